@@ -1,0 +1,1 @@
+"""The `normfold` command: one file a command, each importing only the rooms it needs."""

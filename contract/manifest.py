@@ -1,0 +1,156 @@
+"""The manifest of a bundle, and the source card beside an unfolded model, as JSON files.
+
+    source card   what a network cannot say of itself: preprocessing, labels, which outputs are logits, metrics
+    manifest      the card's facts, and what export established: tensors, files and their hashes, fold, verification
+
+Both are pydantic models: wrong or unknown fields are named in the error. A manifest of an older schema version is
+brought up to date while it is read; one of a newer version is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contract.errors import InputError
+from contract.preprocess import Preprocessing
+
+SCHEMA_VERSION = 1
+
+MANIFEST_NAME = "manifest.json"
+MODEL_NAME = "model.onnx"
+UNFOLDED_NAME = "unfolded.onnx"
+STATISTICS_NAME = "statistics.safetensors"
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class ManifestError(InputError):
+    """A manifest or source card cannot be read, or does not say what it must."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{str(path)!r} {problem}")
+        self.path, self.problem = path, problem
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Record):
+    """One input or output of the network."""
+
+    name: str
+    datatype: str = Field(description="Open Inference Protocol name: BOOL, UINT8 … INT64, FP16, FP32, FP64, BYTES.")
+    shape: tuple[int, ...] = Field(description="-1 where the size is free; the batch axis first.")
+
+
+class SourceCard(_Record):
+    """What is known of a network beside its graph. Every field may be left out."""
+
+    preprocessing: Preprocessing | None = Field(
+        default=None, description="How a raw input becomes the network's tensor; null if raw inputs are tensors."
+    )
+    labels: tuple[str, ...] | None = Field(default=None, description="Names of the classes, in the network's order.")
+    logits: tuple[str, ...] = Field(
+        default=(), description="Outputs that are logits: softmax makes them probabilities."
+    )
+    metrics: dict[str, float] = Field(default_factory=dict, description="Measured in training, on held-out data.")
+    origin: str = Field(default="", description="Architecture and data, in words.")
+
+
+class FoldSummary(_Record):
+    """What became of the BatchNormalization nodes."""
+
+    batchnorm_before: int
+    batchnorm_after: int
+    kept: dict[str, int] = Field(default_factory=dict, description="Reason code to number of nodes kept for it.")
+
+
+class OutputError(_Record):
+    """How far one output of the folded network is from the original's, beside the original's own noise."""
+
+    error: float = Field(description="Largest absolute difference, relative to the output's range.")
+    noise: float = Field(description="What moving the input by one unit in the last place does, likewise.")
+    allowed: float
+
+
+class Manifest(_Record):
+    """All that a server must know of a bundle."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    version: int = Field(gt=0)
+    created: str = Field(description="UTC, ISO 8601.")
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batchable: bool = Field(description="Rows are independent: a server may run requests together.")
+    opset: int
+    card: SourceCard = Field(default_factory=SourceCard)
+    fold: FoldSummary
+    verification: dict[str, OutputError] = Field(description="By output.")
+    versions: dict[str, str] = Field(description="Package to version, at export.")
+    files: dict[str, str] = Field(description="File in the bundle to its sha256, in hexadecimal.")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest of this or an older schema version.
+
+    Raises:
+        ManifestError: unreadable, not JSON, a newer schema version, or fields that are wrong.
+    """
+    record = _read_json(path)
+    version = record.get("schema_version")
+    if not isinstance(version, int) or version < 1:
+        raise ManifestError(path, "has no schema_version; it was not written by normfold export.")
+    if version > SCHEMA_VERSION:
+        raise ManifestError(
+            path, f"has schema version {version}, newer than the {SCHEMA_VERSION} read here; upgrade normfold."
+        )
+    return _validate(Manifest, record, path)
+
+
+def read_source_card(path: Path) -> SourceCard:
+    """Read the card beside an unfolded model.
+
+    Raises:
+        ManifestError: unreadable, not JSON, or fields that are wrong.
+    """
+    return _validate(SourceCard, _read_json(path), path)
+
+
+def to_json(record: BaseModel) -> str:
+    """Return a record as indented JSON with a final newline."""
+    return record.model_dump_json(indent=2) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's sha256 in hexadecimal, reading it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ManifestError(path, f"cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ManifestError(path, f"is not JSON: {error}.") from None
+    if not isinstance(record, dict):
+        raise ManifestError(path, "does not hold a JSON object.")
+    return record
+
+
+def _validate(kind: type[Record], record: dict[str, Any], path: Path) -> Record:
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(path, f"has a wrong field {where!r}: {first['msg']}.") from None

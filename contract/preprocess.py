@@ -1,0 +1,241 @@
+"""From a raw input to the network's tensor: one implementation for training, serving and adapting.
+
+A raw input is what a person has: pixels of a picture, or a row of a table in its own units. Two steps lead from it
+to a tensor, and both are recorded in the manifest:
+
+    decode       picture bytes or nested lists  ->  float32 array of one sample, in raw units
+    standardise  raw units                      ->  (raw / value_max - mean) / std     (pictures)
+                                                    (raw - mean) / std                 (rows)
+
+The mean and standard deviation are those of the training split alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contract.errors import InputError
+
+FloatArray = npt.NDArray[np.float32]
+
+MAX_IMAGE_PIXELS = 50_000_000
+"""Pictures with more pixels are refused before they are decoded (a decompression bomb is small on disk)."""
+
+
+class RawInputError(InputError):
+    """A raw input is not what the network's preprocessing takes."""
+
+
+class ImagePreprocessing(BaseModel):
+    """A picture of fixed size, as float32 of shape (channels, height, width)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["image"] = "image"
+    channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB.")
+    height: int = Field(gt=0, description="Pixels.")
+    width: int = Field(gt=0, description="Pixels.")
+    value_max: float = Field(default=255.0, gt=0, description="The raw value that means full intensity.")
+    mean: tuple[float, ...] = Field(description="Per channel, of raw / value_max, over the training split.")
+    std: tuple[float, ...] = Field(description="Per channel, of raw / value_max, over the training split.")
+    resize: Literal["stretch", "crop"] = Field(
+        default="stretch", description="Other sizes: stretched, or scaled to cover and cut at the centre."
+    )
+    background: float = Field(
+        default=1.0, ge=0, le=1, description="Intensity, of full, that shows where a picture is transparent."
+    )
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        _check_statistics(self.mean, self.std, self.channels, "channels")
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (channels, height, width)."""
+        return (self.channels, self.height, self.width)
+
+    def decode_picture(self, data: bytes) -> FloatArray:
+        """Decode a PNG or JPEG into raw units.
+
+        EXIF rotation is applied, palettes and 16-bit grey are understood, transparency is laid on `background`.
+
+        Args:
+            data: the file's bytes.
+
+        Returns:
+            float32 of shape (channels, height, width), in [0, value_max].
+
+        Raises:
+            RawInputError: the bytes are no readable PNG or JPEG, or hold more than MAX_IMAGE_PIXELS.
+        """
+        picture = _open_picture(data)
+        intensity = _to_intensity(picture, self.channels, self.background)
+        resized = [_resize(plane, self.height, self.width, self.resize) for plane in intensity]
+        return np.stack(resized) * np.float32(self.value_max)
+
+    def decode(self, instance: Any) -> FloatArray:
+        """Read one picture given as nested lists of raw values.
+
+        Args:
+            instance: numbers nested as (channels, height, width); a grey picture also as (height, width).
+
+        Returns:
+            float32 of shape (channels, height, width), in raw units.
+
+        Raises:
+            RawInputError: not numbers, not rectangular, not finite, or another shape.
+        """
+        array = _to_finite_array(instance)
+        if self.channels == 1 and array.shape == (self.height, self.width):
+            array = array[None]
+        if array.shape != self.sample_shape:
+            grey = f" or {[self.height, self.width]}" if self.channels == 1 else ""
+            raise RawInputError(
+                f"Expected a picture of shape {list(self.sample_shape)}{grey}, got {list(array.shape)}."
+            )
+        return array
+
+    def standardise(self, raw: npt.NDArray[Any]) -> FloatArray:
+        """Turn raw units into the network's tensor: (raw / value_max - mean) / std.
+
+        Args:
+            raw: (..., channels, height, width), any real dtype, in raw units.
+
+        Returns:
+            float32 of the same shape; computed in float32, so that every caller gets the same bits.
+        """
+        shape = (self.channels, 1, 1)
+        mean = np.asarray(self.mean, np.float32).reshape(shape)
+        std = np.asarray(self.std, np.float32).reshape(shape)
+        return (np.asarray(raw, np.float32) / np.float32(self.value_max) - mean) / std
+
+
+class RowPreprocessing(BaseModel):
+    """A row of named numeric columns, as float32 of shape (columns,)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["row"] = "row"
+    columns: tuple[str, ...] = Field(min_length=1, description="Names, in the network's order.")
+    mean: tuple[float, ...] = Field(description="Per column, over the training split.")
+    std: tuple[float, ...] = Field(description="Per column, over the training split.")
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("column names repeat")
+        _check_statistics(self.mean, self.std, len(self.columns), "columns")
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (columns,)."""
+        return (len(self.columns),)
+
+    def decode(self, instance: Any) -> FloatArray:
+        """Read one row, given as a list in column order or as an object keyed by column.
+
+        Returns:
+            float32 of shape (columns,), in raw units.
+
+        Raises:
+            RawInputError: a column is missing or unknown, or a value is not a finite number.
+        """
+        if isinstance(instance, dict):
+            missing = [name for name in self.columns if name not in instance]
+            unknown = [name for name in instance if name not in self.columns]
+            if missing or unknown:
+                raise RawInputError(f"Row lacks columns {missing} and has unknown columns {unknown}.")
+            instance = [instance[name] for name in self.columns]
+        array = _to_finite_array(instance)
+        if array.shape != self.sample_shape:
+            raise RawInputError(f"Expected a row of {len(self.columns)} numbers, got shape {list(array.shape)}.")
+        return array
+
+    def standardise(self, raw: npt.NDArray[Any]) -> FloatArray:
+        """Turn raw units into the network's tensor: (raw - mean) / std.
+
+        Args:
+            raw: (..., columns), any real dtype, in raw units.
+
+        Returns:
+            float32 of the same shape; computed in float64 (columns may be large numbers close together), rounded once.
+        """
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        return ((np.asarray(raw, np.float64) - mean) / std).astype(np.float32)
+
+
+Preprocessing = Annotated[ImagePreprocessing | RowPreprocessing, Field(discriminator="kind")]
+
+
+def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], count: int, what: str) -> None:
+    if len(mean) != count or len(std) != count:
+        raise ValueError(f"mean and std need one value for each of the {count} {what}")
+    if not all(map(math.isfinite, mean)) or not all(math.isfinite(value) and value > 0 for value in std):
+        raise ValueError("mean must be finite and std positive")
+
+
+def _to_finite_array(instance: Any) -> FloatArray:
+    try:
+        array = np.asarray(instance)
+    except ValueError:
+        raise RawInputError("The values are not nested evenly: rows differ in length.") from None
+    if array.dtype.kind not in "iuf":
+        raise RawInputError("The values are not all numbers.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise RawInputError("The values are not all finite float32 numbers.")
+    return array
+
+
+def _open_picture(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; only what fails to decode matters here.
+            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+            if picture.width * picture.height > MAX_IMAGE_PIXELS:
+                raise RawInputError(
+                    f"The picture has {picture.width} × {picture.height} pixels; at most {MAX_IMAGE_PIXELS:,} are taken."
+                )
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except UnidentifiedImageError:
+        raise RawInputError("The picture is neither a PNG nor a JPEG file.") from None
+    except Image.DecompressionBombError:
+        raise RawInputError(f"The picture has more than {MAX_IMAGE_PIXELS:,} pixels.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise RawInputError(f"The picture is damaged: {error}.") from None
+
+
+def _to_intensity(picture: Image.Image, channels: int, background: float) -> list[Image.Image]:
+    """Split into float planes of intensity in [0, 1]: Pillow keeps 16 bits in mode I;16 and floats in mode F."""
+    if picture.mode.startswith("I"):
+        plane = Image.fromarray(np.asarray(picture, np.float32) / np.float32(65535))
+        return [plane] * channels
+    if picture.has_transparency_data:
+        opaque = Image.new("RGBA", picture.size, (round(255 * background),) * 3 + (255,))
+        opaque.alpha_composite(picture.convert("RGBA"))
+        picture = opaque
+    converted = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32) / np.float32(255)
+    planes = converted[..., None] if channels == 1 else converted
+    return [Image.fromarray(np.ascontiguousarray(planes[..., index])) for index in range(channels)]
+
+
+def _resize(plane: Image.Image, height: int, width: int, how: str) -> FloatArray:
+    if plane.size != (width, height):
+        size = (width, height)
+        if how == "crop":
+            plane = ImageOps.fit(plane, size, Image.Resampling.BILINEAR)
+        else:
+            plane = plane.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(plane, np.float32)

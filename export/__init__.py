@@ -1,0 +1,1 @@
+"""The fold, its proof, and the bundle (numpy, onnx, onnx-ir)."""

@@ -1,0 +1,1 @@
+"""One file per operator family: how an affine passes it, or is absorbed."""

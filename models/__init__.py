@@ -1,0 +1,1 @@
+"""Batch-normalised networks, their training, and their way to ONNX (torch)."""

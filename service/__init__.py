@@ -1,0 +1,1 @@
+"""The REST service that runs folded models (onnxruntime, fastapi)."""

@@ -205,7 +205,7 @@ def _open_picture(data: bytes) -> Image.Image:
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
                 raise RawInputError(
-                    f"The picture has {picture.width} × {picture.height} pixels; at most {MAX_IMAGE_PIXELS:,} are taken."
+                    f"The picture has {picture.width} × {picture.height} pixels, over the limit of {MAX_IMAGE_PIXELS:,}."
                 )
             picture.load()
             return ImageOps.exif_transpose(picture)

@@ -1,0 +1,29 @@
+"""How commands talk: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Write one JSON object to standard output: what `--json` promises to machines."""
+    sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def warn(sentence: str) -> None:
+    """Write one warning to standard error."""
+    err.print("warning:", style="yellow", end=" ")
+    err.print(sentence, markup=False)
+
+
+def fail(sentence: str) -> None:
+    """Write one error to standard error."""
+    err.print("error:", style="red", end=" ")
+    err.print(sentence, markup=False)

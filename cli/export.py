@@ -1,0 +1,5 @@
+"""`normfold export`."""
+
+
+def export() -> None:
+    """Placeholder until the room exists."""

@@ -1,0 +1,5 @@
+"""`normfold fold`."""
+
+
+def fold() -> None:
+    """Placeholder until the room exists."""

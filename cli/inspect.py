@@ -1,0 +1,5 @@
+"""`normfold inspect`."""
+
+
+def inspect() -> None:
+    """Placeholder until the room exists."""

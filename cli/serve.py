@@ -1,0 +1,5 @@
+"""`normfold serve`."""
+
+
+def serve() -> None:
+    """Placeholder until the room exists."""

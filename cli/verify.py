@@ -1,0 +1,5 @@
+"""`normfold verify`."""
+
+
+def verify() -> None:
+    """Placeholder until the room exists."""

@@ -204,9 +204,8 @@ def _open_picture(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata; only what fails to decode matters here.
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                raise RawInputError(
-                    f"The picture has {picture.width} × {picture.height} pixels, over the limit of {MAX_IMAGE_PIXELS:,}."
-                )
+                size = f"{picture.width} × {picture.height}"
+                raise RawInputError(f"The picture has {size} pixels, over the limit of {MAX_IMAGE_PIXELS:,}.")
             picture.load()
             return ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:

@@ -14,12 +14,18 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from contract.errors import InputError
 from contract.preprocess import Preprocessing
 
 SCHEMA_VERSION = 1
+
+DATATYPES = (
+    *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "BYTES"),
+)
+"""Names of the Open Inference Protocol for what a tensor holds."""
 
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
@@ -48,6 +54,20 @@ class TensorSpec(_Record):
     name: str
     datatype: str = Field(description="Open Inference Protocol name: BOOL, UINT8 … INT64, FP16, FP32, FP64, BYTES.")
     shape: tuple[int, ...] = Field(description="-1 where the size is free; the batch axis first.")
+
+    @field_validator("datatype")
+    @classmethod
+    def _check_datatype(cls, datatype: str) -> str:
+        if datatype not in DATATYPES:
+            raise ValueError(f"{datatype!r} is none of {', '.join(DATATYPES)}")
+        return datatype
+
+    @field_validator("shape")
+    @classmethod
+    def _check_shape(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if any(size < -1 for size in shape):
+            raise ValueError(f"{list(shape)} has a size below -1")
+        return shape
 
 
 class SourceCard(_Record):

@@ -3,7 +3,7 @@
 A raw input is what a person has: pixels of a picture, or a row of a table in its own units. Two steps lead from it
 to a tensor, and both are recorded in the manifest:
 
-    decode       picture bytes or nested lists  ->  float32 array of one sample, in raw units
+    decode       picture bytes or nested lists  ->  array of one sample, in raw units
     standardise  raw units                      ->  (raw / value_max - mean) / std     (pictures)
                                                     (raw - mean) / std                 (rows)
 
@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
+import struct
+import zlib
+from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -25,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contract.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
+RowArray = npt.NDArray[np.float64]
 
 MAX_IMAGE_PIXELS = 50_000_000
 """Pictures with more pixels are refused before they are decoded (a decompression bomb is small on disk)."""
@@ -63,24 +67,26 @@ class ImagePreprocessing(BaseModel):
         """Shape of one sample: (channels, height, width)."""
         return (self.channels, self.height, self.width)
 
-    def decode_picture(self, data: bytes) -> FloatArray:
+    def decode_picture(self, data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> FloatArray:
         """Decode a PNG or JPEG into raw units.
 
         EXIF rotation is applied, palettes and 16-bit grey are understood, transparency is laid on `background`.
 
         Args:
             data: the file's bytes.
+            max_pixels: pictures with more are refused from their header, before they are decoded.
 
         Returns:
             float32 of shape (channels, height, width), in [0, value_max].
 
         Raises:
-            RawInputError: the bytes are no readable PNG or JPEG, or hold more than MAX_IMAGE_PIXELS.
+            RawInputError: the bytes are no readable PNG or JPEG, or hold more than `max_pixels`.
         """
-        picture = _open_picture(data)
-        intensity = _to_intensity(picture, self.channels, self.background)
-        resized = [_resize(plane, self.height, self.width, self.resize) for plane in intensity]
-        return np.stack(resized) * np.float32(self.value_max)
+        picture = _flatten_transparency(_open_picture(data, max_pixels), self.background)
+        # One plane at a time is widened to float, so that a large picture never stands in memory as floats three times.
+        planes, full = _split_planes(picture, self.channels)
+        resized = [_resize(plane.convert("F"), self.height, self.width, self.resize) for plane in planes]
+        return np.stack(resized) * np.float32(self.value_max / full)
 
     def decode(self, instance: Any) -> FloatArray:
         """Read one picture given as nested lists of raw values.
@@ -94,7 +100,7 @@ class ImagePreprocessing(BaseModel):
         Raises:
             RawInputError: not numbers, not rectangular, not finite, or another shape.
         """
-        array = _to_finite_array(instance)
+        array = _to_finite_array(instance).astype(np.float32)
         if self.channels == 1 and array.shape == (self.height, self.width):
             array = array[None]
         if array.shape != self.sample_shape:
@@ -141,11 +147,11 @@ class RowPreprocessing(BaseModel):
         """Shape of one sample: (columns,)."""
         return (len(self.columns),)
 
-    def decode(self, instance: Any) -> FloatArray:
+    def decode(self, instance: Any) -> RowArray:
         """Read one row, given as a list in column order or as an object keyed by column.
 
         Returns:
-            float32 of shape (columns,), in raw units.
+            float64 of shape (columns,), in raw units: float32 would merge large numbers that lie close together.
 
         Raises:
             RawInputError: a column is missing or unknown, or a value is not a finite number.
@@ -154,7 +160,9 @@ class RowPreprocessing(BaseModel):
             missing = [name for name in self.columns if name not in instance]
             unknown = [name for name in instance if name not in self.columns]
             if missing or unknown:
-                raise RawInputError(f"Row lacks columns {missing} and has unknown columns {unknown}.")
+                lacks = f"lacks the columns {missing}" if missing else ""
+                has = f"has unknown columns {unknown}" if unknown else ""
+                raise RawInputError(f"The row {' and '.join(filter(None, (lacks, has)))}.")
             instance = [instance[name] for name in self.columns]
         array = _to_finite_array(instance)
         if array.shape != self.sample_shape:
@@ -184,50 +192,60 @@ def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], count: in
         raise ValueError("mean must be finite and std positive")
 
 
-def _to_finite_array(instance: Any) -> FloatArray:
+def _to_finite_array(instance: Any) -> RowArray:
+    """Return nested numbers as float64, each finite as float32 too; true and false are no numbers."""
     try:
         array = np.asarray(instance)
     except ValueError:
         raise RawInputError("The values are not nested evenly: rows differ in length.") from None
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iuf" or (isinstance(instance, list) and _holds_booleans(instance, array.ndim)):
         raise RawInputError("The values are not all numbers.")
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
+    array = array.astype(np.float64)
+    if not (np.abs(array) <= np.finfo(np.float32).max).all():  # false for NaN too
         raise RawInputError("The values are not all finite float32 numbers.")
     return array
 
 
-def _open_picture(data: bytes) -> Image.Image:
+def _holds_booleans(nested: list[Any], depth: int) -> bool:
+    """Whether a boolean is among the numbers: numpy would read a mixed list as numbers."""
+    for _ in range(depth - 1):
+        nested = list(chain.from_iterable(nested))
+    return not {bool, np.bool_}.isdisjoint(map(type, nested))
+
+
+def _open_picture(data: bytes, max_pixels: int) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; only what fails to decode matters here.
-            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-            if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                size = f"{picture.width} × {picture.height}"
-                raise RawInputError(f"The picture has {size} pixels, over the limit of {MAX_IMAGE_PIXELS:,}.")
-            picture.load()
-            return ImageOps.exif_transpose(picture)
+        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        if picture.width * picture.height > max_pixels:
+            size = f"{picture.width} × {picture.height}"
+            raise RawInputError(f"The picture has {size} pixels, over the limit of {max_pixels:,}.")
+        picture.load()
+        return ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:
         raise RawInputError("The picture is neither a PNG nor a JPEG file.") from None
-    except Image.DecompressionBombError:
-        raise RawInputError(f"The picture has more than {MAX_IMAGE_PIXELS:,} pixels.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise RawInputError(f"The picture is damaged: {error}.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise RawInputError(f"The picture has more pixels than the limit of {max_pixels:,}.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise RawInputError(f"The picture is damaged: {str(error).rstrip('.')}.") from None
 
 
-def _to_intensity(picture: Image.Image, channels: int, background: float) -> list[Image.Image]:
-    """Split into float planes of intensity in [0, 1]: Pillow keeps 16 bits in mode I;16 and floats in mode F."""
-    if picture.mode.startswith("I"):
-        plane = Image.fromarray(np.asarray(picture, np.float32) / np.float32(65535))
-        return [plane] * channels
-    if picture.has_transparency_data:
-        opaque = Image.new("RGBA", picture.size, (round(255 * background),) * 3 + (255,))
-        opaque.alpha_composite(picture.convert("RGBA"))
-        picture = opaque
-    converted = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32) / np.float32(255)
-    planes = converted[..., None] if channels == 1 else converted
-    return [Image.fromarray(np.ascontiguousarray(planes[..., index])) for index in range(channels)]
+def _flatten_transparency(picture: Image.Image, background: float) -> Image.Image:
+    """Lay a picture with transparency on a grey of the given intensity; return others as they are.
+
+    Pillow cannot blend 16-bit grey, so a 16-bit picture's transparent colour (rare) shows as it is stored.
+    """
+    if picture.mode.startswith("I") or not picture.has_transparency_data:
+        return picture
+    opaque = Image.new("RGBA", picture.size, (round(255 * background),) * 3 + (255,))
+    opaque.alpha_composite(picture.convert("RGBA"))
+    return opaque
+
+
+def _split_planes(picture: Image.Image, channels: int) -> tuple[Sequence[Image.Image], float]:
+    """Return the picture's planes and the value that is full intensity in them."""
+    if picture.mode.startswith("I"):  # 16-bit grey
+        return [picture] * channels, 65535.0
+    return picture.convert("L" if channels == 1 else "RGB").split(), 255.0
 
 
 def _resize(plane: Image.Image, height: int, width: int, how: str) -> FloatArray:

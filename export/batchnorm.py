@@ -1,0 +1,91 @@
+"""One BatchNormalization node: its five tensors read and checked, and the channel affine that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.affine import Affine, Array
+from export.constants import constant_tensor
+from export.errors import TrainingModeError
+from export.report import Refusal, node_label
+
+DEFAULT_EPSILON = 1e-5
+PARAMETERS = ("scale", "shift", "running_mean", "running_var")
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """The frozen parameters of one BatchNormalization, each of shape (C,), float64.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 2; ONNX BatchNormalization, training_mode=0.
+    """
+
+    node: ir.Node
+    scale: Array
+    shift: Array
+    running_mean: Array
+    running_var: Array
+    epsilon: float
+
+    def affine(self, rank: int) -> Affine:
+        """Return y = gain * x + offset for an input of the given rank, channels on axis 1.
+
+        gain = scale / sqrt(running_var + epsilon)        offset = shift - gain * running_mean
+        """
+        gain = self.scale / np.sqrt(self.running_var + self.epsilon)
+        return Affine.per_channel(gain, self.shift - gain * self.running_mean, rank)
+
+    @property
+    def statistics_never_set(self) -> bool:
+        """Whether the statistics are those of a layer that never saw a batch: mean 0 and variance 1 throughout."""
+        return not self.running_mean.any() and bool(np.all(self.running_var == 1))
+
+
+def is_batchnorm(node: ir.Node) -> bool:
+    """Whether a node is ONNX's BatchNormalization."""
+    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+
+
+def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
+    """Read a BatchNormalization's parameters.
+
+    Args:
+        node: the BatchNormalization.
+        opset: of the model; until opset 13 training shows in the number of outputs, until opset 8 `spatial` exists.
+
+    Returns:
+        The parameters in float64, or why they cannot be read.
+
+    Raises:
+        TrainingModeError: the node normalises by the batch.
+    """
+    in_use = [value for value in node.outputs[1:] if value.name and (value.uses() or value.is_graph_output())]
+    if node.attributes.get_int("training_mode", 0) or (opset < 14 and in_use):
+        raise TrainingModeError(node_label(node))
+    if opset < 9 and not node.attributes.get_int("spatial", 1):
+        return Refusal("not-spatial", "it keeps statistics for every position (spatial=0), not for every channel", node)
+
+    vectors: list[Array] = []
+    for name, value in zip(PARAMETERS, node.inputs[1:], strict=True):
+        tensor = constant_tensor(value)
+        if tensor is None:
+            cause = "may be overridden by the caller" if value is not None and value.is_graph_input() else "is computed"
+            return Refusal("parameter-not-constant", f"its {name} {cause}", node)
+        vectors.append(tensor.numpy().astype(np.float64).reshape(-1))
+    epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
+    scale, shift, mean, var = vectors
+    batchnorm = BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
+    return batchnorm if _is_usable(batchnorm) else _unusable(node)
+
+
+def _is_usable(batchnorm: BatchNorm) -> bool:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        affine = batchnorm.affine(rank=2)
+    return bool(np.isfinite(affine.gain).all() and np.isfinite(affine.offset).all())
+
+
+def _unusable(node: ir.Node) -> Refusal:
+    return Refusal("statistics-not-finite", "its parameters give a gain or offset that is not finite", node)

@@ -1,0 +1,182 @@
+"""ONNX files: read with every fault named, written whole or not at all, one weight in memory at a time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from export.errors import ModelFileError, WriteError
+
+OLDEST_OPSET = 7
+_LARGEST_MESSAGE = 2**31 - 1
+"""Bytes: protobuf reads no larger message."""
+
+# Numbers of the fields written by hand below, from onnx.proto.
+_GRAPH_OF_MODEL = 7
+_INITIALIZER_OF_GRAPH = 5
+_RAW_DATA_OF_TENSOR = 9
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read and check an ONNX model; weights in external files stay on disk until they are asked for.
+
+    Raises:
+        ModelFileError: missing, unreadable, not ONNX, invalid, or using what is not supported; the message says which.
+    """
+    proto = _parse(path)
+    _check_supported(path, proto)
+    try:
+        model = ir.from_proto(proto)
+        common_passes.CheckerPass()(model)
+    except Exception as error:  # noqa: BLE001 -- both raise many kinds for an invalid graph, all of them its fault
+        raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    for value in model.graph.initializers.values():
+        _check_external(path, value.const_value)
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write a model so that `path` appears only when it is complete; an existing file is replaced as a whole.
+
+    If the model came with external data, or is too large for one file, its weights go to `path` + ".data".
+
+    Raises:
+        WriteError: the folder does not exist, is not writable, or the disk is full.
+    """
+    with _translate_os_errors(path):
+        if _needs_external_data(model):
+            _save_external(model, path)
+            return
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for piece in _serialised(model):
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror}.") from None
+    except google.protobuf.message.DecodeError:
+        raise ModelFileError(path, "is not an ONNX model, or is cut short.") from None
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelFileError(path, "is not an ONNX model: it holds no graph or states no opset.")
+    return proto
+
+
+def _check_supported(path: Path, proto: onnx.ModelProto) -> None:
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    opset = opsets.get("", opsets.get("ai.onnx"))
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+        raise ModelFileError(path, f"has opset {opset}; opsets {OLDEST_OPSET} to {newest} are supported.")
+    if proto.graph.sparse_initializer:
+        raise ModelFileError(path, f"has a sparse initializer {proto.graph.sparse_initializer[0].values.name!r}.")
+    if proto.training_info:
+        raise ModelFileError(path, "holds training information; export the inference graph alone.")
+
+
+def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
+    if not isinstance(tensor, ir.ExternalTensor):
+        return
+    file = Path(tensor.path)
+    if not file.is_file():
+        raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is missing.")
+    if (tensor.offset or 0) + tensor.nbytes > file.stat().st_size:
+        raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is cut short.")
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _needs_external_data(model: ir.Model) -> bool:
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    came_external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    return came_external or sum(tensor.nbytes for tensor in tensors) > 0.95 * _LARGEST_MESSAGE
+
+
+def _save_external(model: ir.Model, path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        data = f"{path.name}.data"
+        ir.save(model, Path(folder, path.name), external_data=data)
+        Path(folder, data).replace(path.parent / data)
+        Path(folder, path.name).replace(path)
+
+
+def _serialised(model: ir.Model) -> Iterator[bytes]:
+    """Yield a ModelProto in pieces, its weights one by one.
+
+    onnx and onnx-ir build the message and then its bytes: every weight is in memory twice more. Here the small part of
+    the message is made by onnx-ir; the initializers, which may stand anywhere in it, follow.
+    """
+    initializers = list(model.graph.initializers.values())
+    model.graph.initializers.clear()
+    try:
+        skeleton = ir.to_proto(model)
+    finally:
+        model.graph.initializers.update({value.name: value for value in initializers if value.name})
+    graph = skeleton.graph.SerializeToString(deterministic=True)
+    skeleton.ClearField("graph")
+
+    tensors = [_tensor_parts(value) for value in initializers]
+    sizes = [len(head) + size for head, size, _ in tensors]
+    fields = sum(len(_prefix(_INITIALIZER_OF_GRAPH, size)) + size for size in sizes)
+    yield skeleton.SerializeToString(deterministic=True)
+    yield _prefix(_GRAPH_OF_MODEL, len(graph) + fields)
+    yield graph
+    for (head, _, content), size in zip(tensors, sizes, strict=True):
+        yield _prefix(_INITIALIZER_OF_GRAPH, size)
+        yield head
+        yield content()
+
+
+def _tensor_parts(value: ir.Value) -> tuple[bytes, int, Callable[[], bytes]]:
+    """Return a TensorProto's bytes up to its content, the content's size, and a function that makes the content."""
+    tensor = value.const_value
+    assert tensor is not None  # an initializer of a loaded model
+    if tensor.dtype == ir.DataType.STRING:
+        proto = ir.to_proto(tensor)
+        proto.name = value.name or ""
+        return proto.SerializeToString(deterministic=True), 0, bytes
+    head = onnx.TensorProto(name=value.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+    prefix = _prefix(_RAW_DATA_OF_TENSOR, tensor.nbytes)
+    return head.SerializeToString(deterministic=True) + prefix, tensor.nbytes, tensor.tobytes
+
+
+def _prefix(field: int, size: int) -> bytes:
+    """Return what stands before a length-delimited field: its number with wire type 2, and its size, as varints."""
+    encoded = bytearray()
+    for number in (field << 3 | 2, size):
+        while number > 0x7F:
+            encoded.append(number & 0x7F | 0x80)
+            number >>= 7
+        encoded.append(number)
+    return bytes(encoded)
+
+
+@contextmanager
+def _translate_os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(path, (error.strerror or str(error)).lower()) from None

@@ -1,0 +1,99 @@
+"""What became of every BatchNormalization, and why one was kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import onnx_ir as ir
+
+
+def node_label(node: ir.Node) -> str:
+    """Return what a person can find a node by: its name, or its first output's."""
+    return node.name or node.outputs[0].name or node.op_type
+
+
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """Why an affine stops at a node: a code for machines, and the rest of a sentence whose subject is the node."""
+
+    code: str
+    because: str
+    node: ir.Node
+
+    @property
+    def sentence(self) -> str:
+        """The whole sentence."""
+        return f"{self.node.op_type} {node_label(self.node)!r}: {self.because}."
+
+
+class Outcome(StrEnum):
+    """What a fold did with one BatchNormalization."""
+
+    FOLDED_BACK = "folded back"
+    FOLDED_FORWARD = "folded forward"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one BatchNormalization of the source.
+
+    `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both
+    are empty where it was kept, and `code` and `reason` say why. `carrier` is the value of the folded graph that
+    carries what the BatchNormalization gave out.
+    """
+
+    node: str
+    outcome: Outcome
+    into: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    code: str | None = None
+    reason: str | None = None
+    carrier: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {
+            "node": self.node,
+            "outcome": self.outcome.value,
+            "into": ", ".join(self.into) or None,
+            "path": list(self.path),
+            "code": self.code,
+            "reason": self.reason,
+            "carrier": self.carrier,
+        }
+
+
+@dataclass
+class FoldReport:
+    """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying."""
+
+    entries: list[Entry] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def batchnorm_before(self) -> int:
+        """Number of BatchNormalization nodes in the source."""
+        return len(self.entries)
+
+    @property
+    def batchnorm_after(self) -> int:
+        """Number of them that were kept."""
+        return sum(entry.outcome is Outcome.KEPT for entry in self.entries)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Reason code to the number of BatchNormalization nodes kept for it."""
+        return dict(Counter(entry.code for entry in self.entries if entry.code is not None))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `normfold fold --report` writes."""
+        return {
+            "batchnorm_before": self.batchnorm_before,
+            "batchnorm_after": self.batchnorm_after,
+            "entries": [entry.to_dict() for entry in self.entries],
+            "warnings": self.warnings,
+        }

@@ -1,0 +1,62 @@
+"""A picture of a training run: loss and accuracy by epoch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.files import write_atomically
+from models.metrics import EpochMetrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAIN_COLOUR, VALIDATION_COLOUR = "#4477aa", "#cc6677"  # told apart also without red or green
+
+
+def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, title: str) -> None:
+    """Draw loss and accuracy of both splits against the epoch, mark the best epoch, and write a PNG.
+
+    Training figures are means over the epoch, in train mode and with label smoothing in the loss; validation figures
+    are taken after the epoch, in eval mode and without it. They need not meet.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    epochs = [record.epoch for record in records]
+    best = next(record for record in records if record.epoch == best_epoch)
+    _draw(left, epochs, [r.train_loss for r in records], [r.validation_loss for r in records])
+    left.set_ylabel("cross entropy (nats)")
+    left.set_ylim(bottom=0)
+    left.set_title("Loss")
+    _draw(right, epochs, [r.train_accuracy for r in records], [r.validation_accuracy for r in records])
+    right.set_ylabel("accuracy")
+    right.set_title("Accuracy")
+    right.annotate(
+        f"best: {best.validation_accuracy:.4f} in epoch {best.epoch}",
+        xy=(best.epoch, best.validation_accuracy),
+        xytext=(0.95, 0.35),
+        textcoords="axes fraction",
+        ha="right",
+        arrowprops={"arrowstyle": "-", "color": "0.4"},
+    )
+    right.legend(loc="lower right", frameon=False)
+    figure.suptitle(title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())
+
+
+def _draw(axes: Axes, epochs: list[int], train: list[float], validation: list[float]) -> None:
+    marker = "o" if len(epochs) == 1 else None
+    axes.plot(epochs, train, color=TRAIN_COLOUR, marker=marker, label="training (train mode)")
+    axes.plot(epochs, validation, color=VALIDATION_COLOUR, marker=marker, label="validation (eval mode)")
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

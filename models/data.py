@@ -1,0 +1,152 @@
+"""Data sets: raw samples and labels, their splits, and the preprocessing measured on the training split.
+
+    digits        scikit-learn's handwritten digits: 1797 pictures of 8 × 8, values 0 to 16
+    npz:PATH      arrays x and y of a NumPy archive
+    csv:PATH      a table with a header and a label column
+    images:DIR    a folder of PNG and JPEG files for each class
+
+Samples stay in raw units; `contract.preprocess` alone makes tensors of them, here as in serving.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contract.preprocess import FloatArray, ImagePreprocessing, RowPreprocessing
+from models.data_files import RawData, read_csv, read_images, read_npz
+from models.errors import DataError, TrainingWarning
+from models.splits import IndexArray, Splits, split_by_class
+
+
+class DataConfig(BaseModel):
+    """Which data, and how they are split. With the files unchanged, it gives the same data set again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(default="digits", description="digits, npz:PATH, csv:PATH or images:DIR.")
+    label_column: str | None = Field(default=None, description="Of a CSV; null is its last column.")
+    image_size: tuple[int, int] | None = Field(default=None, description="Height and width for images:DIR, in pixels.")
+    channels: Literal[1, 3] = Field(default=3, description="For images:DIR: 1 for grey, 3 for RGB.")
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Of each class.")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Of each class, held out to the end.")
+    split_seed: int = Field(default=0, ge=0, description="Apart from the training seed, so that runs share a test set.")
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave no training rows")
+        return self
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Raw samples with labels, and what a network needs to know of them."""
+
+    name: str
+    x: npt.NDArray[Any]
+    """(N, *sample_shape), in raw units."""
+    y: npt.NDArray[np.int64]
+    """(N,), numbers of classes."""
+    labels: tuple[str, ...]
+    """Names of the classes."""
+    preprocessing: ImagePreprocessing | RowPreprocessing
+    """With the mean and standard deviation of the training split."""
+    splits: Splits
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, without the batch axis."""
+        return self.preprocessing.sample_shape
+
+    def tensors(self, rows: IndexArray) -> FloatArray:
+        """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
+        return self.preprocessing.standardise(self.x[rows])
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Read a data set, split it, and measure mean and standard deviation on its training split.
+
+    Raises:
+        DataError: unknown source, a file that is missing or wrong, one class, or a class too small to be split.
+    """
+    raw = _read(config)
+    splits = split_by_class(
+        raw.y,
+        raw.labels,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.split_seed,
+    )
+    preprocessing = _measure(raw, splits.train)
+    return Dataset(
+        name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits
+    )
+
+
+def read_digits() -> RawData:
+    """Return scikit-learn's digits: x (1797, 1, 8, 8) float32 in 0..16, white on black."""
+    from sklearn.datasets import load_digits  # half a second that other data sets need not pay
+
+    digits = load_digits()
+    return RawData(
+        x=digits.images.astype(np.float32)[:, None],
+        y=digits.target.astype(np.int64),
+        labels=tuple(str(name) for name in digits.target_names),
+        value_max=16.0,
+        background=0.0,  # strokes are bright: what is transparent is empty
+    )
+
+
+def _read(config: DataConfig) -> RawData:
+    kind, colon, place = config.source.partition(":")
+    if config.source == "digits":
+        return read_digits()
+    if colon and place:
+        if kind == "npz":
+            return read_npz(Path(place))
+        if kind == "csv":
+            return read_csv(Path(place), config.label_column)
+        if kind == "images":
+            return read_images(Path(place), config.image_size, config.channels)
+    raise DataError(f"Unknown data {config.source!r}; there are digits, npz:PATH, csv:PATH and images:DIR.")
+
+
+def _measure(raw: RawData, train: IndexArray) -> ImagePreprocessing | RowPreprocessing:
+    """Mean and (biased) standard deviation per column, or per channel over all positions, in float64."""
+    x = raw.x[train].astype(np.float64)  # (N, columns) or (N, channels, height, width)
+    if raw.columns is not None:
+        mean, std = _mean_and_std(x, raw.columns, "Column")
+        return RowPreprocessing(columns=raw.columns, mean=mean, std=std)
+    channels, height, width = x.shape[1:]
+    values = (x / raw.value_max).transpose(0, 2, 3, 1).reshape(-1, channels)  # (N * height * width, channels)
+    mean, std = _mean_and_std(values, tuple(str(index) for index in range(channels)), "Channel")
+    return ImagePreprocessing(
+        channels=1 if channels == 1 else 3,
+        height=height,
+        width=width,
+        value_max=raw.value_max,
+        background=raw.background,
+        mean=mean,
+        std=std,
+    )
+
+
+def _mean_and_std(
+    values: npt.NDArray[np.float64], names: tuple[str, ...], what: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = values.mean(axis=0), values.std(axis=0)
+    constant = (values.min(axis=0) == values.max(axis=0)) | ~(std > 0)
+    for index in np.flatnonzero(constant):
+        warnings.warn(
+            f"{what} {names[index]!r} is constant in the training split: it tells nothing, and is left unscaled.",
+            TrainingWarning,
+            stacklevel=4,
+        )
+    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, std).tolist())

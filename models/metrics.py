@@ -1,0 +1,55 @@
+"""The figures of an epoch, and the file that collects them, one JSON line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import RunFolderError
+from models.files import write_atomically
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class EpochMetrics(BaseModel):
+    """One line of metrics.jsonl."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int = Field(description="From 1.")
+    lr: float = Field(description="Learning rate of the epoch's last step.")
+    train_loss: float = Field(description="Mean over the epoch, in train mode, with label smoothing.")
+    train_accuracy: float = Field(description="Mean over the epoch, in train mode.")
+    validation_loss: float = Field(description="After the epoch, in eval mode, without label smoothing.")
+    validation_accuracy: float = Field(description="After the epoch, in eval mode.")
+    seconds: float = Field(description="The epoch took, with its validation.")
+
+
+def append_metrics(folder: Path, metrics: EpochMetrics) -> None:
+    """Add one line."""
+    with (folder / METRICS_NAME).open("a", encoding="utf-8") as file:
+        file.write(metrics.model_dump_json() + "\n")
+
+
+def read_metrics(folder: Path, last_epoch: int) -> list[EpochMetrics]:
+    """Read the lines of epochs 1 to `last_epoch`; later lines, of an epoch that left no checkpoint, are passed over.
+
+    Raises:
+        RunFolderError: one of those lines is missing or damaged.
+    """
+    path = folder / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines()[:last_epoch] if path.exists() else []
+    try:
+        records = [EpochMetrics.model_validate_json(line) for line in lines]
+    except ValidationError:
+        raise RunFolderError(folder, f"holds a damaged {METRICS_NAME}; it cannot be resumed.") from None
+    if [record.epoch for record in records] != list(range(1, last_epoch + 1)):
+        raise RunFolderError(folder, f"lacks epochs in {METRICS_NAME} that its checkpoint has; it cannot be resumed.")
+    return records
+
+
+def rewrite_metrics(folder: Path, records: list[EpochMetrics]) -> None:
+    """Leave exactly these lines."""
+    lines = "".join(record.model_dump_json() + "\n" for record in records)
+    write_atomically(folder / METRICS_NAME, lines.encode())

@@ -1,0 +1,185 @@
+"""From a name to a network: the architectures that come with Normfold, and `module:factory` of the user's own.
+
+A factory is a function that returns an `nn.Module`. It is given its options by name, and `input_shape` (one sample,
+without the batch axis) and `classes` if its signature has them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from contract.errors import NormfoldError
+from models.convnet import convnet
+from models.errors import ArchitectureError
+from models.mlp import mlp
+from models.resnet import resnet
+
+Factory = Callable[..., nn.Module]
+
+_IMAGENET_WIDTHS = (64, 128, 256, 512)
+
+FACTORIES: dict[str, Factory] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "resnet": resnet,
+    "resnet18": partial(resnet, block="basic", depths=(2, 2, 2, 2), widths=_IMAGENET_WIDTHS),
+    "resnet34": partial(resnet, block="basic", depths=(3, 4, 6, 3), widths=_IMAGENET_WIDTHS),
+    "resnet50": partial(resnet, block="bottleneck", depths=(3, 4, 6, 3), widths=_IMAGENET_WIDTHS),
+}
+
+OWN_PACKAGES = ("contract", "models", "export", "service", "cli")
+"""Normfold's own top-level packages, already imported: a user's module of such a name cannot be reached."""
+
+GIVEN = ("input_shape", "classes")
+
+
+class Architecture(BaseModel):
+    """All that it takes to build a network again, save its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="A registered name, or module:factory.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Given to the factory by name.")
+    input_shape: tuple[int, ...] = Field(description="One sample, without the batch axis.")
+    classes: int | None = Field(default=None, description="Number of logits; null if the factory is not to be told.")
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """Build a network with fresh weights, drawn from torch's global random state.
+
+    The module of a `module:factory` is imported, which runs its code; the current folder is searched last.
+
+    Returns:
+        The network in train mode, as a factory leaves it.
+
+    Raises:
+        ArchitectureError: unknown name or option, a module that cannot be imported, or a factory that fails or returns
+            something other than an `nn.Module`.
+    """
+    name = architecture.name
+    factory = find_factory(name)
+    given = {"input_shape": architecture.input_shape, "classes": architecture.classes}
+    accepted = list_options(factory)
+    arguments = {
+        key: value for key, value in given.items() if value is not None and (accepted is None or key in accepted)
+    }
+    if accepted is None:  # **options: only what the signature names is surely wanted
+        arguments = {key: value for key, value in arguments.items() if key in _named_parameters(factory)}
+    _check_options(name, architecture.options, accepted)
+    try:
+        network = factory(**arguments, **architecture.options)
+    except NormfoldError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's factory may raise anything
+        raise ArchitectureError(f"{name!r} could not be built: {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise ArchitectureError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module.")
+    return network
+
+
+def find_factory(name: str) -> Factory:
+    """Return the factory of a registered name or of `module:factory`.
+
+    Raises:
+        ArchitectureError: no such name, module or factory.
+    """
+    if name in FACTORIES:
+        return FACTORIES[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        known = ", ".join(FACTORIES)
+        raise ArchitectureError(f"Unknown architecture {name!r}; there are {known}, and module:factory of your own.")
+    factory = getattr(_import_module(module_name), attribute, None)
+    if not callable(factory):
+        raise ArchitectureError(f"Module {module_name!r} has no function {attribute!r}.")
+    found: Factory = factory
+    return found
+
+
+def list_options(factory: Factory) -> list[str] | None:
+    """Return the names that a factory takes, or None if it takes any (`**options`)."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # no signature, as for some classes written in C
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return _named_parameters(factory)
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `name=value` pairs; a value that is JSON is read as JSON, any other is a string.
+
+    Raises:
+        ArchitectureError: a pair without `=`, or a name given twice.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ArchitectureError(f"{pair!r} is not of the form name=value, for example widths=[32,64].")
+        if name in options:
+            raise ArchitectureError(f"Option {name!r} is given twice.")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _named_parameters(factory: Factory) -> list[str]:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _check_options(name: str, options: Mapping[str, Any], accepted: list[str] | None) -> None:
+    for option in options:
+        if option in GIVEN:
+            raise ArchitectureError(f"Option {option!r} follows from the data or the input, it cannot be given.")
+        if accepted is not None and option not in accepted:
+            known = ", ".join(key for key in accepted if key not in GIVEN) or "none"
+            raise ArchitectureError(f"{name!r} has no option {option!r}; its options are: {known}.")
+
+
+def _import_module(name: str) -> Any:
+    package = name.partition(".")[0]
+    if package in OWN_PACKAGES:
+        raise ArchitectureError(
+            f"Module {name!r} collides with Normfold's own package {package!r}; rename yours, for example 'my_{package}'."
+        )
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that nothing in it can hide an installed package
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if missing == package or name.startswith(f"{missing}."):
+            raise ArchitectureError(
+                f"There is no module {name!r}, neither installed nor in the current folder."
+            ) from None
+        collides = missing.partition(".")[0] in OWN_PACKAGES
+        hint = f", which collides with Normfold's own package {missing.partition('.')[0]!r}" if collides else ""
+        raise ArchitectureError(f"Module {name!r} imports {missing!r}, which is not there{hint}.") from None
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
+        raise ArchitectureError(
+            f"Module {name!r} cannot be imported: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"

@@ -1,5 +1,131 @@
-"""`normfold serve`."""
+"""`normfold serve`: the repository's models over REST."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from contract.errors import MissingPackageError
+from contract.runtime import require_onnxruntime
+
+logger = logging.getLogger("cli.serve")
+
+_BACKLOG = 2048
 
 
-def serve() -> None:
-    """Placeholder until the room exists."""
+def serve(
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder of models, as normfold export writes it.", show_default="model_repository"),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
+    provider: Annotated[
+        Literal["cpu", "cuda", "auto"] | None,
+        typer.Option(help="What runs the networks; auto takes CUDA where it works.", show_default="auto"),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option(help="The least severe message to log.", show_default="info"),
+    ] = None,
+    log_format: Annotated[
+        Literal["json", "text", "auto"] | None,
+        typer.Option(help="JSON lines, or text; auto is text on a terminal.", show_default="auto"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the address to standard output as one line of JSON.")
+    ] = False,
+) -> None:
+    """Serve the models of a repository over REST.
+
+    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on. Models load after the port
+    is open: GET /v2/health/ready answers 200 when they can be used. The pages at /docs show every route with examples.
+
+    Example: normfold serve --repository model_repository --port 8000
+    """
+    require_onnxruntime()
+    try:
+        import uvicorn
+
+        from service.app import create_app
+        from service.logs import configure_logging
+        from service.settings import load_settings
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "service", "cpu", "normfold serve") from None
+
+    settings = load_settings(
+        repository=repository, host=host, port=port, provider=provider, log_level=log_level, log_format=log_format
+    )
+    configure_logging(settings)
+    with _bind(settings.host, settings.port) as listener, _leave_quietly():
+        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, server_header=False)
+        server = uvicorn.Server(config)
+        _announce(listener, as_json)
+        server.run(sockets=[listener])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Open the port ourselves, so that one in use is an error of one sentence, and port 0 is known before it answers.
+
+    Raises:
+        AddressError: the address is in use, not ours to take, or unknown.
+    """
+    from service.errors import AddressError
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise AddressError(host, port, f"the host is not known ({error.strerror}).") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)  # from here on connections wait for the server instead of being refused
+    except OSError as error:
+        listener.close()
+        raise AddressError(host, port, f"{error.strerror}; choose another with --port.") from None
+    return listener
+
+
+def _announce(listener: socket.socket, as_json: bool) -> None:
+    """Say where the service listens."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    logger.info("Listening on %s (pages at %s/docs); Ctrl-C stops.", url, url)
+    if as_json:
+        sys.stdout.write(json.dumps({"url": url, "host": host, "port": port}) + "\n")
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _leave_quietly() -> Iterator[None]:
+    """Make SIGTERM and SIGINT end the command with code 0.
+
+    While it serves, uvicorn handles both: it finishes what it has accepted. Afterwards it raises them again for whoever
+    handled them before, which is this.
+    """
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, leave) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,160 @@
+"""One bundle, NAME/VERSION/: what must be true of it before it may answer.
+
+    read_bundle   manifest readable and about this folder, every file there and as it was written
+    open_bundle   network opened, its inputs and outputs those of the manifest, run once
+
+A bundle fails with one sentence, never with a traceback: it becomes the reason why that version is unavailable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from contract.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, TensorSpec, read_manifest, sha256_of
+from service.engine import Model
+from service.errors import BundleError
+from service.session import open_session
+from service.settings import Settings
+from service.tensors import DTYPES, Array
+from service.wire import fits
+from service.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+
+def read_bundle(folder: Path, repository: Path) -> Manifest:
+    """Read a bundle's manifest, and check the files that it lists.
+
+    Args:
+        folder: NAME/VERSION/.
+        repository: what no file may lie outside of, once symbolic links are followed.
+
+    Raises:
+        ManifestError: the manifest cannot be read.
+        BundleError: it is about another bundle, or contradicts itself, or a file is missing, changed or elsewhere.
+    """
+    _refuse_outside(folder / MANIFEST_NAME, repository)
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    here = f"{folder.parent.name}/{folder.name}"
+    if (about := f"{manifest.name}/{manifest.version}") != here:
+        raise BundleError(f"The manifest is about {about!r}, but lies in {here!r}.")
+    _check_facts(manifest)
+    if MODEL_NAME not in manifest.files:
+        raise BundleError(f"The manifest does not list {MODEL_NAME!r}.")
+    for name, sha256 in manifest.files.items():
+        _check_file(folder, name, sha256, repository)
+    return manifest
+
+
+def open_bundle(folder: Path, manifest: Manifest, settings: Settings, threads: int, workers: Workers) -> Model:
+    """Open the network of a bundle whose files have been checked, and run it once.
+
+    Args:
+        folder: NAME/VERSION/.
+        manifest: the folder's.
+        settings: says which provider is asked for.
+        threads: within one run.
+        workers: where the network will run.
+
+    Raises:
+        RuntimePackageError: no ONNX Runtime is installed, or two are.
+        ProviderError: the provider asked for was not got.
+        BundleError: the network does not open, is not the one that the manifest describes, or fails on zeros.
+        RunError: the network fails on zeros.
+    """
+    session = open_session(folder / MODEL_NAME, settings.provider, threads)
+    _compare("inputs", manifest.inputs, session.inputs, exact=True)
+    _compare("outputs", manifest.outputs, session.outputs, exact=False)
+    model = Model(manifest, session, workers)
+    _warm(model)
+    return model
+
+
+def _check_facts(manifest: Manifest) -> None:
+    """Refuse a manifest that contradicts itself."""
+    if manifest.batchable and not all(spec.shape for spec in (*manifest.inputs, *manifest.outputs)):
+        raise BundleError("The manifest says that rows are independent, but a value of it has no axis of rows.")
+    outputs = {spec.name: spec for spec in manifest.outputs}
+    for name in manifest.card.logits:
+        if name not in outputs:
+            raise BundleError(f"The manifest calls the output {name!r} logits, but there is no such output.")
+        labels, shape = manifest.card.labels, outputs[name].shape
+        if labels is not None and len(shape) == 2 and shape[1] not in (-1, len(labels)):
+            raise BundleError(f"The manifest has {len(labels)} labels for {shape[1]} logits in the output {name!r}.")
+    preprocessing = manifest.card.preprocessing
+    if preprocessing is not None and len(manifest.inputs) == 1:
+        shape, sample = manifest.inputs[0].shape, preprocessing.sample_shape
+        if not fits(sample, shape[1:]):
+            raise BundleError(f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}.")
+
+
+def _check_file(folder: Path, name: str, sha256: str, repository: Path) -> None:
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise BundleError(f"The manifest lists {name!r}, which is not a plain file name.")
+    path = folder / name
+    _refuse_outside(path, repository)
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"The file {name!r} cannot be read: {error.strerror}.") from None
+    if found != sha256.lower():
+        raise BundleError(f"The file {name!r} is not the one that was exported: its sha256 differs from the manifest.")
+
+
+def _refuse_outside(path: Path, repository: Path) -> None:
+    if not path.resolve().is_relative_to(repository.resolve()):
+        raise BundleError(f"{path.name!r} is a symbolic link that leaves the repository.")
+
+
+def _compare(
+    kind: str, stated: Sequence[TensorSpec], found: Mapping[str, tuple[str, tuple[int, ...]]], *, exact: bool
+) -> None:
+    """Hold a manifest's inputs or outputs against the network's own.
+
+    The sizes of outputs may be known to one side alone: ONNX Runtime infers some, and calls an unknown rank ().
+    """
+    if {spec.name for spec in stated} != set(found):
+        names = [spec.name for spec in stated]
+        raise BundleError(f"The manifest names the {kind} {names}, the network has {list(found)}.")
+    for spec in stated:
+        datatype, shape = found[spec.name]
+        same = spec.shape == shape if exact else not shape or _compatible(spec.shape, shape)
+        if spec.datatype != datatype or not same:
+            raise BundleError(
+                f"The manifest says that {spec.name!r} is {spec.datatype} {list(spec.shape)}, "
+                f"in the network it is {datatype} {list(shape)}."
+            )
+
+
+def _compatible(one: Sequence[int], other: Sequence[int]) -> bool:
+    return len(one) == len(other) and all(-1 in pair or len(set(pair)) == 1 for pair in zip(one, other, strict=True))
+
+
+def _warm(model: Model) -> None:
+    """Run zeros through the network once: the first run allocates, and a network that cannot run is found out now.
+
+    Left out where zeros may be no valid input (strings) or where a free size besides the rows cannot be guessed.
+    """
+    zeros = {spec.name: _zeros(spec, model.manifest) for spec in model.manifest.inputs}
+    tensors = {name: array for name, array in zeros.items() if array is not None}
+    if len(tensors) < len(zeros):
+        logger.info("%s/%d is not warmed: its inputs have free sizes or strings.", model.name, model.version)
+        return
+    started = perf_counter()
+    model.session.run(tensors, [spec.name for spec in model.manifest.outputs])
+    logger.debug("%s/%d: first run in %.1f ms.", model.name, model.version, 1e3 * (perf_counter() - started))
+
+
+def _zeros(spec: TensorSpec, manifest: Manifest) -> Array | None:
+    shape = [1 if size == -1 else size for size in spec.shape[:1]] + list(spec.shape[1:])
+    preprocessing = manifest.card.preprocessing
+    if preprocessing is not None and len(manifest.inputs) == 1:
+        shape[1:] = preprocessing.sample_shape
+    if -1 in shape or spec.datatype == "BYTES":
+        return None
+    return np.zeros(shape, DTYPES[spec.datatype])

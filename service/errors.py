@@ -1,0 +1,111 @@
+"""The errors of serving.
+
+    NormfoldError
+    ├── InputError
+    │   ├── RequestError                the client's request cannot be answered as it stands
+    │   │   ├── WireError               its body is not what the protocol or the model takes
+    │   │   ├── UnsuitableModelError    the model cannot do what this route is for
+    │   │   ├── UnknownModelError       no model, or no version of it, has that name
+    │   │   └── BodyTooLargeError
+    │   ├── SettingsError               an option or environment variable is wrong          (start)
+    │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
+    ├── SetupError
+    │   ├── ProviderError               a provider was asked for and not got                (load)
+    │   └── AddressError                the host and port cannot be listened on             (start)
+    └── ServingError                    the request is right, and the service cannot answer it
+        ├── ModelUnavailableError       the model is loading, or could not be loaded
+        ├── RunError                    the network failed while it ran
+        └── UnwritableOutputError       an output holds what JSON cannot carry
+
+Which HTTP status each has stands in one table, `http_errors.py`.
+"""
+
+from __future__ import annotations
+
+from contract.errors import InputError, NormfoldError, SetupError
+
+
+class RequestError(InputError):
+    """The client's request cannot be answered as it stands."""
+
+
+class WireError(RequestError):
+    """The body is not what the protocol or the model takes."""
+
+
+class UnsuitableModelError(RequestError):
+    """The model cannot do what this route is for."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"Model {model!r} {reason}")
+        self.model, self.reason = model, reason
+
+
+class UnknownModelError(RequestError):
+    """No model has that name, or the model has no such version."""
+
+    def __init__(self, model: str, version: str | None = None) -> None:
+        named = f"model {model!r}" if version is None else f"version {version!r} of model {model!r}"
+        super().__init__(f"There is no {named}; GET /v1/models lists what there is.")
+        self.model, self.version = model, version
+
+
+class BodyTooLargeError(RequestError):
+    """The body is over the limit."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__(f"The body is over the limit of {max_body_bytes:,} bytes.")
+        self.max_body_bytes = max_body_bytes
+
+
+class SettingsError(InputError):
+    """An option or environment variable is wrong."""
+
+
+class BundleError(InputError):
+    """A bundle cannot be trusted or loaded."""
+
+
+class ProviderError(SetupError):
+    """A provider was asked for and not got."""
+
+    def __init__(self, provider: str, got: str, remedy: str) -> None:
+        super().__init__(f"The provider {provider!r} was asked for and {got}; {remedy}")
+        self.provider, self.got = provider, got
+
+
+class AddressError(SetupError):
+    """The host and port cannot be listened on."""
+
+    def __init__(self, host: str, port: int, problem: str) -> None:
+        super().__init__(f"Cannot listen on {host}:{port}: {problem}")
+        self.host, self.port, self.problem = host, port, problem
+
+
+class ServingError(NormfoldError):
+    """The request is right, and the service cannot answer it."""
+
+
+class ModelUnavailableError(ServingError):
+    """The model is loading, or could not be loaded."""
+
+    def __init__(self, model: str, version: str | None, reason: str) -> None:
+        named = f"Model {model!r}" if version is None else f"Version {version} of model {model!r}"
+        super().__init__(f"{named} is not ready: {reason}")
+        self.model, self.version, self.reason = model, version, reason
+
+
+class RunError(ServingError):
+    """The network failed while it ran; what ONNX Runtime said is for the log, not for the client."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("The network failed while it ran; the service's log has the reason under this request's id.")
+        self.detail = detail
+
+
+class UnwritableOutputError(ServingError):
+    """An output holds what JSON cannot carry."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(f"Output {output!r} holds NaN or Infinity, which JSON cannot carry.")
+        self.output = output

@@ -1,0 +1,61 @@
+"""Examples for the OpenAPI pages: a handwritten zero, as a model of 8 × 8 grey digits takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DIGIT = [
+    [0, 0, 5, 13, 9, 1, 0, 0],
+    [0, 0, 13, 15, 10, 15, 5, 0],
+    [0, 3, 15, 2, 0, 11, 8, 0],
+    [0, 4, 12, 0, 0, 8, 8, 0],
+    [0, 5, 8, 0, 0, 9, 8, 0],
+    [0, 4, 11, 0, 1, 12, 7, 0],
+    [0, 2, 14, 5, 10, 12, 0, 0],
+    [0, 0, 6, 13, 10, 0, 0, 0],
+]
+
+PREDICT = {"instances": [DIGIT]}
+PREDICTED = {"predictions": [{"label": "0", "index": 0, "probability": 0.98, "probabilities": [0.98, 0.02]}]}
+
+CLASSIFIED = {
+    "model_name": "digits",
+    "model_version": "1",
+    "classes": [{"label": "0", "index": 0, "probability": 0.98}, {"label": "6", "index": 6, "probability": 0.02}],
+}
+
+INFER = {
+    "id": "1",
+    "inputs": [
+        {
+            "name": "input",
+            "datatype": "FP32",
+            "shape": [1, 1, 8, 8],
+            "data": [round(value / 16 - 0.305, 4) for row in DIGIT for value in row],
+        }
+    ],
+}
+INFERRED = {
+    "id": "1",
+    "model_name": "digits",
+    "model_version": "1",
+    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 2], "data": [7.1, -1.2]}],
+}
+
+
+def json_body(example: dict[str, Any], description: str) -> dict[str, Any]:
+    """Return the OpenAPI fields of an operation that takes one JSON object."""
+    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+def picture_body() -> dict[str, Any]:
+    """Return the OpenAPI fields of an operation that takes a picture."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "requestBody": {
+            "required": True,
+            "description": "The bytes of a PNG or JPEG file, as they are.",
+            "content": {"image/png": binary, "image/jpeg": binary},
+        }
+    }

@@ -1,0 +1,36 @@
+"""Whether the service answers and is ready, and what it is: the Open Inference Protocol's server routes."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from service.repository import Repository
+from service.routes.paths import ERRORS
+
+
+def health_routes(repository: Repository) -> APIRouter:
+    """Return the routes about the service as a whole."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/v2", response_class=JSONResponse)
+    async def server_metadata(_: Request) -> JSONResponse:
+        """Name, version, and the extensions of the protocol that work here."""
+        return JSONResponse({"name": "normfold", "version": version("normfold"), "extensions": []})
+
+    @router.get("/v2/health/live", response_class=JSONResponse)
+    async def server_live(_: Request) -> JSONResponse:
+        """The process answers."""
+        return JSONResponse({"live": True})
+
+    @router.get("/v2/health/ready", response_class=JSONResponse, responses={503: ERRORS[503]})
+    async def server_ready(_: Request) -> JSONResponse:
+        """The models are loaded and at least one can answer; otherwise 503 and the reason."""
+        if repository.problem is not None:
+            return JSONResponse({"ready": False, "error": repository.problem}, 503)
+        return JSONResponse({"ready": True})
+
+    return router

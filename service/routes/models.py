@@ -1,0 +1,87 @@
+"""What models there are and what they take: the protocol's metadata, and one list for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from contract.manifest import TensorSpec
+from service.engine import Model
+from service.errors import ModelUnavailableError
+from service.repository import Entry, Repository
+from service.routes.examples import DIGIT
+from service.routes.paths import add_model_route, find_model
+
+_METADATA = {
+    "name": "digits",
+    "versions": ["1"],
+    "platform": "onnxruntime_onnx",
+    "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 1, len(DIGIT), len(DIGIT[0])]}],
+    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
+}
+
+
+def model_routes(repository: Repository) -> APIRouter:
+    """Return the routes that describe models."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/v1/models", response_class=JSONResponse)
+    async def list_models(_: Request) -> JSONResponse:
+        """Every version of every model: its state, why it is unavailable, what it takes and gives."""
+        models = [
+            {"name": name, "versions": [_describe(number, entry) for number, entry in versions.items()]}
+            for name, versions in repository.entries.items()
+        ]
+        return JSONResponse({"models": models})
+
+    async def model_metadata(request: Request) -> JSONResponse:
+        """What a model takes and gives; -1 is a free size."""
+        model = find_model(request, repository)
+        ready = [str(number) for number, entry in repository.entries[model.name].items() if entry.model]
+        return JSONResponse(
+            {
+                "name": model.name,
+                "versions": ready,
+                "platform": "onnxruntime_onnx",
+                "inputs": _describe_values(model.manifest.inputs),
+                "outputs": _describe_values(model.manifest.outputs),
+            }
+        )
+
+    async def model_ready(request: Request) -> JSONResponse:
+        """The model is loaded and warmed; otherwise 503 and the reason."""
+        try:
+            model = find_model(request, repository)
+        except ModelUnavailableError as error:
+            return JSONResponse({"name": error.model, "ready": False, "error": str(error)}, 503)
+        return JSONResponse({"name": model.name, "ready": True})
+
+    ready = {"name": "digits", "ready": True}
+    add_model_route(router, "/v2", "", model_metadata, method="GET", errors=(404, 503), answer=_METADATA)
+    add_model_route(router, "/v2", "/ready", model_ready, method="GET", errors=(404, 503), answer=ready)
+    return router
+
+
+def _describe(number: int, entry: Entry) -> dict[str, Any]:
+    described: dict[str, Any] = {"version": str(number), "state": entry.state}
+    if entry.reason:
+        described["reason"] = entry.reason
+    return described | (_describe_model(entry.model) if entry.model else {})
+
+
+def _describe_model(model: Model) -> dict[str, Any]:
+    card = model.manifest.card
+    return {
+        "provider": model.session.provider,
+        "inputs": _describe_values(model.manifest.inputs),
+        "outputs": _describe_values(model.manifest.outputs),
+        "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,
+        "labels": card.labels,
+    }
+
+
+def _describe_values(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+    return [spec.model_dump(mode="json") for spec in specs]

@@ -1,0 +1,94 @@
+"""The two plain routes, which take raw inputs and preprocess them as the manifest's card says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service.errors import RequestError
+from service.predict import predict, rank_classes, read_instances, read_picture
+from service.repository import Repository
+from service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
+from service.routes.paths import add_model_route, find_model
+from service.settings import Settings
+from service.wire import parse_object
+from service.workers import Workers
+
+_TOP = 5
+_TOP_PARAMETER = {
+    "name": "top",
+    "in": "query",
+    "description": "How many classes to answer.",
+    "schema": {"type": "integer", "minimum": 1, "default": _TOP},
+}
+
+
+def predict_routes(repository: Repository, workers: Workers, settings: Settings) -> APIRouter:
+    """Return the routes that take raw inputs."""
+    router = APIRouter(tags=["predict"])
+
+    async def predict_instances(request: Request) -> Response:
+        """Predict from raw inputs: pictures as nested lists of pixels, rows as lists or objects by column.
+
+        A model with labels answers each instance's label and probabilities, in the order of the labels; another answers
+        its outputs' values. A model without preprocessing takes tensors, those with several inputs as objects by name.
+        """
+        body = await request.body()
+        record = await workers.parse(len(body), parse_object, body)
+        model = find_model(request, repository)
+        instances = await workers.parse(len(body), read_instances, record, model.manifest)
+        predictions = await predict(model, instances)
+        return Response(await workers.call(_encode, predictions), media_type="application/json")
+
+    async def classify_picture(request: Request) -> Response:
+        """Classify a PNG or JPEG of any size: the most probable classes, highest first.
+
+        EXIF rotation is applied; palettes, 16-bit grey and transparency are understood. The bytes decide, not the
+        Content-Type.
+        """
+        model = find_model(request, repository)
+        top = _read_top(request.query_params.get("top"))
+        data = await request.body()
+        instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
+        [prediction] = await predict(model, instances)
+        classes = rank_classes(prediction, model.manifest.card.labels or (), top)
+        return JSONResponse({"model_name": model.name, "model_version": str(model.version), "classes": classes})
+
+    errors = (400, 404, 413, 500, 503)
+    add_model_route(
+        router,
+        "/v1",
+        ":predict",
+        predict_instances,
+        method="POST",
+        errors=errors,
+        answer=PREDICTED,
+        extra=json_body(PREDICT, "Raw inputs; here one picture of 8 × 8 pixels, of 0 to 16."),
+    )
+    add_model_route(
+        router,
+        "/v1",
+        ":classify",
+        classify_picture,
+        method="POST",
+        errors=errors,
+        answer=CLASSIFIED,
+        extra={**picture_body(), "parameters": [_TOP_PARAMETER]},
+    )
+    return router
+
+
+def _read_top(text: str | None) -> int:
+    if text is None:
+        return _TOP
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise RequestError(f"The query parameter 'top' is {text[:40]!r}; it takes a positive integer.")
+    return int(text)
+
+
+def _encode(predictions: list[Any]) -> bytes:
+    return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)

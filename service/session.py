@@ -1,0 +1,131 @@
+"""One ONNX Runtime session: everything that depends on the provider is in this file.
+
+ONNX Runtime falls back from CUDA to the CPU with only a log line, and `get_available_providers()` lists CUDA where its
+libraries are missing. So the providers got are compared with those asked for after the session is open.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from contract.runtime import require_onnxruntime
+from service.errors import BundleError, ProviderError, RunError, WireError
+
+Array = npt.NDArray[Any]
+
+logger = logging.getLogger(__name__)
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+# HEURISTIC: an exhaustive search would run again for every new batch size.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "do_copy_in_default_stream": "1"}
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+class Session:
+    """An open network. `run` may be called from several threads at once; it releases the GIL while it computes.
+
+    Attributes:
+        inputs: name to (datatype, shape); the datatype is the Open Inference Protocol's, or ONNX Runtime's own words
+            for what the protocol cannot name; -1 for a free size.
+        outputs: likewise.
+        provider: `cpu` or `cuda`: what was got.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
+        self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
+        self.provider = "cuda" if session.get_providers()[0] == _CUDA else "cpu"
+
+    def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Run the network once.
+
+        Raises:
+            WireError: ONNX Runtime refused the tensors.
+            RunError: the network failed.
+        """
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+        try:
+            results: list[Array] = self._session.run(list(outputs), dict(tensors))
+        except InvalidArgument as error:
+            raise WireError(f"The network does not take these tensors: {_first_line(error)}") from error
+        except Exception as error:
+            raise RunError(_first_line(error)) from error
+        return results
+
+
+def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
+    """Open a network on the provider asked for.
+
+    The model is opened from its path, never from bytes: from bytes, other threads stall for tens of milliseconds.
+
+    Args:
+        path: the ONNX file.
+        provider: `cpu`, `cuda`, or `auto`, which takes CUDA where it works, and otherwise the CPU.
+        intra_op_threads: threads within one run.
+
+    Raises:
+        RuntimePackageError: no ONNX Runtime is installed, or two are.
+        ProviderError: `cuda` was asked for and not got.
+        BundleError: ONNX Runtime cannot open the file.
+    """
+    require_onnxruntime()
+    import onnxruntime
+
+    if provider == "cpu" or (provider == "auto" and _CUDA not in onnxruntime.get_available_providers()):
+        return Session(_open(path, [_CPU], intra_op_threads))
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            "cuda",
+            "this ONNX Runtime is built without it",
+            "uninstall onnxruntime and pip install 'normfold[gpu]', or ask for cpu or auto.",
+        )
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    session = Session(_open(path, [(_CUDA, _CUDA_OPTIONS), _CPU], intra_op_threads))
+    if session.provider != "cuda":
+        if provider == "cuda":
+            raise ProviderError(
+                "cuda",
+                "ONNX Runtime fell back to the CPU",
+                "check the driver and the CUDA and cuDNN libraries (pip install 'normfold[gpu]'), or ask for auto.",
+            )
+        logger.warning("CUDA does not work here: %s runs on the CPU, as provider 'auto' allows.", path.name)
+    return session
+
+
+def _open(path: Path, providers: list[Any], intra_op_threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a server's idle threads must not burn
+    options.log_severity_level = 3  # errors only: they come back as exceptions, and the log is JSON
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:
+        raise BundleError(f"ONNX Runtime cannot open {path.name!r}: {_first_line(error)}") from error
+
+
+def _describe(value: Any) -> tuple[str, tuple[int, ...]]:
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return _DATATYPES.get(value.type, value.type), shape
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,81 @@
+"""Settings of the service: environment variables NORMFOLD_…, or arguments, which override them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contract.preprocess import MAX_IMAGE_PIXELS
+from service.errors import SettingsError
+
+PREFIX = "NORMFOLD_"
+
+
+class Settings(BaseSettings):
+    """What the service can be told. Every field is read from NORMFOLD_ and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    repository: Path = Field(
+        default=Path("model_repository"), description="Folder of models: NAME/VERSION/ with a bundle in each."
+    )
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    provider: Literal["cpu", "cuda", "auto"] = Field(
+        default="auto",
+        description="What runs the networks; cuda fails where CUDA does not work, auto then takes the CPU and logs it.",
+    )
+    intra_op_threads: int | None = Field(
+        default=None, ge=1, description="Threads in one run; left out, the processors that affinity and cgroup allow."
+    )
+    max_body_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="Requests with a larger body are refused with status 413."
+    )
+    max_image_pixels: int = Field(
+        default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe message that is logged; info has a line for every request."
+    )
+    log_format: Literal["json", "text", "auto"] = Field(
+        default="auto", description="One JSON object a line, or text for people; auto is text on a terminal."
+    )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment; arguments that are not None override it.
+
+    Raises:
+        SettingsError: a value does not fit its field, or a NORMFOLD_ variable has an unknown name.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(" ".join(_describe(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def _describe(location: tuple[int | str, ...], problem: str) -> str:
+    name = str(location[0]) if location else "settings"
+    return f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}) is wrong: {problem}."
+
+
+def _refuse_unknown_variables() -> None:
+    """Name every NORMFOLD_ variable that no field reads: pydantic-settings' extra="forbid" does not see them."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(" ".join(_describe_unknown(name, known) for name in unknown))
+
+
+def _describe_unknown(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name.upper(), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
+    return f"The environment variable {name!r} is not known; {hint}"

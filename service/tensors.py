@@ -1,0 +1,122 @@
+"""Nested JSON values to arrays and back, strictly: nothing is rounded, wrapped or guessed on the way in.
+
+A boolean is no number, a number with a fraction or exponent is no integer, an integer must fit its type, a number must
+be finite in its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import UnwritableOutputError, WireError
+
+Array = npt.NDArray[Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    **{name: np.dtype(name.lower()) for name in ("INT8", "INT16", "INT32", "INT64")},
+    **{name: np.dtype(name.lower()) for name in ("UINT8", "UINT16", "UINT32", "UINT64")},
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+
+_TAKEN: dict[str, tuple[frozenset[type], str]] = {
+    "b": (frozenset({bool}), "true or false"),
+    "i": (frozenset({int}), "integers"),
+    "u": (frozenset({int}), "integers"),
+    "f": (frozenset({int, float}), "numbers"),
+    "O": (frozenset({str}), "strings"),
+}
+
+
+def array_from_nested(values: Any, datatype: str, what: str) -> Array:
+    """Build an array whose shape is the values' own nesting.
+
+    Args:
+        values: nested lists, or one bare value for a scalar.
+        datatype: the Open Inference Protocol's name.
+        what: begins the sentence of an error, as in `Input 'x'`.
+
+    Raises:
+        WireError: uneven nesting, or values that the datatype does not hold.
+    """
+    flat, shape = _flatten(values, what)
+    return _to_array(flat, datatype, what).reshape(shape)
+
+
+def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -> Array:
+    """Build an array of a stated shape from values that are flat, or nested as the shape says.
+
+    Raises:
+        WireError: uneven nesting, a number of values or a nesting that the shape denies, or values that the datatype
+            does not hold.
+    """
+    flat, nested = _flatten(data, what)
+    if nested != tuple(shape):
+        if len(flat) != prod(shape):
+            raise WireError(f"{what} has {len(flat)} values where its shape {list(shape)} needs {prod(shape)}.")
+        if len(nested) != 1:
+            raise WireError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
+    return _to_array(flat, datatype, what).reshape(shape)
+
+
+def writable(array: Array, output: str) -> Any:
+    """Return what orjson writes for an array, nested as its shape is.
+
+    Raises:
+        UnwritableOutputError: NaN or Infinity is in it (orjson would write null without a word).
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UnwritableOutputError(output)
+    if array.dtype.kind == "O" or array.ndim == 0:
+        return array.tolist()
+    return np.ascontiguousarray(array)
+
+
+def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Return the innermost values in a row, and the nesting they came in."""
+    if not isinstance(values, list):
+        return [values], ()
+    shape = [len(values)]
+    while list in (kinds := set(map(type, values))):
+        lengths = set(map(len, values)) if kinds == {list} else set()
+        if len(lengths) != 1:
+            raise WireError(f"{what} has data that are not nested evenly at depth {len(shape)}.")
+        shape.append(lengths.pop())
+        values = list(chain.from_iterable(values))
+    return values, tuple(shape)
+
+
+def _to_array(flat: list[Any], datatype: str, what: str) -> Array:
+    dtype = DTYPES[datatype]
+    taken, words = _TAKEN[dtype.kind]
+    if not taken.issuperset(map(type, flat)):
+        index, wrong = next((index, value) for index, value in enumerate(flat) if type(value) not in taken)
+        raise WireError(f"{what} is {datatype} and takes {words}; value {index} is {_show(wrong)}.")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(flat, dtype)
+    except OverflowError:
+        raise WireError(f"{what} has a value that does not fit {datatype}.") from None
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        index = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise WireError(f"{what} has a value that does not fit {datatype}: value {index} is {_show(flat[index])}.")
+    return array
+
+
+def _show(value: Any) -> str:
+    """Return a value as JSON writes it, in short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "an object"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from export.affine import Affine, Array
 from export.constants import constant_tensor
 from export.errors import TrainingModeError
-from export.report import Refusal, node_label
+from export.refusal import Refusal, node_label
 
 DEFAULT_EPSILON = 1e-5
 PARAMETERS = ("scale", "shift", "running_mean", "running_var")

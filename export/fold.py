@@ -9,6 +9,7 @@ Each BatchNormalization is tried backwards first (the layer before it takes the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,8 @@ from export.apply import Applier
 from export.batchnorm import BatchNorm, is_batchnorm, read_batchnorm
 from export.operators.table import OPERATORS
 from export.plan import Plan, Planner
-from export.report import Entry, FoldReport, Outcome, Refusal, node_label
+from export.refusal import Refusal, node_label
+from export.report import Entry, FoldReport, Outcome
 
 
 def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) -> FoldReport:
@@ -45,11 +47,13 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) ->
 
     pass_ = _Pass(model.graph)
     report = FoldReport()
-    for done, (node, read) in enumerate(zip(nodes, parameters, strict=True), start=1):
-        report.entries.append(pass_.fold_one(node, read))
+    for done, (node, label, read) in enumerate(zip(nodes, _labels(nodes), parameters, strict=True), start=1):
+        report.entries.append(pass_.fold_one(node, label, read))
+        if isinstance(read, BatchNorm):
+            report.parameters[label] = read
         if isinstance(read, BatchNorm) and read.statistics_never_set:
             report.warnings.append(
-                f"BatchNormalization {report.entries[-1].node!r} has mean 0 and variance 1 in every channel: "
+                f"BatchNormalization {label!r} has mean 0 and variance 1 in every channel: "
                 "its statistics were probably never set by training."
             )
         if progress is not None:
@@ -74,16 +78,17 @@ class _Pass:
         self._applier = Applier(self.graph)
         self._carriers: dict[ir.Value, ir.Node] = {}
 
-    def fold_one(self, node: ir.Node, read: BatchNorm | Refusal) -> Entry:
+    def fold_one(self, node: ir.Node, label: str, read: BatchNorm | Refusal) -> Entry:
         """Fold one node back, or else forward, or keep it."""
-        label = node_label(node)
         if isinstance(read, Refusal):
-            return self._keep(node, read)
+            return self._keep(node, label, read)
         if node.graph is not self.graph:
-            return self._keep(node, Refusal("subgraph", "it stands in the subgraph of a control flow node", node))
+            return self._keep(
+                node, label, Refusal("subgraph", "it stands in the subgraph of a control flow node", node)
+            )
         rank = _rank(node)
         if rank is None:
-            return self._keep(node, Refusal("unknown-rank", "the rank of its input cannot be inferred", node))
+            return self._keep(node, label, Refusal("unknown-rank", "the rank of its input cannot be inferred", node))
 
         affine = read.affine(rank)
         back = self._planner.back(node, affine)
@@ -96,7 +101,7 @@ class _Pass:
             self._forget_carriers(forward)
             self._applier.fold_forward(node, forward)
             return _folded(label, Outcome.FOLDED_FORWARD, forward)
-        return self._keep(node, back, forward)
+        return self._keep(node, label, back, forward)
 
     def carriers(self) -> dict[ir.Node, str]:
         """Return the value that still carries a BatchNormalization's output, where there is one."""
@@ -106,18 +111,28 @@ class _Pass:
         for value in (*plan.wanted, *plan.missing):
             self._carriers.pop(value, None)
 
-    def _keep(self, node: ir.Node, *refusals: Refusal) -> Entry:
+    def _keep(self, node: ir.Node, label: str, *refusals: Refusal) -> Entry:
         self._carriers[node.outputs[0]] = node
         reasons = [refusal.sentence for refusal in refusals]
         if len(refusals) == 2:
             reasons = [f"{way}: {reason}" for way, reason in zip(("Backwards", "Forwards"), reasons, strict=True)]
         codes = "/".join(refusal.code for refusal in refusals)
-        return Entry(node_label(node), Outcome.KEPT, code=codes, reason=" ".join(reasons))
+        return Entry(label, Outcome.KEPT, code=codes, reason=" ".join(reasons))
 
 
 def _folded(label: str, outcome: Outcome, plan: Plan) -> Entry:
     into = tuple(node_label(rewrite.node) for rewrite in plan.rewrites)
     return Entry(label, outcome, into=into, path=tuple(node_label(node) for node in plan.path))
+
+
+def _labels(nodes: list[ir.Node]) -> list[str]:
+    """Return a label for each node; names need not be unique in a graph, labels are."""
+    seen: Counter[str] = Counter()
+    labels = []
+    for label in map(node_label, nodes):
+        seen[label] += 1
+        labels.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
+    return labels
 
 
 def _rank(node: ir.Node) -> int | None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.affine import Array
 from export.constants import Derived, constant_dtype, constant_shape, exact, is_constant
 from export.plan import Rewrite, Step
-from export.report import Refusal, node_label
+from export.refusal import Refusal, node_label
 
 
 @dataclass(frozen=True, eq=False)

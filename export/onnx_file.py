@@ -1,11 +1,8 @@
-"""ONNX files: read with every fault named, written whole or not at all, one weight in memory at a time."""
+"""ONNX files: read with every fault named, written one weight at a time."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
@@ -13,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from export.errors import ModelFileError, WriteError
+from export.errors import ModelFileError
 
 OLDEST_OPSET = 7
 _LARGEST_MESSAGE = 2**31 - 1
@@ -45,28 +42,19 @@ def load_model(path: Path) -> ir.Model:
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Write a model so that `path` appears only when it is complete; an existing file is replaced as a whole.
+    """Write a model. To make it appear only when it is complete, write to a path from `export.staging.staged`.
 
     If the model came with external data, or is too large for one file, its weights go to `path` + ".data".
 
     Raises:
-        WriteError: the folder does not exist, is not writable, or the disk is full.
+        OSError: the folder does not exist, is not writable, or the disk is full.
     """
-    with _translate_os_errors(path):
-        if _needs_external_data(model):
-            _save_external(model, path)
-            return
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for piece in _serialised(model):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+    if _needs_external_data(model):
+        ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    with path.open("wb") as file:
+        for piece in _serialised(model):
+            file.write(piece)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -113,14 +101,6 @@ def _needs_external_data(model: ir.Model) -> bool:
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     came_external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     return came_external or sum(tensor.nbytes for tensor in tensors) > 0.95 * _LARGEST_MESSAGE
-
-
-def _save_external(model: ir.Model, path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        data = f"{path.name}.data"
-        ir.save(model, Path(folder, path.name), external_data=data)
-        Path(folder, data).replace(path.parent / data)
-        Path(folder, path.name).replace(path)
 
 
 def _serialised(model: ir.Model) -> Iterator[bytes]:
@@ -172,11 +152,3 @@ def _prefix(field: int, size: int) -> bytes:
             number >>= 7
         encoded.append(number)
     return bytes(encoded)
-
-
-@contextmanager
-def _translate_os_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(path, (error.strerror or str(error)).lower()) from None

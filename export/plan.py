@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from export.affine import Affine
 from export.constants import Derived
-from export.report import Refusal, node_label
+from export.refusal import Refusal, node_label
 
 
 @dataclass(frozen=True, eq=False)

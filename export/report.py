@@ -7,26 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import onnx_ir as ir
-
-
-def node_label(node: ir.Node) -> str:
-    """Return what a person can find a node by: its name, or its first output's."""
-    return node.name or node.outputs[0].name or node.op_type
-
-
-@dataclass(frozen=True, eq=False)
-class Refusal:
-    """Why an affine stops at a node: a code for machines, and the rest of a sentence whose subject is the node."""
-
-    code: str
-    because: str
-    node: ir.Node
-
-    @property
-    def sentence(self) -> str:
-        """The whole sentence."""
-        return f"{self.node.op_type} {node_label(self.node)!r}: {self.because}."
+from export.batchnorm import BatchNorm
 
 
 class Outcome(StrEnum):
@@ -69,9 +50,13 @@ class Entry:
 
 @dataclass
 class FoldReport:
-    """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying."""
+    """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying.
+
+    `parameters` holds, by the entry's `node`, what each BatchNormalization held before the fold.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    parameters: dict[str, BatchNorm] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from export.affine import Affine, Array
 from export.constants import Derived, constant_dtype, constant_shape, exact, is_constant
 from export.plan import Rewrite, Step
-from export.report import Refusal, node_label
+from export.refusal import Refusal, node_label
 
 # Below this gain, relative to the largest, (c + h) / g would grow out of all proportion to what it is added to.
 _SMALLEST_RELATIVE_GAIN = 1e-4

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from export.affine import Affine, Array
 from export.layer import by_group, not_per_channel, read_as_weight, read_layer, spread
 from export.plan import Step
-from export.report import Refusal
+from export.refusal import Refusal
 
 
 def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from export.affine import Affine
 from export.constants import constant_tensor
 from export.plan import Step
-from export.report import Refusal
+from export.refusal import Refusal
 
 
 def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:

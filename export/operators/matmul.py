@@ -12,7 +12,7 @@ from export.constants import Derived, constant_dtype, constant_shape, exact, is_
 from export.layer import not_per_channel, spread
 from export.operators import add
 from export.plan import Rewrite, Step
-from export.report import Refusal, node_label
+from export.refusal import Refusal, node_label
 
 # A constant right factor (K, N) holds the columns of Y on its axis 1, a constant left factor (M, K) the rows of Y on
 # its axis 0. The other axis is contracted with the last (right) or second-last (left) axis of the activation. Counted

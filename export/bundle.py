@@ -1,0 +1,170 @@
+"""From an unfolded model to a bundle in a repository: folded, proven, described, and only then visible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from contract.manifest import (
+    MANIFEST_NAME,
+    MODEL_NAME,
+    STATISTICS_NAME,
+    UNFOLDED_NAME,
+    FoldSummary,
+    Manifest,
+    OutputError,
+    SourceCard,
+    TensorSpec,
+    sha256_of,
+    to_json,
+)
+from export.errors import BundleError
+from export.fold import fold
+from export.onnx_file import load_model, save_model
+from export.progress import Say, silent
+from export.report import FoldReport
+from export.reserve import reserved
+from export.statistics import save_statistics
+from export.verify import Verification, verify
+
+_DATATYPES = {
+    ir.DataType.BOOL: "BOOL",
+    ir.DataType.UINT8: "UINT8",
+    ir.DataType.UINT16: "UINT16",
+    ir.DataType.UINT32: "UINT32",
+    ir.DataType.UINT64: "UINT64",
+    ir.DataType.INT8: "INT8",
+    ir.DataType.INT16: "INT16",
+    ir.DataType.INT32: "INT32",
+    ir.DataType.INT64: "INT64",
+    ir.DataType.FLOAT16: "FP16",
+    ir.DataType.FLOAT: "FP32",
+    ir.DataType.DOUBLE: "FP64",
+    ir.DataType.STRING: "BYTES",
+}
+_RECORDED_PACKAGES = ("normfold", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written."""
+
+    path: Path
+    manifest: Manifest
+    report: FoldReport
+    verification: Verification
+
+
+def export_bundle(
+    source: Path,
+    repository: Path,
+    name: str,
+    model_version: int | None = None,
+    card: SourceCard | None = None,
+    keep_source: bool = True,
+    inputs: Path | None = None,
+    say: Say = silent,
+) -> Exported:
+    """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
+
+    Args:
+        source: the unfolded ONNX model.
+        repository: the folder of models.
+        name: of the model.
+        model_version: a positive number, or None for the next free one.
+        card: what is known of the network beside its graph.
+        keep_source: write `unfolded.onnx` too; without it the bundle can never be folded again.
+        inputs: an .npz file to verify with; random inputs without it.
+        say: called with what is being done, in words.
+
+    Returns:
+        The bundle as it stands in the repository.
+
+    Raises:
+        ModelFileError, TrainingModeError: the model cannot be used.
+        BundleError: the name, the version or the card does not fit.
+        VerificationError: the folded model differs; nothing was written.
+        WriteError: the repository cannot be written.
+    """
+    card = card or SourceCard()
+    say("reading the model")
+    model = load_model(source)
+    specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
+    _check_card(card, *specs)
+    with reserved(repository, name, model_version) as (folder, number):
+        say("folding")
+        report = fold(model)
+        save_model(model, folder / MODEL_NAME)
+        save_statistics(report, folder / STATISTICS_NAME)
+        if keep_source:
+            save_model(load_model(source), folder / UNFOLDED_NAME)
+        say("verifying")
+        verification = verify(source, folder / MODEL_NAME, inputs)
+        verification.require()
+        say("writing the manifest")
+        manifest = Manifest(
+            name=name,
+            version=number,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            inputs=specs[0],
+            outputs=specs[1],
+            batchable=verification.batchable,
+            opset=model.opset_imports[""],
+            card=card,
+            fold=FoldSummary(
+                batchnorm_before=report.batchnorm_before, batchnorm_after=report.batchnorm_after, kept=report.kept
+            ),
+            verification={
+                output: OutputError(error=found.error, noise=found.noise, allowed=found.allowed)
+                for output, found in verification.outputs.items()
+            },
+            versions=_versions(model),
+            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        )
+        (folder / MANIFEST_NAME).write_text(to_json(manifest))
+    return Exported(repository / name / str(number), manifest, report, verification)
+
+
+def _true_inputs(model: ir.Model) -> list[ir.Value]:
+    """Return the inputs that a caller must give: those without a default among the initializers."""
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    datatype = _DATATYPES.get(value.dtype) if value.dtype is not None else None
+    if datatype is None or value.shape is None:
+        raise BundleError(f"The input or output {value.name!r} has a type or shape that cannot be served.")
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorSpec(name=value.name or "", datatype=datatype, shape=shape)
+
+
+def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    by_name = {spec.name: spec for spec in outputs}
+    for name in card.logits:
+        if name not in by_name:
+            raise BundleError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
+        classes = by_name[name].shape[-1]
+        if card.labels is not None and classes not in (-1, len(card.labels)):
+            raise BundleError(f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes.")
+    if card.preprocessing is not None:
+        sample = card.preprocessing.sample_shape
+        fits = len(inputs) == 1 and len(inputs[0].shape) == 1 + len(sample) and inputs[0].datatype == "FP32"
+        if not fits or any(size not in (-1, own) for size, own in zip(inputs[0].shape[1:], sample, strict=True)):
+            given = ", ".join(f"{spec.name!r} {spec.datatype} {list(spec.shape)}" for spec in inputs)
+            raise BundleError(f"The card's preprocessing makes FP32 samples {list(sample)}; the model takes {given}.")
+
+
+def _versions(model: ir.Model) -> dict[str, str]:
+    versions = {}
+    if model.producer_name:
+        versions[model.producer_name] = model.producer_version or "unknown"
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,81 @@
+"""How far a folded output is from the original's, beside the network's own noise.
+
+A fixed tolerance is wrong both ways: one rounding may move a deep, ill-conditioned network by 1e-2 and a shallow one by
+1e-7. So the allowance is measured. Noise is how far the original's own outputs move when each input moves by one unit
+in the last place; a folded network may differ by 8 times that, plus 1e-6.
+
+    error      max |original - folded| / range, the largest over all seeds
+    noise      max |original(x) - original(x moved by one ulp)| / range, the median over all seeds
+    range      max - min of the original's output over all seeds
+
+Where no input is a float, the original's float weights are moved instead: each by one unit in the last place, which is
+what folding does to a weight at most. An output of integers or truth values has no small distance: error and noise are
+the largest share of elements that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.runner import Tensor
+
+NOISE_FACTOR = 8.0
+FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How far one output of the folded model is from the original's, relative to the output's range."""
+
+    error: float
+    noise: float
+
+    @property
+    def allowed(self) -> float:
+        """Return the largest error that passes."""
+        return NOISE_FACTOR * self.noise + FLOOR
+
+    @property
+    def ratio(self) -> float:
+        """Return error over noise; infinite where the network has none."""
+        return self.error / self.noise if self.noise else float("inf") if self.error else 0.0
+
+    @property
+    def passes(self) -> bool:
+        """Whether the error is allowed; an error that is no number is not."""
+        return self.error <= self.allowed
+
+
+def measure(wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Tensor]) -> OutputDifference:
+    """Return error and noise of one output, given one tensor for each seed."""
+    distance = _share_of_different if wanted[0].dtype.kind not in "f" else _Distance(wanted)
+    errors = [distance(a, b) for a, b in zip(wanted, got, strict=True)]
+    noises = [distance(a, b) for a, b in zip(wanted, moved, strict=True)]
+    return OutputDifference(error=float(np.max(errors)), noise=float(np.median(noises)))
+
+
+def _share_of_different(wanted: Tensor, got: Tensor) -> float:
+    if wanted.shape != got.shape:
+        return float("inf")
+    return float(np.mean(wanted != got)) if wanted.size else 0.0
+
+
+class _Distance:
+    """The largest absolute difference between two float tensors, relative to the output's range."""
+
+    def __init__(self, wanted: Sequence[Tensor]) -> None:
+        finite = np.concatenate([tensor[np.isfinite(tensor)].astype(np.float64) for tensor in wanted])
+        spread = float(np.ptp(finite)) if finite.size else 0.0
+        self._range = spread or float(np.abs(finite).max(initial=0.0)) or 1.0
+
+    def __call__(self, wanted: Tensor, got: Tensor) -> float:
+        if wanted.shape != got.shape:
+            return float("inf")
+        finite = np.isfinite(wanted)
+        if not np.array_equal(wanted[~finite], got[~finite], equal_nan=True):
+            return float("inf")
+        difference = np.abs(wanted[finite].astype(np.float64) - got[finite].astype(np.float64))
+        return float(difference.max(initial=0.0)) / self._range

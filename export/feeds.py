@@ -1,0 +1,83 @@
+"""Inputs to run a model on: seeded random ones, or the user's own from a file; and the same moved a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from export.constants import FLOATS
+from export.errors import FeedError
+from export.runner import Feeds, Port, Tensor
+
+ROWS = 3
+"""Size of a free first axis."""
+
+FREE_SIZES = (32, 96, 224)
+"""Sizes tried for every other free axis; deep networks need more than the first."""
+
+
+def random_feeds(inputs: Sequence[Port], free_size: int, seed: int) -> Feeds:
+    """Make one tensor for each input.
+
+    Floats are standard normal; 8-bit integers take every value; wider integers are 0 or 1, since they may be indices
+    into a table of unknown length.
+
+    Raises:
+        FeedError: an input's dtype has no numbers, such as text.
+    """
+    rng = np.random.default_rng(seed)
+    return {port.name: _random_tensor(port, free_size, rng) for port in inputs}
+
+
+def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
+    """Read inputs from an .npz file with one array for each input.
+
+    Raises:
+        FeedError: unreadable, or names, dtypes or shapes that the model does not take.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError) as error:
+        raise FeedError(f"{str(path)!r} cannot be read as .npz: {error}.") from None
+    if arrays.keys() != {port.name for port in inputs}:
+        wanted = [port.name for port in inputs]
+        raise FeedError(f"{str(path)!r} holds the arrays {sorted(arrays)}; the model's inputs are {wanted}.")
+    for port in inputs:
+        array = arrays[port.name]
+        if array.dtype != port.dtype.numpy():
+            raise FeedError(f"The array {port.name!r} is {array.dtype}, the model's input {port.dtype.numpy()}.")
+        fits = [size == given for size, given in zip(port.shape, array.shape, strict=False) if isinstance(size, int)]
+        if array.ndim != len(port.shape) or not all(fits):
+            raise FeedError(f"The array {port.name!r} has shape {list(array.shape)}, the input {list(port.shape)}.")
+    return arrays
+
+
+def moved_by_one_ulp(feeds: Feeds, seed: int) -> Feeds:
+    """Return the feeds with every float moved by one unit in the last place, up or down at random."""
+    rng = np.random.default_rng(seed)
+    return {name: next_float(array, rng) if array.dtype.kind == "f" else array for name, array in feeds.items()}
+
+
+def next_float(array: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return an array of floats, each moved to a neighbouring float, up or down at random."""
+    towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
+    moved: Tensor = np.nextafter(array, towards)
+    return moved
+
+
+def _random_tensor(port: Port, free_size: int, rng: np.random.Generator) -> Tensor:
+    shape = [
+        size if isinstance(size, int) else ROWS if axis == 0 else free_size for axis, size in enumerate(port.shape)
+    ]
+    if port.dtype in FLOATS:
+        return rng.standard_normal(shape).astype(port.dtype.numpy())
+    if port.dtype in (ir.DataType.UINT8, ir.DataType.INT8):
+        limits = np.iinfo(port.dtype.numpy())
+        return rng.integers(limits.min, limits.max, shape, port.dtype.numpy(), endpoint=True)
+    if port.dtype.numpy().kind in "biu":
+        return rng.integers(0, 2, shape).astype(port.dtype.numpy())
+    raise FeedError(f"Input {port.name!r} is {port.dtype.name}; give inputs in an .npz file.")

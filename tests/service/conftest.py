@@ -1,0 +1,253 @@
+"""Small bundles, and a service that runs them in this process behind a real HTTP server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from onnx import TensorProto, helper, numpy_helper
+
+from contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
+from contract.preprocess import ImagePreprocessing, RowPreprocessing
+from service.app import create_app
+from service.settings import Settings
+
+ONNX_TYPES = {
+    "BOOL": TensorProto.BOOL,
+    **{name: getattr(TensorProto, name) for name in ("INT8", "INT16", "INT32", "INT64")},
+    **{name: getattr(TensorProto, name) for name in ("UINT8", "UINT16", "UINT32", "UINT64")},
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BYTES": TensorProto.STRING,
+}
+LABELS = ("zero", "one", "two")
+DIGITS = ImagePreprocessing(channels=1, height=4, width=4, value_max=16, mean=(0.25,), std=(0.5,))
+ROWS = RowPreprocessing(columns=("age", "income"), mean=(40.0, 1e9), std=(10.0, 5.0))
+
+
+@dataclass
+class BundleWriter:
+    """Writes bundles into a repository, right ones and wrong ones."""
+
+    root: Path
+
+    def write(
+        self,
+        name: str,
+        version: int,
+        nodes: list[onnx.NodeProto],
+        inputs: list[TensorSpec],
+        outputs: list[TensorSpec],
+        initializers: dict[str, np.ndarray] | None = None,
+        batchable: bool = True,
+        card: SourceCard | None = None,
+        **changes: Any,
+    ) -> Path:
+        """Write NAME/VERSION/ and return it; `changes` replace fields of the manifest."""
+        folder = self.root / name / str(version)
+        folder.mkdir(parents=True)
+        graph = helper.make_graph(
+            nodes,
+            name,
+            [_value(spec) for spec in inputs],
+            [_value(spec) for spec in outputs],
+            [numpy_helper.from_array(array, key) for key, array in (initializers or {}).items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.save(model, folder / "model.onnx")
+        manifest = Manifest(
+            name=name,
+            version=version,
+            created="2026-01-01T00:00:00Z",
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            batchable=batchable,
+            opset=18,
+            card=card or SourceCard(),
+            fold=FoldSummary(batchnorm_before=0, batchnorm_after=0),
+            verification={},
+            versions={},
+            files={"model.onnx": sha256_of(folder / "model.onnx")},
+        )
+        (folder / "manifest.json").write_text(to_json(manifest.model_copy(update=changes)))
+        return folder
+
+    def digits(self, version: int = 1, name: str = "digits", bias: float = 0.0, **changes: Any) -> Path:
+        """A classifier of 4 × 4 grey pictures: the logits are the sums over three columns, and a bias."""
+        weight = np.zeros((16, 3), np.float32)
+        for column in range(3):
+            weight[column::4, column] = 1
+        return self.write(
+            name,
+            version,
+            [
+                helper.make_node("Flatten", ["input"], ["flat"]),
+                helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+            ],
+            [TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 4, 4))],
+            [TensorSpec(name="logits", datatype="FP32", shape=(-1, 3))],
+            {"weight": weight, "bias": np.full(3, bias, np.float32)},
+            **{"card": SourceCard(preprocessing=DIGITS, labels=LABELS, logits=("logits",)), **changes},
+        )
+
+    def rows(self, name: str = "rows") -> Path:
+        """A network that gives back its two columns, standardised."""
+        return self.write(
+            name,
+            1,
+            [helper.make_node("Identity", ["input"], ["output"])],
+            [TensorSpec(name="input", datatype="FP32", shape=(-1, 2))],
+            [TensorSpec(name="output", datatype="FP32", shape=(-1, 2))],
+            card=SourceCard(preprocessing=ROWS),
+        )
+
+    def pair(self, name: str = "pair") -> Path:
+        """Two inputs of different types, two outputs: their product as FP64, and the flag turned round."""
+        return self.write(
+            name,
+            1,
+            [
+                helper.make_node("Cast", ["count"], ["wide"], to=TensorProto.DOUBLE),
+                helper.make_node("ReduceSum", ["wide", "axes"], ["product"], keepdims=0),
+                helper.make_node("Not", ["flag"], ["opposite"]),
+            ],
+            [
+                TensorSpec(name="count", datatype="INT64", shape=(-1, 2)),
+                TensorSpec(name="flag", datatype="BOOL", shape=(-1,)),
+            ],
+            [
+                TensorSpec(name="product", datatype="FP64", shape=(-1,)),
+                TensorSpec(name="opposite", datatype="BOOL", shape=(-1,)),
+            ],
+            {"axes": np.array([1], np.int64)},
+        )
+
+    def identity(self, datatype: str, name: str | None = None, shape: tuple[int, ...] = (-1, -1)) -> Path:
+        """A network that gives back what it takes."""
+        return self.write(
+            name or f"identity-{datatype.lower()}",
+            1,
+            [helper.make_node("Identity", ["input"], ["output"])],
+            [TensorSpec(name="input", datatype=datatype, shape=shape)],
+            [TensorSpec(name="output", datatype=datatype, shape=shape)],
+        )
+
+    def one_by_one(self, name: str = "one-by-one") -> Path:
+        """A network whose rows are not independent: each is divided by the sum over all rows."""
+        return self.write(
+            name,
+            1,
+            [
+                helper.make_node("ReduceSum", ["input"], ["total"], keepdims=1),
+                helper.make_node("Div", ["input", "total"], ["output"]),
+            ],
+            [TensorSpec(name="input", datatype="FP32", shape=(-1, 1))],
+            [TensorSpec(name="output", datatype="FP32", shape=(-1, 1))],
+            batchable=False,
+        )
+
+    def change_manifest(self, folder: Path, **changes: Any) -> None:
+        """Overwrite fields of a written manifest, unchecked."""
+        path = folder / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    shape = [f"free{axis}" if size == -1 else size for axis, size in enumerate(spec.shape)]
+    return helper.make_tensor_value_info(spec.name, ONNX_TYPES[spec.datatype], shape)
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    app: FastAPI
+    client: httpx.Client
+    server: uvicorn.Server = field(repr=False)
+
+    def wait_until_loaded(self) -> None:
+        """Wait until every bundle is ready or unavailable."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            body = self.client.get("/v2/health/ready").json()
+            if body.get("error") != "The models are being loaded.":
+                return
+        raise AssertionError("still loading")
+
+
+@contextlib.contextmanager
+def serve_app(app: FastAPI) -> Iterator[Service]:
+    """Run an app behind uvicorn on a free port, in a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+            try:
+                yield Service(app, client, server)
+            finally:
+                client.close()  # uvicorn waits for open connections
+                server.should_exit = True
+                thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("NORMFOLD_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> BundleWriter:
+    """A writer into an empty repository."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    return BundleWriter(root)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Service]]:
+    """Return a function that serves a repository until the test ends, with every bundle loaded."""
+    with contextlib.ExitStack() as stack:
+
+        def start_service(root: Path, **settings: Any) -> Service:
+            app = create_app(Settings(repository=root, **{"provider": "cpu", **settings}))
+            service = stack.enter_context(serve_app(app))
+            service.wait_until_loaded()
+            return service
+
+        yield start_service
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service with every kind of model, shared by the tests of a module."""
+    writer = BundleWriter(tmp_path_factory.mktemp("repository"))
+    writer.digits(1)
+    writer.digits(2, bias=1.0)
+    writer.rows()
+    writer.pair()
+    writer.one_by_one()
+    for datatype in ONNX_TYPES:
+        writer.identity(datatype)
+    with serve_app(create_app(Settings(repository=writer.root, provider="cpu", max_body_bytes=100_000))) as service:
+        service.wait_until_loaded()
+        yield service

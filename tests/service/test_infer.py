@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+LIMITS = {
+    **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
+}
+
+
+def infer(served: Any, model: str, body: Any, **kwargs: Any) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return served.client.post(f"/v2/models/{model}/infer", content=content, **kwargs)
+
+
+def tensor(datatype: str, shape: list[int], data: Any, name: str = "input") -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+def refusal(served: Any, model: str, body: Any) -> str:
+    answer = infer(served, model, body)
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    return answer.json()["error"]
+
+
+def test_answers_what_the_network_computes(served: Any) -> None:
+    data = np.arange(16, dtype=np.float32)
+    answer = infer(served, "digits/versions/1", {"inputs": [tensor("FP32", [1, 1, 4, 4], data.tolist())]})
+    columns = data.reshape(4, 4).sum(axis=0)[:3]
+    assert answer.json() == {
+        "model_name": "digits",
+        "model_version": "1",
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 3], "data": columns.tolist()}],
+    }
+
+
+def test_no_version_means_the_highest(served: Any) -> None:
+    body = {"inputs": [tensor("FP32", [1, 1, 4, 4], [0.0] * 16)]}
+    answer = infer(served, "digits", body).json()
+    assert answer["model_version"] == "2"
+    assert answer["outputs"][0]["data"] == [1, 1, 1]
+
+
+def test_id_is_answered_only_if_given(served: Any) -> None:
+    body = {"id": "a b", "inputs": [tensor("BOOL", [1, 1], [True])]}
+    assert infer(served, "identity-bool", body).json()["id"] == "a b"
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/octet-stream", "application/json"])
+def test_content_type_is_not_looked_at(served: Any, content_type: str | None) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    body = {"inputs": [tensor("BOOL", [1, 1], [True])]}
+    assert infer(served, "identity-bool", body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(("datatype", "limits"), LIMITS.items())
+def test_integers_keep_every_value_of_their_type(served: Any, datatype: str, limits: tuple[int, int]) -> None:
+    body = {"inputs": [tensor(datatype, [1, 2], list(limits))]}
+    assert infer(served, f"identity-{datatype.lower()}", body).json()["outputs"][0]["data"] == list(limits)
+
+
+@pytest.mark.parametrize(("datatype", "limits"), LIMITS.items())
+@pytest.mark.parametrize("side", [0, 1])
+def test_integers_out_of_range_are_refused(served: Any, datatype: str, limits: tuple[int, int], side: int) -> None:
+    wrong = limits[side] + (1 if side else -1)
+    text = refusal(served, f"identity-{datatype.lower()}", {"inputs": [tensor(datatype, [1, 1], [wrong])]})
+    assert "'input'" in text
+    assert datatype in text
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("FP32", [0.1, -3.4028234663852886e38]),
+        ("FP32", [1, 2]),
+        ("FP64", [0.1, 1e308]),
+        ("BOOL", [True, False]),
+        ("BYTES", ["", "größer ✓"]),
+    ],
+)
+def test_other_types_keep_their_values(served: Any, datatype: str, data: list[Any]) -> None:
+    body = {"inputs": [tensor(datatype, [2, 1], data)]}
+    output = infer(served, f"identity-{datatype.lower()}", body).json()["outputs"][0]
+    assert output["shape"] == [2, 1]
+    got = np.array(output["data"], np.float32) if datatype == "FP32" else output["data"]
+    assert list(got) == list(np.array(data, np.float32) if datatype == "FP32" else data)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "wrong", "shown"),
+    [
+        ("FP32", True, "true"),
+        ("FP32", "1", "'1'"),
+        ("FP32", None, "null"),
+        ("FP32", {}, "an object"),
+        ("FP32", 1e39, "1e+39"),
+        ("INT32", 1.0, "1.0"),
+        ("INT32", True, "true"),
+        ("BOOL", 1, "1"),
+        ("BYTES", 1, "1"),
+        ("BYTES", ["x"], "nested"),
+    ],
+)
+def test_value_of_another_type_is_refused_and_shown(served: Any, datatype: str, wrong: Any, shown: str) -> None:
+    right = {"FP32": 1.5, "INT32": 1, "BOOL": True, "BYTES": "a"}[datatype]
+    text = refusal(served, f"identity-{datatype.lower()}", {"inputs": [tensor(datatype, [1, 2], [right, wrong])]})
+    assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [([2, 3], [[1, 2, 3], [4, 5, 6]]), ([2, 3], [1, 2, 3, 4, 5, 6]), ([0, 3], []), ([2, 0], [[], []]), ([2, 0], [])],
+)
+def test_data_may_be_flat_or_nested_and_empty(served: Any, shape: list[int], data: Any) -> None:
+    output = infer(served, "identity-int8", {"inputs": [tensor("INT8", shape, data)]}).json()["outputs"][0]
+    assert output["shape"] == shape
+    assert output["data"] == np.ravel(np.array(data, int)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "says"),
+    [
+        ([2, 3], [1, 2, 3, 4, 5], "5 values where its shape [2, 3] needs 6"),
+        ([2, 3], [[1, 2], [3, 4], [5, 6]], "nested as [3, 2]"),
+        ([2, 3], [[1, 2, 3], [4, 5]], "not nested evenly"),
+        ([2, 3], [[1, 2, 3], 4], "not nested evenly"),
+        ([10**9, 10**9], [], "0 values"),
+        ([2], [1, 2], "shape [2]; the model takes [-1, -1]"),
+        ([-1, 2], [1, 2], "non-negative integers"),
+        ([True, 1], [1], "non-negative integers"),
+        ([1.0, 1], [1], "non-negative integers"),
+        ("1,1", [1], "non-negative integers"),
+        ([1, 1], 1, "no list of data"),
+        ([1, 1], None, "no list of data"),
+    ],
+)
+def test_shape_that_does_not_hold_is_refused(served: Any, shape: Any, data: Any, says: str) -> None:
+    assert says in refusal(served, "identity-int8", {"inputs": [tensor("INT8", shape, data)]})
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "The body is empty"),
+        (b"{", "is not JSON"),
+        (b"[]", "not an object"),
+        (b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [NaN]}]}', "is not JSON"),
+        (b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [Infinity]}]}', "is not JSON"),
+        (b"\xff", "is not JSON"),
+        ({}, "no list 'inputs'"),
+        ({"inputs": {}}, "no list 'inputs'"),
+        ({"inputs": []}, "The input 'input' is missing"),
+        ({"inputs": [1]}, "index 0"),
+        ({"inputs": [{}]}, "index 0"),
+        ({"inputs": [tensor("FP32", [1, 1], [1], "other")]}, "no input 'other'; the model takes 'input'"),
+        ({"inputs": [tensor("FP32", [1, 1], [1])] * 2}, "'input' is given twice"),
+        ({"inputs": [tensor("INT8", [1, 1], [1])]}, "datatype INT8; the model takes FP32"),
+        ({"inputs": [tensor("FLOAT", [1, 1], [1])]}, "the datatype 'FLOAT'"),
+        ({"inputs": [tensor("FP32", [1, 1], [1]) | {"parameters": 1}]}, "parameters are not an object"),
+        ({"parameters": [], "inputs": []}, "parameters are not an object"),
+        ({"id": 7, "inputs": []}, "id is not a string"),
+        ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": [{"name": "x"}]}, "no output 'x'; the model gives"),
+        ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": [{"name": "output"}] * 2}, "given twice"),
+        ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": 1}, "no list 'outputs'"),
+    ],
+)
+def test_body_that_breaks_the_protocol_is_refused(served: Any, body: Any, says: str) -> None:
+    assert says in refusal(served, "identity-fp32", body)
+
+
+def test_error_of_a_request_with_an_id_begins_with_it(served: Any) -> None:
+    assert refusal(served, "identity-fp32", {"id": "r-1", "inputs": []}).startswith("[request id: r-1] The input")
+    answer = infer(served, "none", {"id": "r-2", "inputs": []})
+    assert answer.status_code == 404
+    assert answer.json()["error"].startswith("[request id: r-2] There is no model 'none'")
+
+
+def test_fp16_is_refused_both_ways(served: Any) -> None:
+    assert "no JSON form" in refusal(served, "identity-fp16", {"inputs": [tensor("FP16", [1, 1], [1.0])]})
+
+
+def test_several_inputs_and_chosen_outputs(served: Any) -> None:
+    body = {
+        "inputs": [tensor("BOOL", [2], [True, False], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")],
+        "outputs": [{"name": "opposite", "parameters": {"binary_data": False}}, {"name": "product"}],
+    }
+    outputs = infer(served, "pair", body).json()["outputs"]
+    assert [(output["name"], output["data"]) for output in outputs] == [
+        ("opposite", [False, True]),
+        ("product", [3.0, 7.0]),
+    ]
+    body["outputs"] = body["outputs"][1:]
+    assert [output["name"] for output in infer(served, "pair", body).json()["outputs"]] == ["product"]
+
+
+def test_inputs_that_differ_in_rows_are_refused(served: Any) -> None:
+    body = {"inputs": [tensor("BOOL", [1], [True], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")]}
+    assert "number of rows" in refusal(served, "pair", body)
+
+
+def test_output_that_is_not_finite_is_an_error_and_never_null(served: Any) -> None:
+    body = {"id": "x", "inputs": [tensor("FP32", [2, 1], [1, -1])]}
+    answer = infer(served, "one-by-one", body)
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "[request id: x] Output 'output' holds NaN or Infinity, which JSON cannot carry."}
+
+
+def test_large_body_is_parsed_in_a_thread_and_answered_alike(served: Any) -> None:
+    data = np.arange(20_000) % 100
+    answer = infer(served, "identity-int8", {"inputs": [tensor("INT8", [2, 10_000], data.tolist())]})
+    assert answer.json()["outputs"][0]["data"] == data.tolist()

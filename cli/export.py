@@ -1,5 +1,92 @@
 """`normfold export`."""
 
+from __future__ import annotations
 
-def export() -> None:
-    """Placeholder until the room exists."""
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.console import err, out, print_json, warn
+from cli.packages import require_export
+from cli.source import Source, resolve
+from cli.tables import fold_sentence, verification_record, verification_table
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
+    ],
+    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(
+        "model_repository"
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="Name to serve it under; taken from the source if not given.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version; the next free one if not given.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Source card: preprocessing, labels … as JSON.", metavar="FILE")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="For module:factory: .safetensors, or a .pt/.pth state dict.", metavar="FILE")
+    ] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="For module:factory: shape of one sample, as 3x224x224.")
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="For module:factory: an argument; repeat it.", metavar="NAME=VALUE")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, when exporting from torch.")] = None,
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Leave height and width free.")] = False,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    keep_source: Annotated[
+        bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fold a network, prove the fold, and write a bundle that `normfold serve` can run.
+
+    The source is a run folder of `normfold train`, any ONNX file (needs no torch), or a function of your own that
+    returns a torch network. If the folded network differs from the original by more than its rounding noise, nothing
+    is written and the exit code is 1.
+
+    Example: `normfold export runs/digits --repository model_repository --name digits`
+    """
+    require_export("normfold export")
+    from export.bundle import export_bundle
+    from export.reserve import check_name
+
+    given = Source(source, card, weights, input_, tuple(arg or ()), opset, dynamic_size)
+    name = name or given.default_name
+    check_name(name)
+    with tempfile.TemporaryDirectory() as folder, err.status("starting") as status:
+        unfolded, source_card = resolve(given, Path(folder), status.update)
+        exported = export_bundle(
+            unfolded, repository, name, version, source_card, keep_source, inputs=inputs, say=status.update
+        )
+    for sentence in exported.report.warnings:
+        warn(sentence)
+    manifest, report = exported.manifest, exported.report
+    if as_json:
+        print_json(
+            {
+                "bundle": str(exported.path),
+                "name": manifest.name,
+                "version": manifest.version,
+                "batchable": manifest.batchable,
+                "fold": report.to_dict(),
+                "verification": verification_record(exported.verification),
+            }
+        )
+        return
+    out.print(fold_sentence(report), markup=False)
+    out.print(verification_table(exported.verification))
+    table = Table.grid(padding=(0, 2))
+    table.add_row("bundle", str(exported.path))
+    table.add_row("serve it", f"normfold serve --repository {repository}")
+    out.print(table)

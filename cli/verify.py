@@ -1,5 +1,42 @@
 """`normfold verify`."""
 
+from __future__ import annotations
 
-def verify() -> None:
-    """Placeholder until the room exists."""
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import err, fail, out, print_json
+from cli.packages import require_export
+from cli.tables import verification_record, verification_table
+
+
+def verify(
+    original: Annotated[Path, typer.Argument(help="The model that is right.", metavar="A.onnx")],
+    folded: Annotated[Path, typer.Argument(help="The model to prove.", metavar="B.onnx")],
+    inputs: Annotated[
+        Path | None, typer.Option(help="Run on these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=4, help="Number of random inputs.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
+
+    Noise is how far A's outputs move when its inputs move by one unit in the last place. B may differ by 8 times that;
+    if it differs by more, the exit code is 1.
+
+    Example: `normfold verify resnet50.onnx folded.onnx`
+    """
+    require_export("normfold verify")
+    from export.verify import verify as compare
+
+    with err.status("running both models"):
+        verification = compare(original, folded, inputs, seeds)
+    if as_json:
+        print_json(verification_record(verification))
+    else:
+        out.print(verification_table(verification))
+    if not verification.passes:
+        fail(f"{str(folded)!r} does not reproduce {str(original)!r}.")
+        raise typer.Exit(1)

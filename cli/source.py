@@ -1,0 +1,123 @@
+"""What `normfold export` is given: a run folder, an ONNX file, or a factory of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.packages import require_packages
+from contract.errors import InputError
+from contract.manifest import SourceCard, read_source_card
+
+
+class SourceError(InputError):
+    """The source, or an option given with it, cannot be used."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source and the options that say how to read it, as given."""
+
+    text: str
+    card: Path | None = None
+    weights: Path | None = None
+    input_shape: str | None = None
+    arguments: tuple[str, ...] = ()
+    opset: int | None = None
+    dynamic_size: bool = False
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is an ONNX file."""
+        return self.text.endswith(".onnx")
+
+    @property
+    def is_factory(self) -> bool:
+        """Whether it is module:factory. A path may hold a colon, so a path that exists is a path."""
+        return ":" in self.text and not Path(self.text).exists()
+
+    @property
+    def default_name(self) -> str:
+        """Return the name of the folder, file or factory."""
+        return (
+            self.text.rpartition(":")[2] if self.is_factory else Path(self.text).absolute().name.removesuffix(".onnx")
+        )
+
+
+def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> tuple[Path, SourceCard]:
+    """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
+
+    Raises:
+        SourceError: there is no such source, or an option that does not go with it.
+        NormfoldError: whatever reading or exporting it says.
+    """
+    _refuse_stray_options(source)
+    if source.is_onnx:
+        path = Path(source.text)
+        beside = path.with_suffix(".json")
+        card_path = source.card or (beside if beside.is_file() else None)
+        return path, read_source_card(card_path) if card_path else SourceCard()
+    if not source.is_factory and not Path(source.text).is_dir():
+        raise SourceError(
+            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
+        )
+    require_packages("torch", "onnxscript", extra="train", needed_for="normfold export from a torch network")
+    say("tracing the network")
+    target = folder / "unfolded.onnx"
+    if source.is_factory:
+        _factory_to_onnx(source, target)
+    else:
+        _checkpoint_to_onnx(source, target)
+    return target, read_source_card(source.card or target.with_suffix(".json"))
+
+
+def _checkpoint_to_onnx(source: Source, target: Path) -> None:
+    from models.to_onnx import OPSET, checkpoint_to_onnx
+
+    checkpoint_to_onnx(Path(source.text), target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+
+
+def _factory_to_onnx(source: Source, target: Path) -> None:
+    from models.registry import Architecture, build, parse_options
+    from models.to_onnx import OPSET, InputSpec, to_onnx
+    from models.weights import load_weights
+
+    if source.input_shape is None:
+        raise SourceError("A module:factory needs --input, the shape of one sample, such as --input 3x224x224.")
+    shape = parse_shape(source.input_shape)
+    architecture = Architecture(name=source.text, options=parse_options(source.arguments), input_shape=shape)
+    network = build(architecture)
+    if source.weights is not None:
+        load_weights(network, source.weights)
+        network.eval()
+    to_onnx(network, target, {"input": InputSpec(shape)}, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read a shape such as 3x224x224.
+
+    Raises:
+        SourceError: it is not positive numbers joined by x.
+    """
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise SourceError(f"The shape {text!r} is not positive numbers joined by x, such as 3x224x224.")
+    return tuple(map(int, sizes))
+
+
+def _refuse_stray_options(source: Source) -> None:
+    given = {
+        "--weights": source.weights is not None,
+        "--input": source.input_shape is not None,
+        "--arg": bool(source.arguments),
+    }
+    for option, is_given in given.items():
+        if is_given and not source.is_factory:
+            raise SourceError(f"{option} goes with module:factory; {source.text!r} is {_kind(source)}.")
+    if source.is_onnx and (source.opset is not None or source.dynamic_size):
+        raise SourceError("--opset and --dynamic-size are for exporting from torch; an ONNX file keeps its own.")
+
+
+def _kind(source: Source) -> str:
+    return "an ONNX file" if source.is_onnx else "a path"

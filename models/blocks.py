@@ -171,8 +171,7 @@ def initialise(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            mode = "fan_in" if isinstance(module, nn.Linear) else "fan_out"
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

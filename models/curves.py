@@ -53,10 +53,12 @@ def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, ti
 
 
 def _draw(axes: Axes, epochs: list[int], train: list[float], validation: list[float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     marker = "o" if len(epochs) == 1 else None
     axes.plot(epochs, train, color=TRAIN_COLOUR, marker=marker, label="training (train mode)")
     axes.plot(epochs, validation, color=VALIDATION_COLOUR, marker=marker, label="validation (eval mode)")
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

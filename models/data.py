@@ -85,9 +85,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         seed=config.split_seed,
     )
     preprocessing = _measure(raw, splits.train)
-    return Dataset(
-        name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits
-    )
+    return Dataset(name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits)
 
 
 def read_digits() -> RawData:

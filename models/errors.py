@@ -1,20 +1,20 @@
 """What can go wrong between a data set and an ONNX file.
 
-    InputError
-    ├── DataError                   a data set cannot be found, read or split
-    ├── ArchitectureError           no such network, a wrong option, or a factory that fails
-    ├── RunFolderError              a run folder exists already, or cannot be resumed
-    ├── WeightsError                a file of weights is missing, damaged, or of another network
-    └── OnnxExportError             a network cannot be written as ONNX
-        ├── TrainModeError          a layer is in train mode
-        └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
-    CheckError
-    └── DivergedError               the training loss is no longer a finite number
-    SetupError
-    └── PrecisionError              this machine cannot train in the precision asked for
+InputError
+├── DataError                   a data set cannot be found, read or split
+├── ArchitectureError           no such network, a wrong option, or a factory that fails
+├── RunFolderError              a run folder exists already, or cannot be resumed
+├── WeightsError                a file of weights is missing, damaged, or of another network
+└── OnnxExportError             a network cannot be written as ONNX
+    ├── TrainModeError          a layer is in train mode
+    └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
+CheckError
+└── DivergedError               the training loss is no longer a finite number
+SetupError
+└── PrecisionError              this machine cannot train in the precision asked for
 
-    UserWarning
-    └── TrainingWarning             goes on, but the result may be worse than it could be
+UserWarning
+└── TrainingWarning             goes on, but the result may be worse than it could be
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -21,13 +22,11 @@ class Mlp(nn.Module):
         x (N, *input_shape) -> logits (N, classes).
     """
 
-    def __init__(
-        self, features: int, classes: int, widths: Sequence[int], *, activation: str, dropout: float
-    ) -> None:
+    def __init__(self, features: int, classes: int, widths: Sequence[int], *, activation: str, dropout: float) -> None:
         super().__init__()
         sizes = [features, *widths]
         self.blocks = nn.Sequential(
-            *(LinearNorm(before, after, activation=activation) for before, after in zip(sizes, sizes[1:], strict=False))
+            *(LinearNorm(before, after, activation=activation) for before, after in itertools.pairwise(sizes))
         )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(sizes[-1], classes)

@@ -80,7 +80,7 @@ def build(architecture: Architecture) -> nn.Module:
         network = factory(**arguments, **architecture.options)
     except NormfoldError:
         raise
-    except Exception as error:  # noqa: BLE001 - a user's factory may raise anything
+    except Exception as error:  # a user's factory may raise anything
         raise ArchitectureError(f"{name!r} could not be built: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise ArchitectureError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module.")
@@ -158,7 +158,8 @@ def _import_module(name: str) -> Any:
     package = name.partition(".")[0]
     if package in OWN_PACKAGES:
         raise ArchitectureError(
-            f"Module {name!r} collides with Normfold's own package {package!r}; rename yours, for example 'my_{package}'."
+            f"Module {name!r} collides with Normfold's own package {package!r}; "
+            f"rename yours, for example 'my_{package}'."
         )
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -174,7 +175,7 @@ def _import_module(name: str) -> Any:
         collides = missing.partition(".")[0] in OWN_PACKAGES
         hint = f", which collides with Normfold's own package {missing.partition('.')[0]!r}" if collides else ""
         raise ArchitectureError(f"Module {name!r} imports {missing!r}, which is not there{hint}.") from None
-    except Exception as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
+    except Exception as error:  # a user's module may raise anything while it is imported
         raise ArchitectureError(
             f"Module {name!r} cannot be imported: {type(error).__name__}: {_first_line(error)}"
         ) from error

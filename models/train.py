@@ -264,7 +264,7 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
     was_training = network.training
     network.eval()
     loss = correct = 0.0
-    for xb, yb in zip(x.split(EVALUATION_ROWS), y.split(EVALUATION_ROWS), strict=True):
+    for xb, yb in zip(torch.split(x, EVALUATION_ROWS), torch.split(y, EVALUATION_ROWS), strict=True):
         logits = network(xb).float()  # (B, classes)
         loss += F.cross_entropy(logits, yb, reduction="sum").item()
         correct += (logits.argmax(dim=1) == yb).sum().item()
@@ -295,7 +295,7 @@ def check_logits(network: nn.Module, config: RunConfig) -> None:
 
 
 def _with_metrics(config: RunConfig, epoch: int, results: dict[str, Result]) -> RunConfig:
-    metrics = {}
+    metrics: dict[str, float] = {}
     for split, result in results.items():
         metrics |= {f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}
     return config.model_copy(update={"epoch": epoch, "card": config.card.model_copy(update={"metrics": metrics})})
@@ -327,7 +327,7 @@ def _synchronise_norms(network: nn.Module, settings: TrainConfig, accelerator: A
     processes = accelerator.num_processes
     if processes > 1 and accelerator.device.type == "cuda":
         warn_of_batch_size(settings.batch_size)
-        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return synchronised
     warn_of_batch_size(settings.batch_size // processes)
     if processes > 1:

@@ -26,7 +26,9 @@ class TrainConfig(BaseModel):
     epochs: int = Field(default=20, gt=0, description="Passes over the training split.")
     batch_size: int = Field(default=64, ge=2, description="Rows in one step, over all processes together.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd has Nesterov momentum.")
-    lr: float | None = Field(default=None, gt=0, description="Peak learning rate; null is 0.005 for adamw, 0.1 for sgd.")
+    lr: float | None = Field(
+        default=None, gt=0, description="Peak learning rate; null is 0.005 for adamw, 0.1 for sgd."
+    )
     sgd_momentum: float = Field(default=0.9, ge=0, lt=1, description="Weight of the past gradients; not BatchNorm's.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Of weights; scales, shifts and biases are spared.")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability spread over all classes.")
@@ -35,7 +37,9 @@ class TrainConfig(BaseModel):
         default=None, gt=0, description="Stop after so many epochs without a better validation result; null is never."
     )
     clip_norm: float | None = Field(default=None, gt=0, description="Largest norm of the gradient; null is no limit.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Of the arithmetic; weights are fp32.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Of the arithmetic; weights are fp32."
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of the first weights, the order of rows, and dropout.")
 
     @property

@@ -76,6 +76,6 @@ def _refuse_unknown_variables() -> None:
 
 
 def _describe_unknown(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name.upper(), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], 1)
+    hint = f"did you mean {PREFIX + near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
     return f"The environment variable {name!r} is not known; {hint}"

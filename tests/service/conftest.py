@@ -225,13 +225,14 @@ def bundles(tmp_path: Path) -> BundleWriter:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Service]]:
-    """Return a function that serves a repository until the test ends, with every bundle loaded."""
+    """Return a function that serves a repository until the test ends, as a rule with every bundle loaded."""
     with contextlib.ExitStack() as stack:
 
-        def start_service(root: Path, **settings: Any) -> Service:
+        def start_service(root: Path, wait: bool = True, **settings: Any) -> Service:
             app = create_app(Settings(repository=root, **{"provider": "cpu", **settings}))
             service = stack.enter_context(serve_app(app))
-            service.wait_until_loaded()
+            if wait:
+                service.wait_until_loaded()
             return service
 
         yield start_service

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import SettingsError
+from service.logs import FACTS, REQUEST_ID, JsonFormatter, TextFormatter
+from service.processors import available_processors
+from service.settings import Settings, load_settings
+
+
+def test_every_field_says_what_it_is() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_environment_is_read_and_arguments_override_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_PORT", "81")
+    monkeypatch.setenv("NORMFOLD_HOST", "::1")
+    settings = load_settings(port=82, host=None)
+    assert (settings.port, settings.host) == (82, "::1")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("NORMFOLD_PROT", "'NORMFOLD_PORT'"), ("normfold_max_body_byte", "'NORMFOLD_MAX_BODY_BYTES'")]
+)
+def test_unknown_variable_is_refused_with_the_nearest_known(
+    monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError, match=f"{name!r} is not known; did you mean {near}"):
+        load_settings()
+
+
+def test_unknown_variable_like_no_other_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_QQQQQQQQ", "1")
+    with pytest.raises(SettingsError, match=r"known are NORMFOLD_HOST, .*NORMFOLD_REPOSITORY"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "x"), ("PORT", "65536"), ("PROVIDER", "tpu"), ("MAX_BODY_BYTES", "0"), ("INTRA_OP_THREADS", "0")],
+)
+def test_wrong_value_names_variable_and_option(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"NORMFOLD_{name}", value)
+    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} \\(--{name.lower().replace('_', '-')}\\) is wrong: "):
+        load_settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def cgroup(root: Path, membership: str, files: dict[str, str]) -> Path:
+    for name, text in {"proc/self/cgroup": membership, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V1 = "sys/fs/cgroup/cpu,cpuacct"
+QUOTAS = {
+    "v2": ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "250000 100000\n"}, 2),
+    "v2, quota above": (
+        "0::/a/b\n",
+        {"sys/fs/cgroup/a/cpu.max": "300000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"},
+        3,
+    ),
+    "v2, in a container": ("0::/../../outside\n", {"sys/fs/cgroup/cpu.max": "200000 100000"}, 2),
+    "v2, none": ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000"}, 8),
+    "v2, less than one": ("0::/\n", {"sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+    "v1": (
+        "9:cpuset:/\n4:cpu,cpuacct:/docker/x\n",
+        {f"{V1}/docker/x/cpu.cfs_quota_us": "400000", f"{V1}/docker/x/cpu.cfs_period_us": "100000"},
+        4,
+    ),
+    "v1, path of the host": (
+        "4:cpu,cpuacct:/docker/x\n",
+        {f"{V1}/cpu.cfs_quota_us": "200000", f"{V1}/cpu.cfs_period_us": "100000"},
+        2,
+    ),
+    "v1, none": ("4:cpu,cpuacct:/\n", {f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}, 8),
+    "damaged": ("0::/\n", {"sys/fs/cgroup/cpu.max": "what\n"}, 8),
+    "no cgroup": ("", {}, 8),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_processors_follow_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    membership, files, expected = QUOTAS[case]
+    monkeypatch.setattr("service.processors._affinity", lambda: 8)
+    assert available_processors(cgroup(tmp_path, membership, files)) == expected
+
+
+def test_processors_follow_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.processors._affinity", lambda: 1)
+    assert available_processors(cgroup(tmp_path, "0::/\n", {"sys/fs/cgroup/cpu.max": "400000 100000"})) == 1
+    assert available_processors(tmp_path / "nothing") == 1
+
+
+def record(message: str, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("service.test", logging.INFO, __file__, 1, message, (), None)
+    made.__dict__.update(extra)
+    return made
+
+
+def test_json_line_has_the_request_id_and_facts() -> None:
+    token = REQUEST_ID.set("r-1")
+    try:
+        line = JsonFormatter().format(record("two\nlines", **{FACTS: {"status": 200}}))
+    finally:
+        REQUEST_ID.reset(token)
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert fields.pop("time").endswith("+00:00")
+    assert fields == {
+        "level": "info",
+        "logger": "service.test",
+        "message": "two\nlines",
+        "request_id": "r-1",
+        "status": 200,
+    }
+
+
+def test_json_line_holds_the_traceback() -> None:
+    try:
+        raise ZeroDivisionError("planted")
+    except ZeroDivisionError:
+        failed = record("failed", exc_info=sys.exc_info())
+    fields = json.loads(JsonFormatter().format(failed))
+    assert "planted" in fields["traceback"]
+    assert "request_id" not in fields
+
+
+def test_text_line_is_for_people() -> None:
+    assert TextFormatter().format(record("hello")).endswith("INFO    hello")

@@ -26,7 +26,7 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise BundleError(
-            f"The name {name!r} cannot be served: use letters, digits, '.', '_' and '-', starting with a letter or digit."
+            f"The name {name!r} cannot be served: use letters, digits, '.', '_' and '-', first a letter or a digit."
         )
 
 

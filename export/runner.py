@@ -82,8 +82,16 @@ def _onnxruntime(path: Path) -> Any:
 
 def _reference(path: Path) -> Any:
     from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
 
-    return ReferenceEvaluator(str(path)).run
+    class BatchNormalization(OpRun):  # type: ignore[misc]
+        """Inference, whatever the opset: below 14, onnx's own takes a momentum for a sign of training."""
+
+        def _run(self, x: Tensor, *parameters: Tensor, epsilon: float = 1e-5, **_: Any) -> tuple[Tensor]:
+            scale, shift, mean, var = (array.reshape(-1, *[1] * (x.ndim - 2)) for array in parameters)
+            return (((x - mean) / np.sqrt(var + epsilon) * scale + shift).astype(x.dtype),)
+
+    return ReferenceEvaluator(str(path), new_ops=[BatchNormalization]).run
 
 
 def _port(path: Path, value: ir.Value) -> Port:

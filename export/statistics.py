@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from export.batchnorm import PARAMETERS
 from export.report import FoldReport
@@ -41,4 +41,4 @@ def save_statistics(report: FoldReport, path: Path) -> None:
         }
         for entry in entries
     ]
-    save_file(tensors, path, metadata={"batchnorm": json.dumps(index)})
+    path.write_bytes(save(tensors, metadata={"batchnorm": json.dumps(index)}))

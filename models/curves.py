@@ -19,8 +19,8 @@ TRAIN_COLOUR, VALIDATION_COLOUR = "#4477aa", "#cc6677"  # told apart also withou
 def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, title: str) -> None:
     """Draw loss and accuracy of both splits against the epoch, mark the best epoch, and write a PNG.
 
-    Training figures are means over the epoch, in train mode and with label smoothing in the loss; validation figures
-    are taken after the epoch, in eval mode and without it. They need not meet.
+    Training figures are means over the epoch, in train mode, while the weights move; validation figures are taken after
+    the epoch, in eval mode.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
     from matplotlib.figure import Figure
@@ -33,19 +33,12 @@ def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, ti
     _draw(left, epochs, [r.train_loss for r in records], [r.validation_loss for r in records])
     left.set_ylabel("cross entropy (nats)")
     left.set_ylim(bottom=0)
-    left.set_title("Loss")
+    left.axvline(best.epoch, color="0.5", linestyle=":")
     _draw(right, epochs, [r.train_accuracy for r in records], [r.validation_accuracy for r in records])
     right.set_ylabel("accuracy")
-    right.set_title("Accuracy")
-    right.annotate(
-        f"best: {best.validation_accuracy:.4f} in epoch {best.epoch}",
-        xy=(best.epoch, best.validation_accuracy),
-        xytext=(0.95, 0.35),
-        textcoords="axes fraction",
-        ha="right",
-        arrowprops={"arrowstyle": "-", "color": "0.4"},
-    )
-    right.legend(loc="lower right", frameon=False)
+    kept = f"epoch kept: {best.epoch} (validation accuracy {best.validation_accuracy:.4f})"
+    right.axvline(best.epoch, color="0.5", linestyle=":", label=kept)
+    right.legend(loc="lower right")
     figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
@@ -56,8 +49,8 @@ def _draw(axes: Axes, epochs: list[int], train: list[float], validation: list[fl
     from matplotlib.ticker import MaxNLocator
 
     marker = "o" if len(epochs) == 1 else None
-    axes.plot(epochs, train, color=TRAIN_COLOUR, marker=marker, label="training (train mode)")
-    axes.plot(epochs, validation, color=VALIDATION_COLOUR, marker=marker, label="validation (eval mode)")
+    axes.plot(epochs, train, color=TRAIN_COLOUR, marker=marker, label="training, in train mode")
+    axes.plot(epochs, validation, color=VALIDATION_COLOUR, marker=marker, label="validation, in eval mode")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

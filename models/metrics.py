@@ -19,7 +19,7 @@ class EpochMetrics(BaseModel):
 
     epoch: int = Field(description="From 1.")
     lr: float = Field(description="Learning rate of the epoch's last step.")
-    train_loss: float = Field(description="Mean over the epoch, in train mode, with label smoothing.")
+    train_loss: float = Field(description="Mean over the epoch, in train mode, without label smoothing.")
     train_accuracy: float = Field(description="Mean over the epoch, in train mode.")
     validation_loss: float = Field(description="After the epoch, in eval mode, without label smoothing.")
     validation_accuracy: float = Field(description="After the epoch, in eval mode.")

@@ -226,7 +226,7 @@ def train_one_epoch(
         reporter: hears of each step.
 
     Returns:
-        Mean over all rows, each as it was when the network saw it; the loss with label smoothing.
+        Mean over all rows, each as it was when the network saw it; the loss without label smoothing.
     """
     network.train()
     steps = settings.epochs * len(batches)
@@ -244,8 +244,10 @@ def train_one_epoch(
         if settings.clip_norm is not None:
             accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
         optimizer.step()
-        correct = (logits.argmax(dim=1) == yb).sum()
-        totals += torch.stack([loss.detach() * len(yb), correct, torch.tensor(len(yb), device=x.device)])
+        with torch.no_grad():  # reported without smoothing, so that it can be set beside the validation loss
+            plain = F.cross_entropy(logits.float(), yb, reduction="sum")
+            correct = (logits.argmax(dim=1) == yb).sum()
+            totals += torch.stack([plain, correct, torch.tensor(len(yb), device=x.device)])
         if reporter is not None:
             reporter.step()
     loss_sum, correct_sum, row_count = accelerator.reduce(totals, reduction="sum").tolist()

@@ -75,7 +75,7 @@ class _Distance:
         if wanted.shape != got.shape:
             return float("inf")
         finite = np.isfinite(wanted)
-        if not np.array_equal(wanted[~finite], got[~finite], equal_nan=True):
+        if not np.isfinite(got[finite]).all() or not np.array_equal(wanted[~finite], got[~finite], equal_nan=True):
             return float("inf")
         difference = np.abs(wanted[finite].astype(np.float64) - got[finite].astype(np.float64))
         return float(difference.max(initial=0.0)) / self._range

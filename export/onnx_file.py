@@ -8,13 +8,14 @@ from pathlib import Path
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 
 from export.errors import ModelFileError
 
 OLDEST_OPSET = 7
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes: protobuf reads no larger message."""
+_SMALLEST_EXTERNAL = 256
+"""Bytes: smaller weights stay in the model's own file."""
 
 # Numbers of the fields written by hand below, from onnx.proto.
 _GRAPH_OF_MODEL = 7
@@ -32,7 +33,7 @@ def load_model(path: Path) -> ir.Model:
     _check_supported(path, proto)
     try:
         model = ir.from_proto(proto)
-        common_passes.CheckerPass()(model)
+        onnx.checker.check_model(_without_weights(model))
     except Exception as error:  # noqa: BLE001 -- both raise many kinds for an invalid graph, all of them its fault
         raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
     ir.external_data.set_base_dir(model.graph, path.parent)
@@ -50,7 +51,7 @@ def save_model(model: ir.Model, path: Path) -> None:
         OSError: the folder does not exist, is not writable, or the disk is full.
     """
     if _needs_external_data(model):
-        ir.save(model, path, external_data=f"{path.name}.data")
+        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=_SMALLEST_EXTERNAL)
         return
     with path.open("wb") as file:
         for piece in _serialised(model):
@@ -99,7 +100,9 @@ def _innermost(error: BaseException) -> str:
 
 def _needs_external_data(model: ir.Model) -> bool:
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    came_external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    came_external = any(
+        isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > _SMALLEST_EXTERNAL for tensor in tensors
+    )
     return came_external or sum(tensor.nbytes for tensor in tensors) > 0.95 * _LARGEST_MESSAGE
 
 
@@ -110,11 +113,7 @@ def _serialised(model: ir.Model) -> Iterator[bytes]:
     the message is made by onnx-ir; the initializers, which may stand anywhere in it, follow.
     """
     initializers = list(model.graph.initializers.values())
-    model.graph.initializers.clear()
-    try:
-        skeleton = ir.to_proto(model)
-    finally:
-        model.graph.initializers.update({value.name: value for value in initializers if value.name})
+    skeleton = _skeleton(model)
     graph = skeleton.graph.SerializeToString(deterministic=True)
     skeleton.ClearField("graph")
 
@@ -128,6 +127,29 @@ def _serialised(model: ir.Model) -> Iterator[bytes]:
         yield _prefix(_INITIALIZER_OF_GRAPH, size)
         yield head
         yield content()
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a message without its initializers."""
+    initializers = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    try:
+        return ir.to_proto(model)
+    finally:
+        model.graph.initializers.update(initializers)
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """Return a valid model in which every initializer is an input, for checks that need no weights."""
+    skeleton = _skeleton(model)
+    inputs = {value.name for value in skeleton.graph.input}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if name not in inputs and tensor is not None:
+            skeleton.graph.input.append(
+                onnx.helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
+            )
+    return skeleton
 
 
 def _tensor_parts(value: ir.Value) -> tuple[bytes, int, Callable[[], bytes]]:

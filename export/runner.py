@@ -84,7 +84,7 @@ def _reference(path: Path) -> Any:
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
 
-    class BatchNormalization(OpRun):  # type: ignore[misc]
+    class BatchNormalization(OpRun):
         """Inference, whatever the opset: below 14, onnx's own takes a momentum for a sign of training."""
 
         def _run(self, x: Tensor, *parameters: Tensor, epsilon: float = 1e-5, **_: Any) -> tuple[Tensor]:

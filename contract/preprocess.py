@@ -106,7 +106,7 @@ class ImagePreprocessing(BaseModel):
         if array.shape != self.sample_shape:
             grey = f" or {[self.height, self.width]}" if self.channels == 1 else ""
             raise RawInputError(
-                f"Expected a picture of shape {list(self.sample_shape)}{grey}, got {list(array.shape)}."
+                f"Expected a picture of shape {list(self.sample_shape)}{grey}, got {_show_shape(array.shape)}."
             )
         return array
 
@@ -166,7 +166,7 @@ class RowPreprocessing(BaseModel):
             instance = [instance[name] for name in self.columns]
         array = _to_finite_array(instance)
         if array.shape != self.sample_shape:
-            raise RawInputError(f"Expected a row of {len(self.columns)} numbers, got shape {list(array.shape)}.")
+            raise RawInputError(f"Expected a row of {len(self.columns)} numbers, got {_show_shape(array.shape)}.")
         return array
 
     def standardise(self, raw: npt.NDArray[Any]) -> FloatArray:
@@ -190,6 +190,10 @@ def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], count: in
         raise ValueError(f"mean and std need one value for each of the {count} {what}")
     if not all(map(math.isfinite, mean)) or not all(math.isfinite(value) and value > 0 for value in std):
         raise ValueError("mean must be finite and std positive")
+
+
+def _show_shape(shape: tuple[int, ...]) -> str:
+    return f"shape {list(shape)}" if shape else "a single number"
 
 
 def _to_finite_array(instance: Any) -> RowArray:

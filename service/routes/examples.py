@@ -31,7 +31,7 @@ INFER = {
             "name": "input",
             "datatype": "FP32",
             "shape": [1, 1, 8, 8],
-            "data": [round(value / 16 - 0.305, 4) for row in DIGIT for value in row],
+            "data": [round((value / 16 - 0.306) / 0.376, 3) for row in DIGIT for value in row],
         }
     ],
 }

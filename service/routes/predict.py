@@ -52,6 +52,8 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         """
         model = find_model(request, repository)
         top = _read_top(request.query_params.get("top"))
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
         data = await request.body()
         instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
         [prediction] = await predict(model, instances)

@@ -95,7 +95,12 @@ def test_strings_are_answered_as_strings(served: Any) -> None:
     [
         ("digits", [], "at least one instance"),
         ("digits", {}, "at least one instance"),
-        ("digits", [PICTURE.tolist(), [[1, 2], [3, 4]]], "Instance 1: Expected a picture of shape [1, 4, 4] or [4, 4]"),
+        (
+            "digits",
+            [PICTURE.tolist(), [[1, 2], [3, 4]]],
+            "Instance 1: Expected a picture of shape [1, 4, 4] or [4, 4], got shape [2, 2]",
+        ),
+        ("digits", [7], "got a single number"),
         ("digits", [[[1, 2, 3, 4]] * 3 + [[1, 2, 3]]], "not nested evenly"),
         ("digits", [[[1, 2, 3, True]] * 4], "not all numbers"),
         ("digits", [[["1", 2, 3, 4]] * 4], "not all numbers"),
@@ -162,6 +167,12 @@ def test_body_that_is_no_picture_is_refused(served: Any, content: bytes, says: s
     answer = served.client.post("/v1/models/digits:classify", content=content)
     assert answer.status_code == 400
     assert says in answer.json()["error"]
+
+
+def test_form_is_refused_and_told_from_a_picture(served: Any) -> None:
+    answer = served.client.post("/v1/models/digits:classify", files={"file": png(PICTURE)})
+    assert answer.status_code == 400
+    assert "The body is a form" in answer.json()["error"]
 
 
 def test_picture_over_the_limit_is_refused(bundles: Any, start: Callable[..., Any]) -> None:

@@ -126,7 +126,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     record = _read_json(path)
     version = record.get("schema_version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise ManifestError(path, "has no schema_version; it was not written by normfold export.")
     if version > SCHEMA_VERSION:
         raise ManifestError(

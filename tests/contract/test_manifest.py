@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.manifest import (
+    DATATYPES,
+    SCHEMA_VERSION,
+    FoldSummary,
+    Manifest,
+    ManifestError,
+    OutputError,
+    SourceCard,
+    TensorSpec,
+    read_manifest,
+    read_source_card,
+    sha256_of,
+    to_json,
+)
+from contract.preprocess import ImagePreprocessing, RowPreprocessing
+
+CARD = SourceCard(
+    preprocessing=ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.3,), std=(0.4,)),
+    labels=("a", "b"),
+    logits=("logits",),
+    metrics={"accuracy": 0.98},
+    origin="convnet on digits",
+)
+MANIFEST = Manifest(
+    name="digits",
+    version=3,
+    created="2026-01-01T00:00:00Z",
+    inputs=(TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 8, 8)),),
+    outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, 2)),),
+    batchable=True,
+    opset=18,
+    card=CARD,
+    fold=FoldSummary(batchnorm_before=4, batchnorm_after=1, kept={"shared": 1}),
+    verification={"logits": OutputError(error=1e-7, noise=2e-7, allowed=1e-6)},
+    versions={"onnx": "1.20"},
+    files={"model.onnx": "0" * 64},
+)
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(to_json(MANIFEST)), **changes}))
+    return path
+
+
+def test_manifest_survives_the_file(tmp_path: Path) -> None:
+    assert read_manifest(written(tmp_path)) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    "card", [SourceCard(), CARD, SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,)))]
+)
+def test_source_card_survives_the_file(tmp_path: Path, card: SourceCard) -> None:
+    path = tmp_path / "card.json"
+    path.write_text(to_json(card))
+    assert to_json(card).endswith("}\n")
+    assert read_source_card(path) == card
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 99])
+def test_newer_schema_is_refused_and_says_to_upgrade(tmp_path: Path, version: int) -> None:
+    with pytest.raises(ManifestError, match=f"schema version {version}, newer than the {SCHEMA_VERSION} .*upgrade"):
+        read_manifest(written(tmp_path, schema_version=version, field_of_tomorrow=1))
+
+
+@pytest.mark.parametrize("version", [None, 0, "1", 1.0, True])
+def test_schema_version_that_is_none_is_refused(tmp_path: Path, version: Any) -> None:
+    with pytest.raises(ManifestError, match="has no schema_version"):
+        read_manifest(written(tmp_path, schema_version=version))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"typo": 1}, "'typo'"),
+        ({"version": 0}, "'version'"),
+        ({"inputs": [{"name": "x", "datatype": "FLOAT", "shape": []}]}, "'inputs.0.datatype'"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [-2]}]}, "'inputs.0.shape'"),
+        ({"inputs": [{"name": "x", "datatype": "FP32"}]}, "'inputs.0.shape'"),
+        ({"card": {"preprocessing": {"kind": "sound"}}}, "'card.preprocessing'"),
+        ({"card": {"preprocessing": {"kind": "row", "columns": ["a"], "mean": [0], "std": [0]}}}, "std positive"),
+        ({"files": ["model.onnx"]}, "'files'"),
+    ],
+)
+def test_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    path = written(tmp_path, **changes)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert str(path) in str(caught.value)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"{", "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[]", "does not hold a JSON object"), (b"", "is not JSON")],
+)
+def test_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    for read in (read_manifest, read_source_card):
+        with pytest.raises(ManifestError, match=says):
+            read(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="'.*none.json' cannot be read: No such file or directory"):
+        read_manifest(tmp_path / "none.json")
+
+
+def test_every_datatype_of_the_protocol_is_taken() -> None:
+    assert len(DATATYPES) == 13
+    for datatype in DATATYPES:
+        assert TensorSpec(name="x", datatype=datatype, shape=(-1, 2)).datatype == datatype
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()

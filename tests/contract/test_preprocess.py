@@ -1,0 +1,142 @@
+"""Numbers to raw units, and raw units to the network's tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing
+
+DIGITS = ImagePreprocessing(channels=1, height=2, width=3, value_max=16, mean=(0.25,), std=(0.5,))
+COLOUR = ImagePreprocessing(channels=3, height=2, width=2, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
+ROW = RowPreprocessing(columns=("age", "income"), mean=(40, 1e9), std=(10, 2))
+NUMBERS = st.floats(-1e30, 1e30)
+
+
+@given(st.lists(st.lists(NUMBERS, min_size=3, max_size=3), min_size=2, max_size=2))
+def test_picture_is_standardised_as_defined(pixels: list[list[float]]) -> None:
+    raw = DIGITS.decode(pixels)
+    assert (raw.dtype, raw.shape) == (np.float32, (1, 2, 3))
+    tensor = DIGITS.standardise(raw)
+    assert (tensor.dtype, tensor.shape) == (np.float32, (1, 2, 3))
+    np.testing.assert_allclose(tensor[0], (np.array(pixels) / 16 - 0.25) / 0.5, rtol=1e-5, atol=1e-6)
+
+
+def test_each_channel_has_its_own_statistics_and_batches_are_welcome() -> None:
+    raw = np.random.default_rng(0).uniform(0, 255, (5, 3, 2, 2))
+    tensor = COLOUR.standardise(raw)
+    for channel, (mean, std) in enumerate(zip(COLOUR.mean, COLOUR.std, strict=True)):
+        np.testing.assert_allclose(tensor[:, channel], (raw[:, channel] / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(COLOUR.standardise(raw[2]), tensor[2])
+
+
+def test_grey_picture_may_leave_out_its_channel() -> None:
+    pixels = [[1, 2, 3], [4, 5, 6]]
+    np.testing.assert_array_equal(DIGITS.decode(pixels), DIGITS.decode([pixels]))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
+def test_row_is_standardised_as_defined_and_by_name(values: list[float]) -> None:
+    tensor = ROW.standardise(ROW.decode(values))
+    assert (tensor.dtype, tensor.shape) == (np.float32, (2,))
+    np.testing.assert_allclose(tensor, [(values[0] - 40) / 10, (values[1] - 1e9) / 2], rtol=1e-6, atol=1e-6)
+    named = {"income": values[1], "age": values[0]}
+    np.testing.assert_array_equal(ROW.standardise(ROW.decode(named)), tensor)
+
+
+def test_large_numbers_close_together_stay_apart() -> None:
+    tensors = [ROW.standardise(ROW.decode([40, 1e9 + step]))[1] for step in (0, 1, 2)]
+    assert tensors == [0, 0.5, 1]
+
+
+def test_integers_and_floats_may_be_mixed() -> None:
+    np.testing.assert_array_equal(ROW.decode([1, 2.5]), [1, 2.5])
+    np.testing.assert_array_equal(ROW.decode(np.array([1, 2], np.int8)), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("instance", "says"),
+    [
+        ([[1, 2, 3]], "got shape [1, 3]"),
+        ([[1, 2], [3, 4]], "Expected a picture of shape [1, 2, 3] or [2, 3]"),
+        ([[1, 2, 3], [4, 5]], "not nested evenly"),
+        (5, "got a single number"),
+        (None, "not all numbers"),
+        ("text", "not all numbers"),
+        ({"a": 1}, "not all numbers"),
+        ([], "got shape [0]"),
+        ([[1, 2, 3], [4, 5, True]], "not all numbers"),
+        ([[True, True, True], [False, False, False]], "not all numbers"),
+        ([[1, 2, 3], [4, 5, "6"]], "not all numbers"),
+        ([[1, 2, 3], [4, 5, None]], "not all numbers"),
+        ([[1, 2, 3], [4, 5, 1j]], "not all numbers"),
+        ([[1, 2, 3], [4, 5, 2**80]], "not all"),
+        ([[1, 2, 3], [4, 5, float("nan")]], "not all finite"),
+        ([[1, 2, 3], [4, 5, float("inf")]], "not all finite"),
+        ([[1, 2, 3], [4, 5, 1e39]], "not all finite"),
+    ],
+)
+def test_picture_of_wrong_numbers_is_refused(instance: Any, says: str) -> None:
+    with pytest.raises(RawInputError) as caught:
+        DIGITS.decode(instance)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("instance", "says"),
+    [
+        ({"age": 1}, "The row lacks the columns ['income']."),
+        ({"age": 1, "income": 2, "size": 3}, "The row has unknown columns ['size']."),
+        ({"agee": 1, "income": 2}, "The row lacks the columns ['age'] and has unknown columns ['agee']."),
+        ({"age": [1], "income": [2]}, "Expected a row of 2 numbers, got shape [2, 1]."),
+        ([1, 2, 3], "Expected a row of 2 numbers, got shape [3]."),
+        (1, "Expected a row of 2 numbers, got a single number."),
+        ({"age": None, "income": 1}, "The values are not all numbers."),
+        ([True, 2], "The values are not all numbers."),
+    ],
+)
+def test_row_of_wrong_columns_is_refused(instance: Any, says: str) -> None:
+    with pytest.raises(RawInputError) as caught:
+        ROW.decode(instance)
+    assert str(caught.value) == says
+
+
+INSTANCES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["age", "income"]), inner),
+)
+
+
+@given(INSTANCES)
+def test_any_instance_is_decoded_or_refused(instance: Any) -> None:
+    for preprocessing in (DIGITS, ROW):
+        try:
+            raw = preprocessing.decode(instance)
+        except RawInputError:
+            continue
+        assert raw.shape == preprocessing.sample_shape
+        assert np.isfinite(raw).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ImagePreprocessing, {"channels": 1, "height": 2, "width": 2, "mean": [0, 0], "std": [1]}),
+        (ImagePreprocessing, {"channels": 1, "height": 2, "width": 2, "mean": [0], "std": [0]}),
+        (ImagePreprocessing, {"channels": 2, "height": 2, "width": 2, "mean": [0, 0], "std": [1, 1]}),
+        (ImagePreprocessing, {"channels": 1, "height": 0, "width": 2, "mean": [0], "std": [1]}),
+        (ImagePreprocessing, {"channels": 1, "height": 2, "width": 2, "mean": [float("nan")], "std": [1]}),
+        (RowPreprocessing, {"columns": [], "mean": [], "std": []}),
+        (RowPreprocessing, {"columns": ["a", "a"], "mean": [0, 0], "std": [1, 1]}),
+        (RowPreprocessing, {"columns": ["a"], "mean": [0], "std": [-1]}),
+        (RowPreprocessing, {"columns": ["a"], "mean": [0], "std": [1], "typo": 1}),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(kind: Any, fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        kind(**fields)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from contract import runtime
+from contract.errors import SetupError
+from contract.runtime import RuntimePackageError, require_onnxruntime
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, installed: set[str], importable: bool) -> None:
+    monkeypatch.setattr(runtime, "_is_installed", lambda name: name in installed)
+    monkeypatch.setattr(runtime, "find_spec", lambda _: object() if importable else None)
+
+
+@pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, set()])
+def test_one_onnx_runtime_is_right_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch, installed: set[str]) -> None:
+    pretend(monkeypatch, installed, importable=True)
+    require_onnxruntime()
+
+
+def test_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, set(), importable=False)
+    with pytest.raises(RuntimePackageError, match=r"pip install 'normfold\[cpu\]' \(or 'normfold\[gpu\]'\)") as caught:
+        require_onnxruntime()
+    assert isinstance(caught.value, SetupError)
+    assert caught.value.exit_code == 3
+
+
+def test_both_say_what_to_remove(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"onnxruntime", "onnxruntime-gpu"}, importable=True)
+    with pytest.raises(RuntimePackageError, match="pip uninstall onnxruntime onnxruntime-gpu") as caught:
+        require_onnxruntime()
+    assert caught.value.installed == ("onnxruntime", "onnxruntime-gpu")
+
+
+def test_what_is_installed_is_read_from_the_packages() -> None:
+    assert runtime._is_installed("pytest")
+    assert not runtime._is_installed("no-such-package-at-all")

@@ -206,6 +206,27 @@ def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
     assert_same(source, result, feeds(rng))
 
 
+def test_a_batchnorm_that_a_subgraph_reads_is_kept() -> None:
+    rng = np.random.default_rng(26)
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Conv", ["n", "w"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None)],
+        )
+        for name in ("then", "else")
+    }
+    nodes = [batchnorm("x", "n"), helper.make_node("If", ["which"], ["out"], **branches)]
+    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "which": np.array(True)} | statistics(rng, 2)
+    source = model(nodes, IMAGE, ["out"], constants)
+
+    result, report = folded(source)
+
+    assert report.entries[0].code == "graph-input/subgraph"
+    assert_same(source, result, feeds(rng))
+
+
 def test_functions_are_inlined_first() -> None:
     rng = np.random.default_rng(11)
     nodes, constants = conv_batchnorm(rng)

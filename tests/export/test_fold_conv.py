@@ -173,9 +173,9 @@ def test_an_empty_bias_name_is_no_bias() -> None:
 def test_a_conv_between_two_batchnorms_takes_both_and_is_rounded_once() -> None:
     rng = np.random.default_rng(6)
     nodes = [batchnorm("x", "a", "first"), helper.make_node("Conv", ["a", "w"], ["b"]), batchnorm("b", "y", "second")]
-    weight = rng.normal(size=(3, 2, 1, 1)).astype(np.float32)
-    constants = {"w": weight} | statistics(rng, 2, "first", np.float32) | statistics(rng, 3, "second", np.float32)
-    source = model(nodes, {"x": ["n", 2, 4, 4]}, ["y"], constants, dtype=np.float32)
+    weight = rng.normal(size=(64, 64, 1, 1)).astype(np.float32)
+    constants = {"w": weight} | statistics(rng, 64, "first", np.float32) | statistics(rng, 64, "second", np.float32)
+    source = model(nodes, {"x": ["n", 64, 4, 4]}, ["y"], constants, dtype=np.float32)
 
     result, report = folded(source)
 

@@ -57,7 +57,10 @@ def test_forward_absorbs_with_any_bias_and_factor(c_shape: tuple[int, ...] | Non
 
 def test_forward_keeps_where_the_channel_is_not_contracted() -> None:
     """With transA the channel axis of x is the row axis of Y: no weight sees one channel alone."""
-    source, _ = gemm(np.random.default_rng(2), False, (COLUMNS,), trans_a=1)
+    rng = np.random.default_rng(2)
+    nodes = [batchnorm("x", "h"), helper.make_node("Gemm", ["h", "w"], ["y"], transA=1)]
+    constants = {"w": rng.normal(size=(INNER, COLUMNS))} | statistics(rng, INNER)
+    source = model(nodes, {"x": [INNER, INNER]}, ["y"], constants)
 
     _, report = folded(source)
 
@@ -136,6 +139,18 @@ def test_constant_on_the_left_absorbs_along_the_rows(back: bool) -> None:
 
 def test_matmul_without_bias_and_with_more_axes_keeps() -> None:
     source, _ = matmul(np.random.default_rng(7), True, rank=3, left=True, bias=None)
+
+    _, report = folded(source)
+
+    assert report.entries[0].code == "no-bias/graph-output"
+
+
+def test_matmul_with_more_axes_never_becomes_gemm() -> None:
+    """With one channel the affine fits any axis, but Gemm takes matrices only."""
+    rng = np.random.default_rng(11)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), batchnorm("m", "y")]
+    constants = {"w": rng.normal(size=(INNER, COLUMNS))} | statistics(rng, 1)
+    source = model(nodes, {"x": ["n", 1, INNER]}, ["y"], constants)
 
     _, report = folded(source)
 

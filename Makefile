@@ -1,0 +1,47 @@
+# Every target installs what it needs into .venv. On Linux, TORCH=cpu takes PyTorch's CPU build (about 200 MB)
+# instead of the CUDA build (gigabytes) that PyPI's torch is there: make demo TORCH=cpu
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: help setup demo test lint format serve bench-export clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(INSTALLED)  ## Make .venv with everything for development.
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,train,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, ask; writes build/demo.json.
+	$(BIN)/python -m scripts.demo
+
+test: $(INSTALLED)  ## Run the tests.
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## Check format, style and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Put format and imports in order.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
+	$(BIN)/normfold serve
+
+bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx.load + onnx.save.
+	$(BIN)/python -m benchmarks.fold_resnet50
+
+clean:  ## Remove .venv, caches and build output; runs and models stay.
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

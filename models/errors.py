@@ -9,7 +9,7 @@ InputError
     ├── TrainModeError          a layer is in train mode
     └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
 CheckError
-└── DivergedError               the training loss is no longer a finite number
+└── DivergedError               the loss is no longer a finite number
 SetupError
 └── PrecisionError              this machine cannot train in the precision asked for
 
@@ -74,12 +74,12 @@ class NoRunningStatisticsError(OnnxExportError):
 
 
 class DivergedError(CheckError):
-    """The training loss is no longer a finite number."""
+    """The loss is no longer a finite number."""
 
     def __init__(self, epoch: int, loss: float, lr: float) -> None:
+        intact = f" The checkpoint up to epoch {epoch - 1} is intact." if epoch > 1 else ""
         super().__init__(
-            f"The training loss became {loss} in epoch {epoch}; "
-            f"try a lower --lr (it was {lr:g}) or --clip-norm 1. The checkpoint of the epoch before is intact."
+            f"The loss became {loss} in epoch {epoch}; try a lower --lr (it was {lr:g}) or --clip-norm 1.{intact}"
         )
         self.epoch, self.loss, self.lr = epoch, loss, lr
 

@@ -19,10 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.checkpoint import CONFIG_NAME, RunConfig
+from models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, RunConfig
 from models.errors import RunFolderError
 from models.files import write_atomically
-from models.metrics import METRICS_NAME
 from models.weights import assign_weights, read_safetensors
 
 STATE_PATH = Path("resume") / "state.safetensors"
@@ -62,7 +61,8 @@ def refuse_existing_run(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(folder, "is a file; give another --out.")
-    if any((folder / name).exists() for name in (STATE_PATH, CONFIG_NAME, METRICS_NAME)):
+    # A run that ended before its first checkpoint, because it diverged, say, may be begun anew.
+    if any((folder / name).exists() for name in (WEIGHTS_NAME, CONFIG_NAME)):
         raise RunFolderError(folder, "holds a run already; go on with it by --resume, or give another --out.")
 
 

@@ -161,9 +161,10 @@ def _fit(
         train = train_one_epoch(
             trained, train_x, train_y, cut(epoch), optimizer, settings, epoch, accelerator, reporter if main else None
         )
-        if not math.isfinite(train.loss):
-            raise DivergedError(epoch, train.loss, settings.peak_lr)
         validation = _agree(evaluate(network, held_x, held_y))
+        for loss in (train.loss, validation.loss):
+            if not math.isfinite(loss):
+                raise DivergedError(epoch, loss, settings.peak_lr)
         metrics = EpochMetrics(
             epoch=epoch,
             lr=optimizer.param_groups[0]["lr"],
@@ -313,7 +314,8 @@ def _make_accelerator(settings: TrainConfig) -> Accelerator:
 
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
     try:
-        return Accelerator(mixed_precision=mixed)
+        # Said outright: left to itself on a machine without a GPU, accelerate takes each process for the only one.
+        return Accelerator(mixed_precision=mixed, cpu=not torch.accelerator.is_available())
     except ValueError as error:
         raise PrecisionError(f"Precision {settings.precision!r} is not to be had here: {error}") from None
 

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from models.errors import ArchitectureError
+from models.registry import FACTORIES, Architecture, build, parse_options
+
+NETS = """
+from torch import nn
+
+def linear(input_shape, classes, bias=True):
+    return nn.Linear(input_shape[0], classes, bias=bias)
+
+def fixed(**options):
+    assert not options, options
+    return nn.Linear(2, 2)
+
+def breaks():
+    raise RuntimeError("no weights\\nat all")
+
+def nothing():
+    return 3
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's module in the current folder, under a name that no other test has imported."""
+    name = f"nets_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return name
+
+
+def make(name: str, **options: Any) -> nn.Module:
+    return build(Architecture(name=name, options=options, input_shape=(5,), classes=3))
+
+
+def test_own_factory_is_given_shape_classes_and_options(own_module: str) -> None:
+    network = make(f"{own_module}:linear", bias=False)
+    assert network.weight.shape == (3, 5)
+    assert network.bias is None
+
+
+def test_own_factory_that_names_neither_is_given_neither(own_module: str) -> None:
+    assert make(f"{own_module}:fixed").weight.shape == (2, 2)
+
+
+def test_current_folder_is_searched_last(own_module: str, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')")
+    make(f"{own_module}:linear")
+    assert sys.path[-1] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("breaks", "could not be built: RuntimeError: no weights$"),
+        ("nothing", "returned int, not a torch.nn.Module"),
+        ("number", "has no function 'number'"),
+        ("absent", "has no function 'absent'"),
+    ],
+)
+def test_factory_that_fails_is_one_sentence(own_module: str, factory: str, message: str) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        make(f"{own_module}:{factory}")
+
+
+@pytest.mark.parametrize("package", ["contract", "models", "export", "service", "cli"])
+def test_module_named_like_our_package_is_called_a_collision(package: str) -> None:
+    for module in (package, f"{package}.nets"):
+        with pytest.raises(
+            ArchitectureError, match=f"collides with Normfold's own package '{package}'.*'my_{package}'"
+        ):
+            make(f"{module}:net")
+
+
+def test_module_that_imports_its_own_models_package_hears_of_the_collision(own_module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{own_module}_b.py").write_text("import models.my_layers")
+    with pytest.raises(ArchitectureError, match="imports 'models.my_layers', which is not there, which collides"):
+        make(f"{own_module}_b:net")
+
+
+def test_module_that_breaks_while_imported_is_one_sentence(own_module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{own_module}_c.py").write_text("1 / 0")
+    with pytest.raises(ArchitectureError, match="cannot be imported: ZeroDivisionError: division by zero$"):
+        make(f"{own_module}_c:net")
+
+
+def test_unknown_names_list_what_there_is(own_module: str) -> None:
+    with pytest.raises(ArchitectureError, match=f"Unknown architecture 'vgg'; there are {', '.join(FACTORIES)}"):
+        make("vgg")
+    with pytest.raises(ArchitectureError, match="There is no module 'absent_module'"):
+        make("absent_module:net")
+    with pytest.raises(ArchitectureError, match="has no option 'width'; its options are: widths, activation, dropout"):
+        make("mlp", width=3)
+    with pytest.raises(ArchitectureError, match="has no option 'width'; its options are: bias"):
+        make(f"{own_module}:linear", width=3)
+    with pytest.raises(ArchitectureError, match="'classes' follows from the data"):
+        make("mlp", classes=3)
+
+
+def test_option_values_are_json_or_else_strings() -> None:
+    pairs = ["widths=[8, 16]", "dropout=0.5", "zero_init=false", "stem=small", "name=a=b"]
+    expected = {"widths": [8, 16], "dropout": 0.5, "zero_init": False, "stem": "small", "name": "a=b"}
+    assert parse_options(pairs) == expected
+
+
+@pytest.mark.parametrize("pairs", [["widths"], ["=3"], ["a-b=3"], ["a=1", "a=2"]])
+def test_malformed_options_are_refused(pairs: list[str]) -> None:
+    with pytest.raises(ArchitectureError):
+        parse_options(pairs)
+
+
+def test_architecture_goes_to_json_and_back() -> None:
+    architecture = Architecture(name="mlp", options={"widths": [3]}, input_shape=(5,), classes=2)
+    again = Architecture.model_validate_json(architecture.model_dump_json())
+    assert again == architecture
+    assert build(again)(torch.zeros(2, 5)).shape == (2, 2)

@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from contract.errors import MissingPackageError
 from contract.runtime import require_onnxruntime
 
 logger = logging.getLogger("cli.serve")
@@ -56,14 +55,11 @@ def serve(
     Example: normfold serve --repository model_repository --port 8000
     """
     require_onnxruntime()
-    try:
-        import uvicorn
+    import uvicorn
 
-        from service.app import create_app
-        from service.logs import configure_logging
-        from service.settings import load_settings
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "service", "cpu", "normfold serve") from None
+    from service.app import create_app
+    from service.logs import configure_logging
+    from service.settings import load_settings
 
     settings = load_settings(
         repository=repository, host=host, port=port, provider=provider, log_level=log_level, log_format=log_format

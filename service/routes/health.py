@@ -15,11 +15,12 @@ from service.routes.paths import ERRORS
 def health_routes(repository: Repository) -> APIRouter:
     """Return the routes about the service as a whole."""
     router = APIRouter(tags=["health"])
+    metadata = {"name": "normfold", "version": version("normfold"), "extensions": []}
 
     @router.get("/v2", response_class=JSONResponse)
     async def server_metadata(_: Request) -> JSONResponse:
         """Name, version, and the extensions of the protocol that work here."""
-        return JSONResponse({"name": "normfold", "version": version("normfold"), "extensions": []})
+        return JSONResponse(metadata)
 
     @router.get("/v2/health/live", response_class=JSONResponse)
     async def server_live(_: Request) -> JSONResponse:

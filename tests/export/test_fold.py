@@ -373,7 +373,8 @@ def test_the_carrier_holds_what_the_batchnorm_gave_out() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"]),
         batchnorm("h", "a", "first"),
-        batchnorm("a", "b", "second"),
+        helper.make_node("Identity", ["a"], ["i"]),
+        batchnorm("i", "b", "second"),
         helper.make_node("Relu", ["b"], ["r"]),
         batchnorm("r", "c", "third"),
         helper.make_node("Conv", ["c", "v"], ["y"]),
@@ -385,7 +386,7 @@ def test_the_carrier_holds_what_the_batchnorm_gave_out() -> None:
     result, report = folded(model(nodes, IMAGE, ["y"], constants))
 
     assert [entry.carrier for entry in report.entries] == [None, "b", None]
-    assert operators(result) == ["Conv", "Relu", "Conv"]
+    assert operators(result) == ["Conv", "Identity", "Relu", "Conv"]
 
 
 def test_nodes_of_one_name_have_entries_of_their_own() -> None:

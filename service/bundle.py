@@ -98,6 +98,8 @@ def _check_file(folder: Path, name: str, sha256: str, repository: Path) -> None:
         raise BundleError(f"The manifest lists {name!r}, which is not a plain file name.")
     path = folder / name
     _refuse_outside(path, repository)
+    if not path.is_file():
+        raise BundleError(f"The file {name!r} is missing, or is not a plain file.")
     try:
         found = sha256_of(path)
     except OSError as error:

@@ -105,7 +105,8 @@ def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
                 "ONNX Runtime fell back to the CPU",
                 "check the driver and the CUDA and cuDNN libraries (pip install 'normfold[gpu]'), or ask for auto.",
             )
-        logger.warning("CUDA does not work here: %s runs on the CPU, as provider 'auto' allows.", path.name)
+        bundle = "/".join(path.parts[-3:-1])
+        logger.warning("CUDA does not work here: %s runs on the CPU, as provider 'auto' allows.", bundle)
     return session
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import queue
 import socket
 import threading
 import time
@@ -24,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
 from contract.preprocess import ImagePreprocessing, RowPreprocessing
 from service.app import create_app
+from service.logs import REQUEST_ID
 from service.settings import Settings
 
 ONNX_TYPES = {
@@ -213,6 +216,37 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith("NORMFOLD_"):
             monkeypatch.delenv(name)
+
+
+class AccessLog(logging.Handler):
+    """The lines of the access log; a request's is written after its answer is out, so it must be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[tuple[str | None, logging.LogRecord]] = queue.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line with the id of the request that caused it."""
+        self._lines.put((REQUEST_ID.get(), record))
+
+    def wait_for(self, request_id: str) -> logging.LogRecord:
+        """Return the line of a request."""
+        while True:
+            found, record = self._lines.get(timeout=20)
+            if found == request_id:
+                return record
+
+
+@pytest.fixture
+def access_log() -> Iterator[AccessLog]:
+    """The access log, listened to while the test runs."""
+    handler, logger = AccessLog(), logging.getLogger("service.access")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.fixture

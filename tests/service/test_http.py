@@ -168,24 +168,20 @@ def test_failed_run_is_500_without_onnx_runtimes_words(
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B:2", True), ("a b", False), ("", False), ("x" * 129, False)])
-def test_request_id_is_taken_if_sane_and_otherwise_made(
-    served: Any, caplog: pytest.LogCaptureFixture, given: str, kept: bool
-) -> None:
-    with caplog.at_level(logging.INFO, "service.access"):
-        answer = served.client.get("/v2/models/digits", headers={"X-Request-Id": given})
-    answered = answer.headers["x-request-id"]
+def test_request_id_is_taken_if_sane_and_otherwise_made(served: Any, access_log: Any, given: str, kept: bool) -> None:
+    answered = served.client.get("/v2/models/digits", headers={"X-Request-Id": given}).headers["x-request-id"]
     assert (answered == given) is kept
     assert answered
-    [record] = [record for record in caplog.records if record.name == "service.access"]
-    facts = getattr(record, FACTS)
+    facts = getattr(access_log.wait_for(answered), FACTS)
     assert facts.pop("ms") > 0
     assert facts == {"method": "GET", "path": "/v2/models/digits", "status": 200, "model": "digits"}
 
 
-def test_path_cannot_forge_a_line_of_the_log(served: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "service.access"):
-        served.client.get("/x%0aERROR forged")
-    assert not any("\n" in record.getMessage() for record in caplog.records)
+def test_path_cannot_forge_a_line_of_the_log(served: Any, access_log: Any) -> None:
+    answer = served.client.get("/x%0aERROR forged")
+    message = access_log.wait_for(answer.headers["x-request-id"]).getMessage()
+    assert "ERROR forged" in message
+    assert "\n" not in message
 
 
 def test_root_leads_to_the_pages(served: Any) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -39,6 +40,11 @@ def load(root: Path) -> Repository:
 
 def break_missing_file(_: Any, folder: Path) -> None:
     (folder / "model.onnx").unlink()
+
+
+def break_pipe(_: Any, folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    os.mkfifo(folder / "model.onnx")  # reading it would wait forever
 
 
 def break_changed_file(_: Any, folder: Path) -> None:
@@ -123,7 +129,8 @@ def break_preprocessing(bundles: Any, folder: Path) -> None:
 
 
 BREAKS = {
-    break_missing_file: "The file 'model.onnx' cannot be read: No such file or directory.",
+    break_missing_file: "The file 'model.onnx' is missing",
+    break_pipe: "The file 'model.onnx' is missing, or is not a plain file.",
     break_changed_file: "The file 'model.onnx' is not the one that was exported",
     break_corrupt_network: "ONNX Runtime cannot open 'model.onnx'",
     break_missing_manifest: "'broken/1/manifest.json' cannot be read: No such file or directory.",
@@ -131,7 +138,7 @@ BREAKS = {
     break_manifest_of_tomorrow: "schema version 99",
     break_unlisted_model: "does not list 'model.onnx'",
     break_traversal: "'../../secret', which is not a plain file name",
-    break_listed_folder: "The file 'inner' cannot be read",
+    break_listed_folder: "The file 'inner' is missing, or is not a plain file.",
     break_link_out_of_the_repository: "'model.onnx' is a symbolic link that leaves the repository",
     break_name: "about 'other/1', but lies in 'broken/1'",
     break_version: "about 'broken/7', but lies in 'broken/1'",

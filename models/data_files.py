@@ -148,11 +148,12 @@ def read_images(folder: Path, size: tuple[int, int] | None, channels: Literal[1,
 
 def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{str(path)!r} holds one bare array; save x and y together with numpy.savez.")
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:  # opened here, since numpy leaves a damaged one open
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{str(path)!r} holds one bare array; save x and y together with numpy.savez.")
+            with archive:
+                return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

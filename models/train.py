@@ -313,9 +313,12 @@ def _make_accelerator(settings: TrainConfig) -> Accelerator:
     from accelerate import Accelerator
 
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
+        raise PrecisionError("Precision 'fp16' needs a GPU, and there is none; take bf16 or fp32.")
     try:
         # Said outright: left to itself on a machine without a GPU, accelerate takes each process for the only one.
-        return Accelerator(mixed_precision=mixed, cpu=not torch.accelerator.is_available())
+        return Accelerator(mixed_precision=mixed, cpu=on_cpu)
     except ValueError as error:
         raise PrecisionError(f"Precision {settings.precision!r} is not to be had here: {error}") from None
 

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from contract.preprocess import ImagePreprocessing, RowPreprocessing
+from models.data import DataConfig, load_dataset
+from models.errors import DataError, TrainingWarning
+
+
+def test_digits_are_split_seventy_ten_twenty_in_every_class() -> None:
+    digits = load_dataset(DataConfig())
+    sizes = [len(part) for part in (digits.splits.train, digits.splits.validation, digits.splits.test)]
+    assert digits.x.shape == (1797, 1, 8, 8)
+    assert digits.labels == tuple("0123456789")
+    assert sum(sizes) == 1797
+    for part, fraction in ((digits.splits.test, 0.2), (digits.splits.validation, 0.1)):
+        assert np.abs(np.bincount(digits.y[part]) - fraction * np.bincount(digits.y)).max() <= 0.5
+
+
+def test_statistics_are_of_the_training_split_alone() -> None:
+    digits = load_dataset(DataConfig())
+    train = digits.x[digits.splits.train].astype(np.float64) / 16
+    assert isinstance(digits.preprocessing, ImagePreprocessing)
+    assert digits.preprocessing.value_max == 16
+    assert digits.preprocessing.mean == pytest.approx([train.mean()], rel=1e-12)
+    assert digits.preprocessing.std == pytest.approx([train.std()], rel=1e-12)
+    everything = digits.x.astype(np.float64) / 16
+    assert digits.preprocessing.mean != pytest.approx([everything.mean()], rel=1e-6)
+
+
+def test_tensors_are_the_contracts_own_standardisation() -> None:
+    digits = load_dataset(DataConfig())
+    rows = digits.splits.train
+    tensors = digits.tensors(rows)
+    assert np.array_equal(tensors, digits.preprocessing.standardise(digits.x[rows]))
+    assert tensors.mean() == pytest.approx(0, abs=1e-4)
+    assert tensors.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_channels_of_pictures_are_measured_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, [[[50]], [[100]], [[200]]], (60, 3, 4, 5), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 2)
+    dataset = load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
+    train = x[dataset.splits.train].astype(np.float64) / 255
+    assert dataset.input_shape == (3, 4, 5)
+    assert dataset.preprocessing.mean == pytest.approx(train.mean((0, 2, 3)), rel=1e-12)
+    assert dataset.preprocessing.std == pytest.approx(train.std((0, 2, 3)), rel=1e-12)
+
+
+def test_constant_column_is_left_unscaled_with_a_warning(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    x[:, 1] = 0.1
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(30) % 2, columns=["a", "b", "c"])
+    with pytest.warns(TrainingWarning, match="Column 'b' is constant"):
+        dataset = load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
+    assert isinstance(dataset.preprocessing, RowPreprocessing)
+    assert dataset.preprocessing.std[1] == 1
+    assert np.abs(dataset.tensors(dataset.splits.train)[:, 1]).max() < 1e-12
+
+
+@pytest.mark.parametrize("source", ["iris", "npz:", "tsv:x", ""])
+def test_unknown_data_lists_what_there_is(source: str) -> None:
+    with pytest.raises(DataError, match="there are digits, npz:PATH, csv:PATH and images:DIR"):
+        load_dataset(DataConfig(source=source))
+
+
+def test_fractions_must_leave_training_rows() -> None:
+    with pytest.raises(ValidationError, match="leave no training rows"):
+        DataConfig(validation_fraction=0.5, test_fraction=0.5)
+
+
+def test_config_goes_to_json_and_back() -> None:
+    config = DataConfig(source="images:cats", image_size=(8, 9), channels=1)
+    assert DataConfig.model_validate_json(config.model_dump_json()) == config

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.data_files import read_csv, read_images, read_npz
+from models.errors import DataError, TrainingWarning
+
+Y = np.arange(6) % 2
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    np.savez(path / "data.npz", **arrays)
+    return path / "data.npz"
+
+
+def picture(path: Path, brightness: int = 128, size: tuple[int, int] = (6, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (brightness, 0, 0)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((6, 4, 5), (6, 1, 4, 5)), ((6, 3, 4, 5), (6, 3, 4, 5)), ((6, 7), (6, 7))]
+)
+def test_npz_holds_pictures_or_rows(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    raw = read_npz(save(tmp_path, x=np.ones(shape), y=Y))
+    assert raw.x.shape == expected
+    assert raw.columns == (None if len(expected) == 4 else tuple(f"x{index}" for index in range(7)))
+    assert raw.labels == ("0", "1")
+
+
+def test_npz_labels_may_be_strings_sparse_or_named(tmp_path: Path) -> None:
+    strings = read_npz(save(tmp_path, x=np.ones((6, 2)), y=np.array(["b", "a"] * 3)))
+    assert strings.labels == ("a", "b")
+    assert strings.y.tolist() == [1, 0] * 3
+    assert read_npz(save(tmp_path, x=np.ones((6, 2)), y=Y * 7)).y.tolist() == Y.tolist()
+    assert read_npz(save(tmp_path, x=np.ones((6, 2)), y=Y, labels=["no", "yes"])).labels == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("x", "more", "expected"),
+    [
+        (np.ones((6, 2, 2), np.uint8), {}, 255),
+        (np.ones((6, 2, 2), np.uint16), {}, 65535),
+        (np.full((6, 2, 2), 16.0), {}, 16),
+        (np.zeros((6, 2, 2)), {}, 1),
+        (np.ones((6, 2, 2)), {"value_max": 4.0}, 4),
+    ],
+)
+def test_full_intensity_follows_from_the_dtype_or_is_given(
+    tmp_path: Path, x: np.ndarray, more: dict[str, float], expected: float
+) -> None:
+    assert read_npz(save(tmp_path, x=x, y=Y, **more)).value_max == expected
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones((6, 2))}, "has no array 'y'; it holds: x"),
+        ({"x": np.ones((6, 2)), "y": Y[:3]}, "N rows as 'x' has.*x is \\[6, 2\\], y is \\[3\\]"),
+        ({"x": np.ones((6, 2, 4, 5)), "y": Y}, "1 or 3 channels"),
+        ({"x": np.full((6, 2), "a"), "y": Y}, "must hold real numbers"),
+        ({"x": np.array([[1.0, 2]] * 5 + [[np.nan, 2]]), "y": Y}, "NaN or infinity, first in row 5"),
+        ({"x": np.ones((6, 2)), "y": Y + 0.5}, "must be integers or strings"),
+        ({"x": np.ones((6, 2)), "y": Y, "labels": ["one"]}, "integers from 0 to 0"),
+        ({"x": np.ones((6, 2)), "y": Y, "columns": ["one"]}, "names 1 columns, but 'x' has 2"),
+        ({"x": np.array([{}] * 6), "y": Y}, "no NumPy archive of plain arrays"),
+    ],
+)
+def test_npz_of_wrong_content_is_explained(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_npz(save(tmp_path, **arrays))
+
+
+def test_npz_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_npz(path)
+    whole = save(tmp_path, x=np.ones((6, 2)), y=Y).read_bytes()
+    for damaged in (b"", b"hello", pickle.dumps([1]), whole[:100], whole[:-30]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="data.npz"):
+            read_npz(path)
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(3))
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(DataError, match="one bare array"):
+        read_npz(path)
+
+
+def test_csv_has_numbers_and_a_label_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\ufeffa,kind,b\n1,x,2.5\n\n-3e2,y,0\n")
+    raw = read_csv(path, "kind")
+    assert raw.columns == ("a", "b")
+    assert raw.x.tolist() == [[1, 2.5], [-300, 0]]
+    assert (raw.labels, raw.y.tolist()) == (("x", "y"), [0, 1])
+    path.write_text("a,b\n1,x\n2,y\n")
+    assert read_csv(path, None).columns == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,y\n1,2,x\n1,,y\n", "Row 3 of .* has no value in column 'b'"),
+        ("a,b,y\n1,two,x\n", "Row 2 of .* has 'two' in column 'b', which is no finite number"),
+        ("a,b,y\n1,nan,x\n", "Row 2 of .* has 'nan' in column 'b'"),
+        ("a,b,y\n1,2,\n", "Row 2 of .* has no value in column 'y'"),
+        ("a,b,y\n1,2\n", "Row 2 of .* has 2 values, the header 3"),
+        ("a,a,y\n1,2,x\n", "different names"),
+        ("y\nx\n", "at least two columns"),
+        ("", "at least two columns"),
+        ("a,y\n", "a header and no rows"),
+    ],
+)
+def test_csv_fault_names_row_and_column(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_csv(path, None)
+
+
+def test_csv_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_csv(path, None)
+    path.write_bytes(b"a,y\n\xff\xfe,x\n")
+    with pytest.raises(DataError, match="no comma-separated UTF-8 table"):
+        read_csv(path, None)
+    path.write_text("a,y\n1,x\n")
+    with pytest.raises(DataError, match="no column 'z'; its columns are: a, y"):
+        read_csv(path, "z")
+
+
+def test_images_are_a_folder_a_class(tmp_path: Path) -> None:
+    picture(tmp_path / "dogs" / "1.png", 255)
+    picture(tmp_path / "dogs" / "2.jpg")
+    picture(tmp_path / "cats" / "1.JPEG")
+    (tmp_path / ".hidden").mkdir()
+    raw = read_images(tmp_path, (2, 3), 3)
+    assert raw.labels == ("cats", "dogs")
+    assert raw.y.tolist() == [0, 1, 1]
+    assert raw.x.shape == (3, 3, 2, 3)
+    assert raw.x[1, 0].max() == pytest.approx(255)
+    assert raw.x[1, 1].max() == 0
+    assert read_images(tmp_path, (2, 3), 1).x.shape == (3, 1, 2, 3)
+
+
+def test_images_that_are_none_by_name_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        picture(tmp_path / name / "1.png")
+    (tmp_path / "cats" / "notes.txt").write_text("")
+    with pytest.warns(TrainingWarning, match="1 of 2 files in '.*cats' are left out"):
+        assert len(read_images(tmp_path, (2, 3), 3).x) == 2
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="give --image-size"):
+        read_images(tmp_path, None, 3)
+    with pytest.raises(DataError, match="There is no folder '.*absent'"):
+        read_images(tmp_path / "absent", (2, 3), 3)
+    with pytest.raises(DataError, match="found none"):
+        read_images(tmp_path, (2, 3), 3)
+    picture(tmp_path / "cats" / "1.png")
+    with pytest.raises(DataError, match="found only 'cats'"):
+        read_images(tmp_path, (2, 3), 3)
+    (tmp_path / "dogs").mkdir()
+    with pytest.raises(DataError, match="'.*dogs' holds no PNG or JPEG"):
+        read_images(tmp_path, (2, 3), 3)
+    whole = (tmp_path / "cats" / "1.png").read_bytes()
+    (tmp_path / "dogs" / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="'.*half.png' cannot be used: The picture is"):
+        read_images(tmp_path, (2, 3), 3)

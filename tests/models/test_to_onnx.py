@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from models.blocks import ConvNorm, ConvTransposeNorm, LinearNorm
 from models.checkpoint import save_checkpoint
 from models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from models.registry import build
-from models.to_onnx import InputSpec, check_exportable, checkpoint_to_onnx, to_onnx
+from models.to_onnx import InputSpec, OnnxFile, check_exportable, checkpoint_to_onnx, to_onnx
 
 
 def unsettle(network: nn.Module) -> nn.Module:
@@ -54,11 +55,16 @@ class Everything(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def test_graph_equals_eval_and_not_train_for_any_batch_and_size(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, OnnxFile]:
     network = unsettle(Everything())
-    path = tmp_path / "m.onnx"
-    written = to_onnx(network, path, {"picture": InputSpec((1, 8, 8))}, outputs=["scores"], dynamic_size=True)
-    model = onnx.load(path)
+    path = tmp_path_factory.mktemp("everything") / "m.onnx"
+    return network, to_onnx(network, path, {"picture": InputSpec((1, 8, 8))}, outputs=["scores"], dynamic_size=True)
+
+
+def test_graph_equals_eval_and_not_train_for_any_batch_and_size(everything: tuple[nn.Module, OnnxFile]) -> None:
+    network, written = everything
+    model = onnx.load(written.path)
     onnx.checker.check_model(model, full_check=True)
     assert dims(model.graph.input[0]) == ["batch", 1, "height", "width"]
     assert dims(model.graph.output[0]) == ["batch", 4]
@@ -66,15 +72,13 @@ def test_graph_equals_eval_and_not_train_for_any_batch_and_size(tmp_path: Path) 
     for shape in ((1, 1, 8, 8), (3, 1, 6, 12)):
         x = torch.randn(shape)
         (y,) = ReferenceEvaluator(model).run(None, {"picture": x.numpy()})
-        expected = network(x).detach().numpy()
-        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    in_train = network.train()(x).detach().numpy()
+        np.testing.assert_allclose(y, network(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    in_train = copy.deepcopy(network).train()(x).detach().numpy()
     assert not np.allclose(y, in_train, rtol=1e-2, atol=1e-2)
 
 
-def test_batchnorm_stays_and_what_the_exporter_added_goes(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    to_onnx(unsettle(Everything()), path, {"picture": InputSpec((1, 8, 8))})
+def test_batchnorm_stays_and_what_the_exporter_added_goes(everything: tuple[nn.Module, OnnxFile]) -> None:
+    path = everything[1].path
     assert kinds(path).count("BatchNormalization") == 5
     assert set(kinds(path)) == {"Conv", "ConvTranspose", "BatchNormalization", "Relu", "ReduceMean", "Gemm"}
     model = onnx.load(path)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from cli.main import app, main
+from models.data import DataConfig
+from models.train_config import TrainConfig
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Call `normfold train`; return exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    np.savez("rows.npz", x=rng.normal(size=(90, 4)) + 3 * y[:, None], y=y)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["normfold", "train", *arguments])
+        with pytest.raises(SystemExit) as leave:
+            main()
+        captured = capsys.readouterr()
+        return int(leave.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+ROWS = ("--arch", "mlp", "--data", "npz:rows.npz", "--batch-size", "40", "--epochs", "2")
+
+
+def test_defaults_train_a_convnet_on_digits(run: Run) -> None:
+    code, out, err = run("--out", "runs/digits", "--epochs", "5", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["accuracy"] > 0.95
+    assert (record["arch"], record["data"], record["checkpoint"]) == ("convnet", "digits", "runs/digits")
+    assert (record["epochs"], record["seconds"] > 0) == (5, True)
+    assert err.count("epoch ") == 5
+
+
+def test_result_is_a_short_table_and_progress_goes_to_standard_error(run: Run) -> None:
+    code, out, err = run("--out", "r", *ROWS, "--arg", "widths=[8]")
+    assert code == 0
+    assert "test accuracy" in out
+    assert "epoch 1/2" not in out
+    assert "epoch 1/2" in err
+    assert json.loads(Path("r/config.json").read_text())["architecture"]["options"] == {"widths": [8]}
+
+
+def test_run_is_resumed_with_its_own_settings_and_never_overwritten(run: Run) -> None:
+    assert run("--out", "r", *ROWS)[0] == 0
+    before = Path("r/weights.safetensors").read_bytes()
+    code, _, err = run("--out", "r", *ROWS)
+    assert (code, "holds a run already" in err, "--resume" in err) == (2, True, True)
+    assert run("--out", "r", "--resume")[0] == 0
+    assert run("--out", "r", "--resume", *ROWS)[0] == 0
+    code, _, err = run("--out", "r", "--resume", "--lr", "0.5")
+    assert code == 2
+    assert "was trained with lr=None, not 0.5" in err
+    assert Path("r/weights.safetensors").read_bytes() == before
+
+
+def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.train import train_one_epoch
+
+    assert run("--out", "whole", *ROWS)[0] == 0
+
+    def stop_in_second(*arguments: object) -> object:
+        if arguments[6] == 2:
+            raise KeyboardInterrupt
+        return train_one_epoch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.train.train_one_epoch", stop_in_second)
+        code, _, err = run("--out", "r", *ROWS)
+    assert code == 130
+    assert err.endswith("Interrupted; go on after the last whole epoch with: normfold train --out r --resume\n")
+    assert run("--out", "r", "--resume")[0] == 0
+    assert Path("r/weights.safetensors").read_bytes() == Path("whole/weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--arch", "vgg"], 2, "Unknown architecture 'vgg'; there are mlp, convnet"),
+        (["--arch", "models:net"], 2, "collides with Normfold's own package 'models'"),
+        (["--arch", "mlp", "--arg", "width=3"], 2, "'mlp' has no option 'width'"),
+        (["--data", "iris"], 2, "Unknown data 'iris'"),
+        (["--data", "csv:bad.csv"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),
+        (["--data", "images:pictures", "--image-size", "8x8"], 2, "at least two classes; found only 'cats'"),
+        (["--image-size", "8"], 2, "--image-size '8' is not of the form HEIGHTxWIDTH"),
+        (["--epochs", "0"], 2, "--epochs 0 cannot be: Input should be greater than 0"),
+        (["--optimizer", "lion"], 2, "--optimizer 'lion' cannot be: Input should be 'adamw' or 'sgd'"),
+        (["--test-fraction", "0.95"], 2, "leave no training rows"),
+        (["--resume"], 2, "holds no run to resume"),
+        ([*ROWS, "--optimizer", "sgd", "--lr", "1e30"], 1, "in epoch 1; try a lower --lr"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_its_exit_code(run: Run, arguments: list[str], code: int, message: str) -> None:
+    Path("bad.csv").write_text("a,b,y\n1,2,x\n1,,y\n")
+    Path("pictures/cats").mkdir(parents=True)
+    got, out, err = run("--out", "r", *arguments)
+    assert got == code
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert not Path("r/config.json").exists()
+
+
+def test_small_batches_warn_in_a_sentence(run: Run) -> None:
+    code, _, err = run("--out", "r", *ROWS, "--batch-size", "8")
+    assert code == 0
+    assert "warning: BatchNorm takes its statistics from 8 rows" in err
+
+
+def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:
+    Path("file").write_text("")
+    code, _, err = run("--out", "file/r", *ROWS)
+    assert code == 3
+    assert "cannot be written" in err
+
+
+def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.train.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    code, _, err = run("--out", "r")
+    assert code == 3
+    assert "normfold train needs the package 'sklearn'; install it with: pip install 'normfold[train]'" in err
+
+
+def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "normfold train --arch convnet --data digits --out runs/digits" in out
+    group = typer.main.get_command(app)
+    helps = {parameter.name: getattr(parameter, "help", "") for parameter in group.commands["train"].params}
+    for config in (TrainConfig(), DataConfig()):
+        for name, value in config.model_dump(exclude={"source"}).items():
+            if value is not None and name in helps:
+                assert f"({value})" in helps[name]
+    assert f"({TrainConfig().peak_lr}; sgd {TrainConfig(optimizer='sgd').peak_lr})" in helps["lr"]
+    assert len(out.splitlines()) <= 50

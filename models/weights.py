@@ -73,14 +73,14 @@ def assign_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path
     """
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in tensors and not name.endswith(COUNTER)]
-    unknown = [name for name in tensors if name not in wanted]
+    unknown = sorted(name for name in tensors if name not in wanted)
     if missing:
         raise WeightsError(path, f"lacks {_first_of(missing)}, which the network has; is it of another network?")
     if unknown:
         raise WeightsError(path, f"holds {_first_of(unknown)}, which the network lacks; is it of another network?")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{list(tensor.shape)}, the network's {list(wanted[name].shape)}"
+    for name, own in wanted.items():  # in the network's order: a safetensors file is read in any
+        if name in tensors and tensors[name].shape != own.shape:
+            shapes = f"{list(tensors[name].shape)}, the network's {list(own.shape)}"
             raise WeightsError(path, f"holds tensor {name!r} of shape {shapes}.")
     network.load_state_dict(dict(tensors), strict=False)  # not strict: only counters can be missing by now
 

@@ -82,7 +82,7 @@ def test_config_of_another_network_names_the_tensor(folder: Path) -> None:
     architecture = json.loads((folder / "config.json").read_text())["architecture"]
     architecture["options"]["widths"] = [4, 9]
     change_config(folder, architecture=architecture)
-    with pytest.raises(WeightsError, match="holds tensor 'stages.2.norm.bias' of shape"):
+    with pytest.raises(WeightsError, match="holds tensor 'stages.2.weight_layer.weight' of shape"):
         load_checkpoint(folder)
     change_config(folder, architecture=architecture | {"name": "vgg"})
     with pytest.raises(ArchitectureError, match="'vgg'"):

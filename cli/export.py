@@ -60,6 +60,7 @@ def export(
     require_export("normfold export")
     from export.bundle import export_bundle
     from export.reserve import check_name
+    from export.runner import Engine
 
     given = Source(source, card, weights, input_, tuple(arg or ()), opset, dynamic_size)
     name = name or given.default_name
@@ -71,6 +72,8 @@ def export(
         )
     for sentence in exported.report.warnings:
         warn(sentence)
+    if exported.verification.engine is Engine.REFERENCE:
+        warn("ONNX Runtime cannot run this model on the CPU: the bundle is proven, but cannot be served there.")
     manifest, report = exported.manifest, exported.report
     if as_json:
         print_json(

@@ -52,6 +52,7 @@ def verification_record(verification: Verification) -> dict[str, Any]:
     return {
         "passes": verification.passes,
         "batchable": verification.batchable,
+        "engine": verification.engine.value,
         "outputs": {
             name: {
                 "error": _finite(found.error),

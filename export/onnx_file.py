@@ -12,8 +12,12 @@ import onnx_ir as ir
 from export.errors import ModelFileError
 
 OLDEST_OPSET = 7
+IR_VERSION_IN_FILE = "ir_version_in_file"
+"""Key in the metadata, in memory, of a model that was loaded."""
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes: protobuf reads no larger message."""
+_USUAL_IR_VERSION = 10
+"""Of 2024: older runtimes are not worth lowering it further."""
 _SMALLEST_EXTERNAL = 256
 """Bytes: smaller weights stay in the model's own file."""
 
@@ -26,6 +30,9 @@ _RAW_DATA_OF_TENSOR = 9
 def load_model(path: Path) -> ir.Model:
     """Read and check an ONNX model; weights in external files stay on disk until they are asked for.
 
+    The model declares no newer IR version than its opset needs: runtimes refuse a newer one whatever the file uses, and
+    onnx's helpers write the newest.
+
     Raises:
         ModelFileError: missing, unreadable, not ONNX, invalid, or using what is not supported; the message says which.
     """
@@ -36,6 +43,9 @@ def load_model(path: Path) -> ir.Model:
         onnx.checker.check_model(_without_weights(model))
     except Exception as error:  # noqa: BLE001 -- both raise many kinds for an invalid graph, all of them its fault
         raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
+    needed = onnx.helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
+    model.meta[IR_VERSION_IN_FILE] = proto.ir_version
+    model.ir_version = min(proto.ir_version, max(needed, _USUAL_IR_VERSION))
     ir.external_data.set_base_dir(model.graph, path.parent)
     for value in model.graph.initializers.values():
         _check_external(path, value.const_value)

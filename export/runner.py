@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import onnx_ir as ir
 from contract.errors import SetupError
 from contract.runtime import require_onnxruntime
 from export.errors import ModelFileError
-from export.onnx_file import load_model
+from export.onnx_file import IR_VERSION_IN_FILE, load_model, save_model
 
 Tensor = npt.NDArray[Any]
 Feeds = Mapping[str, Tensor]
@@ -29,32 +31,33 @@ class Port:
     shape: tuple[int | str | None, ...]
 
 
+class Engine(StrEnum):
+    """What runs a model."""
+
+    ONNXRUNTIME = "ONNX Runtime, on the CPU with graph optimisation off"
+    REFERENCE = "onnx's reference evaluator"
+
+
 class Runner:
     """A model ready to run.
 
-    float64 models go through onnx's reference evaluator, since ONNX Runtime has no float64 Conv on the CPU; all others
-    through ONNX Runtime on the CPU with graph optimisation off.
+    ONNX Runtime is asked first. What it cannot run goes through onnx's reference evaluator, slowly: opsets that are
+    newer than it, and float64 models, since it has no float64 Conv on the CPU.
 
     Args:
         path: of the model.
+        engine: what must run it, so that two models are compared on the same.
 
     Raises:
-        ModelFileError: it cannot be read, or uses what neither can run.
+        ModelFileError: it cannot be read, or uses what the engine cannot run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, engine: Engine | None = None) -> None:
         model = load_model(path)
         self.path = path
         self.inputs = [_port(path, value) for value in model.graph.inputs if not value.is_initializer()]
         self.outputs = [_port(path, value) for value in model.graph.outputs]
-        tensors = [value.const_value for value in model.graph.initializers.values()]
-        dtypes = {port.dtype for port in self.inputs} | {tensor.dtype for tensor in tensors if tensor is not None}
-        try:
-            self._run = _reference(path) if ir.DataType.DOUBLE in dtypes else _onnxruntime(path)
-        except SetupError:
-            raise
-        except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know
-            raise ModelFileError(path, f"cannot be run: {_one_line(error)}") from None
+        self.engine, self._run = _start(path, model, engine)
 
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
         """Run once.
@@ -70,14 +73,34 @@ class Runner:
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
 
-def _onnxruntime(path: Path) -> Any:
+def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any]:
+    """Return the engine that runs a model, and its run function."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    dtypes = {value.dtype for value in model.graph.inputs} | {tensor.dtype for tensor in tensors if tensor is not None}
+    engines = [wanted] if wanted else list(Engine)[ir.DataType.DOUBLE in dtypes :]
+    first_fault = ""
+    for engine in engines:
+        try:
+            return engine, _onnxruntime(path, model) if engine is Engine.ONNXRUNTIME else _reference(path)
+        except SetupError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know
+            first_fault = first_fault or _one_line(error)
+    raise ModelFileError(path, f"cannot be run by {engines[0].value}: {first_fault}")
+
+
+def _onnxruntime(path: Path, model: ir.Model) -> Any:
     require_onnxruntime()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run
+    with tempfile.TemporaryDirectory() as folder:
+        if model.meta[IR_VERSION_IN_FILE] != model.ir_version:
+            path = Path(folder, "model.onnx")
+            save_model(model, path)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run
 
 
 def _reference(path: Path) -> Any:

@@ -18,17 +18,18 @@ from export.errors import ModelFileError, VerificationError
 from export.feeds import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds, read_feeds
 from export.onnx_file import load_model, save_model
 from export.rows import rows_are_independent
-from export.runner import Feeds, Runner, Tensor
+from export.runner import Engine, Feeds, Runner, Tensor
 
 SEEDS = 4
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The difference of each output, and whether a server may batch the rows of different requests."""
+    """The difference of each output, whether a server may batch the rows of different requests, and what ran both."""
 
     outputs: dict[str, OutputDifference]
     batchable: bool
+    engine: Engine
 
     @property
     def passes(self) -> bool:
@@ -69,7 +70,8 @@ def verify(
         ModelFileError: a model cannot be read or run, or the two differ in their inputs or outputs.
         FeedError: no inputs can be made, or those given do not fit.
     """
-    first, second = Runner(original), Runner(folded)
+    first = Runner(original)
+    second = Runner(folded, first.engine)
     _require_same_ports(first, second)
     all_feeds = _make_feeds(first, inputs, seeds)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +87,7 @@ def verify(
         port.name: measure(*([run[port.name] for run in runs] for runs in (wanted, got, disturbed)))
         for port in first.outputs
     }
-    return Verification(outputs, rows_are_independent(first, all_feeds[0], wanted[0], outputs))
+    return Verification(outputs, rows_are_independent(first, all_feeds[0], wanted[0], outputs), first.engine)
 
 
 def _make_feeds(runner: Runner, inputs: Path | None, seeds: int) -> list[Feeds]:
@@ -117,7 +119,7 @@ def _moved_run(runner: Runner, folder: Path) -> Callable[[Feeds, int], dict[str,
             if tensor is not None and tensor.numpy().dtype.kind == "f":
                 value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
         save_model(model, path)
-        return Runner(path).run(feeds)
+        return Runner(path, runner.engine).run(feeds)
 
     return run_with_moved_weights
 

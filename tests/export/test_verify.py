@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -14,6 +15,7 @@ from export.difference import measure
 from export.errors import FeedError, ModelFileError, VerificationError
 from export.feeds import ROWS
 from export.fold_file import fold_file
+from export.runner import Engine
 from export.verify import verify
 from tests.export.build import batchnorm, folded, model, statistics
 
@@ -136,6 +138,24 @@ def test_float64_models_are_verified_too(tmp_path: Path) -> None:
 
     assert verification is not None
     assert verification.outputs["y"].noise < 1e-14
+    assert verification.engine is Engine.REFERENCE
+
+
+@pytest.mark.parametrize("opset", [17, onnx.defs.onnx_opset_version()])
+def test_a_newer_ir_version_or_opset_than_the_runtime_knows(tmp_path: Path, opset: int) -> None:
+    """The helpers of onnx write the newest IR version and opset, which are ahead of ONNX Runtime's."""
+    source = network(np.random.default_rng(4))
+    source.ir_version = onnx.IR_VERSION
+    source.opset_import[0].version = opset
+    onnx.save(source, tmp_path / "a.onnx")
+
+    verification = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").verification
+
+    assert verification is not None
+    assert verification.passes
+    assert onnx.load(tmp_path / "b.onnx", load_external_data=False).ir_version <= onnx.IR_VERSION
+    if opset == 17:
+        onnxruntime.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
 
 
 def test_a_fixed_batch_axis_is_not_batchable(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from cli.console import err, out, print_json, warn
-from contract.errors import InputError, MissingPackageError, SetupError
+from cli.packages import require_packages
+from contract.errors import InputError, SetupError
 
 if TYPE_CHECKING:
     from models.checkpoint import RunConfig
@@ -108,9 +108,7 @@ def train(
             "seed": seed,
         },
     }
-    for package in NEEDED:
-        if find_spec(package) is None:
-            raise MissingPackageError(package, extra="train", needed_for="normfold train")
+    require_packages(*NEEDED, extra="train", needed_for="normfold train")
     try:
         result = _train(given, folder, resume)
     except KeyboardInterrupt:

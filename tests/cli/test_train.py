@@ -132,7 +132,7 @@ def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:
 
 
 def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.train.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    monkeypatch.setattr("cli.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
     code, _, err = run("--out", "r")
     assert code == 3
     assert "normfold train needs the package 'sklearn'; install it with: pip install 'normfold[train]'" in err

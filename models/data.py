@@ -118,13 +118,14 @@ def _read(config: DataConfig) -> RawData:
 
 def _measure(raw: RawData, train: IndexArray) -> ImagePreprocessing | RowPreprocessing:
     """Mean and (biased) standard deviation per column, or per channel over all positions, in float64."""
-    x = raw.x[train].astype(np.float64)  # (N, columns) or (N, channels, height, width)
     if raw.columns is not None:
-        mean, std = _mean_and_std(x, raw.columns, "Column")
+        measured = [_mean_and_std(raw.x[train, index], f"Column {name!r}") for index, name in enumerate(raw.columns)]
+        mean, std = zip(*measured, strict=True)
         return RowPreprocessing(columns=raw.columns, mean=mean, std=std)
-    channels, height, width = x.shape[1:]
-    values = (x / raw.value_max).transpose(0, 2, 3, 1).reshape(-1, channels)  # (N * height * width, channels)
-    mean, std = _mean_and_std(values, tuple(str(index) for index in range(channels)), "Channel")
+    channels, height, width = raw.x.shape[1:]
+    # One channel at a time: a folder of pictures may fill much of the memory.
+    measured = [_mean_and_std(raw.x[train, index], f"Channel {index}", raw.value_max) for index in range(channels)]
+    mean, std = zip(*measured, strict=True)
     return ImagePreprocessing(
         channels=1 if channels == 1 else 3,
         height=height,
@@ -136,15 +137,13 @@ def _measure(raw: RawData, train: IndexArray) -> ImagePreprocessing | RowPreproc
     )
 
 
-def _mean_and_std(
-    values: npt.NDArray[np.float64], names: tuple[str, ...], what: str
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = values.mean(axis=0), values.std(axis=0)
-    constant = (values.min(axis=0) == values.max(axis=0)) | ~(std > 0)
-    for index in np.flatnonzero(constant):
+def _mean_and_std(values: npt.NDArray[Any], name: str, value_max: float = 1.0) -> tuple[float, float]:
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    if values.min() == values.max() or not std > 0:
         warnings.warn(
-            f"{what} {names[index]!r} is constant in the training split: it tells nothing, and is left unscaled.",
+            f"{name} is constant in the training split: it tells nothing, and is left unscaled.",
             TrainingWarning,
             stacklevel=4,
         )
-    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, std).tolist())
+        return mean / value_max, 1.0
+    return mean / value_max, std / value_max

@@ -89,14 +89,17 @@ def test_config_of_another_network_names_the_tensor(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
 
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", no_space)
+    monkeypatch.setattr(step, no_space)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

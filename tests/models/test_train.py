@@ -6,14 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from models import train
 from models.checkpoint import load_checkpoint
 from models.errors import ArchitectureError, DivergedError, PrecisionError, RunFolderError, TrainingWarning
 from models.metrics import EpochMetrics
+from models.registry import build
 from models.train import Reporter, evaluate, fit
 
 FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
@@ -64,12 +68,12 @@ def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run:
     assert result.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-12)
 
 
-@pytest.mark.parametrize("train", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_interrupted_run_ends_in_the_same_weights(
-    tmp_path: Path, make_run: Callable, train: dict[str, object], epoch: int
+    tmp_path: Path, make_run: Callable, settings: dict[str, object], epoch: int
 ) -> None:
-    config, dataset = make_run(epochs=4, **train)
+    config, dataset = make_run(epochs=4, **settings)
     whole = fit(config, dataset, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(config, dataset, tmp_path / "broken", reporter=StopAfter(epoch))
@@ -132,6 +136,9 @@ def test_patience_ends_the_run(tmp_path: Path, make_run: Callable) -> None:
     result = fit(config, dataset, tmp_path / "run")
     assert result.epochs < 50
     assert result.epochs - result.best_epoch == 2
+    best = read_lines(result.folder)[result.best_epoch - 1]  # the checkpoint is of that epoch, not of the last one
+    assert result.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-12)
+    assert load_checkpoint(result.folder).config.epoch == result.best_epoch
 
 
 def test_diverging_run_stops_with_advice_and_may_begin_anew(tmp_path: Path, make_run: Callable) -> None:
@@ -195,6 +202,18 @@ def test_evaluation_is_in_eval_mode_and_leaves_the_mode() -> None:
     logits = network.eval()(x)
     assert result.accuracy == (logits.argmax(1) == y).double().mean().item()
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
+
+
+def test_norms_are_synchronised_over_gpus_and_keep_their_names(make_run: Callable) -> None:
+    config, _ = make_run()
+    network = build(config.architecture)
+    names = list(network.state_dict())
+    gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+    synchronised = train._synchronise_norms(network, config.train, gpus)
+    norms = [module for module in synchronised.modules() if isinstance(module, _BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert list(synchronised.state_dict()) == names
 
 
 SCRIPT = """

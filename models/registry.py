@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 from contract.errors import NormfoldError
 from models.convnet import convnet
@@ -85,6 +86,29 @@ def build(architecture: Architecture) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ArchitectureError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module.")
     return network
+
+
+@torch.no_grad()
+def check_logits(network: nn.Module, architecture: Architecture) -> None:
+    """Make sure, before training, that two samples give logits of shape (2, classes); the network is left unchanged.
+
+    Raises:
+        ArchitectureError: they do not.
+    """
+    name, shape, classes = architecture.name, architecture.input_shape, architecture.classes
+    was_training = network.training
+    network.eval()
+    try:
+        logits = network(torch.zeros(2, *shape))
+    except Exception as error:  # a user's own network may raise anything
+        raise ArchitectureError(
+            f"{name!r} does not take samples of shape {list(shape)}: {_first_line(error)}"
+        ) from error
+    finally:
+        network.train(was_training)
+    got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if got != [2, classes]:
+        raise ArchitectureError(f"{name!r} returns {got} for 2 samples; training needs logits of shape {[2, classes]}.")
 
 
 def find_factory(name: str) -> Factory:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,11 @@ from models.batches import epoch_batches, seed_everything
 from models.checkpoint import RunConfig, load_checkpoint, save_checkpoint, save_config
 from models.curves import draw_curves
 from models.data import Dataset
-from models.errors import ArchitectureError, DivergedError, PrecisionError, TrainingWarning
+from models.errors import DivergedError
 from models.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from models.optimise import make_optimizer, one_cycle
-from models.registry import build
+from models.processes import agree, make_accelerator, release, synchronise_norms
+from models.registry import build, check_logits
 from models.resume import (
     Progress,
     check_same_run,
@@ -31,7 +31,7 @@ from models.resume import (
     save_state,
 )
 from models.splits import IndexArray
-from models.train_config import TrainConfig, warn_of_batch_size
+from models.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -109,11 +109,11 @@ def fit(
     else:
         refuse_existing_run(folder)
     assert config.train is not None
-    accelerator = _make_accelerator(config.train)
+    accelerator = make_accelerator(config.train)
     try:
         return _fit(config, config.train, dataset, folder, resume, reporter or Reporter(), accelerator)
     finally:
-        _release(accelerator)
+        release(accelerator)
 
 
 def _fit(
@@ -132,8 +132,8 @@ def _fit(
 
     seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same first weights
     network = build(config.architecture)
-    check_logits(network, config)
-    network = _synchronise_norms(network, settings, accelerator)
+    check_logits(network, config.architecture)
+    network = synchronise_norms(network, settings, accelerator)
     optimizer = make_optimizer(network, settings)
     progress = Progress(config=config)
     if resume:
@@ -161,7 +161,7 @@ def _fit(
         train = train_one_epoch(
             trained, train_x, train_y, cut(epoch), optimizer, settings, epoch, accelerator, reporter if main else None
         )
-        validation = _agree(evaluate(network, held_x, held_y))
+        validation = Result(*agree(list(astuple(evaluate(network, held_x, held_y)))))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
@@ -189,17 +189,23 @@ def _fit(
             reporter.epoch(metrics)
 
     accelerator.wait_for_everyone()
-    checkpoint = load_checkpoint(folder)  # what is measured is what was written, in fp32
+    finished = _finish(config, progress, records, dataset, folder, write=main)
+    return FitResult(folder, finished, progress.epoch, progress.best_epoch, time.perf_counter() - started)
+
+
+def _finish(
+    config: RunConfig, progress: Progress, records: list[EpochMetrics], dataset: Dataset, folder: Path, *, write: bool
+) -> RunConfig:
+    """Measure the checkpoint as it was written, in fp32, also on the test split, which nothing has seen before."""
+    network = load_checkpoint(folder).network
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
-    final = {
-        name: evaluate(checkpoint.network, *_to_device(dataset, part, torch.device("cpu")))
-        for name, part in rows.items()
-    }
-    finished = _with_metrics(config, progress.best_epoch, final)
-    if main:
+    cpu = torch.device("cpu")
+    results = {split: evaluate(network, *_to_device(dataset, part, cpu)) for split, part in rows.items()}
+    finished = _with_metrics(config, progress.best_epoch, results)
+    if write:
         save_config(folder, finished)
         draw_curves(records, progress.best_epoch, folder / CURVES_NAME, config.card.origin)
-    return FitResult(folder, finished, progress.epoch, progress.best_epoch, time.perf_counter() - started)
+    return finished
 
 
 def train_one_epoch(
@@ -275,28 +281,6 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
     return Result(loss / len(y), correct / len(y))
 
 
-@torch.no_grad()
-def check_logits(network: nn.Module, config: RunConfig) -> None:
-    """Make sure, before training, that two samples give logits of shape (2, classes); the network is left unchanged.
-
-    Raises:
-        ArchitectureError: they do not.
-    """
-    name, shape, classes = config.architecture.name, config.architecture.input_shape, config.architecture.classes
-    was_training = network.training
-    network.eval()
-    try:
-        logits = network(torch.zeros(2, *shape))
-    except Exception as error:  # a user's own network may raise anything
-        reason = str(error).strip().partition("\n")[0]
-        raise ArchitectureError(f"{name!r} does not take samples of shape {list(shape)}: {reason}") from error
-    finally:
-        network.train(was_training)
-    got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if got != [2, classes]:
-        raise ArchitectureError(f"{name!r} returns {got} for 2 samples; training needs logits of shape {[2, classes]}.")
-
-
 def _with_metrics(config: RunConfig, epoch: int, results: dict[str, Result]) -> RunConfig:
     metrics: dict[str, float] = {}
     for split, result in results.items():
@@ -307,48 +291,3 @@ def _with_metrics(config: RunConfig, epoch: int, results: dict[str, Result]) -> 
 def _to_device(dataset: Dataset, rows: IndexArray, device: torch.device) -> tuple[Tensor, Tensor]:
     x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.y[rows])
     return x.to(device), y.to(device)
-
-
-def _make_accelerator(settings: TrainConfig) -> Accelerator:
-    from accelerate import Accelerator
-
-    mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
-    on_cpu = not torch.accelerator.is_available()
-    if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
-        raise PrecisionError("Precision 'fp16' needs a GPU, and there is none; take bf16 or fp32.")
-    try:
-        # Said outright: left to itself on a machine without a GPU, accelerate takes each process for the only one.
-        return Accelerator(mixed_precision=mixed, cpu=on_cpu)
-    except ValueError as error:
-        raise PrecisionError(f"Precision {settings.precision!r} is not to be had here: {error}") from None
-
-
-def _release(accelerator: Accelerator) -> None:
-    from accelerate.state import AcceleratorState
-
-    accelerator.end_training()
-    AcceleratorState._reset_state()  # otherwise a second run in this process could not choose another precision
-
-
-def _synchronise_norms(network: nn.Module, settings: TrainConfig, accelerator: Accelerator) -> nn.Module:
-    processes = accelerator.num_processes
-    if processes > 1 and accelerator.device.type == "cuda":
-        warn_of_batch_size(settings.batch_size)
-        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return synchronised
-    warn_of_batch_size(settings.batch_size // processes)
-    if processes > 1:
-        warnings.warn(
-            f"BatchNorm cannot be synchronised on CPU: each of {processes} processes takes statistics of its own rows.",
-            TrainingWarning,
-            stacklevel=2,
-        )
-    return network
-
-
-def _agree(result: Result) -> Result:
-    """Return the main process's result in all of them, so that all stop in the same epoch."""
-    from accelerate.utils import broadcast_object_list
-
-    loss, accuracy = broadcast_object_list([result.loss, result.accuracy])
-    return Result(loss, accuracy)

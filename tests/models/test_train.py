@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models import train
 from models.checkpoint import load_checkpoint
 from models.errors import ArchitectureError, DivergedError, PrecisionError, RunFolderError, TrainingWarning
 from models.metrics import EpochMetrics
+from models.processes import synchronise_norms
 from models.registry import build
 from models.train import Reporter, evaluate, fit
 
@@ -209,7 +209,7 @@ def test_norms_are_synchronised_over_gpus_and_keep_their_names(make_run: Callabl
     network = build(config.architecture)
     names = list(network.state_dict())
     gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    synchronised = train._synchronise_norms(network, config.train, gpus)
+    synchronised = synchronise_norms(network, config.train, gpus)
     norms = [module for module in synchronised.modules() if isinstance(module, _BatchNorm)]
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)

@@ -17,6 +17,7 @@ setup: $(INSTALLED)  ## Make .venv with everything for development.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 3; }
+	@echo "Installing into $(VENV); this takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,train,dev]'
 	@touch $@

@@ -1,7 +1,8 @@
-"""The channel affine y = gain * x + offset, held as arrays that broadcast against the value it acts on."""
+"""The affine y = gain * x + offset, held as arrays that broadcast against the value it acts on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,11 @@ class Affine:
         shape[axis] = -1
         return Affine(gain.reshape(shape), offset.reshape(shape))
 
+    @staticmethod
+    def identity(rank: int) -> Affine:
+        """Return gain 1 and offset 0 for a value of the given rank."""
+        return Affine(np.ones([1] * rank), np.zeros([1] * rank))
+
     @property
     def rank(self) -> int:
         """Number of axes, equal to the value's."""
@@ -40,13 +46,34 @@ class Affine:
         return bool(np.any(self.offset))
 
     @property
-    def is_identity(self) -> bool:
-        """Whether the affine leaves every value as it is."""
-        return not self.has_offset and bool(np.all(self.gain == 1))
+    def has_gain(self) -> bool:
+        """Whether any gain differs from one."""
+        return bool(np.any(self.gain != 1))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether gain and offset are the same everywhere."""
+        return bool(np.all(self.gain == self.gain.flat[0]) and np.all(self.offset == self.offset.flat[0]))
 
     def without_offset(self) -> Affine:
         """Return the affine's gain alone."""
-        return Affine(self.gain, np.zeros_like(self.offset))
+        return Affine(self.gain, np.zeros([1] * self.rank))
+
+    def without_gain(self) -> Affine:
+        """Return the affine's offset alone."""
+        return Affine(np.ones([1] * self.rank), self.offset)
+
+    def map(self, change: Callable[[Array], Array]) -> Affine:
+        """Return the affine with both arrays changed alike."""
+        return Affine(change(self.gain), change(self.offset))
+
+    def varies_along(self, axes: Sequence[int]) -> bool:
+        """Whether gain or offset vary along any of the axes."""
+        return any(array.shape[axis] != 1 for array in (self.gain, self.offset) for axis in axes)
+
+    def part(self, axis: int, start: int, end: int) -> Affine:
+        """Return the affine of the elements from start to end along an axis."""
+        return self.map(lambda array: array if array.shape[axis] == 1 else np.take(array, range(start, end), axis))
 
     def along(self, axis: int, size: int) -> tuple[Array, Array] | None:
         """Return gain and offset as vectors along one axis.
@@ -58,6 +85,8 @@ class Affine:
         Returns:
             Two arrays of shape (size,), or None if gain or offset vary along another axis.
         """
+        if not -self.rank <= axis < self.rank:
+            return None
         vectors = []
         for array in (self.gain, self.offset):
             if array.size != array.shape[axis] or array.size not in (1, size):
@@ -68,3 +97,12 @@ class Affine:
     def equals(self, other: Affine) -> bool:
         """Whether both are the same affine, bit for bit."""
         return np.array_equal(self.gain, other.gain) and np.array_equal(self.offset, other.offset)
+
+
+def constant_axes_dropped(array: Array) -> Array:
+    """Return the array with size 1 on every axis along which it is constant."""
+    for axis, size in enumerate(array.shape):
+        first = np.take(array, [0], axis) if size > 1 else array
+        if size > 1 and np.all(array == first):
+            array = first
+    return array

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.affine import Affine, Array
-from export.constants import constant_tensor
+from export.constants import constant_tensor, exact
 from export.errors import TrainingModeError
 from export.refusal import Refusal, node_label
 
@@ -74,7 +74,7 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
         if tensor is None:
             cause = "may be overridden by the caller" if value is not None and value.is_graph_input() else "is computed"
             return Refusal("parameter-not-constant", f"its {name} {cause}", node)
-        vectors.append(tensor.numpy().astype(np.float64).reshape(-1))
+        vectors.append(exact(value)().reshape(-1))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     scale, shift, mean, var = vectors
     batchnorm = BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from export.apply import Applier
+from export.affine import Affine
+from export.apply import fold_back, fold_forward
 from export.batchnorm import BatchNorm, is_batchnorm, read_batchnorm
+from export.editor import Editor
+from export.elementwise import OPERATORS as ELEMENTWISE
+from export.elementwise import constant_operand, read_elementwise, scales_a_normalised_value
 from export.operators.table import OPERATORS
+from export.opsets import opset_of
 from export.plan import Plan, Planner
 from export.refusal import Refusal, node_label
 from export.report import Entry, FoldReport, Outcome
+from export.shapes import infer_shapes, rank_of
 
 
 def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) -> FoldReport:
@@ -41,88 +46,131 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) ->
     """
     common_passes.InlinePass()(model)
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
-    opset = model.opset_imports[""] if nodes else 0
-    parameters = [read_batchnorm(node, opset) for node in nodes]
-    _infer_missing_shapes(model, nodes)
-
-    pass_ = _Pass(model.graph)
     report = FoldReport()
-    for done, (node, label, read) in enumerate(zip(nodes, _labels(nodes), parameters, strict=True), start=1):
-        report.entries.append(pass_.fold_one(node, label, read))
+    for node, label in zip(nodes, labels := _labels(nodes), strict=True):
+        read = read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
             report.parameters[label] = read
-        if isinstance(read, BatchNorm) and read.statistics_never_set:
-            report.warnings.append(
-                f"BatchNormalization {label!r} has mean 0 and variance 1 in every channel: "
-                "its statistics were probably never set by training."
-            )
-        if progress is not None:
-            progress(done, len(nodes))
+            if read.statistics_never_set:
+                report.warnings.append(
+                    f"BatchNormalization {label!r} has mean 0 and variance 1 in every channel: "
+                    "its statistics were probably never set by training."
+                )
+    infer_shapes(model)
+    pass_ = _Pass(model.graph)
+    pass_.run(progress)
     common_passes.RemoveUnusedNodesPass()(model)
+    report.affines = pass_.affines_folded
     carriers = pass_.carriers()
-    report.entries = [
-        replace(entry, carrier=carriers.get(node)) for node, entry in zip(nodes, report.entries, strict=True)
-    ]
+    report.entries = [pass_.entry(node, label, carriers.get(node)) for node, label in zip(nodes, labels, strict=True)]
     return report
 
 
-@dataclass(eq=False)
 class _Pass:
-    """One walk over the BatchNormalization nodes of a graph."""
+    """Walks over the affine nodes of a graph, again and again over those that stayed, until nothing folds any more.
 
-    graph: ir.Graph
+    BatchNormalization goes first: a Mul or Add behind a layer may be what takes it up.
+    """
 
-    def __post_init__(self) -> None:
-        position = {node: index for index, node in enumerate(self.graph)}
-        self._planner = Planner(OPERATORS, position)
-        self._applier = Applier(self.graph)
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._planner = Planner(OPERATORS, {node: index for index, node in enumerate(graph)})
+        self._editor = Editor(graph)
+        self._folded: dict[ir.Node, tuple[Outcome, Plan]] = {}
+        self._refused: dict[ir.Node, tuple[Refusal, ...]] = {}
         self._carriers: dict[ir.Value, ir.Node] = {}
+        self.affines_folded = 0
 
-    def fold_one(self, node: ir.Node, label: str, read: BatchNorm | Refusal) -> Entry:
-        """Fold one node back, or else forward, or keep it."""
-        if isinstance(read, Refusal):
-            return self._keep(node, label, read)
-        if node.graph is not self.graph:
-            return self._keep(
-                node, label, Refusal("subgraph", "it stands in the subgraph of a control flow node", node)
-            )
-        rank = _rank(node)
-        if rank is None:
-            return self._keep(node, label, Refusal("unknown-rank", "the rank of its input cannot be inferred", node))
-
-        affine = read.affine(rank)
-        back = self._planner.back(node, affine)
-        if isinstance(back, Plan):
-            self._forget_carriers(back)
-            self._carriers[self._applier.fold_back(node, back)] = node
-            return _folded(label, Outcome.FOLDED_BACK, back)
-        forward = self._planner.forward(node, affine)
-        if isinstance(forward, Plan):
-            self._forget_carriers(forward)
-            self._applier.fold_forward(node, forward)
-            return _folded(label, Outcome.FOLDED_FORWARD, forward)
-        return self._keep(node, label, back, forward)
+    def run(self, progress: Callable[[int, int], None] | None) -> None:
+        """Fold what can be folded."""
+        for node in self._graph.all_nodes():
+            if is_batchnorm(node):
+                self._carriers[node.outputs[0]] = node
+        batchnorms = [node for node in self._graph.all_nodes() if is_batchnorm(node)]
+        others = [node for node in self._graph if constant_operand(node) is not None]
+        total = len(batchnorms)
+        before = (-1, -1)
+        while (left := (len(batchnorms), len(others))) != before:
+            before = left
+            kept = []
+            for index, node in enumerate(batchnorms, start=1):
+                if not self._fold(node):
+                    kept.append(node)
+                if progress is not None:
+                    progress(total - len(batchnorms) + index - len(kept), total)
+            batchnorms = kept
+            others = [node for node in others if not self._fold(node)]
 
     def carriers(self) -> dict[ir.Node, str]:
-        """Return the value that still carries a BatchNormalization's output, where there is one."""
+        """Return the value that holds what a BatchNormalization gave out, where there still is one."""
         return {node: value.name for value, node in self._carriers.items() if value.name}
 
-    def _forget_carriers(self, plan: Plan) -> None:
-        for value in (*plan.wanted, *plan.missing):
+    def entry(self, node: ir.Node, label: str, carrier: str | None) -> Entry:
+        """Return what became of a BatchNormalization."""
+        if node in self._folded:
+            outcome, plan = self._folded[node]
+            into = tuple(node_label(change.node) for change in plan.changes)
+            path = tuple(node_label(step) for step in plan.path)
+            return Entry(label, outcome, into=into, path=path, carrier=carrier)
+        refusals = self._refused[node]
+        sentences = [refusal.sentence for refusal in refusals]
+        if len(refusals) == 2:
+            sentences = [f"{way}: {reason}" for way, reason in zip(("Backwards", "Forwards"), sentences, strict=True)]
+        codes = "/".join(refusal.code for refusal in refusals)
+        return Entry(label, Outcome.KEPT, code=codes, reason=" ".join(sentences), carrier=carrier)
+
+    def _fold(self, node: ir.Node) -> bool:
+        """Fold one node back, or else forward, or note why not."""
+        target = self._read(node)
+        if isinstance(target, Refusal):
+            self._refused[node] = (target,)
+            return False
+        index, affine = target
+        back = self._planner.back(node, affine, index)
+        if isinstance(back, Plan):
+            self._forget_carriers(node, back)
+            carrier = fold_back(node, index, back, self._editor)
+            if is_batchnorm(node):
+                self._carriers[carrier] = node
+            return self._note(node, Outcome.FOLDED_BACK, back)
+        if not is_batchnorm(node) and scales_a_normalised_value(node):
+            return False
+        forward = self._planner.forward(node, affine)
+        if isinstance(forward, Plan):
+            self._forget_carriers(node, forward)
+            fold_forward(node, index, forward, self._editor)
+            return self._note(node, Outcome.FOLDED_FORWARD, forward)
+        self._refused[node] = (back, forward)
+        return False
+
+    def _read(self, node: ir.Node) -> tuple[int, Affine] | Refusal:
+        """Return the input that a node is an affine of, and the affine."""
+        if not is_batchnorm(node):
+            read = read_elementwise(node)
+            return (list(node.inputs).index(read.source), read.affine) if read else Refusal("", "", node)
+        if node.graph is not self._graph:
+            return Refusal("subgraph", "it stands in the subgraph of a control flow node", node)
+        batchnorm = read_batchnorm(node, opset_of(node))
+        if isinstance(batchnorm, Refusal):
+            return batchnorm
+        rank = rank_of(node.inputs[0]) or rank_of(node.outputs[0])
+        if rank is None:
+            return Refusal("unknown-shape", "the rank of its input cannot be inferred", node)
+        return 0, batchnorm.affine(rank)
+
+    def _note(self, node: ir.Node, outcome: Outcome, plan: Plan) -> bool:
+        composed = plan.changes and all(_is_affine(change.node) for change in plan.changes)
+        self._folded[node] = (Outcome.COMPOSED if composed else outcome, plan)
+        self.affines_folded += not is_batchnorm(node)
+        return True
+
+    def _forget_carriers(self, node: ir.Node, plan: Plan) -> None:
+        for value in (*node.outputs, *plan.wanted, *plan.missing):
             self._carriers.pop(value, None)
 
-    def _keep(self, node: ir.Node, label: str, *refusals: Refusal) -> Entry:
-        self._carriers[node.outputs[0]] = node
-        reasons = [refusal.sentence for refusal in refusals]
-        if len(refusals) == 2:
-            reasons = [f"{way}: {reason}" for way, reason in zip(("Backwards", "Forwards"), reasons, strict=True)]
-        codes = "/".join(refusal.code for refusal in refusals)
-        return Entry(label, Outcome.KEPT, code=codes, reason=" ".join(reasons))
 
-
-def _folded(label: str, outcome: Outcome, plan: Plan) -> Entry:
-    into = tuple(node_label(rewrite.node) for rewrite in plan.rewrites)
-    return Entry(label, outcome, into=into, path=tuple(node_label(node) for node in plan.path))
+def _is_affine(node: ir.Node) -> bool:
+    return is_batchnorm(node) or node.op_type in ELEMENTWISE
 
 
 def _labels(nodes: list[ir.Node]) -> list[str]:
@@ -133,16 +181,3 @@ def _labels(nodes: list[ir.Node]) -> list[str]:
         seen[label] += 1
         labels.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
     return labels
-
-
-def _rank(node: ir.Node) -> int | None:
-    for value in (node.inputs[0], node.outputs[0]):
-        if value is not None and value.shape is not None:
-            return len(value.shape)
-    return None
-
-
-def _infer_missing_shapes(model: ir.Model, batchnorms: list[ir.Node]) -> None:
-    """Infer shapes if a value that a fold may have to know lacks one; many exporters write them all."""
-    if batchnorms and any(value.shape is None for node in model.graph for value in node.outputs):
-        common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from export.affine import Array
+from export.change import Rewrite
 from export.constants import Derived, constant_dtype, constant_shape, exact, is_constant
-from export.plan import Rewrite, Step
+from export.plan import Step
 from export.refusal import Refusal, node_label
 
 
@@ -36,7 +37,7 @@ class Layer:
         constants = {1: Derived(self._name(1, "weight"), self.weight_shape, self.dtype, weight)}
         if bias is not None:
             constants[2] = Derived(self._name(2, "bias"), bias[0], self.dtype, bias[1])
-        return Step(rewrite=Rewrite(self.node, constants, op_type, attributes or {}))
+        return Step(change=Rewrite(self.node, constants, op_type, attributes or {}))
 
     def _name(self, index: int, role: str) -> str:
         """Return the constant's own name; for a bias that did not exist, the weight's with the role changed."""

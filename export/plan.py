@@ -15,32 +15,23 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 import onnx_ir as ir
 
 from export.affine import Affine
-from export.constants import Derived
+from export.change import Change
 from export.refusal import Refusal, node_label
 
 
 @dataclass(frozen=True, eq=False)
-class Rewrite:
-    """A node with other constants, and if `op_type` is given, as another operator with these attributes."""
-
-    node: ir.Node
-    constants: Mapping[int, Derived]
-    op_type: str | None = None
-    attributes: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
 class Step:
-    """One node's answer: what it asks of its inputs, what its outputs lack, how it is rewritten."""
+    """One node's answer: what it asks of its inputs, what its outputs lack, how it changes."""
 
     pulls: Mapping[int, Affine] = field(default_factory=dict)
     pushes: Mapping[int, Affine] = field(default_factory=dict)
-    rewrite: Rewrite | None = None
+    change: Change | None = None
 
 
 class Operator(Protocol):
@@ -62,7 +53,7 @@ class Plan:
 
     wanted: dict[ir.Value, Affine] = field(default_factory=dict)
     missing: dict[ir.Value, Affine] = field(default_factory=dict)
-    rewrites: list[Rewrite] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     path: list[ir.Node] = field(default_factory=list)
 
 
@@ -78,19 +69,22 @@ class Planner:
         self._operators = operators
         self._position = position
 
-    def back(self, node: ir.Node, affine: Affine) -> Plan | Refusal:
-        """Plan for the value before `node` to carry the affine, so that `node` can go."""
+    def back(self, node: ir.Node, affine: Affine, index: int = 0) -> Plan | Refusal:
+        """Plan for input number `index` of `node` to carry the affine, so that `node` can go."""
         search = _Search(self._operators, self._position, start=node)
-        return search.run(pull=(node.inputs[0], affine))
+        return search.run(pull=(index, affine))
 
     def forward(self, node: ir.Node, affine: Affine) -> Plan | Refusal:
         """Plan for the readers of `node` to do without the affine, so that `node` can go."""
         search = _Search(self._operators, self._position, start=node)
-        return search.run(push=(node.outputs[0], affine))
+        return search.run(push=affine)
 
 
 class _Search:
-    """The making of one plan: pulls are answered against the topological order, pushes along it."""
+    """The making of one plan: pulls are answered against the topological order, pushes along it.
+
+    So a node is asked only when all that is wanted of it, or missing at it, is known; it answers once.
+    """
 
     def __init__(self, operators: Mapping[str, Operator], position: Mapping[ir.Node, int], start: ir.Node) -> None:
         self._operators = operators
@@ -98,25 +92,25 @@ class _Search:
         self._start = start
         self._plan = Plan()
         self._pull_edges: set[tuple[ir.Node, int]] = set()
-        self._pulls: list[tuple[int, ir.Node]] = []
-        self._pushes: list[tuple[int, ir.Node]] = []
-        self._queued: set[ir.Node] = set()
+        self._asked: dict[ir.Node, bool] = {}  # node to whether it is asked to pull
+        self._answered: set[ir.Node] = set()
+        self._queue: list[tuple[bool, int, int, ir.Node]] = []
+        self._ticket = count()
 
     def run(
         self,
-        pull: tuple[ir.Value | None, Affine] | None = None,
-        push: tuple[ir.Value, Affine] | None = None,
+        pull: tuple[int, Affine] | None = None,
+        push: Affine | None = None,
     ) -> Plan | Refusal:
         refusal = None
         if pull is not None:
-            refusal = self._pull(self._start, 0, *pull)
+            refusal = self._pull(self._start, pull[0], self._start.inputs[pull[0]], pull[1])
         if push is not None:
-            refusal = self._push(self._start, *push)
-        while refusal is None and (self._pulls or self._pushes):
-            if self._pulls:
-                refusal = self._answer_pull(heapq.heappop(self._pulls)[1])
-            else:
-                refusal = self._answer_push(heapq.heappop(self._pushes)[1])
+            refusal = self._push(self._start, self._start.outputs[0], push)
+        while refusal is None and self._queue:
+            node = heapq.heappop(self._queue)[-1]
+            if node not in self._answered:
+                refusal = self._answer(node)
         return refusal or self._other_reader() or self._plan
 
     def _pull(self, reader: ir.Node, index: int, value: ir.Value | None, affine: Affine) -> Refusal | None:
@@ -129,58 +123,51 @@ class _Search:
             return Refusal("graph-output", f"the value {value.name!r} before it is also an output of the graph", reader)
         known = self._plan.wanted.setdefault(value, affine)
         if not known.equals(affine) or value in self._plan.missing:
-            return Refusal("conflict", f"two different affines are wanted on the value {value.name!r}", producer)
+            return _conflict(producer, value)
         self._pull_edges.add((reader, index))
-        if producer not in self._queued:
-            self._queued.add(producer)
-            heapq.heappush(self._pulls, (-self._position[producer], producer))
-        return None
+        return self._ask(producer, value, to_pull=True)
 
     def _push(self, producer: ir.Node, value: ir.Value, affine: Affine) -> Refusal | None:
         """Note that a value arrives at its readers without an affine."""
         if value.is_graph_output():
             return Refusal("graph-output", f"its value {value.name!r} is an output of the graph", producer)
         if value in self._plan.wanted:
-            return Refusal("conflict", f"two different affines are wanted on the value {value.name!r}", producer)
+            return _conflict(producer, value)
         self._plan.missing[value] = affine
         for reader, _ in value.uses():
             if reader.graph is not self._start.graph:
                 return Refusal("subgraph", f"its value {value.name!r} is also read in a subgraph", producer)
-            if reader not in self._queued:
-                self._queued.add(reader)
-                heapq.heappush(self._pushes, (self._position[reader], reader))
+            if (refusal := self._ask(reader, value, to_pull=False)) is not None:
+                return refusal
         return None
 
-    def _answer_pull(self, node: ir.Node) -> Refusal | None:
+    def _ask(self, node: ir.Node, value: ir.Value, to_pull: bool) -> Refusal | None:
+        """Queue a node for its answer: pulls first, the last node of the graph foremost; then pushes, the first."""
+        if node in self._answered or self._asked.setdefault(node, to_pull) is not to_pull:
+            return _conflict(node, value)
+        place = self._position[node]
+        heapq.heappush(self._queue, (not to_pull, -place if to_pull else place, next(self._ticket), node))
+        return None
+
+    def _answer(self, node: ir.Node) -> Refusal | None:
+        to_pull = self._asked[node]
         operator = self._operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if operator is None:
-            return Refusal("operator", "an affine cannot be pulled through this operator", node)
-        wanted = {
-            index: self._plan.wanted[value] for index, value in enumerate(node.outputs) if value in self._plan.wanted
-        }
-        return self._take(node, operator.pull(node, wanted))
+            return Refusal("operator", f"an affine cannot be {'pulled' if to_pull else 'pushed'} through it", node)
+        known, values = (self._plan.wanted, node.outputs) if to_pull else (self._plan.missing, node.inputs)
+        affines = {index: known[value] for index, value in enumerate(values) if value is not None and value in known}
+        answer = operator.pull(node, affines) if to_pull else operator.push(node, affines)
+        return answer if isinstance(answer, Refusal) else self._take(node, answer)
 
-    def _answer_push(self, node: ir.Node) -> Refusal | None:
-        operator = self._operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if operator is None:
-            return Refusal("operator", "an affine cannot be pushed through this operator", node)
-        missing = {
-            index: self._plan.missing[value]
-            for index, value in enumerate(node.inputs)
-            if value is not None and value in self._plan.missing
-        }
-        return self._take(node, operator.push(node, missing))
-
-    def _take(self, node: ir.Node, answer: Step | Refusal) -> Refusal | None:
-        if isinstance(answer, Refusal):
-            return answer
+    def _take(self, node: ir.Node, step: Step) -> Refusal | None:
         self._plan.path.append(node)
-        if answer.rewrite is not None:
-            self._plan.rewrites.append(answer.rewrite)
-        for index, affine in answer.pulls.items():
+        self._answered.add(node)
+        if step.change is not None:
+            self._plan.changes.append(step.change)
+        for index, affine in step.pulls.items():
             if (refusal := self._pull(node, index, node.inputs[index], affine)) is not None:
                 return refusal
-        for index, affine in answer.pushes.items():
+        for index, affine in step.pushes.items():
             if (refusal := self._push(node, node.outputs[index], affine)) is not None:
                 return refusal
         return None
@@ -195,3 +182,7 @@ class _Search:
                     because = f"its value {value.name!r} is also read by {reader.op_type} {node_label(reader)!r}"
                     return Refusal("other-readers", because, producer)
         return None
+
+
+def _conflict(node: ir.Node, value: ir.Value) -> Refusal:
+    return Refusal("conflict", f"two different affines would be needed on the value {value.name!r}", node)

@@ -15,6 +15,7 @@ class Outcome(StrEnum):
 
     FOLDED_BACK = "folded back"
     FOLDED_FORWARD = "folded forward"
+    COMPOSED = "composed"
     KEPT = "kept"
 
 
@@ -52,10 +53,12 @@ class Entry:
 class FoldReport:
     """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying.
 
-    `parameters` holds, by the entry's `node`, what each BatchNormalization held before the fold.
+    `affines` counts the Mul, Add, Sub and Div by a constant that were folded too. `parameters` holds, by the entry's
+    `node`, what each BatchNormalization held before the fold.
     """
 
     entries: list[Entry] = field(default_factory=list)
+    affines: int = 0
     parameters: dict[str, BatchNorm] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -79,6 +82,7 @@ class FoldReport:
         return {
             "batchnorm_before": self.batchnorm_before,
             "batchnorm_after": self.batchnorm_after,
+            "affines_folded": self.affines,
             "entries": [entry.to_dict() for entry in self.entries],
             "warnings": self.warnings,
         }

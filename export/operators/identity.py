@@ -1,4 +1,4 @@
-"""Operators that hand their input on as it is: Identity, and Dropout at inference."""
+"""Operators that hand their input on as it is: Identity, Dropout at inference, Cast from float to float."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from export.affine import Affine
-from export.constants import constant_tensor
+from export.constants import FLOATS, constant_tensor
 from export.plan import Step
 from export.refusal import Refusal
 
@@ -23,7 +23,10 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
 
 
 def _refuse(node: ir.Node) -> Refusal | None:
-    """Refuse a Dropout that may drop: from opset 12 on, one whose training_mode is not a constant false."""
+    """Refuse a Dropout that may drop (whose training_mode is not a constant false), or a Cast of integers."""
+    if node.op_type == "Cast":
+        dtypes = {value.dtype for value in (node.inputs[0], node.outputs[0]) if value is not None}
+        return None if dtypes <= FLOATS else Refusal("non-linear", "it casts from or to a type that is no float", node)
     training_mode = node.inputs[2] if len(node.inputs) > 2 else None
     if training_mode is None:
         return None

@@ -113,7 +113,7 @@ def test_matmul_and_add_absorb(back: bool, swapped: bool, bias: tuple[int, ...])
 
     result, _ = folded(source)
 
-    assert operators(result) == ["MatMul", "Add"]
+    assert operators(result) == (["MatMul", "Add"] if bias == (ROWS, COLUMNS) else ["Gemm"])
     assert_same(source, result, feeds)
 
 
@@ -194,5 +194,5 @@ def test_an_add_takes_the_offset_even_where_a_gain_is_zero() -> None:
 
     result, _ = folded(source)
 
-    assert operators(result) == ["Add", "Gemm"]
+    assert operators(result) == ["Gemm"]
     assert_same(source, result, {"x": rng.normal(size=(ROWS, INNER))})

@@ -1,0 +1,43 @@
+"""AveragePool and GlobalAveragePool: means over windows of the spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from export.affine import Affine
+from export.layer import not_per_channel
+from export.plan import Step
+from export.refusal import Refusal
+
+
+def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass: a mean of g * x + h is g times the mean, plus h."""
+    return _refuse(node, wanted[0]) or Step(pulls={0: wanted[0]})
+
+
+def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, likewise."""
+    return _refuse(node, missing[0]) or Step(pushes={0: missing[0]})
+
+
+def _refuse(node: ir.Node, affine: Affine) -> Refusal | None:
+    """Refuse an affine that varies within a window, and an offset where a window counts zeros of the padding."""
+    if affine.varies_along(range(2, affine.rank)):
+        return not_per_channel(node)
+    if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
+        return Refusal("zero-padding", "it counts its zero padding, which would lack the offset", node)
+    return None
+
+
+def _counts_padding(node: ir.Node) -> bool:
+    if not node.attributes.get_int("count_include_pad", 0):
+        return False
+    pads = any(node.attributes.get_ints("pads", ()))
+    return pads or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or _rounds_up(node)
+
+
+def _rounds_up(node: ir.Node) -> bool:
+    """Whether the last windows may reach beyond the input, which runtimes count in different ways."""
+    return bool(node.attributes.get_int("ceil_mode", 0))

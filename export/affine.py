@@ -51,6 +51,11 @@ class Affine:
         return bool(np.any(self.gain != 1))
 
     @property
+    def is_identity(self) -> bool:
+        """Whether the affine leaves every value as it is."""
+        return not self.has_gain and not self.has_offset
+
+    @property
     def is_uniform(self) -> bool:
         """Whether gain and offset are the same everywhere."""
         return bool(np.all(self.gain == self.gain.flat[0]) and np.all(self.offset == self.offset.flat[0]))

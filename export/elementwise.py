@@ -1,7 +1,8 @@
 """Affines that are not called BatchNormalization: Mul, Add, Sub and Div by a constant vector.
 
-Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars are left alone: they
-are mostly parts of an activation (GELU, hard swish) or of attention, which runtimes recognise by their shape.
+Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars are left alone unless
+they do nothing (x + 0, x * 1): they are mostly parts of an activation (GELU, hard swish) or of attention, which
+runtimes recognise by their nodes.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ class Elementwise:
 
 
 def read_elementwise(node: ir.Node) -> Elementwise | None:
-    """Read a node as an affine that varies along exactly one axis; None if it is none."""
+    """Read a node as an affine that varies along one axis or does nothing; None if it is neither."""
     index = constant_operand(node)
     if index is None or (node.op_type == "Div" and index == 0):
         return None
     source = node.inputs[1 - index]
     shape, rank = constant_shape(node.inputs[index]), rank_of(source)
-    if source is None or rank is None or sum(size != 1 for size in shape) != 1:
+    if source is None or rank is None or sum(size != 1 for size in shape) > 1:
         return None
     if not broadcasts_into(shape, sizes_of(source)):
         return None
     constant = constant_axes_dropped(exact(node.inputs[index])().reshape((1,) * (rank - len(shape)) + shape))
     affine = _affine(node.op_type, constant, constant_first=index == 0)
-    if constant.size == 1 or not np.isfinite(affine.gain).all():
+    if not np.isfinite(affine.gain).all() or (constant.size == 1 and not affine.is_identity):
         return None
     return Elementwise(node, source, affine)
 

@@ -21,6 +21,7 @@ from export.batchnorm import BatchNorm, is_batchnorm, read_batchnorm
 from export.editor import Editor
 from export.elementwise import OPERATORS as ELEMENTWISE
 from export.elementwise import constant_operand, read_elementwise, scales_a_normalised_value
+from export.merge import merge
 from export.operators.table import OPERATORS
 from export.opsets import opset_of
 from export.plan import Plan, Planner
@@ -29,7 +30,7 @@ from export.report import Entry, FoldReport, Outcome
 from export.shapes import infer_shapes, rank_of
 
 
-def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) -> FoldReport:
+def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, merging: bool = True) -> FoldReport:
     """Fold the BatchNormalization nodes of a model, in place.
 
     Weights are computed when the model is written (see `export.constants`); this reads vectors only.
@@ -37,6 +38,7 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) ->
     Args:
         model: the unfolded model, from `export.onnx_file.load_model`.
         progress: called with the number of BatchNormalization nodes done and their total.
+        merging: make one layer of parallel linear branches, which takes up what stands on them.
 
     Returns:
         What became of each BatchNormalization, in graph order.
@@ -58,7 +60,9 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None) ->
                 )
     infer_shapes(model)
     pass_ = _Pass(model.graph)
-    pass_.run(progress)
+    pass_.fold(progress)
+    while merging and pass_.merge():
+        pass_.fold(progress)
     common_passes.RemoveUnusedNodesPass()(model)
     report.affines = pass_.affines_folded
     carriers = pass_.carriers()
@@ -74,18 +78,18 @@ class _Pass:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._planner = Planner(OPERATORS, {node: index for index, node in enumerate(graph)})
         self._editor = Editor(graph)
-        self._folded: dict[ir.Node, tuple[Outcome, Plan]] = {}
+        self._gone: dict[ir.Node, tuple[Outcome, tuple[str, ...], tuple[str, ...]]] = {}
         self._refused: dict[ir.Node, tuple[Refusal, ...]] = {}
         self._carriers: dict[ir.Value, ir.Node] = {}
         self.affines_folded = 0
-
-    def run(self, progress: Callable[[int, int], None] | None) -> None:
-        """Fold what can be folded."""
-        for node in self._graph.all_nodes():
+        for node in graph.all_nodes():
             if is_batchnorm(node):
                 self._carriers[node.outputs[0]] = node
+
+    def fold(self, progress: Callable[[int, int], None] | None) -> None:
+        """Fold what can be folded."""
+        self._planner = Planner(OPERATORS, {node: index for index, node in enumerate(self._graph)})
         batchnorms = [node for node in self._graph.all_nodes() if is_batchnorm(node)]
         others = [node for node in self._graph if constant_operand(node) is not None]
         total = len(batchnorms)
@@ -101,16 +105,26 @@ class _Pass:
             batchnorms = kept
             others = [node for node in others if not self._fold(node)]
 
+    def merge(self) -> bool:
+        """Merge parallel branches; return whether there were any."""
+        merges = merge(self._editor)
+        for merged in merges:
+            into = (node_label(merged.into),)
+            self._carriers.pop(merged.into.outputs[0], None)
+            for node in merged.gone:
+                self._gone[node] = (Outcome.MERGED, into, into)
+                self._carriers.pop(node.outputs[0], None)
+                self.affines_folded += node.op_type in ELEMENTWISE
+        return bool(merges)
+
     def carriers(self) -> dict[ir.Node, str]:
         """Return the value that holds what a BatchNormalization gave out, where there still is one."""
         return {node: value.name for value, node in self._carriers.items() if value.name}
 
     def entry(self, node: ir.Node, label: str, carrier: str | None) -> Entry:
         """Return what became of a BatchNormalization."""
-        if node in self._folded:
-            outcome, plan = self._folded[node]
-            into = tuple(node_label(change.node) for change in plan.changes)
-            path = tuple(node_label(step) for step in plan.path)
+        if node in self._gone:
+            outcome, into, path = self._gone[node]
             return Entry(label, outcome, into=into, path=path, carrier=carrier)
         refusals = self._refused[node]
         sentences = [refusal.sentence for refusal in refusals]
@@ -126,6 +140,8 @@ class _Pass:
             self._refused[node] = (target,)
             return False
         index, affine = target
+        if affine.is_identity and self._bypass(node, index):
+            return True
         back = self._planner.back(node, affine, index)
         if isinstance(back, Plan):
             self._forget_carriers(node, back)
@@ -142,6 +158,18 @@ class _Pass:
             return self._note(node, Outcome.FOLDED_FORWARD, forward)
         self._refused[node] = (back, forward)
         return False
+
+    def _bypass(self, node: ir.Node, index: int) -> bool:
+        """Remove a node that does nothing, unless it hands an input of the graph, or an output, on to the caller."""
+        source, result = node.inputs[index], node.outputs[0]
+        assert source is not None  # it was read as an affine of this input
+        if result.is_graph_output() and (source.producer() is None or source.is_graph_output()):
+            return False
+        self._forget_carriers(node, Plan())
+        if result.is_graph_output():
+            source.name = result.name
+        self._editor.bypass(node, source)
+        return self._note(node, Outcome.FOLDED_BACK, Plan())
 
     def _read(self, node: ir.Node) -> tuple[int, Affine] | Refusal:
         """Return the input that a node is an affine of, and the affine."""
@@ -160,7 +188,9 @@ class _Pass:
 
     def _note(self, node: ir.Node, outcome: Outcome, plan: Plan) -> bool:
         composed = plan.changes and all(_is_affine(change.node) for change in plan.changes)
-        self._folded[node] = (Outcome.COMPOSED if composed else outcome, plan)
+        into = tuple(node_label(change.node) for change in plan.changes)
+        path = tuple(node_label(step) for step in plan.path)
+        self._gone[node] = (Outcome.COMPOSED if composed else outcome, into, path)
         self.affines_folded += not is_batchnorm(node)
         return True
 

@@ -16,6 +16,7 @@ class Outcome(StrEnum):
     FOLDED_BACK = "folded back"
     FOLDED_FORWARD = "folded forward"
     COMPOSED = "composed"
+    MERGED = "merged"
     KEPT = "kept"
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -26,6 +26,9 @@ DATATYPES = (
     *("FP16", "FP32", "FP64", "BYTES"),
 )
 """Names of the Open Inference Protocol for what a tensor holds."""
+
+LARGEST_VERSION = 999_999_999
+"""Versions go from 1 to this."""
 
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
@@ -95,6 +98,8 @@ class FoldSummary(_Record):
 class OutputError(_Record):
     """How far one output of the folded network is from the original's, beside the original's own noise."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
     error: float = Field(description="Largest absolute difference, relative to the output's range.")
     noise: float = Field(description="What moving the input by one unit in the last place does, likewise.")
     allowed: float
@@ -105,7 +110,7 @@ class Manifest(_Record):
 
     schema_version: int = SCHEMA_VERSION
     name: str
-    version: int = Field(gt=0)
+    version: int = Field(gt=0, le=LARGEST_VERSION)
     created: str = Field(description="UTC, ISO 8601.")
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -157,14 +162,21 @@ def sha256_of(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise ManifestError(path, f"cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise ManifestError(path, "is nested too deeply.") from None
     except ValueError as error:
         raise ManifestError(path, f"is not JSON: {error}.") from None
     if not isinstance(record, dict):
         raise ManifestError(path, "does not hold a JSON object.")
     return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN, Infinity and -Infinity, which Python's parser would take."""
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _validate(kind: type[Record], record: dict[str, Any], path: Path) -> Record:

@@ -33,6 +33,9 @@ RowArray = npt.NDArray[np.float64]
 MAX_IMAGE_PIXELS = 50_000_000
 """Pictures with more pixels are refused before they are decoded (a decompression bomb is small on disk)."""
 
+_SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
+"""The first bytes of a file, by its kind."""
+
 
 class RawInputError(InputError):
     """A raw input is not what the network's preprocessing takes."""
@@ -47,7 +50,9 @@ class ImagePreprocessing(BaseModel):
     channels: Literal[1, 3] = Field(description="1 for grey, 3 for RGB.")
     height: int = Field(gt=0, description="Pixels.")
     width: int = Field(gt=0, description="Pixels.")
-    value_max: float = Field(default=255.0, gt=0, description="The raw value that means full intensity.")
+    value_max: float = Field(
+        default=255.0, gt=0, allow_inf_nan=False, description="The raw value that means full intensity."
+    )
     mean: tuple[float, ...] = Field(description="Per channel, of raw / value_max, over the training split.")
     std: tuple[float, ...] = Field(description="Per channel, of raw / value_max, over the training split.")
     resize: Literal["stretch", "crop"] = Field(
@@ -95,18 +100,25 @@ class ImagePreprocessing(BaseModel):
             instance: numbers nested as (channels, height, width); a grey picture also as (height, width).
 
         Returns:
-            float32 of shape (channels, height, width), in raw units.
+            float32 of shape (channels, height, width), in [0, value_max].
 
         Raises:
-            RawInputError: not numbers, not rectangular, not finite, or another shape.
+            RawInputError: not numbers, not rectangular, not finite, another shape, or a value outside [0, value_max]:
+                of a picture in other units the network knows nothing, and would answer as surely as ever.
         """
-        array = _to_finite_array(instance).astype(np.float32)
-        if self.channels == 1 and array.shape == (self.height, self.width):
-            array = array[None]
-        if array.shape != self.sample_shape:
+        raw = _to_finite_array(instance)
+        if self.channels == 1 and raw.shape == (self.height, self.width):
+            raw = raw[None]
+        if raw.shape != self.sample_shape:
             grey = f" or {[self.height, self.width]}" if self.channels == 1 else ""
             raise RawInputError(
-                f"Expected a picture of shape {list(self.sample_shape)}{grey}, got {_show_shape(array.shape)}."
+                f"Expected a picture of shape {list(self.sample_shape)}{grey}, got {_show_shape(raw.shape)}."
+            )
+        array = raw.astype(np.float32)
+        outside = raw[(array < 0) | (array > np.float32(self.value_max))]
+        if outside.size:
+            raise RawInputError(
+                f"The value {outside[0]:.9g} is outside the range of the picture's values, 0 to {self.value_max:.9g}."
             )
         return array
 
@@ -226,6 +238,9 @@ def _open_picture(data: bytes, max_pixels: int) -> Image.Image:
         picture.load()
         return ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:
+        for kind, signature in _SIGNATURES.items():
+            if data.startswith(signature):
+                raise RawInputError(f"The picture is damaged: it begins as a {kind} file and cannot be read.") from None
         raise RawInputError("The picture is neither a PNG nor a JPEG file.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RawInputError(f"The picture has more pixels than the limit of {max_pixels:,}.") from None

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from contract.manifest import (
     DATATYPES,
+    LARGEST_VERSION,
     SCHEMA_VERSION,
     FoldSummary,
     Manifest,
@@ -84,6 +86,8 @@ def test_schema_version_that_is_none_is_refused(tmp_path: Path, version: Any) ->
     [
         ({"typo": 1}, "'typo'"),
         ({"version": 0}, "'version'"),
+        ({"version": LARGEST_VERSION + 1}, "'version': Input should be less than or equal to 999999999"),
+        ({"verification": {"y": {"error": None, "noise": 0, "allowed": 1}}}, "'verification.y.error': Input should be"),
         ({"inputs": [{"name": "x", "datatype": "FLOAT", "shape": []}]}, "'inputs.0.datatype'"),
         ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [-2]}]}, "'inputs.0.shape'"),
         ({"inputs": [{"name": "x", "datatype": "FP32"}]}, "'inputs.0.shape'"),
@@ -111,6 +115,35 @@ def test_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, say
     for read in (read_manifest, read_source_card):
         with pytest.raises(ManifestError, match=says):
             read(path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000])
+def test_file_that_is_nested_too_deeply_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    for read in (read_manifest, read_source_card):
+        with pytest.raises(ManifestError, match="manifest.json' is nested too deeply."):
+            read(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_number_that_json_does_not_have_is_refused(tmp_path: Path, value: float) -> None:
+    path = written(tmp_path, verification={"logits": {"error": value, "noise": 0, "allowed": 1}})
+    with pytest.raises(ManifestError, match=f"is not JSON: {json.dumps(value)} is no number in JSON."):
+        read_manifest(path)
+    with pytest.raises(ValidationError):
+        OutputError(error=0, noise=value, allowed=1)
+
+
+def test_number_beyond_float_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, verification={"logits": {"error": 0, "noise": 0, "allowed": 1}})
+    path.write_text(path.read_text().replace('"allowed": 1', '"allowed": 1e999'))
+    with pytest.raises(ManifestError, match="'verification.logits.allowed': Input should be a finite number"):
+        read_manifest(path)
+
+
+def test_largest_version_is_taken(tmp_path: Path) -> None:
+    assert read_manifest(written(tmp_path, version=LARGEST_VERSION)).version == LARGEST_VERSION
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -250,7 +250,28 @@ def test_damage_is_refused_or_read_and_never_another_error(place: int, damage: b
     assert np.isfinite(decoded).all()
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", bytes(1000)])
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG", b"\xff\xd8", bytes(1000)])
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(RawInputError, match="The picture is"):
+    with pytest.raises(RawInputError, match="The picture is neither a PNG nor a JPEG file."):
+        grey().decode_picture(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_damage_behind_the_signature_is_called_damage(kind: str) -> None:
+    data = save(Image.fromarray(GREY), kind)
+    refused = 0
+    for place in range(8 if kind == "PNG" else 3, len(data)):
+        damaged = data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
+        try:
+            grey().decode_picture(damaged)
+        except RawInputError as error:
+            assert "The picture is damaged: " in str(error) or "pixels" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(100)])
+def test_picture_that_ends_after_its_signature_is_called_damaged(data: bytes) -> None:
+    kind = "PNG" if data.startswith(b"\x89") else "JPEG"
+    with pytest.raises(RawInputError, match=f"damaged: it begins as a {kind} file and cannot be read."):
         grey().decode_picture(data)

@@ -15,10 +15,10 @@ from contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocess
 DIGITS = ImagePreprocessing(channels=1, height=2, width=3, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=2, width=2, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
 ROW = RowPreprocessing(columns=("age", "income"), mean=(40, 1e9), std=(10, 2))
-NUMBERS = st.floats(-1e30, 1e30)
+INTENSITIES = st.floats(0, 16)
 
 
-@given(st.lists(st.lists(NUMBERS, min_size=3, max_size=3), min_size=2, max_size=2))
+@given(st.lists(st.lists(INTENSITIES, min_size=3, max_size=3), min_size=2, max_size=2))
 def test_picture_is_standardised_as_defined(pixels: list[list[float]]) -> None:
     raw = DIGITS.decode(pixels)
     assert (raw.dtype, raw.shape) == (np.float32, (1, 2, 3))
@@ -79,12 +79,23 @@ def test_integers_and_floats_may_be_mixed() -> None:
         ([[1, 2, 3], [4, 5, float("nan")]], "not all finite"),
         ([[1, 2, 3], [4, 5, float("inf")]], "not all finite"),
         ([[1, 2, 3], [4, 5, 1e39]], "not all finite"),
+        ([[1, 2, 3], [4, 5, -1]], "The value -1 is outside the range of the picture's values, 0 to 16."),
+        ([[1, 2, 3], [4, 5, 256]], "The value 256 is outside the range of the picture's values, 0 to 16."),
+        ([[1, 2, 3], [4, 5, 1e30]], "The value 1e+30 is outside"),
+        ([[[1, 2, 3], [4, 5, 16.00001]]], "The value 16.00001 is outside"),
     ],
 )
 def test_picture_of_wrong_numbers_is_refused(instance: Any, says: str) -> None:
     with pytest.raises(RawInputError) as caught:
         DIGITS.decode(instance)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("value_max", [16, 0.1, 1 / 3, 65535])
+def test_ends_of_the_range_are_taken_whatever_float32_makes_of_them(value_max: float) -> None:
+    preprocessing = ImagePreprocessing(channels=1, height=1, width=3, value_max=value_max, mean=(0,), std=(1,))
+    raw = preprocessing.decode([[-0.0, value_max, float(np.float32(value_max))]])
+    np.testing.assert_array_equal(raw, np.float32([[[0, value_max, value_max]]]))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +140,10 @@ def test_any_instance_is_decoded_or_refused(instance: Any) -> None:
         (ImagePreprocessing, {"channels": 1, "height": 2, "width": 2, "mean": [0, 0], "std": [1]}),
         (ImagePreprocessing, {"channels": 1, "height": 2, "width": 2, "mean": [0], "std": [0]}),
         (ImagePreprocessing, {"channels": 2, "height": 2, "width": 2, "mean": [0, 0], "std": [1, 1]}),
+        (
+            ImagePreprocessing,
+            {"channels": 1, "height": 2, "width": 2, "mean": [0], "std": [1], "value_max": float("inf")},
+        ),
         (ImagePreprocessing, {"channels": 1, "height": 0, "width": 2, "mean": [0], "std": [1]}),
         (ImagePreprocessing, {"channels": 1, "height": 2, "width": 2, "mean": [float("nan")], "std": [1]}),
         (RowPreprocessing, {"columns": [], "mean": [], "std": []}),

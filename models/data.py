@@ -10,6 +10,7 @@ Samples stay in raw units; `contract.preprocess` alone makes tensors of them, he
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,21 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.preprocess import FloatArray, ImagePreprocessing, RowPreprocessing
-from models.data_files import RawData, read_csv, read_images, read_npz
+from models.data_files import FLOAT32_MAX, RawData, read_csv, read_npz
+from models.data_images import read_images
 from models.errors import DataError, TrainingWarning
 from models.splits import IndexArray, Splits, split_by_class
+
+ROWS_AT_A_TIME = 1024
+
+FARTHEST = math.sqrt(FLOAT32_MAX)
+"""Standard deviations from the mean."""
 
 
 class DataConfig(BaseModel):
     """Which data, and how they are split. With the files unchanged, it gives the same data set again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str = Field(default="digits", description="digits, npz:PATH, csv:PATH or images:DIR.")
     label_column: str | None = Field(default=None, description="Of a CSV; null is its last column.")
@@ -41,7 +48,10 @@ class DataConfig(BaseModel):
     @model_validator(mode="after")
     def _check_fractions(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction leave no training rows")
+            raise ValueError(
+                f"validation_fraction {self.validation_fraction:g} and test_fraction {self.test_fraction:g} leave no "
+                "training rows; together they must be less than 1"
+            )
         return self
 
 
@@ -74,7 +84,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     """Read a data set, split it, and measure mean and standard deviation on its training split.
 
     Raises:
-        DataError: unknown source, a file that is missing or wrong, one class, or a class too small to be split.
+        DataError: unknown source, a file that is missing or wrong, one class, a class too small to be split, or a value
+            too far from the training split's.
     """
     raw = _read(config)
     splits = split_by_class(
@@ -85,6 +96,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         seed=config.split_seed,
     )
     preprocessing = _measure(raw, splits.train)
+    _check_reach(raw, preprocessing)
     return Dataset(name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits)
 
 
@@ -135,6 +147,24 @@ def _measure(raw: RawData, train: IndexArray) -> ImagePreprocessing | RowPreproc
         mean=mean,
         std=std,
     )
+
+
+def _check_reach(raw: RawData, preprocessing: ImagePreprocessing | RowPreprocessing) -> None:
+    """Make sure that float32 can hold the square of every standardised value, as a batch's variance needs.
+
+    A value far out in the training split widens the deviation; one in another split would first be met after training.
+    """
+    for start in range(0, len(raw.x), ROWS_AT_A_TIME):
+        part = raw.x[start : start + ROWS_AT_A_TIME]
+        with np.errstate(all="ignore"):  # what overflows is told below
+            wrong = ~(np.abs(preprocessing.standardise(part)) <= FARTHEST)
+        if wrong.any():
+            first = tuple(np.argwhere(wrong)[0].tolist())
+            where = f" in column {raw.columns[first[1]]!r}" if raw.columns is not None else ""
+            raise DataError(
+                f"Sample {start + first[0]} (counted from 0) has {float(part[first]):g}{where}, too far from the "
+                "training split's mean for float32; correct it or leave the sample out."
+            )
 
 
 def _mean_and_std(values: npt.NDArray[Any], name: str, value_max: float = 1.0) -> tuple[float, float]:

@@ -1,23 +1,21 @@
-"""Readers of data files: NumPy archives, tables, and folders of pictures."""
+"""Readers of data files: NumPy archives and tables."""
 
 from __future__ import annotations
 
 import csv
 import math
-import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.preprocess import ImagePreprocessing, RawInputError
-from models.errors import DataError, TrainingWarning
+from models.errors import DataError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
+"""Networks take float32: what lies beyond is infinite to them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class RawData:
     """Samples in raw units and their labels, as read."""
 
     x: npt.NDArray[Any]
-    """(N, columns) or (N, channels, height, width), finite."""
+    """(N, columns) or (N, channels, height, width), finite in float32."""
     y: npt.NDArray[np.int64]
     """(N,)"""
     labels: tuple[str, ...]
@@ -52,20 +50,18 @@ def read_npz(path: Path) -> RawData:
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
     if x.dtype.kind not in "iuf":
         raise DataError(f"Array 'x' of {str(path)!r} is of dtype {x.dtype}; it must hold real numbers.")
-    if y.ndim != 1 or len(y) != len(x) or len(y) == 0:
+    if x.ndim == 0 or y.ndim != 1 or len(y) != len(x) or x.size == 0:
         raise DataError(
-            f"Array 'y' of {str(path)!r} must be of shape (N,) with N rows as 'x' has, at least one; "
+            f"Array 'y' of {str(path)!r} must be of shape (N,) with N rows as 'x' has, at least one, none empty; "
             f"x is {list(x.shape)}, y is {list(y.shape)}."
         )
-    if not np.isfinite(x).all():
-        row = int(np.argwhere(~np.isfinite(x))[0][0])
-        raise DataError(f"Array 'x' of {str(path)!r} holds NaN or infinity, first in row {row}.")
-    numbers, labels = _number_classes(y, arrays.get("labels"), path)
+    _check_float32(x, path)
+    numbers, labels = _number_classes(y, _names(arrays, "labels", path), path)
     if x.ndim == 2:
-        names = arrays["columns"].tolist() if "columns" in arrays else [f"x{index}" for index in range(x.shape[1])]
-        if len(names) != x.shape[1]:
-            raise DataError(f"{str(path)!r} names {len(names)} columns, but 'x' has {x.shape[1]}.")
-        return RawData(x, numbers, labels, columns=tuple(str(name) for name in names))
+        columns = _names(arrays, "columns", path) or tuple(f"x{index}" for index in range(x.shape[1]))
+        if len(columns) != x.shape[1]:
+            raise DataError(f"{str(path)!r} names {len(columns)} columns, but 'x' has {x.shape[1]}.")
+        return RawData(x, numbers, labels, columns=columns)
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4 or x.shape[1] not in (1, 3):
@@ -73,7 +69,7 @@ def read_npz(path: Path) -> RawData:
             f"Array 'x' of {str(path)!r} must be pictures (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
             f"or rows (N, columns); it is {list(arrays['x'].shape)}."
         )
-    return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max")))
+    return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
 
 
 def read_csv(path: Path, label_column: str | None) -> RawData:
@@ -84,7 +80,7 @@ def read_csv(path: Path, label_column: str | None) -> RawData:
         label_column: its name; None for the last column.
 
     Raises:
-        DataError: missing file or column, or a value that is missing or not a finite number, with row and column.
+        DataError: missing file or column, or a value that is missing or no finite float32 number, with row and column.
     """
     lines = _csv_lines(path)
     _, header = next(lines, (0, []))
@@ -116,36 +112,6 @@ def read_csv(path: Path, label_column: str | None) -> RawData:
     return RawData(np.asarray(rows, np.float64), numbers, labels, columns=columns)
 
 
-def read_images(folder: Path, size: tuple[int, int] | None, channels: Literal[1, 3]) -> RawData:
-    """Read a folder that holds a folder of PNG and JPEG files for each class; all are held in memory.
-
-    Args:
-        folder: the outer folder; the inner ones give the names of the classes, in alphabetical order.
-        size: height and width that every picture is brought to.
-        channels: 1 for grey, 3 for RGB.
-
-    Raises:
-        DataError: no size, no such folder, fewer than two classes, an empty class, or a file that cannot be read.
-    """
-    if size is None:
-        raise DataError("Pictures of a folder need one common size; give --image-size HEIGHTxWIDTH, for example 32x32.")
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {str(folder)!r}.")
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(classes) < 2:
-        found = f"only {classes[0].name!r}" if classes else "none"
-        raise DataError(f"{str(folder)!r} must hold a folder for each of at least two classes; found {found}.")
-    decoder = ImagePreprocessing(
-        channels=channels, height=size[0], width=size[1], mean=(0.0,) * channels, std=(1.0,) * channels
-    )
-    pictures, numbers = [], []
-    for number, inner in enumerate(classes):
-        files = _list_pictures(inner)
-        pictures += [_decode(decoder, file) for file in files]
-        numbers += [number] * len(files)
-    return RawData(np.stack(pictures), np.asarray(numbers, np.int64), tuple(inner.name for inner in classes))
-
-
 def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as file:  # opened here, since numpy leaves a damaged one open
@@ -153,11 +119,17 @@ def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{str(path)!r} holds one bare array; save x and y together with numpy.savez.")
             with archive:
-                return {name: archive[name] for name in archive.files}
+                members = {name: archive[name] for name in archive.files}
+            # A member that is no .npy file comes as bytes.
+            return {name: member for name, member in members.items() if isinstance(member, np.ndarray)}
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{str(path)!r} is no NumPy archive of plain arrays: {error}.") from None
+    except MemoryError:
+        raise DataError(f"{str(path)!r} holds arrays larger than this machine's memory.") from None
+    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib raise many kinds for a damaged file
+        raise DataError(f"{str(path)!r} is no NumPy archive of plain arrays: {str(error).rstrip('.')}.") from None
 
 
 def _require(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> npt.NDArray[Any]:
@@ -166,23 +138,57 @@ def _require(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> npt.
     return arrays[name]
 
 
+def _check_float32(x: npt.NDArray[Any], path: Path) -> None:
+    """Make sure that every value is finite as float32."""
+    if x.dtype.kind != "f":  # integers of 64 bits all are
+        return
+    wrong = ~(np.abs(x) <= FLOAT32_MAX)  # NaN too
+    if wrong.any():
+        first = tuple(np.argwhere(wrong)[0].tolist())
+        row, *rest = first
+        column = f", column {rest[0]}" if len(rest) == 1 else ""
+        raise DataError(
+            f"Array 'x' of {str(path)!r} holds {x[first]} in row {row}{column} (counted from 0), "
+            "which is no finite float32 number."
+        )
+
+
+def _names(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> tuple[str, ...] | None:
+    """Return an optional array of names, each there once."""
+    if name not in arrays:
+        return None
+    array = arrays[name]
+    if array.ndim != 1 or array.dtype.kind not in "iuU" or len(array) == 0:
+        raise DataError(
+            f"Array {name!r} of {str(path)!r} must be a list of names; it is of dtype {array.dtype} and shape "
+            f"{list(array.shape)}."
+        )
+    names = tuple(str(entry) for entry in array.tolist())
+    repeated = [entry for entry in names if names.count(entry) > 1]
+    if repeated:
+        raise DataError(f"Array {name!r} of {str(path)!r} holds {repeated[0]!r} twice.")
+    return names
+
+
 def _number_classes(
-    y: npt.NDArray[Any], labels: npt.NDArray[Any] | None, path: Path
+    y: npt.NDArray[Any], labels: tuple[str, ...] | None, path: Path
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if labels is None:
         if y.dtype.kind not in "iuUb":
             raise DataError(f"Labels of {str(path)!r} are of dtype {y.dtype}; they must be integers or strings.")
         values, numbers = np.unique(y, return_inverse=True)
         return numbers.astype(np.int64), tuple(str(value) for value in values.tolist())
-    names = tuple(str(name) for name in labels.tolist())
-    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(names):
-        raise DataError(f"With 'labels', 'y' of {str(path)!r} must hold integers from 0 to {len(names) - 1}.")
-    return y.astype(np.int64), names
+    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(labels):
+        raise DataError(f"With 'labels', 'y' of {str(path)!r} must hold integers from 0 to {len(labels) - 1}.")
+    return y.astype(np.int64), labels
 
 
-def _full_intensity(x: npt.NDArray[Any], given: npt.NDArray[Any] | None) -> float:
+def _full_intensity(x: npt.NDArray[Any], given: npt.NDArray[Any] | None, path: Path) -> float:
     if given is not None:
-        return float(given)
+        value = float(given) if given.ndim == 0 and given.dtype.kind in "iuf" else math.nan
+        if not float(np.finfo(np.float32).tiny) <= value <= FLOAT32_MAX:
+            raise DataError(f"Array 'value_max' of {str(path)!r} must be one positive float32 number.")
+        return value
     if x.dtype in (np.uint8, np.uint16):
         return float(np.iinfo(x.dtype).max)
     largest = float(x.max())
@@ -210,30 +216,8 @@ def _read_number(cell: str, row: int, column: str, path: Path) -> float:
         value = float(cell)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"Row {row} of {str(path)!r} has {cell!r} in column {column!r}, which is no finite number.")
-    return value
-
-
-def _list_pictures(folder: Path) -> list[Path]:
-    entries = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.suffix.lower() in PICTURE_SUFFIXES]
-    if not files:
-        raise DataError(f"Class folder {str(folder)!r} holds no PNG or JPEG file.")
-    if len(files) < len(entries):
-        left_out = len(entries) - len(files)
-        warnings.warn(
-            f"{left_out} of {len(entries)} files in {str(folder)!r} are left out: neither PNG nor JPEG by name.",
-            TrainingWarning,
-            stacklevel=4,
+    if not abs(value) <= FLOAT32_MAX:  # NaN too
+        raise DataError(
+            f"Row {row} of {str(path)!r} has {cell!r} in column {column!r}, which is no finite float32 number."
         )
-    return files
-
-
-def _decode(decoder: ImagePreprocessing, file: Path) -> npt.NDArray[np.float32]:
-    try:
-        return decoder.decode_picture(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
-    except RawInputError as error:
-        raise DataError(f"{str(file)!r} cannot be used: {error}") from None
+    return value

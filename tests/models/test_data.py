@@ -63,6 +63,26 @@ def test_constant_column_is_left_unscaled_with_a_warning(tmp_path: Path) -> None
     assert np.abs(dataset.tensors(dataset.splits.train)[:, 1]).max() < 1e-12
 
 
+@pytest.mark.parametrize("extreme", [3e38, -1e25])
+def test_value_too_far_out_for_float32_is_refused_in_whatever_split(tmp_path: Path, extreme: float) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    for row in load_splits(tmp_path, x):
+        spoilt = x.copy()
+        spoilt[row, 1] = extreme
+        np.savez(tmp_path / "x.npz", x=spoilt, y=np.arange(30) % 2, columns=["a", "b", "c"])
+        with pytest.raises(
+            DataError, match=rf"Sample {row} \(counted from 0\) has {extreme:g} in column 'b'".replace("+", r"\+")
+        ):
+            load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
+
+
+def load_splits(folder: Path, x: np.ndarray) -> list[int]:
+    """Return a row of the validation and one of the test split."""
+    np.savez(folder / "x.npz", x=x, y=np.arange(30) % 2)
+    splits = load_dataset(DataConfig(source=f"npz:{folder / 'x.npz'}")).splits
+    return [int(splits.validation[0]), int(splits.test[0])]
+
+
 @pytest.mark.parametrize("source", ["iris", "npz:", "tsv:x", ""])
 def test_unknown_data_lists_what_there_is(source: str) -> None:
     with pytest.raises(DataError, match="there are digits, npz:PATH, csv:PATH and images:DIR"):
@@ -72,6 +92,11 @@ def test_unknown_data_lists_what_there_is(source: str) -> None:
 def test_fractions_must_leave_training_rows() -> None:
     with pytest.raises(ValidationError, match="leave no training rows"):
         DataConfig(validation_fraction=0.5, test_fraction=0.5)
+
+
+def test_fractions_that_json_cannot_hold_are_refused() -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        DataConfig(test_fraction=float("nan"))
 
 
 def test_config_goes_to_json_and_back() -> None:

@@ -1,6 +1,6 @@
 """One bundle, NAME/VERSION/: what must be true of it before it may answer.
 
-    read_bundle   manifest readable and about this folder, every file there and as it was written
+    read_bundle   manifest readable and about this folder; exactly the files that it lists, as they were written
     open_bundle   network opened, its inputs and outputs those of the manifest, run once
 
 A bundle fails with one sentence, never with a traceback: it becomes the reason why that version is unavailable.
@@ -9,6 +9,8 @@ A bundle fails with one sentence, never with a traceback: it becomes the reason 
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_bundle(folder: Path, repository: Path) -> Manifest:
-    """Read a bundle's manifest, and check the files that it lists.
+    """Read a bundle's manifest, and check that its files are those of the folder.
 
     Args:
         folder: NAME/VERSION/.
@@ -36,9 +38,10 @@ def read_bundle(folder: Path, repository: Path) -> Manifest:
 
     Raises:
         ManifestError: the manifest cannot be read.
-        BundleError: it is about another bundle, or contradicts itself, or a file is missing, changed or elsewhere.
+        BundleError: it is about another bundle, or contradicts itself, or a file is missing, changed, elsewhere or not
+            listed.
     """
-    _refuse_outside(folder / MANIFEST_NAME, repository)
+    _require_plain_file(folder / MANIFEST_NAME, repository)
     manifest = read_manifest(folder / MANIFEST_NAME)
     here = f"{folder.parent.name}/{folder.name}"
     if (about := f"{manifest.name}/{manifest.version}") != here:
@@ -48,6 +51,7 @@ def read_bundle(folder: Path, repository: Path) -> Manifest:
         raise BundleError(f"The manifest does not list {MODEL_NAME!r}.")
     for name, sha256 in manifest.files.items():
         _check_file(folder, name, sha256, repository)
+    _refuse_unlisted(folder, manifest)
     return manifest
 
 
@@ -75,6 +79,14 @@ def open_bundle(folder: Path, manifest: Manifest, settings: Settings, threads: i
     return model
 
 
+def lies_within(path: Path, repository: Path) -> bool:
+    """Return whether a path leads to a place in the repository, once symbolic links are followed.
+
+    `realpath` goes as far as it can; `Path.resolve` raises on links that lead in a circle.
+    """
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(repository))
+
+
 def _check_facts(manifest: Manifest) -> None:
     """Refuse a manifest that contradicts itself."""
     if manifest.batchable and not all(spec.shape for spec in (*manifest.inputs, *manifest.outputs)):
@@ -97,9 +109,7 @@ def _check_file(folder: Path, name: str, sha256: str, repository: Path) -> None:
     if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
         raise BundleError(f"The manifest lists {name!r}, which is not a plain file name.")
     path = folder / name
-    _refuse_outside(path, repository)
-    if not path.is_file():
-        raise BundleError(f"The file {name!r} is missing, or is not a plain file.")
+    _require_plain_file(path, repository)
     try:
         found = sha256_of(path)
     except OSError as error:
@@ -108,9 +118,27 @@ def _check_file(folder: Path, name: str, sha256: str, repository: Path) -> None:
         raise BundleError(f"The file {name!r} is not the one that was exported: its sha256 differs from the manifest.")
 
 
-def _refuse_outside(path: Path, repository: Path) -> None:
-    if not path.resolve().is_relative_to(repository.resolve()):
+def _require_plain_file(path: Path, repository: Path) -> None:
+    """Refuse, before it is opened, what is not a file of the repository: opening a pipe would wait for ever."""
+    if not lies_within(path, repository):
         raise BundleError(f"{path.name!r} is a symbolic link that leaves the repository.")
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise BundleError(f"The file {path.name!r} cannot be read: {error.strerror}.") from None
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{path.name!r} is not a plain file.")
+
+
+def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Refuse what lies in the folder unchecked: ONNX Runtime reads weights from any file there that the model names."""
+    try:
+        found = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise BundleError(f"The folder cannot be read: {error.strerror}.") from None
+    unlisted = sorted(found - manifest.files.keys() - {MANIFEST_NAME})
+    if unlisted:
+        raise BundleError(f"The folder holds {unlisted[0]!r}, which the manifest does not list.")
 
 
 def _compare(

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import logging
 import re
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
 from contract.errors import NormfoldError
-from service.bundle import open_bundle, read_bundle
+from contract.manifest import LARGEST_VERSION
+from service.bundle import lies_within, open_bundle, read_bundle
 from service.engine import Model
 from service.errors import ModelUnavailableError, RunError, UnknownModelError
 from service.processors import available_processors
@@ -29,7 +32,7 @@ from service.workers import Workers
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_DIGITS = re.compile(r"[0-9]+")
 
 
 @dataclass
@@ -50,12 +53,18 @@ class Repository:
         self._root = settings.repository
         self._threads = settings.intra_op_threads or available_processors()
         self._entries: dict[str, dict[int, Entry]] = {}
+        self._unreadable: dict[str, str] = {}
         self._problem: str | None = "The models are being loaded."
 
     @property
     def entries(self) -> Mapping[str, Mapping[int, Entry]]:
         """Every model's versions, both in ascending order."""
         return self._entries
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Models whose versions cannot be listed, and why."""
+        return self._unreadable
 
     @property
     def problem(self) -> str | None:
@@ -69,13 +78,16 @@ class Repository:
             UnknownModelError: no such model or version.
             ModelUnavailableError: it is loading, or could not be loaded.
         """
+        if name in self._unreadable:
+            raise ModelUnavailableError(name, version, self._unreadable[name])
         versions = self._entries.get(name)
         if not versions:
             raise UnknownModelError(name)
         if version is not None:
-            entry = versions.get(int(version)) if _VERSION.fullmatch(version) else None
-            if entry is None:
+            number = _read_version(version)
+            if number not in versions:
                 raise UnknownModelError(name, version)
+            entry = versions[number]
             if entry.model is None:
                 raise ModelUnavailableError(name, version, entry.reason)
             return entry.model
@@ -91,7 +103,7 @@ class Repository:
         becomes the reason why the service is not ready.
         """
         try:
-            self._entries = await self._workers.call(self._scan)
+            self._entries, self._unreadable = await self._workers.call(self._scan)
             for name, versions in self._entries.items():
                 for number in sorted(versions, reverse=True):
                     await self._load_version(name, number, versions[number])
@@ -123,23 +135,42 @@ class Repository:
         manifest = read_bundle(folder, self._root)
         return open_bundle(folder, manifest, self._settings, self._threads, self._workers)
 
-    def _scan(self) -> dict[str, dict[int, Entry]]:
-        """List the version folders; whatever is not named like a model or a version is no bundle."""
-        if not self._root.is_dir():
-            return {}
-        models = {}
-        for path in sorted(self._root.iterdir()):
-            if path.is_dir() and _NAME.fullmatch(path.name) and self._is_inside(path):
-                folders = [folder for folder in path.iterdir() if _VERSION.fullmatch(folder.name) and folder.is_dir()]
-                versions = {int(folder.name): Entry(folder) for folder in folders if self._is_inside(folder)}
-                models[path.name] = dict(sorted(versions.items()))
-        return {name: versions for name, versions in models.items() if versions}
+    def _scan(self) -> tuple[dict[str, dict[int, Entry]], dict[str, str]]:
+        """List the version folders of each model; whatever is not named like a model or a version is no bundle.
 
-    def _is_inside(self, path: Path) -> bool:
-        if path.resolve().is_relative_to(self._root.resolve()):
-            return True
-        logger.warning("%s is ignored: it is a symbolic link that leaves the repository.", path)
-        return False
+        Returns:
+            The models that have versions, and those whose versions cannot be listed, with the reason.
+        """
+        models, unreadable = {}, {}
+        for path in sorted(self._root.iterdir()) if self._root.is_dir() else ():
+            if not _NAME.fullmatch(path.name):
+                continue
+            try:
+                if versions := self._list_versions(path):
+                    models[path.name] = versions
+            except OSError as error:
+                unreadable[path.name] = f"its folder cannot be read: {error.strerror}."
+                logger.error("%s is unavailable: %s", path.name, unreadable[path.name])
+        return models, unreadable
+
+    def _list_versions(self, model: Path) -> dict[int, Entry]:
+        versions = {}
+        for folder in model.iterdir() if self._is_usable_folder(model) else ():
+            number = _read_version(folder.name)
+            if number is not None and self._is_usable_folder(folder):
+                versions[number] = Entry(folder)
+            elif number is None and _DIGITS.fullmatch(folder.name):
+                logger.warning("%s is ignored: versions go from 1 to %d.", folder, LARGEST_VERSION)
+        return dict(sorted(versions.items()))
+
+    def _is_usable_folder(self, path: Path) -> bool:
+        with suppress(OSError):  # why it cannot be looked at, opening it will say
+            if not stat.S_ISDIR(path.stat().st_mode):
+                return False
+        if not lies_within(path, self._root):
+            logger.warning("%s is ignored: it is a symbolic link that leaves the repository.", path)
+            return False
+        return True
 
     def _list_ready(self) -> list[str]:
         return [
@@ -154,9 +185,10 @@ class Repository:
             return None
         if not self._root.is_dir():
             return f"There is no folder {str(self._root)!r}; name the repository with --repository."
-        if not self._entries:
+        if not self._entries and not self._unreadable:
             return f"There are no models in {str(self._root)!r}; export one with: normfold export."
-        reasons = [
+        reasons = [f"{name}: {reason}" for name, reason in self._unreadable.items()]
+        reasons += [
             f"{name}/{number}: {entry.reason}"
             for name, versions in self._entries.items()
             for number, entry in versions.items()
@@ -170,3 +202,11 @@ class Repository:
         if isinstance(error, NormfoldError):
             return str(error).replace(f"{self._root}/", "")
         return "It failed in an unexpected way; the service's log has the traceback."
+
+
+def _read_version(text: str) -> int | None:
+    """Return the version that a folder or a request names, or None if it names none."""
+    if not _DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(LARGEST_VERSION)):
+        return None
+    number = int(text)
+    return number if number <= LARGEST_VERSION else None

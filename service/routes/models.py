@@ -31,10 +31,11 @@ def model_routes(repository: Repository) -> APIRouter:
     @router.get("/v1/models", response_class=JSONResponse)
     async def list_models(_: Request) -> JSONResponse:
         """Every version of every model: its state, why it is unavailable, what it takes and gives."""
-        models = [
+        models: list[dict[str, Any]] = [
             {"name": name, "versions": [_describe(number, entry) for number, entry in versions.items()]}
             for name, versions in repository.entries.items()
         ]
+        models += [{"name": name, "versions": [], "reason": reason} for name, reason in repository.unreadable.items()]
         return JSONResponse({"models": models})
 
     async def model_metadata(request: Request) -> JSONResponse:

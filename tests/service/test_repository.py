@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from contract.manifest import SourceCard, TensorSpec, sha256_of
+from contract.manifest import LARGEST_VERSION, SourceCard, TensorSpec, sha256_of
 from service import repository
 from service.repository import Repository
 from service.settings import Settings
@@ -45,6 +46,42 @@ def break_missing_file(_: Any, folder: Path) -> None:
 def break_pipe(_: Any, folder: Path) -> None:
     (folder / "model.onnx").unlink()
     os.mkfifo(folder / "model.onnx")  # reading it would wait forever
+
+
+def break_manifest_pipe(_: Any, folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
+def break_manifest_circle(_: Any, folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").symlink_to("manifest.json")
+
+
+def break_circle(_: Any, folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").symlink_to("model.onnx")
+
+
+def break_folder_circle(_: Any, folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.name)
+
+
+def break_manifest_depth(_: Any, folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 200_000)
+
+
+def break_manifest_infinity(bundles: Any, folder: Path) -> None:
+    bundles.change_manifest(folder, verification={"logits": {"error": float("inf"), "noise": 0, "allowed": 0}})
+
+
+def break_unlisted_file(_: Any, folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"not in the manifest")
+
+
+def break_unlisted_folder(_: Any, folder: Path) -> None:
+    (folder / "data").mkdir()
 
 
 def break_changed_file(_: Any, folder: Path) -> None:
@@ -129,16 +166,24 @@ def break_preprocessing(bundles: Any, folder: Path) -> None:
 
 
 BREAKS = {
-    break_missing_file: "The file 'model.onnx' is missing",
-    break_pipe: "The file 'model.onnx' is missing, or is not a plain file.",
+    break_missing_file: "The file 'model.onnx' cannot be read: No such file or directory.",
+    break_pipe: "'model.onnx' is not a plain file.",
     break_changed_file: "The file 'model.onnx' is not the one that was exported",
     break_corrupt_network: "ONNX Runtime cannot open 'model.onnx'",
-    break_missing_manifest: "'broken/1/manifest.json' cannot be read: No such file or directory.",
+    break_missing_manifest: "The file 'manifest.json' cannot be read: No such file or directory.",
+    break_manifest_pipe: "'manifest.json' is not a plain file.",
+    break_manifest_circle: "'manifest.json' cannot be read: Too many levels of symbolic links.",
+    break_circle: "'model.onnx' cannot be read: Too many levels of symbolic links.",
+    break_folder_circle: "'manifest.json' cannot be read: Too many levels of symbolic links.",
+    break_manifest_depth: "'broken/1/manifest.json' is nested too deeply.",
+    break_manifest_infinity: "'broken/1/manifest.json' is not JSON: Infinity is no number in JSON.",
+    break_unlisted_file: "The folder holds 'weights.bin', which the manifest does not list.",
+    break_unlisted_folder: "The folder holds 'data', which the manifest does not list.",
     break_manifest_syntax: "'broken/1/manifest.json' is not JSON",
     break_manifest_of_tomorrow: "schema version 99",
     break_unlisted_model: "does not list 'model.onnx'",
     break_traversal: "'../../secret', which is not a plain file name",
-    break_listed_folder: "The file 'inner' is missing, or is not a plain file.",
+    break_listed_folder: "'inner' is not a plain file.",
     break_link_out_of_the_repository: "'model.onnx' is a symbolic link that leaves the repository",
     break_name: "about 'other/1', but lies in 'broken/1'",
     break_version: "about 'broken/7', but lies in 'broken/1'",
@@ -206,6 +251,76 @@ def test_what_is_no_bundle_is_ignored(bundles: Any, start: Start, caplog: pytest
     assert sum("leaves the repository" in record.getMessage() for record in caplog.records) == 2
 
 
+def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
+    bundles: Any, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.digits(name="healthy")
+    locked = bundles.digits(name="locked").parent
+    right = Path.iterdir
+
+    def list_unless_locked(path: Path) -> Iterator[Path]:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return right(path)
+
+    monkeypatch.setattr(Path, "iterdir", list_unless_locked)
+    client = start(bundles.root).client
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    assert client.get("/v2/models/healthy/ready").status_code == 200
+    reason = "its folder cannot be read: Permission denied."
+    assert {"name": "locked", "versions": [], "reason": reason} in client.get("/v1/models").json()["models"]
+    for path in ("locked", "locked/versions/1"):
+        answer = client.get(f"/v2/models/{path}")
+        assert answer.status_code == 503
+        assert answer.json()["error"].endswith(f"'locked' is not ready: {reason}")
+    shutil.rmtree(bundles.root / "healthy")
+    assert load(bundles.root).problem == f"No model could be loaded. locked: {reason}"
+
+
+@pytest.mark.parametrize("level", ["model", "version"])
+def test_folder_that_cannot_be_looked_at_harms_no_other(
+    bundles: Any, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    bundles.digits(1, name="healthy")
+    folder = bundles.digits(2, name="locked")
+    bundles.digits(1, name="locked")
+    locked = folder if level == "version" else folder.parent
+    right = Path.stat
+
+    def look_unless_locked(path: Path, **options: Any) -> os.stat_result:
+        if path.is_relative_to(locked):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return right(path, **options)
+
+    monkeypatch.setattr(Path, "stat", look_unless_locked)
+    repository = load(bundles.root)
+    assert repository.problem is None
+    assert repository.find("healthy").version == 1
+    entry = repository.entries["locked"][2]
+    assert (entry.state, entry.reason) == (
+        "UNAVAILABLE",
+        "The file 'manifest.json' cannot be read: Permission denied.",
+    )
+    if level == "version":
+        assert repository.find("locked").version == 1
+
+
+def test_versions_end_at_the_largest_and_what_lies_beyond_is_logged(
+    bundles: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = bundles.digits(LARGEST_VERSION)
+    for name in (str(LARGEST_VERSION + 1), "9" * 200, "01"):
+        shutil.copytree(folder, folder.parent / name)
+    repository = load(bundles.root)
+    assert list(repository.entries["digits"]) == [LARGEST_VERSION]
+    assert repository.find("digits", str(LARGEST_VERSION)).version == LARGEST_VERSION
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sorted(messages) == sorted(
+        f"{folder.parent / name} is ignored: versions go from 1 to 999999999."
+        for name in (str(LARGEST_VERSION + 1), "9" * 200, "01")
+    )
+
+
 def test_link_within_the_repository_is_followed(bundles: Any, start: Start) -> None:
     folder = bundles.digits(1)
     shutil.move(folder, bundles.root / ".data")
@@ -232,7 +347,7 @@ def test_no_healthy_model_is_not_ready_and_names_each(bundles: Any, start: Start
     break_missing_manifest(bundles, bundles.digits(1, name="a"))
     break_name(bundles, bundles.digits(1, name="b"))
     text = start(bundles.root).client.get("/v2/health/ready").json()["error"]
-    assert "a/1: 'a/1/manifest.json' cannot be read" in text
+    assert "a/1: The file 'manifest.json' cannot be read" in text
     assert "b/1: The manifest is about" in text
 
 

@@ -12,6 +12,7 @@ import typer
 from cli.console import err, out, print_json, warn
 from cli.packages import require_export
 from cli.tables import fold_sentence, fold_table, verification_record, verification_table
+from contract.errors import InputError
 
 
 def fold(
@@ -34,6 +35,8 @@ def fold(
     Example: `normfold fold resnet50.onnx folded.onnx --report report.json`
     """
     require_export("normfold fold")
+    if report is not None and report.resolve() in (source.resolve(), target.resolve()):
+        raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
     from export.fold_file import fold_file
     from export.staging import staged
 

@@ -35,4 +35,4 @@ def inspect(
         return
     if report.entries:
         out.print(fold_table(report))
-    out.print(fold_sentence(report).replace("folded (", "can be folded ("), markup=False)
+    out.print(fold_sentence(report, "can be folded"), markup=False)

@@ -1,11 +1,15 @@
 """The `normfold` command.
 
-Exit codes: 0 done; 1 a check said no; 2 wrong use or input; 3 the environment. A command's own module is small and
-imports the rooms that it needs inside its function, so that `normfold serve` never pays for torch or onnx.
+Exit codes: 0 done; 1 a check said no; 2 wrong use or input; 3 the environment; 70 a fault of ours. A command's own
+module is small and imports the rooms that it needs inside its function, so that `normfold serve` never pays for torch
+or onnx.
 """
 
 from __future__ import annotations
 
+import signal
+import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -19,6 +23,9 @@ from cli.serve import serve
 from cli.train import train
 from cli.verify import verify
 from contract.errors import NormfoldError
+
+INTERNAL_FAULT = 70
+"""Exit code of an error that no command foresaw: not 1, which says that a check said no."""
 
 app = typer.Typer(
     name="normfold",
@@ -48,9 +55,17 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; turn every error that a user can act on into one sentence and an exit code."""
+    """Run the command line; turn every error that a user can act on into one sentence and an exit code.
+
+    SIGTERM unwinds like an error, so that what is half-written is removed; `serve` and `train` have their own handlers.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except NormfoldError as error:
         fail(str(error))
         raise SystemExit(error.exit_code) from None
+    except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a check that said no
+        traceback.print_exc()
+        fail("This is a fault of Normfold; please report it with the lines above.")
+        raise SystemExit(INTERNAL_FAULT) from None

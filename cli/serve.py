@@ -55,10 +55,9 @@ def serve(
     Example: normfold serve --repository model_repository --port 8000
     """
     require_onnxruntime()
-    import uvicorn
-
     from service.app import create_app
     from service.logs import configure_logging
+    from service.server import make_server
     from service.settings import load_settings
 
     settings = load_settings(
@@ -66,8 +65,7 @@ def serve(
     )
     configure_logging(settings)
     with _bind(settings.host, settings.port) as listener, _leave_quietly():
-        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, server_header=False)
-        server = uvicorn.Server(config)
+        server = make_server(create_app(settings))
         _announce(listener, as_json)
         server.run(sockets=[listener])
 
@@ -111,8 +109,8 @@ def _announce(listener: socket.socket, as_json: bool) -> None:
 def _leave_quietly() -> Iterator[None]:
     """Make SIGTERM and SIGINT end the command with code 0.
 
-    While it serves, uvicorn handles both: it finishes what it has accepted. Afterwards it raises them again for whoever
-    handled them before, which is this.
+    While it serves, uvicorn handles both: it finishes what it has accepted, within limits. Afterwards it raises them
+    again for whoever handled them before, which is this.
     """
 
     def leave(_signal: int, _frame: FrameType | None) -> None:

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from export.report import FoldReport
     from export.verify import Verification
 
-_COLOURS = {"folded back": "green", "folded forward": "green", "kept": "yellow"}
+_COLOURS = {"kept": "yellow"}
 
 
 def fold_table(report: FoldReport) -> Table:
     """Return one row for each BatchNormalization: what became of it, and where it went or why it stays."""
     table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
     for entry in report.entries:
-        outcome = Text(entry.outcome.value, style=_COLOURS[entry.outcome.value])
+        outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"))
         table.add_row(Text(entry.node, overflow="fold"), outcome, Text(entry.reason or ", ".join(entry.into)))
     return table
 
 
-def fold_sentence(report: FoldReport) -> str:
-    """Return the counts in one sentence."""
+def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
+    """Return the counts in one sentence: so many `verb`."""
     total, left = report.batchnorm_before, report.batchnorm_after
     if not total:
         return "There is no BatchNormalization in this model."
     counts = Counter(entry.outcome.value for entry in report.entries)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
-    return f"{total - left} of {total} BatchNormalization nodes folded ({parts})."
+    return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts})."
 
 
 def verification_table(verification: Verification) -> Table:

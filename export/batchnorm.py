@@ -62,9 +62,11 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
     Raises:
         TrainingModeError: the node normalises by the batch.
     """
-    in_use = [value for value in node.outputs[1:] if value.name and (value.uses() or value.is_graph_output())]
-    if node.attributes.get_int("training_mode", 0) or (opset < 14 and in_use):
+    further_outputs = [value for value in node.outputs[1:] if value.name]
+    if node.attributes.get_int("training_mode", 0) or (opset < 14 and further_outputs):
         raise TrainingModeError(node_label(node))
+    if any(value.uses() or value.is_graph_output() for value in further_outputs):
+        return Refusal("further-outputs", "its statistics are outputs that somebody reads", node)
     if opset < 9 and not node.attributes.get_int("spatial", 1):
         return Refusal("not-spatial", "it keeps statistics for every position (spatial=0), not for every channel", node)
 
@@ -77,6 +79,8 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
         vectors.append(exact(value)().reshape(-1))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     scale, shift, mean, var = vectors
+    if len({vector.size for vector in vectors}) > 1:
+        return Refusal("parameter-mismatch", "its parameters differ in length", node)
     batchnorm = BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
     return batchnorm if _is_usable(batchnorm) else _unusable(node)
 

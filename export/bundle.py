@@ -113,7 +113,7 @@ def export_bundle(
             inputs=specs[0],
             outputs=specs[1],
             batchable=verification.batchable,
-            opset=model.opset_imports[""],
+            opset=model.opset_imports.get("", 0),
             card=card,
             fold=FoldSummary(
                 batchnorm_before=report.batchnorm_before, batchnorm_after=report.batchnorm_after, kept=report.kept

@@ -48,8 +48,8 @@ def derived_tensor(derived: Derived) -> ir.TensorProtocol:
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of a value that no caller and no node can change, or None.
 
-    An initializer that is also a graph input may be overridden by the caller and does not count. Constant nodes and
-    Identity are looked through.
+    An initializer that is also a graph input may be overridden by the caller and does not count. Constant nodes,
+    Identity, and Cast from float to float are looked through.
     """
     if value is None or value.is_graph_input():
         return None
@@ -60,9 +60,17 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if node.op_type == "Identity":
         return constant_tensor(node.inputs[0])
-    if node.op_type == "Constant" and "value" in node.attributes:
-        return node.attributes["value"].as_tensor()
+    if node.op_type == "Constant":
+        return ir.convenience.get_const_tensor(value)
+    if node.op_type == "Cast":
+        return _cast(constant_tensor(node.inputs[0]), value.dtype)
     return None
+
+
+def _cast(tensor: ir.TensorProtocol | None, dtype: ir.DataType | None) -> ir.TensorProtocol | None:
+    if tensor is None or dtype is None or not {tensor.dtype, dtype} <= FLOATS:
+        return None
+    return ir.Tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype)
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -6,7 +6,8 @@ in the last place; a folded network may differ by 8 times that, plus 1e-6.
 
     error      max |original - folded| / range, the largest over all seeds
     noise      max |original(x) - original(x moved by one ulp)| / range, the median over all seeds
-    range      max - min of the original's output over all seeds
+    range      max - min of the original's output over all seeds; at least so much that the floor below is one unit in
+               the last place of its largest magnitude
 
 Where no input is a float, the original's float weights are moved instead: each by one unit in the last place, which is
 what folding does to a weight at most. An output of integers or truth values has no small distance: error and noise are
@@ -35,8 +36,8 @@ class OutputDifference:
 
     @property
     def allowed(self) -> float:
-        """Return the largest error that passes."""
-        return NOISE_FACTOR * self.noise + FLOOR
+        """Return the largest error that passes; noise without bound allows no more than none would."""
+        return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else FLOOR
 
     @property
     def ratio(self) -> float:
@@ -49,9 +50,14 @@ class OutputDifference:
         return self.error <= self.allowed
 
 
+def is_float(tensor: Tensor) -> bool:
+    """Whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
+    return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+
+
 def measure(wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Tensor]) -> OutputDifference:
     """Return error and noise of one output, given one tensor for each seed."""
-    distance = _share_of_different if wanted[0].dtype.kind not in "f" else _Distance(wanted)
+    distance = _Distance(wanted) if is_float(wanted[0]) else _share_of_different
     errors = [distance(a, b) for a, b in zip(wanted, got, strict=True)]
     noises = [distance(a, b) for a, b in zip(wanted, moved, strict=True)]
     return OutputDifference(error=float(np.max(errors)), noise=float(np.median(noises)))
@@ -68,14 +74,19 @@ class _Distance:
 
     def __init__(self, wanted: Sequence[Tensor]) -> None:
         finite = np.concatenate([tensor[np.isfinite(tensor)].astype(np.float64) for tensor in wanted])
-        spread = float(np.ptp(finite)) if finite.size else 0.0
-        self._range = spread or float(np.abs(finite).max(initial=0.0)) or 1.0
+        self._has_values = bool(finite.size)
+        resolution = float(np.abs(finite).max(initial=0.0)) * _epsilon(wanted[0])
+        self._range = max(float(np.ptp(finite)), resolution / FLOOR) or 1.0 if finite.size else 1.0
 
     def __call__(self, wanted: Tensor, got: Tensor) -> float:
-        if wanted.shape != got.shape:
+        if wanted.shape != got.shape or (wanted.size and not self._has_values):
             return float("inf")
         finite = np.isfinite(wanted)
         if not np.isfinite(got[finite]).all() or not np.array_equal(wanted[~finite], got[~finite], equal_nan=True):
             return float("inf")
         difference = np.abs(wanted[finite].astype(np.float64) - got[finite].astype(np.float64))
         return float(difference.max(initial=0.0)) / self._range
+
+
+def _epsilon(tensor: Tensor) -> float:
+    return 2.0**-7 if tensor.dtype.name == "bfloat16" else float(np.finfo(tensor.dtype).eps)

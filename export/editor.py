@@ -17,7 +17,8 @@ class Editor:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self._names = {value.name for node in graph.all_nodes() for value in node.outputs}
-        self._names |= {value.name for value in graph.inputs} | set(graph.initializers)
+        for each in (graph, *graph.subgraphs()):
+            self._names |= {value.name for value in each.inputs} | set(each.initializers)
 
     def put_constant(self, node: ir.Node, index: int, derived: Derived) -> None:
         """Give a node a constant of its own, under the old one's name if nobody else reads that."""

@@ -1,7 +1,7 @@
 """Affines that are not called BatchNormalization: Mul, Add, Sub and Div by a constant vector.
 
-Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars are left alone unless
-they do nothing (x + 0, x * 1): they are mostly parts of an activation (GELU, hard swish) or of attention, which
+Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars are left alone,
+unless they do nothing (x + 0, x * 1): they are mostly parts of an activation (GELU, hard swish) or of attention, which
 runtimes recognise by their nodes.
 """
 

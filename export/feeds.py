@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.constants import FLOATS
+from export.difference import is_float
 from export.errors import FeedError
 from export.runner import Feeds, Port, Tensor
 
@@ -39,10 +42,14 @@ def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
         FeedError: unreadable, or names, dtypes or shapes that the model does not take.
     """
     try:
+        with zipfile.ZipFile(path):  # numpy would take other files for pickles, or for a single array
+            pass
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError) as error:
-        raise FeedError(f"{str(path)!r} cannot be read as .npz: {error}.") from None
+    except OSError as error:
+        raise FeedError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except (zipfile.BadZipFile, ValueError, EOFError, zlib.error):
+        raise FeedError(f"{str(path)!r} is no .npz file of plain arrays, or is damaged.") from None
     if arrays.keys() != {port.name for port in inputs}:
         wanted = [port.name for port in inputs]
         raise FeedError(f"{str(path)!r} holds the arrays {sorted(arrays)}; the model's inputs are {wanted}.")
@@ -53,13 +60,15 @@ def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
         fits = [size == given for size, given in zip(port.shape, array.shape, strict=False) if isinstance(size, int)]
         if array.ndim != len(port.shape) or not all(fits):
             raise FeedError(f"The array {port.name!r} has shape {list(array.shape)}, the input {list(port.shape)}.")
+        if not array.size or not np.isfinite(array).all():
+            raise FeedError(f"The array {port.name!r} is empty, or holds NaN or infinity, which prove nothing.")
     return arrays
 
 
 def moved_by_one_ulp(feeds: Feeds, seed: int) -> Feeds:
     """Return the feeds with every float moved by one unit in the last place, up or down at random."""
     rng = np.random.default_rng(seed)
-    return {name: next_float(array, rng) if array.dtype.kind == "f" else array for name, array in feeds.items()}
+    return {name: next_float(array, rng) if is_float(array) else array for name, array in feeds.items()}
 
 
 def next_float(array: Tensor, rng: np.random.Generator) -> Tensor:

@@ -126,6 +126,8 @@ class _Pass:
         if node in self._gone:
             outcome, into, path = self._gone[node]
             return Entry(label, outcome, into=into, path=path, carrier=carrier)
+        if node.graph is None:
+            return Entry(label, Outcome.REMOVED, code="unread", reason="Nobody reads what it gives out.")
         refusals = self._refused[node]
         sentences = [refusal.sentence for refusal in refusals]
         if len(refusals) == 2:
@@ -182,8 +184,8 @@ class _Pass:
         if isinstance(batchnorm, Refusal):
             return batchnorm
         rank = rank_of(node.inputs[0]) or rank_of(node.outputs[0])
-        if rank is None:
-            return Refusal("unknown-shape", "the rank of its input cannot be inferred", node)
+        if rank is None or rank < 2:
+            return Refusal("unknown-shape", "its input has no channel axis, or a rank that cannot be inferred", node)
         return 0, batchnorm.affine(rank)
 
     def _note(self, node: ir.Node, outcome: Outcome, plan: Plan) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+
+from export.errors import ModelFileError
 from export.fold import fold
-from export.onnx_file import load_model, save_model
+from export.onnx_file import external_tensors, load_model, save_model
 from export.progress import Say, silent
 from export.report import FoldReport
 from export.staging import staged
@@ -45,12 +48,24 @@ def fold_file(
     say("reading the model")
     model = load_model(source)
     say("folding")
+    _refuse_lost_weights(source, target, model)
     report = fold(model)
     with staged(target) as path:
         save_model(model, path)
         verification = None
         if proven:
             say("verifying")
-            verification = verify(source, path, inputs)
+            try:
+                verification = verify(source, path, inputs)
+            except ModelFileError as error:
+                raise ModelFileError(target if error.path == path else error.path, error.problem) from None
             verification.require()
     return Folded(report, verification)
+
+
+def _refuse_lost_weights(source: Path, target: Path, model: ir.Model) -> None:
+    """Refuse to write weights over those of the source, unless the source itself is replaced too."""
+    data = target.with_name(f"{target.name}.data").resolve()
+    kept = {Path(tensor.path).resolve() for tensor in external_tensors(model)}
+    if data in kept and source.resolve() != target.resolve():
+        raise ModelFileError(target, f"would overwrite the weights of {str(source)!r}; choose another name.")

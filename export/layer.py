@@ -32,8 +32,15 @@ class Layer:
         bias: tuple[tuple[int, ...], Callable[[], Array]] | None,
         attributes: Mapping[str, float] | None = None,
         op_type: str | None = None,
-    ) -> Step:
-        """Return the step that gives the node another weight, of the same shape, and another bias of a given shape."""
+    ) -> Step | Refusal:
+        """Return the step that gives the node another weight, of the same shape, and another bias of a given shape.
+
+        float16 reaches no further than 65504, so there the new weight is computed at once, to see whether it fits.
+        """
+        if self.dtype == ir.DataType.FLOAT16:
+            with np.errstate(over="ignore"):
+                if not np.isfinite(weight().astype(np.float16)).all():
+                    return Refusal("overflow", "its weight would not fit float16", self.node)
         constants = {1: Derived(self._name(1, "weight"), self.weight_shape, self.dtype, weight)}
         if bias is not None:
             constants[2] = Derived(self._name(2, "bias"), bias[0], self.dtype, bias[1])
@@ -96,3 +103,8 @@ def not_per_channel(node: ir.Node) -> Refusal:
 def read_as_weight(node: ir.Node) -> Refusal:
     """Return the refusal for a value that a node takes as its weight or bias."""
     return Refusal("weights-not-constant", "it reads the value as its weight or bias", node)
+
+
+def invalid_group(node: ir.Node) -> Refusal:
+    """Return the refusal for groups that do not divide the channels."""
+    return Refusal("invalid-group", "its groups do not divide its channels", node)

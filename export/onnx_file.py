@@ -8,6 +8,7 @@ from pathlib import Path
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 
 from export.errors import ModelFileError
 
@@ -16,6 +17,7 @@ IR_VERSION_IN_FILE = "ir_version_in_file"
 """Key in the metadata, in memory, of a model that was loaded."""
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes: protobuf reads no larger message."""
+_CAME_EXTERNAL = "came_external"
 _USUAL_IR_VERSION = 10
 """Of 2024: older runtimes are not worth lowering it further."""
 _SMALLEST_EXTERNAL = 256
@@ -38,6 +40,8 @@ def load_model(path: Path) -> ir.Model:
     """
     proto = _parse(path)
     _check_supported(path, proto)
+    for entry in proto.opset_import:
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # two spellings of the standard operators
     try:
         model = ir.from_proto(proto)
         onnx.checker.check_model(_without_weights(model))
@@ -45,6 +49,7 @@ def load_model(path: Path) -> ir.Model:
         raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
     needed = onnx.helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
     model.meta[IR_VERSION_IN_FILE] = proto.ir_version
+    model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _SMALLEST_EXTERNAL for tensor in external_tensors(model))
     model.ir_version = min(proto.ir_version, max(needed, _USUAL_IR_VERSION))
     ir.external_data.set_base_dir(model.graph, path.parent)
     for value in model.graph.initializers.values():
@@ -61,16 +66,24 @@ def save_model(model: ir.Model, path: Path) -> None:
         OSError: the folder does not exist, is not writable, or the disk is full.
     """
     if _needs_external_data(model):
-        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=_SMALLEST_EXTERNAL)
+        ir.save(
+            model, path, format="protobuf", external_data=f"{path.name}.data", size_threshold_bytes=_SMALLEST_EXTERNAL
+        )
         return
     with path.open("wb") as file:
         for piece in _serialised(model):
             file.write(piece)
 
 
+def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
+    """Return the weights of a loaded model that are kept in other files."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+
+
 def _parse(path: Path) -> onnx.ModelProto:
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:
         raise ModelFileError(path, f"cannot be read: {error.strerror}.") from None
     except google.protobuf.message.DecodeError:
@@ -88,8 +101,26 @@ def _check_supported(path: Path, proto: onnx.ModelProto) -> None:
         raise ModelFileError(path, f"has opset {opset}; opsets {OLDEST_OPSET} to {newest} are supported.")
     if proto.graph.sparse_initializer:
         raise ModelFileError(path, f"has a sparse initializer {proto.graph.sparse_initializer[0].values.name!r}.")
+    for tensor in proto.graph.initializer:
+        _check_content(path, tensor)
     if proto.training_info:
         raise ModelFileError(path, "holds training information; export the inference graph alone.")
+
+
+def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
+    """Check that a tensor holds as many bytes as its shape needs, and that what it says of a file can be read."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        numbers = [entries.get(key, "0") for key in ("offset", "length")]
+        if "location" not in entries or not all(number.isascii() and number.isdecimal() for number in numbers):
+            raise ModelFileError(path, f"does not say properly where the weight {tensor.name!r} is kept.")
+        if not (path.parent / entries["location"]).resolve().is_relative_to(path.parent.resolve()):
+            raise ModelFileError(path, f"keeps the weight {tensor.name!r} outside its own folder.")
+        return
+    try:
+        numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError):
+        raise ModelFileError(path, f"holds a weight {tensor.name!r} whose content does not fit its shape.") from None
 
 
 def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
@@ -109,11 +140,9 @@ def _innermost(error: BaseException) -> str:
 
 
 def _needs_external_data(model: ir.Model) -> bool:
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    came_external = any(
-        isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > _SMALLEST_EXTERNAL for tensor in tensors
-    )
-    return came_external or sum(tensor.nbytes for tensor in tensors) > 0.95 * _LARGEST_MESSAGE
+    sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
+    wanted = model.meta.get(_CAME_EXTERNAL, False) and any(size > _SMALLEST_EXTERNAL for size in sizes)
+    return wanted or sum(sizes) > 0.95 * _LARGEST_MESSAGE
 
 
 def _serialised(model: ir.Model) -> Iterator[bytes]:

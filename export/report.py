@@ -18,6 +18,7 @@ class Outcome(StrEnum):
     COMPOSED = "composed"
     MERGED = "merged"
     KEPT = "kept"
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.manifest import LARGEST_VERSION
 from export.errors import BundleError
 from export.staging import sync, translated_os_errors
 
@@ -44,8 +45,8 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
         WriteError: the repository cannot be written, or the disk is full.
     """
     check_name(name)
-    if version is not None and version < 1:
-        raise BundleError(f"Version {version} is not a positive number.")
+    if version is not None and not 1 <= version <= LARGEST_VERSION:
+        raise BundleError(f"Version {version} is not a number from 1 to {LARGEST_VERSION}.")
     model = repository / name
     with translated_os_errors(model):
         model.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,4 +126,5 @@ def _port(path: Path, value: ir.Value) -> Port:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Return an error's message in one line, without ONNX Runtime's place in its own source."""
+    return re.sub(r"(?<=:)\S*/onnxruntime/\S+ .*\) (?=[A-Z])", " ", " ".join(str(error).split()))

@@ -15,11 +15,17 @@ from export.errors import WriteError
 def staged(target: Path) -> Iterator[Path]:
     """Give a path to write to instead of `target`; on leaving without an error, put it in place.
 
-    Further files written beside the given path (external data) are put beside the target, before it.
+    A symbolic link is followed. Further files written beside the given path (external data) are put beside the target,
+    before it.
 
     Raises:
-        WriteError: the target's folder is missing or not writable, or the disk is full.
+        WriteError: the target's folder is missing or not writable, the disk is full, or the target is a device or
+            folder.
     """
+    if target.is_symlink():
+        target = target.resolve()
+    if target.exists() and not target.is_file():
+        raise WriteError(target, "it is not a regular file")
     with (
         translated_os_errors(target),
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder,

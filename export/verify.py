@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from export.constants import FLOATS
 from export.difference import OutputDifference, measure
 from export.errors import ModelFileError, VerificationError
 from export.feeds import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds, read_feeds
@@ -116,7 +117,7 @@ def _moved_run(runner: Runner, folder: Path) -> Callable[[Feeds, int], dict[str,
         rng = np.random.default_rng(seed)
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.numpy().dtype.kind == "f":
+            if tensor is not None and tensor.dtype in FLOATS:
                 value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
         save_model(model, path)
         return Runner(path, runner.engine).run(feeds)

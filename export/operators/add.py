@@ -16,6 +16,7 @@ from export.shapes import broadcasts_into, fits, rank_of, sizes_of
 
 # Below this gain, relative to the largest, (c + h) / g would grow out of all proportion to what it is added to.
 _SMALLEST_RELATIVE_GAIN = 1e-4
+_SMALLEST_GAIN = 1e-12
 
 _TAKES_OFFSET = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
 
@@ -51,7 +52,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     own, other = _sign(node, 1 - index), _sign(node, index)
     constant, affine = exact(node.inputs[index])(), missing[1 - index]
     sizes = np.abs(affine.gain)
-    if sizes.min() < _SMALLEST_RELATIVE_GAIN * sizes.max():
+    if sizes.min() <= max(_SMALLEST_RELATIVE_GAIN * sizes.max(), _SMALLEST_GAIN):
         return Step(pushes={0: Affine(affine.gain, own * affine.offset + other * (constant - affine.gain * constant))})
     change = _with_constant(node, index, (constant + own * other * affine.offset) / affine.gain)
     return Step(pushes={0: affine.without_offset()} if affine.has_gain else {}, change=change)

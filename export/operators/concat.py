@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from export.affine import Affine, Array
+from export.affine import Affine, Array, constant_axes_dropped
 from export.plan import Step
 from export.refusal import Refusal
 from export.shapes import static_sizes, unknown_shape
@@ -40,11 +40,11 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
 
 
 def join(arrays: list[Array], sizes: list[int], axis: int) -> Array:
-    """Join arrays along an axis, each as long as its size there, the other axes broadcast to the largest."""
+    """Join arrays along an axis, each as long as its size there, the others broadcast; size 1 where it is constant."""
     full = np.broadcast_shapes(*(np.take(array, [0], axis).shape for array in arrays))
     parts = []
     for array, size in zip(arrays, sizes, strict=True):
         shape = list(full)
         shape[axis] = size
         parts.append(np.broadcast_to(array, shape))
-    return np.concatenate(parts, axis)
+    return constant_axes_dropped(np.concatenate(parts, axis))

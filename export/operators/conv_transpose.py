@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.affine import Affine, Array
-from export.layer import by_group, not_per_channel, read_as_weight, read_layer, spread
+from export.layer import by_group, invalid_group, not_per_channel, read_as_weight, read_layer, spread
 from export.plan import Step
 from export.refusal import Refusal
 
@@ -23,6 +23,8 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
+    if inputs % groups:
+        return invalid_group(node)
     channels = wanted[0].along(1, outputs_per_group * groups)
     if channels is None:
         return not_per_channel(node)
@@ -52,6 +54,8 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
+    if inputs % groups:
+        return invalid_group(node)
     channels = missing[0].along(1, inputs)
     if channels is None:
         return not_per_channel(node)

@@ -61,7 +61,9 @@ def _column_axis(node: ir.Node) -> int:
     return 0 if node.attributes.get_int("transB", 0) else 1
 
 
-def _absorb(layer: Layer, weight: Callable[[], Array], bias_gain: Array, added: Callable[[], Array] | None) -> Step:
+def _absorb(
+    layer: Layer, weight: Callable[[], Array], bias_gain: Array, added: Callable[[], Array] | None
+) -> Step | Refusal:
     """Rewrite so that beta * C' = beta * C * bias_gain + added, with arrays of shape (columns,) for the latter two."""
     beta = layer.node.attributes.get_float("beta", 1.0)
     old = layer.bias if beta != 0 else None

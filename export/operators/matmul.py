@@ -11,7 +11,6 @@ from export.affine import Affine, Array
 from export.change import GemmBehindReshape, Rewrite
 from export.constants import Derived, constant_dtype, constant_shape, exact, is_constant
 from export.layer import not_per_channel, spread
-from export.operators import add
 from export.opsets import opset_of
 from export.plan import Step
 from export.refusal import Refusal, node_label
@@ -52,7 +51,7 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
 
 
 def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
-    """Absorb the gain into the constant; the offset h leaves as h B (or A h), for the Add behind or a Gemm's bias."""
+    """Absorb the gain; the offset h becomes h B (or A h): a Gemm's bias if Y is a matrix, else left to the readers."""
     index = _constant_index(node)
     if index is None:
         return _push_activations(node, missing)
@@ -70,7 +69,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         return Step(change=Rewrite(node, {index: scaled}))
 
     added = np.tensordot(weight(), offset, (contracted, 0))
-    if index == 1 and affine.rank == 2 and not _is_followed_by_constant_add(node):
+    if index == 1 and affine.rank == 2:
         return _become_gemm(node, scaled, Derived(_bias_name(node), added.shape, scaled.dtype, lambda: added))
     lacking = Affine.per_channel(np.ones_like(added), added, affine.rank, axis=_CHANNEL_FROM_BACK[index])
     return Step(pushes={0: lacking}, change=Rewrite(node, {index: scaled}))
@@ -97,11 +96,6 @@ def _bias_name(node: ir.Node) -> str:
 
 def _become_gemm(node: ir.Node, weight: Derived, bias: Derived) -> Step:
     return Step(change=Rewrite(node, {1: weight, 2: bias}, op_type="Gemm"))
-
-
-def _is_followed_by_constant_add(node: ir.Node) -> bool:
-    uses = list(node.outputs[0].uses())
-    return len(uses) == 1 and uses[0].node.op_type == "Add" and isinstance(add.constant_index(uses[0].node), int)
 
 
 def _reshape_to_matrix(node: ir.Node, columns: int) -> ir.Node | None:

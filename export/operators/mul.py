@@ -16,7 +16,7 @@ from export.shapes import broadcasts_into, fits, sizes_of
 
 
 def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
-    """Absorb the gain, and ask x for the offset over the new constant: g * c * x + h = (g * c) * (x + h / (g * c)).
+    """Absorb a gain; with an offset, ask x for both, the offset over the constant: g * c * x + h = c * (g * x + h / c).
 
     Of two activations one takes the gain; an offset has no place there.
     """
@@ -25,12 +25,12 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
         return index
     if index is None:
         return _pull_activations(node, affine)
-    factor = affine.gain * _factor(node, index)
+    factor = _factor(node, index)
     if not affine.has_offset:
-        return _step(node, index, factor)
+        return _step(node, index, affine.gain * factor)
     if not np.all(factor):
         return Refusal("zero-gain", "it multiplies by zero, and no offset before it would show behind", node)
-    return _step(node, index, factor, pulls={1 - index: Affine(np.ones([1] * affine.rank), affine.offset / factor)})
+    return Step(pulls={1 - index: Affine(affine.gain, affine.offset / factor)})
 
 
 def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
@@ -71,7 +71,6 @@ def _step(
     node: ir.Node,
     index: int,
     factor: Array,
-    pulls: Mapping[int, Affine] | None = None,
     pushes: Mapping[int, Affine] | None = None,
 ) -> Step | Refusal:
     """Return the step that makes the node multiply by another factor."""
@@ -83,7 +82,7 @@ def _step(
         return Refusal("zero-gain", "it would divide by zero, or does", node)
     name = value.name or f"{node_label(node)}.factor"
     change = Rewrite(node, {index: Derived(name, constant.shape, constant_dtype(value), lambda: constant)})
-    return Step(pulls=pulls or {}, pushes=pushes or {}, change=change)
+    return Step(pushes=pushes or {}, change=change)
 
 
 def _pull_activations(node: ir.Node, affine: Affine) -> Step | Refusal:

@@ -26,7 +26,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     if set(missing) != {0}:
         return Refusal("indices", "it reads the value as its pads", node)
     affine = missing[0]
-    if not np.all(affine.gain):
+    if not np.all(affine.gain) and node.attributes.get_string("mode", "constant") == "constant":
         return Refusal("zero-gain", "a gain of zero would lose the constant that it pads with", node)
     change = _change(node, affine, lambda c: (c - affine.offset) / affine.gain)
     return change if isinstance(change, Refusal) else Step(pushes={0: affine}, change=change)

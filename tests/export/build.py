@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from export.fold import fold
 from export.report import FoldReport
@@ -66,9 +67,18 @@ def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
     return result, report
 
 
+class BatchNormalization(OpRun):
+    """Inference by its definition: below opset 14, the evaluator's own normalises by the batch."""
+
+    def _run(self, x: Any, scale: Any, shift: Any, mean: Any, var: Any, epsilon: float = 1e-5, **_: Any) -> tuple[Any]:
+        shape = (-1, *[1] * (x.ndim - 2))
+        normal = (x - mean.reshape(shape)) / np.sqrt(var.reshape(shape) + epsilon)
+        return ((scale.reshape(shape) * normal + shift.reshape(shape)).astype(x.dtype),)
+
+
 def run64(source: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Run a float64 model through onnx's reference evaluator."""
-    return list(ReferenceEvaluator(source).run(None, dict(feeds)))
+    return list(ReferenceEvaluator(source, new_ops=[BatchNormalization]).run(None, dict(feeds)))
 
 
 def run32(source: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

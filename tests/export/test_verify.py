@@ -84,9 +84,10 @@ def wrong_group(_source: onnx.ModelProto, result: onnx.ModelProto) -> None:
 
 
 def wrong_epsilon(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
-    var = array_of(source, "bn.var")
+    var, shift = array_of(source, "bn.var"), array_of(source, "bn.shift")
     correction = np.sqrt((var + 1e-5) / (var + 1e-3))
     put(result, "w", array_of(result, "w") * correction.reshape(-1, 1, 1, 1))
+    put(result, "b", (array_of(result, "b") - shift) * correction + shift)
 
 
 def forgotten_old_bias(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
@@ -256,7 +257,7 @@ def test_inputs_that_do_not_fit_are_named(pair: Any, tmp_path: Path, arrays: Any
 def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_text("no archive")
 
-    with pytest.raises(FeedError, match="cannot be read as .npz"):
+    with pytest.raises(FeedError, match="is no .npz file of plain arrays, or is damaged"):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 

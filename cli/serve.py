@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -65,9 +66,15 @@ def serve(
     )
     configure_logging(settings)
     with _bind(settings.host, settings.port) as listener, _leave_quietly():
-        server = make_server(create_app(settings))
+        app = create_app(settings)
+        server = make_server(app)
         _announce(listener, as_json)
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        except SystemExit as end:
+            if not app.state.workers.ended:
+                _leave_at_once(end)
+            raise
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -103,6 +110,13 @@ def _announce(listener: socket.socket, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"url": url, "host": host, "port": port}) + "\n")
         sys.stdout.flush()
+
+
+def _leave_at_once(end: SystemExit) -> NoReturn:
+    """End the process under threads that hang: Python's own way out would wait for them, or be aborted by them."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
     )
+    app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
     app.include_router(predict_routes(repository, workers, settings))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+from contextlib import suppress
 from time import perf_counter
 from uuid import uuid4
 
@@ -20,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_LEFT = 499
+
+DRAIN_TIMEOUT_S = 2.0
+"""How long, after a body was refused as too large, the rest of it is read and thrown away."""
 
 
 class RequestMiddleware:
@@ -50,6 +55,10 @@ class RequestMiddleware:
             await self._answer(scope, headers, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
+        except asyncio.CancelledError:  # the HTTP server has waited long enough at its end
+            if status:
+                raise
+            await error_response("The service is stopping.", 503, scope.get(INFER_ID))(scope, receive, send_with_id)
         except Exception:
             logger.exception("%s %s failed unexpectedly.", scope["method"], scope["path"])
             if status:
@@ -61,23 +70,45 @@ class RequestMiddleware:
             REQUEST_ID.reset(token)
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared[:20]) > self._max_body_bytes:
-            error = BodyTooLargeError(self._max_body_bytes)
-            answer = error_response(str(error), STATUS[BodyTooLargeError], headers={"Connection": "close"})
-            await answer(scope, receive, send)
-            return
-        received = 0
+        """Let the application answer, or refuse the body: from its declared length, or once too much has come."""
+        received, more, refused = 0, True, False
 
         async def receive_within_limit() -> Message:
-            nonlocal received
+            nonlocal received, more
             message = await receive()
-            received += len(message.get("body", b""))
+            received, more = received + len(message.get("body", b"")), message.get("more_body", False)
             if received > self._max_body_bytes:
                 raise BodyTooLargeError(self._max_body_bytes)
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        async def send_and_drain(message: Message) -> None:
+            """Send; if the body was too large, read on before the connection is closed.
+
+            A connection that is closed on unread bytes is reset, and the client may never see the answer.
+            """
+            nonlocal refused
+            refused = refused or message.get("status") == STATUS[BodyTooLargeError]
+            if refused and more and message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                await _drain(receive)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > self._max_body_bytes:
+            error = BodyTooLargeError(self._max_body_bytes)
+            answer = error_response(str(error), STATUS[BodyTooLargeError], headers={"Connection": "close"})
+            await answer(scope, receive, send_and_drain)
+            return
+        await self._app(scope, receive_within_limit, send_and_drain)
+
+
+async def _drain(receive: Receive) -> None:
+    """Throw away what is left of a body, for as long as DRAIN_TIMEOUT_S."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def _log(scope: Scope, status: int, ms: float) -> None:

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper
 
 from contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of, to_json
 
-COMMAND = [sys.executable, "-c", "from cli.main import main; main()", "serve"]
+SCRIPT = "from cli.main import main; main()"
+COMMAND = [sys.executable, "-c", SCRIPT, "serve"]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -55,9 +56,22 @@ def repository(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(repository: Path, *options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+def serving(
+    repository: Path, *options: str, script: str = SCRIPT, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """Start the command on a free port, and end it whatever happens."""
-    command = [*COMMAND, "--repository", str(repository), "--port", "0", "--json", *options]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "serve",
+        "--repository",
+        str(repository),
+        "--port",
+        "0",
+        "--json",
+        *options,
+    ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**variables)
     )
@@ -124,6 +138,42 @@ def test_request_in_flight_is_answered_before_the_end(repository: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(b'{"predictions":[[1.0,2.0]]}')
         assert process.wait(timeout=20) == 0
+
+
+HANGING = """
+import threading
+import service.repository, service.server, service.workers
+
+service.repository.read_bundle = lambda *_: threading.Event().wait()
+service.server.SHUTDOWN_TIMEOUT_S = service.workers.CLOSE_TIMEOUT_S = 0.2
+from cli.main import main
+main()
+"""
+
+
+def test_load_that_hangs_does_not_keep_the_process(repository: Path) -> None:
+    with serving(repository, script=HANGING) as (process, client):
+        assert client.get("/v2/health/live").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert "What still runs is left behind" in log
+    assert "Traceback" not in log
+
+
+def test_client_that_never_sends_the_rest_does_not_keep_the_process(repository: Path) -> None:
+    with serving(repository, script=HANGING) as (process, client):
+        head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
+            connection.sendall(head)
+            client.get("/v2")  # answered after the head above was read
+            process.send_signal(signal.SIGTERM)
+            answer = connection.makefile("rb").read()
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert answer.endswith(b'{"error":"The service is stopping."}')
+    assert "Traceback" not in log
 
 
 def test_empty_repository_starts_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

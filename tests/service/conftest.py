@@ -27,6 +27,7 @@ from contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha
 from contract.preprocess import ImagePreprocessing, RowPreprocessing
 from service.app import create_app
 from service.logs import REQUEST_ID
+from service.server import make_server
 from service.settings import Settings
 
 ONNX_TYPES = {
@@ -197,7 +198,7 @@ class Service:
 def serve_app(app: FastAPI) -> Iterator[Service]:
     """Run an app behind uvicorn on a free port, in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = make_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

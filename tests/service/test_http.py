@@ -22,6 +22,7 @@ import service.errors
 from contract.errors import NormfoldError
 from contract.manifest import SourceCard, TensorSpec
 from contract.preprocess import ImagePreprocessing
+from service import middleware
 from service.engine import Model
 from service.http_errors import NEVER_ANSWERED, STATUS
 from service.logs import FACTS
@@ -115,7 +116,47 @@ def test_wrong_method_is_405_and_says_which(served: Any, path: str) -> None:
     assert answer.json() == {"error": f"The path {path!r} does not take DELETE; it takes {answer.headers['allow']}."}
 
 
-def test_body_over_the_limit_is_refused_before_it_is_read(served: Any) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\n\r\n",  # no Host
+    ],
+)
+def test_what_is_no_http_is_answered_in_the_one_form(served: Any, sent: bytes) -> None:
+    assert exchange(served, sent) == (400, {"error": "Invalid HTTP request received."})
+
+
+def test_broken_chunk_while_a_refusal_is_on_its_way_ends_the_connection(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    port = httpx.URL(served.client.base_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head + b"186a1\r\n" + b" " * 100_001)
+        file = connection.makefile("rb")
+        assert file.readline().startswith(b"HTTP/1.1 413")
+        connection.sendall(b"\r\nno length\r\n")
+        assert file.read().endswith(b"}")
+    assert served.client.get("/v2").status_code == 200
+    assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Any, declared: bool) -> None:
+    body = bytes(20_000_000)  # more than the system's buffers hold
+    length = b"Content-Length: %d" % len(body) if declared else b"Transfer-Encoding: chunked"
+    sent = body if declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    status, answer = exchange(
+        served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n" + sent
+    )
+    assert status == 413
+    assert answer == {"error": "The body is over the limit of 100,000 bytes."}
+
+
+def test_body_over_the_limit_is_refused_before_it_is_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "DRAIN_TIMEOUT_S", 0.1)
     status, body = exchange(
         served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n"
     )
@@ -123,7 +164,8 @@ def test_body_over_the_limit_is_refused_before_it_is_read(served: Any) -> None:
     assert body == {"error": "The body is over the limit of 100,000 bytes."}
 
 
-def test_body_over_the_limit_is_refused_while_it_streams(served: Any) -> None:
+def test_body_over_the_limit_is_refused_while_it_streams(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "DRAIN_TIMEOUT_S", 0.1)
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     status, body = exchange(served, head + b"186a1\r\n" + b" " * 100_001)  # no end: the answer comes before it
     assert status == 413

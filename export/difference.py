@@ -36,8 +36,8 @@ class OutputDifference:
 
     @property
     def allowed(self) -> float:
-        """Return the largest error that passes; noise without bound allows no more than none would."""
-        return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else FLOOR
+        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be proven."""
+        return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else 0.0
 
     @property
     def ratio(self) -> float:
@@ -47,7 +47,7 @@ class OutputDifference:
     @property
     def passes(self) -> bool:
         """Whether the error is allowed; an error that is no number is not."""
-        return self.error <= self.allowed
+        return bool(np.isfinite(self.noise)) and self.error <= self.allowed
 
 
 def is_float(tensor: Tensor) -> bool:

@@ -1,0 +1,115 @@
+"""Ten real graphs: what a fold may leave at most, with the batch of two that they were exported with and a free one."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from export.fold_file import fold_file
+from export.report import Outcome
+from tests.graphs.inflate import inflate
+
+GRAPHS = Path(__file__).parents[1] / "graphs"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """At most so many of each left."""
+
+    batchnorm: int = 0
+    convs: int | None = None
+    nodes: int | None = None
+
+
+BARS = {
+    "densenet121": Bar(batchnorm=62),  # before a Relu, behind a Concat: neither passes an offset
+    "fastvit_t8": Bar(convs=52),
+    "inception_next_atto": Bar(),
+    "legacy_seresnet18": Bar(),
+    "levit_128s": Bar(),
+    "mobilenetv3_small_050": Bar(),
+    "repghostnet_050": Bar(nodes=180),
+    "shvit_s1": Bar(),
+    "test_coatnet": Bar(),
+    "xcit_nano_12_p8_224": Bar(batchnorm=12),  # between a Gelu and a zero-padded depthwise Conv
+}
+
+
+def with_free_batch(static: onnx.ModelProto) -> onnx.ModelProto:
+    """Free the batch axis: where a target shape says two rows, it says any number."""
+    model = onnx.shape_inference.infer_shapes(static, data_prop=True)
+    graph = model.graph
+    values = (*graph.value_info, *graph.output)
+    shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+
+    def put(node: onnx.NodeProto, numbers: list[int]) -> None:
+        name = f"{node.output[0]}.free"
+        graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        node.input[1] = name
+
+    for node in list(graph.node):
+        shape = shapes.get(node.output[0])
+        if node.op_type == "Reshape" and shape and all(shape):
+            put(node, [-1, *shape[1:]])
+        elif node.op_type in ("Expand", "Tile") and node.input[1] in constants:
+            numbers = numpy_helper.to_array(constants[node.input[1]]).tolist()
+            if numbers[0] == 2:
+                put(node, [1, *numbers[1:]])
+        elif node.op_type == "Concat" and node.attribute[0].i != 0:
+            for index, name in enumerate(node.input):
+                if name in constants and constants[name].dims[0] == 2:
+                    node.input[index] = repeat_row(graph, constants[name])
+    return model
+
+
+def repeat_row(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> str:
+    """Repeat the first row of a constant as often as the input has rows: a class token, written out for two."""
+    row, name = numpy_helper.to_array(tensor)[:1], f"{tensor.name}.rows"
+    ones = numpy_helper.from_array(np.ones(row.ndim - 1, np.int64), f"{name}.ones")
+    graph.initializer.extend([numpy_helper.from_array(row, f"{name}.first"), ones])
+    nodes = [
+        helper.make_node("Shape", [graph.input[0].name], [f"{name}.count"], start=0, end=1),
+        helper.make_node("Concat", [f"{name}.count", ones.name], [f"{name}.target"], axis=0),
+        helper.make_node("Expand", [f"{name}.first", f"{name}.target"], [name]),
+    ]
+    for position, node in enumerate(nodes):
+        graph.node.insert(position, node)
+    return name
+
+
+@pytest.mark.parametrize("free_batch", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("name", BARS)
+def test_a_real_graph_folds_as_far_as_it_can(name: str, free_batch: bool, tmp_path: Path) -> None:
+    skeleton = onnx.load_from_string(gzip.decompress((GRAPHS / f"{name}.onnx.gz").read_bytes()))
+    source = inflate(skeleton)
+    if free_batch:
+        source = with_free_batch(source)
+    onnx.save(source, tmp_path / "source.onnx")
+
+    folded = fold_file(tmp_path / "source.onnx", tmp_path / "folded.onnx")
+
+    bar, report = BARS[name], folded.report
+    before = Counter(node.op_type for node in source.graph.node)
+    after = Counter(node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node)
+    assert report.batchnorm_before == before["BatchNormalization"]
+    assert report.batchnorm_after == after["BatchNormalization"] <= bar.batchnorm
+    assert all(entry.reason for entry in report.entries if entry.outcome is Outcome.KEPT)
+    assert before.total() - after.total() >= report.batchnorm_before - report.batchnorm_after
+    assert after["Mul"] <= before["Mul"]
+    assert after["Add"] <= before["Add"]
+    assert after["Conv"] <= (before["Conv"] if bar.convs is None else bar.convs)
+    assert after.total() <= (before.total() if bar.nodes is None else bar.nodes)
+    assert folded.verification is not None
+    assert folded.verification.passes

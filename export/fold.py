@@ -58,6 +58,7 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, me
                     f"BatchNormalization {label!r} has mean 0 and variance 1 in every channel: "
                     "its statistics were probably never set by training."
                 )
+    common_passes.RemoveUnusedNodesPass()(model)
     infer_shapes(model)
     pass_ = _Pass(model.graph)
     pass_.fold(progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import TrainingModeError
 from export.fold import fold
+from export.onnx_file import load_model
 from export.report import Outcome
 from tests.export.build import assert_same, batchnorm, folded, model, operators, run64, statistics
 
@@ -282,6 +284,101 @@ def test_statistics_that_were_never_set_are_a_warning() -> None:
     assert report.batchnorm_after == 0
     assert len(report.warnings) == 1
     assert "'bn'" in report.warnings[0]
+
+
+def test_a_batchnorm_that_nobody_reads_is_removed_and_reported() -> None:
+    rng = np.random.default_rng(27)
+    nodes = [helper.make_node("Tanh", ["x"], ["y"]), batchnorm("x", "dead")]
+
+    result, report = folded(model(nodes, IMAGE, ["y"], statistics(rng, 2)))
+
+    assert operators(result) == ["Tanh"]
+    assert (report.batchnorm_before, report.batchnorm_after) == (1, 0)
+    assert report.entries[0].outcome is Outcome.REMOVED
+
+
+def test_a_gain_of_zero_before_a_constant_add_folds() -> None:
+    """As zero-initialised scales leave it: there is nothing to divide the constant by."""
+    rng = np.random.default_rng(28)
+    nodes = [
+        batchnorm("x", "n"),
+        helper.make_node("Add", ["n", "b"], ["a"]),
+        helper.make_node("Conv", ["a", "w"], ["y"]),
+    ]
+    constants = {"b": rng.normal(size=(2, 1, 1)), "w": rng.normal(size=(3, 2, 1, 1))} | statistics(rng, 2)
+    for scale in (0.0, 1e-38):
+        constants["bn.scale"] = np.full(2, scale)
+        source = model(nodes, IMAGE, ["y"], constants)
+
+        result, _ = folded(source)
+
+        assert operators(result) == ["Conv"]
+        assert_same(source, result, feeds(rng))
+
+
+def test_parameters_of_different_lengths_are_kept() -> None:
+    nodes, constants = conv_batchnorm(np.random.default_rng(29))
+    source = model(nodes, IMAGE, ["y"], constants)
+    mean = next(tensor for tensor in source.graph.initializer if tensor.name == "bn.mean")
+    mean.CopyFrom(numpy_helper.from_array(np.zeros(2), "bn.mean"))
+
+    assert fold(ir.from_proto(source)).kept == {"parameter-mismatch": 1}
+
+
+def test_a_batchnorm_of_one_axis_is_kept() -> None:
+    source = model([batchnorm("x", "y")], {"x": [3, 3]}, ["y"], statistics(np.random.default_rng(30), 3))
+    for value in (source.graph.input[0], source.graph.output[0]):
+        del value.type.tensor_type.shape.dim[1:]
+
+    assert fold(ir.from_proto(source)).kept == {"unknown-shape": 1}
+
+
+def test_groups_that_do_not_divide_the_channels_are_kept() -> None:
+    rng = np.random.default_rng(31)
+    for op_type, weight, channels in (("Conv", (3, 2, 1, 1), 4), ("ConvTranspose", (3, 2, 1, 1), 3)):
+        nodes = [batchnorm("x", "n"), helper.make_node(op_type, ["n", "w"], ["y"], group=1)]
+        constants = {"w": rng.normal(size=(weight[0], channels, 1, 1) if op_type == "Conv" else weight)}
+        source = model(nodes, {"x": ["n", channels, 4, 4]}, ["y"], constants | statistics(rng, channels))
+        source.graph.node[1].attribute[0].i = 2
+
+        assert fold(ir.from_proto(source)).entries[0].code == "graph-input/invalid-group"
+
+
+def test_a_float16_weight_that_would_overflow_is_kept() -> None:
+    rng = np.random.default_rng(32)
+    nodes, _ = conv_batchnorm(rng)
+    constants = {"w": np.full((3, 2, 1, 1), 6e4, np.float16)} | statistics(rng, 3, dtype=np.float32)
+    source = model(nodes, IMAGE, ["y"], constants, dtype=np.float16)
+
+    assert fold(ir.from_proto(source)).entries[0].code == "overflow/graph-output"
+
+
+@pytest.mark.parametrize("written", ["value_floats", "cast"])
+def test_parameters_may_be_lists_of_floats_or_casts(written: str) -> None:
+    rng = np.random.default_rng(33)
+    nodes, constants = conv_batchnorm(rng)
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    mean = constants.pop("bn.mean")
+    if written == "cast":
+        constants["bn.wide"] = mean.astype(np.float64)
+        nodes.insert(0, helper.make_node("Cast", ["bn.wide"], ["bn.mean"], to=TensorProto.FLOAT))
+    else:
+        nodes.insert(0, helper.make_node("Constant", [], ["bn.mean"], value_floats=mean.tolist()))
+    source = model(nodes, IMAGE, ["y"], constants, dtype=np.float32)
+
+    result, _ = folded(source)
+
+    assert operators(result) == ["Conv"]
+    assert_same(source, result, {"x": rng.normal(size=(2, 2, 4, 4)).astype(np.float32)})
+
+
+def test_the_standard_domain_has_two_spellings(tmp_path: Path) -> None:
+    nodes, constants = conv_batchnorm(np.random.default_rng(34))
+    source = model(nodes, IMAGE, ["y"], constants)
+    source.opset_import[0].domain = "ai.onnx"
+    onnx.save(source, tmp_path / "a.onnx")
+
+    assert fold(load_model(tmp_path / "a.onnx")).batchnorm_after == 0
 
 
 def test_statistics_that_are_not_finite_keep_the_node() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ModelFileError, WriteError
+from export.fold_file import fold_file
 from export.onnx_file import load_model, save_model
 from export.staging import staged
 from tests.export.build import model
@@ -147,6 +149,77 @@ def test_missing_and_short_external_data_are_named(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelFileError, match="keeps the weight 'w' in 'weights.bin', which is missing"):
         load_model(tmp_path / "a.onnx")
+
+
+def test_the_weights_of_the_source_are_never_overwritten(tmp_path: Path) -> None:
+    onnx.save_model(
+        small(), tmp_path / "src.onnx", save_as_external_data=True, location="out.onnx.data", size_threshold=0
+    )
+    before = (tmp_path / "out.onnx.data").read_bytes()
+
+    with pytest.raises(ModelFileError, match="would overwrite the weights of"):
+        fold_file(tmp_path / "src.onnx", tmp_path / "out.onnx")
+
+    assert (tmp_path / "out.onnx.data").read_bytes() == before
+
+
+def test_a_model_with_external_data_may_be_folded_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    onnx.save_model(small(), path, save_as_external_data=True, location="a.onnx.data", size_threshold=0)
+
+    fold_file(path, path)
+
+    np.testing.assert_array_equal(
+        numpy_helper.to_array(onnx.load(path).graph.initializer[0]), numpy_helper.to_array(small().graph.initializer[0])
+    )
+
+
+def test_a_weight_whose_content_does_not_fit_its_shape_is_named(tmp_path: Path) -> None:
+    proto = small()
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
+
+    with pytest.raises(ModelFileError, match="holds a weight 'w' whose content does not fit its shape"):
+        load_model(save(proto, tmp_path / "bad.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("offset", "-8"), ("offset", "abc"), ("length", "-1"), ("location", "../w")]
+)
+def test_external_data_in_a_wrong_place_is_named(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "a.onnx"
+    onnx.save_model(small(), path, save_as_external_data=True, location="w", size_threshold=0)
+    proto = onnx.load(path, load_external_data=False)
+    entries = {entry.key: entry.value for entry in proto.graph.initializer[0].external_data} | {key: value}
+    del proto.graph.initializer[0].external_data[:]
+    for name, text in entries.items():
+        proto.graph.initializer[0].external_data.add(key=name, value=text)
+
+    with pytest.raises(ModelFileError, match="the weight 'w'"):
+        load_model(save(proto, path))
+
+
+def test_a_file_is_taken_for_what_it_is_not_for_its_ending(tmp_path: Path) -> None:
+    path = save(small(), tmp_path / "model.json")
+    assert len(load_model(path).graph) == 1
+
+    path.write_text("{}")
+    with pytest.raises(ModelFileError, match="not an ONNX model"):
+        load_model(path)
+
+
+def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "there" / "real.txt")
+
+    with staged(link) as path:
+        path.write_text("new")
+
+    assert link.is_symlink()
+    assert (tmp_path / "there" / "real.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WriteError, match="it is not a regular file"), staged(tmp_path / "pipe"):
+        pass
 
 
 def test_what_is_staged_appears_only_when_it_is_whole(tmp_path: Path) -> None:

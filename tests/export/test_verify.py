@@ -254,6 +254,46 @@ def test_inputs_that_do_not_fit_are_named(pair: Any, tmp_path: Path, arrays: Any
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_inputs_that_prove_nothing_are_refused(pair: Any, tmp_path: Path, number: float) -> None:
+    np.savez(tmp_path / "bad.npz", x=np.full((1, 4, 5, 5), number, np.float32))
+
+    with pytest.raises(FeedError, match="holds NaN or infinity"):
+        verify(pair[0], pair[1], tmp_path / "bad.npz")
+
+
+def test_damaged_archives_are_named(pair: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "whole.npz", x=np.zeros((1, 4, 5, 5), np.float32))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-40])
+    np.save(tmp_path / "one.npy", np.zeros((1, 4, 5, 5), np.float32))
+
+    for name in ("cut.npz", "one.npy"):
+        with pytest.raises(FeedError, match="is no .npz file of plain arrays, or is damaged"):
+            verify(pair[0], pair[1], tmp_path / name)
+
+
+def test_noise_without_bound_proves_nothing() -> None:
+    wanted, other_shape = [np.array([0.0, 1.0])] * 4, [np.array([0.0])] * 4
+
+    difference = measure(wanted, wanted, other_shape)
+
+    assert difference.noise == float("inf")
+    assert not difference.passes
+
+
+def test_an_output_that_is_never_finite_proves_nothing() -> None:
+    wanted = [np.array([np.nan, np.inf])]
+
+    assert not measure(wanted, wanted, wanted).passes
+
+
+def test_one_unit_in_the_last_place_of_a_nearly_constant_output_is_allowed() -> None:
+    wanted = [np.array([1.18, 1.18001], np.float32)]
+    got = [np.nextafter(wanted[0], np.float32(2))]
+
+    assert measure(wanted, got, wanted).passes
+
+
 def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_text("no archive")
 
@@ -296,7 +336,7 @@ def test_what_cannot_be_compared_is_infinitely_far(got: np.ndarray) -> None:
 
 
 def test_infinities_that_agree_are_equal() -> None:
-    wanted = [np.array([-np.inf, 1.0, np.nan])]
+    wanted = [np.array([-np.inf, 1.0, 2.0, np.nan])]
 
     assert measure(wanted, wanted, wanted).error == 0
 

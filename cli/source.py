@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.packages import require_packages
-from contract.errors import InputError
+from contract.errors import InputError, SetupError
 from contract.manifest import SourceCard, read_source_card
+
+MAX_INPUT_VALUES = 2**28
+"""In one sample of a factory's network, a GiB of float32: more is a slip of the pen, and would fill the memory."""
 
 
 class SourceError(InputError):
@@ -35,7 +40,7 @@ class Source:
     @property
     def is_factory(self) -> bool:
         """Whether it is module:factory. A path may hold a colon, so a path that exists is a path."""
-        return ":" in self.text and not Path(self.text).exists()
+        return ":" in self.text and not _is_there(Path(self.text))
 
     @property
     def default_name(self) -> str:
@@ -50,6 +55,7 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> tuple[P
 
     Raises:
         SourceError: there is no such source, or an option that does not go with it.
+        SetupError: `folder` cannot be written.
         NormfoldError: whatever reading or exporting it says.
     """
     _refuse_stray_options(source)
@@ -58,17 +64,22 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> tuple[P
         beside = path.with_suffix(".json")
         card_path = source.card or (beside if beside.is_file() else None)
         return path, read_source_card(card_path) if card_path else SourceCard()
-    if not source.is_factory and not Path(source.text).is_dir():
+    if not source.is_factory and not _is_folder(Path(source.text)):
         raise SourceError(
             f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
         )
     require_packages("torch", "onnxscript", extra="train", needed_for="normfold export from a torch network")
     say("tracing the network")
     target = folder / "unfolded.onnx"
-    if source.is_factory:
-        _factory_to_onnx(source, target)
-    else:
-        _checkpoint_to_onnx(source, target)
+    try:
+        if source.is_factory:
+            _factory_to_onnx(source, target)
+        else:
+            _checkpoint_to_onnx(source, target)
+    except OSError as error:
+        raise SetupError(
+            f"The unfolded model cannot be written to {str(folder)!r}: {error.strerror or error}."
+        ) from None
     return target, read_source_card(source.card or target.with_suffix(".json"))
 
 
@@ -79,6 +90,7 @@ def _checkpoint_to_onnx(source: Source, target: Path) -> None:
 
 
 def _factory_to_onnx(source: Source, target: Path) -> None:
+    from models.errors import TrainModeError
     from models.registry import Architecture, build, parse_options
     from models.to_onnx import OPSET, InputSpec, to_onnx
     from models.weights import load_weights
@@ -91,19 +103,40 @@ def _factory_to_onnx(source: Source, target: Path) -> None:
     if source.weights is not None:
         load_weights(network, source.weights)
         network.eval()
-    to_onnx(network, target, {"input": InputSpec(shape)}, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+    inputs = {"input": InputSpec(shape)}
+    try:
+        to_onnx(network, target, inputs, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+    except TrainModeError as error:
+        raise SourceError(
+            f"{source.text!r} returned its network in train mode (layer {error.layers[0]!r}, for one), and no trained "
+            "weights; give --weights FILE, or let it load them itself and return network.eval()."
+        ) from None
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read a shape such as 3x224x224.
 
     Raises:
-        SourceError: it is not positive numbers joined by x.
+        SourceError: it is not positive numbers joined by x, or holds more than MAX_INPUT_VALUES values.
     """
     sizes = text.lower().split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+    if not all(re.fullmatch("0*[1-9][0-9]{0,17}", size, re.ASCII) for size in sizes):
         raise SourceError(f"The shape {text!r} is not positive numbers joined by x, such as 3x224x224.")
-    return tuple(map(int, sizes))
+    shape = tuple(map(int, sizes))
+    if math.prod(shape) > MAX_INPUT_VALUES:
+        raise SourceError(f"The shape {text!r} has more than {MAX_INPUT_VALUES:,} values in one sample.")
+    return shape
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for the file system, say
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    return _is_there(path) and path.is_dir()
 
 
 def _refuse_stray_options(source: Source) -> None:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cli.console import err, out, print_json, warn
+from cli.console import err, out, print_json
+from cli.interrupt import exit_code, terminable
 from cli.packages import require_packages
-from contract.errors import InputError, SetupError
+from cli.train_config import make_config, parse_size
+from cli.train_progress import is_main_process, make_reporter, warnings_as_sentences
+from contract.errors import SetupError
 
 if TYPE_CHECKING:
-    from models.checkpoint import RunConfig
-    from models.data import Dataset
-    from models.metrics import EpochMetrics
     from models.train import FitResult
 
 NEEDED = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-DEFAULT_ARCH, DEFAULT_DATA = "convnet", "digits"
 
 DATA, TRAINING = "Data", "Training"
 
@@ -110,30 +101,21 @@ def train(
     }
     require_packages(*NEEDED, extra="train", needed_for="normfold train")
     try:
-        result = _train(given, folder, resume)
-    except KeyboardInterrupt:
-        _say_how_to_resume(folder)
-        raise typer.Exit(INTERRUPTED) from None
+        with terminable():
+            result = _train(given, folder, resume)
+    except KeyboardInterrupt as error:
+        if is_main_process():
+            _say_how_to_resume(folder)
+        raise typer.Exit(exit_code(error)) from None
     except OSError as error:
-        raise SetupError(f"{str(error.filename or folder)!r} cannot be written: {error.strerror or error}.") from None
-    if _is_main_process():
+        raise _not_written(error, folder) from None
+    if is_main_process():
         _print_result(result, as_json)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read a size given as HEIGHTxWIDTH, in pixels.
-
-    Raises:
-        InputError: not two positive whole numbers with an x between.
-    """
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise InputError(f"--image-size {text!r} is not of the form HEIGHTxWIDTH, for example 32x32.")
-    return int(height), int(width)
-
-
 def _train(given: dict[str, Any], folder: Path, resume: bool) -> FitResult:
-    from models.resume import read_progress, refuse_existing_run
+    from models.resume import read_progress
+    from models.run_folder import refuse_existing_run
     from models.train import fit
 
     if resume:
@@ -141,125 +123,33 @@ def _train(given: dict[str, Any], folder: Path, resume: bool) -> FitResult:
     else:
         refuse_existing_run(folder)  # before the data are read, which may take long
         recorded = None
-    with _warnings_as_sentences():
-        config, dataset = _make_config(given, recorded)
-        reporter = _make_reporter()
+    with warnings_as_sentences():
+        config, dataset = make_config(given, recorded)
+        reporter = make_reporter()
         with reporter.bar:
             return fit(config, dataset, folder, resume=resume, reporter=reporter)
 
 
-def _make_config(given: dict[str, Any], recorded: RunConfig | None) -> tuple[RunConfig, Dataset]:
-    """Lay what was given over the defaults, or over the settings of the run to be resumed."""
-    from pydantic import ValidationError
+def _how_to_resume(folder: Path) -> str | None:
+    from models.files import STATE_PATH  # not from where torch is imported, which may be what was interrupted
 
-    from models.checkpoint import make_run_config
-    from models.data import DataConfig, load_dataset
-    from models.registry import find_factory, parse_options
-    from models.train_config import TrainConfig
-
-    arch, options = DEFAULT_ARCH, dict[str, Any]()
-    before: dict[str, dict[str, Any]] = {"data": {}, "train": {}}
-    if recorded is not None:
-        arch, options = recorded.architecture.name, recorded.architecture.options
-        before = recorded.model_dump(include={"data", "train"})
-    arch = given["arch"] or arch
-    options = parse_options(given["options"]) if given["options"] else options
-    find_factory(arch)  # a wrong name is told before the data are read
-    try:
-        data_config = DataConfig.model_validate(before["data"] | _only_given(given["data"]))
-        train_config = TrainConfig.model_validate(before["train"] | _only_given(given["train"]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-") + " " if first["loc"] else ""
-        raise InputError(f"{option}{first['input']!r} cannot be: {first['msg']}.") from None
-    dataset = load_dataset(data_config)
-    return make_run_config(arch, options, data_config, dataset, train_config), dataset
-
-
-def _only_given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _make_reporter() -> Any:
-    from models.train import Reporter
-
-    class BarReporter(Reporter):
-        """A progress bar on a terminal, a line for each epoch elsewhere."""
-
-        def __init__(self) -> None:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("steps"),
-                TimeRemainingColumn(),
-                console=err,
-                disable=not err.is_terminal or not _is_main_process(),
-            )
-            self.task: TaskID | None = None
-            self.epochs = 0
-
-        def start(self, epochs_done: int, epochs: int, steps: int) -> None:
-            self.epochs = epochs
-            self.task = self.bar.add_task(f"epoch {epochs_done}/{epochs}", total=epochs * steps)
-            self.bar.advance(self.task, epochs_done * steps)
-
-        def step(self) -> None:
-            assert self.task is not None
-            self.bar.advance(self.task)
-
-        def epoch(self, metrics: EpochMetrics) -> None:
-            assert self.task is not None
-            line = (
-                f"epoch {metrics.epoch}/{self.epochs}  loss {metrics.train_loss:.3f}  "
-                f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation_accuracy:.4f}"
-            )
-            self.bar.update(self.task, description=line)
-            if self.bar.disable:
-                err.print(line)
-
-    return BarReporter()
-
-
-@contextmanager
-def _warnings_as_sentences() -> Iterator[None]:
-    """Show Normfold's own warnings as one sentence, any others as Python does."""
-    from models.errors import TrainingWarning
-
-    show = warnings.showwarning
-
-    def show_sentence(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if not issubclass(category, TrainingWarning):
-            show(message, category, filename, lineno, file, line)
-        elif _is_main_process():
-            warn(str(message))
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show_sentence
-        warnings.simplefilter("always", TrainingWarning)
-        yield
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate launch
+    if not (folder / STATE_PATH).exists():
+        return None
+    return f"go on after the last whole epoch with: normfold train --out {shlex.quote(str(folder))} --resume"
 
 
 def _say_how_to_resume(folder: Path) -> None:
-    from models.resume import STATE_PATH
-
-    if (folder / STATE_PATH).exists():
-        err.print(
-            f"Interrupted; go on after the last whole epoch with: normfold train --out {folder} --resume", markup=False
-        )
-    else:
+    advice = _how_to_resume(folder)
+    if advice is None:
         err.print("Interrupted before there was anything to resume.")
+    else:
+        err.print(f"Interrupted; {advice}", markup=False)
+
+
+def _not_written(error: OSError, folder: Path) -> SetupError:
+    advice = _how_to_resume(folder)
+    end = "." if advice is None else f"; when that is mended, {advice}"
+    return SetupError(f"{str(error.filename or folder)!r} cannot be written: {error.strerror or error}{end}")
 
 
 def _print_result(result: FitResult, as_json: bool) -> None:

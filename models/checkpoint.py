@@ -25,7 +25,7 @@ from torch import nn
 
 from contract.manifest import SourceCard, to_json
 from models.data import DataConfig, Dataset
-from models.errors import WeightsError
+from models.errors import DataError, WeightsError
 from models.files import write_atomically
 from models.registry import Architecture, build
 from models.train_config import TrainConfig
@@ -64,8 +64,12 @@ class Checkpoint:
 def make_run_config(
     name: str, options: dict[str, Any], data: DataConfig, dataset: Dataset, train: TrainConfig
 ) -> RunConfig:
-    """Return the config of a run that has not begun: architecture and card follow from the data set."""
-    return RunConfig(
+    """Return the config of a run that has not begun: architecture and card follow from the data set.
+
+    Raises:
+        DataError: the data's place, or an option, holds what JSON cannot.
+    """
+    config = RunConfig(
         architecture=Architecture(
             name=name, options=options, input_shape=dataset.input_shape, classes=len(dataset.labels)
         ),
@@ -79,6 +83,13 @@ def make_run_config(
         ),
         versions=current_versions(),
     )
+    try:
+        RunConfig.model_validate_json(to_json(config))
+    except ValueError:
+        raise DataError(
+            f"{name!r} on {dataset.name!r} cannot be recorded: a name is not UTF-8, or an option is nested too deeply."
+        ) from None
+    return config
 
 
 def save_checkpoint(folder: Path, network: nn.Module, config: RunConfig) -> None:
@@ -131,6 +142,8 @@ def load_config(folder: Path) -> RunConfig:
         raise WeightsError(path, f"cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise WeightsError(path, f"is not JSON: {error}.") from None
+    except RecursionError:
+        raise WeightsError(path, "is no config: its JSON is nested too deeply.") from None
     found = record.get("schema_version") if isinstance(record, dict) else None
     if found != SCHEMA_VERSION:
         raise WeightsError(path, f"has schema version {found!r}; this normfold reads {SCHEMA_VERSION}.")
@@ -139,7 +152,9 @@ def load_config(folder: Path) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(path, f"has a wrong field {where!r}: {first['msg']}.") from None
+        raise WeightsError(
+            path, f"has a wrong field {where!r}: {first['msg'].removeprefix('Value error, ')}."
+        ) from None
 
 
 def current_versions() -> dict[str, str]:

@@ -13,6 +13,8 @@ from models.metrics import EpochMetrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CURVES_NAME = "curves.png"
+
 TRAIN_COLOUR, VALIDATION_COLOUR = "#4477aa", "#cc6677"  # told apart also without red or green
 
 

@@ -87,7 +87,12 @@ def load_dataset(config: DataConfig) -> Dataset:
         DataError: unknown source, a file that is missing or wrong, one class, a class too small to be split, or a value
             too far from the training split's.
     """
-    raw = _read(config)
+    try:
+        raw = _read(config)
+    except OSError as error:
+        raise DataError(f"{error.filename or config.source!r} cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise DataError(f"Data {config.source!r} do not fit into this machine's memory.") from None
     splits = split_by_class(
         raw.y,
         raw.labels,

@@ -119,7 +119,7 @@ def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{str(path)!r} holds one bare array; save x and y together with numpy.savez.")
             with archive:
-                members = {name: archive[name] for name in archive.files}
+                members: dict[str, Any] = {name: archive[name] for name in archive.files}
             # A member that is no .npy file comes as bytes.
             return {name: member for name, member in members.items() if isinstance(member, np.ndarray)}
     except DataError:

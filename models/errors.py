@@ -9,7 +9,8 @@ InputError
     ├── TrainModeError          a layer is in train mode
     └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
 CheckError
-└── DivergedError               the loss is no longer a finite number
+├── DivergedError               the loss is no longer a finite number
+└── UnmeasurableError           a trained network's loss on held-out rows is not finite
 SetupError
 └── PrecisionError              this machine cannot train in the precision asked for
 
@@ -57,8 +58,8 @@ class TrainModeError(OnnxExportError):
     """A layer is in train mode: its exported graph would look right and be another function."""
 
     def __init__(self, layers: Sequence[str]) -> None:
-        others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-        super().__init__(f"Layer {layers[0]!r}{others} is in train mode; call network.eval() before exporting.")
+        which = f"Layer {layers[0]!r} is" if len(layers) == 1 else f"Layer {layers[0]!r} and {len(layers) - 1} more are"
+        super().__init__(f"{which} in train mode; call network.eval() before exporting.")
         self.layers = tuple(layers)
 
 
@@ -79,9 +80,21 @@ class DivergedError(CheckError):
     def __init__(self, epoch: int, loss: float, lr: float) -> None:
         intact = f" The checkpoint up to epoch {epoch - 1} is intact." if epoch > 1 else ""
         super().__init__(
-            f"The loss became {loss} in epoch {epoch}; try a lower --lr (it was {lr:g}) or --clip-norm 1.{intact}"
+            f"The loss became {loss} in epoch {epoch}; try a lower --lr (it was {lr:g}) or --clip-norm 1, or look for "
+            f"extreme values in the data.{intact}"
         )
         self.epoch, self.loss, self.lr = epoch, loss, lr
+
+
+class UnmeasurableError(CheckError):
+    """A trained network's loss on a split is not finite, so the run folder cannot record it."""
+
+    def __init__(self, split: str, loss: float, folder: Path) -> None:
+        super().__init__(
+            f"The loss on the {split} split is {loss}: look for extreme values in the data, mend them, and train into "
+            f"another --out. The checkpoint in {str(folder)!r} is intact, and records no such loss."
+        )
+        self.split, self.loss, self.folder = split, loss, folder
 
 
 class PrecisionError(SetupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +11,14 @@ from models.errors import RunFolderError
 from models.files import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Mean loss (nats) and accuracy over some rows."""
+
+    loss: float
+    accuracy: float
 
 
 class EpochMetrics(BaseModel):
@@ -39,7 +48,7 @@ def read_metrics(folder: Path, last_epoch: int) -> list[EpochMetrics]:
         RunFolderError: one of those lines is missing or damaged.
     """
     path = folder / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines()[:last_epoch] if path.exists() else []
+    lines = path.read_bytes().splitlines()[:last_epoch] if path.exists() else []
     try:
         records = [EpochMetrics.model_validate_json(line) for line in lines]
     except ValidationError:

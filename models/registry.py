@@ -1,7 +1,8 @@
 """From a name to a network: the architectures that come with Normfold, and `module:factory` of the user's own.
 
 A factory is a function that returns an `nn.Module`. It is given its options by name, and `input_shape` (one sample,
-without the batch axis) and `classes` if its signature has them.
+without the batch axis) and `classes` if its signature has them. Where there are no data to tell `classes`, as when the
+user's own network is exported, it is an option like any other.
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ FACTORIES: dict[str, Factory] = {
 OWN_PACKAGES = ("contract", "models", "export", "service", "cli")
 """Normfold's own top-level packages, already imported: a user's module of such a name cannot be reached."""
 
-GIVEN = ("input_shape", "classes")
-
 
 class Architecture(BaseModel):
     """All that it takes to build a network again, save its weights."""
@@ -70,15 +69,14 @@ def build(architecture: Architecture) -> nn.Module:
     name = architecture.name
     factory = find_factory(name)
     given = {"input_shape": architecture.input_shape, "classes": architecture.classes}
-    accepted = list_options(factory)
-    arguments = {
-        key: value for key, value in given.items() if value is not None and (accepted is None or key in accepted)
-    }
-    if accepted is None:  # **options: only what the signature names is surely wanted
-        arguments = {key: value for key, value in arguments.items() if key in _named_parameters(factory)}
-    _check_options(name, architecture.options, accepted)
+    given = {key: value for key, value in given.items() if value is not None}
+    _check_options(name, architecture.options, list_options(factory), given)
+    # Where there is **options too, only what the signature names is surely wanted.
+    arguments = {key: value for key, value in given.items() if key in _named_parameters(factory)}
+    arguments |= architecture.options
+    _check_required(name, factory, arguments)
     try:
-        network = factory(**arguments, **architecture.options)
+        network = factory(**arguments)
     except NormfoldError:
         raise
     except Exception as error:  # a user's factory may raise anything
@@ -154,11 +152,22 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise ArchitectureError(f"{pair!r} is not of the form name=value, for example widths=[32,64].")
         if name in options:
             raise ArchitectureError(f"Option {name!r} is given twice.")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
+        options[name] = _parse_value(name, text)
     return options
+
+
+def _parse_value(name: str, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    except RecursionError:
+        raise ArchitectureError(f"Option {name!r} is nested too deeply.") from None
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise ArchitectureError(f"Option {name!r} holds NaN or infinity, which a run cannot record.") from None
+    return value
 
 
 def _named_parameters(factory: Factory) -> list[str]:
@@ -169,13 +178,24 @@ def _named_parameters(factory: Factory) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def _check_options(name: str, options: Mapping[str, Any], accepted: list[str] | None) -> None:
+def _check_options(name: str, options: Mapping[str, Any], accepted: list[str] | None, given: Mapping[str, Any]) -> None:
     for option in options:
-        if option in GIVEN:
+        if option in given:
             raise ArchitectureError(f"Option {option!r} follows from the data or the input, it cannot be given.")
         if accepted is not None and option not in accepted:
-            known = ", ".join(key for key in accepted if key not in GIVEN) or "none"
+            known = ", ".join(key for key in accepted if key not in given) or "none"
             raise ArchitectureError(f"{name!r} has no option {option!r}; its options are: {known}.")
+
+
+def _check_required(name: str, factory: Factory, arguments: Mapping[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:
+        return
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
+    if missing:
+        raise ArchitectureError(f"{name!r} needs {', '.join(map(repr, missing))}; give --arg {missing[0]}=VALUE.")
 
 
 def _import_module(name: str) -> Any:
@@ -192,14 +212,14 @@ def _import_module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name
-        if missing == package or name.startswith(f"{missing}."):
+        if f"{name}.".startswith(f"{missing}."):  # the module itself, or a package that it would be in
             raise ArchitectureError(
                 f"There is no module {name!r}, neither installed nor in the current folder."
             ) from None
         collides = missing.partition(".")[0] in OWN_PACKAGES
         hint = f", which collides with Normfold's own package {missing.partition('.')[0]!r}" if collides else ""
         raise ArchitectureError(f"Module {name!r} imports {missing!r}, which is not there{hint}.") from None
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise ArchitectureError(
             f"Module {name!r} cannot be imported: {type(error).__name__}: {_first_line(error)}"
         ) from error

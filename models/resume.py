@@ -19,12 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, RunConfig
+from models.checkpoint import RunConfig
 from models.errors import RunFolderError
-from models.files import write_atomically
+from models.files import STATE_PATH, write_atomically
 from models.weights import assign_weights, read_safetensors
 
-STATE_PATH = Path("resume") / "state.safetensors"
 METADATA_KEY = "normfold"
 
 
@@ -51,19 +50,6 @@ class Progress(BaseModel):
         assert train is not None
         out_of_patience = train.patience is not None and self.epoch - self.best_epoch >= train.patience
         return self.epoch >= train.epochs or out_of_patience
-
-
-def refuse_existing_run(folder: Path) -> None:
-    """Make sure that a new run overwrites nothing.
-
-    Raises:
-        RunFolderError: the folder holds a run, or is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(folder, "is a file; give another --out.")
-    # A run that ended before its first checkpoint, because it diverged, say, may be begun anew.
-    if any((folder / name).exists() for name in (WEIGHTS_NAME, CONFIG_NAME)):
-        raise RunFolderError(folder, "holds a run already; go on with it by --resume, or give another --out.")
 
 
 def save_state(folder: Path, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -102,6 +102,12 @@ def to_onnx(
         raise OnnxExportError("The network needs at least one named input.")
     examples = {name: _example(name, given) for name, given in inputs.items()}
     axes = {name: _free_axes(example, dynamic_size) for name, example in examples.items()}
+    if dynamic_size and not any(HEIGHT_AXIS in free.values() for free in axes.values()):
+        shapes = ", ".join(f"{name!r} {list(example.shape[1:])}" for name, example in examples.items())
+        raise OnnxExportError(
+            "Height and width cannot be left free (--dynamic-size): the network takes no picture (channels, height, "
+            f"width) of floats, but {shapes}."
+        )
     result, calls = _run(network, list(examples.values()))
     _run(network, [_grow(example, axes[name]) for name, example in examples.items()])
     output_names = _name_outputs(result, outputs, taken=list(examples))
@@ -157,7 +163,10 @@ def check_exportable(network: nn.Module) -> None:
 
 
 def _example(name: str, given: InputSpec | Tensor) -> Tensor:
-    example = given.example() if isinstance(given, InputSpec) else given
+    try:
+        example = given.example() if isinstance(given, InputSpec) else given
+    except (RuntimeError, MemoryError, OverflowError):  # torch's words for memory that is not there
+        raise OnnxExportError(f"Input {name!r} is too large to be tried out in this machine's memory.") from None
     if example.ndim == 0 or len(example) == 0:
         raise OnnxExportError(f"The example of input {name!r} needs a batch axis with at least one row.")
     return example if len(example) > 1 else example.repeat(EXAMPLE_ROWS, *(1,) * (example.ndim - 1))

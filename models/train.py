@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,52 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batches import epoch_batches, seed_everything
-from models.checkpoint import RunConfig, load_checkpoint, save_checkpoint, save_config
-from models.curves import draw_curves
+from models.checkpoint import RunConfig, load_checkpoint, save_config
+from models.curves import CURVES_NAME, draw_curves
 from models.data import Dataset
 from models.errors import DivergedError
-from models.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
-from models.optimise import make_optimizer, one_cycle
-from models.processes import agree, make_accelerator, release, synchronise_norms
-from models.registry import build, check_logits
-from models.resume import (
-    Progress,
-    check_same_run,
-    read_progress,
-    refuse_existing_run,
-    restore_state,
-    save_state,
-)
+from models.metrics import Result
+from models.optimise import one_cycle
+from models.processes import agree, make_accelerator, release
+from models.reporter import Reporter
+from models.resume import check_same_run, read_progress
+from models.run import Run, begin_run, record_epoch, with_metrics
+from models.run_folder import refuse_existing_run, whole_or_nothing
 from models.splits import IndexArray
 from models.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CURVES_NAME = "curves.png"
 EVALUATION_ROWS = 1024
 """Rows at a time in evaluation, where the batch size changes no result."""
-
-
-class Reporter:
-    """Hears of progress; this one says nothing. Called in the main process alone."""
-
-    def start(self, epochs_done: int, epochs: int, steps: int) -> None:
-        """Training begins: epochs in all, and steps in each."""
-
-    def step(self) -> None:
-        """One step is done."""
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        """One epoch is done, and its checkpoint written."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Mean loss (nats) and accuracy over some rows."""
-
-    loss: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +73,8 @@ def fit(
         RunFolderError: `folder` holds a run and `resume` is false, or holds none and it is true, or another one.
         ArchitectureError: the network cannot be built, or does not return logits.
         DivergedError: the loss is no longer finite.
+        UnmeasurableError: the loss on the test split is not finite; the checkpoint stands.
+        OSError: the folder cannot be written. Of a run without a checkpoint nothing stays behind, after any error.
         PrecisionError: the precision needs another device.
 
     Warns:
@@ -111,7 +87,8 @@ def fit(
     assert config.train is not None
     accelerator = make_accelerator(config.train)
     try:
-        return _fit(config, config.train, dataset, folder, resume, reporter or Reporter(), accelerator)
+        with whole_or_nothing(folder, new=not resume) if accelerator.is_main_process else nullcontext():
+            return _fit(config, config.train, dataset, folder, resume, reporter or Reporter(), accelerator)
     finally:
         release(accelerator)
 
@@ -129,24 +106,7 @@ def _fit(
     main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     train_x, train_y = _to_device(dataset, dataset.splits.train, accelerator.device)
     held_x, held_y = _to_device(dataset, dataset.splits.validation, accelerator.device)
-
-    seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same first weights
-    network = build(config.architecture)
-    check_logits(network, config.architecture)
-    network = synchronise_norms(network, settings, accelerator)
-    optimizer = make_optimizer(network, settings)
-    progress = Progress(config=config)
-    if resume:
-        progress = read_progress(folder)
-        restore_state(folder, network, optimizer)
-    records = read_metrics(folder, progress.epoch)
-    trained, optimizer = accelerator.prepare(network, optimizer)  # network itself: without the wrapper of processes
-    if progress.loss_scale is not None and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(progress.loss_scale)
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        rewrite_metrics(folder, records)
-        save_state(folder, progress, network, optimizer)  # from here on there is a run to resume
+    run = begin_run(config, settings, folder, resume, accelerator)
 
     def cut(epoch: int) -> list[IndexArray]:
         return epoch_batches(
@@ -154,57 +114,38 @@ def _fit(
         )
 
     if main:
-        reporter.start(progress.epoch, settings.epochs, len(cut(1)))
-    while not progress.finished:
-        epoch, epoch_started = progress.epoch + 1, time.perf_counter()
+        reporter.start(run.progress.epoch, settings.epochs, len(cut(1)))
+    while not run.progress.finished:
+        epoch, epoch_started = run.progress.epoch + 1, time.perf_counter()
         seed_everything(settings.seed, epoch, process)
+        heard = reporter if main else None
         train = train_one_epoch(
-            trained, train_x, train_y, cut(epoch), optimizer, settings, epoch, accelerator, reporter if main else None
+            run.trained, train_x, train_y, cut(epoch), run.optimizer, settings, epoch, accelerator, heard
         )
-        validation = Result(*agree(list(astuple(evaluate(network, held_x, held_y)))))
+        validation = Result(*agree(list(astuple(evaluate(run.network, held_x, held_y)))))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
-        metrics = EpochMetrics(
-            epoch=epoch,
-            lr=optimizer.param_groups[0]["lr"],
-            train_loss=train.loss,
-            train_accuracy=train.accuracy,
-            validation_loss=validation.loss,
-            validation_accuracy=validation.accuracy,
-            seconds=round(time.perf_counter() - epoch_started, 3),
-        )
-        records.append(metrics)
-        scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-        progress = progress.model_copy(update={"epoch": epoch, "loss_scale": scale})
-        better = progress.is_better(validation.accuracy, validation.loss)
-        if better:
-            best = {"best_epoch": epoch, "best_accuracy": validation.accuracy, "best_loss": validation.loss}
-            progress = progress.model_copy(update=best)
+        metrics = record_epoch(run, train, validation, round(time.perf_counter() - epoch_started, 3))
         if main:
-            append_metrics(folder, metrics)
-            if better:
-                save_checkpoint(folder, network, _with_metrics(config, epoch, {"validation": validation}))
-            save_state(folder, progress, network, optimizer)  # last: what it counts as done is on disk
             reporter.epoch(metrics)
 
     accelerator.wait_for_everyone()
-    finished = _finish(config, progress, records, dataset, folder, write=main)
-    return FitResult(folder, finished, progress.epoch, progress.best_epoch, time.perf_counter() - started)
+    finished = _finish(run, dataset)
+    return FitResult(folder, finished, run.progress.epoch, run.progress.best_epoch, time.perf_counter() - started)
 
 
-def _finish(
-    config: RunConfig, progress: Progress, records: list[EpochMetrics], dataset: Dataset, folder: Path, *, write: bool
-) -> RunConfig:
+def _finish(run: Run, dataset: Dataset) -> RunConfig:
     """Measure the checkpoint as it was written, in fp32, also on the test split, which nothing has seen before."""
-    network = load_checkpoint(folder).network
+    network = load_checkpoint(run.folder).network
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     cpu = torch.device("cpu")
     results = {split: evaluate(network, *_to_device(dataset, part, cpu)) for split, part in rows.items()}
-    finished = _with_metrics(config, progress.best_epoch, results)
-    if write:
-        save_config(folder, finished)
-        draw_curves(records, progress.best_epoch, folder / CURVES_NAME, config.card.origin)
+    best_epoch = run.progress.best_epoch
+    finished = with_metrics(run.config, run.folder, best_epoch, results)
+    if run.accelerator.is_main_process:
+        save_config(run.folder, finished)
+        draw_curves(run.records, best_epoch, run.folder / CURVES_NAME, run.config.card.origin)
     return finished
 
 
@@ -279,13 +220,6 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
         correct += (logits.argmax(dim=1) == yb).sum().item()
     network.train(was_training)
     return Result(loss / len(y), correct / len(y))
-
-
-def _with_metrics(config: RunConfig, epoch: int, results: dict[str, Result]) -> RunConfig:
-    metrics: dict[str, float] = {}
-    for split, result in results.items():
-        metrics |= {f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}
-    return config.model_copy(update={"epoch": epoch, "card": config.card.model_copy(update={"metrics": metrics})})
 
 
 def _to_device(dataset: Dataset, rows: IndexArray, device: torch.device) -> tuple[Tensor, Tensor]:

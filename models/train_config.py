@@ -21,9 +21,9 @@ PEAK_LR = {"adamw": 5e-3, "sgd": 0.1}
 class TrainConfig(BaseModel):
     """Settings of one training run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int = Field(default=20, gt=0, description="Passes over the training split.")
+    epochs: int = Field(default=20, gt=0, le=1_000_000, description="Passes over the training split.")
     batch_size: int = Field(default=64, ge=2, description="Rows in one step, over all processes together.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd has Nesterov momentum.")
     lr: float | None = Field(

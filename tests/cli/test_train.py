@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import typer
 
+from cli.interrupt import Terminated, exit_code, terminable
 from cli.main import app, main
+from models.checkpoint import load_checkpoint
 from models.data import DataConfig
+from models.resume import read_progress
 from models.train_config import TrainConfig
 
 Run = Callable[..., tuple[int, str, str]]
@@ -100,16 +107,40 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
         (["--data", "csv:bad.csv"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),
         (["--data", "images:pictures", "--image-size", "8x8"], 2, "at least two classes; found only 'cats'"),
         (["--image-size", "8"], 2, "--image-size '8' is not of the form HEIGHTxWIDTH"),
-        (["--epochs", "0"], 2, "--epochs 0 cannot be: Input should be greater than 0"),
-        (["--optimizer", "lion"], 2, "--optimizer 'lion' cannot be: Input should be 'adamw' or 'sgd'"),
+        (["--image-size", "9" * 5000 + "x8"], 2, "is not of the form HEIGHTxWIDTH"),
+        (["--data", "images:two", "--image-size", "99999999x99999999"], 2, "1 to 4096 pixels a side, not to 99999999x"),
+        (["--data", "csv:huge.csv"], 2, "Row 3 of 'huge.csv' has '1e300' in column 'b', which is no finite float32"),
+        (["--epochs", "0"], 2, "--epochs must be greater than 0, not 0."),
+        (["--batch-size", "1"], 2, "--batch-size must be greater than or equal to 2, not 1."),
+        (["--lr", "-1"], 2, "--lr must be greater than 0, not -1.0."),
+        (["--lr", "inf"], 2, "--lr must be a finite number, not inf."),
+        (["--weight-decay", "nan"], 2, "--weight-decay must be a finite number, not nan."),
+        (["--label-smoothing", "2"], 2, "--label-smoothing must be less than 1, not 2.0."),
+        (["--patience", "0"], 2, "--patience must be greater than 0, not 0."),
+        (["--clip-norm", "0"], 2, "--clip-norm must be greater than 0, not 0.0."),
+        (["--seed", "-1"], 2, "--seed must be greater than or equal to 0, not -1."),
+        (["--split-seed", "-1"], 2, "--split-seed must be greater than or equal to 0, not -1."),
+        (["--channels", "2"], 2, "--channels must be 1 or 3, not 2."),
+        (["--optimizer", "lion"], 2, "--optimizer must be 'adamw' or 'sgd', not 'lion'."),
+        (["--precision", "int8"], 2, "--precision must be 'fp32', 'bf16' or 'fp16', not 'int8'."),
+        (["--test-fraction", "1"], 2, "--test-fraction must be less than 1, not 1.0."),
         (["--test-fraction", "0.95"], 2, "leave no training rows"),
+        (
+            ["--test-fraction", ".9", "--validation-fraction", ".5"],
+            2,
+            "error: --validation-fraction 0.5 and --test-fraction 0.9 leave no training rows; "
+            "together they must be less than 1.\n",
+        ),
+        (["--arch", "mlp", "--arg", "dropout=NaN"], 2, "Option 'dropout' holds NaN or infinity"),
         (["--resume"], 2, "holds no run to resume"),
         ([*ROWS, "--optimizer", "sgd", "--lr", "1e30"], 1, "in epoch 1; try a lower --lr"),
     ],
 )
 def test_bad_input_is_one_sentence_with_its_exit_code(run: Run, arguments: list[str], code: int, message: str) -> None:
     Path("bad.csv").write_text("a,b,y\n1,2,x\n1,,y\n")
-    Path("pictures/cats").mkdir(parents=True)
+    Path("huge.csv").write_text("a,b,y\n1,2,x\n1,1e300,y\n")
+    for folder in ("pictures/cats", "two/cats", "two/dogs"):
+        Path(folder).mkdir(parents=True)
     got, out, err = run("--out", "r", *arguments)
     assert got == code
     assert message in err
@@ -129,6 +160,81 @@ def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:
     code, _, err = run("--out", "file/r", *ROWS)
     assert code == 3
     assert "cannot be written" in err
+
+
+def test_full_disk_before_a_checkpoint_leaves_room_for_a_second_try(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        code, _, err = run("--out", "runs/r", *ROWS)
+    assert (code, err) == (3, "error: 'runs/r/metrics.jsonl' cannot be written: No space left on device.\n")
+    assert not Path("runs").exists()
+    assert run("--out", "runs/r", *ROWS)[0] == 0
+
+
+def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.resume import save_state
+
+    def full_later(folder: Path, progress: Any, *more: Any) -> None:
+        if progress.epoch == 2:
+            raise OSError(28, "No space left on device", str(folder / "resume"))
+        save_state(folder, progress, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.run.save_state", full_later)
+        code, _, err = run("--out", "r", *ROWS)
+    assert code == 3
+    advice = "when that is mended, go on after the last whole epoch with: normfold train --out r --resume\n"
+    assert err.endswith(f"error: 'r/resume' cannot be written: No space left on device; {advice}")
+    assert run("--out", "r", "--resume")[0] == 0
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
+    assert callable(run)  # makes the data
+    command = [sys.executable, "-m", "cli", "train", "--out", "my run", *ROWS[:-1], "100000"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 3/"):
+                break
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # as timeout does: to the process and to its group
+        rest = process.stderr.read()
+    assert process.returncode == 143
+    assert "Traceback" not in rest
+    assert rest.endswith("Interrupted; go on after the last whole epoch with: normfold train --out 'my run' --resume\n")
+    assert {entry.name for entry in Path("my run").rglob("*")} == {
+        *("weights.safetensors", "config.json", "metrics.jsonl", "resume", "state.safetensors")
+    }
+    load_checkpoint(Path("my run"))
+    assert read_progress(Path("my run")).epoch >= 3
+
+
+def test_sigterm_is_heard_once_and_its_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as caught, terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert exit_code(caught.value) == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_second_sigterm_disturbs_no_clean_up() -> None:
+    cleaned = False
+
+    def run_and_clean_up() -> None:
+        nonlocal cleaned
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned = True
+
+    with pytest.raises(Terminated), terminable():
+        run_and_clean_up()
+    assert cleaned
 
 
 def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

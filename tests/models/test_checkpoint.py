@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_checkpoint, load_config, save_checkpoint
-from models.errors import ArchitectureError, WeightsError
+from models.errors import ArchitectureError, DataError, WeightsError
 from models.files import write_atomically
 from models.registry import build
 
@@ -40,6 +40,12 @@ def test_config_carries_preprocessing_labels_and_what_is_logits(folder: Path, ma
     assert "convnet" in card.origin
 
 
+@pytest.mark.parametrize("option", ["\udcff", json.loads("[" * 300 + "]" * 300)])
+def test_config_that_could_not_be_read_again_is_refused_before_training(make_run: Callable, option: object) -> None:
+    with pytest.raises(DataError, match="'mlp' on .* cannot be recorded"):
+        make_run("mlp", {"activation": option})
+
+
 def test_loading_leaves_the_random_state(folder: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -60,6 +66,7 @@ def change_config(folder: Path, **fields: object) -> None:
         (lambda f: (f / "config.json").unlink(), "config.json' cannot be read: No such file"),
         (lambda f: (f / "config.json").write_text("{"), "config.json' is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "schema version None"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json' is no config: .* nested too deeply"),
         (lambda f: change_config(f, schema_version=2), "schema version 2; this normfold reads 1"),
         (lambda f: change_config(f, epoch="late"), "wrong field 'epoch'"),
         (lambda f: change_config(f, surprise=1), "wrong field 'surprise'"),

@@ -21,6 +21,9 @@ def fixed(**options):
     assert not options, options
     return nn.Linear(2, 2)
 
+def needs(width, classes):
+    return nn.Linear(width, classes)
+
 def breaks():
     raise RuntimeError("no weights\\nat all")
 
@@ -75,6 +78,36 @@ def test_factory_that_fails_is_one_sentence(own_module: str, factory: str, messa
         make(f"{own_module}:{factory}")
 
 
+def test_classes_are_an_option_where_no_data_tell_them(own_module: str) -> None:
+    def architecture(**options: Any) -> Architecture:
+        return Architecture(name=f"{own_module}:needs", options=options, input_shape=(5,))
+
+    assert build(architecture(width=5, classes=4)).weight.shape == (4, 5)
+    with pytest.raises(ArchitectureError, match="needs 'classes'; give --arg classes=VALUE"):
+        build(architecture(width=5))
+    with pytest.raises(ArchitectureError, match="has no option 'depth'; its options are: width, classes"):
+        build(architecture(depth=5))
+    with pytest.raises(ArchitectureError, match="needs 'width'; give --arg width=VALUE"):
+        make(f"{own_module}:needs")
+    with pytest.raises(ArchitectureError, match="'input_shape' follows from"):
+        build(architecture(input_shape=[5]))
+
+
+def test_module_missing_from_its_package_is_not_said_to_import_itself(own_module: str, tmp_path: Path) -> None:
+    package = f"{own_module}_package"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("")
+    for module in (f"{package}.nope", f"{package}.nope.deeper", f"{own_module}.nope"):
+        with pytest.raises(ArchitectureError, match=f"There is no module '{module}', neither installed nor in"):
+            make(f"{module}:net")
+
+
+def test_module_that_is_a_script_and_leaves_is_one_sentence(own_module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{own_module}_d.py").write_text("raise SystemExit(0)")
+    with pytest.raises(ArchitectureError, match="cannot be imported: SystemExit: 0$"):
+        make(f"{own_module}_d:net")
+
+
 @pytest.mark.parametrize("package", ["contract", "models", "export", "service", "cli"])
 def test_module_named_like_our_package_is_called_a_collision(package: str) -> None:
     for module in (package, f"{package}.nets"):
@@ -113,6 +146,12 @@ def test_option_values_are_json_or_else_strings() -> None:
     pairs = ["widths=[8, 16]", "dropout=0.5", "zero_init=false", "stem=small", "name=a=b"]
     expected = {"widths": [8, 16], "dropout": 0.5, "zero_init": False, "stem": "small", "name": "a=b"}
     assert parse_options(pairs) == expected
+
+
+@pytest.mark.parametrize("text", ["NaN", "[1, -Infinity]", "1e999", "[" * 100_000])
+def test_option_that_a_run_could_not_record_is_refused(text: str) -> None:
+    with pytest.raises(ArchitectureError, match="Option 'dropout' (holds NaN or infinity|is nested too deeply)"):
+        parse_options([f"dropout={text}"])
 
 
 @pytest.mark.parametrize("pairs", [["widths"], ["=3"], ["a-b=3"], ["a=1", "a=2"]])

@@ -14,11 +14,19 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.checkpoint import load_checkpoint
-from models.errors import ArchitectureError, DivergedError, PrecisionError, RunFolderError, TrainingWarning
+from models.errors import (
+    ArchitectureError,
+    DivergedError,
+    PrecisionError,
+    RunFolderError,
+    TrainingWarning,
+    UnmeasurableError,
+)
 from models.metrics import EpochMetrics
 from models.processes import synchronise_norms
 from models.registry import build
-from models.train import Reporter, evaluate, fit
+from models.reporter import Reporter
+from models.train import evaluate, fit
 
 FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
 
@@ -125,6 +133,11 @@ def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: Call
     with pytest.raises(RunFolderError, match="was trained with name='convnet', not 'mlp'"):
         fit(make_run("mlp", epochs=1)[0], dataset, folder, resume=True)
     assert (folder / "weights.safetensors").read_bytes() == before
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(b"\xff" + metrics)
+    with pytest.raises(RunFolderError, match="holds a damaged metrics.jsonl"):
+        fit(config, dataset, folder, resume=True)
+    (folder / "metrics.jsonl").write_bytes(metrics)
     state = folder / "resume" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-5])
     with pytest.raises(RunFolderError, match="holds a damaged resume/state.safetensors"):
@@ -146,6 +159,33 @@ def test_diverging_run_stops_with_advice_and_may_begin_anew(tmp_path: Path, make
     with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower --lr \(it was 1e\+30\)"):
         fit(config, dataset, tmp_path / "run")
     fit(make_run("mlp", epochs=1)[0], dataset, tmp_path / "run")
+
+
+CUBES = """
+from torch import nn
+
+class Cubes(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.linear = nn.Linear(36, classes)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)) ** 3
+"""
+
+
+def test_test_loss_that_json_cannot_hold_is_refused_and_the_folder_stays_readable(
+    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"cubes_{tmp_path.name}.py").write_text(CUBES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    config, dataset = make_run(f"cubes_{tmp_path.name}:Cubes", epochs=2)
+    dataset.x[dataset.splits.test[0]] = 1e15  # finite, and its cube is not
+    for resume in (False, True):
+        with pytest.raises(UnmeasurableError, match="The loss on the test split is (nan|inf): look for extreme values"):
+            fit(config, dataset, tmp_path / "run", resume=resume)
+        assert set(load_checkpoint(tmp_path / "run").config.card.metrics) == {"validation_loss", "validation_accuracy"}
 
 
 def test_small_batches_warn(tmp_path: Path, make_run: Callable) -> None:

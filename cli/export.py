@@ -44,6 +44,7 @@ def export(
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
     ] = None,
+    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
     keep_source: Annotated[
         bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
     ] = True,
@@ -68,7 +69,7 @@ def export(
     with tempfile.TemporaryDirectory() as folder, err.status("starting") as status:
         unfolded, source_card = resolve(given, Path(folder), status.update)
         exported = export_bundle(
-            unfolded, repository, name, version, source_card, keep_source, inputs=inputs, say=status.update
+            unfolded, repository, name, version, source_card, keep_source, merge, inputs=inputs, say=status.update
         )
     for sentence in exported.report.warnings:
         warn(sentence)

@@ -24,6 +24,7 @@ def fold(
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
     ] = None,
+    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
     verify: Annotated[bool, typer.Option(help="Prove the fold before OUT.onnx is written.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -43,7 +44,7 @@ def fold(
     with ExitStack() as stack:
         report_path = stack.enter_context(staged(report)) if report is not None else None
         status = stack.enter_context(err.status("starting"))
-        folded = fold_file(source, target, proven=verify, inputs=inputs, say=status.update)
+        folded = fold_file(source, target, proven=verify, merging=merge, inputs=inputs, say=status.update)
         if report_path is not None:
             report_path.write_text(json.dumps(folded.report.to_dict(), indent=2) + "\n")
     for sentence in folded.report.warnings:

@@ -66,6 +66,7 @@ def export_bundle(
     model_version: int | None = None,
     card: SourceCard | None = None,
     keep_source: bool = True,
+    merging: bool = True,
     inputs: Path | None = None,
     say: Say = silent,
 ) -> Exported:
@@ -78,6 +79,7 @@ def export_bundle(
         model_version: a positive number, or None for the next free one.
         card: what is known of the network beside its graph.
         keep_source: write `unfolded.onnx` too; without it the bundle can never be folded again.
+        merging: make one layer of parallel linear branches.
         inputs: an .npz file to verify with; random inputs without it.
         say: called with what is being done, in words.
 
@@ -97,7 +99,7 @@ def export_bundle(
     _check_card(card, *specs)
     with reserved(repository, name, model_version) as (folder, number):
         say("folding")
-        report = fold(model)
+        report = fold(model, merging=merging)
         save_model(model, folder / MODEL_NAME)
         save_statistics(report, folder / STATISTICS_NAME)
         if keep_source:

@@ -28,6 +28,7 @@ def fold_file(
     source: Path,
     target: Path,
     proven: bool = True,
+    merging: bool = True,
     inputs: Path | None = None,
     say: Say = silent,
 ) -> Folded:
@@ -37,6 +38,7 @@ def fold_file(
         source: the unfolded ONNX model.
         target: where the folded one goes; an existing file is replaced, as a whole.
         proven: compare both before the target is written.
+        merging: make one layer of parallel linear branches.
         inputs: an .npz file to compare with; random inputs without it.
         say: called with what is being done, in words.
 
@@ -49,7 +51,7 @@ def fold_file(
     model = load_model(source)
     say("folding")
     _refuse_lost_weights(source, target, model)
-    report = fold(model)
+    report = fold(model, merging=merging)
     with staged(target) as path:
         save_model(model, path)
         verification = None

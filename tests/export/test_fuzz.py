@@ -1,0 +1,194 @@
+"""Random graphs out of all operators: folded and merged, they compute in float64 what they did.
+
+Hundreds run with the tests; `make fuzz` runs many more (the profile is chosen by HYPOTHESIS_PROFILE, see conftest.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import NodeProto, helper
+
+from tests.export.build import assert_same, batchnorm, folded, model, statistics
+
+OPSET = 18
+
+
+@dataclass
+class Graph:
+    """A graph that grows: values are (name, shape without the batch axis), all of rank 4."""
+
+    rng: np.random.Generator
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, Any] = field(default_factory=dict)
+    values: list[tuple[str, tuple[int, int, int]]] = field(default_factory=lambda: [("x", (4, 6, 6))])
+
+    def add(self, op_type: str, inputs: list[str], shape: tuple[int, int, int], **attributes: Any) -> str:
+        """Append a node with one output."""
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, [name], name=f"{op_type}_{len(self.nodes)}", **attributes))
+        self.values.append((name, shape))
+        return name
+
+    def constant(self, array: Any) -> str:
+        """Add an initializer."""
+        name = f"c{len(self.constants)}"
+        self.constants[name] = np.asarray(array)
+        return name
+
+
+def grow_batchnorm(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    name = f"bn{len(graph.nodes)}"
+    made = statistics(graph.rng, shape[0], name)
+    if data.draw(st.booleans(), "positive gain without offset"):
+        made[f"{name}.scale"] = np.abs(made[f"{name}.scale"]) + 0.1
+        made[f"{name}.mean"] = made[f"{name}.shift"] = np.zeros(shape[0])
+    graph.constants |= made
+    graph.nodes.append(batchnorm(value, f"v{len(graph.nodes)}", name))
+    graph.values.append((graph.nodes[-1].output[0], shape))
+
+
+def grow_conv(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    channels, height, width = shape
+    group = data.draw(st.sampled_from([1, 1, 2, channels]), "group")
+    group = group if channels % group == 0 else 1
+    kernel = data.draw(st.sampled_from([1, 3]), "kernel")
+    pad = data.draw(st.sampled_from([0, kernel // 2]), "pad")
+    if min(height, width) + 2 * pad < kernel:
+        return
+    outputs = data.draw(st.sampled_from([channels, 2 * group]), "outputs")
+    weight = graph.constant(graph.rng.normal(size=(outputs, channels // group, kernel, kernel)) / channels)
+    bias = [graph.constant(graph.rng.normal(size=outputs))] if data.draw(st.booleans(), "bias") else []
+    size = (outputs, height + 2 * pad - kernel + 1, width + 2 * pad - kernel + 1)
+    graph.add("Conv", [value, weight, *bias], size, group=group, pads=[pad] * 4)
+
+
+def grow_sum(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    others = [name for name, other in graph.values if other == shape]
+    other = data.draw(st.sampled_from(others), "other operand")
+    graph.add(data.draw(st.sampled_from(["Add", "Sub", "Mul"]), "operator"), [value, other], shape)
+
+
+def grow_constant(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    op_type = data.draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]), "operator")
+    size = data.draw(st.sampled_from([(), (1,), (shape[0], 1, 1), (1, shape[0], 1, 1), (shape[2],)]), "size")
+    numbers = graph.constant(graph.rng.uniform(0.5, 2, size=size))
+    first = op_type != "Div" and data.draw(st.booleans(), "constant first")
+    graph.add(op_type, [numbers, value] if first else [value, numbers], shape)
+
+
+def grow_simple(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    op_type = data.draw(st.sampled_from(["Relu", "LeakyRelu", "Tanh", "Identity", "Dropout"]), "operator")
+    graph.add(op_type, [value], shape)
+
+
+def grow_pool(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    op_type = data.draw(st.sampled_from(["AveragePool", "MaxPool"]), "operator")
+    counted = {"count_include_pad": data.draw(st.integers(0, 1), "counted")} if op_type == "AveragePool" else {}
+    pad = data.draw(st.integers(0, 1), "pad")
+    if min(shape[1:]) + 2 * pad < 3:
+        return
+    size = (shape[0], shape[1] + 2 * pad - 2, shape[2] + 2 * pad - 2)
+    graph.add(op_type, [value], size, kernel_shape=[3, 3], pads=[pad] * 4, **counted)
+
+
+def grow_reduced(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    op_type = data.draw(st.sampled_from(["ReduceMean", "ReduceMax"]), "operator")
+    axes = data.draw(st.sampled_from([[2, 3], [-1], [2]]), "axes")
+    size = tuple(1 if axis + 1 in [one % 4 for one in axes] else length for axis, length in enumerate(shape))
+    graph.add(op_type, [value, graph.constant(np.array(axes))], (size[0], size[1], size[2]))
+
+
+def grow_concat(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    others = [(name, other[0]) for name, other in graph.values if other[1:] == shape[1:] and other[0] <= 8]
+    other, channels = data.draw(st.sampled_from(others), "other") if others else (value, shape[0])
+    if channels + shape[0] <= 12:
+        graph.add("Concat", [value, other], (channels + shape[0], *shape[1:]), axis=data.draw(st.sampled_from([1, -3])))
+
+
+def grow_split(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    if shape[0] < 2:
+        return
+    first = data.draw(st.integers(1, shape[0] - 1), "first part")
+    sizes = graph.constant(np.array([first, shape[0] - first]))
+    names = [f"v{len(graph.nodes)}", f"v{len(graph.nodes)}.rest"]
+    graph.nodes.append(helper.make_node("Split", [value, sizes], names, axis=1))
+    graph.values += [(names[0], (first, *shape[1:])), (names[1], (shape[0] - first, *shape[1:]))]
+
+
+def grow_slice(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    if shape[0] < 2:
+        return
+    first = data.draw(st.integers(0, shape[0] - 1), "start")
+    numbers = [graph.constant(np.array([number])) for number in (first, shape[0], 1)]
+    graph.add("Slice", [value, *numbers], (shape[0] - first, *shape[1:]))
+
+
+def grow_moved(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """Take the axes apart and put them together again, something in between."""
+    channels, height, width = shape
+    if data.draw(st.booleans(), "by Reshape"):
+        flat = graph.add("Reshape", [value, graph.constant(np.array([0, channels, -1]))], shape)
+        graph.values.pop()
+        graph.add("Reshape", [flat, graph.constant(np.array([-1, channels, height, width]))], shape)
+        return
+    turned = graph.add("Transpose", [value], shape, perm=[0, 2, 3, 1])
+    graph.values.pop()
+    if data.draw(st.booleans(), "MatMul between"):
+        weight = graph.constant(graph.rng.normal(size=(channels, 4)) / channels)
+        turned, channels = graph.add("MatMul", [turned, weight], shape), 4
+        graph.values.pop()
+    graph.add("Transpose", [turned], (channels, height, width), perm=[0, 3, 1, 2])
+
+
+def grow_padded(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    mode = data.draw(st.sampled_from(["constant", "edge", "reflect"]), "mode")
+    if min(shape[1:]) < 2 or max(shape[1:]) > 8:
+        return
+    pads = graph.constant(np.array([0, 0, 1, 0, 0, 0, 0, 1]))
+    graph.add("Pad", [value, pads], (shape[0], shape[1] + 1, shape[2] + 1), mode=mode)
+
+
+GROWTH = [
+    grow_batchnorm,
+    grow_batchnorm,
+    grow_batchnorm,
+    grow_conv,
+    grow_conv,
+    grow_sum,
+    grow_constant,
+    grow_simple,
+    grow_pool,
+    grow_reduced,
+    grow_concat,
+    grow_split,
+    grow_slice,
+    grow_moved,
+    grow_padded,
+]
+
+
+@given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 14), batch=st.sampled_from(["n", 2]))
+def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, length: int, batch: int | str) -> None:
+    graph = Graph(np.random.default_rng(seed))
+    for _ in range(length):
+        grow = data.draw(st.sampled_from(GROWTH), "operator")
+        recent = graph.values[-4:]
+        value, shape = recent[data.draw(st.integers(0, len(recent) - 1), "value")]
+        grow(graph, data, value, shape)
+    if not graph.nodes:
+        return
+    read = {name for node in graph.nodes for name in node.input}
+    outputs = [name for node in graph.nodes for name in node.output if name not in read][:3]
+    source = model(graph.nodes, {"x": [batch, 4, 6, 6]}, outputs, graph.constants, opset=OPSET)
+
+    result, report = folded(source)
+
+    left = sum(node.op_type == "BatchNormalization" for node in result.graph.node)
+    assert left == report.batchnorm_after
+    assert len(result.graph.node) <= len(source.graph.node)
+    assert_same(source, result, {"x": graph.rng.normal(size=(2, 4, 6, 6))})

@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup demo test fuzz lint format serve bench-export clean
+.PHONY: help setup demo test fuzz lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 setup: $(INSTALLED)  ## Make .venv with everything for development.
 
@@ -45,6 +46,19 @@ serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 
 bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx.load + onnx.save.
 	$(BIN)/python -m benchmarks.fold_resnet50
+
+bench-fold: $(BENCH_INSTALLED)  ## Ten published graphs: folded, and what the exporter's tools make of them.
+	$(BIN)/python -m benchmarks.fold_families $(BENCH_OPTIONS)
+
+bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as the unfolded one?
+	$(BIN)/python -m benchmarks.fold_exactness $(BENCH_OPTIONS)
+
+bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
+	$(BIN)/python -m benchmarks.fold_growth $(BENCH_OPTIONS)
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,train,dev,bench]'
+	@touch $@
 
 clean:  ## Remove .venv, caches and build output; runs and models stay.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -9,19 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from export.report import FoldReport
+    from export.report import Entry, FoldReport
     from export.verify import Verification
 
-_COLOURS = {"kept": "yellow"}
-
-
-def fold_table(report: FoldReport) -> Table:
-    """Return one row for each BatchNormalization: what became of it, and where it went or why it stays."""
-    table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
-    for entry in report.entries:
-        outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"))
-        table.add_row(Text(entry.node, overflow="fold"), outcome, Text(entry.reason or ", ".join(entry.into)))
-    return table
+_COLOURS = {"kept": "yellow", "removed": "bright_black"}
 
 
 def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
@@ -32,6 +23,46 @@ def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     counts = Counter(entry.outcome.value for entry in report.entries)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
     return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts})."
+
+
+def outcome_table(report: FoldReport) -> Table:
+    """Return a summary: how many had each outcome, and for those that were kept, how many for each reason."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right")
+    table.add_column()
+    for outcome, number in Counter(entry.outcome.value for entry in report.entries).most_common():
+        table.add_row(str(number), Text(outcome, style=_COLOURS.get(outcome, "green")))
+        if outcome == "kept":
+            for code, entries in kept_by_reason(report).items():
+                table.add_row("", Text(f"{len(entries)} {code}"))
+    if report.affines:
+        table.add_row(str(report.affines), Text("other affines folded: Mul, Add, Sub or Div by a constant"))
+    return table
+
+
+def kept_by_reason(report: FoldReport) -> dict[str, list[Entry]]:
+    """Return those that were kept, by reason code, the most frequent first."""
+    found: dict[str, list[Entry]] = {}
+    for entry in report.entries:
+        if entry.outcome.value == "kept":
+            found.setdefault(entry.code or "unknown", []).append(entry)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def fold_table(report: FoldReport) -> Table:
+    """Return one row for each BatchNormalization: what became of it, and where it went or why it stays."""
+    table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
+    for entry in report.entries:
+        outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"), no_wrap=True)
+        table.add_row(Text(entry.node, overflow="fold"), outcome, Text(entry.reason or _way(entry), overflow="fold"))
+    return table
+
+
+def _way(entry: Entry) -> str:
+    """Return where a BatchNormalization went, and by how many nodes; `--json` names them."""
+    between = sum(step not in entry.into for step in entry.path)
+    by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
+    return ", ".join(entry.into) + by_way
 
 
 def verification_table(verification: Verification) -> Table:

@@ -27,6 +27,7 @@ from export.opsets import opset_of
 from export.plan import Plan, Planner
 from export.refusal import Refusal, node_label
 from export.report import Entry, FoldReport, Outcome
+from export.sequence import merge_sequences
 from export.shapes import infer_shapes, rank_of
 
 
@@ -107,7 +108,8 @@ class _Pass:
             others = [node for node in others if not self._fold(node)]
 
     def merge(self) -> bool:
-        """Merge parallel branches; return whether there were any."""
+        """Merge layers in a row and parallel branches; return whether there were any."""
+        pairs = merge_sequences(self._editor)
         merges = merge(self._editor)
         for merged in merges:
             into = (node_label(merged.into),)
@@ -116,7 +118,7 @@ class _Pass:
                 self._gone[node] = (Outcome.MERGED, into, into)
                 self._carriers.pop(node.outputs[0], None)
                 self.affines_folded += node.op_type in ELEMENTWISE
-        return bool(merges)
+        return bool(merges or pairs)
 
     def carriers(self) -> dict[ir.Node, str]:
         """Return the value that holds what a BatchNormalization gave out, where there still is one."""

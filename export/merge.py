@@ -130,8 +130,8 @@ def _read_node(node: ir.Node, rank: int) -> tuple[ir.Value, Kernel] | None:
     elif is_batchnorm(node):
         own = read_batchnorm(node, opset_of(node))
         if not isinstance(own, Refusal):
-            affine = own.affine(rank)
-            kernel = affine_kernel(affine.gain.reshape(-1), affine.offset.reshape(-1), rank - 2)
+            vectors = own.affine(rank).along(1, own.scale.size)
+            kernel = affine_kernel(*vectors, rank - 2) if vectors is not None else None
     elif (read := read_elementwise(node)) is not None and (channels := static_size(read.source, 1)) is not None:
         vectors = read.affine.along(1, channels)
         source, kernel = read.source, affine_kernel(*vectors, rank - 2) if vectors is not None else None

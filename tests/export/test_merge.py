@@ -261,3 +261,55 @@ def test_any_sum_of_branches_is_what_it_was(names: list[str], signs: list[bool],
     assert counts[1] <= counts[0]
     assert_same(source, result, {"i": rng.normal(size=(2, *IMAGE[1:]))})
     onnx.checker.check_model(result, full_check=True)
+
+
+@pytest.mark.parametrize("bias", [(True, True), (False, True), (True, False), (False, False)])
+def test_a_narrow_conv_before_a_conv_goes_into_it(rng: np.random.Generator, bias: tuple[bool, bool]) -> None:
+    constants = {"wide": rng.normal(size=(8, 4, 1, 1)), "narrow": rng.normal(size=(3, 8, 3, 3))}
+    names = [["x", "wide"], ["h", "narrow"]]
+    for given_names, given_bias, name, size in zip(names, bias, ("a", "b"), (8, 3), strict=True):
+        if given_bias:
+            constants[name] = rng.normal(size=size)
+            given_names.append(name)
+    nodes = [node("Conv", " ".join(names[0]), "h"), node("Conv", " ".join(names[1]), "y", strides=[2, 2])]
+
+    check(nodes, constants, ["Conv"])
+
+
+def test_a_bias_does_not_pass_zero_padding(rng: np.random.Generator) -> None:
+    constants = {
+        "wide": rng.normal(size=(8, 4, 1, 1)),
+        "narrow": rng.normal(size=(3, 8, 3, 3)),
+        "a": rng.normal(size=8),
+    }
+    nodes = [node("Conv", "x wide a", "h"), conv("narrow", "y", 3, source="h")]
+
+    check(nodes, constants, ["Conv", "Conv"])
+    check(nodes, constants | {"a": np.zeros(8)}, ["Conv"])
+
+
+def test_a_bottleneck_stays_two_layers(rng: np.random.Generator) -> None:
+    constants = {"down": rng.normal(size=(1, 4, 1, 1)), "up": rng.normal(size=(4, 1, 1, 1))}
+    nodes = [node("Conv", "x down", "h"), node("Conv", "h up", "y")]
+
+    check(nodes, constants, ["Conv", "Conv"])
+
+
+@pytest.mark.parametrize("turned", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_two_gemms_become_one(rng: np.random.Generator, turned: tuple[int, int]) -> None:
+    shapes = [(4, 8), (8, 3)]
+    constants = {
+        f"w{index}": rng.normal(size=shape[::-1] if transposed else shape)
+        for index, (shape, transposed) in enumerate(zip(shapes, turned, strict=True))
+    }
+    constants |= {"b0": rng.normal(size=8), "b1": rng.normal(size=3)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w0", "b0"], ["h"], transB=turned[0]),
+        helper.make_node("Gemm", ["h", "w1", "b1"], ["y"], transB=turned[1]),
+    ]
+    source = model(nodes, {"x": ["n", 4]}, ["y"], constants)
+
+    result, _ = folded(source)
+
+    assert operators(result) == ["Gemm"]
+    assert_same(source, result, {"x": rng.normal(size=(5, 4))})

@@ -46,6 +46,14 @@ class BundleError(InputError):
     """The bundle cannot be written under this name and version."""
 
 
+class FoldError(CheckError):
+    """The folded graph is not valid: a fault of the fold, caught before anything is written."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The folded graph is not valid, nothing was written; please report this: {problem}")
+        self.problem = problem
+
+
 class VerificationError(CheckError):
     """The folded model does not reproduce the original within the network's own rounding noise."""
 

@@ -22,6 +22,7 @@ from export.editor import Editor
 from export.elementwise import OPERATORS as ELEMENTWISE
 from export.elementwise import constant_operand, read_elementwise, scales_a_normalised_value
 from export.merge import merge
+from export.onnx_file import check_result
 from export.operators.table import OPERATORS
 from export.opsets import opset_of
 from export.plan import Plan, Planner
@@ -46,6 +47,7 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, me
 
     Raises:
         TrainingModeError: a BatchNormalization is in training mode.
+        FoldError: the result is no valid graph, which would be a fault of the fold.
     """
     common_passes.InlinePass()(model)
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
@@ -66,6 +68,7 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, me
     while merging and pass_.merge():
         pass_.fold(progress)
     common_passes.RemoveUnusedNodesPass()(model)
+    check_result(model)
     report.affines = pass_.affines_folded
     carriers = pass_.carriers()
     report.entries = [pass_.entry(node, label, carriers.get(node)) for node, label in zip(nodes, labels, strict=True)]
@@ -110,6 +113,8 @@ class _Pass:
     def merge(self) -> bool:
         """Merge layers in a row and parallel branches; return whether there were any."""
         pairs = merge_sequences(self._editor)
+        for _, gone in pairs:
+            self._carriers.pop(gone.outputs[0], None)
         merges = merge(self._editor)
         for merged in merges:
             into = (node_label(merged.into),)

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from export.errors import ModelFileError
+from export.errors import FoldError, ModelFileError
 
 OLDEST_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"
@@ -73,6 +73,20 @@ def save_model(model: ir.Model, path: Path) -> None:
     with path.open("wb") as file:
         for piece in _serialised(model):
             file.write(piece)
+
+
+def check_result(model: ir.Model) -> None:
+    """Check a model that was changed: onnx's checker, and types and shapes that agree, weights apart.
+
+    Raises:
+        FoldError: it is not valid.
+    """
+    skeleton = _without_weights(model)
+    try:
+        onnx.checker.check_model(skeleton)
+        onnx.shape_inference.infer_shapes(skeleton, check_type=True)
+    except Exception as error:  # noqa: BLE001 -- both raise many kinds
+        raise FoldError(_innermost(error)) from None
 
 
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:

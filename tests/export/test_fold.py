@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.errors import TrainingModeError
+from export.errors import FoldError, TrainingModeError
 from export.fold import fold
 from export.onnx_file import load_model
 from export.report import Outcome
@@ -533,3 +533,17 @@ def test_a_model_without_batchnorm_is_untouched() -> None:
         "warnings": [],
     }
     assert_same(source, result, feeds(rng))
+
+
+def test_a_result_that_is_not_valid_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, constants = conv_batchnorm(np.random.default_rng(35))
+    source = model(nodes, IMAGE, ["y"], constants)
+
+    def wrong(node: ir.Node, *_: Any) -> ir.Value:
+        node.op_type = "Nonsense"
+        return node.outputs[0]
+
+    monkeypatch.setattr("export.fold.fold_back", wrong)
+
+    with pytest.raises(FoldError, match="Nonsense"):
+        fold(ir.from_proto(source))

@@ -133,7 +133,10 @@ def _train(given: dict[str, Any], folder: Path, resume: bool) -> FitResult:
 def _how_to_resume(folder: Path) -> str | None:
     from models.files import STATE_PATH  # not from where torch is imported, which may be what was interrupted
 
-    if not (folder / STATE_PATH).exists():
+    try:
+        if not (folder / STATE_PATH).exists():
+            return None
+    except OSError:  # a name too long for the file system, or a folder that may not be entered
         return None
     return f"go on after the last whole epoch with: normfold train --out {shlex.quote(str(folder))} --resume"
 

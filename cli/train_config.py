@@ -65,6 +65,7 @@ def _sentence(error: ValidationError) -> str:
         text = first["msg"].removeprefix("Value error, ")
         return re.sub(r"[a-z]+(_[a-z]+)+", lambda found: _option(found[0]), text) + "."
     problem = first["msg"].replace("Input should be", "must be", 1)
+    problem = re.sub("[0-9]{12,}", lambda digits: f"{float(digits[0]):g}", problem)
     return f"{_option(str(first['loc'][0]))} {problem}, not {_short(first['input'])}."
 
 

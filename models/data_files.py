@@ -129,7 +129,9 @@ def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     except MemoryError:
         raise DataError(f"{str(path)!r} holds arrays larger than this machine's memory.") from None
     except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib raise many kinds for a damaged file
-        raise DataError(f"{str(path)!r} is no NumPy archive of plain arrays: {str(error).rstrip('.')}.") from None
+        # numpy's own words advise to load pickled objects, which could run code.
+        reason = "it holds Python objects" if "pickle" in str(error) else str(error).rstrip(".") or type(error).__name__
+        raise DataError(f"{str(path)!r} is no NumPy archive of plain arrays: {reason}.") from None
 
 
 def _require(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> npt.NDArray[Any]:

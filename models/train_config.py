@@ -27,7 +27,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(default=64, ge=2, description="Rows in one step, over all processes together.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd has Nesterov momentum.")
     lr: float | None = Field(
-        default=None, gt=0, description="Peak learning rate; null is 0.005 for adamw, 0.1 for sgd."
+        default=None, gt=0, le=1e30, description="Peak learning rate; null is 0.005 for adamw, 0.1 for sgd."
     )
     sgd_momentum: float = Field(default=0.9, ge=0, lt=1, description="Weight of the past gradients; not BatchNorm's.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Of weights; scales, shifts and biases are spared.")

@@ -82,7 +82,7 @@ def test_full_intensity_follows_from_the_dtype_or_is_given(
         ({"x": np.ones((6, 2)), "y": Y + 0.5}, "must be integers or strings"),
         ({"x": np.ones((6, 2)), "y": Y, "labels": ["one"]}, "integers from 0 to 0"),
         ({"x": np.ones((6, 2)), "y": Y, "columns": ["one"]}, "names 1 columns, but 'x' has 2"),
-        ({"x": np.array([{}] * 6), "y": Y}, "no NumPy archive of plain arrays"),
+        ({"x": np.array([{}] * 6), "y": Y}, "no NumPy archive of plain arrays: it holds Python objects\\.$"),
     ],
 )
 def test_npz_of_wrong_content_is_explained(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ NormfoldError (contract)
 │   ├── FeedError            no inputs can be made for the model, or the given ones do not fit
 │   └── BundleError          the bundle cannot be written under this name and version
 ├── CheckError
+│   ├── FoldError            the folded graph is not valid
 │   └── VerificationError    the folded model does not reproduce the original
 └── SetupError
     └── WriteError           the target cannot be written: disk full, no permission

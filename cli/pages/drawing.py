@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cli.pages.entries import class_of
 from cli.pages.facts import Arc, Facts, Mark
 from cli.pages.markup import Html, element, empty, join, shortened
 from cli.pages.strip import break_lines, crossings, find_blocks, living
@@ -61,6 +62,7 @@ def draw(facts: Facts) -> Html:
         viewBox=f"0 0 {width} {height:.0f}",
         width=width,
         height=f"{height:.0f}",
+        style=f"--natural:{width}px",
         role="img",
         aria_labelledby="drawn",
     )
@@ -172,7 +174,7 @@ def _batchnorm(mark: Mark, place: _Place, paths: Sequence[str], facts: Facts) ->
     shape = _diamond if outcome == "kept" else _disc
     drawn = join([element("title", says), *(empty("path", d=path) for path in paths), shape(place.x, place.y)])
     return element(
-        "a", drawn, class_=f"bn {outcome.replace(' ', '-')}", href=f"#bn-{mark.entry + 1}",
+        "a", drawn, class_=f"bn {class_of(entry.outcome)}", href=f"#bn-{mark.entry + 1}",
         id=f"mark-{mark.entry + 1}", tabindex=-1,
     )  # fmt: skip
 

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.pages.drawing import draw, key
+from cli.pages.entries import class_of, entry_table, reason
 from cli.pages.facts import Facts, Port
 from cli.pages.markup import Html, bar, element, empty, join, name, row, shortened, table
 from cli.tables import fold_sentence, kept_by_reason
 
 if TYPE_CHECKING:
     from export.difference import OutputDifference
-    from export.report import Entry
 
 _ALWAYS_COUNTED = ("Conv", "BatchNormalization", "Add", "Mul")
-_LONGEST_PATH = 4
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -54,13 +53,13 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
     yield _proof(facts)
     yield element("div", _operators(facts), _model(facts), class_="columns")
     if facts.report.entries:
-        yield _batchnorms(facts)
+        yield entry_table(facts.report.entries)
 
 
 def _verdict(facts: Facts) -> Html:
     sentence = fold_sentence(facts.report, "can be folded")
     if facts.verification is None:
-        proof = element("span", "Not proven: the fold was not run.", class_="unproven")
+        proof = element("span", "Not proven: the folded model was not run.", class_="unproven")
     elif facts.verification.passes:
         proof = element("span", "Proven: the folded model computes the same.", class_="pass")
     else:
@@ -82,7 +81,8 @@ def _figures(facts: Facts) -> Html:
     ]
     if facts.verification is not None and facts.verification.outputs:
         worst = max(facts.verification.outputs.values(), key=_share)
-        figures.append(("error / noise, worst output", _ratio(worst)))
+        if worst.noise:
+            figures.append(("error / noise, worst output", _ratio(worst)))
     items = [element("div", element("dt", label), element("dd", value)) for label, value in figures]
     return element("dl", *items, class_="figures")
 
@@ -94,14 +94,14 @@ def _outcomes(facts: Facts) -> Html:
     report, total = facts.report, len(facts.report.entries)
     counts = Counter(entry.outcome for entry in report.entries)
     rows = [
-        row(outcome.value, counts[outcome], bar(counts[outcome] / total, _class(outcome.value)), numbers=[1])
+        row(outcome.value, counts[outcome], bar(counts[outcome] / total, class_of(outcome)), numbers=[1])
         for outcome in Outcome
     ]
     parts = [table(f"Outcome of the {total} BatchNormalization nodes", ["outcome", "nodes#", "share"], rows, "bars")]
     if kept := kept_by_reason(report):
         reasons = []
         for code, entries in kept.items():
-            example = element("span", "for example: ", entries[0].reason, class_="example")
+            example = element("span", "for example: ", reason(entries[0]), class_="example")
             share = join([bar(len(entries) / total, "kept"), example])
             reasons.append(row(element("code", code), len(entries), share, numbers=[1]))
         parts.append(table("Reasons of those that stay", ["backwards/forwards", "nodes#", "share"], reasons, "bars"))
@@ -117,7 +117,7 @@ def _map(facts: Facts) -> Html:
         ("layer", "layer", "layer", (True, False) in operators),
         ("layer", "layer gone", "layer merged into another", (True, True) in operators),
         *(
-            ("kept" if outcome is Outcome.KEPT else "batchnorm", f"bn {_class(outcome.value)}", outcome.value, True)
+            ("kept" if outcome is Outcome.KEPT else "batchnorm", f"bn {class_of(outcome)}", outcome.value, True)
             for outcome in Outcome
             if outcome in present
         ),
@@ -142,7 +142,7 @@ def _map(facts: Facts) -> Html:
 def _proof(facts: Facts) -> Html:
     from export.difference import FLOOR, NOISE_FACTOR
 
-    title = element("h2", "Error against noise")
+    title = element("h2", "Error against noise", id="proof")
     if facts.verification is None:
         return element("section", title, element("p", "The fold was not proven: the page was made with --no-verify."))
     rows = []
@@ -150,8 +150,8 @@ def _proof(facts: Facts) -> Html:
         verdict = element("span", "equal" if found.passes else "different", class_="pass" if found.passes else "fail")
         share = bar(_share(found), "pass-bar" if found.passes else "fail-bar")
         numbers = f"{found.error:.2g}", f"{found.noise:.2g}", _ratio(found), f"{found.allowed:.2g}"
-        rows.append(row(name(output), *numbers, share, verdict, numbers=range(1, 5)))
-    heads = ["output", "error#", "noise#", "error / noise#", "allowed#", "error as part of what is allowed", "verdict"]
+        rows.append(row(name(output), verdict, *numbers, share, numbers=range(2, 6)))
+    heads = ["output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "error as part of what is allowed"]
     return element(
         "section",
         title,
@@ -161,7 +161,14 @@ def _proof(facts: Facts) -> Html:
             "is how far the folded model is from the model. Both are parts of the output’s range. "
             f"Allowed is {NOISE_FACTOR:g} times the noise, plus {FLOOR:g}.",
         ),
-        element("div", table(f"By {facts.verification.engine.value}", heads, rows), class_="scroll"),
+        element(
+            "div",
+            table(f"By {facts.verification.engine.value}", heads, rows),
+            class_="scroll",
+            role="region",
+            aria_labelledby="proof",
+            tabindex=0,
+        ),
     )
 
 
@@ -191,43 +198,7 @@ def _model(facts: Facts) -> Html:
         row("inputs", join(_port(port) for port in facts.inputs)),
         row("outputs", join(_port(port) for port in facts.outputs)),
     ]
-    return element("section", element("h2", "The model"), table("As it is in the file", ["", ""], rows, "sheet"))
-
-
-def _batchnorms(facts: Facts) -> Html:
-    rows = []
-    for number, entry in enumerate(facts.report.entries, start=1):
-        outcome = element("span", entry.outcome.value, class_=f"outcome {_class(entry.outcome.value)}")
-        place = element("a", number, href=f"#mark-{number}", aria_label=f"{number}, in the drawing")
-        rows.append(row(name(entry.node), outcome, _way(entry), place, numbers=[3], id=f"bn-{number}"))
-    heads = ["BatchNormalization", "outcome", "path to what takes it up, or why it stays", "place#"]
-    found = table("Each BatchNormalization, in the graph’s order", heads, rows, "entries")
-    return element("section", element("h2", "One by one"), found)
-
-
-def _way(entry: Entry) -> Html:
-    """Return the path to the nodes that took a BatchNormalization, or why it stays."""
-    if entry.code is not None:
-        return join([element("code", entry.code), " ", element("span", entry.reason)])
-    if not entry.into:
-        return element("span", "It did nothing, and was taken out.")
-    steps = [name(step) for step in entry.path if step not in entry.into]
-    into = join(_between([element("strong", name(node)) for node in entry.into], ", "))
-    if not steps:
-        return into
-    path = join(_between(steps, " · "))
-    if len(steps) > _LONGEST_PATH:
-        path = element("details", element("summary", f"by way of {len(steps)} nodes"), path)
-    else:
-        path = element("span", "by way of ", path, class_="steps")
-    return join([into, " ", path])
-
-
-def _between(parts: list[Html], separator: str) -> Iterator[Html | str]:
-    for index, part in enumerate(parts):
-        if index:
-            yield separator
-        yield part
+    return element("section", element("h2", "The model"), table("As it is in the file", [], rows, "sheet"))
 
 
 def _port(port: Port) -> Html:
@@ -236,10 +207,6 @@ def _port(port: Port) -> Html:
 
 def _footer() -> Html:
     return element("footer", f"Normfold {version('normfold')}. The same for programs: normfold inspect --json.")
-
-
-def _class(outcome: str) -> str:
-    return outcome.replace(" ", "-")
 
 
 def _share(found: OutputDifference) -> float:

@@ -58,7 +58,7 @@ def printable(text: str) -> str:
 
 
 def table(caption: Child, head: Sequence[str], rows: Iterable[Html], class_: str | None = None) -> Html:
-    """Return a table; a column whose head ends with "#" holds numbers."""
+    """Return a table, with or without a line of heads; a column whose head ends with "#" holds numbers."""
     cells = [
         element("th", title.rstrip("#"), scope="col", class_="number" if title.endswith("#") else None)
         for title in head
@@ -66,7 +66,7 @@ def table(caption: Child, head: Sequence[str], rows: Iterable[Html], class_: str
     return element(
         "table",
         element("caption", caption),
-        element("thead", element("tr", *cells)),
+        element("thead", element("tr", *cells)) if cells else None,
         element("tbody", *rows),
         class_=class_,
     )

@@ -148,7 +148,9 @@ def check_against_onnx() -> None:
         graph = helper.make_graph([helper.make_node(op.__name__, names, ["y"], **attributes)], "case", ports, [result])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         feeds = dict(zip(names, arrays, strict=True))
-        [wanted], [got] = (ReferenceEvaluator(model, new_ops=ops).run(None, feeds) for ops in ([], [op]))
+        [wanted], [got] = (
+            map(np.asarray, ReferenceEvaluator(model, new_ops=ops).run(None, feeds)) for ops in ([], [op])
+        )
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12, err_msg=f"{op.__name__} {attributes}")
 
 

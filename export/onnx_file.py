@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from export.errors import FoldError, ModelFileError
+from export.skeleton import skeleton, without_weights
 
 OLDEST_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"
@@ -44,7 +45,7 @@ def load_model(path: Path) -> ir.Model:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # two spellings of the standard operators
     try:
         model = ir.from_proto(proto)
-        onnx.checker.check_model(_without_weights(model))
+        onnx.checker.check_model(without_weights(model))
     except Exception as error:  # noqa: BLE001 -- both raise many kinds for an invalid graph, all of them its fault
         raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
     needed = onnx.helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
@@ -81,10 +82,10 @@ def check_result(model: ir.Model) -> None:
     Raises:
         FoldError: it is not valid.
     """
-    skeleton = _without_weights(model)
+    proto = without_weights(model)
     try:
-        onnx.checker.check_model(skeleton)
-        onnx.shape_inference.infer_shapes(skeleton, check_type=True)
+        onnx.checker.check_model(proto)
+        onnx.shape_inference.infer_shapes(proto, check_type=True)
     except Exception as error:  # noqa: BLE001 -- both raise many kinds
         raise FoldError(_innermost(error)) from None
 
@@ -166,43 +167,20 @@ def _serialised(model: ir.Model) -> Iterator[bytes]:
     the message is made by onnx-ir; the initializers, which may stand anywhere in it, follow.
     """
     initializers = list(model.graph.initializers.values())
-    skeleton = _skeleton(model)
-    graph = skeleton.graph.SerializeToString(deterministic=True)
-    skeleton.ClearField("graph")
+    small = skeleton(model)
+    graph = small.graph.SerializeToString(deterministic=True)
+    small.ClearField("graph")
 
     tensors = [_tensor_parts(value) for value in initializers]
     sizes = [len(head) + size for head, size, _ in tensors]
     fields = sum(len(_prefix(_INITIALIZER_OF_GRAPH, size)) + size for size in sizes)
-    yield skeleton.SerializeToString(deterministic=True)
+    yield small.SerializeToString(deterministic=True)
     yield _prefix(_GRAPH_OF_MODEL, len(graph) + fields)
     yield graph
     for (head, _, content), size in zip(tensors, sizes, strict=True):
         yield _prefix(_INITIALIZER_OF_GRAPH, size)
         yield head
         yield content()
-
-
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    """Return the model as a message without its initializers."""
-    initializers = dict(model.graph.initializers)
-    model.graph.initializers.clear()
-    try:
-        return ir.to_proto(model)
-    finally:
-        model.graph.initializers.update(initializers)
-
-
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """Return a valid model in which every initializer is an input, for checks that need no weights."""
-    skeleton = _skeleton(model)
-    inputs = {value.name for value in skeleton.graph.input}
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if name not in inputs and tensor is not None:
-            skeleton.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
-            )
-    return skeleton
 
 
 def _tensor_parts(value: ir.Value) -> tuple[bytes, int, Callable[[], bytes]]:

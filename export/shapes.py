@@ -6,19 +6,34 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 
 from export.affine import Affine, Array, constant_axes_dropped
 from export.refusal import Refusal
+from export.skeleton import without_weights
 
 Sizes = tuple[int | str | None, ...]
 
 
 def infer_shapes(model: ir.Model) -> None:
     """Infer shapes where values lack them, with data propagated, so that computed targets of Reshape count too."""
-    if any(value.shape is None for node in model.graph for value in node.outputs):
-        common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    missing = {value.name: value for node in model.graph for value in node.outputs if value.shape is None}
+    if not missing:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return  # what is not known is kept, with that reason
+    for found in (*inferred.graph.value_info, *inferred.graph.output):
+        value, kind = missing.get(found.name), found.type.tensor_type
+        if value is not None and kind.HasField("shape"):
+            sizes = [
+                size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in kind.shape.dim
+            ]
+            value.shape = ir.Shape(sizes)
+            if value.type is None:
+                value.type = ir.TensorType(ir.DataType(kind.elem_type))
 
 
 def sizes_of(value: ir.Value | None) -> Sizes | None:

@@ -1,0 +1,40 @@
+"""A model as a message without its weights: for what looks at the graph alone, in memory that does not grow with them.
+
+onnx-ir has the like in its passes, but looks every initializer up in a list of all of them.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+LARGEST_KEPT = 1_000
+"""Bytes: smaller constants, such as the target of a Reshape, are what inference needs."""
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a message without its initializers."""
+    initializers = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    try:
+        return ir.to_proto(model)
+    finally:
+        model.graph.initializers.update(initializers)
+
+
+def without_weights(model: ir.Model) -> onnx.ModelProto:
+    """Return a valid model in which every initializer is an input, but for small ones."""
+    proto = skeleton(model)
+    inputs = {value.name for value in proto.graph.input}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if name not in inputs:
+            kind = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
+            proto.graph.input.append(kind)
+        if tensor.nbytes <= LARGEST_KEPT and not isinstance(tensor, ir.LazyTensor | ir.ExternalTensor):
+            content = proto.graph.initializer.add()
+            content.CopyFrom(ir.to_proto(tensor))
+            content.name = name
+    return proto

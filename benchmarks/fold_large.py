@@ -7,16 +7,14 @@ when the packages were imported. The limit is 1 GB above the largest single weig
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.fold_resnet50 import anonymous_bytes
+from benchmarks.memory import timed, watch
 
 BLOCKS, WIDTH = 16, 7_000
 WEIGHT_BYTES = WIDTH * WIDTH * 4
@@ -30,7 +28,7 @@ def main() -> None:
         print("writing the model …", file=sys.stderr)
         make_model(source)
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        seconds, peak = watch(source, target)
+        seconds, peak = watch(__spec__.name, [str(source), str(target)], every_s=0.002)
         written = target.with_name("folded.onnx.data").stat().st_size
     print(f"{size / 1e9:.2f} GB of {BLOCKS} blocks, {written / 1e9:.2f} GB written, folded in {seconds:.1f} s")
     print(f"anonymous memory at its peak: {peak / 1e6:.0f} MB above the imports (limit {LIMIT / 1e6:.0f} MB)")
@@ -66,32 +64,14 @@ def make_model(path: Path) -> None:
     ir.save(ir.Model(graph, ir_version=10), path, external_data=f"{path.name}.data", max_workers=1)
 
 
-def watch(source: Path, target: Path) -> tuple[float, int]:
-    """Return the seconds of the fold, and by how many bytes its anonymous memory rose at its peak."""
-    command = [sys.executable, "-m", "benchmarks.fold_large", str(source), str(target)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()  # the imports are done
-        before = peak = anonymous_bytes(process.pid) or 0
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        while (now := anonymous_bytes(process.pid)) is not None:
-            peak = max(peak, now)
-            time.sleep(0.002)
-        return float(process.stdout.readline()), peak - before
-
-
 def fold_once(source: Path, target: Path) -> None:
     """Import, wait for a line, fold, print the seconds."""
     from export.fold_file import fold_file
 
-    print("ready", flush=True)
-    sys.stdin.readline()
-    started = time.perf_counter()
-    report = fold_file(source, target, proven=False).report
-    assert report.batchnorm_after == 0
-    print(time.perf_counter() - started, flush=True)
+    def fold() -> None:
+        assert fold_file(source, target, proven=False).report.batchnorm_after == 0
+
+    timed(fold)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """Time and memory of folding ResNet-50, beside onnx.load + onnx.save of the same file: `make bench-export`.
 
 Each run is a process of its own; both kinds take turns. Time and memory count from the moment when the packages are
-imported. Memory is the peak of anonymous memory (RssAnon), sampled every half millisecond from outside, since protobuf
-keeps every other thread of its own process waiting. Verification is not part of
+imported. Memory is the peak of anonymous memory (see benchmarks.memory). Verification is not part of
 the run, nor is syncing the file to the disk: onnx.save does not sync either.
 """
 
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from benchmarks.memory import timed, watch
 
 ROUNDS = 9
 TIME_LIMIT, MEMORY_LIMIT = 2.0, 1.5
@@ -28,7 +27,8 @@ def main() -> None:
         results: dict[str, list[dict[str, float]]] = {"load + save": [], "fold": []}
         for _ in range(ROUNDS):
             for kind, runs in results.items():
-                runs.append(watch(kind, source, Path(folder, "out.onnx")))
+                seconds, peak = watch(__spec__.name, [kind, str(source), str(Path(folder, "out.onnx"))])
+                runs.append({"seconds": seconds, "mebibytes": peak / 2**20})
     medians = {
         kind: {figure: statistics.median(run[figure] for run in runs) for figure in ("seconds", "mebibytes")}
         for kind, runs in results.items()
@@ -63,29 +63,6 @@ def make_resnet50(path: Path) -> None:
     to_onnx(network.eval(), path, {"input": InputSpec((3, 224, 224))})
 
 
-def watch(kind: str, source: Path, target: Path) -> dict[str, float]:
-    """Run one kind in a process of its own; return its seconds, and how far its anonymous memory rose at its peak."""
-    command = [sys.executable, "-m", __spec__.name, kind, str(source), str(target)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()  # the imports are done
-        before = peak = anonymous_bytes(process.pid) or 0
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        while (now := anonymous_bytes(process.pid)) is not None:
-            peak = max(peak, now)
-            time.sleep(0.0005)
-        seconds = float(process.stdout.readline())
-    return {"seconds": seconds, "mebibytes": (peak - before) / 2**20}
-
-
-def anonymous_bytes(pid: int) -> int | None:
-    """Return the anonymous memory of a process that is resident now, or None if it has ended."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
-
-
 def run_once(kind: str, source: Path, target: Path) -> None:
     """Import, wait for a line, run one kind, print its seconds."""
     import onnx
@@ -102,12 +79,7 @@ def run_once(kind: str, source: Path, target: Path) -> None:
         assert (report.batchnorm_before, report.batchnorm_after) == (53, 0)
         save_model(model, target)
 
-    work = load_and_save if kind == "load + save" else fold_file
-    print("ready", flush=True)
-    sys.stdin.readline()
-    started = time.perf_counter()
-    work()
-    print(time.perf_counter() - started, flush=True)
+    timed(load_and_save if kind == "load + save" else fold_file)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,21 @@ def statistics(rng: np.random.Generator, channels: int, name: str = "bn", dtype:
     return {f"{name}.{field}": array.astype(dtype) for field, array in fields.items()}
 
 
+IMAGE = {"x": ["n", 2, 4, 4]}
+"""Input of what `conv_batchnorm` makes."""
+
+
+def conv_batchnorm(rng: np.random.Generator, **changes: Any) -> tuple[list[NodeProto], dict[str, Any]]:
+    """Make the nodes x -> Conv -> h -> BatchNormalization -> y, and their constants."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"], name="conv"), batchnorm("h", "y", **changes)]
+    return nodes, {"w": rng.normal(size=(3, 2, 1, 1))} | statistics(rng, 3)
+
+
+def feeds(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Make two rows of IMAGE."""
+    return {"x": rng.normal(size=(2, 2, 4, 4))}
+
+
 def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold a copy of a model, and check the result."""
     working = ir.from_proto(source)

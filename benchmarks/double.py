@@ -26,7 +26,7 @@ def in_double(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float64 copy: weights, constants, inputs, outputs, and what Cast makes, where they were float32.
 
     Raises:
-        NotImplementedError: a node asks for float32 in another way, or has a subgraph.
+        ValueError: a node asks for float32 in another way, or has a subgraph.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -43,7 +43,7 @@ def in_double(source: onnx.ModelProto) -> onnx.ModelProto:
             elif attribute.name == "to" and attribute.i == FLOAT:
                 attribute.i = DOUBLE
             elif attribute.name in ("dtype", "value_float", "value_floats", "body", "then_branch", "else_branch"):
-                raise NotImplementedError(f"{node.op_type} {node.name!r} has {attribute.name}.")
+                raise ValueError(f"{node.op_type} {node.name!r} has {attribute.name}.")
     return model
 
 
@@ -57,7 +57,7 @@ def run_in_double(source: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str,
     """Return the outputs, in float64, of a float32 model; the feeds are widened like its weights.
 
     Raises:
-        NotImplementedError: some value of the graph was not computed in float64.
+        ValueError: some value of the graph was not computed in float64.
     """
     model = in_double(source)
     names = [port.name for port in model.graph.output]
@@ -67,7 +67,7 @@ def run_in_double(source: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str,
     wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feeds.items()}
     values = dict(zip(evaluator.output_names, evaluator.run(None, wide), strict=True))
     if narrow := [name for name, value in values.items() if np.asarray(value).dtype in (np.float16, np.float32)]:
-        raise NotImplementedError(f"{narrow[0]!r} and {len(narrow) - 1} other values were not computed in float64.")
+        raise ValueError(f"{narrow[0]!r} and {len(narrow) - 1} other values were not computed in float64.")
     return {name: values[name] for name in names}
 
 
@@ -128,10 +128,10 @@ def padding_of(attributes: dict[str, Any]) -> list[int]:
 
 
 def require_numbers(attributes: dict[str, Any], **allowed: Any) -> None:
-    """Raise NotImplementedError for padding by name, and for any of `allowed` that has another value."""
+    """Raise ValueError for padding by name, and for any of `allowed` that has another value."""
     for name, value in {"auto_pad": "NOTSET", **allowed}.items():
         if attributes.get(name, value) != value:
-            raise NotImplementedError(f"{name} is {attributes[name]!r}, not {value!r}.")
+            raise ValueError(f"{name} is {attributes[name]!r}, not {value!r}.")
 
 
 def check_against_onnx() -> None:

@@ -5,8 +5,8 @@ nodes; seconds to read, change and write the file; error over the network's own 
 (`export.verify`; up to 8 is proven); milliseconds a run for the batch of two under ONNX Runtime with all of its
 optimisations, and the ratio to the exporter's optimiser with a 95 % interval (see `benchmarks.latency`).
 
-Times are taken on one core with one thread. Changing the file is timed three times, imports and a first, uncounted run
-apart; the median counts. Leaves with 1 if normfold's ratio or time is over its limit, or its output is not proven.
+Times are processor time on one core: what passes on a machine that does nothing else. Models run in one thread. Changing
+the file is timed three times, imports and a first, uncounted run apart; the median counts. Leaves with 1 if normfold's ratio or time is over its limit, or its output is not proven.
 """
 
 from __future__ import annotations
@@ -132,10 +132,10 @@ def measure_graph(name: str, pipelines: Sequence[Pipeline], folder: Path, rounds
 
 
 def time_of(pipeline: Pipeline, source: Path, target: Path) -> float:
-    """Return the seconds of one run of a pipeline, reading and writing included."""
-    started = time.perf_counter()
+    """Return the processor seconds of one run of a pipeline, reading and writing included."""
+    started = time.process_time()
     quietly(pipeline.run, source, target)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def spread(times: Times) -> str:

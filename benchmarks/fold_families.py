@@ -5,8 +5,9 @@ nodes; seconds to read, change and write the file; error over the network's own 
 (`export.verify`; up to 8 is proven); milliseconds a run for the batch of two under ONNX Runtime with all of its
 optimisations, and the ratio to the exporter's optimiser with a 95 % interval (see `benchmarks.latency`).
 
-Times are processor time on one core: what passes on a machine that does nothing else. Models run in one thread. Changing
-the file is timed three times, imports and a first, uncounted run apart; the median counts. Leaves with 1 if normfold's ratio or time is over its limit, or its output is not proven.
+Times are processor time on one core: what passes on a machine that does nothing else. Models run in one thread.
+Changing the file is timed three times, imports and a first, uncounted run apart; the median counts. Leaves with 1 if
+normfold's ratio or time is over its limit, or its output is not proven.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ten published graphs, folded and beside what the exporter's tools make of them: `make bench-fold`.
 
 For each graph and each pipeline (see `benchmarks.pipelines`): what is left of BatchNormalization, all nodes, Conv
-nodes; seconds to read, change and write the file; error over the network's own noise against the unoptimised file
-(`export.verify`; up to 8 is proven); milliseconds a run for the batch of two under ONNX Runtime with all of its
+nodes; seconds to read, change and write the file; error over the network's own noise against the unoptimised file, with
+a ! where `export.verify` refuses it; milliseconds a run for the batch of two under ONNX Runtime with all of its
 optimisations, and the ratio to the exporter's optimiser with a 95 % interval (see `benchmarks.latency`).
 
 Times are processor time on one core: what passes on a machine that does nothing else. Models run in one thread.

@@ -35,6 +35,6 @@ def without_weights(model: ir.Model) -> onnx.ModelProto:
             proto.graph.input.append(kind)
         if tensor.nbytes <= LARGEST_KEPT and not isinstance(tensor, ir.LazyTensor | ir.ExternalTensor):
             content = proto.graph.initializer.add()
-            content.CopyFrom(ir.to_proto(tensor))
+            content.CopyFrom(ir.serde.serialize_tensor(tensor))
             content.name = name
     return proto

@@ -4,14 +4,17 @@ A fixed tolerance is wrong both ways: one rounding may move a deep, ill-conditio
 1e-7. So the allowance is measured. Noise is how far the original's own outputs move when each input moves by one unit
 in the last place; a folded network may differ by 8 times that, plus 1e-6.
 
-    error      max |original - folded| / range, the largest over all seeds
-    noise      max |original(x) - original(x moved by one ulp)| / range, the median over all seeds
-    range      max - min of the original's output over all seeds; at least so much that the floor below is one unit in
+    error      max |original - folded| / range
+    noise      max |original(x) - original(x moved by one ulp)| / range, the median over all moves
+    range      max - min of the original's output over all inputs; at least so much that the floor below is one unit in
                the last place of its largest magnitude
+
+Both are taken for each input x by itself, and the worst one is reported: a network may be calm at one input and chaotic
+at the next, where its own noise is ten thousand times as large.
 
 Where no input is a float, the original's float weights are moved instead: each by one unit in the last place, which is
 what folding does to a weight at most. An output of integers or truth values has no small distance: error and noise are
-the largest share of elements that differ.
+the share of elements that differ.
 """
 
 from __future__ import annotations
@@ -40,6 +43,11 @@ class OutputDifference:
         return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else 0.0
 
     @property
+    def excess(self) -> float:
+        """Return error over allowance: more than 1 does not pass."""
+        return self.error / self.allowed if self.allowed and np.isfinite(self.error) else float("inf")
+
+    @property
     def ratio(self) -> float:
         """Return error over noise; infinite where the network has none."""
         return self.error / self.noise if self.noise else float("inf") if self.error else 0.0
@@ -55,12 +63,22 @@ def is_float(tensor: Tensor) -> bool:
     return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
 
 
-def measure(wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Tensor]) -> OutputDifference:
-    """Return error and noise of one output, given one tensor for each seed."""
+def measure(wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Sequence[Tensor]]) -> OutputDifference:
+    """Return error and noise of one output at the input where the error exceeds its allowance most.
+
+    Args:
+        wanted: the original's tensor for each input.
+        got: the folded model's.
+        moved: the original's for each way that the input was moved, for each input.
+    """
     distance = _Distance(wanted) if is_float(wanted[0]) else _share_of_different
-    errors = [distance(a, b) for a, b in zip(wanted, got, strict=True)]
-    noises = [distance(a, b) for a, b in zip(wanted, moved, strict=True)]
-    return OutputDifference(error=float(np.max(errors)), noise=float(np.median(noises)))
+    differences = [
+        OutputDifference(
+            error=distance(original, folded), noise=float(np.median([distance(original, other) for other in others]))
+        )
+        for original, folded, others in zip(wanted, got, moved, strict=True)
+    ]
+    return max(differences, key=lambda difference: difference.excess)
 
 
 def _share_of_different(wanted: Tensor, got: Tensor) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,10 @@ from export.rows import rows_are_independent
 from export.runner import Engine, Feeds, Runner, Tensor
 
 SEEDS = 4
+"""Random inputs."""
+
+MOVES = 4
+"""Ways in which each input is moved to measure the noise."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Verification:
             VerificationError: naming the output that exceeds its allowance most.
         """
         if not self.passes:
-            name, worst = max(self.outputs.items(), key=lambda item: _excess(item[1]))
+            name, worst = max(self.outputs.items(), key=lambda item: item[1].excess)
             raise VerificationError(name, worst.error, worst.allowed)
 
 
@@ -61,8 +66,8 @@ def verify(
         original: the model that is right.
         folded: the model to prove.
         inputs: an .npz file with one array for each input; random inputs without it.
-        seeds: number of random inputs, and of ways to move them; at least 4 for a median worth the name.
-        progress: called with the number of seeds done and their total.
+        seeds: number of random inputs.
+        progress: called with the number of inputs done and their total.
 
     Returns:
         The difference of each output; whether it is allowed is the caller's to ask (`passes`, `require`).
@@ -76,25 +81,27 @@ def verify(
     _require_same_ports(first, second)
     all_feeds = _make_feeds(first, inputs, seeds)
     with tempfile.TemporaryDirectory() as folder:
-        moved = _moved_run(first, Path(folder))
-        wanted, got, disturbed = [], [], []
-        for seed, feeds in enumerate(all_feeds):
+        moved_runs = _moved_runs(first, Path(folder))
+        wanted, got, moved = [], [], []
+        for index, feeds in enumerate(all_feeds, start=1):
             wanted.append(first.run(feeds))
             got.append(second.run(feeds))
-            disturbed.append(moved(feeds, seed))
+            moved.append([run(feeds) for run in moved_runs])
             if progress is not None:
-                progress(seed + 1, seeds)
+                progress(index, len(all_feeds))
     outputs = {
-        port.name: measure(*([run[port.name] for run in runs] for runs in (wanted, got, disturbed)))
-        for port in first.outputs
+        name: measure(
+            [run[name] for run in wanted], [run[name] for run in got], [[run[name] for run in runs] for runs in moved]
+        )
+        for name in (port.name for port in first.outputs)
     }
-    return Verification(outputs, rows_are_independent(first, all_feeds[0], wanted[0], outputs), first.engine)
+    return Verification(outputs, rows_are_independent(first, all_feeds[0], wanted[0], moved[0]), first.engine)
 
 
 def _make_feeds(runner: Runner, inputs: Path | None, seeds: int) -> list[Feeds]:
-    """Return feeds for every seed; random ones of the smallest free size that the model runs with."""
+    """Return the feeds of a file, or random ones of the smallest free size that the model runs with."""
     if inputs is not None:
-        return [read_feeds(inputs, runner.inputs)] * seeds
+        return [read_feeds(inputs, runner.inputs)]
     for free_size in FREE_SIZES:
         feeds = [random_feeds(runner.inputs, free_size, seed) for seed in range(seeds)]
         try:
@@ -107,22 +114,25 @@ def _make_feeds(runner: Runner, inputs: Path | None, seeds: int) -> list[Feeds]:
     return feeds
 
 
-def _moved_run(runner: Runner, folder: Path) -> Callable[[Feeds, int], dict[str, Tensor]]:
-    """Return a function that runs the model a little moved: its float inputs, or without any, its float weights."""
+def _moved_runs(runner: Runner, folder: Path) -> list[Callable[[Feeds], dict[str, Tensor]]]:
+    """Return functions that run the model a little moved: its float inputs, or without any, its float weights."""
     if any(port.dtype.is_floating_point() for port in runner.inputs):
-        return lambda feeds, seed: runner.run(moved_by_one_ulp(feeds, seed))
+        return [partial(_run_moved, runner, seed=seed) for seed in range(MOVES)]
+    return [_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)]
 
-    def run_with_moved_weights(feeds: Feeds, seed: int) -> dict[str, Tensor]:
-        model, path = load_model(runner.path), folder / "moved.onnx"
-        rng = np.random.default_rng(seed)
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.dtype in FLOATS:
-                value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
-        save_model(model, path)
-        return Runner(path, runner.engine).run(feeds)
 
-    return run_with_moved_weights
+def _run_moved(runner: Runner, feeds: Feeds, seed: int) -> dict[str, Tensor]:
+    return runner.run(moved_by_one_ulp(feeds, seed))
+
+
+def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
+    model, rng = load_model(runner.path), np.random.default_rng(seed)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in FLOATS:
+            value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
+    save_model(model, path)
+    return Runner(path, runner.engine)
 
 
 def _require_same_ports(first: Runner, second: Runner) -> None:
@@ -133,8 +143,3 @@ def _require_same_ports(first: Runner, second: Runner) -> None:
         )
         if ours != theirs:
             raise ModelFileError(second.path, f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.")
-
-
-def _excess(difference: OutputDifference) -> float:
-    ratio = difference.error / difference.allowed
-    return float("inf") if np.isnan(ratio) else ratio

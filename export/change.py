@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.constants import Derived
+from export.cost import bytes_of
 from export.editor import Editor
 
 
@@ -20,18 +21,35 @@ class Change(Protocol):
     def node(self) -> ir.Node:
         """The node that absorbs."""
 
+    @property
+    def growth(self) -> int:
+        """Bytes of constants that the node will read, minus those that it reads now."""
+
     def apply(self, editor: Editor) -> None:
         """Carry the change out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """A node with other constants and float attributes, and if `op_type` is given, as another operator."""
+    """A node with other constants and float attributes, and if `op_type` is given, as another operator.
+
+    `taken` are attributes as another node has them; None where that has none.
+    """
 
     node: ir.Node
     constants: Mapping[int, Derived]
     op_type: str | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
+    taken: Mapping[str, ir.Attr | None] = field(default_factory=dict)
+
+    @property
+    def growth(self) -> int:
+        """Bytes that the new constants have more than the old."""
+        inputs = self.node.inputs
+        old = [inputs[index] for index in self.constants if index < len(inputs)]
+        return sum(derived.nbytes for derived in self.constants.values()) - sum(
+            bytes_of(value) for value in old if value is not None
+        )
 
     def apply(self, editor: Editor) -> None:
         """Replace the constants, then the operator."""
@@ -39,6 +57,10 @@ class Rewrite:
             self.node.op_type = self.op_type
         for name, number in self.attributes.items():
             self.node.attributes[name] = ir.AttrFloat32(name, number)
+        for name, attribute in self.taken.items():
+            self.node.attributes.pop(name, None)
+            if attribute is not None:
+                self.node.attributes[name] = attribute
         for index, derived in self.constants.items():
             editor.put_constant(self.node, index, derived)
 
@@ -54,6 +76,11 @@ class GemmBehindReshape:
     reshape: ir.Node
     weight: Derived
     bias: Derived
+
+    @property
+    def growth(self) -> int:
+        """Bytes of the bias; the weight is as large as it was."""
+        return self.bias.nbytes
 
     def apply(self, editor: Editor) -> None:
         """Swap the two nodes; the MatMul's own output carries the reshaped input then."""

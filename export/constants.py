@@ -7,6 +7,7 @@ single weight is in memory then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class Derived:
     shape: tuple[int, ...]
     dtype: ir.DataType
     compute: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its content."""
+        return int(math.prod(self.shape) * self.dtype.itemsize)
 
 
 class _DerivedTensor(ir.LazyTensor):

@@ -30,6 +30,7 @@ from export.refusal import Refusal, node_label
 from export.report import Entry, FoldReport, Outcome
 from export.sequence import merge_sequences
 from export.shapes import infer_shapes, rank_of
+from export.simplify import compute_constants
 
 
 def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, merging: bool = True) -> FoldReport:
@@ -51,6 +52,7 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, me
     """
     common_passes.InlinePass()(model)
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
+    compute_constants(model)
     report = FoldReport()
     for node, label in zip(nodes, labels := _labels(nodes), strict=True):
         read = read_batchnorm(node, opset_of(node))
@@ -162,6 +164,8 @@ class _Pass:
         if not is_batchnorm(node) and scales_a_normalised_value(node):
             return False
         forward = self._planner.forward(node, affine)
+        if isinstance(forward, Plan) and not forward.pays(node):
+            forward = Refusal("cost", "what its readers would take up is larger than what it moves", node)
         if isinstance(forward, Plan):
             self._forget_carriers(node, forward)
             fold_forward(node, index, forward, self._editor)

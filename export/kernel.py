@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.affine import Array
+from export.cost import Cost, pays
 from export.layer import read_layer
 from export.refusal import Refusal
 
@@ -150,8 +151,8 @@ def summed(kernels: Sequence[Kernel], signs: Sequence[int]) -> Kernel | None:
         begins=tuple(begins),
         ends=tuple(ends),
     )
-    pays = result.multiplications <= sum(kernel.multiplications for kernel in kernels)
-    return result if pays and min(ends) >= 0 else None
+    apart = Cost(len(kernels), sum(kernel.multiplications for kernel in kernels))
+    return result if min(ends) >= 0 and pays(apart, Cost(1, result.multiplications)) else None
 
 
 def _sum_weights(kernels: Sequence[Kernel], signs: Sequence[int], result: Kernel) -> Array:

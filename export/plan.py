@@ -22,16 +22,22 @@ import onnx_ir as ir
 
 from export.affine import Affine
 from export.change import Change
+from export.cost import Cost, moved_by, pays
 from export.refusal import Refusal, node_label
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One node's answer: what it asks of its inputs, what its outputs lack, how it changes."""
+    """One node's answer: what it asks of its inputs, what its outputs lack, how it changes.
+
+    `unless_taken` is the reason to give if the readers refuse what the outputs lack: a last resort, of which nobody
+    wants to hear that it failed too.
+    """
 
     pulls: Mapping[int, Affine] = field(default_factory=dict)
     pushes: Mapping[int, Affine] = field(default_factory=dict)
     change: Change | None = None
+    unless_taken: Refusal | None = None
 
 
 class Operator(Protocol):
@@ -55,6 +61,10 @@ class Plan:
     missing: dict[ir.Value, Affine] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     path: list[ir.Node] = field(default_factory=list)
+
+    def pays(self, node: ir.Node) -> bool:
+        """Whether the network is no slower without a node, and with the constants as the plan changes them."""
+        return pays(Cost(1, 0, moved_by(node)), Cost(0, 0, sum(change.growth for change in self.changes)))
 
 
 class Planner:
@@ -96,6 +106,7 @@ class _Search:
         self._answered: set[ir.Node] = set()
         self._queue: list[tuple[bool, int, int, ir.Node]] = []
         self._ticket = count()
+        self._reason: Refusal | None = None
 
     def run(
         self,
@@ -111,7 +122,8 @@ class _Search:
             node = heapq.heappop(self._queue)[-1]
             if node not in self._answered:
                 refusal = self._answer(node)
-        return refusal or self._other_reader() or self._plan
+        refusal = refusal or self._other_reader()
+        return self._plan if refusal is None else self._reason or refusal
 
     def _pull(self, reader: ir.Node, index: int, value: ir.Value | None, affine: Affine) -> Refusal | None:
         """Note that `reader` wants an affine on its input number `index`."""
@@ -162,6 +174,7 @@ class _Search:
     def _take(self, node: ir.Node, step: Step) -> Refusal | None:
         self._plan.path.append(node)
         self._answered.add(node)
+        self._reason = self._reason or step.unless_taken
         if step.change is not None:
             self._plan.changes.append(step.change)
         for index, affine in step.pulls.items():

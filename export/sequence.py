@@ -1,9 +1,10 @@
-"""Two layers in a row become one: 1×1 Conv then Conv, Gemm then Gemm, where the product costs no more than the two.
+"""Two layers in a row become one: two Convs of which one is 1×1, or two Gemms, where the product costs no more.
 
-    Conv: W'[o, i, k] = sum over c of B[o, c, k] A[c, i]      b' = b + sum over c and k of B[o, c, k] a[c]
-    Gemm: the same without k
+    1×1 before Conv: W'[o, i, k] = sum over c of B[o, c, k] A[c, i]      b' = b + sum over c and k of B[o, c, k] a[c]
+    Conv before 1×1: W'[o, i, k] = sum over c of B[o, c] A[c, i, k]      b' = b + sum over c of B[o, c] a[c]
+    Gemm and Gemm:   the same without k
 
-The first one's bias a passes a padded second Conv only if it is zero: padding stands for zeros behind the first.
+The bias a of a 1×1 Conv passes a padded Conv behind it only if it is zero: padding stands for zeros behind the first.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import onnx_ir as ir
 from export.affine import Array
 from export.change import Rewrite
 from export.constants import Derived
+from export.cost import Cost, pays
 from export.editor import Editor
 from export.layer import Layer, read_layer
 from export.refusal import node_label
+
+_WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+"""Attributes of a Conv that say how its window moves."""
 
 
 def merge_sequences(editor: Editor) -> list[tuple[ir.Node, ir.Node]]:
@@ -58,24 +63,28 @@ def _product(first: ir.Node, second: ir.Node) -> Rewrite | None:
 
 
 def _conv_product(first: Layer, second: Layer) -> Rewrite | None:
-    """Return the second Conv with both weights; dense layers only, the first of kernel 1 and stride 1."""
-    middle, inputs, *kernel = first.weight_shape
-    outputs, _, *size = second.weight_shape
-    dense = all(layer.node.attributes.get_int("group", 1) == 1 for layer in (first, second))
-    plain = all(length == 1 for length in kernel) and all(
-        number == neutral
-        for name, neutral in (("strides", 1), ("pads", 0))
-        for number in first.node.attributes.get_ints(name, ())
-    )
-    taps = math.prod(size)
-    pays = outputs * inputs * taps <= middle * inputs + outputs * middle * taps
-    if not (dense and plain and pays) or (first.bias is not None and _pads(second.node) and np.any(first.bias())):
+    """Return the second Conv with both weights; dense layers only, one of kernel 1 and stride 1 without padding."""
+    middle, inputs, *before = first.weight_shape
+    outputs, _, *behind = second.weight_shape
+    if any(layer.node.attributes.get_int("group", 1) != 1 for layer in (first, second)):
+        return None
+    if _is_pointwise(first):
+        carried = first.bias is not None and bool(np.any(first.bias()))
+        if carried and _pads(second.node):
+            return None
+        size, window = behind, second.node
+    elif _is_pointwise(second):
+        size, window = before, first.node
+    else:
+        return None
+    own = middle * inputs * math.prod(before), outputs * middle * math.prod(behind)
+    if not pays(Cost(2, sum(own)), Cost(1, outputs * inputs * math.prod(size))):
         return None
     shape = (outputs, inputs, *size)
 
     def weight() -> Array:
-        behind, before = second.weight().reshape(outputs, middle, -1), first.weight().reshape(middle, inputs)
-        product: Array = np.einsum("ock,ci->oik", behind, before, optimize=True)
+        right, left = second.weight().reshape(outputs, middle, -1), first.weight().reshape(middle, inputs, -1)
+        product: Array = np.einsum("ock,cij->oikj", right, left, optimize=True)  # one of k and j has size 1
         return product.reshape(shape)
 
     def bias() -> Array:
@@ -85,7 +94,17 @@ def _conv_product(first: Layer, second: Layer) -> Rewrite | None:
         added: Array = np.einsum("ock,c->o", second.weight().reshape(outputs, middle, -1), first.bias())
         return own + added
 
-    return _rewrite(first, second, shape, weight, bias, outputs)
+    return _rewrite(first, second, shape, weight, bias, outputs, window)
+
+
+def _is_pointwise(layer: Layer) -> bool:
+    """Whether a Conv sees one position at a time, and every one."""
+    plain = all(
+        number == neutral
+        for name, neutral in (("strides", 1), ("pads", 0))
+        for number in layer.node.attributes.get_ints(name, ())
+    )
+    return plain and all(length == 1 for length in layer.weight_shape[2:])
 
 
 def _pads(node: ir.Node) -> bool:
@@ -108,7 +127,7 @@ def _gemm_product(first: Layer, second: Layer) -> Rewrite | None:
     turned = [bool(layer.node.attributes.get_int("transB", 0)) for layer in (first, second)]
     inputs, middle = first.weight_shape[::-1] if turned[0] else first.weight_shape
     outputs = second.weight_shape[0 if turned[1] else 1]
-    if inputs * outputs > inputs * middle + middle * outputs:
+    if not pays(Cost(2, inputs * middle + middle * outputs), Cost(1, inputs * outputs)):
         return None
 
     def factors() -> tuple[Array, Array]:
@@ -135,7 +154,9 @@ def _rewrite(
     weight: Callable[[], Array],
     bias: Callable[[], Array],
     outputs: int,
+    window: ir.Node | None = None,
 ) -> Rewrite:
+    """Return the second layer with these weights; a Conv moves its window as `window` does."""
     values = [second.node.inputs[index] if index < len(second.node.inputs) else None for index in (1, 2)]
     names = [
         (value.name if value is not None else None) or f"{node_label(second.node)}.{role}"
@@ -144,4 +165,5 @@ def _rewrite(
     constants = {1: Derived(names[0], shape, second.dtype, weight)}
     if first.bias is not None or second.bias is not None:
         constants[2] = Derived(names[1], (outputs,), second.dtype, bias)
-    return Rewrite(second.node, constants)
+    moved = {} if window is None or window is second.node else {name: window.attributes.get(name) for name in _WINDOW}
+    return Rewrite(second.node, constants, taken=moved)

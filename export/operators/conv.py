@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from export.affine import Affine, Array
-from export.layer import by_group, invalid_group, not_per_channel, read_as_weight, read_layer, spread
+from export.affine import Affine, Array, constant_axes_dropped
+from export.layer import Layer, by_group, invalid_group, not_per_channel, read_as_weight, read_layer, spread
 from export.plan import Step
 from export.refusal import Refusal
+from export.shapes import static_size
 
 
 def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
@@ -40,7 +42,8 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
 def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     """Absorb: with gain g and offset h per input channel, W' = W * g and b' = b + sum(W * h) over inputs and taps.
 
-    The sum is the same at every position only if every tap reads the image: with zero padding the border sees fewer.
+    The sum is the same at every position only if every tap reads the image. With zero padding the border sees fewer;
+    then the readers lack a map of offsets, which varies over the positions.
     """
     if set(missing) != {0}:
         return read_as_weight(node)
@@ -54,18 +57,61 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     channels = missing[0].along(1, inputs_per_group * groups)
     if channels is None:
         return not_per_channel(node)
-    if missing[0].has_offset and _may_pad(node, kernel):
-        return Refusal("zero-padding", "its zero padding would lack the offset at the border", node)
     gain, offset = (by_group(vector, groups, outputs) for vector in channels)  # (C_out, C_in / group)
 
     def bias() -> Array:
         added: Array = np.einsum("oik,oi->o", layer.weight().reshape(outputs, inputs_per_group, -1), offset)
         return added if layer.bias is None else layer.bias() + added
 
-    return layer.rewritten(
+    padded = missing[0].has_offset and _may_pad(node, kernel)
+    step = layer.rewritten(
         weight=lambda: layer.weight() * gain.reshape(*gain.shape, *(1 for _ in kernel)),
-        bias=((outputs,), bias) if missing[0].has_offset else None,
+        bias=((outputs,), bias) if missing[0].has_offset and not padded else None,
     )
+    return step if isinstance(step, Refusal) or not padded else _with_map(step, node, layer, offset)
+
+
+def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Refusal:
+    """Return the step with the map of offsets that a zero-padded Conv makes of an offset per channel.
+
+        map[o, p] = sum over the taps k that read the image at position p of (sum over i of W[o, i, k] h[i])
+
+    Args:
+        step: without the offset.
+        node: the Conv.
+        layer: its weight.
+        offset: (C_out, C_in / group).
+    """
+    refusal = Refusal("zero-padding", "its zero padding would lack the offset at the border", node)
+    taps = _taps(node, layer.weight_shape[2:])
+    if taps is None:
+        return refusal
+    added: Array = np.einsum("oi...,oi->o...", layer.weight(), offset)
+    for sees in taps:  # each takes the first axis of taps, and puts its positions last
+        added = np.tensordot(added, sees, (1, 0))
+    affine = Affine(np.ones([1] * (1 + added.ndim)), constant_axes_dropped(added[None]))
+    return replace(step, pushes={0: affine}, unless_taken=refusal)
+
+
+def _taps(node: ir.Node, kernel: Sequence[int]) -> list[Array] | None:
+    """Return for each spatial axis an array (taps, positions): 1 where a tap reads the image, 0 where padding.
+
+    None if the sizes of the image are not known.
+    """
+    rank = len(kernel)
+    sizes = [[static_size(value, 2 + axis) for axis in range(rank)] for value in (node.inputs[0], node.outputs[0])]
+    pads = node.attributes.get_ints("pads", (0,) * 2 * rank)
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    strides, dilations = (node.attributes.get_ints(name, (1,) * rank) for name in ("strides", "dilations"))
+    found = []
+    for axis, (image, positions) in enumerate(zip(*sizes, strict=True)):
+        if image is None or positions is None:
+            return None
+        tap, position = np.ogrid[: kernel[axis], :positions]
+        read = position * strides[axis] - pads[axis] + tap * dilations[axis]
+        found.append(((read >= 0) & (read < image)).astype(np.float64))
+    return found
 
 
 def _may_pad(node: ir.Node, kernel: list[int]) -> bool:

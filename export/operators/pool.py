@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -18,8 +18,16 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
 
 
 def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
-    """Pass, likewise."""
-    return _refuse(node, missing[0]) or Step(pushes={0: missing[0]})
+    """Pass, likewise; of an offset that varies over the positions its mean, where all of them are one window."""
+    affine = missing[0]
+    if node.op_type == "GlobalAveragePool":
+        affine = mean_offset(affine, range(2, affine.rank))
+    return _refuse(node, affine) or Step(pushes={0: affine})
+
+
+def mean_offset(affine: Affine, axes: Iterable[int]) -> Affine:
+    """Return what a mean over some axes leaves of an affine: the offset's mean; the gain must not vary there."""
+    return Affine(affine.gain, affine.offset.mean(tuple(axes), keepdims=True))
 
 
 def _refuse(node: ir.Node, affine: Affine) -> Refusal | None:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from export.affine import Affine
 from export.constants import constant_tensor
+from export.operators.pool import mean_offset
 from export.plan import Step
 from export.refusal import Refusal
 from export.shapes import rank_of, unknown_shape
@@ -27,13 +28,15 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
 
 
 def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
-    """Pass, if the affine is constant along the reduced axes. A maximum needs a positive gain."""
+    """Pass, if the gain is constant along the reduced axes, and for a maximum positive, the offset constant too."""
     if set(missing) != {0}:
         return Refusal("indices", "it reads the value as axes", node)
     affine = missing[0]
     axes = _axes(node, affine.rank)
     if isinstance(axes, Refusal):
         return axes
+    if node.op_type == "ReduceMean":
+        affine = mean_offset(affine, axes)
     if affine.varies_along(axes):
         return Refusal("reduced-axis", "the affine varies along an axis that it reduces", node)
     kept = affine if _keeps(node) else affine.map(lambda array: np.squeeze(array, tuple(axes)))

@@ -187,3 +187,102 @@ def test_a_conv_between_two_batchnorms_takes_both_and_is_rounded_once() -> None:
         exact = exact * gain.reshape([-1 if index == axis else 1 for index in range(4)])
     got = next(tensor for tensor in result.graph.initializer if tensor.name == "w")
     np.testing.assert_array_equal(np.frombuffer(got.raw_data, np.float32), exact.astype(np.float32).ravel())
+
+
+def padded_conv(rng: np.random.Generator, behind: list[Any], more: dict[str, Any], output: str, **changes: Any) -> Any:
+    """Make a BatchNormalization, a zero-padded Conv, and what is behind it."""
+    given = {"group": 1, "pads": [1, 2, 0, 1], "strides": [2, 1], "dilations": [1, 2]} | changes
+    nodes = [batchnorm("x", "h"), helper.make_node("Conv", ["h", "w", "b"], ["c"], name="conv", **given), *behind]
+    weight = rng.normal(size=(6, 4 // given["group"], 3, 2))
+    constants = {"w": weight, "b": rng.normal(size=6)} | statistics(rng, 4) | more
+    feeds = {"x": rng.normal(size=(2, 4, 5, 7))}
+    return model(nodes, {"x": ["n", 4, 5, 7]}, [output], constants), feeds
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("positions", [True, False])
+def test_a_map_of_offsets_goes_into_a_constant_behind_a_padded_conv(group: int, positions: bool) -> None:
+    rng = np.random.default_rng(8)
+    embedding = rng.normal(size=(1, 6, 2, 8) if positions else (6, 1, 1))
+    behind = [helper.make_node("Add", ["c", "p"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    source, feeds = padded_conv(rng, behind, {"p": embedding}, "y", group=group)
+
+    result, report = folded(source)
+
+    assert operators(result) == ["Conv", "Add", "Relu"]
+    assert report.entries[0].outcome == Outcome.FOLDED_FORWARD
+    assert_same(source, result, feeds)
+
+
+def test_the_mean_of_a_map_goes_into_a_gemm_behind_a_padded_conv() -> None:
+    rng = np.random.default_rng(9)
+    behind = [
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "m"], ["y"], name="gemm"),
+    ]
+    source, feeds = padded_conv(rng, behind, {"m": rng.normal(size=(6, 3))}, "y")
+
+    result, report = folded(source)
+
+    assert operators(result) == ["Conv", "GlobalAveragePool", "Flatten", "Gemm"]
+    assert report.entries[0].into == ("conv", "gemm")
+    assert_same(source, result, feeds)
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_mean_takes_the_mean_of_a_map_along_one_axis(keepdims: int) -> None:
+    rng = np.random.default_rng(10)
+    behind = [
+        helper.make_node("ReduceMean", ["c"], ["r"], axes=[3], keepdims=keepdims),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("Gemm", ["f", "m"], ["y"]),
+    ]
+    source, feeds = padded_conv(rng, behind, {"m": rng.normal(size=(12, 3))}, "y")
+
+    result, report = folded(source)
+
+    assert report.batchnorm_after == 0
+    assert_same(source, result, feeds)
+
+
+def test_a_map_that_nothing_takes_up_is_not_made_and_the_padding_is_the_reason() -> None:
+    rng = np.random.default_rng(11)
+    source, _ = padded_conv(rng, [helper.make_node("Relu", ["c"], ["y"])], {}, "y")
+
+    result, report = folded(source)
+
+    assert operators(result) == ["BatchNormalization", "Conv", "Relu"]
+    assert report.entries[0].code == "graph-input/zero-padding"
+
+
+def test_a_map_of_unknown_size_is_not_made() -> None:
+    rng = np.random.default_rng(12)
+    nodes = [
+        batchnorm("x", "h"),
+        helper.make_node("Conv", ["h", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "p"], ["y"]),
+    ]
+    constants = {"w": rng.normal(size=(6, 4, 3, 3)), "p": rng.normal(size=(6, 1, 1))} | statistics(rng, 4)
+    source = model(nodes, {"x": ["n", 4, "height", 7]}, ["y"], constants)
+
+    _, report = folded(source)
+
+    assert report.entries[0].code == "graph-input/zero-padding"
+
+
+def test_a_map_that_costs_more_than_the_node_is_not_made() -> None:
+    """Every row would read 512 channels of offsets, to spare a node that moves two."""
+    rng = np.random.default_rng(13)
+    nodes = [
+        batchnorm("x", "h"),
+        helper.make_node("Conv", ["h", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "p"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    constants = {"w": rng.normal(size=(512, 2, 3, 3)), "p": rng.normal(size=(512, 8, 1))} | statistics(rng, 2)
+    source = model(nodes, {"x": ["n", 2, 8, 8]}, ["y"], constants)
+
+    _, report = folded(source)
+
+    assert report.entries[0].code == "graph-input/cost"

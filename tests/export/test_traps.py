@@ -81,6 +81,14 @@ def test_an_initializer_that_a_caller_may_override_is_left_alone(name: str) -> N
     assert "overridden by the caller" in (report.entries[0].reason or "")
 
 
+def condition() -> list[onnx.NodeProto]:
+    """Make the nodes of a condition that is known only when the model runs."""
+    return [
+        helper.make_node("ReduceMax", ["x"], ["max"], keepdims=0),
+        helper.make_node("Less", ["limit", "max"], ["which"]),
+    ]
+
+
 def test_a_batchnorm_in_a_subgraph_is_listed_and_left_in_peace() -> None:
     rng = np.random.default_rng(9)
     nodes, constants = conv_batchnorm(rng)
@@ -92,7 +100,7 @@ def test_a_batchnorm_in_a_subgraph_is_listed_and_left_in_peace() -> None:
         [helper.make_tensor_value_info("e", TensorProto.DOUBLE, None)],
     )
     node = helper.make_node("If", ["which"], ["out"], then_branch=branch, else_branch=other)
-    source = model([node], IMAGE, ["out"], constants | {"which": np.array(True)})
+    source = model([*condition(), node], IMAGE, ["out"], constants | {"limit": np.array(-9.0)})
 
     result, report = folded(source)
 
@@ -112,8 +120,8 @@ def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
         )
         for name, op_type in (("then", "Relu"), ("else", "Neg"))
     }
-    nodes.append(helper.make_node("If", ["which"], ["out"], **branches))
-    source = model(nodes, IMAGE, ["out", "y"], constants | {"which": np.array(True)})
+    nodes += [*condition(), helper.make_node("If", ["which"], ["out"], **branches)]
+    source = model(nodes, IMAGE, ["out", "y"], constants | {"limit": np.array(-9.0)})
 
     result, report = folded(source)
 
@@ -132,13 +140,52 @@ def test_a_batchnorm_that_a_subgraph_reads_is_kept() -> None:
         )
         for name in ("then", "else")
     }
-    nodes = [batchnorm("x", "n"), helper.make_node("If", ["which"], ["out"], **branches)]
-    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "which": np.array(True)} | statistics(rng, 2)
+    nodes = [batchnorm("x", "n"), *condition(), helper.make_node("If", ["which"], ["out"], **branches)]
+    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "limit": np.array(-9.0)} | statistics(rng, 2)
     source = model(nodes, IMAGE, ["out"], constants)
 
     result, report = folded(source)
 
     assert report.entries[0].code == "graph-input/subgraph"
+    assert_same(source, result, feeds(rng))
+
+
+def test_a_branch_that_is_always_taken_is_folded_with_the_rest() -> None:
+    rng = np.random.default_rng(27)
+    nodes, constants = conv_batchnorm(rng)
+    branches = [
+        helper.make_graph(body, name, [], [helper.make_tensor_value_info(result, TensorProto.DOUBLE, None)])
+        for name, body, result in (
+            ("then", nodes, "y"),
+            ("else", [helper.make_node("Conv", ["x", "w"], ["e"])], "e"),
+        )
+    ]
+    node = helper.make_node("If", ["which"], ["out"], then_branch=branches[0], else_branch=branches[1])
+    source = model([node], IMAGE, ["out"], constants | {"which": np.array(True)})
+
+    result, report = folded(source)
+
+    assert operators(result) == ["Conv"]
+    assert report.batchnorm_after == 0
+    assert_same(source, result, feeds(rng))
+
+
+def test_constants_that_an_exporter_spelt_out_are_computed() -> None:
+    """As torch writes a Conv without a bias: zeros, expanded and cast."""
+    rng = np.random.default_rng(28)
+    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "zero": np.array(0, np.float32), "three": np.array([3])}
+    nodes = [
+        helper.make_node("Expand", ["zero", "three"], ["zeros"]),
+        helper.make_node("CastLike", ["zeros", "x"], ["bias"]),
+        helper.make_node("Conv", ["x", "w", "bias"], ["h"], name="conv"),
+        batchnorm("h", "y"),
+    ]
+    source = model(nodes, IMAGE, ["y"], constants | statistics(rng, 3))
+
+    result, report = folded(source)
+
+    assert operators(result) == ["Conv"]
+    assert report.entries[0].into == ("conv",)
     assert_same(source, result, feeds(rng))
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from cli.console import err, out, print_json, warn
 from cli.packages import require_export
-from cli.source import Source, resolve
-from cli.tables import fold_sentence, verification_record, verification_table
+from cli.source import Source, parse_input, resolve
+from cli.tables import fold_sentence, pixel_sentence, verification_record, verification_table
 
 
 def export(
@@ -34,7 +34,13 @@ def export(
         Path | None, typer.Option(help="For module:factory: .safetensors, or a .pt/.pth state dict.", metavar="FILE")
     ] = None,
     input_: Annotated[
-        str | None, typer.Option("--input", help="For module:factory: shape of one sample, as 3x224x224.")
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="[uint8][:SHAPE]",
+            help="uint8: take 8-bit pixels, and fold their standardisation too. "
+            "For module:factory also the shape of one sample, as 3x224x224 or uint8:3x224x224.",
+        ),
     ] = None,
     arg: Annotated[
         list[str] | None, typer.Option(help="For module:factory: an argument; repeat it.", metavar="NAME=VALUE")
@@ -56,6 +62,8 @@ def export(
     returns a torch network. If the folded network differs from the original by more than its rounding noise, nothing
     is written and the exit code is 1.
 
+    With `--input uint8` clients send pixels, 0 to 255, a quarter of the bytes; the network standardises them itself.
+
     Example: `normfold export runs/digits --repository model_repository --name digits`
     """
     require_export("normfold export")
@@ -63,13 +71,23 @@ def export(
     from export.reserve import check_name
     from export.runner import Engine
 
-    given = Source(source, card, weights, input_, tuple(arg or ()), opset, dynamic_size)
+    input_shape, takes_pixels = parse_input(input_)
+    given = Source(source, card, weights, input_shape, tuple(arg or ()), opset, dynamic_size)
     name = name or given.default_name
     check_name(name)
     with tempfile.TemporaryDirectory() as folder, err.status("starting") as status:
         unfolded, source_card = resolve(given, Path(folder), status.update)
         exported = export_bundle(
-            unfolded, repository, name, version, source_card, keep_source, merge, inputs=inputs, say=status.update
+            unfolded,
+            repository,
+            name,
+            version,
+            source_card,
+            keep_source,
+            merge,
+            inputs=inputs,
+            takes_pixels=takes_pixels,
+            say=status.update,
         )
     for sentence in exported.report.warnings:
         warn(sentence)
@@ -89,6 +107,8 @@ def export(
         )
         return
     out.print(fold_sentence(report), markup=False)
+    if report.input is not None:
+        out.print(pixel_sentence(report.input), markup=False)
     out.print(verification_table(exported.verification))
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))

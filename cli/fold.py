@@ -11,7 +11,8 @@ import typer
 
 from cli.console import err, out, print_json, warn
 from cli.packages import require_export
-from cli.tables import fold_sentence, fold_table, verification_record, verification_table
+from cli.source import PIXELS, read_card
+from cli.tables import fold_sentence, fold_table, pixel_sentence, verification_record, verification_table
 from contract.errors import InputError
 
 
@@ -23,6 +24,14 @@ def fold(
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="uint8: take 8-bit pixels, and fold their standardisation too.", metavar="uint8"),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="For --input uint8: the source card, if not IN.json beside the model.", metavar="FILE"),
     ] = None,
     merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
     verify: Annotated[bool, typer.Option(help="Prove the fold before OUT.onnx is written.")] = True,
@@ -38,13 +47,22 @@ def fold(
     require_export("normfold fold")
     if report is not None and report.resolve() in (source.resolve(), target.resolve()):
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
+    if input_ not in (None, PIXELS):
+        raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
+    if card is not None and input_ is None:
+        raise InputError("--card goes with --input uint8: it says how pixels are standardised.")
     from export.fold_file import fold_file
+    from export.pixels import from_pixels
     from export.staging import staged
+
+    pixels = from_pixels(read_card(source, card).preprocessing) if input_ else None
 
     with ExitStack() as stack:
         report_path = stack.enter_context(staged(report)) if report is not None else None
         status = stack.enter_context(err.status("starting"))
-        folded = fold_file(source, target, proven=verify, merging=merge, inputs=inputs, say=status.update)
+        folded = fold_file(
+            source, target, proven=verify, merging=merge, inputs=inputs, pixels=pixels, say=status.update
+        )
         if report_path is not None:
             report_path.write_text(json.dumps(folded.report.to_dict(), indent=2) + "\n")
     for sentence in folded.report.warnings:
@@ -56,5 +74,7 @@ def fold(
     if folded.report.batchnorm_after:
         out.print(fold_table(folded.report))
     out.print(fold_sentence(folded.report), markup=False)
+    if folded.report.input is not None:
+        out.print(pixel_sentence(folded.report.input), markup=False)
     if folded.verification is not None:
         out.print(verification_table(folded.verification))

@@ -12,6 +12,9 @@ from cli.packages import require_packages
 from contract.errors import InputError, SetupError
 from contract.manifest import SourceCard, read_source_card
 
+PIXELS = "uint8"
+"""What --input says for a network that shall take 8-bit pixels."""
+
 MAX_INPUT_VALUES = 2**28
 """In one sample of a factory's network, a GiB of float32: more is a slip of the pen, and would fill the memory."""
 
@@ -61,9 +64,7 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> tuple[P
     _refuse_stray_options(source)
     if source.is_onnx:
         path = Path(source.text)
-        beside = path.with_suffix(".json")
-        card_path = source.card or (beside if beside.is_file() else None)
-        return path, read_source_card(card_path) if card_path else SourceCard()
+        return path, read_card(path, source.card)
     if not source.is_factory and not _is_folder(Path(source.text)):
         raise SourceError(
             f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
@@ -113,6 +114,31 @@ def _factory_to_onnx(source: Source, target: Path) -> None:
         ) from None
 
 
+def read_card(model: Path, given: Path | None) -> SourceCard:
+    """Return the card that is given, or else the one beside the model, or else an empty one.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
+    beside = model.with_suffix(".json")
+    path = given or (beside if beside.is_file() else None)
+    return read_source_card(path) if path else SourceCard()
+
+
+def parse_input(text: str | None) -> tuple[str | None, bool]:
+    """Read what --input says: the shape of one sample, uint8, or both as uint8:3x224x224.
+
+    Returns:
+        The shape, as text, if there is one; and whether the network shall take pixels.
+    """
+    if text is None:
+        return None, False
+    kind, colon, shape = text.partition(":")
+    if kind == PIXELS:
+        return shape if colon else None, True
+    return text, False
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read a shape such as 3x224x224.
 
@@ -142,7 +168,7 @@ def _is_folder(path: Path) -> bool:
 def _refuse_stray_options(source: Source) -> None:
     given = {
         "--weights": source.weights is not None,
-        "--input": source.input_shape is not None,
+        "--input with a shape": source.input_shape is not None,
         "--arg": bool(source.arguments),
     }
     for option, is_given in given.items():

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from export.pixels import PixelInput
     from export.report import Entry, FoldReport
     from export.verify import Verification
 
@@ -23,6 +24,13 @@ def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     counts = Counter(entry.outcome.value for entry in report.entries)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
     return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts})."
+
+
+def pixel_sentence(found: PixelInput) -> str:
+    """Return what a model that takes pixels now reads, and what its standardisation left in the graph."""
+    left = f"; of their standardisation {' and '.join(found.left)} stay" + "s" * (len(found.left) == 1)
+    folded = "; their standardisation is folded"
+    return f"Input {found.name!r} takes 8-bit pixels, 0 to 255{left if found.left else folded}."
 
 
 def outcome_table(report: FoldReport) -> Table:

@@ -10,6 +10,7 @@ import typer
 from cli.console import err, fail, out, print_json
 from cli.packages import require_export
 from cli.tables import verification_record, verification_table
+from contract.manifest import read_source_card
 
 
 def verify(
@@ -17,6 +18,10 @@ def verify(
     folded: Annotated[Path, typer.Argument(help="The model to prove.", metavar="B.onnx")],
     inputs: Annotated[
         Path | None, typer.Option(help="Run on these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="B takes 8-bit pixels (--input uint8), standardised as this card says.", metavar="FILE"),
     ] = None,
     seeds: Annotated[int, typer.Option(min=4, help="Number of random inputs.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -29,10 +34,12 @@ def verify(
     Example: `normfold verify resnet50.onnx folded.onnx`
     """
     require_export("normfold verify")
+    from export.pixels import from_pixels
     from export.verify import verify as compare
 
+    pixels = from_pixels(read_source_card(card).preprocessing) if card is not None else None
     with err.status("running both models"):
-        verification = compare(original, folded, inputs, seeds)
+        verification = compare(original, folded, inputs, seeds, pixels=pixels)
     if as_json:
         print_json(verification_record(verification))
     else:

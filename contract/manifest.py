@@ -114,6 +114,10 @@ class Manifest(_Record):
     created: str = Field(description="UTC, ISO 8601.")
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    takes_pixels: bool = Field(
+        default=False,
+        description="The one input is 8-bit pixels, 0 to 255 at full intensity; the network standardises them itself.",
+    )
     batchable: bool = Field(description="Rows are independent: a server may run requests together.")
     opset: int
     card: SourceCard = Field(default_factory=SourceCard)

@@ -136,6 +136,17 @@ class ImagePreprocessing(BaseModel):
         std = np.asarray(self.std, np.float32).reshape(shape)
         return (np.asarray(raw, np.float32) / np.float32(self.value_max) - mean) / std
 
+    def to_pixels(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Turn raw units into 8-bit pixels, for a network that standardises them itself.
+
+        Args:
+            raw: (..., channels, height, width), any real dtype, from 0 to value_max.
+
+        Returns:
+            uint8 of the same shape: 255 at full intensity, rounded to the nearest.
+        """
+        return np.rint(np.asarray(raw, np.float64) * (255 / self.value_max)).astype(np.uint8)
+
 
 class RowPreprocessing(BaseModel):
     """A row of named numeric columns, as float32 of shape (columns,)."""

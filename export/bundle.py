@@ -25,6 +25,7 @@ from contract.manifest import (
 from export.errors import BundleError
 from export.fold import fold
 from export.onnx_file import load_model, save_model
+from export.pixels import from_pixels
 from export.progress import Say, silent
 from export.report import FoldReport
 from export.reserve import reserved
@@ -68,6 +69,7 @@ def export_bundle(
     keep_source: bool = True,
     merging: bool = True,
     inputs: Path | None = None,
+    takes_pixels: bool = False,
     say: Say = silent,
 ) -> Exported:
     """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
@@ -81,13 +83,14 @@ def export_bundle(
         keep_source: write `unfolded.onnx` too; without it the bundle can never be folded again.
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to verify with; random inputs without it.
+        takes_pixels: make the input 8-bit pixels, and fold the card's standardisation, or the model's own, too.
         say: called with what is being done, in words.
 
     Returns:
         The bundle as it stands in the repository.
 
     Raises:
-        ModelFileError, TrainingModeError: the model cannot be used.
+        ModelFileError, TrainingModeError, PixelError: the model cannot be used.
         BundleError: the name, the version or the card does not fit.
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.
@@ -97,23 +100,25 @@ def export_bundle(
     model = load_model(source)
     specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
     _check_card(card, *specs)
+    pixels = from_pixels(card.preprocessing) if takes_pixels else None
     with reserved(repository, name, model_version) as (folder, number):
         say("folding")
-        report = fold(model, merging=merging)
+        report = fold(model, merging=merging, pixels=pixels)
         save_model(model, folder / MODEL_NAME)
         save_statistics(report, folder / STATISTICS_NAME)
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
         say("verifying")
-        verification = verify(source, folder / MODEL_NAME, inputs)
+        verification = verify(source, folder / MODEL_NAME, inputs, pixels=pixels)
         verification.require()
         say("writing the manifest")
         manifest = Manifest(
             name=name,
             version=number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            inputs=specs[0],
+            inputs=tuple(map(_spec, _true_inputs(model))),
             outputs=specs[1],
+            takes_pixels=takes_pixels,
             batchable=verification.batchable,
             opset=model.opset_imports.get("", 0),
             card=card,

@@ -28,8 +28,11 @@ class Elementwise:
     affine: Affine
 
 
-def read_elementwise(node: ir.Node) -> Elementwise | None:
-    """Read a node as an affine that varies along one axis or does nothing; None if it is neither."""
+def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None:
+    """Read a node as an affine that varies along one axis or does nothing; None if it is neither.
+
+    With `scalars`, one that is the same everywhere counts too.
+    """
     index = constant_operand(node)
     if index is None or (node.op_type == "Div" and index == 0):
         return None
@@ -41,7 +44,7 @@ def read_elementwise(node: ir.Node) -> Elementwise | None:
         return None
     constant = constant_axes_dropped(exact(node.inputs[index])().reshape((1,) * (rank - len(shape)) + shape))
     affine = _affine(node.op_type, constant, constant_first=index == 0)
-    if not np.isfinite(affine.gain).all() or (constant.size == 1 and not affine.is_identity):
+    if not np.isfinite(affine.gain).all() or (constant.size == 1 and not scalars and not affine.is_identity):
         return None
     return Elementwise(node, source, affine)
 

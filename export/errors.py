@@ -5,6 +5,7 @@ NormfoldError (contract)
 │   ├── ModelFileError       the file is no ONNX model that can be read and checked
 │   ├── TrainingModeError    a BatchNormalization still learns its statistics
 │   ├── FeedError            no inputs can be made for the model, or the given ones do not fit
+│   ├── PixelError           the model cannot take 8-bit pixels
 │   └── BundleError          the bundle cannot be written under this name and version
 ├── CheckError
 │   ├── FoldError            the folded graph is not valid
@@ -41,6 +42,10 @@ class TrainingModeError(InputError):
 
 class FeedError(InputError):
     """No inputs can be made for the model, or the given ones do not fit."""
+
+
+class PixelError(InputError):
+    """The model cannot take 8-bit pixels, or nothing says what becomes of them."""
 
 
 class BundleError(InputError):

@@ -10,7 +10,7 @@ Each BatchNormalization is tried backwards first (the layer before it takes the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -25,6 +25,7 @@ from export.merge import merge
 from export.onnx_file import check_result
 from export.operators.table import OPERATORS
 from export.opsets import opset_of
+from export.pixels import FromPixels, take_pixels
 from export.plan import Plan, Planner
 from export.refusal import Refusal, node_label
 from export.report import Entry, FoldReport, Outcome
@@ -33,7 +34,12 @@ from export.shapes import infer_shapes, rank_of
 from export.simplify import compute_constants
 
 
-def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, merging: bool = True) -> FoldReport:
+def fold(
+    model: ir.Model,
+    progress: Callable[[int, int], None] | None = None,
+    merging: bool = True,
+    pixels: FromPixels | None = None,
+) -> FoldReport:
     """Fold the BatchNormalization nodes of a model, in place.
 
     Weights are computed when the model is written (see `export.constants`); this reads vectors only.
@@ -42,12 +48,14 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, me
         model: the unfolded model, from `export.onnx_file.load_model`.
         progress: called with the number of BatchNormalization nodes done and their total.
         merging: make one layer of parallel linear branches, which takes up what stands on them.
+        pixels: make the input 8-bit pixels, and fold their standardisation too.
 
     Returns:
         What became of each BatchNormalization, in graph order.
 
     Raises:
         TrainingModeError: a BatchNormalization is in training mode.
+        PixelError: the model cannot take pixels.
         FoldError: the result is no valid graph, which would be a fault of the fold.
     """
     common_passes.InlinePass()(model)
@@ -65,7 +73,8 @@ def fold(model: ir.Model, progress: Callable[[int, int], None] | None = None, me
                 )
     common_passes.RemoveUnusedNodesPass()(model)
     infer_shapes(model)
-    pass_ = _Pass(model.graph)
+    report.input = take_pixels(model, pixels.preprocessing) if pixels is not None else None
+    pass_ = _Pass(model.graph, report.input.nodes if report.input is not None else ())
     pass_.fold(progress)
     while merging and pass_.merge():
         pass_.fold(progress)
@@ -83,8 +92,9 @@ class _Pass:
     BatchNormalization goes first: a Mul or Add behind a layer may be what takes it up.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, scalars: Collection[ir.Node] = ()) -> None:
         self._graph = graph
+        self._scalars = scalars
         self._editor = Editor(graph)
         self._gone: dict[ir.Node, tuple[Outcome, tuple[str, ...], tuple[str, ...]]] = {}
         self._refused: dict[ir.Node, tuple[Refusal, ...]] = {}
@@ -188,7 +198,7 @@ class _Pass:
     def _read(self, node: ir.Node) -> tuple[int, Affine] | Refusal:
         """Return the input that a node is an affine of, and the affine."""
         if not is_batchnorm(node):
-            read = read_elementwise(node)
+            read = read_elementwise(node, scalars=node in self._scalars)
             return (list(node.inputs).index(read.source), read.affine) if read else Refusal("", "", node)
         if node.graph is not self._graph:
             return Refusal("subgraph", "it stands in the subgraph of a control flow node", node)

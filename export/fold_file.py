@@ -10,6 +10,7 @@ import onnx_ir as ir
 from export.errors import ModelFileError
 from export.fold import fold
 from export.onnx_file import external_tensors, load_model, save_model
+from export.pixels import FromPixels
 from export.progress import Say, silent
 from export.report import FoldReport
 from export.staging import staged
@@ -30,6 +31,7 @@ def fold_file(
     proven: bool = True,
     merging: bool = True,
     inputs: Path | None = None,
+    pixels: FromPixels | None = None,
     say: Say = silent,
 ) -> Folded:
     """Fold a model's BatchNormalization nodes and write the result, if it is proven.
@@ -40,10 +42,11 @@ def fold_file(
         proven: compare both before the target is written.
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to compare with; random inputs without it.
+        pixels: make the input 8-bit pixels, and fold their standardisation too.
         say: called with what is being done, in words.
 
     Raises:
-        ModelFileError, TrainingModeError: the model cannot be used.
+        ModelFileError, TrainingModeError, PixelError: the model cannot be used.
         VerificationError: the folded model differs; the target is as it was.
         WriteError: the target cannot be written.
     """
@@ -51,14 +54,14 @@ def fold_file(
     model = load_model(source)
     say("folding")
     _refuse_lost_weights(source, target, model)
-    report = fold(model, merging=merging)
+    report = fold(model, merging=merging, pixels=pixels)
     with staged(target) as path:
         save_model(model, path)
         verification = None
         if proven:
             say("verifying")
             try:
-                verification = verify(source, path, inputs)
+                verification = verify(source, path, inputs, pixels=pixels)
             except ModelFileError as error:
                 raise ModelFileError(target if error.path == path else error.path, error.problem) from None
             verification.require()

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from export.batchnorm import BatchNorm
+from export.pixels import PixelInput
 
 
 class Outcome(StrEnum):
@@ -56,13 +57,14 @@ class FoldReport:
     """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying.
 
     `affines` counts the Mul, Add, Sub and Div by a constant that were folded too. `parameters` holds, by the entry's
-    `node`, what each BatchNormalization held before the fold.
+    `node`, what each BatchNormalization held before the fold. `input` is set where the model takes pixels now.
     """
 
     entries: list[Entry] = field(default_factory=list)
     affines: int = 0
     parameters: dict[str, BatchNorm] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    input: PixelInput | None = None
 
     @property
     def batchnorm_before(self) -> int:
@@ -87,4 +89,5 @@ class FoldReport:
             "affines_folded": self.affines,
             "entries": [entry.to_dict() for entry in self.entries],
             "warnings": self.warnings,
+            "input": None if self.input is None else self.input.to_dict(),
         }

@@ -49,6 +49,7 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
         raise BundleError(f"Version {version} is not a number from 1 to {LARGEST_VERSION}.")
     model = repository / name
     with translated_os_errors(model):
+        found_repository = repository.exists()
         model.mkdir(parents=True, exist_ok=True)
         partial, number = _reserve(model, version)
         try:
@@ -61,6 +62,8 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             _remove_if_empty(model)
+            if not found_repository:
+                _remove_if_empty(repository)
             raise
 
 

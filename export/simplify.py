@@ -1,5 +1,7 @@
-"""What is constant is computed before a fold: exporters write a missing bias as Expand and CastLike nodes, and shapes as
-arithmetic on constants. onnxscript does it, as for torch's own exporter.
+"""What is constant is computed before a fold.
+
+Exporters write a missing bias as Expand and CastLike nodes, and shapes as arithmetic on constants. onnxscript computes
+them, as it does for torch's own exporter.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from export.difference import OutputDifference, measure
 from export.errors import ModelFileError, VerificationError
 from export.feeds import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds, read_feeds
 from export.onnx_file import load_model, save_model
+from export.pixels import FromPixels, Pixels
 from export.rows import rows_are_independent
 from export.runner import Engine, Feeds, Runner, Tensor
 
@@ -59,6 +60,7 @@ def verify(
     inputs: Path | None = None,
     seeds: int = SEEDS,
     progress: Callable[[int, int], None] | None = None,
+    pixels: FromPixels | None = None,
 ) -> Verification:
     """Compare two models on the same inputs.
 
@@ -68,6 +70,7 @@ def verify(
         inputs: an .npz file with one array for each input; random inputs without it.
         seeds: number of random inputs.
         progress: called with the number of inputs done and their total.
+        pixels: the folded model takes 8-bit pixels; the original gets them standardised.
 
     Returns:
         The difference of each output; whether it is allowed is the caller's to ask (`passes`, `require`).
@@ -78,14 +81,16 @@ def verify(
     """
     first = Runner(original)
     second = Runner(folded, first.engine)
-    _require_same_ports(first, second)
-    all_feeds = _make_feeds(first, inputs, seeds)
+    standardise = partial(_standardise, first, pixels) if pixels is not None else _as_they_are
+    _require_same_ports(first, second, takes_pixels=pixels is not None)
+    all_feeds = _make_feeds(second, inputs, seeds)
+    originals = [standardise(feeds) for feeds in all_feeds]
     with tempfile.TemporaryDirectory() as folder:
         moved_runs = _moved_runs(first, Path(folder))
         wanted, got, moved = [], [], []
-        for index, feeds in enumerate(all_feeds, start=1):
+        for index, (feeds, folded_feeds) in enumerate(zip(originals, all_feeds, strict=True), start=1):
             wanted.append(first.run(feeds))
-            got.append(second.run(feeds))
+            got.append(second.run(folded_feeds))
             moved.append([run(feeds) for run in moved_runs])
             if progress is not None:
                 progress(index, len(all_feeds))
@@ -95,7 +100,7 @@ def verify(
         )
         for name in (port.name for port in first.outputs)
     }
-    return Verification(outputs, rows_are_independent(first, all_feeds[0], wanted[0], moved[0]), first.engine)
+    return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], moved[0]), first.engine)
 
 
 def _make_feeds(runner: Runner, inputs: Path | None, seeds: int) -> list[Feeds]:
@@ -135,11 +140,23 @@ def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
     return Runner(path, runner.engine)
 
 
-def _require_same_ports(first: Runner, second: Runner) -> None:
+def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> None:
     for what in ("inputs", "outputs"):
         ours, theirs = (
             {port.name: (port.dtype.name, len(port.shape)) for port in getattr(runner, what)}
             for runner in (first, second)
         )
+        if what == "inputs" and takes_pixels:
+            ours = {name: (ir.DataType.UINT8.name, rank) for name, (_, rank) in ours.items()}
         if ours != theirs:
             raise ModelFileError(second.path, f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.")
+
+
+def _standardise(runner: Runner, pixels: FromPixels, feeds: Feeds) -> Feeds:
+    """Return what the original takes for a picture of pixels."""
+    standard = Pixels.of(pixels.preprocessing)
+    return {port.name: standard.standardised(feeds[port.name], port.dtype) for port in runner.inputs}
+
+
+def _as_they_are(feeds: Feeds) -> Feeds:
+    return feeds

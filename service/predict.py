@@ -58,7 +58,7 @@ def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, A
     if not data:
         raise RawInputError("The body is empty; send the bytes of a PNG or JPEG file.")
     raw = preprocessing.decode_picture(data, max_pixels)
-    return [_standardise(preprocessing, raw, model.manifest.inputs[0])]
+    return [_to_tensor(preprocessing, raw, model.manifest)]
 
 
 async def predict(model: Model, instances: Sequence[Mapping[str, Array]]) -> list[Any]:
@@ -112,7 +112,7 @@ def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Ar
     inputs, preprocessing = manifest.inputs, _preprocessing(manifest)
     if preprocessing is not None:
         try:
-            return _standardise(preprocessing, preprocessing.decode(instance), inputs[0])
+            return _to_tensor(preprocessing, preprocessing.decode(instance), manifest)
         except RawInputError as error:
             raise RawInputError(f"{what}: {error}") from None
     if len(inputs) == 1:
@@ -128,7 +128,11 @@ def _preprocessing(manifest: Manifest) -> Preprocessing | None:
     return manifest.card.preprocessing if len(manifest.inputs) == 1 else None
 
 
-def _standardise(preprocessing: Preprocessing, raw: npt.NDArray[Any], spec: TensorSpec) -> dict[str, Array]:
+def _to_tensor(preprocessing: Preprocessing, raw: npt.NDArray[Any], manifest: Manifest) -> dict[str, Array]:
+    """Return the network's tensor by its name: standardised, or pixels where the network does that itself."""
+    (spec,) = manifest.inputs
+    if manifest.takes_pixels and isinstance(preprocessing, ImagePreprocessing):
+        return {spec.name: preprocessing.to_pixels(raw)}
     with np.errstate(over="ignore"):
         tensor = preprocessing.standardise(raw).astype(DTYPES[spec.datatype])
     if not np.isfinite(tensor).all():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +14,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from cli.main import main
 from cli.pages.markup import element, name, printable, shortened
 from cli.pages.strip import LONGEST_LINE, break_lines, find_blocks, living
 from tests.export.build import batchnorm, model, statistics
@@ -72,21 +70,6 @@ class Page(HTMLParser):
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def normfold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Give a function that runs the command in a folder of its own: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["normfold", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return run
 
 
 def mixed(names: Callable[[str], str] = str) -> onnx.ModelProto:

@@ -109,6 +109,26 @@ class BundleWriter:
             **{"card": SourceCard(preprocessing=DIGITS, labels=LABELS, logits=("logits",)), **changes},
         )
 
+    def pixels(self, name: str = "pixels") -> Path:
+        """As `digits`, but of 8-bit pixels that the network standardises itself."""
+        weight = np.zeros((16, 3), np.float32)
+        for column in range(3):
+            weight[column::4, column] = 1 / (255 * DIGITS.std[0])
+        return self.write(
+            name,
+            1,
+            [
+                helper.make_node("Cast", ["input"], ["float"], to=TensorProto.FLOAT),
+                helper.make_node("Flatten", ["float"], ["flat"]),
+                helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+            ],
+            [TensorSpec(name="input", datatype="UINT8", shape=(-1, 1, 4, 4))],
+            [TensorSpec(name="logits", datatype="FP32", shape=(-1, 3))],
+            {"weight": weight, "bias": np.full(3, -4 * DIGITS.mean[0] / DIGITS.std[0], np.float32)},
+            card=SourceCard(preprocessing=DIGITS, labels=LABELS, logits=("logits",)),
+            takes_pixels=True,
+        )
+
     def rows(self, name: str = "rows") -> Path:
         """A network that gives back its two columns, standardised."""
         return self.write(

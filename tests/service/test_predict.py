@@ -183,6 +183,28 @@ def test_picture_over_the_limit_is_refused(bundles: Any, start: Callable[..., An
     assert "10 × 10 pixels, over the limit of 99" in answer.json()["error"]
 
 
+def test_a_network_of_pixels_answers_as_one_of_tensors(bundles: Any, start: Callable[..., Any]) -> None:
+    """The same raw inputs, the same answers; and infer takes the pixels as they are."""
+    bundles.digits()
+    bundles.pixels()
+    service = start(bundles.root)
+    picture = np.array([[0.0, 16.0, 3.0, 8.0]] * 4)
+
+    answers = [predict(service, name, [picture.tolist()]).json()["predictions"][0] for name in ("digits", "pixels")]
+    classes = [
+        service.client.post(f"/v1/models/{name}:classify", content=png(picture * 255 / 16)).json()["classes"]
+        for name in ("digits", "pixels")
+    ]
+    pixels = np.rint(picture * 255 / 16).astype(int)
+    record = {"name": "input", "shape": [1, 1, 4, 4], "datatype": "UINT8", "data": pixels.ravel().tolist()}
+    logits = service.client.post("/v2/models/pixels/infer", json={"inputs": [record]}).json()["outputs"][0]["data"]
+
+    np.testing.assert_allclose(answers[0]["probabilities"], answers[1]["probabilities"], rtol=0.02)
+    assert [one["label"] for one in classes[0]] == [one["label"] for one in classes[1]]
+    np.testing.assert_allclose(softmax_by_definition(np.array(logits)), answers[1]["probabilities"], rtol=1e-5)
+    assert service.client.get("/v2/models/pixels").json()["inputs"][0]["datatype"] == "UINT8"
+
+
 def test_classify_says_why_a_model_cannot(served: Any, bundles: Any, start: Callable[..., Any]) -> None:
     answer = served.client.post("/v1/models/rows:classify", content=png(PICTURE))
     assert answer.status_code == 400

@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup demo test fuzz lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large clean
+.PHONY: help setup demo test fuzz lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -55,6 +55,9 @@ bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as
 
 bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
 	$(BIN)/python -m benchmarks.fold_growth $(BENCH_OPTIONS)
+
+bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.
+	$(BIN)/python -m benchmarks.node_cost
 
 bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB of disk here).
 	$(BIN)/python -m benchmarks.fold_large

@@ -56,15 +56,19 @@ def grow_conv(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, i
     channels, height, width = shape
     group = data.draw(st.sampled_from([1, 1, 2, channels]), "group")
     group = group if channels % group == 0 else 1
-    kernel = data.draw(st.sampled_from([1, 3]), "kernel")
-    pad = data.draw(st.sampled_from([0, kernel // 2]), "pad")
-    if min(height, width) + 2 * pad < kernel:
+    kernel = data.draw(st.integers(1, 3), "kernel")
+    stride, dilation = data.draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]), "stride and dilation")
+    pads = data.draw(st.sampled_from([[0] * 4, [0] * 4, [kernel // 2] * 4, [0, 1, 1, 2]]), "pads")
+    reach = dilation * (kernel - 1) + 1
+    room = [length + pads[axis] + pads[axis + 2] - reach for axis, length in enumerate((height, width))]
+    if min(room) < 0:
         return
     outputs = data.draw(st.sampled_from([channels, 2 * group]), "outputs")
     weight = graph.constant(graph.rng.normal(size=(outputs, channels // group, kernel, kernel)) / channels)
     bias = [graph.constant(graph.rng.normal(size=outputs))] if data.draw(st.booleans(), "bias") else []
-    size = (outputs, height + 2 * pad - kernel + 1, width + 2 * pad - kernel + 1)
-    graph.add("Conv", [value, weight, *bias], size, group=group, pads=[pad] * 4)
+    size = (outputs, *(length // stride + 1 for length in room))
+    windows = {"pads": pads, "strides": [stride] * 2, "dilations": [dilation] * 2}
+    graph.add("Conv", [value, weight, *bias], size, group=group, **windows)
 
 
 def grow_sum(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
@@ -75,7 +79,8 @@ def grow_sum(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, in
 
 def grow_constant(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
     op_type = data.draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]), "operator")
-    size = data.draw(st.sampled_from([(), (1,), (shape[0], 1, 1), (1, shape[0], 1, 1), (shape[2],)]), "size")
+    sizes = [(), (1,), (shape[0], 1, 1), (1, shape[0], 1, 1), (shape[2],), (1, *shape), (shape[0], shape[1], 1)]
+    size = data.draw(st.sampled_from(sizes), "size")
     numbers = graph.constant(graph.rng.uniform(0.5, 2, size=size))
     first = op_type != "Div" and data.draw(st.booleans(), "constant first")
     graph.add(op_type, [numbers, value] if first else [value, numbers], shape)
@@ -87,7 +92,10 @@ def grow_simple(graph: Graph, data: st.DataObject, value: str, shape: tuple[int,
 
 
 def grow_pool(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
-    op_type = data.draw(st.sampled_from(["AveragePool", "MaxPool"]), "operator")
+    op_type = data.draw(st.sampled_from(["AveragePool", "MaxPool", "GlobalAveragePool"]), "operator")
+    if op_type == "GlobalAveragePool":
+        graph.add(op_type, [value], (shape[0], 1, 1))
+        return
     counted = {"count_include_pad": data.draw(st.integers(0, 1), "counted")} if op_type == "AveragePool" else {}
     pad = data.draw(st.integers(0, 1), "pad")
     if min(shape[1:]) + 2 * pad < 3:
@@ -153,6 +161,19 @@ def grow_padded(graph: Graph, data: st.DataObject, value: str, shape: tuple[int,
     graph.add("Pad", [value, pads], (shape[0], shape[1] + 1, shape[2] + 1), mode=mode)
 
 
+def grow_dense(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """A Gemm over all positions, or two, made a picture of one position again."""
+    inputs = shape[0] * shape[1] * shape[2]
+    name = graph.add("Flatten", [value], shape)
+    graph.values.pop()
+    for _ in range(data.draw(st.integers(1, 2), "layers")):
+        operands = [graph.constant(graph.rng.normal(size=(inputs, 4)) / inputs)]
+        operands += [graph.constant(graph.rng.normal(size=4))] if data.draw(st.booleans(), "bias") else []
+        name, inputs = graph.add("Gemm", [name, *operands], shape), 4
+        graph.values.pop()
+    graph.add("Unsqueeze", [name, graph.constant(np.array([2, 3]))], (4, 1, 1))
+
+
 GROWTH = [
     grow_batchnorm,
     grow_batchnorm,
@@ -169,6 +190,7 @@ GROWTH = [
     grow_slice,
     grow_moved,
     grow_padded,
+    grow_dense,
 ]
 
 

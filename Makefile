@@ -38,7 +38,7 @@ format: $(INSTALLED)  ## Put format and imports in order.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(INSTALLED)  ## Fold twenty thousand random graphs (half an hour).
+fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an hour).
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/export/test_fuzz.py
 
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.

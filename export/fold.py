@@ -31,7 +31,7 @@ from export.refusal import Refusal, node_label
 from export.report import Entry, FoldReport, Outcome
 from export.sequence import merge_sequences
 from export.shapes import infer_shapes, rank_of
-from export.simplify import compute_constants
+from export.simplify import compute_constants, join_equal_nodes
 
 
 def fold(
@@ -78,6 +78,7 @@ def fold(
     pass_.fold(progress)
     while merging and pass_.merge():
         pass_.fold(progress)
+    join_equal_nodes(model)
     common_passes.RemoveUnusedNodesPass()(model)
     check_result(model)
     report.affines = pass_.affines_folded
@@ -139,7 +140,8 @@ class _Pass:
 
     def carriers(self) -> dict[ir.Node, str]:
         """Return the value that holds what a BatchNormalization gave out, where there still is one."""
-        return {node: value.name for value, node in self._carriers.items() if value.name}
+        there = {value for node in self._graph.all_nodes() for value in node.outputs}
+        return {node: value.name for value, node in self._carriers.items() if value.name and value in there}
 
     def entry(self, node: ir.Node, label: str, carrier: str | None) -> Entry:
         """Return what became of a BatchNormalization."""

@@ -235,6 +235,7 @@ def test_a_model_without_batchnorm_is_untouched() -> None:
         "affines_folded": 0,
         "entries": [],
         "warnings": [],
+        "input": None,
     }
     assert_same(source, result, feeds(rng))
 

@@ -363,3 +363,13 @@ def test_float32_statistics_fold_into_float16_weights() -> None:
 
     assert operators(result) == ["Conv"]
     assert {tensor.data_type for tensor in result.graph.initializer} == {TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize(("op_type", "expected"), [("Neg", ["Neg", "Add"]), ("Bernoulli", ["Bernoulli"] * 2 + ["Add"])])
+def test_equal_nodes_are_joined_but_not_if_they_draw_lots(op_type: str, expected: list[str]) -> None:
+    nodes = [helper.make_node(op_type, ["x"], [name]) for name in ("a", "b")]
+    source = model([*nodes, helper.make_node("Add", ["a", "b"], ["y"])], IMAGE, ["y"], {})
+
+    result, _ = folded(source)
+
+    assert operators(result) == expected

@@ -67,7 +67,7 @@ def serve(
     configure_logging(settings)
     with _bind(settings.host, settings.port) as listener, _leave_quietly():
         app = create_app(settings)
-        server = make_server(app)
+        server = make_server(app, settings)
         _announce(listener, as_json)
         try:
             server.run(sockets=[listener])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
+from starlette.types import Receive, Scope, Send
 
 from service import http_errors
+from service.access import FileLines, LogLines
+from service.infer import InferRoute
 from service.middleware import RequestMiddleware
 from service.processors import available_processors
 from service.repository import Repository
@@ -20,6 +25,7 @@ from service.routes.infer import infer_routes
 from service.routes.models import model_routes
 from service.routes.predict import predict_routes
 from service.settings import Settings
+from service.telemetry import Telemetry
 from service.workers import Workers
 
 _DESCRIPTION = """
@@ -33,6 +39,30 @@ The examples suit a model named `digits` of 8 × 8 grey pictures. Every error is
 """
 
 
+_COLLECT_AFTER = 20_000
+"""Objects made, and not gone, between two collections; requests leave no cycles behind."""
+
+
+class _App(FastAPI):
+    """FastAPI, within what surrounds every request; FastAPI's own middleware would stand before the infer route."""
+
+    def surround(self, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int) -> None:
+        """Put the middleware around everything."""
+        self._surrounded = RequestMiddleware(super().__call__, infer, telemetry, max_body_bytes)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Answer one request."""
+        return self._surrounded(scope, receive, send)
+
+
+async def _load(repository: Repository) -> None:
+    """Load the models; then spare the garbage collector what stays: a full collection would stall every request."""
+    await repository.load()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 20, 50)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Build the application.
 
@@ -42,18 +72,22 @@ def create_app(settings: Settings) -> FastAPI:
         settings: what the service is told.
     """
     workers = Workers(threads=available_processors() + 1)  # one more, so that a picture decodes while networks run
-    repository = Repository(settings, workers)
+    access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
+    telemetry = Telemetry(access_log)
+    repository = Repository(settings, workers, telemetry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(repository.load())
+        loading = asyncio.create_task(_load(repository))
         yield
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
         workers.close()
+        if isinstance(access_log, FileLines):
+            access_log.close()
 
-    app = FastAPI(
+    app = _App(
         title="Normfold",
         version=version("normfold"),
         description=_DESCRIPTION,
@@ -63,9 +97,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
-    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes)
     app.include_router(predict_routes(repository, workers, settings))
-    app.include_router(infer_routes(repository, workers))
+    app.include_router(infer_routes())
     app.include_router(model_routes(repository))
     app.include_router(health_routes(repository))
 

@@ -13,16 +13,18 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
 from contract.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, TensorSpec, read_manifest, sha256_of
-from service.engine import Model
+from service.batcher import Batcher, BatchPolicy
+from service.engine import Model, Timeouts
 from service.errors import BundleError
-from service.session import open_session
+from service.session import Session, open_session
 from service.settings import Settings
+from service.telemetry import ModelStats
 from service.tensors import DTYPES, Array
+from service.tuning import INLINE_S, LARGEST_BATCH, best_batch, measure_batches
 from service.wire import fits
 from service.workers import Workers
 
@@ -55,8 +57,10 @@ def read_bundle(folder: Path, repository: Path) -> Manifest:
     return manifest
 
 
-def open_bundle(folder: Path, manifest: Manifest, settings: Settings, threads: int, workers: Workers) -> Model:
-    """Open the network of a bundle whose files have been checked, and run it once.
+def open_bundle(
+    folder: Path, manifest: Manifest, settings: Settings, threads: int, workers: Workers, stats: ModelStats
+) -> Model:
+    """Open the network of a bundle whose files have been checked, run it, and measure how much it should run at once.
 
     Args:
         folder: NAME/VERSION/.
@@ -64,6 +68,7 @@ def open_bundle(folder: Path, manifest: Manifest, settings: Settings, threads: i
         settings: says which provider is asked for.
         threads: within one run.
         workers: where the network will run.
+        stats: counts its runs.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
@@ -74,9 +79,9 @@ def open_bundle(folder: Path, manifest: Manifest, settings: Settings, threads: i
     session = open_session(folder / MODEL_NAME, settings.provider, threads)
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
-    model = Model(manifest, session, workers)
-    _warm(model)
-    return model
+    policy = _warm(manifest, session, settings)
+    batcher = Batcher(session.run, policy, workers, stats.observe_run)
+    return Model(manifest, session, batcher, Timeouts(settings.timeout_s, settings.max_timeout_s))
 
 
 def lies_within(path: Path, repository: Path) -> bool:
@@ -165,19 +170,36 @@ def _compatible(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) == len(other) and all(-1 in pair or len(set(pair)) == 1 for pair in zip(one, other, strict=True))
 
 
-def _warm(model: Model) -> None:
-    """Run zeros through the network once: the first run allocates, and a network that cannot run is found out now.
+def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPolicy:
+    """Run zeros through the network: the first run allocates, and a network that cannot run is found out now.
 
     Left out where zeros may be no valid input (strings) or where a free size besides the rows cannot be guessed.
+
+    Returns:
+        How much it should run at once.
     """
-    zeros = {spec.name: _zeros(spec, model.manifest) for spec in model.manifest.inputs}
+    fixed = any(spec.shape[:1] != (-1,) for spec in manifest.inputs)
+    largest = 1 if fixed or not manifest.batchable else settings.max_batch_size or LARGEST_BATCH
+    zeros = {spec.name: _zeros(spec, manifest) for spec in manifest.inputs}
     tensors = {name: array for name, array in zeros.items() if array is not None}
     if len(tensors) < len(zeros):
-        logger.info("%s/%d is not warmed: its inputs have free sizes or strings.", model.name, model.version)
-        return
-    started = perf_counter()
-    model.session.run(tensors, [spec.name for spec in model.manifest.outputs])
-    logger.debug("%s/%d: first run in %.1f ms.", model.name, model.version, 1e3 * (perf_counter() - started))
+        logger.info("%s/%d is not warmed: its inputs have free sizes or strings.", manifest.name, manifest.version)
+        return BatchPolicy(largest, settings.queue_capacity, delay_s=settings.max_batch_delay_ms / 1000)
+    outputs = [spec.name for spec in manifest.outputs]
+
+    def run(rows: int) -> None:
+        session.run(
+            {name: np.repeat(array, rows, axis=0) if rows > 1 else array for name, array in tensors.items()}, outputs
+        )
+
+    measured = measure_batches(run, largest)
+    rows = settings.max_batch_size or best_batch(measured)
+    longest = measured.get(rows, max(measured.values()) * rows / max(measured))
+    inline = session.provider == "cpu" and longest <= INLINE_S
+    text = ", ".join(f"{size}: {1e3 * seconds:.3f}" for size, seconds in measured.items())
+    where = "on the event loop" if inline else "in a thread"
+    logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
+    return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000)
 
 
 def _zeros(spec: TensorSpec, manifest: Manifest) -> Array | None:

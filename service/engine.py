@@ -1,17 +1,33 @@
 """One loaded version of a model, and how tensors go through it.
 
-Routes call `Model.infer` and know neither threads nor ONNX Runtime.
+Routes make a job and run it; they know neither threads nor ONNX Runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from time import perf_counter
 
 from contract.manifest import Manifest
-from service.errors import RunError, WireError
+from service.batcher import Batcher, Job, Results
+from service.connection import Connection
+from service.errors import WireError
 from service.session import Array, Session
-from service.workers import Workers
+from service.wire import Ports
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a request may take, in seconds: what it gets without a wish, and the most that it can wish for."""
+
+    usual_s: float = 30.0
+    longest_s: float = 300.0
+
+    def deadline(self, wish_s: float | None) -> float:
+        """Return the deadline on the clock of perf_counter."""
+        return perf_counter() + (self.usual_s if wish_s is None else min(wish_s, self.longest_s))
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,8 @@ class Model:
 
     manifest: Manifest
     session: Session
-    workers: Workers
+    batcher: Batcher
+    timeouts: Timeouts = Timeouts()
 
     @property
     def name(self) -> str:
@@ -32,32 +49,67 @@ class Model:
         """The folder's version."""
         return self.manifest.version
 
-    async def infer(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run tensors through the network, off the event loop.
-
-        Args:
-            tensors: one array per input, in the datatypes and shapes that the manifest declares.
-            outputs: names of those to compute.
-
-        Returns:
-            Output name to array, in the order of `outputs`.
+    def job(
+        self,
+        tensors: Mapping[str, Array],
+        outputs: Sequence[str],
+        timeout_s: float | None = None,
+        urgent: bool = False,
+    ) -> Job:
+        """Make a job of tensors in the datatypes and shapes that the manifest declares.
 
         Raises:
-            WireError: inputs of a batchable model disagree in their number of rows, or ONNX Runtime refused them.
+            WireError: inputs of a batchable model disagree in their number of rows.
+        """
+        shapes = tuple(array.shape[1:] for array in tensors.values()) if self.has_free_sizes else ()
+        return Job(tensors, self._count_rows(tensors), outputs, self.timeouts.deadline(timeout_s), urgent, shapes)
+
+    @cached_property
+    def ports(self) -> Ports:
+        """What it takes and gives, laid out for reading requests."""
+        return Ports(self.manifest.inputs, self.manifest.outputs)
+
+    @cached_property
+    def has_free_sizes(self) -> bool:
+        """Whether a size of an input is free besides the rows."""
+        return any(-1 in spec.shape[1:] for spec in self.manifest.inputs)
+
+    async def run(self, job: Job, connection: Connection | None = None) -> Results:
+        """Queue a job and wait for it; if the client leaves meanwhile, it is abandoned.
+
+        Returns:
+            Output name to array, in the order of the job's outputs.
+
+        Raises:
+            QueueFullError: no room.
+            DeadlineError: its time was up.
+            ClientLeftError: the client is gone.
+            WireError: ONNX Runtime refused the tensors.
             RunError: the network failed, or gave another number of rows than it got.
         """
-        rows = self._count_rows(tensors)
-        results = dict(zip(outputs, await self.workers.call(self.session.run, tensors, outputs), strict=True))
-        for name, array in results.items():
-            if rows is not None and array.shape[:1] != (rows,):
-                raise RunError(f"Output {name!r} has the shape {list(array.shape)} for {rows} rows.")
-        return results
+        future = self.batcher.submit(job)
+        if connection is not None:
+            connection.on_lost = partial(self.batcher.abandon, job)
+        try:
+            return await future
+        finally:
+            if connection is not None:
+                connection.on_lost = None
+            if not future.done():  # the whole request was cancelled
+                self.batcher.abandon(job)
+
+    async def infer(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Results:
+        """Run tensors with the usual deadline: `job` and `run` in one."""
+        return await self.run(self.job(tensors, outputs))
 
     def _count_rows(self, tensors: Mapping[str, Array]) -> int | None:
-        """Return the number of rows, which all inputs of a batchable model share; None if rows mean nothing."""
+        """Return the number of rows, which all inputs of a batchable model share; None if it runs alone."""
         if not self.manifest.batchable:
             return None
-        counts = {name: array.shape[0] for name, array in tensors.items()}
-        if len(set(counts.values())) > 1:
-            raise WireError(f"The inputs differ in their number of rows: {counts}.")
-        return next(iter(counts.values()), None)
+        rows = -1
+        for array in tensors.values():
+            if rows not in (-1, array.shape[0]):
+                counts = {name: array.shape[0] for name, array in tensors.items()}
+                raise WireError(f"The inputs differ in their number of rows: {counts}.")
+            rows = array.shape[0]
+        return rows if rows > 0 else None

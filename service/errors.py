@@ -14,6 +14,10 @@
     │   └── AddressError                the host and port cannot be listened on             (start)
     └── ServingError                    the request is right, and the service cannot answer it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
+        ├── QueueFullError              as many rows wait as may
+        ├── DeadlineError               the request's time was up before its answer was there
+        ├── ClientLeftError             the client is gone: nobody reads the answer
+        ├── UnloadedError               the model was unloaded while the request waited
         ├── RunError                    the network failed while it ran
         └── UnwritableOutputError       an output holds what JSON cannot carry
 
@@ -93,6 +97,38 @@ class ModelUnavailableError(ServingError):
         named = f"Model {model!r}" if version is None else f"Version {version} of model {model!r}"
         super().__init__(f"{named} is not ready: {reason}")
         self.model, self.version, self.reason = model, version, reason
+
+
+class QueueFullError(ServingError):
+    """As many rows wait for the model as may."""
+
+    def __init__(self, queue_capacity: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"The model's queue is full: {queue_capacity} rows may wait. Try again in {retry_after_s} "
+            f"second{'s' * (retry_after_s > 1)}."
+        )
+        self.queue_capacity, self.retry_after_s = queue_capacity, retry_after_s
+
+
+class DeadlineError(ServingError):
+    """The request's time was up before its answer was there."""
+
+    def __init__(self) -> None:
+        super().__init__("The request's deadline passed before the model had answered it.")
+
+
+class ClientLeftError(ServingError):
+    """The client is gone: nobody reads the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The client left before its answer was there.")
+
+
+class UnloadedError(ServingError):
+    """The model was unloaded while the request waited."""
+
+    def __init__(self) -> None:
+        super().__init__("The model was unloaded before it could answer; try again.")
 
 
 class RunError(ServingError):

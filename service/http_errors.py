@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+import orjson
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,17 +23,22 @@ from service.errors import (
     AddressError,
     BodyTooLargeError,
     BundleError,
+    ClientLeftError,
+    DeadlineError,
     ModelUnavailableError,
     ProviderError,
+    QueueFullError,
     RequestError,
     RunError,
     ServingError,
     SettingsError,
     UnknownModelError,
+    UnloadedError,
     UnsuitableModelError,
     UnwritableOutputError,
     WireError,
 )
+from service.logs import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,11 @@ STATUS: dict[type[NormfoldError], int] = {
     ServingError: 500,
     RunError: 500,
     UnwritableOutputError: 500,
+    ClientLeftError: 499,  # for the log: no status of HTTP says so
     ModelUnavailableError: 503,
+    QueueFullError: 503,
+    UnloadedError: 503,
+    DeadlineError: 504,
 }
 
 NEVER_ANSWERED: frozenset[type[NormfoldError]] = frozenset(
@@ -56,33 +66,62 @@ NEVER_ANSWERED: frozenset[type[NormfoldError]] = frozenset(
     }
 )
 
-INFER_ID = "normfold.infer_id"
-"""Key in the ASGI scope of the id that an infer request carried."""
-
 
 def install(app: FastAPI) -> None:
     """Let the app answer every error in the one form."""
     app.add_exception_handler(NormfoldError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_fault)
 
 
-def error_response(
-    text: str, status: int, scope_id: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
+def error_response(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
     """Return an answer of the one form that all errors have."""
-    prefix = f"[request id: {scope_id}] " if scope_id else ""
-    return JSONResponse({"error": prefix + text}, status, headers)
+    return JSONResponse({"error": text}, status, headers)
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    status = STATUS.get(type(error)) if isinstance(error, NormfoldError) else None
+def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """Return the status, the body and the further headers of the answer to an error; what is ours is logged.
+
+    Raises:
+        NormfoldError: the error itself, if no answer is foreseen: the middleware logs it and answers 500.
+    """
+    status = STATUS.get(type(error))
     if status is None:
-        raise error  # unexpected: the middleware logs it and answers 500
+        raise error
     if status == 500:
         logger.error("%s", getattr(error, "detail", error), exc_info=error.__cause__)
-    # The rest of a body that is too large is never read, so the connection cannot be used again.
-    headers = {"Connection": "close"} if status == 413 else None
-    return error_response(str(error), status, request.scope.get(INFER_ID), headers)
+    headers = []
+    if isinstance(error, BodyTooLargeError):
+        headers.append((b"connection", b"close"))  # the rest of the body is never read
+    if isinstance(error, QueueFullError):
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    prefix = f"[request id: {identity}] " if identity else ""
+    return status, orjson.dumps({"error": prefix + str(error)}), headers
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, NormfoldError):
+        raise error  # unexpected: the middleware logs it and answers 500
+    status, body, headers = describe_error(error, None)
+    extra = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status, extra, media_type="application/json")
+
+
+def describe_fault(identity: str | None = None) -> str:
+    """Return what a client is told of a fault of ours: where to look, and no more."""
+    prefix = f"[request id: {identity}] " if identity else ""
+    return f"{prefix}The service failed unexpectedly; its log has the reason under the request id {REQUEST_ID.get()}."
+
+
+def log_fault(method: str, path: str, error: Exception) -> None:
+    """Log what nobody foresaw, with its traceback."""
+    logger.error("%s %s failed unexpectedly.", method, path, exc_info=error)
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    """Log and answer what nobody foresaw; the framework raises it again behind the answer."""
+    log_fault(request.scope["method"], request.scope["path"], error)
+    return error_response(describe_fault(), 500)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

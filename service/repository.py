@@ -27,6 +27,7 @@ from service.engine import Model
 from service.errors import ModelUnavailableError, RunError, UnknownModelError
 from service.processors import available_processors
 from service.settings import Settings
+from service.telemetry import Telemetry
 from service.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class Entry:
 class Repository:
     """The models that the service has. Routes ask it for a model by name; nothing from a request becomes a path."""
 
-    def __init__(self, settings: Settings, workers: Workers) -> None:
-        self._settings, self._workers = settings, workers
+    def __init__(self, settings: Settings, workers: Workers, telemetry: Telemetry) -> None:
+        self._settings, self._workers, self._telemetry = settings, workers, telemetry
         self._root = settings.repository
         self._threads = settings.intra_op_threads or available_processors()
         self._entries: dict[str, dict[int, Entry]] = {}
@@ -133,7 +134,8 @@ class Repository:
 
     def _open(self, folder: Path) -> Model:
         manifest = read_bundle(folder, self._root)
-        return open_bundle(folder, manifest, self._settings, self._threads, self._workers)
+        stats = self._telemetry.stats(manifest.name, manifest.version)
+        return open_bundle(folder, manifest, self._settings, self._threads, self._workers, stats)
 
     def _scan(self) -> tuple[dict[str, dict[int, Entry]], dict[str, str]]:
         """List the version folders of each model; whatever is not named like a model or a version is no bundle.

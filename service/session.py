@@ -35,6 +35,29 @@ _DATATYPES = {
 }
 
 
+class Cancel:
+    """Stops a run, from another thread, between two of its nodes."""
+
+    def __init__(self) -> None:
+        self._options: Any = None
+        self._is_set = False
+
+    def set(self) -> None:
+        """Stop the run, or keep it from starting."""
+        self._is_set = True
+        if self._options is not None:
+            self._options.terminate = True
+
+    def run_options(self) -> Any:
+        """Return ONNX Runtime's options for the one run that this stops; they are never used again."""
+        import onnxruntime
+
+        self._options = onnxruntime.RunOptions()
+        if self._is_set:
+            self._options.terminate = True
+        return self._options
+
+
 class Session:
     """An open network. `run` may be called from several threads at once; it releases the GIL while it computes.
 
@@ -46,23 +69,29 @@ class Session:
     """
 
     def __init__(self, session: Any) -> None:
-        self._session = session
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+        self._session, self._invalid_argument = session, InvalidArgument
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
         self.provider = "cuda" if session.get_providers()[0] == _CUDA else "cpu"
 
-    def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, tensors: Mapping[str, Array], outputs: Sequence[str], cancel: Cancel | None = None) -> list[Array]:
         """Run the network once.
+
+        Args:
+            tensors: one array for each input.
+            outputs: names of those to compute.
+            cancel: stops this run.
 
         Raises:
             WireError: ONNX Runtime refused the tensors.
-            RunError: the network failed.
+            RunError: the network failed, or was stopped.
         """
-        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
-
+        options = None if cancel is None else cancel.run_options()
         try:
-            results: list[Array] = self._session.run(list(outputs), dict(tensors))
-        except InvalidArgument as error:
+            results: list[Array] = self._session.run(outputs, tensors, options)
+        except self._invalid_argument as error:
             raise WireError(f"The network does not take these tensors: {_first_line(error)}") from error
         except Exception as error:
             raise RunError(_first_line(error)) from error

@@ -35,11 +35,39 @@ class Settings(BaseSettings):
     intra_op_threads: int | None = Field(
         default=None, ge=1, description="Threads in one run; left out, the processors that affinity and cgroup allow."
     )
+    max_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows that a network runs at once; left out, measured for each model while it loads, up to 64.",
+    )
+    max_batch_delay_ms: float = Field(
+        default=0.0, ge=0, le=1000, description="How long a batch waits to fill; of use on accelerators alone."
+    )
+    queue_capacity: int = Field(
+        default=1024, ge=1, description="Rows that may wait for a model, in each process; more are refused with 503."
+    )
+    timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds for queue and run of a request that names no timeout; then 504."
+    )
+    max_timeout_s: float = Field(default=300.0, gt=0, description="The longest timeout that a request may name.")
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Requests with a larger body are refused with status 413."
     )
+    max_header_bytes: int = Field(
+        default=64 * 1024, ge=1024, description="Requests with longer headers are refused with status 431."
+    )
+    max_connections: int = Field(
+        default=1024, ge=1, description="Connections open at once, in each process; one more is answered 503."
+    )
+    receive_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds within which a request must have come whole; then 408."
+    )
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
+    )
+    access_log: Path | None = Field(
+        default=None,
+        description="File for a line of JSON for every request; left out, the lines go to the service's log.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe message that is logged; info has a line for every request."

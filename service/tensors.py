@@ -6,6 +6,7 @@ be finite in its type.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from itertools import chain
 from math import prod
@@ -28,6 +29,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
 }
 
+_PACKED = {"FP32": "f", "FP64": "d"}
+"""Formats of struct, for floats that JSON has."""
+
 _TAKEN: dict[str, tuple[frozenset[type], str]] = {
     "b": (frozenset({bool}), "true or false"),
     "i": (frozenset({int}), "integers"),
@@ -48,8 +52,8 @@ def array_from_nested(values: Any, datatype: str, what: str) -> Array:
     Raises:
         WireError: uneven nesting, or values that the datatype does not hold.
     """
-    flat, shape = _flatten(values, what)
-    return _to_array(flat, datatype, what).reshape(shape)
+    flat, shape, kinds = _flatten(values, what)
+    return _to_array(flat, kinds, datatype, what).reshape(shape)
 
 
 def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -> Array:
@@ -59,13 +63,13 @@ def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -
         WireError: uneven nesting, a number of values or a nesting that the shape denies, or values that the datatype
             does not hold.
     """
-    flat, nested = _flatten(data, what)
+    flat, nested, kinds = _flatten(data, what)
     if nested != tuple(shape):
         if len(flat) != prod(shape):
             raise WireError(f"{what} has {len(flat)} values where its shape {list(shape)} needs {prod(shape)}.")
         if len(nested) != 1:
             raise WireError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
-    return _to_array(flat, datatype, what).reshape(shape)
+    return _to_array(flat, kinds, datatype, what).reshape(shape)
 
 
 def writable(array: Array, output: str) -> Any:
@@ -81,10 +85,10 @@ def writable(array: Array, output: str) -> Any:
     return np.ascontiguousarray(array)
 
 
-def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...]]:
-    """Return the innermost values in a row, and the nesting they came in."""
+def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...], set[type]]:
+    """Return the innermost values in a row, the nesting they came in, and their types."""
     if not isinstance(values, list):
-        return [values], ()
+        return [values], (), {type(values)}
     shape = [len(values)]
     while list in (kinds := set(map(type, values))):
         lengths = set(map(len, values)) if kinds == {list} else set()
@@ -92,24 +96,30 @@ def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...]]:
             raise WireError(f"{what} has data that are not nested evenly at depth {len(shape)}.")
         shape.append(lengths.pop())
         values = list(chain.from_iterable(values))
-    return values, tuple(shape)
+    return values, tuple(shape), kinds
 
 
-def _to_array(flat: list[Any], datatype: str, what: str) -> Array:
+def _to_array(flat: list[Any], kinds: set[type], datatype: str, what: str) -> Array:
     dtype = DTYPES[datatype]
     taken, words = _TAKEN[dtype.kind]
-    if not taken.issuperset(map(type, flat)):
+    if not kinds <= taken:
         index, wrong = next((index, value) for index, value in enumerate(flat) if type(value) not in taken)
         raise WireError(f"{what} is {datatype} and takes {words}; value {index} is {_show(wrong)}.")
     try:
-        with np.errstate(over="ignore"):
-            array = np.array(flat, dtype)
+        if datatype in _PACKED:  # several times as fast as NumPy, and it refuses what is too large
+            return np.frombuffer(struct.pack(f"={len(flat)}{_PACKED[datatype]}", *flat), dtype)
+        return np.array(flat, dtype)
     except OverflowError:
-        raise WireError(f"{what} has a value that does not fit {datatype}.") from None
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        index = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise WireError(f"{what} has a value that does not fit {datatype}: value {index} is {_show(flat[index])}.")
-    return array
+        raise WireError(f"{what} has a value that does not fit {datatype}{_first_too_large(flat, dtype)}.") from None
+
+
+def _first_too_large(flat: list[Any], dtype: np.dtype[Any]) -> str:
+    """Return which value it is, of floats, as the end of a sentence."""
+    if dtype.kind != "f":
+        return ""
+    limit = float(np.finfo(dtype).max)
+    index = next((index for index, value in enumerate(flat) if not -limit <= value <= limit), 0)
+    return f": value {index} is {_show(flat[index])}"
 
 
 def _show(value: Any) -> str:

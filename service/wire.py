@@ -1,39 +1,74 @@
-"""The Open Inference Protocol's infer request and response, in JSON.
+"""The Open Inference Protocol's infer request: JSON, and tensors as JSON or as bytes behind it.
 
-    request   {id?, parameters?, inputs: [{name, shape, datatype, parameters?, data}], outputs?: [{name, parameters?}]}
-    response  {id?, model_name, model_version, outputs: [{name, shape, datatype, data}]}, data flat
+    {id?, parameters?, inputs: [{name, shape, datatype, parameters?, data?}], outputs?: [{name, parameters?}]}
 
-Fields that the protocol does not name are ignored, since real clients send some (KServe's sends `model_name`); of a
-key that is given twice the last one holds. FP16 has no JSON form in the protocol: it is refused both ways.
+An input has exactly one of `data` and `parameters.binary_data_size`. Fields that the protocol does not name are
+ignored, since real clients send some (KServe's sends `model_name`); of a key that is given twice the last one holds.
+FP16 has no JSON form in the protocol. How answers are written stands in `service.answer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import orjson
 
 from contract.manifest import TensorSpec
 from service.errors import WireError
-from service.tensors import DTYPES, Array, array_from_data, writable
+from service.raw import array_from_bytes
+from service.tensors import DTYPES, Array, array_from_data
+
+_INTEGERS = frozenset({int})
+
+URGENT = 1
+"""The priority of a request that goes before all others; 0 and 2 are usual."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """How one output is to be answered: as bytes, or as its highest classes, or as JSON."""
+
+    name: str
+    binary: bool = False
+    classes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InferRequest:
     """A request whose tensors fit the model.
 
     Attributes:
         tensors: input name to array, in the datatype and shape that the model declares.
-        outputs: names of the outputs to answer, in order.
+        outputs: those to answer, in order.
+        timeout_s: what the client allows, if it says so.
+        urgent: whether it goes before others.
     """
 
     tensors: dict[str, Array]
-    outputs: tuple[str, ...]
+    outputs: tuple[OutputRequest, ...]
+    timeout_s: float | None = None
+    urgent: bool = False
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+class Ports:
+    """What a model takes and gives, laid out for reading requests.
+
+    Args:
+        inputs: the manifest's.
+        outputs: likewise.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self.inputs = {spec.name: spec for spec in inputs}
+        self.outputs = {spec.name: spec for spec in outputs}
+        self.all = {binary: tuple(OutputRequest(spec.name, binary) for spec in outputs) for binary in (False, True)}
+        self.has_half = any(spec.datatype == "FP16" for spec in outputs)
+
+
+def parse_object(body: bytes | memoryview) -> dict[str, Any]:
     """Parse a body that must be one JSON object.
 
     Raises:
@@ -62,107 +97,176 @@ def read_id(record: Mapping[str, Any]) -> str | None:
     return identity
 
 
-def decode_request(
-    record: Mapping[str, Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
-) -> InferRequest:
+def raw_request(body: memoryview, ports: Ports) -> InferRequest:
+    """Read a body that is one tensor and nothing else (a header length of 0); all outputs are answered as bytes.
+
+    Raises:
+        WireError: the model has several inputs, or its shape does not follow from the number of bytes.
+    """
+    if len(ports.inputs) != 1:
+        raise WireError(f"A body without JSON is the tensor of one input; the model takes {_quote(ports.inputs)}.")
+    (spec,) = ports.inputs.values()
+    what = f"Input {spec.name!r}"
+    free = [axis for axis, size in enumerate(spec.shape) if size == -1]
+    shape = [1 if size == -1 else size for size in spec.shape]
+    if spec.datatype == "BYTES":
+        if prod(shape) != 1:
+            raise WireError(f"{what} takes {prod(shape)} strings; a body without JSON is one.")
+        body = memoryview(len(body).to_bytes(4, "little") + bytes(body))
+    elif len(free) > 1:
+        raise WireError(f"{what} has {len(free)} free sizes, which do not follow from the number of bytes.")
+    else:
+        for axis in free:
+            shape[axis] = len(body) // max(1, prod(shape) * DTYPES[spec.datatype].itemsize)
+    array = array_from_bytes(body, spec.datatype, shape, what)
+    return InferRequest({spec.name: array}, ports.all[True])
+
+
+def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | None = None) -> InferRequest:
     """Read the tensors of an infer request, and hold them against what the model declares.
 
     Args:
-        record: the parsed body.
-        inputs: the model's.
-        outputs: the model's.
+        record: the parsed JSON.
+        ports: the model's.
+        raw: what stands behind the JSON.
 
     Raises:
-        WireError: anything that is missing, unknown, doubled, of another type or shape, or out of range.
+        WireError: anything that is missing, unknown, doubled, of another type or shape, out of range, or left over.
     """
-    _read_object(record.get("parameters", {}), "The request's parameters")
-    wanted = {spec.name: spec for spec in inputs}
+    parameters = _read_object(record["parameters"], "The request's parameters") if "parameters" in record else None
     tensors: dict[str, Array] = {}
+    at = 0
     for name, entry in _read_named(record.get("inputs"), "inputs", "input"):
-        if name not in wanted:
-            raise WireError(f"There is no input {name!r}; the model takes {_quote(wanted)}.")
-        tensors[name] = _read_tensor(entry, wanted[name])
-    missing = [name for name in wanted if name not in tensors]
-    if missing:
-        raise WireError(
-            f"The input {missing[0]!r} is missing; the model takes {_quote(wanted)}, got {_quote(tensors)}."
-        )
-    return InferRequest(tensors, _read_outputs(record.get("outputs"), outputs))
-
-
-def encode_response(
-    model: str,
-    version: int,
-    outputs: Mapping[str, Array],
-    specs: Sequence[TensorSpec],
-    identity: str | None = None,
-) -> bytes:
-    """Write an infer response.
-
-    Args:
-        model: its name.
-        version: its version.
-        outputs: name to array, in the order to answer.
-        specs: the model's outputs.
-        identity: the request's id, if it gave one.
-
-    Raises:
-        UnwritableOutputError: an output holds NaN or Infinity.
-    """
-    datatypes = {spec.name: spec.datatype for spec in specs}
-    record: dict[str, Any] = {} if identity is None else {"id": identity}
-    record |= {"model_name": model, "model_version": str(version)}
-    record["outputs"] = [
-        {
-            "name": name,
-            "datatype": datatypes[name],
-            "shape": list(array.shape),
-            "data": writable(array.reshape(-1), name),
-        }
-        for name, array in outputs.items()
-    ]
-    return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+        spec = ports.inputs.get(name)
+        if spec is None:
+            raise WireError(f"There is no input {name!r}; the model takes {_quote(ports.inputs)}.")
+        size = _read_binary_size(entry, name) if "parameters" in entry else None
+        if size is None:
+            tensors[name] = _read_tensor(entry, spec)
+        else:
+            if "data" in entry:
+                raise WireError(f"Input {name!r} has both data and a binary_data_size.")
+            if raw is None or at + size > raw.nbytes:
+                left = 0 if raw is None else raw.nbytes - at
+                raise WireError(f"Input {name!r} has {size} bytes behind the JSON, of which {left} came.")
+            shape = _read_shape(entry, spec)
+            tensors[name] = array_from_bytes(raw[at : at + size], spec.datatype, shape, f"Input {name!r}")
+            at += size
+    if raw is not None and at < raw.nbytes:
+        raise WireError(f"{raw.nbytes - at} bytes behind the JSON belong to no input.")
+    if len(tensors) < len(ports.inputs):
+        missing = next(name for name in ports.inputs if name not in tensors)
+        took, got = _quote(ports.inputs), _quote(tensors)
+        raise WireError(f"The input {missing!r} is missing; the model takes {took}, got {got}.")
+    if parameters is None:
+        return InferRequest(tensors, _read_outputs(record.get("outputs"), ports, binary=False))
+    return InferRequest(
+        tensors,
+        _read_outputs(record.get("outputs"), ports, _read_flag(parameters, "binary_data_output", "The request")),
+        _read_timeout(parameters),
+        _read_priority(parameters) == URGENT,
+    )
 
 
 def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
     """Return whether a shape is one that the declared shape allows, -1 being free."""
-    return len(shape) == len(declared) and all(want in (-1, got) for got, want in zip(shape, declared, strict=True))
+    return len(shape) == len(declared) and all(map(_size_fits, shape, declared))
+
+
+def _size_fits(got: int, want: int) -> bool:
+    return want in (got, -1)
 
 
 def _read_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     what = f"Input {spec.name!r}"
-    _read_object(entry.get("parameters", {}), f"{what}: its parameters")
-    datatype, shape = entry.get("datatype"), entry.get("shape")
-    if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise WireError(f"{what} has the datatype {datatype!r}; the protocol knows {', '.join(DTYPES)}.")
-    if datatype != spec.datatype:
-        raise WireError(f"{what} has the datatype {datatype}; the model takes {spec.datatype}.")
-    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
-        raise WireError(f"{what} has a shape that is not a list of non-negative integers.")
-    if not fits(shape, spec.shape):
-        raise WireError(f"{what} has the shape {shape}; the model takes {list(spec.shape)}, -1 being free.")
-    if datatype == "FP16":
-        raise WireError(f"{what} is FP16, which the protocol has no JSON form for.")
+    shape = _read_shape(entry, spec)
+    if spec.datatype == "FP16":
+        raise WireError(f"{what} is FP16, which the protocol has no JSON form for; send it as binary data.")
     if not isinstance(entry.get("data"), list):
         raise WireError(f"{what} has no list of data.")
-    return array_from_data(entry["data"], datatype, shape, what)
+    return array_from_data(entry["data"], spec.datatype, shape, what)
 
 
-def _read_outputs(entries: Any, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
+    datatype, shape = entry.get("datatype"), entry.get("shape")
+    if datatype != spec.datatype:
+        if not isinstance(datatype, str) or datatype not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise WireError(f"Input {spec.name!r} has the datatype {datatype!r}; the protocol knows {known}.")
+        raise WireError(f"Input {spec.name!r} has the datatype {datatype}; the model takes {spec.datatype}.")
+    if not isinstance(shape, list) or not _INTEGERS.issuperset(map(type, shape)) or (shape and min(shape) < 0):
+        raise WireError(f"Input {spec.name!r} has a shape that is not a list of non-negative integers.")
+    if not fits(shape, spec.shape):
+        takes = list(spec.shape)
+        raise WireError(f"Input {spec.name!r} has the shape {shape}; the model takes {takes}, -1 being free.")
+    return shape
+
+
+def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
+    """Return how many bytes behind the JSON an input has; None if it has its data in the JSON."""
+    size = _read_object(entry["parameters"], f"Input {name!r}: its parameters").get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise WireError(f"Input {name!r} has a binary_data_size that is not a non-negative integer.")
+    return size
+
+
+def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputRequest, ...]:
     """Return the outputs asked for: those listed, or all of them."""
-    known = {spec.name: spec.datatype for spec in specs}
-    chosen = list(known)
     if entries:
         chosen = []
         for name, entry in _read_named(entries, "outputs", "output"):
-            if name not in known:
-                raise WireError(f"There is no output {name!r}; the model gives {_quote(known)}.")
-            _read_object(entry.get("parameters", {}), f"Output {name!r}: its parameters")
-            chosen.append(name)
-    for name in chosen:
-        if known[name] == "FP16":
-            raise WireError(f"Output {name!r} is FP16, which the protocol has no JSON form for; list other outputs.")
-    return tuple(chosen)
+            if name not in ports.outputs:
+                raise WireError(f"There is no output {name!r}; the model gives {_quote(ports.outputs)}.")
+            chosen.append(_read_output(entry, ports.outputs[name]))
+        return tuple(chosen)
+    if ports.has_half and not binary:
+        for spec in ports.outputs.values():
+            _refuse_half(spec)
+    return ports.all[binary]
+
+
+def _read_output(entry: Mapping[str, Any], spec: TensorSpec) -> OutputRequest:
+    what = f"Output {spec.name!r}"
+    parameters = _read_object(entry.get("parameters", {}), f"{what}: its parameters")
+    binary, classes = _read_flag(parameters, "binary_data", what), parameters.get("classification")
+    if classes is None:
+        if not binary:
+            _refuse_half(spec)
+        return OutputRequest(spec.name, binary)
+    if type(classes) is not int or classes < 1:
+        raise WireError(f"{what} has a classification that is not a positive integer.")
+    if spec.datatype in ("BYTES", "BOOL"):
+        raise WireError(f"{what} is {spec.datatype}, which has no highest classes.")
+    return OutputRequest(spec.name, binary, classes)
+
+
+def _refuse_half(spec: TensorSpec) -> None:
+    if spec.datatype == "FP16":
+        raise WireError(f"Output {spec.name!r} is FP16, which the protocol has no JSON form for; ask for binary data.")
+
+
+def _read_flag(parameters: Mapping[str, Any], key: str, what: str) -> bool:
+    flag = parameters.get(key, False)
+    if not isinstance(flag, bool):
+        raise WireError(f"{what} has a parameter {key!r} that is not true or false.")
+    return flag
+
+
+def _read_timeout(parameters: Mapping[str, Any]) -> float | None:
+    """Return the timeout in seconds; the client gives microseconds."""
+    timeout = parameters.get("timeout")
+    if timeout is None:
+        return None
+    if type(timeout) is not int or timeout < 0:
+        raise WireError("The request's timeout is not a number of microseconds.")
+    return timeout / 1e6 or None
+
+
+def _read_priority(parameters: Mapping[str, Any]) -> int:
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or not 0 <= priority <= 2:
+        raise WireError("The request's priority is not 0, 1 (before others) or 2.")
+    return priority
 
 
 def _read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -179,9 +283,10 @@ def _read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict
         yield entry["name"], entry
 
 
-def _read_object(value: Any, what: str) -> None:
+def _read_object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WireError(f"{what} are not an object.")
+    return value
 
 
 def _quote(names: Iterable[str]) -> str:

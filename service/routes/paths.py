@@ -20,7 +20,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "There is no such model or version.", "content": _ERROR},
     413: {"description": "The body is too large.", "content": _ERROR},
     500: {"description": "The service failed.", "content": _ERROR},
-    503: {"description": "The model is not ready.", "content": _ERROR},
+    503: {"description": "The model is not ready, or its queue is full.", "content": _ERROR},
+    504: {"description": "The request's deadline passed.", "content": _ERROR},
 }
 
 

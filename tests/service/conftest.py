@@ -215,10 +215,10 @@ class Service:
 
 
 @contextlib.contextmanager
-def serve_app(app: FastAPI) -> Iterator[Service]:
+def serve_app(app: FastAPI, settings: Settings) -> Iterator[Service]:
     """Run an app behind uvicorn on a free port, in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = make_server(app)
+        server = make_server(app, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -284,8 +284,8 @@ def start() -> Iterator[Callable[..., Service]]:
     with contextlib.ExitStack() as stack:
 
         def start_service(root: Path, wait: bool = True, **settings: Any) -> Service:
-            app = create_app(Settings(repository=root, **{"provider": "cpu", **settings}))
-            service = stack.enter_context(serve_app(app))
+            chosen = Settings(repository=root, **{"provider": "cpu", **settings})
+            service = stack.enter_context(serve_app(create_app(chosen), chosen))
             if wait:
                 service.wait_until_loaded()
             return service
@@ -304,6 +304,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     writer.one_by_one()
     for datatype in ONNX_TYPES:
         writer.identity(datatype)
-    with serve_app(create_app(Settings(repository=writer.root, provider="cpu", max_body_bytes=100_000))) as service:
+    settings = Settings(repository=writer.root, provider="cpu", max_body_bytes=100_000)
+    with serve_app(create_app(settings), settings) as service:
         service.wait_until_loaded()
         yield service

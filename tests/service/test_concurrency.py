@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import bundle
 from service.logs import FACTS
 from service.session import Session
 
@@ -32,16 +33,19 @@ def test_long_run_does_not_stop_the_event_loop(
     bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.rows()
-    service = start(bundles.root)
-    running, go_on = threading.Event(), threading.Event()
+    running, go_on, loaded = threading.Event(), threading.Event(), threading.Event()
     right = Session.run
 
     def wait(*arguments: Any) -> Any:
-        running.set()
-        assert go_on.wait(timeout=20)
+        if loaded.is_set():
+            running.set()
+            assert go_on.wait(timeout=20)
         return right(*arguments)
 
     monkeypatch.setattr(Session, "run", wait)
+    monkeypatch.setattr(bundle, "INLINE_S", 0.0)
+    service = start(bundles.root)
+    loaded.set()
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(service.client.post, "/v1/models/rows:predict", json={"instances": [[40, 1e9]]})
         try:

@@ -18,11 +18,11 @@ import contract.errors
 import contract.manifest
 import contract.preprocess
 import contract.runtime
+import service.body
 import service.errors
 from contract.errors import NormfoldError
 from contract.manifest import SourceCard, TensorSpec
 from contract.preprocess import ImagePreprocessing
-from service import middleware
 from service.engine import Model
 from service.http_errors import NEVER_ANSWERED, STATUS
 from service.logs import FACTS
@@ -121,7 +121,7 @@ def test_wrong_method_is_405_and_says_which(served: Any, path: str) -> None:
     [
         b"nonsense\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
-        b"GET /v2 HTTP/1.1\r\n\r\n",  # no Host
+        b"GET /v2 HTTP/1.1\r\nHost\r\n\r\n",  # no Host
     ],
 )
 def test_what_is_no_http_is_answered_in_the_one_form(served: Any, sent: bytes) -> None:
@@ -156,7 +156,7 @@ def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Any, d
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "DRAIN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(service.body, "DRAIN_TIMEOUT_S", 0.1)
     status, body = exchange(
         served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n"
     )
@@ -165,7 +165,7 @@ def test_body_over_the_limit_is_refused_before_it_is_read(served: Any, monkeypat
 
 
 def test_body_over_the_limit_is_refused_while_it_streams(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "DRAIN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(service.body, "DRAIN_TIMEOUT_S", 0.1)
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     status, body = exchange(served, head + b"186a1\r\n" + b" " * 100_001)  # no end: the answer comes before it
     assert status == 413

@@ -17,8 +17,10 @@ from onnx import helper
 
 from contract.manifest import LARGEST_VERSION, SourceCard, TensorSpec, sha256_of
 from service import repository
+from service.access import LogLines
 from service.repository import Repository
 from service.settings import Settings
+from service.telemetry import Telemetry
 from service.workers import Workers
 
 Start = Callable[..., Any]
@@ -33,7 +35,7 @@ def states(service: Any) -> dict[str, Any]:
 def load(root: Path) -> Repository:
     """Load a repository without the service around it."""
     workers = Workers(threads=1)
-    loaded = Repository(Settings(repository=root, provider="cpu"), workers)
+    loaded = Repository(Settings(repository=root, provider="cpu"), workers, Telemetry(LogLines()))
     asyncio.run(loaded.load())
     workers.close()
     return loaded

@@ -40,7 +40,7 @@ def test_unknown_variable_is_refused_with_the_nearest_known(
 
 def test_unknown_variable_like_no_other_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMFOLD_QQQQQQQQ", "1")
-    with pytest.raises(SettingsError, match=r"known are NORMFOLD_HOST, .*NORMFOLD_REPOSITORY"):
+    with pytest.raises(SettingsError, match=r"known are NORMFOLD_ACCESS_LOG, .*NORMFOLD_REPOSITORY"):
         load_settings()
 
 

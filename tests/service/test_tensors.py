@@ -9,10 +9,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.manifest import TensorSpec
+from contract.manifest import FoldSummary, Manifest, TensorSpec
+from service.answer import encode_answer
 from service.errors import WireError
 from service.tensors import DTYPES, array_from_data, array_from_nested
-from service.wire import decode_request, encode_response, parse_object
+from service.wire import Ports, decode_request, parse_object
+
+
+def answered(array: np.ndarray, spec: TensorSpec) -> bytes:
+    """Write an answer of one output."""
+    manifest = Manifest(
+        name="m",
+        version=1,
+        created="",
+        inputs=(),
+        outputs=(spec,),
+        batchable=True,
+        opset=18,
+        fold=FoldSummary(batchnorm_before=0, batchnorm_after=0),
+        verification={},
+        versions={},
+        files={},
+    )
+    answer = encode_answer(manifest, Ports((), (spec,)).all[False], {spec.name: array})
+    return b"".join(answer.pieces)
+
 
 DATATYPES = st.sampled_from([name for name in DTYPES if name != "FP16"])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -65,7 +86,7 @@ SPECS = (TensorSpec(name="a", datatype="FP32", shape=(-1, 2)), TensorSpec(name="
 @given(REQUEST, st.integers(1, 2))
 def test_request_is_decoded_or_a_wire_error(record: dict[str, Any], count: int) -> None:
     try:
-        request = decode_request(record, SPECS[:count], SPECS)
+        request = decode_request(record, Ports(SPECS[:count], SPECS))
     except WireError:
         return
     assert set(request.tensors) == {spec.name for spec in SPECS[:count]}
@@ -87,8 +108,8 @@ def test_bytes_are_an_object_or_a_wire_error(body: bytes) -> None:
 def test_float32_survives_the_wire_bit_by_bit(values: list[float]) -> None:
     array = np.array(values, np.float32)
     spec = TensorSpec(name="a", datatype="FP32", shape=(-1,))
-    body = json.loads(encode_response("m", 1, {"a": array}, [spec]))
-    request = decode_request({"inputs": body["outputs"]}, [spec], [spec])
+    body = json.loads(answered(array, spec))
+    request = decode_request({"inputs": body["outputs"]}, Ports([spec], [spec]))
     assert request.tensors["a"].tobytes() == array.tobytes()
 
 
@@ -101,4 +122,4 @@ def test_scalar_has_one_value() -> None:
 def test_transposed_output_is_written_in_row_major_order() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     spec = TensorSpec(name="a", datatype="FP32", shape=(-1, 2))
-    assert json.loads(encode_response("m", 1, {"a": array}, [spec]))["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]
+    assert json.loads(answered(array, spec))["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]

@@ -1,0 +1,392 @@
+"""The queue of one loaded version: requests wait here, bounded, and run together.
+
+    submit ──▶ queue ──▶ batch ──▶ run ──▶ results cut into rows again
+                │                   │
+                └ deadline, client left: dropped; of a running batch the last one to go stops it
+
+Work-conserving: whenever nothing runs, what waits is run at once, up to `max_batch_size` rows. Rows are counted, not
+requests; a request of more rows is cut and put together again. A network that is faster than handing it to a thread
+runs on the event loop itself, after whatever requests came in together; any other in a thread, one batch at a time.
+
+The event loop alone touches a Batcher. A failed batch is run again one request at a time: none suffers for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from service.errors import ClientLeftError, DeadlineError, QueueFullError, RunError, UnloadedError
+from service.session import Array, Cancel
+from service.workers import Workers
+
+Results = dict[str, Array]
+
+
+class Run(Protocol):
+    """Runs a network once; may be called from a thread."""
+
+    def __call__(
+        self, tensors: Mapping[str, Array], outputs: Sequence[str], cancel: Cancel | None = None
+    ) -> list[Array]:
+        """Return the outputs."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request's tensors in the queue.
+
+    Attributes:
+        tensors: by input; of a batchable model each with `rows` rows.
+        rows: None for a model whose rows are not independent, which runs alone.
+        outputs: those to compute.
+        deadline: on the clock of perf_counter, in seconds; holds for queue and run together.
+        urgent: before all that are not.
+        shapes: of a row of each input, where they are free; only equal ones run together.
+        queued_at, started_at, run_at, ended_at: on the same clock: when it was queued, first taken into a batch, when
+            that batch's run began, when all was done.
+        batch_rows: rows of the last batch that it was part of.
+    """
+
+    tensors: Mapping[str, Array]
+    rows: int | None
+    outputs: Sequence[str]
+    deadline: float
+    urgent: bool = False
+    shapes: tuple[tuple[int, ...], ...] = ()
+    future: asyncio.Future[Results] | None = None
+    queued_at: float = 0.0
+    started_at: float = 0.0
+    run_at: float = 0.0
+    ended_at: float = 0.0
+    batch_rows: int = 0
+    taken: int = 0
+    parts: list[Results] = field(default_factory=list)
+
+    @property
+    def weight(self) -> int:
+        """What it counts in the queue: its rows, at least one."""
+        return self.rows or 1
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.future is None or self.future.done()
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What runs at once: a slice of each job."""
+
+    members: list[tuple[Job, int, int]]
+    cancel: Cancel = field(default_factory=Cancel)
+    run_at: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows of all members."""
+        return sum(stop - start for _, start, stop in self.members)
+
+
+@dataclass(frozen=True)
+class BatchPolicy:
+    """How much runs at once and how much may wait.
+
+    Attributes:
+        max_batch_size: rows of one run.
+        queue_capacity: rows that may wait.
+        inline: run on the event loop.
+        delay_s: wait so long for a batch to fill; worth it on accelerators alone.
+    """
+
+    max_batch_size: int = 32
+    queue_capacity: int = 1024
+    inline: bool = False
+    delay_s: float = 0.0
+
+
+class Batcher:
+    """The queue and its runner.
+
+    Args:
+        run: the network.
+        policy: limits.
+        workers: where a network runs that is not run inline.
+        observe: called with rows and seconds of every run.
+    """
+
+    def __init__(
+        self, run: Run, policy: BatchPolicy, workers: Workers, observe: Callable[[int, float], None] = lambda *_: None
+    ) -> None:
+        self.policy = policy
+        self._run, self._workers, self._observe = run, workers, observe
+        self._urgent: deque[Job] = deque()
+        self._normal: deque[Job] = deque()
+        self._queued_rows = 0
+        self._running: Batch | None = None
+        self._alone: deque[Batch] = deque()
+        self._pump_due: asyncio.Handle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._seconds_per_row = 0.0
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait."""
+        return self._queued_rows
+
+    @property
+    def is_full(self) -> bool:
+        """Whether not one row more may wait."""
+        return self._queued_rows >= self.policy.queue_capacity
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._queued_rows and self._running is None and not self._alone
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds after which what waits now will have run, as measured; at least 1."""
+        return max(1, math.ceil(self._queued_rows * self._seconds_per_row))
+
+    def refuse_if_full(self, rows: int = 1) -> None:
+        """Refuse rows for which there is no room.
+
+        A request of more rows than the whole queue holds is taken when nothing waits: it would never be otherwise.
+
+        Raises:
+            QueueFullError: with the time after which to try again.
+        """
+        if self._queued_rows and self._queued_rows + rows > self.policy.queue_capacity:
+            raise QueueFullError(self.policy.queue_capacity, self.retry_after_s)
+
+    def submit(self, job: Job) -> asyncio.Future[Results]:
+        """Put a job into the queue.
+
+        Returns:
+            Its results, by output, rows in order; or DeadlineError, RunError, WireError.
+
+        Raises:
+            QueueFullError: no room.
+        """
+        self.refuse_if_full(job.weight)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # asks the kernel for the process's number each time
+        job.future = future = self._loop.create_future()
+        job.queued_at = perf_counter()
+        (self._urgent if job.urgent else self._normal).append(job)
+        self._queued_rows += job.weight
+        self._schedule(self._loop)
+        return future
+
+    def abandon(self, job: Job) -> None:
+        """Forget a job whose client left; the last member of a running batch stops it."""
+        if job.future is not None and not job.future.done():
+            job.future.set_exception(ClientLeftError())
+            self._leave(job)
+
+    def close(self) -> None:
+        """End everything that waits or runs; the caller has let in no more."""
+        self._closed = True
+        for job in (*self._urgent, *self._normal, *self._jobs_running()):
+            if not job.over and job.future is not None:
+                job.future.set_exception(UnloadedError())
+        if self._running is not None:
+            self._running.cancel.set()
+        self._urgent.clear()
+        self._normal.clear()
+        self._queued_rows = 0
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _require_loop(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None  # something was submitted
+        return self._loop
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make sure that the queue is looked at: after the requests that came in together have been read."""
+        if self._running is not None:
+            self._arm(loop)
+        elif self._pump_due is None:
+            delay = self.policy.delay_s if self._queued_rows < self.policy.max_batch_size else 0.0
+            self._pump_due = loop.call_later(delay, self._pump) if delay else loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Run the next batch, if nothing runs."""
+        self._pump_due = None
+        if self._running is not None or self._closed:
+            return
+        batch = self._alone.popleft() if self._alone else self._take()
+        if batch is None:
+            return
+        self._running = batch
+        loop = self._require_loop()
+        if self.policy.inline:
+            started = perf_counter()
+            try:
+                outcome: Any = self._compute(batch)
+            except Exception as error:  # noqa: BLE001 -- the members get it
+                outcome = error
+            self._finish(batch, outcome, perf_counter() - started)
+        else:
+            task = loop.create_task(self._run_in_thread(batch))
+            task.add_done_callback(_reraise)
+            self._arm(loop)
+
+    async def _run_in_thread(self, batch: Batch) -> None:
+        started = perf_counter()
+        try:
+            outcome: Any = await self._workers.call(self._compute, batch)
+        except Exception as error:  # noqa: BLE001 -- the members get it
+            outcome = error
+        self._finish(batch, outcome, perf_counter() - started)
+
+    def _take(self) -> Batch | None:
+        """Return the next batch: from the front of the queue, jobs whose rows fit together, until it is full."""
+        now, room = perf_counter(), self.policy.max_batch_size
+        members: list[tuple[Job, int, int]] = []
+        first: Job | None = None
+        for queue in (self._urgent, self._normal):
+            passed_over: list[Job] = []
+            while queue and room > 0:
+                job = queue.popleft()
+                if job.over:
+                    continue
+                if job.deadline <= now:
+                    self._expire(job)
+                elif first is None or _fit_together(first, job):
+                    first = first or job
+                    start = job.taken
+                    stop = min(start + room, job.weight)
+                    job.taken, job.started_at = stop, job.started_at or now
+                    members.append((job, start, stop))
+                    room -= stop - start
+                    self._queued_rows -= stop - start
+                    if stop < job.weight:
+                        queue.appendleft(job)
+                    if job.rows is None:
+                        room = 0
+                else:
+                    passed_over.append(job)
+            queue.extendleft(reversed(passed_over))
+        return Batch(members) if members else None
+
+    def _compute(self, batch: Batch) -> Results:
+        """Run a batch; in a thread unless the policy says inline."""
+        batch.run_at = perf_counter()
+        jobs = batch.members
+        first = jobs[0][0]
+        outputs = first.outputs
+        if any(job.outputs != outputs for job, _, _ in jobs):
+            outputs = list(dict.fromkeys(name for job, _, _ in jobs for name in job.outputs))
+        if len(jobs) == 1 and (first.rows is None or jobs[0][1:] == (0, first.rows)):
+            tensors = first.tensors
+        else:
+            tensors = {
+                name: np.concatenate(
+                    [
+                        job.tensors[name] if stop - start == job.rows else job.tensors[name][start:stop]
+                        for job, start, stop in jobs
+                    ]
+                )
+                for name in first.tensors
+            }
+        results = self._run(tensors, outputs, None if self.policy.inline else batch.cancel)
+        if first.rows is not None:
+            rows = batch.rows
+            for name, array in zip(outputs, results, strict=True):
+                if array.shape[:1] != (rows,):
+                    raise RunError(f"Output {name!r} has the shape {list(array.shape)} for {rows} rows.")
+        return dict(zip(outputs, results, strict=True))
+
+    def _finish(self, batch: Batch, outcome: Results | Exception, seconds: float) -> None:
+        """Hand out what a run gave, and look at the queue again."""
+        self._running = None
+        rows = batch.rows
+        if isinstance(outcome, Exception):
+            self._fail(batch, outcome)
+        else:
+            self._observe(rows, seconds)
+            self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
+            self._deliver(batch, outcome, rows)
+        if self._queued_rows or self._alone:
+            self._schedule(self._require_loop())
+
+    def _deliver(self, batch: Batch, results: Results, rows: int) -> None:
+        now, at, alone = perf_counter(), 0, len(batch.members) == 1
+        for job, start, stop in batch.members:
+            end = at + stop - start
+            if not job.over:
+                own = results if alone else {name: results[name][at:end] for name in job.outputs}
+                job.batch_rows, job.run_at, job.ended_at = rows, job.run_at or batch.run_at, now
+                if start or stop < job.weight:
+                    job.parts.append(own)
+                    own = _joined(job.parts) if stop == job.weight else own
+                if stop == job.weight and job.future is not None:
+                    job.future.set_result(own)
+            at = end
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Give a failure to the one it belongs to: several that ran together run again alone."""
+        waiting = [(job, start, stop) for job, start, stop in batch.members if not job.over]
+        if len(waiting) > 1:
+            self._alone += [Batch([member]) for member in waiting]
+            return
+        for job, _, _ in waiting:
+            if job.future is not None:
+                job.future.set_exception(error)
+                self._leave(job)
+
+    def _expire(self, job: Job) -> None:
+        if job.future is not None and not job.future.done():
+            job.future.set_exception(DeadlineError())
+            self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        """Account for a job that is over before it was done."""
+        self._queued_rows -= job.weight - job.taken
+        job.taken = job.weight
+        running = self._running
+        if running is not None and all(member.over for member, _, _ in running.members):
+            running.cancel.set()
+
+    def _jobs_running(self) -> list[Job]:
+        batches = ([self._running] if self._running else []) + list(self._alone)
+        return [job for batch in batches for job, _, _ in batch.members]
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the alarm for the earliest deadline, if none is set."""
+        if self._alarm is None:
+            waiting = [job.deadline for job in (*self._urgent, *self._normal, *self._jobs_running()) if not job.over]
+            if waiting:
+                self._alarm = loop.call_later(max(0.0, min(waiting) - perf_counter()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        now = perf_counter()
+        for job in (*self._urgent, *self._normal, *self._jobs_running()):
+            if job.deadline <= now:
+                self._expire(job)
+        self._arm(self._require_loop())
+
+
+def _fit_together(one: Job, other: Job) -> bool:
+    return one.rows is not None and other.rows is not None and one.shapes == other.shapes
+
+
+def _joined(parts: Sequence[Results]) -> Results:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _reraise(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error

@@ -1,0 +1,177 @@
+"""The infer route, as a bare ASGI application: the framework's own request machinery would cost more than a network.
+
+    headers ─▶ model ─▶ room in the queue? ─▶ body ─▶ tensors ─▶ batcher ─▶ answer
+
+What it answers, and what it refuses, is in the OpenAPI document through `service.routes.infer`.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from time import perf_counter
+
+from starlette.types import Receive, Scope, Send
+
+from contract.errors import NormfoldError
+from service.answer import Answer, encode_answer
+from service.body import (
+    SMALLEST_COMPRESSED,
+    Headers,
+    accepted_encoding,
+    check_declared,
+    compress,
+    decompress,
+    drain,
+    read_body,
+)
+from service.connection import CONNECTION, write_answer
+from service.engine import Model
+from service.errors import WireError
+from service.http_errors import describe_error
+from service.repository import Repository
+from service.settings import Settings
+from service.telemetry import Phases
+from service.wire import InferRequest, decode_request, parse_object, raw_request, read_id
+from service.workers import INLINE_BYTES, Workers
+
+_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_JSON, _BYTES = (b"content-type", b"application/json"), (b"content-type", b"application/octet-stream")
+_LENGTH_HEADER = b"inference-header-content-length"
+
+
+class InferRoute:
+    """Answers POST /v2/models/{model}[/versions/{version}]/infer."""
+
+    def __init__(self, repository: Repository, workers: Workers, settings: Settings) -> None:
+        self._repository, self._workers, self._limit = repository, workers, settings.max_body_bytes
+
+    @staticmethod
+    def match(scope: Scope) -> tuple[str, str | None] | None:
+        """Return the model and version of a request that is this route's."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return None
+        path: str = scope["path"]
+        found = _PATH.fullmatch(path) if path.endswith("/infer") else None
+        return None if found is None else (found[1], found[2])
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+        phases: Phases,
+        name: str,
+        version: str | None,
+    ) -> None:
+        """Answer one request for a model and version."""
+        read = False
+        try:
+            model = self._repository.find(name, version)
+            phases.model, phases.version = model.name, model.version
+            model.batcher.refuse_if_full()
+            check_declared(headers, self._limit)
+            front = _read_front(headers)
+            read = True
+            body = await read_body(receive, self._limit, front or 0)
+            phases.received = perf_counter()
+            request = await self._decode(body, front, headers, model, phases)
+            phases.decoded = perf_counter()
+            answer = await self._run(scope, request, model, phases)
+        except NormfoldError as error:
+            if not read:
+                phases.identity = await _find_identity(receive, headers)
+            phases.status, text, extra = describe_error(error, phases.identity)
+            await _send_error(send, receive, text, extra, phases)
+        else:
+            phases.status, phases.encoded = 200, perf_counter()
+            await self._send(scope, send, answer, headers, phases)
+
+    async def _decode(
+        self, body: memoryview, front: int | None, headers: Headers, model: Model, phases: Phases
+    ) -> InferRequest:
+        """Return the request, and note the id that it carries; what is long to parse is parsed in a thread."""
+        if encoding := headers.get(b"content-encoding"):
+            body = await self._workers.parse(len(body) * 4, decompress, body, encoding, self._limit)
+        ports = model.ports
+        if front == 0:
+            return raw_request(body, ports)
+        if front is None:
+            head, raw = body, None
+        elif front > len(body):
+            raise WireError(f"The JSON should have {front} bytes; the body has {len(body)}.")
+        else:
+            head, raw = body[:front], body[front:]
+        if len(head) <= INLINE_BYTES:
+            record = parse_object(head)
+            phases.identity = read_id(record)
+            return decode_request(record, ports, raw)
+        record = await self._workers.call(parse_object, head)
+        phases.identity = read_id(record)
+        return await self._workers.call(decode_request, record, ports, raw)
+
+    async def _run(self, scope: Scope, request: InferRequest, model: Model, phases: Phases) -> Answer:
+        names = tuple(output.name for output in request.outputs)
+        job = model.job(request.tensors, names, request.timeout_s, request.urgent)
+        phases.job = job
+        results = await model.run(job, scope.get(CONNECTION))
+        if sum(array.nbytes for array in results.values()) <= INLINE_BYTES:
+            return encode_answer(model.manifest, request.outputs, results, phases.identity)
+        return await self._workers.call(encode_answer, model.manifest, request.outputs, results, phases.identity)
+
+    async def _send(self, scope: Scope, send: Send, answer: Answer, headers: Headers, phases: Phases) -> None:
+        pieces, size = answer.pieces, answer.size
+        fields = [_JSON if answer.json_bytes is None else _BYTES, (b"x-request-id", phases.request_id.encode())]
+        if answer.json_bytes is not None:
+            fields.append((_LENGTH_HEADER, str(answer.json_bytes).encode()))
+        accepted = headers.get(b"accept-encoding")
+        if accepted is not None and size >= SMALLEST_COMPRESSED and (encoding := accepted_encoding(accepted)):
+            body = await self._workers.parse(size, compress, pieces, encoding)
+            fields.append((b"content-encoding", encoding))
+            pieces, size = (body,), len(body)
+        fields.append((b"content-length", str(size).encode()))
+        if len(pieces) == 1 and write_answer(scope, 200, fields, pieces[0]):
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        for index, piece in enumerate(pieces):
+            await send({"type": "http.response.body", "body": piece, "more_body": index < len(pieces) - 1})
+
+
+async def _find_identity(receive: Receive, headers: Headers) -> str | None:
+    """Return the id in the body of a request that is refused before it is read; a long body is left alone."""
+    declared = headers.get(b"content-length", b"")
+    if not declared.isdigit() or not 0 < int(declared[:20]) <= INLINE_BYTES or b"content-encoding" in headers:
+        return None
+    with suppress(WireError):
+        body = await read_body(receive, INLINE_BYTES)
+        return read_id(parse_object(body[: _read_front(headers)]))
+    return None
+
+
+def _read_front(headers: Headers) -> int | None:
+    """Return the length of the JSON in front of the tensors; None if all is JSON."""
+    text = headers.get(_LENGTH_HEADER)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 18:
+        raise WireError(f"The header Inference-Header-Content-Length is {text.decode('latin-1')!r}, not a length.")
+    return int(text)
+
+
+async def _send_error(
+    send: Send, receive: Receive, body: bytes, extra: list[tuple[bytes, bytes]], phases: Phases
+) -> None:
+    status = phases.status
+    fields = [
+        _JSON,
+        (b"x-request-id", phases.request_id.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *extra,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    if status == 413:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await drain(receive)
+        body = b""
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,165 @@
+"""What is counted and measured of every request: cheap sums on the hot path, made into metrics when somebody asks.
+
+A request goes through phases, each with a histogram of its seconds:
+
+    decode   from the body's last byte to tensors
+    queue    from there until a run has room for it
+    wait     from there until the run begins, in a thread
+    run      the network
+    encode   from its outputs to the answer's bytes
+    total    from the request's headers to the answer
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from time import perf_counter, time
+from typing import Protocol
+
+from service.batcher import Job
+from service.body import Headers
+
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Upper bounds of the histograms of time."""
+
+ROWS = tuple(2**power for power in range(11))
+"""Upper bounds of the histogram of rows in a run."""
+
+PHASES = ("decode", "queue", "wait", "run", "encode", "total")
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class Histogram:
+    """Counts by upper bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return sum(self.counts)
+
+
+@dataclass
+class ModelStats:
+    """The sums of one version of a model; `phases` in the order of PHASES."""
+
+    phases: list[Histogram] = field(default_factory=lambda: [Histogram() for _ in PHASES])
+    run_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
+    run_seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    failed_seconds: float = 0.0
+    rows: int = 0
+    last_at: float = 0.0
+    batch_sizes: dict[int, list[float]] = field(default_factory=dict)
+
+    def observe_run(self, rows: int, seconds: float) -> None:
+        """Count one run of the network."""
+        self.run_rows.observe(rows)
+        self.run_seconds += seconds
+        sums = self.batch_sizes.setdefault(rows, [0, 0.0])
+        sums[0] += 1
+        sums[1] += seconds
+
+
+@dataclass(slots=True)
+class Phases:
+    """One request on its way; times on the clock of perf_counter, 0 where it did not come so far.
+
+    `identity` is the id that an infer request carries in its body.
+    """
+
+    request_id: str
+    model: str = ""
+    version: int = 0
+    identity: str | None = None
+    method: str = "POST"
+    path: str = ""
+    started: float = field(default_factory=perf_counter)
+    received: float = 0.0
+    decoded: float = 0.0
+    encoded: float = 0.0
+    ended: float = 0.0
+    status: int = 0
+    job: Job | None = None
+
+
+class AccessLog(Protocol):
+    """Where a line for every request goes."""
+
+    def write(self, phases: Phases) -> None:
+        """Write the line."""
+
+
+class Telemetry:
+    """Everything that is counted."""
+
+    def __init__(self, access_log: AccessLog) -> None:
+        self.models: dict[tuple[str, int], ModelStats] = {}
+        self.in_flight = 0
+        self._access_log = access_log
+        self._ids = count(1)
+        self._id_prefix = os.urandom(6).hex()
+
+    def request_id(self, headers: Headers) -> str:
+        """Return the request's own X-Request-Id if it is sane, or a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _SANE_ID.fullmatch(given):
+            return given.decode()
+        return f"{self._id_prefix}-{next(self._ids):x}"
+
+    def stats(self, model: str, version: int) -> ModelStats:
+        """Return the sums of a version, made if need be."""
+        found = self.models.get((model, version))
+        if found is None:
+            found = self.models[model, version] = ModelStats()
+        return found
+
+    def forget(self, model: str, version: int) -> None:
+        """Drop the sums of a version that is gone."""
+        self.models.pop((model, version), None)
+
+    def record(self, phases: Phases) -> None:
+        """Count a request that was answered, and write its line."""
+        phases.ended = perf_counter()
+        stats = self.stats(phases.model if phases.version else "", phases.version)
+        stats.statuses[phases.status] += 1
+        total = phases.ended - phases.started
+        job = phases.job
+        if phases.status == 200 and job is not None:
+            times = (
+                phases.decoded - phases.received,
+                job.started_at - job.queued_at,
+                job.run_at - job.started_at,
+                job.ended_at - job.run_at,
+                phases.encoded - job.ended_at,
+                total,
+            )
+            for histogram, seconds in zip(stats.phases, times, strict=True):
+                histogram.counts[bisect_left(SECONDS, seconds)] += 1
+                histogram.sum += seconds
+            stats.rows += job.weight
+            stats.last_at = time()
+        else:
+            stats.failed_seconds += total
+        self._access_log.write(phases)

@@ -134,6 +134,7 @@ class Batcher:
         self._alone: deque[Batch] = deque()
         self._pump_due: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self._seconds_per_row = 0.0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -185,7 +186,9 @@ class Batcher:
         job.queued_at = perf_counter()
         (self._urgent if job.urgent else self._normal).append(job)
         self._queued_rows += job.weight
-        self._schedule(self._loop)
+        if self._running is not None:
+            self._arm(job.deadline)
+        self._schedule()
         return future
 
     def abandon(self, job: Job) -> None:
@@ -212,12 +215,11 @@ class Batcher:
         assert self._loop is not None  # something was submitted
         return self._loop
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self) -> None:
         """Make sure that the queue is looked at: after the requests that came in together have been read."""
-        if self._running is not None:
-            self._arm(loop)
-        elif self._pump_due is None:
+        if self._running is None and self._pump_due is None:
             delay = self.policy.delay_s if self._queued_rows < self.policy.max_batch_size else 0.0
+            loop = self._require_loop()
             self._pump_due = loop.call_later(delay, self._pump) if delay else loop.call_soon(self._pump)
 
     def _pump(self) -> None:
@@ -229,7 +231,6 @@ class Batcher:
         if batch is None:
             return
         self._running = batch
-        loop = self._require_loop()
         if self.policy.inline:
             started = perf_counter()
             try:
@@ -238,9 +239,9 @@ class Batcher:
                 outcome = error
             self._finish(batch, outcome, perf_counter() - started)
         else:
-            task = loop.create_task(self._run_in_thread(batch))
+            task = self._require_loop().create_task(self._run_in_thread(batch))
             task.add_done_callback(_reraise)
-            self._arm(loop)
+            self._arm(min(job.deadline for job, _, _ in batch.members))
 
     async def _run_in_thread(self, batch: Batch) -> None:
         started = perf_counter()
@@ -319,7 +320,7 @@ class Batcher:
             self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
             self._deliver(batch, outcome, rows)
         if self._queued_rows or self._alone:
-            self._schedule(self._require_loop())
+            self._schedule()
 
     def _deliver(self, batch: Batch, results: Results, rows: int) -> None:
         now, at, alone = perf_counter(), 0, len(batch.members) == 1
@@ -363,20 +364,27 @@ class Batcher:
         batches = ([self._running] if self._running else []) + list(self._alone)
         return [job for batch in batches for job, _, _ in batch.members]
 
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Set the alarm for the earliest deadline, if none is set."""
-        if self._alarm is None:
-            waiting = [job.deadline for job in (*self._urgent, *self._normal, *self._jobs_running()) if not job.over]
-            if waiting:
-                self._alarm = loop.call_later(max(0.0, min(waiting) - perf_counter()), self._ring)
+    def _arm(self, deadline: float) -> None:
+        """Let the alarm ring at a deadline, if it is not set to ring before."""
+        if self._alarm is not None:
+            if self._alarm_at <= deadline:
+                return
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        self._alarm = self._require_loop().call_later(max(0.0, deadline - perf_counter()), self._ring)
 
     def _ring(self) -> None:
+        """End what is late, and set the alarm for the next."""
         self._alarm = None
         now = perf_counter()
+        waiting = []
         for job in (*self._urgent, *self._normal, *self._jobs_running()):
             if job.deadline <= now:
                 self._expire(job)
-        self._arm(self._require_loop())
+            elif not job.over:
+                waiting.append(job.deadline)
+        if waiting:
+            self._arm(min(waiting))
 
 
 def _fit_together(one: Job, other: Job) -> bool:

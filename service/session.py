@@ -40,11 +40,11 @@ class Cancel:
 
     def __init__(self) -> None:
         self._options: Any = None
-        self._is_set = False
+        self.is_set = False
 
     def set(self) -> None:
         """Stop the run, or keep it from starting."""
-        self._is_set = True
+        self.is_set = True
         if self._options is not None:
             self._options.terminate = True
 
@@ -53,7 +53,7 @@ class Cancel:
         import onnxruntime
 
         self._options = onnxruntime.RunOptions()
-        if self._is_set:
+        if self.is_set:
             self._options.terminate = True
         return self._options
 

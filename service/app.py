@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from service import http_errors
 from service.access import FileLines, LogLines
 from service.infer import InferRoute
+from service.metrics import Metrics
 from service.middleware import RequestMiddleware
 from service.processors import available_processors
 from service.repository import Repository
@@ -24,6 +25,7 @@ from service.routes.health import health_routes
 from service.routes.infer import infer_routes
 from service.routes.models import model_routes
 from service.routes.predict import predict_routes
+from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.workers import Workers
@@ -100,6 +102,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
+    app.include_router(
+        statistics_routes(repository, telemetry, Metrics(telemetry, repository, settings.triton_metrics))
+    )
     app.include_router(model_routes(repository))
     app.include_router(health_routes(repository))
 

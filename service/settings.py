@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
     )
+    triton_metrics: bool = Field(default=False, description="Metrics under the names of Triton's too.")
     access_log: Path | None = Field(
         default=None,
         description="File for a line of JSON for every request; left out, the lines go to the service's log.",

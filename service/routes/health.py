@@ -11,11 +11,14 @@ from starlette.responses import JSONResponse
 from service.repository import Repository
 from service.routes.paths import ERRORS
 
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+"""Those of the protocol's extensions, by Triton's names, that work here."""
+
 
 def health_routes(repository: Repository) -> APIRouter:
     """Return the routes about the service as a whole."""
     router = APIRouter(tags=["health"])
-    metadata = {"name": "normfold", "version": version("normfold"), "extensions": []}
+    metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
 
     @router.get("/v2", response_class=JSONResponse)
     async def server_metadata(_: Request) -> JSONResponse:

@@ -24,6 +24,15 @@ _METADATA = {
 }
 
 
+_CONFIG = {
+    "name": "digits",
+    "platform": "onnxruntime_onnx",
+    "max_batch_size": 64,
+    "input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [1, 8, 8]}],
+    "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [10]}],
+}
+
+
 def model_routes(repository: Repository) -> APIRouter:
     """Return the routes that describe models."""
     router = APIRouter(tags=["models"])
@@ -52,6 +61,10 @@ def model_routes(repository: Repository) -> APIRouter:
             }
         )
 
+    async def model_config(request: Request) -> JSONResponse:
+        """How a model is run: what clients of Triton read, and the options that are in force."""
+        return JSONResponse(_configuration(find_model(request, repository)))
+
     async def model_ready(request: Request) -> JSONResponse:
         """The model is loaded and warmed; otherwise 503 and the reason."""
         try:
@@ -63,7 +76,45 @@ def model_routes(repository: Repository) -> APIRouter:
     ready = {"name": "digits", "ready": True}
     add_model_route(router, "/v2", "", model_metadata, method="GET", errors=(404, 503), answer=_METADATA)
     add_model_route(router, "/v2", "/ready", model_ready, method="GET", errors=(404, 503), answer=ready)
+    add_model_route(router, "/v2", "/config", model_config, method="GET", errors=(404, 503), answer=_CONFIG)
     return router
+
+
+def _configuration(model: Model) -> dict[str, Any]:
+    policy, batchable = model.batcher.policy, model.manifest.batchable
+    rows = policy.max_batch_size if batchable else 0
+
+    def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": spec.name,
+                "data_type": f"TYPE_{'STRING' if spec.datatype == 'BYTES' else spec.datatype}",
+                "dims": list(spec.shape[1:] if rows else spec.shape),
+            }
+            for spec in specs
+        ]
+
+    return {
+        "name": model.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "version_policy": {"all": {}},
+        "max_batch_size": rows,
+        "input": tensors(model.manifest.inputs),
+        "output": tensors(model.manifest.outputs),
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": int(1e6 * policy.delay_s),
+            "default_queue_policy": {
+                "default_timeout_microseconds": int(1e6 * model.timeouts.usual_s),
+                "max_queue_size": policy.queue_capacity,
+            },
+        },
+        "instance_group": [{"count": 1, "kind": "KIND_GPU" if model.session.provider == "cuda" else "KIND_CPU"}],
+        "parameters": {
+            "provider": {"string_value": model.session.provider},
+            "runs_on_event_loop": {"string_value": str(policy.inline).lower()},
+        },
+    }
 
 
 def _describe(number: int, entry: Entry) -> dict[str, Any]:

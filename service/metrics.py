@@ -1,0 +1,152 @@
+"""The sums of `service.telemetry` as Prometheus metrics, made when somebody asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from service.repository import Repository
+from service.telemetry import PHASES, Histogram, ModelStats, Telemetry
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_LABELS = ("model", "version")
+
+
+class Metrics:
+    """What GET /metrics answers.
+
+    Args:
+        telemetry: what was counted.
+        repository: what is loaded and what waits.
+        triton: under the names of Triton's metrics too.
+    """
+
+    def __init__(self, telemetry: Telemetry, repository: Repository, triton: bool) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Requests(telemetry))
+        self._registry.register(_Models(telemetry, repository))
+        if triton:
+            self._registry.register(_Triton(telemetry, repository))
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """Return the metrics in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _Requests(Collector):
+    """Requests, their phases and runs, from the sums."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        requests = CounterMetricFamily(
+            "normfold_requests", "Requests answered, by HTTP status; 499: the client left.", labels=(*_LABELS, "status")
+        )
+        rows = CounterMetricFamily("normfold_rows", "Rows answered by infer, :predict and :classify.", labels=_LABELS)
+        phases = HistogramMetricFamily(
+            "normfold_request_seconds",
+            "Seconds of the phases of requests that were answered.",
+            labels=(*_LABELS, "phase"),
+        )
+        runs = HistogramMetricFamily("normfold_run_rows", "Rows of each run of a network.", labels=_LABELS)
+        for (model, version), stats in sorted(self._telemetry.models.items()):
+            labels = [model, str(version) if version else ""]
+            for status, number in sorted(stats.statuses.items()):
+                requests.add_metric([*labels, str(status)], number)
+            if not version:
+                continue
+            rows.add_metric(labels, stats.rows)
+            for phase, histogram in zip(PHASES, stats.phases, strict=True):
+                phases.add_metric([*labels, phase], _buckets(histogram), histogram.sum)
+            runs.add_metric(labels, _buckets(stats.run_rows), stats.run_rows.sum)
+        yield from (requests, rows, phases, runs)
+        yield GaugeMetricFamily(
+            "normfold_in_flight", "Requests that are being answered.", value=self._telemetry.in_flight
+        )
+
+
+class _Models(Collector):
+    """What is loaded, and what waits."""
+
+    def __init__(self, telemetry: Telemetry, repository: Repository) -> None:
+        self._telemetry, self._repository = telemetry, repository
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        ready = GaugeMetricFamily(
+            "normfold_model_ready", "1 where a version can answer.", labels=(*_LABELS, "provider")
+        )
+        queue = GaugeMetricFamily("normfold_queue_rows", "Rows that wait for a run.", labels=_LABELS)
+        capacity = GaugeMetricFamily("normfold_queue_capacity_rows", "Rows that may wait.", labels=_LABELS)
+        for name, versions in self._repository.entries.items():
+            for number, entry in versions.items():
+                labels, model = [name, str(number)], entry.model
+                ready.add_metric([*labels, model.session.provider if model else ""], float(model is not None))
+                if model is not None:
+                    queue.add_metric(labels, model.batcher.queued_rows)
+                    capacity.add_metric(labels, model.batcher.policy.queue_capacity)
+        yield from (ready, queue, capacity)
+
+
+class _Triton(Collector):
+    """The same under the names that dashboards made for Triton know; times there are sums of microseconds."""
+
+    def __init__(self, telemetry: Telemetry, repository: Repository) -> None:
+        self._telemetry, self._repository = telemetry, repository
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        counters = {
+            name: CounterMetricFamily(f"nv_inference_{name}", text, labels=_LABELS)
+            for name, text in (
+                ("request_success", "Requests answered."),
+                ("request_failure", "Requests that failed."),
+                ("count", "Rows answered."),
+                ("exec_count", "Runs of the network."),
+                ("request_duration_us", "Microseconds of requests answered."),
+                ("queue_duration_us", "Microseconds in the queue."),
+                ("compute_input_duration_us", "Microseconds of decoding."),
+                ("compute_infer_duration_us", "Microseconds of running."),
+                ("compute_output_duration_us", "Microseconds of encoding."),
+            )
+        }
+        for (model, version), stats in sorted(self._telemetry.models.items()):
+            if version:
+                for name, value in _triton_sums(stats).items():
+                    counters[name].add_metric([model, str(version)], value)
+        yield from counters.values()
+        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Rows that wait.", labels=_LABELS)
+        for name, versions in self._repository.entries.items():
+            for number, entry in versions.items():
+                if entry.model is not None:
+                    pending.add_metric([name, str(number)], entry.model.batcher.queued_rows)
+        yield pending
+
+
+def _triton_sums(stats: ModelStats) -> dict[str, float]:
+    decode, queue, wait, run, encode, total = (1e6 * histogram.sum for histogram in stats.phases)
+    return {
+        "request_success": stats.statuses[200],
+        "request_failure": stats.statuses.total() - stats.statuses[200],
+        "count": stats.rows,
+        "exec_count": stats.run_rows.count,
+        "request_duration_us": total,
+        "queue_duration_us": queue + wait,
+        "compute_input_duration_us": decode,
+        "compute_infer_duration_us": run,
+        "compute_output_duration_us": encode,
+    }
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    bounds = [f"{bound:g}" for bound in histogram.bounds] + ["+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -1,0 +1,91 @@
+"""What was counted: Triton's statistics extension, and Prometheus metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service.metrics import CONTENT_TYPE, Metrics
+from service.repository import Repository
+from service.routes.paths import add_model_route, find_model
+from service.telemetry import Histogram, ModelStats, Telemetry
+
+_EXAMPLE = {
+    "model_stats": [
+        {
+            "name": "digits",
+            "version": "1",
+            "last_inference": 1764000000000,
+            "inference_count": 3,
+            "execution_count": 2,
+            "inference_stats": {"success": {"count": 3, "ns": 900000}},
+            "batch_stats": [{"batch_size": 1, "compute_infer": {"count": 2, "ns": 50000}}],
+        }
+    ]
+}
+
+
+def statistics_routes(repository: Repository, telemetry: Telemetry, metrics: Metrics) -> APIRouter:
+    """Return the routes that tell what was counted."""
+    router = APIRouter(tags=["statistics"])
+
+    @router.get("/v2/models/stats", response_class=JSONResponse)
+    async def all_statistics(_: Request) -> JSONResponse:
+        """Counts and times of every version that is ready."""
+        ready = [
+            (name, number)
+            for name, versions in repository.entries.items()
+            for number in versions
+            if versions[number].model
+        ]
+        return JSONResponse({"model_stats": [_describe(*one, telemetry.stats(*one)) for one in ready]})
+
+    async def model_statistics(request: Request) -> JSONResponse:
+        """Counts and times of one version; `inference_count` counts rows, `execution_count` runs of the network."""
+        model = find_model(request, repository)
+        stats = telemetry.stats(model.name, model.version)
+        return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
+
+    add_model_route(router, "/v2", "/stats", model_statistics, method="GET", errors=(404, 503), answer=_EXAMPLE)
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def prometheus_metrics(_: Request) -> Response:
+        """Metrics in Prometheus's text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _describe(name: str, version: int, stats: ModelStats) -> dict[str, Any]:
+    decode, queue, wait, run, encode, total = map(_duration, stats.phases)
+    failed = stats.statuses.total() - stats.statuses[200]
+    return {
+        "name": name,
+        "version": str(version),
+        "last_inference": int(1000 * stats.last_at),
+        "inference_count": stats.rows,
+        "execution_count": stats.run_rows.count,
+        "inference_stats": {
+            "success": total,
+            "fail": {"count": failed, "ns": _ns(stats.failed_seconds)},
+            "queue": {"count": queue["count"], "ns": queue["ns"] + wait["ns"]},
+            "compute_input": decode,
+            "compute_infer": run,
+            "compute_output": encode,
+        },
+        "batch_stats": [
+            {"batch_size": rows, "compute_infer": {"count": int(count), "ns": _ns(seconds)}}
+            for rows, (count, seconds) in sorted(stats.batch_sizes.items())
+        ],
+    }
+
+
+def _duration(histogram: Histogram) -> dict[str, int]:
+    return {"count": histogram.count, "ns": _ns(histogram.sum)}
+
+
+def _ns(seconds: float) -> int:
+    return int(1e9 * seconds)

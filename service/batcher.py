@@ -261,6 +261,7 @@ class Batcher:
             while queue and room > 0:
                 job = queue.popleft()
                 if job.over:
+                    self._leave(job)
                     continue
                 if job.deadline <= now:
                     self._expire(job)
@@ -333,6 +334,7 @@ class Batcher:
                     job.parts.append(own)
                     own = _joined(job.parts) if stop == job.weight else own
                 if stop == job.weight and job.future is not None:
+                    job.tensors = {}  # the connection keeps the job until its next request
                     job.future.set_result(own)
             at = end
 

@@ -5,6 +5,7 @@ Routes make a job and run it; they know neither threads nor ONNX Runtime.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -74,29 +75,20 @@ class Model:
         """Whether a size of an input is free besides the rows."""
         return any(-1 in spec.shape[1:] for spec in self.manifest.inputs)
 
-    async def run(self, job: Job, connection: Connection | None = None) -> Results:
-        """Queue a job and wait for it; if the client leaves meanwhile, it is abandoned.
+    def run(self, job: Job, connection: Connection | None = None) -> asyncio.Future[Results]:
+        """Queue a job; if the client leaves before it is done, it is abandoned.
 
         Returns:
-            Output name to array, in the order of the job's outputs.
+            Output name to array, as the job orders them; or DeadlineError (its time was up), ClientLeftError,
+            WireError (ONNX Runtime refused the tensors), RunError (the network failed).
 
         Raises:
             QueueFullError: no room.
-            DeadlineError: its time was up.
-            ClientLeftError: the client is gone.
-            WireError: ONNX Runtime refused the tensors.
-            RunError: the network failed, or gave another number of rows than it got.
         """
         future = self.batcher.submit(job)
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)
-        try:
-            return await future
-        finally:
-            if connection is not None:
-                connection.on_lost = None
-            if not future.done():  # the whole request was cancelled
-                self.batcher.abandon(job)
+        return future
 
     async def infer(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Results:
         """Run tensors with the usual deadline: `job` and `run` in one."""

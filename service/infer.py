@@ -7,7 +7,6 @@ What it answers, and what it refuses, is in the OpenAPI document through `servic
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from time import perf_counter
 
@@ -35,7 +34,7 @@ from service.telemetry import Phases
 from service.wire import InferRequest, decode_request, parse_object, raw_request, read_id
 from service.workers import INLINE_BYTES, Workers
 
-_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_START = ["", "v2", "models"]
 _JSON, _BYTES = (b"content-type", b"application/json"), (b"content-type", b"application/octet-stream")
 _LENGTH_HEADER = b"inference-header-content-length"
 
@@ -49,11 +48,16 @@ class InferRoute:
     @staticmethod
     def match(scope: Scope) -> tuple[str, str | None] | None:
         """Return the model and version of a request that is this route's."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            return None
         path: str = scope["path"]
-        found = _PATH.fullmatch(path) if path.endswith("/infer") else None
-        return None if found is None else (found[1], found[2])
+        if not path.endswith("/infer") or scope["method"] != "POST":
+            return None
+        parts = path.split("/")
+        if parts[:3] == _START and parts[3:4] != [""]:
+            if len(parts) == 5:
+                return parts[3], None
+            if len(parts) == 7 and parts[4] == "versions" and parts[5]:
+                return parts[3], parts[5]
+        return None
 
     async def __call__(
         self,
@@ -76,49 +80,31 @@ class InferRoute:
             read = True
             body = await read_body(receive, self._limit, front or 0)
             phases.received = perf_counter()
-            request = await self._decode(body, front, headers, model, phases)
+            if b"content-encoding" in headers:
+                encoding = headers[b"content-encoding"]
+                body = await self._workers.parse(4 * len(body), decompress, body, encoding, self._limit)
+            if len(body) <= INLINE_BYTES or (front is not None and front <= INLINE_BYTES and not model.ports.has_text):
+                request = _decode(body, front, model, phases)  # numbers behind the JSON stay where they are
+            else:
+                request = await self._workers.call(_decode, body, front, model, phases)
             phases.decoded = perf_counter()
-            answer = await self._run(scope, request, model, phases)
+            names = tuple([output.name for output in request.outputs])
+            phases.job = job = model.job(request.tensors, names, request.timeout_s, request.urgent)
+            results = await model.run(job, scope.get(CONNECTION))
+            if sum([array.nbytes for array in results.values()]) <= INLINE_BYTES:
+                answer = encode_answer(model.manifest, request.outputs, results, phases.identity)
+            else:
+                answer = await self._workers.call(
+                    encode_answer, model.manifest, request.outputs, results, phases.identity
+                )
         except NormfoldError as error:
             if not read:
                 phases.identity = await _find_identity(receive, headers)
             phases.status, text, extra = describe_error(error, phases.identity)
             await _send_error(send, receive, text, extra, phases)
-        else:
-            phases.status, phases.encoded = 200, perf_counter()
-            await self._send(scope, send, answer, headers, phases)
-
-    async def _decode(
-        self, body: memoryview, front: int | None, headers: Headers, model: Model, phases: Phases
-    ) -> InferRequest:
-        """Return the request, and note the id that it carries; what is long to parse is parsed in a thread."""
-        if encoding := headers.get(b"content-encoding"):
-            body = await self._workers.parse(len(body) * 4, decompress, body, encoding, self._limit)
-        ports = model.ports
-        if front == 0:
-            return raw_request(body, ports)
-        if front is None:
-            head, raw = body, None
-        elif front > len(body):
-            raise WireError(f"The JSON should have {front} bytes; the body has {len(body)}.")
-        else:
-            head, raw = body[:front], body[front:]
-        if len(head) <= INLINE_BYTES:
-            record = parse_object(head)
-            phases.identity = read_id(record)
-            return decode_request(record, ports, raw)
-        record = await self._workers.call(parse_object, head)
-        phases.identity = read_id(record)
-        return await self._workers.call(decode_request, record, ports, raw)
-
-    async def _run(self, scope: Scope, request: InferRequest, model: Model, phases: Phases) -> Answer:
-        names = tuple(output.name for output in request.outputs)
-        job = model.job(request.tensors, names, request.timeout_s, request.urgent)
-        phases.job = job
-        results = await model.run(job, scope.get(CONNECTION))
-        if sum(array.nbytes for array in results.values()) <= INLINE_BYTES:
-            return encode_answer(model.manifest, request.outputs, results, phases.identity)
-        return await self._workers.call(encode_answer, model.manifest, request.outputs, results, phases.identity)
+            return
+        phases.status, phases.encoded = 200, perf_counter()
+        await self._send(scope, send, answer, headers, phases)
 
     async def _send(self, scope: Scope, send: Send, answer: Answer, headers: Headers, phases: Phases) -> None:
         pieces, size = answer.pieces, answer.size
@@ -136,6 +122,20 @@ class InferRoute:
         await send({"type": "http.response.start", "status": 200, "headers": fields})
         for index, piece in enumerate(pieces):
             await send({"type": "http.response.body", "body": piece, "more_body": index < len(pieces) - 1})
+
+
+def _decode(body: memoryview, front: int | None, model: Model, phases: Phases) -> InferRequest:
+    """Return the request, and note the id that it carries."""
+    if front == 0:
+        return raw_request(body, model.ports)
+    head, raw = body, None
+    if front is not None:
+        if front > len(body):
+            raise WireError(f"The JSON should have {front} bytes; the body has {len(body)}.")
+        head, raw = body[:front], body[front:]
+    record = parse_object(head)
+    phases.identity = read_id(record)
+    return decode_request(record, model.ports, raw)
 
 
 async def _find_identity(receive: Receive, headers: Headers) -> str | None:

@@ -34,48 +34,42 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         telemetry = self._telemetry
-        telemetry.in_flight += 1
-        named = InferRoute.match(scope)
-        headers = dict(scope["headers"])
+        headers: Headers = dict(scope["headers"])
         phases = Phases(telemetry.request_id(headers), method=scope["method"], path=scope["path"])
+        telemetry.in_flight += 1
         token = REQUEST_ID.set(phases.request_id)
-
-        async def send_noted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                phases.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = phases.request_id
-            await send(message)
-
         try:
-            if b"host" not in headers and scope["http_version"] == "1.1":
-                await error_response("The request has no Host header.", 400)(scope, receive, send_noted)
-            elif named is not None:
+            named = InferRoute.match(scope)
+            if named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
                 await self._infer(scope, receive, send, headers, phases, *named)
             else:
-                await self._answer(scope, headers, receive, send_noted)
+                await self._answer(scope, headers, receive, _noted(send, phases))
         except ClientDisconnect:
             phases.status = _CLIENT_LEFT
         except asyncio.CancelledError:  # the HTTP server has waited long enough at its end
             if phases.status:
                 raise
-            await error_response("The service is stopping.", 503)(scope, receive, send_noted)
+            await error_response("The service is stopping.", 503)(scope, receive, _noted(send, phases))
         except Exception as error:
             if phases.status == 500:
                 return  # logged and answered, and raised again
             log_fault(phases.method, phases.path, error)
             if phases.status:
                 raise  # half of an answer is out: only the HTTP server can end it
-            await error_response(describe_fault(phases.identity), 500)(scope, receive, send_noted)
+            await error_response(describe_fault(phases.identity), 500)(scope, receive, _noted(send, phases))
         finally:
             scope.pop(CYCLE, None)
             telemetry.in_flight -= 1
-            if named is None and not phases.model:
+            if not phases.model:
                 phases.model = scope.get("path_params", {}).get("model", "")
             telemetry.record(phases)
             REQUEST_ID.reset(token)
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse the body: from its declared length, or once too much has come."""
+        if b"host" not in headers and scope["http_version"] == "1.1":
+            await error_response("The request has no Host header.", 400)(scope, receive, send)
+            return
         received, more, refused = 0, True, False
 
         async def receive_within_limit() -> Message:
@@ -105,3 +99,15 @@ class RequestMiddleware:
             await send_and_drain({"type": "http.response.body", "body": body})
             return
         await self._app(scope, receive_within_limit, send_and_drain)
+
+
+def _noted(send: Send, phases: Phases) -> Send:
+    """Return a send that notes the status, and gives the answer its request id."""
+
+    async def send_noted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            phases.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = phases.request_id
+        await send(message)
+
+    return send_noted

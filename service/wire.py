@@ -65,6 +65,7 @@ class Ports:
         self.inputs = {spec.name: spec for spec in inputs}
         self.outputs = {spec.name: spec for spec in outputs}
         self.all = {binary: tuple(OutputRequest(spec.name, binary) for spec in outputs) for binary in (False, True)}
+        self.has_text = any(spec.datatype == "BYTES" for spec in inputs)
         self.has_half = any(spec.datatype == "FP16" for spec in outputs)
 
 

@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
+TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
+
 .PHONY: help setup demo test fuzz lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-node clean
 
 help:  ## List the targets.
@@ -20,7 +22,8 @@ $(INSTALLED): pyproject.toml
 		{ echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 3; }
 	@echo "Installing into $(VENV); this takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,train,dev]'
+	$(if $(PIP_OPTIONS),$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) '$(TORCH_RANGE)')
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, ask; writes build/demo.json.
@@ -63,7 +66,7 @@ bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB
 	$(BIN)/python -m benchmarks.fold_large
 
 $(BENCH_INSTALLED): $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,train,dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,bench]'
 	@touch $@
 
 clean:  ## Remove .venv, caches and build output; runs and models stay.

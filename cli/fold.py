@@ -23,7 +23,8 @@ def fold(
         Path | None, typer.Option(help="Write what became of every BatchNormalization, as JSON.", metavar="FILE")
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Verify with these: .npz, an array for each input (pixels: uint8).", metavar="FILE"),
     ] = None,
     input_: Annotated[
         str | None,
@@ -39,8 +40,8 @@ def fold(
 ) -> None:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
 
-    The folded model is compared with the original before it is written: 8 times the network's own rounding noise is
-    allowed. If it differs by more, nothing is written and the exit code is 1.
+    The folded model is compared with the original before it is written: 8 times the network's own rounding noise, plus
+    1e-6 of the output's range, is allowed. If it differs by more, nothing is written and the exit code is 1.
 
     Example: `normfold fold resnet50.onnx folded.onnx --report report.json`
     """

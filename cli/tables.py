@@ -28,9 +28,8 @@ def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
 
 def pixel_sentence(found: PixelInput) -> str:
     """Return what a model that takes pixels now reads, and what its standardisation left in the graph."""
-    left = f"; of their standardisation {' and '.join(found.left)} stay" + "s" * (len(found.left) == 1)
-    folded = "; their standardisation is folded"
-    return f"Input {found.name!r} takes 8-bit pixels, 0 to 255{left if found.left else folded}."
+    left = f" all but {' and '.join(found.left)}" if found.left else ""
+    return f"Input {found.name!r} takes 8-bit pixels, 0 to 255; their standardisation is folded{left}."
 
 
 def outcome_table(report: FoldReport) -> Table:

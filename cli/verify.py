@@ -21,15 +21,19 @@ def verify(
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="B takes 8-bit pixels (--input uint8), standardised as this card says.", metavar="FILE"),
+        typer.Option(
+            help="B takes 8-bit pixels (--input uint8), standardised as this card says; {} where A does it itself.",
+            metavar="FILE",
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=4, help="Number of random inputs.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
 
-    Noise is how far A's outputs move when its inputs move by one unit in the last place. B may differ by 8 times that;
-    if it differs by more, the exit code is 1.
+    Noise is how far A's outputs move when its inputs move by one unit in the last place (or its weights, where that would
+    vanish in the first rounding). B may differ by 8 times that, plus 1e-6 of the output's range; if it differs by more,
+    the exit code is 1.
 
     Example: `normfold verify resnet50.onnx folded.onnx`
     """

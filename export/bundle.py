@@ -22,9 +22,9 @@ from contract.manifest import (
     sha256_of,
     to_json,
 )
-from export.errors import BundleError
+from export.errors import BundleError, FoldError
 from export.fold import fold
-from export.onnx_file import load_model, save_model
+from export.onnx_file import load_model, require_consistent, save_model
 from export.pixels import from_pixels
 from export.progress import Say, silent
 from export.report import FoldReport
@@ -103,7 +103,11 @@ def export_bundle(
     pixels = from_pixels(card.preprocessing) if takes_pixels else None
     with reserved(repository, name, model_version) as (folder, number):
         say("folding")
-        report = fold(model, merging=merging, pixels=pixels)
+        try:
+            report = fold(model, merging=merging, pixels=pixels)
+        except FoldError:
+            require_consistent(source)
+            raise
         save_model(model, folder / MODEL_NAME)
         save_statistics(report, folder / STATISTICS_NAME)
         if keep_source:

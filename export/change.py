@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,10 @@ class Change(Protocol):
     @property
     def node(self) -> ir.Node:
         """The node that absorbs."""
+
+    @property
+    def made(self) -> Sequence[Derived]:
+        """The constants that it puts into the graph."""
 
     @property
     def growth(self) -> int:
@@ -41,6 +45,11 @@ class Rewrite:
     op_type: str | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
     taken: Mapping[str, ir.Attr | None] = field(default_factory=dict)
+
+    @property
+    def made(self) -> Sequence[Derived]:
+        """The new constants."""
+        return tuple(self.constants.values())
 
     @property
     def growth(self) -> int:
@@ -76,6 +85,11 @@ class GemmBehindReshape:
     reshape: ir.Node
     weight: Derived
     bias: Derived
+
+    @property
+    def made(self) -> Sequence[Derived]:
+        """Weight and bias."""
+        return (self.weight, self.bias)
 
     @property
     def growth(self) -> int:

@@ -33,6 +33,14 @@ class Derived:
         """Size of its content."""
         return int(math.prod(self.shape) * self.dtype.itemsize)
 
+    @property
+    def fits(self) -> bool:
+        """Whether every value is finite in float16, which reaches no further than 65504; others are not looked at."""
+        if self.dtype != ir.DataType.FLOAT16:
+            return True
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(self.compute().astype(np.float16)).all())
+
 
 class _DerivedTensor(ir.LazyTensor):
     """Rounds a derived constant to its dtype whenever its content is asked for."""

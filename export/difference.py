@@ -5,16 +5,17 @@ A fixed tolerance is wrong both ways: one rounding may move a deep, ill-conditio
 in the last place; a folded network may differ by 8 times that, plus 1e-6.
 
     error      max |original - folded| / range
-    noise      max |original(x) - original(x moved by one ulp)| / range, the median over all moves
+    noise      max |original(x) - original(x moved by one ulp)| / range, the median over several moves
     range      max - min of the original's output over all inputs; at least so much that the floor below is one unit in
                the last place of its largest magnitude
 
 Both are taken for each input x by itself, and the worst one is reported: a network may be calm at one input and chaotic
 at the next, where its own noise is ten thousand times as large.
 
-Where no input is a float, the original's float weights are moved instead: each by one unit in the last place, which is
-what folding does to a weight at most. An output of integers or truth values has no small distance: error and noise are
-the share of elements that differ.
+Where the first rounding would swallow so small a move of the input (no input is a float, or it becomes float16 or a
+quantum at once), the original's float weights are moved too: each by one unit in the last place, which is what folding
+does to a weight at most. The larger noise counts. An output of integers or truth values has no small distance: error
+and noise are the share of elements that differ.
 """
 
 from __future__ import annotations
@@ -63,21 +64,21 @@ def is_float(tensor: Tensor) -> bool:
     return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
 
 
-def measure(wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Sequence[Tensor]]) -> OutputDifference:
+def measure(
+    wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Sequence[Sequence[Tensor]]]
+) -> OutputDifference:
     """Return error and noise of one output at the input where the error exceeds its allowance most.
 
     Args:
         wanted: the original's tensor for each input.
         got: the folded model's.
-        moved: the original's for each way that the input was moved, for each input.
+        moved: for each input the original's, moved, in groups: ways to move the input, ways to move the weights.
     """
     distance = _Distance(wanted) if is_float(wanted[0]) else _share_of_different
-    differences = [
-        OutputDifference(
-            error=distance(original, folded), noise=float(np.median([distance(original, other) for other in others]))
-        )
-        for original, folded, others in zip(wanted, got, moved, strict=True)
-    ]
+    differences = []
+    for original, folded, groups in zip(wanted, got, moved, strict=True):
+        noises = [float(np.median([distance(original, other) for other in group])) for group in groups]
+        differences.append(OutputDifference(error=distance(original, folded), noise=max(noises)))
     return max(differences, key=lambda difference: difference.excess)
 
 

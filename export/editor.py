@@ -52,6 +52,8 @@ class Editor:
         result = node.outputs[0]
         if result.is_graph_output() or source.shape is None:
             source.shape = result.shape  # an output keeps its declared shape, with the names of its axes
+        if source.type is None:
+            source.type = result.type
         result.replace_all_uses_with(source, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
 

@@ -55,6 +55,8 @@ class BundleError(InputError):
 class FoldError(CheckError):
     """The folded graph is not valid: a fault of the fold, caught before anything is written."""
 
+    exit_code = 70
+
     def __init__(self, problem: str) -> None:
         super().__init__(f"The folded graph is not valid, nothing was written; please report this: {problem}")
         self.problem = problem

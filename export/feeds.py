@@ -22,8 +22,11 @@ FREE_SIZES = (32, 96, 224)
 """Sizes tried for every other free axis; deep networks need more than the first."""
 
 
-def random_feeds(inputs: Sequence[Port], free_size: int, seed: int) -> Feeds:
+def random_feeds(inputs: Sequence[Port], free_size: int, seed: int, spread: int = 0) -> Feeds:
     """Make one tensor for each input.
+
+    Free axes behind the first have `free_size`; with `spread` each has that much more than the one before. Those of one
+    name agree.
 
     Floats are standard normal; 8-bit integers take every value; wider integers are 0 or 1, since they may be indices
     into a table of unknown length.
@@ -32,7 +35,11 @@ def random_feeds(inputs: Sequence[Port], free_size: int, seed: int) -> Feeds:
         FeedError: an input's dtype has no numbers, such as text.
     """
     rng = np.random.default_rng(seed)
-    return {port.name: _random_tensor(port, free_size, rng) for port in inputs}
+    names = dict.fromkeys(
+        _axis_name(port, axis) for port in inputs for axis, size in enumerate(port.shape) if not isinstance(size, int)
+    )
+    sizes = {name: free_size + spread * (place + 1) for place, name in enumerate(names)}
+    return {port.name: _random_tensor(port, sizes, rng) for port in inputs}
 
 
 def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
@@ -78,9 +85,16 @@ def next_float(array: Tensor, rng: np.random.Generator) -> Tensor:
     return moved
 
 
-def _random_tensor(port: Port, free_size: int, rng: np.random.Generator) -> Tensor:
+def _axis_name(port: Port, axis: int) -> str:
+    """Return the name of a free axis; one without a name is like no other."""
+    size = port.shape[axis]
+    return size if isinstance(size, str) else f"{port.name}/{axis}"
+
+
+def _random_tensor(port: Port, sizes: dict[str, int], rng: np.random.Generator) -> Tensor:
     shape = [
-        size if isinstance(size, int) else ROWS if axis == 0 else free_size for axis, size in enumerate(port.shape)
+        size if isinstance(size, int) else sizes[_axis_name(port, axis)] if axis else ROWS
+        for axis, size in enumerate(port.shape)
     ]
     if port.dtype in FLOATS:
         return rng.standard_normal(shape).astype(port.dtype.numpy())

@@ -60,7 +60,9 @@ def fold(
     """
     common_passes.InlinePass()(model)
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
-    compute_constants(model)
+    infer_shapes(model, afresh=True)
+    while compute_constants(model) and infer_shapes(model):
+        pass
     report = FoldReport()
     for node, label in zip(nodes, labels := _labels(nodes), strict=True):
         read = read_batchnorm(node, opset_of(node))
@@ -166,7 +168,9 @@ class _Pass:
         index, affine = target
         if affine.is_identity and self._bypass(node, index):
             return True
-        back = self._planner.back(node, affine, index)
+        back: Plan | Refusal = self._planner.back(node, affine, index)
+        if isinstance(back, Plan):
+            back = back.overflow() or back
         if isinstance(back, Plan):
             self._forget_carriers(node, back)
             carrier = fold_back(node, index, back, self._editor)
@@ -175,9 +179,11 @@ class _Pass:
             return self._note(node, Outcome.FOLDED_BACK, back)
         if not is_batchnorm(node) and scales_a_normalised_value(node):
             return False
-        forward = self._planner.forward(node, affine)
+        forward: Plan | Refusal = self._planner.forward(node, affine)
         if isinstance(forward, Plan) and not forward.pays(node):
             forward = Refusal("cost", "what its readers would take up is larger than what it moves", node)
+        if isinstance(forward, Plan):
+            forward = forward.overflow() or forward
         if isinstance(forward, Plan):
             self._forget_carriers(node, forward)
             fold_forward(node, index, forward, self._editor)

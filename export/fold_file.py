@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from export.errors import ModelFileError
+from export.errors import FoldError, ModelFileError, WriteError
 from export.fold import fold
-from export.onnx_file import external_tensors, load_model, save_model
+from export.onnx_file import external_tensors, load_model, require_consistent, save_model
 from export.pixels import FromPixels
 from export.progress import Say, silent
 from export.report import FoldReport
@@ -50,11 +50,17 @@ def fold_file(
         VerificationError: the folded model differs; the target is as it was.
         WriteError: the target cannot be written.
     """
+    if not target.name or target.is_dir():
+        raise WriteError(target, "it is a folder")
     say("reading the model")
     model = load_model(source)
     say("folding")
     _refuse_lost_weights(source, target, model)
-    report = fold(model, merging=merging, pixels=pixels)
+    try:
+        report = fold(model, merging=merging, pixels=pixels)
+    except FoldError:
+        require_consistent(source)
+        raise
     with staged(target) as path:
         save_model(model, path)
         verification = None

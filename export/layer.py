@@ -32,15 +32,8 @@ class Layer:
         bias: tuple[tuple[int, ...], Callable[[], Array]] | None,
         attributes: Mapping[str, float] | None = None,
         op_type: str | None = None,
-    ) -> Step | Refusal:
-        """Return the step that gives the node another weight, of the same shape, and another bias of a given shape.
-
-        float16 reaches no further than 65504, so there the new weight is computed at once, to see whether it fits.
-        """
-        if self.dtype == ir.DataType.FLOAT16:
-            with np.errstate(over="ignore"):
-                if not np.isfinite(weight().astype(np.float16)).all():
-                    return Refusal("overflow", "its weight would not fit float16", self.node)
+    ) -> Step:
+        """Return the step that gives the node another weight, of the same shape, and another bias of a given shape."""
         constants = {1: Derived(self._name(1, "weight"), self.weight_shape, self.dtype, weight)}
         if bias is not None:
             constants[2] = Derived(self._name(2, "bias"), bias[0], self.dtype, bias[1])

@@ -178,8 +178,11 @@ def _merge(bucket: Sequence[Leaf], editor: Editor) -> bool:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     bias_name = bias.name if bias is not None and bias.name else f"{node_label(node)}.bias"
     name = weight.name if weight is not None and weight.name else f"{node_label(node)}.weight"
-    editor.put_constant(node, 1, Derived(name, shape, dtype, kernel.weight))
-    editor.put_constant(node, 2, Derived(bias_name, (kernel.outputs,), dtype, kernel.bias))
+    constants = Derived(name, shape, dtype, kernel.weight), Derived(bias_name, (kernel.outputs,), dtype, kernel.bias)
+    if not all(constant.fits for constant in constants):
+        return False
+    for index, constant in enumerate(constants, start=1):
+        editor.put_constant(node, index, constant)
     for key, numbers in (
         ("kernel_shape", kernel.size),
         ("dilations", kernel.dilations),
@@ -198,10 +201,15 @@ def _write_batchnorm(node: ir.Node, kernel: Kernel, editor: Editor) -> bool:
         return False
     gain = kernel.weight().reshape(-1)
     values = gain * np.sqrt(own.running_var + own.epsilon), kernel.bias() + gain * own.running_mean
+    constants = []
     for index, array in zip((1, 2), values, strict=True):
         value = node.inputs[index]
         name = value.name if value is not None and value.name else f"{node_label(node)}.{index}"
-        editor.put_constant(node, index, Derived(name, array.shape, constant_dtype(value), _constant(array)))
+        constants.append(Derived(name, array.shape, constant_dtype(value), _constant(array)))
+    if not all(constant.fits for constant in constants):
+        return False
+    for index, constant in enumerate(constants, start=1):
+        editor.put_constant(node, index, constant)
     return True
 
 
@@ -222,6 +230,8 @@ def _rebuild(root: ir.Node, tree: list[ir.Node], leaves: list[Leaf], merged: lis
         value, name = summands[0][0], result.name
         if result.is_graph_output() or value.shape is None:
             value.shape = result.shape
+        if value.type is None:
+            value.type = result.type
         result.replace_all_uses_with(value, replace_graph_outputs=True)
         value.name = name
         used: list[ir.Node] = []

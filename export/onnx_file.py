@@ -90,6 +90,18 @@ def check_result(model: ir.Model) -> None:
         raise FoldError(_innermost(error)) from None
 
 
+def require_consistent(path: Path) -> None:
+    """Check that what a file says of its own values agrees with what its nodes give.
+
+    Raises:
+        ModelFileError: it does not; then a fold of it cannot either.
+    """
+    try:
+        onnx.shape_inference.infer_shapes(without_weights(load_model(path)), check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelFileError(path, f"contradicts itself: {_innermost(error)}") from None
+
+
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Return the weights of a loaded model that are kept in other files."""
     tensors = [value.const_value for value in model.graph.initializers.values()]

@@ -22,7 +22,7 @@ from export.editor import Editor
 from export.elementwise import read_elementwise
 from export.errors import PixelError
 from export.runner import Tensor
-from export.shapes import sizes_of
+from export.shapes import Sizes, sizes_of
 
 FULL = 255.0
 """The pixel of full intensity."""
@@ -100,12 +100,14 @@ def take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> Pi
     if len(inputs) != 1:
         raise PixelError(f"A model that takes pixels has one input; this one has {[value.name for value in inputs]}.")
     value, sizes = inputs[0], sizes_of(inputs[0])
-    if value.dtype not in FLOATS or sizes is None or len(sizes) < 3 or value.is_graph_output():
+    if value.dtype == ir.DataType.UINT8:
+        raise PixelError(f"The input {value.name!r} takes 8-bit pixels already.")
+    if value.dtype not in FLOATS or sizes is None or len(sizes) < 3:
         raise PixelError(f"The input {value.name!r} is no picture of floats, so it cannot take pixels instead.")
-    if preprocessing is not None and sizes[1] not in (preprocessing.channels, None) and isinstance(sizes[1], int):
-        raise PixelError(
-            f"The card's pictures have {preprocessing.channels} channels; the input {value.name!r} has {sizes[1]}."
-        )
+    if value.is_graph_output() or not value.uses():
+        raise PixelError(f"The input {value.name!r} is read by nothing, or is an output too: its type must stay.")
+    if preprocessing is not None:
+        _check_layout(value, sizes, preprocessing.channels)
     pixels, editor = Pixels.of(preprocessing), Editor(model.graph)
     own = _own_arithmetic(value)
     if preprocessing is None and not own:
@@ -115,6 +117,16 @@ def take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> Pi
         )
     front = _front(value, pixels if preprocessing is not None else None, editor)
     return PixelInput(value.name or "", pixels, (*front, *own))
+
+
+def _check_layout(value: ir.Value, sizes: Sizes, channels: int) -> None:
+    """Check that an input is (rows, channels, height, width), as the card's pictures are."""
+    given = f"the input {value.name!r} is {list(sizes)}"
+    named = f"The card's pictures have {channels} channels, on axis 1 of four; {given}"
+    if len(sizes) != 4 or (isinstance(sizes[1], int) and sizes[1] != channels):
+        raise PixelError(f"{named}.")
+    if not isinstance(sizes[1], int) and sizes[3] == channels:
+        raise PixelError(f"{named}, with the channels last.")
 
 
 def _own_arithmetic(value: ir.Value) -> list[ir.Node]:

@@ -62,6 +62,14 @@ class Plan:
     changes: list[Change] = field(default_factory=list)
     path: list[ir.Node] = field(default_factory=list)
 
+    def overflow(self) -> Refusal | None:
+        """Return a refusal if a constant that it makes does not fit float16."""
+        for change in self.changes:
+            for derived in change.made:
+                if not derived.fits:
+                    return Refusal("overflow", f"{derived.name!r} would not fit float16", change.node)
+        return None
+
     def pays(self, node: ir.Node) -> bool:
         """Whether the network is no slower without a node, and with the constants as the plan changes them."""
         return pays(Cost(1, 0, moved_by(node)), Cost(0, 0, sum(change.growth for change in self.changes)))

@@ -12,7 +12,7 @@ from export.runner import Feeds, Runner, Tensor
 
 
 def rows_are_independent(
-    runner: Runner, feeds: Feeds, together: dict[str, Tensor], moved: Sequence[dict[str, Tensor]]
+    runner: Runner, feeds: Feeds, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
 ) -> bool:
     """Run each row alone, and compare with the rows run together.
 
@@ -20,7 +20,7 @@ def rows_are_independent(
         runner: the model.
         feeds: of several rows, if its first axis is free.
         together: what the model gave for them.
-        moved: what it gave for them moved a little, in several ways: its noise.
+        moved: what it gave for them moved a little, in groups of ways: its noise.
 
     Returns:
         False also where the first axis is fixed, or not an axis of every input and output.
@@ -37,6 +37,6 @@ def rows_are_independent(
         return False
     for name, tensor in together.items():
         joined = np.concatenate([result[name] for result in alone])
-        if not measure([tensor], [joined], [[run[name] for run in moved]]).passes:
+        if not measure([tensor], [joined], [[[run[name] for run in group] for group in moved]]).passes:
             return False
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,8 +16,11 @@ import onnx_ir as ir
 
 from contract.errors import SetupError
 from contract.runtime import require_onnxruntime
+from export.constants import FLOATS
 from export.errors import ModelFileError
 from export.onnx_file import IR_VERSION_IN_FILE, load_model, save_model
+
+_QUANTISING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 Tensor = npt.NDArray[Any]
 Feeds = Mapping[str, Tensor]
@@ -58,6 +61,7 @@ class Runner:
         self.path = path
         self.inputs = [_port(path, value) for value in model.graph.inputs if not value.is_initializer()]
         self.outputs = [_port(path, value) for value in model.graph.outputs]
+        self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.engine, self._run = _start(path, model, engine)
 
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
@@ -72,6 +76,16 @@ class Runner:
         except Exception as error:  # noqa: BLE001 -- as above
             raise ModelFileError(self.path, f"failed to run: {_one_line(error)}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+
+def _rounds_at_once(model: ir.Model, inputs: Sequence[Port]) -> bool:
+    """Whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
+    if not all(port.dtype.is_floating_point() for port in inputs):
+        return True
+    widest = max((port.dtype.bitwidth for port in inputs), default=0)
+    weights = [value.dtype for value in model.graph.initializers.values()]
+    narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in weights if dtype is not None)
+    return narrower or any(node.op_type in _QUANTISING for node in model.graph.all_nodes())
 
 
 def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any]:

@@ -39,7 +39,7 @@ def merge_sequences(editor: Editor) -> list[tuple[ir.Node, ir.Node]]:
         if first is None or not _is_pair(first, second):
             continue
         change = _product(first, second)
-        if change is not None:
+        if change is not None and all(derived.fits for derived in change.made):
             source = first.inputs[0]
             change.apply(editor)
             second.replace_input_with(0, source)

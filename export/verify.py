@@ -6,7 +6,7 @@ How far two outputs may differ, and what noise is, stands in `export.difference`
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from export.feeds import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds,
 from export.onnx_file import load_model, save_model
 from export.pixels import FromPixels, Pixels
 from export.rows import rows_are_independent
-from export.runner import Engine, Feeds, Runner, Tensor
+from export.runner import Engine, Feeds, Port, Runner, Tensor
 
 SEEDS = 4
 """Random inputs."""
@@ -83,7 +83,7 @@ def verify(
     second = Runner(folded, first.engine)
     standardise = partial(_standardise, first, pixels) if pixels is not None else _as_they_are
     _require_same_ports(first, second, takes_pixels=pixels is not None)
-    all_feeds = _make_feeds(second, inputs, seeds)
+    all_feeds = _make_feeds(second.inputs, inputs, seeds, lambda feeds: first.run(standardise(feeds)))
     originals = [standardise(feeds) for feeds in all_feeds]
     with tempfile.TemporaryDirectory() as folder:
         moved_runs = _moved_runs(first, Path(folder))
@@ -91,39 +91,53 @@ def verify(
         for index, (feeds, folded_feeds) in enumerate(zip(originals, all_feeds, strict=True), start=1):
             wanted.append(first.run(feeds))
             got.append(second.run(folded_feeds))
-            moved.append([run(feeds) for run in moved_runs])
+            moved.append([[run(feeds) for run in group] for group in moved_runs])
             if progress is not None:
                 progress(index, len(all_feeds))
     outputs = {
         name: measure(
-            [run[name] for run in wanted], [run[name] for run in got], [[run[name] for run in runs] for runs in moved]
+            [run[name] for run in wanted],
+            [run[name] for run in got],
+            [[[run[name] for run in group] for group in groups] for groups in moved],
         )
         for name in (port.name for port in first.outputs)
     }
     return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], moved[0]), first.engine)
 
 
-def _make_feeds(runner: Runner, inputs: Path | None, seeds: int) -> list[Feeds]:
-    """Return the feeds of a file, or random ones of the smallest free size that the model runs with."""
+def _make_feeds(ports: Sequence[Port], inputs: Path | None, seeds: int, run: Callable[[Feeds], object]) -> list[Feeds]:
+    """Return the feeds of a file, or random ones of sizes that the original runs with.
+
+    Free axes get the smallest size that works in one half of the feeds, and larger ones, different from each other, in
+    the other half if they work too: what holds for one size alone is no equality.
+    """
     if inputs is not None:
-        return [read_feeds(inputs, runner.inputs)]
+        return [read_feeds(inputs, ports)]
     for free_size in FREE_SIZES:
-        feeds = [random_feeds(runner.inputs, free_size, seed) for seed in range(seeds)]
         try:
-            runner.run(feeds[0])
-        except ModelFileError:
+            run(random_feeds(ports, free_size, seed=0))
+        except ModelFileError as error:
             if free_size == FREE_SIZES[-1]:
-                raise
+                text = f"{error.problem} (on random inputs; give some that suit it with --inputs)"
+                raise ModelFileError(error.path, text) from None
         else:
             break
-    return feeds
+    spread = free_size
+    try:
+        run(random_feeds(ports, free_size, seed=0, spread=spread))
+    except ModelFileError:
+        spread = 0
+    return [random_feeds(ports, free_size, seed, spread * (seed % 2)) for seed in range(seeds)]
 
 
-def _moved_runs(runner: Runner, folder: Path) -> list[Callable[[Feeds], dict[str, Tensor]]]:
-    """Return functions that run the model a little moved: its float inputs, or without any, its float weights."""
+def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Feeds], dict[str, Tensor]]]]:
+    """Return functions that run the model a little moved: its float inputs, its float weights if need be, or both."""
+    groups: list[list[Callable[[Feeds], dict[str, Tensor]]]] = []
     if any(port.dtype.is_floating_point() for port in runner.inputs):
-        return [partial(_run_moved, runner, seed=seed) for seed in range(MOVES)]
-    return [_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)]
+        groups.append([partial(_run_moved, runner, seed=seed) for seed in range(MOVES)])
+    if not groups or runner.rounds_at_once:
+        groups.append([_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)])
+    return groups
 
 
 def _run_moved(runner: Runner, feeds: Feeds, seed: int) -> dict[str, Tensor]:
@@ -149,7 +163,11 @@ def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> No
         if what == "inputs" and takes_pixels:
             ours = {name: (ir.DataType.UINT8.name, rank) for name, (_, rank) in ours.items()}
         if ours != theirs:
-            raise ModelFileError(second.path, f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.")
+            hint = (
+                " If it takes pixels, give the card with --card." if "UINT8" in str(theirs) and not takes_pixels else ""
+            )
+            text = f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.{hint}"
+            raise ModelFileError(second.path, text)
 
 
 def _standardise(runner: Runner, pixels: FromPixels, feeds: Feeds) -> Feeds:

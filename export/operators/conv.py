@@ -68,7 +68,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         weight=lambda: layer.weight() * gain.reshape(*gain.shape, *(1 for _ in kernel)),
         bias=((outputs,), bias) if missing[0].has_offset and not padded else None,
     )
-    return step if isinstance(step, Refusal) or not padded else _with_map(step, node, layer, offset)
+    return _with_map(step, node, layer, offset) if padded else step
 
 
 def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Refusal:

@@ -113,6 +113,8 @@ def _pull_activations(node: ir.Node, affine: Affine) -> Step | Refusal:
     An offset along the columns, A (g * B + h) = g * (A B) + h, needs rows of A that add up to one, as Softmax makes;
     likewise for rows and columns exchanged.
     """
+    if not _are_matrices(node):
+        return not_per_channel(node)
     for index in (1, 0):
         if not affine.varies_along([_contracted_axis(index)]) and fits(affine, node.inputs[index]):
             if affine.has_offset and not _adds_up_to_one(node, 1 - index):
@@ -126,11 +128,20 @@ def _push_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Re
     if len(missing) > 1:
         return Refusal("product", "both of its factors would lack an affine", node)
     ((index, affine),) = missing.items()
-    if affine.rank != rank_of(node.outputs[0]) or affine.varies_along([_contracted_axis(index)]):
+    if (
+        not _are_matrices(node)
+        or affine.rank != rank_of(node.outputs[0])
+        or affine.varies_along([_contracted_axis(index)])
+    ):
         return not_per_channel(node)
     if affine.has_offset and not _adds_up_to_one(node, 1 - index):
         return Refusal("no-bias", "it multiplies two activations, and the sums of one are not one", node)
     return Step(pushes={0: affine})
+
+
+def _are_matrices(node: ir.Node) -> bool:
+    """Whether both factors have rows and columns; a vector loses its axis in the product."""
+    return all((rank_of(value) or 0) >= 2 for value in node.inputs)
 
 
 def _contracted_axis(index: int) -> int:

@@ -12,7 +12,7 @@ from export.change import Rewrite
 from export.constants import Derived, constant_dtype, constant_shape, exact, is_constant
 from export.plan import Step
 from export.refusal import Refusal, node_label
-from export.shapes import broadcasts_into, fits, sizes_of
+from export.shapes import broadcasts_into, fits, rank_of, sizes_of
 
 
 def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
@@ -102,7 +102,10 @@ def _push_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Re
         return Refusal("product-offset", "it multiplies two activations, of which one lacks an offset", node)
     if node.op_type == "Div" and 1 in missing:
         return Refusal("reciprocal", "it divides by the value", node)
-    gain: Array = np.ones([1] * max(affine.rank for affine in missing.values()))
+    rank = rank_of(node.outputs[0])
+    if rank is None or any(affine.rank != rank for affine in missing.values()):
+        return Refusal("two-branches", "its factors differ in rank, or their shapes are not known", node)
+    gain: Array = np.ones([1] * rank)
     for affine in missing.values():
         gain = gain * affine.gain
     return Step(pushes={0: Affine(gain, np.zeros([1] * gain.ndim))})

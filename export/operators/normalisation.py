@@ -15,6 +15,8 @@ from export.refusal import Refusal
 
 def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     """Absorb: scale' = g * scale, shift' = g * shift + h."""
+    if set(wanted) != {0}:
+        return Refusal("operator", "its statistics are read too, and carry no affine", node)
     layer = read_layer(node)
     if isinstance(layer, Refusal):
         return layer

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from export.affine import Affine
+from export.constants import constant_tensor
 from export.plan import Step
 from export.refusal import Refusal
 from export.shapes import fits, sizes_of, unknown_shape
@@ -30,6 +31,18 @@ def _refuse(node: ir.Node, affine: Affine) -> Refusal | None:
     before, after = sizes_of(node.inputs[0]), sizes_of(node.outputs[0])
     if before is None or after is None:
         return unknown_shape(node)
-    if not fits(affine, node.inputs[0]) or not fits(affine, node.outputs[0]):
+    if not fits(affine, node.inputs[0]) or not fits(affine, node.outputs[0]) or not _keeps(node, affine):
         return Refusal("resized-axis", "the affine varies along an axis that it resizes", node)
     return None
+
+
+def _keeps(node: ir.Node, affine: Affine) -> bool:
+    """Whether the axes along which the affine varies are scaled by exactly 1: another scale may keep a size and mix."""
+    sizes = len(node.inputs) > 3 and node.inputs[3] is not None
+    given = node.attributes.get_floats("scales", ())
+    value = None if sizes or given else node.inputs[2 if len(node.inputs) > 2 else 1]
+    tensor = constant_tensor(value)
+    scales = [*given] if given or tensor is None else [float(scale) for scale in tensor.numpy()]
+    axes = [axis % affine.rank for axis in node.attributes.get_ints("axes", tuple(range(affine.rank)))]
+    by_axis = dict(zip(axes, scales, strict=False))
+    return not affine.varies_along([axis for axis, scale in by_axis.items() if scale != 1])

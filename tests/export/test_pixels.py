@@ -161,7 +161,10 @@ def test_without_pixels_the_two_have_different_inputs(tmp_path: Path) -> None:
     ("shapes", "preprocessing", "message"),
     [
         ({"x": ["n", 3, 6, 6]}, None, "Nothing says how pixels become the input 'x'"),
-        ({"x": ["n", 4, 6, 6]}, CARD, "The card's pictures have 3 channels; the input 'x' has 4"),
+        ({"x": ["n", 4, 6, 6]}, CARD, "3 channels, on axis 1 of four; the input 'x' is ['n', 4, 6, 6]"),
+        ({"x": ["n", 6, 6, 3]}, CARD, "3 channels, on axis 1 of four"),
+        ({"x": ["n", "h", "w", 3]}, CARD, "with the channels last"),
+        ({"x": ["n", 3, 6, 6, 6]}, CARD, "3 channels, on axis 1 of four"),
         ({"x": ["n", 3]}, CARD, "'x' is no picture of floats"),
         ({"x": ["n", 3, 6, 6], "z": ["n", 3, 6, 6]}, CARD, "one input; this one has ['x', 'z']"),
     ],

@@ -275,7 +275,7 @@ def test_damaged_archives_are_named(pair: Any, tmp_path: Path) -> None:
 def test_noise_without_bound_proves_nothing() -> None:
     wanted = [np.array([0.0, 1.0])]
 
-    difference = measure(wanted, wanted, [[np.array([0.0])] * 4])
+    difference = measure(wanted, wanted, [[[np.array([0.0])] * 4]])
 
     assert difference.noise == float("inf")
     assert not difference.passes
@@ -284,14 +284,14 @@ def test_noise_without_bound_proves_nothing() -> None:
 def test_an_output_that_is_never_finite_proves_nothing() -> None:
     wanted = [np.array([np.nan, np.inf])]
 
-    assert not measure(wanted, wanted, [wanted]).passes
+    assert not measure(wanted, wanted, [[wanted]]).passes
 
 
 def test_one_unit_in_the_last_place_of_a_nearly_constant_output_is_allowed() -> None:
     wanted = [np.array([1.18, 1.18001], np.float32)]
     got = [np.nextafter(wanted[0], np.float32(2))]
 
-    assert measure(wanted, got, [wanted]).passes
+    assert measure(wanted, got, [[wanted]]).passes
 
 
 def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_the_measure_is_relative_to_the_range_and_takes_median_noise() -> None:
     wanted, got = np.array([0.0, 10.0]), np.array([0.0, 10.5])
     moved = [np.array([0.0, 10.1]), np.array([0.2, 10.0]), np.array([9.0, 10.0])]
 
-    difference = measure([wanted], [got], [moved])
+    difference = measure([wanted], [got], [[moved]])
 
     assert difference.error == pytest.approx(0.05)
     assert difference.noise == pytest.approx(0.02)
@@ -332,7 +332,7 @@ def test_each_input_is_allowed_its_own_noise(calm_error: float, wild_error: floa
     """A network may be calm at one input and chaotic at another: neither lends the other its allowance."""
     wanted = [np.array([0.0, 10.0])] * 2
     got = [np.array([0.0, 10.0 + calm_error]), np.array([0.0, 10.0 + wild_error])]
-    moved = [[np.array([0.0, 10.0 + 1e-5])] * 4, [np.array([0.0, 10.3])] * 4]
+    moved = [[[np.array([0.0, 10.0 + 1e-5])] * 4], [[np.array([0.0, 10.3])] * 4]]
 
     difference = measure(wanted, got, moved)
 
@@ -344,13 +344,13 @@ def test_each_input_is_allowed_its_own_noise(calm_error: float, wild_error: floa
 def test_what_cannot_be_compared_is_infinitely_far(got: np.ndarray) -> None:
     wanted = [np.array([0.5, 1.0])]
 
-    assert measure(wanted, [got], [wanted]).error == float("inf")
+    assert measure(wanted, [got], [[wanted]]).error == float("inf")
 
 
 def test_infinities_that_agree_are_equal() -> None:
     wanted = [np.array([-np.inf, 1.0, 2.0, np.nan])]
 
-    assert measure(wanted, wanted, [wanted]).error == 0
+    assert measure(wanted, wanted, [[wanted]]).error == 0
 
 
 def test_free_axes_get_several_rows() -> None:

@@ -31,9 +31,9 @@ def verify(
 ) -> None:
     """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
 
-    Noise is how far A's outputs move when its inputs move by one unit in the last place (or its weights, where that would
-    vanish in the first rounding). B may differ by 8 times that, plus 1e-6 of the output's range; if it differs by more,
-    the exit code is 1.
+    Noise is how far A's outputs move when its inputs move by one unit in the last place (or its weights, where that
+    would vanish in the first rounding). B may differ by 8 times that, plus 1e-6 of the output's range; if it differs by
+    more, the exit code is 1.
 
     Example: `normfold verify resnet50.onnx folded.onnx`
     """

@@ -17,7 +17,7 @@ from service.errors import BodyTooLargeError
 from service.http_errors import STATUS, describe_error, describe_fault, error_response, log_fault
 from service.infer import InferRoute
 from service.logs import REQUEST_ID
-from service.telemetry import Phases, Telemetry
+from service.telemetry import PHASES_KEY, Phases, Telemetry
 
 _CLIENT_LEFT = 499
 
@@ -43,6 +43,7 @@ class RequestMiddleware:
             if named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
                 await self._infer(scope, receive, send, headers, phases, *named)
             else:
+                scope[PHASES_KEY] = phases
                 await self._answer(scope, headers, receive, _noted(send, phases))
         except ClientDisconnect:
             phases.status = _CLIENT_LEFT

@@ -39,6 +39,10 @@ PHASES = ("decode", "queue", "wait", "run", "encode", "total")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
+PHASES_KEY = "normfold.phases"
+"""Key in the ASGI scope of a request's `Phases`."""
+
+
 class Histogram:
     """Counts by upper bound, and their sum."""
 
@@ -75,6 +79,7 @@ class ModelStats:
 
     def observe_run(self, rows: int, seconds: float) -> None:
         """Count one run of the network."""
+        self.rows += rows
         self.run_rows.observe(rows)
         self.run_seconds += seconds
         sums = self.batch_sizes.setdefault(rows, [0, 0.0])
@@ -158,7 +163,6 @@ class Telemetry:
             for histogram, seconds in zip(stats.phases, times, strict=True):
                 histogram.counts[bisect_left(SECONDS, seconds)] += 1
                 histogram.sum += seconds
-            stats.rows += job.weight
             stats.last_at = time()
         else:
             stats.failed_seconds += total

@@ -9,12 +9,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from service.engine import Model
 from service.errors import RequestError
 from service.predict import predict, rank_classes, read_instances, read_picture
 from service.repository import Repository
 from service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
 from service.routes.paths import add_model_route, find_model
 from service.settings import Settings
+from service.telemetry import PHASES_KEY, Phases
 from service.wire import parse_object
 from service.workers import Workers
 
@@ -39,7 +41,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         """
         body = await request.body()
         record = await workers.parse(len(body), parse_object, body)
-        model = find_model(request, repository)
+        model = _find(request, repository)
         instances = await workers.parse(len(body), read_instances, record, model.manifest)
         predictions = await predict(model, instances)
         return Response(await workers.call(_encode, predictions), media_type="application/json")
@@ -50,7 +52,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         EXIF rotation is applied; palettes, 16-bit grey and transparency are understood. The bytes decide, not the
         Content-Type.
         """
-        model = find_model(request, repository)
+        model = _find(request, repository)
         top = _read_top(request.query_params.get("top"))
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
@@ -60,7 +62,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         classes = rank_classes(prediction, model.manifest.card.labels or (), top)
         return JSONResponse({"model_name": model.name, "model_version": str(model.version), "classes": classes})
 
-    errors = (400, 404, 413, 500, 503)
+    errors = (400, 404, 413, 500, 503, 504)
     add_model_route(
         router,
         "/v1",
@@ -82,6 +84,14 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         extra={**picture_body(), "parameters": [_TOP_PARAMETER]},
     )
     return router
+
+
+def _find(request: Request, repository: Repository) -> Model:
+    """Return the model, and count the request as its."""
+    model = find_model(request, repository)
+    phases: Phases = request.scope[PHASES_KEY]
+    phases.model, phases.version = model.name, model.version
+    return model
 
 
 def _read_top(text: str | None) -> int:

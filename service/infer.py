@@ -28,6 +28,7 @@ from service.connection import CONNECTION, write_answer
 from service.engine import Model
 from service.errors import WireError
 from service.http_errors import describe_error
+from service.large_json import parse_large
 from service.repository import Repository
 from service.settings import Settings
 from service.telemetry import Phases
@@ -133,7 +134,7 @@ def _decode(body: memoryview, front: int | None, model: Model, phases: Phases) -
         if front > len(body):
             raise WireError(f"The JSON should have {front} bytes; the body has {len(body)}.")
         head, raw = body[:front], body[front:]
-    record = parse_object(head)
+    record = (parse_large(head) if len(head) > INLINE_BYTES else None) or parse_object(head)
     phases.identity = read_id(record)
     return decode_request(record, model.ports, raw)
 

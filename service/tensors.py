@@ -64,12 +64,27 @@ def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -
             does not hold.
     """
     flat, nested, kinds = _flatten(data, what)
-    if nested != tuple(shape):
-        if len(flat) != prod(shape):
-            raise WireError(f"{what} has {len(flat)} values where its shape {list(shape)} needs {prod(shape)}.")
-        if len(nested) != 1:
-            raise WireError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
+    _check_nesting(nested, len(flat), shape, what)
     return _to_array(flat, kinds, datatype, what).reshape(shape)
+
+
+def array_from_array(array: Array, shape: Sequence[int], what: str) -> Array:
+    """Give values that were read into an array, shaped as they were nested, the stated shape.
+
+    Raises:
+        WireError: as `array_from_data`.
+    """
+    _check_nesting(array.shape, array.size, shape, what)
+    return array.reshape(shape)
+
+
+def _check_nesting(nested: tuple[int, ...], count: int, shape: Sequence[int], what: str) -> None:
+    if nested == tuple(shape):
+        return
+    if count != prod(shape):
+        raise WireError(f"{what} has {count} values where its shape {list(shape)} needs {prod(shape)}.")
+    if len(nested) != 1:
+        raise WireError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
 
 
 def writable(array: Array, output: str) -> Any:

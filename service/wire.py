@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import orjson
 
 from contract.manifest import TensorSpec
 from service.errors import WireError
 from service.raw import array_from_bytes
-from service.tensors import DTYPES, Array, array_from_data
+from service.tensors import DTYPES, Array, array_from_array, array_from_data
 
 _INTEGERS = frozenset({int})
 
@@ -183,9 +184,12 @@ def _read_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     shape = _read_shape(entry, spec)
     if spec.datatype == "FP16":
         raise WireError(f"{what} is FP16, which the protocol has no JSON form for; send it as binary data.")
-    if not isinstance(entry.get("data"), list):
+    data = entry.get("data")
+    if isinstance(data, np.ndarray):
+        return array_from_array(data, shape, what)
+    if not isinstance(data, list):
         raise WireError(f"{what} has no list of data.")
-    return array_from_data(entry["data"], spec.datatype, shape, what)
+    return array_from_data(data, spec.datatype, shape, what)
 
 
 def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:

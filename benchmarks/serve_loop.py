@@ -1,0 +1,29 @@
+"""The bare loop that `make bench-serve` compares with: session.run on one row, again and again, one thread."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.latency import session_of
+
+
+def main() -> None:
+    """Print the runs a second of a model, over so many seconds."""
+    session, seconds = session_of(Path(sys.argv[1])), float(sys.argv[2])
+    (port,) = session.get_inputs()
+    row = np.random.default_rng(1).standard_normal([1, *port.shape[1:]]).astype(np.float32)
+    for _ in range(3):
+        session.run(None, {port.name: row})
+    runs, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds:
+        session.run(None, {port.name: row})
+        runs += 1
+    print(runs / passed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Large infer requests in JSON: simdjson reads numbers straight into arrays, in a third of the time of Python lists.
+
+Only what is surely right is taken: anything unusual (an error, uneven nesting, a number that does not fit) is left to
+the usual way, `service.wire.parse_object` and `service.tensors`, whose refusals say what is wrong.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import simdjson
+
+from service.tensors import DTYPES, Array
+
+_BUFFERS: dict[str, tuple[Literal["d", "i", "u"], Any]] = {
+    "f": ("d", np.float64),
+    "i": ("i", np.int64),
+    "u": ("u", np.uint64),
+}
+"""Kind of a dtype to simdjson's name of a buffer, and what is in it."""
+
+
+def parse_large(body: bytes | memoryview) -> dict[str, Any] | None:
+    """Parse an infer request, with the data of its inputs as arrays.
+
+    Returns:
+        The record, each `data` an array of its datatype, shaped as it was nested; None if the usual way must be taken.
+    """
+    try:
+        document = simdjson.Parser().parse(body)
+        if not isinstance(document, simdjson.Object):
+            return None
+        fields = _fields(document)
+        inputs = fields.pop("inputs", None)
+        if not isinstance(inputs, simdjson.Array):
+            return None
+        entries = [_entry(entry) for entry in inputs]
+    except (ValueError, TypeError, RuntimeError, OverflowError):
+        return None
+    if None in entries:
+        return None
+    record = {key: _plain(value) for key, value in fields.items()}
+    brackets = 1 + sum(map(_lists, entries)) + _lists(record)
+    return record | {"inputs": entries} if bytes(body).count(b"[") == brackets else None
+
+
+def _entry(entry: Any) -> dict[str, Any] | None:
+    """Return an input with its data as an array; None if they are not surely right."""
+    if not isinstance(entry, simdjson.Object):
+        return None
+    values = _fields(entry)
+    data = values.pop("data", None)
+    fields = {key: _plain(value) for key, value in values.items()}
+    dtype = DTYPES.get(str(fields.get("datatype")))
+    if dtype is None or dtype.kind not in _BUFFERS or dtype == np.float16 or not isinstance(data, simdjson.Array):
+        return None
+    shape = _nesting(data)
+    name, held = _BUFFERS[dtype.kind]
+    numbers = np.frombuffer(data.as_buffer(of_type=name), held)
+    if shape is None or numbers.size != prod(shape):
+        return None
+    with np.errstate(over="ignore"):
+        array: Array = numbers.astype(dtype)
+    fits = np.isfinite(array).all() if dtype.kind == "f" else (array == numbers).all()
+    return fields | {"data": array.reshape(shape)} if fits else None
+
+
+def _fields(document: Any) -> dict[str, Any]:
+    """Return an object's values, unread.
+
+    Raises:
+        ValueError: a key stands twice, of which simdjson would give the first and the usual way gives the last.
+    """
+    keys = list(document.keys())
+    if len(set(keys)) < len(keys):
+        raise ValueError("a key stands twice")
+    return {key: document[key] for key in keys}
+
+
+def _plain(value: Any) -> Any:
+    """Return Python's own lists and dictionaries."""
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    return value.as_list() if isinstance(value, simdjson.Array) else value
+
+
+def _nesting(data: Any) -> tuple[int, ...] | None:
+    """Return how evenly nested arrays are laid out; None if they are not. The innermost are not looked into."""
+    shape, inner = [len(data)], data
+    while len(inner) and isinstance(inner[0], simdjson.Array):
+        inner = inner[0]
+        shape.append(len(inner))
+    return tuple(shape) if _is_even(data, shape) else None
+
+
+def _is_even(data: Any, shape: list[int]) -> bool:
+    if len(data) != shape[0]:
+        return False
+    if len(shape) == 1:
+        return True
+    return all(isinstance(inner, simdjson.Array) and _is_even(inner, shape[1:]) for inner in data)
+
+
+def _lists(value: Any) -> int:
+    """Return the number of opening brackets that a value was written with."""
+    if isinstance(value, dict):
+        return sum(map(_lists, value.values()))
+    if isinstance(value, list):
+        return 1 + sum(map(_lists, value))
+    if isinstance(value, np.ndarray):
+        return sum(prod(value.shape[:axis]) for axis in range(value.ndim))
+    return value.count("[") if isinstance(value, str) else 0

@@ -7,8 +7,9 @@ import zlib
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
+from service.connection import read_pieces
 from service.errors import BodyTooLargeError, WireError
 
 SMALLEST_COMPRESSED = 1024
@@ -35,10 +36,11 @@ def check_declared(headers: Headers, limit: int) -> None:
         raise BodyTooLargeError(limit)
 
 
-async def read_body(receive: Receive, limit: int, front: int = 0) -> memoryview:
+async def read_body(scope: Scope, receive: Receive, limit: int, front: int = 0) -> memoryview:
     """Read a request's body.
 
     Args:
+        scope: ASGI's.
         receive: ASGI's.
         limit: in bytes.
         front: bytes of JSON at the front; the body is laid so that what follows them is aligned as numbers should be.
@@ -47,25 +49,26 @@ async def read_body(receive: Receive, limit: int, front: int = 0) -> memoryview:
         BodyTooLargeError: more than the limit has come; the rest is not read.
         ClientDisconnect: the client left before the end.
     """
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    size, padding = len(body), -front % _ALIGNMENT
-    if size > limit:
+    pieces = await read_pieces(scope, limit)
+    if pieces is None:
+        pieces = await _receive_pieces(receive, limit)
+    padding = -front % _ALIGNMENT
+    body = pieces[0] if len(pieces) == 1 and not padding else b"".join([bytes(padding), *pieces])
+    if len(body) - padding > limit:
         raise BodyTooLargeError(limit)
-    if message.get("more_body", False):
-        chunks = [bytes(padding), body]
-        while message.get("more_body", False):
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise BodyTooLargeError(limit)
-        body = b"".join(chunks)
-    elif padding:
-        body = bytes(padding) + body
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
     return memoryview(body)[padding:]
+
+
+async def _receive_pieces(receive: Receive, limit: int) -> list[bytes]:
+    pieces, size, more = [], 0, True
+    while more and size <= limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        more = message.get("more_body", False)
+    return pieces
 
 
 async def drain(receive: Receive) -> None:

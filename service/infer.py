@@ -79,7 +79,7 @@ class InferRoute:
             check_declared(headers, self._limit)
             front = _read_front(headers)
             read = True
-            body = await read_body(receive, self._limit, front or 0)
+            body = await read_body(scope, receive, self._limit, front or 0)
             phases.received = perf_counter()
             if b"content-encoding" in headers:
                 encoding = headers[b"content-encoding"]
@@ -100,7 +100,7 @@ class InferRoute:
                 )
         except NormfoldError as error:
             if not read:
-                phases.identity = await _find_identity(receive, headers)
+                phases.identity = await _find_identity(scope, receive, headers)
             phases.status, text, extra = describe_error(error, phases.identity)
             await _send_error(send, receive, text, extra, phases)
             return
@@ -139,13 +139,13 @@ def _decode(body: memoryview, front: int | None, model: Model, phases: Phases) -
     return decode_request(record, model.ports, raw)
 
 
-async def _find_identity(receive: Receive, headers: Headers) -> str | None:
+async def _find_identity(scope: Scope, receive: Receive, headers: Headers) -> str | None:
     """Return the id in the body of a request that is refused before it is read; a long body is left alone."""
     declared = headers.get(b"content-length", b"")
     if not declared.isdigit() or not 0 < int(declared[:20]) <= INLINE_BYTES or b"content-encoding" in headers:
         return None
     with suppress(WireError):
-        body = await read_body(receive, INLINE_BYTES)
+        body = await read_body(scope, receive, INLINE_BYTES)
         return read_id(parse_object(body[: _read_front(headers)]))
     return None
 

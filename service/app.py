@@ -25,6 +25,7 @@ from service.routes.health import health_routes
 from service.routes.infer import infer_routes
 from service.routes.models import model_routes
 from service.routes.predict import predict_routes
+from service.routes.repository import repository_routes
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -58,11 +59,12 @@ class _App(FastAPI):
 
 
 async def _load(repository: Repository) -> None:
-    """Load the models; then spare the garbage collector what stays: a full collection would stall every request."""
+    """Load the models, and spare the garbage collector what stays: a full collection would stall every request."""
     await repository.load()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
+    await repository.watch()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -85,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
+        await repository.close()
         workers.close()
         if isinstance(access_log, FileLines):
             access_log.close()
@@ -106,6 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
         statistics_routes(repository, telemetry, Metrics(telemetry, repository, settings.triton_metrics))
     )
     app.include_router(model_routes(repository))
+    app.include_router(repository_routes(repository))
     app.include_router(health_routes(repository))
 
     @app.get("/", include_in_schema=False)

@@ -178,7 +178,10 @@ class Batcher:
 
         Raises:
             QueueFullError: no room.
+            UnloadedError: the model was unloaded.
         """
+        if self._closed:
+            raise UnloadedError
         self.refuse_if_full(job.weight)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()  # asks the kernel for the process's number each time

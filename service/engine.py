@@ -31,14 +31,33 @@ class Timeouts:
         return perf_counter() + (self.usual_s if wish_s is None else min(wish_s, self.longest_s))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Model:
-    """A version of a model that is loaded, warmed and can answer."""
+    """A version of a model that is loaded, warmed and can answer.
+
+    Attributes:
+        in_use: requests that were given this version and are not answered yet; it is not closed under them.
+    """
 
     manifest: Manifest
     session: Session
     batcher: Batcher
     timeouts: Timeouts = Timeouts()
+    in_use: int = 0
+
+    def __enter__(self) -> Model:
+        """Begin to use it."""
+        self.in_use += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End its use."""
+        self.in_use -= 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody needs it."""
+        return not self.in_use and self.batcher.is_idle
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@
     │   │   ├── WireError               its body is not what the protocol or the model takes
     │   │   ├── UnsuitableModelError    the model cannot do what this route is for
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
+    │   │   ├── ControlError            loading and unloading is not for clients
     │   │   └── BodyTooLargeError
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
@@ -52,6 +53,16 @@ class UnknownModelError(RequestError):
         named = f"model {model!r}" if version is None else f"version {version!r} of model {model!r}"
         super().__init__(f"There is no {named}; GET /v1/models lists what there is.")
         self.model, self.version = model, version
+
+
+class ControlError(RequestError):
+    """Loading and unloading is not for clients."""
+
+    def __init__(self, model_control: str) -> None:
+        super().__init__(
+            f"Models are not loaded or unloaded by request: model_control is {model_control!r}, not 'explicit'."
+        )
+        self.model_control = model_control
 
 
 class BodyTooLargeError(RequestError):

@@ -71,9 +71,10 @@ class InferRoute:
         version: str | None,
     ) -> None:
         """Answer one request for a model and version."""
-        read = False
+        read, model = False, None
         try:
             model = self._repository.find(name, version)
+            model.in_use += 1
             phases.model, phases.version = model.name, model.version
             model.batcher.refuse_if_full()
             check_declared(headers, self._limit)
@@ -104,6 +105,9 @@ class InferRoute:
             phases.status, text, extra = describe_error(error, phases.identity)
             await _send_error(send, receive, text, extra, phases)
             return
+        finally:
+            if model is not None:
+                model.in_use -= 1
         phases.status, phases.encoded = 200, perf_counter()
         await self._send(scope, send, answer, headers, phases)
 

@@ -1,39 +1,45 @@
-"""The repository of models: a folder NAME/VERSION/ for each bundle, scanned once and loaded version by version.
+"""The repository of models: what is loaded of it, and which version answers.
 
-    LOADING ──▶ READY          answers
+    LOADING ──▶ READY          answers, until it is let go: UNAVAILABLE
             └─▶ UNAVAILABLE    with a reason; every other version goes on
 
-All versions are loaded, and each can be addressed. A request without a version gets the highest one that is ready, so
-that a new version that is broken does not take down the one before it. The service is ready when the scan is
-done and at least one model answers: were one broken bundle to make it unready, it would take the healthy ones down.
+A request without a version gets the highest one that is ready. A new version is opened and warmed aside and answers
+from one moment to the next; only then are older ones let go, once what they were asked is answered. So a new version
+that is broken never takes the one before it down. The service is ready when the repository was read and at least one
+model answers: were one broken bundle to make it unready, it would take the healthy ones down.
+
+What changes in the folders counts as `model_control` says: never (none), when it is asked for (explicit), or every
+`poll_interval_s` (poll).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
 from contract.errors import NormfoldError
-from contract.manifest import LARGEST_VERSION
-from service.bundle import lies_within, open_bundle, read_bundle
+from service.bundle import open_bundle, read_bundle
 from service.engine import Model
-from service.errors import ModelUnavailableError, RunError, UnknownModelError
+from service.errors import ControlError, ModelUnavailableError, RunError, UnknownModelError
+from service.memory import give_back
+from service.policy import VersionPolicy
 from service.processors import available_processors
+from service.scan import fingerprint, read_version, scan
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_DIGITS = re.compile(r"[0-9]+")
+DRAIN_TIMEOUT_S = 30.0
+"""How long a version that is let go may finish what it was asked."""
+
+_DRAIN_STEP_S = 0.01
 
 
 @dataclass
@@ -41,9 +47,11 @@ class Entry:
     """One version of a model, whatever its state."""
 
     folder: Path
-    state: Literal["LOADING", "READY", "UNAVAILABLE"] = "LOADING"
-    reason: str = "it is being loaded."
+    state: Literal["LOADING", "READY", "UNAVAILABLE"] = "UNAVAILABLE"
+    reason: str = "it was not loaded."
     model: Model | None = None
+    failed: tuple[int, int] | None = None
+    """What the folder was like when it could not be loaded; until that changes it is not tried again."""
 
 
 class Repository:
@@ -53,9 +61,13 @@ class Repository:
         self._settings, self._workers, self._telemetry = settings, workers, telemetry
         self._root = settings.repository
         self._threads = settings.intra_op_threads or available_processors()
+        self._policy = VersionPolicy.parse(settings.version_policy)
         self._entries: dict[str, dict[int, Entry]] = {}
         self._unreadable: dict[str, str] = {}
+        self._unloaded: set[str] = set()
         self._problem: str | None = "The models are being loaded."
+        self._changing = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def entries(self) -> Mapping[str, Mapping[int, Entry]]:
@@ -79,100 +91,188 @@ class Repository:
             UnknownModelError: no such model or version.
             ModelUnavailableError: it is loading, or could not be loaded.
         """
-        if name in self._unreadable:
-            raise ModelUnavailableError(name, version, self._unreadable[name])
         versions = self._entries.get(name)
         if not versions:
+            if name in self._unreadable:
+                raise ModelUnavailableError(name, version, self._unreadable[name])
             raise UnknownModelError(name)
         if version is not None:
-            number = _read_version(version)
+            number = read_version(version)
             if number not in versions:
                 raise UnknownModelError(name, version)
             entry = versions[number]
             if entry.model is None:
                 raise ModelUnavailableError(name, version, entry.reason)
             return entry.model
-        for number in sorted(versions, reverse=True):
+        for number in reversed(versions):
             if (model := versions[number].model) is not None:
                 return model
         raise ModelUnavailableError(name, None, versions[max(versions)].reason)
 
     async def load(self) -> None:
-        """Scan the repository and load every version, the highest of each model first.
+        """Read the repository and load what the version policy asks for, the highest version of each model first.
 
         A bundle that fails is logged and left unavailable. Nothing is raised: what stops the scan itself is logged and
         becomes the reason why the service is not ready.
         """
-        try:
-            self._entries, self._unreadable = await self._workers.call(self._scan)
-            for name, versions in self._entries.items():
-                for number in sorted(versions, reverse=True):
-                    await self._load_version(name, number, versions[number])
-            self._problem = self._describe_problem()
-        except OSError as error:
-            self._problem = f"The repository {str(self._root)!r} cannot be read: {error.strerror}."
-        except Exception:
-            self._problem = "Loading the models stopped on an unexpected error; the service's log has the traceback."
-            logger.exception("Loading the models stopped.")
+        explicit = self._settings.model_control == "explicit"
+        await self.refresh(loading=not explicit)
         if self._problem:
             logger.error("Not ready: %s", self._problem)
         else:
-            logger.info("Ready: %s.", ", ".join(self._list_ready()))
+            logger.info("Ready: %s.", ", ".join(self._list_ready()) or "no model is loaded yet")
 
-    async def _load_version(self, name: str, number: int, entry: Entry) -> None:
-        started = perf_counter()
+    async def watch(self) -> None:
+        """Refresh for ever, if the folders are polled."""
+        while self._settings.model_control == "poll":
+            await asyncio.sleep(self._settings.poll_interval_s)
+            await self.refresh()
+
+    async def refresh(self, loading: bool = True) -> None:
+        """Look at the folders: load versions that are new or were put right, let go of those that are gone."""
         try:
-            entry.model = await self._workers.call(self._open, entry.folder)
+            async with self._changing:
+                await self._note_folders()
+                for name in list(self._entries):
+                    if loading and name not in self._unloaded:
+                        await self._apply_policy(name)
+                self._problem = self._describe_problem()
+        except OSError as error:
+            self._note_fault(f"The repository {str(self._root)!r} cannot be read: {error.strerror}.")
+        except Exception:
+            logger.exception("Loading the models stopped.")
+            self._note_fault("Loading the models stopped on an unexpected error; the service's log has the traceback.")
+
+    async def load_model(self, name: str) -> None:
+        """Load a model's versions as the policy asks for, those that failed before too.
+
+        Raises:
+            ControlError: clients may not.
+            UnknownModelError: there is no such model.
+            ModelUnavailableError: not one version of it could be loaded.
+        """
+        self._require_control()
+        async with self._changing:
+            await self._note_folders()
+            if name not in self._entries:
+                self.find(name)
+            self._unloaded.discard(name)
+            for entry in self._entries[name].values():
+                entry.failed = None
+            await self._apply_policy(name)
+            self._problem = self._describe_problem()
+        self.find(name)
+
+    async def unload_model(self, name: str) -> None:
+        """Let go of all versions of a model.
+
+        Raises:
+            ControlError: clients may not.
+            UnknownModelError: there is no such model.
+        """
+        self._require_control()
+        async with self._changing:
+            if name not in self._entries:
+                raise UnknownModelError(name)
+            self._unloaded.add(name)
+            for number, entry in self._entries[name].items():
+                self._let_go(name, number, entry, "it was unloaded.")
+            self._problem = self._describe_problem()
+
+    async def close(self) -> None:
+        """End every queue."""
+        for task in self._leaving:
+            task.cancel()
+        for versions in self._entries.values():
+            for entry in versions.values():
+                if entry.model is not None:
+                    entry.model.batcher.close()
+
+    def _require_control(self) -> None:
+        if self._settings.model_control != "explicit":
+            raise ControlError(self._settings.model_control)
+
+    async def _note_folders(self) -> None:
+        """Take note of versions that are new, and let go of those whose folders are gone."""
+        found = await self._workers.call(scan, self._root)
+        for name, reason in found.unreadable.items():
+            if name not in self._unreadable:
+                logger.error("%s is unavailable: %s", name, reason)
+        self._unreadable = found.unreadable
+        for name in [*self._entries]:
+            for number in [*self._entries[name]]:
+                if number not in found.models.get(name, ()) and name not in found.unreadable:
+                    self._let_go(name, number, self._entries[name].pop(number), "its folder is gone.")
+            if not self._entries[name]:
+                del self._entries[name]
+        for name, folders in found.models.items():
+            known = self._entries.get(name, {})
+            if known.keys() != folders.keys():
+                both = {number: known.get(number) or Entry(folder) for number, folder in folders.items()}
+                self._entries[name] = dict(sorted(both.items()))
+        self._entries = dict(sorted(self._entries.items()))
+
+    async def _apply_policy(self, name: str) -> None:
+        """Load what the policy asks for, the highest first; then let go of what it does not."""
+        ready = 0
+        surplus = []
+        for number in sorted(self._entries[name], reverse=True):
+            entry = self._entries[name][number]
+            if not self._policy.wants(number, ready):
+                surplus.append((number, entry))
+            elif entry.model is not None or await self._load_version(name, number, entry):
+                ready += 1
+        for number, entry in surplus:
+            self._let_go(name, number, entry, f"the version policy {self._policy} leaves it out.")
+
+    async def _load_version(self, name: str, number: int, entry: Entry) -> bool:
+        """Load a version aside; return whether it can answer now."""
+        seen = await self._workers.call(fingerprint, entry.folder)
+        if entry.failed == seen:
+            return False
+        entry.state, entry.reason, started = "LOADING", "it is being loaded.", perf_counter()
+        try:
+            model = await self._workers.call(self._open, entry.folder)
         except Exception as error:
-            entry.state, entry.reason = "UNAVAILABLE", self._explain(error)
+            entry.state, entry.reason, entry.failed = "UNAVAILABLE", self._explain(error), seen
             expected = isinstance(error, NormfoldError)
             logger.error("%s/%d is unavailable: %s", name, number, entry.reason, exc_info=None if expected else error)
-            return
-        entry.state, entry.reason = "READY", ""
-        seconds, provider = perf_counter() - started, entry.model.session.provider
+            return False
+        entry.model, entry.state, entry.reason, entry.failed = model, "READY", "", None
+        seconds, provider = perf_counter() - started, model.session.provider
         logger.info("%s/%d is ready on %s after %.2f s.", name, number, provider, seconds)
+        return True
+
+    def _let_go(self, name: str, number: int, entry: Entry, reason: str) -> None:
+        """Take a version out; what it was asked is answered first, in a task of its own."""
+        model, entry.model = entry.model, None
+        entry.state, entry.reason = "UNAVAILABLE", reason
+        if model is not None:
+            logger.info("%s/%d is let go: %s", name, number, reason)
+            task = asyncio.create_task(self._drain(model))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _drain(self, model: Model) -> None:
+        deadline = perf_counter() + DRAIN_TIMEOUT_S
+        while not model.is_idle and perf_counter() < deadline:
+            await asyncio.sleep(_DRAIN_STEP_S)
+        model.batcher.close()
+        self._telemetry.forget(model.name, model.version)
+        del model
+        await self._workers.call(give_back)
 
     def _open(self, folder: Path) -> Model:
         manifest = read_bundle(folder, self._root)
         stats = self._telemetry.stats(manifest.name, manifest.version)
         return open_bundle(folder, manifest, self._settings, self._threads, self._workers, stats)
 
-    def _scan(self) -> tuple[dict[str, dict[int, Entry]], dict[str, str]]:
-        """List the version folders of each model; whatever is not named like a model or a version is no bundle.
-
-        Returns:
-            The models that have versions, and those whose versions cannot be listed, with the reason.
-        """
-        models, unreadable = {}, {}
-        for path in sorted(self._root.iterdir()) if self._root.is_dir() else ():
-            if not _NAME.fullmatch(path.name):
-                continue
-            try:
-                if versions := self._list_versions(path):
-                    models[path.name] = versions
-            except OSError as error:
-                unreadable[path.name] = f"its folder cannot be read: {error.strerror}."
-                logger.error("%s is unavailable: %s", path.name, unreadable[path.name])
-        return models, unreadable
-
-    def _list_versions(self, model: Path) -> dict[int, Entry]:
-        versions = {}
-        for folder in model.iterdir() if self._is_usable_folder(model) else ():
-            number = _read_version(folder.name)
-            if number is not None and self._is_usable_folder(folder):
-                versions[number] = Entry(folder)
-            elif number is None and _DIGITS.fullmatch(folder.name):
-                logger.warning("%s is ignored: versions go from 1 to %d.", folder, LARGEST_VERSION)
-        return dict(sorted(versions.items()))
-
-    def _is_usable_folder(self, path: Path) -> bool:
-        with suppress(OSError):  # why it cannot be looked at, opening it will say
-            if not stat.S_ISDIR(path.stat().st_mode):
-                return False
-        if not lies_within(path, self._root):
-            logger.warning("%s is ignored: it is a symbolic link that leaves the repository.", path)
-            return False
-        return True
+    def _note_fault(self, problem: str) -> None:
+        """Note what stopped a look at the folders; models that answer go on."""
+        if self._list_ready():
+            logger.error("%s", problem)
+        else:
+            self._problem = problem
 
     def _list_ready(self) -> list[str]:
         return [
@@ -183,7 +283,7 @@ class Repository:
         ]
 
     def _describe_problem(self) -> str | None:
-        if self._list_ready():
+        if self._list_ready() or self._settings.model_control == "explicit":
             return None
         if not self._root.is_dir():
             return f"There is no folder {str(self._root)!r}; name the repository with --repository."
@@ -204,11 +304,3 @@ class Repository:
         if isinstance(error, NormfoldError):
             return str(error).replace(f"{self._root}/", "")
         return "It failed in an unexpected way; the service's log has the traceback."
-
-
-def _read_version(text: str) -> int | None:
-    """Return the version that a folder or a request names, or None if it names none."""
-    if not _DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(LARGEST_VERSION)):
-        return None
-    number = int(text)
-    return number if number <= LARGEST_VERSION else None

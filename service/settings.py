@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.preprocess import MAX_IMAGE_PIXELS
 from service.errors import SettingsError
+from service.policy import PATTERN
 
 PREFIX = "NORMFOLD_"
 
@@ -23,6 +24,14 @@ class Settings(BaseSettings):
 
     repository: Path = Field(
         default=Path("model_repository"), description="Folder of models: NAME/VERSION/ with a bundle in each."
+    )
+    model_control: Literal["none", "explicit", "poll"] = Field(
+        default="none",
+        description="When the folders count: at the start alone, when a request asks for it, or every poll_interval_s.",
+    )
+    poll_interval_s: float = Field(default=5.0, gt=0, description="Seconds between two looks at the folders.")
+    version_policy: str = Field(
+        default="all", pattern=PATTERN, description="Versions to load: all, latest:N, or numbers joined by commas."
     )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."

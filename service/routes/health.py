@@ -11,7 +11,10 @@ from starlette.responses import JSONResponse
 from service.repository import Repository
 from service.routes.paths import ERRORS
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+EXTENSIONS = (
+    *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
+    *("parameters", "statistics"),
+)
 """Those of the protocol's extensions, by Triton's names, that work here."""
 
 

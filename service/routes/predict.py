@@ -41,9 +41,9 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         """
         body = await request.body()
         record = await workers.parse(len(body), parse_object, body)
-        model = _find(request, repository)
-        instances = await workers.parse(len(body), read_instances, record, model.manifest)
-        predictions = await predict(model, instances)
+        with _find(request, repository) as model:
+            instances = await workers.parse(len(body), read_instances, record, model.manifest)
+            predictions = await predict(model, instances)
         return Response(await workers.call(_encode, predictions), media_type="application/json")
 
     async def classify_picture(request: Request) -> Response:
@@ -52,13 +52,13 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         EXIF rotation is applied; palettes, 16-bit grey and transparency are understood. The bytes decide, not the
         Content-Type.
         """
-        model = _find(request, repository)
-        top = _read_top(request.query_params.get("top"))
-        if request.headers.get("content-type", "").startswith("multipart/"):
-            raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
-        data = await request.body()
-        instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
-        [prediction] = await predict(model, instances)
+        with _find(request, repository) as model:
+            top = _read_top(request.query_params.get("top"))
+            if request.headers.get("content-type", "").startswith("multipart/"):
+                raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
+            data = await request.body()
+            instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
+            [prediction] = await predict(model, instances)
         classes = rank_classes(prediction, model.manifest.card.labels or (), top)
         return JSONResponse({"model_name": model.name, "model_version": str(model.version), "classes": classes})
 

@@ -359,7 +359,7 @@ def test_scan_that_dies_is_seen(
     def die(_: Repository) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(Repository, "_scan", die)
+    monkeypatch.setattr(repository, "scan", die)
     service = start(bundles.root)
     answer = service.client.get("/v2/health/ready")
     assert answer.status_code == 503

@@ -1,0 +1,56 @@
+"""Triton's repository extension: what there is, and loading and unloading by request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service.errors import WireError
+from service.repository import Repository
+from service.routes.paths import ERRORS
+from service.wire import parse_object
+
+_INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
+
+
+def repository_routes(repository: Repository) -> APIRouter:
+    """Return the routes of the repository."""
+    router = APIRouter(prefix="/v2/repository", tags=["repository"])
+    example: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _INDEX}}}}
+
+    @router.post("/index", response_class=JSONResponse, responses={**example, 400: ERRORS[400]})
+    async def index(request: Request) -> JSONResponse:
+        """Every version of every model and its state; with `{"ready": true}` only those that can answer."""
+        body = await request.body()
+        ready = parse_object(body).get("ready", False) if body else False
+        if not isinstance(ready, bool):
+            raise WireError("The field 'ready' is not true or false.")
+        versions = [
+            {"name": name, "version": str(number), "state": entry.state, "reason": entry.reason}
+            for name, entries in repository.entries.items()
+            for number, entry in entries.items()
+            if entry.model is not None or not ready
+        ]
+        if not ready:
+            for name, reason in repository.unreadable.items():
+                versions.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
+        return JSONResponse(versions)
+
+    errors: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (403, 404, 503)}
+
+    @router.post("/models/{model}/load", response_class=Response, responses=errors)
+    async def load(request: Request) -> Response:
+        """Load a model, answered when it can answer; only with model_control=explicit."""
+        await repository.load_model(request.path_params["model"])
+        return Response()
+
+    @router.post("/models/{model}/unload", response_class=Response, responses=errors)
+    async def unload(request: Request) -> Response:
+        """Unload a model: no new requests from here on, those in flight are answered; only with explicit control."""
+        await repository.unload_model(request.path_params["model"])
+        return Response()
+
+    return router

@@ -1,0 +1,80 @@
+"""What lies in a repository: a folder NAME/VERSION/ for each bundle. Nothing in it is opened here."""
+
+from __future__ import annotations
+
+import logging
+import re
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.manifest import LARGEST_VERSION, MANIFEST_NAME
+from service.bundle import lies_within
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The version folders of each model, and the models whose versions cannot be listed, with the reason."""
+
+    models: dict[str, dict[int, Path]] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def scan(root: Path) -> Found:
+    """List a repository; whatever is not named like a model or a version is no bundle.
+
+    Raises:
+        OSError: the repository itself cannot be listed.
+    """
+    found = Found()
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if not _NAME.fullmatch(path.name):
+            continue
+        try:
+            if versions := _list_versions(path, root):
+                found.models[path.name] = versions
+        except OSError as error:
+            found.unreadable[path.name] = f"its folder cannot be read: {error.strerror}."
+    return found
+
+
+def read_version(text: str) -> int | None:
+    """Return the version that a folder or a request names, or None if it names none."""
+    if not _DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(LARGEST_VERSION)):
+        return None
+    number = int(text)
+    return number if number <= LARGEST_VERSION else None
+
+
+def fingerprint(folder: Path) -> tuple[int, int]:
+    """Return what changes when a bundle that could not be loaded is put right; zeros if it cannot be looked at."""
+    with suppress(OSError):
+        return folder.stat().st_mtime_ns, (folder / MANIFEST_NAME).stat().st_mtime_ns
+    return 0, 0
+
+
+def _list_versions(model: Path, root: Path) -> dict[int, Path]:
+    versions = {}
+    for folder in model.iterdir() if _is_usable_folder(model, root) else ():
+        number = read_version(folder.name)
+        if number is not None and _is_usable_folder(folder, root):
+            versions[number] = folder
+        elif number is None and _DIGITS.fullmatch(folder.name):
+            logger.warning("%s is ignored: versions go from 1 to %d.", folder, LARGEST_VERSION)
+    return dict(sorted(versions.items()))
+
+
+def _is_usable_folder(path: Path, root: Path) -> bool:
+    with suppress(OSError):  # why it cannot be looked at, opening it will say
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return False
+    if not lies_within(path, root):
+        logger.warning("%s is ignored: it is a symbolic link that leaves the repository.", path)
+        return False
+    return True

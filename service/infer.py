@@ -24,7 +24,7 @@ from service.body import (
     drain,
     read_body,
 )
-from service.connection import CONNECTION, write_answer
+from service.connection import CONNECTION, LARGEST_JOINED, write_answer
 from service.engine import Model
 from service.errors import WireError
 from service.http_errors import describe_error
@@ -90,8 +90,7 @@ class InferRoute:
             else:
                 request = await self._workers.call(_decode, body, front, model, phases)
             phases.decoded = perf_counter()
-            names = tuple([output.name for output in request.outputs])
-            phases.job = job = model.job(request.tensors, names, request.timeout_s, request.urgent)
+            phases.job = job = model.job(request.tensors, request.names, request.timeout_s, request.urgent)
             results = await model.run(job, scope.get(CONNECTION))
             if sum([array.nbytes for array in results.values()]) <= INLINE_BYTES:
                 answer = encode_answer(model.manifest, request.outputs, results, phases.identity)
@@ -122,7 +121,7 @@ class InferRoute:
             fields.append((b"content-encoding", encoding))
             pieces, size = (body,), len(body)
         fields.append((b"content-length", str(size).encode()))
-        if len(pieces) == 1 and write_answer(scope, 200, fields, pieces[0]):
+        if size <= LARGEST_JOINED and write_answer(scope, 200, fields, pieces):
             return
         await send({"type": "http.response.start", "status": 200, "headers": fields})
         for index, piece in enumerate(pieces):

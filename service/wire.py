@@ -44,12 +44,14 @@ class InferRequest:
     Attributes:
         tensors: input name to array, in the datatype and shape that the model declares.
         outputs: those to answer, in order.
+        names: theirs.
         timeout_s: what the client allows, if it says so.
         urgent: whether it goes before others.
     """
 
     tensors: dict[str, Array]
     outputs: tuple[OutputRequest, ...]
+    names: tuple[str, ...]
     timeout_s: float | None = None
     urgent: bool = False
 
@@ -66,6 +68,7 @@ class Ports:
         self.inputs = {spec.name: spec for spec in inputs}
         self.outputs = {spec.name: spec for spec in outputs}
         self.all = {binary: tuple(OutputRequest(spec.name, binary) for spec in outputs) for binary in (False, True)}
+        self.names = tuple(self.outputs)
         self.has_text = any(spec.datatype == "BYTES" for spec in inputs)
         self.has_half = any(spec.datatype == "FP16" for spec in outputs)
 
@@ -121,7 +124,7 @@ def raw_request(body: memoryview, ports: Ports) -> InferRequest:
         for axis in free:
             shape[axis] = len(body) // max(1, prod(shape) * DTYPES[spec.datatype].itemsize)
     array = array_from_bytes(body, spec.datatype, shape, what)
-    return InferRequest({spec.name: array}, ports.all[True])
+    return InferRequest({spec.name: array}, ports.all[True], ports.names)
 
 
 def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | None = None) -> InferRequest:
@@ -160,14 +163,12 @@ def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | No
         missing = next(name for name in ports.inputs if name not in tensors)
         took, got = _quote(ports.inputs), _quote(tensors)
         raise WireError(f"The input {missing!r} is missing; the model takes {took}, got {got}.")
+    binary = parameters is not None and _read_flag(parameters, "binary_data_output", "The request")
+    outputs = _read_outputs(record.get("outputs"), ports, binary)
+    names = ports.names if outputs is ports.all[binary] else tuple([output.name for output in outputs])
     if parameters is None:
-        return InferRequest(tensors, _read_outputs(record.get("outputs"), ports, binary=False))
-    return InferRequest(
-        tensors,
-        _read_outputs(record.get("outputs"), ports, _read_flag(parameters, "binary_data_output", "The request")),
-        _read_timeout(parameters),
-        _read_priority(parameters) == URGENT,
-    )
+        return InferRequest(tensors, outputs, names)
+    return InferRequest(tensors, outputs, names, _read_timeout(parameters), _read_priority(parameters) == URGENT)
 
 
 def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:

@@ -1,0 +1,166 @@
+"""What is counted of requests, and how it is told: metrics, the access log, how much runs at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.access import FileLines, facts_of
+from service.batcher import Job
+from service.errors import SettingsError
+from service.telemetry import SECONDS, Histogram, Phases
+from service.tuning import best_batch, measure_batches
+from tests.service.test_binary import PICTURE, post, wait_for
+
+
+def samples(service: Any) -> dict[str, float]:
+    """Return every sample of GET /metrics, by its name and labels."""
+    answer = service.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(found: dict[str, float], name: str, **labels: str) -> float:
+    return found.get(f"{name}{sorted(labels.items())}", 0.0)
+
+
+def test_metrics_count_what_was_asked(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    service = start(bundles.root)
+    two = PICTURE["inputs"][0] | {"shape": [2, 1, 4, 4], "data": [0.0] * 32}
+
+    assert post(service).status_code == 200
+    assert post(service, inputs=[two]).status_code == 200
+    assert post(service, inputs=[]).status_code == 400
+    picture = [[0.0] * 4] * 4
+    assert service.client.post("/v1/models/digits:predict", json={"instances": [picture]}).status_code == 200
+
+    found, of = samples(service), {"model": "digits", "version": "1"}
+    assert value(found, "normfold_requests_total", **of, status="200") == 3
+    assert value(found, "normfold_requests_total", **of, status="400") == 1
+    assert value(found, "normfold_rows_total", **of) == 4
+    assert value(found, "normfold_run_rows_count", **of) == 3
+    assert value(found, "normfold_run_rows_sum", **of) == 4
+    for phase in ("decode", "queue", "wait", "run", "encode", "total"):
+        assert value(found, "normfold_request_seconds_count", **of, phase=phase) == 2
+    assert value(found, "normfold_request_seconds_sum", **of, phase="total") > 0
+    assert value(found, "normfold_request_seconds_bucket", **of, phase="run", le="+Inf") == 2
+    assert value(found, "normfold_model_ready", **of, provider="cpu") == 1
+    assert value(found, "normfold_queue_rows", **of) == 0
+    assert value(found, "normfold_in_flight") == 1  # the one for these metrics
+    assert value(found, "process_resident_memory_bytes") > 1e6
+    assert not any(name.startswith("nv_") for name in found)
+
+
+def test_names_of_tritons_metrics_by_an_option(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    service = start(bundles.root, triton_metrics=True)
+
+    post(service)
+
+    found, of = samples(service), {"model": "digits", "version": "1"}
+    assert value(found, "nv_inference_request_success_total", **of) == 1
+    assert value(found, "nv_inference_count_total", **of) == 1
+    assert value(found, "nv_inference_exec_count_total", **of) == 1
+    assert value(found, "nv_inference_request_duration_us_total", **of) > 0
+    assert value(found, "nv_inference_pending_request_count", **of) == 0
+
+
+def test_paths_that_do_not_exist_make_no_labels(served: Any) -> None:
+    for name in ("a", "b", "c"):
+        served.client.post(f"/v2/models/{name}/infer", json={})
+
+    labels = {name for name in samples(served) if name.startswith("normfold_requests_total") and "404" in name}
+
+    assert len(labels) == 1
+
+
+def test_a_histogram_counts_up_to_its_bounds() -> None:
+    histogram = Histogram((1.0, 2.0))
+
+    for number in (0.5, 1.0, 1.5, 3.0):
+        histogram.observe(number)
+
+    assert histogram.counts == [2, 1, 1]
+    assert (histogram.count, histogram.sum) == (4, 6.0)
+    assert list(SECONDS) == sorted(SECONDS)
+
+
+def test_the_access_log_has_a_line_for_every_request(bundles: Any, start: Callable[..., Any], tmp_path: Path) -> None:
+    bundles.digits()
+    path = tmp_path / "access.log"
+    service = start(bundles.root, access_log=path)
+
+    post(service, id='say "ä"')
+    service.client.get("/v2/models/none", headers={"X-Request-Id": "mine"})
+
+    wait_for(lambda: path.read_text().count("infer") + path.read_text().count("none") >= 2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    infer = next(line for line in lines if line["path"].endswith("/infer"))
+    assert infer.items() >= {"method": "POST", "status": 200, "model": "digits", "version": 1, "rows": 1}.items()
+    assert infer["id"] == 'say "ä"'
+    assert {"time", "request_id", "ms", "decode_ms", "queue_ms", "run_ms", "encode_ms"} <= infer.keys()
+    missing = next(line for line in lines if line["path"] == "/v2/models/none")
+    assert missing.items() >= {"request_id": "mine", "status": 404, "method": "GET"}.items()
+
+
+@pytest.mark.parametrize("identity", [None, 'a"\\ü'])
+def test_the_quick_line_says_what_the_other_one_says(identity: str | None, tmp_path: Path) -> None:
+    log = FileLines(tmp_path / "log")
+    job = Job({}, 3, ("y",), 0.0, queued_at=1.0, started_at=1.5, run_at=1.75, ended_at=2.0)
+    phases = Phases("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
+    phases.encoded, phases.ended, phases.status, phases.job = 2.125, 2.25, 200, job
+
+    quick, slow = json.loads(log._quick_line(phases)), json.loads(log._line(phases))
+
+    assert quick.keys() == slow.keys() == {"time", "request_id", *facts_of(phases)}
+    assert {key: quick[key] for key in quick if key != "time"} == {key: slow[key] for key in slow if key != "time"}
+    log.close()
+
+
+def test_an_access_log_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be written: Is a directory"):
+        FileLines(tmp_path)
+
+
+def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixture) -> None:
+    log = FileLines(Path("/dev/full"))
+    log._lines, log._size = [b"x\n"], 2
+
+    log.flush()
+    log.close()
+
+    assert "The access log cannot be written: No space left on device." in caplog.messages
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ({1: 1.0}, 1),
+        ({1: 1.0, 2: 1.95}, 1),
+        ({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.9}, 4),
+        ({1: 1.0, 2: 1.9, 4: 3.0}, 4),
+    ],
+)
+def test_a_batch_is_as_large_as_pays(measured: dict[int, float], best: int) -> None:
+    assert best_batch(measured) == best
+
+
+def test_batches_are_doubled_up_to_the_largest() -> None:
+    rows_run: list[int] = []
+
+    measured = measure_batches(rows_run.append, largest=6)
+
+    assert set(measured) <= {1, 2, 4}
+    assert max(rows_run) <= 4

@@ -45,6 +45,12 @@ class _Pieces:
         return 0
 
 
+def body_at_hand(scope: Scope) -> bytes | None:
+    """Return a body that has come whole already; None if it has not, or if ASGI's way must be taken."""
+    cycle: RequestResponseCycle | None = scope.get(CYCLE)
+    return None if cycle is None or cycle.more_body else bytes(cycle.body)
+
+
 async def read_pieces(scope: Scope, limit: int) -> list[bytes] | None:
     """Read a body as the pieces that came; through ASGI each of them is copied three times.
 

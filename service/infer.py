@@ -24,7 +24,7 @@ from service.body import (
     drain,
     read_body,
 )
-from service.connection import CONNECTION, LARGEST_JOINED, write_answer
+from service.connection import CONNECTION, LARGEST_JOINED, body_at_hand, write_answer
 from service.engine import Model
 from service.errors import WireError
 from service.http_errors import describe_error
@@ -80,7 +80,11 @@ class InferRoute:
             check_declared(headers, self._limit)
             front = _read_front(headers)
             read = True
-            body = await read_body(scope, receive, self._limit, front or 0)
+            at_hand = body_at_hand(scope) if front is None else None
+            if at_hand is not None and len(at_hand) <= self._limit:
+                body = memoryview(at_hand)
+            else:
+                body = await read_body(scope, receive, self._limit, front or 0)
             phases.received = perf_counter()
             if b"content-encoding" in headers:
                 encoding = headers[b"content-encoding"]

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from contract.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, TensorSpec, read_manifest, sha256_of
-from service.batcher import Batcher, BatchPolicy
+from service.batcher import Batcher
 from service.engine import Model, Timeouts
 from service.errors import BundleError
+from service.jobs import BatchPolicy
 from service.session import Session, open_session
 from service.settings import Settings
 from service.telemetry import ModelStats

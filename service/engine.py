@@ -12,9 +12,10 @@ from functools import cached_property, partial
 from time import perf_counter
 
 from contract.manifest import Manifest
-from service.batcher import Batcher, Job, Results
+from service.batcher import Batcher
 from service.connection import Connection
 from service.errors import WireError
+from service.jobs import Job, Results
 from service.session import Array, Session
 from service.wire import Ports
 

@@ -22,8 +22,8 @@ from itertools import count
 from time import perf_counter, time
 from typing import Protocol
 
-from service.batcher import Job
 from service.body import Headers
+from service.jobs import Job
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),

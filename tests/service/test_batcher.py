@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, BatchPolicy, Job
+from service.batcher import Batcher
 from service.errors import ClientLeftError, DeadlineError, QueueFullError, RunError, UnloadedError, WireError
+from service.jobs import BatchPolicy, Job
 from service.session import Cancel
 from service.workers import Workers
 

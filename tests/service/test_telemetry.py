@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.access import FileLines, facts_of
-from service.batcher import Job
 from service.errors import SettingsError
+from service.jobs import Job
 from service.telemetry import SECONDS, Histogram, Phases
 from service.tuning import best_batch, measure_batches
 from tests.service.test_binary import PICTURE, post, wait_for

@@ -1,0 +1,96 @@
+"""What waits in the queue of a model, and what runs together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.session import Array, Cancel
+
+Results = dict[str, Array]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request's tensors in the queue.
+
+    Attributes:
+        tensors: by input; of a batchable model each with `rows` rows.
+        rows: None for a model whose rows are not independent, which runs alone.
+        outputs: those to compute.
+        deadline: on the clock of perf_counter, in seconds; holds for queue and run together.
+        urgent: before all that are not.
+        shapes: of a row of each input, where they are free; only equal ones run together.
+        queued_at, started_at, run_at, ended_at: on the same clock: when it was queued, first taken into a batch, when
+            that batch's run began, when all was done.
+        batch_rows: rows of the last batch that it was part of.
+    """
+
+    tensors: Mapping[str, Array]
+    rows: int | None
+    outputs: Sequence[str]
+    deadline: float
+    urgent: bool = False
+    shapes: tuple[tuple[int, ...], ...] = ()
+    future: asyncio.Future[Results] | None = None
+    queued_at: float = 0.0
+    started_at: float = 0.0
+    run_at: float = 0.0
+    ended_at: float = 0.0
+    batch_rows: int = 0
+    taken: int = 0
+    parts: list[Results] = field(default_factory=list)
+
+    @property
+    def weight(self) -> int:
+        """What it counts in the queue: its rows, at least one."""
+        return self.rows or 1
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.future is None or self.future.done()
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What runs at once: a slice of each job."""
+
+    members: list[tuple[Job, int, int]]
+    cancel: Cancel = field(default_factory=Cancel)
+    run_at: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows of all members."""
+        return sum(stop - start for _, start, stop in self.members)
+
+
+@dataclass(frozen=True)
+class BatchPolicy:
+    """How much runs at once and how much may wait.
+
+    Attributes:
+        max_batch_size: rows of one run.
+        queue_capacity: rows that may wait.
+        inline: run on the event loop.
+        delay_s: wait so long for a batch to fill; worth it on accelerators alone.
+    """
+
+    max_batch_size: int = 32
+    queue_capacity: int = 1024
+    inline: bool = False
+    delay_s: float = 0.0
+
+
+def fit_together(one: Job, other: Job) -> bool:
+    """Whether two jobs may run at once: their rows are independent, and of one shape."""
+    return one.rows is not None and other.rows is not None and one.shapes == other.shapes
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Return results of one after the other as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import orjson
@@ -100,10 +101,10 @@ def _classify(array: Array, output: OutputRequest, manifest: Manifest) -> Array:
     """
     if not np.isfinite(array).all():
         raise UnwritableOutputError(output.name)
-    rows = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(1, -1)
+    rows = array.reshape(array.shape[0], prod(array.shape[1:])) if array.ndim > 1 else array.reshape(1, -1)
     labels = manifest.card.labels
     named = labels is not None and len(labels) == rows.shape[1]
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : output.classes]
+    order = rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1][:, : output.classes]
     texts = [
         [f"{row[index]:f}:{index}" + (f":{labels[index]}" if named and labels else "") for index in chosen]
         for row, chosen in zip(rows, order.tolist(), strict=True)

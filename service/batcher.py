@@ -114,7 +114,7 @@ class Batcher:
         job.queued_at = perf_counter()
         (self._urgent if job.urgent else self._normal).append(job)
         self._queued_rows += job.weight
-        if self._running is not None:
+        if self._running is not None or self.policy.delay_s:
             self._arm(job.deadline)
         self._schedule()
         return future
@@ -145,16 +145,23 @@ class Batcher:
 
     def _schedule(self) -> None:
         """Make sure that the queue is looked at: after the requests that came in together have been read."""
-        if self._running is None and self._pump_due is None:
-            delay = self.policy.delay_s if self._queued_rows < self.policy.max_batch_size else 0.0
-            loop = self._require_loop()
-            self._pump_due = loop.call_later(delay, self._pump) if delay else loop.call_soon(self._pump)
+        if self._running is not None:
+            return
+        loop, is_full = self._require_loop(), self._queued_rows >= self.policy.max_batch_size
+        if self._pump_due is not None:
+            if not (is_full and self.policy.delay_s):
+                return
+            self._pump_due.cancel()
+        wait = self.policy.delay_s and not is_full and not self._alone
+        self._pump_due = loop.call_later(self.policy.delay_s, self._pump) if wait else loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Run the next batch, if nothing runs."""
         self._pump_due = None
         if self._running is not None or self._closed:
             return
+        while self._alone and all(job.over for job, _, _ in self._alone[0].members):
+            self._alone.popleft()
         batch = self._alone.popleft() if self._alone else self._take()
         if batch is None:
             return

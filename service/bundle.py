@@ -82,7 +82,7 @@ def open_bundle(
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)
     batcher = Batcher(session.run, policy, workers, stats.observe_run)
-    return Model(manifest, session, batcher, Timeouts(settings.timeout_s, settings.max_timeout_s))
+    return Model(manifest, session, batcher, Timeouts(settings.timeout_s, settings.max_timeout_s), stats)
 
 
 def lies_within(path: Path, repository: Path) -> bool:

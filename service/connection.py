@@ -29,6 +29,9 @@ class Connection(Protocol):
     on_lost: Callable[[], None] | None
     """Called when the client leaves."""
 
+    is_lost: bool
+    """Whether it has left."""
+
 
 class _Pieces:
     """Stands in for uvicorn's buffer of a body: keeps the pieces, never asks to pause, and copies nothing."""
@@ -43,6 +46,12 @@ class _Pieces:
 
     def __len__(self) -> int:
         return 0
+
+
+def waits_for_a_word(scope: Scope) -> bool:
+    """Whether the client expects `100 Continue` before it sends its body, and has not got it."""
+    cycle: RequestResponseCycle | None = scope.get(CYCLE)
+    return cycle is not None and cycle.waiting_for_100_continue
 
 
 def body_at_hand(scope: Scope) -> bytes | None:

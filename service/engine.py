@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from time import perf_counter
 
 from contract.manifest import Manifest
 from service.batcher import Batcher
 from service.connection import Connection
-from service.errors import WireError
+from service.errors import ClientLeftError, WireError
 from service.jobs import Job, Results
 from service.session import Array, Session
+from service.telemetry import ModelStats
 from service.wire import Ports
 
 
@@ -37,6 +38,7 @@ class Model:
     """A version of a model that is loaded, warmed and can answer.
 
     Attributes:
+        stats: the sums of its runs.
         in_use: requests that were given this version and are not answered yet; it is not closed under them.
     """
 
@@ -44,6 +46,7 @@ class Model:
     session: Session
     batcher: Batcher
     timeouts: Timeouts = Timeouts()
+    stats: ModelStats = field(default_factory=ModelStats)
     in_use: int = 0
 
     def __enter__(self) -> Model:
@@ -104,7 +107,10 @@ class Model:
 
         Raises:
             QueueFullError: no room.
+            ClientLeftError: the client is gone already.
         """
+        if connection is not None and connection.is_lost:
+            raise ClientLeftError
         future = self.batcher.submit(job)
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)

@@ -24,7 +24,7 @@ from service.body import (
     drain,
     read_body,
 )
-from service.connection import CONNECTION, LARGEST_JOINED, body_at_hand, write_answer
+from service.connection import CONNECTION, LARGEST_JOINED, body_at_hand, waits_for_a_word, write_answer
 from service.engine import Model
 from service.errors import WireError
 from service.http_errors import describe_error
@@ -106,7 +106,7 @@ class InferRoute:
             if not read:
                 phases.identity = await _find_identity(scope, receive, headers)
             phases.status, text, extra = describe_error(error, phases.identity)
-            await _send_error(send, receive, text, extra, phases)
+            await _send_error(scope, send, receive, text, extra, phases)
             return
         finally:
             if model is not None:
@@ -168,9 +168,11 @@ def _read_front(headers: Headers) -> int | None:
 
 
 async def _send_error(
-    send: Send, receive: Receive, body: bytes, extra: list[tuple[bytes, bytes]], phases: Phases
+    scope: Scope, send: Send, receive: Receive, body: bytes, extra: list[tuple[bytes, bytes]], phases: Phases
 ) -> None:
     status = phases.status
+    if waits_for_a_word(scope):  # whether it sends its body now, nobody knows
+        extra = [*extra, (b"connection", b"close")]
     fields = [
         _JSON,
         (b"x-request-id", phases.request_id.encode()),

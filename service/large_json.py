@@ -29,21 +29,28 @@ def parse_large(body: bytes | memoryview) -> dict[str, Any] | None:
         The record, each `data` an array of its datatype, shaped as it was nested; None if the usual way must be taken.
     """
     try:
-        document = simdjson.Parser().parse(body)
-        if not isinstance(document, simdjson.Object):
-            return None
-        fields = _fields(document)
-        inputs = fields.pop("inputs", None)
-        if not isinstance(inputs, simdjson.Array):
-            return None
-        entries = [_entry(entry) for entry in inputs]
-    except (ValueError, TypeError, RuntimeError, OverflowError):
+        return _parse(body)
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # RecursionError is a RuntimeError
         return None
+
+
+def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
+    signs = np.frombuffer(body, np.uint8)
+    if np.any(signs == ord("\\")):  # an escaped bracket would upset the count below
+        return None
+    document = simdjson.Parser().parse(body)
+    if not isinstance(document, simdjson.Object):
+        return None
+    fields = _fields(document)
+    inputs = fields.pop("inputs", None)
+    if not isinstance(inputs, simdjson.Array):
+        return None
+    entries = [_entry(entry) for entry in inputs]
     if None in entries:
         return None
     record = {key: _plain(value) for key, value in fields.items()}
     brackets = 1 + sum(map(_lists, entries)) + _lists(record)
-    counted = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))  # five times as fast as bytes.count
+    counted = np.count_nonzero(signs == ord("["))  # five times as fast as bytes.count
     return record | {"inputs": entries} if counted == brackets else None
 
 

@@ -29,7 +29,7 @@ from service.errors import ControlError, ModelUnavailableError, RunError, Unknow
 from service.memory import give_back
 from service.policy import VersionPolicy
 from service.processors import available_processors
-from service.scan import fingerprint, read_version, scan
+from service.scan import Fingerprint, fingerprint, read_version, scan
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.workers import Workers
@@ -50,8 +50,9 @@ class Entry:
     state: Literal["LOADING", "READY", "UNAVAILABLE"] = "UNAVAILABLE"
     reason: str = "it was not loaded."
     model: Model | None = None
-    failed: tuple[int, int] | None = None
+    failed: Fingerprint | None = None
     """What the folder was like when it could not be loaded; until that changes it is not tried again."""
+    is_gone: bool = False
 
 
 class Repository:
@@ -136,6 +137,7 @@ class Repository:
                 for name in list(self._entries):
                     if loading and name not in self._unloaded:
                         await self._apply_policy(name)
+                    self._drop_gone(name)
                 self._problem = self._describe_problem()
         except OSError as error:
             self._note_fault(f"The repository {str(self._root)!r} cannot be read: {error.strerror}.")
@@ -160,6 +162,7 @@ class Repository:
             for entry in self._entries[name].values():
                 entry.failed = None
             await self._apply_policy(name)
+            self._drop_gone(name)
             self._problem = self._describe_problem()
         self.find(name)
 
@@ -193,7 +196,7 @@ class Repository:
             raise ControlError(self._settings.model_control)
 
     async def _note_folders(self) -> None:
-        """Take note of versions that are new, and let go of those whose folders are gone."""
+        """Take note of versions that are new, and of those whose folders are gone: they answer until others do."""
         found = await self._workers.call(scan, self._root)
         for name, reason in found.unreadable.items():
             if name not in self._unreadable:
@@ -201,15 +204,13 @@ class Repository:
         self._unreadable = found.unreadable
         for name in [*self._entries]:
             for number in [*self._entries[name]]:
-                if number not in found.models.get(name, ()) and name not in found.unreadable:
-                    self._let_go(name, number, self._entries[name].pop(number), "its folder is gone.")
-            if not self._entries[name]:
-                del self._entries[name]
+                entry = self._entries[name][number]
+                entry.is_gone = number not in found.models.get(name, ()) and name not in found.unreadable
         for name, folders in found.models.items():
             known = self._entries.get(name, {})
             if known.keys() != folders.keys():
-                both = {number: known.get(number) or Entry(folder) for number, folder in folders.items()}
-                self._entries[name] = dict(sorted(both.items()))
+                new = {number: Entry(folder) for number, folder in folders.items() if number not in known}
+                self._entries[name] = dict(sorted((known | new).items()))
         self._entries = dict(sorted(self._entries.items()))
 
     async def _apply_policy(self, name: str) -> None:
@@ -218,12 +219,19 @@ class Repository:
         surplus = []
         for number in sorted(self._entries[name], reverse=True):
             entry = self._entries[name][number]
-            if not self._policy.wants(number, ready):
+            if entry.is_gone or not self._policy.wants(number, ready):
                 surplus.append((number, entry))
             elif entry.model is not None or await self._load_version(name, number, entry):
                 ready += 1
         for number, entry in surplus:
             self._let_go(name, number, entry, f"the version policy {self._policy} leaves it out.")
+
+    def _drop_gone(self, name: str) -> None:
+        """Forget the versions of a model whose folders are gone."""
+        for number in [number for number, entry in self._entries[name].items() if entry.is_gone]:
+            self._let_go(name, number, self._entries[name].pop(number), "its folder is gone.")
+        if not self._entries[name]:
+            del self._entries[name]
 
     async def _load_version(self, name: str, number: int, entry: Entry) -> bool:
         """Load a version aside; return whether it can answer now."""
@@ -258,13 +266,13 @@ class Repository:
         while not model.is_idle and perf_counter() < deadline:
             await asyncio.sleep(_DRAIN_STEP_S)
         model.batcher.close()
-        self._telemetry.forget(model.name, model.version)
+        self._telemetry.forget(model.name, model.version, model.stats)
         del model
         await self._workers.call(give_back)
 
     def _open(self, folder: Path) -> Model:
         manifest = read_bundle(folder, self._root)
-        stats = self._telemetry.stats(manifest.name, manifest.version)
+        stats = self._telemetry.begin(manifest.name, manifest.version)
         return open_bundle(folder, manifest, self._settings, self._threads, self._workers, stats)
 
     def _note_fault(self, problem: str) -> None:

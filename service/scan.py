@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.manifest import LARGEST_VERSION, MANIFEST_NAME
+from contract.manifest import LARGEST_VERSION
 from service.bundle import lies_within
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,15 @@ def read_version(text: str) -> int | None:
     return number if number <= LARGEST_VERSION else None
 
 
-def fingerprint(folder: Path) -> tuple[int, int]:
-    """Return what changes when a bundle that could not be loaded is put right; zeros if it cannot be looked at."""
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """Return what changes when a bundle that could not be loaded is put right; nothing if it cannot be looked at."""
     with suppress(OSError):
-        return folder.stat().st_mtime_ns, (folder / MANIFEST_NAME).stat().st_mtime_ns
-    return 0, 0
+        found = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
+        return tuple((name, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns) for name, facts in found)
+    return ()
 
 
 def _list_versions(model: Path, root: Path) -> dict[int, Path]:

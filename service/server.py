@@ -28,11 +28,20 @@ _SWEEP_S = 1.0
 
 
 class ServiceProtocol(HttpToolsProtocol):
-    """HTTP/1.1 on one connection."""
+    """HTTP/1.1 on one connection.
+
+    Requests may be sent one behind the other; `_active` is the one that is being answered, uvicorn's `cycle` the one
+    that was read last.
+    """
 
     settings: Settings
     on_lost: Callable[[], None] | None = None
+    is_lost = False
+    _active: RequestResponseCycle | None = None
     _reading_since: float | None = None
+    _idle_since: float | None = None
+    _stuck: tuple[int, float] = (0, 0.0)
+    _chunk_bytes = 0
     _header_bytes = 0
     _in_headers = False
 
@@ -44,8 +53,13 @@ class ServiceProtocol(HttpToolsProtocol):
             self.refuse(503, "Too many connections are open; try again in 1 second.", b"retry-after: 1\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits for an answer that nobody reads it."""
+        """Tell whoever waits for an answer, or has one, that nobody reads it."""
+        self.is_lost = True
         super().connection_lost(exc)
+        for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         if self.on_lost is not None:
             self.on_lost()
 
@@ -58,16 +72,19 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, while the headers are not too long."""
+        within, self._chunk_bytes = self._in_headers, len(data)
         super().data_received(data)
         if self._in_headers:
-            self._header_bytes += len(data)
-            if self._header_bytes > self.settings.max_header_bytes:
-                self._in_headers = False
-                self.refuse(431, f"The headers are over the limit of {self.settings.max_header_bytes:,} bytes.")
+            self._header_bytes += len(data) if within else 0  # of the first piece, only what was understood counts
+            if self._header_bytes > self.settings.max_header_bytes or self._are_long():
+                self._refuse_headers()
 
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._in_headers = False
+        if self._chunk_bytes + self._header_bytes > self.settings.max_header_bytes and self._are_long():
+            self._refuse_headers()
+            return
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
@@ -76,24 +93,72 @@ class ServiceProtocol(HttpToolsProtocol):
         self._reading_since = None
         super().on_message_complete()
 
-    def refuse_if_slow(self, now: float) -> None:
-        """End a connection whose request has not come whole in time."""
-        since = self._reading_since
-        if since is not None and now - since > self.settings.receive_timeout_s and not self.transport.is_closing():
-            self.refuse(408, f"The request did not come whole within {self.settings.receive_timeout_s:g} s.")
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def look(self, now: float) -> None:
+        """End a connection that is too slow to send, to read, or to do anything."""
+        patience = self.settings.receive_timeout_s
+        if self.transport.is_closing():
+            return
+        waiting = self.transport.get_write_buffer_size()
+        if not waiting or waiting < self._stuck[0] or self._stuck[0] == 0:
+            self._stuck = (waiting, now)
+        elif now - self._stuck[1] > patience:
+            self.transport.abort()  # it does not read its answer
+            return
+        answering = self._active is not None and not self._active.response_complete and not self._active.more_body
+        if answering or self.pipeline:
+            self._reading_since = self._reading_since and now  # reading is paused for those behind it
+        elif self._reading_since is not None:
+            if now - self._reading_since > patience:
+                self.refuse(408, f"The request did not come whole within {patience:g} s.")
+        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive + _SWEEP_S:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed."""
         self.refuse(400, msg)
 
     def refuse(self, status: int, text: str, header: bytes = b"") -> None:
-        """Answer, unless an answer is on its way, and close the connection."""
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        """Answer the request that is being read, and close the connection; never amid another one's answer."""
+        active = self._active
+        if self.transport.is_closing():
+            return
+        if active is not None and not active.response_complete:
+            if not active.more_body or self.pipeline:  # it is another one that cannot be read: answer this one, and end
+                active.keep_alive = False
+                self.pipeline.clear()
+                self.flow.pause_reading()
+                return
+            started, active.disconnected = active.response_started, True
+            active.message_event.set()
+        else:
+            started = active is not None and not self._in_headers and self._reading_since is not None
+        if not started:
             body = json.dumps({"error": text}).encode()
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             self.transport.write(b"".join([STATUS_LINE[status], head, header, b"\r\n", body]))
         self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answer a request for another protocol in this one, and read no further: what follows was not parsed."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        self.flow.pause_reading()
+
+    def _are_long(self) -> bool:
+        return sum(len(name) + len(value) + 4 for name, value in self.headers) > self.settings.max_header_bytes
+
+    def _refuse_headers(self) -> None:
+        self._in_headers = True
+        self.refuse(431, f"The headers are over the limit of {self.settings.max_header_bytes:,} bytes.")
 
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
@@ -126,5 +191,5 @@ class _Server(uvicorn.Server):
         now = loop.time()
         for connection in list(self.server_state.connections):
             if isinstance(connection, ServiceProtocol):
-                connection.refuse_if_slow(now)
+                connection.look(now)
         loop.call_later(_SWEEP_S, self._sweep, loop)

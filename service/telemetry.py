@@ -140,9 +140,15 @@ class Telemetry:
             found = self.models[model, version] = ModelStats()
         return found
 
-    def forget(self, model: str, version: int) -> None:
-        """Drop the sums of a version that is gone."""
-        self.models.pop((model, version), None)
+    def begin(self, model: str, version: int) -> ModelStats:
+        """Return new sums for a version that is being loaded."""
+        self.models[model, version] = begun = ModelStats()
+        return begun
+
+    def forget(self, model: str, version: int, stats: ModelStats) -> None:
+        """Drop the sums of a version that is gone, unless it was loaded again meanwhile."""
+        if self.models.get((model, version)) is stats:
+            del self.models[model, version]
 
     def record(self, phases: Phases) -> None:
         """Count a request that was answered, and write its line."""

@@ -24,6 +24,9 @@ from service.tensors import DTYPES, Array, array_from_array, array_from_data
 
 _INTEGERS = frozenset({int})
 
+_LARGEST_PRODUCT = 2**48
+"""Of the sizes of a tensor without elements; NumPy multiplies even those."""
+
 URGENT = 1
 """The priority of a request that goes before all others; 0 and 2 are usual."""
 
@@ -202,6 +205,8 @@ def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
         raise WireError(f"Input {spec.name!r} has the datatype {datatype}; the model takes {spec.datatype}.")
     if not isinstance(shape, list) or not _INTEGERS.issuperset(map(type, shape)) or (shape and min(shape) < 0):
         raise WireError(f"Input {spec.name!r} has a shape that is not a list of non-negative integers.")
+    if 0 in shape and prod(size for size in shape if size) > _LARGEST_PRODUCT:
+        raise WireError(f"Input {spec.name!r} has the shape {shape}, whose sizes are too large.")
     if not fits(shape, spec.shape):
         takes = list(spec.shape)
         raise WireError(f"Input {spec.name!r} has the shape {shape}; the model takes {takes}, -1 being free.")

@@ -218,6 +218,18 @@ def test_the_last_to_leave_a_run_stops_it() -> None:
     run(test)
 
 
+def test_a_batch_that_is_full_does_not_wait_and_one_that_is_not_keeps_deadlines() -> None:
+    async def test(_: Network, batcher: Batcher) -> None:
+        started = perf_counter()
+        await asyncio.gather(*(batcher.submit(job(number)) for number in range(4)))
+        assert perf_counter() - started < 5
+        with pytest.raises(DeadlineError):
+            await batcher.submit(job(1, timeout_s=0.05))
+        assert perf_counter() - started < 5
+
+    run(test, inline=True, delay_s=10.0)
+
+
 def test_a_wrong_number_of_rows_is_a_fault_of_the_network() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         with pytest.raises(RunError):

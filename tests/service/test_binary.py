@@ -59,6 +59,27 @@ def test_sizes_that_lie_are_refused(served: Any, record: Any, raw: bytes, messag
     assert message in answer.json()["error"]
 
 
+@pytest.mark.parametrize("size", [2**63 - 1, 2**64 - 1])
+def test_sizes_that_no_array_has_are_refused(served: Any, size: int) -> None:
+    record = {"name": "input", "datatype": "FP32", "shape": [0, size], "data": []}
+
+    for filler in ("", " " * 40_000):
+        answer = served.client.post(
+            "/v2/models/identity-fp32/infer", content=json.dumps({"inputs": [record]}).encode() + filler.encode()
+        )
+        assert answer.status_code == 400
+        assert "sizes are too large" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("key", ["a\0b", "/", "", "~1"])
+def test_fields_of_any_name_and_depth_are_ignored_in_large_bodies_too(served: Any, key: str) -> None:
+    deep = "[" * 900 + "]" * 900
+    record = {"name": "input", "datatype": "FP32", "shape": [100, 100], "data": [0.5] * 10_000}
+    body = json.dumps({key: 1, "inputs": [record]})[:-1] + f', "deep": {deep}}}'
+
+    assert served.client.post("/v2/models/identity-fp32/infer", content=body.encode()).status_code == 200
+
+
 @pytest.mark.parametrize("length", ["-1", "many", "9" * 30, "1e2", ""])
 def test_a_header_length_that_is_none_is_refused(served: Any, length: str) -> None:
     answer = send(served, {"inputs": [entry()]}, length=length)

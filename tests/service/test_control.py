@@ -92,6 +92,32 @@ def test_a_broken_version_takes_nothing_down_and_is_tried_again_when_it_is_put_r
     wait_for(lambda: answering(service) == 4)
 
 
+def test_a_bundle_that_is_still_being_copied_is_taken_once_it_is_whole(polled: Any, bundles: Any) -> None:
+    service = polled()
+    aside = put(bundles, 9)
+    whole = (aside / "model.onnx").read_bytes()
+    shutil.move(aside, bundles.root.parent / "nine")
+    target = bundles.root / "digits" / "9"
+    target.mkdir()
+    shutil.copy(bundles.root.parent / "nine" / "manifest.json", target)
+    (target / "model.onnx").write_bytes(whole[:100])
+    wait_for(lambda: index(service).get("digits/9", ("", ""))[0] == "UNAVAILABLE")
+
+    with (target / "model.onnx").open("ab") as file:
+        file.write(whole[100:])
+
+    wait_for(lambda: answering(service) == 9)
+
+
+def test_a_version_that_is_loaded_again_is_counted_anew(controlled: Any) -> None:
+    for _ in range(2):
+        controlled.client.post("/v2/repository/models/digits/load")
+        post(controlled)
+        counted = controlled.client.get("/v2/models/digits/stats").json()["model_stats"][0]
+        assert (counted["inference_count"], counted["inference_stats"]["success"]["count"]) == (1, 1)
+        controlled.client.post("/v2/repository/models/digits/unload")
+
+
 def test_a_version_whose_folder_is_gone_is_let_go(polled: Any, bundles: Any) -> None:
     service = polled()
     put(bundles, 2)

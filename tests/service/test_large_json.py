@@ -90,6 +90,12 @@ def test_what_is_unusual_is_left_to_the_usual_way(datatype: str, data: str) -> N
     assert parse_large(body.encode()) is None
 
 
+def test_an_escaped_bracket_does_not_upset_the_count() -> None:
+    body = b'{"id": "\\u005b", "inputs": [{"name": "a", "datatype": "FP32", "shape": [2], "data": [1, [2]]}]}'
+
+    assert parse_large(body) is None
+
+
 def test_of_two_equal_keys_the_last_one_holds() -> None:
     entry = '"name": "a", "datatype": "FP32", "shape": [1, 1], "data": [[1]], "data": [[3]]'
     body = f'{{"inputs": [], "inputs": [{{{entry}}}]}}'.encode()

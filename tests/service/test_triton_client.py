@@ -98,6 +98,24 @@ def test_classification(client: Any) -> None:
     assert texts[0][0] == "32.000000:2:two"
 
 
+def test_integers_are_ranked_as_integers(client: Any) -> None:
+    outputs = [http.InferRequestedOutput("output", class_count=2)]
+
+    result = client.infer("identity-int64", [tensor(np.array([[2**53, 2**53 + 1]]), "INT64")], outputs=outputs)
+
+    assert [text.decode().split(":")[1] for text in result.as_numpy("output")[0]] == ["1", "0"]
+
+
+def test_equal_values_are_ranked_by_index_and_no_rows_by_nothing(client: Any) -> None:
+    outputs = [http.InferRequestedOutput("output", class_count=3)]
+
+    result = client.infer("identity-fp32", [tensor(np.zeros((1, 3), np.float32), "FP32")], outputs=outputs)
+    nothing = client.infer("identity-fp32", [tensor(np.zeros((0, 3), np.float32), "FP32")], outputs=outputs)
+
+    assert [text.decode().split(":")[1] for text in result.as_numpy("output")[0]] == ["0", "1", "2"]
+    assert nothing.get_output("output")["shape"] == [0, 3]
+
+
 def test_id_version_timeout_and_priority(client: Any) -> None:
     result = client.infer("digits", [picture()], request_id="abc", model_version="1", timeout=5_000_000, priority=1)
 

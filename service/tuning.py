@@ -1,12 +1,11 @@
 """How many rows a network should run at once, and where: measured while the model loads.
 
-Batches are doubled for as long as a row becomes cheaper by a tenth and a run stays short. A network whose largest batch
-takes less than a thread costs runs on the event loop.
+Batches are doubled while a run takes less than a thread costs; from there on for as long as a row becomes cheaper by a
+tenth and a run stays short. A network whose largest batch takes less than a thread costs runs on the event loop.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from time import perf_counter
 
@@ -32,13 +31,14 @@ def measure_batches(run: Callable[[int], object], largest: int) -> dict[int, flo
         largest: rows that it may run on.
 
     Returns:
-        Rows to the median seconds of a run, at least for one row.
+        Rows to the seconds of the fastest of several runs, at least for one row.
     """
     started, measured, rows = perf_counter(), {}, 1
     while rows <= largest:
         run(rows)  # the first run of a size allocates
-        measured[rows] = statistics.median(_time(run, rows) for _ in range(_REPEATS))
-        if rows > 1 and measured[rows] / rows > _GAIN * measured[rows // 2] / (rows // 2):
+        measured[rows] = min(_time(run, rows) for _ in range(_REPEATS))
+        no_gain = rows > 1 and measured[rows] / rows > _GAIN * measured[rows // 2] / (rows // 2)
+        if no_gain and measured[rows] > INLINE_S:
             break
         if measured[rows] > LONGEST_RUN_S / 2 or perf_counter() - started > _BUDGET_S:
             break
@@ -47,12 +47,9 @@ def measure_batches(run: Callable[[int], object], largest: int) -> dict[int, flo
 
 
 def best_batch(measured: dict[int, float]) -> int:
-    """Return the largest number of rows that made a row cheaper by a tenth than the number before."""
-    best = min(measured)
-    for rows, seconds in sorted(measured.items()):
-        if rows > best and seconds / rows <= _GAIN * measured[best] / best:
-            best = rows
-    return best
+    """Return the smallest number of rows at which a row is as cheap as anywhere, but for a tenth."""
+    cheapest = min(seconds / rows for rows, seconds in measured.items())
+    return min(rows for rows, seconds in measured.items() if seconds / rows * _GAIN <= cheapest)
 
 
 def _time(run: Callable[[int], object], rows: int) -> float:

@@ -151,6 +151,7 @@ def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixtur
         ({1: 1.0, 2: 1.95}, 1),
         ({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.9}, 4),
         ({1: 1.0, 2: 1.9, 4: 3.0}, 4),
+        ({1: 1.0, 2: 2.5, 4: 1.0, 8: 2.0}, 4),
     ],
 )
 def test_a_batch_is_as_large_as_pays(measured: dict[int, float], best: int) -> None:

@@ -53,7 +53,7 @@ class BundleError(InputError):
 
 
 class FoldError(CheckError):
-    """The folded graph is not valid: a fault of the fold, caught before anything is written."""
+    """The folded graph is not valid: a fault of the fold, caught before anything is written, and so exit code 70."""
 
     exit_code = 70
 

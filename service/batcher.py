@@ -70,11 +70,6 @@ class Batcher:
         return self._queued_rows
 
     @property
-    def is_full(self) -> bool:
-        """Whether not one row more may wait."""
-        return self._queued_rows >= self.policy.queue_capacity
-
-    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._queued_rows and self._running is None and not self._alone
@@ -254,17 +249,17 @@ class Batcher:
         else:
             self._observe(rows, seconds)
             self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
-            self._deliver(batch, outcome, rows)
+            self._deliver(batch, outcome)
         if self._queued_rows or self._alone:
             self._schedule()
 
-    def _deliver(self, batch: Batch, results: Results, rows: int) -> None:
+    def _deliver(self, batch: Batch, results: Results) -> None:
         now, at, alone = perf_counter(), 0, len(batch.members) == 1
         for job, start, stop in batch.members:
             end = at + stop - start
             if not job.over:
                 own = results if alone else {name: results[name][at:end] for name in job.outputs}
-                job.batch_rows, job.run_at, job.ended_at = rows, job.run_at or batch.run_at, now
+                job.run_at, job.ended_at = job.run_at or batch.run_at, now
                 if start or stop < job.weight:
                     job.parts.append(own)
                     own = joined(job.parts) if stop == job.weight else own

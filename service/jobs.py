@@ -26,7 +26,6 @@ class Job:
         shapes: of a row of each input, where they are free; only equal ones run together.
         queued_at, started_at, run_at, ended_at: on the same clock: when it was queued, first taken into a batch, when
             that batch's run began, when all was done.
-        batch_rows: rows of the last batch that it was part of.
     """
 
     tensors: Mapping[str, Array]
@@ -40,7 +39,6 @@ class Job:
     started_at: float = 0.0
     run_at: float = 0.0
     ended_at: float = 0.0
-    batch_rows: int = 0
     taken: int = 0
     parts: list[Results] = field(default_factory=list)
 

@@ -70,7 +70,6 @@ class ModelStats:
 
     phases: list[Histogram] = field(default_factory=lambda: [Histogram() for _ in PHASES])
     run_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
-    run_seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     failed_seconds: float = 0.0
     rows: int = 0
@@ -81,7 +80,6 @@ class ModelStats:
         """Count one run of the network."""
         self.rows += rows
         self.run_rows.observe(rows)
-        self.run_seconds += seconds
         sums = self.batch_sizes.setdefault(rows, [0, 0.0])
         sums[0] += 1
         sums[1] += seconds

@@ -36,6 +36,9 @@ def serve(
         Literal["cpu", "cuda", "auto"] | None,
         typer.Option(help="What runs the networks; auto takes CUDA where it works.", show_default="auto"),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve; processors are shared out among them.", show_default="1")
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
         typer.Option(help="The least severe message to log.", show_default="info"),
@@ -56,16 +59,33 @@ def serve(
     Example: normfold serve --repository model_repository --port 8000
     """
     require_onnxruntime()
-    from service.app import create_app
     from service.logs import configure_logging
-    from service.server import make_server
+    from service.server import make_server, run_workers
     from service.settings import load_settings
+    from service.state import prepared_state
 
     settings = load_settings(
-        repository=repository, host=host, port=port, provider=provider, log_level=log_level, log_format=log_format
+        repository=repository,
+        host=host,
+        port=port,
+        provider=provider,
+        workers=workers,
+        log_level=log_level,
+        log_format=log_format,
     )
     configure_logging(settings)
-    with _bind(settings.host, settings.port) as listener, _leave_quietly():
+    with (
+        _bind(settings.host, settings.port) as listener,
+        prepared_state(settings.state_dir, settings.workers) as state_dir,
+        _leave_quietly(),
+    ):
+        settings = settings.model_copy(update={"state_dir": state_dir})
+        if settings.workers > 1:
+            _announce(listener, as_json)
+            run_workers(settings, listener)
+            return
+        from service.app import create_app  # with several workers it is theirs, and the parent stays small
+
         app = create_app(settings)
         server = make_server(app, settings)
         _announce(listener, as_json)

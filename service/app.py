@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -16,10 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from service import http_errors
 from service.access import FileLines, LogLines
+from service.board import Board
+from service.crew import Crew
+from service.drain import stop_gently
 from service.infer import InferRoute
 from service.metrics import Metrics
 from service.middleware import RequestMiddleware
-from service.processors import available_processors
+from service.processors import share_of_processors
 from service.repository import Repository
 from service.routes.health import health_routes
 from service.routes.infer import infer_routes
@@ -28,8 +32,11 @@ from service.routes.predict import predict_routes
 from service.routes.repository import repository_routes
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
+from service.state import WORKERS
 from service.telemetry import Telemetry
 from service.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """
 Serves models from a repository of bundles through ONNX Runtime.
@@ -58,13 +65,19 @@ class _App(FastAPI):
         return self._surrounded(scope, receive, send)
 
 
-async def _load(repository: Repository) -> None:
+async def _load(repository: Repository, crew: Crew) -> None:
     """Load the models, and spare the garbage collector what stays: a full collection would stall every request."""
     await repository.load()
+    await crew.catch_up()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
-    await repository.watch()
+
+
+async def _keep_up(loading: asyncio.Task[None], repository: Repository, crew: Crew) -> None:
+    """Follow what changes in the folders, and what the other workers want."""
+    await loading
+    await asyncio.gather(repository.watch(), crew.work())
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -75,18 +88,28 @@ def create_app(settings: Settings) -> FastAPI:
     Args:
         settings: what the service is told.
     """
-    workers = Workers(threads=available_processors() + 1)  # one more, so that a picture decodes while networks run
+    workers = Workers(
+        threads=share_of_processors(settings.workers) + 1
+    )  # one more, so that a picture decodes while networks run
     access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
     telemetry = Telemetry(access_log)
     repository = Repository(settings, workers, telemetry)
+    board = Board(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
+    crew = Crew(repository, telemetry, board, settings.workers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(repository))
+        stop_gently(crew.stop, settings.shutdown_delay_s)
+        loading = asyncio.create_task(_load(repository, crew))
+        if crew.replaces_another:
+            logger.warning("A worker process died; this one takes its place.")
+            await loading  # the others answer meanwhile
+        keeping_up = asyncio.create_task(_keep_up(loading, repository, crew))
         yield
-        loading.cancel()
+        keeping_up.cancel()
         with suppress(asyncio.CancelledError):
-            await loading
+            await keeping_up
+        crew.close()
         await repository.close()
         workers.close()
         if isinstance(access_log, FileLines):
@@ -105,12 +128,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
-    app.include_router(
-        statistics_routes(repository, telemetry, Metrics(telemetry, repository, settings.triton_metrics))
-    )
+    app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))
     app.include_router(model_routes(repository))
-    app.include_router(repository_routes(repository))
-    app.include_router(health_routes(repository))
+    app.include_router(repository_routes(repository, crew))
+    app.include_router(health_routes(crew))
 
     @app.get("/", include_in_schema=False)
     async def to_pages(_: Request) -> RedirectResponse:

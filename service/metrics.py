@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,8 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from service.crew import Crew
 from service.repository import Repository
-from service.telemetry import PHASES, Histogram, ModelStats, Telemetry
+from service.telemetry import PHASES, Histogram, ModelStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -22,18 +24,18 @@ class Metrics:
     """What GET /metrics answers.
 
     Args:
-        telemetry: what was counted.
-        repository: what is loaded and what waits.
+        crew: what was counted, and what waits.
+        repository: what is loaded.
         triton: under the names of Triton's metrics too.
     """
 
-    def __init__(self, telemetry: Telemetry, repository: Repository, triton: bool) -> None:
+    def __init__(self, crew: Crew, repository: Repository, triton: bool) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Requests(telemetry))
-        self._registry.register(_Models(telemetry, repository))
+        self._registry.register(_Requests(crew))
+        self._registry.register(_Models(crew, repository))
         if triton:
-            self._registry.register(_Triton(telemetry, repository))
-        ProcessCollector(registry=self._registry)
+            self._registry.register(_Triton(crew, repository))
+        self._registry.register(_Processes(crew))
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
@@ -43,8 +45,8 @@ class Metrics:
 class _Requests(Collector):
     """Requests, their phases and runs, from the sums."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -58,7 +60,7 @@ class _Requests(Collector):
             labels=(*_LABELS, "phase"),
         )
         runs = HistogramMetricFamily("normfold_run_rows", "Rows of each run of a network.", labels=_LABELS)
-        for (model, version), stats in sorted(self._telemetry.models.items()):
+        for (model, version), stats in sorted(self._crew.models().items()):
             labels = [model, str(version) if version else ""]
             for status, number in sorted(stats.statuses.items()):
                 requests.add_metric([*labels, str(status)], number)
@@ -69,16 +71,14 @@ class _Requests(Collector):
                 phases.add_metric([*labels, phase], _buckets(histogram), histogram.sum)
             runs.add_metric(labels, _buckets(stats.run_rows), stats.run_rows.sum)
         yield from (requests, rows, phases, runs)
-        yield GaugeMetricFamily(
-            "normfold_in_flight", "Requests that are being answered.", value=self._telemetry.in_flight
-        )
+        yield GaugeMetricFamily("normfold_in_flight", "Requests that are being answered.", value=self._crew.in_flight())
 
 
 class _Models(Collector):
     """What is loaded, and what waits."""
 
-    def __init__(self, telemetry: Telemetry, repository: Repository) -> None:
-        self._telemetry, self._repository = telemetry, repository
+    def __init__(self, crew: Crew, repository: Repository) -> None:
+        self._crew, self._repository = crew, repository
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -87,21 +87,41 @@ class _Models(Collector):
         )
         queue = GaugeMetricFamily("normfold_queue_rows", "Rows that wait for a run.", labels=_LABELS)
         capacity = GaugeMetricFamily("normfold_queue_capacity_rows", "Rows that may wait.", labels=_LABELS)
+        workers = len(self._crew.processes())
         for name, versions in self._repository.entries.items():
             for number, entry in versions.items():
                 labels, model = [name, str(number)], entry.model
                 ready.add_metric([*labels, model.session.provider if model else ""], float(model is not None))
                 if model is not None:
-                    queue.add_metric(labels, model.batcher.queued_rows)
-                    capacity.add_metric(labels, model.batcher.policy.queue_capacity)
+                    queue.add_metric(labels, self._crew.queued_rows(name, number))
+                    capacity.add_metric(labels, workers * model.batcher.policy.queue_capacity)
         yield from (ready, queue, capacity)
+
+
+class _Processes(Collector):
+    """Memory, processor time and open files of the workers together, since the oldest of them began."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        processes = self._crew.processes()
+        families = [ProcessCollector(pid=partial(int, process), registry=None).collect() for process in processes]
+        for alike in zip(*families, strict=False):
+            total = alike[0]
+            values = [sample.value for family in alike for sample in family.samples]
+            merged = min(values) if total.name == "process_start_time_seconds" else sum(values)
+            total.samples = [total.samples[0]._replace(value=merged)]
+            yield total
+        yield GaugeMetricFamily("normfold_workers", "Processes that serve.", value=len(processes))
 
 
 class _Triton(Collector):
     """The same under the names that dashboards made for Triton know; times there are sums of microseconds."""
 
-    def __init__(self, telemetry: Telemetry, repository: Repository) -> None:
-        self._telemetry, self._repository = telemetry, repository
+    def __init__(self, crew: Crew, repository: Repository) -> None:
+        self._crew, self._repository = crew, repository
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -119,7 +139,7 @@ class _Triton(Collector):
                 ("compute_output_duration_us", "Microseconds of encoding."),
             )
         }
-        for (model, version), stats in sorted(self._telemetry.models.items()):
+        for (model, version), stats in sorted(self._crew.models().items()):
             if version:
                 for name, value in _triton_sums(stats).items():
                     counters[name].add_metric([model, str(version)], value)
@@ -128,7 +148,7 @@ class _Triton(Collector):
         for name, versions in self._repository.entries.items():
             for number, entry in versions.items():
                 if entry.model is not None:
-                    pending.add_metric([name, str(number)], entry.model.batcher.queued_rows)
+                    pending.add_metric([name, str(number)], self._crew.queued_rows(name, number))
         yield pending
 
 

@@ -21,6 +21,11 @@ def available_processors(root: Path = Path("/")) -> int:
     return max(1, math.floor(min(_affinity(), _cgroup_quota(root))))
 
 
+def share_of_processors(workers: int) -> int:
+    """Return how many of them each of several worker processes may use, at least 1."""
+    return max(1, available_processors() // workers)
+
+
 def _affinity() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))

@@ -28,7 +28,7 @@ from service.engine import Model
 from service.errors import ControlError, ModelUnavailableError, RunError, UnknownModelError
 from service.memory import give_back
 from service.policy import VersionPolicy
-from service.processors import available_processors
+from service.processors import share_of_processors
 from service.scan import Fingerprint, fingerprint, read_version, scan
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -61,7 +61,7 @@ class Repository:
     def __init__(self, settings: Settings, workers: Workers, telemetry: Telemetry) -> None:
         self._settings, self._workers, self._telemetry = settings, workers, telemetry
         self._root = settings.repository
-        self._threads = settings.intra_op_threads or available_processors()
+        self._threads = settings.intra_op_threads or share_of_processors(settings.workers)
         self._policy = VersionPolicy.parse(settings.version_policy)
         self._entries: dict[str, dict[int, Entry]] = {}
         self._unreadable: dict[str, str] = {}

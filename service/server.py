@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.supervisors import Multiprocess
 
 from service.connection import CONNECTION, CYCLE
+from service.logs import configure_logging
 from service.settings import Settings
 
-SHUTDOWN_TIMEOUT_S = 20
-"""How long requests in flight may go on at the end; a client that sent half of one would keep the process for ever.
-
-With what the workers get after it, this is less than the 30 s after which container runtimes kill.
-"""
-
 _SWEEP_S = 1.0
+
+_HANGS_AFTER_S = 60
+"""A worker process that has not answered its parent for so long is killed, and another one takes its place."""
 
 
 class ServiceProtocol(HttpToolsProtocol):
@@ -34,7 +35,7 @@ class ServiceProtocol(HttpToolsProtocol):
     that was read last.
     """
 
-    settings: Settings
+    config: ServiceConfig
     on_lost: Callable[[], None] | None = None
     is_lost = False
     _active: RequestResponseCycle | None = None
@@ -48,13 +49,15 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Take the connection, unless there are as many as may be."""
         super().connection_made(transport)
+        self.config.sweep.add(self)
         self._reading_since = self.loop.time()
-        if len(self.connections) > self.settings.max_connections:
+        if len(self.connections) > self.config.settings.max_connections:
             self.refuse(503, "Too many connections are open; try again in 1 second.", b"retry-after: 1\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer, or has one, that nobody reads it."""
         self.is_lost = True
+        self.config.sweep.discard(self)
         super().connection_lost(exc)
         for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
@@ -76,13 +79,13 @@ class ServiceProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_headers:
             self._header_bytes += len(data) if within else 0  # of the first piece, only what was understood counts
-            if self._header_bytes > self.settings.max_header_bytes or self._are_long():
+            if self._header_bytes > self.config.settings.max_header_bytes or self._are_long():
                 self._refuse_headers()
 
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._in_headers = False
-        if self._chunk_bytes + self._header_bytes > self.settings.max_header_bytes and self._are_long():
+        if self._chunk_bytes + self._header_bytes > self.config.settings.max_header_bytes and self._are_long():
             self._refuse_headers()
             return
         super().on_headers_complete()  # the request's task has not begun to run yet
@@ -100,7 +103,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """End a connection that is too slow to send, to read, or to do anything."""
-        patience = self.settings.receive_timeout_s
+        patience = self.config.settings.receive_timeout_s
         if self.transport.is_closing():
             return
         waiting = self.transport.get_write_buffer_size()
@@ -154,20 +157,22 @@ class ServiceProtocol(HttpToolsProtocol):
         self.flow.pause_reading()
 
     def _are_long(self) -> bool:
-        return sum(len(name) + len(value) + 4 for name, value in self.headers) > self.settings.max_header_bytes
+        return sum(len(name) + len(value) + 4 for name, value in self.headers) > self.config.settings.max_header_bytes
 
     def _refuse_headers(self) -> None:
         self._in_headers = True
-        self.refuse(431, f"The headers are over the limit of {self.settings.max_header_bytes:,} bytes.")
+        self.refuse(431, f"The headers are over the limit of {self.config.settings.max_header_bytes:,} bytes.")
 
 
-def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
-    """Return a server for sockets that are open already; it logs through the service's own logger."""
-    protocol = type("ConfiguredProtocol", (ServiceProtocol,), {"settings": settings})
-    return _Server(
-        uvicorn.Config(
+class ServiceConfig(uvicorn.Config):
+    """What the HTTP server is told; it goes to worker processes as it is, and they make their own application."""
+
+    def __init__(self, settings: Settings, app: ASGIApp | str = "", workers: int = 1) -> None:
+        self.settings = settings
+        self.sweep = Sweep()
+        super().__init__(
             app,
-            http=protocol,
+            http=ServiceProtocol,
             loop="uvloop",
             ws="none",
             interface="asgi3",
@@ -175,21 +180,63 @@ def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+            workers=workers,
+            timeout_graceful_shutdown=settings.shutdown_grace_s,  # type: ignore[arg-type]  # asyncio takes fractions
+            timeout_worker_healthcheck=_HANGS_AFTER_S,
         )
-    )
+
+    def configure_logging(self) -> None:
+        """Log as the service does, in a worker process; where there is only one, the command has seen to it."""
+        super().configure_logging()
+        if multiprocessing.parent_process() is not None:
+            configure_logging(self.settings)
+
+    def load(self) -> None:
+        """Make the application, where none was given."""
+        if self.app == "":
+            from service.app import create_app  # not in the parent of worker processes: it would hold it for nothing
+
+            self.app = create_app(self.settings)
+        super().load()
 
 
-class _Server(uvicorn.Server):
-    """Looks every second for connections that are too slow."""
+class Sweep:
+    """Looks every second for connections that are too slow, for as long as there are any."""
 
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        self._sweep(asyncio.get_running_loop())
+    def __init__(self) -> None:
+        self._connections: set[ServiceProtocol] = set()
+        self._is_due = False
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, connection: ServiceProtocol) -> None:
+        """Watch a connection."""
+        self._connections.add(connection)
+        if not self._is_due:
+            self._is_due = True
+            connection.loop.call_later(_SWEEP_S, self._look, connection.loop)
+
+    def discard(self, connection: ServiceProtocol) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, ServiceProtocol):
-                connection.look(now)
-        loop.call_later(_SWEEP_S, self._sweep, loop)
+        for connection in list(self._connections):
+            connection.look(now)
+        self._is_due = bool(self._connections)
+        if self._is_due:
+            loop.call_later(_SWEEP_S, self._look, loop)
+
+
+def run_workers(settings: Settings, listener: socket.socket) -> None:
+    """Serve in several processes, until a signal ends them; one that dies is replaced.
+
+    Args:
+        settings: with a state_dir, where they meet.
+        listener: open already; all take connections from it.
+    """
+    Multiprocess(ServiceConfig(settings, workers=settings.workers), [listener]).run()
+
+
+def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
+    """Return a server for sockets that are open already; it logs through the service's own logger."""
+    return uvicorn.Server(ServiceConfig(settings, app))

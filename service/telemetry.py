@@ -16,11 +16,11 @@ import os
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from time import perf_counter, time
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.body import Headers
 from service.jobs import Job
@@ -63,6 +63,11 @@ class Histogram:
         """Number of values."""
         return sum(self.counts)
 
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Add what another histogram with the same bounds has counted."""
+        self.counts = [one + other for one, other in zip(self.counts, counts, strict=True)]
+        self.sum += total
+
 
 @dataclass
 class ModelStats:
@@ -83,6 +88,32 @@ class ModelStats:
         sums = self.batch_sizes.setdefault(rows, [0, 0.0])
         sums[0] += 1
         sums[1] += seconds
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as JSON's types, for another process to `add`."""
+        return {
+            "phases": [[histogram.counts, histogram.sum] for histogram in self.phases],
+            "run_rows": [self.run_rows.counts, self.run_rows.sum],
+            "statuses": [*self.statuses.items()],
+            "failed_seconds": self.failed_seconds,
+            "rows": self.rows,
+            "last_at": self.last_at,
+            "batch_sizes": [[size, *sums] for size, sums in self.batch_sizes.items()],
+        }
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add what another process has counted of the same version."""
+        for histogram, (counts, total) in zip(self.phases, record["phases"], strict=True):
+            histogram.add(counts, total)
+        self.run_rows.add(*record["run_rows"])
+        self.statuses.update(dict(record["statuses"]))
+        self.failed_seconds += record["failed_seconds"]
+        self.rows += record["rows"]
+        self.last_at = max(self.last_at, record["last_at"])
+        for size, runs, seconds in record["batch_sizes"]:
+            sums = self.batch_sizes.setdefault(size, [0, 0.0])
+            sums[0] += runs
+            sums[1] += seconds
 
 
 @dataclass(slots=True)

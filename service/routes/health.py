@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from service.repository import Repository
+from service.crew import Crew
 from service.routes.paths import ERRORS
 
 EXTENSIONS = (
@@ -18,7 +18,7 @@ EXTENSIONS = (
 """Those of the protocol's extensions, by Triton's names, that work here."""
 
 
-def health_routes(repository: Repository) -> APIRouter:
+def health_routes(crew: Crew) -> APIRouter:
     """Return the routes about the service as a whole."""
     router = APIRouter(tags=["health"])
     metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
@@ -36,8 +36,8 @@ def health_routes(repository: Repository) -> APIRouter:
     @router.get("/v2/health/ready", response_class=JSONResponse, responses={503: ERRORS[503]})
     async def server_ready(_: Request) -> JSONResponse:
         """The models are loaded and at least one can answer; otherwise 503 and the reason."""
-        if repository.problem is not None:
-            return JSONResponse({"ready": False, "error": repository.problem}, 503)
+        if crew.problem is not None:
+            return JSONResponse({"ready": False, "error": crew.problem}, 503)
         return JSONResponse({"ready": True})
 
     return router

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from service.crew import Crew
 from service.errors import WireError
 from service.repository import Repository
 from service.routes.paths import ERRORS
@@ -16,7 +17,7 @@ from service.wire import parse_object
 _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
 
 
-def repository_routes(repository: Repository) -> APIRouter:
+def repository_routes(repository: Repository, crew: Crew) -> APIRouter:
     """Return the routes of the repository."""
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
     example: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _INDEX}}}}
@@ -44,13 +45,13 @@ def repository_routes(repository: Repository) -> APIRouter:
     @router.post("/models/{model}/load", response_class=Response, responses=errors)
     async def load(request: Request) -> Response:
         """Load a model, answered when it can answer; only with model_control=explicit."""
-        await repository.load_model(request.path_params["model"])
+        await crew.load_model(request.path_params["model"])
         return Response()
 
     @router.post("/models/{model}/unload", response_class=Response, responses=errors)
     async def unload(request: Request) -> Response:
         """Unload a model: no new requests from here on, those in flight are answered; only with explicit control."""
-        await repository.unload_model(request.path_params["model"])
+        await crew.unload_model(request.path_params["model"])
         return Response()
 
     return router

@@ -8,10 +8,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from service.crew import Crew
 from service.metrics import CONTENT_TYPE, Metrics
 from service.repository import Repository
 from service.routes.paths import add_model_route, find_model
-from service.telemetry import Histogram, ModelStats, Telemetry
+from service.telemetry import Histogram, ModelStats
 
 _EXAMPLE = {
     "model_stats": [
@@ -28,7 +29,7 @@ _EXAMPLE = {
 }
 
 
-def statistics_routes(repository: Repository, telemetry: Telemetry, metrics: Metrics) -> APIRouter:
+def statistics_routes(repository: Repository, crew: Crew, metrics: Metrics) -> APIRouter:
     """Return the routes that tell what was counted."""
     router = APIRouter(tags=["statistics"])
 
@@ -41,12 +42,13 @@ def statistics_routes(repository: Repository, telemetry: Telemetry, metrics: Met
             for number in versions
             if versions[number].model
         ]
-        return JSONResponse({"model_stats": [_describe(*one, telemetry.stats(*one)) for one in ready]})
+        sums = crew.models()
+        return JSONResponse({"model_stats": [_describe(*one, sums[one]) for one in ready]})
 
     async def model_statistics(request: Request) -> JSONResponse:
         """Counts and times of one version; `inference_count` counts rows, `execution_count` runs of the network."""
         model = find_model(request, repository)
-        stats = telemetry.stats(model.name, model.version)
+        stats = crew.models()[model.name, model.version]
         return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
 
     add_model_route(router, "/v2", "/stats", model_statistics, method="GET", errors=(404, 503), answer=_EXAMPLE)

@@ -145,14 +145,14 @@ import threading
 import service.repository, service.server, service.workers
 
 service.repository.read_bundle = lambda *_: threading.Event().wait()
-service.server.SHUTDOWN_TIMEOUT_S = service.workers.CLOSE_TIMEOUT_S = 0.2
+service.workers.CLOSE_TIMEOUT_S = 0.2
 from cli.main import main
 main()
 """
 
 
 def test_load_that_hangs_does_not_keep_the_process(repository: Path) -> None:
-    with serving(repository, script=HANGING) as (process, client):
+    with serving(repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         assert client.get("/v2/health/live").status_code == 200
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
@@ -162,7 +162,7 @@ def test_load_that_hangs_does_not_keep_the_process(repository: Path) -> None:
 
 
 def test_client_that_never_sends_the_rest_does_not_keep_the_process(repository: Path) -> None:
-    with serving(repository, script=HANGING) as (process, client):
+    with serving(repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
             connection.sendall(head)

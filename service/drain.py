@@ -1,0 +1,41 @@
+"""The beginning of the end: not ready from the first moment, served on until load balancers have noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def stop_gently(stop: Callable[[], None], delay_s: float) -> None:
+    """Let SIGTERM and SIGINT call `stop` at once, and the handler that is installed now only after the delay.
+
+    A second signal is not delayed. Where Python allows no handlers (not in the main thread) nothing is changed.
+
+    Args:
+        stop: makes the service unready.
+        delay_s: seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop, stopping = asyncio.get_running_loop(), False
+    before: dict[int, Any] = {}
+
+    def begin(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        handler = before[number]
+        if stopping or delay_s == 0:
+            stop()
+            handler(number, frame)
+            return
+        stopping = True
+        stop()
+        loop.call_soon_threadsafe(loop.call_later, delay_s, handler, number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.getsignal(number)
+        if callable(before[number]):
+            signal.signal(number, begin)

@@ -32,6 +32,7 @@ from service.routes.predict import predict_routes
 from service.routes.repository import repository_routes
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
+from service.short_way import ShortWay
 from service.state import WORKERS
 from service.telemetry import Telemetry
 from service.workers import Workers
@@ -55,6 +56,9 @@ _COLLECT_AFTER = 20_000
 
 class _App(FastAPI):
     """FastAPI, within what surrounds every request; FastAPI's own middleware would stand before the infer route."""
+
+    short_way: ShortWay | None = None
+    """For the HTTP server, which knows it by this name."""
 
     def surround(self, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int) -> None:
         """Put the middleware around everything."""
@@ -126,6 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
     app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes)
+    app.short_way = ShortWay(repository, telemetry, workers, settings)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from contract.errors import NormfoldError
 from service.errors import ClientLeftError, DeadlineError, QueueFullError, RunError, UnloadedError
 from service.jobs import Batch, BatchPolicy, Job, Results, fit_together, joined
 from service.session import Array, Cancel
@@ -91,10 +92,17 @@ class Batcher:
             raise QueueFullError(self.policy.queue_capacity, self.retry_after_s)
 
     def submit(self, job: Job) -> asyncio.Future[Results]:
-        """Put a job into the queue.
+        """Put a job into the queue, as `enqueue` does.
 
         Returns:
             Its results, by output, rows in order; or DeadlineError, RunError, WireError.
+        """
+        job.future = future = asyncio.get_running_loop().create_future()
+        self.enqueue(job)
+        return future
+
+    def enqueue(self, job: Job) -> None:
+        """Put a job with a future into the queue.
 
         Raises:
             QueueFullError: no room.
@@ -105,27 +113,23 @@ class Batcher:
         self.refuse_if_full(job.weight)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()  # asks the kernel for the process's number each time
-        job.future = future = self._loop.create_future()
         job.queued_at = perf_counter()
         (self._urgent if job.urgent else self._normal).append(job)
         self._queued_rows += job.weight
         if self._running is not None or self.policy.delay_s:
             self._arm(job.deadline)
         self._schedule()
-        return future
 
     def abandon(self, job: Job) -> None:
         """Forget a job whose client left; the last member of a running batch stops it."""
-        if job.future is not None and not job.future.done():
-            job.future.set_exception(ClientLeftError())
-            self._leave(job)
+        self._end(job, ClientLeftError())
 
-    def close(self) -> None:
+    def close(self, reason: NormfoldError | None = None) -> None:
         """End everything that waits or runs; the caller has let in no more."""
         self._closed = True
         for job in (*self._urgent, *self._normal, *self._jobs_running()):
             if not job.over and job.future is not None:
-                job.future.set_exception(UnloadedError())
+                job.future.set_exception(reason or UnloadedError())
         if self._running is not None:
             self._running.cancel.set()
         self._urgent.clear()
@@ -194,7 +198,7 @@ class Batcher:
                     self._leave(job)
                     continue
                 if job.deadline <= now:
-                    self._expire(job)
+                    self._end(job, DeadlineError())
                 elif first is None or fit_together(first, job):
                     first = first or job
                     start = job.taken
@@ -275,14 +279,14 @@ class Batcher:
             self._alone += [Batch([member]) for member in waiting]
             return
         for job, _, _ in waiting:
-            if job.future is not None:
-                job.future.set_exception(error)
-                self._leave(job)
+            self._end(job, error)
 
-    def _expire(self, job: Job) -> None:
-        if job.future is not None and not job.future.done():
-            job.future.set_exception(DeadlineError())
+    def _end(self, job: Job, error: Exception) -> None:
+        """Give a job up, and say why once nothing of it is left here."""
+        future, job.future = job.future, None
+        if future is not None and not future.done():
             self._leave(job)
+            future.set_exception(error)
 
     def _leave(self, job: Job) -> None:
         """Account for a job that is over before it was done."""
@@ -312,7 +316,7 @@ class Batcher:
         waiting = []
         for job in (*self._urgent, *self._normal, *self._jobs_running()):
             if job.deadline <= now:
-                self._expire(job)
+                self._end(job, DeadlineError())
             elif not job.over:
                 waiting.append(job.deadline)
         if waiting:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 CONNECTION = "normfold.connection"
 """Key of the `Connection` in the ASGI scope."""
@@ -46,6 +46,39 @@ class _Pieces:
 
     def __len__(self) -> int:
         return 0
+
+
+class ShortCycle:
+    """What uvicorn keeps of a request and its answer, as far as the short way has any of it."""
+
+    __slots__ = (
+        "default_headers",
+        "disconnected",
+        "flow",
+        "keep_alive",
+        "on_response",
+        "response_complete",
+        "response_started",
+        "transport",
+        "waiting_for_100_continue",
+    )
+    more_body = False
+    body = b""
+
+    def __init__(self, connection: HttpToolsProtocol, keep_alive: bool) -> None:
+        self.transport, self.flow = connection.transport, connection.flow
+        self.default_headers = connection.server_state.default_headers
+        self.on_response = connection.on_response_complete
+        self.keep_alive = keep_alive
+        self.disconnected = self.response_started = self.response_complete = self.waiting_for_100_continue = False
+
+    @property
+    def message_event(self) -> ShortCycle:
+        """Nobody waits for a message."""
+        return self
+
+    def set(self) -> None:
+        """Wake nobody."""
 
 
 def waits_for_a_word(scope: Scope) -> bool:
@@ -100,8 +133,16 @@ def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]
     cycle: RequestResponseCycle | None = scope.pop(CYCLE, None)  # it holds the scope: a circle that would stay
     if cycle is None or cycle.flow.write_paused:
         return False
+    write_whole(cycle, status, fields, body)
+    return True
+
+
+def write_whole(
+    cycle: RequestResponseCycle, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[bytes]
+) -> None:
+    """Write a whole answer; nothing if the client has left."""
     if cycle.disconnected:
-        return True
+        return
     pieces = [STATUS_LINE[status]]
     for name, value in (*cycle.default_headers, *fields):
         pieces += (name, b": ", value, b"\r\n")
@@ -115,4 +156,3 @@ def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
-    return True

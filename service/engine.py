@@ -109,12 +109,22 @@ class Model:
             QueueFullError: no room.
             ClientLeftError: the client is gone already.
         """
+        job.future = future = asyncio.get_running_loop().create_future()
+        self.enqueue(job, connection)
+        return future
+
+    def enqueue(self, job: Job, connection: Connection | None = None) -> None:
+        """Queue a job with a future, as `run` does.
+
+        Raises:
+            QueueFullError: no room.
+            ClientLeftError: the client is gone already.
+        """
         if connection is not None and connection.is_lost:
             raise ClientLeftError
-        future = self.batcher.submit(job)
+        self.batcher.enqueue(job)
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)
-        return future
 
     async def infer(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Results:
         """Run tensors with the usual deadline: `job` and `run` in one."""

@@ -81,6 +81,11 @@ def error_response(text: str, status: int, headers: dict[str, str] | None = None
     return JSONResponse({"error": text}, status, headers)
 
 
+def error_body(text: str) -> bytes:
+    """Return the body that all errors have."""
+    return orjson.dumps({"error": text})
+
+
 def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """Return the status, the body and the further headers of the answer to an error; what is ours is logged.
 
@@ -98,7 +103,7 @@ def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, byt
     if isinstance(error, QueueFullError):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     prefix = f"[request id: {identity}] " if identity else ""
-    return status, orjson.dumps({"error": prefix + str(error)}), headers
+    return status, error_body(prefix + str(error)), headers
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:

@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from service.session import Array, Cancel
 
 Results = dict[str, Array]
+
+
+class Future(Protocol):
+    """Where a job's outcome goes: asyncio's future, or a `Reply`."""
+
+    def done(self) -> bool:
+        """Whether it went there."""
+
+    def set_result(self, result: Results, /) -> None:
+        """Give the results."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Give the reason why there are none."""
+
+
+class Reply:
+    """A future that calls one function, at once; asyncio's would take a turn of the event loop.
+
+    Args:
+        then: called once, with the results or the exception; it must not raise.
+    """
+
+    __slots__ = ("_done", "_then")
+
+    def __init__(self, then: Callable[[Results | Exception], None]) -> None:
+        self._then, self._done = then, False
+
+    def done(self) -> bool:
+        """Whether it was called."""
+        return self._done
+
+    def set_result(self, result: Results, /) -> None:
+        """Call it with results."""
+        self._done = True
+        self._then(result)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Call it with an exception."""
+        self._done = True
+        self._then(exception)
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +74,7 @@ class Job:
     deadline: float
     urgent: bool = False
     shapes: tuple[tuple[int, ...], ...] = ()
-    future: asyncio.Future[Results] | None = None
+    future: Future | None = None
     queued_at: float = 0.0
     started_at: float = 0.0
     run_at: float = 0.0

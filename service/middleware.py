@@ -41,7 +41,7 @@ class RequestMiddleware:
         try:
             named = InferRoute.match(scope)
             if named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
-                await self._infer(scope, receive, send, headers, phases, *named)
+                await self._infer(scope, receive, send, headers, phases, named)
             else:
                 scope[PHASES_KEY] = phases
                 await self._answer(scope, headers, receive, _noted(send, phases))

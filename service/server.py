@@ -10,7 +10,7 @@ import asyncio
 import json
 import multiprocessing
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -18,9 +18,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import Multiprocess
 
-from service.connection import CONNECTION, CYCLE
+from service.body import Headers
+from service.connection import CONNECTION, CYCLE, ShortCycle, write_whole
+from service.exchange import Fields, Named
 from service.logs import configure_logging
 from service.settings import Settings
+from service.short_way import ShortWay
 
 _SWEEP_S = 1.0
 
@@ -32,13 +35,18 @@ class ServiceProtocol(HttpToolsProtocol):
     """HTTP/1.1 on one connection.
 
     Requests may be sent one behind the other; `_active` is the one that is being answered, uvicorn's `cycle` the one
-    that was read last.
+    that was read last. An infer request that comes in one piece, behind no other, takes the short way: `_pieces` is its
+    body then, until it is whole.
     """
 
     config: ServiceConfig
     on_lost: Callable[[], None] | None = None
     is_lost = False
+    short_way: ShortWay | None = None
     _active: RequestResponseCycle | None = None
+    _pieces: list[bytes] | None = None
+    _named: Named | None = None
+    _short_headers: Headers
     _reading_since: float | None = None
     _idle_since: float | None = None
     _stuck: tuple[int, float] = (0, 0.0)
@@ -50,6 +58,7 @@ class ServiceProtocol(HttpToolsProtocol):
         """Take the connection, unless there are as many as may be."""
         super().connection_made(transport)
         self.config.sweep.add(self)
+        self.short_way = getattr(self.app, "short_way", None)
         self._reading_since = self.loop.time()
         if len(self.connections) > self.config.settings.max_connections:
             self.refuse(503, "Too many connections are open; try again in 1 second.", b"retry-after: 1\r\n")
@@ -77,6 +86,8 @@ class ServiceProtocol(HttpToolsProtocol):
         """Take bytes, while the headers are not too long."""
         within, self._chunk_bytes = self._in_headers, len(data)
         super().data_received(data)
+        if self._pieces is not None:
+            self._take_long_way(self._pieces)
         if self._in_headers:
             self._header_bytes += len(data) if within else 0  # of the first piece, only what was understood counts
             if self._header_bytes > self.config.settings.max_header_bytes or self._are_long():
@@ -88,18 +99,65 @@ class ServiceProtocol(HttpToolsProtocol):
         if self._chunk_bytes + self._header_bytes > self.config.settings.max_header_bytes and self._are_long():
             self._refuse_headers()
             return
+        self._named = self._match_short_way()
+        if self._named is not None:
+            self._pieces = []
+        else:
+            self._start_long_way()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if self._pieces is not None:
+            self._pieces.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop the clock; a request that has come whole goes the short way if it may."""
+        self._reading_since = None
+        if self._pieces is None:
+            super().on_message_complete()
+            return
+        body, self._pieces = b"".join(self._pieces), None
+        self.cycle = self._active = ShortCycle(self, self.parser.should_keep_alive())  # type: ignore[assignment]
+        assert self._named is not None  # as long as there are pieces
+        assert self.short_way is not None
+        self.short_way.take(self.url, self._short_headers, body, self._named, self)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request; the sweep ends what waits too long, so uvicorn's timer is left out."""
+        self._idle_since = self.loop.time()
+        if self.pipeline or self.flow.read_paused:
+            super().on_response_complete()
+            self._unset_keepalive_if_required()
+        else:
+            self.server_state.total_requests += 1
+
+    def answer(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+        """Answer the request that took the short way."""
+        if self._active is not None:
+            write_whole(self._active, status, fields, pieces)
+
+    def _match_short_way(self) -> Named | None:
+        """Return whom the request that is being read asks, if it may go the short way."""
+        if self.short_way is None or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return None
+        before: RequestResponseCycle | None = self.cycle
+        if self.flow.write_paused or (before is not None and not before.response_complete):
+            return None
+        self._short_headers = dict(self.headers)
+        return self.short_way.match(self.url, self._short_headers)
+
+    def _start_long_way(self) -> None:
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
-    def on_message_complete(self) -> None:
-        """Stop the clock."""
-        self._reading_since = None
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
-        self._idle_since = self.loop.time()
-        super().on_response_complete()
+    def _take_long_way(self, pieces: list[bytes]) -> None:
+        """Begin as any request does: the rest of it has not come yet."""
+        self._pieces = None
+        self._start_long_way()
+        for piece in pieces:
+            self.on_body(piece)
 
     def look(self, now: float) -> None:
         """End a connection that is too slow to send, to read, or to do anything."""
@@ -130,6 +188,7 @@ class ServiceProtocol(HttpToolsProtocol):
         active = self._active
         if self.transport.is_closing():
             return
+        started, self._pieces = self._pieces is None, None
         if active is not None and not active.response_complete:
             if not active.more_body or self.pipeline:  # it is another one that cannot be read: answer this one, and end
                 active.keep_alive = False
@@ -139,7 +198,7 @@ class ServiceProtocol(HttpToolsProtocol):
             started, active.disconnected = active.response_started, True
             active.message_event.set()
         else:
-            started = active is not None and not self._in_headers and self._reading_since is not None
+            started &= active is not None and not self._in_headers and self._reading_since is not None
         if not started:
             body = json.dumps({"error": text}).encode()
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)

@@ -1,0 +1,195 @@
+"""The short way of an infer request that came in one piece: no task, no messages, nothing awaited.
+
+    one piece of bytes ─▶ decode ─▶ queue ┄┄▶ encode ─▶ bytes
+
+What ASGI does for a request, its task, its scope, its messages, takes as long as all our own work on it. Here the
+connection calls `take` when a whole request lies before it, and the queue calls back when there is an answer. What is
+refused, counted and logged is as on the long way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from time import perf_counter
+from typing import Protocol
+
+from contract.errors import NormfoldError
+from service.answer import Answer, encode_answer
+from service.body import Headers, compress
+from service.connection import Connection
+from service.engine import Model
+from service.errors import WireError
+from service.exchange import (
+    JSON_TYPE,
+    Fields,
+    Named,
+    admit,
+    answer_fields,
+    chosen_encoding,
+    decode,
+    match,
+    read_front,
+    refusal,
+)
+from service.http_errors import describe_fault, error_body, log_fault
+from service.jobs import Reply, Results
+from service.logs import REQUEST_ID
+from service.repository import Repository
+from service.settings import Settings
+from service.telemetry import Phases, Telemetry
+from service.wire import InferRequest, parse_object, read_id
+from service.workers import INLINE_BYTES, Workers
+
+_LONG_WAY = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
+"""Headers whose requests the long way knows what to do with."""
+
+_LONGEST_URL = 256
+
+
+class Client(Connection, Protocol):
+    """The connection that a request came on."""
+
+    def answer(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+        """Write a whole answer; nothing is written to a client that has left."""
+
+
+class ShortWay:
+    """Takes infer requests with small bodies.
+
+    Args:
+        repository: has the models.
+        telemetry: counts.
+        workers: where large answers are encoded.
+        settings: limits.
+    """
+
+    def __init__(self, repository: Repository, telemetry: Telemetry, workers: Workers, settings: Settings) -> None:
+        self.repository, self.telemetry, self.workers = repository, telemetry, workers
+        self.limit = settings.max_body_bytes
+        self._largest = min(INLINE_BYTES, self.limit)
+        self._encoding: set[asyncio.Task[None]] = set()
+
+    def match(self, url: bytes, headers: Headers) -> Named | None:
+        """Return whom a POST request may ask this way; None if it must take the long one."""
+        if len(url) > _LONGEST_URL or b"host" not in headers or not _LONG_WAY.isdisjoint(headers):
+            return None
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 9 or int(length) > self._largest:
+            return None
+        return _match(url)
+
+    def take(self, url: bytes, headers: Headers, body: bytes, named: Named, client: Client) -> None:
+        """Decode a request and queue it; it is answered through its client, at once if it is refused."""
+        phases = Phases(self.telemetry.request_id(headers), path=url.decode("ascii"))
+        self.telemetry.in_flight += 1
+        _Exchange(self, headers, phases, client).begin(named, body)
+
+    def encode_later(self, exchange: _Exchange, results: Results) -> None:
+        """Encode a large answer in a thread."""
+        task = asyncio.get_running_loop().create_task(exchange.finish_in_thread(results))
+        self._encoding.add(task)
+        task.add_done_callback(self._encoding.discard)
+
+
+class _Exchange:
+    """One request on its way."""
+
+    __slots__ = ("_client", "_headers", "_model", "_phases", "_request", "_way")
+
+    def __init__(self, way: ShortWay, headers: Headers, phases: Phases, client: Client) -> None:
+        self._way, self._headers, self._phases, self._client = way, headers, phases, client
+        self._model: Model | None = None
+        self._request: InferRequest | None = None
+
+    def begin(self, named: Named, body: bytes) -> None:
+        way, headers, phases = self._way, self._headers, self._phases
+        phases.received = phases.started
+        token = REQUEST_ID.set(phases.request_id)
+        read = False
+        try:
+            model = admit(way.repository, named, headers, way.limit, phases)
+            self._model = model
+            model.in_use += 1
+            front = read_front(headers)
+            read = True
+            self._request = request = decode(memoryview(body), front, model, phases)
+            phases.decoded = perf_counter()
+            phases.job = job = model.job(request.tensors, request.names, request.timeout_s, request.urgent)
+            job.future = Reply(self.finish)
+            model.enqueue(job, self._client)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
+            if not read:
+                with suppress(WireError):
+                    phases.identity = read_id(parse_object(body[: read_front(headers)]))
+            self._refuse(error)
+        finally:
+            REQUEST_ID.reset(token)
+
+    def finish(self, outcome: Results | Exception) -> None:
+        """Answer with what the queue gave; it calls this, and nothing may be raised into it."""
+        token = REQUEST_ID.set(self._phases.request_id)
+        try:
+            if isinstance(outcome, Exception):
+                self._refuse(outcome)
+            elif sum([array.nbytes for array in outcome.values()]) > INLINE_BYTES:
+                self._way.encode_later(self, outcome)
+            else:
+                self._answer(self._encode(outcome))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
+            self._refuse(error)
+        finally:
+            REQUEST_ID.reset(token)
+
+    async def finish_in_thread(self, results: Results) -> None:
+        """Answer with large results."""
+        token = REQUEST_ID.set(self._phases.request_id)
+        try:
+            self._answer(await self._way.workers.call(self._encode, results))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
+            self._refuse(error)
+        finally:
+            REQUEST_ID.reset(token)
+
+    def _encode(self, results: Results) -> tuple[Answer, Fields]:
+        assert self._model is not None  # it gave the results
+        assert self._request is not None
+        answer = encode_answer(self._model.manifest, self._request.outputs, results, self._phases.identity)
+        fields = answer_fields(answer, self._phases)
+        if encoding := chosen_encoding(self._headers, answer.size):
+            answer = Answer((compress(answer.pieces, encoding),))
+            fields.append((b"content-encoding", encoding))
+        fields.append((b"content-length", b"%d" % answer.size))
+        return answer, fields
+
+    def _answer(self, encoded: tuple[Answer, Fields]) -> None:
+        answer, fields = encoded
+        self._end(200, fields, answer.pieces)
+
+    def _refuse(self, error: Exception) -> None:
+        phases = self._phases
+        if isinstance(error, NormfoldError):
+            with suppress(NormfoldError):  # no answer is foreseen: it is a fault of ours
+                status, fields, body = refusal(error, phases)
+                self._end(status, fields, (body,))
+                return
+        log_fault(phases.method, phases.path, error)
+        phases.status, body = 500, error_body(describe_fault(phases.identity))
+        fields = [JSON_TYPE, (b"x-request-id", phases.request_id.encode()), (b"content-length", b"%d" % len(body))]
+        self._end(500, fields, (body,))
+
+    def _end(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+        if self._model is not None:
+            self._model.in_use -= 1
+            self._model = None
+        self._way.telemetry.in_flight -= 1
+        self._client.answer(status, fields, pieces)
+        self._way.telemetry.record(self._phases)
+
+
+@lru_cache(maxsize=1024)
+def _match(url: bytes) -> Named | None:
+    """Return whom a URL names; one with escapes or a query is the long way's."""
+    return None if b"%" in url or b"?" in url or not url.isascii() else match(url.decode("ascii"))

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from contract.manifest import LARGEST_VERSION, FoldSummary, SourceCard, read_manifest
+from export.errors import WriteError
 from export.reserve import reserved
 from service.app import create_app
 from service.scan import scan
@@ -442,6 +443,18 @@ def test_prune_removes_what_was_given_up_and_spares_what_is_being_written(normfo
         shutil.copy(model / "1" / "model.onnx", living)
 
     assert versions(digits.root) == sorted(["1", "2", "3", "8.partial", "9.partial", str(number)])
+
+
+def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(normfold: Any, digits: BundleWriter) -> None:
+    def export_slowly() -> None:
+        with reserved(digits.root, "digits", None) as (folder, _):
+            (folder / "model.onnx").touch()
+            make_old(folder)
+            assert normfold("repository", "prune", "--keep", "3", "--yes")[0] == 0
+
+    with pytest.raises(WriteError, match="no such file"):
+        export_slowly()
+    assert versions(digits.root) == ["1", "2", "3"]
 
 
 def test_prune_leaves_folders_alone_that_are_another_models(normfold: Any, digits: BundleWriter) -> None:

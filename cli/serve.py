@@ -22,11 +22,34 @@ logger = logging.getLogger("cli.serve")
 
 _BACKLOG = 2048
 
+MODELS, REQUESTS, LOG = "Models", "Requests", "Log"
+
 
 def serve(
     repository: Annotated[
         Path | None,
-        typer.Option(help="Folder of models, as normfold export writes it.", show_default="model_repository"),
+        typer.Option(
+            help="Folder of models, as normfold export writes it.",
+            show_default="model_repository",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    model_control: Annotated[
+        Literal["none", "explicit", "poll"] | None,
+        typer.Option(
+            help="When the folders count: at the start alone, when a request asks for it, or every few seconds.",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    version_policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|latest:N|N,N…",
+            help="Versions to load: all, the N highest that can answer, or those named.",
+            show_default="all",
+            rich_help_panel=MODELS,
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
@@ -39,13 +62,49 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="Processes that serve; processors are shared out among them.", show_default="1")
     ] = None,
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows that a network runs at once.",
+            show_default="measured for each model",
+            rich_help_panel=REQUESTS,
+        ),
+    ] = None,
+    queue_capacity: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows that may wait for a model; more are refused with 503.",
+            show_default="1024",
+            rich_help_panel=REQUESTS,
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For queue and run of a request that names no timeout; then 504.",
+            show_default="30",
+            rich_help_panel=REQUESTS,
+        ),
+    ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a line of JSON for every request there.",
+            show_default="the service's log",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
-        typer.Option(help="The least severe message to log.", show_default="info"),
+        typer.Option(help="The least severe message to log.", show_default="info", rich_help_panel=LOG),
     ] = None,
     log_format: Annotated[
         Literal["json", "text", "auto"] | None,
-        typer.Option(help="JSON lines, or text; auto is text on a terminal.", show_default="auto"),
+        typer.Option(help="JSON lines, or text; auto is text on a terminal.", show_default="auto", rich_help_panel=LOG),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the address to standard output as one line of JSON.")
@@ -53,8 +112,9 @@ def serve(
 ) -> None:
     """Serve the models of a repository over REST.
 
-    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on. Models load after the port
-    is open: GET /v2/health/ready answers 200 when they can be used. The pages at /docs show every route with examples.
+    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; docs/serving.md has those
+    that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be used.
+    The pages at /docs show every route with examples.
 
     Example: normfold serve --repository model_repository --port 8000
     """
@@ -66,10 +126,16 @@ def serve(
 
     settings = load_settings(
         repository=repository,
+        model_control=model_control,
+        version_policy=version_policy,
         host=host,
         port=port,
         provider=provider,
         workers=workers,
+        max_batch_size=max_batch_size,
+        queue_capacity=queue_capacity,
+        timeout_s=timeout_s,
+        access_log=access_log,
         log_level=log_level,
         log_format=log_format,
     )

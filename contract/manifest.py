@@ -4,7 +4,11 @@
     manifest      the card's facts, and what export established: tensors, files and their hashes, fold, verification
 
 Both are pydantic models: wrong or unknown fields are named in the error. A manifest of an older schema version is
-brought up to date while it is read; one of a newer version is refused.
+brought up to date while it is read; one of a newer version is refused. Readers refuse fields that they do not know, so
+a manifest is written in the oldest schema version that has all of its fields:
+
+    1   all but the following
+    2   copy_of
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from contract.errors import InputError
 from contract.preprocess import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest that is read here."""
 
 DATATYPES = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
@@ -108,10 +113,17 @@ class OutputError(_Record):
 class Manifest(_Record):
     """All that a server must know of a bundle."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     name: str
     version: int = Field(gt=0, le=LARGEST_VERSION)
     created: str = Field(description="UTC, ISO 8601.")
+    copy_of: int | None = Field(
+        default=None,
+        gt=0,
+        le=LARGEST_VERSION,
+        exclude_if=lambda version: version is None,
+        description="The version that was rolled back to by this one; left out where there is none.",
+    )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     takes_pixels: bool = Field(
@@ -125,6 +137,26 @@ class Manifest(_Record):
     verification: dict[str, OutputError] = Field(description="By output.")
     versions: dict[str, str] = Field(description="Package to version, at export.")
     files: dict[str, str] = Field(description="File in the bundle to its sha256, in hexadecimal.")
+
+    @field_validator("copy_of")
+    @classmethod
+    def _check_schema(cls, copy_of: int | None, info: ValidationInfo) -> int | None:
+        if copy_of is not None and info.data.get("schema_version", 2) < 2:
+            raise ValueError("it came with schema version 2")
+        return copy_of
+
+    def as_copy(self, version: int, created: str) -> Manifest:
+        """Return the manifest of a copy of this bundle.
+
+        Args:
+            version: the copy's.
+            created: when the copy was made: UTC, ISO 8601.
+
+        Raises:
+            ValidationError: the version is not one that a bundle can have.
+        """
+        changes = {"schema_version": 2, "version": version, "created": created, "copy_of": self.version}
+        return Manifest.model_validate(dict(self) | changes)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -1,4 +1,4 @@
-"""What can go wrong between an unfolded model and a bundle.
+"""What can go wrong between an unfolded model and a bundle, and with bundles in a repository.
 
 NormfoldError (contract)
 ├── InputError
@@ -6,11 +6,19 @@ NormfoldError (contract)
 │   ├── TrainingModeError    a BatchNormalization still learns its statistics
 │   ├── FeedError            no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
-│   └── BundleError          the bundle cannot be written under this name and version
+│   ├── BundleError          the bundle cannot be written under this name and version
+│   └── RepositoryError      what was asked of a repository cannot be done
+│       ├── NoRepositoryError    it is no folder
+│       ├── UnknownModelError    no model, or no version of it, has that name
+│       ├── UnknownVersionError
+│       ├── ForeignFolderError   a model's folder is a symbolic link to what is not its own
+│       └── VersionChoiceError   these versions are not ones to roll back to, or to delete
 ├── CheckError
 │   ├── FoldError            the folded graph is not valid
-│   └── VerificationError    the folded model does not reproduce the original
+│   ├── VerificationError    the folded model does not reproduce the original
+│   └── DamagedVersionError  a version is not what was exported
 └── SetupError
+    ├── ReadError            a folder cannot be read: no permission, a failing disk
     └── WriteError           the target cannot be written: disk full, no permission
 """
 
@@ -52,6 +60,48 @@ class BundleError(InputError):
     """The bundle cannot be written under this name and version."""
 
 
+class RepositoryError(InputError):
+    """What was asked of a repository cannot be done."""
+
+
+class NoRepositoryError(RepositoryError):
+    """The repository is no folder."""
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__(f"There is no folder {str(repository)!r}; name the repository with --repository.")
+        self.repository = repository
+
+
+class UnknownModelError(RepositoryError):
+    """The repository has no model of that name."""
+
+    def __init__(self, repository: Path, name: str, known: list[str]) -> None:
+        there = f"there are {', '.join(known)}" if known else "there are none"
+        super().__init__(f"There is no model {name!r} in {str(repository)!r}; {there}.")
+        self.repository, self.name, self.known = repository, name, known
+
+
+class UnknownVersionError(RepositoryError):
+    """The model has no such version."""
+
+    def __init__(self, name: str, version: int, known: list[int]) -> None:
+        there = f"there are {', '.join(map(str, known))}" if known else "there are none"
+        super().__init__(f"There is no version {version} of {name!r}; {there}.")
+        self.name, self.version, self.known = name, version, known
+
+
+class ForeignFolderError(RepositoryError):
+    """A model's folder is a symbolic link to what is not its own."""
+
+    def __init__(self, folder: Path, leads_to: str) -> None:
+        super().__init__(f"The folder {str(folder)!r} is a symbolic link {leads_to}, and is left alone.")
+        self.folder = folder
+
+
+class VersionChoiceError(RepositoryError):
+    """These versions are not ones to roll back to, or to delete."""
+
+
 class FoldError(CheckError):
     """The folded graph is not valid: a fault of the fold, caught before anything is written, and so exit code 70."""
 
@@ -68,6 +118,22 @@ class VerificationError(CheckError):
     def __init__(self, output: str, error: float, allowed: float) -> None:
         super().__init__(f"Output {output!r} differs by {error:.3g}, allowed {allowed:.3g}; nothing was written.")
         self.output, self.error, self.allowed = output, error, allowed
+
+
+class DamagedVersionError(CheckError):
+    """A version is not what was exported."""
+
+    def __init__(self, name: str, version: int, problem: str) -> None:
+        super().__init__(f"Version {version} of {name!r} is damaged, and nothing was written: {problem}")
+        self.name, self.version, self.problem = name, version, problem
+
+
+class ReadError(SetupError):
+    """A folder cannot be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"Cannot read {str(path)!r}: {reason}.")
+        self.path, self.reason = path, reason
 
 
 class WriteError(SetupError):

@@ -70,6 +70,8 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
 def _reserve(model: Path, version: int | None) -> tuple[Path, int]:
     number = version or 1 + max((int(path.name.split(".")[0]) for path in _versions(model)), default=0)
     while True:
+        if number > LARGEST_VERSION:
+            raise BundleError(f"There is no free version of {model.name!r}: the largest is {LARGEST_VERSION}.")
         if (model / str(number)).exists():
             raise BundleError(f"Version {number} of {model.name!r} exists; a version is never overwritten.")
         partial = model / f"{number}.partial"

@@ -9,14 +9,13 @@ A bundle fails with one sentence, never with a traceback: it becomes the reason 
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from contract.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, TensorSpec, read_manifest, sha256_of
+from contract.bundle import check_files, read_own_manifest
+from contract.manifest import MODEL_NAME, Manifest, TensorSpec
 from service.batcher import Batcher
 from service.engine import Model, Timeouts
 from service.errors import BundleError
@@ -41,20 +40,12 @@ def read_bundle(folder: Path, repository: Path) -> Manifest:
 
     Raises:
         ManifestError: the manifest cannot be read.
-        BundleError: it is about another bundle, or contradicts itself, or a file is missing, changed, elsewhere or not
-            listed.
+        DamagedBundleError: it is about another bundle, or a file is missing, changed, elsewhere or not listed.
+        BundleError: it contradicts itself.
     """
-    _require_plain_file(folder / MANIFEST_NAME, repository)
-    manifest = read_manifest(folder / MANIFEST_NAME)
-    here = f"{folder.parent.name}/{folder.name}"
-    if (about := f"{manifest.name}/{manifest.version}") != here:
-        raise BundleError(f"The manifest is about {about!r}, but lies in {here!r}.")
+    manifest = read_own_manifest(folder, repository)
     _check_facts(manifest)
-    if MODEL_NAME not in manifest.files:
-        raise BundleError(f"The manifest does not list {MODEL_NAME!r}.")
-    for name, sha256 in manifest.files.items():
-        _check_file(folder, name, sha256, repository)
-    _refuse_unlisted(folder, manifest)
+    check_files(folder, manifest, repository)
     return manifest
 
 
@@ -85,14 +76,6 @@ def open_bundle(
     return Model(manifest, session, batcher, Timeouts(settings.timeout_s, settings.max_timeout_s), stats)
 
 
-def lies_within(path: Path, repository: Path) -> bool:
-    """Return whether a path leads to a place in the repository, once symbolic links are followed.
-
-    `realpath` goes as far as it can; `Path.resolve` raises on links that lead in a circle.
-    """
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(repository))
-
-
 def _check_facts(manifest: Manifest) -> None:
     """Refuse a manifest that contradicts itself."""
     if manifest.batchable and not all(spec.shape for spec in (*manifest.inputs, *manifest.outputs)):
@@ -109,42 +92,6 @@ def _check_facts(manifest: Manifest) -> None:
         shape, sample = manifest.inputs[0].shape, preprocessing.sample_shape
         if not fits(sample, shape[1:]):
             raise BundleError(f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}.")
-
-
-def _check_file(folder: Path, name: str, sha256: str, repository: Path) -> None:
-    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
-        raise BundleError(f"The manifest lists {name!r}, which is not a plain file name.")
-    path = folder / name
-    _require_plain_file(path, repository)
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise BundleError(f"The file {name!r} cannot be read: {error.strerror}.") from None
-    if found != sha256.lower():
-        raise BundleError(f"The file {name!r} is not the one that was exported: its sha256 differs from the manifest.")
-
-
-def _require_plain_file(path: Path, repository: Path) -> None:
-    """Refuse, before it is opened, what is not a file of the repository: opening a pipe would wait for ever."""
-    if not lies_within(path, repository):
-        raise BundleError(f"{path.name!r} is a symbolic link that leaves the repository.")
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise BundleError(f"The file {path.name!r} cannot be read: {error.strerror}.") from None
-    if not stat.S_ISREG(mode):
-        raise BundleError(f"{path.name!r} is not a plain file.")
-
-
-def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Refuse what lies in the folder unchecked: ONNX Runtime reads weights from any file there that the model names."""
-    try:
-        found = {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise BundleError(f"The folder cannot be read: {error.strerror}.") from None
-    unlisted = sorted(found - manifest.files.keys() - {MANIFEST_NAME})
-    if unlisted:
-        raise BundleError(f"The folder holds {unlisted[0]!r}, which the manifest does not list.")
 
 
 def _compare(

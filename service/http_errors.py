@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from contract.bundle import DamagedBundleError
 from contract.errors import CheckError, InputError, MissingPackageError, NormfoldError, SetupError
 from contract.manifest import ManifestError
 from contract.preprocess import RawInputError
@@ -64,7 +65,8 @@ STATUS: dict[type[NormfoldError], int] = {
 NEVER_ANSWERED: frozenset[type[NormfoldError]] = frozenset(
     {  # at start they end the command; while loading they become the reason of a ModelUnavailableError
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
-        *(SettingsError, AddressError, BundleError, ManifestError, ProviderError, RuntimePackageError),
+        *(SettingsError, AddressError, ProviderError, RuntimePackageError),
+        *(BundleError, DamagedBundleError, ManifestError),
     }
 )
 

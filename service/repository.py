@@ -22,6 +22,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+from contract.bundle import read_version
 from contract.errors import NormfoldError
 from service.bundle import open_bundle, read_bundle
 from service.engine import Model
@@ -29,7 +30,7 @@ from service.errors import ControlError, ModelUnavailableError, RunError, Unknow
 from service.memory import give_back
 from service.policy import VersionPolicy
 from service.processors import share_of_processors
-from service.scan import Fingerprint, fingerprint, read_version, scan
+from service.scan import Fingerprint, fingerprint, scan
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.workers import Workers

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.bundle import DIGITS, NAME_PATTERN, lies_within, read_version
 from contract.manifest import LARGEST_VERSION
-from service.bundle import lies_within
 
 logger = logging.getLogger(__name__)
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_DIGITS = re.compile(r"[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ def scan(root: Path) -> Found:
     """
     found = Found()
     for path in sorted(root.iterdir()) if root.is_dir() else ():
-        if not _NAME.fullmatch(path.name):
+        if not NAME_PATTERN.fullmatch(path.name):
             continue
         try:
             if versions := _list_versions(path, root):
@@ -42,14 +38,6 @@ def scan(root: Path) -> Found:
         except OSError as error:
             found.unreadable[path.name] = f"its folder cannot be read: {error.strerror}."
     return found
-
-
-def read_version(text: str) -> int | None:
-    """Return the version that a folder or a request names, or None if it names none."""
-    if not _DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(LARGEST_VERSION)):
-        return None
-    number = int(text)
-    return number if number <= LARGEST_VERSION else None
 
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -69,7 +57,7 @@ def _list_versions(model: Path, root: Path) -> dict[int, Path]:
         number = read_version(folder.name)
         if number is not None and _is_usable_folder(folder, root):
             versions[number] = folder
-        elif number is None and _DIGITS.fullmatch(folder.name):
+        elif number is None and DIGITS.fullmatch(folder.name):
             logger.warning("%s is ignored: versions go from 1 to %d.", folder, LARGEST_VERSION)
     return dict(sorted(versions.items()))
 

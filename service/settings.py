@@ -41,6 +41,21 @@ class Settings(BaseSettings):
         default="auto",
         description="What runs the networks; cuda fails where CUDA does not work, auto then takes the CPU and logs it.",
     )
+    workers: int = Field(
+        default=1, ge=1, le=256, description="Processes that serve; limits count in each of them, figures in all."
+    )
+    state_dir: Path | None = Field(
+        default=None,
+        description="Folder for what the service writes of its own; left out, a temporary one where workers need it.",
+    )
+    shutdown_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds at the end in which it is not ready and still serves, until balancers have noticed.",
+    )
+    shutdown_grace_s: float = Field(
+        default=20.0, ge=0, description="Seconds at the end for requests in flight; then they are answered 503."
+    )
     intra_op_threads: int | None = Field(
         default=None, ge=1, description="Threads in one run; left out, the processors that affinity and cgroup allow."
     )
@@ -70,21 +85,6 @@ class Settings(BaseSettings):
     )
     receive_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds within which a request must have come whole; then 408."
-    )
-    workers: int = Field(
-        default=1, ge=1, le=256, description="Processes that serve; limits count in each of them, figures in all."
-    )
-    shutdown_delay_s: float = Field(
-        default=0.0,
-        ge=0,
-        description="Seconds at the end in which it is not ready and still serves, until balancers have noticed.",
-    )
-    shutdown_grace_s: float = Field(
-        default=20.0, ge=0, description="Seconds at the end for requests in flight; then they are answered 503."
-    )
-    state_dir: Path | None = Field(
-        default=None,
-        description="Folder for what the service writes of its own; left out, a temporary one where workers need it.",
     )
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +22,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from cli.serve import serve
 from contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of, to_json
+from service.settings import Settings
 
 SCRIPT = "from cli.main import main; main()"
 COMMAND = [sys.executable, "-c", SCRIPT, "serve"]
@@ -190,6 +195,39 @@ def test_options_override_the_environment(repository: Path, tmp_path: Path) -> N
         assert wait_until_loaded(client) == {"ready": True}
 
 
+def test_every_option_reaches_the_service(repository: Path, tmp_path: Path) -> None:
+    second = shutil.copytree(repository / "same" / "1", repository / "same" / "2")
+    manifest = json.loads((second / "manifest.json").read_text()) | {"version": 2}
+    (second / "manifest.json").write_text(json.dumps(manifest))
+    lines = tmp_path / "access.jsonl"
+    options = ("--model-control", "explicit", "--version-policy", "latest:1", "--access-log", str(lines))
+    limits = ("--max-batch-size", "3", "--queue-capacity", "7", "--timeout-s", "2.5")
+    with serving(repository, *options, *limits, NORMFOLD_QUEUE_CAPACITY="9") as (process, client):
+        wait_until_loaded(client)
+        assert client.post("/v2/repository/models/same/load").status_code == 200
+        index = client.post("/v2/repository/index").json()
+        config = client.get("/v2/models/same/config").json()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    assert [(one["version"], one["state"]) for one in index] == [("1", "UNAVAILABLE"), ("2", "READY")]
+    assert config["max_batch_size"] == 3
+    assert config["dynamic_batching"]["default_queue_policy"] == {
+        "default_timeout_microseconds": 2_500_000,
+        "max_queue_size": 7,
+    }
+    assert "/v2/models/same/config" in {json.loads(line)["path"] for line in lines.read_text().splitlines()}
+
+
+def test_the_table_of_settings_has_every_variable_and_every_option() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    rows = re.findall(r"^\| `NORMFOLD_(\w+)` \|(?: `--([a-z-]+)`)? \|", text, re.MULTILINE)
+    options = set(inspect.signature(serve).parameters) - {"as_json"}
+
+    assert [variable.lower() for variable, _ in rows] == list(Settings.model_fields)
+    assert {variable.lower() for variable, option in rows if option} == options
+    assert all(option == variable.lower().replace("_", "-") for variable, option in rows if option)
+
+
 def test_port_in_use_ends_with_3_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -206,6 +244,12 @@ def test_port_in_use_ends_with_3_in_one_sentence() -> None:
         (("--host", "no-host.invalid"), {}, 3, "no-host.invalid:8000: the host is not known"),
         (("--port", "65536"), {}, 2, "NORMFOLD_PORT (--port) is wrong"),
         (("--provider", "tpu"), {}, 2, "tpu"),
+        (("--model-control", "pole"), {}, 2, "pole"),
+        (("--version-policy", "newest"), {}, 2, "NORMFOLD_VERSION_POLICY (--version-policy) is wrong"),
+        (("--max-batch-size", "0"), {}, 2, "NORMFOLD_MAX_BATCH_SIZE (--max-batch-size) is wrong"),
+        (("--queue-capacity", "0"), {}, 2, "NORMFOLD_QUEUE_CAPACITY (--queue-capacity) is wrong"),
+        (("--timeout-s", "0"), {}, 2, "NORMFOLD_TIMEOUT_S (--timeout-s) is wrong"),
+        (("--port", "0", "--access-log", "/none/log"), {}, 2, "The access log '/none/log' cannot be written"),
         ((), {"NORMFOLD_REPOSITRY": "x"}, 2, "did you mean 'NORMFOLD_REPOSITORY'?"),
         ((), {"NORMFOLD_PORT": "x"}, 2, "NORMFOLD_PORT (--port) is wrong"),
     ],

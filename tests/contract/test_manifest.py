@@ -69,6 +69,42 @@ def test_source_card_survives_the_file(tmp_path: Path, card: SourceCard) -> None
     assert read_source_card(path) == card
 
 
+def test_a_copy_says_so_in_a_schema_version_of_its_own_and_nothing_else_does(tmp_path: Path) -> None:
+    copy = MANIFEST.as_copy(7, "2026-02-01T00:00:00Z")
+
+    (tmp_path / "manifest.json").write_text(to_json(copy))
+
+    assert read_manifest(tmp_path / "manifest.json") == copy
+    assert (copy.schema_version, copy.version, copy.copy_of) == (2, 7, MANIFEST.version)
+    assert copy.files == MANIFEST.files
+    assert copy.card == MANIFEST.card
+    assert "copy_of" not in to_json(MANIFEST)  # what exports write is read by those that know schema version 1 alone
+    assert MANIFEST.schema_version == 1
+
+
+def test_a_copy_may_not_lie_beyond_the_largest_version() -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 999999999"):
+        MANIFEST.as_copy(LARGEST_VERSION + 1, MANIFEST.created)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"copy_of": 1}, "'copy_of': Value error, it came with schema version 2"),
+        ({"copy_of": 0, "schema_version": 2}, "'copy_of'"),
+        ({"copy_of": "x", "schema_version": 2}, "'copy_of'"),
+    ],
+)
+def test_a_wrong_copy_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ManifestError, match=says):
+        read_manifest(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_every_schema_version_so_far_is_read(tmp_path: Path, version: int) -> None:
+    assert read_manifest(written(tmp_path, schema_version=version)).schema_version == version
+
+
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 99])
 def test_newer_schema_is_refused_and_says_to_upgrade(tmp_path: Path, version: int) -> None:
     with pytest.raises(ManifestError, match=f"schema version {version}, newer than the {SCHEMA_VERSION} .*upgrade"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+import contract.bundle
 import contract.errors
 import contract.manifest
 import contract.preprocess
@@ -31,7 +32,7 @@ PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2
 
 
 def test_every_error_has_its_status() -> None:
-    rooms = (contract.errors, contract.manifest, contract.preprocess, contract.runtime, service.errors)
+    rooms = (contract.bundle, contract.errors, contract.manifest, contract.preprocess, contract.runtime, service.errors)
     raised = {
         kind
         for room in rooms

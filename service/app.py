@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import http_errors
 from service.access import FileLines, LogLines
+from service.idle import MemoryKeeper
 from service.infer import InferRoute
 from service.metrics import Metrics
 from service.middleware import RequestMiddleware
@@ -58,13 +59,13 @@ class _App(FastAPI):
         return self._surrounded(scope, receive, send)
 
 
-async def _load(repository: Repository) -> None:
+async def _load(repository: Repository, memory: MemoryKeeper) -> None:
     """Load the models, and spare the garbage collector what stays: a full collection would stall every request."""
     await repository.load()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
-    await repository.watch()
+    await asyncio.gather(repository.watch(), memory.watch())
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(repository))
+        loading = asyncio.create_task(_load(repository, MemoryKeeper(repository, workers)))
         yield
         loading.cancel()
         with suppress(asyncio.CancelledError):

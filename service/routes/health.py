@@ -25,8 +25,9 @@ def health_routes(repository: Repository) -> APIRouter:
 
     @router.get("/v2", response_class=JSONResponse)
     async def server_metadata(_: Request) -> JSONResponse:
-        """Name, version, and the extensions of the protocol that work here."""
-        return JSONResponse(metadata)
+        """Name, version, the extensions of the protocol that work here, and the providers that models run on."""
+        models = (entry.model for versions in repository.entries.values() for entry in versions.values())
+        return JSONResponse({**metadata, "providers": sorted({model.session.provider for model in models if model})})
 
     @router.get("/v2/health/live", response_class=JSONResponse)
     async def server_live(_: Request) -> JSONResponse:

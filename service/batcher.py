@@ -5,9 +5,9 @@
                 └ deadline, client left: dropped; of a running batch the last one to go stops it
 
 Work-conserving: whenever nothing runs, what waits is run at once, up to `max_batch_size` rows. Rows are counted, not
-requests; a request of more rows is cut and put together again; where new sizes are dear, a batch is padded with zeros
-to one that was warmed, which nobody sees. A network that is faster than handing it to a thread
-runs on the event loop itself, after whatever requests came in together; any other in a thread, one batch at a time.
+requests; a request of more rows is cut and put together again. Where new batch sizes are dear, a batch is padded with
+rows of zeros to one that was warmed, which nobody sees. A network that is faster than handing it to a thread runs on
+the event loop itself, after whatever requests came in together; any other in a thread, one batch at a time.
 
 The event loop alone touches a Batcher. A failed batch is run again one request at a time: none suffers for another.
 """

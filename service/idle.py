@@ -1,9 +1,9 @@
 """Memory that large batches left behind, given back.
 
-ONNX Runtime's CPU arena keeps all that it ever had: a batch of 64 pictures left 780 MB with a DenseNet-121 whose
-single pictures need 20. So every `INTERVAL_S` each model is looked at: one whose runs of the last interval had at most
-half the rows of the largest since its memory was given back, or which did not run at all, gives it back again. The next
-large batch takes it anew, which costs it some milliseconds.
+ONNX Runtime's CPU arena keeps all that it ever had: a batch of 64 pictures left 780 MB behind in a DenseNet-121 whose
+single pictures need 20. So every `INTERVAL_S` each model is looked at. One whose runs of the last interval were all of
+a lower power of two in rows than the largest since its memory was given back, or which did not run at all, gives it
+back again. The next large batch takes it anew, which costs it some milliseconds.
 
 What the batches were like is read from the sums that are kept anyway: the way of a request knows nothing of this.
 """
@@ -39,10 +39,7 @@ class _Record:
         self.held = buckets
 
     def note(self, counts: Sequence[int]) -> bool:
-        """Take note of the runs up to now; return whether memory should be given back.
-
-        The histogram's bounds are powers of two, so that one place lower is half the rows.
-        """
+        """Take note of the runs up to now; return whether memory should be given back."""
         grown = [place for place, (now, before) in enumerate(zip(counts, self.counts, strict=True)) if now > before]
         self.counts, largest = list(counts), max(grown, default=-1)
         if largest < self.held:

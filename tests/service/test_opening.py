@@ -282,6 +282,18 @@ def test_service_on_an_accelerator_pads_to_sizes_that_were_warmed(
     assert parameters.get("batch_sizes") == ({"string_value": "1, 2, 4, 6"} if provider == "cuda" else None)
 
 
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_network_of_a_fixed_number_of_rows_is_neither_batched_nor_padded(
+    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], provider: str
+) -> None:
+    pretend()
+    bundles.identity("FP32", "fixed", shape=(1, 2))
+    client = start(bundles.root, provider=provider, max_batch_size=8).client
+    config = client.get("/v2/models/fixed/config").json()
+    assert config["max_batch_size"] == 1
+    assert "batch_sizes" not in config["parameters"]
+
+
 def test_service_says_where_nodes_run_and_with_which_options(
     bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -56,7 +56,7 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
     ] = None,
     provider: Annotated[
-        Literal["cpu", "cuda", "auto"] | None,
+        Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] | None,
         typer.Option(help="What runs the networks; auto takes CUDA where it works.", show_default="auto"),
     ] = None,
     workers: Annotated[

@@ -1,6 +1,6 @@
-"""Which ONNX Runtime is installed: exactly one of the two packages that share the import name `onnxruntime`.
+"""Which ONNX Runtime is installed: exactly one of the packages that share the import name `onnxruntime`.
 
-Both at once overwrite each other's files, and which providers then work depends on the order of installation. The
+Two at once overwrite each other's files, and which providers then work depends on the order of installation. The
 check reads package metadata alone, so that it costs nothing and works where ONNX Runtime itself would not import.
 """
 
@@ -11,29 +11,30 @@ from importlib.util import find_spec
 
 from contract.errors import SetupError
 
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
 
 class RuntimePackageError(SetupError):
-    """No ONNX Runtime is installed, or two are."""
+    """No ONNX Runtime is installed, or more than one."""
 
     def __init__(self, installed: tuple[str, ...]) -> None:
         if installed:
+            all_of_them = "both" if len(installed) == 2 else "all"
             problem = (
-                f"The packages {' and '.join(map(repr, installed))} are both installed and overwrite each other; "
-                f"remove both with: pip uninstall {' '.join(installed)}; then install one"
+                f"The packages {' and '.join(map(repr, installed))} are {all_of_them} installed and overwrite each "
+                f"other; remove {all_of_them} with: pip uninstall {' '.join(installed)}; then install one"
             )
         else:
             problem = "ONNX Runtime is not installed; install it"
-        super().__init__(f"{problem} with: pip install 'normfold[cpu]' (or 'normfold[gpu]').")
+        super().__init__(f"{problem} with: pip install 'normfold[cpu]' (or 'normfold[gpu]', 'normfold[openvino]').")
         self.installed = installed
 
 
 def require_onnxruntime() -> None:
-    """Check that exactly one ONNX Runtime is installed; one of another name (built by hand, OpenVINO's) will do.
+    """Check that exactly one ONNX Runtime is installed; one of another name (built by hand, say) will do.
 
     Raises:
-        RuntimePackageError: neither package is installed, or both are.
+        RuntimePackageError: none of the packages is installed, or more than one.
     """
     installed = tuple(name for name in _PACKAGES if _is_installed(name))
     if len(installed) > 1 or (not installed and find_spec("onnxruntime") is None):

@@ -47,7 +47,9 @@ _DATATYPES = {
     ir.DataType.DOUBLE: "FP64",
     ir.DataType.STRING: "BYTES",
 }
-_RECORDED_PACKAGES = ("normfold", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
+_RECORDED_PACKAGES = (
+    *("normfold", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+)
 
 
 @dataclass(frozen=True)

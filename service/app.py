@@ -20,6 +20,7 @@ from service.access import FileLines, LogLines
 from service.board import Board
 from service.crew import Crew
 from service.drain import stop_gently
+from service.idle import MemoryKeeper
 from service.infer import InferRoute
 from service.metrics import Metrics
 from service.middleware import RequestMiddleware
@@ -78,10 +79,10 @@ async def _load(repository: Repository, crew: Crew) -> None:
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
 
 
-async def _keep_up(loading: asyncio.Task[None], repository: Repository, crew: Crew) -> None:
-    """Follow what changes in the folders, and what the other workers want."""
+async def _keep_up(loading: asyncio.Task[None], repository: Repository, crew: Crew, memory: MemoryKeeper) -> None:
+    """Follow what changes in the folders, what the other workers want, and what memory can be given back."""
     await loading
-    await asyncio.gather(repository.watch(), crew.work())
+    await asyncio.gather(repository.watch(), crew.work(), memory.watch())
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -108,7 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
         if crew.replaces_another:
             logger.warning("A worker process died; this one takes its place.")
             await loading  # the others answer meanwhile
-        keeping_up = asyncio.create_task(_keep_up(loading, repository, crew))
+        keeping_up = asyncio.create_task(_keep_up(loading, repository, crew, MemoryKeeper(repository, workers)))
         yield
         keeping_up.cancel()
         with suppress(asyncio.CancelledError):
@@ -136,7 +137,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, crew))
-    app.include_router(health_routes(crew))
+    app.include_router(health_routes(repository, crew))
 
     @app.get("/", include_in_schema=False)
     async def to_pages(_: Request) -> RedirectResponse:

@@ -5,8 +5,9 @@
                 └ deadline, client left: dropped; of a running batch the last one to go stops it
 
 Work-conserving: whenever nothing runs, what waits is run at once, up to `max_batch_size` rows. Rows are counted, not
-requests; a request of more rows is cut and put together again. A network that is faster than handing it to a thread
-runs on the event loop itself, after whatever requests came in together; any other in a thread, one batch at a time.
+requests; a request of more rows is cut and put together again. Where new batch sizes are dear, a batch is padded with
+rows of zeros to one that was warmed, which nobody sees. A network that is faster than handing it to a thread runs on
+the event loop itself, after whatever requests came in together; any other in a thread, one batch at a time.
 
 The event loop alone touches a Batcher. A failed batch is run again one request at a time: none suffers for another.
 """
@@ -224,7 +225,8 @@ class Batcher:
         outputs = first.outputs
         if any(job.outputs != outputs for job, _, _ in jobs):
             outputs = list(dict.fromkeys(name for job, _, _ in jobs for name in job.outputs))
-        if len(jobs) == 1 and (first.rows is None or jobs[0][1:] == (0, first.rows)):
+        padding = self.policy.padding(batch.rows) if self.policy.sizes and first.rows is not None else 0
+        if len(jobs) == 1 and not padding and (first.rows is None or jobs[0][1:] == (0, first.rows)):
             tensors = first.tensors
         else:
             tensors = {
@@ -233,15 +235,18 @@ class Batcher:
                         job.tensors[name] if stop - start == job.rows else job.tensors[name][start:stop]
                         for job, start, stop in jobs
                     ]
+                    + ([np.zeros((padding, *array.shape[1:]), array.dtype)] if padding else [])
                 )
-                for name in first.tensors
+                for name, array in first.tensors.items()
             }
         results = self._run(tensors, outputs, None if self.policy.inline else batch.cancel)
         if first.rows is not None:
-            rows = batch.rows
+            rows = batch.rows + padding
             for name, array in zip(outputs, results, strict=True):
                 if array.shape[:1] != (rows,):
                     raise RunError(f"Output {name!r} has the shape {list(array.shape)} for {rows} rows.")
+            if padding:
+                results = [array[:-padding] for array in results]
         return dict(zip(outputs, results, strict=True))
 
     def _finish(self, batch: Batch, outcome: Results | Exception, seconds: float) -> None:

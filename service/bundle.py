@@ -20,7 +20,9 @@ from service.batcher import Batcher
 from service.engine import Model, Timeouts
 from service.errors import BundleError
 from service.jobs import BatchPolicy
-from service.session import Session, open_session
+from service.opening import open_session
+from service.providers.wish import as_text
+from service.session import Session
 from service.settings import Settings
 from service.telemetry import ModelStats
 from service.tensors import DTYPES, Array
@@ -68,7 +70,14 @@ def open_bundle(
         BundleError: the network does not open, is not the one that the manifest describes, or fails on zeros.
         RunError: the network fails on zeros.
     """
-    session = open_session(folder / MODEL_NAME, settings.provider, threads)
+    session = open_session(
+        folder / MODEL_NAME,
+        settings.provider,
+        threads,
+        as_text(settings.provider_options),
+        settings.device_id,
+        settings.state_dir,
+    )
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)
@@ -140,14 +149,20 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
             {name: np.repeat(array, rows, axis=0) if rows > 1 else array for name, array in tensors.items()}, outputs
         )
 
+    for size in session.first_sizes(largest):
+        run(size)
     measured = measure_batches(run, largest)
-    rows = settings.max_batch_size or best_batch(measured)
+    rows = largest if settings.max_batch_size and largest > 1 else best_batch(measured)
     longest = measured.get(rows, max(measured.values()) * rows / max(measured))
-    inline = session.provider == "cpu" and longest <= INLINE_S
+    inline = session.place.runs_on_host and longest <= INLINE_S
     text = ", ".join(f"{size}: {1e3 * seconds:.3f}" for size, seconds in measured.items())
     where = "on the event loop" if inline else "in a thread"
     logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
-    return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000)
+    sizes = session.warmed_sizes(rows) if largest > 1 else ()
+    for size in sizes:
+        if size not in measured:
+            run(size)
+    return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes)
 
 
 def _zeros(spec: TensorSpec, manifest: Manifest) -> Array | None:

@@ -2,8 +2,8 @@
 
     headers ─▶ model ─▶ room in the queue? ─▶ body ─▶ tensors ─▶ batcher ─▶ answer
 
-What it answers, and what it refuses, is in the OpenAPI document through `service.routes.infer`. A request that came in
-one piece takes `service.short_way` instead.
+What it answers, and what it refuses, is in the OpenAPI document through `service.routes.infer`. A small request takes
+`service.short_way` instead, as a rule.
 """
 
 from __future__ import annotations

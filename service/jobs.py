@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -116,12 +117,19 @@ class BatchPolicy:
         queue_capacity: rows that may wait.
         inline: run on the event loop.
         delay_s: wait so long for a batch to fill; worth it on accelerators alone.
+        sizes: numbers of rows that were warmed, ascending; a batch is padded to the next of them. Empty: never.
     """
 
     max_batch_size: int = 32
     queue_capacity: int = 1024
     inline: bool = False
     delay_s: float = 0.0
+    sizes: tuple[int, ...] = ()
+
+    def padding(self, rows: int) -> int:
+        """Return how many rows of zeros make a batch one of the sizes that were warmed."""
+        at = bisect_left(self.sizes, rows)
+        return self.sizes[at] - rows if at < len(self.sizes) else 0
 
 
 def fit_together(one: Job, other: Job) -> bool:

@@ -87,6 +87,14 @@ class _Models(Collector):
         )
         queue = GaugeMetricFamily("normfold_queue_rows", "Rows that wait for a run.", labels=_LABELS)
         capacity = GaugeMetricFamily("normfold_queue_capacity_rows", "Rows that may wait.", labels=_LABELS)
+        nodes = GaugeMetricFamily(
+            "normfold_model_nodes", "Nodes of a network, by the provider that runs them.", labels=(*_LABELS, "provider")
+        )
+        fallback = GaugeMetricFamily(
+            "normfold_model_provider_fallback",
+            "1 where the CPU runs a network, or nodes of it, that something else was to run.",
+            labels=_LABELS,
+        )
         workers = len(self._crew.processes())
         for name, versions in self._repository.entries.items():
             for number, entry in versions.items():
@@ -95,7 +103,10 @@ class _Models(Collector):
                 if model is not None:
                     queue.add_metric(labels, self._crew.queued_rows(name, number))
                     capacity.add_metric(labels, workers * model.batcher.policy.queue_capacity)
-        yield from (ready, queue, capacity)
+                    fallback.add_metric(labels, float(model.session.place.left_on_cpu))
+                    for provider, count in (model.session.place.nodes or {}).items():
+                        nodes.add_metric([*labels, provider], count)
+        yield from (ready, queue, capacity, nodes, fallback)
 
 
 class _Processes(Collector):

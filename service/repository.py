@@ -248,8 +248,8 @@ class Repository:
             logger.error("%s/%d is unavailable: %s", name, number, entry.reason, exc_info=None if expected else error)
             return False
         entry.model, entry.state, entry.reason, entry.failed = model, "READY", "", None
-        seconds, provider = perf_counter() - started, model.session.provider
-        logger.info("%s/%d is ready on %s after %.2f s.", name, number, provider, seconds)
+        seconds = perf_counter() - started
+        logger.info("%s/%d is ready on %s (%.2f s).", name, number, model.session.place, seconds)
         return True
 
     def _let_go(self, name: str, number: int, entry: Entry, reason: str) -> None:

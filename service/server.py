@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import socket
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import uvicorn
@@ -35,8 +36,8 @@ class ServiceProtocol(HttpToolsProtocol):
     """HTTP/1.1 on one connection.
 
     Requests may be sent one behind the other; `_active` is the one that is being answered, uvicorn's `cycle` the one
-    that was read last. An infer request that comes in one piece, behind no other, takes the short way: `_pieces` is its
-    body then, until it is whole.
+    that was read last. A small infer request behind no other takes the short way: `_pieces` is its body until it is
+    whole.
     """
 
     config: ServiceConfig
@@ -47,6 +48,7 @@ class ServiceProtocol(HttpToolsProtocol):
     _pieces: list[bytes] | None = None
     _named: Named | None = None
     _short_headers: Headers
+    _began = 0.0
     _reading_since: float | None = None
     _idle_since: float | None = None
     _stuck: tuple[int, float] = (0, 0.0)
@@ -66,6 +68,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer, or has one, that nobody reads it."""
         self.is_lost = True
+        self._take_long_way()
         self.config.sweep.discard(self)
         super().connection_lost(exc)
         for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
@@ -86,8 +89,6 @@ class ServiceProtocol(HttpToolsProtocol):
         """Take bytes, while the headers are not too long."""
         within, self._chunk_bytes = self._in_headers, len(data)
         super().data_received(data)
-        if self._pieces is not None:
-            self._take_long_way(self._pieces)
         if self._in_headers:
             self._header_bytes += len(data) if within else 0  # of the first piece, only what was understood counts
             if self._header_bytes > self.config.settings.max_header_bytes or self._are_long():
@@ -101,7 +102,7 @@ class ServiceProtocol(HttpToolsProtocol):
             return
         self._named = self._match_short_way()
         if self._named is not None:
-            self._pieces = []
+            self._pieces, self._began = [], perf_counter()
         else:
             self._start_long_way()
 
@@ -122,7 +123,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self.cycle = self._active = ShortCycle(self, self.parser.should_keep_alive())  # type: ignore[assignment]
         assert self._named is not None  # as long as there are pieces
         assert self.short_way is not None
-        self.short_way.take(self.url, self._short_headers, body, self._named, self)
+        self.short_way.take(self.url, self._short_headers, body, self._named, self, self._began)
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request; the sweep ends what waits too long, so uvicorn's timer is left out."""
@@ -152,12 +153,18 @@ class ServiceProtocol(HttpToolsProtocol):
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
-    def _take_long_way(self, pieces: list[bytes]) -> None:
-        """Begin as any request does: the rest of it has not come yet."""
-        self._pieces = None
-        self._start_long_way()
-        for piece in pieces:
-            self.on_body(piece)
+    def _take_long_way(self) -> None:
+        """Let a request go the long way whose rest nobody knows if it will come: it must be waited for, or let go."""
+        if self._pieces is not None:
+            pieces, self._pieces = self._pieces, None
+            self._start_long_way()
+            for piece in pieces:
+                self.on_body(piece)
+
+    def shutdown(self) -> None:
+        """Finish what has begun, and end."""
+        self._take_long_way()
+        super().shutdown()
 
     def look(self, now: float) -> None:
         """End a connection that is too slow to send, to read, or to do anything."""

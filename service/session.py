@@ -1,29 +1,21 @@
-"""One ONNX Runtime session: everything that depends on the provider is in this file.
-
-ONNX Runtime falls back from CUDA to the CPU with only a log line, and `get_available_providers()` lists CUDA where its
-libraries are missing. So the providers got are compared with those asked for after the session is open.
-"""
+"""One open ONNX Runtime session: tensors in, tensors out, and what it says of itself."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from contract.runtime import require_onnxruntime
-from service.errors import BundleError, ProviderError, RunError, WireError
+from service.errors import RunError, WireError
+from service.providers import cuda
+from service.providers.placement import Place
+from service.providers.said import first_line
+from service.providers.table import PROVIDERS
+from service.tensors import DTYPES
 
 Array = npt.NDArray[Any]
-
-logger = logging.getLogger(__name__)
-
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-# HEURISTIC: an exhaustive search would run again for every new batch size.
-_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "do_copy_in_default_stream": "1"}
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -33,6 +25,10 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+
+
+_FATAL = 4
+"""ONNX Runtime's severity above errors: an end that was asked for is none."""
 
 
 class Cancel:
@@ -65,16 +61,21 @@ class Session:
         inputs: name to (datatype, shape); the datatype is the Open Inference Protocol's, or ONNX Runtime's own words
             for what the protocol cannot name; -1 for a free size.
         outputs: likewise.
-        provider: `cpu` or `cuda`: what was got.
+        place: where it runs.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, place: Place) -> None:
         from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
         self._session, self._invalid_argument = session, InvalidArgument
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
-        self.provider = "cuda" if session.get_providers()[0] == _CUDA else "cpu"
+        self.place = place
+
+    @property
+    def provider(self) -> str:
+        """What was got, by our name."""
+        return self.place.provider
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str], cancel: Cancel | None = None) -> list[Array]:
         """Run the network once.
@@ -92,70 +93,46 @@ class Session:
         try:
             results: list[Array] = self._session.run(outputs, tensors, options)
         except self._invalid_argument as error:
-            raise WireError(f"The network does not take these tensors: {_first_line(error)}") from error
+            raise WireError(f"The network does not take these tensors: {first_line(error)}") from error
         except Exception as error:
-            raise RunError(_first_line(error)) from error
+            raise RunError(first_line(error)) from error
         return results
 
+    def first_sizes(self, max_batch_size: int) -> tuple[int, ...]:
+        """Return the batch sizes to run before any other."""
+        return PROVIDERS[self.provider].first_sizes(max_batch_size)
 
-def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
-    """Open a network on the provider asked for.
+    def warmed_sizes(self, max_batch_size: int) -> tuple[int, ...]:
+        """Return the batch sizes to warm and to pad to; none where a new size costs nothing."""
+        return () if self.place.runs_on_host else cuda.warmed_sizes(max_batch_size)
 
-    The model is opened from its path, never from bytes: from bytes, other threads stall for tens of milliseconds.
+    def give_back_memory(self) -> None:
+        """Give back what large runs left in the CPU's arena, which keeps all that it ever had; others may run on.
 
-    Args:
-        path: the ONNX file.
-        provider: `cpu`, `cuda`, or `auto`, which takes CUDA where it works, and otherwise the CPU.
-        intra_op_threads: threads within one run.
+        ONNX Runtime does that behind a run alone, so this starts one and stops it before its first node.
 
-    Raises:
-        RuntimePackageError: no ONNX Runtime is installed, or two are.
-        ProviderError: `cuda` was asked for and not got.
-        BundleError: ONNX Runtime cannot open the file.
-    """
-    require_onnxruntime()
-    import onnxruntime
+        Raises:
+            RunError: it failed.
+        """
+        if any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
+            return
+        import onnxruntime
 
-    if provider == "cpu" or (provider == "auto" and _CUDA not in onnxruntime.get_available_providers()):
-        return Session(_open(path, [_CPU], intra_op_threads))
-    if _CUDA not in onnxruntime.get_available_providers():
-        raise ProviderError(
-            "cuda",
-            "this ONNX Runtime is built without it",
-            "uninstall onnxruntime and pip install 'normfold[gpu]', or ask for cpu or auto.",
-        )
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-    session = Session(_open(path, [(_CUDA, _CUDA_OPTIONS), _CPU], intra_op_threads))
-    if session.provider != "cuda":
-        if provider == "cuda":
-            raise ProviderError(
-                "cuda",
-                "ONNX Runtime fell back to the CPU",
-                "check the driver and the CUDA and cuDNN libraries (pip install 'normfold[gpu]'), or ask for auto.",
-            )
-        bundle = "/".join(path.parts[-3:-1])
-        logger.warning("CUDA does not work here: %s runs on the CPU, as provider 'auto' allows.", bundle)
-    return session
-
-
-def _open(path: Path, providers: list[Any], intra_op_threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a server's idle threads must not burn
-    options.log_severity_level = 3  # errors only: they come back as exceptions, and the log is JSON
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:
-        raise BundleError(f"ONNX Runtime cannot open {path.name!r}: {_first_line(error)}") from error
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        options.log_severity_level = _FATAL
+        options.terminate = True
+        tensors = {
+            name: np.full([max(size, 1) for size in shape], "" if datatype == "BYTES" else 0, DTYPES[datatype])
+            for name, (datatype, shape) in self.inputs.items()
+        }
+        try:
+            self._session.run(None, tensors, options)
+        except Exception as error:
+            if "terminate flag" not in str(error):
+                raise RunError(first_line(error)) from error
 
 
 def _describe(value: Any) -> tuple[str, tuple[int, ...]]:
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
     return _DATATYPES.get(value.type, value.type), shape
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

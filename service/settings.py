@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.preprocess import MAX_IMAGE_PIXELS
 from service.errors import SettingsError
@@ -37,10 +38,15 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    provider: Literal["cpu", "cuda", "auto"] = Field(
+    provider: Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] = Field(
         default="auto",
-        description="What runs the networks; cuda fails where CUDA does not work, auto then takes the CPU and logs it.",
+        description="What runs the networks; one that does not work is an error; auto takes CUDA or else the CPU.",
     )
+    provider_options: Annotated[dict[str, str | bool | int | float], NoDecode] = Field(
+        default_factory=dict,
+        description="Options of the provider that is named, as a JSON object; they go before our own.",
+    )
+    device_id: int = Field(default=0, ge=0, description="Which GPU, of cuda, tensorrt or auto; counted from 0.")
     workers: int = Field(
         default=1, ge=1, le=256, description="Processes that serve; limits count in each of them, figures in all."
     )
@@ -100,6 +106,30 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text", "auto"] = Field(
         default="auto", description="One JSON object a line, or text for people; auto is text on a terminal."
     )
+
+    @field_validator("provider_options", mode="before")
+    @classmethod
+    def _read_options(cls, value: Any) -> Any:
+        """Read what stands in an environment variable."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('it must be a JSON object, such as {"gpu_mem_limit": 2000000000}') from None
+
+    @field_validator("provider_options", "device_id")
+    @classmethod
+    def _refuse_what_nobody_reads(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what the provider would not look at: `auto` may end on another than the options were meant for."""
+        provider = info.data.get("provider")
+        if value and provider in _WITHOUT.get(info.field_name or "", ()):
+            takers = "cuda, tensorrt or openvino" if info.field_name == "provider_options" else "cuda, tensorrt or auto"
+            raise ValueError(f"the provider {provider!r} takes none; name the provider: {takers}")
+        return value
+
+
+_WITHOUT = {"provider_options": ("cpu", "auto"), "device_id": ("cpu", "openvino")}
 
 
 def load_settings(**overrides: Any) -> Settings:

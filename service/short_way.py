@@ -1,6 +1,6 @@
-"""The short way of an infer request that came in one piece: no task, no messages, nothing awaited.
+"""The short way of a small infer request: no task, no messages, nothing awaited.
 
-    one piece of bytes ─▶ decode ─▶ queue ┄┄▶ encode ─▶ bytes
+    bytes that came whole ─▶ decode ─▶ queue ┄┄▶ encode ─▶ bytes
 
 What ASGI does for a request, its task, its scope, its messages, takes as long as all our own work on it. Here the
 connection calls `take` when a whole request lies before it, and the queue calls back when there is an answer. What is
@@ -81,9 +81,18 @@ class ShortWay:
             return None
         return _match(url)
 
-    def take(self, url: bytes, headers: Headers, body: bytes, named: Named, client: Client) -> None:
-        """Decode a request and queue it; it is answered through its client, at once if it is refused."""
-        phases = Phases(self.telemetry.request_id(headers), path=url.decode("ascii"))
+    def take(self, url: bytes, headers: Headers, body: bytes, named: Named, client: Client, began: float) -> None:
+        """Decode a request and queue it; it is answered through its client, at once if it is refused.
+
+        Args:
+            url: as `match` has seen it.
+            headers: likewise.
+            body: all of it.
+            named: what `match` said.
+            client: to answer.
+            began: when the headers had come, by perf_counter.
+        """
+        phases = Phases(self.telemetry.request_id(headers), path=url.decode("ascii"), started=began)
         self.telemetry.in_flight += 1
         _Exchange(self, headers, phases, client).begin(named, body)
 
@@ -106,7 +115,7 @@ class _Exchange:
 
     def begin(self, named: Named, body: bytes) -> None:
         way, headers, phases = self._way, self._headers, self._phases
-        phases.received = phases.started
+        phases.received = perf_counter()
         token = REQUEST_ID.set(phases.request_id)
         read = False
         try:

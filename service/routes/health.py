@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.crew import Crew
+from service.repository import Repository
 from service.routes.paths import ERRORS
 
 EXTENSIONS = (
@@ -18,15 +19,16 @@ EXTENSIONS = (
 """Those of the protocol's extensions, by Triton's names, that work here."""
 
 
-def health_routes(crew: Crew) -> APIRouter:
+def health_routes(repository: Repository, crew: Crew) -> APIRouter:
     """Return the routes about the service as a whole."""
     router = APIRouter(tags=["health"])
     metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
 
     @router.get("/v2", response_class=JSONResponse)
     async def server_metadata(_: Request) -> JSONResponse:
-        """Name, version, and the extensions of the protocol that work here."""
-        return JSONResponse(metadata)
+        """Name, version, the extensions of the protocol that work here, and the providers that models run on."""
+        models = (entry.model for versions in repository.entries.values() for entry in versions.values())
+        return JSONResponse({**metadata, "providers": sorted({model.session.provider for model in models if model})})
 
     @router.get("/v2/health/live", response_class=JSONResponse)
     async def server_live(_: Request) -> JSONResponse:

@@ -109,12 +109,22 @@ def _configuration(model: Model) -> dict[str, Any]:
                 "max_queue_size": policy.queue_capacity,
             },
         },
-        "instance_group": [{"count": 1, "kind": "KIND_GPU" if model.session.provider == "cuda" else "KIND_CPU"}],
-        "parameters": {
-            "provider": {"string_value": model.session.provider},
-            "runs_on_event_loop": {"string_value": str(policy.inline).lower()},
-        },
+        "instance_group": [{"count": 1, "kind": "KIND_CPU" if model.session.place.runs_on_host else "KIND_GPU"}],
+        "parameters": {name: {"string_value": text} for name, text in _parameters(model).items()},
     }
+
+
+def _parameters(model: Model) -> dict[str, str]:
+    """Return where a model runs and with which options: the protocol's parameters are texts."""
+    policy, place = model.batcher.policy, model.session.place
+    parameters = {"provider": place.provider, "runs_on_event_loop": str(policy.inline).lower()}
+    if policy.sizes:
+        parameters["batch_sizes"] = ", ".join(map(str, policy.sizes))
+    for provider, count in (place.nodes or {}).items():
+        parameters[f"nodes.{provider}"] = str(count)
+    for name, value in sorted(place.options.items()):
+        parameters[f"provider_options.{name}"] = value
+    return parameters
 
 
 def _describe(number: int, entry: Entry) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
     card = model.manifest.card
     return {
         "provider": model.session.provider,
+        "nodes": model.session.place.nodes,
         "inputs": _describe_values(model.manifest.inputs),
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,

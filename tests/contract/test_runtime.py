@@ -12,7 +12,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, installed: set[str], importable: bo
     monkeypatch.setattr(runtime, "find_spec", lambda _: object() if importable else None)
 
 
-@pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, set()])
+@pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, {"onnxruntime-openvino"}, set()])
 def test_one_onnx_runtime_is_right_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch, installed: set[str]) -> None:
     pretend(monkeypatch, installed, importable=True)
     require_onnxruntime()
@@ -20,7 +20,9 @@ def test_one_onnx_runtime_is_right_whatever_it_is_called(monkeypatch: pytest.Mon
 
 def test_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, set(), importable=False)
-    with pytest.raises(RuntimePackageError, match=r"pip install 'normfold\[cpu\]' \(or 'normfold\[gpu\]'\)") as caught:
+    with pytest.raises(
+        RuntimePackageError, match=r"pip install 'normfold\[cpu\]' \(or 'normfold\[gpu\]', 'normfold\[openvino\]'\)"
+    ) as caught:
         require_onnxruntime()
     assert isinstance(caught.value, SetupError)
     assert caught.value.exit_code == 3
@@ -31,6 +33,12 @@ def test_both_say_what_to_remove(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimePackageError, match="pip uninstall onnxruntime onnxruntime-gpu") as caught:
         require_onnxruntime()
     assert caught.value.installed == ("onnxruntime", "onnxruntime-gpu")
+
+
+def test_openvinos_package_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"onnxruntime", "onnxruntime-openvino"}, importable=True)
+    with pytest.raises(RuntimePackageError, match="both installed .* pip uninstall onnxruntime onnxruntime-openvino"):
+        require_onnxruntime()
 
 
 def test_what_is_installed_is_read_from_the_packages() -> None:

@@ -84,6 +84,52 @@ def test_a_request_of_more_rows_than_a_batch_is_cut_and_put_together() -> None:
     assert run(test, inline=True).rows == [4, 4]
 
 
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_batch_is_padded_to_a_warmed_size_and_nobody_sees_it(inline: bool) -> None:
+    observed: list[int] = []
+
+    async def test(network: Network, batcher: Batcher) -> None:
+        batcher._observe = lambda rows, _: observed.append(rows)
+        results = await asyncio.gather(*map(batcher.submit, (job(1), job(2, 3))))
+        assert [result["y"].ravel().tolist() for result in results] == [[2.0], [4.0, 6.0]]
+        network.rows.clear()
+        assert (await batcher.submit(job(5)))["y"].tolist() == [[10.0]]
+        assert network.rows == [1]
+
+    network = run(test, inline=inline, sizes=(1, 4))
+    assert network.seen[0] == [1.0, 2.0, 3.0, 0.0]
+    assert observed == [3, 1]
+
+
+def test_a_request_that_is_cut_is_padded_at_its_end_alone() -> None:
+    async def test(_: Network, batcher: Batcher) -> None:
+        result = await batcher.submit(job(*range(1, 8)))
+        assert result["y"].ravel().tolist() == [2.0 * number for number in range(1, 8)]
+
+    assert run(test, inline=True, sizes=(1, 2, 4)).seen == [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 0.0]]
+
+
+def test_rows_that_are_not_independent_are_never_padded() -> None:
+    async def test(_: Network, batcher: Batcher) -> None:
+        assert (await batcher.submit(job(1, 2, 3, rows=None)))["y"].ravel().tolist() == [2.0, 4.0, 6.0]
+
+    assert run(test, inline=True, sizes=(1, 2, 4)).rows == [3]
+
+
+def test_a_padded_batch_of_a_wrong_number_of_rows_is_still_a_fault() -> None:
+    async def test(_: Network, batcher: Batcher) -> None:
+        with pytest.raises(RunError):
+            await batcher.submit(job(1, 2, 3, outputs=("short",)))
+
+    run(test, inline=True, sizes=(4,))
+
+
+@pytest.mark.parametrize(("rows", "padding"), [(1, 0), (2, 0), (3, 1), (4, 0), (5, 0)])
+def test_rows_are_padded_to_the_next_size(rows: int, padding: int) -> None:
+    assert BatchPolicy(sizes=(1, 2, 4)).padding(rows) == padding
+    assert BatchPolicy().padding(rows) == 0
+
+
 def test_what_waits_runs_as_soon_as_nothing_runs() -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()

@@ -62,7 +62,9 @@ def test_what_can_be_got_is_json(served: Any, path: str) -> None:
 
 
 def test_metadata_is_the_protocols(served: Any) -> None:
-    assert served.client.get("/v2").json().keys() == {"name", "version", "extensions"}
+    server = served.client.get("/v2").json()
+    assert server.keys() == {"name", "version", "extensions", "providers"}
+    assert server["providers"] == ["cpu"]
     assert served.client.get("/v2/models/digits").json() == {
         "name": "digits",
         "versions": ["1", "2"],

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from service.errors import SettingsError
 from service.logs import FACTS, REQUEST_ID, JsonFormatter, TextFormatter
 from service.processors import available_processors
+from service.providers.wish import as_text
 from service.settings import Settings, load_settings
 
 
@@ -52,6 +53,49 @@ def test_wrong_value_names_variable_and_option(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(f"NORMFOLD_{name}", value)
     with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} \\(--{name.lower().replace('_', '-')}\\) is wrong: "):
         load_settings()
+
+
+def test_provider_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_PROVIDER", "cuda")
+    monkeypatch.setenv("NORMFOLD_PROVIDER_OPTIONS", '{"gpu_mem_limit": 1000, "use_tf32": true, "a": "b", "c": 0.5}')
+    monkeypatch.setenv("NORMFOLD_DEVICE_ID", "1")
+    settings = load_settings()
+    assert settings.device_id == 1
+    assert as_text(settings.provider_options) == {"gpu_mem_limit": "1000", "use_tf32": "True", "a": "b", "c": "0.5"}
+
+
+@pytest.mark.parametrize("text", ["gpu_mem_limit=1", "[1]", '{"a": [1]}', '{"a": null}'])
+def test_provider_options_that_are_no_such_object_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("NORMFOLD_PROVIDER", "cuda")
+    monkeypatch.setenv("NORMFOLD_PROVIDER_OPTIONS", text)
+    with pytest.raises(SettingsError, match=r"^NORMFOLD_PROVIDER_OPTIONS \(--provider-options\) is wrong: "):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "provider"),
+    [
+        ("PROVIDER_OPTIONS", '{"a": 1}', "auto"),
+        ("PROVIDER_OPTIONS", '{"a": 1}', "cpu"),
+        ("DEVICE_ID", "1", "cpu"),
+        ("DEVICE_ID", "1", "openvino"),
+        ("DEVICE_ID", "-1", "cuda"),
+    ],
+)
+def test_what_the_provider_would_not_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, provider: str
+) -> None:
+    monkeypatch.setenv("NORMFOLD_PROVIDER", provider)
+    monkeypatch.setenv(f"NORMFOLD_{name}", value)
+    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} "):
+        load_settings()
+
+
+@pytest.mark.parametrize("provider", ["cpu", "auto", "openvino"])
+def test_what_says_nothing_is_taken_by_every_provider(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    monkeypatch.setenv("NORMFOLD_PROVIDER_OPTIONS", "{}")
+    monkeypatch.setenv("NORMFOLD_DEVICE_ID", "0")
+    assert load_settings(provider=provider).provider_options == {}
 
 
 def test_settings_do_not_change() -> None:

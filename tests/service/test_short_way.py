@@ -93,21 +93,31 @@ def receive(connection: socket.socket) -> tuple[bytes, dict[str, str], bytes]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_answer_alike(served: Any, taken: list[bytes], case: str) -> None:
+def test_both_ways_answer_alike(served: Any, taken: list[bytes], case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     head, body = CASES[case]
+    found = []
+    for cut in (0, len(head) - 2, len(head) + len(body) // 2):
+        with connect(served) as connection:
+            connection.sendall((head + body)[:cut])
+            served.client.get("/v2")  # the service has read what was sent before
+            connection.sendall((head + body)[cut:])
+            found.append(receive(connection))
+    assert len(taken) == 3
+    monkeypatch.setattr(ShortWay, "match", lambda *_: None)
     with connect(served) as connection:
         connection.sendall(head + body)
-        short = receive(connection)
-        assert len(taken) == 1
-    with connect(served) as connection:
-        connection.sendall(head[:-2])
-        served.client.get("/v2")  # the service has read what was sent before
-        connection.sendall(head[-2:])
-        served.client.get("/v2")
-        connection.sendall(body)
         long = receive(connection)
-        assert len(taken) == (1 if body else 2)
-    assert short == long
+    assert len(taken) == 3
+    assert found == [long] * 3
+
+
+def test_a_client_that_leaves_amid_its_body_is_counted(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    service = start(bundles.root)
+    with connect(service) as connection:
+        connection.sendall(request(json.dumps(PICTURE).encode(), DIGITS)[0] + b"{")
+        service.client.get("/v2")  # the service has read what was sent before
+    wait_for(lambda: 'status="499",version="1"} 1.0' in service.client.get("/metrics").text)
 
 
 @pytest.mark.parametrize("case", LONG_CASES)

@@ -1,0 +1,1 @@
+"""What belongs to one provider alone: a small file each, and the table of them all."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.preprocess import MAX_IMAGE_PIXELS
 from service.errors import SettingsError
 from service.policy import PATTERN
 
 PREFIX = "NORMFOLD_"
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+"""What a browser sends as Origin: scheme, host, and the port where it is not the scheme's own."""
 
 
 class Settings(BaseSettings):
@@ -37,6 +41,14 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys: Path | None = Field(
+        default=None,
+        description="File of keys, as normfold keys writes it; left out, nobody needs one.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages that may ask, joined by commas, or *; left out, browsers let none.",
+    )
     provider: Literal["cpu", "cuda", "auto"] = Field(
         default="auto",
         description="What runs the networks; cuda fails where CUDA does not work, auto then takes the CPU and logs it.",
@@ -101,6 +113,22 @@ class Settings(BaseSettings):
         default="auto", description="One JSON object a line, or text for people; auto is text on a terminal."
     )
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, given: object) -> object:
+        """Take text joined by commas: what a person writes into an environment variable."""
+        if not isinstance(given, str):
+            return given
+        return tuple(part.strip().lower() for part in given.split(",") if part.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is neither * nor an origin like https://app.example:8443, without a path")
+        return origins
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment; arguments that are not None override it.
@@ -117,6 +145,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _describe(location: tuple[int | str, ...], problem: str) -> str:
     name = str(location[0]) if location else "settings"
+    problem = problem.removeprefix("Value error, ")
     return f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}) is wrong: {problem}."
 
 

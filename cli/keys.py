@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 _COLOURS = {"active": "green", "expired": "yellow", "revoked": "bright_black"}
 
-keys = typer.Typer(
+app = typer.Typer(
     name="keys",
     help="Make, list, rotate and revoke the keys that `normfold serve --keys FILE` asks for.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
 )
 
 
@@ -38,7 +39,7 @@ Identity = Annotated[str, typer.Argument(help="Id of a key, as list shows it.", 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-@keys.command()
+@app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whose it is; the access log has it.", metavar="NAME")],
     file: File,
@@ -71,7 +72,7 @@ def create(
     _show_once(key, sent, file, as_json, "A running service takes it within about a second.")
 
 
-@keys.command("list")
+@app.command("list")
 def list_keys(file: File, as_json: Json = False) -> None:
     """List all keys, those that were revoked too.
 
@@ -86,7 +87,7 @@ def list_keys(file: File, as_json: Json = False) -> None:
         out.print(_table(found))
 
 
-@keys.command()
+@app.command()
 def rotate(
     identity: Identity,
     file: File,
@@ -106,7 +107,7 @@ def rotate(
     _show_once(key, sent, file, as_json, f"The old secret {old}.")
 
 
-@keys.command()
+@app.command()
 def revoke(identity: Identity, file: File, as_json: Json = False) -> None:
     """End a key for good.
 

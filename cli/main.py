@@ -19,7 +19,7 @@ from cli.console import fail
 from cli.export import export
 from cli.fold import fold
 from cli.inspect import inspect
-from cli.keys import keys
+from cli.keys import app as keys
 from cli.repository import app as repository
 from cli.serve import serve
 from cli.train import train

@@ -19,6 +19,7 @@ from cli.console import fail
 from cli.export import export
 from cli.fold import fold
 from cli.inspect import inspect
+from cli.keys import app as keys
 from cli.repository import app as repository
 from cli.serve import serve
 from cli.train import train
@@ -40,6 +41,7 @@ app = typer.Typer(
 for command in (train, export, fold, inspect, verify, serve):
     app.command()(command)
 app.add_typer(repository)
+app.add_typer(keys)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -54,6 +55,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="File of keys, as normfold keys writes it.", show_default="nobody needs one", metavar="FILE"),
     ] = None,
     provider: Annotated[
         Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] | None,
@@ -119,6 +124,7 @@ def serve(
     Example: normfold serve --repository model_repository --port 8000
     """
     require_onnxruntime()
+    from service.keys import read_keys
     from service.logs import configure_logging
     from service.server import make_server, run_workers
     from service.settings import load_settings
@@ -130,6 +136,7 @@ def serve(
         version_policy=version_policy,
         host=host,
         port=port,
+        keys=keys,
         provider=provider,
         workers=workers,
         max_batch_size=max_batch_size,
@@ -140,6 +147,8 @@ def serve(
         log_format=log_format,
     )
     configure_logging(settings)
+    if settings.keys is not None:
+        read_keys(settings.keys)  # here already: worker processes that cannot start are replaced for ever
     with (
         _bind(settings.host, settings.port) as listener,
         prepared_state(settings.state_dir, settings.workers) as state_dir,
@@ -147,14 +156,14 @@ def serve(
     ):
         settings = settings.model_copy(update={"state_dir": state_dir})
         if settings.workers > 1:
-            _announce(listener, as_json)
+            _announce(listener, as_json, settings.keys)
             run_workers(settings, listener)
             return
         from service.app import create_app  # with several workers it is theirs, and the parent stays small
 
         app = create_app(settings)
         server = make_server(app, settings)
-        _announce(listener, as_json)
+        _announce(listener, as_json, settings.keys)
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
@@ -188,14 +197,19 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announce(listener: socket.socket, as_json: bool) -> None:
-    """Say where the service listens."""
+def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None:
+    """Say where the service listens, and if it is anyone's."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     logger.info("Listening on %s (pages at %s/docs); Ctrl-C stops.", url, url)
     if as_json:
         sys.stdout.write(json.dumps({"url": url, "host": host, "port": port}) + "\n")
         sys.stdout.flush()
+    if keys is None and not ipaddress.ip_address(host).is_loopback:
+        logger.warning(
+            "Anyone who reaches %s can use this service: it has no keys. 'normfold keys create' makes some for --keys.",
+            host,
+        )
 
 
 def _leave_at_once(end: SystemExit) -> NoReturn:

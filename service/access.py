@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from service.errors import SettingsError
+from service.keys import Key
 from service.logs import FACTS
 from service.telemetry import Phases
 
@@ -21,7 +22,7 @@ FLUSH_BYTES = 64 * 1024
 logger = logging.getLogger("service.access")
 
 _LINE = (
-    '{{"time":"{}","request_id":"{}","method":"POST","path":"{}","status":200,"ms":{:.3f},"model":"{}","version":{}{},'
+    '{{"time":"{}","request_id":"{}","method":"POST","path":"{}","status":200,"ms":{:.3f},"model":"{}","version":{}{}{},'
     '"rows":{},"decode_ms":{:.3f},"queue_ms":{:.3f},"run_ms":{:.3f},"encode_ms":{:.3f}}}\n'
 )
 
@@ -36,6 +37,8 @@ def facts_of(phases: Phases) -> dict[str, Any]:
         facts["version"] = phases.version
     if phases.identity is not None:
         facts["id"] = phases.identity
+    if phases.key is not None:
+        facts["key"] = _describe(phases.key)
     job = phases.job
     if job is not None:
         facts["rows"] = job.weight
@@ -100,6 +103,7 @@ class FileLines:
         job = phases.job
         assert job is not None  # an infer request that was answered
         identity = b"" if phases.identity is None else b',"id":' + orjson.dumps(phases.identity)
+        key = b"" if phases.key is None else b',"key":' + orjson.dumps(_describe(phases.key))
         return _LINE.format(
             self._now(),
             phases.request_id,
@@ -108,6 +112,7 @@ class FileLines:
             phases.model,
             phases.version,
             identity.decode(),
+            key.decode(),
             job.weight,
             1000 * (phases.decoded - phases.received),
             1000 * (job.started_at - job.queued_at),
@@ -137,6 +142,10 @@ class FileLines:
         if second != self._second:
             self._second, self._prefix = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._prefix}.{int(1000 * (now - second)):03d}Z"
+
+
+def _describe(key: Key) -> dict[str, str]:
+    return {"id": key.id, "name": key.name}
 
 
 def _ms(start: float, end: float) -> float:

@@ -18,19 +18,24 @@ from starlette.types import Receive, Scope, Send
 from service import http_errors
 from service.access import FileLines, LogLines
 from service.board import Board
+from service.cors import Cors
 from service.crew import Crew
+from service.doors import Doors
 from service.drain import stop_gently
 from service.idle import MemoryKeeper
 from service.infer import InferRoute
+from service.keyring import Keyring
 from service.metrics import Metrics
 from service.middleware import RequestMiddleware
 from service.processors import share_of_processors
+from service.rate import RateLimiter
 from service.repository import Repository
 from service.routes.health import health_routes
 from service.routes.infer import infer_routes
 from service.routes.models import model_routes
 from service.routes.predict import predict_routes
 from service.routes.repository import repository_routes
+from service.routes.security import describe_keys
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.short_way import ShortWay
@@ -61,13 +66,26 @@ class _App(FastAPI):
     short_way: ShortWay | None = None
     """For the HTTP server, which knows it by this name."""
 
-    def surround(self, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int) -> None:
+    def surround(self, infer: InferRoute, telemetry: Telemetry, settings: Settings, doors: Doors | None) -> None:
         """Put the middleware around everything."""
-        self._surrounded = RequestMiddleware(super().__call__, infer, telemetry, max_body_bytes)
+        self._needs_key = doors is not None
+        self._surrounded: RequestMiddleware | Cors = RequestMiddleware(
+            super().__call__, infer, telemetry, settings.max_body_bytes, doors
+        )
+        if settings.cors_origins:
+            self._surrounded = Cors(self._surrounded, settings.cors_origins)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request."""
         return self._surrounded(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, made once."""
+        made = self.openapi_schema is None
+        document = super().openapi()
+        if made and self._needs_key:
+            describe_keys(document)
+        return document
 
 
 async def _load(repository: Repository, crew: Crew) -> None:
@@ -92,7 +110,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     Args:
         settings: what the service is told.
+
+    Raises:
+        SettingsError: the access log cannot be written, or the file of keys is missing or broken.
     """
+    keyring = Keyring(settings.keys) if settings.keys is not None else None
+    doors = Doors(keyring, RateLimiter(share=1 / settings.workers)) if keyring is not None else None
     workers = Workers(
         threads=share_of_processors(settings.workers) + 1
     )  # one more, so that a picture decodes while networks run
@@ -104,6 +127,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if keyring is not None:
+            keyring.start()
         stop_gently(crew.stop, settings.shutdown_delay_s)
         loading = asyncio.create_task(_load(repository, crew))
         if crew.replaces_another:
@@ -117,6 +142,8 @@ def create_app(settings: Settings) -> FastAPI:
         crew.close()
         await repository.close()
         workers.close()
+        if keyring is not None:
+            keyring.close()
         if isinstance(access_log, FileLines):
             access_log.close()
 
@@ -127,11 +154,12 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
-    app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes)
-    app.short_way = ShortWay(repository, telemetry, workers, settings)
+    app.surround(InferRoute(repository, workers, settings), telemetry, settings, doors)
+    app.short_way = ShortWay(repository, telemetry, workers, settings, doors)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))

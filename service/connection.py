@@ -19,6 +19,10 @@ CYCLE = "normfold.cycle"
 """Key, in the ASGI scope, of what uvicorn keeps of one request and its answer."""
 
 
+THROUGH_ASGI = "normfold.through_asgi"
+"""Key, in the ASGI scope, of a request whose answer must go through ASGI's messages: something adds to them."""
+
+
 LARGEST_JOINED = 256 * 1024
 """Bytes of an answer that is put together before it is written; a larger one is written piece by piece."""
 
@@ -128,10 +132,10 @@ def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]
     """Write a whole answer at once; through ASGI's messages uvicorn takes twice as long.
 
     Returns:
-        False if ASGI's way must be taken: another server, or a client that reads too slowly.
+        False if ASGI's way must be taken: another server, a client that reads too slowly, something that adds to it.
     """
     cycle: RequestResponseCycle | None = scope.pop(CYCLE, None)  # it holds the scope: a circle that would stay
-    if cycle is None or cycle.flow.write_paused:
+    if cycle is None or cycle.flow.write_paused or THROUGH_ASGI in scope:
         return False
     write_whole(cycle, status, fields, body)
     return True

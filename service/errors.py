@@ -7,11 +7,17 @@
     │   │   ├── UnsuitableModelError    the model cannot do what this route is for
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
     │   │   ├── ControlError            loading and unloading is not for clients
+    │   │   ├── NoKeyError              no key came with the request, or none that opens anything
+    │   │   ├── ScopeError              its key is for something else
+    │   │   ├── RateError               its key has asked too often
+    │   │   ├── UnknownPathError        there is no such path
     │   │   └── BodyTooLargeError
     │   ├── SettingsError               an option or environment variable is wrong          (start)
+    │   │   └── KeysError               the file of keys is missing or broken               (start, commands)
     │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
     ├── SetupError
     │   ├── ProviderError               a provider was asked for and not got                (load)
+    │   ├── KeysUnwritableError         the file of keys cannot be written                  (commands)
     │   └── AddressError                the host and port cannot be listened on             (start)
     └── ServingError                    the request is right, and the service cannot answer it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
@@ -26,6 +32,8 @@ Which HTTP status each has stands in one table, `http_errors.py`.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from contract.errors import InputError, NormfoldError, SetupError
 
@@ -65,6 +73,39 @@ class ControlError(RequestError):
         self.model_control = model_control
 
 
+class NoKeyError(RequestError):
+    """No key came with the request, or none that opens anything: which of the two is not said."""
+
+    def __init__(self) -> None:
+        super().__init__("This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
+
+
+class ScopeError(RequestError):
+    """The request's key is for something else."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This needs a key with the scope {scope!r}.")
+        self.scope = scope
+
+
+class RateError(RequestError):
+    """The request's key has asked too often."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(
+            f"The key has asked too often. Try again in {retry_after_s} second{'s' * (retry_after_s > 1)}."
+        )
+        self.retry_after_s = retry_after_s
+
+
+class UnknownPathError(RequestError):
+    """There is no such path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"There is no path {path!r}; GET /docs describes those there are.")
+        self.path = path
+
+
 class BodyTooLargeError(RequestError):
     """The body is over the limit."""
 
@@ -77,6 +118,14 @@ class SettingsError(InputError):
     """An option or environment variable is wrong."""
 
 
+class KeysError(SettingsError):
+    """The file of keys is missing or broken, or cannot be changed as was asked."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"The file of keys {str(path)!r} {problem}")
+        self.path, self.problem = path, problem
+
+
 class BundleError(InputError):
     """A bundle cannot be trusted or loaded."""
 
@@ -87,6 +136,14 @@ class ProviderError(SetupError):
     def __init__(self, provider: str, got: str, remedy: str) -> None:
         super().__init__(f"The provider {provider!r} was asked for and {got}; {remedy}")
         self.provider, self.got = provider, got
+
+
+class KeysUnwritableError(SetupError):
+    """The file of keys cannot be written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"The file of keys {str(path)!r} cannot be written: {problem}.")
+        self.path, self.problem = path, problem
 
 
 class AddressError(SetupError):

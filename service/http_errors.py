@@ -27,14 +27,20 @@ from service.errors import (
     ClientLeftError,
     ControlError,
     DeadlineError,
+    KeysError,
+    KeysUnwritableError,
     ModelUnavailableError,
+    NoKeyError,
     ProviderError,
     QueueFullError,
+    RateError,
     RequestError,
     RunError,
+    ScopeError,
     ServingError,
     SettingsError,
     UnknownModelError,
+    UnknownPathError,
     UnloadedError,
     UnsuitableModelError,
     UnwritableOutputError,
@@ -49,9 +55,13 @@ STATUS: dict[type[NormfoldError], int] = {
     WireError: 400,
     RawInputError: 400,
     UnsuitableModelError: 400,
+    NoKeyError: 401,
     ControlError: 403,
+    ScopeError: 403,
     UnknownModelError: 404,
+    UnknownPathError: 404,
     BodyTooLargeError: 413,
+    RateError: 429,
     ServingError: 500,
     RunError: 500,
     UnwritableOutputError: 500,
@@ -67,6 +77,7 @@ NEVER_ANSWERED: frozenset[type[NormfoldError]] = frozenset(
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
         *(BundleError, DamagedBundleError, ManifestError),
+        *(KeysError, KeysUnwritableError),
     }
 )
 
@@ -102,7 +113,9 @@ def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, byt
     headers = []
     if isinstance(error, BodyTooLargeError):
         headers.append((b"connection", b"close"))  # the rest of the body is never read
-    if isinstance(error, QueueFullError):
+    if isinstance(error, NoKeyError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, QueueFullError | RateError):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     prefix = f"[request id: {identity}] " if identity else ""
     return status, error_body(prefix + str(error)), headers
@@ -138,7 +151,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     path, method = request.scope["path"], request.scope["method"]
     if error.status_code == 404:
-        text = f"There is no path {path!r}; GET /docs describes those there are."
+        text = str(UnknownPathError(path))
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         text = f"The path {path!r} does not take {method}; it takes {allowed}."

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the limit on its body, its counts and its line, the answer to our own faults.
+"""What surrounds every request: its id, its key, the limit on its body, its counts and line, the answer to our faults.
 
 The infer route branches off here, before the framework's own machinery.
 """
@@ -12,8 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.body import Headers, check_declared, drain
-from service.connection import CYCLE
-from service.errors import BodyTooLargeError
+from service.connection import CYCLE, waits_for_a_word
+from service.doors import Doors
+from service.errors import BodyTooLargeError, RequestError
 from service.http_errors import STATUS, describe_error, describe_fault, error_response, log_fault
 from service.infer import InferRoute
 from service.logs import REQUEST_ID
@@ -25,8 +26,11 @@ _CLIENT_LEFT = 499
 class RequestMiddleware:
     """A plain ASGI middleware; nothing of a body is copied here."""
 
-    def __init__(self, app: ASGIApp, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int, doors: Doors | None = None
+    ) -> None:
         self._app, self._infer, self._telemetry, self._max_body_bytes = app, infer, telemetry, max_body_bytes
+        self._doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -39,8 +43,11 @@ class RequestMiddleware:
         telemetry.in_flight += 1
         token = REQUEST_ID.set(phases.request_id)
         try:
+            refusal = None if self._doors is None else self._doors.refusal(scope["path"], headers, phases)
             named = InferRoute.match(scope)
-            if named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
+            if refusal is not None:
+                await _refuse(scope, _noted(send, phases), refusal)
+            elif named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
                 await self._infer(scope, receive, send, headers, phases, named)
             else:
                 scope[PHASES_KEY] = phases
@@ -94,12 +101,19 @@ class RequestMiddleware:
         try:
             check_declared(headers, self._max_body_bytes)
         except BodyTooLargeError as error:
-            status, body, extra = describe_error(error, None)
-            fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *extra]
-            await send_and_drain({"type": "http.response.start", "status": status, "headers": fields})
-            await send_and_drain({"type": "http.response.body", "body": body})
+            await _refuse(scope, send_and_drain, error)
             return
         await self._app(scope, receive_within_limit, send_and_drain)
+
+
+async def _refuse(scope: Scope, send: Send, error: RequestError) -> None:
+    """Answer a request whose body is not read."""
+    status, body, extra = describe_error(error, None)
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *extra]
+    if waits_for_a_word(scope) and (b"connection", b"close") not in fields:  # whether it sends its body, nobody knows
+        fields.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _noted(send: Send, phases: Phases) -> Send:

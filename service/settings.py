@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,12 @@ from service.errors import SettingsError
 from service.policy import PATTERN
 
 PREFIX = "NORMFOLD_"
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+"""What a browser sends as Origin: scheme, host, and the port where it is not the scheme's own."""
+
+_WITHOUT = {"provider_options": ("cpu", "auto"), "device_id": ("cpu", "openvino")}
+"""Settings, and the providers that would not look at them."""
 
 
 class Settings(BaseSettings):
@@ -38,6 +45,14 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys: Path | None = Field(
+        default=None,
+        description="File of keys, as normfold keys writes it; left out, nobody needs one.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages that may ask, joined by commas, or *; left out, browsers let none.",
+    )
     provider: Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] = Field(
         default="auto",
         description="What runs the networks; one that does not work is an error; auto takes CUDA or else the CPU.",
@@ -128,8 +143,21 @@ class Settings(BaseSettings):
             raise ValueError(f"the provider {provider!r} takes none; name the provider: {takers}")
         return value
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, given: object) -> object:
+        """Take text joined by commas: what a person writes into an environment variable."""
+        if not isinstance(given, str):
+            return given
+        return tuple(part.strip().lower() for part in given.split(",") if part.strip())
 
-_WITHOUT = {"provider_options": ("cpu", "auto"), "device_id": ("cpu", "openvino")}
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is neither * nor an origin like https://app.example:8443, without a path")
+        return origins
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -147,6 +175,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _describe(location: tuple[int | str, ...], problem: str) -> str:
     name = str(location[0]) if location else "settings"
+    problem = problem.removeprefix("Value error, ")
     return f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}) is wrong: {problem}."
 
 

@@ -20,6 +20,7 @@ from contract.errors import NormfoldError
 from service.answer import Answer, encode_answer
 from service.body import Headers, compress
 from service.connection import Connection
+from service.doors import Doors
 from service.engine import Model
 from service.errors import WireError
 from service.exchange import (
@@ -64,17 +65,26 @@ class ShortWay:
         telemetry: counts.
         workers: where large answers are encoded.
         settings: limits.
+        doors: who may pass; None if anyone may.
     """
 
-    def __init__(self, repository: Repository, telemetry: Telemetry, workers: Workers, settings: Settings) -> None:
-        self.repository, self.telemetry, self.workers = repository, telemetry, workers
+    def __init__(
+        self,
+        repository: Repository,
+        telemetry: Telemetry,
+        workers: Workers,
+        settings: Settings,
+        doors: Doors | None = None,
+    ) -> None:
+        self.repository, self.telemetry, self.workers, self.doors = repository, telemetry, workers, doors
         self.limit = settings.max_body_bytes
+        self._long_way = _LONG_WAY | {b"origin"} if settings.cors_origins else _LONG_WAY
         self._largest = min(INLINE_BYTES, self.limit)
         self._encoding: set[asyncio.Task[None]] = set()
 
     def match(self, url: bytes, headers: Headers) -> Named | None:
         """Return whom a POST request may ask this way; None if it must take the long one."""
-        if len(url) > _LONGEST_URL or b"host" not in headers or not _LONG_WAY.isdisjoint(headers):
+        if len(url) > _LONGEST_URL or b"host" not in headers or not self._long_way.isdisjoint(headers):
             return None
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 9 or int(length) > self._largest:
@@ -119,6 +129,9 @@ class _Exchange:
         token = REQUEST_ID.set(phases.request_id)
         read = False
         try:
+            if way.doors is not None and (refused := way.doors.refusal(phases.path, headers, phases)) is not None:
+                self._refuse(refused)
+                return
             model = admit(way.repository, named, headers, way.limit, phases)
             self._model = model
             model.in_use += 1

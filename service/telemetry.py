@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from service.body import Headers
 from service.jobs import Job
+from service.keys import Key
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -120,7 +121,7 @@ class ModelStats:
 class Phases:
     """One request on its way; times on the clock of perf_counter, 0 where it did not come so far.
 
-    `identity` is the id that an infer request carries in its body.
+    `identity` is the id that an infer request carries in its body; `key` the key that it came with.
     """
 
     request_id: str
@@ -136,6 +137,7 @@ class Phases:
     ended: float = 0.0
     status: int = 0
     job: Job | None = None
+    key: Key | None = None
 
 
 class AccessLog(Protocol):

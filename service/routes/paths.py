@@ -17,9 +17,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is not what the model takes.", "content": _ERROR},
+    401: {"description": "No valid key came with the request.", "content": _ERROR},
     403: {"description": "It is not allowed here.", "content": _ERROR},
     404: {"description": "There is no such model or version.", "content": _ERROR},
     413: {"description": "The body is too large.", "content": _ERROR},
+    429: {"description": "The key has asked too often.", "content": _ERROR},
     500: {"description": "The service failed.", "content": _ERROR},
     503: {"description": "The model is not ready, or its queue is full.", "content": _ERROR},
     504: {"description": "The request's deadline passed.", "content": _ERROR},

@@ -98,6 +98,29 @@ def test_what_says_nothing_is_taken_by_every_provider(monkeypatch: pytest.Monkey
     assert load_settings(provider=provider).provider_options == {}
 
 
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("https://a.example", ("https://a.example",)),
+        (" https://A.example:8443 ,http://localhost:3000,", ("https://a.example:8443", "http://localhost:3000")),
+    ],
+)
+def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch, value: str, origins: tuple[str, ...]) -> None:
+    monkeypatch.setenv("NORMFOLD_CORS_ORIGINS", value)
+    assert load_settings().cors_origins == origins
+
+
+@pytest.mark.parametrize("value", ["a.example", "https://a.example/", "https://a.example/x", '["https://a.example"]'])
+def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NORMFOLD_CORS_ORIGINS", value)
+    with pytest.raises(
+        SettingsError, match="is wrong: '.*' is neither \\* nor an origin like https://app.example:8443"
+    ):
+        load_settings()
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]

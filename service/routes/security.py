@@ -1,0 +1,30 @@
+"""What the OpenAPI document says of keys, so that its pages can send one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.doors import need_of
+from service.routes.paths import ERRORS
+
+_SCHEME = "key"
+
+
+def describe_keys(document: dict[str, Any]) -> None:
+    """Declare in an OpenAPI document that operations need a key, which scope each, and how they refuse."""
+    document.setdefault("components", {})["securitySchemes"] = {
+        _SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A key that `normfold keys create` made; the header `X-API-Key` takes it as well.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        need = need_of(path)
+        if need == "nothing":
+            continue
+        for operation in operations.values():
+            operation["security"] = [{_SCHEME: []}]
+            operation["description"] = f"{operation['description']}\n\nNeeds a key with the scope `{need}`."
+            for status in (401, 403, 429):
+                operation["responses"].setdefault(str(status), ERRORS[status])

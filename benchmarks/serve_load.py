@@ -94,9 +94,16 @@ def open_loop(port: int, request: Request, rate: float, seconds: float, connecti
 
     Latency counts from when a request should have been sent.
     """
+    with on_load_core():
+        return asyncio.run(_open_loop(port, request.as_bytes(), rate, seconds, connections))
+
+
+@contextmanager
+def on_load_core() -> Iterator[None]:
+    """Keep this process on the load's core."""
     os.sched_setaffinity(0, {LOAD_CORE})
     try:
-        return asyncio.run(_open_loop(port, request.as_bytes(), rate, seconds, connections))
+        yield
     finally:
         os.sched_setaffinity(0, {SERVER_CORE, LOAD_CORE})
 

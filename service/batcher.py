@@ -272,9 +272,9 @@ class Batcher:
                 if start or stop < job.weight:
                     job.parts.append(own)
                     own = joined(job.parts) if stop == job.weight else own
-                if stop == job.weight and job.future is not None:
-                    job.tensors = {}  # the connection keeps the job until its next request
-                    job.future.set_result(own)
+                if stop == job.weight and (future := job.future) is not None:
+                    job.tensors, job.future = {}, None  # the connection keeps the job until its next request
+                    future.set_result(own)
             at = end
 
     def _fail(self, batch: Batch, error: Exception) -> None:

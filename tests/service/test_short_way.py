@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import re
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from service import short_way
+from service.jobs import Job
 from service.short_way import ShortWay
+from service.telemetry import Phases
 from tests.service.test_binary import PICTURE, Slow, wait_for
 from tests.service.test_connections import answers, connect
 
@@ -200,3 +203,19 @@ def test_a_fault_of_ours_is_500_and_no_connection_hangs(
     assert service.client.post(DIGITS, json=PICTURE).status_code == 200
     assert len(taken) == 3
     assert 'status="500",version="1"} 2.0' in service.client.get("/metrics").text
+
+
+def test_requests_leave_nothing_to_the_garbage_collector(bundles: Any, start: Callable[..., Any]) -> None:
+    """Were there circles, memory would grow by what lies between two collections."""
+    bundles.digits()
+    service = start(bundles.root)
+    gc.collect()
+    gc.disable()
+    try:
+        for padding in (b"", b" " * 40_000):
+            for _ in range(50):
+                assert service.client.post(DIGITS, content=json.dumps(PICTURE).encode() + padding).status_code == 200
+        left = [found for found in gc.get_objects() if isinstance(found, Job | Phases)]
+    finally:
+        gc.enable()
+    assert len(left) <= 2  # the connection keeps the last

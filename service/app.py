@@ -7,9 +7,10 @@ import gc
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
@@ -29,7 +30,11 @@ from service.routes.repository import repository_routes
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.tracing import open_tracing
 from service.workers import Workers
+
+if TYPE_CHECKING:
+    from service.spans import Spans
 
 _DESCRIPTION = """
 Serves models from a repository of bundles through ONNX Runtime.
@@ -49,9 +54,9 @@ _COLLECT_AFTER = 20_000
 class _App(FastAPI):
     """FastAPI, within what surrounds every request; FastAPI's own middleware would stand before the infer route."""
 
-    def surround(self, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int) -> None:
+    def surround(self, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int, spans: Spans | None) -> None:
         """Put the middleware around everything."""
-        self._surrounded = RequestMiddleware(super().__call__, infer, telemetry, max_body_bytes)
+        self._surrounded = RequestMiddleware(super().__call__, infer, telemetry, max_body_bytes, spans)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request."""
@@ -67,14 +72,25 @@ async def _load(repository: Repository) -> None:
     await repository.watch()
 
 
-def create_app(settings: Settings) -> FastAPI:
+_TRACED_HERE: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own telemetry would not see the infer route, and doubles what is here."""
+
+
+def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Build the application.
 
     Models load in the background once the application has started, so that `live` answers while `ready` does not yet.
 
     Args:
         settings: what the service is told.
+        spans: where requests are traced; left out, as the settings say.
+
+    Raises:
+        SettingsError: the access log cannot be written, or OpenTelemetry refuses one of its variables.
+        MissingPackageError: requests are to be traced, and OpenTelemetry's SDK is not installed.
     """
+    if spans is None and settings.tracing:
+        spans = open_tracing()
     workers = Workers(threads=available_processors() + 1)  # one more, so that a picture decodes while networks run
     access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
     telemetry = Telemetry(access_log)
@@ -89,6 +105,8 @@ def create_app(settings: Settings) -> FastAPI:
             await loading
         await repository.close()
         workers.close()
+        if spans is not None:
+            spans.close()
         if isinstance(access_log, FileLines):
             access_log.close()
 
@@ -97,12 +115,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("normfold"),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        telemetry=_TRACED_HERE,
         redirect_slashes=False,
         redoc_url=None,
     )
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
-    app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes)
+    app.surround(InferRoute(repository, workers, settings), telemetry, settings.max_body_bytes, spans)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(

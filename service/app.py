@@ -27,6 +27,7 @@ from service.routes.infer import infer_routes
 from service.routes.models import model_routes
 from service.routes.predict import predict_routes
 from service.routes.repository import repository_routes
+from service.routes.schemas import SCHEMAS
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -57,6 +58,12 @@ class _App(FastAPI):
     def surround(self, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int, spans: Spans | None) -> None:
         """Put the middleware around everything."""
         self._surrounded = RequestMiddleware(super().__call__, infer, telemetry, max_body_bytes, spans)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, with what `service.routes.schemas` says of bodies; made once."""
+        document = super().openapi()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
+        return document
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request."""

@@ -126,12 +126,17 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
     return error_response(describe_fault(), 500)
 
 
+def describe_no_path(path: str) -> str:
+    """Return what a client is told of a path that there is not."""
+    return f"There is no path {path!r}; GET /docs describes those there are."
+
+
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the framework raises: no such path, wrong method."""
     assert isinstance(error, HTTPException)
     path, method = request.scope["path"], request.scope["method"]
     if error.status_code == 404:
-        text = f"There is no path {path!r}; GET /docs describes those there are."
+        text = describe_no_path(path)
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         text = f"The path {path!r} does not take {method}; it takes {allowed}."

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.body import Headers, check_declared, drain
 from service.connection import CYCLE
 from service.errors import BodyTooLargeError
-from service.http_errors import STATUS, describe_error, describe_fault, error_response, log_fault
+from service.http_errors import STATUS, describe_error, describe_fault, describe_no_path, error_response, log_fault
 from service.infer import InferRoute
 from service.logs import REQUEST_ID, TRACE_ID
 from service.telemetry import CLIENT_LEFT, PHASES_KEY, Phases, Telemetry
@@ -97,6 +97,9 @@ class RequestMiddleware:
         """Let the application answer, or refuse the body: from its declared length, or once too much has come."""
         if b"host" not in headers and scope["http_version"] == "1.1":
             await error_response("The request has no Host header.", 400)(scope, receive, send)
+            return
+        if scope["path"].endswith("\n"):  # the framework's patterns would take it for the path without
+            await error_response(describe_no_path(scope["path"]), 404)(scope, receive, send)
             return
         received, more, refused = 0, True, False
 

@@ -223,7 +223,7 @@ def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
 
 def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputRequest, ...]:
     """Return the outputs asked for: those listed, or all of them."""
-    if entries:
+    if entries is not None and entries != []:
         chosen = []
         for name, entry in _read_named(entries, "outputs", "output"):
             if name not in ports.outputs:

@@ -16,7 +16,7 @@ from service.errors import RequestError
 from service.predict import predict, rank_classes, read_instances, read_picture
 from service.repository import Repository
 from service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
-from service.routes.paths import add_model_route, find_model
+from service.routes.paths import add_model_route, answers, find_model
 from service.settings import Settings
 from service.telemetry import PHASES_KEY, Phases
 from service.wire import parse_object
@@ -75,16 +75,14 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         phases.encoded = perf_counter()
         return response
 
-    errors = (400, 404, 413, 500, 503, 504)
     add_model_route(
         router,
         "/v1",
         ":predict",
         predict_instances,
         method="POST",
-        errors=errors,
-        answer=PREDICTED,
-        extra=json_body(PREDICT, "Raw inputs; here one picture of 8 × 8 pixels, of 0 to 16."),
+        responses=answers("PredictAnswer", 404, 504, example=PREDICTED),
+        extra=json_body("PredictRequest", PREDICT, "Raw inputs; here one picture of 8 × 8 pixels, of 0 to 16."),
     )
     add_model_route(
         router,
@@ -92,8 +90,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         ":classify",
         classify_picture,
         method="POST",
-        errors=errors,
-        answer=CLASSIFIED,
+        responses=answers("ClassifyAnswer", 404, 504, example=CLASSIFIED),
         extra={**picture_body(), "parameters": [_TOP_PARAMETER]},
     )
     return router

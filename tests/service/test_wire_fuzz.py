@@ -7,8 +7,10 @@ minutes.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -62,7 +64,21 @@ def read(sent: Sent, ports: Ports) -> InferRequest:
     """Read a request as the infer route does."""
     body = decompress(memoryview(sent.body), sent.encoding, LIMIT) if sent.encoding else memoryview(sent.body)
     model: Any = SimpleNamespace(ports=ports)
-    return infer._decode(body, sent.front, model, Phases("fuzz"))
+    with usual_depth():
+        return infer._decode(body, sent.front, model, Phases("fuzz"))
+
+
+@contextmanager
+def usual_depth() -> Iterator[None]:
+    """Let Python recurse as deep as it does in the service; hypothesis allows itself more."""
+    before, depth, frame = sys.getrecursionlimit(), 0, inspect.currentframe()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    sys.setrecursionlimit(depth + 950)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def outcome(sent: Sent, ports: Ports) -> InferRequest | None:

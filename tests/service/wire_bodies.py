@@ -94,7 +94,7 @@ PIECES = st.sampled_from(
         *(b"0", b"-", b"1e", b"1e999", b"-0.0", b"1.5", b"NaN", b"Infinity", b"null", b"true"),
         *map(str.encode, BORDERS),
         *(b"3.4028235e38", b"3.4028236e38", b"1.7976931348623157e308", b"5e-324", b"2.2250738585072011e-308"),
-        *(b"[" * 2000, b'{"a":' * 2000, b'"shape":[0,281474976710656]', b'"data":[1],"data":[2]'),
+        *(b'"shape":[0,281474976710656]', b'"data":[1],"data":[2]', b"[" * 1000 + b"]" * 1000, b'{"a":' * 2000),
         *(b'"binary_data_size":4294967296', b'"datatype":"FP64"', b'"id":"a","id":7', b'"outputs":[{"name":"y"}]'),
     ]
 )
@@ -106,7 +106,7 @@ def broken(draw: st.DrawFn, body: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(body)))
         end = min(len(body), at + draw(st.integers(0, 8)))
-        change = draw(st.sampled_from(["cut", "flip", "put", "swap", "leave out", "double", "number"]))
+        change = draw(st.sampled_from(["cut", "flip", "put", "swap", "leave out", "double", "number", "begin"]))
         if change == "cut":
             body = body[:at]
         elif change == "flip" and at < len(body):
@@ -119,6 +119,8 @@ def broken(draw: st.DrawFn, body: bytes) -> bytes:
             body = body[:at] + body[end:]
         elif change == "double":
             body = body[:end] + body[at:]
+        elif change == "begin":
+            body = draw(st.sampled_from([b"\xef\xbb\xbf", b" \n", b"\0"])) + body
         else:
             digits = [index for index, sign in enumerate(body) if sign in b"0123456789"]
             if digits:
@@ -156,6 +158,8 @@ LEAVES = st.sampled_from(
         *("[]", "{}", "[[]]", "[0,0]", "[1,1]", "[-1]"),
     ]
 )
+DEEP = st.integers(900, 1030).map(lambda depth: "[" * depth + "]" * depth)
+"""About as deep as what orjson and simdjson read, and as Python recurses."""
 
 
 def _listed(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -167,19 +171,19 @@ def _fields(keys: st.SearchStrategy[str], inner: st.SearchStrategy[str]) -> st.S
     return st.lists(pairs, max_size=5).map(lambda parts: f"{{{','.join(parts)}}}")
 
 
-ANY = st.recursive(LEAVES, lambda inner: _listed(inner) | _fields(KEYS, inner), max_leaves=12)
+ANY = DEEP | st.recursive(LEAVES, lambda inner: _listed(inner) | _fields(KEYS, inner), max_leaves=12)
 SHAPES = st.lists(st.integers(0, 3), max_size=3).map(json.dumps) | ANY
 MORE = st.just("") | st.builds(lambda key, value: f',"{key}":{value}', KEYS, ANY)
 
 
 def _entry(name: str, datatype: str, shape: str, data: str, more: str) -> str:
-    return f'{{"name":{name},"datatype":"{datatype}","shape":{shape},"data":{data}{more}}}'
+    return f'{{"name":{name},"datatype":{datatype},"shape":{shape},"data":{data}{more}}}'
 
 
 ENTRY = st.builds(
     _entry,
     st.sampled_from(['"a"', '"a"', '"b"']) | ANY,
-    st.sampled_from([name for name in DTYPES if name != "FP16"]),
+    st.sampled_from([f'"{name}"' for name in DTYPES if name != "FP16"]) | ANY,
     SHAPES,
     _listed(LEAVES) | _listed(_listed(LEAVES)) | ANY,
     MORE,

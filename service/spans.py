@@ -59,7 +59,7 @@ class Spans:
         _limit_lines()
         named = {SERVICE_NAME: "normfold", SERVICE_VERSION: version("normfold")}
         resource = Resource.create(named | dict(OTELResourceDetector().detect().attributes))
-        self._ids = _Ids()
+        self._exporter, self._ids = exporter, _Ids()
         self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("normfold", version("normfold"))
@@ -99,6 +99,7 @@ class Spans:
         thread.join(FLUSH_TIMEOUT_S)
         if thread.is_alive():
             logger.warning("The last spans were not taken within %g s; they are lost.", FLUSH_TIMEOUT_S)
+            self._exporter.shutdown()  # tries no further
 
     def _parent(self, scope: Scope) -> Context:
         """Return what the request's headers say of the span that caused it; nothing if they are malformed."""

@@ -10,7 +10,7 @@ PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.py
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help setup demo test fuzz lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
+.PHONY: help setup demo test fuzz fuzz-wire lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -44,6 +44,9 @@ format: $(INSTALLED)  ## Put format and imports in order.
 fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an hour).
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/export/test_fuzz.py
 
+fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
+	$(BIN)/python -m benchmarks.fuzz_wire $(BENCH_OPTIONS)
+
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
 
@@ -59,7 +62,10 @@ bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as
 bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
 	$(BIN)/python -m benchmarks.fold_growth $(BENCH_OPTIONS)
 
-bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
+bench-fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
+	$(BIN)/python -m benchmarks.fuzz_wire $(BENCH_OPTIONS)
+
+serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
 	$(BIN)/python -m benchmarks.serve $(BENCH_OPTIONS)
 
 bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.

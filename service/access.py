@@ -22,7 +22,7 @@ FLUSH_BYTES = 64 * 1024
 logger = logging.getLogger("service.access")
 
 _LINE = (
-    '{{"time":"{}","request_id":"{}","method":"POST","path":"{}","status":200,"ms":{:.3f},"model":"{}","version":{}{}{},'
+    '{{"time":"{}","request_id":"{}","method":"POST","path":"{}","status":200,"ms":{:.3f},"model":"{}","version":{}{},'
     '"rows":{},"decode_ms":{:.3f},"queue_ms":{:.3f},"run_ms":{:.3f},"encode_ms":{:.3f}}}\n'
 )
 
@@ -39,6 +39,8 @@ def facts_of(phases: Phases) -> dict[str, Any]:
         facts["id"] = phases.identity
     if phases.key is not None:
         facts["key"] = _describe(phases.key)
+    if phases.trace_id is not None:
+        facts["trace_id"] = phases.trace_id
     job = phases.job
     if job is not None:
         facts["rows"] = job.weight
@@ -99,11 +101,14 @@ class FileLines:
         )
 
     def _quick_line(self, phases: Phases) -> bytes:
-        """Return what `_line` does for an infer request that was answered, in half the time."""
+        """Return what `_line` does for a request that a network answered, in half the time."""
         job = phases.job
-        assert job is not None  # an infer request that was answered
-        identity = b"" if phases.identity is None else b',"id":' + orjson.dumps(phases.identity)
-        key = b"" if phases.key is None else b',"key":' + orjson.dumps(_describe(phases.key))
+        assert job is not None  # a network answered it
+        extra = "" if phases.identity is None else f',"id":{orjson.dumps(phases.identity).decode()}'
+        if phases.key is not None:
+            extra += f',"key":{orjson.dumps(_describe(phases.key)).decode()}'
+        if phases.trace_id is not None:
+            extra += f',"trace_id":"{phases.trace_id}"'
         return _LINE.format(
             self._now(),
             phases.request_id,
@@ -111,8 +116,7 @@ class FileLines:
             1000 * (phases.ended - phases.started),
             phases.model,
             phases.version,
-            identity.decode(),
-            key.decode(),
+            extra,
             job.weight,
             1000 * (phases.decoded - phases.received),
             1000 * (job.started_at - job.queued_at),

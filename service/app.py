@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
@@ -35,13 +36,18 @@ from service.routes.infer import infer_routes
 from service.routes.models import model_routes
 from service.routes.predict import predict_routes
 from service.routes.repository import repository_routes
+from service.routes.schemas import SCHEMAS
 from service.routes.security import describe_keys
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.short_way import ShortWay
 from service.state import WORKERS
 from service.telemetry import Telemetry
+from service.tracing import open_tracing
 from service.workers import Workers
+
+if TYPE_CHECKING:
+    from service.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +72,13 @@ class _App(FastAPI):
     short_way: ShortWay | None = None
     """For the HTTP server, which knows it by this name."""
 
-    def surround(self, infer: InferRoute, telemetry: Telemetry, settings: Settings, doors: Doors | None) -> None:
+    def surround(
+        self, infer: InferRoute, telemetry: Telemetry, settings: Settings, doors: Doors | None, spans: Spans | None
+    ) -> None:
         """Put the middleware around everything."""
         self._needs_key = doors is not None
         self._surrounded: RequestMiddleware | Cors = RequestMiddleware(
-            super().__call__, infer, telemetry, settings.max_body_bytes, doors
+            super().__call__, infer, telemetry, settings.max_body_bytes, doors, spans
         )
         if settings.cors_origins:
             self._surrounded = Cors(self._surrounded, settings.cors_origins)
@@ -80,9 +88,11 @@ class _App(FastAPI):
         return self._surrounded(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, made once."""
+        """Return the OpenAPI document, with what `service.routes.schemas` says of bodies; made once."""
         made = self.openapi_schema is None
         document = super().openapi()
+        if made:
+            document.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
         if made and self._needs_key:
             describe_keys(document)
         return document
@@ -103,22 +113,30 @@ async def _keep_up(loading: asyncio.Task[None], repository: Repository, crew: Cr
     await asyncio.gather(repository.watch(), crew.work(), memory.watch())
 
 
-def create_app(settings: Settings) -> FastAPI:
+_TRACED_HERE: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own telemetry would not see the infer route, and doubles what is here."""
+
+
+def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Build the application.
 
     Models load in the background once the application has started, so that `live` answers while `ready` does not yet.
 
     Args:
         settings: what the service is told.
+        spans: where requests are traced; left out, as the settings say.
 
     Raises:
-        SettingsError: the access log cannot be written, or the file of keys is missing or broken.
+        SettingsError: the access log cannot be written, the file of keys is missing or broken, or OpenTelemetry refuses
+            one of its variables.
+        MissingPackageError: requests are to be traced, and OpenTelemetry's SDK is not installed.
     """
+    if spans is None and settings.tracing:
+        spans = open_tracing()
     keyring = Keyring(settings.keys) if settings.keys is not None else None
     doors = Doors(keyring, RateLimiter(share=1 / settings.workers)) if keyring is not None else None
-    workers = Workers(
-        threads=share_of_processors(settings.workers) + 1
-    )  # one more, so that a picture decodes while networks run
+    threads = share_of_processors(settings.workers) + 1  # one more, so that a picture decodes while networks run
+    workers = Workers(threads)
     access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
     telemetry = Telemetry(access_log)
     repository = Repository(settings, workers, telemetry)
@@ -144,6 +162,8 @@ def create_app(settings: Settings) -> FastAPI:
         workers.close()
         if keyring is not None:
             keyring.close()
+        if spans is not None:
+            spans.close()
         if isinstance(access_log, FileLines):
             access_log.close()
 
@@ -152,14 +172,16 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("normfold"),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        telemetry=_TRACED_HERE,
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
-    app.surround(InferRoute(repository, workers, settings), telemetry, settings, doors)
-    app.short_way = ShortWay(repository, telemetry, workers, settings, doors)
+    app.surround(InferRoute(repository, workers, settings), telemetry, settings, doors, spans)
+    if spans is None:
+        app.short_way = ShortWay(repository, telemetry, workers, settings, doors)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))

@@ -258,17 +258,17 @@ class Batcher:
         else:
             self._observe(rows, seconds)
             self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
-            self._deliver(batch, outcome)
+            self._deliver(batch, outcome, rows)
         if self._queued_rows or self._alone:
             self._schedule()
 
-    def _deliver(self, batch: Batch, results: Results) -> None:
+    def _deliver(self, batch: Batch, results: Results, rows: int) -> None:
         now, at, alone = perf_counter(), 0, len(batch.members) == 1
         for job, start, stop in batch.members:
             end = at + stop - start
             if not job.over:
                 own = results if alone else {name: results[name][at:end] for name in job.outputs}
-                job.run_at, job.ended_at = job.run_at or batch.run_at, now
+                job.run_at, job.ended_at, job.batch_rows = job.run_at or batch.run_at, now, rows
                 if start or stop < job.weight:
                     job.parts.append(own)
                     own = joined(job.parts) if stop == job.weight else own

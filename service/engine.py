@@ -17,7 +17,7 @@ from service.connection import Connection
 from service.errors import ClientLeftError, WireError
 from service.jobs import Job, Results
 from service.session import Array, Session
-from service.telemetry import ModelStats
+from service.telemetry import ModelStats, Phases
 from service.wire import Ports
 
 
@@ -126,9 +126,31 @@ class Model:
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)
 
-    async def infer(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Results:
-        """Run tensors with the usual deadline: `job` and `run` in one."""
-        return await self.run(self.job(tensors, outputs))
+    async def infer(
+        self,
+        tensors: Mapping[str, Array],
+        outputs: Sequence[str],
+        phases: Phases | None = None,
+        connection: Connection | None = None,
+    ) -> Results:
+        """Run tensors with the usual deadline: `job` and `run` in one.
+
+        Args:
+            tensors: in the datatypes and shapes that the manifest declares.
+            outputs: those to compute.
+            phases: of the request, which gets the job; one that runs several has them as if they were one that was cut.
+            connection: its client's, who may leave.
+
+        Raises:
+            as `job` and `run`.
+        """
+        job = self.job(tensors, outputs)
+        if phases is None:
+            return await self.run(job, connection)
+        before, phases.job = phases.job, phases.job or job
+        results = await self.run(job, connection)
+        phases.job = job if before is None else before.followed_by(job)
+        return results
 
     def _count_rows(self, tensors: Mapping[str, Array]) -> int | None:
         """Return the number of rows, which all inputs of a batchable model share; None if it runs alone."""

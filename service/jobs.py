@@ -67,6 +67,7 @@ class Job:
         shapes: of a row of each input, where they are free; only equal ones run together.
         queued_at, started_at, run_at, ended_at: on the same clock: when it was queued, first taken into a batch, when
             that batch's run began, when all was done.
+        batch_rows: of the last batch that it was run in, its own rows included.
     """
 
     tensors: Mapping[str, Array]
@@ -80,6 +81,7 @@ class Job:
     started_at: float = 0.0
     run_at: float = 0.0
     ended_at: float = 0.0
+    batch_rows: int = 0
     taken: int = 0
     parts: list[Results] = field(default_factory=list)
 
@@ -92,6 +94,22 @@ class Job:
     def over(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.future is None or self.future.done()
+
+    def followed_by(self, other: Job) -> Job:
+        """Return what the two jobs of one request were together, as if one had been cut: begun by the first, ended by
+        the second.
+        """
+        return Job(
+            {},
+            self.weight + other.weight,
+            self.outputs,
+            self.deadline,
+            queued_at=self.queued_at,
+            started_at=self.started_at,
+            run_at=self.run_at,
+            ended_at=other.ended_at,
+            batch_rows=other.batch_rows,
+        )
 
 
 @dataclass(slots=True, eq=False)

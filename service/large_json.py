@@ -6,6 +6,7 @@ the usual way, `service.wire.parse_object` and `service.tensors`, whose refusals
 
 from __future__ import annotations
 
+import codecs
 from math import prod
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ def parse_large(body: bytes | memoryview) -> dict[str, Any] | None:
 
 def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
     signs = np.frombuffer(body, np.uint8)
+    if bytes(signs[:3]) == codecs.BOM_UTF8:  # simdjson passes over it; JSON does not begin so
+        return None
     if np.any(signs == ord("\\")):  # an escaped bracket would upset the count below
         return None
     document = simdjson.Parser().parse(body)

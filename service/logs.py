@@ -14,12 +14,15 @@ from service.settings import Settings
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that is being answered, in every log line that it causes."""
 
+TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
+"""The trace that this request belongs to, likewise."""
+
 FACTS = "facts"
 """Name of the record attribute that holds further fields: `logger.info(…, extra={FACTS: {…}})`."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, further fields, traceback."""
+    """One JSON object a line: time, level, logger, message, request_id, trace_id, further fields, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
@@ -31,6 +34,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (request_id := REQUEST_ID.get()) is not None:
             fields["request_id"] = request_id
+        if (trace_id := TRACE_ID.get()) is not None:
+            fields["trace_id"] = trace_id
         fields |= getattr(record, FACTS, {})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)

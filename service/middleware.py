@@ -6,6 +6,7 @@ The infer route branches off here, before the framework's own machinery.
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -14,23 +15,40 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.body import Headers, check_declared, drain
 from service.connection import CYCLE, waits_for_a_word
 from service.doors import Doors
-from service.errors import BodyTooLargeError, RequestError
+from service.errors import BodyTooLargeError, RequestError, UnknownPathError
 from service.http_errors import STATUS, describe_error, describe_fault, error_response, log_fault
 from service.infer import InferRoute
-from service.logs import REQUEST_ID
-from service.telemetry import PHASES_KEY, Phases, Telemetry
+from service.logs import REQUEST_ID, TRACE_ID
+from service.telemetry import CLIENT_LEFT, PHASES_KEY, Phases, Telemetry
+from service.tracing import read_trace_id
 
-_CLIENT_LEFT = 499
+if TYPE_CHECKING:
+    from service.spans import Spans
 
 
 class RequestMiddleware:
-    """A plain ASGI middleware; nothing of a body is copied here."""
+    """A plain ASGI middleware; nothing of a body is copied here.
+
+    Args:
+        app: what answers.
+        infer: what answers before that.
+        telemetry: where requests are counted.
+        max_body_bytes: of a body, the limit.
+        doors: who may pass; None if anyone may.
+        spans: where requests are traced, if they are.
+    """
 
     def __init__(
-        self, app: ASGIApp, infer: InferRoute, telemetry: Telemetry, max_body_bytes: int, doors: Doors | None = None
+        self,
+        app: ASGIApp,
+        infer: InferRoute,
+        telemetry: Telemetry,
+        max_body_bytes: int,
+        doors: Doors | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._app, self._infer, self._telemetry, self._max_body_bytes = app, infer, telemetry, max_body_bytes
-        self._doors = doors
+        self._doors, self._spans = doors, spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -40,6 +58,8 @@ class RequestMiddleware:
         telemetry = self._telemetry
         headers: Headers = dict(scope["headers"])
         phases = Phases(telemetry.request_id(headers), method=scope["method"], path=scope["path"])
+        if self._spans is not None or b"traceparent" in headers:
+            self._note_trace(phases, headers)
         telemetry.in_flight += 1
         token = REQUEST_ID.set(phases.request_id)
         try:
@@ -53,7 +73,7 @@ class RequestMiddleware:
                 scope[PHASES_KEY] = phases
                 await self._answer(scope, headers, receive, _noted(send, phases))
         except ClientDisconnect:
-            phases.status = _CLIENT_LEFT
+            phases.status = CLIENT_LEFT
         except asyncio.CancelledError:  # the HTTP server has waited long enough at its end
             if phases.status:
                 raise
@@ -71,12 +91,26 @@ class RequestMiddleware:
             if not phases.model:
                 phases.model = scope.get("path_params", {}).get("model", "")
             telemetry.record(phases)
+            if self._spans is not None:
+                self._spans.record(phases, scope)
             REQUEST_ID.reset(token)
+            if phases.trace_id is not None:
+                TRACE_ID.set(None)
+
+    def _note_trace(self, phases: Phases, headers: Headers) -> None:
+        """Note the trace that a request belongs to, a new one if it names none; its lines of the log carry it."""
+        phases.trace_id = read_trace_id(headers.get(b"traceparent", b""))
+        if phases.trace_id is None and self._spans is not None:
+            phases.trace_id = self._spans.new_trace_id()
+        TRACE_ID.set(phases.trace_id)
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse the body: from its declared length, or once too much has come."""
         if b"host" not in headers and scope["http_version"] == "1.1":
             await error_response("The request has no Host header.", 400)(scope, receive, send)
+            return
+        if scope["path"].endswith("\n"):  # the framework's patterns would take it for the path without
+            await error_response(str(UnknownPathError(scope["path"])), 404)(scope, receive, send)
             return
         received, more, refused = 0, True, False
 

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from contract.manifest import Manifest, TensorSpec
 from contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError
+from service.connection import Connection
 from service.engine import Model
 from service.errors import RunError, UnsuitableModelError, WireError
+from service.telemetry import Phases
 from service.tensors import DTYPES, Array, array_from_nested, writable
 from service.wire import fits
 
@@ -61,8 +63,19 @@ def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, A
     return [_to_tensor(preprocessing, raw, model.manifest)]
 
 
-async def predict(model: Model, instances: Sequence[Mapping[str, Array]]) -> list[Any]:
+async def predict(
+    model: Model,
+    instances: Sequence[Mapping[str, Array]],
+    phases: Phases | None = None,
+    connection: Connection | None = None,
+) -> list[Any]:
     """Run instances through the network.
+
+    Args:
+        model: the network.
+        instances: for each its tensors by input name, without the axis of rows.
+        phases: of the request, which get the times of queue and run.
+        connection: its client's, who may leave.
 
     Returns:
         For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits;
@@ -72,11 +85,14 @@ async def predict(model: Model, instances: Sequence[Mapping[str, Array]]) -> lis
         WireError: instances differ in shape.
         RunError: the network failed, or gave another number of logits than there are labels.
         UnwritableOutputError: an output holds NaN or Infinity.
+        ClientLeftError: the client is gone.
     """
     specs = model.manifest.outputs
     logits = find_logits(model.manifest)
     outputs = [logits] if logits is not None else [spec.name for spec in specs]
-    rows = [row for batch in _batches(model.manifest, instances) for row in await _run(model, batch, outputs)]
+    rows: list[dict[str, Array]] = []
+    for batch in _batches(model.manifest, instances):
+        rows += _cut(batch, await model.infer(batch, outputs, phases, connection))
     if logits is not None:
         return [_describe_class(model, logits, row[logits]) for row in rows]
     values = [{name: _plain(array, name) for name, array in row.items()} for row in rows]
@@ -160,10 +176,9 @@ def _stack(arrays: Sequence[Array]) -> Array:
     return np.stack(arrays)
 
 
-async def _run(model: Model, batch: Mapping[str, Array], outputs: Sequence[str]) -> list[dict[str, Array]]:
-    """Run one batch and cut its outputs into rows."""
+def _cut(batch: Mapping[str, Array], results: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Cut a batch's outputs into rows."""
     rows = next(iter(batch.values())).shape[0]
-    results = await model.infer(batch, outputs)
     if rows == 1:  # a model that is not batchable may have outputs without an axis of rows
         return [{name: array[0] if array.shape[:1] == (1,) else array for name, array in results.items()}]
     return [{name: array[index] for name, array in results.items()} for index in range(rows)]

@@ -111,6 +111,10 @@ class Settings(BaseSettings):
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
     )
     triton_metrics: bool = Field(default=False, description="Metrics under the names of Triton's too.")
+    tracing: bool = Field(
+        default=False,
+        description="Spans of requests go to OpenTelemetry, which its own variables OTEL_… configure.",
+    )
     access_log: Path | None = Field(
         default=None,
         description="File for a line of JSON for every request; left out, the lines go to the service's log.",

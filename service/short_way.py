@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import Token
 from functools import lru_cache
 from time import perf_counter
 from typing import Protocol
@@ -37,10 +38,11 @@ from service.exchange import (
 )
 from service.http_errors import describe_fault, error_body, log_fault
 from service.jobs import Reply, Results
-from service.logs import REQUEST_ID
+from service.logs import REQUEST_ID, TRACE_ID
 from service.repository import Repository
 from service.settings import Settings
 from service.telemetry import Phases, Telemetry
+from service.tracing import read_trace_id
 from service.wire import InferRequest, parse_object, read_id
 from service.workers import INLINE_BYTES, Workers
 
@@ -103,6 +105,8 @@ class ShortWay:
             began: when the headers had come, by perf_counter.
         """
         phases = Phases(self.telemetry.request_id(headers), path=url.decode("ascii"), started=began)
+        if b"traceparent" in headers:
+            phases.trace_id = read_trace_id(headers[b"traceparent"])
         self.telemetry.in_flight += 1
         _Exchange(self, headers, phases, client).begin(named, body)
 
@@ -116,17 +120,18 @@ class ShortWay:
 class _Exchange:
     """One request on its way."""
 
-    __slots__ = ("_client", "_headers", "_model", "_phases", "_request", "_way")
+    __slots__ = ("_client", "_ended", "_headers", "_model", "_phases", "_request", "_way")
 
     def __init__(self, way: ShortWay, headers: Headers, phases: Phases, client: Client) -> None:
         self._way, self._headers, self._phases, self._client = way, headers, phases, client
         self._model: Model | None = None
         self._request: InferRequest | None = None
+        self._ended = False
 
     def begin(self, named: Named, body: bytes) -> None:
         way, headers, phases = self._way, self._headers, self._phases
         phases.received = perf_counter()
-        token = REQUEST_ID.set(phases.request_id)
+        token = _enter(phases)
         read = False
         try:
             if way.doors is not None and (refused := way.doors.refusal(phases.path, headers, phases)) is not None:
@@ -148,11 +153,11 @@ class _Exchange:
                     phases.identity = read_id(parse_object(body[: read_front(headers)]))
             self._refuse(error)
         finally:
-            REQUEST_ID.reset(token)
+            _leave(token, self._phases)
 
     def finish(self, outcome: Results | Exception) -> None:
         """Answer with what the queue gave; it calls this, and nothing may be raised into it."""
-        token = REQUEST_ID.set(self._phases.request_id)
+        token = _enter(self._phases)
         try:
             if isinstance(outcome, Exception):
                 self._refuse(outcome)
@@ -163,17 +168,17 @@ class _Exchange:
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
             self._refuse(error)
         finally:
-            REQUEST_ID.reset(token)
+            _leave(token, self._phases)
 
     async def finish_in_thread(self, results: Results) -> None:
         """Answer with large results."""
-        token = REQUEST_ID.set(self._phases.request_id)
+        token = _enter(self._phases)
         try:
             self._answer(await self._way.workers.call(self._encode, results))
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
             self._refuse(error)
         finally:
-            REQUEST_ID.reset(token)
+            _leave(token, self._phases)
 
     def _encode(self, results: Results) -> tuple[Answer, Fields]:
         assert self._model is not None  # it gave the results
@@ -192,6 +197,9 @@ class _Exchange:
 
     def _refuse(self, error: Exception) -> None:
         phases = self._phases
+        if self._ended:  # it is answered; what failed came behind that
+            log_fault(phases.method, phases.path, error)
+            return
         if isinstance(error, NormfoldError):
             with suppress(NormfoldError):  # no answer is foreseen: it is a fault of ours
                 status, fields, body = refusal(error, phases)
@@ -203,12 +211,26 @@ class _Exchange:
         self._end(500, fields, (body,))
 
     def _end(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+        self._ended = True
         if self._model is not None:
             self._model.in_use -= 1
             self._model = None
         self._way.telemetry.in_flight -= 1
         self._client.answer(status, fields, pieces)
         self._way.telemetry.record(self._phases)
+
+
+def _enter(phases: Phases) -> Token[str | None]:
+    """Let what is logged from here on carry a request's ids."""
+    if phases.trace_id is not None:
+        TRACE_ID.set(phases.trace_id)
+    return REQUEST_ID.set(phases.request_id)
+
+
+def _leave(token: Token[str | None], phases: Phases) -> None:
+    REQUEST_ID.reset(token)
+    if phases.trace_id is not None:
+        TRACE_ID.set(None)
 
 
 @lru_cache(maxsize=1024)

@@ -8,6 +8,9 @@ A request goes through phases, each with a histogram of its seconds:
     run      the network
     encode   from its outputs to the answer's bytes
     total    from the request's headers to the answer
+
+They are the same for infer, `:predict` and `:classify`. Where a request takes several runs, because it is cut or its
+rows cannot run together, queue and wait are those before the first, and run lasts until the end of the last one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ PHASES = ("decode", "queue", "wait", "run", "encode", "total")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
+
+CLIENT_LEFT = 499
+"""The status, in what is counted, of a request whose client left: none was sent."""
 
 PHASES_KEY = "normfold.phases"
 """Key in the ASGI scope of a request's `Phases`."""
@@ -121,7 +127,8 @@ class ModelStats:
 class Phases:
     """One request on its way; times on the clock of perf_counter, 0 where it did not come so far.
 
-    `identity` is the id that an infer request carries in its body; `key` the key that it came with.
+    `identity` is the id that an infer request carries in its body, `key` the key that it came with, `trace_id` that of
+    the trace that it belongs to.
     """
 
     request_id: str
@@ -138,6 +145,7 @@ class Phases:
     status: int = 0
     job: Job | None = None
     key: Key | None = None
+    trace_id: str | None = None
 
 
 class AccessLog(Protocol):

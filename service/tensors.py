@@ -83,6 +83,8 @@ def _check_nesting(nested: tuple[int, ...], count: int, shape: Sequence[int], wh
         return
     if count != prod(shape):
         raise WireError(f"{what} has {count} values where its shape {list(shape)} needs {prod(shape)}.")
+    if not count and nested == tuple(shape[: len(nested)]):  # behind a size of 0, lists have nothing to nest
+        return
     if len(nested) != 1:
         raise WireError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
 

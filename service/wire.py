@@ -24,8 +24,10 @@ from service.tensors import DTYPES, Array, array_from_array, array_from_data
 
 _INTEGERS = frozenset({int})
 
-_LARGEST_PRODUCT = 2**48
-"""Of the sizes of a tensor without elements; NumPy multiplies even those."""
+_LARGEST_PRODUCT = 2**20
+"""Of the sizes of a tensor without elements: its rows cost no byte of the body, and are run all the same."""
+
+_LONGEST_SHOWN = 80
 
 URGENT = 1
 """The priority of a request that goes before all others; 0 and 2 are usual."""
@@ -147,7 +149,7 @@ def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | No
     for name, entry in _read_named(record.get("inputs"), "inputs", "input"):
         spec = ports.inputs.get(name)
         if spec is None:
-            raise WireError(f"There is no input {name!r}; the model takes {_quote(ports.inputs)}.")
+            raise WireError(f"There is no input {_show(name)}; the model takes {_quote(ports.inputs)}.")
         size = _read_binary_size(entry, name) if "parameters" in entry else None
         if size is None:
             tensors[name] = _read_tensor(entry, spec)
@@ -199,17 +201,19 @@ def _read_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
 def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if datatype != spec.datatype:
-        if not isinstance(datatype, str) or datatype not in DTYPES:
+        if not isinstance(datatype, str):  # of any depth: Python does not show all that orjson reads
+            raise WireError(f"Input {spec.name!r} has a datatype that is not a string.")
+        if datatype not in DTYPES:
             known = ", ".join(DTYPES)
-            raise WireError(f"Input {spec.name!r} has the datatype {datatype!r}; the protocol knows {known}.")
+            raise WireError(f"Input {spec.name!r} has the datatype {_show(datatype)}; the protocol knows {known}.")
         raise WireError(f"Input {spec.name!r} has the datatype {datatype}; the model takes {spec.datatype}.")
     if not isinstance(shape, list) or not _INTEGERS.issuperset(map(type, shape)) or (shape and min(shape) < 0):
         raise WireError(f"Input {spec.name!r} has a shape that is not a list of non-negative integers.")
+    if not fits(shape, spec.shape):  # before they are multiplied: there may be millions of them
+        takes = list(spec.shape)
+        raise WireError(f"Input {spec.name!r} has the shape {_show(shape)}; the model takes {takes}, -1 being free.")
     if 0 in shape and prod(size for size in shape if size) > _LARGEST_PRODUCT:
         raise WireError(f"Input {spec.name!r} has the shape {shape}, whose sizes are too large.")
-    if not fits(shape, spec.shape):
-        takes = list(spec.shape)
-        raise WireError(f"Input {spec.name!r} has the shape {shape}; the model takes {takes}, -1 being free.")
     return shape
 
 
@@ -223,11 +227,11 @@ def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
 
 def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputRequest, ...]:
     """Return the outputs asked for: those listed, or all of them."""
-    if entries:
+    if entries is not None and entries != []:
         chosen = []
         for name, entry in _read_named(entries, "outputs", "output"):
             if name not in ports.outputs:
-                raise WireError(f"There is no output {name!r}; the model gives {_quote(ports.outputs)}.")
+                raise WireError(f"There is no output {_show(name)}; the model gives {_quote(ports.outputs)}.")
             chosen.append(_read_output(entry, ports.outputs[name]))
         return tuple(chosen)
     if ports.has_half and not binary:
@@ -289,7 +293,7 @@ def _read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise WireError(f"The {kind} at index {index} is not an object with a name.")
         if entry["name"] in seen:
-            raise WireError(f"The {kind} {entry['name']!r} is given twice.")
+            raise WireError(f"The {kind} {_show(entry['name'])} is given twice.")
         seen.add(entry["name"])
         yield entry["name"], entry
 
@@ -298,6 +302,12 @@ def _read_object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WireError(f"{what} are not an object.")
     return value
+
+
+def _show(value: str | list[int]) -> str:
+    """Return a value of the client's as a sentence quotes it, in short."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
 
 def _quote(names: Iterable[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from service.routes.schemas import ref
+
 DIGIT = [
     [0, 0, 5, 13, 9, 1, 0, 0],
     [0, 0, 13, 15, 10, 15, 5, 0],
@@ -43,10 +45,16 @@ INFERRED = {
 }
 
 
-def json_body(example: dict[str, Any], description: str) -> dict[str, Any]:
-    """Return the OpenAPI fields of an operation that takes one JSON object."""
-    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
-    return {"requestBody": {"required": True, "description": description, "content": content}}
+def json_body(
+    schema: str,
+    example: dict[str, Any],
+    description: str,
+    required: bool = True,
+    content: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the OpenAPI fields of an operation that takes one JSON object, or what `content` says, by media type."""
+    taken = {"application/json": {"schema": ref(schema), "example": example}, **(content or {})}
+    return {"requestBody": {"required": required, "description": description, "content": taken}}
 
 
 def picture_body() -> dict[str, Any]:

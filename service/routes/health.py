@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from service.crew import Crew
 from service.repository import Repository
-from service.routes.paths import ERRORS
+from service.routes.paths import answers
 
 EXTENSIONS = (
     *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
@@ -24,18 +24,20 @@ def health_routes(repository: Repository, crew: Crew) -> APIRouter:
     router = APIRouter(tags=["health"])
     metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
 
-    @router.get("/v2", response_class=JSONResponse)
+    @router.get(
+        "/v2", response_class=JSONResponse, responses=answers("Server", example={**metadata, "providers": ["cpu"]})
+    )
     async def server_metadata(_: Request) -> JSONResponse:
         """Name, version, the extensions of the protocol that work here, and the providers that models run on."""
         models = (entry.model for versions in repository.entries.values() for entry in versions.values())
         return JSONResponse({**metadata, "providers": sorted({model.session.provider for model in models if model})})
 
-    @router.get("/v2/health/live", response_class=JSONResponse)
+    @router.get("/v2/health/live", response_class=JSONResponse, responses=answers("Live"))
     async def server_live(_: Request) -> JSONResponse:
         """The process answers."""
         return JSONResponse({"live": True})
 
-    @router.get("/v2/health/ready", response_class=JSONResponse, responses={503: ERRORS[503]})
+    @router.get("/v2/health/ready", response_class=JSONResponse, responses=answers("Ready"))
     async def server_ready(_: Request) -> JSONResponse:
         """The models are loaded and at least one can answer; otherwise 503 and the reason."""
         if crew.problem is not None:

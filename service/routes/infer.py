@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.routes.examples import INFER, INFERRED, json_body
-from service.routes.paths import add_model_route
+from service.routes.paths import add_model_route, answers
+
+_BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BODY = (
+    "An infer request of the Open Inference Protocol, with the tensors' bytes behind it if need be. "
+    "An empty body is the tensor of no rows, where the header says that there is no JSON."
+)
+_LENGTH = {"type": "integer", "minimum": 0}
+_LENGTH_HEADER: dict[str, Any] = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "description": "Bytes of the JSON in front of the tensors; 0: the body is the one input's tensor and nothing else.",
+    "schema": _LENGTH,
+}
 
 
 def infer_routes() -> APIRouter:
@@ -29,8 +44,16 @@ def infer_routes() -> APIRouter:
         "/infer",
         infer,
         method="POST",
-        errors=(400, 404, 413, 500, 503, 504),
-        answer=INFERRED,
-        extra=json_body(INFER, "An infer request of the Open Inference Protocol."),
+        responses=answers(
+            "InferAnswer",
+            *(404, 504),
+            example=INFERRED,
+            content=_BINARY,
+            headers={_LENGTH_HEADER["name"]: {"description": "Bytes of the JSON in front.", "schema": _LENGTH}},
+        ),
+        extra={
+            **json_body("InferRequest", INFER, _BODY, required=False, content=_BINARY),
+            "parameters": [_LENGTH_HEADER],
+        },
     )
     return router

@@ -13,7 +13,7 @@ from service.engine import Model
 from service.errors import ModelUnavailableError
 from service.repository import Entry, Repository
 from service.routes.examples import DIGIT
-from service.routes.paths import add_model_route, find_model
+from service.routes.paths import add_model_route, answers, find_model
 
 _METADATA = {
     "name": "digits",
@@ -30,6 +30,8 @@ _CONFIG = {
     "max_batch_size": 64,
     "input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [1, 8, 8]}],
     "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [10]}],
+    "dynamic_batching": {"max_queue_delay_microseconds": 0},
+    "parameters": {"provider": {"string_value": "cpu"}},
 }
 
 
@@ -37,7 +39,7 @@ def model_routes(repository: Repository) -> APIRouter:
     """Return the routes that describe models."""
     router = APIRouter(tags=["models"])
 
-    @router.get("/v1/models", response_class=JSONResponse)
+    @router.get("/v1/models", response_class=JSONResponse, responses=answers("Models"))
     async def list_models(_: Request) -> JSONResponse:
         """Every version of every model: its state, why it is unavailable, what it takes and gives."""
         models: list[dict[str, Any]] = [
@@ -74,9 +76,13 @@ def model_routes(repository: Repository) -> APIRouter:
         return JSONResponse({"name": model.name, "ready": True})
 
     ready = {"name": "digits", "ready": True}
-    add_model_route(router, "/v2", "", model_metadata, method="GET", errors=(404, 503), answer=_METADATA)
-    add_model_route(router, "/v2", "/ready", model_ready, method="GET", errors=(404, 503), answer=ready)
-    add_model_route(router, "/v2", "/config", model_config, method="GET", errors=(404, 503), answer=_CONFIG)
+    for suffix, endpoint, schema, example in (
+        ("", model_metadata, "Metadata", _METADATA),
+        ("/ready", model_ready, "ModelReady", ready),
+        ("/config", model_config, "Config", _CONFIG),
+    ):
+        responses = answers(schema, 404, example=example)
+        add_model_route(router, "/v2", suffix, endpoint, method="GET", responses=responses)
     return router
 
 

@@ -1,4 +1,4 @@
-"""How a route about a model is added: with and without a version in its path, and both described."""
+"""How a route is described: what it may answer; and of one about a model, with and without a version in its path."""
 
 from __future__ import annotations
 
@@ -11,21 +11,74 @@ from starlette.responses import JSONResponse, Response
 
 from service.engine import Model
 from service.repository import Repository
+from service.routes.schemas import ref
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-_ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The request is not what the model takes.", "content": _ERROR},
-    401: {"description": "No valid key came with the request.", "content": _ERROR},
-    403: {"description": "It is not allowed here.", "content": _ERROR},
-    404: {"description": "There is no such model or version.", "content": _ERROR},
-    413: {"description": "The body is too large.", "content": _ERROR},
-    429: {"description": "The key has asked too often.", "content": _ERROR},
-    500: {"description": "The service failed.", "content": _ERROR},
-    503: {"description": "The model is not ready, or its queue is full.", "content": _ERROR},
-    504: {"description": "The request's deadline passed.", "content": _ERROR},
+_ERRORS = {
+    400: "The request is not what the route takes.",
+    401: "No valid key came with the request.",
+    403: "It is not allowed here.",
+    404: "There is no such model or version.",
+    408: "The request did not come whole in time.",
+    413: "The body is too large.",
+    429: "The key has asked too often.",
+    431: "The headers are too long.",
+    500: "The service failed.",
+    503: "It cannot answer now: the model is not ready, its queue is full, or the service has too much to do or ends.",
+    504: "The request's deadline passed.",
 }
+_EVERYWHERE = (400, 408, 413, 431, 500, 503)
+"""Whatever is asked, it may be answered so."""
+
+_REQUEST_ID = {"X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}}}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds after which to try again; of a full queue, as measured.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+
+
+def _path_parameter(name: str, description: str, example: str) -> dict[str, Any]:
+    described = {"name": name, "in": "path", "required": True, "description": description}
+    return {**described, "schema": {"type": "string", "minLength": 1}, "example": example}
+
+
+MODEL_PARAMETER = _path_parameter("model", "Name of the model.", "digits")
+_VERSION_PARAMETER = _path_parameter("version", "Version of the model.", "1")
+
+
+def answers(
+    schema: str | None,
+    *errors: int,
+    example: Any = None,
+    content: dict[str, Any] | None = None,
+    headers: dict[str, Any] | None = None,
+) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an operation.
+
+    Args:
+        schema: the name of what it answers, in `service.routes.schemas`; None where it is no JSON.
+        errors: statuses that it may answer with, besides those that every operation has.
+        example: of what it answers.
+        content: what it may answer besides, by media type.
+        headers: that such an answer may have.
+    """
+    json: dict[str, Any] = {} if schema is None else {"application/json": {"schema": ref(schema)}}
+    if example is not None:
+        json["application/json"]["example"] = example
+    right: dict[str, Any] = {"description": "It is answered.", "headers": {**_REQUEST_ID, **(headers or {})}}
+    if json or content:
+        right["content"] = {**json, **(content or {})}
+    return {200: right, **{status: describe_status(status) for status in sorted({*errors, *_EVERYWHERE})}}
+
+
+def describe_status(status: int) -> dict[str, Any]:
+    """Return what OpenAPI says of an answer that is an error."""
+    headers = {**_REQUEST_ID, **(_RETRY_AFTER if status in (429, 503) else {})}
+    content = {"application/json": {"schema": ref("Error")}}
+    return {"description": _ERRORS[status], "headers": headers, "content": content}
 
 
 def add_model_route(
@@ -35,8 +88,7 @@ def add_model_route(
     endpoint: Endpoint,
     *,
     method: str,
-    errors: tuple[int, ...],
-    answer: Any,
+    responses: dict[int | str, dict[str, Any]],
     extra: dict[str, Any] | None = None,
 ) -> None:
     """Add PREFIX/models/{model}SUFFIX and PREFIX/models/{model}/versions/{version}SUFFIX.
@@ -49,21 +101,20 @@ def add_model_route(
         suffix: `/infer`, `:predict`, or nothing.
         endpoint: called with the request; its docstring becomes the description.
         method: the HTTP method.
-        errors: statuses that it may answer with.
-        answer: an example of what it answers.
+        responses: as `answers` returns them.
         extra: OpenAPI fields of the operation: parameters and request body.
     """
     for versioned in (False, True):
-        parameters = [_path_parameter("model", "Name of the model.")]
+        parameters = [MODEL_PARAMETER]
         if versioned:
-            parameters.append(_path_parameter("version", "Version of the model; left out, the highest that is ready."))
+            parameters.append(_VERSION_PARAMETER)
         described = {**(extra or {}), "parameters": parameters + (extra or {}).get("parameters", [])}
         router.add_api_route(
             f"{prefix}/models/{{model}}{'/versions/{version}' if versioned else ''}{suffix}",
             endpoint,
             methods=[method],
             response_class=JSONResponse,
-            responses={200: {"content": {"application/json": {"example": answer}}}, **{e: ERRORS[e] for e in errors}},
+            responses=responses,
             openapi_extra=described,
         )
 
@@ -76,7 +127,3 @@ def find_model(request: Request, repository: Repository) -> Model:
         ModelUnavailableError: it is not ready.
     """
     return repository.find(request.path_params["model"], request.path_params.get("version"))
-
-
-def _path_parameter(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}

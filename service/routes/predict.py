@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -9,12 +10,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from service.connection import CONNECTION
 from service.engine import Model
 from service.errors import RequestError
 from service.predict import predict, rank_classes, read_instances, read_picture
 from service.repository import Repository
 from service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
-from service.routes.paths import add_model_route, find_model
+from service.routes.paths import add_model_route, answers, find_model
 from service.settings import Settings
 from service.telemetry import PHASES_KEY, Phases
 from service.wire import parse_object
@@ -39,12 +41,17 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         A model with labels answers each instance's label and probabilities, in the order of the labels; another answers
         its outputs' values. A model without preprocessing takes tensors, those with several inputs as objects by name.
         """
+        phases: Phases = request.scope[PHASES_KEY]
         body = await request.body()
+        phases.received = perf_counter()
         record = await workers.parse(len(body), parse_object, body)
         with _find(request, repository) as model:
             instances = await workers.parse(len(body), read_instances, record, model.manifest)
-            predictions = await predict(model, instances)
-        return Response(await workers.call(_encode, predictions), media_type="application/json")
+            phases.decoded = perf_counter()
+            predictions = await predict(model, instances, phases, request.scope.get(CONNECTION))
+        answer = await workers.call(_encode, predictions)
+        phases.encoded = perf_counter()
+        return Response(answer, media_type="application/json")
 
     async def classify_picture(request: Request) -> Response:
         """Classify a PNG or JPEG of any size: the most probable classes, highest first.
@@ -57,21 +64,25 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
             data = await request.body()
+            phases: Phases = request.scope[PHASES_KEY]
+            phases.received = perf_counter()
             instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
-            [prediction] = await predict(model, instances)
+            phases.decoded = perf_counter()
+            [prediction] = await predict(model, instances, phases, request.scope.get(CONNECTION))
         classes = rank_classes(prediction, model.manifest.card.labels or (), top)
-        return JSONResponse({"model_name": model.name, "model_version": str(model.version), "classes": classes})
+        answer = {"model_name": model.name, "model_version": str(model.version), "classes": classes}
+        response = JSONResponse(answer)
+        phases.encoded = perf_counter()
+        return response
 
-    errors = (400, 404, 413, 500, 503, 504)
     add_model_route(
         router,
         "/v1",
         ":predict",
         predict_instances,
         method="POST",
-        errors=errors,
-        answer=PREDICTED,
-        extra=json_body(PREDICT, "Raw inputs; here one picture of 8 × 8 pixels, of 0 to 16."),
+        responses=answers("PredictAnswer", 404, 504, example=PREDICTED),
+        extra=json_body("PredictRequest", PREDICT, "Raw inputs; here one picture of 8 × 8 pixels, of 0 to 16."),
     )
     add_model_route(
         router,
@@ -79,8 +90,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         ":classify",
         classify_picture,
         method="POST",
-        errors=errors,
-        answer=CLASSIFIED,
+        responses=answers("ClassifyAnswer", 404, 504, example=CLASSIFIED),
         extra={**picture_body(), "parameters": [_TOP_PARAMETER]},
     )
     return router

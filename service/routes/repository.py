@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,7 +9,8 @@ from starlette.responses import JSONResponse, Response
 from service.crew import Crew
 from service.errors import WireError
 from service.repository import Repository
-from service.routes.paths import ERRORS
+from service.routes.examples import json_body
+from service.routes.paths import MODEL_PARAMETER, answers
 from service.wire import parse_object
 
 _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
@@ -20,9 +19,13 @@ _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
 def repository_routes(repository: Repository, crew: Crew) -> APIRouter:
     """Return the routes of the repository."""
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
-    example: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _INDEX}}}}
 
-    @router.post("/index", response_class=JSONResponse, responses={**example, 400: ERRORS[400]})
+    @router.post(
+        "/index",
+        response_class=JSONResponse,
+        responses=answers("Index", example=_INDEX),
+        openapi_extra=json_body("IndexRequest", {}, "What is asked for; empty: everything.", required=False),
+    )
     async def index(request: Request) -> JSONResponse:
         """Every version of every model and its state; with `{"ready": true}` only those that can answer."""
         body = await request.body()
@@ -40,15 +43,15 @@ def repository_routes(repository: Repository, crew: Crew) -> APIRouter:
                 versions.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
         return JSONResponse(versions)
 
-    errors: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (403, 404, 503)}
+    responses, extra = answers(None, 403, 404), {"parameters": [MODEL_PARAMETER]}
 
-    @router.post("/models/{model}/load", response_class=Response, responses=errors)
+    @router.post("/models/{model}/load", response_class=Response, responses=responses, openapi_extra=extra)
     async def load(request: Request) -> Response:
         """Load a model, answered when it can answer; only with model_control=explicit."""
         await crew.load_model(request.path_params["model"])
         return Response()
 
-    @router.post("/models/{model}/unload", response_class=Response, responses=errors)
+    @router.post("/models/{model}/unload", response_class=Response, responses=responses, openapi_extra=extra)
     async def unload(request: Request) -> Response:
         """Unload a model: no new requests from here on, those in flight are answered; only with explicit control."""
         await crew.unload_model(request.path_params["model"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.doors import need_of
-from service.routes.paths import ERRORS
+from service.routes.paths import describe_status
 
 _SCHEME = "key"
 
@@ -27,4 +27,4 @@ def describe_keys(document: dict[str, Any]) -> None:
             operation["security"] = [{_SCHEME: []}]
             operation["description"] = f"{operation['description']}\n\nNeeds a key with the scope `{need}`."
             for status in (401, 403, 429):
-                operation["responses"].setdefault(str(status), ERRORS[status])
+                operation["responses"].setdefault(str(status), describe_status(status))

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from service.crew import Crew
 from service.metrics import CONTENT_TYPE, Metrics
 from service.repository import Repository
-from service.routes.paths import add_model_route, find_model
+from service.routes.paths import add_model_route, answers, find_model
 from service.telemetry import Histogram, ModelStats
 
 _EXAMPLE = {
@@ -22,7 +22,14 @@ _EXAMPLE = {
             "last_inference": 1764000000000,
             "inference_count": 3,
             "execution_count": 2,
-            "inference_stats": {"success": {"count": 3, "ns": 900000}},
+            "inference_stats": {
+                "success": {"count": 3, "ns": 900000},
+                "fail": {"count": 0, "ns": 0},
+                "queue": {"count": 3, "ns": 60000},
+                "compute_input": {"count": 3, "ns": 90000},
+                "compute_infer": {"count": 3, "ns": 75000},
+                "compute_output": {"count": 3, "ns": 60000},
+            },
             "batch_stats": [{"batch_size": 1, "compute_infer": {"count": 2, "ns": 50000}}],
         }
     ]
@@ -33,7 +40,7 @@ def statistics_routes(repository: Repository, crew: Crew, metrics: Metrics) -> A
     """Return the routes that tell what was counted."""
     router = APIRouter(tags=["statistics"])
 
-    @router.get("/v2/models/stats", response_class=JSONResponse)
+    @router.get("/v2/models/stats", response_class=JSONResponse, responses=answers("Statistics", example=_EXAMPLE))
     async def all_statistics(_: Request) -> JSONResponse:
         """Counts and times of every version that is ready."""
         ready = [
@@ -51,9 +58,12 @@ def statistics_routes(repository: Repository, crew: Crew, metrics: Metrics) -> A
         stats = crew.models()[model.name, model.version]
         return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
 
-    add_model_route(router, "/v2", "/stats", model_statistics, method="GET", errors=(404, 503), answer=_EXAMPLE)
+    responses = answers("Statistics", 404, example=_EXAMPLE)
+    add_model_route(router, "/v2", "/stats", model_statistics, method="GET", responses=responses)
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    text = {"text/plain": {"schema": {"type": "string"}}}
+
+    @router.get("/metrics", response_class=Response, responses=answers(None, content=text))
     async def prometheus_metrics(_: Request) -> Response:
         """Metrics in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

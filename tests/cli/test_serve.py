@@ -238,6 +238,19 @@ def test_port_in_use_ends_with_3_in_one_sentence() -> None:
     assert ended.stdout == ""
 
 
+def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> None:
+    script = f"import sys; sys.modules['opentelemetry.sdk'] = None; {SCRIPT}"
+    command = [sys.executable, "-c", script, "serve", "--port", "0"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment(NORMFOLD_TRACING="true"), check=False
+    )
+    assert ended.returncode == 3
+    assert ended.stderr.splitlines()[-1] == (
+        "error: Tracing (NORMFOLD_TRACING) needs the package 'opentelemetry-sdk'; "
+        "install it with: pip install 'normfold[tracing]'"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "variables", "code", "says"),
     [

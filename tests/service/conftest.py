@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
 from contract.preprocess import ImagePreprocessing, RowPreprocessing
 from service.app import create_app
-from service.logs import REQUEST_ID
+from service.logs import REQUEST_ID, JsonFormatter
 from service.server import make_server
 from service.settings import Settings
 
@@ -268,6 +268,28 @@ def access_log() -> Iterator[AccessLog]:
     yield handler
     logger.removeHandler(handler)
     logger.setLevel(level)
+
+
+class Lines(logging.Handler):
+    """What comes to a logger, each line as it is written and in the context that it is written in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.formatted: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.formatted.append(json.loads(JsonFormatter().format(record)))
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """All that the process logs."""
+    handler = Lines()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture

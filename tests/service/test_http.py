@@ -82,6 +82,13 @@ def test_list_of_models_says_what_they_take(served: Any) -> None:
     assert models["rows"][0]["preprocessing"]["columns"] == ["age", "income"]
 
 
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer%0A", "/v1/models/digits:predict%0A", "/v2/models/digits%0A"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_that_ends_in_a_new_line_is_not_the_path_without(served: Any, method: str, path: str) -> None:
+    target = httpx.URL(served.client.base_url).copy_with(raw_path=path.encode())
+    assert served.client.request(method, target, content=b"{}").status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/v2/", "/v1/models/digits", "/v1/models/digits:explain", "/v2/models"])
 def test_unknown_path_is_404(served: Any, path: str) -> None:
     answer = served.client.get(path)

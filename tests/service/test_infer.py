@@ -163,12 +163,19 @@ def test_shape_that_does_not_hold_is_refused(served: Any, shape: Any, data: Any,
         ({"inputs": [tensor("FP32", [1, 1], [1])] * 2}, "'input' is given twice"),
         ({"inputs": [tensor("INT8", [1, 1], [1])]}, "datatype INT8; the model takes FP32"),
         ({"inputs": [tensor("FLOAT", [1, 1], [1])]}, "the datatype 'FLOAT'"),
+        ({"inputs": [tensor("X" * 200, [1, 1], [1])]}, f"the datatype '{'X' * 78}…; the protocol"),
+        ({"inputs": [tensor(["FP32"], [1, 1], [1])]}, "a datatype that is not a string"),  # type: ignore[arg-type]
+        (b'{"inputs": [{"name": "input", "datatype": ' + b"[" * 1015 + b"]" * 1015 + b"}]}", "not a string"),
+        ({"inputs": [tensor("FP32", [1] * 200, [1])]}, "1, …; the model takes [-1, -1]"),
+        ({"inputs": [tensor("FP32", [1, 1], [1], "n" * 200)]}, "n…; the model takes 'input'"),
         ({"inputs": [tensor("FP32", [1, 1], [1]) | {"parameters": 1}]}, "parameters are not an object"),
         ({"parameters": [], "inputs": []}, "parameters are not an object"),
         ({"id": 7, "inputs": []}, "id is not a string"),
         ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": [{"name": "x"}]}, "no output 'x'; the model gives"),
         ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": [{"name": "output"}] * 2}, "given twice"),
         ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": 1}, "no list 'outputs'"),
+        ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": {}}, "no list 'outputs'"),
+        ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": False}, "no list 'outputs'"),
     ],
 )
 def test_body_that_breaks_the_protocol_is_refused(served: Any, body: Any, says: str) -> None:
@@ -184,6 +191,12 @@ def test_error_of_a_request_with_an_id_begins_with_it(served: Any) -> None:
 
 def test_fp16_is_refused_both_ways(served: Any) -> None:
     assert "no JSON form" in refusal(served, "identity-fp16", {"inputs": [tensor("FP16", [1, 1], [1.0])]})
+
+
+@pytest.mark.parametrize("outputs", [None, []])
+def test_no_list_of_outputs_or_an_empty_one_asks_for_all(served: Any, outputs: Any) -> None:
+    answer = infer(served, "identity-int8", {"inputs": [tensor("INT8", [1, 1], [1])], "outputs": outputs})
+    assert [output["name"] for output in answer.json()["outputs"]] == ["output"]
 
 
 def test_several_inputs_and_chosen_outputs(served: Any) -> None:

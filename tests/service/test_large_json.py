@@ -90,6 +90,15 @@ def test_what_is_unusual_is_left_to_the_usual_way(datatype: str, data: str) -> N
     assert parse_large(body.encode()) is None
 
 
+def test_a_byte_order_mark_is_left_to_the_usual_way_which_refuses_it() -> None:
+    body = b'\xef\xbb\xbf{"inputs": [{"name": "a", "datatype": "FP32", "shape": [1], "data": [1]}]}'
+
+    assert parse_large(body[3:]) is not None
+    assert parse_large(body) is None
+    with pytest.raises(WireError, match="not JSON"):
+        parse_object(body)
+
+
 def test_an_escaped_bracket_does_not_upset_the_count() -> None:
     body = b'{"id": "\\u005b", "inputs": [{"name": "a", "datatype": "FP32", "shape": [2], "data": [1, [2]]}]}'
 

@@ -52,9 +52,9 @@ def test_metrics_count_what_was_asked(bundles: Any, start: Callable[..., Any]) -
     assert value(found, "normfold_run_rows_count", **of) == 3
     assert value(found, "normfold_run_rows_sum", **of) == 4
     for phase in ("decode", "queue", "wait", "run", "encode", "total"):
-        assert value(found, "normfold_request_seconds_count", **of, phase=phase) == 2
+        assert value(found, "normfold_request_seconds_count", **of, phase=phase) == 3
     assert value(found, "normfold_request_seconds_sum", **of, phase="total") > 0
-    assert value(found, "normfold_request_seconds_bucket", **of, phase="run", le="+Inf") == 2
+    assert value(found, "normfold_request_seconds_bucket", **of, phase="run", le="+Inf") == 3
     assert value(found, "normfold_model_ready", **of, provider="cpu") == 1
     assert value(found, "normfold_queue_rows", **of) == 0
     assert value(found, "normfold_in_flight") == 1  # the one for these metrics

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -123,3 +124,27 @@ def test_transposed_output_is_written_in_row_major_order() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     spec = TensorSpec(name="a", datatype="FP32", shape=(-1, 2))
     assert json.loads(answered(array, spec))["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]
+
+
+def test_nesting_ends_at_a_size_of_0() -> None:
+    for data in ([[], []], []):
+        assert array_from_data(data, "INT8", [2, 0, 3], "x").shape == (2, 0, 3)
+    with pytest.raises(WireError, match=r"nested as \[3, 0\] where its shape is \[2, 0, 3\]"):
+        array_from_data([[], [], []], "INT8", [2, 0, 3], "x")
+
+
+def test_a_shape_of_very_many_sizes_is_refused_before_they_are_multiplied() -> None:
+    sizes = [2**64 - 1] * 100_000  # whose product takes a minute
+    record = {"inputs": [{"name": "a", "datatype": "FP32", "shape": [0, *sizes], "data": []}]}
+    started = perf_counter()
+    with pytest.raises(WireError, match="has the shape"):
+        decode_request(record, Ports(SPECS[:1], ()))
+    assert perf_counter() - started < 5
+
+
+def test_rows_that_cost_no_byte_are_limited() -> None:
+    ports = Ports([TensorSpec(name="a", datatype="FP32", shape=(-1, -1))], ())
+    entry = {"name": "a", "datatype": "FP32", "data": []}
+    assert decode_request({"inputs": [entry | {"shape": [2**20, 0]}]}, ports).tensors["a"].shape == (2**20, 0)
+    with pytest.raises(WireError, match="sizes are too large"):
+        decode_request({"inputs": [entry | {"shape": [2**20 + 1, 0]}]}, ports)

@@ -138,7 +138,7 @@ def test_request_in_flight_is_answered_before_the_end(repository: Path) -> None:
             connection.sendall(head + body[:5])
             httpx.get(
                 client.base_url.join("/v2"), trust_env=False
-            )  # a connection behind the one above, so that is read
+            )  # its connection came behind the one above
             process.send_signal(signal.SIGTERM)
             connection.sendall(body[5:])
             answer = connection.makefile("rb").read()
@@ -175,7 +175,7 @@ def test_client_that_never_sends_the_rest_does_not_keep_the_process(repository: 
             connection.sendall(head)
             httpx.get(
                 client.base_url.join("/v2"), trust_env=False
-            )  # a connection behind the one above, so that is read
+            )  # its connection came behind the one above
             process.send_signal(signal.SIGTERM)
             answer = connection.makefile("rb").read()
         _, log = process.communicate(timeout=20)

@@ -7,6 +7,7 @@ the usual way, `service.wire.parse_object` and `service.tensors`, whose refusals
 from __future__ import annotations
 
 import codecs
+import threading
 from math import prod
 from typing import Any, Literal
 
@@ -21,6 +22,20 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], Any]] = {
     "u": ("u", np.uint64),
 }
 """Kind of a dtype to simdjson's name of a buffer, and what is in it."""
+
+
+_LARGEST_KEPT = 8 * 2**20
+"""Bytes of a body up to which a thread's parser is used again: it keeps memory of about ten times the largest body."""
+
+
+class _Parsers(threading.local):
+    """A parser for each thread: the memory of a new one, page by page, would cost twice the time of parsing."""
+
+    def __init__(self) -> None:
+        self.parser = simdjson.Parser()
+
+
+_PARSERS = _Parsers()
 
 
 def parse_large(body: bytes | memoryview) -> dict[str, Any] | None:
@@ -41,7 +56,8 @@ def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
         return None
     if np.any(signs == ord("\\")):  # an escaped bracket would upset the count below
         return None
-    document = simdjson.Parser().parse(body)
+    parser = _PARSERS.parser if len(body) <= _LARGEST_KEPT else simdjson.Parser()
+    document = parser.parse(body)  # nothing of it may outlive this call, or the parser could not be used again
     if not isinstance(document, simdjson.Object):
         return None
     fields = _fields(document)

@@ -5,12 +5,14 @@ Only our own HTTP protocol (see `service.server`) puts these into the ASGI scope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from service.raw import Piece
 
 CONNECTION = "normfold.connection"
 """Key of the `Connection` in the ASGI scope."""
@@ -20,7 +22,7 @@ CYCLE = "normfold.cycle"
 
 
 LARGEST_JOINED = 256 * 1024
-"""Bytes of an answer that is put together before it is written; a larger one is written piece by piece."""
+"""Bytes of an answer that is put together before it is written; a larger one is written so much at a time."""
 
 
 class Connection(Protocol):
@@ -91,7 +93,7 @@ def _is_whole(cycle: RequestResponseCycle) -> bool:
     return not cycle.more_body
 
 
-def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[bytes]) -> bool:
+def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[Piece]) -> bool:
     """Write a whole answer at once; through ASGI's messages uvicorn takes twice as long.
 
     Returns:
@@ -102,7 +104,7 @@ def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]
         return False
     if cycle.disconnected:
         return True
-    pieces = [STATUS_LINE[status]]
+    pieces: list[Piece] = [STATUS_LINE[status]]
     for name, value in (*cycle.default_headers, *fields):
         pieces += (name, b": ", value, b"\r\n")
     if not cycle.keep_alive:
@@ -116,3 +118,21 @@ def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]
         cycle.transport.close()
     cycle.on_response()
     return True
+
+
+def chunks(body: Sequence[Piece]) -> Iterator[bytes]:
+    """Yield a body in chunks of at most LARGEST_JOINED bytes, each made when its turn comes.
+
+    Whoever writes a chunk when the client has read the one before it holds a large body once, not twice.
+    """
+    waiting: list[memoryview] = []
+    size = 0
+    for piece in body:
+        for start in range(0, len(piece), LARGEST_JOINED):
+            part = memoryview(piece)[start : start + LARGEST_JOINED]
+            if size + len(part) > LARGEST_JOINED:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+            waiting.append(part)
+            size += len(part)
+    yield b"".join(waiting)

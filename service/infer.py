@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from time import perf_counter
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import NormfoldError
@@ -24,7 +25,15 @@ from service.body import (
     drain,
     read_body,
 )
-from service.connection import CONNECTION, LARGEST_JOINED, body_at_hand, waits_for_a_word, write_answer
+from service.connection import (
+    CONNECTION,
+    LARGEST_JOINED,
+    Connection,
+    body_at_hand,
+    chunks,
+    waits_for_a_word,
+    write_answer,
+)
 from service.engine import Model
 from service.errors import WireError
 from service.http_errors import describe_error
@@ -102,6 +111,7 @@ class InferRoute:
                 answer = await self._workers.call(
                     encode_answer, model.manifest, request.outputs, results, phases.identity
                 )
+            job.future, results = None, {}  # who reads JSON slowly does not hold the tensors too
         except NormfoldError as error:
             if not read:
                 phases.identity = await _find_identity(scope, receive, headers)
@@ -128,8 +138,12 @@ class InferRoute:
         if size <= LARGEST_JOINED and write_answer(scope, 200, fields, pieces):
             return
         await send({"type": "http.response.start", "status": 200, "headers": fields})
-        for index, piece in enumerate(pieces):
-            await send({"type": "http.response.body", "body": piece, "more_body": index < len(pieces) - 1})
+        connection: Connection | None = scope.get(CONNECTION)
+        for chunk in chunks(pieces):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if connection is not None and connection.is_lost:
+                raise ClientDisconnect
+        await send({"type": "http.response.body"})
 
 
 def _decode(body: memoryview, front: int | None, model: Model, phases: Phases) -> InferRequest:

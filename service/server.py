@@ -98,15 +98,20 @@ class ServiceProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
+    def resume_writing(self) -> None:
+        """Note that the client reads: behind this, more may wait than before."""
+        self._stuck = (0, 0.0)
+        super().resume_writing()
+
     def look(self, now: float) -> None:
         """End a connection that is too slow to send, to read, or to do anything."""
         patience = self.settings.receive_timeout_s
         if self.transport.is_closing():
             return
         waiting = self.transport.get_write_buffer_size()
-        if not waiting or waiting < self._stuck[0] or self._stuck[0] == 0:
-            self._stuck = (waiting, now)
-        elif now - self._stuck[1] > patience:
+        before, since = self._stuck
+        self._stuck = (waiting, now if not waiting or not before or waiting < before else since)
+        if now - self._stuck[1] > patience:
             self.transport.abort()  # it does not read its answer
             return
         answering = self._active is not None and not self._active.response_complete and not self._active.more_body

@@ -1,0 +1,153 @@
+"""Answers of many MB: clients that never read them, several at once, and the memory that they take."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from contract.manifest import TensorSpec
+from service import server
+from service.settings import Settings
+from tests.service.test_binary import wait_for
+from tests.service.test_connections import answers, connect
+
+FLOATS = 8_000_000
+ROW = 4 * FLOATS
+"""Bytes of one row of the model `grow`, as tensor; its JSON, of 1.5 again and again, is as long."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def grow(bundles: Any, floats: int = FLOATS) -> None:
+    """Write a network that makes one number into millions."""
+    bundles.write(
+        "grow",
+        1,
+        [helper.make_node("Expand", ["input", "shape"], ["output"])],
+        [TensorSpec(name="input", datatype="FP32", shape=(-1, 1))],
+        [TensorSpec(name="output", datatype="FP32", shape=(-1, floats))],
+        {"shape": np.array([1, floats], np.int64)},
+    )
+
+
+def asking(binary: bool = True, rows: int = 1, closing: bool = False) -> bytes:
+    """Return a request for rows of `grow`."""
+    tensor = {"name": "input", "datatype": "FP32", "shape": [rows, 1], "data": [1.5] * rows}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": binary}}).encode()
+    close = b"Connection: close\r\n" if closing else b""
+    head = b"POST /v2/models/grow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n"
+    return head % (len(body), close) + body
+
+
+def memory() -> int:
+    """Return the bytes that this process, the service in it, has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def wait_for_answer(connection: socket.socket) -> None:
+    """Wait for the first bytes of an answer, and leave them unread."""
+    assert connection.recv(8, socket.MSG_PEEK) == b"HTTP/1.1"
+
+
+def ask(service: Any, sent: bytes) -> tuple[int, bytes]:
+    with connect(service) as connection:
+        connection.sendall(sent)
+        [answer] = answers(connection)
+    return answer
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_that_nobody_reads_is_held_once_and_given_back(
+    bundles: Any, start: Callable[..., Any], binary: bool
+) -> None:
+    grow(bundles)
+    service = start(bundles.root, max_batch_size=1)
+    assert ask(service, asking(binary, closing=True))[0] == 200  # whatever the first answer leaves behind is there
+    before = memory()
+    with connect(service) as connection:
+        connection.sendall(asking(binary))
+        wait_for_answer(connection)
+        held = memory() - before
+    wait_for(lambda: memory() - before < 0.2 * ROW)
+    assert held < 1.3 * ROW
+
+
+def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Callable[..., Any]) -> None:
+    grow(bundles, floats=300_000)
+    service = start(bundles.root, max_batch_size=1)
+    expected = np.full(600_000, 1.5, np.float32)
+    _, body = ask(service, asking(binary=True, rows=2, closing=True))
+    at = body.index(b"]}") + 2
+    assert json.loads(body[:at])["outputs"][0]["parameters"] == {"binary_data_size": expected.nbytes}
+    np.testing.assert_array_equal(np.frombuffer(body[at:], np.float32), expected)
+    _, body = ask(service, asking(binary=False, rows=2, closing=True))
+    output = json.loads(body)["outputs"][0]
+    assert output["shape"] == [2, 300_000]
+    np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
+
+
+def test_who_never_reads_is_cut_and_harms_no_other(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, access_log: Any
+) -> None:
+    monkeypatch.setattr(server, "_SWEEP_S", 0.05)
+    grow(bundles)
+    bundles.digits()
+    service = start(bundles.root, receive_timeout_s=0.5)
+    before = memory()
+    with connect(service) as greedy:
+        greedy.sendall(20 * asking().replace(b"Host", b"X-Request-Id: greedy\r\nHost"))
+        wait_for_answer(greedy)
+        assert service.client.get("/v2/models/digits").status_code == 200
+        assert memory() - before < 2.5 * ROW  # one answer, and one behind it at most
+        assert access_log.wait_for("greedy").facts["status"] == 499
+    assert ask(service, asking(closing=True))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("waiting", "resumes", "is_cut"),
+    [
+        ([9, 9, 9, 9], (), True),
+        ([9, 9, 12, 15], (), True),  # more is written, and nothing read
+        ([9, 1, 9, 8], (), False),
+        ([1, 9, 9, 9], (3,), False),  # all but a little was read, and more was written
+        ([9, 0, 9, 9], (), False),
+    ],
+)
+def test_who_reads_slowly_is_told_from_who_does_not_read(
+    waiting: list[int], resumes: tuple[int, ...], is_cut: bool
+) -> None:
+    """Looked at once a second, with a patience of 2.5 s; `resumes` are looks before which the client had read."""
+
+    class Transport:
+        cut = False
+
+        def is_closing(self) -> bool:
+            return self.cut
+
+        def get_write_buffer_size(self) -> int:
+            return sizes.pop(0)
+
+        def abort(self) -> None:
+            self.cut = True
+
+    sizes = list(waiting)
+    protocol = object.__new__(server.ServiceProtocol)
+    protocol.settings = Settings(receive_timeout_s=2.5)
+    protocol.transport = transport = Transport()  # type: ignore[assignment]
+    protocol.flow = FlowControl(transport)  # type: ignore[arg-type]
+    protocol.pipeline = deque()
+    for second in range(len(waiting)):
+        if second in resumes:
+            protocol.resume_writing()
+        protocol.look(100.0 + second)
+    assert transport.cut is is_cut

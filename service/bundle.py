@@ -18,7 +18,7 @@ import numpy as np
 
 from contract.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, TensorSpec, read_manifest, sha256_of
 from service.batcher import Batcher
-from service.engine import Model, Timeouts
+from service.engine import Model, Timeouts, row_bytes
 from service.errors import BundleError
 from service.jobs import BatchPolicy
 from service.session import Session, open_session
@@ -82,7 +82,8 @@ def open_bundle(
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)
     batcher = Batcher(session.run, policy, workers, stats.observe_run)
-    return Model(manifest, session, batcher, Timeouts(settings.timeout_s, settings.max_timeout_s), stats)
+    timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
+    return Model(manifest, session, batcher, timeouts, stats, settings.max_answer_bytes)
 
 
 def lies_within(path: Path, repository: Path) -> bool:
@@ -180,7 +181,8 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
         How much it should run at once.
     """
     fixed = any(spec.shape[:1] != (-1,) for spec in manifest.inputs)
-    largest = 1 if fixed or not manifest.batchable else settings.max_batch_size or LARGEST_BATCH
+    within = max(1, settings.max_answer_bytes // max(1, sum(row_bytes(manifest).values())))
+    largest = 1 if fixed or not manifest.batchable else min(settings.max_batch_size or LARGEST_BATCH, within)
     zeros = {spec.name: _zeros(spec, manifest) for spec in manifest.inputs}
     tensors = {name: array for name, array in zeros.items() if array is not None}
     if len(tensors) < len(zeros):
@@ -194,7 +196,7 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
         )
 
     measured = measure_batches(run, largest)
-    rows = settings.max_batch_size or best_batch(measured)
+    rows = min(settings.max_batch_size, within) if settings.max_batch_size else best_batch(measured)
     longest = measured.get(rows, max(measured.values()) * rows / max(measured))
     inline = session.provider == "cpu" and longest <= INLINE_S
     text = ", ".join(f"{size}: {1e3 * seconds:.3f}" for size, seconds in measured.items())

@@ -7,7 +7,8 @@
     │   │   ├── UnsuitableModelError    the model cannot do what this route is for
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
     │   │   ├── ControlError            loading and unloading is not for clients
-    │   │   └── BodyTooLargeError
+    │   │   ├── BodyTooLargeError
+    │   │   └── AnswerTooLargeError     its answer would be larger than any may be
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
     ├── SetupError
@@ -16,6 +17,7 @@
     └── ServingError                    the request is right, and the service cannot answer it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── QueueFullError              as many rows wait as may
+        ├── AnswersFullError            answers that nobody has read yet take as much memory as they may
         ├── DeadlineError               the request's time was up before its answer was there
         ├── ClientLeftError             the client is gone: nobody reads the answer
         ├── UnloadedError               the model was unloaded while the request waited
@@ -73,6 +75,16 @@ class BodyTooLargeError(RequestError):
         self.max_body_bytes = max_body_bytes
 
 
+class AnswerTooLargeError(RequestError):
+    """The answer alone would take more memory than all answers may."""
+
+    def __init__(self, size: int, max_answer_bytes: int) -> None:
+        super().__init__(
+            f"The answer would have {size:,} bytes, over the limit of {max_answer_bytes:,}; ask for fewer rows at once."
+        )
+        self.size, self.max_answer_bytes = size, max_answer_bytes
+
+
 class SettingsError(InputError):
     """An option or environment variable is wrong."""
 
@@ -119,6 +131,15 @@ class QueueFullError(ServingError):
             f"second{'s' * (retry_after_s > 1)}."
         )
         self.queue_capacity, self.retry_after_s = queue_capacity, retry_after_s
+
+
+class AnswersFullError(ServingError):
+    """Answers that their clients have not read yet take as much memory as they may."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many large answers wait to be read by their clients; try again in 1 second.")
 
 
 class DeadlineError(ServingError):

@@ -21,6 +21,8 @@ from contract.preprocess import RawInputError
 from contract.runtime import RuntimePackageError
 from service.errors import (
     AddressError,
+    AnswersFullError,
+    AnswerTooLargeError,
     BodyTooLargeError,
     BundleError,
     ClientLeftError,
@@ -49,6 +51,7 @@ STATUS: dict[type[NormfoldError], int] = {
     RawInputError: 400,
     UnsuitableModelError: 400,
     ControlError: 403,
+    AnswerTooLargeError: 400,
     UnknownModelError: 404,
     BodyTooLargeError: 413,
     ServingError: 500,
@@ -57,6 +60,7 @@ STATUS: dict[type[NormfoldError], int] = {
     ClientLeftError: 499,  # for the log: no status of HTTP says so
     ModelUnavailableError: 503,
     QueueFullError: 503,
+    AnswersFullError: 503,
     UnloadedError: 503,
     DeadlineError: 504,
 }
@@ -95,7 +99,7 @@ def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, byt
     headers = []
     if isinstance(error, BodyTooLargeError):
         headers.append((b"connection", b"close"))  # the rest of the body is never read
-    if isinstance(error, QueueFullError):
+    if isinstance(error, (QueueFullError, AnswersFullError)):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     prefix = f"[request id: {identity}] " if identity else ""
     return status, orjson.dumps({"error": prefix + str(error)}), headers

@@ -37,8 +37,10 @@ from service.connection import (
 from service.engine import Model
 from service.errors import WireError
 from service.http_errors import describe_error
+from service.jobs import Results
 from service.large_json import parse_large
 from service.repository import Repository
+from service.room import Room
 from service.settings import Settings
 from service.telemetry import Phases
 from service.wire import InferRequest, decode_request, parse_object, raw_request, read_id
@@ -54,6 +56,7 @@ class InferRoute:
 
     def __init__(self, repository: Repository, workers: Workers, settings: Settings) -> None:
         self._repository, self._workers, self._limit = repository, workers, settings.max_body_bytes
+        self._room = Room(settings.max_answer_bytes)
 
     @staticmethod
     def match(scope: Scope) -> tuple[str, str | None] | None:
@@ -80,7 +83,7 @@ class InferRoute:
         version: str | None,
     ) -> None:
         """Answer one request for a model and version."""
-        read, model = False, None
+        read, model, held = False, None, 0
         try:
             model = self._repository.find(name, version)
             model.in_use += 1
@@ -108,9 +111,7 @@ class InferRoute:
             if sum([array.nbytes for array in results.values()]) <= INLINE_BYTES:
                 answer = encode_answer(model.manifest, request.outputs, results, phases.identity)
             else:
-                answer = await self._workers.call(
-                    encode_answer, model.manifest, request.outputs, results, phases.identity
-                )
+                answer, held = await self._encode_large(model, request, results, phases.identity)
             job.future, results = None, {}  # who reads JSON slowly does not hold the tensors too
         except NormfoldError as error:
             if not read:
@@ -122,7 +123,24 @@ class InferRoute:
             if model is not None:
                 model.in_use -= 1
         phases.status, phases.encoded = 200, perf_counter()
-        await self._send(scope, send, answer, headers, phases)
+        try:
+            await self._send(scope, send, answer, headers, phases)
+        finally:
+            self._room.give_back(held)
+
+    async def _encode_large(
+        self, model: Model, request: InferRequest, results: Results, identity: str | None
+    ) -> tuple[Answer, int]:
+        """Encode an answer in a thread; return it, and the bytes of room that it takes until it is read."""
+        held = sum(array.nbytes for array in results.values())
+        self._room.take(held)
+        try:
+            answer = await self._workers.call(encode_answer, model.manifest, request.outputs, results, identity)
+            self._room.take(answer.size, held)
+        except BaseException:
+            self._room.give_back(held)
+            raise
+        return answer, answer.size
 
     async def _send(self, scope: Scope, send: Send, answer: Answer, headers: Headers, phases: Phases) -> None:
         pieces, size = answer.pieces, answer.size

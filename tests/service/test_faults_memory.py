@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -111,6 +112,37 @@ def test_who_never_reads_is_cut_and_harms_no_other(
         assert memory() - before < 2.5 * ROW  # one answer, and one behind it at most
         assert access_log.wait_for("greedy").facts["status"] == 499
     assert ask(service, asking(closing=True))[0] == 200
+
+
+def test_answers_that_nobody_reads_have_a_limit_together(bundles: Any, start: Callable[..., Any]) -> None:
+    grow(bundles, floats=2_000_000)
+    service = start(bundles.root, max_answer_bytes=3 * 8_000_000)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(connect(service)) for _ in range(2)]
+        for reader in readers:
+            reader.sendall(asking(closing=True))
+            wait_for_answer(reader)
+        assert ask(service, asking(closing=True))[0] == 503
+        assert [answer[0] for reader in readers for answer in answers(reader)] == [200, 200]
+    wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
+    bundles: Any, start: Callable[..., Any], access_log: Any, binary: bool
+) -> None:
+    grow(bundles, floats=1_000_000)
+    service = start(bundles.root, max_answer_bytes=20_000_000)
+    assert ask(service, asking(binary, rows=4, closing=True))[0] == 200
+    sent = asking(binary, rows=6, closing=True).replace(b"Host", b"X-Request-Id: large\r\nHost")
+    status, body = ask(service, sent)
+    assert status == 400
+    assert json.loads(body)["error"] == (
+        "The answer would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+    )
+    assert "rows" not in access_log.wait_for("large").facts  # it came to no run
+    answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
+    assert (answer.status_code, answer.json()) == (400, json.loads(body))
 
 
 @pytest.mark.parametrize(

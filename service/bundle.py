@@ -31,6 +31,9 @@ from service.workers import Workers
 
 logger = logging.getLogger(__name__)
 
+_LARGE_ROW = 2**20
+"""Bytes of a row's outputs from which on their memory is given back: several that wait to be read would stay for ever."""
+
 
 def read_bundle(folder: Path, repository: Path) -> Manifest:
     """Read a bundle's manifest, and check that its files are those of the folder.
@@ -77,7 +80,8 @@ def open_bundle(
         BundleError: the network does not open, is not the one that the manifest describes, or fails on zeros.
         RunError: the network fails on zeros.
     """
-    session = open_session(folder / MODEL_NAME, settings.provider, threads)
+    arena = sum(row_bytes(manifest).values()) < _LARGE_ROW
+    session = open_session(folder / MODEL_NAME, settings.provider, threads, arena)
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)

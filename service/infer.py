@@ -7,6 +7,7 @@ What it answers, and what it refuses, is in the OpenAPI document through `servic
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from time import perf_counter
 
@@ -39,6 +40,7 @@ from service.errors import WireError
 from service.http_errors import describe_error
 from service.jobs import Results
 from service.large_json import parse_large
+from service.memory import trim
 from service.repository import Repository
 from service.room import Room
 from service.settings import Settings
@@ -57,6 +59,7 @@ class InferRoute:
     def __init__(self, repository: Repository, workers: Workers, settings: Settings) -> None:
         self._repository, self._workers, self._limit = repository, workers, settings.max_body_bytes
         self._room = Room(settings.max_answer_bytes)
+        self._trimming: asyncio.Task[None] | None = None
 
     @staticmethod
     def match(scope: Scope) -> tuple[str, str | None] | None:
@@ -126,7 +129,8 @@ class InferRoute:
         try:
             await self._send(scope, send, answer, headers, phases)
         finally:
-            self._room.give_back(held)
+            if held and self._room.give_back(held):
+                self._trimming = asyncio.create_task(self._workers.call(trim))
 
     async def _encode_large(
         self, model: Model, request: InferRequest, results: Results, identity: str | None

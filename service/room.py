@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from service.errors import AnswersFullError, AnswerTooLargeError
 
+_WORTH_TRIMMING = 64 * 2**20
+"""Bytes of answers at once, from which on their memory is given back to the system when all of them are read."""
+
 
 class Room:
     """Counts the bytes of large answers; the event loop alone touches it.
@@ -18,7 +21,7 @@ class Room:
     """
 
     def __init__(self, max_answer_bytes: int) -> None:
-        self._limit, self._taken = max_answer_bytes, 0
+        self._limit, self._taken, self._most = max_answer_bytes, 0, 0
 
     def take(self, size: int, held: int = 0) -> None:
         """Take room for an answer.
@@ -36,7 +39,12 @@ class Room:
         if self._taken + size - held > self._limit:
             raise AnswersFullError
         self._taken += size - held
+        self._most = max(self._most, self._taken)
 
-    def give_back(self, size: int) -> None:
-        """Give back what was taken."""
+    def give_back(self, size: int) -> bool:
+        """Give back what was taken; return whether that was the last of so much that the system should have it."""
         self._taken -= size
+        if self._taken or self._most < _WORTH_TRIMMING:
+            return False
+        self._most = 0
+        return True

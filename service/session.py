@@ -98,7 +98,7 @@ class Session:
         return results
 
 
-def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
+def open_session(path: Path, provider: str, intra_op_threads: int, arena: bool = True) -> Session:
     """Open a network on the provider asked for.
 
     The model is opened from its path, never from bytes: from bytes, other threads stall for tens of milliseconds.
@@ -107,6 +107,7 @@ def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
         path: the ONNX file.
         provider: `cpu`, `cuda`, or `auto`, which takes CUDA where it works, and otherwise the CPU.
         intra_op_threads: threads within one run.
+        arena: keep the memory of a run on the CPU for the next one, and never give it back.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
@@ -117,7 +118,7 @@ def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
     import onnxruntime
 
     if provider == "cpu" or (provider == "auto" and _CUDA not in onnxruntime.get_available_providers()):
-        return Session(_open(path, [_CPU], intra_op_threads))
+        return Session(_open(path, [_CPU], intra_op_threads, arena))
     if _CUDA not in onnxruntime.get_available_providers():
         raise ProviderError(
             "cuda",
@@ -126,7 +127,7 @@ def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
         )
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
-    session = Session(_open(path, [(_CUDA, _CUDA_OPTIONS), _CPU], intra_op_threads))
+    session = Session(_open(path, [(_CUDA, _CUDA_OPTIONS), _CPU], intra_op_threads, arena))
     if session.provider != "cuda":
         if provider == "cuda":
             raise ProviderError(
@@ -139,11 +140,12 @@ def open_session(path: Path, provider: str, intra_op_threads: int) -> Session:
     return session
 
 
-def _open(path: Path, providers: list[Any], intra_op_threads: int) -> Any:
+def _open(path: Path, providers: list[Any], intra_op_threads: int, arena: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
+    options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a server's idle threads must not burn
     options.log_severity_level = 3  # errors only: they come back as exceptions, and the log is JSON
     try:

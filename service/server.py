@@ -26,6 +26,9 @@ With what the workers get after it, this is less than the 30 s after which conta
 
 _SWEEP_S = 1.0
 
+_LINGER_S = 0.1
+"""How long, at the end, a connection without a request may still bring one: it may be on its way, or lie unread."""
+
 
 class ServiceProtocol(HttpToolsProtocol):
     """HTTP/1.1 on one connection.
@@ -44,6 +47,7 @@ class ServiceProtocol(HttpToolsProtocol):
     _chunk_bytes = 0
     _header_bytes = 0
     _in_headers = False
+    _is_ending = False
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection, unless there are as many as may be."""
@@ -87,6 +91,8 @@ class ServiceProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
+        if self._is_ending:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """Stop the clock."""
@@ -97,6 +103,14 @@ class ServiceProtocol(HttpToolsProtocol):
         """Begin to wait for the next request."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """End the connection behind the request that it has, or behind one that comes within a moment."""
+        self._is_ending = True
+        if self._active is None or self._active.response_complete:
+            self.loop.call_later(_LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def resume_writing(self) -> None:
         """Note that the client reads: behind this, more may wait than before."""

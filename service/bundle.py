@@ -32,7 +32,7 @@ from service.workers import Workers
 logger = logging.getLogger(__name__)
 
 _LARGE_ROW = 2**20
-"""Bytes of a row's outputs from which on their memory is given back: several that wait to be read would stay for ever."""
+"""Bytes of a row's outputs from which on their memory is given back; else what many have read stays for ever."""
 
 
 def read_bundle(folder: Path, repository: Path) -> Manifest:
@@ -109,8 +109,13 @@ def _check_facts(manifest: Manifest) -> None:
         labels, shape = manifest.card.labels, outputs[name].shape
         if labels is not None and len(shape) == 2 and shape[1] not in (-1, len(labels)):
             raise BundleError(f"The manifest has {len(labels)} labels for {shape[1]} logits in the output {name!r}.")
+    datatypes = [spec.datatype for spec in manifest.inputs]
+    if manifest.takes_pixels and datatypes != ["UINT8"]:
+        raise BundleError(f"The manifest says that the network takes pixels, but its inputs are {datatypes}.")
     preprocessing = manifest.card.preprocessing
     if preprocessing is not None and len(manifest.inputs) == 1:
+        if not manifest.takes_pixels and datatypes[0] not in ("FP16", "FP32", "FP64"):
+            raise BundleError(f"Preprocessing makes numbers with fractions, the network takes {datatypes[0]}.")
         shape, sample = manifest.inputs[0].shape, preprocessing.sample_shape
         if not fits(sample, shape[1:]):
             raise BundleError(f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}.")
@@ -159,7 +164,7 @@ def _compare(
 
     The sizes of outputs may be known to one side alone: ONNX Runtime infers some, and calls an unknown rank ().
     """
-    if {spec.name for spec in stated} != set(found):
+    if sorted(spec.name for spec in stated) != sorted(found):
         names = [spec.name for spec in stated]
         raise BundleError(f"The manifest names the {kind} {names}, the network has {list(found)}.")
     for spec in stated:
@@ -195,9 +200,15 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
     outputs = [spec.name for spec in manifest.outputs]
 
     def run(rows: int) -> None:
-        session.run(
+        results = session.run(
             {name: np.repeat(array, rows, axis=0) if rows > 1 else array for name, array in tensors.items()}, outputs
         )
+        for name, array in zip(outputs, results, strict=True):
+            if manifest.batchable and not fixed and array.shape[:1] != (rows,):
+                shape = list(array.shape)
+                raise BundleError(
+                    f"The manifest says that rows are independent, but {name!r} has the shape {shape} for {rows} rows."
+                )
 
     measured = measure_batches(run, largest)
     rows = min(settings.max_batch_size, within) if settings.max_batch_size else best_batch(measured)

@@ -6,6 +6,7 @@ The infer route branches off here, before the framework's own machinery.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -20,6 +21,9 @@ from service.logs import REQUEST_ID
 from service.telemetry import PHASES_KEY, Phases, Telemetry
 
 _CLIENT_LEFT = 499
+
+_GIVEN_ONCE = (b"host", b"content-encoding", b"inference-header-content-length")
+"""Headers that say what a request is; the parser itself refuses Content-Length twice."""
 
 
 class RequestMiddleware:
@@ -39,8 +43,11 @@ class RequestMiddleware:
         telemetry.in_flight += 1
         token = REQUEST_ID.set(phases.request_id)
         try:
-            named = InferRoute.match(scope)
-            if named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
+            is_plain = b"host" in headers and b"transfer-encoding" not in headers
+            if not (is_plain and len(headers) == len(scope["headers"])) and (problem := _find_problem(scope, headers)):
+                closing = {"Connection": "close"}
+                await error_response(problem, 400, closing)(scope, receive, _noted(send, phases))
+            elif (named := InferRoute.match(scope)) is not None:
                 await self._infer(scope, receive, send, headers, phases, *named)
             else:
                 scope[PHASES_KEY] = phases
@@ -68,9 +75,6 @@ class RequestMiddleware:
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse the body: from its declared length, or once too much has come."""
-        if b"host" not in headers and scope["http_version"] == "1.1":
-            await error_response("The request has no Host header.", 400)(scope, receive, send)
-            return
         received, more, refused = 0, True, False
 
         async def receive_within_limit() -> Message:
@@ -100,6 +104,17 @@ class RequestMiddleware:
             await send_and_drain({"type": "http.response.body", "body": body})
             return
         await self._app(scope, receive_within_limit, send_and_drain)
+
+
+def _find_problem(scope: Scope, headers: Headers) -> str | None:
+    """Return why a request might be read in two ways, by us and by a proxy before us; None if there is but one."""
+    if b"host" not in headers and scope["http_version"] == "1.1":
+        return "The request has no Host header."
+    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        return "The request has a Transfer-Encoding other than chunked."
+    given = Counter(name for name, _ in scope["headers"])
+    doubled = next((name for name in _GIVEN_ONCE if given[name] > 1), None)
+    return None if doubled is None else f"The request has the header {doubled.decode().title()!r} twice."
 
 
 def _noted(send: Send, phases: Phases) -> Send:

@@ -59,7 +59,7 @@ def nothing(*_: Path) -> None:
 
 @pytest.fixture
 def between(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Act, Act], None]:
-    """Return a function that has something done behind the check of the sums, before and after the network is opened."""
+    """Return a function that has something done once the sums are checked, before and after the network is opened."""
     other = type(bundles)(bundles.root.parent / "other").digits(1, bias=7.0)
 
     def plan(before: Act, after: Act) -> None:

@@ -22,6 +22,9 @@ logger = logging.getLogger("cli.serve")
 
 _BACKLOG = 2048
 
+_OTHER_FILES = 256
+"""File descriptors beside those of connections: the log, the event loop, models that are being loaded."""
+
 
 def serve(
     repository: Annotated[
@@ -65,6 +68,7 @@ def serve(
         repository=repository, host=host, port=port, provider=provider, log_level=log_level, log_format=log_format
     )
     configure_logging(settings)
+    _allow_files(settings.max_connections + _OTHER_FILES)
     with _bind(settings.host, settings.port) as listener, _leave_quietly():
         app = create_app(settings)
         server = make_server(app, settings)
@@ -100,6 +104,22 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise AddressError(host, port, f"{error.strerror}; choose another with --port.") from None
     return listener
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process open as many files as it may need, where more are allowed than it has; else say so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        text = "Only %d files may be open (ulimit -n): connections are closed unanswered before there are %d."
+        logger.warning(text, allowed, wanted - _OTHER_FILES)
 
 
 def _announce(listener: socket.socket, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -151,7 +152,31 @@ def test_without_file_descriptors_it_neither_spins_nor_dies(repository: Path) ->
             connection.close()
         wait_for(lambda: answers_anew(client))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert "Only 48 files may be open (ulimit -n)" in log
+
+
+LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+from cli.main import main
+main()
+"""
+
+
+def test_as_many_files_may_be_open_as_connections_need(repository: Path) -> None:
+    with (
+        serving(repository, script=LIMITED, NORMFOLD_MAX_CONNECTIONS="100") as (process, client),
+        contextlib.ExitStack() as stack,
+    ):
+        wait_until_loaded(client)
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        assert re.search(r"^Max open files +356 ", limits, re.MULTILINE)
+        for _ in range(98):
+            connection = stack.enter_context(connect(client))
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 def processor_time(process: int) -> float:

@@ -67,8 +67,8 @@ def test_what_is_in_flight_is_answered_and_who_comes_later_is_not(repository: Pa
         started = time.monotonic()
         wait_for(lambda: refuses(client))
         late.sendall(REQUEST)  # it was on its way
-        pipe.write_text("")
-        pipe.unlink()
+        with pipe.open("w"):  # the run that waits has opened it too
+            pipe.unlink()
         assert [answers(connection)[0][0] for connection in (*connections, late)] == [200] * 21
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0

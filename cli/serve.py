@@ -24,6 +24,8 @@ logger = logging.getLogger("cli.serve")
 _BACKLOG = 2048
 
 MODELS, REQUESTS, LOG = "Models", "Requests", "Log"
+_OTHER_FILES = 256
+"""File descriptors beside those of connections: the log, the event loop, models that are being loaded."""
 
 
 def serve(
@@ -149,6 +151,7 @@ def serve(
     configure_logging(settings)
     if settings.keys is not None:
         read_keys(settings.keys)  # here already: worker processes that cannot start are replaced for ever
+    _allow_files(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,
         prepared_state(settings.state_dir, settings.workers) as state_dir,
@@ -195,6 +198,22 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise AddressError(host, port, f"{error.strerror}; choose another with --port.") from None
     return listener
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process open as many files as it may need, where more are allowed than it has; else say so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        text = "Only %d files may be open (ulimit -n): connections are closed unanswered before there are %d."
+        logger.warning(text, allowed, wanted - _OTHER_FILES)
 
 
 def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None:

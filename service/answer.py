@@ -15,7 +15,7 @@ import orjson
 
 from contract.manifest import Manifest
 from service.errors import UnwritableOutputError
-from service.raw import array_to_bytes
+from service.raw import SMALLEST_KEPT, Piece, array_to_bytes
 from service.tensors import Array
 from service.wire import OutputRequest
 
@@ -24,7 +24,7 @@ from service.wire import OutputRequest
 class Answer:
     """A response's body in pieces, and the length of its JSON where bytes follow it."""
 
-    pieces: tuple[bytes, ...]
+    pieces: tuple[Piece, ...]
     json_bytes: int | None = None
 
     @property
@@ -48,31 +48,36 @@ def encode_answer(
         UnwritableOutputError: an output that is to be JSON holds NaN or Infinity.
     """
     datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
-    described: list[bytes] = []
-    tails: list[bytes] = []
+    begin = _begin(manifest.name, manifest.version)
+    if identity is not None:
+        begin = b'{"id":%b,%b' % (orjson.dumps(identity), begin[1:])
+    text, comma = begin, b""
+    pieces: list[Piece] = []
+    tails: list[Piece] = []
     for output in outputs:
         array, datatype, name = results[output.name], datatypes[output.name], output.name
         if output.classes is not None:
             array, datatype = _classify(array, output, manifest), "BYTES"
+        head = _head(name, datatype, array.shape)
         if output.binary:
             tails.append(array_to_bytes(array))
-            data = b'"parameters":{"binary_data_size":%d}' % len(tails[-1])
+            text = b'%b%b%b"parameters":{"binary_data_size":%d}}' % (text, comma, head, len(tails[-1]))
+        elif len(numbers := _numbers(array, name)) < SMALLEST_KEPT:
+            text = b'%b%b%b"data":%b}' % (text, comma, head, numbers)
         else:
-            data = b'"data":' + _numbers(array, name)
-        described.append(b"%b%b}" % (_head(name, datatype, array.shape), data))
-    begin = _begin(manifest.name, manifest.version)
-    if identity is not None:
-        begin = b'{"id":%b,%b' % (orjson.dumps(identity), begin[1:])
-    text = b'%b"outputs":[%b]}' % (begin, b",".join(described))
+            pieces += (b'%b%b%b"data":' % (text, comma, head), numbers)
+            text = b"}"
+        comma = b","
+    pieces.append(text + b"]}")
     if not any(tails):
-        return Answer((text,))
-    return Answer((text, *tails), json_bytes=len(text))
+        return Answer(tuple(pieces))
+    return Answer((*pieces, *tails), json_bytes=sum(map(len, pieces)))
 
 
 @lru_cache(maxsize=1024)
 def _begin(name: str, version: int) -> bytes:
-    """Return the object up to its outputs."""
-    return orjson.dumps({"model_name": name, "model_version": str(version)})[:-1] + b","
+    """Return the object up to its first output."""
+    return orjson.dumps({"model_name": name, "model_version": str(version)})[:-1] + b',"outputs":['
 
 
 @lru_cache(maxsize=1024)

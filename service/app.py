@@ -26,6 +26,7 @@ from service.drain import stop_gently
 from service.idle import MemoryKeeper
 from service.infer import InferRoute
 from service.keyring import Keyring
+from service.large_answers import LargeAnswers
 from service.metrics import Metrics
 from service.middleware import RequestMiddleware
 from service.processors import share_of_processors
@@ -179,9 +180,10 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     )
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
-    app.surround(InferRoute(repository, workers, settings), telemetry, settings, doors, spans)
+    large = LargeAnswers(workers, settings.max_answer_bytes)
+    app.surround(InferRoute(repository, workers, settings, large), telemetry, settings, doors, spans)
     if spans is None:
-        app.short_way = ShortWay(repository, telemetry, workers, settings, doors)
+        app.short_way = ShortWay(repository, telemetry, workers, settings, large, doors)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
@@ -11,6 +12,7 @@ from starlette.types import Receive, Scope
 
 from service.connection import read_pieces
 from service.errors import BodyTooLargeError, WireError
+from service.raw import Piece
 
 SMALLEST_COMPRESSED = 1024
 """Bytes: smaller answers are sent as they are."""
@@ -115,7 +117,7 @@ def accepted_encoding(header: bytes) -> bytes | None:
     return next((name for name in _WINDOW if accepted.get(name)), None)
 
 
-def compress(pieces: tuple[bytes, ...], encoding: bytes) -> bytes:
+def compress(pieces: Sequence[Piece], encoding: bytes) -> bytes:
     """Compress a body, quickly rather than well."""
     machine = zlib.compressobj(1, wbits=_WINDOW[encoding])
     return b"".join([*map(machine.compress, pieces), machine.flush()])

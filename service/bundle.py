@@ -17,7 +17,7 @@ import numpy as np
 from contract.bundle import check_files, read_own_manifest
 from contract.manifest import MODEL_NAME, Manifest, TensorSpec
 from service.batcher import Batcher
-from service.engine import Model, Timeouts
+from service.engine import Model, Timeouts, row_bytes
 from service.errors import BundleError
 from service.jobs import BatchPolicy
 from service.opening import open_session
@@ -31,6 +31,9 @@ from service.wire import fits
 from service.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+_LARGE_ROW = 2**20
+"""Bytes of a row's outputs from which on their memory is given back; else what many have read stays for ever."""
 
 
 def read_bundle(folder: Path, repository: Path) -> Manifest:
@@ -77,12 +80,14 @@ def open_bundle(
         as_text(settings.provider_options),
         settings.device_id,
         settings.state_dir,
+        arena=sum(row_bytes(manifest).values()) < _LARGE_ROW,
     )
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)
     batcher = Batcher(session.run, policy, workers, stats.observe_run)
-    return Model(manifest, session, batcher, Timeouts(settings.timeout_s, settings.max_timeout_s), stats)
+    timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
+    return Model(manifest, session, batcher, timeouts, stats, settings.max_answer_bytes)
 
 
 def _check_facts(manifest: Manifest) -> None:
@@ -96,8 +101,13 @@ def _check_facts(manifest: Manifest) -> None:
         labels, shape = manifest.card.labels, outputs[name].shape
         if labels is not None and len(shape) == 2 and shape[1] not in (-1, len(labels)):
             raise BundleError(f"The manifest has {len(labels)} labels for {shape[1]} logits in the output {name!r}.")
+    datatypes = [spec.datatype for spec in manifest.inputs]
+    if manifest.takes_pixels and datatypes != ["UINT8"]:
+        raise BundleError(f"The manifest says that the network takes pixels, but its inputs are {datatypes}.")
     preprocessing = manifest.card.preprocessing
     if preprocessing is not None and len(manifest.inputs) == 1:
+        if not manifest.takes_pixels and datatypes[0] not in ("FP16", "FP32", "FP64"):
+            raise BundleError(f"Preprocessing makes numbers with fractions, the network takes {datatypes[0]}.")
         shape, sample = manifest.inputs[0].shape, preprocessing.sample_shape
         if not fits(sample, shape[1:]):
             raise BundleError(f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}.")
@@ -110,7 +120,7 @@ def _compare(
 
     The sizes of outputs may be known to one side alone: ONNX Runtime infers some, and calls an unknown rank ().
     """
-    if {spec.name for spec in stated} != set(found):
+    if sorted(spec.name for spec in stated) != sorted(found):
         names = [spec.name for spec in stated]
         raise BundleError(f"The manifest names the {kind} {names}, the network has {list(found)}.")
     for spec in stated:
@@ -136,7 +146,8 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
         How much it should run at once.
     """
     fixed = any(spec.shape[:1] != (-1,) for spec in manifest.inputs)
-    largest = 1 if fixed or not manifest.batchable else settings.max_batch_size or LARGEST_BATCH
+    within = max(1, settings.max_answer_bytes // max(1, sum(row_bytes(manifest).values())))
+    largest = 1 if fixed or not manifest.batchable else min(settings.max_batch_size or LARGEST_BATCH, within)
     zeros = {spec.name: _zeros(spec, manifest) for spec in manifest.inputs}
     tensors = {name: array for name, array in zeros.items() if array is not None}
     if len(tensors) < len(zeros):
@@ -145,9 +156,15 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
     outputs = [spec.name for spec in manifest.outputs]
 
     def run(rows: int) -> None:
-        session.run(
+        results = session.run(
             {name: np.repeat(array, rows, axis=0) if rows > 1 else array for name, array in tensors.items()}, outputs
         )
+        for name, array in zip(outputs, results, strict=True):
+            if manifest.batchable and not fixed and array.shape[:1] != (rows,):
+                shape = list(array.shape)
+                raise BundleError(
+                    f"The manifest says that rows are independent, but {name!r} has the shape {shape} for {rows} rows."
+                )
 
     for size in session.first_sizes(largest):
         run(size)

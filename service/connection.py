@@ -5,12 +5,14 @@ Only our own HTTP protocol (see `service.server`) puts these into the ASGI scope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.raw import Piece
 
 CONNECTION = "normfold.connection"
 """Key of the `Connection` in the ASGI scope."""
@@ -24,7 +26,7 @@ THROUGH_ASGI = "normfold.through_asgi"
 
 
 LARGEST_JOINED = 256 * 1024
-"""Bytes of an answer that is put together before it is written; a larger one is written piece by piece."""
+"""Bytes of an answer that is put together before it is written; a larger one is written so much at a time."""
 
 
 class Connection(Protocol):
@@ -128,7 +130,7 @@ def _is_whole(cycle: RequestResponseCycle) -> bool:
     return not cycle.more_body
 
 
-def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[bytes]) -> bool:
+def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[Piece]) -> bool:
     """Write a whole answer at once; through ASGI's messages uvicorn takes twice as long.
 
     Returns:
@@ -142,21 +144,68 @@ def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]
 
 
 def write_whole(
-    cycle: RequestResponseCycle, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[bytes]
+    cycle: RequestResponseCycle, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[Piece]
 ) -> None:
     """Write a whole answer; nothing if the client has left."""
     if cycle.disconnected:
         return
+    cycle.transport.write(b"".join([*_head(cycle, status, fields), *body]))
+    _complete(cycle)
+
+
+async def write_slowly(
+    cycle: RequestResponseCycle, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[Piece]
+) -> None:
+    """Write a large answer, each chunk when the client has read the one before it.
+
+    Raises:
+        ClientDisconnect: it left before the end.
+    """
+    if not cycle.disconnected:
+        cycle.transport.write(b"".join(_head(cycle, status, fields)))
+        for chunk in chunks(body):
+            cycle.transport.write(chunk)
+            await cycle.flow.drain()
+            if cycle.disconnected:
+                break
+    if cycle.disconnected:
+        raise ClientDisconnect
+    _complete(cycle)
+
+
+def _head(cycle: RequestResponseCycle, status: int, fields: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    cycle.response_started = True
+    cycle.waiting_for_100_continue = False
     pieces = [STATUS_LINE[status]]
     for name, value in (*cycle.default_headers, *fields):
         pieces += (name, b": ", value, b"\r\n")
     if not cycle.keep_alive:
         pieces.append(b"connection: close\r\n")
-    pieces += (b"\r\n", *body)
-    cycle.response_started = cycle.response_complete = True
-    cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"".join(pieces))
+    pieces.append(b"\r\n")
+    return pieces
+
+
+def _complete(cycle: RequestResponseCycle) -> None:
+    cycle.response_complete = True
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+
+
+def chunks(body: Sequence[Piece]) -> Iterator[bytes]:
+    """Yield a body in chunks of at most LARGEST_JOINED bytes, each made when its turn comes.
+
+    Whoever writes a chunk when the client has read the one before it holds a large body once, not twice.
+    """
+    waiting: list[memoryview] = []
+    size = 0
+    for piece in body:
+        for start in range(0, len(piece), LARGEST_JOINED):
+            part = memoryview(piece)[start : start + LARGEST_JOINED]
+            if size + len(part) > LARGEST_JOINED:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+            waiting.append(part)
+            size += len(part)
+    yield b"".join(waiting)

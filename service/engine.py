@@ -9,16 +9,27 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import prod
 from time import perf_counter
 
 from contract.manifest import Manifest
 from service.batcher import Batcher
 from service.connection import Connection
-from service.errors import ClientLeftError, WireError
+from service.errors import AnswerTooLargeError, ClientLeftError, WireError
 from service.jobs import Job, Results
 from service.session import Array, Session
 from service.telemetry import ModelStats, Phases
+from service.tensors import DTYPES
 from service.wire import Ports
+
+
+def row_bytes(manifest: Manifest) -> dict[str, int]:
+    """Return the bytes of a row of each output, or of the whole where rows are not independent; a free size as 1."""
+    return {
+        spec.name: DTYPES[spec.datatype].itemsize
+        * prod(1 if size == -1 else size for size in spec.shape[1 if manifest.batchable else 0 :])
+        for spec in manifest.outputs
+    }
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Model:
 
     Attributes:
         stats: the sums of its runs.
+        max_answer_bytes: more than that is not even run.
         in_use: requests that were given this version and are not answered yet; it is not closed under them.
     """
 
@@ -47,6 +59,7 @@ class Model:
     batcher: Batcher
     timeouts: Timeouts = Timeouts()
     stats: ModelStats = field(default_factory=ModelStats)
+    max_answer_bytes: int = 2**30
     in_use: int = 0
 
     def __enter__(self) -> Model:
@@ -84,9 +97,21 @@ class Model:
 
         Raises:
             WireError: inputs of a batchable model disagree in their number of rows.
+            AnswerTooLargeError: as many rows give too much.
         """
         shapes = tuple(array.shape[1:] for array in tensors.values()) if self.has_free_sizes else ()
-        return Job(tensors, self._count_rows(tensors), outputs, self.timeouts.deadline(timeout_s), urgent, shapes)
+        job = Job(tensors, self._count_rows(tensors), outputs, self.timeouts.deadline(timeout_s), urgent, shapes)
+        if job.weight > self._rows_within_limit:
+            bytes_of = row_bytes(self.manifest)
+            size = job.weight * sum(bytes_of[name] for name in outputs)
+            if size > self.max_answer_bytes:
+                raise AnswerTooLargeError(size, self.max_answer_bytes)
+        return job
+
+    @cached_property
+    def _rows_within_limit(self) -> int:
+        """Rows whose outputs, all of them, are within the limit."""
+        return self.max_answer_bytes // max(1, sum(row_bytes(self.manifest).values()))
 
     @cached_property
     def ports(self) -> Ports:

@@ -11,7 +11,8 @@
     │   │   ├── ScopeError              its key is for something else
     │   │   ├── RateError               its key has asked too often
     │   │   ├── UnknownPathError        there is no such path
-    │   │   └── BodyTooLargeError
+    │   │   ├── BodyTooLargeError
+    │   │   └── AnswerTooLargeError     its answer would be larger than any may be
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   │   └── KeysError               the file of keys is missing or broken               (start, commands)
     │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
@@ -22,6 +23,7 @@
     └── ServingError                    the request is right, and the service cannot answer it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── QueueFullError              as many rows wait as may
+        ├── AnswersFullError            answers that nobody has read yet take as much memory as they may
         ├── DeadlineError               the request's time was up before its answer was there
         ├── ClientLeftError             the client is gone: nobody reads the answer
         ├── UnloadedError               the model was unloaded while the request waited
@@ -114,6 +116,16 @@ class BodyTooLargeError(RequestError):
         self.max_body_bytes = max_body_bytes
 
 
+class AnswerTooLargeError(RequestError):
+    """The answer alone would take more memory than all answers may."""
+
+    def __init__(self, size: int, max_answer_bytes: int) -> None:
+        super().__init__(
+            f"The answer would have {size:,} bytes, over the limit of {max_answer_bytes:,}; ask for fewer rows at once."
+        )
+        self.size, self.max_answer_bytes = size, max_answer_bytes
+
+
 class SettingsError(InputError):
     """An option or environment variable is wrong."""
 
@@ -176,6 +188,15 @@ class QueueFullError(ServingError):
             f"second{'s' * (retry_after_s > 1)}."
         )
         self.queue_capacity, self.retry_after_s = queue_capacity, retry_after_s
+
+
+class AnswersFullError(ServingError):
+    """Answers that their clients have not read yet take as much memory as they may."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many large answers wait to be read by their clients; try again in 1 second.")
 
 
 class DeadlineError(ServingError):

@@ -22,6 +22,8 @@ from contract.preprocess import RawInputError
 from contract.runtime import RuntimePackageError
 from service.errors import (
     AddressError,
+    AnswersFullError,
+    AnswerTooLargeError,
     BodyTooLargeError,
     BundleError,
     ClientLeftError,
@@ -58,6 +60,7 @@ STATUS: dict[type[NormfoldError], int] = {
     NoKeyError: 401,
     ControlError: 403,
     ScopeError: 403,
+    AnswerTooLargeError: 400,
     UnknownModelError: 404,
     UnknownPathError: 404,
     BodyTooLargeError: 413,
@@ -68,6 +71,7 @@ STATUS: dict[type[NormfoldError], int] = {
     ClientLeftError: 499,  # for the log: no status of HTTP says so
     ModelUnavailableError: 503,
     QueueFullError: 503,
+    AnswersFullError: 503,
     UnloadedError: 503,
     DeadlineError: 504,
 }
@@ -115,7 +119,7 @@ def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, byt
         headers.append((b"connection", b"close"))  # the rest of the body is never read
     if isinstance(error, NoKeyError):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, QueueFullError | RateError):
+    if isinstance(error, QueueFullError | AnswersFullError | RateError):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     prefix = f"[request id: {identity}] " if identity else ""
     return status, error_body(prefix + str(error)), headers

@@ -11,14 +11,24 @@ from __future__ import annotations
 from contextlib import suppress
 from time import perf_counter
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import NormfoldError
 from service.answer import Answer, encode_answer
 from service.body import Headers, compress, decompress, drain, read_body
-from service.connection import CONNECTION, LARGEST_JOINED, body_at_hand, waits_for_a_word, write_answer
+from service.connection import (
+    CONNECTION,
+    LARGEST_JOINED,
+    Connection,
+    body_at_hand,
+    chunks,
+    waits_for_a_word,
+    write_answer,
+)
 from service.errors import WireError
 from service.exchange import Named, admit, answer_fields, chosen_encoding, decode, match, read_front, refusal
+from service.large_answers import LargeAnswers
 from service.repository import Repository
 from service.settings import Settings
 from service.telemetry import Phases
@@ -29,8 +39,9 @@ from service.workers import INLINE_BYTES, Workers
 class InferRoute:
     """Answers POST /v2/models/{model}[/versions/{version}]/infer."""
 
-    def __init__(self, repository: Repository, workers: Workers, settings: Settings) -> None:
+    def __init__(self, repository: Repository, workers: Workers, settings: Settings, large: LargeAnswers) -> None:
         self._repository, self._workers, self._limit = repository, workers, settings.max_body_bytes
+        self._large = large
 
     @staticmethod
     def match(scope: Scope) -> Named | None:
@@ -41,7 +52,7 @@ class InferRoute:
         self, scope: Scope, receive: Receive, send: Send, headers: Headers, phases: Phases, named: Named
     ) -> None:
         """Answer one request for a model and version."""
-        read, model = False, None
+        read, model, held = False, None, 0
         try:
             model = admit(self._repository, named, headers, self._limit, phases)
             model.in_use += 1
@@ -66,9 +77,8 @@ class InferRoute:
             if sum([array.nbytes for array in results.values()]) <= INLINE_BYTES:
                 answer = encode_answer(model.manifest, request.outputs, results, phases.identity)
             else:
-                answer = await self._workers.call(
-                    encode_answer, model.manifest, request.outputs, results, phases.identity
-                )
+                answer, held = await self._large.encode(model, request, results, phases.identity)
+            job.future, results = None, {}  # who reads JSON slowly does not hold the tensors too
         except NormfoldError as error:
             if not read:
                 phases.identity = await _find_identity(scope, receive, headers)
@@ -77,7 +87,10 @@ class InferRoute:
         finally:
             if model is not None:
                 model.in_use -= 1
-        await self._send(scope, send, answer, headers, phases)
+        try:
+            await self._send(scope, send, answer, headers, phases)
+        finally:
+            self._large.give_back(held)
 
     async def _send(self, scope: Scope, send: Send, answer: Answer, headers: Headers, phases: Phases) -> None:
         fields, pieces, size = answer_fields(answer, phases), answer.pieces, answer.size
@@ -89,8 +102,12 @@ class InferRoute:
         if size <= LARGEST_JOINED and write_answer(scope, 200, fields, pieces):
             return
         await send({"type": "http.response.start", "status": 200, "headers": fields})
-        for index, piece in enumerate(pieces):
-            await send({"type": "http.response.body", "body": piece, "more_body": index < len(pieces) - 1})
+        connection: Connection | None = scope.get(CONNECTION)
+        for chunk in chunks(pieces):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if connection is not None and connection.is_lost:
+                raise ClientDisconnect
+        await send({"type": "http.response.body"})
 
 
 async def _find_identity(scope: Scope, receive: Receive, headers: Headers) -> str | None:

@@ -13,5 +13,10 @@ def give_back() -> None:
     A network's weights and workspace are freed with its session, but glibc keeps them for itself.
     """
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Return what has been freed already; other threads go on meanwhile."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

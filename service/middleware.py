@@ -6,6 +6,7 @@ The infer route branches off here, before the framework's own machinery.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
@@ -24,6 +25,9 @@ from service.tracing import read_trace_id
 
 if TYPE_CHECKING:
     from service.spans import Spans
+
+_GIVEN_ONCE = (b"host", b"content-encoding", b"inference-header-content-length")
+"""Headers that say what a request is; the parser itself refuses Content-Length twice."""
 
 
 class RequestMiddleware:
@@ -63,11 +67,16 @@ class RequestMiddleware:
         telemetry.in_flight += 1
         token = REQUEST_ID.set(phases.request_id)
         try:
+            is_plain = (
+                b"host" in headers and b"transfer-encoding" not in headers and len(headers) == len(scope["headers"])
+            )
             refusal = None if self._doors is None else self._doors.refusal(scope["path"], headers, phases)
-            named = InferRoute.match(scope)
-            if refusal is not None:
+            if not is_plain and (problem := _find_problem(scope, headers)):
+                closing = {"Connection": "close"}
+                await error_response(problem, 400, closing)(scope, receive, _noted(send, phases))
+            elif refusal is not None:
                 await _refuse(scope, _noted(send, phases), refusal)
-            elif named is not None and (b"host" in headers or scope["http_version"] != "1.1"):
+            elif (named := InferRoute.match(scope)) is not None:
                 await self._infer(scope, receive, send, headers, phases, named)
             else:
                 scope[PHASES_KEY] = phases
@@ -106,9 +115,6 @@ class RequestMiddleware:
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse the body: from its declared length, or once too much has come."""
-        if b"host" not in headers and scope["http_version"] == "1.1":
-            await error_response("The request has no Host header.", 400)(scope, receive, send)
-            return
         if scope["path"].endswith("\n"):  # the framework's patterns would take it for the path without
             await error_response(str(UnknownPathError(scope["path"])), 404)(scope, receive, send)
             return
@@ -148,6 +154,17 @@ async def _refuse(scope: Scope, send: Send, error: RequestError) -> None:
         fields.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
+
+
+def _find_problem(scope: Scope, headers: Headers) -> str | None:
+    """Return why a request might be read in two ways, by us and by a proxy before us; None if there is but one."""
+    if b"host" not in headers and scope["http_version"] == "1.1":
+        return "The request has no Host header."
+    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        return "The request has a Transfer-Encoding other than chunked."
+    given = Counter(name for name, _ in scope["headers"])
+    doubled = next((name for name in _GIVEN_ONCE if given[name] > 1), None)
+    return None if doubled is None else f"The request has the header {doubled.decode().title()!r} twice."
 
 
 def _noted(send: Send, phases: Phases) -> Send:

@@ -32,6 +32,7 @@ def open_session(
     options: Mapping[str, str] | None = None,
     device_id: int = 0,
     cache: Path | None = None,
+    arena: bool = True,
 ) -> Session:
     """Open a network on the provider asked for.
 
@@ -44,6 +45,7 @@ def open_session(
         options: of that provider; they go before our own.
         device_id: which GPU, counted from 0.
         cache: folder that may be written, for what takes long to build; None: nothing is kept.
+        arena: keep the memory of a run on the CPU for the next one.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
@@ -51,7 +53,7 @@ def open_session(
         BundleError: ONNX Runtime cannot open the file.
     """
     require_onnxruntime()
-    wish = Wish(path, intra_op_threads, options or {}, device_id, cache)
+    wish = Wish(path, intra_op_threads, options or {}, device_id, cache, arena)
     if provider != AUTO:
         return _open_on(wish, PROVIDERS[provider])
     fell_back = False
@@ -121,6 +123,7 @@ def _create_with(wish: Wish, providers: list[tuple[str, Mapping[str, str]]]) -> 
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = wish.threads
+    options.enable_cpu_mem_arena = wish.arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a server's idle threads must not burn
     options.add_session_config_entry(RECORD, "1")
     options.log_severity_level = 3  # errors only: they come back as exceptions, and the log is JSON

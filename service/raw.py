@@ -15,7 +15,13 @@ import numpy as np
 from service.errors import WireError
 from service.tensors import DTYPES, Array
 
+Piece = bytes | memoryview
+"""Bytes of a body; a view has one byte for each of its elements."""
+
 _LENGTH = struct.Struct("<I")
+
+SMALLEST_KEPT = 64 * 1024
+"""Bytes: less than that is copied sooner than it is kept apart."""
 
 
 def array_from_bytes(data: memoryview, datatype: str, shape: Sequence[int], what: str) -> Array:
@@ -45,11 +51,17 @@ def array_from_bytes(data: memoryview, datatype: str, shape: Sequence[int], what
     return array.reshape(shape)
 
 
-def array_to_bytes(array: Array) -> bytes:
-    """Write a tensor, strings as UTF-8."""
+def array_to_bytes(array: Array) -> Piece:
+    """Write a tensor, strings as UTF-8; a large one that has its memory to itself stays where it is.
+
+    A part of a larger array is copied: who reads his answer slowly would hold the rows of all who ran with him.
+    """
     if array.dtype.kind == "O":
         return b"".join(_LENGTH.pack(len(text)) + text for text in map(_encoded, array.reshape(-1)))
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    if plain.nbytes < SMALLEST_KEPT or (isinstance(plain.base, np.ndarray) and plain.base.nbytes > plain.nbytes):
+        return plain.tobytes()
+    return plain.reshape(-1).view(np.uint8).data
 
 
 def _encoded(element: str | bytes) -> bytes:

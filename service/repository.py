@@ -26,7 +26,7 @@ from contract.bundle import read_version
 from contract.errors import NormfoldError
 from service.bundle import open_bundle, read_bundle
 from service.engine import Model
-from service.errors import ControlError, ModelUnavailableError, RunError, UnknownModelError
+from service.errors import BundleError, ControlError, ModelUnavailableError, RunError, UnknownModelError
 from service.memory import give_back
 from service.policy import VersionPolicy
 from service.processors import share_of_processors
@@ -141,7 +141,7 @@ class Repository:
                     self._drop_gone(name)
                 self._problem = self._describe_problem()
         except OSError as error:
-            self._note_fault(f"The repository {str(self._root)!r} cannot be read: {error.strerror}.")
+            self._note_fault(self._describe_loss(error))
         except Exception:
             logger.exception("Loading the models stopped.")
             self._note_fault("Loading the models stopped on an unexpected error; the service's log has the traceback.")
@@ -156,7 +156,10 @@ class Repository:
         """
         self._require_control()
         async with self._changing:
-            await self._note_folders()
+            try:
+                await self._note_folders()
+            except OSError as error:
+                raise ModelUnavailableError(name, None, self._describe_loss(error)) from error
             if name not in self._entries:
                 self.find(name)
             self._unloaded.discard(name)
@@ -241,7 +244,7 @@ class Repository:
             return False
         entry.state, entry.reason, started = "LOADING", "it is being loaded.", perf_counter()
         try:
-            model = await self._workers.call(self._open, entry.folder)
+            model = await self._workers.call(self._open, entry.folder, seen)
         except Exception as error:
             entry.state, entry.reason, entry.failed = "UNAVAILABLE", self._explain(error), seen
             expected = isinstance(error, NormfoldError)
@@ -271,10 +274,14 @@ class Repository:
         del model
         await self._workers.call(give_back)
 
-    def _open(self, folder: Path) -> Model:
+    def _open(self, folder: Path, seen: Fingerprint) -> Model:
+        """Open a bundle, and see to it that what was opened is what was checked."""
         manifest = read_bundle(folder, self._root)
         stats = self._telemetry.begin(manifest.name, manifest.version)
-        return open_bundle(folder, manifest, self._settings, self._threads, self._workers, stats)
+        model = open_bundle(folder, manifest, self._settings, self._threads, self._workers, stats)
+        if fingerprint(folder) != seen:
+            raise BundleError("Its files changed while it was being loaded.")
+        return model
 
     def _note_fault(self, problem: str) -> None:
         """Note what stopped a look at the folders; models that answer go on."""
@@ -294,8 +301,6 @@ class Repository:
     def _describe_problem(self) -> str | None:
         if self._list_ready() or self._settings.model_control == "explicit":
             return None
-        if not self._root.is_dir():
-            return f"There is no folder {str(self._root)!r}; name the repository with --repository."
         if not self._entries and not self._unreadable:
             return f"There are no models in {str(self._root)!r}; export one with: normfold export."
         reasons = [f"{name}: {reason}" for name, reason in self._unreadable.items()]
@@ -305,6 +310,12 @@ class Repository:
             for number, entry in versions.items()
         ]
         return f"No model could be loaded. {' '.join(reasons)}"
+
+    def _describe_loss(self, error: OSError) -> str:
+        """Say why the repository itself cannot be listed."""
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return f"There is no folder {str(self._root)!r}; name the repository with --repository."
+        return f"The repository {str(self._root)!r} cannot be read: {error.strerror}."
 
     def _explain(self, error: Exception) -> str:
         """Say why a bundle failed, without the repository's place on this machine."""

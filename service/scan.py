@@ -26,10 +26,10 @@ def scan(root: Path) -> Found:
     """List a repository; whatever is not named like a model or a version is no bundle.
 
     Raises:
-        OSError: the repository itself cannot be listed.
+        OSError: the repository itself cannot be listed, or is not there.
     """
     found = Found()
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+    for path in sorted(root.iterdir()):
         if not NAME_PATTERN.fullmatch(path.name):
             continue
         try:
@@ -40,14 +40,20 @@ def scan(root: Path) -> Found:
     return found
 
 
-Fingerprint = tuple[tuple[str, int, int, int], ...]
+Fingerprint = tuple[tuple[str | int, ...], ...]
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Return what changes when a bundle that could not be loaded is put right; nothing if it cannot be looked at."""
+    """Return what changes when a file of a bundle is written or replaced; nothing if it cannot be looked at.
+
+    The time of the last change of an inode cannot be set back, so a file that was replaced for a moment is seen too.
+    """
     with suppress(OSError):
-        found = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
-        return tuple((name, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns) for name, facts in found)
+        found = [(path.name, path.stat() if path.exists() else path.lstat()) for path in sorted(folder.iterdir())]
+        return tuple(
+            (name, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+            for name, facts in found
+        )
     return ()
 
 

@@ -20,9 +20,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from service.body import Headers
-from service.connection import CONNECTION, CYCLE, ShortCycle, write_whole
+from service.connection import CONNECTION, CYCLE, ShortCycle, write_slowly, write_whole
 from service.exchange import Fields, Named
 from service.logs import configure_logging
+from service.raw import Piece
 from service.settings import Settings
 from service.short_way import ShortWay
 
@@ -30,6 +31,8 @@ _SWEEP_S = 1.0
 
 _HANGS_AFTER_S = 60
 """A worker process that has not answered its parent for so long is killed, and another one takes its place."""
+_LINGER_S = 0.1
+"""How long, at the end, a connection without a request may still bring one: it may be on its way, or lie unread."""
 
 
 class ServiceProtocol(HttpToolsProtocol):
@@ -55,6 +58,7 @@ class ServiceProtocol(HttpToolsProtocol):
     _chunk_bytes = 0
     _header_bytes = 0
     _in_headers = False
+    _is_ending = False
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection, unless there are as many as may be."""
@@ -120,7 +124,8 @@ class ServiceProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body, self._pieces = b"".join(self._pieces), None
-        self.cycle = self._active = ShortCycle(self, self.parser.should_keep_alive())  # type: ignore[assignment]
+        keep_alive = self.parser.should_keep_alive() and not self._is_ending
+        self.cycle = self._active = ShortCycle(self, keep_alive)  # type: ignore[assignment]
         assert self._named is not None  # as long as there are pieces
         assert self.short_way is not None
         self.short_way.take(self.url, self._short_headers, body, self._named, self, self._began)
@@ -134,10 +139,15 @@ class ServiceProtocol(HttpToolsProtocol):
         else:
             self.server_state.total_requests += 1
 
-    def answer(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+    def answer(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
         """Answer the request that took the short way."""
         if self._active is not None:
             write_whole(self._active, status, fields, pieces)
+
+    async def answer_slowly(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
+        """Answer it with much, as the client reads."""
+        if self._active is not None:
+            await write_slowly(self._active, status, fields, pieces)
 
     def _match_short_way(self) -> Named | None:
         """Return whom the request that is being read asks, if it may go the short way."""
@@ -147,11 +157,15 @@ class ServiceProtocol(HttpToolsProtocol):
         if self.flow.write_paused or (before is not None and not before.response_complete):
             return None
         self._short_headers = dict(self.headers)
+        if len(self._short_headers) < len(self.headers):  # which of two counts, the long way asks
+            return None
         return self.short_way.match(self.url, self._short_headers)
 
     def _start_long_way(self) -> None:
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
+        if self._is_ending:
+            self.cycle.keep_alive = False
 
     def _take_long_way(self) -> None:
         """Let a request go the long way whose rest nobody knows if it will come: it must be waited for, or let go."""
@@ -162,9 +176,18 @@ class ServiceProtocol(HttpToolsProtocol):
                 self.on_body(piece)
 
     def shutdown(self) -> None:
-        """Finish what has begun, and end."""
+        """End the connection behind the request that it has, or behind one that comes within a moment."""
+        self._is_ending = True
         self._take_long_way()
-        super().shutdown()
+        if self._active is None or self._active.response_complete:
+            self.loop.call_later(_LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
+
+    def resume_writing(self) -> None:
+        """Note that the client reads: behind this, more may wait than before."""
+        self._stuck = (0, 0.0)
+        super().resume_writing()
 
     def look(self, now: float) -> None:
         """End a connection that is too slow to send, to read, or to do anything."""
@@ -172,9 +195,9 @@ class ServiceProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         waiting = self.transport.get_write_buffer_size()
-        if not waiting or waiting < self._stuck[0] or self._stuck[0] == 0:
-            self._stuck = (waiting, now)
-        elif now - self._stuck[1] > patience:
+        before, since = self._stuck
+        self._stuck = (waiting, now if not waiting or not before or waiting < before else since)
+        if now - self._stuck[1] > patience:
             self.transport.abort()  # it does not read its answer
             return
         answering = self._active is not None and not self._active.response_complete and not self._active.more_body

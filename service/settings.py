@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Requests with a larger body are refused with status 413."
     )
+    max_answer_bytes: int = Field(
+        default=2**30,
+        ge=1,
+        description="Bytes of large answers that may wait to be read, in each process; one more is answered 503.",
+    )
     max_header_bytes: int = Field(
         default=64 * 1024, ge=1024, description="Requests with longer headers are refused with status 431."
     )

@@ -17,8 +17,10 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Protocol
 
+from starlette.requests import ClientDisconnect
+
 from contract.errors import NormfoldError
-from service.answer import Answer, encode_answer
+from service.answer import encode_answer
 from service.body import Headers, compress
 from service.connection import Connection
 from service.doors import Doors
@@ -38,10 +40,12 @@ from service.exchange import (
 )
 from service.http_errors import describe_fault, error_body, log_fault
 from service.jobs import Reply, Results
+from service.large_answers import LargeAnswers
 from service.logs import REQUEST_ID, TRACE_ID
+from service.raw import Piece
 from service.repository import Repository
 from service.settings import Settings
-from service.telemetry import Phases, Telemetry
+from service.telemetry import CLIENT_LEFT, Phases, Telemetry
 from service.tracing import read_trace_id
 from service.wire import InferRequest, parse_object, read_id
 from service.workers import INLINE_BYTES, Workers
@@ -55,8 +59,15 @@ _LONGEST_URL = 256
 class Client(Connection, Protocol):
     """The connection that a request came on."""
 
-    def answer(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+    def answer(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
         """Write a whole answer; nothing is written to a client that has left."""
+
+    async def answer_slowly(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
+        """Write a large answer as the client reads it.
+
+        Raises:
+            ClientDisconnect: it left.
+        """
 
 
 class ShortWay:
@@ -67,6 +78,7 @@ class ShortWay:
         telemetry: counts.
         workers: where large answers are encoded.
         settings: limits.
+        large: encodes large answers.
         doors: who may pass; None if anyone may.
     """
 
@@ -76,10 +88,11 @@ class ShortWay:
         telemetry: Telemetry,
         workers: Workers,
         settings: Settings,
+        large: LargeAnswers,
         doors: Doors | None = None,
     ) -> None:
         self.repository, self.telemetry, self.workers, self.doors = repository, telemetry, workers, doors
-        self.limit = settings.max_body_bytes
+        self.limit, self.large = settings.max_body_bytes, large
         self._long_way = _LONG_WAY | {b"origin"} if settings.cors_origins else _LONG_WAY
         self._largest = min(INLINE_BYTES, self.limit)
         self._encoding: set[asyncio.Task[None]] = set()
@@ -112,7 +125,7 @@ class ShortWay:
 
     def encode_later(self, exchange: _Exchange, results: Results) -> None:
         """Encode a large answer in a thread."""
-        task = asyncio.get_running_loop().create_task(exchange.finish_in_thread(results))
+        task = asyncio.get_running_loop().create_task(exchange.finish_later(results))
         self._encoding.add(task)
         task.add_done_callback(self._encoding.discard)
 
@@ -164,36 +177,48 @@ class _Exchange:
             elif sum([array.nbytes for array in outcome.values()]) > INLINE_BYTES:
                 self._way.encode_later(self, outcome)
             else:
-                self._answer(self._encode(outcome))
+                self._answer(outcome)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
             self._refuse(error)
         finally:
             _leave(token, self._phases)
 
-    async def finish_in_thread(self, results: Results) -> None:
-        """Answer with large results."""
-        token = _enter(self._phases)
+    async def finish_later(self, results: Results) -> None:
+        """Answer with large results, encoded in a thread and written as the client reads."""
+        token, held = _enter(self._phases), 0
         try:
-            self._answer(await self._way.workers.call(self._encode, results))
+            assert self._model is not None  # it gave the results
+            assert self._request is not None
+            large, identity = self._way.large, self._phases.identity
+            answer, held = await large.encode(self._model, self._request, results, identity)
+            results = {}  # who reads JSON slowly does not hold the tensors too
+            fields, pieces = answer_fields(answer, self._phases), answer.pieces
+            if encoding := chosen_encoding(self._headers, answer.size):
+                pieces = (await self._way.workers.call(compress, pieces, encoding),)
+                fields.append((b"content-encoding", encoding))
+            fields.append((b"content-length", b"%d" % sum(map(len, pieces))))
+            await self._client.answer_slowly(200, fields, pieces)
+            self._close()
+        except ClientDisconnect:
+            self._phases.status = CLIENT_LEFT
+            self._close()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
             self._refuse(error)
         finally:
+            self._way.large.give_back(held)
             _leave(token, self._phases)
 
-    def _encode(self, results: Results) -> tuple[Answer, Fields]:
+    def _answer(self, results: Results) -> None:
         assert self._model is not None  # it gave the results
         assert self._request is not None
         answer = encode_answer(self._model.manifest, self._request.outputs, results, self._phases.identity)
-        fields = answer_fields(answer, self._phases)
-        if encoding := chosen_encoding(self._headers, answer.size):
-            answer = Answer((compress(answer.pieces, encoding),))
+        fields, pieces, size = answer_fields(answer, self._phases), answer.pieces, answer.size
+        if encoding := chosen_encoding(self._headers, size):
+            body = compress(pieces, encoding)
             fields.append((b"content-encoding", encoding))
-        fields.append((b"content-length", b"%d" % answer.size))
-        return answer, fields
-
-    def _answer(self, encoded: tuple[Answer, Fields]) -> None:
-        answer, fields = encoded
-        self._end(200, fields, answer.pieces)
+            pieces, size = (body,), len(body)
+        fields.append((b"content-length", b"%d" % size))
+        self._end(200, fields, pieces)
 
     def _refuse(self, error: Exception) -> None:
         phases = self._phases
@@ -210,13 +235,18 @@ class _Exchange:
         fields = [JSON_TYPE, (b"x-request-id", phases.request_id.encode()), (b"content-length", b"%d" % len(body))]
         self._end(500, fields, (body,))
 
-    def _end(self, status: int, fields: Fields, pieces: Sequence[bytes]) -> None:
+    def _end(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
+        self._ended = True
+        self._client.answer(status, fields, pieces)
+        self._close()
+
+    def _close(self) -> None:
+        """Count the request, and let go of its model."""
         self._ended = True
         if self._model is not None:
             self._model.in_use -= 1
             self._model = None
         self._way.telemetry.in_flight -= 1
-        self._client.answer(status, fields, pieces)
         self._way.telemetry.record(self._phases)
 
 

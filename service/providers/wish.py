@@ -20,6 +20,7 @@ class Wish:
         options: of the provider that is asked for; they go before our own.
         device_id: which GPU, counted from 0.
         cache: a folder that may be written, for what takes long to build; None: nothing is kept.
+        arena: keep the memory of a run on the CPU for the next one, and give it back only when asked to.
     """
 
     path: Path
@@ -27,6 +28,7 @@ class Wish:
     options: Options = field(default_factory=dict)
     device_id: int = 0
     cache: Path | None = None
+    arena: bool = True
 
 
 def as_text(options: Mapping[str, str | float | bool]) -> dict[str, str]:

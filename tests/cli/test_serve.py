@@ -136,9 +136,7 @@ def test_request_in_flight_is_answered_before_the_end(repository: Path) -> None:
         head = f"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
             connection.sendall(head + body[:5])
-            httpx.get(
-                client.base_url.join("/v2"), trust_env=False
-            )  # its connection came behind the one above
+            httpx.get(client.base_url.join("/v2"), trust_env=False)  # its connection came behind the one above
             process.send_signal(signal.SIGTERM)
             connection.sendall(body[5:])
             answer = connection.makefile("rb").read()
@@ -173,9 +171,7 @@ def test_client_that_never_sends_the_rest_does_not_keep_the_process(repository: 
         head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
             connection.sendall(head)
-            httpx.get(
-                client.base_url.join("/v2"), trust_env=False
-            )  # its connection came behind the one above
+            httpx.get(client.base_url.join("/v2"), trust_env=False)  # its connection came behind the one above
             process.send_signal(signal.SIGTERM)
             answer = connection.makefile("rb").read()
         _, log = process.communicate(timeout=20)

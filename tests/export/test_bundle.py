@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +144,50 @@ def test_a_repository_that_cannot_be_written_is_named(source: Path, tmp_path: Pa
 
     with pytest.raises(WriteError, match="not a directory"):
         export_bundle(source, tmp_path / "file", "net")
+
+
+def test_a_full_disk_leaves_nothing_wherever_it_is_met(source: Path, repository: Path, tmp_path: Path) -> None:
+    """Files may have one byte less than each of the bundle's has: sooner or later one does not fit."""
+    written = export_bundle(source, tmp_path / "whole", "net").path
+    sizes = {path.stat().st_size for path in written.iterdir()}
+    for limit in (0, *(size - 1 for size in sizes)):
+        with largest_file(limit), pytest.raises(WriteError, match="file too large"):
+            export_bundle(source, repository, "net")
+        assert list(repository.rglob("*")) == []
+    with largest_file(max(sizes)):
+        assert export_bundle(source, repository, "net").path == repository / "net" / "1"
+
+
+@pytest.mark.parametrize("call", range(1, 6))  # four files, and their folder
+def test_a_disk_that_is_full_when_files_are_synced_leaves_nothing(
+    source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """File systems that allocate late say only then that there is no room; servers see no version meanwhile."""
+    calls = []
+    right = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        assert not [path for path in repository.glob("net/*") if path.name.isdecimal()]
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        right(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(WriteError, match="no space left on device"):
+        export_bundle(source, repository, "net")
+    assert list(repository.rglob("*")) == []
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write files of at most so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 IMAGE = ImagePreprocessing(channels=1, height=5, width=5, mean=(0.5,), std=(0.5,))

@@ -167,6 +167,30 @@ def break_preprocessing(bundles: Any, folder: Path) -> None:
     bundles.change_manifest(folder, card=card)
 
 
+def break_output_datatype(bundles: Any, folder: Path) -> None:
+    bundles.change_manifest(folder, card={}, outputs=[{"name": "logits", "datatype": "INT32", "shape": [-1, 3]}])
+
+
+def break_doubled_input(bundles: Any, folder: Path) -> None:
+    value = {"name": "input", "datatype": "FP32", "shape": [-1, 1, 4, 4]}
+    bundles.change_manifest(folder, inputs=[value, value])
+
+
+def break_pixels(bundles: Any, folder: Path) -> None:
+    bundles.change_manifest(folder, takes_pixels=True)
+
+
+def break_preprocessed_integers(bundles: Any, folder: Path) -> None:
+    bundles.change_manifest(folder, inputs=[{"name": "input", "datatype": "UINT8", "shape": [-1, 1, 4, 4]}])
+
+
+def break_independence(bundles: Any, folder: Path) -> None:
+    shutil.rmtree(folder)
+    values = [TensorSpec(name=name, datatype="FP32", shape=(-1, 2)) for name in ("input", "output")]
+    node = helper.make_node("ReduceSum", ["input", "axes"], ["output"])  # over the rows: one row is left of any number
+    bundles.write("broken", 1, [node], values[:1], values[1:], {"axes": np.array([0], np.int64)}, batchable=True)
+
+
 BREAKS = {
     break_missing_file: "The file 'model.onnx' cannot be read: No such file or directory.",
     break_pipe: "'model.onnx' is not a plain file.",
@@ -193,6 +217,11 @@ BREAKS = {
     break_input_datatype: "'input' is FP64 [-1, 1, 4, 4], in the network it is FP32 [-1, 1, 4, 4]",
     break_input_shape: "'input' is FP32 [-1, 1, 4, -1], in the network it is FP32 [-1, 1, 4, 4]",
     break_output_shape: "'logits' is FP32 [-1, 4], in the network it is FP32 [-1, 3]",
+    break_output_datatype: "'logits' is INT32 [-1, 3], in the network it is FP32 [-1, 3]",
+    break_doubled_input: "names the inputs ['input', 'input'], the network has ['input']",
+    break_pixels: "says that the network takes pixels, but its inputs are ['FP32']",
+    break_preprocessed_integers: "Preprocessing makes numbers with fractions, the network takes UINT8.",
+    break_independence: "rows are independent, but 'output' has the shape [1, 2] for 2 rows",
     break_labels: "2 labels for 3 logits",
     break_logits: "calls the output 'probabilities' logits, but there is no such output",
     break_preprocessing: "Preprocessing makes samples of shape [1], the network takes [-1, 1, 4, 4]",

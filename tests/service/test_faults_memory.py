@@ -1,0 +1,221 @@
+"""Answers of many MB: clients that never read them, several at once, and the memory that they take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from contract.manifest import TensorSpec
+from service import server
+from service.memory import give_back
+from service.settings import Settings
+from tests.service.test_binary import wait_for
+from tests.service.test_connections import answers, connect
+
+FLOATS = 10_000_000
+ROW = 4 * FLOATS
+"""Bytes of one row of the model `grow`, as tensor; its JSON, of 1.5 again and again, is as long."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def grow(bundles: Any, floats: int = FLOATS) -> None:
+    """Write a network that makes one number into millions."""
+    bundles.write(
+        "grow",
+        1,
+        [helper.make_node("Expand", ["input", "shape"], ["output"])],
+        [TensorSpec(name="input", datatype="FP32", shape=(-1, 1))],
+        [TensorSpec(name="output", datatype="FP32", shape=(-1, floats))],
+        {"shape": np.array([1, floats], np.int64)},
+    )
+
+
+def asking(binary: bool = True, rows: int = 1, closing: bool = False) -> bytes:
+    """Return a request for rows of `grow`."""
+    tensor = {"name": "input", "datatype": "FP32", "shape": [rows, 1], "data": [1.5] * rows}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": binary}}).encode()
+    close = b"Connection: close\r\n" if closing else b""
+    head = b"POST /v2/models/grow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n"
+    return head % (len(body), close) + body
+
+
+def memory() -> int:
+    """Return the bytes that this process, the service in it, has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def memory_at_rest() -> int:
+    """Return the same without what other tests have freed."""
+    give_back()
+    return memory()
+
+
+def wait_for_answer(connection: socket.socket) -> None:
+    """Wait for the first bytes of an answer, and leave them unread."""
+    assert connection.recv(8, socket.MSG_PEEK) == b"HTTP/1.1"
+
+
+def read_away(connection: socket.socket) -> int:
+    """Read up to the end, keep nothing, and return how many bytes came."""
+    size, buffer = 0, bytearray(2**16)
+    while read := connection.recv_into(buffer):
+        size += read
+    return size
+
+
+def ask(service: Any, sent: bytes) -> tuple[int, bytes]:
+    with connect(service) as connection:
+        connection.sendall(sent)
+        [answer] = answers(connection)
+    return answer
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_that_nobody_reads_is_held_once_and_given_back(
+    bundles: Any, start: Callable[..., Any], binary: bool
+) -> None:
+    grow(bundles)
+    service = start(bundles.root, max_batch_size=1)
+    before = memory_at_rest()
+    with connect(service) as connection:
+        connection.sendall(asking(binary))
+        wait_for_answer(connection)
+        held = memory() - before
+    wait_for(lambda: memory() - before < 0.2 * ROW)
+    assert held < 1.3 * ROW
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # over and under what glibc gives back by itself
+def test_memory_comes_back_when_several_have_read_their_answers(
+    bundles: Any, start: Callable[..., Any], binary: bool, floats: int
+) -> None:
+    """All but what glibc keeps for each thread."""
+    grow(bundles, floats)
+    service = start(bundles.root, max_batch_size=1)
+    before = memory_at_rest()
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(connect(service)) for _ in range(8)]
+        for reader in readers:
+            reader.sendall(asking(binary, closing=True))
+        for reader in readers:
+            wait_for_answer(reader)
+        held = memory() - before
+        assert held > 7.5 * 4 * floats
+        for reader in readers:
+            assert read_away(reader) > 4 * floats
+    wait_for(lambda: memory() - before < held / 2)
+
+
+def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Callable[..., Any]) -> None:
+    grow(bundles, floats=300_000)
+    service = start(bundles.root, max_batch_size=1)
+    expected = np.full(600_000, 1.5, np.float32)
+    _, body = ask(service, asking(binary=True, rows=2, closing=True))
+    at = body.index(b"]}") + 2
+    assert json.loads(body[:at])["outputs"][0]["parameters"] == {"binary_data_size": expected.nbytes}
+    np.testing.assert_array_equal(np.frombuffer(body[at:], np.float32), expected)
+    _, body = ask(service, asking(binary=False, rows=2, closing=True))
+    output = json.loads(body)["outputs"][0]
+    assert output["shape"] == [2, 300_000]
+    np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
+
+
+def test_who_never_reads_is_cut_and_harms_no_other(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, access_log: Any
+) -> None:
+    monkeypatch.setattr(server, "_SWEEP_S", 0.05)
+    grow(bundles)
+    bundles.digits()
+    service = start(bundles.root, receive_timeout_s=0.5)
+    before = memory_at_rest()
+    with connect(service) as greedy:
+        greedy.sendall(20 * asking().replace(b"Host", b"X-Request-Id: greedy\r\nHost"))
+        wait_for_answer(greedy)
+        assert service.client.get("/v2/models/digits").status_code == 200
+        assert memory() - before < 2.5 * ROW  # one answer, and one behind it at most
+        assert access_log.wait_for("greedy").facts["status"] == 499
+    assert ask(service, asking(closing=True))[0] == 200
+
+
+def test_answers_that_nobody_reads_have_a_limit_together(bundles: Any, start: Callable[..., Any]) -> None:
+    grow(bundles, floats=2_000_000)
+    service = start(bundles.root, max_answer_bytes=3 * 8_000_000)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(connect(service)) for _ in range(2)]
+        for reader in readers:
+            reader.sendall(asking(closing=True))
+            wait_for_answer(reader)
+        assert ask(service, asking(closing=True))[0] == 503
+        assert [answer[0] for reader in readers for answer in answers(reader)] == [200, 200]
+    wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
+    bundles: Any, start: Callable[..., Any], access_log: Any, binary: bool
+) -> None:
+    grow(bundles, floats=1_000_000)
+    service = start(bundles.root, max_answer_bytes=20_000_000)
+    assert ask(service, asking(binary, rows=4, closing=True))[0] == 200
+    sent = asking(binary, rows=6, closing=True).replace(b"Host", b"X-Request-Id: large\r\nHost")
+    status, body = ask(service, sent)
+    assert status == 400
+    assert json.loads(body)["error"] == (
+        "The answer would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+    )
+    assert "rows" not in access_log.wait_for("large").facts  # it came to no run
+    answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
+    assert (answer.status_code, answer.json()) == (400, json.loads(body))
+
+
+@pytest.mark.parametrize(
+    ("waiting", "resumes", "is_cut"),
+    [
+        ([9, 9, 9, 9], (), True),
+        ([9, 9, 12, 15], (), True),  # more is written, and nothing read
+        ([9, 1, 9, 8], (), False),
+        ([1, 9, 9, 9], (3,), False),  # all but a little was read, and more was written
+        ([9, 0, 9, 9], (), False),
+    ],
+)
+def test_who_reads_slowly_is_told_from_who_does_not_read(
+    waiting: list[int], resumes: tuple[int, ...], is_cut: bool
+) -> None:
+    """Looked at once a second, with a patience of 2.5 s; `resumes` are looks before which the client had read."""
+
+    class Transport:
+        cut = False
+
+        def is_closing(self) -> bool:
+            return self.cut
+
+        def get_write_buffer_size(self) -> int:
+            return sizes.pop(0)
+
+        def abort(self) -> None:
+            self.cut = True
+
+    sizes = list(waiting)
+    protocol = object.__new__(server.ServiceProtocol)
+    protocol.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
+    protocol.transport = transport = Transport()  # type: ignore[assignment]
+    protocol.flow = FlowControl(transport)  # type: ignore[arg-type]
+    protocol.pipeline = deque()
+    for second in range(len(waiting)):
+        if second in resumes:
+            protocol.resume_writing()
+        protocol.look(100.0 + second)
+    assert transport.cut is is_cut

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -20,8 +20,7 @@ from service.tensors import Array
 from service.wire import OutputRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A response's body in pieces, and the length of its JSON where bytes follow it."""
 
     pieces: tuple[Piece, ...]

@@ -7,6 +7,7 @@ BYTES                  each element behind its length, 4 bytes, unsigned
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from math import prod
 
@@ -19,6 +20,9 @@ Piece = bytes | memoryview
 """Bytes of a body; a view has one byte for each of its elements."""
 
 _LENGTH = struct.Struct("<I")
+
+_IS_LITTLE = sys.byteorder == "little"
+_ON_THE_WIRE = {name: dtype.newbyteorder("<") for name, dtype in DTYPES.items()}
 
 SMALLEST_KEPT = 64 * 1024
 """Bytes: less than that is copied sooner than it is kept apart."""
@@ -45,8 +49,8 @@ def array_from_bytes(data: memoryview, datatype: str, shape: Sequence[int], what
     if dtype.kind == "b":
         flags: Array = np.frombuffer(data, np.uint8) != 0
         return flags.reshape(shape)
-    array = np.frombuffer(data, dtype.newbyteorder("<"))
-    if not (array.flags.aligned and array.dtype.isnative):
+    array = np.frombuffer(data, _ON_THE_WIRE[datatype])
+    if not array.flags.aligned or array.dtype != dtype:  # the host may be big-endian
         array = array.astype(dtype)
     return array.reshape(shape)
 
@@ -58,6 +62,8 @@ def array_to_bytes(array: Array) -> Piece:
     """
     if array.dtype.kind == "O":
         return b"".join(_LENGTH.pack(len(text)) + text for text in map(_encoded, array.reshape(-1)))
+    if array.nbytes < SMALLEST_KEPT and _IS_LITTLE:
+        return array.tobytes()
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     if plain.nbytes < SMALLEST_KEPT or (isinstance(plain.base, np.ndarray) and plain.base.nbytes > plain.nbytes):
         return plain.tobytes()

@@ -10,9 +10,8 @@ FP16 has no JSON form in the protocol. How answers are written stands in `servic
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -33,8 +32,7 @@ URGENT = 1
 """The priority of a request that goes before all others; 0 and 2 are usual."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputRequest:
+class OutputRequest(NamedTuple):
     """How one output is to be answered: as bytes, or as its highest classes, or as JSON."""
 
     name: str
@@ -42,8 +40,7 @@ class OutputRequest:
     classes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A request whose tensors fit the model.
 
     Attributes:
@@ -72,7 +69,10 @@ class Ports:
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         self.inputs = {spec.name: spec for spec in inputs}
         self.outputs = {spec.name: spec for spec in outputs}
-        self.all = {binary: tuple(OutputRequest(spec.name, binary) for spec in outputs) for binary in (False, True)}
+        self.one = {
+            binary: {spec.name: OutputRequest(spec.name, binary) for spec in outputs} for binary in (False, True)
+        }
+        self.all = {binary: tuple(self.one[binary].values()) for binary in (False, True)}
         self.names = tuple(self.outputs)
         self.has_text = any(spec.datatype == "BYTES" for spec in inputs)
         self.has_half = any(spec.datatype == "FP16" for spec in outputs)
@@ -143,7 +143,9 @@ def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | No
     Raises:
         WireError: anything that is missing, unknown, doubled, of another type or shape, out of range, or left over.
     """
-    parameters = _read_object(record["parameters"], "The request's parameters") if "parameters" in record else None
+    parameters = record.get("parameters")
+    if not isinstance(parameters, dict) and "parameters" in record:
+        raise WireError("The request's parameters are not an object.")
     tensors: dict[str, Array] = {}
     at = 0
     for name, entry in _read_named(record.get("inputs"), "inputs", "input"):
@@ -168,7 +170,9 @@ def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | No
         missing = next(name for name in ports.inputs if name not in tensors)
         took, got = _quote(ports.inputs), _quote(tensors)
         raise WireError(f"The input {missing!r} is missing; the model takes {took}, got {got}.")
-    binary = parameters is not None and _read_flag(parameters, "binary_data_output", "The request")
+    binary = False if parameters is None else parameters.get("binary_data_output", False)
+    if not isinstance(binary, bool):
+        raise WireError("The request has a parameter 'binary_data_output' that is not true or false.")
     outputs = _read_outputs(record.get("outputs"), ports, binary)
     names = ports.names if outputs is ports.all[binary] else tuple([output.name for output in outputs])
     if parameters is None:
@@ -178,11 +182,9 @@ def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | No
 
 def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
     """Return whether a shape is one that the declared shape allows, -1 being free."""
-    return len(shape) == len(declared) and all(map(_size_fits, shape, declared))
-
-
-def _size_fits(got: int, want: int) -> bool:
-    return want in (got, -1)
+    return len(shape) == len(declared) and not [
+        got for got, want in zip(shape, declared, strict=True) if want not in (got, -1)
+    ]
 
 
 def _read_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
@@ -219,7 +221,10 @@ def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
 
 def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
     """Return how many bytes behind the JSON an input has; None if it has its data in the JSON."""
-    size = _read_object(entry["parameters"], f"Input {name!r}: its parameters").get("binary_data_size")
+    parameters = entry["parameters"]
+    if not isinstance(parameters, dict):
+        raise WireError(f"Input {name!r}: its parameters are not an object.")
+    size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise WireError(f"Input {name!r} has a binary_data_size that is not a non-negative integer.")
     return size
@@ -232,7 +237,7 @@ def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputReque
         for name, entry in _read_named(entries, "outputs", "output"):
             if name not in ports.outputs:
                 raise WireError(f"There is no output {_show(name)}; the model gives {_quote(ports.outputs)}.")
-            chosen.append(_read_output(entry, ports.outputs[name]))
+            chosen.append(_read_output(entry, ports.outputs[name], ports))
         return tuple(chosen)
     if ports.has_half and not binary:
         for spec in ports.outputs.values():
@@ -240,31 +245,28 @@ def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputReque
     return ports.all[binary]
 
 
-def _read_output(entry: Mapping[str, Any], spec: TensorSpec) -> OutputRequest:
-    what = f"Output {spec.name!r}"
-    parameters = _read_object(entry.get("parameters", {}), f"{what}: its parameters")
-    binary, classes = _read_flag(parameters, "binary_data", what), parameters.get("classification")
+def _read_output(entry: Mapping[str, Any], spec: TensorSpec, ports: Ports) -> OutputRequest:
+    parameters = entry.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise WireError(f"Output {spec.name!r}: its parameters are not an object.")
+    binary, classes = parameters.get("binary_data", False), parameters.get("classification")
+    name = spec.name
+    if not isinstance(binary, bool):
+        raise WireError(f"Output {name!r} has a parameter 'binary_data' that is not true or false.")
     if classes is None:
         if not binary:
             _refuse_half(spec)
-        return OutputRequest(spec.name, binary)
+        return ports.one[binary][name]
     if type(classes) is not int or classes < 1:
-        raise WireError(f"{what} has a classification that is not a positive integer.")
+        raise WireError(f"Output {name!r} has a classification that is not a positive integer.")
     if spec.datatype in ("BYTES", "BOOL"):
-        raise WireError(f"{what} is {spec.datatype}, which has no highest classes.")
-    return OutputRequest(spec.name, binary, classes)
+        raise WireError(f"Output {name!r} is {spec.datatype}, which has no highest classes.")
+    return OutputRequest(name, binary, classes)
 
 
 def _refuse_half(spec: TensorSpec) -> None:
     if spec.datatype == "FP16":
         raise WireError(f"Output {spec.name!r} is FP16, which the protocol has no JSON form for; ask for binary data.")
-
-
-def _read_flag(parameters: Mapping[str, Any], key: str, what: str) -> bool:
-    flag = parameters.get(key, False)
-    if not isinstance(flag, bool):
-        raise WireError(f"{what} has a parameter {key!r} that is not true or false.")
-    return flag
 
 
 def _read_timeout(parameters: Mapping[str, Any]) -> float | None:
@@ -296,12 +298,6 @@ def _read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict
             raise WireError(f"The {kind} {_show(entry['name'])} is given twice.")
         seen.add(entry["name"])
         yield entry["name"], entry
-
-
-def _read_object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise WireError(f"{what} are not an object.")
-    return value
 
 
 def _show(value: str | list[int]) -> str:

@@ -18,6 +18,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -174,17 +175,13 @@ class Batcher:
                 outcome = error
             self._finish(batch, outcome, perf_counter() - started)
         else:
-            task = self._require_loop().create_task(self._run_in_thread(batch))
-            task.add_done_callback(_reraise)
+            started = perf_counter()
+            self._workers.start(
+                partial(self._compute, batch),
+                self._require_loop(),
+                partial(self._ran, batch, started),
+            )
             self._arm(min(job.deadline for job, _, _ in batch.members))
-
-    async def _run_in_thread(self, batch: Batch) -> None:
-        started = perf_counter()
-        try:
-            outcome: Any = await self._workers.call(self._compute, batch)
-        except Exception as error:  # noqa: BLE001 -- the members get it
-            outcome = error
-        self._finish(batch, outcome, perf_counter() - started)
 
     def _take(self) -> Batch | None:
         """Return the next batch: from the front of the queue, jobs whose rows fit together, until it is full."""
@@ -249,8 +246,14 @@ class Batcher:
                 results = [array[:-padding] for array in results]
         return dict(zip(outputs, results, strict=True))
 
+    def _ran(self, batch: Batch, started: float, results: Results, error: BaseException | None) -> None:
+        """Take what a run in a thread gave."""
+        if error is not None and not isinstance(error, Exception):
+            error = RunError(repr(error))
+        self._finish(batch, error or results, perf_counter() - started)
+
     def _finish(self, batch: Batch, outcome: Results | Exception, seconds: float) -> None:
-        """Hand out what a run gave, and look at the queue again."""
+        """Hand out what a run gave, and look at the queue again; a thread runs on meanwhile."""
         self._running = None
         rows = batch.rows
         if isinstance(outcome, Exception):
@@ -258,6 +261,8 @@ class Batcher:
         else:
             self._observe(rows, seconds)
             self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
+            if self._queued_rows and not self.policy.inline and not self.policy.delay_s:
+                self._pump()
             self._deliver(batch, outcome, rows)
         if self._queued_rows or self._alone:
             self._schedule()
@@ -326,8 +331,3 @@ class Batcher:
                 waiting.append(job.deadline)
         if waiting:
             self._arm(min(waiting))
-
-
-def _reraise(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error

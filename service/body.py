@@ -10,7 +10,7 @@ from contextlib import suppress
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from service.connection import read_pieces
+from service.connection import read_directly, read_pieces
 from service.errors import BodyTooLargeError, WireError
 from service.raw import Piece
 
@@ -51,10 +51,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int, front: int = 0) 
         BodyTooLargeError: more than the limit has come; the rest is not read.
         ClientDisconnect: the client left before the end.
     """
+    padding = -front % _ALIGNMENT
+    if (direct := await read_directly(scope, limit, padding)) is not None:
+        return direct
     pieces = await read_pieces(scope, limit)
     if pieces is None:
         pieces = await _receive_pieces(receive, limit)
-    padding = -front % _ALIGNMENT
     body = pieces[0] if len(pieces) == 1 and not padding else b"".join([bytes(padding), *pieces])
     if len(body) - padding > limit:
         raise BodyTooLargeError(limit)

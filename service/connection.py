@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.direct_body import SMALLEST_DIRECT, receive_directly
 from service.raw import Piece
 
 CONNECTION = "normfold.connection"
@@ -97,6 +98,26 @@ def body_at_hand(scope: Scope) -> bytes | None:
     """Return a body that has come whole already; None if it has not, or if ASGI's way must be taken."""
     cycle: RequestResponseCycle | None = scope.get(CYCLE)
     return None if cycle is None or cycle.more_body else bytes(cycle.body)
+
+
+async def read_directly(scope: Scope, limit: int, padding: int) -> memoryview | None:
+    """Read a large body of declared length, of which some is still to come.
+
+    Returns:
+        The body, with `padding` free bytes before it; or None if it is read another way.
+
+    Raises:
+        ClientDisconnect: the client left before the end.
+    """
+    cycle: RequestResponseCycle | None = scope.get(CYCLE)
+    connection = scope.get(CONNECTION)
+    headers = dict(scope["headers"])
+    size = headers.get(b"content-length", b"")
+    if cycle is None or connection is None or not size.isdigit() or b"transfer-encoding" in headers:
+        return None
+    if not SMALLEST_DIRECT <= int(size) - len(cycle.body) <= limit or cycle.waiting_for_100_continue:
+        return None
+    return await receive_directly(connection, cycle, int(size), padding)
 
 
 async def read_pieces(scope: Scope, limit: int) -> list[bytes] | None:

@@ -28,6 +28,9 @@ _LARGEST_KEPT = 8 * 2**20
 """Bytes of a body up to which a thread's parser is used again: it keeps memory of about ten times the largest body."""
 
 
+_CHUNK = 128 * 1024
+
+
 class _Parsers(threading.local):
     """A parser for each thread: the memory of a new one, page by page, would cost twice the time of parsing."""
 
@@ -54,8 +57,6 @@ def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
     signs = np.frombuffer(body, np.uint8)
     if bytes(signs[:3]) == codecs.BOM_UTF8:  # simdjson passes over it; JSON does not begin so
         return None
-    if np.any(signs == ord("\\")):  # an escaped bracket would upset the count below
-        return None
     parser = _PARSERS.parser if len(body) <= _LARGEST_KEPT else simdjson.Parser()
     document = parser.parse(body)  # nothing of it may outlive this call, or the parser could not be used again
     if not isinstance(document, simdjson.Object):
@@ -69,8 +70,21 @@ def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
         return None
     record = {key: _plain(value) for key, value in fields.items()}
     brackets = 1 + sum(map(_lists, entries)) + _lists(record)
-    counted = np.count_nonzero(signs == ord("["))  # five times as fast as bytes.count
-    return record | {"inputs": entries} if counted == brackets else None
+    return record | {"inputs": entries} if _count_brackets(signs) == brackets else None
+
+
+def _count_brackets(signs: Array) -> int:
+    """Return the number of opening brackets and backslashes.
+
+    A text with an escape in it counts at least as much as it can hold brackets, so no such text can stand in for a list
+    that is nested too deep. In chunks that stay in the processor's cache: it is five times as fast as bytes.count.
+    """
+    count, passing = 0, np.empty(_CHUNK, np.uint8)
+    for start in range(0, len(signs), _CHUNK):
+        chunk = signs[start : start + _CHUNK]
+        shifted = np.subtract(chunk, ord("["), out=passing[: len(chunk)])  # [ and \ stand one behind the other
+        count += int(np.count_nonzero(shifted <= 1))
+    return count
 
 
 def _entry(entry: Any) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -129,6 +130,12 @@ class ServiceProtocol(HttpToolsProtocol):
         assert self._named is not None  # as long as there are pieces
         assert self.short_way is not None
         self.short_way.take(self.url, self._short_headers, body, self._named, self, self._began)
+
+    def body_received(self) -> None:
+        """Go on behind a body that the parser has not seen."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.on_message_complete()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request; the sweep ends what waits too long, so uvicorn's timer is left out."""

@@ -7,7 +7,8 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
@@ -16,6 +17,9 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
+Then = Callable[[Any, BaseException | None], None]
+"""Takes what a job gave, or what it raised."""
+
 logger = logging.getLogger(__name__)
 
 INLINE_BYTES = 32 * 1024
@@ -23,6 +27,14 @@ INLINE_BYTES = 32 * 1024
 
 CLOSE_TIMEOUT_S = 5.0
 """How long what runs at the end may go on. Requests are over by then: it is a model that is still being loaded."""
+
+
+@dataclass(slots=True)
+class _Job:
+    function: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    then: Then
+    future: asyncio.Future[Any] | None = None
 
 
 class Workers:
@@ -34,7 +46,7 @@ class Workers:
     """
 
     def __init__(self, threads: int) -> None:
-        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"normfold-{number}", daemon=True) for number in range(threads)
         ]
@@ -48,9 +60,15 @@ class Workers:
 
     async def call(self, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Call a function in a thread, within the caller's context (so that its log lines carry the request id)."""
-        future: Future[Result] = Future()
-        self._jobs.put((future, partial(contextvars.copy_context().run, function, *args, **kwargs)))
-        return await asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        context = contextvars.copy_context()
+        self._jobs.put(_Job(partial(context.run, function, *args, **kwargs), loop, partial(_settle, future), future))
+        return await future
+
+    def start(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, then: Then) -> None:
+        """Call a function in a thread, and `then` with its outcome on the event loop; the end drops what waits."""
+        self._jobs.put(_Job(function, loop, then))
 
     async def parse(self, size_bytes: int, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Call a function at once if it works on few bytes, and otherwise in a thread."""
@@ -61,8 +79,8 @@ class Workers:
     def close(self) -> None:
         """Let what runs finish within CLOSE_TIMEOUT_S, drop what waits, and end the threads."""
         while not self._jobs.empty():
-            if (job := self._jobs.get()) is not None:
-                job[0].cancel()
+            if (job := self._jobs.get()) is not None and job.future is not None:
+                _tell(job.loop, job.future.cancel)
         for _ in self._threads:
             self._jobs.put(None)
         deadline = monotonic() + CLOSE_TIMEOUT_S
@@ -80,10 +98,24 @@ class Workers:
         job = self._jobs.get()
         if job is None:
             return False
-        future, function = job
-        if future.set_running_or_notify_cancel():
+        if job.future is None or not job.future.cancelled():
             try:
-                future.set_result(function())
+                _tell(job.loop, job.then, job.function(), None)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
-                future.set_exception(error)
+                _tell(job.loop, job.then, None, error)
         return True
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Call a function on an event loop, if that has not ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():  # its caller has left
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

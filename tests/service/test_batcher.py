@@ -249,9 +249,9 @@ def test_the_last_to_leave_a_run_stops_it() -> None:
         await network.wait_for_run()
         jobs = [job(1), job(2)]
         futures = list(map(batcher.submit, jobs))
-        network.go_on.set()
+        held, network.go_on = network.go_on, threading.Event()  # the second run is held as well
+        held.set()
         await first
-        network.go_on.clear()
         await network.wait_for_run()
         cancel = network.cancels[1]
         assert cancel is not None
@@ -259,6 +259,7 @@ def test_the_last_to_leave_a_run_stops_it() -> None:
         assert not cancel.is_set
         batcher.abandon(jobs[1])
         assert cancel.is_set
+        network.go_on.set()
         await asyncio.gather(*futures, return_exceptions=True)
 
     run(test)

@@ -128,6 +128,7 @@ def serve(
     require_onnxruntime()
     from service.keys import read_keys
     from service.logs import configure_logging
+    from service.memory import use_one_arena
     from service.server import make_server, run_workers
     from service.settings import load_settings
     from service.state import prepared_state
@@ -162,6 +163,7 @@ def serve(
             _announce(listener, as_json, settings.keys)
             run_workers(settings, listener)
             return
+        use_one_arena()
         from service.app import create_app  # with several workers it is theirs, and the parent stays small
 
         app = create_app(settings)

@@ -24,6 +24,7 @@ from service.body import Headers
 from service.connection import CONNECTION, CYCLE, ShortCycle, write_slowly, write_whole
 from service.exchange import Fields, Named
 from service.logs import configure_logging
+from service.memory import use_one_arena
 from service.raw import Piece
 from service.settings import Settings
 from service.short_way import ShortWay
@@ -290,6 +291,7 @@ class ServiceConfig(uvicorn.Config):
     def load(self) -> None:
         """Make the application, where none was given."""
         if self.app == "":
+            use_one_arena()
             from service.app import create_app  # not in the parent of worker processes: it would hold it for nothing
 
             self.app = create_app(self.settings)

@@ -23,7 +23,7 @@ logger = logging.getLogger("service.access")
 
 _LINE = (
     '{{"time":"{}","request_id":"{}","method":"POST","path":"{}","status":200,"ms":{:.3f},"model":"{}","version":{}{},'
-    '"rows":{},"decode_ms":{:.3f},"queue_ms":{:.3f},"run_ms":{:.3f},"encode_ms":{:.3f}}}\n'
+    '"rows":{},"decode_ms":{:.3f},"queue_ms":{:.3f},"wait_ms":{:.3f},"run_ms":{:.3f},"encode_ms":{:.3f}}}\n'
 )
 
 
@@ -47,6 +47,7 @@ def facts_of(phases: Phases) -> dict[str, Any]:
         if phases.status == 200:
             facts["decode_ms"] = _ms(phases.received, phases.decoded)
             facts["queue_ms"] = _ms(job.queued_at, job.started_at)
+            facts["wait_ms"] = _ms(job.started_at, job.run_at)
             facts["run_ms"] = _ms(job.run_at, job.ended_at)
             facts["encode_ms"] = _ms(job.ended_at, phases.encoded)
     return facts
@@ -120,6 +121,7 @@ class FileLines:
             job.weight,
             1000 * (phases.decoded - phases.received),
             1000 * (job.started_at - job.queued_at),
+            1000 * (job.run_at - job.started_at),
             1000 * (job.ended_at - job.run_at),
             1000 * (phases.encoded - job.ended_at),
         ).encode()

@@ -109,7 +109,7 @@ def test_the_access_log_has_a_line_for_every_request(bundles: Any, start: Callab
     infer = next(line for line in lines if line["path"].endswith("/infer"))
     assert infer.items() >= {"method": "POST", "status": 200, "model": "digits", "version": 1, "rows": 1}.items()
     assert infer["id"] == 'say "ä"'
-    assert {"time", "request_id", "ms", "decode_ms", "queue_ms", "run_ms", "encode_ms"} <= infer.keys()
+    assert {"time", "request_id", "ms", "decode_ms", "queue_ms", "wait_ms", "run_ms", "encode_ms"} <= infer.keys()
     missing = next(line for line in lines if line["path"] == "/v2/models/none")
     assert missing.items() >= {"request_id": "mine", "status": 404, "method": "GET"}.items()
 

@@ -8,8 +8,6 @@ been admitted, the rest of a body whose length was declared is read straight int
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +16,6 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 SMALLEST_DIRECT = 64 * 1024
 """Bytes that are still to come: for fewer it would not pay."""
-
-
-LEAST_AT_ONCE = 512 * 1024
-"""Bytes that must have come before the service looks, unless fewer are missing."""
 
 
 class Owner(Protocol):
@@ -43,15 +37,10 @@ class Owner(Protocol):
 
 
 class _Receiver(asyncio.BufferedProtocol):
-    """Stands in for the owner until the buffer is full; never takes a byte that is behind the body.
-
-    The kernel is told to wake nobody before much has come (or the client has left): each time, a network that runs
-    meanwhile would be driven from the processor and its caches.
-    """
+    """Stands in for the owner until the buffer is full; never takes a byte that is behind the body."""
 
     def __init__(self, owner: Owner, buffer: memoryview) -> None:
         self._owner, self._left = owner, buffer
-        self._wake_at(min(len(buffer), LEAST_AT_ONCE))
 
     def get_buffer(self, _: int) -> memoryview:
         return self._left
@@ -59,15 +48,8 @@ class _Receiver(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._left = self._left[nbytes:]
         if not self._left:
-            self._wake_at(1)
             self._owner.transport.set_protocol(self._owner)
             self._owner.body_received()
-        elif len(self._left) < LEAST_AT_ONCE:
-            self._wake_at(len(self._left))
-
-    def _wake_at(self, size: int) -> None:
-        with suppress(OSError, AttributeError):  # no such option, or no such socket
-            self._owner.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def eof_received(self) -> None:
         """A client that sends no more will be seen to have left."""

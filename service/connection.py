@@ -1,6 +1,6 @@
 """What a request may know of its connection: whether the client is still there, and a short way to answer it.
 
-Only our own HTTP protocol (see `service.server`) puts these into the ASGI scope; without them all works through ASGI.
+Only our own HTTP protocol (see `service.protocol`) puts these into the ASGI scope; without them all works through ASGI.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from service.app import create_app
 from service.logs import REQUEST_ID, JsonFormatter
 from service.server import make_server
 from service.settings import Settings
+from service.short_way import ShortWay
 
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -313,6 +314,20 @@ def start() -> Iterator[Callable[..., Service]]:
             return service
 
         yield start_service
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The URLs that took the short way."""
+    urls: list[bytes] = []
+    take = ShortWay.take
+
+    def note(way: ShortWay, url: bytes, *arguments: Any) -> None:
+        urls.append(url)
+        take(way, url, *arguments)
+
+    monkeypatch.setattr(ShortWay, "take", note)
+    return urls
 
 
 @pytest.fixture(scope="module")

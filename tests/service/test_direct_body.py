@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service import connection as module
-from service import server
+from service import protocol
 from tests.service.test_binary import wait_for
 from tests.service.test_connections import answers, connect
 
@@ -86,7 +86,7 @@ def test_garbage_behind_a_body_is_refused_behind_its_answer(served_large: Any, r
 def test_who_leaves_or_stops_amid_a_body_is_left(
     bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_SWEEP_S", 0.05)
+    monkeypatch.setattr(protocol, "_SWEEP_S", 0.05)
     bundles.identity("FP32")
     service = start(bundles.root, receive_timeout_s=0.3)
     head, body = binary_request(ROWS)

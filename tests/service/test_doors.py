@@ -24,7 +24,6 @@ from service.infer import InferRoute
 from service.key_changes import create_key, revoke_key
 from service.logs import FACTS
 from service.settings import Settings
-from service.short_way import ShortWay
 from tests.service.conftest import BundleWriter, Service, serve_app
 from tests.service.test_binary import PICTURE, wait_for
 
@@ -287,20 +286,6 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_refusal_and_may_go_on(
             assert client.post(INFER, content=bytes(20_000_000)).json() == LOCKED
         headers = {"X-API-Key": keys.sent["infer"]}
         assert client.post(INFER, json=PICTURE, headers=headers).status_code == 200
-
-
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What went the short way."""
-    urls: list[bytes] = []
-    take = ShortWay.take
-
-    def note(way: ShortWay, url: bytes, *arguments: Any) -> None:
-        urls.append(url)
-        take(way, url, *arguments)
-
-    monkeypatch.setattr(ShortWay, "take", note)
-    return urls
 
 
 def in_one_piece(keys: Keys, key: str | None, field: str = "") -> tuple[bytes, Any]:

@@ -17,7 +17,7 @@ from onnx import helper
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from contract.manifest import TensorSpec
-from service import server
+from service import protocol, server
 from service.memory import give_back
 from service.settings import Settings
 from tests.service.test_binary import wait_for
@@ -136,7 +136,7 @@ def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Calla
 def test_who_never_reads_is_cut_and_harms_no_other(
     bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, access_log: Any
 ) -> None:
-    monkeypatch.setattr(server, "_SWEEP_S", 0.05)
+    monkeypatch.setattr(protocol, "_SWEEP_S", 0.05)
     grow(bundles)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.5)
@@ -209,13 +209,13 @@ def test_who_reads_slowly_is_told_from_who_does_not_read(
             self.cut = True
 
     sizes = list(waiting)
-    protocol = object.__new__(server.ServiceProtocol)
-    protocol.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
-    protocol.transport = transport = Transport()  # type: ignore[assignment]
-    protocol.flow = FlowControl(transport)  # type: ignore[arg-type]
-    protocol.pipeline = deque()
+    connection = object.__new__(protocol.ServiceProtocol)
+    connection.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
+    connection.transport = transport = Transport()  # type: ignore[assignment]
+    connection.flow = FlowControl(transport)  # type: ignore[arg-type]
+    connection.pipeline = deque()
     for second in range(len(waiting)):
         if second in resumes:
-            protocol.resume_writing()
-        protocol.look(100.0 + second)
+            connection.resume_writing()
+        connection.look(100.0 + second)
     assert transport.cut is is_cut

@@ -24,11 +24,11 @@ __all__ = ["repository"]
 
 HELD = """
 import os, threading
-import service.bundle, service.server
+import service.bundle, service.protocol
 from service.session import Session
 
 service.bundle.INLINE_S = 0.0
-service.server._LINGER_S = 5.0
+service.protocol._LINGER_S = 5.0
 right = Session.run
 def run(*arguments):
     if os.path.exists(os.environ["HOLD"]):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import server
+from service import protocol
 from tests.service.test_binary import LENGTH, PICTURE, Slow, entry, queued, wait_for
 from tests.service.test_connections import BODY, INFER, answers, connect
 
@@ -124,7 +124,7 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
     bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     """Bytes of headers, of a body and of chunks, one after the other: each of them gives no more time."""
-    monkeypatch.setattr(server, "_SWEEP_S", 0.02)
+    monkeypatch.setattr(protocol, "_SWEEP_S", 0.02)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.3)
     drop = b"1\r\n \r\n" if b"chunked" in head else b" " if b"\r\n" in head else b"a"

@@ -68,20 +68,6 @@ LONG_CASES = {
 }
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The URLs that took the short way."""
-    urls: list[bytes] = []
-    take = ShortWay.take
-
-    def note(way: ShortWay, url: bytes, *arguments: Any) -> None:
-        urls.append(url)
-        take(way, url, *arguments)
-
-    monkeypatch.setattr(ShortWay, "take", note)
-    return urls
-
-
 def receive(connection: socket.socket) -> tuple[bytes, dict[str, str], bytes]:
     """Read one answer: its status line, its fields without the date, its body."""
     file = connection.makefile("rb")

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,12 @@ _TRACED_HERE: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 """FastAPI's own telemetry would not see the infer route, and doubles what is here."""
 
 
+def _log_death(task: asyncio.Task[None]) -> None:
+    """Log what ended a task that should go on for ever."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("The service no longer follows its folders and its other workers.", exc_info=error)
+
+
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Build the application.
 
@@ -154,10 +160,10 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             logger.warning("A worker process died; this one takes its place.")
             await loading  # the others answer meanwhile
         keeping_up = asyncio.create_task(_keep_up(loading, repository, crew, MemoryKeeper(repository, workers)))
+        keeping_up.add_done_callback(_log_death)
         yield
         keeping_up.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping_up
+        await asyncio.wait([keeping_up])
         crew.close()
         await repository.close()
         workers.close()

@@ -62,10 +62,7 @@ bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as
 bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
 	$(BIN)/python -m benchmarks.fold_growth $(BENCH_OPTIONS)
 
-bench-fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
-	$(BIN)/python -m benchmarks.fuzz_wire $(BENCH_OPTIONS)
-
-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
+bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
 	$(BIN)/python -m benchmarks.serve $(BENCH_OPTIONS)
 
 bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.

@@ -41,18 +41,21 @@ DEFAULT = Path("model_repository")
 def list_(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     repository: Repository = DEFAULT,
+    check: Annotated[bool, typer.Option("--check", help="Read every file, and hold it against its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List every version of every model, and what is wrong with it.
 
-    Files are looked for, but not read: whether they are what was exported, rollback and the service check.
+    Without `--check` files are looked for, but not read: whether they are what was exported, all the other commands and
+    the service check.
 
-    Example: `normfold repository list digits`
+    Example: `normfold repository list digits --check`
     """
     from export.errors import UnknownModelError
     from export.versions import find_models
 
-    models = find_models(repository)
+    with err.status("reading the versions"):
+        models = find_models(repository, contents=check)
     if name is not None:
         if name not in models:
             raise UnknownModelError(repository, name, list(models))
@@ -118,7 +121,8 @@ def delete(
     from export.removal import choose_versions, freed_bytes, remove
     from export.versions import find_model
 
-    removal = choose_versions(find_model(repository, name), versions, last=last)
+    with err.status("reading the versions"):
+        removal = choose_versions(find_model(repository, name, contents=True), versions, last=last)
     chosen = [version.number for version in removal.versions]
     freed = freed_bytes(removal.folders)
     if (newest := max(removal.model.versions)) in chosen:
@@ -151,7 +155,9 @@ def prune(
     from export.removal import choose_old, freed_bytes, remove
     from export.versions import find_model, find_models
 
-    models = list(find_models(repository).values()) if name is None else [find_model(repository, name)]
+    with err.status("reading the versions"):
+        found = find_models(repository, contents=True) if name is None else {name: find_model(repository, name, True)}
+    models = list(found.values())
     for model in models:
         if model.fault is not None:
             warn(str(model.fault))

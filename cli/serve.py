@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import json
 import logging
@@ -198,7 +199,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)  # from here on connections wait for the server instead of being refused
     except OSError as error:
         listener.close()
-        raise AddressError(host, port, f"{error.strerror}; choose another with --port.") from None
+        other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise AddressError(host, port, f"{error.strerror}; choose another with {other}.") from None
     return listener
 
 

@@ -39,6 +39,6 @@ class MissingPackageError(SetupError):
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
         super().__init__(
-            f"{needed_for} needs the package {package!r}; install it with: pip install 'normfold[{extra}]'"
+            f"{needed_for} needs the package {package!r}; install it in Normfold's clone with: pip install '.[{extra}]'"
         )
         self.package, self.extra, self.needed_for = package, extra, needed_for

@@ -26,7 +26,7 @@ class RuntimePackageError(SetupError):
             )
         else:
             problem = "ONNX Runtime is not installed; install it"
-        super().__init__(f"{problem} with: pip install 'normfold[cpu]' (or 'normfold[gpu]', 'normfold[openvino]').")
+        super().__init__(f"{problem} in Normfold's clone with: pip install '.[cpu]' (or '.[gpu]', '.[openvino]').")
         self.installed = installed
 
 

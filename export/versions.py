@@ -70,8 +70,12 @@ class ModelFolder:
         return self.versions[number]
 
 
-def find_models(repository: Path) -> dict[str, ModelFolder]:
+def find_models(repository: Path, contents: bool = False) -> dict[str, ModelFolder]:
     """List a repository. A model whose versions cannot be listed is there, with the reason.
+
+    Args:
+        repository: the folder.
+        contents: read every file whole, and hold it against its sha256.
 
     Raises:
         NoRepositoryError: it is no folder.
@@ -83,12 +87,12 @@ def find_models(repository: Path) -> dict[str, ModelFolder]:
         raise NoRepositoryError(repository) from None
     except OSError as error:
         raise ReadError(repository, _reason(error)) from None
-    models = (_look_at(path, repository) for path in folders)
+    models = (_look_at(path, repository, contents) for path in folders)
     return {model.name: model for model in models if model.versions or model.leftovers or model.fault}
 
 
-def find_model(repository: Path, name: str) -> ModelFolder:
-    """Return one model, whose versions could be listed.
+def find_model(repository: Path, name: str, contents: bool = False) -> ModelFolder:
+    """Return one model, whose versions could be listed; `contents` as in `find_models`.
 
     Raises:
         NoRepositoryError: the repository is no folder.
@@ -96,7 +100,7 @@ def find_model(repository: Path, name: str) -> ModelFolder:
         ForeignFolderError: its folder is a link to what is not its own.
         ReadError: the repository or the model's folder cannot be read.
     """
-    models = find_models(repository)
+    models = find_models(repository, contents)
     if name not in models:
         raise UnknownModelError(repository, name, list(models))
     model = models[name]
@@ -120,7 +124,7 @@ def held_bytes(folders: Iterable[Path]) -> int:
     return sum({(facts.st_dev, facts.st_ino): facts.st_size for path in folders for facts in facts_of(path)}.values())
 
 
-def _look_at(folder: Path, repository: Path) -> ModelFolder:
+def _look_at(folder: Path, repository: Path, contents: bool) -> ModelFolder:
     name = folder.name
     if (leads_to := _find_foreign(folder, repository)) is not None:
         return ModelFolder(name, folder, fault=ForeignFolderError(folder, leads_to))
@@ -131,7 +135,7 @@ def _look_at(folder: Path, repository: Path) -> ModelFolder:
     except OSError as error:
         return ModelFolder(name, folder, fault=ReadError(folder, _reason(error)))
     numbers = {number: path for path in found if (number := read_version(path.name)) is not None and _may_be_one(path)}
-    versions = {number: _look_at_version(number, numbers[number], repository) for number in sorted(numbers)}
+    versions = {number: _look_at_version(number, numbers[number], repository, contents) for number in sorted(numbers)}
     leftovers = [_look_at_leftover(path) for path in found if _LEFTOVER.fullmatch(path.name)]
     return ModelFolder(name, folder, versions, tuple(leftover for leftover in leftovers if leftover is not None))
 
@@ -155,7 +159,7 @@ def _may_be_one(path: Path) -> bool:
         return True
 
 
-def _look_at_version(number: int, folder: Path, repository: Path) -> Version:
+def _look_at_version(number: int, folder: Path, repository: Path, contents: bool) -> Version:
     if not lies_within(folder, repository):
         return Version(number, folder, 0, None, "It is a symbolic link that leaves the repository.")
     size = held_bytes([Path(os.path.realpath(folder))])
@@ -164,7 +168,7 @@ def _look_at_version(number: int, folder: Path, repository: Path) -> Version:
     except (ManifestError, DamagedBundleError) as error:
         return Version(number, folder, size, None, str(error))
     try:
-        check_files(folder, manifest, repository, contents=False)
+        check_files(folder, manifest, repository, contents=contents)
     except DamagedBundleError as error:
         return Version(number, folder, size, manifest, str(error))
     return Version(number, folder, size, manifest, None)

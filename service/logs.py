@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -22,7 +23,10 @@ FACTS = "facts"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, trace_id, further fields, traceback."""
+    """One JSON object a line: time, level, logger, message, further fields, traceback.
+
+    Among the fields are request_id and trace_id where there are some, and of several workers the process id.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
@@ -32,6 +36,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if multiprocessing.parent_process() is not None:
+            fields["worker"] = record.process
         if (request_id := REQUEST_ID.get()) is not None:
             fields["request_id"] = request_id
         if (trace_id := TRACE_ID.get()) is not None:

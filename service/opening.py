@@ -75,7 +75,7 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
         raise ProviderError(
             provider.name,
             "this ONNX Runtime is built without it",
-            f"uninstall it and pip install 'normfold[{provider.extra}]', or ask for cpu or auto.",
+            f"uninstall it and, in Normfold's clone, pip install '.[{provider.extra}]'; or ask for cpu or auto.",
         )
     missing = provider.load_libraries()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from contract.manifest import LARGEST_VERSION
 
@@ -39,6 +40,12 @@ class VersionPolicy:
     def wants(self, number: int, ready: int) -> bool:
         """Whether a version is to be loaded, given how many higher ones can answer."""
         return ready < self.most and (self.listed is None or number in self.listed)
+
+    def as_configuration(self) -> dict[str, Any]:
+        """Return it as Triton's model configuration has it."""
+        if self.listed is not None:
+            return {"specific": {"versions": sorted(self.listed)}}
+        return {"all": {}} if math.isinf(self.most) else {"latest": {"num_versions": int(self.most)}}
 
     def __str__(self) -> str:
         """Return it as it was given."""

@@ -82,6 +82,11 @@ class Repository:
         return self._unreadable
 
     @property
+    def policy(self) -> VersionPolicy:
+        """Which versions are loaded."""
+        return self._policy
+
+    @property
     def problem(self) -> str | None:
         """Why the service is not ready, in one sentence; None when it is."""
         return self._problem
@@ -228,7 +233,8 @@ class Repository:
             elif entry.model is not None or await self._load_version(name, number, entry):
                 ready += 1
         for number, entry in surplus:
-            self._let_go(name, number, entry, f"the version policy {self._policy} leaves it out.")
+            reason = "its folder is gone." if entry.is_gone else f"the version policy {self._policy} leaves it out."
+            self._let_go(name, number, entry, reason)
 
     def _drop_gone(self, name: str) -> None:
         """Forget the versions of a model whose folders are gone."""

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import socket
+import time
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from contract.errors import NormfoldError
 from service.logs import configure_logging
 from service.memory import use_one_arena
 from service.protocol import ServiceProtocol, Sweep
 from service.settings import Settings
+from service.state import WORKERS
 
-_HANGS_AFTER_S = 60
+_HANGS_AFTER_S = 10
 """A worker process that has not answered its parent for so long is killed, and another one takes its place."""
+
+_TRY_AGAIN_S = 5.0
+"""After so long a worker that should take another one's place, and cannot begin, tries again."""
+
+_REFUSED = "refused"
+"""File in which a worker that cannot begin leaves the exit code of the whole."""
+
+logger = logging.getLogger(__name__)
 
 
 class ServiceConfig(uvicorn.Config):
@@ -49,10 +63,26 @@ class ServiceConfig(uvicorn.Config):
         """Make the application, where none was given."""
         if self.app == "":
             use_one_arena()
-            from service.app import create_app  # not in the parent of worker processes: it would hold it for nothing
-
-            self.app = create_app(self.settings)
+            self.app = self._make_app()
         super().load()
+
+    def _make_app(self) -> ASGIApp:
+        """Make a worker's application.
+
+        What is wrong at the start ends the service; what went wrong since then is tried again, while the others serve.
+        """
+        from service.app import create_app  # not in the parent of worker processes: it would hold it for nothing
+
+        folder = (self.settings.state_dir or Path()) / WORKERS
+        while True:
+            try:
+                return create_app(self.settings)
+            except NormfoldError as error:
+                logger.error("A worker cannot begin: %s", error)
+                if not any(folder.glob("worker-*.json")):
+                    (folder / _REFUSED).write_text(str(error.exit_code))
+                    raise SystemExit(STARTUP_FAILURE) from None
+                time.sleep(_TRY_AGAIN_S)
 
 
 def run_workers(settings: Settings, listener: socket.socket) -> None:
@@ -61,8 +91,14 @@ def run_workers(settings: Settings, listener: socket.socket) -> None:
     Args:
         settings: with a state_dir, where they meet.
         listener: open already; all take connections from it.
+
+    Raises:
+        SystemExit: the workers could not begin; their log says why.
     """
     Multiprocess(ServiceConfig(settings, workers=settings.workers), [listener]).run()
+    refused = (settings.state_dir or Path()) / WORKERS / _REFUSED
+    if refused.exists():
+        raise SystemExit(int(refused.read_text()))
 
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:

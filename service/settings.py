@@ -6,6 +6,8 @@ import difflib
 import json
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.preprocess import MAX_IMAGE_PIXELS
 from service.errors import SettingsError
-from service.policy import PATTERN
+from service.policy import VersionPolicy
 
 PREFIX = "NORMFOLD_"
 
@@ -39,7 +41,7 @@ class Settings(BaseSettings):
     )
     poll_interval_s: float = Field(default=5.0, gt=0, description="Seconds between two looks at the folders.")
     version_policy: str = Field(
-        default="all", pattern=PATTERN, description="Versions to load: all, latest:N, or numbers joined by commas."
+        default="all", description="Versions to load: all, latest:N, or numbers joined by commas."
     )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."
@@ -131,16 +133,20 @@ class Settings(BaseSettings):
         default="auto", description="One JSON object a line, or text for people; auto is text on a terminal."
     )
 
+    @field_validator("version_policy")
+    @classmethod
+    def _check_policy(cls, text: str) -> str:
+        return str(VersionPolicy.parse(text))
+
     @field_validator("provider_options", mode="before")
     @classmethod
     def _read_options(cls, value: Any) -> Any:
         """Read what stands in an environment variable."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError('it must be a JSON object, such as {"gpu_mem_limit": 2000000000}') from None
+        with suppress(ValueError):
+            value = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(value, dict) or not all(isinstance(one, str | bool | int | float) for one in value.values()):
+            raise ValueError('it must be a JSON object of plain values, such as {"gpu_mem_limit": 2000000000}')
+        return value
 
     @field_validator("provider_options", "device_id")
     @classmethod
@@ -179,13 +185,15 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        raise SettingsError(" ".join(_describe(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+        problems = [_describe(problem["loc"], problem["msg"], overrides) for problem in error.errors()]
+        raise SettingsError(" ".join(problems)) from None
 
 
-def _describe(location: tuple[int | str, ...], problem: str) -> str:
+def _describe(location: tuple[int | str, ...], problem: str, options: Mapping[str, Any]) -> str:
+    """Say what is wrong with a setting, by the name of its variable, and of its option if it has one."""
     name = str(location[0]) if location else "settings"
-    problem = problem.removeprefix("Value error, ")
-    return f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}) is wrong: {problem}."
+    option = f" (--{name.replace('_', '-')})" if name in options else ""
+    return f"{PREFIX}{name.upper()}{option} is wrong: {problem.removeprefix('Value error, ').rstrip('.')}."
 
 
 def _refuse_unknown_variables() -> None:

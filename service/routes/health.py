@@ -19,7 +19,7 @@ EXTENSIONS = (
 """Those of the protocol's extensions, by Triton's names, that work here."""
 
 
-def health_routes(repository: Repository, crew: Crew) -> APIRouter:
+def health_routes(repository: Repository, crew: Crew, needs_key: bool) -> APIRouter:
     """Return the routes about the service as a whole."""
     router = APIRouter(tags=["health"])
     metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
@@ -39,9 +39,10 @@ def health_routes(repository: Repository, crew: Crew) -> APIRouter:
 
     @router.get("/v2/health/ready", response_class=JSONResponse, responses=answers("Ready"))
     async def server_ready(_: Request) -> JSONResponse:
-        """The models are loaded and at least one can answer; otherwise 503 and the reason."""
+        """The models are loaded and at least one can answer; otherwise 503, and the reason where no key is needed."""
         if crew.problem is not None:
-            return JSONResponse({"ready": False, "error": crew.problem}, 503)
+            reason = "The service is not ready; its log says why." if needs_key else crew.problem
+            return JSONResponse({"ready": False, "error": reason}, 503)
         return JSONResponse({"ready": True})
 
     return router

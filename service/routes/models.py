@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from contract.manifest import TensorSpec
 from service.engine import Model
 from service.errors import ModelUnavailableError
+from service.policy import VersionPolicy
 from service.repository import Entry, Repository
 from service.routes.examples import DIGIT
 from service.routes.paths import add_model_route, answers, find_model
@@ -65,7 +66,7 @@ def model_routes(repository: Repository) -> APIRouter:
 
     async def model_config(request: Request) -> JSONResponse:
         """How a model is run: what clients of Triton read, and the options that are in force."""
-        return JSONResponse(_configuration(find_model(request, repository)))
+        return JSONResponse(_configuration(find_model(request, repository), repository.policy))
 
     async def model_ready(request: Request) -> JSONResponse:
         """The model is loaded and warmed; otherwise 503 and the reason."""
@@ -86,7 +87,7 @@ def model_routes(repository: Repository) -> APIRouter:
     return router
 
 
-def _configuration(model: Model) -> dict[str, Any]:
+def _configuration(model: Model, versions: VersionPolicy) -> dict[str, Any]:
     policy, batchable = model.batcher.policy, model.manifest.batchable
     rows = policy.max_batch_size if batchable else 0
 
@@ -104,7 +105,7 @@ def _configuration(model: Model) -> dict[str, Any]:
         "name": model.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        "version_policy": {"all": {}},
+        "version_policy": versions.as_configuration(),
         "max_batch_size": rows,
         "input": tensors(model.manifest.inputs),
         "output": tensors(model.manifest.outputs),

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from service.body import decompress
 from service.connection import CONNECTION
 from service.engine import Model
 from service.errors import RequestError
@@ -35,6 +36,13 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
     """Return the routes that take raw inputs."""
     router = APIRouter(tags=["predict"])
 
+    async def read(request: Request) -> memoryview:
+        """Return a request's body, decompressed."""
+        body, encoding = memoryview(await request.body()), request.headers.get("content-encoding")
+        if encoding is None:
+            return body
+        return await workers.parse(4 * len(body), decompress, body, encoding.encode(), settings.max_body_bytes)
+
     async def predict_instances(request: Request) -> Response:
         """Predict from raw inputs: pictures as nested lists of pixels, rows as lists or objects by column.
 
@@ -42,10 +50,10 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         its outputs' values. A model without preprocessing takes tensors, those with several inputs as objects by name.
         """
         phases: Phases = request.scope[PHASES_KEY]
-        body = await request.body()
-        phases.received = perf_counter()
-        record = await workers.parse(len(body), parse_object, body)
         with _find(request, repository) as model:
+            body = await read(request)
+            phases.received = perf_counter()
+            record = await workers.parse(len(body), parse_object, body)
             instances = await workers.parse(len(body), read_instances, record, model.manifest)
             phases.decoded = perf_counter()
             predictions = await predict(model, instances, phases, request.scope.get(CONNECTION))
@@ -63,7 +71,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
             top = _read_top(request.query_params.get("top"))
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
-            data = await request.body()
+            data = bytes(await read(request))
             phases: Phases = request.scope[PHASES_KEY]
             phases.received = perf_counter()
             instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
@@ -97,10 +105,11 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
 
 
 def _find(request: Request, repository: Repository) -> Model:
-    """Return the model, and count the request as its."""
+    """Return the model, if it has room, and count the request as its."""
     model = find_model(request, repository)
     phases: Phases = request.scope[PHASES_KEY]
     phases.model, phases.version = model.name, model.version
+    model.batcher.refuse_if_full()
     return model
 
 

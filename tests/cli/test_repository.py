@@ -378,6 +378,21 @@ def test_of_a_version_that_is_a_link_the_link_alone_goes(normfold: Any, digits: 
     assert (data / "model.onnx").exists()
 
 
+def test_a_version_with_one_wrong_byte_is_not_counted_among_those_that_can_answer(
+    normfold: Any, digits: BundleWriter
+) -> None:
+    model = digits.root / "digits" / "3" / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+
+    assert "sha256" not in normfold("repository", "list")[1]
+    assert "its sha256 differs" in normfold("repository", "list", "--check")[1]
+    assert normfold("repository", "delete", "digits", "1", "2", "--yes")[0] == 2
+    assert normfold("repository", "prune", "--keep", "1", "--yes")[0] == 0
+    assert versions(digits.root) == ["2", "3"]
+
+
 def test_prune_keeps_the_highest_of_each_model(normfold: Any, digits: BundleWriter) -> None:
     digits.digits(1, name="other")
     digits.digits(5, name="other")

@@ -247,7 +247,7 @@ def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> 
     assert ended.returncode == 3
     assert ended.stderr.splitlines()[-1] == (
         "error: Tracing (NORMFOLD_TRACING) needs the package 'opentelemetry-sdk'; "
-        "install it with: pip install 'normfold[tracing]'"
+        "install it in Normfold's clone with: pip install '.[tracing]'"
     )
 
 

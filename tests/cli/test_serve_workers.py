@@ -130,3 +130,31 @@ def test_state_folder_that_cannot_be_made_ends_with_2(tmp_path: Path) -> None:
 def test_number_of_workers_is_checked(number: str) -> None:
     ended = run("--workers", number)
     assert ended.returncode == 2
+
+
+def test_what_one_process_refuses_at_the_start_several_refuse_once(repository: Path, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "none" / "access.log")
+    ended = run("--repository", str(repository), "--port", "0", "--workers", "2", "--access-log", nowhere)
+    assert ended.returncode == 2
+    assert "cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_went_wrong_since_the_start_is_tried_again_while_the_others_serve(
+    repository: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with serving(repository, "--workers", "2", "--access-log", str(folder / "access.log")) as (process, client):
+        wait_until_ready(client)
+        workers = children(process)
+        folder.rename(tmp_path / "gone")
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: len(children(process)) == 2 and children(process) != workers)
+        assert {ask(client) for _ in range(10)} == {200}
+        (tmp_path / "gone").rename(folder)
+        wait_for(lambda: metric(client, "normfold_workers") == 2)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert "Traceback" not in log

@@ -244,7 +244,9 @@ def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr("cli.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
     code, _, err = run("--out", "r")
     assert code == 3
-    assert "normfold train needs the package 'sklearn'; install it with: pip install 'normfold[train]'" in err
+    assert (
+        "normfold train needs the package 'sklearn'; install it in Normfold's clone with: pip install '.[train]'" in err
+    )
 
 
 def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:

@@ -21,7 +21,7 @@ def test_one_onnx_runtime_is_right_whatever_it_is_called(monkeypatch: pytest.Mon
 def test_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, set(), importable=False)
     with pytest.raises(
-        RuntimePackageError, match=r"pip install 'normfold\[cpu\]' \(or 'normfold\[gpu\]', 'normfold\[openvino\]'\)"
+        RuntimePackageError, match=r"pip install '\.\[cpu\]' \(or '\.\[gpu\]', '\.\[openvino\]'\)"
     ) as caught:
         require_onnxruntime()
     assert isinstance(caught.value, SetupError)

@@ -66,6 +66,19 @@ def test_a_new_version_answers_once_it_is_ready_and_the_old_one_can_still_be_ask
     assert ready(service) == ["digits/1", "digits/2"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ("all", {"all": {}}),
+        ("latest:2", {"latest": {"num_versions": 2}}),
+        ("1,3", {"specific": {"versions": [1, 3]}}),
+    ],
+)
+def test_the_configuration_has_the_version_policy_in_force(polled: Any, policy: str, told: Any) -> None:
+    service = polled(version_policy=policy)
+    assert service.client.get("/v2/models/digits/config").json()["version_policy"] == told
+
+
 def test_with_latest_1_the_old_version_is_let_go_behind_the_new_one(polled: Any, bundles: Any) -> None:
     service = polled(version_policy="latest:1")
 

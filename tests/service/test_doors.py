@@ -478,3 +478,14 @@ def test_without_the_setting_no_page_may(served: Any) -> None:
     answer = served.client.post(INFER, json=PICTURE, headers={"Origin": PAGE})
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_who_has_no_key_is_not_told_why_the_service_is_not_ready(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    create_key(file, "any", ["infer"])
+    settings = Settings(repository=tmp_path / "no-such-folder", provider="cpu", keys=file)
+    with serve_app(create_app(settings), settings) as service:
+        service.wait_until_loaded()
+        answer = service.client.get("/v2/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "error": "The service is not ready; its log says why."}

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import io
+import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +45,20 @@ def test_classifier_answers_labels_with_probabilities(served: Any) -> None:
         assert got["index"] == expected.argmax()
         assert got["label"] == ("zero", "one", "two")[got["index"]]
         assert got["probability"] == max(got["probabilities"])
+
+
+@pytest.mark.parametrize("route", [":predict", ":classify"])
+def test_bodies_may_be_compressed(served: Any, route: str) -> None:
+    body = json.dumps({"instances": [PICTURE.tolist()]}).encode() if route == ":predict" else png(PICTURE)
+    path, plain = f"/v1/models/digits{route}", None
+    for encoding, sent in ((None, body), ("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        headers = {"Content-Encoding": encoding} if encoding else {}
+        answer = served.client.post(path, content=sent, headers=headers)
+        assert answer.status_code == 200
+        assert answer.json() == (plain := plain or answer.json())
+    answer = served.client.post(path, content=body, headers={"Content-Encoding": "br"})
+    assert answer.status_code == 400
+    assert "Content-Encoding 'br' is not known" in answer.json()["error"]
 
 
 def test_each_instance_gets_its_own_answer_in_order(served: Any) -> None:

@@ -51,8 +51,11 @@ def test_unknown_variable_like_no_other_lists_the_known(monkeypatch: pytest.Monk
 )
 def test_wrong_value_names_variable_and_option(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"NORMFOLD_{name}", value)
-    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} \\(--{name.lower().replace('_', '-')}\\) is wrong: "):
+    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} is wrong: "):
         load_settings()
+    option = name.lower()
+    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} \\(--{option.replace('_', '-')}\\) is wrong: "):
+        load_settings(**{option: None})  # as a command that has this option, and was not given it
 
 
 def test_provider_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +71,10 @@ def test_provider_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> 
 def test_provider_options_that_are_no_such_object_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("NORMFOLD_PROVIDER", "cuda")
     monkeypatch.setenv("NORMFOLD_PROVIDER_OPTIONS", text)
-    with pytest.raises(SettingsError, match=r"^NORMFOLD_PROVIDER_OPTIONS \(--provider-options\) is wrong: "):
+    with pytest.raises(
+        SettingsError,
+        match="^NORMFOLD_PROVIDER_OPTIONS is wrong: it must be a JSON object of plain values",
+    ):
         load_settings()
 
 

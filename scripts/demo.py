@@ -30,6 +30,7 @@ from models.data import Dataset, load_dataset
 
 BUILD = Path("build")
 RUN, REPOSITORY, NAME = BUILD / "demo" / "run", BUILD / "demo" / "model_repository", "digits"
+PICTURE = BUILD / "demo" / "digit.png"
 NORMFOLD = [sys.executable, "-m", "cli"]
 SHOWN = 8
 """Digits sent one by one to the two routes for people; all held-out ones go to the infer route."""
@@ -138,6 +139,7 @@ def ask(url: str, checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
     require_equal(":predict", np.array([answer["index"] for answer in predicted]), expected.argmax(axis=1)[:SHOWN])
 
     pictures = [png(dataset.x[row, 0]) for row in few]
+    PICTURE.write_bytes(pictures[0])
     classified = [post(f"{url}/v1/models/{NAME}:classify", picture)["classes"][0] for picture in pictures]
     seen = np.stack([dataset.preprocessing.standardise(decode(dataset, picture)) for picture in pictures])
     own = logits_of(checkpoint, seen).argmax(axis=1)
@@ -221,7 +223,13 @@ def show(record: dict[str, Any], answers: dict[str, Any], trained: dict[str, Any
         f"BatchNormalization {record['batchnorm_before']} before, {record['batchnorm_after']} after the fold; "
         f"error {record['verify_error']:.1e} beside noise {record['verify_noise']:.1e}\n"
         f"trained in {record['train_s']} s, exported in {record['export_s']} s, "
-        f"ready in {record['service_ready_s']} s; all of it in {BUILD / 'demo.json'}"
+        f"ready in {record['service_ready_s']} s; all of it in {BUILD / 'demo.json'}\n"
+    )
+    console.print(
+        f"Serve it yourself, and in another terminal ask for {PICTURE}, a {record['labels'][0]}:\n"
+        f"    {Path(sys.executable).parent / 'normfold'} serve --repository {REPOSITORY}\n"
+        f"    curl --data-binary @{PICTURE} localhost:8000/v1/models/{NAME}:classify",
+        soft_wrap=True,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import orjson
@@ -18,6 +18,7 @@ from service.telemetry import Phases
 
 FLUSH_AFTER_S = 0.25
 FLUSH_BYTES = 64 * 1024
+QUIET_S = 60.0
 
 logger = logging.getLogger("service.access")
 
@@ -85,6 +86,7 @@ class FileLines:
         self._size = 0
         self._due: asyncio.TimerHandle | None = None
         self._second, self._prefix = 0, ""
+        self._quiet_until = 0.0
 
     def write(self, phases: Phases) -> None:
         """Keep the line of a request until the next flush."""
@@ -135,7 +137,10 @@ class FileLines:
         try:
             self._file.write(data)
         except OSError as error:
-            logging.getLogger(__name__).error("The access log cannot be written: %s.", error.strerror)
+            if monotonic() >= self._quiet_until:
+                self._quiet_until = monotonic() + QUIET_S
+                text = "The access log cannot be written, and lines are lost: %s. (Said once a minute.)"
+                logging.getLogger(__name__).error(text, error.strerror)
 
     def close(self) -> None:
         """Flush and close."""

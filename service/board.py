@@ -11,6 +11,7 @@ but by looking again.
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,7 +56,9 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._process = folder, os.getpid()
-        self._parent = os.getppid()
+        parent = multiprocessing.parent_process()
+        self._parent = os.getppid() if parent is None else parent.pid  # which may be gone already
+        folder.mkdir(parents=True, exist_ok=True)
         self._told = folder / f"worker-{self._process}.json"
         self._lock: IO[bytes] = self._told.with_suffix(".lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -69,13 +72,17 @@ class Board:
 
     def tell(self, turn: int, problem: str | None, failures: dict[str, str], counted: dict[str, Any]) -> None:
         """Describe this worker to the others."""
+        os.utime(self._lock.fileno())  # what sweeps temporary folders takes nothing that is in use
         _replace(self._told, {"turn": turn, "problem": problem, "failures": failures, "counted": counted})
 
     def others(self) -> list[Colleague]:
         """Return the other workers, the dead ones too."""
-        return [
-            _read_colleague(path) for path in sorted(self._folder.glob("worker-*.json")) if path.name != self._told.name
-        ]
+        found = []
+        for path in sorted(self._folder.glob("worker-*.json")):
+            with suppress(OSError, ValueError):  # gone, or not ours
+                if path.name != self._told.name:
+                    found.append(_read_colleague(path))
+        return found
 
     def wishes(self) -> dict[str, Wish]:
         """Return what is wanted of every model that was ever asked for."""
@@ -107,8 +114,18 @@ class Board:
 
 def _read_colleague(path: Path) -> Colleague:
     """Return what a worker's file says; a worker is alive as long as its lock is held."""
-    record = orjson.loads(path.read_bytes())
-    return Colleague(_is_locked(path.with_suffix(".lock")), **record, process=int(path.stem.removeprefix("worker-")))
+    record, process = orjson.loads(path.read_bytes()), int(path.stem.removeprefix("worker-"))
+    lock = path.with_suffix(".lock")
+    return Colleague(_is_locked(lock) if lock.exists() else _exists(process), **record, process=process)
+
+
+def _exists(process: int) -> bool:
+    """Whether there is such a process, where its lock was taken away."""
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _is_locked(path: Path) -> bool:

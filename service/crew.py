@@ -54,7 +54,7 @@ class Crew:
             return "The service is stopping."
         if self._repository.problem is not None or self._were_ready:
             return self._repository.problem
-        ready = 1 + sum(other.problem is None for other in self._others())
+        ready = 1 + sum(other.problem is None for other in self._living())
         self._were_ready = ready >= self._workers
         return None if self._were_ready else f"{ready} of {self._workers} workers are ready."
 
@@ -70,8 +70,7 @@ class Crew:
             UnknownModelError: there is no such model.
             ModelUnavailableError: not one version of it could be loaded, here or by another worker.
         """
-        await self._repository.load_model(name)
-        await self._agree(name, loaded=True)
+        await self._change(name, loaded=True)
         self._repository.find(name)
 
     async def unload_model(self, name: str) -> None:
@@ -81,8 +80,7 @@ class Crew:
             ControlError: clients may not.
             UnknownModelError: there is no such model.
         """
-        await self._repository.unload_model(name)
-        await self._agree(name, loaded=False)
+        await self._change(name, loaded=False)
 
     async def catch_up(self) -> None:
         """Do what clients have asked of the workers before this one was there, and say that it is."""
@@ -103,8 +101,8 @@ class Crew:
                 if await self._follow(board) or monotonic() - told >= TELL_S:
                     self._tell(board)
                     told = monotonic()
-            except OSError as error:
-                logger.error("The workers cannot tell each other anything: %s.", error.strerror)
+            except (OSError, ValueError) as error:
+                logger.error("The workers cannot tell each other anything: %s.", error)
                 await asyncio.sleep(_TRY_AGAIN_S)
 
     def close(self) -> None:
@@ -117,7 +115,7 @@ class Crew:
         """Return the sums of every version, over all workers."""
         if self._board is None:
             return self._telemetry.models
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._tell(self._board)  # what was reported once must not be lost: a counter never falls
         sums: dict[tuple[str, int], ModelStats] = {}
         for counted in [self._count(), *(other.counted for other in self._others())]:
@@ -140,14 +138,26 @@ class Crew:
         """Return the living workers' process ids."""
         return [os.getpid(), *(other.process for other in self._living())]
 
-    async def _agree(self, name: str, loaded: bool) -> None:
-        """Wish it of the others, and wait until all that live have done it."""
+    async def _change(self, name: str, loaded: bool) -> None:
+        """Wish it of all, do it here, and wait until all that live have done it."""
+        act = self._repository.load_model if loaded else self._repository.unload_model
         if self._board is None:
+            await act(name)
             return
-        turn = self._board.wish(name, loaded)
-        self._done[name] = turn
+        self._repository.require_control()
+        try:
+            turn = self._board.wish(name, loaded)
+        except (OSError, ValueError) as error:
+            raise ModelUnavailableError(name, None, f"the other workers cannot be told ({error}).") from error
+        self._done[name], failure = turn, None
+        try:
+            await act(name)
+        except NormfoldError as error:
+            failure = error
         while any(other.turn < turn for other in self._living()):
             await asyncio.sleep(FOLLOW_S)
+        if failure is not None:
+            raise failure
         for other in self._living():
             if loaded and name in other.failures:
                 raise ModelUnavailableError(name, None, f"another worker says: {other.failures[name]}")

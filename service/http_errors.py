@@ -12,7 +12,7 @@ import logging
 import orjson
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from contract.bundle import DamagedBundleError
@@ -90,6 +90,7 @@ def install(app: FastAPI) -> None:
     """Let the app answer every error in the one form."""
     app.add_exception_handler(NormfoldError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _note_who_left)
     app.add_exception_handler(Exception, _answer_fault)
 
 
@@ -131,6 +132,11 @@ async def _answer_error(_: Request, error: Exception) -> Response:
     status, body, headers = describe_error(error, None)
     extra = {name.decode(): value.decode() for name, value in headers}
     return Response(body, status, extra, media_type="application/json")
+
+
+async def _note_who_left(_: Request, __: Exception) -> Response:
+    """Let the status be noted; nobody reads it."""
+    return Response(status_code=STATUS[ClientLeftError])
 
 
 def describe_fault(identity: str | None = None) -> str:

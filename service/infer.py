@@ -96,7 +96,7 @@ class InferRoute:
         fields, pieces, size = answer_fields(answer, phases), answer.pieces, answer.size
         if encoding := chosen_encoding(headers, size):
             body = await self._workers.parse(size, compress, pieces, encoding)
-            fields.append((b"content-encoding", encoding))
+            fields += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
             pieces, size = (body,), len(body)
         fields.append((b"content-length", b"%d" % size))
         if size <= LARGEST_JOINED and write_answer(scope, 200, fields, pieces):

@@ -93,6 +93,8 @@ def _changing(path: Path, make: bool = False) -> Iterator[dict[str, Key]]:
     """Give the keys by their ids to change, and write them all; other commands wait meanwhile."""
     if path.is_symlink():
         path = path.resolve()  # the link stays one
+    if path.is_dir():
+        raise KeysError(path, "is a folder; name a file.")
     if not make and not path.exists():
         read_keys(path)
     try:

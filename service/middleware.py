@@ -26,7 +26,7 @@ from service.tracing import read_trace_id
 if TYPE_CHECKING:
     from service.spans import Spans
 
-_GIVEN_ONCE = (b"host", b"content-encoding", b"inference-header-content-length")
+_GIVEN_ONCE = (b"host", b"content-encoding", b"inference-header-content-length", b"authorization", b"x-api-key")
 """Headers that say what a request is; the parser itself refuses Content-Length twice."""
 
 

@@ -92,7 +92,8 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
     if nodes and provider.name not in nodes:
         raise ProviderError(provider.name, f"it took none of the nodes ({describe_placement(nodes)})", provider.remedy)
     in_force = options | session.get_provider_options().get(provider.onnx_name, {})
-    return Session(session, Place(provider.name, in_force, nodes, fell_back, provider.runs_on_host(wish)))
+    place = Place(provider.name, in_force, nodes, fell_back, provider.runs_on_host(wish))
+    return Session(session, place, keeps_memory=wish.arena)
 
 
 def _is_built_in(provider: Provider) -> bool:

@@ -45,6 +45,7 @@ class ServiceProtocol(HttpToolsProtocol):
     _active: RequestResponseCycle | None = None
     _pieces: list[bytes] | None = None
     _named: Named | None = None
+    _owed = 0
     _short_headers: Headers
     _began = 0.0
     _reading_since: float | None = None
@@ -87,15 +88,37 @@ class ServiceProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes, while the headers are not too long."""
         within, self._chunk_bytes = self._in_headers, len(data)
-        super().data_received(data)
+        while data:
+            data = self._take_owed(data) if self._owed else self._feed(data)
         if self._in_headers:
-            self._header_bytes += len(data) if within else 0  # of the first piece, only what was understood counts
+            self._header_bytes += self._chunk_bytes if within else 0  # of the first piece, what was understood counts
             if self._header_bytes > self.config.settings.max_header_bytes or self._are_long():
                 self._refuse_headers()
+
+    def _feed(self, data: bytes) -> bytes:
+        """Let the parser read; return what it left, which is what stands behind a wish for another protocol."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:  # ignored, as RFC 9110, 7.8, allows: all is HTTP/1.1 here
+            self._make_parser()
+            return data[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        return b""
+
+    def _take_owed(self, data: bytes) -> bytes:
+        """Take of a body what the parser left; return what stands behind it."""
+        piece, rest = data[: self._owed], data[self._owed :]
+        self._owed -= len(piece)
+        self.on_body(piece)
+        if not self._owed:
+            self.body_received()
+        return rest
 
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._in_headers = False
+        self._owed = self._body_behind_upgrade() if self.parser.should_upgrade() else 0
         if self._chunk_bytes + self._header_bytes > self.config.settings.max_header_bytes and self._are_long():
             self._refuse_headers()
             return
@@ -114,6 +137,8 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the clock; a request that has come whole goes the short way if it may."""
+        if self._owed:  # the parser takes a wish for another protocol for the end
+            return
         self._reading_since = None
         if self._pieces is None:
             super().on_message_complete()
@@ -127,9 +152,18 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def body_received(self) -> None:
         """Go on behind a body that the parser has not seen."""
+        self._owed = 0
+        self._make_parser()
+        self.on_message_complete()
+
+    def _make_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
-        self.on_message_complete()
+
+    def _body_behind_upgrade(self) -> int:
+        """Return how long a body is that the parser will not read, since its request wishes for another protocol."""
+        length = dict(self.headers).get(b"content-length", b"")
+        return int(length) if length.isdigit() else 0
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request; the sweep ends what waits too long, so uvicorn's timer is left out."""
@@ -239,12 +273,6 @@ class ServiceProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
         super()._start_asgi_task(cycle, app)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Answer a request for another protocol in this one, and read no further: what follows was not parsed."""
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-        self.flow.pause_reading()
 
     def _are_long(self) -> bool:
         return sum(len(name) + len(value) + 4 for name, value in self.headers) > self.config.settings.max_header_bytes

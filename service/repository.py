@@ -159,7 +159,7 @@ class Repository:
             UnknownModelError: there is no such model.
             ModelUnavailableError: not one version of it could be loaded.
         """
-        self._require_control()
+        self.require_control()
         async with self._changing:
             try:
                 await self._note_folders()
@@ -182,7 +182,7 @@ class Repository:
             ControlError: clients may not.
             UnknownModelError: there is no such model.
         """
-        self._require_control()
+        self.require_control()
         async with self._changing:
             if name not in self._entries:
                 raise UnknownModelError(name)
@@ -200,7 +200,12 @@ class Repository:
                 if entry.model is not None:
                     entry.model.batcher.close()
 
-    def _require_control(self) -> None:
+    def require_control(self) -> None:
+        """Refuse to load and unload by request, unless that is on.
+
+        Raises:
+            ControlError: it is not.
+        """
         if self._settings.model_control != "explicit":
             raise ControlError(self._settings.model_control)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import socket
-import time
 from pathlib import Path
+from time import sleep
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -82,7 +82,7 @@ class ServiceConfig(uvicorn.Config):
                 if not any(folder.glob("worker-*.json")):
                     (folder / _REFUSED).write_text(str(error.exit_code))
                     raise SystemExit(STARTUP_FAILURE) from None
-                time.sleep(_TRY_AGAIN_S)
+                sleep(_TRY_AGAIN_S)
 
 
 def run_workers(settings: Settings, listener: socket.socket) -> None:

@@ -28,7 +28,16 @@ _DATATYPES = {
 
 
 _FATAL = 4
-"""ONNX Runtime's severity above errors: an end that was asked for is none."""
+"""ONNX Runtime's severity above errors."""
+
+
+def _quiet_options() -> Any:
+    """Return options of a run with which ONNX Runtime logs nothing: what it says comes back as an exception."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
 
 
 class Cancel:
@@ -46,9 +55,7 @@ class Cancel:
 
     def run_options(self) -> Any:
         """Return ONNX Runtime's options for the one run that this stops; they are never used again."""
-        import onnxruntime
-
-        self._options = onnxruntime.RunOptions()
+        self._options = _quiet_options()
         if self.is_set:
             self._options.terminate = True
         return self._options
@@ -64,13 +71,15 @@ class Session:
         place: where it runs.
     """
 
-    def __init__(self, session: Any, place: Place) -> None:
+    def __init__(self, session: Any, place: Place, keeps_memory: bool = True) -> None:
         from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
         self._session, self._invalid_argument = session, InvalidArgument
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
         self.place = place
+        self._keeps_memory = keeps_memory
+        self._usual_options = _quiet_options()
 
     @property
     def provider(self) -> str:
@@ -89,7 +98,7 @@ class Session:
             WireError: ONNX Runtime refused the tensors.
             RunError: the network failed, or was stopped.
         """
-        options = None if cancel is None else cancel.run_options()
+        options = self._usual_options if cancel is None else cancel.run_options()
         try:
             results: list[Array] = self._session.run(outputs, tensors, options)
         except self._invalid_argument as error:
@@ -114,13 +123,10 @@ class Session:
         Raises:
             RunError: it failed.
         """
-        if any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
+        if not self._keeps_memory or any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
             return
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
+        options = _quiet_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        options.log_severity_level = _FATAL
         options.terminate = True
         tensors = {
             name: np.full([max(size, 1) for size in shape], "" if datatype == "BYTES" else 0, DTYPES[datatype])

@@ -195,7 +195,7 @@ class _Exchange:
             fields, pieces = answer_fields(answer, self._phases), answer.pieces
             if encoding := chosen_encoding(self._headers, answer.size):
                 pieces = (await self._way.workers.call(compress, pieces, encoding),)
-                fields.append((b"content-encoding", encoding))
+                fields += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
             fields.append((b"content-length", b"%d" % sum(map(len, pieces))))
             await self._client.answer_slowly(200, fields, pieces)
             self._close()
@@ -215,7 +215,7 @@ class _Exchange:
         fields, pieces, size = answer_fields(answer, self._phases), answer.pieces, answer.size
         if encoding := chosen_encoding(self._headers, size):
             body = compress(pieces, encoding)
-            fields.append((b"content-encoding", encoding))
+            fields += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
             pieces, size = (body,), len(body)
         fields.append((b"content-length", b"%d" % size))
         self._end(200, fields, pieces)

@@ -167,7 +167,8 @@ def test_load_that_hangs_does_not_keep_the_process(repository: Path) -> None:
 
 
 def test_client_that_never_sends_the_rest_does_not_keep_the_process(repository: Path) -> None:
-    with serving(repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
+    with serving(repository, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
+        wait_until_loaded(client)
         head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
             connection.sendall(head)

@@ -99,6 +99,29 @@ def test_they_are_one_service(repository: Path, tmp_path: Path) -> None:
     assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
 
 
+def test_they_bear_with_a_folder_that_somebody_sweeps(repository: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with serving(repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
+        _,
+        client,
+    ):
+        wait_until_ready(client)
+        for lock in (state / "workers").glob("*.lock"):
+            lock.unlink()
+        assert metric(client, "normfold_workers") == 2
+        assert client.post("/v2/repository/models/same/load").status_code == 200
+        assert {ask(client) for _ in range(10)} == {200}
+
+        (state / "workers" / "wanted.json").write_text("{")
+        answer = client.post("/v2/repository/models/same/unload")
+        assert answer.status_code == 503
+        assert "cannot be told" in answer.json()["error"]
+        assert {ask(client) for _ in range(10)} == {200}  # nothing is half done
+        (state / "workers" / "wanted.json").unlink()
+        assert client.post("/v2/repository/models/same/unload").status_code == 200
+        assert {ask(client) for _ in range(10)} == {503}
+
+
 def test_they_end_when_their_parent_is_killed(repository: Path) -> None:
     with serving(repository, "--workers", "2") as (process, client):
         wait_until_ready(client)

@@ -87,14 +87,20 @@ def test_a_client_that_waits_for_a_word_is_not_left_in_doubt(slow: Any) -> None:
     assert [status for status, _ in found] == [404]
 
 
-def test_another_protocol_is_answered_and_left(slow: Any) -> None:
+@pytest.mark.parametrize("cut", [0, 30, 250, 400])
+@pytest.mark.parametrize("padding", [0, 200_000])
+def test_a_wish_for_another_protocol_is_ignored(slow: Any, cut: int, padding: int) -> None:
+    """As RFC 9110 has it; curl --http2 and some clients in Java wish for one with every request."""
     _, service = slow
-    head = INFER % (len(BODY), b"Connection: Upgrade\r\nUpgrade: h2c\r\n")
+    body = BODY + b" " * padding
+    sent = INFER % (len(body), b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n")
     with connect(service) as connection:
-        connection.sendall(head)
-        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall((sent + body)[:cut])
+        service.client.get("/v2")  # the service has read what was sent before
+        connection.sendall((sent + body)[cut:] + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         found = answers(connection)
-    assert len(found) == 1
+    assert [status for status, _ in found] == [200, 200]
+    assert json.loads(found[0][1])["outputs"]
 
 
 def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(bundles: Any, start: Callable[..., Any]) -> None:

@@ -140,7 +140,10 @@ def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixtur
     log.flush()
     log.close()
 
-    assert "The access log cannot be written: No space left on device." in caplog.messages
+    assert (
+        "The access log cannot be written, and lines are lost: No space left on device. (Said once a minute.)"
+        in caplog.messages
+    )
     assert caplog.records[0].levelno == logging.ERROR
 
 

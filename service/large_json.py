@@ -7,6 +7,7 @@ the usual way, `service.wire.parse_object` and `service.tensors`, whose refusals
 from __future__ import annotations
 
 import codecs
+import ctypes
 import threading
 from math import prod
 from typing import Any, Literal
@@ -28,7 +29,10 @@ _LARGEST_KEPT = 8 * 2**20
 """Bytes of a body up to which a thread's parser is used again: it keeps memory of about ten times the largest body."""
 
 
-_CHUNK = 128 * 1024
+_CHUNK, _FEW = 128 * 1024, 64
+
+_memchr = ctypes.CDLL(None).memchr
+_memchr.restype, _memchr.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
 
 class _Parsers(threading.local):
@@ -77,8 +81,24 @@ def _count_brackets(signs: Array) -> int:
     """Return the number of opening brackets and backslashes.
 
     A text with an escape in it counts at least as much as it can hold brackets, so no such text can stand in for a list
-    that is nested too deep. In chunks that stay in the processor's cache: it is five times as fast as bytes.count.
+    that is nested too deep.
     """
+    brackets, backslashes = _count_few(signs, ord("[")), _count_few(signs, ord("\\"))
+    return _count_many(signs) if brackets is None or backslashes is None else brackets + backslashes
+
+
+def _count_few(signs: Array, sign: int) -> int | None:
+    """Count a sign with the C library's memchr, at the speed of memory; None if it stands there often."""
+    at, end = signs.ctypes.data, signs.ctypes.data + len(signs)
+    for count in range(_FEW):
+        if (found := _memchr(at, sign, end - at)) is None:
+            return count
+        at = found + 1
+    return None
+
+
+def _count_many(signs: Array) -> int:
+    """Count brackets and backslashes in chunks that stay in the processor's cache."""
     count, passing = 0, np.empty(_CHUNK, np.uint8)
     for start in range(0, len(signs), _CHUNK):
         chunk = signs[start : start + _CHUNK]

@@ -134,8 +134,9 @@ class Model:
             QueueFullError: no room.
             ClientLeftError: the client is gone already.
         """
-        job.future = future = asyncio.get_running_loop().create_future()
-        self.enqueue(job, connection)
+        _require_client(connection)
+        future = self.batcher.submit(job)
+        self._watch(connection, job)
         return future
 
     def enqueue(self, job: Job, connection: Connection | None = None) -> None:
@@ -145,9 +146,12 @@ class Model:
             QueueFullError: no room.
             ClientLeftError: the client is gone already.
         """
-        if connection is not None and connection.is_lost:
-            raise ClientLeftError
+        _require_client(connection)
         self.batcher.enqueue(job)
+        self._watch(connection, job)
+
+    def _watch(self, connection: Connection | None, job: Job) -> None:
+        """Abandon a job when its client leaves."""
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)
 
@@ -188,3 +192,8 @@ class Model:
                 raise WireError(f"The inputs differ in their number of rows: {counts}.")
             rows = array.shape[0]
         return rows if rows > 0 else None
+
+
+def _require_client(connection: Connection | None) -> None:
+    if connection is not None and connection.is_lost:
+        raise ClientLeftError

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.body import Headers
 from service.connection import CONNECTION, CYCLE, ShortCycle, write_slowly, write_whole
+from service.direct_body import SMALLEST_DIRECT, Reader
 from service.exchange import Fields, Named
 from service.raw import Piece
 from service.short_way import ShortWay
@@ -41,6 +42,7 @@ class ServiceProtocol(HttpToolsProtocol):
     config: ServiceConfig
     on_lost: Callable[[], None] | None = None
     is_lost = False
+    reader: Reader
     short_way: ShortWay | None = None
     _active: RequestResponseCycle | None = None
     _pieces: list[bytes] | None = None
@@ -59,6 +61,8 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Take the connection, unless there are as many as may be."""
         super().connection_made(transport)
+        self.reader = Reader(self)
+        transport.set_protocol(self.reader)
         self.config.sweep.add(self)
         self.short_way = getattr(self.app, "short_way", None)
         self._reading_since = self.loop.time()
@@ -69,6 +73,7 @@ class ServiceProtocol(HttpToolsProtocol):
         """Tell whoever waits for an answer, or has one, that nobody reads it."""
         self.is_lost = True
         self._take_long_way()
+        del self.reader  # a circle
         self.config.sweep.discard(self)
         super().connection_lost(exc)
         for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
@@ -118,7 +123,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._in_headers = False
-        self._owed = self._body_behind_upgrade() if self.parser.should_upgrade() else 0
+        self._owed = self._declared_length() if self.parser.should_upgrade() else 0  # its body the parser will not read
         if self._chunk_bytes + self._header_bytes > self.config.settings.max_header_bytes and self._are_long():
             self._refuse_headers()
             return
@@ -160,8 +165,8 @@ class ServiceProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
-    def _body_behind_upgrade(self) -> int:
-        """Return how long a body is that the parser will not read, since its request wishes for another protocol."""
+    def _declared_length(self) -> int:
+        """Return how long the body of the request is said to be."""
         length = dict(self.headers).get(b"content-length", b"")
         return int(length) if length.isdigit() else 0
 
@@ -199,6 +204,8 @@ class ServiceProtocol(HttpToolsProtocol):
     def _start_long_way(self) -> None:
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
+        if self._declared_length() >= SMALLEST_DIRECT:
+            self.flow.pause_reading()  # until somebody reads the body, and says where it shall lie
         if self._is_ending:
             self.cycle.keep_alive = False
 

@@ -58,12 +58,12 @@ def test_it_is_the_usual_way_or_none(request: dict[str, Any], datatype: str) -> 
 def test_what_is_right_is_taken(datatype: str, nested: bool) -> None:
     array = np.arange(12, dtype=DTYPES[datatype]).reshape(3, 4)
     data = array.tolist() if nested else array.ravel().tolist()
-    body = json.dumps({"id": "x[", "inputs": [{"name": "a", "datatype": datatype, "shape": [3, 4], "data": data}]})
+    body = json.dumps({"id": "x]", "inputs": [{"name": "a", "datatype": datatype, "shape": [3, 4], "data": data}]})
 
     record = parse_large(body.encode())
 
     assert record is not None
-    assert record["id"] == "x["
+    assert record["id"] == "x]"
     assert decoded(record, datatype) == (array.tobytes(), (3, 4), array.dtype)
 
 
@@ -99,10 +99,20 @@ def test_a_byte_order_mark_is_left_to_the_usual_way_which_refuses_it() -> None:
         parse_object(body)
 
 
-def test_an_escaped_bracket_does_not_upset_the_count() -> None:
-    body = b'{"id": "\\u005b", "inputs": [{"name": "a", "datatype": "FP32", "shape": [2], "data": [1, [2]]}]}'
+@pytest.mark.parametrize("text", ["[", "\\u005b", "\\\\["])
+@pytest.mark.parametrize("data", ["[1, [2]]", "[[1], 2]"])
+def test_a_bracket_in_a_text_does_not_hide_one_in_the_numbers(text: str, data: str) -> None:
+    body = f'{{"id": "{text}", "inputs": [{{"name": "a", "datatype": "FP32", "shape": [2], "data": {data}}}]}}'
 
-    assert parse_large(body) is None
+    assert parse_large(body.encode()) is None
+
+
+def test_many_brackets_are_counted_too() -> None:
+    data = np.arange(2_000_000 // 8).reshape(-1, 2).tolist()
+    body = json.dumps({"inputs": [{"name": "a", "datatype": "FP32", "shape": [125_000, 2], "data": data}]})
+
+    assert parse_large(body.encode()) is not None
+    assert parse_large(body.replace("[2, 3]", "[2, [3]]").encode()) is None
 
 
 def test_of_two_equal_keys_the_last_one_holds() -> None:

@@ -1,0 +1,96 @@
+# The service as a container, and what prepares models for it:
+#
+#   docker build --tag normfold .                              the service, on the CPU
+#   docker build --tag normfold:gpu --build-arg ORT=gpu .      the service, on NVIDIA GPUs
+#   docker build --tag normfold:export --target export .       fold, verify and export ONNX files (no torch)
+#   docker build --tag normfold:train --target train .         training too (torch)
+#
+# What is installed stands in requirements/, with hashes; `make lock` writes it.
+
+ARG ORT=cpu
+
+FROM python:3.11-slim-bookworm AS base
+ENV PATH=/opt/normfold/bin:$PATH \
+    PYTHONUNBUFFERED=1
+# A volume that is mounted here for the first time belongs to this user.
+RUN mkdir /models && chown 10001:10001 /models
+WORKDIR /tmp
+
+# Normfold alone, put where it is copied over the packages: its changes leave their layer as it is.
+FROM base AS normfold
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/normfold
+COPY requirements/build.txt requirements/
+RUN pip --python /opt/normfold/bin/python install --require-hashes --requirement requirements/build.txt
+COPY pyproject.toml README.md LICENSE source/
+COPY contract source/contract
+COPY models source/models
+COPY export source/export
+COPY service source/service
+COPY cli source/cli
+RUN pip --python /opt/normfold/bin/python install --no-deps --no-build-isolation --prefix /installed ./source
+
+FROM base AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv --without-pip /opt/normfold
+
+FROM packages AS serve-packages
+ARG ORT
+COPY requirements/serve-${ORT}.txt requirements/
+# Tests and sources of other languages, which nothing loads, are an eighth of it.
+RUN pip --python /opt/normfold/bin/python install --no-deps --require-hashes --requirement requirements/serve-${ORT}.txt \
+    && find /opt/normfold/lib -depth \
+        \( -type d -name tests -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) -exec rm -r {} +
+
+FROM packages AS export-packages
+COPY requirements/export.txt requirements/
+RUN pip --python /opt/normfold/bin/python install --no-deps --require-hashes --requirement requirements/export.txt
+
+# torch's builds for CPU and CUDA carry one version, so it has no hash here. Empty, TORCH_INDEX takes the CUDA build.
+FROM packages AS train-packages
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements/train.txt requirements/torch.txt requirements/
+RUN pip --python /opt/normfold/bin/python install --no-deps --require-hashes --requirement requirements/train.txt
+# hadolint ignore=DL3059
+RUN pip --python /opt/normfold/bin/python install ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
+    --requirement requirements/torch.txt
+
+FROM base AS train
+LABEL org.opencontainers.image.title="Normfold, training" \
+      org.opencontainers.image.description="Train batch-normalised networks, fold them, and publish them for serving" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=train-packages /opt/normfold /opt/normfold
+COPY --from=normfold /installed /opt/normfold
+ENV HOME=/tmp
+USER 10001:10001
+ENTRYPOINT ["normfold"]
+CMD ["--help"]
+
+FROM base AS export
+LABEL org.opencontainers.image.title="Normfold, export" \
+      org.opencontainers.image.description="Fold, verify and export ONNX files, and keep a repository of models" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=export-packages /opt/normfold /opt/normfold
+COPY --from=normfold /installed /opt/normfold
+ENV HOME=/tmp
+USER 10001:10001
+ENTRYPOINT ["normfold"]
+CMD ["--help"]
+
+FROM base AS serve
+LABEL org.opencontainers.image.title="Normfold" \
+      org.opencontainers.image.description="Serve batch-normalised networks over REST through ONNX Runtime" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=serve-packages /opt/normfold /opt/normfold
+COPY --from=normfold /installed /opt/normfold
+ENV HOME=/tmp \
+    NORMFOLD_HOST=0.0.0.0 \
+    NORMFOLD_REPOSITORY=/models \
+    NORMFOLD_LOG_FORMAT=json
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "service.probe"]
+# It is PID 1: it hears SIGTERM, passes it on to its workers, and waits for them.
+ENTRYPOINT ["normfold"]
+CMD ["serve"]

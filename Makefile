@@ -10,7 +10,13 @@ PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.py
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
+# Another engine can stand in: make image CONTAINER=podman; BUILD_ARGS are its own options of build.
+CONTAINER ?= docker
+COMPOSE ?= docker compose
+ORT ?= cpu
+PROFILES ?= --profile monitoring
+
+.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -46,6 +52,29 @@ fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an ho
 
 fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
 	$(BIN)/python -m benchmarks.fuzz_wire $(BENCH_OPTIONS)
+
+lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.
+	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)
+
+image:  ## Build the image of the service; ORT=gpu for NVIDIA GPUs.
+	$(CONTAINER) build $(BUILD_ARGS) --build-arg ORT=$(ORT) --target serve --tag normfold$(if $(filter gpu,$(ORT)),:gpu) .
+
+up:  ## Start service, Prometheus and Grafana in containers; trains on digits first if there is no model.
+	$(COMPOSE) build service
+	$(COMPOSE) run --rm --no-deps --entrypoint sh service -c 'ls /models/*/*/manifest.json' >/dev/null 2>&1 || \
+		$(COMPOSE) --profile train run --rm train
+	$(COMPOSE) $(PROFILES) up --detach
+	@echo "The service: http://localhost:$${PORT:-8000}/docs"
+	$(if $(PROFILES),@echo "Prometheus: http://localhost:9090  Grafana: http://localhost:3000")
+
+down:  ## Stop and remove them; models and figures stay in their volumes.
+	$(COMPOSE) --profile monitoring --profile train --profile tools down
+
+test-containers: export CONTAINER := $(CONTAINER)
+test-containers: export COMPOSE := $(COMPOSE)
+test-containers: export BUILD_ARGS := $(BUILD_ARGS)
+test-containers: $(INSTALLED)  ## Build the images, train, serve, ask, stop: in containers (minutes).
+	$(BIN)/python -m pytest tests/containers --capture=no
 
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve

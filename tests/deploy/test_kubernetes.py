@@ -77,6 +77,11 @@ def test_manifest_fits_the_schema_of_kubernetes(path: Path, version: str) -> Non
     kubernetes_validate.validate(read(path), version, strict=True)
 
 
+def test_the_page_names_the_versions_that_are_checked() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert f"Kubernetes {VERSIONS[0]} and {VERSIONS[1]}" in " ".join(page.split())
+
+
 def test_misspelt_field_does_not_fit_the_schema() -> None:
     wrong = base("deployment")
     wrong["spec"]["template"]["spec"]["terminationGracePeriod"] = 45

@@ -1,0 +1,145 @@
+"""The kustomizations: every file is named by one, every patch meets what it patches, and kubectl builds them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.deploy.manifests import (
+    FILES,
+    KUBERNETES,
+    KUSTOMIZATIONS,
+    OVERLAYS,
+    Resource,
+    base,
+    container_of,
+    environment_of,
+    pod_of,
+    read,
+)
+
+ALONE = {KUBERNETES / "upload.yaml", KUBERNETES / "prometheus-adapter-rule.yaml"}
+"""Files that docs/kubernetes.md has applied by themselves."""
+
+CUSTOM = {"ServiceMonitor"}
+
+RESOURCES = {
+    (resource["kind"], resource["metadata"]["name"]): resource
+    for folder in KUSTOMIZATIONS
+    for name in read(folder / "kustomization.yaml").get("resources", [])
+    if (folder / name).is_file()
+    for resource in [read(folder / name)]
+}
+
+PATCHES = [
+    pytest.param(patch.get("target"), folder / patch["path"], id=f"{folder.name}/{patch['path']}")
+    for folder in KUSTOMIZATIONS
+    for patch in read(folder / "kustomization.yaml").get("patches", [])
+]
+
+
+def _named_by(folder: Path) -> set[Path]:
+    kustomization = read(folder / "kustomization.yaml")
+    names = [*kustomization.get("resources", []), *kustomization.get("components", [])]
+    names += [patch["path"] for patch in kustomization.get("patches", [])]
+    return {(folder / name).resolve() for name in names}
+
+
+def _build(folder: Path) -> dict[str, Resource]:
+    """Return what kubectl makes of a kustomization, by kind."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl, which holds kustomize, is not installed; the other tests read the files themselves.")
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {resource["kind"]: resource for resource in yaml.safe_load_all(done.stdout)}
+
+
+@pytest.mark.parametrize("folder", KUSTOMIZATIONS, ids=lambda folder: folder.name)
+def test_what_a_kustomization_names_exists(folder: Path) -> None:
+    assert [path for path in _named_by(folder) if not path.exists()] == []
+
+
+def test_no_file_is_left_out() -> None:
+    named = set().union(*(_named_by(folder) for folder in KUSTOMIZATIONS)) | ALONE
+    files = {path for path in FILES if path.is_relative_to(KUBERNETES) and path.name != "kustomization.yaml"}
+    assert files == {path for path in named if path.is_file()}
+
+
+def test_no_component_is_left_out() -> None:
+    named = set().union(*(_named_by(folder) for folder in OVERLAYS))
+    assert {folder for folder in KUSTOMIZATIONS if folder not in OVERLAYS} <= named
+
+
+@pytest.mark.parametrize(("target", "path"), PATCHES)
+def test_patch_meets_what_it_patches(target: dict[str, str] | None, path: Path) -> None:
+    patch = read(path)
+    if target is None:
+        resource = RESOURCES[patch["kind"], patch["metadata"]["name"]]
+        assert container_of(patch)["name"] == container_of(resource)["name"]
+        assert patch["apiVersion"] == resource["apiVersion"]
+        assert patch["metadata"]["namespace"] == base("namespace")["metadata"]["name"]
+        return
+    resource = RESOURCES[target["kind"], target["name"]]
+    assert f"{target['group']}/{target['version']}" == resource["apiVersion"]
+    for operation in patch:
+        assert operation["op"] == "add"
+        _walk(resource, operation["path"].split("/")[1:-1])
+
+
+def _walk(node: Any, keys: list[str]) -> None:
+    """Go down a JSON pointer; a KeyError or IndexError where it leads nowhere."""
+    for key in keys:
+        node = node[int(key)] if isinstance(node, list) else node[key]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+def test_kubectl_builds_what_fits_the_schema(folder: Path) -> None:
+    built = _build(folder)
+    for kind, resource in built.items():
+        if kind not in CUSTOM:
+            kubernetes_validate.validate(resource, "1.37", strict=True)
+        if kind != "Namespace":
+            assert resource["metadata"]["namespace"] == built["Namespace"]["metadata"]["name"]
+
+
+def test_base_needs_no_custom_resource() -> None:
+    named = _named_by(KUBERNETES / "base")
+    assert all("base" in path.parts for path in named)
+    assert not {read(path)["kind"] for path in named} & CUSTOM
+
+
+def test_gpu_overlay_asks_for_a_gpu_its_image_and_the_provider_that_uses_it() -> None:
+    deployment = _build(KUBERNETES / "overlays" / "gpu")["Deployment"]
+    container = container_of(deployment)
+    assert container["image"] == container_of(base("deployment"))["image"] + "-gpu"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["resources"]["limits"]["cpu"] == container_of(base("deployment"))["resources"]["limits"]["cpu"]
+    assert environment_of(deployment)["NORMFOLD_PROVIDER"] == "cuda"
+    assert [one["key"] for one in pod_of(deployment)["tolerations"]] == ["nvidia.com/gpu"]
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_production_overlay_mounts_the_folder_of_keys_and_gives_prometheus_one() -> None:
+    built = _build(KUBERNETES / "overlays" / "production")
+    deployment, (endpoint,) = built["Deployment"], built["ServiceMonitor"]["spec"]["endpoints"]
+    (mount,) = [one for one in container_of(deployment)["volumeMounts"] if one["name"] == "keys"]
+    (volume,) = [one for one in pod_of(deployment)["volumes"] if one["name"] == "keys"]
+    assert Path(environment_of(deployment)["NORMFOLD_KEYS"]).parent == Path(mount["mountPath"])
+    assert "subPath" not in mount
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert endpoint["authorization"] == {
+        "type": "Bearer",
+        "credentials": {"name": "normfold-metrics-key", "key": "key"},
+    }
+
+
+def test_production_overlay_scales_on_processors_and_on_the_queue() -> None:
+    metrics = _build(KUBERNETES / "overlays" / "production")["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert [metric["type"] for metric in metrics] == ["Resource", "Pods"]

@@ -1,0 +1,37 @@
+"""Keys in the folder of a Secret, as Kubernetes lays it out and changes it: by switching a symbolic link."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from service.key_changes import create_key
+from service.keyring import Keyring
+from tests.deploy.manifests import KUBERNETES, environment_of, read
+
+
+def _publish(keys: Path, mount: Path, number: int) -> None:
+    """Switch the folder over to what `keys` is now, and remove what it was."""
+    before = (mount / "..data").resolve()
+    folder = mount / f"..{number}"
+    folder.mkdir()
+    shutil.copy(keys, folder / keys.name)
+    (mount / "..new").symlink_to(folder.name)
+    (mount / "..new").rename(mount / "..data")
+    if before.name != "..data":
+        shutil.rmtree(before)
+
+
+def test_keys_of_a_changed_secret_are_taken(tmp_path: Path) -> None:
+    patch = read(KUBERNETES / "components" / "keys" / "deployment-patch.yaml")
+    keys, mount = tmp_path / Path(environment_of(patch)["NORMFOLD_KEYS"]).name, tmp_path / "mount"
+    mount.mkdir()
+    (mount / keys.name).symlink_to(f"..data/{keys.name}")
+    create_key(keys, "first", ("infer",))
+    _publish(keys, mount, 1)
+    ring = Keyring(mount / keys.name)
+    _, late = create_key(keys, "late", ("infer",))
+    assert ring.find(late.encode()) == (None, False)
+    _publish(keys, mount, 2)
+    ring.look()
+    assert ring.find(late.encode())[1]

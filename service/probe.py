@@ -20,7 +20,7 @@ def main() -> None:
         connection.request("GET", "/v2/health/ready")
         answer = connection.getresponse()
         text = answer.read().decode()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         sys.exit(f"The service does not answer: {error}")
     finally:
         connection.close()

@@ -1,0 +1,158 @@
+"""The engine that `make test-containers` names, the images that it builds, and a service that runs in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+IMAGE, BASE = "normfold", "python:3.11-slim-bookworm"
+PROJECT = "normfold-test"
+PORT = 18080
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine's command lines."""
+
+    container: list[str]
+    compose: list[str]
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 120) -> str:
+        """Run a command of the engine; return what it printed."""
+        return self._run([*self.container, *arguments], check, timeout)
+
+    def make(self, target: str, *options: str, timeout: float = 1500) -> str:
+        """Run one of our own make targets with this engine."""
+        return self._run(["make", "--no-print-directory", target, *options], True, timeout)
+
+    def on_compose(self, *arguments: str, timeout: float = 300) -> str:
+        """Run a command of compose."""
+        return self._run([*self.compose, *arguments], True, timeout)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Return what the engine knows of a container or an image."""
+        found: dict[str, Any] = json.loads(self("inspect", name))[0]
+        return found
+
+    def health_check(self, image: str) -> list[str]:
+        """Return the command that tells whether the image's container is healthy."""
+        found = self.inspect(image)
+        check = found["Config"].get("Healthcheck") or found["Healthcheck"]  # Docker's place for it, and podman's
+        assert check["Test"][0] == "CMD"
+        command: list[str] = check["Test"][1:]
+        return command
+
+    def start(self, *options: str, command: tuple[str, ...] = ()) -> str:
+        """Start the service's image, unprivileged as compose would; return the container's id."""
+        unprivileged = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        if self.container[0].endswith("podman"):
+            unprivileged.append("--read-only-tmpfs=false")  # podman leaves /tmp writable, Docker does not
+        return self("run", "--detach", *unprivileged, *options, IMAGE, *command).split()[-1]
+
+    def _run(self, command: list[str], check: bool, timeout: float) -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{shlex.join(command)} left with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The engine, as the make target hands it over."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NORMFOLD_")}
+    environment |= {"COMPOSE_PROJECT_NAME": PROJECT, "PORT": str(PORT)}
+    return Engine(shlex.split(os.environ["CONTAINER"]), shlex.split(os.environ["COMPOSE"]), environment)
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine) -> str:
+    """The service's image, built by `make image`."""
+    started = time.monotonic()
+    engine.make("image")
+    print(f"\nthe image was built in {time.monotonic() - started:.0f} s")
+    return IMAGE
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What `make up` started.
+
+    Attributes:
+        url: the service's, as published.
+        container: the id of the service's container.
+        volume: with the repository.
+    """
+
+    url: str
+    container: str
+    volume: str
+
+
+@pytest.fixture(scope="session")
+def stack(engine: Engine, image: str) -> Iterator[Stack]:
+    """A model, trained in a container, and the service that serves it; taken down by `make down`."""
+    assert image == IMAGE
+    started = time.monotonic()
+    try:
+        engine.make("up", "PROFILES=")  # the images for monitoring cannot be had everywhere
+        print(f"\ntrained and up in {time.monotonic() - started:.0f} s")
+        label = f"label=com.docker.compose.project={PROJECT}"
+        service = "label=com.docker.compose.service=service"
+        (container,) = engine("ps", "--quiet", "--filter", label, "--filter", service).split()
+        (volume,) = [name for name in engine("volume", "ls", "--quiet").split() if name == f"{PROJECT}_models"]
+        wait_until_ready(f"http://127.0.0.1:{PORT}")
+        yield Stack(f"http://127.0.0.1:{PORT}", container, volume)
+    finally:
+        engine.make("down")
+        engine("volume", "rm", "--force", f"{PROJECT}_models", check=False)
+
+
+@pytest.fixture
+def started(engine: Engine) -> Iterator[list[str]]:
+    """Ids of containers to remove behind the test."""
+    containers: list[str] = []
+    yield containers
+    for container in containers:
+        engine("rm", "--force", container, check=False)
+
+
+def wait_until_ready(url: str, within_s: float = 30) -> float:
+    """Return the seconds after which the service was ready."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + within_s:
+        try:
+            with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5):
+                return time.monotonic() - begun
+        except (OSError, urllib.error.HTTPError):
+            time.sleep(0.01)
+    raise AssertionError(f"{url} was not ready within {within_s:g} s")
+
+
+def address(engine: Engine, container: str) -> str:
+    """Return the URL under which a container's port 8000 was published."""
+    return "http://" + engine("port", container, "8000/tcp").split()[0].replace("0.0.0.0", "127.0.0.1")
+
+
+def tensors(rows: int) -> tuple[bytes, dict[str, str]]:
+    """Return an infer request of so many rows of digits, as bytes, and its headers."""
+    array = np.random.default_rng(0).random((rows, 1, 8, 8), np.float32)
+    entry = {"name": "input", "datatype": "FP32", "shape": list(array.shape)}
+    entry["parameters"] = {"binary_data_size": array.nbytes}
+    head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    return head + array.tobytes(), {"Inference-Header-Content-Length": str(len(head))}

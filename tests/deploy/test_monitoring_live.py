@@ -81,11 +81,15 @@ class Traffic:
         assert slow.running.wait(timeout=20)
         assert self.ask(INFER, PICTURE | {"parameters": {"timeout": 20_000}}) == 504
         threads[1].start()
-        wait_for(lambda: self.ask(INFER, PICTURE | {"parameters": {"timeout": 20_000}}) == 503)
+        wait_for(lambda: 'normfold_queue_rows{model="digits",version="1"} 1.0' in self._metrics())
+        assert self.ask(INFER, PICTURE) == 503
         slow.holds.clear()
         slow.go_on.set()
         for thread in threads:
             thread.join(timeout=20)
+
+    def _metrics(self) -> str:
+        return self.service.client.get("/metrics", headers=self.headers).text
 
 
 class Prometheus:
@@ -157,7 +161,7 @@ def prometheus(traffic: Traffic, tmp_path_factory: pytest.TempPathFactory) -> It
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([command("prometheus"), *arguments], cwd=folder, stdout=log, stderr=log)
     try:
-        address = re.compile(r'msg="Listening on" address=(127\.0\.0\.1:\d+)')
+        address = re.compile(r"Listening on.* address=(127\.0\.0\.1:\d+)")
         wait_for(lambda: address.search((folder / "log").read_text()))
         found = address.search((folder / "log").read_text())
         assert found
@@ -176,7 +180,7 @@ def scrape_traffic(api: Prometheus, traffic: Traffic) -> None:
         return sum(api.values(f"count_over_time(up[{WINDOW}])"))
 
     wait_for(lambda: api.values("up") == [1.0])
-    put(traffic.bundles, 2)
+    (traffic.bundles.root / "digits" / "2").mkdir()
     for number in range(ROUNDS):
         due = scrapes() + 2
         traffic.send_round(number)

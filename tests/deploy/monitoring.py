@@ -27,7 +27,10 @@ def command(name: str) -> str:
     """Return the path of one of Prometheus's commands, or skip the test."""
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed; Debian has it: apt-get install --no-install-recommends prometheus")
+        pytest.skip(
+            f"{name} is not installed; Debian 12 has it: apt-get install --no-install-recommends prometheus "
+            "(later releases have promtool in a package of that name)"
+        )
     return found
 
 

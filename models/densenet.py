@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from models.blocks import NormActivation, NormConv, global_average, initialise
 from models.errors import ArchitectureError
-from models.options import check_count, check_counts, check_dropout, check_picture
-from models.stem import Stem, make_stem
+from models.options import check_count, check_counts, check_dropout, check_fraction, check_picture
+from models.stem import Stem, make_stem, stem_stride
 
 BOTTLENECK = 4
 """Channels between a layer's two convolutions, in growth rates: section 3 of the paper."""
@@ -64,6 +64,8 @@ class DenseNet(nn.Module):
         for block, depth in enumerate(depths):
             if block > 0:
                 narrow = int(channels * compression)
+                if narrow < 1:
+                    raise ArchitectureError(f"A compression of {compression:g} leaves no channel of {channels}.")
                 layers += [NormConv(channels, narrow, 1), nn.AvgPool2d(2)]
                 channels = narrow
             for _ in range(depth):
@@ -86,7 +88,7 @@ def densenet(
     input_shape: Sequence[int],
     classes: int,
     *,
-    depths: Sequence[int] = (4, 4, 4),
+    depths: Sequence[int] = (4, 4),
     growth_rate: int = 12,
     compression: float = 0.5,
     stem: Stem = "auto",
@@ -109,11 +111,14 @@ def densenet(
     check_picture("densenet", input_shape)
     check_counts("depths", depths)
     check_count("growth_rate", growth_rate)
-    if isinstance(compression, bool) or not isinstance(compression, (int, float)) or not 0 < compression <= 1:
-        raise ArchitectureError(f"Option 'compression' must be a number above 0 and up to 1, not {compression!r}.")
-    if compression * 2 * growth_rate < 1:
-        raise ArchitectureError(f"A compression of {compression:g} leaves no channel of {2 * growth_rate}.")
+    check_fraction("compression", compression)
     check_dropout(dropout)
+    smallest = stem_stride(input_shape, stem) * 2 ** (len(depths) - 1)
+    if min(input_shape[1:]) < smallest:
+        raise ArchitectureError(
+            f"{len(depths)} dense blocks need a size of at least {smallest} along both axes, got "
+            f"{list(input_shape[1:])}; give fewer depths."
+        )
     return DenseNet(
         input_shape,
         classes,

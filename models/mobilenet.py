@@ -94,9 +94,9 @@ def mobilenet(
     input_shape: Sequence[int],
     classes: int,
     *,
-    depths: Sequence[int] = (1, 2, 2),
-    widths: Sequence[int] = (16, 24, 32),
-    strides: Sequence[int] = (1, 2, 2),
+    depths: Sequence[int] = (1, 2),
+    widths: Sequence[int] = (16, 32),
+    strides: Sequence[int] = (1, 2),
     expansion: int = 6,
     stem_width: int = 16,
     stem_stride: int = 1,
@@ -124,7 +124,9 @@ def mobilenet(
     check_stages(depths, widths)
     check_counts("strides", strides)
     if len(strides) != len(widths):
-        raise ArchitectureError(f"Give one stride for each width; got {list(strides)} and widths {list(widths)}.")
+        raise ArchitectureError(
+            f"Give one stride for each width; got strides {list(strides)} and widths {list(widths)}."
+        )
     counts = {"expansion": expansion, "stem_width": stem_width, "stem_stride": stem_stride, "head_width": head_width}
     for name, value in counts.items():
         check_count(name, value)

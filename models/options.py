@@ -70,5 +70,15 @@ def check_dropout(dropout: Any) -> None:
         raise ArchitectureError(f"Option 'dropout' must be a probability from 0 to below 1, not {dropout!r}.")
 
 
+def check_fraction(name: str, value: Any) -> None:
+    """Make sure that an option is a share of something.
+
+    Raises:
+        ArchitectureError: it is no number above 0 and up to 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ArchitectureError(f"Option {name!r} must be a number above 0 and up to 1, not {value!r}.")
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

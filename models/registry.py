@@ -109,8 +109,14 @@ def build(architecture: Architecture) -> nn.Module:
 
 
 @torch.no_grad()
-def check_logits(network: nn.Module, architecture: Architecture) -> None:
-    """Make sure, before training, that two samples give logits of shape (2, classes); the network is left unchanged.
+def check_logits(network: nn.Module, architecture: Architecture, target_shape: tuple[int, ...] = ()) -> None:
+    """Make sure, before training, that two samples give logits of the right shape; the network is left unchanged.
+
+    Args:
+        network: as built.
+        architecture: of the network.
+        target_shape: of what a sample is labelled with: () for a class, which needs logits (2, classes); (height,
+            width) for a mask, which needs (2, classes, height, width).
 
     Raises:
         ArchitectureError: they do not.
@@ -127,8 +133,12 @@ def check_logits(network: nn.Module, architecture: Architecture) -> None:
     finally:
         network.train(was_training)
     got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if got != [2, classes]:
-        raise ArchitectureError(f"{name!r} returns {got} for 2 samples; training needs logits of shape {[2, classes]}.")
+    needed = [2, classes, *target_shape]
+    if got != needed:
+        labels = "masks" if target_shape else "a class for each sample"
+        raise ArchitectureError(
+            f"{name!r} returns {got} for 2 samples; training on {labels} needs logits of shape {needed}."
+        )
 
 
 def find_factory(name: str) -> Factory:

@@ -75,8 +75,8 @@ def repvgg(
     input_shape: Sequence[int],
     classes: int,
     *,
-    depths: Sequence[int] = (1, 2, 2),
-    widths: Sequence[int] = (16, 32, 64),
+    depths: Sequence[int] = (2, 2),
+    widths: Sequence[int] = (32, 64),
     first_stride: int = 1,
     dropout: float = 0.0,
 ) -> RepVgg:

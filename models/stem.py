@@ -28,8 +28,19 @@ def make_stem(input_shape: Sequence[int], width: int, stem: Stem) -> nn.Module:
     Raises:
         ArchitectureError: another stem.
     """
-    check_choice("stem", stem, ("auto", "small", "large"))
-    channels, *size = input_shape
-    if stem == "small" or (stem == "auto" and min(size) < LARGE_PICTURE):
+    channels = input_shape[0]
+    if stem_stride(input_shape, stem) == 1:
         return ConvNorm(channels, width, 3)
     return nn.Sequential(ConvNorm(channels, width, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
+
+
+def stem_stride(input_shape: Sequence[int], stem: Stem) -> int:
+    """Return how many times smaller the stem makes a picture.
+
+    Raises:
+        ArchitectureError: another stem.
+    """
+    check_choice("stem", stem, ("auto", "small", "large"))
+    if stem == "small" or (stem == "auto" and min(input_shape[1:]) < LARGE_PICTURE):
+        return 1
+    return 4

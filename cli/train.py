@@ -70,7 +70,8 @@ def train(
 ) -> None:
     """Train a batch-normalised network and leave its best checkpoint in a run folder.
 
-    Networks: mlp, convnet, resnet, resnet18, resnet34, resnet50. Defaults stand in parentheses.
+    Networks: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
+    densenet121, repvgg; temporal for sequences; unet for masks. Defaults stand in parentheses.
 
     Example: `normfold train --arch convnet --data digits --out runs/digits`
     """

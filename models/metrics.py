@@ -55,7 +55,7 @@ def mean_iou(confusion: Tensor) -> float:
         confusion: (classes, classes), counts; not all zero. A class that neither stands in a mask nor was predicted is
             left out of the mean.
     """
-    counts = confusion.double()
+    counts = confusion.cpu().double()  # not every accelerator has float64
     intersection = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - intersection
     occurs = union > 0

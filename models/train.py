@@ -32,7 +32,7 @@ from models.train_config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-EVALUATION_ROWS, EVALUATION_VALUES = 1024, 2**20
+EVALUATION_ROWS, EVALUATION_VALUES = 1024, 2**22
 """Rows at a time in evaluation, where the batch size changes no result, and values of them: of large pictures fewer."""
 
 

@@ -108,7 +108,7 @@ def test_a_preactivated_resnet_keeps_the_norms_that_read_a_sum(tmp_path: Path, b
     folded, _ = fold_network(tmp_path, "preact_resnet", PICTURE, block=block, depths=[2, 2], widths=[4, 8])
     inside = {"basic": 1, "bottleneck": 2}[block]
     assert folded.report.batchnorm_before == 1 + 4 * inside + 4
-    # Every unit ends in a sum, which one norm reads, and which the next unit adds to its own or takes from before it.
+    # Four norms read the sum that ends a unit: it, or what that unit added to it, has other readers.
     assert folded.report.kept == {READ_ELSEWHERE: 4}
 
 

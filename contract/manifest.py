@@ -9,6 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
+    3   preprocessing of sequences
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from contract.errors import InputError
-from contract.preprocess import Preprocessing
+from contract.preprocess import Preprocessing, SequencePreprocessing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest that is read here."""
 
 DATATYPES = (
@@ -91,6 +92,11 @@ class SourceCard(_Record):
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured in training, on held-out data.")
     origin: str = Field(default="", description="Architecture and data, in words.")
 
+    @property
+    def schema_version(self) -> int:
+        """The oldest schema version of a manifest that can hold this card."""
+        return 3 if isinstance(self.preprocessing, SequencePreprocessing) else 1
+
 
 class FoldSummary(_Record):
     """What became of the BatchNormalization nodes."""
@@ -145,6 +151,13 @@ class Manifest(_Record):
             raise ValueError("it came with schema version 2")
         return copy_of
 
+    @field_validator("card")
+    @classmethod
+    def _check_card(cls, card: SourceCard, info: ValidationInfo) -> SourceCard:
+        if card.schema_version > info.data.get("schema_version", SCHEMA_VERSION):
+            raise ValueError(f"its preprocessing came with schema version {card.schema_version}")
+        return card
+
     def as_copy(self, version: int, created: str) -> Manifest:
         """Return the manifest of a copy of this bundle.
 
@@ -155,8 +168,18 @@ class Manifest(_Record):
         Raises:
             ValidationError: the version is not one that a bundle can have.
         """
-        changes = {"schema_version": 2, "version": version, "created": created, "copy_of": self.version}
+        changes = {
+            "schema_version": max(2, self.schema_version),
+            "version": version,
+            "created": created,
+            "copy_of": self.version,
+        }
         return Manifest.model_validate(dict(self) | changes)
+
+
+def class_axis(shape: tuple[int, ...]) -> int:
+    """Return the axis of classes of logits: 1 of pictures, (rows, classes, height, width), otherwise the last."""
+    return 1 if len(shape) == 4 else len(shape) - 1
 
 
 def read_manifest(path: Path) -> Manifest:

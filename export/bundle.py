@@ -19,6 +19,7 @@ from contract.manifest import (
     OutputError,
     SourceCard,
     TensorSpec,
+    class_axis,
     sha256_of,
     to_json,
 )
@@ -119,6 +120,7 @@ def export_bundle(
         verification.require()
         say("writing the manifest")
         manifest = Manifest(
+            schema_version=card.schema_version,
             name=name,
             version=number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -160,7 +162,8 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
     for name in card.logits:
         if name not in by_name:
             raise BundleError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
-        classes = by_name[name].shape[-1]
+        shape = by_name[name].shape
+        classes = shape[class_axis(shape)] if shape else -1
         if card.labels is not None and classes not in (-1, len(card.labels)):
             raise BundleError(f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes.")
     if card.preprocessing is not None:

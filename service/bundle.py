@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.bundle import check_files, read_own_manifest
-from contract.manifest import MODEL_NAME, Manifest, TensorSpec
+from contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
 from service.batcher import Batcher
 from service.engine import Model, Timeouts, row_bytes
 from service.errors import BundleError
@@ -99,8 +99,9 @@ def _check_facts(manifest: Manifest) -> None:
         if name not in outputs:
             raise BundleError(f"The manifest calls the output {name!r} logits, but there is no such output.")
         labels, shape = manifest.card.labels, outputs[name].shape
-        if labels is not None and len(shape) == 2 and shape[1] not in (-1, len(labels)):
-            raise BundleError(f"The manifest has {len(labels)} labels for {shape[1]} logits in the output {name!r}.")
+        if labels is not None and len(shape) in (2, 4) and shape[class_axis(shape)] not in (-1, len(labels)):
+            classes = shape[class_axis(shape)]
+            raise BundleError(f"The manifest has {len(labels)} labels for {classes} logits in the output {name!r}.")
     datatypes = [spec.datatype for spec in manifest.inputs]
     if manifest.takes_pixels and datatypes != ["UINT8"]:
         raise BundleError(f"The manifest says that the network takes pixels, but its inputs are {datatypes}.")

@@ -124,12 +124,14 @@ _RAW: dict[str, Schema] = {
         "instances",
     ),
     "Prediction": _answered({**_CLASS, "probabilities": _list(_CLASS["probability"])}),
+    "Mask": _answered({"mask": _list(_list(_COUNT), description="The number of each pixel's class, row by row.")}),
     "PredictAnswer": _answered(
         {
             "predictions": _list(
                 {
                     "anyOf": [
                         ref("Prediction"),
+                        ref("Mask"),
                         {"type": ["number", "boolean", "string", "array"], "description": "The one output's values."},
                         {"type": "object", "description": "The outputs' values by name."},
                     ]

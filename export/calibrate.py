@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.monitor import Monitor, WatchedLayer, divergence
+from export.feeds import read_feeds
 from export.runner import Feeds, Runner, Tensor
 
 WINDOW_ROWS = 200
@@ -25,19 +26,24 @@ QUANTILE = 0.999
 _ROWS_AT_ONCE = 64
 
 
-def calibrated(path: Path, layers: Sequence[WatchedLayer], feeds: Feeds | None, seed: int = 0) -> Monitor:
+def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Feeds | None, seed: int = 0) -> Monitor:
     """Return what is watched, with thresholds if there are rows to take them from.
 
     Args:
         path: monitor.onnx.
         layers: what it watches.
-        feeds: held-out rows, as the served network takes them, by input; None if there are none.
+        held_out: rows, as the served network takes them: an .npz file, or arrays by input; None if there are none.
         seed: of the windows drawn.
+
+    Raises:
+        FeedError: the file is wrong.
     """
+    runner = Runner(path)
+    feeds = read_feeds(held_out, runner.inputs) if isinstance(held_out, Path) else held_out
     rows = 0 if feeds is None else min(len(array) for array in feeds.values())
     if feeds is None or rows < FEWEST_ROWS:
         return Monitor(window_rows=WINDOW_ROWS, layers=tuple(layers))
-    given = _run(Runner(path), feeds, rows)
+    given = _run(runner, feeds, rows)
     rng = np.random.default_rng(seed)
     weights = np.stack([_window(rows, rng) for _ in range(WINDOWS)])
     judged = [

@@ -85,7 +85,7 @@ def open_bundle(
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)
-    batcher = Batcher(session.run, policy, workers, stats.observe_run)
+    batcher = Batcher(session.run, policy, workers, stats.observe_run, stats.observe_refusal)
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
     return Model(manifest, session, batcher, timeouts, stats, settings.max_answer_bytes)
 

@@ -107,7 +107,7 @@ class ShiftStore:
 def read_sums(path: Path, monitor: Monitor) -> Sums | None:
     """Return what a file holds; None if it is gone, damaged, or of another monitor."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             weight, squares, rows = arrays["rows"]
             layers = [
                 LayerSums(arrays[f"means{place}"], arrays[f"squares{place}"]) for place in range(len(monitor.layers))
@@ -115,5 +115,7 @@ def read_sums(path: Path, monitor: Monitor) -> Sums | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     sizes = [len(layer.variances) for layer in monitor.layers]
+    if not all(np.isfinite(one).all() for layer in layers for one in (layer.means, layer.squares)):
+        return None
     fit = all(one.means.shape == one.squares.shape == (size,) for one, size in zip(layers, sizes, strict=True))
     return Sums(layers, float(weight), float(squares), int(rows)) if fit else None

@@ -42,9 +42,9 @@ def shift_routes(repository: Repository) -> APIRouter:
     async def model_shift(request: Request) -> JSONResponse:
         """How far a version's recent inputs are from those of its training, layer by layer.
 
-        A score is the Kullback-Leibler divergence from a layer's frozen statistics, in nats, the mean over its channels;
-        of a channel, `mean` and `std` are 0 and 1 in normal times. `shifted` is null until the window is nearly full,
-        and where the bundle was exported without held-out data, so that it has no thresholds.
+        A score is the Kullback-Leibler divergence from a layer's frozen statistics, in nats, the mean over its
+        channels; of a channel, `mean` and `std` are 0 and 1 in normal times. `shifted` is null until the window is
+        nearly full, and where the bundle was exported without held-out data, so that it has no thresholds.
         """
         model = find_model(request, repository)
         record: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version)}

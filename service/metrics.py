@@ -36,6 +36,7 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Requests(crew))
         self._registry.register(_Models(crew, repository))
+        self._registry.register(_Shift(repository))
         if triton:
             self._registry.register(_Triton(crew, repository))
         self._registry.register(_Processes(crew))
@@ -137,6 +138,38 @@ class _Models(Collector):
         for name in sorted({"", *self._repository.entries, *self._repository.unreadable, *failures}):
             family.add_metric([name], failures[name])
         return family
+
+
+class _Shift(Collector):
+    """How far inputs are from those of training, where that is watched."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        rows = CounterMetricFamily("normfold_shift_rows", "Rows of inputs that were watched.", labels=_LABELS)
+        fill = GaugeMetricFamily("normfold_shift_window_fill", "Part of a window that is seen, 0 to 1.", labels=_LABELS)
+        shifted = GaugeMetricFamily(
+            "normfold_shifted", "1 where a layer's score is above its threshold.", labels=_LABELS
+        )
+        of_layers = (*_LABELS, "layer")
+        score = GaugeMetricFamily("normfold_shift_score", "Divergence of a layer's statistics, nats.", labels=of_layers)
+        threshold = GaugeMetricFamily("normfold_shift_threshold", "Scores above it are not normal.", labels=of_layers)
+        for name, versions in self._repository.entries.items():
+            for number, entry in versions.items():
+                if entry.model is None or entry.model.watch is None:
+                    continue
+                labels, found = [name, str(number)], entry.model.watch.shift()
+                rows.add_metric(labels, found.rows)
+                fill.add_metric(labels, min(1.0, found.fill))
+                if found.shifted is not None:
+                    shifted.add_metric(labels, float(found.shifted))
+                for layer in found.layers:
+                    score.add_metric([*labels, layer.node], layer.score)
+                    if layer.threshold is not None:
+                        threshold.add_metric([*labels, layer.node], layer.threshold)
+        yield from (rows, fill, shifted, score, threshold)
 
 
 class _Processes(Collector):

@@ -201,7 +201,7 @@ class Repository:
         for versions in self._entries.values():
             for entry in versions.values():
                 if entry.model is not None:
-                    entry.model.batcher.close()
+                    entry.model.close()
 
     def require_control(self) -> None:
         """Refuse to load and unload by request, unless that is on.
@@ -286,7 +286,7 @@ class Repository:
         deadline = perf_counter() + DRAIN_TIMEOUT_S
         while not model.is_idle and perf_counter() < deadline:
             await asyncio.sleep(_DRAIN_STEP_S)
-        model.batcher.close()
+        model.close()
         self._telemetry.forget(model.name, model.version, model.stats)
         del model
         await self._workers.call(give_back)

@@ -9,6 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
+    3   adapted
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from contract.errors import InputError
 from contract.preprocess import Preprocessing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest that is read here."""
 
 DATATYPES = (
@@ -110,6 +111,16 @@ class OutputError(_Record):
     allowed: float
 
 
+class Adaptation(_Record):
+    """What a bundle's statistics were re-estimated from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    from_version: int = Field(gt=0, le=LARGEST_VERSION, description="The version that was adapted.")
+    samples: int = Field(gt=0, description="How many there were, without labels.")
+    prior: float = Field(ge=0, description="How many samples the statistics that training left counted for.")
+
+
 class Manifest(_Record):
     """All that a server must know of a bundle."""
 
@@ -123,6 +134,11 @@ class Manifest(_Record):
         le=LARGEST_VERSION,
         exclude_if=lambda version: version is None,
         description="The version that was rolled back to by this one; left out where there is none.",
+    )
+    adapted: Adaptation | None = Field(
+        default=None,
+        exclude_if=lambda adaptation: adaptation is None,
+        description="Where the statistics were re-estimated; left out where they are those of training.",
     )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -145,6 +161,13 @@ class Manifest(_Record):
             raise ValueError("it came with schema version 2")
         return copy_of
 
+    @field_validator("adapted")
+    @classmethod
+    def _check_adapted_schema(cls, adapted: Adaptation | None, info: ValidationInfo) -> Adaptation | None:
+        if adapted is not None and info.data.get("schema_version", 3) < 3:
+            raise ValueError("it came with schema version 3")
+        return adapted
+
     def as_copy(self, version: int, created: str) -> Manifest:
         """Return the manifest of a copy of this bundle.
 
@@ -155,7 +178,8 @@ class Manifest(_Record):
         Raises:
             ValidationError: the version is not one that a bundle can have.
         """
-        changes = {"schema_version": 2, "version": version, "created": created, "copy_of": self.version}
+        schema = max(2, self.schema_version)
+        changes = {"schema_version": schema, "version": version, "created": created, "copy_of": self.version}
         return Manifest.model_validate(dict(self) | changes)
 
 

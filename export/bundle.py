@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from contract.manifest import (
     MODEL_NAME,
     STATISTICS_NAME,
     UNFOLDED_NAME,
+    Adaptation,
     FoldSummary,
     Manifest,
     OutputError,
@@ -29,7 +31,7 @@ from export.pixels import from_pixels
 from export.progress import Say, silent
 from export.report import FoldReport
 from export.reserve import reserved
-from export.statistics import save_statistics
+from export.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
 from export.verify import Verification, verify
 
 _DATATYPES = {
@@ -52,6 +54,15 @@ _RECORDED_PACKAGES = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """What a model whose statistics were re-estimated keeps of where they come from."""
+
+    record: Adaptation
+    trained: Mapping[str, Statistics]
+    """What training left, by BatchNormalization."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """A bundle that was written."""
@@ -72,6 +83,7 @@ def export_bundle(
     merging: bool = True,
     inputs: Path | None = None,
     takes_pixels: bool = False,
+    adapted: Adapted | None = None,
     say: Say = silent,
 ) -> Exported:
     """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
@@ -86,6 +98,7 @@ def export_bundle(
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to verify with; random inputs without it.
         takes_pixels: make the input 8-bit pixels, and fold the card's standardisation, or the model's own, too.
+        adapted: where the model's statistics come from, if not from training.
         say: called with what is being done, in words.
 
     Returns:
@@ -111,7 +124,9 @@ def export_bundle(
             require_consistent(source)
             raise
         save_model(model, folder / MODEL_NAME)
-        save_statistics(report, folder / STATISTICS_NAME)
+        save_statistics(report, folder / STATISTICS_NAME, merging)
+        if adapted is not None:
+            save_trained(adapted.trained, folder / TRAINED_NAME)
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
         say("verifying")
@@ -119,9 +134,11 @@ def export_bundle(
         verification.require()
         say("writing the manifest")
         manifest = Manifest(
+            schema_version=1 if adapted is None else 3,
             name=name,
             version=number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            adapted=None if adapted is None else adapted.record,
             inputs=tuple(map(_spec, _true_inputs(model))),
             outputs=specs[1],
             takes_pixels=takes_pixels,

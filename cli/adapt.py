@@ -33,7 +33,7 @@ def adapt(
         ),
     ],
     prior: Annotated[
-        float, typer.Option(min=0, help="For how many samples the statistics of training count.")
+        float, typer.Option(min=0, max=1e9, help="For how many samples the statistics of training count.")
     ] = _DEFAULT_PRIOR,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[

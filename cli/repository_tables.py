@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from export.removal import Removal
     from export.versions import Leftover, ModelFolder, Version
 
-_COLUMNS = ("version", "created", "size", "BatchNorm\nleft", "accuracy", "copy of", "origin")
+_COLUMNS = ("version", "created", "size", "BatchNorm\nleft", "accuracy", "copy of", "adapted\nfrom", "origin")
 
 
 def size_text(size: int) -> str:
@@ -41,7 +41,7 @@ def version_table(models: Iterable[ModelFolder]) -> Table:
 def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
-        return ("–", size, "", "", "", "")
+        return ("–", size, "", "", "", "", "")
     accuracy = held_out_accuracy(manifest.card)
     return (
         manifest.created[:16].replace("T", " "),
@@ -49,6 +49,7 @@ def _cells(version: Version) -> tuple[str, ...]:
         f"{manifest.fold.batchnorm_after} of {manifest.fold.batchnorm_before}",
         "" if accuracy is None else f"{accuracy:.4f}",
         "" if manifest.copy_of is None else str(manifest.copy_of),
+        "" if manifest.adapted is None else str(manifest.adapted.from_version),
         manifest.card.origin,
     )
 
@@ -96,7 +97,7 @@ def describe(version: Version) -> dict[str, Any]:
     """Return plain types for JSON; what only a manifest says is null where there is none."""
     manifest = version.manifest
     said: dict[str, Any] = dict.fromkeys(
-        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of")
+        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of", "adapted")
     )
     if manifest is not None:
         said = {
@@ -106,6 +107,7 @@ def describe(version: Version) -> dict[str, Any]:
             "accuracy": held_out_accuracy(manifest.card),
             "origin": manifest.card.origin,
             "copy_of": manifest.copy_of,
+            "adapted": None if manifest.adapted is None else manifest.adapted.model_dump(),
         }
     return {"version": version.number, "bytes": version.size, **said, "problem": version.problem}
 

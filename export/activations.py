@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from export.errors import NotAdaptableError
+from export.errors import ModelFileError, NotAdaptableError
 from export.onnx_file import save_model
 from export.runner import Feeds, Runner, Tensor
 from export.samples import Samples
@@ -58,17 +58,19 @@ class Activations:
         """Run the piece of the graph between what is there and what shall be alive; forget everything else.
 
         Raises:
-            NotAdaptableError: a value is no tensor of known rank.
-            ModelFileError: the piece cannot be run.
+            NotAdaptableError: a value is no tensor of known rank, or the piece cannot be run.
         """
         wanted = [value for value in alive if value.name not in self]
         if wanted:
             path = self._folder / "piece.onnx"
             save_model(self._piece(model, wanted), path)
-            runner = Runner(path)
-            names = [port.name for port in runner.inputs]
-            for chunk in range(len(self._sizes)):
-                self._put(chunk, runner.run({name: self._get(chunk, name) for name in names}))
+            try:
+                runner = Runner(path)
+                names = [port.name for port in runner.inputs]
+                for chunk in range(len(self._sizes)):
+                    self._put(chunk, runner.run({name: self._get(chunk, name) for name in names}))
+            except ModelFileError as error:  # of the piece, which nobody knows
+                raise NotAdaptableError(f"The network cannot be run on these samples: it {error.problem}") from None
         self._keep({value.name for value in alive})
 
     def _piece(self, model: ir.Model, outputs: Sequence[ir.Value]) -> ir.Model:

@@ -110,10 +110,10 @@ def reestimate(
         say: called with what is being done, in words.
 
     Raises:
-        NotAdaptableError: there is no BatchNormalization, or one whose statistics cannot be replaced or sampled.
+        NotAdaptableError: there is no BatchNormalization, one whose statistics cannot be replaced or sampled,
+            or the model cannot be run on the samples.
         TrainingModeError: a BatchNormalization is in training mode.
         SampleError: the samples cannot be cut into batches of the size that the model fixes.
-        ModelFileError: the model cannot be run.
         StatisticsError: what the samples give is not finite.
         WriteError: there is no room for the activations.
     """
@@ -130,10 +130,11 @@ def reestimate(
         for number, (label, batchnorm) in enumerate(batchnorms.items(), start=1):
             say(f"re-estimating {number} of {len(batchnorms)}: {label}")
             activations.advance(model, _alive_before(batchnorm.node, [each.node for each in batchnorms.values()]))
-            means, variances = _sample(activations, batchnorm)
+            with np.errstate(over="ignore", invalid="ignore"):  # _put says so, in a sentence
+                means, variances = _sample(activations, batchnorm)
+                sampled = Statistics(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0))
             old = Statistics(batchnorm.running_mean, batchnorm.running_var)
             anchor = old if trained is None else trained[label]
-            sampled = Statistics(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0))
             new = _put(editor, label, batchnorm.node, anchor.blended(sampled, prior, samples.count))
             halves = compare_halves(means, variances, batchnorm.epsilon)
             layers.append(Layer(label, anchor, old, new, batchnorm.epsilon, halves))

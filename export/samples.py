@@ -212,7 +212,7 @@ def _require_finite(array: Tensor, where: str) -> None:
     limit = min(np.finfo(np.float32).max, np.finfo(array.dtype).max) if array.dtype.kind == "f" else np.inf
     with np.errstate(invalid="ignore"):
         usable = np.abs(array) <= limit if np.isfinite(limit) else np.isfinite(array)
-    wrong = np.flatnonzero(~usable.reshape(len(array), -1).all(axis=1))
+    wrong = np.flatnonzero(~usable.all(axis=tuple(range(1, array.ndim))))
     if wrong.size:
         raise SampleError(f"Sample {wrong[0]} of {where}, counted from 0, holds what is no finite number.")
 

@@ -80,6 +80,8 @@ def adapt(
         return
     with err.status("folding") as status:
         exported = adapting.publish(inputs, status.update)
+    for sentence in exported.report.warnings:
+        warn(sentence)
     if as_json:
         proof = verification_record(exported.verification)
         place = {"version": exported.manifest.version, "bundle": str(exported.path)}

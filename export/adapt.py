@@ -20,11 +20,12 @@ from export.progress import Say, silent
 from export.reestimate import Reestimation, reestimate
 from export.runner import input_ports
 from export.samples import Taker, read_samples
+from export.staging import translated_os_errors
 from export.statistics import TRAINED_NAME, read_merging, read_trained
 from export.versions import check_version, find_model
 
 PRIOR = 16.0
-"""Samples that the statistics of training count for: Schneider et al. 2020, section 5, found 8 to 32 equally good."""
+"""Samples that the statistics of training count for; `make bench-adapt` compares it with others."""
 
 FEWEST_SAMPLES = 32
 """Two halves of 16 to compare. A channel's mean is then known to 1/√32 = 0.18 of its standard deviation at worst."""
@@ -60,7 +61,8 @@ class Adapting:
         """
         self.reestimation.require()
         record = Adaptation(from_version=self.manifest.version, samples=self.reestimation.samples, prior=self.prior)
-        with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+        temporary = Path(tempfile.gettempdir())
+        with translated_os_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
             source = Path(folder, UNFOLDED_NAME)
             save_model(self.model, source)
             return export_bundle(

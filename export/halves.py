@@ -17,6 +17,7 @@ The halves disagree where a gap is both beyond chance and large enough to matter
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,4 +66,4 @@ def _gap(values: Array) -> Gap:
     first, second = values[: len(values) // 2], values[len(values) // 2 :]
     gap = float(np.mean((first.mean(axis=0) - second.mean(axis=0)) ** 2))
     chance = float(np.mean(sum(half.var(axis=0, ddof=1) / len(half) for half in (first, second))))
-    return Gap(np.sqrt(gap), np.sqrt(gap / chance) if chance else np.inf if gap else 0.0)
+    return Gap(math.sqrt(gap), math.sqrt(gap / chance) if chance else math.inf if gap else 0.0)

@@ -4,7 +4,7 @@ layers before it give.
     mean = (N · trained + n · sampled) / (N + n)        likewise the variance, biased
 
 n is the number of samples, N the prior: for how many samples the statistics that training left count. Source:
-Schneider et al. 2020, arXiv:2006.16971, section 3.
+Schneider et al. 2020, arXiv:2006.16971.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def reestimate(
             new = _put(editor, label, batchnorm.node, anchor.blended(sampled, prior, samples.count))
             halves = compare_halves(means, variances, batchnorm.epsilon)
             layers.append(Layer(label, anchor, old, new, batchnorm.epsilon, halves))
+    common_passes.RemoveUnusedNodesPass()(model)  # what led to statistics that were replaced
     return Reestimation(tuple(layers), samples.count)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from contract.manifest import SourceCard, read_manifest, sha256_of, to_json
+from contract.manifest import SourceCard, read_manifest, sha256_of
+from export.adapt import PRIOR
 from export.bundle import export_bundle
 from export.statistics import read_merging
 from service.app import create_app
@@ -80,7 +83,7 @@ def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_d
     manifest = read_manifest(folder / "manifest.json")
     assert manifest.schema_version == 3
     assert manifest.adapted is not None
-    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": 16.0}
+    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": PRIOR}
     assert (manifest.card, manifest.takes_pixels, manifest.copy_of) == (CARD, False, None)
     assert set(manifest.files) == {"model.onnx", "unfolded.onnx", "statistics.safetensors", "trained.safetensors"}
     assert all(sha256_of(folder / name) == digest for name, digest in manifest.files.items())
@@ -357,8 +360,30 @@ def test_neither_torch_nor_the_service_is_needed(repository: Path, samples: Path
     assert "net/2 is net/1 adapted" in ended.stdout
 
 
-def test_a_card_without_a_path_is_kept_as_it_was(normfold: Run, repository: Path, samples: Path) -> None:
-    normfold("adapt", "models/net", "--samples", str(samples))
+def test_weights_in_files_of_their_own_stay_there(normfold: Run, tmp_path: Path, samples: Path) -> None:
+    proto = network(np.random.default_rng(0))
+    onnx.save_model(proto, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net")
 
-    cards = [read_manifest(repository / "net" / number / "manifest.json").card for number in "12"]
-    assert to_json(cards[0]) == to_json(cards[1])
+    assert normfold("adapt", "models/net", "--samples", str(samples))[0] == 0
+    assert normfold("adapt", "models/net", "--samples", str(samples))[0] == 0
+
+    for number in "23":
+        manifest = read_manifest(tmp_path / "models" / "net" / number / "manifest.json")
+        assert {"model.onnx.data", "unfolded.onnx.data"} <= set(manifest.files)
+
+
+def test_no_room_for_the_activations_is_said(
+    normfold: Run, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = files(repository)
+    monkeypatch.setattr(np, "save", full)
+
+    code, _, err = normfold("adapt", "models/net", "--samples", str(samples))
+
+    assert code == 3
+    assert f"Cannot write {tempfile.gettempdir()!r}: no space left on device." in err
+    assert files(repository) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from export.halves import compare_halves
 from export.onnx_file import load_model, save_model
 from export.reestimate import Reestimation, reestimate
 from export.samples import Samples
-from tests.export.build import batchnorm, model, run64, statistics
+from tests.export.build import batchnorm, model, run32, run64, statistics
+from tests.graphs.inflate import inflate
 
 PRIOR = 16.0
 COUNT = 40
@@ -239,6 +241,33 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     _, found = adapted(proto, samples(x=x), tmp_path, prior=0.0)
 
     np.testing.assert_allclose(found.layers[0].new.mean, x.mean(0))
+
+
+@pytest.mark.parametrize("name", ["legacy_seresnet18", "levit_128s", "mobilenetv3_small_050", "test_coatnet"])
+def test_published_graphs_end_with_the_statistics_of_their_own_activations(name: str, tmp_path: Path) -> None:
+    """Without a prior, each layer of the result holds mean and variance of what it is given in the result."""
+    packed = Path(__file__).parents[1] / "graphs" / f"{name}.onnx.gz"
+    proto = inflate(onnx.ModelProto.FromString(gzip.decompress(packed.read_bytes())))
+    (port,) = proto.graph.input
+    batch, *size = [axis.dim_value for axis in port.type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).normal(0.5, 2, (3 * batch, *size)).astype(np.float32)
+
+    result, found = adapted(proto, samples(**{port.name: x}), tmp_path, prior=0.0)
+
+    nodes = [node for node in result.graph.node if node.op_type == "BatchNormalization"]
+    assert len(found.layers) == len(nodes)
+    read = list(dict.fromkeys(node.input[0] for node in nodes))
+    del result.graph.output[:]
+    result.graph.output.extend(onnx.ValueInfoProto(name=value) for value in read)
+    runs = [run32(result, {port.name: rows}) for rows in np.split(x, 3)]
+    given_to = {value: np.concatenate(arrays) for value, *arrays in zip(read, *runs, strict=True)}
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in result.graph.initializer}
+    for node in nodes:
+        given = given_to[node.input[0]].astype(np.float64)
+        over = (0, *range(2, given.ndim))
+        spread = np.sqrt(given.var(over)) + 1e-6 * np.abs(given).max()
+        assert (np.abs(held[node.input[3]] - given.mean(over)) <= 1e-4 * spread).all()
+        assert (np.abs(np.sqrt(held[node.input[4]]) - given.std(over)) <= 1e-4 * spread).all()
 
 
 def test_what_training_left_is_blended_with_if_it_is_given(tmp_path: Path) -> None:

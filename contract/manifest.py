@@ -9,7 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
-    3   adapted
+    3   adapted; preprocessing of sequences
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from contract.errors import InputError
-from contract.preprocess import Preprocessing
+from contract.preprocess import Preprocessing, SequencePreprocessing
 
 SCHEMA_VERSION = 3
 """The newest that is read here."""
@@ -91,6 +91,11 @@ class SourceCard(_Record):
     )
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured in training, on held-out data.")
     origin: str = Field(default="", description="Architecture and data, in words.")
+
+    @property
+    def schema_version(self) -> int:
+        """The oldest schema version of a manifest that can hold this card."""
+        return 3 if isinstance(self.preprocessing, SequencePreprocessing) else 1
 
 
 class FoldSummary(_Record):
@@ -168,6 +173,13 @@ class Manifest(_Record):
             raise ValueError("it came with schema version 3")
         return adapted
 
+    @field_validator("card")
+    @classmethod
+    def _check_card(cls, card: SourceCard, info: ValidationInfo) -> SourceCard:
+        if card.schema_version > info.data.get("schema_version", SCHEMA_VERSION):
+            raise ValueError(f"its preprocessing came with schema version {card.schema_version}")
+        return card
+
     def as_copy(self, version: int, created: str) -> Manifest:
         """Return the manifest of a copy of this bundle.
 
@@ -178,9 +190,18 @@ class Manifest(_Record):
         Raises:
             ValidationError: the version is not one that a bundle can have.
         """
-        schema = max(2, self.schema_version)
-        changes = {"schema_version": schema, "version": version, "created": created, "copy_of": self.version}
+        changes = {
+            "schema_version": max(2, self.schema_version),
+            "version": version,
+            "created": created,
+            "copy_of": self.version,
+        }
         return Manifest.model_validate(dict(self) | changes)
+
+
+def class_axis(shape: tuple[int, ...]) -> int:
+    """Return the axis of classes of logits: 1 of pictures, (rows, classes, height, width), otherwise the last."""
+    return 1 if len(shape) == 4 else len(shape) - 1
 
 
 def read_manifest(path: Path) -> Manifest:

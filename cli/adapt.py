@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cli.console import err, out, print_json, warn
 from cli.packages import require_export
-from cli.tables import fold_sentence, verification_record, verification_table
+from cli.tables import fold_sentence, verification_record, verification_table, watch_record, watch_sentence
 
 if TYPE_CHECKING:
     from export.reestimate import Layer
@@ -59,7 +59,7 @@ def adapt(
 
     with err.status("looking at the repository") as status:
         adapting = reestimate_bundle(bundle.parent, bundle.name, samples, prior, version, tensors, status.update)
-    for sentence in adapting.warnings:
+    for sentence in adapting.samples.warnings:
         warn(sentence)
     layers, source = adapting.reestimation.layers, adapting.manifest
     record = {
@@ -74,7 +74,7 @@ def adapt(
     if dry_run:
         adapting.reestimation.require()
         if as_json:
-            print_json({**record, "version": None, "bundle": None, "verification": None})
+            print_json({**record, "version": None, "bundle": None})
         else:
             out.print("Nothing was written.")
         return
@@ -85,10 +85,12 @@ def adapt(
     if as_json:
         proof = verification_record(exported.verification)
         place = {"version": exported.manifest.version, "bundle": str(exported.path)}
-        print_json({**record, **place, "fold": exported.report.to_dict(), "verification": proof})
+        facts = {"fold": exported.report.to_dict(), "verification": proof, "monitor": watch_record(exported.monitor)}
+        print_json({**record, **place, **facts})
         return
     out.print(fold_sentence(exported.report), markup=False)
     out.print(verification_table(exported.verification))
+    out.print(watch_sentence(exported.monitor), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "
         f"{adapting.reestimation.samples:,} samples.",

@@ -10,16 +10,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from contract.manifest import STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
+from contract.monitor import MONITOR_NAME
 from export.bundle import Adapted, Exported, export_bundle
 from export.errors import NotAdaptableError, SampleCountError
 from export.onnx_file import load_model, save_model
+from export.pixels import Pixels, from_pixels
 from export.progress import Say, silent
 from export.reestimate import Reestimation, reestimate
-from export.runner import input_ports
-from export.samples import Taker, read_samples
+from export.runner import Feeds, input_ports
+from export.samples import Samples, Taker, read_samples
 from export.staging import translated_os_errors
 from export.statistics import TRAINED_NAME, read_merging, read_trained
 from export.versions import check_version, find_model
@@ -33,6 +36,9 @@ FEWEST_SAMPLES = 32
 MOST_SAMPLES = 20_000
 """1/√20000 = 0.007 of a standard deviation: more would cost time and memory, and change nothing."""
 
+MOST_NORMAL = 500
+"""Samples that the thresholds of watching are taken from."""
+
 
 @dataclass(frozen=True, eq=False)
 class Adapting:
@@ -43,9 +49,9 @@ class Adapting:
     """Of the version that was adapted."""
     model: ir.Model
     reestimation: Reestimation
+    samples: Samples
     prior: float
     merging: bool
-    warnings: tuple[str, ...]
 
     def publish(self, inputs: Path | None = None, say: Say = silent) -> Exported:
         """Fold the model, prove the fold, and write it as the next version; nothing is written if a check says no.
@@ -73,9 +79,21 @@ class Adapting:
                 merging=self.merging,
                 inputs=inputs,
                 takes_pixels=self.manifest.takes_pixels,
+                watch=MONITOR_NAME in self.manifest.files,
+                held_out=self._normal(),
                 adapted=Adapted(record, self.reestimation.trained),
                 say=say,
             )
+
+    def _normal(self) -> Feeds:
+        """Return some of the samples, spread over all, as the served network takes them: what is normal from now on."""
+        places = range(0, self.samples.count, -(-self.samples.count // MOST_NORMAL))
+        feeds = [self.samples.read(place, place + 1) for place in places]
+        joined = {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}
+        if not self.manifest.takes_pixels:
+            return joined
+        pixels = Pixels.of(from_pixels(self.manifest.card.preprocessing).preprocessing)
+        return {name: pixels.pixels_of(tensor) for name, tensor in joined.items()}
 
 
 def adapt(
@@ -123,7 +141,7 @@ def adapt(
     trained = read_trained(folder / TRAINED_NAME) if TRAINED_NAME in manifest.files else None
     found = reestimate(unfolded, given, prior, trained, manifest.batchable, say)
     merging = STATISTICS_NAME not in manifest.files or read_merging(folder / STATISTICS_NAME)
-    return Adapting(repository, manifest, unfolded, found, prior, merging, given.warnings)
+    return Adapting(repository, manifest, unfolded, found, given, prior, merging)
 
 
 def _check_count(count: int) -> None:

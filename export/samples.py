@@ -188,16 +188,25 @@ def _raw(path: Path, arrays: Mapping[str, Tensor], preprocessing: Preprocessing,
     if array.shape[1:] != sample or not array.ndim:
         raise SampleError(f"{_capitalised(where)} has shape {list(array.shape)}; one sample is {list(sample)}.")
     _require_finite(array, where)
-    if isinstance(preprocessing, RowPreprocessing):
-        names = tuple(map(str, arrays.get("columns", np.array(preprocessing.columns)).reshape(-1)))
-        if names != preprocessing.columns:
-            raise SampleError(f"{str(path)!r} has columns {list(names)}; the card {list(preprocessing.columns)}.")
-        return _standardised(array, preprocessing, taker)
-    full = preprocessing.value_max
-    if len(array) and not 0 <= array.min() <= array.max() <= full:
-        beyond = f"{_capitalised(where)} reaches from {array.min():g} to {array.max():g}, beyond the 0 to {full:g} of "
-        return _standardised(array, preprocessing, taker, f"{beyond}the card; are these its units?")
+    if isinstance(preprocessing, ImagePreprocessing):
+        return _standardised(array, preprocessing, taker, *_beyond(array, preprocessing.value_max, where))
+    what, wanted = (
+        ("columns", preprocessing.columns)
+        if isinstance(preprocessing, RowPreprocessing)
+        else ("channels", preprocessing.channels)
+    )
+    names = tuple(map(str, arrays.get(what, np.array(wanted)).reshape(-1)))
+    if names != wanted:
+        raise SampleError(f"{str(path)!r} has the {what} {list(names)}, the card {list(wanted)}.")
     return _standardised(array, preprocessing, taker)
+
+
+def _beyond(array: Tensor, full: float, where: str) -> list[str]:
+    """Return a warning if raw values are not of the card's range: training takes them, people rarely mean them."""
+    if not len(array) or 0 <= array.min() <= array.max() <= full:
+        return []
+    reach = f"from {array.min():g} to {array.max():g}, beyond the 0 to {full:g} of the card"
+    return [f"{_capitalised(where)} reaches {reach}; are these its units?"]
 
 
 def _standardised(array: Tensor, preprocessing: Preprocessing, taker: Taker, *warnings: str) -> Samples:

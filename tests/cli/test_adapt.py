@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from contract.manifest import SourceCard, read_manifest, sha256_of
+from contract.monitor import divergence, read_monitor
 from export.adapt import PRIOR
 from export.bundle import export_bundle
 from export.statistics import read_merging
@@ -85,7 +86,10 @@ def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_d
     assert manifest.adapted is not None
     assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": PRIOR}
     assert (manifest.card, manifest.takes_pixels, manifest.copy_of) == (CARD, False, None)
-    assert set(manifest.files) == {"model.onnx", "unfolded.onnx", "statistics.safetensors", "trained.safetensors"}
+    assert set(manifest.files) == {
+        "trained.safetensors",
+        *read_manifest(repository / "net" / "1" / "manifest.json").files,
+    }
     assert all(sha256_of(folder / name) == digest for name, digest in manifest.files.items())
     x = shifted(8, seed=2)
     (unfolded,), (model_,) = (run32(onnx.load(folder / name), {"x": x}) for name in ("unfolded.onnx", "model.onnx"))
@@ -154,6 +158,35 @@ def test_any_version_can_be_adapted(normfold: Run, repository: Path, samples: Pa
     manifest = read_manifest(repository / "net" / "3" / "manifest.json")
     assert manifest.adapted is not None
     assert manifest.adapted.from_version == 1
+
+
+def test_what_is_normal_is_learnt_from_the_samples(normfold: Run, repository: Path, tmp_path: Path) -> None:
+    """Windows of such inputs are below the thresholds of the new version, windows of what training saw above them."""
+    np.savez(tmp_path / "samples.npz", x=shifted(400))
+    assert "Inputs are watched at 1 layer" in normfold("adapt", "models/net", "--samples", "samples.npz")[1]
+
+    monitor = read_monitor(repository / "net" / "2" / "monitor.json")
+    assert monitor.calibration_rows == 400
+    (layer,) = monitor.layers
+    assert layer.threshold is not None
+    graph = onnx.load(repository / "net" / "2" / "monitor.onnx")
+
+    def score(x: np.ndarray) -> float:
+        found = dict(zip((value.name for value in graph.graph.output), run32(graph, {"x": x}), strict=True))
+        means, squares = (found[name].mean(axis=0, dtype=np.float64) for name in (layer.means, layer.squares))
+        return float(divergence(means, squares - means**2, np.array(layer.variances)).mean())
+
+    assert score(shifted(200, seed=5)) < layer.threshold
+    assert score(np.random.default_rng(6).normal(size=(200, 4, 5, 5)).astype(np.float32)) > layer.threshold
+
+
+def test_a_bundle_that_is_not_watched_stays_so(normfold: Run, tmp_path: Path, samples: Path) -> None:
+    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", watch=False)
+
+    assert "Its inputs are not watched." in normfold("adapt", "models/net", "--samples", str(samples))[1]
+
+    assert not (tmp_path / "models" / "net" / "2" / "monitor.onnx").exists()
 
 
 def test_a_bundle_that_was_not_merged_stays_so(normfold: Run, tmp_path: Path, samples: Path) -> None:

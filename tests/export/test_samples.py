@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from PIL import Image
 
-from contract.preprocess import ImagePreprocessing, RowPreprocessing
+from contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 from export.errors import FeedError, SampleError
 from export.pixels import Pixels
 from export.runner import Port
@@ -19,6 +19,7 @@ from export.samples import Taker, read_samples
 GREY = ImagePreprocessing(channels=1, height=4, width=4, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=4, width=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 ROWS = RowPreprocessing(columns=("age", "income"), mean=(40.0, 1e9), std=(10.0, 5.0))
+SEQUENCES = SequencePreprocessing(channels=("left", "right"), length=3, mean=(1.0, 2.0), std=(0.5, 2.0))
 RNG = np.random.default_rng(0)
 
 
@@ -77,6 +78,16 @@ def test_raw_rows_and_a_table_are_the_same(tmp_path: Path) -> None:
     assert arrays.count == table.count == 2
     for found in (arrays, table):
         np.testing.assert_array_equal(found.read(0, 2)["input"], ROWS.standardise(x))
+
+
+def test_raw_sequences_are_standardised(tmp_path: Path) -> None:
+    x, given = RNG.normal(size=(5, 2, 3)), taker(SEQUENCES, ("n", 2, 3))
+
+    found = read_samples(archive(tmp_path, x=x, channels=np.array(["left", "right"])), given)
+
+    np.testing.assert_array_equal(found.read(0, 5)["input"], SEQUENCES.standardise(x))
+    with pytest.raises(SampleError, match=r"has the channels \['right', 'left'\], the card \['left', 'right'\]"):
+        read_samples(archive(tmp_path, x=x, channels=np.array(["right", "left"])), given)
 
 
 def test_tensors_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -146,7 +157,7 @@ def infinite(*shape: int, at: Any) -> np.ndarray:
         (
             {"x": np.zeros((5, 2)), "columns": np.array(["income", "age"])},
             TABLE,
-            r"\['income', 'age'\]; the card \['age",
+            r"\['income', 'age'\], the card \['age",
         ),
         ({"x": np.array(["a", "b"])}, PICTURES, "is <U1; it must hold real numbers"),
         ({"x": infinite(5, 4, 4, at=(3, 1, 1))}, PICTURES, "Sample 3 of the array 'x' of .*no finite number"),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from contract.manifest import SourceCard
+    from contract.manifest import Manifest
     from export.removal import Removal
     from export.versions import Leftover, ModelFolder, Version
 
@@ -42,7 +42,7 @@ def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
         return ("–", size, "", "", "", "", "")
-    accuracy = held_out_accuracy(manifest.card)
+    accuracy = held_out_accuracy(manifest)
     return (
         manifest.created[:16].replace("T", " "),
         size,
@@ -76,9 +76,10 @@ def leftover_sentence(leftover: Leftover) -> str:
     return f"{what} left it behind; normfold repository prune removes it."
 
 
-def held_out_accuracy(card: SourceCard) -> float | None:
-    """Return the accuracy that a card has of data held out to the end, if it has one."""
-    return card.metrics.get("test_accuracy", card.metrics.get("accuracy"))
+def held_out_accuracy(manifest: Manifest) -> float | None:
+    """Return the accuracy on data held out to the end, if its card has one; nobody measured an adapted network's."""
+    metrics = manifest.card.metrics if manifest.adapted is None else {}
+    return metrics.get("test_accuracy", metrics.get("accuracy"))
 
 
 def describe_model(model: ModelFolder) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def describe(version: Version) -> dict[str, Any]:
             "created": manifest.created,
             "batchnorm_before": manifest.fold.batchnorm_before,
             "batchnorm_after": manifest.fold.batchnorm_after,
-            "accuracy": held_out_accuracy(manifest.card),
+            "accuracy": held_out_accuracy(manifest),
             "origin": manifest.card.origin,
             "copy_of": manifest.copy_of,
             "adapted": None if manifest.adapted is None else manifest.adapted.model_dump(),

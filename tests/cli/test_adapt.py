@@ -336,6 +336,7 @@ def test_the_repository_shows_lineage_and_rolls_back(normfold: Run, repository: 
     assert [version["copy_of"] for version in machine["versions"]] == [None, None, 1, 2]
     adapted = {"from_version": 1, "samples": 64, "prior": 16.0}
     assert [version["adapted"] for version in machine["versions"]] == [None, adapted, None, adapted]
+    assert [version["accuracy"] for version in machine["versions"]] == [0.5, None, 0.5, None]
     assert all(version["problem"] is None for version in machine["versions"])
     schemas = [read_manifest(repository / "net" / number / "manifest.json").schema_version for number in "1234"]
     assert schemas == [1, 3, 2, 3]

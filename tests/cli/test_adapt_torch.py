@@ -27,7 +27,7 @@ from tests.cli.conftest import Run
 torch.set_num_threads(1)
 
 SHAPE = (3, 32, 32)
-NETWORKS = [name for name in ("convnet", "resnet", "mobilenet", "repvgg") if name in FACTORIES]
+NETWORKS = ("convnet", "resnet", "mobilenet", "repvgg", "densenet", "unet")
 
 
 @torch.no_grad()
@@ -63,8 +63,7 @@ def made(name: str) -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("prior", [16.0, 0.0])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "prior"), [*((name, 16.0) for name in NETWORKS), ("repvgg", 0.0), ("resnet", 0.0)])
 def test_it_is_what_torch_and_a_new_export_would_give(name: str, prior: float, normfold: Run, tmp_path: Path) -> None:
     network = made(name)
     samples = 0.5 + 2 * torch.randn(48, *SHAPE, generator=torch.Generator().manual_seed(1))

@@ -1,8 +1,8 @@
 """What re-estimating statistics brings back, what it cannot, and what it costs: `make bench-adapt`.
 
 Accuracy: convnets on digits from five training seeds; test pictures changed, as validation pictures are that each
-network is adapted to. Medians. Cost: ResNet-18 at 224 × 224, in a process of its own, its anonymous memory sampled from
-outside above the imports.
+network is adapted to. Medians. Refusals: of draws whose second half is changed. Cost: ResNet-18 at 224 × 224, in a
+process of its own, its anonymous memory sampled from outside above the imports.
 """
 
 from __future__ import annotations
@@ -48,11 +48,20 @@ CHANGES: dict[str, Callable[[Pictures], Pictures]] = {
     "blur 3 × 3": blurred,
     "noise, std 0.3": lambda x: x + np.random.default_rng(1).normal(0, 0.3, x.shape),
 }
+DRIFTS: dict[str, Callable[[Pictures], Pictures]] = {
+    "none": lambda x: x,
+    "x + 0.1": lambda x: x + 0.1,
+    "x + 0.2": lambda x: x + 0.2,
+    "0.9 x": lambda x: 0.9 * x,
+    "0.8 x": lambda x: 0.8 * x,
+}
+"""What becomes of the second half of the samples."""
+DRAWS = 100
 FEW_CLASSES = "none; samples of digits 0 and 1"
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
@@ -65,6 +74,9 @@ def main() -> None:
         for change in (*CHANGES, FEW_CLASSES):
             rows = np.median([each[change] for each in found], axis=0)
             print(" | ".join([change, *(f"{value:.3f}" for value in rows)]))
+        for drift in DRIFTS:
+            cells = [refusals(Path(folder, "0.onnx"), dataset, drift, count) for count in COUNTS]
+            print(" | ".join([f"second half {drift}: refused of {DRAWS}, median z", *cells]))
         network = Path(folder, "resnet18.onnx")
         tell("exporting ResNet-18")
         write_resnet(network)
@@ -101,6 +113,25 @@ def accuracies(folder: Path, dataset: Dataset, seed: int) -> Iterator[tuple[str,
                 save_model(model, target)
                 found.append(accuracy(target, test, dataset))
         yield name, found
+
+
+def refusals(source: Path, dataset: Dataset, drift: str, count: int) -> str:
+    """Return how many draws of samples are refused if their second half is changed, and the median of the largest z."""
+    from export.onnx_file import load_model
+    from export.reestimate import reestimate
+    from export.samples import Samples
+
+    refused, largest = 0, []
+    for seed in range(DRAWS):
+        tell(f"second half {drift}, {count} samples, draw {seed}")
+        rows = np.random.default_rng(seed).choice(len(dataset.x), count, replace=False)
+        halves = (CHANGES["none"], rows[: count // 2]), (DRIFTS[drift], rows[count // 2 :])
+        given = np.concatenate([tensors(dataset, half, change) for change, half in halves])
+        layers = reestimate(load_model(source), Samples(count, partial(cut, given)), 16.0).layers
+        gaps = [gap for layer in layers for gap in (layer.halves.means, layer.halves.variances)]
+        refused += any(gap.is_real for gap in gaps)
+        largest.append(max(gap.z for gap in gaps))
+    return f"n {count}: {refused}, {np.median(largest):.1f}"
 
 
 def cut(given: npt.NDArray[np.float32], start: int, stop: int) -> dict[str, npt.NDArray[np.float32]]:

@@ -17,7 +17,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
+.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -87,6 +87,9 @@ test-containers: $(INSTALLED)  ## Build the images, train, serve, ask, stop: in 
 
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
+
+bench-adapt: $(INSTALLED)  ## What re-estimating statistics brings back, and what it costs.
+	$(BIN)/python -m benchmarks.adapt $(BENCH_OPTIONS)
 
 bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx.load + onnx.save.
 	$(BIN)/python -m benchmarks.fold_resnet50

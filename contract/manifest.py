@@ -9,6 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
+    3   card.running_statistics
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from contract.errors import InputError
 from contract.preprocess import Preprocessing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest that is read here."""
 
 DATATYPES = (
@@ -78,6 +79,30 @@ class TensorSpec(_Record):
         return shape
 
 
+class LayerMovement(_Record):
+    """How far the running statistics of one BatchNorm moved when they were taken anew; null: the old are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layer: str
+    mean_shift: float | None = Field(
+        description="Largest |new mean - old mean| of a channel, in old standard deviations, sqrt(variance + epsilon)."
+    )
+    variance_ratio: tuple[float, float] | None = Field(
+        description="Smallest and largest (new variance + epsilon) / (old variance + epsilon) of a channel."
+    )
+
+
+class RunningStatistics(_Record):
+    """What it came to when they were taken anew, over all of the training data, with the weights frozen."""
+
+    samples: int = Field(description="Rows of the training split.")
+    taken: bool = Field(description="False: the accuracy fell, and the network keeps the statistics of its training.")
+    accuracy_before: dict[str, float] = Field(description="By split: validation, which decides, and test.")
+    accuracy_after: dict[str, float]
+    layers: tuple[LayerMovement, ...] = Field(description="In the order in which the network calls them.")
+
+
 class SourceCard(_Record):
     """What is known of a network beside its graph. Every field may be left out."""
 
@@ -90,6 +115,16 @@ class SourceCard(_Record):
     )
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured in training, on held-out data.")
     origin: str = Field(default="", description="Architecture and data, in words.")
+    running_statistics: RunningStatistics | None = Field(
+        default=None,
+        exclude_if=lambda record: record is None,
+        description="Where they were taken anew before export; left out where they are those of training.",
+    )
+
+    @property
+    def schema_version(self) -> int:
+        """The oldest schema version of a manifest that can hold this card."""
+        return 1 if self.running_statistics is None else 3
 
 
 class FoldSummary(_Record):
@@ -145,6 +180,13 @@ class Manifest(_Record):
             raise ValueError("it came with schema version 2")
         return copy_of
 
+    @field_validator("card")
+    @classmethod
+    def _check_card(cls, card: SourceCard, info: ValidationInfo) -> SourceCard:
+        if card.schema_version > info.data.get("schema_version", SCHEMA_VERSION):
+            raise ValueError(f"its running_statistics came with schema version {card.schema_version}")
+        return card
+
     def as_copy(self, version: int, created: str) -> Manifest:
         """Return the manifest of a copy of this bundle.
 
@@ -155,7 +197,12 @@ class Manifest(_Record):
         Raises:
             ValidationError: the version is not one that a bundle can have.
         """
-        changes = {"schema_version": 2, "version": version, "created": created, "copy_of": self.version}
+        changes = {
+            "schema_version": max(2, self.schema_version),
+            "version": version,
+            "created": created,
+            "copy_of": self.version,
+        }
         return Manifest.model_validate(dict(self) | changes)
 
 

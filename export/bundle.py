@@ -119,6 +119,7 @@ def export_bundle(
         verification.require()
         say("writing the manifest")
         manifest = Manifest(
+            schema_version=card.schema_version,
             name=name,
             version=number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

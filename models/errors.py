@@ -10,7 +10,8 @@ InputError
     └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
 CheckError
 ├── DivergedError               the loss is no longer a finite number
-└── UnmeasurableError           a trained network's loss on held-out rows is not finite
+├── UnmeasurableError           a trained network's loss on held-out rows is not finite
+└── StatisticsError             a BatchNorm gets values of which there is no mean and variance
 SetupError
 └── PrecisionError              this machine cannot train in the precision asked for
 
@@ -95,6 +96,17 @@ class UnmeasurableError(CheckError):
             f"another --out. The checkpoint in {str(folder)!r} is intact, and records no such loss."
         )
         self.split, self.loss, self.folder = split, loss, folder
+
+
+class StatisticsError(CheckError):
+    """A BatchNorm gets values of which there is no mean and variance."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(
+            f"BatchNorm {layer!r} gets values that are not finite, so its statistics cannot be taken anew; "
+            "look for weights or data that are not finite."
+        )
+        self.layer = layer
 
 
 class PrecisionError(SetupError):

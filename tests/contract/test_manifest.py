@@ -14,9 +14,11 @@ from contract.manifest import (
     LARGEST_VERSION,
     SCHEMA_VERSION,
     FoldSummary,
+    LayerMovement,
     Manifest,
     ManifestError,
     OutputError,
+    RunningStatistics,
     SourceCard,
     TensorSpec,
     read_manifest,
@@ -32,6 +34,20 @@ CARD = SourceCard(
     logits=("logits",),
     metrics={"accuracy": 0.98},
     origin="convnet on digits",
+)
+REESTIMATED = CARD.model_copy(
+    update={
+        "running_statistics": RunningStatistics(
+            samples=100,
+            taken=True,
+            accuracy_before={"validation": 0.97, "test": 0.96},
+            accuracy_after={"validation": 0.98, "test": 0.96},
+            layers=(
+                LayerMovement(layer="a", mean_shift=0.1, variance_ratio=(0.9, 1.2)),
+                LayerMovement(layer="b", mean_shift=None, variance_ratio=None),
+            ),
+        )
+    }
 )
 MANIFEST = Manifest(
     name="digits",
@@ -60,7 +76,8 @@ def test_manifest_survives_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "card", [SourceCard(), CARD, SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,)))]
+    "card",
+    [SourceCard(), CARD, REESTIMATED, SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,)))],
 )
 def test_source_card_survives_the_file(tmp_path: Path, card: SourceCard) -> None:
     path = tmp_path / "card.json"
@@ -80,6 +97,19 @@ def test_a_copy_says_so_in_a_schema_version_of_its_own_and_nothing_else_does(tmp
     assert copy.card == MANIFEST.card
     assert "copy_of" not in to_json(MANIFEST)  # what exports write is read by those that know schema version 1 alone
     assert MANIFEST.schema_version == 1
+
+
+def test_statistics_taken_anew_have_a_schema_version_of_their_own_which_a_copy_keeps(tmp_path: Path) -> None:
+    assert (CARD.schema_version, REESTIMATED.schema_version) == (1, 3)
+    assert "running_statistics" not in to_json(MANIFEST)
+    card = REESTIMATED.model_dump(mode="json")
+    manifest = read_manifest(written(tmp_path, schema_version=3, card=card))
+    assert manifest.card == REESTIMATED
+    copy = manifest.as_copy(4, manifest.created)
+    assert (copy.schema_version, copy.copy_of, copy.card) == (3, 3, REESTIMATED)
+    for version in (1, 2):
+        with pytest.raises(ManifestError, match="'card': Value error, its running_statistics came with schema ver"):
+            read_manifest(written(tmp_path, schema_version=version, card=card))
 
 
 def test_a_copy_may_not_lie_beyond_the_largest_version() -> None:

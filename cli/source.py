@@ -7,10 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.packages import require_packages
 from contract.errors import InputError, SetupError
 from contract.manifest import RunningStatistics, SourceCard, read_source_card
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PIXELS = "uint8"
 """What --input says for a network that shall take 8-bit pixels."""
@@ -74,15 +78,12 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
         SetupError: `folder` cannot be written.
         NormfoldError: whatever reading or exporting it says.
     """
-    _refuse_stray_options(source)
+    refuse_stray_options(source)
     if source.is_onnx:
         path = Path(source.text)
         card = read_card(path, source.card)
         return Resolved(path, card, None if card.running_statistics else "an ONNX file has no training data")
-    if not source.is_factory and not _is_folder(Path(source.text)):
-        raise SourceError(
-            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
-        )
+    require_torch_source(source)
     require_packages("torch", "onnxscript", extra="train", needed_for="normfold export from a torch network")
     target = folder / "unfolded.onnx"
     record, kept = None, None
@@ -119,20 +120,43 @@ def _checkpoint_to_onnx(
     return network.record, network.note
 
 
+def require_torch_source(source: Source) -> None:
+    """Make sure that a source which is no ONNX file is a folder or a module:factory.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    if not source.is_factory and not _is_folder(Path(source.text)):
+        raise SourceError(
+            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
+        )
+
+
+def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = None) -> nn.Module:
+    """Return the network of a module:factory: in eval mode where weights are given, otherwise as it was returned.
+
+    Raises:
+        ArchitectureError, WeightsError: it cannot be built, or the weights are not its own.
+    """
+    from models.registry import Architecture, build, parse_options
+    from models.weights import load_weights
+
+    options = parse_options(source.arguments)
+    network = build(Architecture(name=source.text, options=options, input_shape=shape, classes=classes))
+    if source.weights is not None:
+        load_weights(network, source.weights)
+        network.eval()
+    return network
+
+
 def _factory_to_onnx(source: Source, target: Path) -> None:
     from models.errors import TrainModeError
-    from models.registry import Architecture, build, parse_options
     from models.to_onnx import OPSET, InputSpec, to_onnx
-    from models.weights import load_weights
 
     if source.input_shape is None:
         raise SourceError("A module:factory needs --input, the shape of one sample, such as --input 3x224x224.")
     shape = parse_shape(source.input_shape)
-    architecture = Architecture(name=source.text, options=parse_options(source.arguments), input_shape=shape)
-    network = build(architecture)
-    if source.weights is not None:
-        load_weights(network, source.weights)
-        network.eval()
+    network = build_factory(source, shape)
     inputs = {"input": InputSpec(shape)}
     try:
         to_onnx(network, target, inputs, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
@@ -194,7 +218,12 @@ def _is_folder(path: Path) -> bool:
     return _is_there(path) and path.is_dir()
 
 
-def _refuse_stray_options(source: Source) -> None:
+def refuse_stray_options(source: Source) -> None:
+    """Refuse options that do not go with this kind of source.
+
+    Raises:
+        SourceError: naming the first.
+    """
     given = {
         "--weights": source.weights is not None,
         "--input with a shape": source.input_shape is not None,

@@ -64,7 +64,7 @@ def fold(
     while compute_constants(model) and infer_shapes(model):
         pass
     report = FoldReport()
-    for node, label in zip(nodes, labels := _labels(nodes), strict=True):
+    for node, label in zip(nodes, labels := label_nodes(nodes), strict=True):
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
             report.parameters[label] = read
@@ -235,7 +235,7 @@ def _is_affine(node: ir.Node) -> bool:
     return is_batchnorm(node) or node.op_type in ELEMENTWISE
 
 
-def _labels(nodes: list[ir.Node]) -> list[str]:
+def label_nodes(nodes: list[ir.Node]) -> list[str]:
     """Return a label for each node; names need not be unique in a graph, labels are."""
     seen: Counter[str] = Counter()
     labels = []

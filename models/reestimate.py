@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from contract.findings import LayerDrift
 from contract.manifest import LayerMovement, RunningStatistics
 from models.checkpoint import Checkpoint, RunConfig, load_checkpoint
 from models.data import Dataset, load_dataset
 from models.errors import DataError, StatisticsError, TrainingWarning
 from models.metrics import Result
 from models.run import with_metrics
-from models.running_stats import Drift, reestimate
+from models.running_stats import reestimate
 from models.splits import IndexArray
 from models.train import evaluate
 
@@ -112,7 +113,7 @@ def _evaluate(network: nn.Module, dataset: Dataset) -> dict[str, Result]:
     }
 
 
-def _movement(drift: Drift) -> LayerMovement:
+def _movement(drift: LayerDrift) -> LayerMovement:
     shift, ratio = np.abs(drift.mean_shift), drift.variance_ratio
     return LayerMovement(
         layer=drift.layer,

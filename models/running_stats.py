@@ -17,32 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from contract.findings import LayerDrift
 from models.errors import StatisticsError
 
 ROWS, VALUES = 1024, 2**22
 """Most rows, and values of them, that run at a time; how many changes no result."""
-
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Drift:
-    """How far the statistics of one BatchNorm moved; each array (C,), not finite where the old ones were not."""
-
-    layer: str
-    mean_shift: FloatArray
-    """(new mean - old mean) / sqrt(old variance + epsilon)."""
-    variance_ratio: FloatArray
-    """(new variance + epsilon) / (old variance + epsilon)."""
 
 
 class Moments:
@@ -81,7 +66,7 @@ class _MeasuredError(Exception):
 
 
 @torch.no_grad()
-def reestimate(network: nn.Module, x: Tensor, say: Callable[[str], None] = lambda _: None) -> tuple[Drift, ...]:
+def reestimate(network: nn.Module, x: Tensor, say: Callable[[str], None] = lambda _: None) -> tuple[LayerDrift, ...]:
     """Set the running statistics of every BatchNorm that the network calls to the true ones over some rows.
 
     A BatchNorm that is called several times gets the statistics of all its calls together. The counter of batches, and
@@ -174,8 +159,8 @@ def _measure(network: nn.Module, layer: nn.Module, calls: int, batches: Sequence
     return moments
 
 
-def _drift(name: str, old_mean: Tensor, old_var: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Drift:
+def _drift(name: str, old_mean: Tensor, old_var: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> LayerDrift:
     shift = (mean - old_mean.double()) / (old_var.double() + epsilon).sqrt()
     ratio = (var + epsilon) / (old_var.double() + epsilon)
     arrays: list[Any] = [array.cpu().numpy() for array in (shift, ratio)]
-    return Drift(name, *arrays)
+    return LayerDrift(name, *arrays)

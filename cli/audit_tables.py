@@ -32,9 +32,18 @@ def verdict(audit: Audit) -> str:
     layers = f"{len(audit.layers)} BatchNorm layer{'s' * (len(audit.layers) != 1)}"
     if not audit.findings:
         return f"{layers}: nothing was found."
+    return f"{layers}: {counted(audit)}."
+
+
+def counted(audit: Audit) -> str:
+    """Return how many findings there are of each severity, the worst first."""
     counts = Counter(finding.severity for finding in audit.findings)
-    told = ", ".join(f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity])
-    return f"{layers}: {told}."
+    plural = {severity: "" if severity is Severity.INFO else "s" for severity in Severity}
+    return ", ".join(
+        f"{counts[severity]} {severity}{plural[severity] * (counts[severity] > 1)}"
+        for severity in reversed(Severity)
+        if counts[severity]
+    )
 
 
 def audit_record(source: str, audit: Audit) -> dict[str, Any]:

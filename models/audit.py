@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +67,8 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
     for layer in layers:
         findings += check_layer(layer)
     findings += _without_statistics(network)
-    say("looking for dropout before BatchNorm")
-    findings += _dropout(network, subject.example)
     drifts: dict[str, LayerDrift] = {}
+    sound: Collection[str | None] = ()
     if subject.rows is not None and layers:
         judged = {finding.layer for finding in findings if finding.code in ("statistics-unset", "not-finite")}
         try:
@@ -77,8 +76,11 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
         except StatisticsError as error:
             findings += [] if "not-finite" in {found.code for found in findings} else [_overflow(error.layer)]
         findings += [found for drift in drifts.values() if drift.layer not in judged for found in _stale(drift)]
+        sound = set(drifts) - judged - {finding.layer for finding in findings if finding.code == "statistics-stale"}
         say("comparing train and eval mode")
         findings += _disagreement(network, subject.rows)
+    say("looking for dropout before BatchNorm")
+    findings += _dropout(network, subject.example, sound)
     return Audit(layers, tuple(findings), drifts)
 
 
@@ -149,10 +151,11 @@ def _small_batch(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _dropout(network: nn.Module, example: Tensor) -> Iterator[Finding]:
+def _dropout(network: nn.Module, example: Tensor, sound: Collection[str | None]) -> Iterator[Finding]:
+    """Find layers behind a dropout; those whose statistics fit the data all the same are no more than worth knowing."""
     for name, p in dropout_before_norms(network, example).items():
         yield Finding(
-            Severity.WARNING,
+            Severity.INFO if name in sound else Severity.WARNING,
             "dropout-before",
             name,
             f"behind a dropout of p = {p:g}: variance in training up to {1 / (1 - p):.3g} times that of inference",
@@ -195,6 +198,15 @@ def _disagreement(network: nn.Module, rows: Tensor) -> Iterator[Finding]:
     generator = torch.Generator().manual_seed(0)
     batch = rows[torch.randperm(len(rows), generator=generator)[:COMPARED_ROWS]]
     in_eval = _outputs(network, batch)
+    if not in_eval.isfinite().all():
+        yield Finding(
+            Severity.ERROR,
+            "output-not-finite",
+            None,
+            f"outputs for a batch of {len(batch)} rows are NaN or infinite",
+            "Look for weights that are not finite or far too large, first in the layers named here.",
+        )
+        return
     training = copy.deepcopy(network)
     for _, module in _norms(training):
         module.train()

@@ -25,7 +25,7 @@ DEFAULT_P = 0.5
 
 
 class _Marks(TorchFunctionMode):
-    """Multiplies what a dropout returns by a 1 of its own, so that autograd tells where it goes."""
+    """Adds a 0 of its own to what a dropout returns, so that autograd tells where it goes; an Add keeps no tensors."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[Tensor, float]] = []
@@ -38,9 +38,9 @@ class _Marks(TorchFunctionMode):
         p = kwargs.get("p", args[1] if len(args) > 1 else DEFAULT_P) if func in DROPOUTS else 0.0
         if not 0 < p < 1 or not result.is_floating_point():
             return result
-        mark = torch.ones((), dtype=result.dtype, requires_grad=True)
+        mark = torch.zeros((), dtype=result.dtype, requires_grad=True)
         self.marks.append((mark, float(p)))
-        return result * mark
+        return result + mark
 
 
 @torch.enable_grad()

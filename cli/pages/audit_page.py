@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cli.audit_tables import counted
 from cli.pages.document import document
 from cli.pages.histogram import Axis, histogram
 from cli.pages.markup import Html, element, join, name, row, shortened, table
@@ -31,8 +32,7 @@ def _sections(title: str, audit: Audit) -> Iterator[Html]:
     verdict = element("span", "Nothing was found.", class_="pass")
     if audit.findings:
         worst = max(audit.findings, key=lambda finding: list(Severity).index(finding.severity)).severity
-        told = ", ".join(f"{counts[severity]} {severity}" for severity in reversed(Severity) if counts[severity])
-        verdict = element("span", f"Found: {told}.", class_=f"severity {worst}")
+        verdict = element("span", f"Found: {counted(audit)}.", class_=f"severity {worst}")
     yield element("header", element("h1", title), element("p", verdict, class_="verdict"))
     figures = [("BatchNorm layers", len(audit.layers)), *((str(each), counts[each]) for each in reversed(Severity))]
     items = [element("div", element("dt", label), element("dd", value)) for label, value in figures]
@@ -56,9 +56,16 @@ def _findings(findings: tuple[Finding, ...]) -> Html:
         for finding in findings
     ]
     found = table(
-        "Errors first in their layer’s order", ["severity", "layer", "what was found", "what to do"], rows, "findings"
+        "The worst first, each severity in the order of the layers",
+        ["severity", "layer", "what was found", "what to do"],
+        rows,
+        "findings",
     )
-    return element("section", element("h2", "Findings"), found)
+    return element(
+        "section",
+        element("h2", "Findings", id="findings"),
+        element("div", found, class_="scroll", role="region", aria_labelledby="findings", tabindex=0),
+    )
 
 
 def _layers(audit: Audit) -> Html:

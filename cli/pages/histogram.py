@@ -10,7 +10,8 @@ import numpy.typing as npt
 from cli.pages.markup import Html, element, empty
 
 _WIDTH, _HEIGHT, _LABELS = 220, 44, 14
-_BINS = 22
+_BINS = 21
+"""An odd number, so that the middle of an axis is the middle of a bar."""
 
 
 @dataclass(frozen=True)

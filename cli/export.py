@@ -13,7 +13,14 @@ from cli.console import err, out, print_json, warn
 from cli.packages import require_export
 from cli.source import Source, parse_input, resolve
 from cli.statistics_table import accuracy_sentence, movement_table
-from cli.tables import fold_sentence, pixel_sentence, verification_record, verification_table
+from cli.tables import (
+    fold_sentence,
+    pixel_sentence,
+    verification_record,
+    verification_table,
+    watch_record,
+    watch_sentence,
+)
 
 
 def export(
@@ -59,6 +66,16 @@ def export(
     keep_source: Annotated[
         bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
     ] = True,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            metavar="FILE",
+            help="Normal inputs that it was not trained on, to watch by: .npz, an array for each input. "
+            "A run folder's are its validation data.",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option(help="Write what the service needs to watch for shifted inputs.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold a network, prove the fold, and write a bundle that `normfold serve` can run.
@@ -75,7 +92,9 @@ def export(
     Example: `normfold export runs/digits --repository model_repository --name digits`
     """
     require_export("normfold export")
+    from cli.held_out import validation_rows
     from export.bundle import export_bundle
+    from export.calibrate import FEWEST_ROWS
     from export.reserve import check_name
     from export.runner import Engine
 
@@ -85,6 +104,7 @@ def export(
     check_name(name)
     with tempfile.TemporaryDirectory() as folder, err.status("starting") as status:
         found = resolve(given, Path(folder), status.update)
+        normal = held_out or validation_rows(given, takes_pixels)
         exported = export_bundle(
             found.path,
             repository,
@@ -95,12 +115,16 @@ def export(
             merge,
             inputs=inputs,
             takes_pixels=takes_pixels,
+            watch=watch,
+            held_out=normal,
             say=status.update,
         )
     for sentence in exported.report.warnings:
         warn(sentence)
     if exported.verification.engine is Engine.REFERENCE:
         warn("ONNX Runtime cannot run this model on the CPU: the bundle is proven, but cannot be served there.")
+    if held_out is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
+        warn(f"The held-out inputs are fewer than {FEWEST_ROWS} rows: no threshold comes from them.")
     manifest, report = exported.manifest, exported.report
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
@@ -116,6 +140,7 @@ def export(
                 "kept_statistics": found.kept_statistics,
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
+                "monitor": watch_record(exported.monitor),
             }
         )
         return
@@ -127,6 +152,7 @@ def export(
     if report.input is not None:
         out.print(pixel_sentence(report.input), markup=False)
     out.print(verification_table(exported.verification))
+    out.print(watch_sentence(exported.monitor), markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))
     table.add_row("serve it", f"normfold serve --repository {repository}")

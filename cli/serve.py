@@ -120,9 +120,9 @@ def serve(
 ) -> None:
     """Serve the models of a repository over REST.
 
-    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; docs/serving.md has those
-    that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be used.
-    The pages at /docs show every route with examples.
+    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; docs/operations.md has
+    those that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be
+    used. The pages at /docs show every route with examples.
 
     Example: normfold serve --repository model_repository --port 8000
     """

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from contract.monitor import Monitor
     from export.pixels import PixelInput
     from export.report import Entry, FoldReport
     from export.verify import Verification
@@ -30,6 +31,28 @@ def pixel_sentence(found: PixelInput) -> str:
     """Return what a model that takes pixels now reads, and what its standardisation left in the graph."""
     left = f" all but {' and '.join(found.left)}" if found.left else ""
     return f"Input {found.name!r} takes 8-bit pixels, 0 to 255; their standardisation is folded{left}."
+
+
+def watch_sentence(monitor: Monitor | None) -> str:
+    """Return what the service will watch of a bundle's inputs, and what its thresholds come from."""
+    if monitor is None:
+        return "Its inputs are not watched."
+    count = len(monitor.layers)
+    layers = f"{count} layer{'s' if count > 1 else ''}"
+    if monitor.calibration_rows:
+        return f"Inputs are watched at {layers}; {monitor.calibration_rows} held-out rows say what is normal there."
+    return f"Inputs are watched at {layers}, without thresholds: there are no held-out rows to take them from."
+
+
+def watch_record(monitor: Monitor | None) -> dict[str, Any] | None:
+    """Return the same for JSON."""
+    if monitor is None:
+        return None
+    return {
+        "window_rows": monitor.window_rows,
+        "calibration_rows": monitor.calibration_rows,
+        "layers": [{"node": layer.node, "threshold": layer.threshold} for layer in monitor.layers],
+    }
 
 
 def outcome_table(report: FoldReport) -> Table:

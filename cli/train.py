@@ -70,7 +70,8 @@ def train(
 ) -> None:
     """Train a batch-normalised network and leave its best checkpoint in a run folder.
 
-    Networks: mlp, convnet, resnet, resnet18, resnet34, resnet50. Defaults stand in parentheses.
+    Networks: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
+    densenet121, repvgg; temporal for sequences; unet for masks. Defaults stand in parentheses.
 
     Example: `normfold train --arch convnet --data digits --out runs/digits`
     """
@@ -157,11 +158,13 @@ def _not_written(error: OSError, folder: Path) -> SetupError:
 
 def _print_result(result: FitResult, as_json: bool) -> None:
     metrics = result.metrics
+    mean_iou = {name.removeprefix("test_"): value for name, value in metrics.items() if name.endswith("mean_iou")}
     if as_json:
         print_json(
             {
                 "accuracy": metrics["test_accuracy"],
                 "loss": metrics["test_loss"],
+                **mean_iou,
                 "validation_accuracy": metrics["validation_accuracy"],
                 "validation_loss": metrics["validation_loss"],
                 "epochs": result.epochs,
@@ -175,6 +178,8 @@ def _print_result(result: FitResult, as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     table.add_row("test accuracy", f"{metrics['test_accuracy']:.4f}")
+    if mean_iou:
+        table.add_row("test mean IoU", f"{mean_iou['mean_iou']:.4f}")
     table.add_row("validation accuracy", f"{metrics['validation_accuracy']:.4f} in epoch {result.best_epoch}")
     table.add_row("epochs", f"{result.epochs} in {result.seconds:.1f} s")
     table.add_row("checkpoint", str(result.folder))

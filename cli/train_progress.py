@@ -51,6 +51,8 @@ def make_reporter() -> Any:
                 f"epoch {metrics.epoch}/{self.epochs}  loss {metrics.train_loss:.3f}  "
                 f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation_accuracy:.4f}"
             )
+            if metrics.validation_mean_iou is not None:
+                line += f", mean IoU {metrics.validation_mean_iou:.4f}"
             self.bar.update(self.task, description=line)
             if self.bar.disable:
                 err.print(line)

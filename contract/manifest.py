@@ -9,7 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
-    3   card.running_statistics
+    3   preprocessing of sequences; card.running_statistics
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from contract.errors import InputError
-from contract.preprocess import Preprocessing
+from contract.preprocess import Preprocessing, SequencePreprocessing
 
 SCHEMA_VERSION = 3
 """The newest that is read here."""
@@ -124,7 +124,8 @@ class SourceCard(_Record):
     @property
     def schema_version(self) -> int:
         """The oldest schema version of a manifest that can hold this card."""
-        return 1 if self.running_statistics is None else 3
+        of_3 = isinstance(self.preprocessing, SequencePreprocessing) or self.running_statistics is not None
+        return 3 if of_3 else 1
 
 
 class FoldSummary(_Record):
@@ -184,7 +185,7 @@ class Manifest(_Record):
     @classmethod
     def _check_card(cls, card: SourceCard, info: ValidationInfo) -> SourceCard:
         if card.schema_version > info.data.get("schema_version", SCHEMA_VERSION):
-            raise ValueError(f"its running_statistics came with schema version {card.schema_version}")
+            raise ValueError(f"it holds what came with schema version {card.schema_version}")
         return card
 
     def as_copy(self, version: int, created: str) -> Manifest:
@@ -204,6 +205,11 @@ class Manifest(_Record):
             "copy_of": self.version,
         }
         return Manifest.model_validate(dict(self) | changes)
+
+
+def class_axis(shape: tuple[int, ...]) -> int:
+    """Return the axis of classes of logits: 1 of pictures, (rows, classes, height, width), otherwise the last."""
+    return 1 if len(shape) == 4 else len(shape) - 1
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -1,11 +1,11 @@
 """From a raw input to the network's tensor: one implementation for training, serving and adapting.
 
-A raw input is what a person has: pixels of a picture, or a row of a table in its own units. Two steps lead from it
-to a tensor, and both are recorded in the manifest:
+A raw input is what a person has: pixels of a picture, a row of a table, or a sequence of measurements in their own
+units. Two steps lead from it to a tensor, and both are recorded in the manifest:
 
     decode       picture bytes or nested lists  ->  array of one sample, in raw units
     standardise  raw units                      ->  (raw / value_max - mean) / std     (pictures)
-                                                    (raw - mean) / std                 (rows)
+                                                    (raw - mean) / std                 (rows, sequences)
 
 The mean and standard deviation are those of the training split alone.
 """
@@ -179,15 +179,7 @@ class RowPreprocessing(BaseModel):
         Raises:
             RawInputError: a column is missing or unknown, or a value is not a finite number.
         """
-        if isinstance(instance, dict):
-            missing = [name for name in self.columns if name not in instance]
-            unknown = [name for name in instance if name not in self.columns]
-            if missing or unknown:
-                lacks = f"lacks the columns {missing}" if missing else ""
-                has = f"has unknown columns {unknown}" if unknown else ""
-                raise RawInputError(f"The row {' and '.join(filter(None, (lacks, has)))}.")
-            instance = [instance[name] for name in self.columns]
-        array = _to_finite_array(instance)
+        array = _to_finite_array(_in_order(instance, self.columns, "row", "columns"))
         if array.shape != self.sample_shape:
             raise RawInputError(f"Expected a row of {len(self.columns)} numbers, got {_show_shape(array.shape)}.")
         return array
@@ -205,7 +197,73 @@ class RowPreprocessing(BaseModel):
         return ((np.asarray(raw, np.float64) - mean) / std).astype(np.float32)
 
 
-Preprocessing = Annotated[ImagePreprocessing | RowPreprocessing, Field(discriminator="kind")]
+class SequencePreprocessing(BaseModel):
+    """Several channels measured over time, as float32 of shape (channels, length)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["sequence"] = "sequence"
+    channels: tuple[str, ...] = Field(min_length=1, description="Names, in the network's order.")
+    length: int = Field(gt=0, description="Measurements of each channel.")
+    mean: tuple[float, ...] = Field(description="Per channel, over the training split.")
+    std: tuple[float, ...] = Field(description="Per channel, over the training split.")
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("channel names repeat")
+        _check_statistics(self.mean, self.std, len(self.channels), "channels")
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (channels, length)."""
+        return (len(self.channels), self.length)
+
+    def decode(self, instance: Any) -> RowArray:
+        """Read one sequence, given as a list for each channel, in their order, or as an object keyed by channel.
+
+        Returns:
+            float64 of shape (channels, length), in raw units.
+
+        Raises:
+            RawInputError: a channel is missing or unknown, of another length, or a value is not a finite number.
+        """
+        array = _to_finite_array(_in_order(instance, self.channels, "sequence", "channels"))
+        if array.shape != self.sample_shape:
+            raise RawInputError(
+                f"Expected a sequence of {len(self.channels)} channels of {self.length} numbers, "
+                f"got {_show_shape(array.shape)}."
+            )
+        return array
+
+    def standardise(self, raw: npt.NDArray[Any]) -> FloatArray:
+        """Turn raw units into the network's tensor: (raw - mean) / std.
+
+        Args:
+            raw: (..., channels, length), any real dtype, in raw units.
+
+        Returns:
+            float32 of the same shape; computed in float64, rounded once.
+        """
+        mean, std = (np.asarray(values, np.float64)[:, None] for values in (self.mean, self.std))
+        return ((np.asarray(raw, np.float64) - mean) / std).astype(np.float32)
+
+
+Preprocessing = Annotated[ImagePreprocessing | RowPreprocessing | SequencePreprocessing, Field(discriminator="kind")]
+
+
+def _in_order(instance: Any, names: tuple[str, ...], what: str, parts: str) -> Any:
+    """Return the values of an object in the order of their names; anything else as it is."""
+    if not isinstance(instance, dict):
+        return instance
+    missing = [name for name in names if name not in instance]
+    unknown = [name for name in instance if name not in names]
+    if missing or unknown:
+        lacks = f"lacks the {parts} {missing}" if missing else ""
+        has = f"has unknown {parts} {unknown}" if unknown else ""
+        raise RawInputError(f"The {what} {' and '.join(filter(None, (lacks, has)))}.")
+    return [instance[name] for name in names]
 
 
 def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], count: int, what: str) -> None:

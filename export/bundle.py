@@ -19,16 +19,21 @@ from contract.manifest import (
     OutputError,
     SourceCard,
     TensorSpec,
+    class_axis,
     sha256_of,
     to_json,
 )
+from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
+from export.calibrate import calibrated
 from export.errors import BundleError, FoldError
 from export.fold import fold
+from export.monitor import save_monitor
 from export.onnx_file import load_model, require_consistent, save_model
-from export.pixels import from_pixels
+from export.pixels import FromPixels, from_pixels
 from export.progress import Say, silent
 from export.report import FoldReport
 from export.reserve import reserved
+from export.runner import Engine, Feeds
 from export.statistics import save_statistics
 from export.verify import Verification, verify
 
@@ -60,6 +65,7 @@ class Exported:
     manifest: Manifest
     report: FoldReport
     verification: Verification
+    monitor: Monitor | None = None
 
 
 def export_bundle(
@@ -72,6 +78,8 @@ def export_bundle(
     merging: bool = True,
     inputs: Path | None = None,
     takes_pixels: bool = False,
+    watch: bool = True,
+    held_out: Path | Feeds | None = None,
     say: Say = silent,
 ) -> Exported:
     """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
@@ -86,6 +94,10 @@ def export_bundle(
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to verify with; random inputs without it.
         takes_pixels: make the input 8-bit pixels, and fold the card's standardisation, or the model's own, too.
+        watch: write what the service needs to see whether its inputs are like those of training.
+        held_out: rows of that kind that the network was not trained on, as the served network takes them: an .npz file
+            with one array for each input, or the arrays; without them the service shows how far inputs are from
+            training's, and cannot say what is too far.
         say: called with what is being done, in words.
 
     Returns:
@@ -95,6 +107,7 @@ def export_bundle(
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
         BundleError: the name, the version or the card does not fit.
         VerificationError: the folded model differs; nothing was written.
+        FeedError: the held-out rows, or the inputs to verify with, cannot be used.
         WriteError: the repository cannot be written.
     """
     card = card or SourceCard()
@@ -117,6 +130,10 @@ def export_bundle(
         say("verifying")
         verification = verify(source, folder / MODEL_NAME, inputs, pixels=pixels)
         verification.require()
+        monitor = None
+        if watch and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
+            say("learning what is normal")
+            monitor = _write_monitor(source, folder, pixels, held_out)
         say("writing the manifest")
         manifest = Manifest(
             schema_version=card.schema_version,
@@ -140,7 +157,18 @@ def export_bundle(
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
         (folder / MANIFEST_NAME).write_text(to_json(manifest))
-    return Exported(repository / name / str(number), manifest, report, verification)
+    return Exported(repository / name / str(number), manifest, report, verification, monitor)
+
+
+def _write_monitor(
+    source: Path, folder: Path, pixels: FromPixels | None, held_out: Path | Feeds | None
+) -> Monitor | None:
+    layers = save_monitor(source, folder / MONITOR_NAME, pixels)
+    if not layers:
+        return None
+    monitor = calibrated(folder / MONITOR_NAME, layers, held_out)
+    (folder / MONITOR_CARD_NAME).write_text(to_json(monitor))
+    return monitor
 
 
 def _true_inputs(model: ir.Model) -> list[ir.Value]:
@@ -161,7 +189,8 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
     for name in card.logits:
         if name not in by_name:
             raise BundleError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
-        classes = by_name[name].shape[-1]
+        shape = by_name[name].shape
+        classes = shape[class_axis(shape)] if shape else -1
         if card.labels is not None and classes not in (-1, len(card.labels)):
             raise BundleError(f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes.")
     if card.preprocessing is not None:

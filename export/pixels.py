@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
+from contract.preprocess import ImagePreprocessing, Preprocessing
 from export.affine import Array
 from export.constants import FLOATS
 from export.editor import Editor
@@ -60,10 +60,11 @@ def from_pixels(preprocessing: Preprocessing | None) -> FromPixels:
     """Return the wish for a card's preprocessing.
 
     Raises:
-        PixelError: it is of rows.
+        PixelError: it is of rows or sequences.
     """
-    if isinstance(preprocessing, RowPreprocessing):
-        raise PixelError("The card's preprocessing is of rows of a table; only pictures are made of pixels.")
+    if preprocessing is not None and not isinstance(preprocessing, ImagePreprocessing):
+        kind = {"row": "rows of a table", "sequence": "sequences"}[preprocessing.kind]
+        raise PixelError(f"The card's preprocessing is of {kind}; only pictures are made of pixels.")
     return FromPixels(preprocessing)
 
 

@@ -1,7 +1,8 @@
 """Blocks of a network: a weight layer, BatchNorm, and an activation, in this order.
 
 The order matters twice. The weight layer needs no bias, since the shift follows; and in inference the normalisation
-is a channel-wise affine right behind a linear layer, so that it folds away (Ioffe & Szegedy 2015, section 3.1).
+is a channel-wise affine right behind a linear layer, so that it folds away (Ioffe & Szegedy 2015, section 3.1). Blocks
+of the other order, pre-activation, are for the networks that were published so.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ BATCH_NORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.Bat
 }
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "leaky_relu": nn.LeakyReLU,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
@@ -89,6 +91,7 @@ class ConvNorm(_WeightNormActivation):
         rank: spatial axes: 1, 2 or 3.
         stride: along every axis.
         groups: as in torch: channels_in for a depthwise convolution.
+        dilation: distance between taps of the kernel, along every axis.
         activation: a name in ACTIVATIONS.
 
     Shapes:
@@ -108,14 +111,16 @@ class ConvNorm(_WeightNormActivation):
         rank: int = 2,
         stride: int = 1,
         groups: int = 1,
+        dilation: int = 1,
         activation: str = "relu",
     ) -> None:
         super().__init__()
         _check_rank(rank)
         if kernel_size % 2 == 0:
             raise ArchitectureError(f"A kernel size must be odd here, to keep the centre; got {kernel_size}.")
+        padding = dilation * (kernel_size // 2)
         self.weight_layer = CONVOLUTIONS[rank](
-            channels_in, channels_out, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+            channels_in, channels_out, kernel_size, stride, padding, dilation, groups, bias=False
         )
         self.norm = BATCH_NORMS[rank](channels_out, eps=EPSILON, momentum=MOMENTUM)
         self.activation = make_activation(activation)
@@ -161,6 +166,64 @@ class LinearNorm(_WeightNormActivation):
         self.weight_layer = nn.Linear(features_in, features_out, bias=False)
         self.norm = nn.BatchNorm1d(features_out, eps=EPSILON, momentum=MOMENTUM)
         self.activation = make_activation(activation)
+
+
+class NormActivation(nn.Module):
+    """BatchNorm over the channels of a picture, then the activation.
+
+    Shapes:
+        x (N, channels, H, W) -> the same.
+
+    Raises:
+        ArchitectureError: unknown activation.
+    """
+
+    def __init__(self, channels: int, *, activation: str = "relu") -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)
+        self.activation = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = self.activation(self.norm(x))
+        return activated
+
+
+class NormConv(NormActivation):
+    """Pre-activation: BatchNorm, activation, and then the convolution, without bias.
+
+    What this BatchNorm normalises is often read by others too, and the activation stands between it and its own
+    convolution: where no linear layer comes right before it, it cannot fold.
+
+    Source: He et al. 2016, arXiv:1603.05027, figure 4e.
+
+    Args:
+        channels_in: channels of x.
+        channels_out: channels of y.
+        kernel_size: edge of the kernel; odd.
+        stride: along both axes.
+        activation: a name in ACTIVATIONS.
+
+    Shapes:
+        x (N, channels_in, H, W) -> y (N, channels_out, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ArchitectureError: unknown activation.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1, activation: str = "relu"
+    ) -> None:
+        super().__init__(channels_in, activation=activation)
+        self.convolution = plain_convolution(channels_in, channels_out, kernel_size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolved: Tensor = self.convolution(super().forward(x))
+        return convolved
+
+
+def plain_convolution(channels_in: int, channels_out: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution of pictures without bias, padded as ConvNorm's is."""
+    return nn.Conv2d(channels_in, channels_out, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
 def initialise(network: nn.Module) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.blocks import ConvNorm, global_average, initialise
 from models.errors import ArchitectureError
+from models.options import check_dropout
 
 MAX_POOLS: dict[int, type[nn.MaxPool1d] | type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {
     1: nn.MaxPool1d,
@@ -95,6 +96,7 @@ def convnet(
             f"{len(widths)} stages need a size of at least {smallest} along every axis, got {list(input_shape[1:])}; "
             "give fewer widths."
         )
+    check_dropout(dropout)
     return ConvNet(
         input_shape[0],
         classes,

@@ -1,7 +1,7 @@
 """Data sets: raw samples and labels, their splits, and the preprocessing measured on the training split.
 
     digits        scikit-learn's handwritten digits: 1797 pictures of 8 × 8, values 0 to 16
-    npz:PATH      arrays x and y of a NumPy archive
+    npz:PATH      arrays x and y of a NumPy archive: pictures, with classes or masks, sequences, or rows
     csv:PATH      a table with a header and a label column
     images:DIR    a folder of PNG and JPEG files for each class
 
@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contract.preprocess import FloatArray, ImagePreprocessing, RowPreprocessing
+from contract.preprocess import FloatArray, ImagePreprocessing, Preprocessing, RowPreprocessing, SequencePreprocessing
 from models.data_files import FLOAT32_MAX, RawData, read_csv, read_npz
 from models.data_images import read_images
 from models.errors import DataError, TrainingWarning
-from models.splits import IndexArray, Splits, split_by_class
+from models.splits import IndexArray, Splits, split_by_class, split_rows
 
 ROWS_AT_A_TIME = 1024
 
@@ -63,10 +63,10 @@ class Dataset:
     x: npt.NDArray[Any]
     """(N, *sample_shape), in raw units."""
     y: npt.NDArray[np.int64]
-    """(N,), numbers of classes."""
+    """(N,), numbers of classes; or masks: (N, height, width)."""
     labels: tuple[str, ...]
     """Names of the classes."""
-    preprocessing: ImagePreprocessing | RowPreprocessing
+    preprocessing: Preprocessing
     """With the mean and standard deviation of the training split."""
     splits: Splits
 
@@ -74,6 +74,11 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch axis."""
         return self.preprocessing.sample_shape
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Of what a sample is labelled with: () for a class, (height, width) for a mask."""
+        return self.y.shape[1:]
 
     def tensors(self, rows: IndexArray) -> FloatArray:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
@@ -93,13 +98,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         raise DataError(f"{error.filename or config.source!r} cannot be read: {error.strerror or error}.") from None
     except MemoryError:
         raise DataError(f"Data {config.source!r} do not fit into this machine's memory.") from None
-    splits = split_by_class(
-        raw.y,
-        raw.labels,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.split_seed,
-    )
+    splits = _split(raw, config)
     preprocessing = _measure(raw, splits.train)
     _check_reach(raw, preprocessing)
     return Dataset(name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits)
@@ -133,12 +132,23 @@ def _read(config: DataConfig) -> RawData:
     raise DataError(f"Unknown data {config.source!r}; there are digits, npz:PATH, csv:PATH and images:DIR.")
 
 
-def _measure(raw: RawData, train: IndexArray) -> ImagePreprocessing | RowPreprocessing:
+def _split(raw: RawData, config: DataConfig) -> Splits:
+    fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
+    if raw.y.ndim == 1:
+        return split_by_class(raw.y, raw.labels, seed=config.split_seed, **fractions)
+    return split_rows(len(raw.y), raw.labels, seed=config.split_seed, **fractions)
+
+
+def _measure(raw: RawData, train: IndexArray) -> Preprocessing:
     """Mean and (biased) standard deviation per column, or per channel over all positions, in float64."""
     if raw.columns is not None:
         measured = [_mean_and_std(raw.x[train, index], f"Column {name!r}") for index, name in enumerate(raw.columns)]
         mean, std = zip(*measured, strict=True)
         return RowPreprocessing(columns=raw.columns, mean=mean, std=std)
+    if raw.channels is not None:
+        measured = [_mean_and_std(raw.x[train, index], f"Channel {name!r}") for index, name in enumerate(raw.channels)]
+        mean, std = zip(*measured, strict=True)
+        return SequencePreprocessing(channels=raw.channels, length=raw.x.shape[2], mean=mean, std=std)
     channels, height, width = raw.x.shape[1:]
     # One channel at a time: a folder of pictures may fill much of the memory.
     measured = [_mean_and_std(raw.x[train, index], f"Channel {index}", raw.value_max) for index in range(channels)]
@@ -154,7 +164,7 @@ def _measure(raw: RawData, train: IndexArray) -> ImagePreprocessing | RowPreproc
     )
 
 
-def _check_reach(raw: RawData, preprocessing: ImagePreprocessing | RowPreprocessing) -> None:
+def _check_reach(raw: RawData, preprocessing: Preprocessing) -> None:
     """Make sure that float32 can hold the square of every standardised value, as a batch's variance needs.
 
     A value far out in the training split widens the deviation; one in another split would first be met after training.
@@ -165,7 +175,8 @@ def _check_reach(raw: RawData, preprocessing: ImagePreprocessing | RowPreprocess
             wrong = ~(np.abs(preprocessing.standardise(part)) <= FARTHEST)
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())
-            where = f" in column {raw.columns[first[1]]!r}" if raw.columns is not None else ""
+            names, kind = (raw.columns, "column") if raw.channels is None else (raw.channels, "channel")
+            where = f" in {kind} {names[first[1]]!r}" if names is not None else ""
             raise DataError(
                 f"Sample {start + first[0]} (counted from 0) has {float(part[first]):g}{where}, too far from the "
                 "training split's mean for float32; correct it or leave the sample out."

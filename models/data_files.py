@@ -23,13 +23,15 @@ class RawData:
     """Samples in raw units and their labels, as read."""
 
     x: npt.NDArray[Any]
-    """(N, columns) or (N, channels, height, width), finite in float32."""
+    """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
     y: npt.NDArray[np.int64]
-    """(N,)"""
+    """(N,), or masks: (N, height, width)."""
     labels: tuple[str, ...]
     """Names of the classes."""
     columns: tuple[str, ...] | None = None
-    """Names of the columns of rows; None for pictures."""
+    """Names of the columns of rows; None for others."""
+    channels: tuple[str, ...] | None = None
+    """Names of the channels of sequences; None for others."""
     value_max: float = 255.0
     """Pictures: the raw value that means full intensity."""
     background: float = 1.0
@@ -39,9 +41,11 @@ class RawData:
 def read_npz(path: Path) -> RawData:
     """Read `x` and `y` of a NumPy archive.
 
-    x: pictures (N, C, H, W) or (N, H, W), or rows (N, columns). y: (N,), integers or strings.
-    Optional: `labels`, the names of classes 0, 1, …; `columns`, the names of columns; `value_max`, the value of full
-    intensity, otherwise 255 for uint8, 65535 for uint16, and the largest value found for any other dtype.
+    x: pictures (N, C, H, W) or (N, H, W), rows (N, columns), or sequences (N, C, length), told from pictures by
+    `channels`. y: (N,), integers or strings; for pictures also masks (N, H, W), with a class for each pixel.
+    Optional: `labels`, the names of classes 0, 1, …; `columns`, the names of columns; `channels`, the names of the
+    channels of sequences; `value_max`, the value of full intensity, otherwise 255 for uint8, 65535 for uint16, and the
+    largest value found for any other dtype.
 
     Raises:
         DataError: missing or damaged file, arrays missing, or of wrong shape, dtype or values.
@@ -50,13 +54,26 @@ def read_npz(path: Path) -> RawData:
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
     if x.dtype.kind not in "iuf":
         raise DataError(f"Array 'x' of {str(path)!r} is of dtype {x.dtype}; it must hold real numbers.")
-    if x.ndim == 0 or y.ndim != 1 or len(y) != len(x) or x.size == 0:
+    if x.ndim == 0 or y.ndim not in (1, 3) or len(y) != len(x) or x.size == 0:
         raise DataError(
-            f"Array 'y' of {str(path)!r} must be of shape (N,) with N rows as 'x' has, at least one, none empty; "
-            f"x is {list(x.shape)}, y is {list(y.shape)}."
+            f"Array 'y' of {str(path)!r} must be of shape (N,), or (N, H, W) for masks, with N rows as 'x' has, at "
+            f"least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
         )
     _check_float32(x, path)
     numbers, labels = _number_classes(y, _names(arrays, "labels", path), path)
+    channels = _names(arrays, "channels", path)
+    if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
+        raise DataError(
+            f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need pictures of their height and width; "
+            f"x is {list(x.shape)}."
+        )
+    if channels is not None:
+        if x.ndim != 3 or x.shape[1] != len(channels):
+            raise DataError(
+                f"{str(path)!r} names {len(channels)} channels, so 'x' must be sequences (N, {len(channels)}, length); "
+                f"it is {list(x.shape)}."
+            )
+        return RawData(x, numbers, labels, channels=channels)
     if x.ndim == 2:
         columns = _names(arrays, "columns", path) or tuple(f"x{index}" for index in range(x.shape[1]))
         if len(columns) != x.shape[1]:
@@ -179,7 +196,7 @@ def _number_classes(
         if y.dtype.kind not in "iuUb":
             raise DataError(f"Labels of {str(path)!r} are of dtype {y.dtype}; they must be integers or strings.")
         values, numbers = np.unique(y, return_inverse=True)
-        return numbers.astype(np.int64), tuple(str(value) for value in values.tolist())
+        return numbers.reshape(y.shape).astype(np.int64), tuple(str(value) for value in values.tolist())
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(labels):
         raise DataError(f"With 'labels', 'y' of {str(path)!r} must hold integers from 0 to {len(labels) - 1}.")
     return y.astype(np.int64), labels

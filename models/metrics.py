@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from models.errors import RunFolderError
 from models.files import write_atomically
@@ -15,10 +16,12 @@ METRICS_NAME = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Result:
-    """Mean loss (nats) and accuracy over some rows."""
+    """Mean loss (nats) and accuracy over some rows, or over all of their pixels where those are labelled."""
 
     loss: float
     accuracy: float
+    mean_iou: float | None = None
+    """Of masks, in evaluation: see `mean_iou`."""
 
 
 class EpochMetrics(BaseModel):
@@ -32,7 +35,31 @@ class EpochMetrics(BaseModel):
     train_accuracy: float = Field(description="Mean over the epoch, in train mode.")
     validation_loss: float = Field(description="After the epoch, in eval mode, without label smoothing.")
     validation_accuracy: float = Field(description="After the epoch, in eval mode.")
+    validation_mean_iou: float | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Of masks: after the epoch, in eval mode; left out where there are none.",
+    )
     seconds: float = Field(description="The epoch took, with its validation.")
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Return intersection over union of each class, averaged over the classes that occur.
+
+    With c[i, j] the number of pixels of class i that were taken for class j:
+        IoU_i = c[i, i] / (sum of row i + sum of column i - c[i, i])
+
+    Source: Everingham et al. 2015, International Journal of Computer Vision 111, section 4.1.3.
+
+    Args:
+        confusion: (classes, classes), counts; not all zero. A class that neither stands in a mask nor was predicted is
+            left out of the mean.
+    """
+    counts = confusion.cpu().double()  # not every accelerator has float64
+    intersection = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - intersection
+    occurs = union > 0
+    return (intersection[occurs] / union[occurs]).mean().item()
 
 
 def append_metrics(folder: Path, metrics: EpochMetrics) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.blocks import LinearNorm, initialise
 from models.errors import ArchitectureError
+from models.options import check_dropout
 
 
 class Mlp(nn.Module):
@@ -60,4 +61,5 @@ def mlp(
     """
     if not widths:
         raise ArchitectureError("An mlp needs at least one width, for example widths=[64].")
+    check_dropout(dropout)
     return Mlp(math.prod(input_shape), classes, widths, activation=activation, dropout=dropout)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.errors import PrecisionError, TrainingWarning
+from models.metrics import Result
 from models.train_config import TrainConfig, warn_of_batch_size
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def synchronise_norms(network: nn.Module, settings: TrainConfig, accelerator: Ac
     return network
 
 
-def agree(values: list[float]) -> list[float]:
-    """Return the main process's values in all of them, so that all stop in the same epoch."""
+def agree(result: Result) -> Result:
+    """Return the main process's result in all of them, so that all stop in the same epoch."""
     from accelerate.utils import broadcast_object_list
 
-    agreed: list[float] = broadcast_object_list(values)
-    return agreed
+    agreed: list[Result] = broadcast_object_list([result])
+    return agreed[0]

@@ -22,9 +22,15 @@ from torch import Tensor, nn
 
 from contract.errors import NormfoldError
 from models.convnet import convnet
+from models.densenet import densenet
 from models.errors import ArchitectureError
 from models.mlp import mlp
+from models.mobilenet import mobilenet
+from models.preact_resnet import preact_resnet
+from models.repvgg import repvgg
 from models.resnet import resnet
+from models.temporal import temporal
+from models.unet import unet
 
 Factory = Callable[..., nn.Module]
 
@@ -37,6 +43,22 @@ FACTORIES: dict[str, Factory] = {
     "resnet18": partial(resnet, block="basic", depths=(2, 2, 2, 2), widths=_IMAGENET_WIDTHS),
     "resnet34": partial(resnet, block="basic", depths=(3, 4, 6, 3), widths=_IMAGENET_WIDTHS),
     "resnet50": partial(resnet, block="bottleneck", depths=(3, 4, 6, 3), widths=_IMAGENET_WIDTHS),
+    "preact_resnet": preact_resnet,
+    "mobilenet": mobilenet,
+    "mobilenet_v2": partial(
+        mobilenet,
+        depths=(1, 2, 3, 4, 3, 3, 1),
+        widths=(16, 24, 32, 64, 96, 160, 320),
+        strides=(1, 2, 2, 2, 1, 2, 1),
+        stem_width=32,
+        stem_stride=2,
+        head_width=1280,
+    ),
+    "densenet": densenet,
+    "densenet121": partial(densenet, depths=(6, 12, 24, 16), growth_rate=32),
+    "repvgg": repvgg,
+    "unet": unet,
+    "temporal": temporal,
 }
 
 OWN_PACKAGES = ("contract", "models", "export", "service", "cli")
@@ -87,8 +109,14 @@ def build(architecture: Architecture) -> nn.Module:
 
 
 @torch.no_grad()
-def check_logits(network: nn.Module, architecture: Architecture) -> None:
-    """Make sure, before training, that two samples give logits of shape (2, classes); the network is left unchanged.
+def check_logits(network: nn.Module, architecture: Architecture, target_shape: tuple[int, ...] = ()) -> None:
+    """Make sure, before training, that two samples give logits of the right shape; the network is left unchanged.
+
+    Args:
+        network: as built.
+        architecture: of the network.
+        target_shape: of what a sample is labelled with: () for a class, which needs logits (2, classes); (height,
+            width) for a mask, which needs (2, classes, height, width).
 
     Raises:
         ArchitectureError: they do not.
@@ -105,8 +133,12 @@ def check_logits(network: nn.Module, architecture: Architecture) -> None:
     finally:
         network.train(was_training)
     got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if got != [2, classes]:
-        raise ArchitectureError(f"{name!r} returns {got} for 2 samples; training needs logits of shape {[2, classes]}.")
+    needed = [2, classes, *target_shape]
+    if got != needed:
+        labels = "masks" if target_shape else "a class for each sample"
+        raise ArchitectureError(
+            f"{name!r} returns {got} for 2 samples; training on {labels} needs logits of shape {needed}."
+        )
 
 
 def find_factory(name: str) -> Factory:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import ConvNorm, global_average, initialise
-from models.errors import ArchitectureError
+from models.options import check_choice, check_dropout, check_picture, check_stages
+from models.stem import Stem, make_stem
 
 
 class BasicBlock(nn.Module):
@@ -70,19 +71,19 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        input_shape: Sequence[int],
         classes: int,
         *,
         block: str,
         depths: Sequence[int],
         widths: Sequence[int],
-        stem: str,
+        stem: Stem,
         zero_init: bool,
         dropout: float,
     ) -> None:
         super().__init__()
         make_block = BLOCKS[block]
-        self.stem = _make_stem(channels, widths[0], stem)
+        self.stem = make_stem(input_shape, widths[0], stem)
         channels = widths[0]
         layers: list[nn.Module] = []
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
@@ -111,7 +112,7 @@ def resnet(
     block: Literal["basic", "bottleneck"] = "basic",
     depths: Sequence[int] = (2, 2, 2),
     widths: Sequence[int] = (16, 32, 64),
-    stem: Literal["auto", "small", "large"] = "auto",
+    stem: Stem = "auto",
     zero_init: bool = True,
     dropout: float = 0.0,
 ) -> ResNet:
@@ -123,8 +124,7 @@ def resnet(
         block: two 3 × 3 convolutions, or a bottleneck of 1 × 1, 3 × 3 and 1 × 1.
         depths: blocks in each stage; the size is halved between stages.
         widths: channels of each stage, a quarter of the output for bottlenecks.
-        stem: `small` is one 3 × 3 convolution; `large` a 7 × 7 of stride 2 and a max pool of stride 2, for pictures
-            of 64 pixels and more; `auto` picks by the size.
+        stem: see `models.stem.make_stem`.
         zero_init: start the last scale of every block at 0, so that each block starts as its shortcut
             (Goyal et al. 2017, arXiv:1706.02677).
         dropout: probability, before the classifier.
@@ -132,18 +132,12 @@ def resnet(
     Raises:
         ArchitectureError: rows instead of pictures, or a wrong option.
     """
-    if len(input_shape) != 3:
-        raise ArchitectureError(f"A resnet takes samples of shape (channels, height, width), got {list(input_shape)}.")
-    if block not in BLOCKS:
-        raise ArchitectureError(f"Unknown block {block!r}; there are {', '.join(BLOCKS)}.")
-    if stem not in ("auto", "small", "large"):
-        raise ArchitectureError(f"Unknown stem {stem!r}; there are auto, small, large.")
-    if not depths or len(depths) != len(widths):
-        raise ArchitectureError(f"Give one depth for each width; got depths {list(depths)} and widths {list(widths)}.")
-    if stem == "auto":
-        stem = "large" if min(input_shape[1:]) >= 64 else "small"
+    check_picture("resnet", input_shape)
+    check_choice("block", block, list(BLOCKS))
+    check_stages(depths, widths)
+    check_dropout(dropout)
     return ResNet(
-        input_shape[0],
+        input_shape,
         classes,
         block=block,
         depths=depths,
@@ -152,12 +146,6 @@ def resnet(
         zero_init=zero_init,
         dropout=dropout,
     )
-
-
-def _make_stem(channels: int, width: int, stem: str) -> nn.Module:
-    if stem == "small":
-        return ConvNorm(channels, width, 3)
-    return nn.Sequential(ConvNorm(channels, width, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
 
 
 def _make_shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:

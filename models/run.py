@@ -40,11 +40,18 @@ class Run:
     records: list[EpochMetrics]
 
 
-def begin_run(config: RunConfig, settings: TrainConfig, folder: Path, resume: bool, accelerator: Accelerator) -> Run:
+def begin_run(
+    config: RunConfig,
+    settings: TrainConfig,
+    target_shape: tuple[int, ...],
+    folder: Path,
+    resume: bool,
+    accelerator: Accelerator,
+) -> Run:
     """Build network and optimizer as they were first, or after the last epoch of the run that is resumed."""
     seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same first weights
     network = build(config.architecture)
-    check_logits(network, config.architecture)
+    check_logits(network, config.architecture, target_shape)
     network = synchronise_norms(network, settings, accelerator)
     optimizer = make_optimizer(network, settings)
     progress = Progress(config=config)
@@ -72,6 +79,7 @@ def record_epoch(run: Run, train: Result, validation: Result, seconds: float) ->
         train_accuracy=train.accuracy,
         validation_loss=validation.loss,
         validation_accuracy=validation.accuracy,
+        validation_mean_iou=validation.mean_iou,
         seconds=seconds,
     )
     run.records.append(metrics)
@@ -101,4 +109,6 @@ def with_metrics(config: RunConfig, folder: Path, epoch: int, results: dict[str,
         if not math.isfinite(result.loss):
             raise UnmeasurableError(split, result.loss, folder)
         metrics |= {f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}
+        if result.mean_iou is not None:
+            metrics[f"{split}_mean_iou"] = result.mean_iou
     return config.model_copy(update={"epoch": epoch, "card": config.card.model_copy(update={"metrics": metrics})})

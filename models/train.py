@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from models.checkpoint import RunConfig, load_checkpoint, save_config
 from models.curves import CURVES_NAME, draw_curves
 from models.data import Dataset
 from models.errors import DivergedError
-from models.metrics import Result
+from models.metrics import Result, mean_iou
 from models.optimise import one_cycle
 from models.processes import agree, make_accelerator, release
 from models.reporter import Reporter
@@ -32,8 +32,8 @@ from models.train_config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-EVALUATION_ROWS = 1024
-"""Rows at a time in evaluation, where the batch size changes no result."""
+EVALUATION_ROWS, EVALUATION_VALUES = 1024, 2**22
+"""Rows at a time in evaluation, where the batch size changes no result, and values of them: of large pictures fewer."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FitResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Loss and accuracy of the checkpoint on the validation and test splits."""
+        """Loss and accuracy of the checkpoint on the validation and test splits, and mean IoU if they are of masks."""
         return self.config.card.metrics
 
 
@@ -106,7 +106,7 @@ def _fit(
     main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     train_x, train_y = _to_device(dataset, dataset.splits.train, accelerator.device)
     held_x, held_y = _to_device(dataset, dataset.splits.validation, accelerator.device)
-    run = begin_run(config, settings, folder, resume, accelerator)
+    run = begin_run(config, settings, dataset.target_shape, folder, resume, accelerator)
 
     def cut(epoch: int) -> list[IndexArray]:
         return epoch_batches(
@@ -122,7 +122,7 @@ def _fit(
         train = train_one_epoch(
             run.trained, train_x, train_y, cut(epoch), run.optimizer, settings, epoch, accelerator, heard
         )
-        validation = Result(*agree(list(astuple(evaluate(run.network, held_x, held_y)))))
+        validation = agree(evaluate(run.network, held_x, held_y))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
@@ -165,7 +165,7 @@ def train_one_epoch(
     Args:
         network: as prepared by the accelerator.
         x: (N, *input_shape), float32.
-        y: (N,), int64.
+        y: (N,), or (N, height, width) for masks; int64.
         batches: rows of each step.
         optimizer: as prepared by the accelerator; its learning rate is set here, step by step.
         settings: of the run.
@@ -174,18 +174,19 @@ def train_one_epoch(
         reporter: hears of each step.
 
     Returns:
-        Mean over all rows, each as it was when the network saw it; the loss without label smoothing.
+        Mean over all rows (of masks, over all pixels), each as it was when the network saw it; the loss without label
+        smoothing.
     """
     network.train()
     steps = settings.epochs * len(batches)
-    totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # loss, correct, rows
+    totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # loss, correct, rows or pixels
     for index, rows in enumerate(batches):
         lr = one_cycle((epoch - 1) * len(batches) + index, steps, settings.peak_lr, settings.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = lr
         selected = torch.from_numpy(rows).to(x.device)
-        xb, yb = x[selected], y[selected]  # (B, *input_shape), (B,)
-        logits = network(xb)  # (B, classes)
+        xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
+        logits = network(xb)  # (B, classes, *target_shape)
         loss = F.cross_entropy(logits, yb, label_smoothing=settings.label_smoothing)  # ()
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
@@ -195,11 +196,11 @@ def train_one_epoch(
         with torch.no_grad():  # reported without smoothing, so that it can be set beside the validation loss
             plain = F.cross_entropy(logits.float(), yb, reduction="sum")
             correct = (logits.argmax(dim=1) == yb).sum()
-            totals += torch.stack([plain, correct, torch.tensor(len(yb), device=x.device)])
+            totals += torch.stack([plain, correct, torch.tensor(yb.numel(), device=x.device)])
         if reporter is not None:
             reporter.step()
-    loss_sum, correct_sum, row_count = accelerator.reduce(totals, reduction="sum").tolist()
-    return Result(loss_sum / row_count, correct_sum / row_count)
+    loss_sum, correct_sum, count = accelerator.reduce(totals, reduction="sum").tolist()
+    return Result(loss_sum / count, correct_sum / count)
 
 
 @torch.no_grad()
@@ -207,19 +208,33 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
     """Measure a network in eval mode, without label smoothing; its mode is left as it was found.
 
     Args:
-        network: any that returns logits (N, classes).
+        network: any that returns logits (N, classes), or (N, classes, height, width) for masks.
         x: (N, *input_shape), float32.
-        y: (N,), int64.
+        y: (N,), or (N, height, width) for masks; int64.
+
+    Returns:
+        Mean over all rows; of masks, over all pixels, and their mean IoU.
     """
     was_training = network.training
     network.eval()
     loss = correct = 0.0
-    for xb, yb in zip(torch.split(x, EVALUATION_ROWS), torch.split(y, EVALUATION_ROWS), strict=True):
-        logits = network(xb).float()  # (B, classes)
+    confusion: Tensor | None = None
+    rows = max(1, min(EVALUATION_ROWS, EVALUATION_VALUES // math.prod(x.shape[1:])))
+    for xb, yb in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+        logits = network(xb).float()  # (B, classes, *target_shape)
+        predicted = logits.argmax(dim=1)  # (B, *target_shape)
         loss += F.cross_entropy(logits, yb, reduction="sum").item()
-        correct += (logits.argmax(dim=1) == yb).sum().item()
+        correct += (predicted == yb).sum().item()
+        if y.ndim > 1:
+            counted = _confusion(yb, predicted, logits.shape[1])
+            confusion = counted if confusion is None else confusion + counted
     network.train(was_training)
-    return Result(loss / len(y), correct / len(y))
+    return Result(loss / y.numel(), correct / y.numel(), None if confusion is None else mean_iou(confusion))
+
+
+def _confusion(y: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Count pixels by their class, and by the one that they were taken for: (classes, classes)."""
+    return torch.bincount((y * classes + predicted).flatten(), minlength=classes**2).reshape(classes, classes)
 
 
 def _to_device(dataset: Dataset, rows: IndexArray, device: torch.device) -> tuple[Tensor, Tensor]:

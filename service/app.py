@@ -39,6 +39,7 @@ from service.routes.predict import predict_routes
 from service.routes.repository import repository_routes
 from service.routes.schemas import SCHEMAS
 from service.routes.security import describe_keys
+from service.routes.shift import shift_routes
 from service.routes.statistics import statistics_routes
 from service.settings import Settings
 from service.short_way import ShortWay
@@ -193,6 +194,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))
+    app.include_router(shift_routes(repository))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, crew))
     app.include_router(health_routes(repository, crew, needs_key=doors is not None))

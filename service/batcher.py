@@ -48,13 +48,19 @@ class Batcher:
         policy: limits.
         workers: where a network runs that is not run inline.
         observe: called with rows and seconds of every run.
+        refused: called whenever there is no room.
     """
 
     def __init__(
-        self, run: Run, policy: BatchPolicy, workers: Workers, observe: Callable[[int, float], None] = lambda *_: None
+        self,
+        run: Run,
+        policy: BatchPolicy,
+        workers: Workers,
+        observe: Callable[[int, float], None] = lambda *_: None,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy
-        self._run, self._workers, self._observe = run, workers, observe
+        self._run, self._workers, self._observe, self._refused = run, workers, observe, refused
         self._urgent: deque[Job] = deque()
         self._normal: deque[Job] = deque()
         self._queued_rows = 0
@@ -91,6 +97,7 @@ class Batcher:
             QueueFullError: with the time after which to try again.
         """
         if self._queued_rows and self._queued_rows + rows > self.policy.queue_capacity:
+            self._refused()
             raise QueueFullError(self.policy.queue_capacity, self.retry_after_s)
 
     def submit(self, job: Job) -> asyncio.Future[Results]:

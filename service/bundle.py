@@ -15,18 +15,22 @@ from pathlib import Path
 import numpy as np
 
 from contract.bundle import check_files, read_own_manifest
-from contract.manifest import MODEL_NAME, Manifest, TensorSpec
+from contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
+from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from service.batcher import Batcher
 from service.engine import Model, Timeouts, row_bytes
 from service.errors import BundleError
 from service.jobs import BatchPolicy
 from service.opening import open_session
+from service.providers.table import CPU
 from service.providers.wish import as_text
 from service.session import Session
 from service.settings import Settings
+from service.shift_store import SHIFT, ShiftStore
 from service.telemetry import ModelStats
 from service.tensors import DTYPES, Array
 from service.tuning import INLINE_S, LARGEST_BATCH, best_batch, measure_batches
+from service.watch import Watch
 from service.wire import fits
 from service.workers import Workers
 
@@ -85,9 +89,26 @@ def open_bundle(
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
     policy = _warm(manifest, session, settings)
-    batcher = Batcher(session.run, policy, workers, stats.observe_run)
+    batcher = Batcher(session.run, policy, workers, stats.observe_run, stats.observe_refusal)
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
-    return Model(manifest, session, batcher, timeouts, stats, settings.max_answer_bytes)
+    watch = _open_watch(folder, manifest, settings, workers)
+    return Model(manifest, session, batcher, timeouts, stats, settings.max_answer_bytes, watch)
+
+
+def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: Workers) -> Watch | None:
+    """Open what watches the bundle's inputs, if it has that; on the CPU, whatever runs the network."""
+    if not settings.watch_share or not {MONITOR_NAME, MONITOR_CARD_NAME} <= manifest.files.keys():
+        return None
+    monitor = read_monitor(folder / MONITOR_CARD_NAME)
+    session = open_session(folder / MONITOR_NAME, CPU, intra_op_threads=1)
+    wanted = {name for layer in monitor.layers for name in (layer.means, layer.squares)}
+    if session.inputs.keys() != {spec.name for spec in manifest.inputs} or not wanted <= session.outputs.keys():
+        raise BundleError(f"{MONITOR_NAME!r} is not the graph that {MONITOR_CARD_NAME!r} describes.")
+    store = None
+    if settings.state_dir is not None:
+        own = Path(manifest.name, str(manifest.version), manifest.files[MONITOR_NAME][:16])
+        store = ShiftStore(settings.state_dir / SHIFT / own)
+    return Watch(monitor, session, workers, settings.watch_share, store)
 
 
 def _check_facts(manifest: Manifest) -> None:
@@ -99,8 +120,9 @@ def _check_facts(manifest: Manifest) -> None:
         if name not in outputs:
             raise BundleError(f"The manifest calls the output {name!r} logits, but there is no such output.")
         labels, shape = manifest.card.labels, outputs[name].shape
-        if labels is not None and len(shape) == 2 and shape[1] not in (-1, len(labels)):
-            raise BundleError(f"The manifest has {len(labels)} labels for {shape[1]} logits in the output {name!r}.")
+        if labels is not None and len(shape) in (2, 4) and shape[class_axis(shape)] not in (-1, len(labels)):
+            classes = shape[class_axis(shape)]
+            raise BundleError(f"The manifest has {len(labels)} labels for {classes} logits in the output {name!r}.")
     datatypes = [spec.datatype for spec in manifest.inputs]
     if manifest.takes_pixels and datatypes != ["UINT8"]:
         raise BundleError(f"The manifest says that the network takes pixels, but its inputs are {datatypes}.")

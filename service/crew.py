@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections import Counter
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -39,7 +40,8 @@ class Crew:
     def __init__(
         self, repository: Repository, telemetry: Telemetry, board: Board | None = None, workers: int = 1
     ) -> None:
-        self._board, self._repository, self._telemetry, self._workers = board, repository, telemetry, workers
+        self.workers = workers
+        self._board, self._repository, self._telemetry = board, repository, telemetry
         self._turn = 0
         self._done: dict[str, int] = {}
         self._failures: dict[str, str] = {}
@@ -55,8 +57,8 @@ class Crew:
         if self._repository.problem is not None or self._were_ready:
             return self._repository.problem
         ready = 1 + sum(other.problem is None for other in self._living())
-        self._were_ready = ready >= self._workers
-        return None if self._were_ready else f"{ready} of {self._workers} workers are ready."
+        self._were_ready = ready >= self.workers
+        return None if self._were_ready else f"{ready} of {self.workers} workers are ready."
 
     def stop(self) -> None:
         """Be ready no more; what is asked is still answered."""
@@ -123,6 +125,18 @@ class Crew:
                 sums.setdefault((name, version), ModelStats()).add(record)
         return sums
 
+    def load_failures(self) -> Counter[str]:
+        """Return how many loads of each model failed, over all workers; under "" those of the whole repository."""
+        sums = Counter(self._telemetry.load_failures)
+        for other in self._others():
+            sums.update(other.counted.get("load_failures", {}))
+        return sums
+
+    def can_answer(self, name: str, version: int) -> bool:
+        """Return whether a version is ready in every worker, as of a second ago in the others."""
+        everywhere = [self._count_queues(), *(other.counted.get("queues", []) for other in self._living())]
+        return all(any((name, version) == (model, number) for model, number, _ in queues) for queues in everywhere)
+
     def in_flight(self) -> int:
         """Return how many requests are being answered."""
         return self._telemetry.in_flight + sum(int(other.counted.get("in_flight", 0)) for other in self._living())
@@ -188,7 +202,12 @@ class Crew:
 
     def _count(self) -> dict[str, Any]:
         models = [[name, version, stats.record()] for (name, version), stats in self._telemetry.models.items()]
-        return {"models": models, "in_flight": self._telemetry.in_flight, "queues": self._count_queues()}
+        return {
+            "models": models,
+            "in_flight": self._telemetry.in_flight,
+            "load_failures": self._telemetry.load_failures,
+            "queues": self._count_queues(),
+        }
 
     def _count_queues(self) -> list[tuple[str, int, int]]:
         return [

@@ -20,6 +20,7 @@ from service.jobs import Job, Results
 from service.session import Array, Session
 from service.telemetry import ModelStats, Phases
 from service.tensors import DTYPES
+from service.watch import Watch
 from service.wire import Ports
 
 
@@ -51,6 +52,7 @@ class Model:
     Attributes:
         stats: the sums of its runs.
         max_answer_bytes: more than that is not even run.
+        watch: looks at a sample of what it is asked; None if nobody does.
         in_use: requests that were given this version and are not answered yet; it is not closed under them.
     """
 
@@ -60,6 +62,7 @@ class Model:
     timeouts: Timeouts = Timeouts()
     stats: ModelStats = field(default_factory=ModelStats)
     max_answer_bytes: int = 2**30
+    watch: Watch | None = None
     in_use: int = 0
 
     def __enter__(self) -> Model:
@@ -136,7 +139,7 @@ class Model:
         """
         _require_client(connection)
         future = self.batcher.submit(job)
-        self._watch(connection, job)
+        self._accepted(job, connection)
         return future
 
     def enqueue(self, job: Job, connection: Connection | None = None) -> None:
@@ -148,12 +151,20 @@ class Model:
         """
         _require_client(connection)
         self.batcher.enqueue(job)
-        self._watch(connection, job)
+        self._accepted(job, connection)
 
-    def _watch(self, connection: Connection | None, job: Job) -> None:
-        """Abandon a job when its client leaves."""
+    def close(self) -> None:
+        """End its queue; it has been let go."""
+        self.batcher.close()
+        if self.watch is not None:
+            self.watch.close()
+
+    def _accepted(self, job: Job, connection: Connection | None) -> None:
+        """Abandon a job when its client leaves; and look at its tensors, if it is time to."""
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)
+        if self.watch is not None:
+            self.watch.offer(job.tensors, job.queued_at)
 
     async def infer(
         self,

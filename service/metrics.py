@@ -19,6 +19,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LABELS = ("model", "version")
 
+_TOLD_FROM_THE_START = (200, 429, 500, 503, 504)
+"""Statuses that are told before they were answered: increase() does not see a counter that begins with 1."""
+
 
 class Metrics:
     """What GET /metrics answers.
@@ -33,6 +36,7 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Requests(crew))
         self._registry.register(_Models(crew, repository))
+        self._registry.register(_Shift(repository))
         if triton:
             self._registry.register(_Triton(crew, repository))
         self._registry.register(_Processes(crew))
@@ -53,6 +57,9 @@ class _Requests(Collector):
         requests = CounterMetricFamily(
             "normfold_requests", "Requests answered, by HTTP status; 499: the client left.", labels=(*_LABELS, "status")
         )
+        refusals = CounterMetricFamily(
+            "normfold_queue_refusals", "Requests refused because the queue was full.", labels=_LABELS
+        )
         rows = CounterMetricFamily("normfold_rows", "Rows answered by infer, :predict and :classify.", labels=_LABELS)
         phases = HistogramMetricFamily(
             "normfold_request_seconds",
@@ -62,15 +69,16 @@ class _Requests(Collector):
         runs = HistogramMetricFamily("normfold_run_rows", "Rows of each run of a network.", labels=_LABELS)
         for (model, version), stats in sorted(self._crew.models().items()):
             labels = [model, str(version) if version else ""]
-            for status, number in sorted(stats.statuses.items()):
-                requests.add_metric([*labels, str(status)], number)
+            for status in sorted({*_TOLD_FROM_THE_START, *stats.statuses}):
+                requests.add_metric([*labels, str(status)], stats.statuses[status])
             if not version:
                 continue
+            refusals.add_metric(labels, stats.refusals)
             rows.add_metric(labels, stats.rows)
             for phase, histogram in zip(PHASES, stats.phases, strict=True):
                 phases.add_metric([*labels, phase], _buckets(histogram), histogram.sum)
             runs.add_metric(labels, _buckets(stats.run_rows), stats.run_rows.sum)
-        yield from (requests, rows, phases, runs)
+        yield from (requests, refusals, rows, phases, runs)
         yield GaugeMetricFamily("normfold_in_flight", "Requests that are being answered.", value=self._crew.in_flight())
 
 
@@ -82,9 +90,15 @@ class _Models(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        ready = GaugeMetricFamily(
-            "normfold_model_ready", "1 where a version can answer.", labels=(*_LABELS, "provider")
+        yield GaugeMetricFamily(
+            "normfold_ready",
+            "1 where GET /v2/health/ready answers 200.",
+            value=self._crew.problem is None,
         )
+        ready = GaugeMetricFamily(
+            "normfold_model_ready", "1 where a version can answer, in every worker.", labels=(*_LABELS, "provider")
+        )
+        wanted = GaugeMetricFamily("normfold_model_wanted", "1 where a version should answer.", labels=_LABELS)
         queue = GaugeMetricFamily("normfold_queue_rows", "Rows that wait for a run.", labels=_LABELS)
         capacity = GaugeMetricFamily("normfold_queue_capacity_rows", "Rows that may wait.", labels=_LABELS)
         nodes = GaugeMetricFamily(
@@ -99,14 +113,63 @@ class _Models(Collector):
         for name, versions in self._repository.entries.items():
             for number, entry in versions.items():
                 labels, model = [name, str(number)], entry.model
-                ready.add_metric([*labels, model.session.provider if model else ""], float(model is not None))
+                provider = model.session.provider if model else ""
+                ready.add_metric([*labels, provider], self._crew.can_answer(name, number))
+                wanted.add_metric(labels, entry.is_wanted)
                 if model is not None:
                     queue.add_metric(labels, self._crew.queued_rows(name, number))
                     capacity.add_metric(labels, workers * model.batcher.policy.queue_capacity)
                     fallback.add_metric(labels, float(model.session.place.left_on_cpu))
                     for provider, count in (model.session.place.nodes or {}).items():
                         nodes.add_metric([*labels, provider], count)
-        yield from (ready, queue, capacity, nodes, fallback)
+        for name in self._repository.unreadable:  # which versions there are, nobody knows
+            ready.add_metric([name, "", ""], 0)
+            wanted.add_metric([name, ""], 1)
+        yield from (ready, wanted, self._load_failures(), queue, capacity, nodes, fallback)
+
+    def _load_failures(self) -> Metric:
+        """Return the loads that failed, with a 0 for every model whose loads did not."""
+        family = CounterMetricFamily(
+            "normfold_model_load_failures",
+            "Loads that failed; with no model, of the whole repository.",
+            labels=["model"],
+        )
+        failures = self._crew.load_failures()
+        for name in sorted({"", *self._repository.entries, *self._repository.unreadable, *failures}):
+            family.add_metric([name], failures[name])
+        return family
+
+
+class _Shift(Collector):
+    """How far inputs are from those of training, where that is watched."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        rows = CounterMetricFamily("normfold_shift_rows", "Rows of inputs that were watched.", labels=_LABELS)
+        fill = GaugeMetricFamily("normfold_shift_window_fill", "Part of a window that is seen, 0 to 1.", labels=_LABELS)
+        shifted = GaugeMetricFamily(
+            "normfold_shifted", "1 where a layer's score is above its threshold.", labels=_LABELS
+        )
+        of_layers = (*_LABELS, "layer")
+        score = GaugeMetricFamily("normfold_shift_score", "Divergence of a layer's statistics, nats.", labels=of_layers)
+        threshold = GaugeMetricFamily("normfold_shift_threshold", "Scores above it are not normal.", labels=of_layers)
+        for name, versions in self._repository.entries.items():
+            for number, entry in versions.items():
+                if entry.model is None or entry.model.watch is None:
+                    continue
+                labels, found = [name, str(number)], entry.model.watch.shift()
+                rows.add_metric(labels, found.rows)
+                fill.add_metric(labels, min(1.0, found.fill))
+                if found.shifted is not None:
+                    shifted.add_metric(labels, float(found.shifted))
+                for layer in found.layers:
+                    score.add_metric([*labels, layer.node], layer.score)
+                    if layer.threshold is not None:
+                        threshold.add_metric([*labels, layer.node], layer.threshold)
+        yield from (rows, fill, shifted, score, threshold)
 
 
 class _Processes(Collector):
@@ -126,6 +189,7 @@ class _Processes(Collector):
             total.samples = [total.samples[0]._replace(value=merged)]
             yield total
         yield GaugeMetricFamily("normfold_workers", "Processes that serve.", value=len(processes))
+        yield GaugeMetricFamily("normfold_workers_wanted", "Processes that should serve.", value=self._crew.workers)
 
 
 class _Triton(Collector):

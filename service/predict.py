@@ -2,7 +2,8 @@
 
     instances -> decode, standardise (contract.preprocess) -> stack -> network -> softmax of the logits -> predictions
 
-A model without preprocessing takes tensors as instances; one without labels and logits answers its outputs' values.
+A model without preprocessing takes tensors as instances; one without labels and logits answers its outputs' values; one
+whose logits are of each pixel answers the class of each.
 Rows of a model that is not batchable, or whose row axis is fixed at 1, run one at a time.
 """
 
@@ -55,6 +56,10 @@ def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, A
     preprocessing = _preprocessing(model.manifest)
     if not isinstance(preprocessing, ImagePreprocessing):
         raise UnsuitableModelError(model.name, "does not take pictures: its manifest has no preprocessing for them.")
+    if find_pixel_logits(model.manifest) is not None:
+        raise UnsuitableModelError(
+            model.name, "gives a class to each pixel, not one to a picture; use :predict or infer."
+        )
     if find_logits(model.manifest) is None:
         raise UnsuitableModelError(model.name, "does not give classes: its manifest has no labels and logits.")
     if not data:
@@ -78,7 +83,8 @@ async def predict(
         connection: its client's, who may leave.
 
     Returns:
-        For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits;
+        For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits, or
+        {"mask"}, the number of each pixel's class, if those logits are of pixels;
         otherwise the value of the one output, or the values of several by name.
 
     Raises:
@@ -88,13 +94,16 @@ async def predict(
         ClientLeftError: the client is gone.
     """
     specs = model.manifest.outputs
-    logits = find_logits(model.manifest)
-    outputs = [logits] if logits is not None else [spec.name for spec in specs]
+    logits, pixels = find_logits(model.manifest), find_pixel_logits(model.manifest)
+    wanted = logits or pixels
+    outputs = [wanted] if wanted is not None else [spec.name for spec in specs]
     rows: list[dict[str, Array]] = []
     for batch in _batches(model.manifest, instances):
         rows += _cut(batch, await model.infer(batch, outputs, phases, connection))
     if logits is not None:
         return [_describe_class(model, logits, row[logits]) for row in rows]
+    if pixels is not None:
+        return [_describe_pixels(model, pixels, row[pixels]) for row in rows]
     values = [{name: _plain(array, name) for name, array in row.items()} for row in rows]
     return [value[specs[0].name] for value in values] if len(specs) == 1 else values
 
@@ -108,10 +117,12 @@ def rank_classes(prediction: Mapping[str, Any], labels: Sequence[str], top: int)
 
 def find_logits(manifest: Manifest) -> str | None:
     """Return the output of class logits, (rows, classes), or None if the manifest knows no labels or no such output."""
-    shapes = {spec.name: spec.shape for spec in manifest.outputs}
-    if manifest.card.labels is None:
-        return None
-    return next((name for name in manifest.card.logits if len(shapes[name]) == 2), None)
+    return _find_logits(manifest, rank=2)
+
+
+def find_pixel_logits(manifest: Manifest) -> str | None:
+    """Return the output of logits of pixels, (rows, classes, height, width), if there is none of class logits."""
+    return _find_logits(manifest, rank=4) if find_logits(manifest) is None else None
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -122,6 +133,13 @@ def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     wide = np.asarray(logits, np.float64)
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def _find_logits(manifest: Manifest, rank: int) -> str | None:
+    shapes = {spec.name: spec.shape for spec in manifest.outputs}
+    if manifest.card.labels is None:
+        return None
+    return next((name for name in manifest.card.logits if len(shapes[name]) == rank), None)
 
 
 def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Array]:
@@ -197,6 +215,15 @@ def _describe_class(model: Model, output: str, logits: Array) -> dict[str, Any]:
         "probability": float(probabilities[index]),
         "probabilities": probabilities.tolist(),
     }
+
+
+def _describe_pixels(model: Model, output: str, logits: Array) -> dict[str, Any]:
+    """Return the class of each pixel, by number; logits are (classes, height, width)."""
+    labels = model.manifest.card.labels or ()
+    if logits.shape[0] != len(labels):
+        raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
+    writable(logits, output)  # NaN would be the largest of all
+    return {"mask": logits.argmax(axis=0)}
 
 
 def _plain(array: Array, output: str) -> Any:

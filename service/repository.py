@@ -54,6 +54,8 @@ class Entry:
     failed: Fingerprint | None = None
     """What the folder was like when it could not be loaded; until that changes it is not tried again."""
     is_gone: bool = False
+    is_wanted: bool = False
+    """Whether it should answer: the version policy asks for it, and nobody has unloaded it."""
 
 
 class Repository:
@@ -164,6 +166,7 @@ class Repository:
             try:
                 await self._note_folders()
             except OSError as error:
+                self._telemetry.load_failures[""] += 1
                 raise ModelUnavailableError(name, None, self._describe_loss(error)) from error
             if name not in self._entries:
                 self.find(name)
@@ -198,7 +201,7 @@ class Repository:
         for versions in self._entries.values():
             for entry in versions.values():
                 if entry.model is not None:
-                    entry.model.batcher.close()
+                    entry.model.close()
 
     def require_control(self) -> None:
         """Refuse to load and unload by request, unless that is on.
@@ -214,6 +217,7 @@ class Repository:
         found = await self._workers.call(scan, self._root)
         for name, reason in found.unreadable.items():
             if name not in self._unreadable:
+                self._telemetry.load_failures[name] += 1
                 logger.error("%s is unavailable: %s", name, reason)
         self._unreadable = found.unreadable
         for name in [*self._entries]:
@@ -250,6 +254,7 @@ class Repository:
 
     async def _load_version(self, name: str, number: int, entry: Entry) -> bool:
         """Load a version aside; return whether it can answer now."""
+        entry.is_wanted = True
         seen = await self._workers.call(fingerprint, entry.folder)
         if entry.failed == seen:
             return False
@@ -258,6 +263,7 @@ class Repository:
             model = await self._workers.call(self._open, entry.folder, seen)
         except Exception as error:
             entry.state, entry.reason, entry.failed = "UNAVAILABLE", self._explain(error), seen
+            self._telemetry.load_failures[name] += 1
             expected = isinstance(error, NormfoldError)
             logger.error("%s/%d is unavailable: %s", name, number, entry.reason, exc_info=None if expected else error)
             return False
@@ -269,7 +275,7 @@ class Repository:
     def _let_go(self, name: str, number: int, entry: Entry, reason: str) -> None:
         """Take a version out; what it was asked is answered first, in a task of its own."""
         model, entry.model = entry.model, None
-        entry.state, entry.reason = "UNAVAILABLE", reason
+        entry.state, entry.reason, entry.is_wanted = "UNAVAILABLE", reason, False
         if model is not None:
             logger.info("%s/%d is let go: %s", name, number, reason)
             task = asyncio.create_task(self._drain(model))
@@ -280,7 +286,7 @@ class Repository:
         deadline = perf_counter() + DRAIN_TIMEOUT_S
         while not model.is_idle and perf_counter() < deadline:
             await asyncio.sleep(_DRAIN_STEP_S)
-        model.batcher.close()
+        model.close()
         self._telemetry.forget(model.name, model.version, model.stats)
         del model
         await self._workers.call(give_back)
@@ -296,6 +302,7 @@ class Repository:
 
     def _note_fault(self, problem: str) -> None:
         """Note what stopped a look at the folders; models that answer go on."""
+        self._telemetry.load_failures[""] += 1
         if self._list_ready():
             logger.error("%s", problem)
         else:

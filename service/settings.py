@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
     )
+    watch_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Of one processor's time, what watching a model's inputs may take, in each process; 0: none.",
+    )
     triton_metrics: bool = Field(default=False, description="Metrics under the names of Triton's too.")
     tracing: bool = Field(
         default=False,

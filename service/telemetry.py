@@ -84,6 +84,7 @@ class ModelStats:
     run_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
     statuses: Counter[int] = field(default_factory=Counter)
     failed_seconds: float = 0.0
+    refusals: int = 0
     rows: int = 0
     last_at: float = 0.0
     batch_sizes: dict[int, list[float]] = field(default_factory=dict)
@@ -96,6 +97,10 @@ class ModelStats:
         sums[0] += 1
         sums[1] += seconds
 
+    def observe_refusal(self) -> None:
+        """Count one request for which the queue had no room."""
+        self.refusals += 1
+
     def record(self) -> dict[str, Any]:
         """Return everything as JSON's types, for another process to `add`."""
         return {
@@ -103,6 +108,7 @@ class ModelStats:
             "run_rows": [self.run_rows.counts, self.run_rows.sum],
             "statuses": [*self.statuses.items()],
             "failed_seconds": self.failed_seconds,
+            "refusals": self.refusals,
             "rows": self.rows,
             "last_at": self.last_at,
             "batch_sizes": [[size, *sums] for size, sums in self.batch_sizes.items()],
@@ -115,6 +121,7 @@ class ModelStats:
         self.run_rows.add(*record["run_rows"])
         self.statuses.update(dict(record["statuses"]))
         self.failed_seconds += record["failed_seconds"]
+        self.refusals += record["refusals"]
         self.rows += record["rows"]
         self.last_at = max(self.last_at, record["last_at"])
         for size, runs, seconds in record["batch_sizes"]:
@@ -156,11 +163,18 @@ class AccessLog(Protocol):
 
 
 class Telemetry:
-    """Everything that is counted."""
+    """Everything that is counted.
+
+    Attributes:
+        models: the sums of every version; those of requests that ran none under ("", 0).
+        in_flight: requests that are being answered.
+        load_failures: by model, loads that failed, which outlast the version; under "" those of the whole repository.
+    """
 
     def __init__(self, access_log: AccessLog) -> None:
         self.models: dict[tuple[str, int], ModelStats] = {}
         self.in_flight = 0
+        self.load_failures: Counter[str] = Counter()
         self._access_log = access_log
         self._ids = count(1)
         self._id_prefix = os.urandom(6).hex()

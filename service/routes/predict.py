@@ -46,8 +46,9 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
     async def predict_instances(request: Request) -> Response:
         """Predict from raw inputs: pictures as nested lists of pixels, rows as lists or objects by column.
 
-        A model with labels answers each instance's label and probabilities, in the order of the labels; another answers
-        its outputs' values. A model without preprocessing takes tensors, those with several inputs as objects by name.
+        A model with labels answers each instance's label and probabilities, in the order of the labels, or, where it
+        gives a class to each pixel, a mask of their numbers; another answers its outputs' values. A model without
+        preprocessing takes tensors, those with several inputs as objects by name.
         """
         phases: Phases = request.scope[PHASES_KEY]
         with _find(request, repository) as model:

@@ -17,6 +17,8 @@ Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
+_REAL: Schema = {"type": "number"}
+_PERHAPS: Schema = {"type": ["boolean", "null"], "description": "null: nobody can say."}
 _SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": -1}, "description": "-1 is a free size."}
 _CLASS: dict[str, Schema] = {
     "label": _TEXT,
@@ -124,12 +126,14 @@ _RAW: dict[str, Schema] = {
         "instances",
     ),
     "Prediction": _answered({**_CLASS, "probabilities": _list(_CLASS["probability"])}),
+    "Mask": _answered({"mask": _list(_list(_COUNT), description="The number of each pixel's class, row by row.")}),
     "PredictAnswer": _answered(
         {
             "predictions": _list(
                 {
                     "anyOf": [
                         ref("Prediction"),
+                        ref("Mask"),
                         {"type": ["number", "boolean", "string", "array"], "description": "The one output's values."},
                         {"type": "object", "description": "The outputs' values by name."},
                     ]
@@ -223,6 +227,40 @@ _COUNTED: dict[str, Schema] = {
         }
     ),
     "Statistics": _answered({"model_stats": _list(ref("ModelStatistics"))}),
+    "ShiftedChannel": _answered({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
+    "ShiftedLayer": _answered(
+        {
+            "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},
+            "score": {**_REAL, "description": "Divergence from its statistics, in nats."},
+            "threshold": {"type": ["number", "null"], "description": "Of normal scores, one in a thousand is above."},
+            "shifted": _PERHAPS,
+            "worst_channels": _list(ref("ShiftedChannel")),
+        }
+    ),
+    "Sampling": _answered(
+        {
+            "share": {**_REAL, "description": "Of one processor's time, the most that watching takes."},
+            "row_ms": {**_REAL, "description": "Processor time that a row takes."},
+            "most_rows_per_hour": {"type": ["integer", "null"]},
+            "most_windows_per_hour": {"type": ["number", "null"]},
+        }
+    ),
+    "Shift": _answered(
+        {
+            "model_name": _TEXT,
+            "model_version": _TEXT,
+            "watched": _FLAG,
+            "shifted": _PERHAPS,
+            "rows": {**_COUNT, "description": "Looked at so far."},
+            "window_rows": {**_COUNT, "description": "That a score is made of."},
+            "window_fill": {**_REAL, "description": "Part of a window that was seen, 0 to 1."},
+            "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds come from."},
+            "layers": _list(ref("ShiftedLayer")),
+            "sampling": ref("Sampling"),
+        },
+        *("rows", "window_rows", "window_fill", "calibration_rows", "layers", "sampling"),
+        description="How far recent inputs are from those of training; without `watched`, nobody looks.",
+    ),
 }
 
 _REPOSITORY: dict[str, Schema] = {

@@ -220,7 +220,7 @@ def test_every_option_reaches_the_service(repository: Path, tmp_path: Path) -> N
 
 
 def test_the_table_of_settings_has_every_variable_and_every_option() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     rows = re.findall(r"^\| `NORMFOLD_(\w+)` \|(?: `--([a-z-]+)`)? \|", text, re.MULTILINE)
     options = set(inspect.signature(serve).parameters) - {"as_json"}
 

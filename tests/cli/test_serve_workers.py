@@ -99,6 +99,28 @@ def test_they_are_one_service(repository: Path, tmp_path: Path) -> None:
     assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
 
 
+def test_failed_loads_of_all_are_counted_and_outlast_the_worker(repository: Path) -> None:
+    aside, broken = repository / "aside", repository / "same" / "2"
+    with serving(repository, "--workers", "2", "--model-control", "poll", NORMFOLD_POLL_INTERVAL_S="0.1") as (
+        process,
+        client,
+    ):
+        wait_until_ready(client)
+        assert metric(client, "normfold_workers_wanted") == 2
+        assert metric(client, "normfold_model_load_failures_total") == 0
+        aside.mkdir()
+        aside.rename(broken)  # at once, so that it fails once
+        wait_for(lambda: metric(client, "normfold_model_load_failures_total", model="same") == 2)  # one in each worker
+
+        broken.rename(aside)
+        workers = children(process)
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: len(children(process)) == 2 and children(process) != workers)
+        wait_for(lambda: metric(client, "normfold_workers") == 2)
+        assert metric(client, "normfold_model_load_failures_total", model="same") == 2
+        wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
+
+
 def test_they_bear_with_a_folder_that_somebody_sweeps(repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with serving(repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (

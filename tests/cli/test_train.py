@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cli.interrupt import Terminated, exit_code, terminable
 from cli.main import app, main
 from models.checkpoint import load_checkpoint
 from models.data import DataConfig
+from models.registry import FACTORIES
 from models.resume import read_progress
 from models.train_config import TrainConfig
 
@@ -253,6 +255,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert "normfold train --arch convnet --data digits --out runs/digits" in out
+    assert all(re.search(rf"\b{name}\b", out) for name in FACTORIES)
     group = typer.main.get_command(app)
     helps = {parameter.name: getattr(parameter, "help", "") for parameter in group.commands["train"].params}
     for config in (TrainConfig(), DataConfig()):

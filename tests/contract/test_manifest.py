@@ -21,12 +21,13 @@ from contract.manifest import (
     RunningStatistics,
     SourceCard,
     TensorSpec,
+    class_axis,
     read_manifest,
     read_source_card,
     sha256_of,
     to_json,
 )
-from contract.preprocess import ImagePreprocessing, RowPreprocessing
+from contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 
 CARD = SourceCard(
     preprocessing=ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.3,), std=(0.4,)),
@@ -49,6 +50,7 @@ REESTIMATED = CARD.model_copy(
         )
     }
 )
+SEQUENCES = SourceCard(preprocessing=SequencePreprocessing(channels=("a",), length=4, mean=(1,), std=(2,)))
 MANIFEST = Manifest(
     name="digits",
     version=3,
@@ -77,7 +79,13 @@ def test_manifest_survives_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "card",
-    [SourceCard(), CARD, REESTIMATED, SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,)))],
+    [
+        SourceCard(),
+        CARD,
+        REESTIMATED,
+        SEQUENCES,
+        SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,))),
+    ],
 )
 def test_source_card_survives_the_file(tmp_path: Path, card: SourceCard) -> None:
     path = tmp_path / "card.json"
@@ -108,8 +116,23 @@ def test_statistics_taken_anew_have_a_schema_version_of_their_own_which_a_copy_k
     copy = manifest.as_copy(4, manifest.created)
     assert (copy.schema_version, copy.copy_of, copy.card) == (3, 3, REESTIMATED)
     for version in (1, 2):
-        with pytest.raises(ManifestError, match="'card': Value error, its running_statistics came with schema ver"):
+        with pytest.raises(ManifestError, match="'card': Value error, it holds what came with schema version 3"):
             read_manifest(written(tmp_path, schema_version=version, card=card))
+
+
+def test_sequences_came_with_a_schema_version_of_their_own_which_a_copy_keeps(tmp_path: Path) -> None:
+    assert (CARD.schema_version, SEQUENCES.schema_version) == (1, 3)
+    card = SEQUENCES.model_dump(mode="json")
+    manifest = read_manifest(written(tmp_path, schema_version=3, card=card))
+    copy = manifest.as_copy(4, manifest.created)
+    assert (copy.schema_version, copy.copy_of, copy.card) == (3, 3, SEQUENCES)
+    for version in (1, 2):
+        with pytest.raises(ManifestError, match="'card': Value error, it holds what came with schema version 3"):
+            read_manifest(written(tmp_path, schema_version=version, card=card))
+
+
+def test_classes_of_pixels_lie_on_the_channel_axis_others_last() -> None:
+    assert [class_axis(shape) for shape in ((-1, 3), (-1, 3, 8, 8), (-1, 8, 3))] == [1, 1, 2]
 
 
 def test_a_copy_may_not_lie_beyond_the_largest_version() -> None:

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing
+from contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing, SequencePreprocessing
 
 DIGITS = ImagePreprocessing(channels=1, height=2, width=3, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=2, width=2, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
 ROW = RowPreprocessing(columns=("age", "income"), mean=(40, 1e9), std=(10, 2))
+SEQUENCE = SequencePreprocessing(channels=("heat", "load"), length=3, mean=(1e9, 4), std=(2, 0.5))
 INTENSITIES = st.floats(0, 16)
 
 
@@ -52,6 +53,15 @@ def test_row_is_standardised_as_defined_and_by_name(values: list[float]) -> None
 def test_large_numbers_close_together_stay_apart() -> None:
     tensors = [ROW.standardise(ROW.decode([40, 1e9 + step]))[1] for step in (0, 1, 2)]
     assert tensors == [0, 0.5, 1]
+
+
+def test_sequence_is_standardised_channel_by_channel_and_by_name() -> None:
+    heat, load = [1e9 + 2, 1e9, 1e9 + 1], [4, 4.5, 3]
+    tensor = SEQUENCE.standardise(SEQUENCE.decode([heat, load]))
+    assert (tensor.dtype, tensor.shape) == (np.float32, (2, 3))
+    np.testing.assert_array_equal(tensor, [[1, 0, 0.5], [0, 1, -2]])
+    np.testing.assert_array_equal(SEQUENCE.standardise(SEQUENCE.decode({"load": load, "heat": heat})), tensor)
+    np.testing.assert_array_equal(SEQUENCE.standardise(np.array([[heat, load]] * 4)), [tensor] * 4)
 
 
 def test_integers_and_floats_may_be_mixed() -> None:
@@ -117,6 +127,25 @@ def test_row_of_wrong_columns_is_refused(instance: Any, says: str) -> None:
     assert str(caught.value) == says
 
 
+@pytest.mark.parametrize(
+    ("instance", "says"),
+    [
+        ({"heat": [1, 2, 3]}, "The sequence lacks the channels ['load']."),
+        ({"heat": [1, 2, 3], "load": [1, 2, 3], "x": 1}, "The sequence has unknown channels ['x']."),
+        ({"heat": [1, 2, 3], "load": [1, 2]}, "The values are not nested evenly: rows differ in length."),
+        ([[1, 2], [3, 4]], "Expected a sequence of 2 channels of 3 numbers, got shape [2, 2]."),
+        ([[1, 2], [3, 4], [5, 6]], "Expected a sequence of 2 channels of 3 numbers, got shape [3, 2]."),
+        (7, "Expected a sequence of 2 channels of 3 numbers, got a single number."),
+        ([[1, 2, True], [3, 4, 5]], "The values are not all numbers."),
+        ([[1, 2, 1e39], [3, 4, 5]], "The values are not all finite float32 numbers."),
+    ],
+)
+def test_sequence_of_wrong_channels_is_refused(instance: Any, says: str) -> None:
+    with pytest.raises(RawInputError) as caught:
+        SEQUENCE.decode(instance)
+    assert str(caught.value) == says
+
+
 INSTANCES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=2),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["age", "income"]), inner),
@@ -125,7 +154,7 @@ INSTANCES = st.recursive(
 
 @given(INSTANCES)
 def test_any_instance_is_decoded_or_refused(instance: Any) -> None:
-    for preprocessing in (DIGITS, ROW):
+    for preprocessing in (DIGITS, ROW, SEQUENCE):
         try:
             raw = preprocessing.decode(instance)
         except RawInputError:
@@ -150,6 +179,10 @@ def test_any_instance_is_decoded_or_refused(instance: Any) -> None:
         (RowPreprocessing, {"columns": ["a", "a"], "mean": [0, 0], "std": [1, 1]}),
         (RowPreprocessing, {"columns": ["a"], "mean": [0], "std": [-1]}),
         (RowPreprocessing, {"columns": ["a"], "mean": [0], "std": [1], "typo": 1}),
+        (SequencePreprocessing, {"channels": [], "length": 1, "mean": [], "std": []}),
+        (SequencePreprocessing, {"channels": ["a", "a"], "length": 1, "mean": [0, 0], "std": [1, 1]}),
+        (SequencePreprocessing, {"channels": ["a"], "length": 0, "mean": [0], "std": [1]}),
+        (SequencePreprocessing, {"channels": ["a", "b"], "length": 1, "mean": [0], "std": [1]}),
     ],
 )
 def test_preprocessing_that_cannot_be_is_refused(kind: Any, fields: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import NodeProto, helper
 
-from contract.preprocess import ImagePreprocessing, RowPreprocessing
+from contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 from export.errors import ModelFileError, PixelError
 from export.fold import fold
 from export.fold_file import fold_file
@@ -179,9 +179,11 @@ def test_what_cannot_take_pixels_says_so(shapes: Any, preprocessing: Any, messag
     assert message in str(raised.value)
 
 
-def test_rows_are_no_pixels() -> None:
-    with pytest.raises(PixelError, match="of rows of a table"):
+def test_rows_and_sequences_are_no_pixels() -> None:
+    with pytest.raises(PixelError, match="of rows of a table; only pictures"):
         from_pixels(RowPreprocessing(columns=("a",), mean=(0.0,), std=(1.0,)))
+    with pytest.raises(PixelError, match="of sequences; only pictures"):
+        from_pixels(SequencePreprocessing(channels=("a",), length=3, mean=(0.0,), std=(1.0,)))
 
 
 def test_pixels_are_standardised_as_the_card_does_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import ConvNorm, ConvTransposeNorm, LinearNorm, global_average, initialise
+from models.blocks import ConvNorm, ConvTransposeNorm, LinearNorm, NormConv, global_average, initialise
 from models.errors import ArchitectureError
 
 Array = npt.NDArray[np.float64]
@@ -98,6 +98,35 @@ def test_activation_follows_normalisation() -> None:
 @pytest.mark.parametrize(("size", "stride", "expected"), [(8, 1, 8), (8, 2, 4), (7, 2, 4)])
 def test_conv_keeps_the_size_or_divides_it_rounding_up(size: int, stride: int, expected: int) -> None:
     assert ConvNorm(1, 3, 5, stride=stride)(torch.zeros(2, 1, size, size)).shape == (2, 3, expected, expected)
+
+
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 2), (3, 5), (5, 3)])
+def test_dilated_conv_keeps_the_size_and_the_centre(kernel_size: int, dilation: int) -> None:
+    block = ConvNorm(1, 1, kernel_size, rank=1, dilation=dilation, activation="none").eval()
+    nn.init.ones_(block.weight_layer.weight)
+    impulse = torch.zeros(1, 1, 31)
+    impulse[0, 0, 15] = 1
+    y = block(impulse)
+    reach = kernel_size // 2
+    taps = [15 + dilation * tap for tap in range(-reach, reach + 1)]
+    assert y.shape == impulse.shape
+    assert y[0, 0].nonzero().flatten().tolist() == taps
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_preactivated_conv_normalises_what_it_reads(stride: int) -> None:
+    torch.manual_seed(1)
+    block = NormConv(3, 4, 3, stride=stride).double().eval()
+    nn.init.uniform_(block.norm.weight, 0.5, 2)
+    nn.init.normal_(block.norm.bias)
+    nn.init.normal_(block.norm.running_mean)
+    nn.init.uniform_(block.norm.running_var, 1e-5, 2)
+    x = torch.randn(2, 3, 6, 6).double()
+    mean, var = channelwise(block.norm.running_mean, 4), channelwise(block.norm.running_var, 4)
+    activated = torch.from_numpy(np.maximum(normalise(x.numpy(), mean, var, block.norm), 0))
+    y = nn.functional.conv2d(activated, block.convolution.weight, stride=stride, padding=1)
+    assert block.convolution.bias is None
+    np.testing.assert_allclose(block(x).detach().numpy(), y.detach().numpy(), rtol=1e-10, atol=1e-12)
 
 
 def test_transposed_conv_enlarges_by_its_stride() -> None:

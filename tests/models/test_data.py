@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from contract.preprocess import ImagePreprocessing, RowPreprocessing
+from contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 from models.data import DataConfig, load_dataset
 from models.errors import DataError, TrainingWarning
 
@@ -61,6 +61,32 @@ def test_constant_column_is_left_unscaled_with_a_warning(tmp_path: Path) -> None
     assert isinstance(dataset.preprocessing, RowPreprocessing)
     assert dataset.preprocessing.std[1] == 1
     assert np.abs(dataset.tensors(dataset.splits.train)[:, 1]).max() < 1e-12
+
+
+def test_channels_of_sequences_are_measured_over_time_and_keep_their_names(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal([[1.0], [1e6]], [[2.0], [0.5]], (60, 2, 7))
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 2, channels=["heat", "load"])
+    dataset = load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
+    train = x[dataset.splits.train]
+    assert isinstance(dataset.preprocessing, SequencePreprocessing)
+    assert (dataset.input_shape, dataset.preprocessing.channels) == ((2, 7), ("heat", "load"))
+    assert dataset.preprocessing.mean == pytest.approx(train.mean((0, 2)), rel=1e-12)
+    assert dataset.preprocessing.std == pytest.approx(train.std((0, 2)), rel=1e-9)
+    assert dataset.tensors(dataset.splits.train).mean((0, 2)) == pytest.approx([0, 0], abs=1e-5)
+    x[dataset.splits.test[0], 1, 3] = 3e38
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 2, channels=["heat", "load"])
+    with pytest.raises(DataError, match=rf"Sample {dataset.splits.test[0]} .* in channel 'load', too far"):
+        load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
+
+
+def test_masks_go_along_with_their_pictures(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (30, 3, 4, 6), np.uint8)
+    np.savez(tmp_path / "x.npz", x=x, y=(x[:, 0] > 99).astype(np.int32))
+    dataset = load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
+    assert (dataset.input_shape, dataset.target_shape, dataset.labels) == ((3, 4, 6), (4, 6), ("0", "1"))
+    assert np.array_equal(dataset.y, dataset.x[:, 0] > 99)
+    assert [len(part) for part in (dataset.splits.train, dataset.splits.validation, dataset.splits.test)] == [21, 3, 6]
+    assert load_dataset(DataConfig()).target_shape == ()
 
 
 @pytest.mark.parametrize("extreme", [3e38, -1e25])

@@ -38,6 +38,23 @@ def test_npz_labels_may_be_strings_sparse_or_named(tmp_path: Path) -> None:
     assert read_npz(save(tmp_path, x=np.ones((6, 2)), y=Y, labels=["no", "yes"])).labels == ("no", "yes")
 
 
+def test_npz_with_names_of_channels_holds_sequences(tmp_path: Path) -> None:
+    raw = read_npz(save(tmp_path, x=np.ones((6, 2, 5)), y=Y, channels=["a", "b"]))
+    assert (raw.x.shape, raw.channels, raw.columns) == ((6, 2, 5), ("a", "b"), None)
+    assert read_npz(save(tmp_path, x=np.ones((6, 2, 5)), y=Y)).channels is None
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 5), (6, 1, 4, 5), (6, 3, 4, 5)])
+def test_npz_may_hold_a_mask_for_each_picture(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    masks = np.arange(120).reshape(6, 4, 5) % 3
+    raw = read_npz(save(tmp_path, x=np.ones(shape), y=masks * 7))
+    assert (raw.labels, raw.y.dtype) == (("0", "7", "14"), np.int64)
+    assert np.array_equal(raw.y, masks)
+    named = read_npz(save(tmp_path, x=np.ones(shape), y=masks.astype(np.uint8), labels=["a", "b", "c", "d"]))
+    assert named.labels == ("a", "b", "c", "d")
+    assert np.array_equal(named.y, masks)
+
+
 @pytest.mark.parametrize(
     ("x", "more", "expected"),
     [
@@ -82,6 +99,21 @@ def test_full_intensity_follows_from_the_dtype_or_is_given(
         ({"x": np.ones((6, 2)), "y": Y + 0.5}, "must be integers or strings"),
         ({"x": np.ones((6, 2)), "y": Y, "labels": ["one"]}, "integers from 0 to 0"),
         ({"x": np.ones((6, 2)), "y": Y, "columns": ["one"]}, "names 1 columns, but 'x' has 2"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 4), int)}, r"masks \[6, 4, 4\].* x is \[6, 4, 5\]"),
+        (
+            {"x": np.ones((6, 20)), "y": np.ones((6, 4, 5), int)},
+            r"need pictures of their height and width; x is \[6, 20",
+        ),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5), int), "channels": list("abcd")}, "which need pictures"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((5, 4, 5), int)}, r"N rows as 'x' has.*y is \[5, 4, 5\]"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5))}, "must be integers or strings"),
+        ({"x": np.ones((6, 4, 5)), "y": np.full((6, 4, 5), 2), "labels": ["a", "b"]}, "integers from 0 to 1"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4), int)}, r"y is \[6, 4\]"),
+        (
+            {"x": np.ones((6, 2, 5)), "y": Y, "channels": ["a"]},
+            r"names 1 channels, so .* \(N, 1, length\); it is \[6, 2",
+        ),
+        ({"x": np.ones((6, 2)), "y": Y, "channels": ["a", "b"]}, r"so 'x' must be sequences .* it is \[6, 2\]"),
         ({"x": np.array([{}] * 6), "y": Y}, "no NumPy archive of plain arrays: it holds Python objects\\.$"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.errors import ArchitectureError
-from models.registry import FACTORIES, Architecture, build, parse_options
+from models.registry import FACTORIES, Architecture, build, list_options, parse_options
 
 NETS = """
 from torch import nn
@@ -46,6 +46,29 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def make(name: str, **options: Any) -> nn.Module:
     return build(Architecture(name=name, options=options, input_shape=(5,), classes=3))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_network_of_ours_takes_dropout_and_is_told_shape_and_classes(name: str) -> None:
+    options = list_options(FACTORIES[name])
+    assert options is not None
+    assert {"input_shape", "classes", "dropout"} <= set(options)
+    with pytest.raises(ArchitectureError, match=f"'{name}' has no option 'drop'; its options are: .*dropout"):
+        make(name, drop=0.1)
+
+
+def test_a_preset_is_a_network_whose_options_may_still_be_given() -> None:
+    architecture = Architecture(name="mobilenet_v2", options={"stem_stride": 1}, input_shape=(3, 8, 8), classes=4)
+    with torch.device("meta"):
+        network = build(architecture)
+    assert network.stem.weight_layer.stride == (1, 1)
+    assert network.classifier.weight.shape == (4, 1280)
+
+
+@pytest.mark.parametrize("name", [name for name in FACTORIES if name != "mlp"])
+def test_rows_are_refused_by_networks_for_other_samples(name: str) -> None:
+    with pytest.raises(ArchitectureError, match=r"takes samples of shape \(channels, .*got \[5\]"):
+        make(name)
 
 
 def test_own_factory_is_given_shape_classes_and_options(own_module: str) -> None:

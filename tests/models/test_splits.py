@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import DataError
-from models.splits import Splits, split_by_class
+from models.splits import Splits, split_by_class, split_rows
 
 
 def split(y: np.ndarray, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
@@ -38,3 +38,23 @@ def test_class_too_small_is_named() -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(DataError, match="only one class, 'class 0'"):
         split(np.zeros(10, np.int64))
+
+
+def split_masks(rows: int, classes: int = 2, seed: int = 0) -> Splits:
+    names = [str(number) for number in range(classes)]
+    return split_rows(rows, names, validation_fraction=0.1, test_fraction=0.2, seed=seed)
+
+
+@given(st.integers(3, 300), st.integers(0, 9))
+def test_every_picture_with_a_mask_is_in_one_split(rows: int, seed: int) -> None:
+    parts = split_masks(rows, seed=seed)
+    assert sorted(np.concatenate([parts.train, parts.validation, parts.test])) == list(range(rows))
+    assert (len(parts.validation), len(parts.test)) == (max(1, round(rows * 0.1)), max(1, round(rows * 0.2)))
+    assert np.array_equal(parts.test, split_masks(rows, seed=seed).test)
+
+
+def test_too_few_masks_or_classes_of_pixels_are_refused() -> None:
+    with pytest.raises(DataError, match="The data set has 2 rows, too few"):
+        split_masks(2)
+    with pytest.raises(DataError, match="only one class, '0'"):
+        split_masks(20, classes=1)

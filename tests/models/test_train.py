@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint import load_checkpoint, make_run_config
+from models.data import DataConfig, load_dataset
 from models.errors import (
     ArchitectureError,
     DivergedError,
@@ -22,11 +24,12 @@ from models.errors import (
     TrainingWarning,
     UnmeasurableError,
 )
-from models.metrics import EpochMetrics
+from models.metrics import EpochMetrics, mean_iou
 from models.processes import synchronise_norms
 from models.registry import build
 from models.reporter import Reporter
 from models.train import evaluate, fit
+from models.train_config import TrainConfig
 
 FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
 
@@ -289,3 +292,55 @@ def test_two_processes_train_one_network(tmp_path: Path, pictures: Path) -> None
     assert done.stdout.count("unsynchronised True") == 2
     assert len(read_lines(tmp_path / "run")) == 2
     load_checkpoint(tmp_path / "run")
+
+
+def test_mean_iou_is_as_defined_over_the_classes_that_occur() -> None:
+    confusion = torch.tensor([[5, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]])
+    expected = (5 / 8 + 3 / 7 + 0) / 3  # the third class neither occurs nor was predicted
+    assert mean_iou(confusion) == pytest.approx(expected, rel=1e-12)
+    assert mean_iou(torch.diag(torch.tensor([4, 0, 9]))) == 1
+
+
+def test_evaluation_of_masks_counts_pixels_however_they_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Conv2d(1, 3, 1)
+    x, y = torch.randn(10, 1, 4, 5), torch.randint(3, (10, 4, 5))
+    predicted = network(x).argmax(1)
+    ious = [
+        ((predicted == c) & (y == c)).sum().item() / ((predicted == c) | (y == c)).sum().item()
+        for c in range(3)
+        if ((predicted == c) | (y == c)).any()
+    ]
+    whole = evaluate(network, x, y)
+    assert whole.accuracy == (predicted == y).double().mean().item()
+    assert whole.loss == pytest.approx(nn.functional.cross_entropy(network(x), y).item(), rel=1e-5)
+    assert whole.mean_iou == pytest.approx(sum(ious) / len(ious), rel=1e-12)
+    monkeypatch.setattr("models.train.EVALUATION_VALUES", 3 * 20)
+    split = evaluate(network, x, y)
+    assert (split.accuracy, split.mean_iou) == (whole.accuracy, whole.mean_iou)
+    assert split.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_a_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, (40, 4, 4))
+    np.savez(tmp_path / "masks.npz", x=(y + rng.uniform(0, 0.5, y.shape)).astype(np.float32), y=y)
+    data = DataConfig(source=f"npz:{tmp_path / 'masks.npz'}")
+    dataset = load_dataset(data)
+    settings = TrainConfig(epochs=3, batch_size=32)
+    config = make_run_config("unet", {"widths": [4], "dropout": 0.1}, data, dataset, settings)
+    whole = fit(config, dataset, tmp_path / "whole")
+    assert set(whole.metrics) == {
+        f"{split}_{name}" for split in ("validation", "test") for name in ("loss", "accuracy", "mean_iou")
+    }
+    assert read_lines(whole.folder)[whole.best_epoch - 1]["validation_mean_iou"] == whole.metrics["validation_mean_iou"]
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, dataset, tmp_path / "broken", reporter=StopAfter(1))
+    fit(config, dataset, tmp_path / "broken", resume=True)
+    for name in ("weights.safetensors", "config.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: Callable) -> None:
+    result = fit(*make_run(epochs=1), tmp_path / "run")
+    assert "validation_mean_iou" not in read_lines(result.folder)[0]
+    assert not [name for name in result.metrics if "iou" in name]

@@ -40,6 +40,8 @@ NEEDS = {
     "/metrics": "metrics",
     "/v2/models/stats": "metrics",
     "/v2/models/{model}/stats": "metrics",
+    "/v2/models/{model}/shift": "metrics",
+    "/v2/models/{model}/versions/{version}/shift": "metrics",
     "/v2/models/{model}/versions/{version}/stats": "metrics",
     "/v2/repository/models/{model}/load": "admin",
     "/v2/repository/models/{model}/unload": "admin",

@@ -236,6 +236,46 @@ def test_classify_says_why_a_model_cannot(served: Any, bundles: Any, start: Call
     assert answer.json() == {"error": "Model 'digits' does not give classes: its manifest has no labels and logits."}
 
 
+def pixel_model(bundles: Any, labels: tuple[str, ...], classes: int = 3) -> None:
+    """A network that gives back its picture of `classes` channels, as logits of each pixel."""
+    spec = {"datatype": "FP32", "shape": (-1, classes, 2, 2)}
+    node = [helper.make_node("Identity", ["input"], ["output"])]
+    card = SourceCard(labels=labels, logits=("output",))
+    bundles.write("pixels", 1, node, [TensorSpec(name="input", **spec)], [TensorSpec(name="output", **spec)], card=card)
+
+
+def test_logits_of_pixels_are_answered_as_the_number_of_each_pixels_class(
+    bundles: Any, start: Callable[..., Any]
+) -> None:
+    pixel_model(bundles, ("a", "b", "c"))
+    service = start(bundles.root)
+    logits = np.random.default_rng(0).normal(size=(2, 3, 2, 2))
+    answer = predict(service, "pixels", logits.tolist())
+    assert answer.json() == {"predictions": [{"mask": mask} for mask in logits.argmax(axis=1).tolist()]}
+    tie = np.zeros((1, 3, 2, 2))
+    assert predict(service, "pixels", tie.tolist()).json()["predictions"] == [{"mask": [[0, 0], [0, 0]]}]
+
+
+def test_as_many_labels_as_classes_of_a_pixel(bundles: Any, start: Callable[..., Any]) -> None:
+    pixel_model(bundles, ("a", "b"))
+    [model] = start(bundles.root).client.get("/v1/models").json()["models"]
+    assert "2 labels for 3 logits" in model["versions"][0]["reason"]
+
+
+def test_classify_says_that_a_class_of_each_pixel_is_none_of_the_picture(
+    bundles: Any, start: Callable[..., Any]
+) -> None:
+    pixel_model(bundles, ("a",), classes=1)
+    card = {"kind": "image", "channels": 1, "height": 2, "width": 2, "mean": [0], "std": [1]}
+    folder = bundles.root / "pixels" / "1"
+    changed = SourceCard(preprocessing=card, labels=("a",), logits=("output",)).model_dump(mode="json")
+    bundles.change_manifest(folder, card=changed)
+    answer = start(bundles.root).client.post("/v1/models/pixels:classify", content=png(PICTURE))
+    assert answer.status_code == 400
+    says = "Model 'pixels' gives a class to each pixel, not one to a picture; use :predict or infer."
+    assert answer.json() == {"error": says}
+
+
 def test_softmax_neither_overflows_nor_rounds(bundles: Any, start: Callable[..., Any]) -> None:
     card = SourceCard(labels=("a", "b"), logits=("output",))
     spec = {"datatype": "FP32", "shape": (-1, 2)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from service.errors import SettingsError
 from service.jobs import Job
 from service.telemetry import SECONDS, Histogram, Phases
 from service.tuning import best_batch, measure_batches
-from tests.service.test_binary import PICTURE, post, wait_for
+from tests.service.test_binary import PICTURE, Slow, post, queued, wait_for
+from tests.service.test_control import put
 
 
 def samples(service: Any) -> dict[str, float]:
@@ -83,6 +85,109 @@ def test_paths_that_do_not_exist_make_no_labels(served: Any) -> None:
     labels = {name for name in samples(served) if name.startswith("normfold_requests_total") and "404" in name}
 
     assert len(labels) == 1
+
+
+def test_a_service_that_is_not_ready_says_so_in_its_metrics(bundles: Any, start: Callable[..., Any]) -> None:
+    service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
+    assert samples(service)["normfold_ready[]"] == 0
+
+    put(bundles, 1)
+
+    wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200)
+    assert samples(service)["normfold_ready[]"] == 1
+
+
+def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
+    before = samples(service)
+    assert before["normfold_model_load_failures_total[('model', 'digits')]"] == 0
+    assert before["normfold_model_load_failures_total[('model', '')]"] == 0
+
+    broken = put(bundles, 2) / "manifest.json"
+    whole = broken.read_text()
+    broken.write_text("{}")
+    wait_for(lambda: value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1)
+    found = samples(service)
+    assert value(found, "normfold_model_ready", model="digits", version="1", provider="cpu") == 1
+    assert found["normfold_model_ready[('model', 'digits'), ('provider', ''), ('version', '2')]"] == 0
+    assert value(found, "normfold_model_wanted", model="digits", version="2") == 1
+
+    broken.write_text(whole)
+    wait_for(lambda: value(samples(service), "normfold_model_ready", model="digits", version="2", provider="cpu") == 1)
+    assert value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1
+
+
+def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
+
+    bundles.root.rename(bundles.root.with_name("elsewhere"))
+
+    wait_for(lambda: value(samples(service), "normfold_model_load_failures_total", model="") >= 1)
+    assert samples(service)["normfold_ready[]"] == 1  # what is loaded answers on
+
+
+def test_versions_that_nobody_wants_are_not_wanted(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    put(bundles, 2)
+    service = start(bundles.root, model_control="explicit", version_policy="latest:1")
+
+    def wanted() -> list[float]:
+        found = samples(service)
+        return [found[f"normfold_model_wanted[('model', 'digits'), ('version', '{number}')]"] for number in (1, 2)]
+
+    assert wanted() == [0, 0]
+    service.client.post("/v2/repository/models/digits/load")
+    assert wanted() == [0, 1]
+    service.client.post("/v2/repository/models/digits/unload")
+    assert wanted() == [0, 0]
+
+
+def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    (bundles.root / "loop").symlink_to(bundles.root / "loop")
+    service = start(bundles.root)
+
+    found = samples(service)
+
+    assert "loop" in service.client.get("/v1/models").text
+    assert found["normfold_model_ready[('model', 'loop'), ('provider', ''), ('version', '')]"] == 0
+    assert value(found, "normfold_model_wanted", model="loop", version="") == 1
+    assert value(found, "normfold_model_load_failures_total", model="loop") == 1
+
+
+def test_refusals_of_a_full_queue_are_told_from_other_503s(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.digits()
+    slow = Slow(monkeypatch)
+    service = start(bundles.root, queue_capacity=1)
+    of = {"model": "digits", "version": "1"}
+    slow.holds.set()
+    threads = [threading.Thread(target=post, args=[service]) for _ in range(2)]
+    threads[0].start()
+    assert slow.running.wait(timeout=20)
+    threads[1].start()
+    wait_for(lambda: queued(service) == 1)
+
+    assert post(service).status_code == 503
+    assert service.client.post("/v1/models/digits:predict", json={"instances": []}).status_code == 503
+    slow.go_on.set()
+    for thread in threads:
+        thread.join(timeout=20)
+
+    found = samples(service)
+    assert value(found, "normfold_queue_refusals_total", **of) == 2
+    assert value(found, "normfold_requests_total", **of, status="503") == 2
+    assert value(found, "normfold_requests_total", **of, status="200") == 2
+
+
+def test_statuses_that_alerts_watch_are_told_before_they_are_answered(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    found = samples(start(bundles.root))
+    for status in ("200", "429", "500", "503", "504"):
+        assert found[f"normfold_requests_total[('model', 'digits'), ('status', '{status}'), ('version', '1')]"] == 0
 
 
 def test_a_histogram_counts_up_to_its_bounds() -> None:

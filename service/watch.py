@@ -1,0 +1,122 @@
+"""Watches one version's inputs: takes a sample of them, off the hot path, and keeps what it saw.
+
+The sample is bounded by its cost: behind a run of the monitor that took t seconds of processor time, none begins for
+t / share seconds. A request that is passed over costs one comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import partial
+from time import monotonic, perf_counter, thread_time
+from typing import Any
+
+from contract.monitor import Monitor
+from service.errors import RunError, WireError
+from service.session import Array, Session
+from service.shift import Shift, Sums, measure, rows_of
+from service.shift_store import ShiftStore
+from service.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+MOST_ROWS = 8
+"""Of one request: more of one client's say little more."""
+
+HAND_OVER_S = 0.0003
+"""Processor time of handing a run to a thread and back, beside what the thread itself takes."""
+
+SAVE_S = 5.0
+"""How often what was seen is written down, where it is kept."""
+
+_RATE_WINDOW = 0.1
+
+
+class Watch:
+    """What is watched of one version, in one process.
+
+    Args:
+        monitor: what is normal.
+        session: of monitor.onnx, with one thread.
+        workers: where it runs.
+        share: of one processor's time, the most that it may take.
+        store: keeps what was seen, and knows what other processes saw; None: nothing is kept.
+    """
+
+    def __init__(
+        self, monitor: Monitor, session: Session, workers: Workers, share: float, store: ShiftStore | None = None
+    ) -> None:
+        self.monitor, self.share, self._session = monitor, share, session
+        self._workers, self._store = workers, store
+        self._sums = Sums.of(monitor) if store is None else store.adopt(monitor)
+        self._outputs = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
+        self._due = perf_counter()
+        self._is_busy = False
+        self._saved_at = monotonic()
+        self._row_s = 0.0
+        self._is_closed = False
+
+    @property
+    def row_seconds(self) -> float:
+        """Processor time that a row takes, of late; 0 before the first."""
+        return self._row_s
+
+    def offer(self, tensors: Mapping[str, Array], now: float) -> None:
+        """Look at a request's tensors if it is time to; called on the event loop.
+
+        Args:
+            tensors: as the network takes them, rows first; not changed later.
+            now: by perf_counter.
+        """
+        if now < self._due or self._is_busy:
+            return
+        self._is_busy = True
+        sample = {name: array[:MOST_ROWS] for name, array in tensors.items()}
+        loop = asyncio.get_running_loop()
+        self._workers.start(partial(self._run, sample), loop, self._ran)
+
+    def shift(self) -> Shift:
+        """Return how far inputs are from normal, over all processes."""
+        total = Sums.of(self.monitor)
+        total.add(self._sums)
+        if self._store is not None:
+            for other in self._store.others(self.monitor):
+                total.add(other)
+        return measure(self.monitor, total)
+
+    def close(self) -> None:
+        """Keep what was seen."""
+        self._is_closed = True
+        if self._store is not None:
+            self._store.save(self._sums)
+            self._store.close()
+
+    def _run(self, sample: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], float]:
+        """Run the monitor, in a thread; return its rows, and the processor time it took."""
+        begun = thread_time()
+        results = self._session.run(sample, self._outputs)
+        rows = rows_of(self.monitor, dict(zip(self._outputs, results, strict=True)))
+        return rows, thread_time() - begun
+
+    def _ran(self, outcome: Any, error: BaseException | None) -> None:
+        self._is_busy = False
+        if isinstance(error, (RunError, WireError)):
+            self._due = perf_counter() + 1.0  # the network itself has answered the client
+            return
+        if error is not None:
+            self._due = float("inf")
+            logger.error("Inputs are watched no more.", exc_info=error)
+            return
+        rows, seconds = outcome
+        seconds += HAND_OVER_S
+        self._due = perf_counter() + seconds / self.share
+        if self._is_closed or not len(rows[0][0]):
+            return
+        self._sums.add_rows(rows, self.monitor.window_rows)
+        cost = seconds / len(rows[0][0])
+        self._row_s += _RATE_WINDOW * (cost - self._row_s) if self._row_s else cost
+        if self._store is not None and monotonic() - self._saved_at > SAVE_S:
+            self._saved_at = monotonic()
+            self._store.save(self._sums)

@@ -1,0 +1,59 @@
+"""The divergence, against Gaussians drawn and against the formula of textbooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.monitor import Monitor, MonitorError, WatchedLayer, divergence, read_monitor
+
+
+def test_what_is_normal_has_no_divergence() -> None:
+    normal = np.array([1.0, 0.5, 0.0])
+
+    assert np.allclose(divergence(np.zeros(3), normal, normal), 0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 1.0), (0.0, 2.0), (-1.0, 0.3)])
+def test_it_is_kullback_and_leiblers(mean: float, std: float) -> None:
+    x = np.random.default_rng(0).normal(mean, std, 1_000_000)
+    log_p = -0.5 * ((x - mean) / std) ** 2 - np.log(std)
+    log_q = -0.5 * x**2
+
+    found = divergence(np.array([mean]), np.array([std**2]), np.ones(1))[0]
+
+    assert found == pytest.approx((log_p - log_q).mean(), rel=0.01)
+
+
+def test_a_channel_that_never_varied_may_stay_as_it_was_and_nothing_else() -> None:
+    still, moved, lively = divergence(np.array([0.0, 3.0, 0.0]), np.array([0.0, 0.0, 9.0]), np.zeros(3))
+
+    assert still == 0
+    assert moved > 1
+    assert lively > 1
+
+
+def test_a_variance_of_nothing_where_there_was_one_is_far_and_finite() -> None:
+    (found,) = divergence(np.zeros(1), np.zeros(1), np.ones(1))
+
+    assert 100 < found < np.inf
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    layer = WatchedLayer(node="bn", means="bn.means", squares="bn.squares", variances=(1.0, 0.5), threshold=0.25)
+    monitor = Monitor(window_rows=200, layers=(layer,), calibration_rows=179)
+    path = tmp_path / "monitor.json"
+    path.write_text(monitor.model_dump_json())
+
+    assert read_monitor(path) == monitor
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"window_rows": 0, "layers": []}'])
+def test_a_wrong_record_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "monitor.json"
+    path.write_text(text)
+
+    with pytest.raises(MonitorError, match=r"monitor\.json' has a wrong field .*\.$"):
+        read_monitor(path)

@@ -1,0 +1,252 @@
+"""A real Prometheus that scrapes a real service: every query of the dashboard has values, every alert evaluates."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from service.app import create_app
+from service.key_changes import create_key
+from service.settings import Settings
+from tests.deploy.monitoring import PROMETHEUS, RULES, command, dashboard_queries, variable_queries
+from tests.service.conftest import BundleWriter, Service, serve_app
+from tests.service.test_binary import PICTURE, Slow
+from tests.service.test_control import put
+
+INTERVAL = "500ms"
+WINDOW = "2m"
+"""Longer than the traffic takes."""
+
+INFER = "/v2/models/digits/infer"
+ROUNDS = 4
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@dataclass
+class Traffic:
+    """Requests of every outcome to a service with keys and a queue of one row.
+
+    Attributes:
+        headers: with a key that may ask as often as it likes.
+        too_often: with a key that may ask once in a thousand seconds.
+    """
+
+    service: Service
+    bundles: BundleWriter
+    slow: Slow
+    headers: dict[str, str]
+    too_often: dict[str, str]
+
+    def ask(self, path: str, body: Any, headers: dict[str, str] | None = None) -> int:
+        return self.service.client.post(path, json=body, headers=headers or self.headers).status_code
+
+    def send_round(self, number: int) -> None:
+        """Send a request of each kind, and break version 2 anew."""
+        (self.bundles.root / "digits" / "2" / "manifest.json").write_text("{" + number * " ")
+        for _ in range(5):
+            assert self.ask(INFER, PICTURE) == 200
+            assert self.ask("/v1/models/digits:predict", {"instances": [[[0.0] * 4] * 4]}) == 200
+        assert self.ask(INFER, {}) == 400
+        assert self.ask("/v2/models/none/infer", PICTURE) == 404
+        zero = {"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}
+        assert self.ask("/v2/models/one-by-one/infer", {"inputs": [zero]}) == 500  # 0 / 0
+        self.ask(INFER, PICTURE, self.too_often)
+        assert self.ask(INFER, PICTURE, self.too_often) == 429
+        self._fill_the_queue()
+
+    def _fill_the_queue(self) -> None:
+        slow = self.slow
+        slow.running.clear()
+        slow.go_on.clear()
+        slow.holds.set()
+        threads = [threading.Thread(target=self.ask, args=[INFER, PICTURE]) for _ in range(2)]
+        threads[0].start()
+        assert slow.running.wait(timeout=20)
+        assert self.ask(INFER, PICTURE | {"parameters": {"timeout": 20_000}}) == 504
+        threads[1].start()
+        wait_for(lambda: 'normfold_queue_rows{model="digits",version="1"} 1.0' in self._metrics())
+        assert self.ask(INFER, PICTURE) == 503
+        slow.holds.clear()
+        slow.go_on.set()
+        for thread in threads:
+            thread.join(timeout=20)
+
+    def _metrics(self) -> str:
+        return self.service.client.get("/metrics", headers=self.headers).text
+
+
+class Prometheus:
+    """The HTTP API."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=20, trust_env=False)
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of an answer."""
+        answer = self._client.get(path, params=parameters).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def values(self, expression: str) -> list[float]:
+        """Return the values of an expression, now."""
+        return [float(sample["value"][1]) for sample in self.get("/query", query=expression)["result"]]
+
+    def __enter__(self) -> Prometheus:
+        """Open it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
+    """A service that is polled, with a model that can fail."""
+    folder = tmp_path_factory.mktemp("service")
+    bundles = BundleWriter(folder / "repository")
+    bundles.root.mkdir()
+    put(bundles, 1)
+    bundles.one_by_one()
+    _, key = create_key(folder / "keys.json", "all", ["infer", "metrics"])
+    _, seldom = create_key(folder / "keys.json", "seldom", ["infer"], rate=0.001, burst=1)
+    _, metrics = create_key(folder / "keys.json", "prometheus", ["metrics"])
+    (folder / "metrics-key").write_text(f"{metrics}\n")
+    settings = Settings(
+        repository=bundles.root,
+        provider="cpu",
+        keys=folder / "keys.json",
+        model_control="poll",
+        poll_interval_s=0.05,
+        queue_capacity=1,
+        max_batch_size=1,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        slow = Slow(patch)
+        with serve_app(create_app(settings), settings) as service:
+            wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200)
+            asks = [{"Authorization": f"Bearer {one}"} for one in (key, seldom)]
+            yield Traffic(service, bundles, slow, *asks)
+
+
+@pytest.fixture(scope="module")
+def prometheus(traffic: Traffic, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus with the deployed configuration, which has scraped the service through some rounds of traffic."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    configuration = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    configuration["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), INTERVAL)
+    (job,) = configuration["scrape_configs"]
+    job["static_configs"] = [{"targets": [traffic.service.client.base_url.netloc.decode()]}]
+    job["authorization"] = {"credentials_file": str(traffic.bundles.root.parent / "metrics-key")}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    shutil.copy(PROMETHEUS / "alerts.yml", folder)
+    arguments = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([command("prometheus"), *arguments], cwd=folder, stdout=log, stderr=log)
+    try:
+        address = re.compile(r"Listening on.* address=(127\.0\.0\.1:\d+)")
+        wait_for(lambda: address.search((folder / "log").read_text()))
+        found = address.search((folder / "log").read_text())
+        assert found
+        with Prometheus(f"http://{found[1]}") as api:
+            scrape_traffic(api, traffic)
+            yield api
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def scrape_traffic(api: Prometheus, traffic: Traffic) -> None:
+    """Send traffic while Prometheus scrapes, until it has noticed what there is to notice."""
+
+    def scrapes() -> float:
+        return sum(api.values(f"count_over_time(up[{WINDOW}])"))
+
+    wait_for(lambda: api.values("up") == [1.0])
+    (traffic.bundles.root / "digits" / "2").mkdir()
+    for number in range(ROUNDS):
+        due = scrapes() + 2
+        traffic.send_round(number)
+        wait_for(lambda due=due: scrapes() >= due)
+    wait_for(lambda: api.values('ALERTS{alertname="NormfoldLoadFailed", alertstate="firing"}'))
+
+
+def chosen(expression: str, model: str, version: str) -> str:
+    """Return an expression of the dashboard with its variables replaced, as Grafana does."""
+    for name, text in (("$model", model), ("$version", version), ("$__rate_interval", WINDOW)):
+        expression = expression.replace(name, text)
+    assert "$" not in expression
+    return expression
+
+
+@pytest.mark.parametrize(("model", "version"), [(".*", ".*"), ("digits", "1")], ids=["all", "one version"])
+@pytest.mark.parametrize("query", [pytest.param(text, id=name) for name, text in dashboard_queries()])
+def test_query_of_the_dashboard_has_values(prometheus: Prometheus, query: str, model: str, version: str) -> None:
+    values = prometheus.values(chosen(query, model, version))
+
+    assert values
+    assert all(math.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("title", "least"),
+    [
+        ("Requests A", 0.1),
+        ("Faults A", 0.001),
+        ("Turned away A", 0.01),
+        ("Turned away, by reason A", 0.01),
+        ("Turned away, by reason C", 0.01),
+        ("Turned away, by reason D", 0.01),
+        ("Latency p99 A", 0.0001),
+        ("Failed loads A", 1.0),
+        ("Nodes by provider A", 2.0),
+        ("Memory A", 1e7),
+        ("Workers B", 1.0),
+    ],
+)
+def test_what_was_provoked_is_seen(prometheus: Prometheus, title: str, least: float) -> None:
+    query = dict(dashboard_queries())[title]
+    assert max(prometheus.values(chosen(query, ".*", ".*"))) >= least
+
+
+def test_the_dashboards_variables_offer_what_is_there(prometheus: Prometheus) -> None:
+    offered = {
+        label: prometheus.get(f"/label/{label}/values", **{"match[]": chosen(selector, "digits", ".*")})
+        for selector, label in variable_queries()
+    }
+    assert offered == {"model": ["digits", "one-by-one"], "version": ["1", "2"]}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_expression_of_an_alert_evaluates(prometheus: Prometheus, rule: dict[str, Any]) -> None:
+    assert all(math.isfinite(value) for value in prometheus.values(rule["expr"]))
+
+
+def test_alerts_on_what_was_provoked_fire_and_those_on_the_whole_service_do_not(prometheus: Prometheus) -> None:
+    rules = [rule for group in prometheus.get("/rules")["groups"] for rule in group["rules"]]
+    assert [(rule["name"], rule["health"]) for rule in rules] == [(rule["alert"], "ok") for rule in RULES]
+
+    fires = {
+        alert["labels"]["alertname"] for alert in prometheus.get("/alerts")["alerts"] if alert["state"] == "firing"
+    }
+    assert fires == {"NormfoldLoadFailed", "NormfoldServerFaults"}  # the others wait
+    waits = {alert["labels"]["alertname"] for alert in prometheus.get("/alerts")["alerts"]} - fires
+    assert {"NormfoldVersionUnavailable", "NormfoldQueueRefusals", "NormfoldRejections"} <= waits
+    assert not waits & {"NormfoldDown", "NormfoldNotReady", "NormfoldModelUnavailable", "NormfoldModelGone"}

@@ -1,0 +1,231 @@
+"""monitor.onnx gives what the network's own layers give, and thresholds hold for inputs of the same kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from contract.manifest import SourceCard
+from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, WatchedLayer, divergence, read_monitor
+from contract.preprocess import ImagePreprocessing
+from export.bundle import export_bundle
+from export.calibrate import FEWEST_ROWS, WINDOW_ROWS, calibrated
+from export.errors import FeedError
+from export.monitor import MOST_LAYERS, save_monitor
+from tests.export.build import batchnorm, model, run32, statistics
+from tests.export.test_verify import network
+
+RNG = np.random.default_rng(0)
+
+
+def save(proto: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model."""
+    path = folder / "net.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+def with_output(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return a model that gives one of its values."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    del changed.graph.output[:]
+    changed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return changed
+
+
+def parameter(proto: onnx.ModelProto, name: str) -> np.ndarray:
+    """Return an initializer, float64."""
+    (found,) = [one for one in proto.graph.initializer if one.name == name]
+    array: np.ndarray = onnx.numpy_helper.to_array(found).astype(np.float64)
+    return array
+
+
+def linear(rng: np.random.Generator, opset: int) -> onnx.ModelProto:
+    """Make a network of rank 2: x -> Gemm -> BatchNormalization -> Relu -> y."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"]),
+        batchnorm("h", "n1"),
+        helper.make_node("Relu", ["n1"], ["y"]),
+    ]
+    constants = {"w": rng.normal(size=(6, 4))} | statistics(rng, 4)
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    return model(nodes, {"x": ["n", 6]}, ["y"], constants, opset=opset, dtype=np.float32)
+
+
+def deep(rng: np.random.Generator, blocks: int, opset: int = 17, channels: int = 4) -> onnx.ModelProto:
+    """Make a chain of Conv, BatchNormalization and Relu."""
+    nodes, constants, before = [], {}, "x"
+    for place in range(blocks):
+        name = f"bn{place}"
+        nodes += [
+            helper.make_node("Conv", [before, f"w{place}"], [f"h{place}"], pads=[1, 1, 1, 1]),
+            batchnorm(f"h{place}", f"n{place}", name),
+            helper.make_node("Relu", [f"n{place}"], [f"r{place}"]),
+        ]
+        constants |= {f"w{place}": rng.normal(size=(channels, channels, 3, 3)) / 6} | statistics(rng, channels, name)
+        before = f"r{place}"
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    return model(nodes, {"x": ["n", channels, 5, 5]}, [before], constants, opset=opset, dtype=np.float32)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 21])
+@pytest.mark.parametrize("make", [deep, linear])
+def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Path, make: Any, opset: int) -> None:
+    proto = deep(RNG, 1, opset) if make is deep else linear(RNG, opset)
+    source = save(proto, tmp_path)
+    (bn,) = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    feeds = {"x": RNG.normal(size=(5, 6) if make is linear else (5, 4, 5, 5)).astype(np.float32)}
+
+    (layer,) = save_monitor(source, tmp_path / MONITOR_NAME)
+    means, squares = run32(onnx.load(tmp_path / MONITOR_NAME), feeds)
+
+    (y,) = run32(with_output(proto, bn.output[0]), feeds)
+    scale, shift = parameter(proto, bn.input[1]), parameter(proto, bn.input[2])
+    var = parameter(proto, bn.input[4])
+    axes = (1, -1, *[1] * (y.ndim - 2))
+    u = (y - shift.reshape(axes)) / np.where(scale, np.abs(scale), np.inf).reshape(axes)
+    spatial = tuple(range(2, y.ndim))
+    np.testing.assert_allclose(means, u.mean(axis=spatial), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(squares, (u**2).mean(axis=spatial), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(layer.variances, np.where(scale != 0, var / (var + 1e-5), 0), rtol=1e-6)
+
+
+def trained(x: np.ndarray) -> onnx.ModelProto:
+    """Make a network of one layer whose statistics are those of the rows, as precise ones are of the training data."""
+    proto = deep(RNG, 1)
+    (h,) = run32(with_output(proto, "h0"), {"x": x})
+    for name, values in (("bn0.mean", h.mean(axis=(0, 2, 3))), ("bn0.var", h.var(axis=(0, 2, 3)))):
+        (found,) = [one for one in proto.graph.initializer if one.name == name]
+        found.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    return proto
+
+
+def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
+    x = RNG.normal(size=(400, 4, 5, 5)).astype(np.float32)
+    proto = trained(x)
+
+    (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+    means, squares = (one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(tmp_path / MONITOR_NAME), {"x": x}))
+
+    np.testing.assert_allclose(divergence(means, squares - means**2, np.array(layer.variances)), 0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "watched"), [(1, ["bn0"]), (2, ["bn0", "bn1"]), (3, ["bn0", "bn1", "bn2"]), (9, ["bn0", "bn3", "bn6"])]
+)
+def test_a_few_layers_are_watched_and_nothing_behind_them_is_kept(
+    tmp_path: Path, blocks: int, watched: list[str]
+) -> None:
+    layers = save_monitor(save(deep(RNG, blocks), tmp_path), tmp_path / MONITOR_NAME)
+
+    assert [layer.node for layer in layers] == watched
+    assert len(layers) <= MOST_LAYERS
+    kept = onnx.load(tmp_path / MONITOR_NAME).graph
+    assert sum(node.op_type == "Conv" for node in kept.node) == int(watched[-1][2:]) + 1
+    assert not [node for node in kept.node if node.op_type == "BatchNormalization"]
+
+
+def test_a_network_without_batch_normalisation_is_not_watched(tmp_path: Path) -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
+
+    assert save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME) == []
+    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net")
+    assert exported.monitor is None
+    assert MONITOR_NAME not in exported.manifest.files
+
+
+def rows(count: int, seed: int) -> dict[str, np.ndarray]:
+    """Make rows that differ from each other in brightness and contrast."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 4, 5, 5)) * rng.uniform(0.5, 1.5, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1))
+    return {"x": x.astype(np.float32)}
+
+
+def scores(path: Path, layers: tuple[WatchedLayer, ...], feeds: dict[str, np.ndarray]) -> list[float]:
+    """Return each layer's score of one window."""
+    given = [one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(path), feeds)]
+    return [
+        float(divergence(means, squares - means**2, np.array(layer.variances)).mean())
+        for layer, means, squares in zip(layers, given[::2], given[1::2], strict=True)
+    ]
+
+
+def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> None:
+    path = tmp_path / MONITOR_NAME
+    layers = save_monitor(save(trained(rows(2000, seed=0)["x"]), tmp_path), path)
+
+    monitor = calibrated(path, layers, rows(300, seed=1))
+    (layer,) = monitor.layers
+    assert layer.threshold is not None
+
+    normal = [scores(path, monitor.layers, rows(WINDOW_ROWS, seed))[0] for seed in range(100, 300)]
+    assert monitor.calibration_rows == 300
+    assert np.mean([score > layer.threshold for score in normal]) < 0.02
+    for shifted in (rows(WINDOW_ROWS, 7)["x"] + 1, rows(WINDOW_ROWS, 7)["x"] * 0.3):
+        assert scores(path, monitor.layers, {"x": shifted})[0] > 2 * layer.threshold
+
+
+@pytest.mark.parametrize("count", [None, FEWEST_ROWS - 1])
+def test_of_too_few_rows_no_threshold_is_taken(tmp_path: Path, count: int | None) -> None:
+    path = tmp_path / MONITOR_NAME
+    layers = save_monitor(save(deep(RNG, 1), tmp_path), path)
+
+    monitor = calibrated(path, layers, None if count is None else rows(count, 0))
+
+    assert monitor.calibration_rows == 0
+    assert [layer.threshold for layer in monitor.layers] == [None]
+
+
+def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
+    held_out = tmp_path / "rows.npz"
+    np.savez(held_out, **rows(150, 3))
+
+    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
+
+    monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
+    assert monitor == exported.monitor
+    assert monitor.calibration_rows == 150
+    assert {MONITOR_NAME, MONITOR_CARD_NAME} <= exported.manifest.files.keys()
+
+
+def test_a_bundle_may_be_without(tmp_path: Path) -> None:
+    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", watch=False)
+
+    assert not (exported.path / MONITOR_NAME).exists()
+
+
+def test_wrong_rows_write_nothing(tmp_path: Path) -> None:
+    held_out = tmp_path / "rows.npz"
+    np.savez(held_out, z=np.zeros(3))
+
+    with pytest.raises(FeedError, match="the model's inputs are"):
+        export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
+
+    assert not list((tmp_path / "repository").glob("net/*"))
+
+
+def test_a_network_of_pixels_is_watched_in_pixels(tmp_path: Path) -> None:
+    card = SourceCard(
+        preprocessing=ImagePreprocessing(channels=3, height=5, width=5, value_max=255, mean=(0.5,) * 3, std=(0.3,) * 3)
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 5, 5), dtype=np.uint8)
+    source = save(deep(RNG, 2, channels=3), tmp_path)
+
+    exported = export_bundle(
+        source, tmp_path / "repository", "net", card=card, takes_pixels=True, held_out={"x": pixels}
+    )
+
+    path = exported.path / MONITOR_NAME
+    assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    own = save_monitor(source, tmp_path / "floats.onnx")
+    floats = card.preprocessing.standardise(pixels)  # type: ignore[union-attr]
+    expected = run32(onnx.load(tmp_path / "floats.onnx"), {"x": floats})
+    for one, other in zip(run32(onnx.load(path), {"x": pixels}), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
+    assert [layer.node for layer in own] == [layer.node for layer in exported.monitor.layers]  # type: ignore[union-attr]

@@ -1,0 +1,177 @@
+"""A service that watches real bundles: what is normal, what is not, what it costs, and what outlives a restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
+
+from contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
+from contract.monitor import MONITOR_NAME
+from export.bundle import export_bundle
+from tests.service.conftest import Service
+
+RNG = np.random.default_rng(0)
+
+
+def rows(count: int, offset: float = 0.0) -> np.ndarray:
+    """Make rows as the network was trained on, or moved by an offset."""
+    return RNG.normal(offset, 1, (count, 2, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a network whose statistics are those of normal rows."""
+    weight = RNG.normal(size=(3, 2, 1, 1)).astype(np.float32)
+    var = (weight[:, :, 0, 0] ** 2).sum(axis=1)
+    vectors = {"scale": np.ones(3), "shift": np.zeros(3), "mean": np.zeros(3), "var": var}
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["h"]),
+        helper.make_node("BatchNormalization", ["h", *vectors], ["n"], name="norm"),
+        helper.make_node("GlobalAveragePool", ["n"], ["y"]),
+    ]
+    constants = {"w": weight} | {name: array.astype(np.float32) for name, array in vectors.items()}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1, 1])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    export_bundle(path, tmp_path / "repository", "net", held_out={"input": rows(300)})
+    export_bundle(path, tmp_path / "repository", "unknown")
+    export_bundle(path, tmp_path / "repository", "unwatched", watch=False)
+    return tmp_path / "repository"
+
+
+def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
+    """Ask for rows, one request each, and let the service look at every one."""
+    for row in array:
+        entry = {"name": "input", "datatype": "FP32", "shape": [1, 2, 4, 4], "data": row.ravel().tolist()}
+        assert service.client.post(f"/v2/models/{model}/infer", json={"inputs": [entry]}).status_code == 200
+
+
+def shift(service: Service, model: str = "net") -> dict[str, Any]:
+    """Return what the service says of a model's inputs."""
+    found: dict[str, Any] = service.client.get(f"/v2/models/{model}/shift").json()
+    return found
+
+
+def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0)
+    fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
+
+    ask(service, fed["normal"])
+    normal = shift(service)
+    ask(service, fed["moved"])
+    moved = shift(service)
+
+    assert normal["window_fill"] > 0.9
+    assert normal["shifted"] is False
+    assert moved["shifted"] is True
+    (layer,) = moved["layers"]
+    assert layer["node"] == "norm"
+    assert layer["score"] > layer["threshold"]
+    assert abs(layer["worst_channels"][0]["mean"]) > 0.1
+
+
+def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0)
+
+    ask(service, rows(500, offset=1.0), "unknown")
+
+    found = shift(service, "unknown")
+    assert found["watched"] is True
+    assert found["shifted"] is None
+    assert found["layers"][0]["threshold"] is None
+    assert found["layers"][0]["score"] > 0.05
+
+
+@pytest.mark.parametrize(("model", "settings"), [("unwatched", {"watch_share": 1.0}), ("net", {"watch_share": 0.0})])
+def test_what_is_not_watched_says_so(
+    repository: Path, start: Callable[..., Service], model: str, settings: dict[str, Any]
+) -> None:
+    service = start(repository, **settings)
+
+    ask(service, rows(3), model)
+
+    assert shift(service, model) == {
+        "model_name": model,
+        "model_version": "1",
+        "watched": False,
+        "shifted": None,
+    }
+
+
+def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=0.01)
+    begun = time.monotonic()
+
+    ask(service, rows(300))
+
+    seconds, found = time.monotonic() - begun, shift(service)
+    allowed = 1 + seconds * 0.01 / 0.0003  # what handing over costs alone
+    assert 1 <= found["rows"] <= allowed
+    assert found["sampling"]["most_rows_per_hour"] <= 3600 * 0.01 / 0.0003
+
+
+def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+    settings = {"watch_share": 1.0, "state_dir": tmp_path / "state"}
+    first = start(repository, **settings)
+    ask(first, rows(100))
+    before = shift(first)["rows"]
+    first.server.should_exit = True
+    deadline = time.monotonic() + 10
+    while first.server.started and time.monotonic() < deadline and not list((tmp_path / "state").rglob("*.npz")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+    second = start(repository, **settings)
+
+    assert before > 50
+    assert shift(second)["rows"] == before
+
+
+def test_metrics_tell_the_same(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0)
+    ask(service, rows(600, offset=1.0))
+
+    found = shift(service)
+    families = {one.name: one for one in text_string_to_metric_families(service.client.get("/metrics").text)}
+
+    def value(name: str) -> float:
+        (sample,) = [one for one in families[name].samples if one.labels["model"] == "net"]
+        return sample.value
+
+    assert value("normfold_shifted") == 1
+    assert value("normfold_shift_score") == pytest.approx(found["layers"][0]["score"], rel=0.2)
+    assert value("normfold_shift_threshold") == found["layers"][0]["threshold"]
+    assert value("normfold_shift_rows") >= found["rows"]
+
+
+def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callable[..., Service]) -> None:
+    folder = repository / "net" / "1"
+    proto = onnx.load(folder / MONITOR_NAME)
+    for output in proto.graph.output:
+        for node in proto.graph.node:
+            node.output[:] = [f"{name}.other" if name == output.name else name for name in node.output]
+        output.name += ".other"
+    onnx.save(proto, folder / MONITOR_NAME)
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    files = manifest.files | {MONITOR_NAME: sha256_of(folder / MONITOR_NAME)}
+    (folder / MANIFEST_NAME).write_text(to_json(manifest.model_copy(update={"files": files})))
+
+    service = start(repository, watch_share=1.0)
+
+    answer = service.client.get("/v2/models/net")
+    assert answer.status_code == 503
+    assert "monitor.json" in answer.json()["error"]

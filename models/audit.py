@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from contract.findings import Audit, Finding, FloatArray, LayerDrift, NormLayer, Severity
 from contract.norm_checks import check_layer
 from models.dropout_order import dropout_before_norms
-from models.errors import ArchitectureError, StatisticsError
+from models.errors import ArchitectureError, StatisticsError, UnsteadyCallsError
 from models.running_stats import reestimate
 from models.train_config import FEWEST_ROWS
 
@@ -68,11 +68,14 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
         findings += check_layer(layer)
     findings += _without_statistics(network)
     drifts: dict[str, LayerDrift] = {}
+    notes: list[str] = []
     sound: Collection[str | None] = ()
     if subject.rows is not None and layers:
         judged = {finding.layer for finding in findings if finding.code in ("statistics-unset", "not-finite")}
         try:
             drifts = {drift.layer: drift for drift in reestimate(copy.deepcopy(network), subject.rows, say)}
+        except UnsteadyCallsError as error:
+            notes.append(str(error))
         except StatisticsError as error:
             findings += [] if "not-finite" in {found.code for found in findings} else [_overflow(error.layer)]
         findings += [found for drift in drifts.values() if drift.layer not in judged for found in _stale(drift)]
@@ -81,7 +84,7 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
         findings += _disagreement(network, subject.rows)
     say("looking for dropout before BatchNorm")
     findings += _dropout(network, subject.example, sound)
-    return Audit(layers, tuple(findings), drifts)
+    return Audit(layers, tuple(findings), drifts, tuple(notes))
 
 
 def _try(network: nn.Module, example: Tensor) -> None:

@@ -11,7 +11,8 @@ InputError
 CheckError
 ├── DivergedError               the loss is no longer a finite number
 ├── UnmeasurableError           a trained network's loss on held-out rows is not finite
-└── StatisticsError             a BatchNorm gets values of which there is no mean and variance
+└── StatisticsError             there is no mean and variance of what a BatchNorm gets
+    └── UnsteadyCallsError          it is called by some batches and not by others
 SetupError
 └── PrecisionError              this machine cannot train in the precision asked for
 
@@ -99,14 +100,18 @@ class UnmeasurableError(CheckError):
 
 
 class StatisticsError(CheckError):
-    """A BatchNorm gets values of which there is no mean and variance."""
+    """There is no mean and variance of what a BatchNorm gets."""
+
+    def __init__(self, layer: str, problem: str) -> None:
+        super().__init__(f"The statistics of BatchNorm {layer!r} cannot be taken anew: it {problem}")
+        self.layer, self.problem = layer, problem
+
+
+class UnsteadyCallsError(StatisticsError):
+    """A BatchNorm is called by some batches and not by others, so that it has no statistics of its own."""
 
     def __init__(self, layer: str) -> None:
-        super().__init__(
-            f"BatchNorm {layer!r} gets values that are not finite, so its statistics cannot be taken anew; "
-            "look for weights or data that are not finite."
-        )
-        self.layer = layer
+        super().__init__(layer, "is called by some batches and not by others.")
 
 
 class PrecisionError(SetupError):

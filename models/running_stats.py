@@ -6,7 +6,11 @@ each batch. Here the weights are frozen and every training row runs through the 
 Layers are measured one after the other, in the order of their calls, each with the new statistics of those before it
 already in place. So the result is what it says: with it in place, each BatchNorm normalises the training data to mean 0
 and variance 1. All at once, in inference, would measure each layer behind the old statistics of the others, and correct
-the same change again in every later layer. For L layers the data run L times, on average through half of the network.
+the same change again in every later layer.
+
+Where all rows fit into memory together, one pass does it: each layer is measured when its input arrives, and goes on
+with the new statistics. Where they do not, the rows run in batches, and for L layers the data run L times, on average
+through half of the network.
 
 `torch.optim.swa_utils.update_bn` does something else. It puts the network in train mode, dropout included, normalises
 each batch by itself, and with momentum None averages means and unbiased variances of batches: a last batch of few rows
@@ -15,19 +19,18 @@ counts as much as any other, and the variance between the batches' means is lost
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from contract.findings import LayerDrift
-from models.errors import StatisticsError
+from models.errors import StatisticsError, UnsteadyCallsError
 
-ROWS, VALUES = 1024, 2**22
-"""Most rows, and values of them, that run at a time; how many changes no result."""
+VALUES = 2**25
+"""Most values that the widest layer gets at a time, 256 MiB in float64; how many changes no result."""
 
 
 class Moments:
@@ -46,12 +49,11 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Add a batch: (N, C, *size), of any floating-point type; computed in float64."""
-        values = x.double().transpose(0, 1).flatten(1)  # (C, N * positions)
-        mean = values.mean(dim=1)
-        squares = (values - mean[:, None]).square().sum(dim=1)
-        both = self.count + values.shape[1]
-        apart, share = mean - self.mean, values.shape[1] / both
-        self._squares = self._squares + squares + apart.square() * self.count * share
+        count = x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(x.double(), dim=[0, *range(2, x.ndim)], correction=0)
+        both = self.count + count
+        apart, share = mean - self.mean, count / both
+        self._squares = self._squares + variance * count + apart.square() * self.count * share
         self.mean = self.mean + apart * share
         self.count = both
 
@@ -82,42 +84,60 @@ def reestimate(network: nn.Module, x: Tensor, say: Callable[[str], None] = lambd
 
     Raises:
         StatisticsError: a layer gets values that are not finite; those before it have new statistics.
+        UnsteadyCallsError: a layer is called by some batches and not by others; likewise.
     """
     network.eval()
-    layers = dict(network.named_modules())
-    calls = count_calls(network, x[:2])
-    drifts = []
-    for number, (name, times) in enumerate(calls.items(), start=1):
-        say(f"taking the statistics of BatchNorm {number} of {len(calls)} anew")
-        layer = layers[name]
-        assert isinstance(layer, _BatchNorm)
-        moments = _measure(network, layer, times, split(x))
-        mean, variance = moments.mean, moments.variance
-        if not (mean.isfinite().all() and variance.isfinite().all()):
-            raise StatisticsError(name)
-        assert layer.running_mean is not None  # count_calls names no other
-        assert layer.running_var is not None
-        drifts.append(_drift(name, layer.running_mean, layer.running_var, mean, variance, layer.eps))
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(variance)
+    calls, widest = _survey(network, x[:2])
+    batches = torch.split(x, max(1, VALUES // widest))
+    pending = list(calls)
+    drifts: list[LayerDrift] = []
+    moments, seen = Moments(), 0
+
+    def look(name: str, layer: _BatchNorm, values: Tensor) -> None:
+        nonlocal moments, seen
+        if not pending or name != pending[0]:
+            return
+        moments.add(values)
+        seen += 1
+        if seen % calls[name]:
+            return  # it is called again for this batch
+        if seen == calls[name] * len(batches):
+            say(f"running statistics: BatchNorm {len(drifts) + 1} of {len(calls)} measured")
+            drifts.append(_settle(name, layer, moments))
+            pending.pop(0)
+            moments, seen = Moments(), 0
+            if pending and len(batches) == 1 and calls[name] == 1:
+                return  # all rows are here: on with the new statistics to the next layer
+        raise _MeasuredError
+
+    with _looking_at(network, look):
+        while pending:
+            first = pending[0]
+            for batch in batches:
+                with suppress(_MeasuredError):
+                    network(batch)
+            if pending and pending[0] == first:
+                raise UnsteadyCallsError(first)
     return tuple(drifts)
 
 
-@torch.no_grad()
-def count_calls(network: nn.Module, example: Tensor) -> dict[str, int]:
-    """Return how often each BatchNorm that keeps statistics is called for one batch, in the order of first calls."""
+def _survey(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
+    """Return how often each BatchNorm is called for one batch, by first calls, and the values of the widest, a row."""
     calls: dict[str, int] = {}
+    widest = max(1, example[0].numel())
 
-    def count(name: str) -> None:
+    def count(name: str, _: _BatchNorm, values: Tensor) -> None:
+        nonlocal widest
         calls[name] = calls.get(name, 0) + 1
+        widest = max(widest, values.numel() // len(example))
 
-    with looking_at(network, lambda name, *_: count(name)):
+    with _looking_at(network, count):
         network(example)
-    return calls
+    return calls, widest
 
 
 @contextmanager
-def looking_at(network: nn.Module, look: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
+def _looking_at(network: nn.Module, look: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
     """Call `look` with the name, the layer and its input before each BatchNorm that keeps statistics runs."""
     handles = [
         module.register_forward_pre_hook(
@@ -134,33 +154,15 @@ def looking_at(network: nn.Module, look: Callable[[str, _BatchNorm, Tensor], Non
             handle.remove()
 
 
-def split(x: Tensor) -> Sequence[Tensor]:
-    """Cut rows into batches that fit into memory."""
-    return torch.split(x, max(1, min(ROWS, VALUES // max(1, x[0].numel()))))
-
-
-def _measure(network: nn.Module, layer: nn.Module, calls: int, batches: Sequence[Tensor]) -> Moments:
-    moments = Moments()
-    seen = 0
-
-    def look(_name: str, called: nn.Module, x: Tensor) -> None:
-        nonlocal seen
-        if called is not layer:
-            return
-        moments.add(x)
-        seen += 1
-        if seen % calls == 0:
-            raise _MeasuredError
-
-    with looking_at(network, look):
-        for batch in batches:
-            with suppress(_MeasuredError):
-                network(batch)
-    return moments
-
-
-def _drift(name: str, old_mean: Tensor, old_var: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> LayerDrift:
-    shift = (mean - old_mean.double()) / (old_var.double() + epsilon).sqrt()
-    ratio = (var + epsilon) / (old_var.double() + epsilon)
-    arrays: list[Any] = [array.cpu().numpy() for array in (shift, ratio)]
-    return LayerDrift(name, *arrays)
+def _settle(name: str, layer: _BatchNorm, moments: Moments) -> LayerDrift:
+    """Put new statistics in the place of the old, and return how far they moved."""
+    mean, variance = moments.mean, moments.variance
+    if not (mean.isfinite().all() and variance.isfinite().all()):
+        raise StatisticsError(name, "gets values that are not finite; look for weights or data that are not finite.")
+    assert layer.running_mean is not None  # nobody looks at one without
+    assert layer.running_var is not None
+    old_mean, old_var = layer.running_mean.double(), layer.running_var.double() + layer.eps
+    shift, ratio = (mean - old_mean) / old_var.sqrt(), (variance + layer.eps) / old_var
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(variance)
+    return LayerDrift(name, shift.cpu().numpy(), ratio.cpu().numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,20 +167,21 @@ def plausible(name: str, shape: tuple[int, ...], rows: Tensor) -> nn.Module:
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
+            nn.init.uniform_(module.bias, 0.2, 0.6)  # above 0: few rows must not leave a relu off throughout
     reestimate(network, rows)
     return network
 
 
-PICTURES = [name for name in FACTORIES if name not in ("resnet34", "resnet50", "temporal")]
-"""Those that take pictures; of the large ResNets, which differ in depth alone, the smallest."""
+OURS = [name for name, factory in FACTORIES.items() if not isinstance(factory, partial)]
+"""Of each kind one; the others are larger ones of the same code."""
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", OURS)
 def test_nothing_is_found_of_our_own_architectures(name: str) -> None:
     torch.manual_seed(0)
-    rows = torch.randn(130, 1, 16, 16)
-    network = plausible(name, (1, 16, 16), rows)
+    shape = (3, 16) if name == "temporal" else (1, 16, 16)
+    rows = torch.randn(130, *shape)
+    network = plausible(name, shape, rows)
     assert audit_network(Subject(network, rows[:2], rows, batch_rows=64)).findings == ()
 
 

@@ -17,7 +17,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
+.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -105,6 +105,9 @@ bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
 
 bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
 	$(BIN)/python -m benchmarks.serve $(BENCH_OPTIONS)
+
+bench-shift: $(INSTALLED)  ## Shifted inputs: what they cost, whether watching sees them, what adapting brings back.
+	$(BIN)/python -m benchmarks.shift $(BENCH_OPTIONS)
 
 bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.
 	$(BIN)/python -m benchmarks.node_cost

@@ -7,10 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.packages import require_packages
 from contract.errors import InputError, SetupError
-from contract.manifest import SourceCard, read_source_card
+from contract.manifest import RunningStatistics, SourceCard, read_source_card
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PIXELS = "uint8"
 """What --input says for a network that shall take 8-bit pixels."""
@@ -34,6 +38,7 @@ class Source:
     arguments: tuple[str, ...] = ()
     opset: int | None = None
     dynamic_size: bool = False
+    keep_statistics: bool = False
 
     @property
     def is_onnx(self) -> bool:
@@ -53,57 +58,105 @@ class Source:
         )
 
 
-def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> tuple[Path, SourceCard]:
+@dataclass(frozen=True)
+class Resolved:
+    """The unfolded ONNX file of a source, and what is known of it."""
+
+    path: Path
+    card: SourceCard
+    kept_statistics: str | None
+    """Why the running statistics are those of training; None where they were taken anew."""
+
+
+def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolved:
     """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
+
+    The statistics of a run folder are taken anew over its training data, unless `keep_statistics` says otherwise.
 
     Raises:
         SourceError: there is no such source, or an option that does not go with it.
         SetupError: `folder` cannot be written.
         NormfoldError: whatever reading or exporting it says.
     """
-    _refuse_stray_options(source)
+    refuse_stray_options(source)
     if source.is_onnx:
         path = Path(source.text)
-        return path, read_card(path, source.card)
-    if not source.is_factory and not _is_folder(Path(source.text)):
-        raise SourceError(
-            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
-        )
+        card = read_card(path, source.card)
+        return Resolved(path, card, None if card.running_statistics else "an ONNX file has no training data")
+    require_torch_source(source)
     require_packages("torch", "onnxscript", extra="train", needed_for="normfold export from a torch network")
-    say("tracing the network")
     target = folder / "unfolded.onnx"
+    record, kept = None, None
     try:
         if source.is_factory:
+            say("tracing the network")
             _factory_to_onnx(source, target)
+            kept = "a module:factory has no training data"
         else:
-            _checkpoint_to_onnx(source, target)
+            record, kept = _checkpoint_to_onnx(source, target, say)
     except OSError as error:
         raise SetupError(
             f"The unfolded model cannot be written to {str(folder)!r}: {error.strerror or error}."
         ) from None
-    return target, read_source_card(source.card or target.with_suffix(".json"))
+    card = read_source_card(source.card or target.with_suffix(".json"))
+    return Resolved(target, card.model_copy(update={"running_statistics": record}), kept)
 
 
-def _checkpoint_to_onnx(source: Source, target: Path) -> None:
-    from models.to_onnx import OPSET, checkpoint_to_onnx
+def _checkpoint_to_onnx(
+    source: Source, target: Path, say: Callable[[str], None]
+) -> tuple[RunningStatistics | None, str | None]:
+    """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
+    from models.checkpoint import load_checkpoint
+    from models.reestimate import Reestimated, reestimate_run
+    from models.to_onnx import OPSET, trained_to_onnx
 
-    checkpoint_to_onnx(Path(source.text), target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+    folder = Path(source.text)
+    if source.keep_statistics:
+        network = Reestimated(load_checkpoint(folder), None, "--keep-statistics")
+    else:
+        network = reestimate_run(folder, say)
+    say("tracing the network")
+    trained_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+    return network.record, network.note
+
+
+def require_torch_source(source: Source) -> None:
+    """Make sure that a source which is no ONNX file is a folder or a module:factory.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    if not source.is_factory and not _is_folder(Path(source.text)):
+        raise SourceError(
+            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
+        )
+
+
+def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = None) -> nn.Module:
+    """Return the network of a module:factory: in eval mode where weights are given, otherwise as it was returned.
+
+    Raises:
+        ArchitectureError, WeightsError: it cannot be built, or the weights are not its own.
+    """
+    from models.registry import Architecture, build, parse_options
+    from models.weights import load_weights
+
+    options = parse_options(source.arguments)
+    network = build(Architecture(name=source.text, options=options, input_shape=shape, classes=classes))
+    if source.weights is not None:
+        load_weights(network, source.weights)
+        network.eval()
+    return network
 
 
 def _factory_to_onnx(source: Source, target: Path) -> None:
     from models.errors import TrainModeError
-    from models.registry import Architecture, build, parse_options
     from models.to_onnx import OPSET, InputSpec, to_onnx
-    from models.weights import load_weights
 
     if source.input_shape is None:
         raise SourceError("A module:factory needs --input, the shape of one sample, such as --input 3x224x224.")
     shape = parse_shape(source.input_shape)
-    architecture = Architecture(name=source.text, options=parse_options(source.arguments), input_shape=shape)
-    network = build(architecture)
-    if source.weights is not None:
-        load_weights(network, source.weights)
-        network.eval()
+    network = build_factory(source, shape)
     inputs = {"input": InputSpec(shape)}
     try:
         to_onnx(network, target, inputs, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
@@ -165,7 +218,12 @@ def _is_folder(path: Path) -> bool:
     return _is_there(path) and path.is_dir()
 
 
-def _refuse_stray_options(source: Source) -> None:
+def refuse_stray_options(source: Source) -> None:
+    """Refuse options that do not go with this kind of source.
+
+    Raises:
+        SourceError: naming the first.
+    """
     given = {
         "--weights": source.weights is not None,
         "--input with a shape": source.input_shape is not None,
@@ -174,6 +232,8 @@ def _refuse_stray_options(source: Source) -> None:
     for option, is_given in given.items():
         if is_given and not source.is_factory:
             raise SourceError(f"{option} goes with module:factory; {source.text!r} is {_kind(source)}.")
+    if source.keep_statistics and (source.is_factory or source.is_onnx):
+        raise SourceError("--keep-statistics goes with a run folder: nothing else comes with its training data.")
     if source.is_onnx and (source.opset is not None or source.dynamic_size):
         raise SourceError("--opset and --dynamic-size are for exporting from torch; an ONNX file keeps its own.")
 

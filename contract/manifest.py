@@ -9,7 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
-    3   adapted; preprocessing of sequences
+    3   adapted; preprocessing of sequences; card.running_statistics
 """
 
 from __future__ import annotations
@@ -79,6 +79,30 @@ class TensorSpec(_Record):
         return shape
 
 
+class LayerMovement(_Record):
+    """How far the running statistics of one BatchNorm moved when they were taken anew; null: the old are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layer: str
+    mean_shift: float | None = Field(
+        description="Largest |new mean - old mean| of a channel, in old standard deviations, sqrt(variance + epsilon)."
+    )
+    variance_ratio: tuple[float, float] | None = Field(
+        description="Smallest and largest (new variance + epsilon) / (old variance + epsilon) of a channel."
+    )
+
+
+class RunningStatistics(_Record):
+    """What it came to when they were taken anew, over all of the training data, with the weights frozen."""
+
+    samples: int = Field(description="Rows of the training split.")
+    taken: bool = Field(description="False: the accuracy fell, and the network keeps the statistics of its training.")
+    accuracy_before: dict[str, float] = Field(description="By split: validation, which decides, and test.")
+    accuracy_after: dict[str, float]
+    layers: tuple[LayerMovement, ...] = Field(description="In the order in which the network calls them.")
+
+
 class SourceCard(_Record):
     """What is known of a network beside its graph. Every field may be left out."""
 
@@ -91,11 +115,17 @@ class SourceCard(_Record):
     )
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured in training, on held-out data.")
     origin: str = Field(default="", description="Architecture and data, in words.")
+    running_statistics: RunningStatistics | None = Field(
+        default=None,
+        exclude_if=lambda record: record is None,
+        description="Where they were taken anew before export; left out where they are those of training.",
+    )
 
     @property
     def schema_version(self) -> int:
         """The oldest schema version of a manifest that can hold this card."""
-        return 3 if isinstance(self.preprocessing, SequencePreprocessing) else 1
+        of_3 = isinstance(self.preprocessing, SequencePreprocessing) or self.running_statistics is not None
+        return 3 if of_3 else 1
 
 
 class FoldSummary(_Record):
@@ -177,7 +207,7 @@ class Manifest(_Record):
     @classmethod
     def _check_card(cls, card: SourceCard, info: ValidationInfo) -> SourceCard:
         if card.schema_version > info.data.get("schema_version", SCHEMA_VERSION):
-            raise ValueError(f"its preprocessing came with schema version {card.schema_version}")
+            raise ValueError(f"it holds what came with schema version {card.schema_version}")
         return card
 
     def as_copy(self, version: int, created: str) -> Manifest:

@@ -49,27 +49,44 @@ def is_batchnorm(node: ir.Node) -> bool:
     return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
 
 
+def is_training(node: ir.Node, opset: int) -> bool:
+    """Whether a BatchNormalization normalises by the batch: until opset 13 that shows in the number of outputs."""
+    return bool(node.attributes.get_int("training_mode", 0)) or (opset < 14 and bool(_further_outputs(node)))
+
+
 def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
-    """Read a BatchNormalization's parameters.
+    """Read a BatchNormalization's parameters, to fold them.
 
     Args:
         node: the BatchNormalization.
-        opset: of the model; until opset 13 training shows in the number of outputs, until opset 8 `spatial` exists.
+        opset: of the model.
 
     Returns:
-        The parameters in float64, or why they cannot be read.
+        The parameters in float64, or why they cannot be read or used.
 
     Raises:
         TrainingModeError: the node normalises by the batch.
     """
-    further_outputs = [value for value in node.outputs[1:] if value.name]
-    if node.attributes.get_int("training_mode", 0) or (opset < 14 and further_outputs):
+    if is_training(node, opset):
         raise TrainingModeError(node_label(node))
-    if any(value.uses() or value.is_graph_output() for value in further_outputs):
+    if any(value.uses() or value.is_graph_output() for value in _further_outputs(node)):
         return Refusal("further-outputs", "its statistics are outputs that somebody reads", node)
+    read = read_parameters(node, opset)
+    return read if isinstance(read, Refusal) or _is_usable(read) else _unusable(node)
+
+
+def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Refusal:
+    """Read a BatchNormalization's parameters, whatever their values and its mode.
+
+    Args:
+        node: the BatchNormalization.
+        opset: of the model; until opset 8 `spatial` exists.
+
+    Returns:
+        The parameters in float64, or why they cannot be read.
+    """
     if opset < 9 and not node.attributes.get_int("spatial", 1):
         return Refusal("not-spatial", "it keeps statistics for every position (spatial=0), not for every channel", node)
-
     vectors: list[Array] = []
     for name, value in zip(PARAMETERS, node.inputs[1:], strict=True):
         tensor = constant_tensor(value)
@@ -78,11 +95,14 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
             return Refusal("parameter-not-constant", f"its {name} {cause}", node)
         vectors.append(exact(value)().reshape(-1))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
-    scale, shift, mean, var = vectors
     if len({vector.size for vector in vectors}) > 1:
         return Refusal("parameter-mismatch", "its parameters differ in length", node)
-    batchnorm = BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
-    return batchnorm if _is_usable(batchnorm) else _unusable(node)
+    scale, shift, mean, var = vectors
+    return BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
+
+
+def _further_outputs(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.outputs[1:] if value.name]
 
 
 def _is_usable(batchnorm: BatchNorm) -> bool:

@@ -10,7 +10,9 @@ InputError
     └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
 CheckError
 ├── DivergedError               the loss is no longer a finite number
-└── UnmeasurableError           a trained network's loss on held-out rows is not finite
+├── UnmeasurableError           a trained network's loss on held-out rows is not finite
+└── StatisticsError             there is no mean and variance of what a BatchNorm gets
+    └── UnsteadyCallsError          it is called by some batches and not by others
 SetupError
 └── PrecisionError              this machine cannot train in the precision asked for
 
@@ -95,6 +97,21 @@ class UnmeasurableError(CheckError):
             f"another --out. The checkpoint in {str(folder)!r} is intact, and records no such loss."
         )
         self.split, self.loss, self.folder = split, loss, folder
+
+
+class StatisticsError(CheckError):
+    """There is no mean and variance of what a BatchNorm gets."""
+
+    def __init__(self, layer: str, problem: str) -> None:
+        super().__init__(f"The statistics of BatchNorm {layer!r} cannot be taken anew: it {problem}")
+        self.layer, self.problem = layer, problem
+
+
+class UnsteadyCallsError(StatisticsError):
+    """A BatchNorm is called by some batches and not by others, so that it has no statistics of its own."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(layer, "is called by some batches and not by others.")
 
 
 class PrecisionError(SetupError):

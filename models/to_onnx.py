@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten_with_path
 
 from contract.manifest import SourceCard, to_json
-from models.checkpoint import LOGITS, load_checkpoint
+from models.checkpoint import LOGITS, Checkpoint, load_checkpoint
 from models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from models.files import write_atomically
 from models.onnx_graph import count_nodes, serialise, tidy
@@ -131,13 +131,21 @@ def to_onnx(
 
 
 def checkpoint_to_onnx(folder: Path, path: Path, *, opset: int = OPSET, dynamic_size: bool = False) -> OnnxFile:
-    """Write the trained network of a run folder as unfolded ONNX, with its card: input `input`, output `logits`.
+    """Write the trained network of a run folder as unfolded ONNX; see `trained_to_onnx`.
 
     Raises:
         WeightsError, ArchitectureError: the checkpoint cannot be loaded.
         OnnxExportError: see `to_onnx`.
     """
-    checkpoint = load_checkpoint(folder)
+    return trained_to_onnx(load_checkpoint(folder), path, opset=opset, dynamic_size=dynamic_size)
+
+
+def trained_to_onnx(checkpoint: Checkpoint, path: Path, *, opset: int = OPSET, dynamic_size: bool = False) -> OnnxFile:
+    """Write a trained classifier as unfolded ONNX, with its card: input `input`, output `logits`.
+
+    Raises:
+        OnnxExportError: see `to_onnx`.
+    """
     inputs = {"input": InputSpec(checkpoint.config.architecture.input_shape)}
     card = checkpoint.config.card
     return to_onnx(

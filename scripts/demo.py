@@ -25,8 +25,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import Checkpoint, load_checkpoint
+from models.checkpoint import Checkpoint
 from models.data import Dataset, load_dataset
+from models.reestimate import reestimate_run
 
 BUILD = Path("build")
 RUN, REPOSITORY, NAME = BUILD / "demo" / "run", BUILD / "demo" / "model_repository", "digits"
@@ -52,7 +53,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     trained, train_s = run("train", "--arch", "convnet", "--data", "digits", "--out", str(RUN))
     exported, export_s = run("export", str(RUN), "--repository", str(REPOSITORY), "--name", NAME)
-    checkpoint = load_checkpoint(RUN)
+    checkpoint = reestimate_run(RUN).checkpoint  # as it was exported, in torch
     assert checkpoint.config.data is not None  # a run of normfold train records its data
     dataset = load_dataset(checkpoint.config.data)
     with service() as (url, service_ready_s):

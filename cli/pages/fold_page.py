@@ -1,44 +1,28 @@
-"""The page of `normfold inspect --html`: what a fold would do to a model, for a person to read.
-
-One file complete in itself: no script, no font, nothing fetched, which its own content policy also forbids.
-"""
+"""The page of `normfold inspect --html`: what a fold would do to a model, for a person to read."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.pages.document import document
 from cli.pages.drawing import draw, key
 from cli.pages.entries import class_of, entry_table, reason
 from cli.pages.facts import Facts, Port
-from cli.pages.markup import Html, bar, element, empty, join, name, row, shortened, table
+from cli.pages.markup import Html, bar, element, join, name, row, shortened, table
 from cli.tables import fold_sentence, kept_by_reason
 
 if TYPE_CHECKING:
     from export.difference import OutputDifference
 
 _ALWAYS_COUNTED = ("Conv", "BatchNormalization", "Add", "Mul")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def fold_page(facts: Facts) -> str:
     """Return the whole page."""
     title = shortened(facts.name, 80)
-    style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
-    head = element(
-        "head",
-        empty("meta", charset="utf-8"),
-        empty("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        empty("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        empty("meta", name="color-scheme", content="light dark"),
-        element("title", f"{title} – Normfold"),
-        element("style", style),
-    )
-    body = element("body", element("main", *_sections(facts, title)), _footer())
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return document(title, _sections(facts, title), "normfold inspect --json")
 
 
 def _sections(facts: Facts, title: str) -> Iterator[Html]:
@@ -203,10 +187,6 @@ def _model(facts: Facts) -> Html:
 
 def _port(port: Port) -> Html:
     return element("div", name(port.name), f" {port.dtype} {shortened(port.shape)}")
-
-
-def _footer() -> Html:
-    return element("footer", f"Normfold {version('normfold')}. The same for programs: normfold inspect --json.")
 
 
 def _share(found: OutputDifference) -> float:

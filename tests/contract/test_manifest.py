@@ -15,9 +15,11 @@ from contract.manifest import (
     SCHEMA_VERSION,
     Adaptation,
     FoldSummary,
+    LayerMovement,
     Manifest,
     ManifestError,
     OutputError,
+    RunningStatistics,
     SourceCard,
     TensorSpec,
     class_axis,
@@ -34,6 +36,20 @@ CARD = SourceCard(
     logits=("logits",),
     metrics={"accuracy": 0.98},
     origin="convnet on digits",
+)
+REESTIMATED = CARD.model_copy(
+    update={
+        "running_statistics": RunningStatistics(
+            samples=100,
+            taken=True,
+            accuracy_before={"validation": 0.97, "test": 0.96},
+            accuracy_after={"validation": 0.98, "test": 0.96},
+            layers=(
+                LayerMovement(layer="a", mean_shift=0.1, variance_ratio=(0.9, 1.2)),
+                LayerMovement(layer="b", mean_shift=None, variance_ratio=None),
+            ),
+        )
+    }
 )
 SEQUENCES = SourceCard(preprocessing=SequencePreprocessing(channels=("a",), length=4, mean=(1,), std=(2,)))
 MANIFEST = Manifest(
@@ -64,7 +80,13 @@ def test_manifest_survives_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "card",
-    [SourceCard(), CARD, SEQUENCES, SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,)))],
+    [
+        SourceCard(),
+        CARD,
+        REESTIMATED,
+        SEQUENCES,
+        SourceCard(preprocessing=RowPreprocessing(columns=("a",), mean=(1,), std=(2,))),
+    ],
 )
 def test_source_card_survives_the_file(tmp_path: Path, card: SourceCard) -> None:
     path = tmp_path / "card.json"
@@ -86,6 +108,19 @@ def test_a_copy_says_so_in_a_schema_version_of_its_own_and_nothing_else_does(tmp
     assert MANIFEST.schema_version == 1
 
 
+def test_statistics_taken_anew_have_a_schema_version_of_their_own_which_a_copy_keeps(tmp_path: Path) -> None:
+    assert (CARD.schema_version, REESTIMATED.schema_version) == (1, 3)
+    assert "running_statistics" not in to_json(MANIFEST)
+    card = REESTIMATED.model_dump(mode="json")
+    manifest = read_manifest(written(tmp_path, schema_version=3, card=card))
+    assert manifest.card == REESTIMATED
+    copy = manifest.as_copy(4, manifest.created)
+    assert (copy.schema_version, copy.copy_of, copy.card) == (3, 3, REESTIMATED)
+    for version in (1, 2):
+        with pytest.raises(ManifestError, match="'card': Value error, it holds what came with schema version 3"):
+            read_manifest(written(tmp_path, schema_version=version, card=card))
+
+
 def test_sequences_came_with_a_schema_version_of_their_own_which_a_copy_keeps(tmp_path: Path) -> None:
     assert (CARD.schema_version, SEQUENCES.schema_version) == (1, 3)
     card = SEQUENCES.model_dump(mode="json")
@@ -93,7 +128,7 @@ def test_sequences_came_with_a_schema_version_of_their_own_which_a_copy_keeps(tm
     copy = manifest.as_copy(4, manifest.created)
     assert (copy.schema_version, copy.copy_of, copy.card) == (3, 3, SEQUENCES)
     for version in (1, 2):
-        with pytest.raises(ManifestError, match="'card': Value error, its preprocessing came with schema version 3"):
+        with pytest.raises(ManifestError, match="'card': Value error, it holds what came with schema version 3"):
             read_manifest(written(tmp_path, schema_version=version, card=card))
 
 

@@ -11,7 +11,8 @@ ARG ORT=cpu
 
 FROM python:3.11-slim-bookworm AS base
 ENV PATH=/opt/normfold/bin:$PATH \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1
 # A volume that is mounted here for the first time belongs to this user.
 RUN mkdir /models && chown 10001:10001 /models
 WORKDIR /tmp

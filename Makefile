@@ -14,9 +14,10 @@ TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
 CONTAINER ?= docker
 COMPOSE ?= docker compose
 ORT ?= cpu
+IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
+.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -56,16 +57,24 @@ fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
 lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)
 
-image:  ## Build the image of the service; ORT=gpu for NVIDIA GPUs.
-	$(CONTAINER) build $(BUILD_ARGS) --build-arg ORT=$(ORT) --target serve --tag normfold$(if $(filter gpu,$(ORT)),:gpu) .
+image:  ## Build the image of the service; ORT=gpu for NVIDIA GPUs, IMAGE=registry/normfold:0.1.0 for its name.
+	$(CONTAINER) build $(BUILD_ARGS) --build-arg ORT=$(ORT) --target serve --tag $(IMAGE) .
 
 up:  ## Start service, Prometheus and Grafana in containers; trains on digits first if there is no model.
 	$(COMPOSE) build service
-	$(COMPOSE) run --rm --no-deps --entrypoint sh service -c 'ls /models/*/*/manifest.json' >/dev/null 2>&1 || \
-		$(COMPOSE) --profile train run --rm train
+	@found=$$($(COMPOSE) run --rm --no-deps -T --entrypoint sh service -c \
+		'ls /models/*/*/manifest.json >/dev/null 2>&1 && echo models || echo none' | tr -d '\r' | tail -n 1); \
+	case "$$found" in \
+		models) ;; \
+		none) $(COMPOSE) --profile train build train && $(COMPOSE) --profile train run --rm -T train ;; \
+		*) echo "The volume of models could not be looked at." >&2; exit 3 ;; \
+	esac
 	$(COMPOSE) $(PROFILES) up --detach
-	@echo "The service: http://localhost:$${PORT:-8000}/docs"
-	$(if $(PROFILES),@echo "Prometheus: http://localhost:9090  Grafana: http://localhost:3000")
+	@for second in $$(seq 60); do \
+		$(COMPOSE) exec -T service python -m service.probe >/dev/null 2>&1 && exit 0; sleep 1; \
+	done; $(COMPOSE) logs --tail 20 service; echo "The service is not ready; its log is above." >&2; exit 1
+	@echo "The service is ready: http://localhost:$${PORT:-8000}/docs"
+	$(if $(PROFILES),@echo "Prometheus: http://localhost:$${PROMETHEUS_PORT:-9090}  Grafana: http://localhost:$${GRAFANA_PORT:-3000}")
 
 down:  ## Stop and remove them; models and figures stay in their volumes.
 	$(COMPOSE) --profile monitoring --profile train --profile tools down
@@ -78,6 +87,9 @@ test-containers: $(INSTALLED)  ## Build the images, train, serve, ask, stop: in 
 
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
+
+bench-adapt: $(INSTALLED)  ## What re-estimating statistics brings back, and what it costs.
+	$(BIN)/python -m benchmarks.adapt $(BENCH_OPTIONS)
 
 bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx.load + onnx.save.
 	$(BIN)/python -m benchmarks.fold_resnet50

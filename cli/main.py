@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from cli.adapt import adapt
 from cli.audit import audit
 from cli.console import fail
 from cli.export import export
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, export, fold, inspect, verify, audit, serve):
+for command in (train, audit, export, fold, inspect, verify, adapt, serve):
     app.command()(command)
 app.add_typer(repository)
 app.add_typer(keys)

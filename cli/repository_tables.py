@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from contract.manifest import SourceCard
+    from contract.manifest import Manifest
     from export.removal import Removal
     from export.versions import Leftover, ModelFolder, Version
 
-_COLUMNS = ("version", "created", "size", "BatchNorm\nleft", "accuracy", "copy of", "origin")
+_COLUMNS = ("version", "created", "size", "BatchNorm\nleft", "accuracy", "copy of", "adapted\nfrom", "origin")
 
 
 def size_text(size: int) -> str:
@@ -41,14 +41,15 @@ def version_table(models: Iterable[ModelFolder]) -> Table:
 def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
-        return ("–", size, "", "", "", "")
-    accuracy = held_out_accuracy(manifest.card)
+        return ("–", size, "", "", "", "", "")
+    accuracy = held_out_accuracy(manifest)
     return (
         manifest.created[:16].replace("T", " "),
         size,
         f"{manifest.fold.batchnorm_after} of {manifest.fold.batchnorm_before}",
         "" if accuracy is None else f"{accuracy:.4f}",
         "" if manifest.copy_of is None else str(manifest.copy_of),
+        "" if manifest.adapted is None else str(manifest.adapted.from_version),
         manifest.card.origin,
     )
 
@@ -75,9 +76,10 @@ def leftover_sentence(leftover: Leftover) -> str:
     return f"{what} left it behind; normfold repository prune removes it."
 
 
-def held_out_accuracy(card: SourceCard) -> float | None:
-    """Return the accuracy that a card has of data held out to the end, if it has one."""
-    return card.metrics.get("test_accuracy", card.metrics.get("accuracy"))
+def held_out_accuracy(manifest: Manifest) -> float | None:
+    """Return the accuracy on data held out to the end, if its card has one; nobody measured an adapted network's."""
+    metrics = manifest.card.metrics if manifest.adapted is None else {}
+    return metrics.get("test_accuracy", metrics.get("accuracy"))
 
 
 def describe_model(model: ModelFolder) -> dict[str, Any]:
@@ -96,16 +98,17 @@ def describe(version: Version) -> dict[str, Any]:
     """Return plain types for JSON; what only a manifest says is null where there is none."""
     manifest = version.manifest
     said: dict[str, Any] = dict.fromkeys(
-        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of")
+        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of", "adapted")
     )
     if manifest is not None:
         said = {
             "created": manifest.created,
             "batchnorm_before": manifest.fold.batchnorm_before,
             "batchnorm_after": manifest.fold.batchnorm_after,
-            "accuracy": held_out_accuracy(manifest.card),
+            "accuracy": held_out_accuracy(manifest),
             "origin": manifest.card.origin,
             "copy_of": manifest.copy_of,
+            "adapted": None if manifest.adapted is None else manifest.adapted.model_dump(),
         }
     return {"version": version.number, "bytes": version.size, **said, "problem": version.problem}
 

@@ -9,7 +9,7 @@ a manifest is written in the oldest schema version that has all of its fields:
 
     1   all but the following
     2   copy_of
-    3   preprocessing of sequences; card.running_statistics
+    3   adapted; preprocessing of sequences; card.running_statistics
 """
 
 from __future__ import annotations
@@ -146,6 +146,16 @@ class OutputError(_Record):
     allowed: float
 
 
+class Adaptation(_Record):
+    """What a bundle's statistics were re-estimated from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    from_version: int = Field(gt=0, le=LARGEST_VERSION, description="The version that was adapted.")
+    samples: int = Field(gt=0, description="How many there were, without labels.")
+    prior: float = Field(ge=0, description="How many samples the statistics that training left counted for.")
+
+
 class Manifest(_Record):
     """All that a server must know of a bundle."""
 
@@ -159,6 +169,11 @@ class Manifest(_Record):
         le=LARGEST_VERSION,
         exclude_if=lambda version: version is None,
         description="The version that was rolled back to by this one; left out where there is none.",
+    )
+    adapted: Adaptation | None = Field(
+        default=None,
+        exclude_if=lambda adaptation: adaptation is None,
+        description="Where the statistics were re-estimated; left out where they are those of training.",
     )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -180,6 +195,13 @@ class Manifest(_Record):
         if copy_of is not None and info.data.get("schema_version", 2) < 2:
             raise ValueError("it came with schema version 2")
         return copy_of
+
+    @field_validator("adapted")
+    @classmethod
+    def _check_adapted_schema(cls, adapted: Adaptation | None, info: ValidationInfo) -> Adaptation | None:
+        if adapted is not None and info.data.get("schema_version", 3) < 3:
+            raise ValueError("it came with schema version 3")
+        return adapted
 
     @field_validator("card")
     @classmethod

@@ -6,10 +6,14 @@ check reads package metadata alone, so that it costs nothing and works where ONN
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from contract.errors import SetupError
+
+_SILENT = "ORT_DISABLE_TELEMETRY"
+"""ONNX Runtime's own variable: from 1.32 on it tells its makers of the machine and its use unless this is set."""
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
@@ -33,9 +37,12 @@ class RuntimePackageError(SetupError):
 def require_onnxruntime() -> None:
     """Check that exactly one ONNX Runtime is installed; one of another name (built by hand, say) will do.
 
+    Before it is imported it is told to report to nobody, unless the environment says otherwise.
+
     Raises:
         RuntimePackageError: none of the packages is installed, or more than one.
     """
+    os.environ.setdefault(_SILENT, "1")
     installed = tuple(name for name in _PACKAGES if _is_installed(name))
     if len(installed) > 1 or (not installed and find_spec("onnxruntime") is None):
         raise RuntimePackageError(installed)

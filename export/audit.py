@@ -13,10 +13,9 @@ from contract.findings import Audit, Finding, NormLayer, Severity
 from contract.norm_checks import check_layer
 from export.batchnorm import BatchNorm, is_batchnorm, is_training, read_parameters
 from export.constants import constant_tensor
-from export.fold import label_nodes
 from export.onnx_file import load_model
 from export.opsets import opset_of
-from export.refusal import Refusal, node_label
+from export.refusal import Refusal, node_label, unique_labels
 from export.shapes import infer_shapes
 from export.simplify import compute_constants
 
@@ -37,7 +36,7 @@ def audit_onnx(path: Path) -> Audit:
     while compute_constants(model) and infer_shapes(model):  # parameters that the exporter left to be computed
         pass
     layers = []
-    for node, label in zip(nodes, label_nodes(nodes), strict=True):
+    for node, label in zip(nodes, unique_labels(nodes), strict=True):
         if is_training(node, opset_of(node)):
             findings.append(_training(label))
         read = read_parameters(node, opset_of(node))

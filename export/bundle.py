@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from contract.manifest import (
     MODEL_NAME,
     STATISTICS_NAME,
     UNFOLDED_NAME,
+    Adaptation,
     FoldSummary,
     Manifest,
     OutputError,
@@ -34,7 +36,7 @@ from export.progress import Say, silent
 from export.report import FoldReport
 from export.reserve import reserved
 from export.runner import Engine, Feeds
-from export.statistics import save_statistics
+from export.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
 from export.verify import Verification, verify
 
 _DATATYPES = {
@@ -55,6 +57,15 @@ _DATATYPES = {
 _RECORDED_PACKAGES = (
     *("normfold", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """What a model whose statistics were re-estimated keeps of where they come from."""
+
+    record: Adaptation
+    trained: Mapping[str, Statistics]
+    """What training left, by BatchNormalization."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ def export_bundle(
     takes_pixels: bool = False,
     watch: bool = True,
     held_out: Path | Feeds | None = None,
+    adapted: Adapted | None = None,
     say: Say = silent,
 ) -> Exported:
     """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
@@ -98,6 +110,7 @@ def export_bundle(
         held_out: rows of that kind that the network was not trained on, as the served network takes them: an .npz file
             with one array for each input, or the arrays; without them the service shows how far inputs are from
             training's, and cannot say what is too far.
+        adapted: where the model's statistics come from, if not from training.
         say: called with what is being done, in words.
 
     Returns:
@@ -124,7 +137,9 @@ def export_bundle(
             require_consistent(source)
             raise
         save_model(model, folder / MODEL_NAME)
-        save_statistics(report, folder / STATISTICS_NAME)
+        save_statistics(report, folder / STATISTICS_NAME, merging)
+        if adapted is not None:
+            save_trained(adapted.trained, folder / TRAINED_NAME)
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
         say("verifying")
@@ -136,10 +151,11 @@ def export_bundle(
             monitor = _write_monitor(source, folder, pixels, held_out)
         say("writing the manifest")
         manifest = Manifest(
-            schema_version=card.schema_version,
+            schema_version=max(card.schema_version, 1 if adapted is None else 3),
             name=name,
             version=number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            adapted=None if adapted is None else adapted.record,
             inputs=tuple(map(_spec, _true_inputs(model))),
             outputs=specs[1],
             takes_pixels=takes_pixels,

@@ -7,6 +7,8 @@ NormfoldError (contract)
 │   ├── FeedError            no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
 │   ├── BundleError          the bundle cannot be written under this name and version
+│   ├── NotAdaptableError    the bundle's statistics cannot be re-estimated from its files
+│   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is no folder
 │       ├── UnknownModelError    no model, or no version of it, has that name
@@ -16,7 +18,11 @@ NormfoldError (contract)
 ├── CheckError
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
-│   └── DamagedVersionError  a version is not what was exported
+│   ├── DamagedVersionError  a version is not what was exported
+│   └── AdaptationError      the samples are no ground to re-estimate statistics on
+│       ├── SampleCountError     they are too few, or too many
+│       ├── MovingSamplesError   the first half of them is not like the second
+│       └── StatisticsError      what they give is no number
 └── SetupError
     ├── ReadError            a folder cannot be read: no permission, a failing disk
     └── WriteError           the target cannot be written: disk full, no permission
@@ -58,6 +64,14 @@ class PixelError(InputError):
 
 class BundleError(InputError):
     """The bundle cannot be written under this name and version."""
+
+
+class NotAdaptableError(InputError):
+    """The bundle's statistics cannot be re-estimated from its files."""
+
+
+class SampleError(InputError):
+    """The samples cannot be read, or are not what the network takes."""
 
 
 class RepositoryError(InputError):
@@ -126,6 +140,40 @@ class DamagedVersionError(CheckError):
     def __init__(self, name: str, version: int, problem: str) -> None:
         super().__init__(f"Version {version} of {name!r} is damaged, and nothing was written: {problem}")
         self.name, self.version, self.problem = name, version, problem
+
+
+class AdaptationError(CheckError):
+    """The samples are no ground to re-estimate statistics on; nothing was written."""
+
+
+class SampleCountError(AdaptationError):
+    """The samples are too few, or too many."""
+
+    def __init__(self, count: int, problem: str) -> None:
+        super().__init__(f"{count:,} samples {problem}; nothing was written.")
+        self.count = count
+
+
+class MovingSamplesError(AdaptationError):
+    """The first half of the samples is not like the second."""
+
+    def __init__(self, node: str, what: str, gap: float, z: float) -> None:
+        super().__init__(
+            f"The first half of the samples is not like the second: at BatchNormalization {node!r} their {what}, "
+            f"{z:.0f} times what chance does. Either the inputs were still changing, or the samples are sorted; give "
+            "samples of one state of affairs, in the order in which they came. Nothing was written."
+        )
+        self.node, self.gap, self.z = node, gap, z
+
+
+class StatisticsError(AdaptationError):
+    """What the samples give is no number."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"The samples drive BatchNormalization {node!r} beyond what its numbers can hold; nothing was written."
+        )
+        self.node = node
 
 
 class ReadError(SetupError):

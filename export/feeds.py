@@ -48,15 +48,7 @@ def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
     Raises:
         FeedError: unreadable, or names, dtypes or shapes that the model does not take.
     """
-    try:
-        with zipfile.ZipFile(path):  # numpy would take other files for pickles, or for a single array
-            pass
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise FeedError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (zipfile.BadZipFile, ValueError, EOFError, zlib.error):
-        raise FeedError(f"{str(path)!r} is no .npz file of plain arrays, or is damaged.") from None
+    arrays = read_arrays(path)
     if arrays.keys() != {port.name for port in inputs}:
         wanted = [port.name for port in inputs]
         raise FeedError(f"{str(path)!r} holds the arrays {sorted(arrays)}; the model's inputs are {wanted}.")
@@ -64,12 +56,28 @@ def read_feeds(path: Path, inputs: Sequence[Port]) -> Feeds:
         array = arrays[port.name]
         if array.dtype != port.dtype.numpy():
             raise FeedError(f"The array {port.name!r} is {array.dtype}, the model's input {port.dtype.numpy()}.")
-        fits = [size == given for size, given in zip(port.shape, array.shape, strict=False) if isinstance(size, int)]
-        if array.ndim != len(port.shape) or not all(fits):
+        if not port.fits(array.shape):
             raise FeedError(f"The array {port.name!r} has shape {list(array.shape)}, the input {list(port.shape)}.")
         if not array.size or not np.isfinite(array).all():
             raise FeedError(f"The array {port.name!r} is empty, or holds NaN or infinity, which prove nothing.")
     return arrays
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """Read all arrays of an .npz file.
+
+    Raises:
+        FeedError: it cannot be read, or holds something else.
+    """
+    try:
+        with zipfile.ZipFile(path):  # numpy would take other files for pickles, or for a single array
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise FeedError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except (zipfile.BadZipFile, ValueError, EOFError, zlib.error):
+        raise FeedError(f"{str(path)!r} is no .npz file of plain arrays, or is damaged.") from None
 
 
 def moved_by_one_ulp(feeds: Feeds, seed: int) -> Feeds:

@@ -9,7 +9,6 @@ Each BatchNormalization is tried backwards first (the layer before it takes the 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection
 
 import onnx_ir as ir
@@ -27,7 +26,7 @@ from export.operators.table import OPERATORS
 from export.opsets import opset_of
 from export.pixels import FromPixels, take_pixels
 from export.plan import Plan, Planner
-from export.refusal import Refusal, node_label
+from export.refusal import Refusal, node_label, unique_labels
 from export.report import Entry, FoldReport, Outcome
 from export.sequence import merge_sequences
 from export.shapes import infer_shapes, rank_of
@@ -64,7 +63,7 @@ def fold(
     while compute_constants(model) and infer_shapes(model):
         pass
     report = FoldReport()
-    for node, label in zip(nodes, labels := label_nodes(nodes), strict=True):
+    for node, label in zip(nodes, labels := unique_labels(nodes), strict=True):
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
             report.parameters[label] = read
@@ -233,13 +232,3 @@ class _Pass:
 
 def _is_affine(node: ir.Node) -> bool:
     return is_batchnorm(node) or node.op_type in ELEMENTWISE
-
-
-def label_nodes(nodes: list[ir.Node]) -> list[str]:
-    """Return a label for each node; names need not be unique in a graph, labels are."""
-    seen: Counter[str] = Counter()
-    labels = []
-    for label in map(node_label, nodes):
-        seen[label] += 1
-        labels.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
-    return labels

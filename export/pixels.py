@@ -48,6 +48,11 @@ class Pixels:
         tensor: Tensor = (self.gain * pixels.astype(np.float64) + self.offset).astype(dtype.numpy())
         return tensor
 
+    def pixels_of(self, tensor: Tensor) -> Tensor:
+        """Return the pixels, uint8, of what the network took before: rounded to the nearest, and cut to 0 to 255."""
+        pixels: Tensor = np.clip(np.rint((tensor - self.offset) / self.gain), 0, FULL).astype(np.uint8)
+        return pixels
+
 
 @dataclass(frozen=True)
 class FromPixels:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contract.bundle import DamagedBundleError, check_files, read_own_manifest
-from contract.manifest import MANIFEST_NAME, Manifest, ManifestError, to_json
-from export.errors import DamagedVersionError, VersionChoiceError
+from contract.manifest import MANIFEST_NAME, Manifest, to_json
+from export.errors import VersionChoiceError
 from export.progress import Say, silent
 from export.reserve import reserved
-from export.versions import find_model
+from export.versions import check_version, find_model
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def roll_back(repository: Path, name: str, to: int | None = None, say: Say = sil
     if to == numbers[-1]:
         raise VersionChoiceError(f"Version {to} of {name!r} is the newest already; name an earlier one with --to.")
     say(f"checking {name}/{to}")
-    manifest = _check(source.folder, repository, name, to)
+    manifest = check_version(source.folder, repository)
     with reserved(repository, name, None) as (folder, number):
         say(f"writing {name}/{number}")
         copy = manifest.as_copy(number, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -76,13 +75,3 @@ def link_or_copy(source: Path, target: Path) -> bool:
         shutil.copyfile(source, target)
         return False
     return True
-
-
-def _check(folder: Path, repository: Path, name: str, number: int) -> Manifest:
-    """Read a version's manifest, once every file was compared with it."""
-    try:
-        manifest = read_own_manifest(folder, repository)
-        check_files(folder, manifest, repository)
-    except (ManifestError, DamagedBundleError) as error:
-        raise DamagedVersionError(name, number, str(error)) from None
-    return manifest

@@ -34,6 +34,11 @@ class Port:
     dtype: ir.DataType
     shape: tuple[int | str | None, ...]
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape may stand here."""
+        sizes = zip(self.shape, shape, strict=False)
+        return len(shape) == len(self.shape) and all(size == given for size, given in sizes if isinstance(size, int))
+
 
 class Engine(StrEnum):
     """What runs a model."""
@@ -59,7 +64,7 @@ class Runner:
     def __init__(self, path: Path, engine: Engine | None = None) -> None:
         model = load_model(path)
         self.path = path
-        self.inputs = [_port(path, value) for value in model.graph.inputs if not value.is_initializer()]
+        self.inputs = input_ports(path, model)
         self.outputs = [_port(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.engine, self._run = _start(path, model, engine)
@@ -76,6 +81,15 @@ class Runner:
         except Exception as error:  # noqa: BLE001 -- as above
             raise ModelFileError(self.path, f"failed to run: {_one_line(error)}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+
+def input_ports(path: Path, model: ir.Model) -> list[Port]:
+    """Return the inputs that a caller must give: those without a default among the initializers.
+
+    Raises:
+        ModelFileError: one is no tensor, or of unknown rank.
+    """
+    return [_port(path, value) for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _rounds_at_once(model: ir.Model, inputs: Sequence[Port]) -> bool:

@@ -19,7 +19,14 @@ from pathlib import Path
 from contract.bundle import NAME_PATTERN, DamagedBundleError, check_files, lies_within, read_own_manifest, read_version
 from contract.errors import NormfoldError
 from contract.manifest import Manifest, ManifestError
-from export.errors import ForeignFolderError, NoRepositoryError, ReadError, UnknownModelError, UnknownVersionError
+from export.errors import (
+    DamagedVersionError,
+    ForeignFolderError,
+    NoRepositoryError,
+    ReadError,
+    UnknownModelError,
+    UnknownVersionError,
+)
 
 _LEFTOVER = re.compile(r"([1-9][0-9]*)\.(partial|deleted)")
 
@@ -107,6 +114,20 @@ def find_model(repository: Path, name: str, contents: bool = False) -> ModelFold
     if model.fault is not None:
         raise model.fault
     return model
+
+
+def check_version(folder: Path, repository: Path) -> Manifest:
+    """Read the manifest of a version, NAME/VERSION/, once every file was compared with it.
+
+    Raises:
+        DamagedVersionError: it is not what was exported.
+    """
+    try:
+        manifest = read_own_manifest(folder, repository)
+        check_files(folder, manifest, repository)
+    except (ManifestError, DamagedBundleError) as error:
+        raise DamagedVersionError(folder.parent.name, int(folder.name), str(error)) from None
+    return manifest
 
 
 def facts_of(folder: Path) -> Iterator[os.stat_result]:

@@ -40,12 +40,12 @@ def main() -> None:
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
     project = read_project()
     for role, extras in ROLES.items():
-        asked = [option for extra in extras for option in ("--extra", extra)] + ["pyproject.toml"]
+        asked = [option for extra in extras for option in ("--extra", extra)] + [*upgrade, "pyproject.toml"]
         if role == "train":
-            resolved = _resolved(asked)
+            resolved = dict(_NAME.findall(_compile(role, asked)))
             _write(TORCH, project, f"torch=={_release(resolved['torch'])}\n")
             asked += [option for name in resolved if _OF_CUDA.match(name) for option in ("--no-emit-package", name)]
-        _lock(role, project, [*asked, *upgrade])
+        _lock(role, project, asked)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "build.in"
         source.write_text("\n".join(project["build-system"]["requires"]) + "\n")
@@ -68,14 +68,8 @@ def first_line(role: str, project: dict[str, Any]) -> str:
     return f"# Made by `make lock`; the requirements of pyproject.toml: {digest}\n"
 
 
-def _lock(role: str, project: dict[str, Any], options: list[str]) -> None:
-    path = FOLDER / f"{role}.txt"
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / path.name
-        if path.exists():
-            output.write_text(path.read_text())  # its versions are preferred
-        _compile([*options, "--generate-hashes", "--output-file", str(output)])
-        _write(role, project, output.read_text())
+def _lock(role: str, project: dict[str, Any], asked: list[str]) -> None:
+    _write(role, project, _compile(role, [*asked, "--generate-hashes"]))
 
 
 def _write(role: str, project: dict[str, Any], text: str) -> None:
@@ -83,18 +77,17 @@ def _write(role: str, project: dict[str, Any], text: str) -> None:
     (FOLDER / f"{role}.txt").write_text(first_line(role, project) + text)
 
 
-def _resolved(options: list[str]) -> dict[str, str]:
-    return dict(_NAME.findall(_compile(options)))
-
-
-def _compile(options: list[str]) -> str:
-    """Run uv's resolver for every platform that Python 3.11 runs on."""
+def _compile(role: str, asked: list[str]) -> str:
+    """Return what uv resolves for every platform that Python 3.11 runs on; versions pinned before are preferred."""
     fixed = ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
-    command = [sys.executable, "-m", "uv", "pip", "compile", *fixed, *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"uv could not resolve {' '.join(options)}.")
-    return done.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "pins.txt"
+        before = [path.read_text() for path in (FOLDER / f"{role}.txt", FOLDER / f"{TORCH}.txt") if path.exists()]
+        output.write_text("".join(before))
+        command = [sys.executable, "-m", "uv", "pip", "compile", *fixed, *asked, "--output-file", str(output)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise SystemExit(f"uv could not resolve what {role} asks for.")
+        return output.read_text()
 
 
 def _release(version: str) -> str:

@@ -80,7 +80,7 @@ class _App(FastAPI):
         """Put the middleware around everything."""
         self._needs_key = doors is not None
         self._surrounded: RequestMiddleware | Cors = RequestMiddleware(
-            super().__call__, infer, telemetry, settings.max_body_bytes, doors, spans
+            super().__call__, infer, telemetry, settings.max_body_bytes, settings.max_bodies_bytes, doors, spans
         )
         if settings.cors_origins:
             self._surrounded = Cors(self._surrounded, settings.cors_origins)

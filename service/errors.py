@@ -23,6 +23,7 @@
     └── ServingError                    the request is right, and the service cannot answer it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── QueueFullError              as many rows wait as may
+        ├── BodiesFullError             large bodies take as much memory as they may
         ├── AnswersFullError            answers that nobody has read yet take as much memory as they may
         ├── DeadlineError               the request's time was up before its answer was there
         ├── ClientLeftError             the client is gone: nobody reads the answer
@@ -188,6 +189,15 @@ class QueueFullError(ServingError):
             f"second{'s' * (retry_after_s > 1)}."
         )
         self.queue_capacity, self.retry_after_s = queue_capacity, retry_after_s
+
+
+class BodiesFullError(ServingError):
+    """Large bodies of other requests take as much memory as they may."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many large requests are being answered; try again in 1 second.")
 
 
 class AnswersFullError(ServingError):

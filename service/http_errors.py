@@ -24,6 +24,7 @@ from service.errors import (
     AddressError,
     AnswersFullError,
     AnswerTooLargeError,
+    BodiesFullError,
     BodyTooLargeError,
     BundleError,
     ClientLeftError,
@@ -71,6 +72,7 @@ STATUS: dict[type[NormfoldError], int] = {
     ClientLeftError: 499,  # for the log: no status of HTTP says so
     ModelUnavailableError: 503,
     QueueFullError: 503,
+    BodiesFullError: 503,
     AnswersFullError: 503,
     UnloadedError: 503,
     DeadlineError: 504,
@@ -120,7 +122,7 @@ def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, byt
         headers.append((b"connection", b"close"))  # the rest of the body is never read
     if isinstance(error, NoKeyError):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, QueueFullError | AnswersFullError | RateError):
+    if isinstance(error, QueueFullError | BodiesFullError | AnswersFullError | RateError):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     prefix = f"[request id: {identity}] " if identity else ""
     return status, error_body(prefix + str(error)), headers

@@ -13,10 +13,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.errors import NormfoldError
 from service.body import Headers, check_declared, drain
+from service.body_room import BodyRoom
 from service.connection import CYCLE, waits_for_a_word
 from service.doors import Doors
-from service.errors import BodyTooLargeError, RequestError, UnknownPathError
+from service.errors import BodiesFullError, BodyTooLargeError, UnknownPathError
 from service.http_errors import STATUS, describe_error, describe_fault, error_response, log_fault
 from service.infer import InferRoute
 from service.logs import REQUEST_ID, TRACE_ID
@@ -38,6 +40,7 @@ class RequestMiddleware:
         infer: what answers before that.
         telemetry: where requests are counted.
         max_body_bytes: of a body, the limit.
+        max_bodies_bytes: of all large bodies together, likewise.
         doors: who may pass; None if anyone may.
         spans: where requests are traced, if they are.
     """
@@ -48,11 +51,13 @@ class RequestMiddleware:
         infer: InferRoute,
         telemetry: Telemetry,
         max_body_bytes: int,
+        max_bodies_bytes: int,
         doors: Doors | None = None,
         spans: Spans | None = None,
     ) -> None:
         self._app, self._infer, self._telemetry, self._max_body_bytes = app, infer, telemetry, max_body_bytes
         self._doors, self._spans = doors, spans
+        self._bodies = BodyRoom(max_bodies_bytes, max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,7 +70,7 @@ class RequestMiddleware:
         if self._spans is not None or b"traceparent" in headers:
             self._note_trace(phases, headers)
         telemetry.in_flight += 1
-        token = REQUEST_ID.set(phases.request_id)
+        token, held = REQUEST_ID.set(phases.request_id), 0
         try:
             is_plain = (
                 b"host" in headers and b"transfer-encoding" not in headers and len(headers) == len(scope["headers"])
@@ -77,10 +82,14 @@ class RequestMiddleware:
             elif refusal is not None:
                 await _refuse(scope, _noted(send, phases), refusal)
             elif (named := InferRoute.match(scope)) is not None:
+                held = self._bodies.take(headers)
                 await self._infer(scope, receive, send, headers, phases, named)
             else:
+                held = self._bodies.take(headers)
                 scope[PHASES_KEY] = phases
                 await self._answer(scope, headers, receive, _noted(send, phases))
+        except BodiesFullError as error:
+            await _refuse(scope, _noted(send, phases), error)
         except ClientDisconnect:
             phases.status = CLIENT_LEFT
         except asyncio.CancelledError:  # the HTTP server has waited long enough at its end
@@ -96,6 +105,7 @@ class RequestMiddleware:
             await error_response(describe_fault(phases.identity), 500)(scope, receive, _noted(send, phases))
         finally:
             scope.pop(CYCLE, None)
+            self._bodies.give_back(held)
             telemetry.in_flight -= 1
             if not phases.model:
                 phases.model = scope.get("path_params", {}).get("model", "")
@@ -146,7 +156,7 @@ class RequestMiddleware:
         await self._app(scope, receive_within_limit, send_and_drain)
 
 
-async def _refuse(scope: Scope, send: Send, error: RequestError) -> None:
+async def _refuse(scope: Scope, send: Send, error: NormfoldError) -> None:
     """Answer a request whose body is not read."""
     status, body, extra = describe_error(error, None)
     fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *extra]

@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Requests with a larger body are refused with status 413."
     )
+    max_bodies_bytes: int = Field(
+        default=2**30,
+        ge=1,
+        description="Bytes of large bodies, from head to answer, in each process; one more is answered 503.",
+    )
     max_answer_bytes: int = Field(
         default=2**30,
         ge=1,

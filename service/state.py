@@ -33,14 +33,27 @@ def prepared_state(state_dir: Path | None, workers: int) -> Iterator[Path | None
     if state_dir is None and workers == 1:
         yield None
     elif state_dir is None:
-        with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-            Path(folder, WORKERS).mkdir()
-            yield Path(folder)
+        with _temporary() as folder:
+            (folder / WORKERS).mkdir()
+            yield folder
     else:
         with _locked(state_dir):
             shutil.rmtree(state_dir / WORKERS, ignore_errors=True)
             (state_dir / WORKERS).mkdir()
             yield state_dir
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="normfold-")
+    except OSError:
+        raise SettingsError(
+            "Several workers need a folder to meet in, and no temporary one can be written; name one with "
+            "NORMFOLD_STATE_DIR."
+        ) from None
+    with made as folder:
+        yield Path(folder)
 
 
 @contextmanager

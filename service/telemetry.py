@@ -50,6 +50,10 @@ PHASES_KEY = "normfold.phases"
 """Key in the ASGI scope of a request's `Phases`."""
 
 
+WATCHERS = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
+"""Paths that probes and scrapers ask all the time: what they get as they should is neither counted nor logged."""
+
+
 class Histogram:
     """Counts by upper bound, and their sum."""
 
@@ -205,6 +209,8 @@ class Telemetry:
 
     def record(self, phases: Phases) -> None:
         """Count a request that was answered, and write its line."""
+        if phases.path in WATCHERS and phases.status in (200, 503):
+            return
         phases.ended = perf_counter()
         stats = self.stats(phases.model if phases.version else "", phases.version)
         stats.statuses[phases.status] += 1

@@ -43,6 +43,12 @@ class Engine:
         """Run a command of compose."""
         return self._run([*self.compose, *arguments], True, timeout)
 
+    def size_mb(self, image: str) -> float:
+        """Return the size of an image; a build may have used its base without keeping it."""
+        if not self("images", "--quiet", image, check=False).split():
+            self("pull", image, timeout=600)
+        return float(self.inspect(image)["Size"]) / 1e6
+
     def inspect(self, name: str) -> dict[str, Any]:
         """Return what the engine knows of a container or an image."""
         found: dict[str, Any] = json.loads(self("inspect", name))[0]

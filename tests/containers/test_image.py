@@ -16,7 +16,7 @@ def run(engine: Engine, image: str, script: str) -> str:
 
 
 def test_it_is_small(engine: Engine, image: str) -> None:
-    size, base = (engine.inspect(name)["Size"] / 1e6 for name in (image, BASE))
+    size, base = engine.size_mb(image), engine.size_mb(BASE)
 
     print(f"\nthe image has {size:.0f} MB, {size - base:.0f} above its base (at most {LARGEST_MB})")
     assert size - base <= LARGEST_MB

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from tests.containers.conftest import PORT, PROJECT, Engine, Stack, address, tensors, wait_until_ready
 
 READY_WITHIN_S = 3.0
-LIMIT_MB = 400
+LIMIT_MB = 1024
 GRACE_S = 30
 
 
@@ -75,7 +75,7 @@ def test_it_has_the_limits_that_compose_names(engine: Engine, stack: Stack) -> N
     limits = engine.inspect(stack.container)["HostConfig"]
 
     assert limits["Memory"] == 2**30
-    assert limits["NanoCpus"] == 2e9
+    assert limits["NanoCpus"] == 1e9
     assert limits["PidsLimit"] == 512
 
 
@@ -156,15 +156,22 @@ def _wait_until_in_flight(url: str, requests: int) -> None:
     raise AssertionError("the requests were not in flight together")
 
 
+def test_it_writes_nothing_and_reports_to_nobody(engine: Engine, stack: Stack) -> None:
+    """ONNX Runtime would leave files of its telemetry there."""
+    found = engine("exec", stack.container, "find", "/tmp", "-type", "f", "-not", "-path", "/tmp/state/*").split()
+
+    assert found == []
+
+
 def test_a_memory_limit_holds(engine: Engine, stack: Stack, started: list[str]) -> None:
-    """Large requests at once: it stays within its limit, and is there afterwards."""
-    limit = (f"--memory={LIMIT_MB}m", f"--memory-swap={LIMIT_MB}m")
-    bounds = ("--env=NORMFOLD_MAX_BODY_BYTES=4000000", "--env=NORMFOLD_QUEUE_CAPACITY=1000000")
+    """As large requests as may be, many at once, under what compose sets: it stays within its limit, and is there."""
+    limit = (f"--memory={LIMIT_MB}m", f"--memory-swap={LIMIT_MB}m", "--cpus=1", "--tmpfs=/tmp:size=64m,mode=1777")
+    bounds = ("--env-file=deploy/compose.env", "--env=NORMFOLD_QUEUE_CAPACITY=1000000")
     options = ("--publish=127.0.0.1::8000", f"--volume={stack.volume}:/models:ro", *limit, *bounds)
     started.append(engine.start(*options))
     url = address(engine, started[0])
     wait_until_ready(url)
-    body, headers = tensors(15_000)
+    body, headers = tensors(60_000)
     statuses: list[int] = []
 
     def ask() -> None:
@@ -175,6 +182,8 @@ def test_a_memory_limit_holds(engine: Engine, stack: Stack, started: list[str]) 
             except urllib.error.HTTPError as error:
                 statuses.append(error.code)
                 error.close()
+            except urllib.error.URLError:
+                statuses.append(0)  # it was refused while it was still being sent
 
     threads = [threading.Thread(target=ask) for _ in range(24)]
     for thread in threads:
@@ -186,8 +195,10 @@ def test_a_memory_limit_holds(engine: Engine, stack: Stack, started: list[str]) 
     found = re.search(r"^process_resident_memory_bytes (.*)$", metrics, re.MULTILINE)
     assert found is not None
     state = engine.inspect(started[0])["State"]
-    print(f"\n{len(statuses)} requests of 4 MB, 24 at once: {float(found[1]) / 1e6:.0f} of {LIMIT_MB} MB used")
-    assert statuses == [200] * 240
+    served = statuses.count(200)
+    print(f"\n{len(statuses)} requests of 15 MB, 24 at once: {served} served, then {float(found[1]) / 1e6:.0f} MB held")
+    assert set(statuses) <= {0, 200, 503}
+    assert served >= 24
     assert state["Running"]
     assert not state["OOMKilled"]
 

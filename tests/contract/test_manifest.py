@@ -13,6 +13,7 @@ from contract.manifest import (
     DATATYPES,
     LARGEST_VERSION,
     SCHEMA_VERSION,
+    Adaptation,
     FoldSummary,
     LayerMovement,
     Manifest,
@@ -149,6 +150,36 @@ def test_a_copy_may_not_lie_beyond_the_largest_version() -> None:
     ],
 )
 def test_a_wrong_copy_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ManifestError, match=says):
+        read_manifest(written(tmp_path, **changes))
+
+
+ADAPTED = {"from_version": 2, "samples": 200, "prior": 16.0}
+
+
+def test_an_adapted_bundle_says_so_in_schema_version_3_and_so_do_its_copies(tmp_path: Path) -> None:
+    adapted = read_manifest(written(tmp_path, schema_version=3, adapted=ADAPTED))
+    copy = adapted.as_copy(7, "2026-02-01T00:00:00Z")
+
+    (tmp_path / "manifest.json").write_text(to_json(copy))
+
+    assert adapted.adapted == Adaptation(from_version=2, samples=200, prior=16)
+    assert read_manifest(tmp_path / "manifest.json") == copy
+    assert (copy.schema_version, copy.copy_of, copy.adapted) == (3, 3, adapted.adapted)
+    assert "adapted" not in to_json(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"adapted": ADAPTED, "schema_version": 2}, "'adapted': Value error, it came with schema version 3"),
+        ({"adapted": ADAPTED | {"from_version": 0}, "schema_version": 3}, "'adapted.from_version'"),
+        ({"adapted": ADAPTED | {"samples": 0}, "schema_version": 3}, "'adapted.samples'"),
+        ({"adapted": ADAPTED | {"prior": -1}, "schema_version": 3}, "'adapted.prior'"),
+        ({"adapted": {"from_version": 1}, "schema_version": 3}, "'adapted.samples'"),
+    ],
+)
+def test_a_wrong_adaptation_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ManifestError, match=says):
         read_manifest(written(tmp_path, **changes))
 

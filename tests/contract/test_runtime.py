@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from contract import runtime
@@ -44,3 +49,31 @@ def test_openvinos_package_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_installed_is_read_from_the_packages() -> None:
     assert runtime._is_installed("pytest")
     assert not runtime._is_installed("no-such-package-at-all")
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_it_reports_to_nobody_unless_somebody_wants_it(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, kept: str
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", given)
+
+    require_onnxruntime()
+
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == kept
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
+
+
+def test_serving_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
+    """Where ONNX Runtime reports, it keeps a device's number there."""
+    code = (
+        "import sys; from pathlib import Path; from contract.runtime import require_onnxruntime; require_onnxruntime();"
+        "import onnxruntime, time; onnxruntime.SessionOptions(); time.sleep(1)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

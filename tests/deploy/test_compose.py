@@ -15,6 +15,7 @@ from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+KEYS = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = ["service", "train", "tools"]
@@ -32,7 +33,7 @@ def environment(file: dict[str, Any]) -> dict[str, str]:
     return {name: value for service in services for name, value in service.get("environment", {}).items()}
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.gpu.yml"])
+@pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.keys.yml"])
 def test_a_compose_file_is_what_the_specification_allows(file: str) -> None:
     done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
 
@@ -59,7 +60,7 @@ def test_nothing_has_privileges(name: str) -> None:
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_ports_are_open_to_this_machine_alone(name: str) -> None:
     for port in COMPOSE["services"][name].get("ports", []):
-        assert port.startswith("127.0.0.1:")
+        assert port.startswith(("127.0.0.1:", "${ADDRESS:-127.0.0.1}:"))
 
 
 def test_the_service_may_read_models_and_not_write_them() -> None:
@@ -79,11 +80,44 @@ def test_the_service_may_take_its_grace_to_stop() -> None:
     assert patience > Settings.model_fields["shutdown_grace_s"].default + 5
 
 
-@pytest.mark.parametrize("file", [COMPOSE, GPU])
+@pytest.mark.parametrize("file", [COMPOSE, GPU, KEYS])
 def test_the_service_knows_every_setting(file: dict[str, Any]) -> None:
     given = {name for name in environment(file) if name.startswith(PREFIX)}
 
     assert given <= {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def settings() -> dict[str, str]:
+    """Return the settings that the service gets."""
+    lines = (ROOT / "deploy" / "compose.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_the_settings_are_known_and_a_person_may_override_them() -> None:
+    named = COMPOSE["services"]["service"]["env_file"]
+
+    assert [one["path"] for one in named] == ["deploy/compose.env", "normfold.env"]
+    assert settings().keys() <= {PREFIX + name.upper() for name in Settings.model_fields}
+    assert "environment" not in COMPOSE["services"]["service"]  # it would go before normfold.env
+
+
+def test_what_clients_hold_fits_into_the_memory_limit() -> None:
+    """The sum of docs/operations.md, for one processor."""
+    size = {name: int(value) for name, value in settings().items() if name.endswith("_BYTES")}
+    held = size["NORMFOLD_MAX_BODIES_BYTES"] + size["NORMFOLD_MAX_ANSWER_BYTES"]
+
+    assert COMPOSE["services"]["service"]["deploy"]["resources"]["limits"]["memory"] == "${MEMORY:-1g}"
+    assert 105e6 + held + 2 * 10 * size["NORMFOLD_MAX_BODY_BYTES"] + 200e6 < 2**30
+
+
+def test_prometheus_with_a_key_is_as_without() -> None:
+    folder = ROOT / "deploy" / "prometheus"
+    plain, keyed = (yaml.safe_load((folder / name).read_text()) for name in ("prometheus.yml", "prometheus-keys.yml"))
+    (key,) = [job.pop("authorization") for job in keyed["scrape_configs"]]
+    (mount,) = KEYS["services"]["prometheus"]["volumes"]
+
+    assert plain == keyed
+    assert key["credentials_file"].startswith(mount.split(":")[1])
 
 
 def test_the_image_names_known_settings_alone() -> None:

@@ -260,11 +260,15 @@ def test_tmp_can_be_written_and_is_bounded(resource: Resource) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_answers_and_tmp_leave_half_of_the_memory(server: Resource) -> None:
-    limit = bytes_of(container_of(server)["resources"]["limits"]["memory"])
+def test_what_clients_hold_leaves_room_for_models(server: Resource) -> None:
+    """The sum of docs/operations.md: bodies, answers, JSON that is being read, and /tmp, beside the process itself."""
+    container = container_of(server)
+    limit, cpus = bytes_of(container["resources"]["limits"]["memory"]), int(container["resources"]["limits"]["cpu"])
     (tmp,) = [one["emptyDir"] for one in pod_of(server)["volumes"] if "emptyDir" in one]
-    bounded = int(environment_of(server)["NORMFOLD_MAX_ANSWER_BYTES"]) + bytes_of(tmp["sizeLimit"])
-    assert bounded <= limit / 2
+    set_to = {name: int(value) for name, value in environment_of(server).items() if name.endswith("_BYTES")}
+    reading = (cpus + 1) * 10 * set_to["NORMFOLD_MAX_BODY_BYTES"]
+    held = set_to["NORMFOLD_MAX_BODIES_BYTES"] + set_to["NORMFOLD_MAX_ANSWER_BYTES"]
+    assert 105e6 + held + reading + bytes_of(tmp["sizeLimit"]) < limit
 
 
 def test_limits_are_the_requests_and_name_the_processors() -> None:
@@ -305,3 +309,9 @@ def test_patched_autoscaler_fits_the_schema() -> None:
     scaler = base("hpa")
     scaler["spec"]["metrics"].append(patch["value"])
     kubernetes_validate.validate(scaler, VERSIONS[-1], strict=True)
+
+
+def test_alerts_are_those_of_prometheus() -> None:
+    rule = read(KUBERNETES / "components" / "monitoring" / "prometheusrule.yaml")
+
+    assert rule["spec"] == read(ROOT / "deploy" / "prometheus" / "alerts.yml")

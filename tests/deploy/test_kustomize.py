@@ -27,7 +27,7 @@ from tests.deploy.manifests import (
 ALONE = {KUBERNETES / "upload.yaml", KUBERNETES / "prometheus-adapter-rule.yaml"}
 """Files that docs/kubernetes.md has applied by themselves."""
 
-CUSTOM = {"ServiceMonitor"}
+CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 
 RESOURCES = {
     (resource["kind"], resource["metadata"]["name"]): resource

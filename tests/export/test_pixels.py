@@ -37,6 +37,18 @@ def network(rng: np.random.Generator, front: list[NodeProto] | None = None, pads
     return model(nodes, STANDARDISED, ["y"], constants, dtype=np.float32)
 
 
+@pytest.mark.parametrize("preprocessing", [CARD, None])
+def test_pixels_survive_their_standardisation(preprocessing: Any) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
+    standard = Pixels.of(preprocessing)
+
+    tensor = standard.standardised(pixels, ir.DataType.FLOAT)
+
+    np.testing.assert_array_equal(standard.pixels_of(tensor), pixels)
+    assert standard.pixels_of(tensor - 999).max() == 0
+    assert standard.pixels_of(tensor + 999).min() == 255
+
+
 def taken(source: onnx.ModelProto, preprocessing: ImagePreprocessing | None) -> tuple[onnx.ModelProto, FoldReport]:
     working = ir.from_proto(source)
     report = fold(working, pixels=FromPixels(preprocessing))

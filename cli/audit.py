@@ -38,7 +38,8 @@ def audit(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="For module:factory: .safetensors, or a .pt/.pth state dict.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Weights of module:factory, as .safetensors or a .pt/.pth state dict.", metavar="FILE"),
     ] = None,
     input_: Annotated[
         str | None,
@@ -47,7 +48,7 @@ def audit(
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="For module:factory: an argument; repeat it.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="An argument for module:factory; repeat it.", metavar="NAME=VALUE")
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with histograms of gain and drift.", metavar="FILE")

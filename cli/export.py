@@ -39,7 +39,8 @@ def export(
         Path | None, typer.Option(help="Source card: preprocessing, labels … as JSON.", metavar="FILE")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="For module:factory: .safetensors, or a .pt/.pth state dict.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Weights of module:factory, as .safetensors or a .pt/.pth state dict.", metavar="FILE"),
     ] = None,
     input_: Annotated[
         str | None,
@@ -51,7 +52,7 @@ def export(
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="For module:factory: an argument; repeat it.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="An argument for module:factory; repeat it.", metavar="NAME=VALUE")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, when exporting from torch.")] = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Leave height and width free.")] = False,

@@ -194,7 +194,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))
-    app.include_router(shift_routes(repository))
+    app.include_router(shift_routes(repository, workers))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, crew))
     app.include_router(health_routes(repository, crew, needs_key=doors is not None))

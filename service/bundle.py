@@ -24,6 +24,7 @@ from service.jobs import BatchPolicy
 from service.opening import open_session
 from service.providers.table import CPU
 from service.providers.wish import as_text
+from service.reservoir import SUFFIX, Reservoir
 from service.session import Session
 from service.settings import Settings
 from service.shift_store import SHIFT, ShiftStore
@@ -108,7 +109,9 @@ def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: W
     if settings.state_dir is not None:
         own = Path(manifest.name, str(manifest.version), manifest.files[MONITOR_NAME][:16])
         store = ShiftStore(settings.state_dir / SHIFT / own)
-    return Watch(monitor, session, workers, settings.watch_share, store)
+    kept = settings.keep_samples
+    reservoir = Reservoir(kept, store.path.with_suffix(SUFFIX)) if kept and store is not None else None
+    return Watch(monitor, session, workers, settings.watch_share, store, reservoir)
 
 
 def _check_facts(manifest: Manifest) -> None:

@@ -25,6 +25,7 @@ NEEDS: tuple[tuple[re.Pattern[str], Need], ...] = (
     (re.compile(r"/|/docs|/openapi\.json|/v2/health/(live|ready)"), "nothing"),
     (re.compile(rf"/metrics|/v2/models/stats|/v2/models/{_VERSIONED}/(stats|shift)"), "metrics"),
     (re.compile(r"/v2/repository/models/[^/]+/(load|unload)"), "admin"),
+    (re.compile(rf"/v2/models/{_VERSIONED}/samples"), "admin"),
     (re.compile(rf"/v1/models|/v1/models/{_VERSIONED}:(predict|classify)"), "infer"),
     (re.compile(rf"/v2|/v2/repository/index|/v2/models/{_VERSIONED}(/infer|/ready|/config)?"), "infer"),
 )

@@ -6,6 +6,7 @@
     │   │   ├── WireError               its body is not what the protocol or the model takes
     │   │   ├── UnsuitableModelError    the model cannot do what this route is for
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
+    │   │   ├── NothingKeptError        its recent inputs are not kept
     │   │   ├── ControlError            loading and unloading is not for clients
     │   │   ├── NoKeyError              no key came with the request, or none that opens anything
     │   │   ├── ScopeError              its key is for something else
@@ -64,6 +65,16 @@ class UnknownModelError(RequestError):
         named = f"model {model!r}" if version is None else f"version {version!r} of model {model!r}"
         super().__init__(f"There is no {named}; GET /v1/models lists what there is.")
         self.model, self.version = model, version
+
+
+class NothingKeptError(RequestError):
+    """Recent inputs of a model are asked for, and none are kept."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"No recent inputs of {model!r} are kept: the operator has not asked for it (NORMFOLD_KEEP_SAMPLES), or "
+            "its bundle is not watched."
+        )
 
 
 class ControlError(RequestError):

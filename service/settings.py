@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         le=1,
         description="Of one processor's time, what watching a model's inputs may take, in each process; 0: none.",
     )
+    keep_samples: int = Field(
+        default=0,
+        ge=0,
+        description="Rows of recent inputs kept in state_dir for normfold adapt, of each version in each process.",
+    )
     triton_metrics: bool = Field(default=False, description="Metrics under the names of Triton's too.")
     tracing: bool = Field(
         default=False,
@@ -143,6 +148,13 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text", "auto"] = Field(
         default="auto", description="One JSON object a line, or text for people; auto is text on a terminal."
     )
+
+    @field_validator("keep_samples")
+    @classmethod
+    def _require_folder(cls, rows: int, info: ValidationInfo) -> int:
+        if rows and info.data.get("state_dir") is None:
+            raise ValueError("recent inputs are kept in state_dir, which is not set")
+        return rows
 
     @field_validator("version_policy")
     @classmethod

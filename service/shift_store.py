@@ -44,6 +44,11 @@ class ShiftStore:
         self._lock: IO[bytes] | None = None
         self._failed = False
 
+    @property
+    def path(self) -> Path:
+        """This process's own file."""
+        return self._own
+
     def adopt(self, monitor: Monitor) -> Sums:
         """Return the sums of processes that ended, which are this one's from now on."""
         sums = Sums.of(monitor)

@@ -15,6 +15,7 @@ from typing import Any
 
 from contract.monitor import Monitor
 from service.errors import RunError, WireError
+from service.reservoir import Reservoir
 from service.session import Array, Session
 from service.shift import Shift, Sums, measure, rows_of
 from service.shift_store import ShiftStore
@@ -43,13 +44,20 @@ class Watch:
         workers: where it runs.
         share: of one processor's time, the most that it may take.
         store: keeps what was seen, and knows what other processes saw; None: nothing is kept.
+        reservoir: keeps the rows that were looked at; None: nothing is kept.
     """
 
     def __init__(
-        self, monitor: Monitor, session: Session, workers: Workers, share: float, store: ShiftStore | None = None
+        self,
+        monitor: Monitor,
+        session: Session,
+        workers: Workers,
+        share: float,
+        store: ShiftStore | None = None,
+        reservoir: Reservoir | None = None,
     ) -> None:
         self.monitor, self.share, self._session = monitor, share, session
-        self._workers, self._store = workers, store
+        self._workers, self._store, self.reservoir = workers, store, reservoir
         self._sums = Sums.of(monitor) if store is None else store.adopt(monitor)
         self._outputs = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
         self._due = perf_counter()
@@ -92,12 +100,18 @@ class Watch:
         if self._store is not None:
             self._store.save(self._sums)
             self._store.close()
+        if self.reservoir is not None:
+            self.reservoir.save()
 
     def _run(self, sample: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], float]:
         """Run the monitor, in a thread; return its rows, and the processor time it took."""
         begun = thread_time()
         results = self._session.run(sample, self._outputs)
         rows = rows_of(self.monitor, dict(zip(self._outputs, results, strict=True)))
+        if self.reservoir is not None:  # no other run of the monitor is under way
+            self.reservoir.add(sample)
+            if self.reservoir.is_due:
+                self.reservoir.save()
         return rows, thread_time() - begun
 
     def _ran(self, outcome: Any, error: BaseException | None) -> None:

@@ -6,12 +6,15 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
+from service.errors import NothingKeptError
 from service.repository import Repository
+from service.reservoir import packed
 from service.routes.paths import add_model_route, answers, find_model
 from service.shift import LayerShift
 from service.watch import Watch
+from service.workers import Workers
 
 _EXAMPLE = {
     "model_name": "digits",
@@ -35,7 +38,7 @@ _EXAMPLE = {
 }
 
 
-def shift_routes(repository: Repository) -> APIRouter:
+def shift_routes(repository: Repository, workers: Workers) -> APIRouter:
     """Return the route that tells of shifted inputs."""
     router = APIRouter(tags=["statistics"])
 
@@ -52,6 +55,17 @@ def shift_routes(repository: Repository) -> APIRouter:
             return JSONResponse(record | {"watched": False, "shifted": None})
         return JSONResponse(record | {"watched": True} | _describe(model.watch))
 
+    async def model_samples(request: Request) -> Response:
+        """Recent inputs of a version as an .npz file, for `normfold adapt --samples`; 404 unless they are kept."""
+        model = find_model(request, repository)
+        if model.watch is None or model.watch.reservoir is None:
+            raise NothingKeptError(model.name)
+        body = await workers.call(lambda kept: packed(kept.all_rows()), model.watch.reservoir)
+        return Response(body, media_type="application/zip")
+
+    content: dict[str, Any] = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    of_samples = answers(None, 404, content=content)
+    add_model_route(router, "/v2", "/samples", model_samples, method="GET", responses=of_samples)
     responses = answers("Shift", 404, example=_EXAMPLE)
     add_model_route(router, "/v2", "/shift", model_shift, method="GET", responses=responses)
     return router

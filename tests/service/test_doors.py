@@ -41,6 +41,8 @@ NEEDS = {
     "/v2/models/stats": "metrics",
     "/v2/models/{model}/stats": "metrics",
     "/v2/models/{model}/shift": "metrics",
+    "/v2/models/{model}/samples": "admin",
+    "/v2/models/{model}/versions/{version}/samples": "admin",
     "/v2/models/{model}/versions/{version}/shift": "metrics",
     "/v2/models/{model}/versions/{version}/stats": "metrics",
     "/v2/repository/models/{model}/load": "admin",

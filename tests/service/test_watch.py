@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
 from contract.monitor import MONITOR_NAME
+from export.adapt import adapt
 from export.bundle import export_bundle
+from service.errors import SettingsError
+from service.settings import load_settings
 from tests.service.conftest import Service
 
 RNG = np.random.default_rng(0)
@@ -128,7 +132,10 @@ def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, star
     settings = {"watch_share": 1.0, "state_dir": tmp_path / "state"}
     first = start(repository, **settings)
     ask(first, rows(100))
-    before = shift(first)["rows"]
+    before, seen = -1, shift(first)["rows"]
+    while seen > before:  # one may be under way
+        time.sleep(0.2)
+        before, seen = seen, shift(first)["rows"]
     first.server.should_exit = True
     deadline = time.monotonic() + 10
     while first.server.started and time.monotonic() < deadline and not list((tmp_path / "state").rglob("*.npz")):
@@ -175,3 +182,48 @@ def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callab
     answer = service.client.get("/v2/models/net")
     assert answer.status_code == 503
     assert "monitor.json" in answer.json()["error"]
+
+
+def test_recent_inputs_are_kept_if_somebody_asks_for_it(
+    repository: Path, tmp_path: Path, start: Callable[..., Service]
+) -> None:
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
+    sent = rows(200)
+
+    ask(service, sent)
+
+    with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
+        kept = found["input"]
+    assert len(kept) == 50
+    assert {row.tobytes() for row in kept} <= {row.tobytes() for row in sent}
+    places = [next(place for place, row in enumerate(sent) if np.array_equal(row, one)) for one in kept]
+    assert places == sorted(places)
+
+
+def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
+    ask(service, rows(300, offset=2.0))
+    (tmp_path / "samples.npz").write_bytes(service.client.get("/v2/models/net/samples").content)
+
+    version = adapt(repository, "net", tmp_path / "samples.npz").publish().manifest.version
+
+    again = start(repository, watch_share=1.0)
+    ask(again, rows(600, offset=2.0))
+    assert shift(again)["model_version"] == str(version)
+    assert shift(again)["shifted"] is False
+
+
+def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state")
+    ask(service, rows(20))
+
+    answer = service.client.get("/v2/models/net/samples")
+
+    assert answer.status_code == 404
+    assert "NORMFOLD_KEEP_SAMPLES" in answer.json()["error"]
+    assert not list((tmp_path / "state").rglob("*.samples"))
+
+
+def test_keeping_needs_a_folder() -> None:
+    with pytest.raises(SettingsError, match="state_dir, which is not set"):
+        load_settings(keep_samples=5)

@@ -9,6 +9,7 @@ ids, metrics, an access log of JSON to a file. Rounds are interleaved; medians c
     overload   resnet18, offered three times its peak by an open loop
     crowd      the small network, 512 connections
     reload     twenty new versions of resnet18 under load on it and on the small network
+    watch      what watching inputs costs, in pairs with and without it
     soak       a million requests, every answer checked, and a hundred loads and unloads
 
 Leaves with 1 if a limit is passed; each part's stand in its own file.
@@ -21,7 +22,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import serve_overload, serve_reload, serve_resnet18, serve_small, serve_soak, serve_start
+from benchmarks import (
+    serve_overload,
+    serve_reload,
+    serve_resnet18,
+    serve_small,
+    serve_soak,
+    serve_start,
+    serve_watch,
+)
 from benchmarks.machine import machine_line
 from benchmarks.serve_load import SERVER_CORE
 from benchmarks.serve_networks import export
@@ -36,13 +45,14 @@ PARTS = {
     "overload": (serve_overload.measure_overload, ("resnet18",)),
     "crowd": (serve_overload.measure_crowd, ("small",)),
     "reload": (serve_reload.measure_reload, ("small", "resnet18")),
+    "watch": (serve_watch.measure_watch, ("digits",)),
     "soak": (serve_soak.measure_soak, ("small", "resnet18")),
 }
 """What measures a part, and the networks in its repository."""
 
 LIMITS = {
     name: limit
-    for module in (serve_start, serve_small, serve_resnet18, serve_overload, serve_reload, serve_soak)
+    for module in (serve_start, serve_small, serve_resnet18, serve_overload, serve_reload, serve_watch, serve_soak)
     for name, limit in module.LIMITS.items()
 }
 

@@ -77,7 +77,7 @@ up:  ## Start service, Prometheus and Grafana in containers; trains on digits fi
 	$(if $(PROFILES),@echo "Prometheus: http://localhost:$${PROMETHEUS_PORT:-9090}  Grafana: http://localhost:$${GRAFANA_PORT:-3000}")
 
 down:  ## Stop and remove them; models and figures stay in their volumes.
-	$(COMPOSE) --profile monitoring --profile train --profile tools down
+	$(COMPOSE) --profile monitoring --profile train --profile tools --profile adapt down
 
 test-containers: export CONTAINER := $(CONTAINER)
 test-containers: export COMPOSE := $(COMPOSE)

@@ -18,7 +18,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KEYS = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-OURS = ["service", "train", "tools"]
+OURS = ["service", "train", "tools", "adapt"]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

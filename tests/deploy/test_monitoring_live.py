@@ -22,7 +22,6 @@ from service.settings import Settings
 from tests.deploy.monitoring import PROMETHEUS, RULES, command, dashboard_queries, variable_queries
 from tests.service.conftest import BundleWriter, Service, serve_app
 from tests.service.test_binary import PICTURE, Slow
-from tests.service.test_control import put
 
 INTERVAL = "500ms"
 WINDOW = "2m"
@@ -123,7 +122,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     folder = tmp_path_factory.mktemp("service")
     bundles = BundleWriter(folder / "repository")
     bundles.root.mkdir()
-    put(bundles, 1)
+    bundles.watch(bundles.digits(1, bias=1.0))
     bundles.one_by_one()
     _, key = create_key(folder / "keys.json", "all", ["infer", "metrics"])
     _, seldom = create_key(folder / "keys.json", "seldom", ["infer"], rate=0.001, burst=1)
@@ -137,6 +136,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         poll_interval_s=0.05,
         queue_capacity=1,
         max_batch_size=1,
+        watch_share=1.0,
     )
     with pytest.MonkeyPatch.context() as patch:
         slow = Slow(patch)

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
+from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, WatchedLayer
 from contract.preprocess import ImagePreprocessing, RowPreprocessing
 from service.app import create_app
 from service.logs import REQUEST_ID, JsonFormatter
@@ -185,6 +186,26 @@ class BundleWriter:
             [TensorSpec(name="output", datatype="FP32", shape=(-1, 1))],
             batchable=False,
         )
+
+    def watch(self, folder: Path) -> None:
+        """Add to a bundle of `digits` what watches its 16 pixels, normally of mean 0 and variance 1."""
+        nodes = [
+            helper.make_node("Flatten", ["input"], ["means"]),
+            helper.make_node("Mul", ["means", "means"], ["squares"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "monitor",
+            [_value(TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 4, 4)))],
+            [_value(TensorSpec(name=name, datatype="FP32", shape=(-1, 16))) for name in ("means", "squares")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.save(model, folder / MONITOR_NAME)
+        layer = WatchedLayer(node="pixels", means="means", squares="squares", variances=(1.0,) * 16, threshold=0.5)
+        (folder / MONITOR_CARD_NAME).write_text(to_json(Monitor(window_rows=4, layers=(layer,))))
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        added = {name: sha256_of(folder / name) for name in (MONITOR_NAME, MONITOR_CARD_NAME)}
+        self.change_manifest(folder, files=files | added)
 
     def change_manifest(self, folder: Path, **changes: Any) -> None:
         """Overwrite fields of a written manifest, unchecked."""

@@ -25,7 +25,7 @@ QUICK_STEPS, QUICK_ROUNDS = 60, 10
 
 def study(
     folder: Annotated[Path, typer.Option("--out", help="Folder for index.html, and a PNG and a CSV a claim.")],
-    seeds: Annotated[int, typer.Option(min=2, max=100, help="Networks of each kind; errors are over them.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=100, help="Networks of each kind; errors are over them.")] = 10,
     quick: Annotated[bool, typer.Option("--quick", help="Train for 60 steps, not 300: a look at the report.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

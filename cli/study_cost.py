@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("what", "with BatchNorm; unfolded", "without; folded", "ratio")
 
-ROUNDS = 100
+ROUNDS = 60
 
 Pairs = dict[str, list[tuple[float, float]]]
 """By what was measured: for each seed the (dearer, cheaper) figure, as the claim has it."""
@@ -32,7 +32,7 @@ def run_cost(seeds: Sequence[int], rounds: int = ROUNDS) -> Finding:
     from models.study.finding import Finding, Row, Table, estimate
 
     pairs = _measure(seeds, rounds)
-    ratios = {what: [dear / cheap if cheap else math.nan for dear, cheap in found] for what, found in pairs.items()}
+    ratios = {what: [dear / cheap if cheap > 0 else math.nan for dear, cheap in found] for what, found in pairs.items()}
     rows: tuple[Row, ...] = tuple(
         (what, estimate([dear for dear, _ in found]), estimate([cheap for _, cheap in found]), estimate(ratios[what]))
         for what, found in pairs.items()
@@ -41,9 +41,10 @@ def run_cost(seeds: Sequence[int], rounds: int = ROUNDS) -> Finding:
         "cost",
         "Cost in time and memory",
         f"Training: a step with a batch of 64, and the bytes that forward keeps for backward. Inference: the "
-        "convolutional network, exported and folded by Normfold, under ONNX Runtime on one thread, with the runtime’s "
+        "convolutional network, untrained, exported and folded by Normfold, under ONNX Runtime on one thread, with the runtime’s "
         f"own graph optimisation off and on. Both sides of each pair are measured in turns, {rounds} rounds, and the "
-        f"median is taken. Peak memory: what one batch of {LARGE_BATCH:,} adds to a process of its own.",
+        f"median is taken. Peak memory: what one batch of {LARGE_BATCH:,} adds to a process of its own, the optimisation "
+        "off.",
         Table(COLUMNS, rows),
         "Ratios; dotted: no difference. "
         f"Error bars: mean ± standard error over {len(seeds)} networks, one for each seed.",
@@ -62,7 +63,7 @@ def _measure(seeds: Sequence[int], rounds: int) -> Pairs:
             with_norm, without = training_costs(kind, seed, rounds).values()
             _add_training(pairs, kind, with_norm, without)
         with tempfile.TemporaryDirectory() as folder:
-            costs = inference_costs(make_convnet(seed, norm=True).eval(), Path(folder), rounds)
+            costs = inference_costs(make_convnet(seed, norm=True).eval(), Path(folder), rounds, seed)
         _add_inference(pairs, costs[UNFOLDED], costs[FOLDED])
     return pairs
 

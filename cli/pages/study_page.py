@@ -93,9 +93,14 @@ def _check(check: Check) -> Html:
         "p",
         element("strong", check.claim),
         " ",
-        element("span", f"{check.source}. ", class_="example"),
-        _verdict(check),
-        f": {check.difference}: {check.estimate}.",
+        element("span", f"{check.source}.", class_="example"),
+        element(
+            "span",
+            _verdict(check),
+            f": {check.difference}: ",
+            element("span", check.estimate, class_="number"),
+            class_="found",
+        ),
         class_="claim",
     )
 

@@ -166,7 +166,7 @@ def _draw(
     right = [series("means, in standard deviations", means), series("variances, relative", variances)]
     return draw(
         [
-            Lines("Training accuracy", "batch size", "accuracy", sizes, left, log_x=True, base=2),
-            Lines("Running statistics", "batch size", "mean error", sizes, right, log_x=True, log_y=True, base=2),
+            Lines("Training accuracy", "batch size", "accuracy", sizes, left, log_x=True),
+            Lines("Running statistics", "batch size", "mean error", sizes, right, log_x=True, log_y=True),
         ]
     )

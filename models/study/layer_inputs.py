@@ -60,9 +60,10 @@ def run(seeds: Sequence[int], steps: int = 300) -> Finding:
             tuple(np.subtract(drifts[without], drifts[with_norm])),
         ),
         Check(
-            "With BatchNorm, a layer’s gradient depends less on the update of the layers before it (internal covariate "
-            "shift; Santurkar et al. measured it so, and found no such effect).",
-            "Ioffe & Szegedy 2015; measured as in Santurkar et al. 2018, arXiv:1805.11604, section 2.2",
+            "With BatchNorm, a layer’s gradient changes less when the layers before it are updated (internal covariate "
+            "shift).",
+            "Claimed by Ioffe & Szegedy 2015; disputed by Santurkar et al. 2018, arXiv:1805.11604, section 2.2, whose "
+            "measure this is",
             "turn of the gradient without − with",
             tuple(np.subtract(turns[without], turns[with_norm])),
         ),

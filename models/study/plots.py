@@ -21,6 +21,9 @@ MARKERS = "osD^vP"
 MOST_BARS = 16
 """Points of a line that get error bars; with more, a band is drawn."""
 
+MOST_TICKS = 10
+"""Points on a logarithmic axis that are each labelled; with more, powers of ten are."""
+
 ERRORS = "Error bars and bands: mean ± standard error over {} seeds."
 
 
@@ -43,8 +46,6 @@ class Lines:
     series: Sequence[Series]
     log_x: bool = False
     log_y: bool = False
-    base: int = 10
-    """Of a logarithmic x axis."""
     limits: tuple[float, float] | None = None
     """Least and greatest y, where panels are to be compared."""
     mark: float | None = None
@@ -59,8 +60,8 @@ class Bars:
     x_label: str
     groups: Sequence[str]
     series: Sequence[Series]
-    start: float | None = None
-    """Where the axis begins, if not at 0."""
+    limits: tuple[float, float] | None = None
+    """Where the axis begins and ends, if it does not begin at 0."""
     mark: float | None = None
     """A value at which a dotted line is drawn."""
 
@@ -97,7 +98,10 @@ def _lines(axes: Axes, panel: Lines) -> None:
             axes.plot(panel.x, mean, **style)
             axes.fill_between(panel.x, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
     if panel.log_x:
-        axes.set_xscale("log", base=panel.base)
+        axes.set_xscale("log")
+        if len(panel.x) <= MOST_TICKS:
+            axes.set_xticks(panel.x, [f"{x:,}" for x in panel.x])
+            axes.minorticks_off()
     if panel.log_y:
         axes.set_yscale("log")
     if panel.mark is not None:
@@ -112,7 +116,9 @@ def _lines(axes: Axes, panel: Lines) -> None:
 
 
 def _bars(axes: Axes, panel: Bars) -> None:
-    thickness = 0.8 / len(panel.series)
+    from matplotlib.ticker import MaxNLocator
+
+    thickness = 0.8 / max(len(panel.series), 2)
     for index, series in enumerate(panel.series):
         mean, error = _mean_and_error(series)
         places = np.arange(len(panel.groups)) + (index - (len(panel.series) - 1) / 2) * thickness
@@ -122,15 +128,16 @@ def _bars(axes: Axes, panel: Bars) -> None:
         )  # fmt: skip
     if panel.mark is not None:
         axes.axvline(panel.mark, color="0.5", linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_yticks(np.arange(len(panel.groups)), panel.groups)
     axes.invert_yaxis()
-    if panel.start is not None:
-        axes.set_xlim(left=panel.start)
+    if panel.limits is not None:
+        axes.set_xlim(panel.limits)
     axes.set_xlabel(panel.x_label)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     if len(panel.series) > 1:
-        axes.legend(fontsize=9, framealpha=0.8)
+        axes.legend(fontsize=9, framealpha=0.8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
 def _mean_and_error(series: Series) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

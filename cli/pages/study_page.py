@@ -98,7 +98,7 @@ def _check(check: Check) -> Html:
             "span",
             _verdict(check),
             f": {check.difference}: ",
-            element("span", check.estimate, class_="number"),
+            element("span", str(check.estimate), class_="number"),
             class_="found",
         ),
         class_="claim",

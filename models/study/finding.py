@@ -22,8 +22,8 @@ MOST_DECIMALS = 5
 RULE = (
     "For each seed a difference is taken between two networks of that seed; positive speaks for the claim. The claim "
     f"is supported where the mean difference exceeds {STANDARD_ERRORS:g} standard errors, contradicted where it is as "
-    "far on the other side of 0, and otherwise not supported on these data. Where there is no difference at all, chance "
-    "alone crosses one of the two lines in 18 of 100 cases with 3 seeds, in 12 with 5, in 8 with 10."
+    "far on the other side of 0, and otherwise not supported on these data. Where there is no difference at all, "
+    "chance alone crosses one of the two lines in 18 of 100 cases with 3 seeds, in 12 with 5, in 8 with 10."
 )
 
 

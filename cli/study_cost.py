@@ -43,8 +43,8 @@ def run_cost(seeds: Sequence[int], rounds: int = ROUNDS) -> Finding:
         "Training: a step with a batch of 64, and the bytes that forward keeps for backward. Inference: the "
         "convolutional network, untrained, exported and folded by Normfold, under ONNX Runtime on one thread, with the "
         "runtime’s own graph optimisation off and on. Both sides of each pair are measured in turns, "
-        f"{rounds} rounds, and the median is taken. Peak memory: what one batch of {LARGE_BATCH:,} adds to a process of "
-        "its own, the optimisation off.",
+        f"{rounds} rounds, and the median is taken. Peak memory: what one batch of {LARGE_BATCH:,} adds to a process "
+        "of its own, the optimisation off.",
         Table(COLUMNS, rows),
         "Ratios; dotted: no difference. "
         f"Error bars: mean ± standard error over {len(seeds)} networks, one for each seed.",

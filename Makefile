@@ -17,7 +17,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-node clean
+.PHONY: help setup demo test fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -53,6 +53,9 @@ fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an ho
 
 fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
 	$(BIN)/python -m benchmarks.fuzz_wire $(BENCH_OPTIONS)
+
+study: $(INSTALLED)  ## Measure the claims about batch normalisation on digits; writes build/study/index.html (minutes).
+	$(BIN)/normfold study --out build/study
 
 lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)

@@ -24,6 +24,7 @@ from cli.inspect import inspect
 from cli.keys import app as keys
 from cli.repository import app as repository
 from cli.serve import serve
+from cli.study import study
 from cli.train import train
 from cli.verify import verify
 from contract.errors import NormfoldError
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, audit, export, fold, inspect, verify, adapt, serve):
+for command in (train, audit, export, fold, inspect, verify, adapt, serve, study):
     app.command()(command)
 app.add_typer(repository)
 app.add_typer(keys)

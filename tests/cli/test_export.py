@@ -228,7 +228,9 @@ def test_a_wrong_source_or_option_exits_with_2(
     assert not (tmp_path / "model_repository").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "export", "fold", "inspect", "verify", "audit", "serve"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "fold", "inspect", "verify", "audit", "adapt", "serve", "study"]
+)
 def test_help_has_an_example(normfold: Any, command: str) -> None:
     code, out, _ = normfold(command, "--help")
 

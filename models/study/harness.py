@@ -1,0 +1,175 @@
+"""One way to train for all experiments: Normfold's own networks on the digits, with BatchNorm or without.
+
+Everything follows from the seed: weights, the order of rows, dropout. The two networks of a seed start from the same
+weights and see the same batches, so that their difference is BatchNorm's doing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.batches import epoch_batches, seed_everything
+from models.blocks import ConvNorm, LinearNorm
+from models.convnet import ConvNet, convnet
+from models.data import DataConfig, load_dataset
+from models.mlp import Mlp, mlp
+from models.optimise import make_optimizer
+from models.train_config import TrainConfig
+
+WIDTHS = (64, 64, 64, 64, 64)
+"""Of the perceptron: deep enough that what BatchNorm does to signals adds up."""
+
+STAGES = (16, 32)
+"""Channels of the convolutional network."""
+
+BATCH_SIZE = 64
+LR = 0.1
+
+ARMS = {"with BatchNorm": True, "without": False}
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The digits as tensors: x (N, 1, 8, 8) float32, standardised by the training split; y (N,) int64."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    def first(self, rows: int, seed: int) -> Digits:
+        """Return the same with a random part of the training rows."""
+        chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train_y))[:rows])
+        return Digits(self.train_x[chosen], self.train_y[chosen], self.test_x, self.test_y)
+
+
+@cache
+def load_digits() -> Digits:
+    """Read and split the digits as `normfold train` does by default."""
+    data = load_dataset(DataConfig())
+    train, test = data.splits.train, data.splits.test
+    return Digits(
+        torch.from_numpy(data.tensors(train)),
+        torch.from_numpy(data.y[train]),
+        torch.from_numpy(data.tensors(test)),
+        torch.from_numpy(data.y[test]),
+    )
+
+
+def make_mlp(seed: int, norm: bool, *, scale: float = 1.0, dropout: float = 0.0) -> Mlp:
+    """Return a perceptron of WIDTHS.
+
+    Args:
+        seed: of the weights.
+        norm: with BatchNorm; without, a bias stands in its place.
+        scale: factor on the hidden layers' weights, above He's.
+        dropout: probability, behind the last block.
+    """
+    seed_everything(seed, 0, 0)
+    network = mlp((1, 8, 8), 10, widths=WIDTHS, dropout=dropout)
+    with torch.no_grad():
+        for block in blocks_of(network):
+            weight_of(block).mul_(scale)
+    return network if norm else strip(network)
+
+
+def make_convnet(seed: int, norm: bool) -> ConvNet:
+    """Return a convolutional network of STAGES; without `norm`, a bias stands in place of each BatchNorm."""
+    seed_everything(seed, 0, 0)
+    network = convnet((1, 8, 8), 10, widths=STAGES, blocks_per_stage=1)
+    return network if norm else strip(network)
+
+
+def strip(network: Network) -> Network:
+    """Take every BatchNorm out of a network's blocks, and give their weight layers a bias of 0. Changes the network."""
+    for block in blocks_of(network):
+        block.norm = nn.Identity()
+        block.weight_layer.bias = nn.Parameter(torch.zeros(len(weight_of(block))))
+    return network
+
+
+def blocks_of(network: nn.Module) -> list[ConvNorm | LinearNorm]:
+    """Return the blocks of weight layer, BatchNorm and activation, in order."""
+    return [module for module in network.modules() if isinstance(module, (ConvNorm, LinearNorm))]
+
+
+def weight_of(block: ConvNorm | LinearNorm) -> Tensor:
+    """Return the weights of a block's convolution or linear layer."""
+    weight = block.weight_layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled batches without end, epoch after epoch."""
+    for epoch in count(1):
+        for rows in epoch_batches(len(digits.train_y), batch_size, seed=seed, epoch=epoch):
+            chosen = torch.from_numpy(rows)
+            yield digits.train_x[chosen], digits.train_y[chosen]
+
+
+def train(
+    network: nn.Module,
+    digits: Digits,
+    seed: int,
+    steps: int,
+    *,
+    lr: float = LR,
+    batch_size: int = BATCH_SIZE,
+    every: int = 1,
+    look: Callable[[int], None] | None = None,
+) -> None:
+    """Train by plain stochastic gradient descent at a constant rate, and leave the network in eval mode.
+
+    Args:
+        network: changed in place.
+        digits: the training split is used.
+        seed: of the order of rows and of dropout.
+        steps: batches; fewer where the loss is no longer a finite number, from which no step leads back.
+        lr: learning rate.
+        batch_size: rows in a step.
+        every: steps between two looks.
+        look: called with the number of steps done, from 0, in between; may change the network's mode.
+    """
+    config = TrainConfig(optimizer="sgd", lr=lr, sgd_momentum=0.0, weight_decay=0.0)
+    optimizer = make_optimizer(network, config)
+    seed_everything(seed, 1, 0)
+    for step, (x, y) in zip(range(steps), batches(digits, batch_size, seed), strict=False):
+        if look is not None and step % every == 0:
+            look(step)
+        network.train()
+        loss = cross_entropy(network(x), y)
+        if not torch.isfinite(loss):
+            break
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    if look is not None:
+        look(steps)
+    network.eval()
+
+
+def measure(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return (loss, accuracy) in eval mode; a network that gives no numbers has accuracy 0."""
+    network.eval()
+    with torch.inference_mode():
+        logits = network(x)
+        right = (logits.argmax(1) == y) & torch.isfinite(logits).all(1)
+        return float(cross_entropy(logits, y)), float(right.float().mean())
+
+
+def twin(network: Network) -> Network:
+    """Return a copy to try something on, so that the network itself, its statistics too, stays as it is."""
+    return copy.deepcopy(network)

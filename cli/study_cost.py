@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.study_inference import BATCHES, FOLDED, LARGE_BATCH, UNFOLDED, InferenceCost, inference_costs
+from cli.study_inference import BATCHES, FOLDED, LARGE_BATCH, SESSIONS, UNFOLDED, InferenceCost, inference_costs
 
 if TYPE_CHECKING:
     from models.study.finding import Check, Finding
@@ -44,10 +44,10 @@ def run_cost(seeds: Sequence[int], rounds: int = ROUNDS) -> Finding:
         "cost",
         "Cost in time and memory",
         "Training: a step with a batch of 64, and the bytes that forward keeps for backward. Inference: the "
-        "convolutional network, exported and folded by Normfold, under ONNX Runtime on one thread, with the "
-        "runtime’s own graph optimisation off and on. Both sides of each pair are measured in turns, "
-        f"{rounds} rounds, and the median is taken. Peak memory: what one batch of {LARGE_BATCH:,} adds to a process "
-        "of its own, the optimisation off.",
+        "convolutional network, exported and folded by Normfold, under ONNX Runtime on one thread, with the runtime’s "
+        "own graph optimisation off and on. Both sides of each pair are measured in turns, "
+        f"{rounds} rounds (in inference for each of {SESSIONS} sets of sessions), and the median is taken. Peak "
+        f"memory: what one batch of {LARGE_BATCH:,} adds to a process of its own, the optimisation off.",
         Table(COLUMNS, rows),
         "Ratios; dotted: no difference. "
         f"Error bars: mean ± standard error over {len(seeds)} networks, one for each seed.",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNFOLDED, FOLDED = "unfolded", "folded"
 BATCHES = (1, 64)
+SESSIONS = 10
+"""Sets of sessions made for each network: where the memory of one lies can make some per cent."""
 LARGE_BATCH = 4096
 """Rows with which memory is measured."""
 
@@ -39,8 +41,8 @@ def inference_costs(network: nn.Module, folder: Path, rounds: int, seed: int) ->
     Args:
         network: in eval mode, for pictures (N, 1, 8, 8).
         folder: where the two files go.
-        rounds: of one run of each session.
-        seed: of the order in which sessions are made and run: where a session's memory lies can make a per cent.
+        rounds: of one run of each session, for each of SESSIONS sets of sessions.
+        seed: of the order in which sessions are made and run.
     """
     from export.fold_file import fold_file
     from models.to_onnx import InputSpec, to_onnx
@@ -63,20 +65,21 @@ def _times(paths: dict[str, Path], rounds: int, seed: int) -> dict[tuple[str, in
     """Return the median microseconds of a run, by (kind, batch, optimised); the runs of a round follow each other."""
     order = random.Random(seed)
     made = [(kind, optimised) for kind in paths for optimised in (False, True)]
-    order.shuffle(made)
-    sessions = {(kind, optimised): _session(paths[kind], optimised) for kind, optimised in made}
-    keys = [(kind, batch, optimised) for batch in BATCHES for kind, optimised in sessions]
+    keys = [(kind, batch, optimised) for batch in BATCHES for kind, optimised in made]
     feeds = {batch: {"input": _pictures(batch)} for batch in BATCHES}
     seconds: dict[tuple[str, int, bool], list[float]] = {key: [] for key in keys}
-    for _ in range(rounds):
-        order.shuffle(keys)
-        for key in keys:
-            kind, batch, optimised = key
-            session, feed = sessions[kind, optimised], feeds[batch]
-            session.run(None, feed)  # brings its weights back into the caches
-            started = time.perf_counter()
-            session.run(None, feed)
-            seconds[key].append(time.perf_counter() - started)
+    for _ in range(SESSIONS):
+        order.shuffle(made)
+        sessions = {(kind, optimised): _session(paths[kind], optimised) for kind, optimised in made}
+        for _ in range(rounds):
+            order.shuffle(keys)
+            for key in keys:
+                kind, batch, optimised = key
+                session, feed = sessions[kind, optimised], feeds[batch]
+                session.run(None, feed)  # brings its weights back into the caches
+                started = time.perf_counter()
+                session.run(None, feed)
+                seconds[key].append(time.perf_counter() - started)
     return {key: 1e6 * statistics.median(values) for key, values in seconds.items()}
 
 

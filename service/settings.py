@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
     )
     watch_share: float = Field(
-        default=0.01,
+        default=0.005,
         ge=0,
         le=1,
         description="Of one processor's time, what watching a model's inputs may take, in each process; 0: none.",

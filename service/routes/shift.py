@@ -34,7 +34,7 @@ _EXAMPLE = {
             "worst_channels": [{"channel": 7, "score": 0.0013, "mean": 0.05, "std": 1.01}],
         }
     ],
-    "sampling": {"share": 0.01, "row_ms": 0.31, "most_rows_per_hour": 116129, "most_windows_per_hour": 580.6},
+    "sampling": {"share": 0.005, "row_ms": 0.5, "most_rows_per_hour": 36000, "most_windows_per_hour": 180.0},
 }
 
 

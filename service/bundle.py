@@ -22,6 +22,7 @@ from service.engine import Model, Timeouts, row_bytes
 from service.errors import BundleError
 from service.jobs import BatchPolicy
 from service.opening import open_session
+from service.processors import share_of_processors
 from service.providers.table import CPU
 from service.providers.wish import as_text
 from service.reservoir import SUFFIX, Reservoir
@@ -111,7 +112,8 @@ def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: W
         store = ShiftStore(settings.state_dir / SHIFT / own)
     kept = settings.keep_samples
     reservoir = Reservoir(kept, store.path.with_suffix(SUFFIX)) if kept and store is not None else None
-    return Watch(monitor, session, workers, settings.watch_share, store, reservoir)
+    processors = share_of_processors(settings.workers)
+    return Watch(monitor, session, workers, settings.watch_share, processors, store, reservoir)
 
 
 def _check_facts(manifest: Manifest) -> None:

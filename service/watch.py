@@ -1,7 +1,8 @@
 """Watches one version's inputs: takes a sample of them, off the hot path, and keeps what it saw.
 
-The sample is bounded by its cost: behind a run of the monitor that took t seconds of processor time, none begins for
-t / share seconds. A request that is passed over costs one comparison.
+The sample is bounded by its cost: a run of the monitor that took t seconds of processor time is followed by a gap of
+t (1 - share) / share seconds, and by BUSY_GAPS of these while the process has little time to spare. A request that is
+passed over costs one comparison.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from time import monotonic, perf_counter, thread_time
+from time import monotonic, perf_counter, process_time, thread_time
 from typing import Any
 
 from contract.monitor import Monitor
@@ -29,6 +30,13 @@ MOST_ROWS = 8
 HAND_OVER_S = 0.0003
 """Processor time of handing a run to a thread and back, beside what the thread itself takes."""
 
+BUSY_GAPS = 8
+"""Gaps between two runs in a busy process. Beside a large network a run costs about twice its own time, in caches."""
+
+BUSY = 0.4
+"""Of the time of its processors, what a process uses that counts as busy: one that is never idle may well use one of
+two. Since the last look, and what watching takes is part of it."""
+
 SAVE_S = 5.0
 """How often what was seen is written down, where it is kept."""
 
@@ -43,6 +51,7 @@ class Watch:
         session: of monitor.onnx, with one thread.
         workers: where it runs.
         share: of one processor's time, the most that it may take.
+        processors: that the process may use.
         store: keeps what was seen, and knows what other processes saw; None: nothing is kept.
         reservoir: keeps the rows that were looked at; None: nothing is kept.
     """
@@ -53,6 +62,7 @@ class Watch:
         session: Session,
         workers: Workers,
         share: float,
+        processors: int,
         store: ShiftStore | None = None,
         reservoir: Reservoir | None = None,
     ) -> None:
@@ -60,8 +70,11 @@ class Watch:
         self._workers, self._store, self.reservoir = workers, store, reservoir
         self._sums = Sums.of(monitor) if store is None else store.adopt(monitor)
         self._outputs = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
-        self._due = perf_counter()
-        self._is_busy = False
+        self._processors = processors
+        self._gap = 0.0
+        self._due = self._overdue = self._looked_at = perf_counter()
+        self._used = process_time()
+        self._is_running = False
         self._saved_at = monotonic()
         self._row_s = 0.0
         self._is_closed = False
@@ -71,6 +84,11 @@ class Watch:
         """Processor time that a row takes, of late; 0 before the first."""
         return self._row_s
 
+    @property
+    def busy_share(self) -> float:
+        """Of one processor's time, the most that it may take while the process is busy."""
+        return self.share / (self.share + BUSY_GAPS * (1 - self.share))
+
     def offer(self, tensors: Mapping[str, Array], now: float) -> None:
         """Look at a request's tensors if it is time to; called on the event loop.
 
@@ -78,9 +96,12 @@ class Watch:
             tensors: as the network takes them, rows first; not changed later.
             now: by perf_counter.
         """
-        if now < self._due or self._is_busy:
+        if now < self._due or self._is_running:
             return
-        self._is_busy = True
+        if self._is_busy(now) and now < self._overdue:
+            self._due = now + self._gap
+            return
+        self._is_running = True
         sample = {name: array[:MOST_ROWS] for name, array in tensors.items()}
         loop = asyncio.get_running_loop()
         self._workers.start(partial(self._run, sample), loop, self._ran)
@@ -103,6 +124,13 @@ class Watch:
         if self.reservoir is not None:
             self.reservoir.save()
 
+    def _is_busy(self, now: float) -> bool:
+        """Return whether the process had little time to spare since this was last asked."""
+        used = process_time()
+        part = (used - self._used) / max(1e-9, now - self._looked_at)
+        self._used, self._looked_at = used, now
+        return part > BUSY * self._processors
+
     def _run(self, sample: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], float]:
         """Run the monitor, in a thread; return its rows, and the processor time it took."""
         begun = thread_time()
@@ -115,7 +143,7 @@ class Watch:
         return rows, thread_time() - begun
 
     def _ran(self, outcome: Any, error: BaseException | None) -> None:
-        self._is_busy = False
+        self._is_running = False
         if isinstance(error, (RunError, WireError)):
             self._due = perf_counter() + 1.0  # the network itself has answered the client
             return
@@ -125,7 +153,9 @@ class Watch:
             return
         rows, seconds = outcome
         seconds += HAND_OVER_S
-        self._due = perf_counter() + seconds / self.share
+        self._gap = seconds * (1 - self.share) / self.share
+        now = perf_counter()
+        self._due, self._overdue = now + self._gap, now + BUSY_GAPS * self._gap
         if self._is_closed or not len(rows[0][0]):
             return
         self._sums.add_rows(rows, self.monitor.window_rows)

@@ -240,6 +240,7 @@ _COUNTED: dict[str, Schema] = {
     "Sampling": _answered(
         {
             "share": {**_REAL, "description": "Of one processor's time, the most that watching takes."},
+            "busy_share": {**_REAL, "description": "Likewise, while the process has little time to spare."},
             "row_ms": {**_REAL, "description": "Processor time that a row takes."},
             "most_rows_per_hour": {"type": ["integer", "null"]},
             "most_windows_per_hour": {"type": ["number", "null"]},

@@ -34,7 +34,13 @@ _EXAMPLE = {
             "worst_channels": [{"channel": 7, "score": 0.0013, "mean": 0.05, "std": 1.01}],
         }
     ],
-    "sampling": {"share": 0.005, "row_ms": 0.5, "most_rows_per_hour": 36000, "most_windows_per_hour": 180.0},
+    "sampling": {
+        "share": 0.005,
+        "busy_share": 0.000628,
+        "row_ms": 0.5,
+        "most_rows_per_hour": 36000,
+        "most_windows_per_hour": 180.0,
+    },
 }
 
 
@@ -83,6 +89,7 @@ def _describe(watch: Watch) -> dict[str, Any]:
         "layers": [_describe_layer(layer) for layer in shift.layers],
         "sampling": {
             "share": watch.share,
+            "busy_share": round(watch.busy_share, 6),
             "row_ms": round(1000 * watch.row_seconds, 4),
             "most_rows_per_hour": None if rows is None else int(rows),
             "most_windows_per_hour": None if rows is None else round(rows / monitor.window_rows, 1),

@@ -256,9 +256,10 @@ def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixtur
     ("measured", "best"),
     [
         ({1: 1.0}, 1),
-        ({1: 1.0, 2: 1.97}, 1),
+        ({1: 1.0, 2: 1.99}, 1),
         ({1: 0.0165, 2: 0.033}, 2),  # what a run costs besides is shared
-        ({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.95}, 4),
+        ({1: 0.0337, 2: 0.0665}, 2),  # that, and weights that are read once for both
+        ({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.99}, 4),
         ({1: 1.0, 2: 1.9, 4: 3.0}, 4),
         ({1: 1.0, 2: 2.5, 4: 1.0, 8: 2.0}, 4),
     ],

@@ -9,7 +9,7 @@ ids, metrics, an access log of JSON to a file. Rounds are interleaved; medians c
     overload   resnet18, offered three times its peak by an open loop
     crowd      the small network, 512 connections
     reload     twenty new versions of resnet18 under load on it and on the small network
-    watch      what watching inputs costs, in pairs with and without it
+    watch      what watching inputs costs, with and without it by turns
     soak       a million requests, every answer checked, and a hundred loads and unloads
 
 Leaves with 1 if a limit is passed; each part's stand in its own file.

@@ -7,14 +7,14 @@ from typing import Any
 
 from benchmarks.serve_load import server
 
-PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182, "unwatched": 9183}
+PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182}
 
 
-def normfold(repository: Path, folder: Path, name: str = "normfold", **settings: str) -> Any:
+def normfold(repository: Path, folder: Path, module: str = "cli", **settings: str) -> Any:
     """Return Normfold's service, with everything on but what the settings turn off."""
-    environment = {"NORMFOLD_ACCESS_LOG": str(folder / f"{name}.log"), "NORMFOLD_LOG_LEVEL": "warning"} | settings
-    port = PORTS[name]
-    command = ["-m", "cli", "serve", "--repository", str(repository), "--port", str(port), "--provider", "cpu"]
+    environment = {"NORMFOLD_ACCESS_LOG": str(folder / "normfold.log"), "NORMFOLD_LOG_LEVEL": "warning"} | settings
+    port = PORTS["normfold"]
+    command = ["-m", module, "serve", "--repository", str(repository), "--port", str(port), "--provider", "cpu"]
     return server(command, port, "/v2/health/ready", environment)
 
 

@@ -1,13 +1,13 @@
-"""What watching inputs costs: the same service with it and without it, in interleaved pairs.
+"""What watching inputs costs: a service that watches by turns, as `serve_switch` does, with as much load as it takes.
 
-The network is the small convolutional one for digits, whose requests are so cheap that anything beside them shows.
+The network is the small convolutional one for digits, whose requests are so cheap that anything beside them shows. What
+is due while it is not watching's turn comes in the next, so a turn has twice its runs of the monitor, and what is told
+is more than the cost. The interval holds 95 % of what seconds of the measurement, drawn again, give (bootstrap).
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -16,42 +16,57 @@ import numpy as np
 from benchmarks.serve_load import closed_loop
 from benchmarks.serve_networks import infer_request
 from benchmarks.serve_servers import PORTS, normfold
+from benchmarks.serve_switch import TURN_S, TURNS
 from benchmarks.tell import tell
 
 LIMITS = {"watching: throughput that it costs, as a part": (0.02, "at most")}
 
-PAIRS = 8
-"""Of each round: short ones, so that what else the machine does falls on both sides."""
+TIMES = 6
+"""As long as other measurements."""
 
-_T = 2.03
-"""Student's t at 95 %, for about 35 degrees of freedom."""
+_SETTLED_TURNS = round(1 / TURN_S)
+_BLOCK = round(1.2 / TURN_S)
+"""Turns that are drawn together: whole orders of them, and long enough for a run of the monitor."""
 
-_SETTLED_S = 2.0
+_RESAMPLES = 2000
 
 
 def measure_watch(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
-    """Compare the service that watches with one that does not."""
+    """Compare the service while it watches and while it does not."""
     row = np.random.default_rng(1).standard_normal((1, 1, 8, 8)).astype(np.float32)
-    request, ratios = infer_request(repository, "digits", row, binary=False), []
-    with ExitStack() as stack:
-        stack.enter_context(normfold(repository, folder))
-        stack.enter_context(normfold(repository, folder, "unwatched", NORMFOLD_WATCH_SHARE="0"))
-        for name in ("normfold", "unwatched"):
-            closed_loop(PORTS[name], request, 64, _SETTLED_S, folder)
-        for number in range(PAIRS * rounds):
-            tell(f"watching: pair {number + 1}")
-            order = ("normfold", "unwatched") if number % 4 in (1, 2) else ("unwatched", "normfold")
-            rates = {name: closed_loop(PORTS[name], request, 64, max(1.0, seconds / 3), folder).rate for name in order}
-            ratios.append(rates["normfold"] / rates["unwatched"])
+    request, path = infer_request(repository, "digits", row, binary=False), folder / "turns.json"
+    with normfold(repository, folder, module="benchmarks.serve_switch", **{TURNS: str(path)}):
+        tell(f"watching, by turns: {TIMES * rounds * seconds:g} s")
+        closed_loop(PORTS["normfold"], request, 64, TIMES * rounds * seconds, folder)
         with urlopen(f"http://127.0.0.1:{PORTS['normfold']}/v2/models/digits/shift", timeout=10) as answer:
             seen = json.load(answer)
-    cost = 1 - statistics.mean(ratios)
-    interval = _T * statistics.stdev(ratios) / len(ratios) ** 0.5
+    cost, low, high, turns = cost_of(json.loads(path.read_text()))
     sampling = seen["sampling"]
     windows = 3600 * min(10.0, sampling["most_rows_per_hour"] / 3600) / seen["window_rows"]
-    print(f"\nwatching: {len(ratios)} pairs, costs {100 * cost:.2f} ± {100 * interval:.2f} % of throughput (95 %);")
     print(
-        f"a share of {sampling['share']:g}: {sampling['row_ms']:.2f} ms a row; at 10 requests a second "
-        f"{windows:.0f} windows of {seen['window_rows']} rows an hour; {seen['rows']:,} rows seen"
+        f"\nwatching: {turns} pairs of turns of {TURN_S:g} s, costs {100 * cost:.2f} % of throughput "
+        f"(95 %: {100 * low:.2f} to {100 * high:.2f}); {seen['rows']:,} rows seen;"
+    )
+    print(
+        f"a share of {sampling['share']:g}, of {sampling['busy_share']:g} while busy; {sampling['row_ms']:.2f} ms a "
+        f"row; at 10 requests a second, {windows:.0f} windows of {seen['window_rows']} rows an hour"
     )
     return {"watching: throughput that it costs, as a part": cost}
+
+
+def cost_of(turns: list[tuple[bool, int, float]]) -> tuple[float, float, float, int]:
+    """Return what watching costs, as a part of throughput, the ends of its interval, and the pairs of turns."""
+    loaded = [place for place, (_, requests, _) in enumerate(turns) if requests]
+    used = np.array(turns[loaded[0] + _SETTLED_TURNS : loaded[-1]], np.float64)  # the last turn may be half
+    used = used[: len(used) // _BLOCK * _BLOCK].reshape(-1, _BLOCK, 3)
+    watched = used[:, :, :1] == 1
+    sides = [(used[:, :, 1:] * (watched == side)).sum(axis=1) for side in (True, False)]  # (blocks, requests and s)
+
+    def cost(blocks: np.ndarray) -> float:
+        rates = [side[blocks].sum(axis=0) for side in sides]
+        return float(1 - (rates[0][0] / rates[0][1]) / (rates[1][0] / rates[1][1]))
+
+    rng = np.random.default_rng(0)
+    drawn = [cost(rng.integers(0, len(used), len(used))) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return cost(np.arange(len(used))), float(low), float(high), used.shape[0] * _BLOCK // 2

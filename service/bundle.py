@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.bundle import check_files, read_own_manifest
+from contract.kept import shift_folder
 from contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
 from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from service.batcher import Batcher
@@ -22,13 +23,14 @@ from service.engine import Model, Timeouts, row_bytes
 from service.errors import BundleError
 from service.jobs import BatchPolicy
 from service.opening import open_session
+from service.process_files import ProcessFiles
 from service.processors import share_of_processors
 from service.providers.table import CPU
 from service.providers.wish import as_text
-from service.reservoir import SUFFIX, Reservoir
+from service.reservoir import Reservoir
 from service.session import Session
 from service.settings import Settings
-from service.shift_store import SHIFT, ShiftStore
+from service.shift_store import ShiftStore
 from service.telemetry import ModelStats
 from service.tensors import DTYPES, Array
 from service.tuning import INLINE_S, LARGEST_BATCH, best_batch, measure_batches
@@ -106,12 +108,11 @@ def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: W
     wanted = {name for layer in monitor.layers for name in (layer.means, layer.squares)}
     if session.inputs.keys() != {spec.name for spec in manifest.inputs} or not wanted <= session.outputs.keys():
         raise BundleError(f"{MONITOR_NAME!r} is not the graph that {MONITOR_CARD_NAME!r} describes.")
-    store = None
+    store = reservoir = None
     if settings.state_dir is not None:
-        own = Path(manifest.name, str(manifest.version), manifest.files[MONITOR_NAME][:16])
-        store = ShiftStore(settings.state_dir / SHIFT / own)
-    kept = settings.keep_samples
-    reservoir = Reservoir(kept, store.path.with_suffix(SUFFIX)) if kept and store is not None else None
+        files = ProcessFiles(shift_folder(settings.state_dir, manifest))
+        store = ShiftStore(files, monitor)
+        reservoir = Reservoir(settings.keep_samples, files) if settings.keep_samples else None
     processors = share_of_processors(settings.workers)
     return Watch(monitor, session, workers, settings.watch_share, processors, store, reservoir)
 

@@ -154,10 +154,15 @@ class Model:
         self._accepted(job, connection)
 
     def close(self) -> None:
-        """End its queue; it has been let go."""
+        """End its queue; it has been let go. Called on the event loop, before `keep`."""
         self.batcher.close()
         if self.watch is not None:
             self.watch.close()
+
+    def keep(self) -> None:
+        """Write down what was seen of its inputs; may take a while."""
+        if self.watch is not None:
+            self.watch.keep()
 
     def _accepted(self, job: Job, connection: Connection | None) -> None:
         """Abandon a job when its client leaves; and look at its tensors, if it is time to."""

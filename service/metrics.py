@@ -149,6 +149,9 @@ class _Shift(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         rows = CounterMetricFamily("normfold_shift_rows", "Rows of inputs that were watched.", labels=_LABELS)
+        not_finite = CounterMetricFamily(
+            "normfold_shift_rows_not_finite", "Rows of inputs of which nothing can be said.", labels=_LABELS
+        )
         fill = GaugeMetricFamily("normfold_shift_window_fill", "Part of a window that is seen, 0 to 1.", labels=_LABELS)
         shifted = GaugeMetricFamily(
             "normfold_shifted", "1 where a layer's score is above its threshold.", labels=_LABELS
@@ -162,6 +165,7 @@ class _Shift(Collector):
                     continue
                 labels, found = [name, str(number)], entry.model.watch.shift()
                 rows.add_metric(labels, found.rows)
+                not_finite.add_metric(labels, found.rows_not_finite)
                 fill.add_metric(labels, min(1.0, found.fill))
                 if found.shifted is not None:
                     shifted.add_metric(labels, float(found.shifted))
@@ -169,7 +173,7 @@ class _Shift(Collector):
                     score.add_metric([*labels, layer.node], layer.score)
                     if layer.threshold is not None:
                         threshold.add_metric([*labels, layer.node], layer.threshold)
-        yield from (rows, fill, shifted, score, threshold)
+        yield from (rows, not_finite, fill, shifted, score, threshold)
 
 
 class _Processes(Collector):

@@ -202,6 +202,7 @@ class Repository:
             for entry in versions.values():
                 if entry.model is not None:
                     entry.model.close()
+                    entry.model.keep()  # nobody waits for the event loop any more
 
     def require_control(self) -> None:
         """Refuse to load and unload by request, unless that is on.
@@ -287,6 +288,7 @@ class Repository:
         while not model.is_idle and perf_counter() < deadline:
             await asyncio.sleep(_DRAIN_STEP_S)
         model.close()
+        await self._workers.call(model.keep)
         self._telemetry.forget(model.name, model.version, model.stats)
         del model
         await self._workers.call(give_back)

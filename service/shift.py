@@ -34,6 +34,7 @@ class Sums:
         weight: of all rows, the newest row's being 1.
         weight_of_squares: sum of the rows' squared weights.
         rows: seen, whatever they weigh.
+        rows_not_finite: that nothing can be said of, and that are in no sum.
         layers: in the monitor's order.
     """
 
@@ -41,6 +42,7 @@ class Sums:
     weight: float = 0.0
     weight_of_squares: float = 0.0
     rows: int = 0
+    rows_not_finite: int = 0
 
     @staticmethod
     def of(monitor: Monitor) -> Sums:
@@ -53,25 +55,24 @@ class Sums:
         """How many rows of equal weight would tell as much: (Σw)² / Σw² (Kish 1965)."""
         return self.weight**2 / self.weight_of_squares if self.weight_of_squares else 0.0
 
-    def add_rows(self, rows: Sequence[tuple[Array, Array]], window_rows: int) -> None:
-        """Add rows, in order.
+    def add_request(self, rows: Sequence[tuple[Array, Array]], window_rows: int) -> None:
+        """Add what was seen of one request: the mean over its rows.
 
-        With weights falling by (w - 1) / (w + 1) a row, the effective rows of an endless stream are w.
+        Rows of one request are often alike, as frames of one film are, and thresholds are those of rows that have
+        nothing to do with each other. With weights falling by (w - 1) / (w + 1) a request, the effective rows of an
+        endless stream are w.
 
         Args:
-            rows: for each layer, what the monitor gave: (rows, channels) twice.
+            rows: for each layer, what the monitor gave: (rows, channels) twice; at least one row.
             window_rows: w.
         """
         decay = (window_rows - 1) / (window_rows + 1)
-        count = len(rows[0][0])
-        weights = decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
-        faded = decay**count
         for sums, (means, squares) in zip(self.layers, rows, strict=True):
-            sums.means = faded * sums.means + weights @ means.astype(np.float64)
-            sums.squares = faded * sums.squares + weights @ squares.astype(np.float64)
-        self.weight = faded * self.weight + float(weights.sum())
-        self.weight_of_squares = faded**2 * self.weight_of_squares + float((weights**2).sum())
-        self.rows += count
+            sums.means = decay * sums.means + means.mean(axis=0, dtype=np.float64)
+            sums.squares = decay * sums.squares + squares.mean(axis=0, dtype=np.float64)
+        self.weight = decay * self.weight + 1
+        self.weight_of_squares = decay**2 * self.weight_of_squares + 1
+        self.rows += len(rows[0][0])
 
     def add(self, other: Sums) -> None:
         """Add what another process has seen."""
@@ -81,6 +82,12 @@ class Sums:
         self.weight += other.weight
         self.weight_of_squares += other.weight_of_squares
         self.rows += other.rows
+        self.rows_not_finite += other.rows_not_finite
+
+    def copy(self) -> Sums:
+        """Return these sums as they are now."""
+        layers = [LayerSums(layer.means, layer.squares) for layer in self.layers]  # which are replaced, never changed
+        return Sums(layers, self.weight, self.weight_of_squares, self.rows, self.rows_not_finite)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class Shift:
 
     Attributes:
         rows: that were looked at.
+        rows_not_finite: of which nothing can be said, beside them.
         fill: effective rows, of a window.
         shifted: whether a layer's score is above its threshold; None while the window is not full, or where there are
             no thresholds.
@@ -117,6 +125,7 @@ class Shift:
     """
 
     rows: int
+    rows_not_finite: int
     fill: float
     shifted: bool | None
     layers: tuple[LayerShift, ...] = field(default=())
@@ -126,11 +135,11 @@ def measure(monitor: Monitor, sums: Sums, worst: int = 5) -> Shift:
     """Return how far sums are from normal, with each layer's worst channels."""
     fill = sums.effective_rows / monitor.window_rows
     if not sums.weight:
-        return Shift(sums.rows, 0.0, None)
+        return Shift(sums.rows, sums.rows_not_finite, 0.0, None)
     pairs = zip(monitor.layers, sums.layers, strict=True)
     layers = tuple(_measure_layer(layer, one, sums.weight, fill >= FULL, worst) for layer, one in pairs)
     said = [layer.shifted for layer in layers if layer.shifted is not None]
-    return Shift(sums.rows, fill, any(said) if said else None, layers)
+    return Shift(sums.rows, sums.rows_not_finite, fill, any(said) if said else None, layers)
 
 
 def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, worst: int) -> LayerShift:
@@ -146,8 +155,8 @@ def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full:
     return LayerShift(layer.node, score, layer.threshold, shifted, channels)
 
 
-def rows_of(monitor: Monitor, results: Mapping[str, Array]) -> list[tuple[Array, Array]]:
-    """Return what a run of the monitor gave, by layer; rows that are not finite are left out."""
+def rows_of(monitor: Monitor, results: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], Array]:
+    """Return what a run of the monitor gave of finite rows, by layer, and which rows those are, (rows,) bool."""
     given = [(results[layer.means], results[layer.squares]) for layer in monitor.layers]
     finite = np.all([np.isfinite(one).all(axis=1) for pair in given for one in pair], axis=0)
-    return [(means[finite], squares[finite]) for means, squares in given]
+    return [(means[finite], squares[finite]) for means, squares in given], finite

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from time import monotonic, perf_counter, process_time, thread_time
+from time import perf_counter, process_time, thread_time
 from typing import Any
 
 from contract.monitor import Monitor
@@ -68,14 +68,15 @@ class Watch:
     ) -> None:
         self.monitor, self.share, self._session = monitor, share, session
         self._workers, self._store, self.reservoir = workers, store, reservoir
-        self._sums = Sums.of(monitor) if store is None else store.adopt(monitor)
+        self._sums = Sums.of(monitor) if store is None else store.adopt(reservoir)
+        self._told = self._sums if store is None else self._sums.copy()
         self._outputs = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
         self._processors = processors
         self._gap = 0.0
         self._due = self._overdue = self._looked_at = perf_counter()
         self._used = process_time()
         self._is_running = False
-        self._saved_at = monotonic()
+        self._is_saving = False
         self._row_s = 0.0
         self._is_closed = False
 
@@ -107,22 +108,25 @@ class Watch:
         self._workers.start(partial(self._run, sample), loop, self._ran)
 
     def shift(self) -> Shift:
-        """Return how far inputs are from normal, over all processes."""
-        total = Sums.of(self.monitor)
-        total.add(self._sums)
+        """Return how far inputs are from normal, over all processes: as written down, so that all tell the same."""
+        total = self._told.copy()
         if self._store is not None:
-            for other in self._store.others(self.monitor):
+            for other in self._store.others():
                 total.add(other)
         return measure(self.monitor, total)
 
     def close(self) -> None:
-        """Keep what was seen."""
+        """Look at nothing any more; called on the event loop, before `keep`."""
         self._is_closed = True
+
+    def keep(self) -> None:
+        """Write down what was seen, for the last time; inputs may be many, so not on an event loop that others need."""
         if self._store is not None:
             self._store.save(self._sums)
-            self._store.close()
         if self.reservoir is not None:
             self.reservoir.save()
+        if self._store is not None:
+            self._store.close()
 
     def _is_busy(self, now: float) -> bool:
         """Return whether the process had little time to spare since this was last asked."""
@@ -131,16 +135,14 @@ class Watch:
         self._used, self._looked_at = used, now
         return part > BUSY * self._processors
 
-    def _run(self, sample: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], float]:
-        """Run the monitor, in a thread; return its rows, and the processor time it took."""
+    def _run(self, sample: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], int, float]:
+        """Run the monitor, in a thread; return its finite rows, how many were not, and the processor time it took."""
         begun = thread_time()
         results = self._session.run(sample, self._outputs)
-        rows = rows_of(self.monitor, dict(zip(self._outputs, results, strict=True)))
-        if self.reservoir is not None:  # no other run of the monitor is under way
-            self.reservoir.add(sample)
-            if self.reservoir.is_due:
-                self.reservoir.save()
-        return rows, thread_time() - begun
+        rows, finite = rows_of(self.monitor, dict(zip(self._outputs, results, strict=True)))
+        if self.reservoir is not None:
+            self.reservoir.add(sample, finite)
+        return rows, int(len(finite) - finite.sum()), thread_time() - begun
 
     def _ran(self, outcome: Any, error: BaseException | None) -> None:
         self._is_running = False
@@ -151,16 +153,45 @@ class Watch:
             self._due = float("inf")
             logger.error("Inputs are watched no more.", exc_info=error)
             return
-        rows, seconds = outcome
+        rows, rows_not_finite, seconds = outcome
         seconds += HAND_OVER_S
         self._gap = seconds * (1 - self.share) / self.share
         now = perf_counter()
         self._due, self._overdue = now + self._gap, now + BUSY_GAPS * self._gap
-        if self._is_closed or not len(rows[0][0]):
+        count = len(rows[0][0])
+        if self._is_closed or not count + rows_not_finite:
             return
-        self._sums.add_rows(rows, self.monitor.window_rows)
-        cost = seconds / len(rows[0][0])
+        self._sums.rows_not_finite += rows_not_finite
+        if count:
+            self._sums.add_request(rows, self.monitor.window_rows)
+        cost = seconds / (count + rows_not_finite)
         self._row_s += _RATE_WINDOW * (cost - self._row_s) if self._row_s else cost
-        if self._store is not None and monotonic() - self._saved_at > SAVE_S:
-            self._saved_at = monotonic()
-            self._store.save(self._sums)
+        self._save_soon()
+
+    def _save_soon(self) -> None:
+        """Write down what was seen within SAVE_S, whether or not anything more comes."""
+        if self._store is not None and not self._is_saving:
+            self._is_saving = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(SAVE_S, self._start_saving, loop)
+
+    def _start_saving(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._is_closed:
+            self._workers.start(partial(self._save, self._sums.copy()), loop, self._saved)
+
+    def _save(self, sums: Sums) -> Sums:
+        assert self._store is not None  # or nothing would be due
+        self._store.save(sums)
+        if self.reservoir is not None and self.reservoir.is_due:
+            self.reservoir.save()
+        return sums
+
+    def _saved(self, sums: Any, error: BaseException | None) -> None:
+        self._is_saving = False
+        if error is not None:
+            logger.error("What was seen of inputs was not written down.", exc_info=error)
+            return
+        self._told = sums
+        seen = (self._sums.rows, self._sums.rows_not_finite)
+        if seen != (sums.rows, sums.rows_not_finite) or (self.reservoir is not None and self.reservoir.is_changed):
+            self._save_soon()

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from service.errors import NothingKeptError
 from service.repository import Repository
-from service.reservoir import packed
 from service.routes.paths import add_model_route, answers, find_model
 from service.shift import LayerShift
 from service.watch import Watch
@@ -22,6 +21,7 @@ _EXAMPLE = {
     "watched": True,
     "shifted": False,
     "rows": 1200,
+    "rows_not_finite": 0,
     "window_rows": 200,
     "window_fill": 1.0,
     "calibration_rows": 179,
@@ -66,7 +66,7 @@ def shift_routes(repository: Repository, workers: Workers) -> APIRouter:
         model = find_model(request, repository)
         if model.watch is None or model.watch.reservoir is None:
             raise NothingKeptError(model.name)
-        body = await workers.call(lambda kept: packed(kept.all_rows()), model.watch.reservoir)
+        body = await workers.call(model.watch.reservoir.packed)
         return Response(body, media_type="application/zip")
 
     content: dict[str, Any] = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
@@ -83,6 +83,7 @@ def _describe(watch: Watch) -> dict[str, Any]:
     return {
         "shifted": shift.shifted,
         "rows": shift.rows,
+        "rows_not_finite": shift.rows_not_finite,
         "window_rows": monitor.window_rows,
         "window_fill": round(min(1.0, shift.fill), 4),
         "calibration_rows": monitor.calibration_rows,

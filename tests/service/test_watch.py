@@ -15,12 +15,15 @@ from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
-from contract.monitor import MONITOR_NAME
+from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from export.adapt import adapt
 from export.bundle import export_bundle
+from service.app import create_app
 from service.errors import SettingsError
-from service.settings import load_settings
-from tests.service.conftest import Service
+from service.process_files import ProcessFiles
+from service.settings import Settings, load_settings
+from service.shift_store import ShiftStore
+from tests.service.conftest import Service, serve_app
 
 RNG = np.random.default_rng(0)
 
@@ -62,6 +65,14 @@ def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
     for row in array:
         entry = {"name": "input", "datatype": "FP32", "shape": [1, 2, 4, 4], "data": row.ravel().tolist()}
         assert service.client.post(f"/v2/models/{model}/infer", json={"inputs": [entry]}).status_code == 200
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def shift(service: Service, model: str = "net") -> dict[str, Any]:
@@ -129,23 +140,51 @@ def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Servi
 
 
 def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
-    settings = {"watch_share": 1.0, "state_dir": tmp_path / "state"}
-    first = start(repository, **settings)
-    ask(first, rows(100))
-    before, seen = -1, shift(first)["rows"]
-    while seen > before:  # one may be under way
-        time.sleep(0.2)
-        before, seen = seen, shift(first)["rows"]
-    first.server.should_exit = True
-    deadline = time.monotonic() + 10
-    while first.server.started and time.monotonic() < deadline and not list((tmp_path / "state").rglob("*.npz")):
-        time.sleep(0.05)
-    time.sleep(0.5)
+    settings: dict[str, Any] = {"watch_share": 1.0, "state_dir": tmp_path / "state"}
+    chosen = Settings(repository=repository, provider="cpu", **settings)
+    with serve_app(create_app(chosen), chosen) as first:
+        first.wait_until_loaded()
+        ask(first, rows(100))
+    counts = [np.load(path)["counts"] for path in (tmp_path / "state" / "shift" / "net").rglob("*.npz")]
+    seen = int(sum(count[0] for count in counts))
 
     second = start(repository, **settings)
 
-    assert before > 50
-    assert shift(second)["rows"] == before
+    assert seen > 50
+    assert shift(second)["rows"] == seen
+
+
+def test_the_last_of_it_is_written_down_while_nobody_asks(
+    repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.watch.SAVE_S", 0.05)
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state")
+
+    ask(service, rows(1))
+
+    def written() -> bool:
+        return any(sums.rows for sums in ShiftStore(ProcessFiles(path.parent), read_monitor(card)).others())
+
+    card = repository / "net" / "1" / MONITOR_CARD_NAME
+    (path,) = (tmp_path / "state" / "shift" / "net").rglob("*.npz")
+    eventually(written)
+    assert shift(service)["rows"] == 1
+
+
+def test_rows_that_are_not_finite_are_counted_and_not_kept(
+    repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.watch.SAVE_S", 0.05)
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
+    huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
+
+    ask(service, huge)
+    eventually(lambda: shift(service)["rows_not_finite"] == 1)
+    ask(service, rows(1))
+    eventually(lambda: shift(service)["rows"] == 1)
+
+    with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
+        assert len(found["input"]) == 1
 
 
 def test_metrics_tell_the_same(repository: Path, start: Callable[..., Service]) -> None:

@@ -28,7 +28,8 @@ def adapt(
         Path,
         typer.Option(
             help="Unlabelled samples in the order in which they came: a folder of pictures, an .npz (raw inputs 'x', "
-            "or tensors by the names of the network's inputs) or a .csv.",
+            "or tensors by the names of the network's inputs), a .csv, or the state folder of a service that keeps "
+            "inputs.",
             metavar="FILE|DIR",
         ),
     ],

@@ -156,7 +156,7 @@ def serve(
     _allow_files(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,
-        prepared_state(settings.state_dir, settings.workers) as state_dir,
+        prepared_state(settings.state_dir, settings.workers, settings.repository) as state_dir,
         _leave_quietly(),
     ):
         settings = settings.model_copy(update={"state_dir": state_dir})

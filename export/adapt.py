@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from contract.kept import SHIFT
 from contract.manifest import STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from contract.monitor import MONITOR_NAME
 from export.bundle import Adapted, Exported, export_bundle
@@ -22,7 +23,7 @@ from export.pixels import Pixels, from_pixels
 from export.progress import Say, silent
 from export.reestimate import Reestimation, reestimate
 from export.runner import Feeds, input_ports
-from export.samples import Samples, Taker, read_samples
+from export.samples import Samples, Taker, read_kept_samples, read_samples
 from export.staging import translated_os_errors
 from export.statistics import TRAINED_NAME, read_merging, read_trained
 from export.versions import check_version, find_model
@@ -110,7 +111,8 @@ def adapt(
     Args:
         repository: the folder of models.
         name: of the model.
-        samples: a folder of pictures, or an .npz or .csv file (`export.samples`), in the order in which they came.
+        samples: a folder of pictures, an .npz or .csv file, or a service's state folder (`export.samples`); in the
+            order in which they came.
         prior: for how many samples the statistics of training count.
         version: to adapt; None for the newest.
         as_tensors: whether an .npz holds tensors; None to tell by the names of its arrays.
@@ -136,7 +138,8 @@ def adapt(
     say("reading the samples")
     unfolded = load_model(folder / UNFOLDED_NAME)
     taker = Taker(input_ports(folder / UNFOLDED_NAME, unfolded), manifest.card.preprocessing, manifest.takes_pixels)
-    given = read_samples(samples, taker, as_tensors)
+    is_state = (samples / SHIFT).is_dir()
+    given = read_kept_samples(samples, manifest, taker) if is_state else read_samples(samples, taker, as_tensors)
     _check_count(given.count)
     trained = read_trained(folder / TRAINED_NAME) if TRAINED_NAME in manifest.files else None
     found = reestimate(unfolded, given, prior, trained, manifest.batchable, say)

@@ -4,6 +4,7 @@
     .csv     rows with a header; columns that the card does not name, such as labels, are ignored
     .npz     `x`, raw inputs as training data have them; or an array for each input of the network, tensors as it takes
              them; any further array, such as `y`, is ignored
+    STATE    the state folder of a service that keeps recent inputs: those of this version, of all its processes
 
 The network is the unfolded one: where the bundle takes pixels, it takes them standardised.
 """
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.kept import KEPT_SUFFIX, newest, read_kept, shift_folder, stacked
+from contract.manifest import Manifest
+from contract.monitor import MONITOR_NAME
 from contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError, RowPreprocessing
 from export.difference import is_float
 from export.errors import SampleError
@@ -68,6 +72,31 @@ def read_samples(path: Path, taker: Taker, as_tensors: bool | None = None) -> Sa
     if path.suffix.lower() == ".npz":
         return _archive(path, taker, as_tensors)
     raise SampleError(f"{str(path)!r} is no folder of pictures and no .npz or .csv file.")
+
+
+def read_kept_samples(state_dir: Path, manifest: Manifest, taker: Taker) -> Samples:
+    """Read what a service kept of a version's inputs, in the order in which they came.
+
+    Args:
+        state_dir: the service's folder.
+        manifest: the version's.
+        taker: what they are for.
+
+    Raises:
+        SampleError: there are none, or they are of another network.
+    """
+    folder = shift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
+    found = [row for path in sorted(folder.glob(f"*{KEPT_SUFFIX}")) for row in read_kept(path)]
+    if not found:
+        raise SampleError(
+            f"{str(state_dir)!r} keeps no inputs of {manifest.name}/{manifest.version}; a service keeps them with "
+            "NORMFOLD_KEEP_SAMPLES, of versions that it watches."
+        )
+    _, arrays = stacked(newest(found, len(found)))
+    missing = [port.name for port in taker.ports if port.name not in arrays]
+    if missing:
+        raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
+    return _tensors(folder, arrays, taker)
 
 
 def _pictures(folder: Path, taker: Taker) -> Samples:

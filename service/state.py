@@ -2,6 +2,7 @@
 
 service.lock   held while it runs: two services never share the folder
 workers/       what its worker processes tell each other; begun anew at every start
+shift/         what was seen of inputs (`service.shift_store`); that of versions which are gone is deleted at the start
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.kept import SHIFT
 from service.errors import SettingsError
 
 WORKERS = "workers"
 
 
 @contextmanager
-def prepared_state(state_dir: Path | None, workers: int) -> Iterator[Path | None]:
+def prepared_state(state_dir: Path | None, workers: int, repository: Path) -> Iterator[Path | None]:
     """Make the folder ready for one service, and lock out others.
 
     Args:
         state_dir: what the operator named; with None and several workers a temporary one is made, and removed in the
             end.
         workers: processes that serve.
+        repository: what they serve.
 
     Raises:
         SettingsError: it cannot be written, or another service uses it.
@@ -40,7 +43,17 @@ def prepared_state(state_dir: Path | None, workers: int) -> Iterator[Path | None
         with _locked(state_dir):
             shutil.rmtree(state_dir / WORKERS, ignore_errors=True)
             (state_dir / WORKERS).mkdir()
+            _forget_gone(state_dir / SHIFT, repository)
             yield state_dir
+
+
+def _forget_gone(shift: Path, repository: Path) -> None:
+    """Delete what was seen of versions that are gone: it may hold people's inputs, and nobody would read it again."""
+    if not repository.is_dir():  # it may come back
+        return
+    for folder in shift.glob("*/*"):
+        if not (repository / folder.relative_to(shift)).is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
 from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from export.adapt import adapt
 from export.bundle import export_bundle
+from export.errors import SampleError
 from service.app import create_app
 from service.errors import SettingsError
 from service.process_files import ProcessFiles
@@ -250,6 +251,30 @@ def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Call
     ask(again, rows(600, offset=2.0))
     assert shift(again)["model_version"] == str(version)
     assert shift(again)["shifted"] is False
+
+
+def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"watch_share": 1.0, "state_dir": tmp_path / "state", "keep_samples": 500}
+    chosen = Settings(repository=repository, provider="cpu", **settings)
+    with serve_app(create_app(chosen), chosen) as service:
+        service.wait_until_loaded()
+        ask(service, rows(300, offset=2.0))
+        fetched = tmp_path / "samples.npz"
+        fetched.write_bytes(service.client.get("/v2/models/net/samples").content)
+
+    adapting = adapt(repository, "net", tmp_path / "state")
+
+    assert adapting.samples.count >= 100
+    with np.load(fetched) as arrays:
+        taken = adapting.samples.read(0, len(arrays["input"]))
+        assert np.array_equal(taken["input"], arrays["input"])
+
+
+def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "state" / "shift").mkdir(parents=True)
+
+    with pytest.raises(SampleError, match="keeps no inputs of net/1; .* NORMFOLD_KEEP_SAMPLES"):
+        adapt(repository, "net", tmp_path / "state")
 
 
 def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:

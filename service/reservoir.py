@@ -50,8 +50,8 @@ class Reservoir:
             tensors: rows first.
             wanted: (rows,) bool: those to keep.
         """
-        now = time()
         with self._guard:
+            now = max(time(), self._rows[-1].time if self._rows else 0.0)  # the clock may be set back
             for place in np.flatnonzero(wanted):
                 self._append(KeptRow(now, {name: array[place].copy() for name, array in tensors.items()}))
 

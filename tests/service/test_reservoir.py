@@ -74,6 +74,15 @@ def test_no_more_than_the_newest_are_told(tmp_path: Path, clock: list[float]) ->
     assert values(one.packed()) == [6, 7, 8, 9]
 
 
+def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[float]) -> None:
+    reservoir = Reservoir(3, ProcessFiles(tmp_path))
+    for number in range(5):
+        clock[0] -= 3600
+        add(reservoir, number)
+
+    assert values(reservoir.packed()) == [2, 3, 4]
+
+
 def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Path, clock: list[float]) -> None:
     for number in range(4):
         clock[0] += 1

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
+from torch.nn.parameter import is_lazy
 
-from contract.findings import Audit, Finding, FloatArray, LayerDrift, NormLayer, Severity
+from contract.findings import Audit, Finding, FloatArray, NormLayer, Severity
 from contract.norm_checks import check_layer
+from models.audit_data import Seen, compare_with_data, first_line
 from models.dropout_order import dropout_before_norms
-from models.errors import ArchitectureError, StatisticsError, UnsteadyCallsError
-from models.running_stats import reestimate
+from models.errors import ArchitectureError
+from models.norm_inputs import named_norms
 from models.train_config import FEWEST_ROWS
-
-COMPARED_ROWS, FEWEST_COMPARED_ROWS = 256, 128
-"""In one batch, in which train and eval mode are compared: with fewer the batch's own noise would be what is seen."""
-
-LARGEST_DISAGREEMENT = 0.4
-"""Root mean square of eval - train, as part of the outputs' own spread over the batch. Sound networks trained on digits
-(convnet, mlp, resnet; 2 to 20 epochs) gave 0.04 to 0.13 with 256 rows; those with one layer's mean off by a standard
-deviation 0.7 to 1.2, or its variance by a factor of 4, 0.5 to 0.8."""
-
-FAR_SHIFT, FAR_RATIO = 1.0, 4.0
-"""A single channel that far off is found. A moving average of torch's momentum 0.1 has the noise of 19 batches: with 32
-rows in each, 0.04 standard deviations of the mean and 6 % of the variance (20 % with heavy tails), and four times as
-much in the worst of a thousand channels."""
-
-NEAR_SHIFT, NEAR_RATIO, NEAR_SHARE = 0.5, 2.0, 0.1
-"""So is a tenth of a layer's channels at half of that: that many are no outliers of noise."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
     Raises:
         ArchitectureError: the network does not take the example.
     """
-    network = subject.network
+    network, subject = subject.network, _in_type_of_network(subject)
     findings = [*_modes(network), *_small_batch(subject)]
     network.eval()
     _try(network, subject.example)
@@ -67,24 +50,29 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
     for layer in layers:
         findings += check_layer(layer)
     findings += _without_statistics(network)
-    drifts: dict[str, LayerDrift] = {}
-    notes: list[str] = []
-    sound: Collection[str | None] = ()
+    seen = Seen()
     if subject.rows is not None and layers:
-        judged = {finding.layer for finding in findings if finding.code in ("statistics-unset", "not-finite")}
-        try:
-            drifts = {drift.layer: drift for drift in reestimate(copy.deepcopy(network), subject.rows, say)}
-        except UnsteadyCallsError as error:
-            notes.append(str(error))
-        except StatisticsError as error:
-            findings += [] if "not-finite" in {found.code for found in findings} else [_overflow(error.layer)]
-        findings += [found for drift in drifts.values() if drift.layer not in judged for found in _stale(drift)]
-        sound = set(drifts) - judged - {finding.layer for finding in findings if finding.code == "statistics-stale"}
-        say("comparing train and eval mode")
-        findings += _disagreement(network, subject.rows)
+        unfit = {found.layer for found in findings if found.layer and found.code in ("statistics-unset", "not-finite")}
+        seen = compare_with_data(network, subject.rows, unfit, say)
+        known = "not-finite" in {found.code for found in findings}  # then it is no wonder that values are not
+        findings += [found for found in seen.findings if not (known and found.code == "input-not-finite")]
+    notes = [*_never_shaped(network), *seen.notes]
     say("looking for dropout before BatchNorm")
-    findings += _dropout(network, subject.example, sound)
-    return Audit(layers, tuple(findings), drifts, tuple(notes))
+    try:
+        findings += _dropout(network, subject.example, seen.fitting)
+    except Exception as error:  # noqa: BLE001 -- a user's own network may raise anything where gradients are kept
+        notes.append(f"Dropout before BatchNorm was not looked for: {first_line(error)}")
+    return Audit(layers, tuple(findings), seen.drifts, tuple(notes))
+
+
+def _in_type_of_network(subject: Subject) -> Subject:
+    """Return the data in the floating-point type, and on the device, of the network's first tensor, if it has any."""
+    tensors = chain(subject.network.parameters(), subject.network.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    if like is None:
+        return subject
+    rows = None if subject.rows is None else subject.rows.to(like.device, like.dtype)
+    return replace(subject, example=subject.example.to(like.device, like.dtype), rows=rows)
 
 
 def _try(network: nn.Module, example: Tensor) -> None:
@@ -92,26 +80,28 @@ def _try(network: nn.Module, example: Tensor) -> None:
         with torch.no_grad():
             network(example)
     except Exception as error:  # a user's own network may raise anything
-        reason = str(error).strip().partition("\n")[0]
         raise ArchitectureError(
-            f"The network does not take samples of shape {list(example.shape[1:])}: {reason}"
+            f"The network does not take samples of shape {list(example.shape[1:])}: {first_line(error)}"
         ) from error
 
 
-def _norms(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm):
-            yield name or type(module).__name__, module
-
-
 def _layers(network: nn.Module) -> Iterator[NormLayer]:
-    for name, module in _norms(network):
-        if module.running_mean is None or module.running_var is None:
+    for name, module in named_norms(network):
+        if module.running_mean is None or module.running_var is None or is_lazy(module.running_mean):
             continue
-        scale = module.weight if module.affine else torch.ones_like(module.running_var)
-        shift = module.bias if module.affine else torch.zeros_like(module.running_var)
+        weight: Tensor | None = module.weight  # both None with affine=False
+        bias: Tensor | None = module.bias
+        scale = torch.ones_like(module.running_var) if weight is None else weight
+        shift = torch.zeros_like(module.running_var) if bias is None else bias
         arrays = [_array(tensor) for tensor in (scale, shift, module.running_mean, module.running_var)]
         yield NormLayer(name, *arrays, module.eps)  # type: ignore[call-arg, arg-type]
+
+
+def _never_shaped(network: nn.Module) -> Iterator[str]:
+    """Say which layers have no parameters yet: a LazyBatchNorm gets them from its first call."""
+    for name, module in named_norms(network):
+        if any(is_lazy(tensor) for tensor in (module.running_mean, module.weight) if tensor is not None):
+            yield f"BatchNorm {name!r} is lazy and was not called, so it has no parameters to look at."
 
 
 def _array(tensor: Tensor) -> FloatArray:
@@ -120,7 +110,7 @@ def _array(tensor: Tensor) -> FloatArray:
 
 
 def _modes(network: nn.Module) -> Iterator[Finding]:
-    for name, module in _norms(network):
+    for name, module in named_norms(network):
         if module.training:
             yield Finding(
                 Severity.ERROR,
@@ -132,7 +122,7 @@ def _modes(network: nn.Module) -> Iterator[Finding]:
 
 
 def _without_statistics(network: nn.Module) -> Iterator[Finding]:
-    for name, module in _norms(network):
+    for name, module in named_norms(network):
         if module.running_mean is None or module.running_var is None:
             yield Finding(
                 Severity.ERROR,
@@ -144,7 +134,7 @@ def _without_statistics(network: nn.Module) -> Iterator[Finding]:
 
 
 def _small_batch(subject: Subject) -> Iterator[Finding]:
-    if subject.batch_rows is not None and subject.batch_rows < FEWEST_ROWS and any(_norms(subject.network)):
+    if subject.batch_rows is not None and subject.batch_rows < FEWEST_ROWS and any(named_norms(subject.network)):
         yield Finding(
             Severity.WARNING,
             "small-batch",
@@ -164,70 +154,3 @@ def _dropout(network: nn.Module, example: Tensor, sound: Collection[str | None])
             f"behind a dropout of p = {p:g}: variance in training up to {1 / (1 - p):.3g} times that of inference",
             "Put the dropout behind the last BatchNorm, or take the statistics anew (normfold export of a run folder).",
         )
-
-
-def _overflow(layer: str) -> Finding:
-    return Finding(
-        Severity.ERROR,
-        "input-not-finite",
-        layer,
-        "gets values that are NaN or infinite from the training data",
-        "Look for weights before it that are not finite or far too large.",
-    )
-
-
-def _stale(drift: LayerDrift) -> Iterator[Finding]:
-    shift = np.abs(drift.mean_shift)
-    ratio = np.maximum(drift.variance_ratio, 1 / drift.variance_ratio)
-    far = (shift > FAR_SHIFT) | (ratio > FAR_RATIO)
-    near = (shift > NEAR_SHIFT) | (ratio > NEAR_RATIO)
-    if far.any() or near.mean() > NEAR_SHARE:
-        lowest, highest = drift.variance_ratio.min(), drift.variance_ratio.max()
-        yield Finding(
-            Severity.WARNING,
-            "statistics-stale",
-            drift.layer,
-            f"{near.sum()} of {len(near)} channels: the data's mean is up to {shift.max():.2g} std away, "
-            f"their variance {lowest:.2g} to {highest:.2g} times as large",
-            "Take the statistics anew, as normfold export of a run folder does.",
-        )
-
-
-@torch.no_grad()
-def _disagreement(network: nn.Module, rows: Tensor) -> Iterator[Finding]:
-    """Compare eval mode with BatchNorm alone in train mode, on the same batch; dropout is off in both."""
-    if len(rows) < FEWEST_COMPARED_ROWS:
-        return
-    generator = torch.Generator().manual_seed(0)
-    batch = rows[torch.randperm(len(rows), generator=generator)[:COMPARED_ROWS]]
-    in_eval = _outputs(network, batch)
-    if not in_eval.isfinite().all():
-        yield Finding(
-            Severity.ERROR,
-            "output-not-finite",
-            None,
-            f"outputs for a batch of {len(batch)} rows are NaN or infinite",
-            "Look for weights that are not finite or far too large, first in the layers named here.",
-        )
-        return
-    training = copy.deepcopy(network)
-    for _, module in _norms(training):
-        module.train()
-    in_train = _outputs(training, batch)
-    spread = (in_train - in_train.mean(dim=0)).square().mean().sqrt()
-    distance = (in_eval - in_train).square().mean().sqrt()
-    share = (distance / spread).item() if spread > 0 else 0.0
-    if not share <= LARGEST_DISAGREEMENT:
-        yield Finding(
-            Severity.WARNING,
-            "train-eval-disagree",
-            None,
-            f"outputs differ by {share:.2g} of their own spread over a batch of {len(batch)} rows",
-            "Take the statistics anew; if that does not help, train with larger batches or without dropout in between.",
-        )
-
-
-def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
-    """Return all floating-point outputs as one table: (rows, values), float64."""
-    leaves = [leaf for leaf in tree_leaves(network(batch)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    return torch.cat([leaf.double().reshape(len(batch), -1) for leaf in leaves if len(leaf) == len(batch)], dim=1)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from models.norm_inputs import looking_at, named_norms
+
 DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
     {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 )
@@ -54,7 +56,7 @@ def dropout_before_norms(network: nn.Module, example: Tensor) -> dict[str, float
     found: dict[str, float] = {}
     marking = _Marks()
 
-    def look(name: str, x: Tensor) -> None:
+    def look(name: str, _: _BatchNorm, x: Tensor) -> None:
         if marking.marks and x.requires_grad:
             marks = [mark for mark, _ in marking.marks]
             gradients: Sequence[Tensor | None] = torch.autograd.grad(
@@ -64,13 +66,10 @@ def dropout_before_norms(network: nn.Module, example: Tensor) -> dict[str, float
             if reached:
                 found[name] = max(found.get(name, 0.0), *reached)
 
-    handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(lambda _, args, name=name: look(name, args[0])))
-            handles.append(module.register_forward_hook(lambda _module, _args, result: result.detach()))
+    norms = list(named_norms(network))
+    handles = [norm.register_forward_hook(lambda _module, _args, result: result.detach()) for _, norm in norms]
     try:
-        with marking:
+        with marking, looking_at(norms, look):
             network(example)
     finally:
         for handle in handles:

@@ -20,7 +20,7 @@ counts as much as any other, and the variance between the batches' means is lost
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from contract.findings import LayerDrift
 from models.errors import StatisticsError, UnsteadyCallsError
+from models.norm_inputs import keeps_statistics, looking_at, named_norms
 
 VALUES = 2**25
 """Most values that the widest layer gets at a time, 256 MiB in float64; how many changes no result."""
@@ -110,7 +111,7 @@ def reestimate(network: nn.Module, x: Tensor, say: Callable[[str], None] = lambd
                 return  # all rows are here: on with the new statistics to the next layer
         raise _MeasuredError
 
-    with _looking_at(network, look):
+    with looking_at(_kept(network), look):
         while pending:
             first = pending[0]
             for batch in batches:
@@ -119,6 +120,10 @@ def reestimate(network: nn.Module, x: Tensor, say: Callable[[str], None] = lambd
             if pending and pending[0] == first:
                 raise UnsteadyCallsError(first)
     return tuple(drifts)
+
+
+def _kept(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    return ((name, norm) for name, norm in named_norms(network) if keeps_statistics(norm))
 
 
 def _survey(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
@@ -131,27 +136,9 @@ def _survey(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
         calls[name] = calls.get(name, 0) + 1
         widest = max(widest, values.numel() // len(example))
 
-    with _looking_at(network, count):
+    with looking_at(_kept(network), count):
         network(example)
     return calls, widest
-
-
-@contextmanager
-def _looking_at(network: nn.Module, look: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
-    """Call `look` with the name, the layer and its input before each BatchNorm that keeps statistics runs."""
-    handles = [
-        module.register_forward_pre_hook(
-            lambda layer, args, kwargs, name=name: look(name, layer, args[0] if args else kwargs["input"]),
-            with_kwargs=True,
-        )
-        for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _settle(name: str, layer: _BatchNorm, moments: Moments) -> LayerDrift:

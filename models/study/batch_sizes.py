@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.mlp import Mlp
+from models.running_stats import reestimate
 from models.study.finding import Check, Finding, Row, Table, estimate
 from models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train, twin
 from models.study.plots import ERRORS, Lines, Series, draw
@@ -112,16 +113,20 @@ def train_with_norm(seed: int, size: int, steps: int) -> Trained:
 
 
 def with_precise_statistics(network: Mlp, x: torch.Tensor) -> Mlp:
-    """Return a copy whose running statistics are those of x as one batch, under the weights as they are.
+    """Return a copy whose running statistics are those of x, taken anew under the weights as they are.
+
+    The variance is divided by the rows less one, as in the running variance that torch keeps, so that the two differ by
+    what training did and not by how they are defined. (What `reestimate` sets, and an export takes, is divided by the
+    rows.)
 
     Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.2 (PreciseBN), here with a single batch of all rows.
     """
-    exact = twin(network).train()
+    exact = twin(network)
+    reestimate(exact, x)
     for norm in norms_of(exact):
-        norm.momentum = 1.0  # torch's: the new batch alone
-    with torch.no_grad():
-        exact(x)
-    return exact.eval()
+        assert norm.running_var is not None
+        norm.running_var *= len(x) / (len(x) - 1)
+    return exact
 
 
 def errors_of_statistics(network: Mlp, exact: Mlp) -> tuple[float, float]:

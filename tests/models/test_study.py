@@ -141,6 +141,24 @@ def test_precise_statistics_are_those_of_all_rows() -> None:
     assert variance_error > 0
 
 
+def test_precise_statistics_are_of_every_layer_behind_the_precise_ones_before_it() -> None:
+    digits = load_digits()
+    network = make_mlp(0, norm=True)
+    train(network, digits, 0, 40)
+    before = copy.deepcopy(network.state_dict())
+    exact = with_precise_statistics(network, digits.train_x)
+    one_batch = copy.deepcopy(network).double().train()
+    seen: list[torch.Tensor] = []
+    for norm in norms_of(one_batch):
+        norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    one_batch(digits.train_x.double())
+    assert not exact.training
+    for norm, given in zip(norms_of(exact), seen, strict=True):
+        torch.testing.assert_close(norm.running_mean, given.mean(0).float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var, given.var(0).float(), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
 def test_an_error_of_one_standard_deviation_is_one() -> None:
     network = make_mlp(0, norm=True)
     moved = copy.deepcopy(network)

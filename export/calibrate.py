@@ -58,12 +58,14 @@ def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Feed
     if len(places) < FEWEST_ROWS:
         return without
     given = _run(runner, {name: array[places] for name, array in feeds.items()})
-    rows = len(next(iter(given.values())))
+    rows = min((len(array) for array in given.values()), default=0)
     if rows < FEWEST_ROWS:
         return without
     rng = np.random.default_rng(seed)
     weights = np.stack([_window(rows, rng) for _ in range(WINDOWS)])
-    judged = tuple(_judged(layer, _scores(layer, given, weights)) for layer in layers)
+    judged = tuple(
+        _judged(layer, _scores(layer, given, weights)) if layer.means in given else layer for layer in layers
+    )
     counted = rows if any(layer.threshold is not None for layer in judged) else 0
     return Monitor(window_rows=WINDOW_ROWS, layers=judged, calibration_rows=counted)
 
@@ -91,12 +93,16 @@ def _scores(layer: WatchedLayer, given: dict[str, Tensor], weights: Tensor) -> T
 
 
 def _run(runner: Runner, feeds: Feeds) -> dict[str, Tensor]:
-    """Return what the monitor gives of the rows that it holds finite throughout, (rows, channels), float64."""
+    """Return what the monitor gives of the rows that it holds finite throughout, (rows, channels), float64.
+
+    Layers behind a Reshape of (N, T, C) to (N·T, C) are left out: a window of their rows is not one of the network's.
+    """
     rows = min(len(array) for array in feeds.values())
     parts = [
         runner.run({name: array[start : start + _ROWS_AT_ONCE] for name, array in feeds.items()})
         for start in range(0, rows, _ROWS_AT_ONCE)
     ]
     given = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    given = {name: array for name, array in given.items() if len(array) == rows}
     finite = np.all([np.isfinite(array).all(axis=1) for array in given.values()], axis=0)
     return {name: array[finite].astype(np.float64) for name, array in given.items()}

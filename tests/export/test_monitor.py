@@ -308,6 +308,32 @@ def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wro
     assert monitor.layers[0].threshold == pytest.approx(without.layers[0].threshold, rel=1e-5)
 
 
+def test_a_layer_that_has_the_rows_several_times_gets_no_threshold(tmp_path: Path) -> None:
+    """Positions of a sequence stand as rows of their own: a window of them is not a window of the network's rows."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        batchnorm("x", "a", "before"),
+        helper.make_node("Reshape", ["a", "flat"], ["r"]),
+        helper.make_node("Gemm", ["r", "w"], ["h"]),
+        batchnorm("h", "b", "behind"),
+        helper.make_node("Reshape", ["b", "apart"], ["y"]),
+    ]
+    constants = {"flat": np.array([-1, 4]), "apart": np.array([-1, 5, 3])}
+    constants |= {"w": rng.normal(size=(4, 3)).astype(np.float32)}
+    constants |= statistics(rng, 5, "before", np.float32) | statistics(rng, 3, "behind", np.float32)
+    proto = model(nodes, {"x": ["n", 5, 4]}, ["y"], constants, dtype=np.float32)
+    held_out = {"x": rng.normal(size=(150, 5, 4)).astype(np.float32)}
+
+    layers = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+    monitor = calibrated(tmp_path / MONITOR_NAME, layers, held_out)
+
+    alone = calibrated(tmp_path / MONITOR_NAME, layers[1:], held_out)
+    assert [(layer.node, layer.threshold is None) for layer in monitor.layers] == [("before", False), ("behind", True)]
+    assert monitor.calibration_rows == 150
+    assert [layer.threshold for layer in alone.layers] == [None]
+    assert alone.calibration_rows == 0
+
+
 def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save(deep(RNG, 1), tmp_path), path)

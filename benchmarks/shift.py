@@ -102,7 +102,7 @@ def measure(folder: Path, dataset: Dataset, seed: int, found: dict[str, Found]) 
     for name, change in CORRUPTIONS.items():
         tell(f"seed {seed}: {name}")
         test = tensors(dataset, dataset.splits.test, change)
-        rows = rows_of(monitor, run_monitor(bundle / MONITOR_NAME, monitor, test))
+        rows, _ = rows_of(monitor, run_monitor(bundle / MONITOR_NAME, monitor, test))
         scores = window_scores(monitor, rows, seed)
         np.savez(folder / "samples.npz", input=tensors(dataset, order, change))
         adapted = normfold("adapt", str(folder / "models" / "digits"), "--samples", str(folder / "samples.npz"))
@@ -150,7 +150,7 @@ def looks(monitor: Monitor, given: Rows, seed: int) -> list[bool]:
 
 def observe(sums: Sums, given: Rows, row: int, window_rows: int) -> None:
     """Let the service's sums see one picture, as its own request."""
-    sums.add_rows([(means[row : row + 1], squares[row : row + 1]) for means, squares in given], window_rows)
+    sums.add_request([(means[row : row + 1], squares[row : row + 1]) for means, squares in given], window_rows)
 
 
 def normfold(*arguments: str) -> dict[str, str]:

@@ -13,11 +13,10 @@ from rich.text import Text
 from cli.console import err, out, print_json, warn
 from cli.packages import require_export
 from cli.tables import fold_sentence, verification_record, verification_table, watch_record, watch_sentence
+from contract.manifest import PRIOR
 
 if TYPE_CHECKING:
     from export.reestimate import Layer
-
-_DEFAULT_PRIOR = 16.0
 
 
 def adapt(
@@ -35,7 +34,7 @@ def adapt(
     ],
     prior: Annotated[
         float, typer.Option(min=0, max=1e9, help="For how many samples the statistics of training count.")
-    ] = _DEFAULT_PRIOR,
+    ] = PRIOR,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
         bool | None,
@@ -50,8 +49,9 @@ def adapt(
     """Re-estimate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
 
     For inputs that have changed since training: another camera, another light. Needs neither torch nor the checkpoint
-    nor labels, but at least 32 samples of one state of affairs. If their first half is not like their second, or the
-    new fold cannot be proven, nothing is written and the exit code is 1. `normfold repository rollback` undoes it.
+    nor labels, but at least 32 samples of one state of affairs, and 100 if the service is to tell when inputs change
+    again. If their first half is not like their second, or the new fold cannot be proven, nothing is written and the
+    exit code is 1. `normfold repository rollback` undoes it.
 
     Example: `normfold adapt model_repository/digits --samples pictures/`
     """
@@ -86,12 +86,12 @@ def adapt(
     if as_json:
         proof = verification_record(exported.verification)
         place = {"version": exported.manifest.version, "bundle": str(exported.path)}
-        facts = {"fold": exported.report.to_dict(), "verification": proof, "monitor": watch_record(exported.monitor)}
-        print_json({**record, **place, **facts})
+        watched = watch_record(exported.monitor, "samples")
+        print_json({**record, **place, "fold": exported.report.to_dict(), "verification": proof, "monitor": watched})
         return
     out.print(fold_sentence(exported.report), markup=False)
     out.print(verification_table(exported.verification))
-    out.print(watch_sentence(exported.monitor), markup=False)
+    out.print(watch_sentence(exported.monitor, "samples"), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "
         f"{adapting.reestimation.samples:,} samples.",

@@ -125,7 +125,9 @@ def export(
     if exported.verification.engine is Engine.REFERENCE:
         warn("ONNX Runtime cannot run this model on the CPU: the bundle is proven, but cannot be served there.")
     if held_out is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
-        warn(f"The held-out inputs are fewer than {FEWEST_ROWS} rows: no threshold comes from them.")
+        warn(
+            f"The held-out inputs give no threshold: it takes {FEWEST_ROWS} rows, finite in each layer, not all alike."
+        )
     manifest, report = exported.manifest, exported.report
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:

@@ -8,21 +8,20 @@ from typing import Any
 from cli.source import Source
 from contract.preprocess import ImagePreprocessing
 
-MOST_ROWS = 2000
-"""More would make an export longer, and a threshold hardly better."""
-
 _INPUT = "input"
 """Name of the input of a network that was trained here."""
 
 
 def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None:
-    """Return the validation split of a run's data, as the served network takes it, by input.
+    """Return the validation split of a run's data, or rows spread over it, as the served network takes them, by input.
 
     Returns:
         None for what is no run folder, or where its data are gone: then nobody can say what is normal.
     """
     if source.is_onnx or source.is_factory:
         return None
+    from export.calibrate import MOST_ROWS
+    from export.spread import spread
     from models.checkpoint import load_config
     from models.data import load_dataset
     from models.errors import DataError
@@ -34,7 +33,8 @@ def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None
         dataset = load_dataset(config.data)
     except DataError:
         return None
-    rows = dataset.splits.validation[:MOST_ROWS]
+    validation = dataset.splits.validation  # ascending, and pictures of a folder lie class by class
+    rows = validation[spread(len(validation), MOST_ROWS)]
     if takes_pixels and isinstance(dataset.preprocessing, ImagePreprocessing):
         return {_INPUT: dataset.preprocessing.to_pixels(dataset.x[rows])}
     return {_INPUT: dataset.tensors(rows)}

@@ -33,18 +33,23 @@ def pixel_sentence(found: PixelInput) -> str:
     return f"Input {found.name!r} takes 8-bit pixels, 0 to 255; their standardisation is folded{left}."
 
 
-def watch_sentence(monitor: Monitor | None) -> str:
-    """Return what the service will watch of a bundle's inputs, and what its thresholds come from."""
+def watch_sentence(monitor: Monitor | None, rows: str = "held-out rows") -> str:
+    """Return what the service will watch of a bundle's inputs, and what its thresholds come from: `rows`."""
+    from export.calibrate import FEWEST_ROWS
+
     if monitor is None:
         return "Its inputs are not watched."
     count = len(monitor.layers)
     layers = f"{count} layer{'s' if count > 1 else ''}"
     if monitor.calibration_rows:
-        return f"Inputs are watched at {layers}; {monitor.calibration_rows} held-out rows say what is normal there."
-    return f"Inputs are watched at {layers}, without thresholds: there are no held-out rows to take them from."
+        return f"Inputs are watched at {layers}; {monitor.calibration_rows} {rows} say what is normal there."
+    return (
+        f"Inputs are watched at {layers}, but there are no thresholds, which take at least {FEWEST_ROWS} {rows}: "
+        "scores are shown, `shifted` stays null, and the alert cannot fire."
+    )
 
 
-def watch_record(monitor: Monitor | None) -> dict[str, Any] | None:
+def watch_record(monitor: Monitor | None, rows: str = "held-out rows") -> dict[str, Any] | None:
     """Return the same for JSON."""
     if monitor is None:
         return None
@@ -52,6 +57,7 @@ def watch_record(monitor: Monitor | None) -> dict[str, Any] | None:
         "window_rows": monitor.window_rows,
         "calibration_rows": monitor.calibration_rows,
         "layers": [{"node": layer.node, "threshold": layer.threshold} for layer in monitor.layers],
+        "sentence": watch_sentence(monitor, rows),
     }
 
 

@@ -7,16 +7,17 @@ each row's channel means and mean squares of
     u = (output − shift) / |scale|
 
 so that in normal times, in each channel, u has the mean 0 and the variance `running_var / (running_var + epsilon)`.
+Channels whose scale is nothing beside the rounding of what carries them are left out: their u would be that rounding.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract.errors import InputError
 
@@ -40,10 +41,24 @@ class WatchedLayer(_Record):
     node: str = Field(description="Its name in the unfolded network.")
     means: str = Field(description="Output of monitor.onnx, (rows, channels): means of u.")
     squares: str = Field(description="Output of monitor.onnx, (rows, channels): means of u².")
-    variances: tuple[float, ...] = Field(description="Of u in normal times, by channel; between 0 and 1.")
+    variances: tuple[float, ...] = Field(min_length=1, description="Of u in normal times, by channel; between 0 and 1.")
+    channels: tuple[int, ...] | None = Field(
+        default=None, description="Numbers of these channels in the network; null: all of the layer's, in order."
+    )
     threshold: float | None = Field(
         default=None, gt=0, description="Scores above it are not those of normal inputs; null: nothing to judge by."
     )
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if self.channels is not None and len(self.channels) != len(self.variances):
+            raise ValueError(f"{len(self.channels)} channels have {len(self.variances)} variances")
+        return self
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What the channels are called in the network."""
+        return tuple(range(len(self.variances))) if self.channels is None else self.channels
 
 
 class Monitor(_Record):
@@ -51,7 +66,9 @@ class Monitor(_Record):
 
     window_rows: int = Field(gt=0, description="Rows that a score is made of.")
     layers: tuple[WatchedLayer, ...] = Field(min_length=1)
-    calibration_rows: int = Field(default=0, ge=0, description="Held-out rows that the thresholds come from.")
+    calibration_rows: int = Field(
+        default=0, ge=0, description="Held-out rows that the thresholds come from; 0 without thresholds."
+    )
 
 
 def divergence(means: Array, variances: Array, normal: Array) -> Array:
@@ -68,6 +85,9 @@ def divergence(means: Array, variances: Array, normal: Array) -> Array:
         means: of u, (…, channels), float64.
         variances: of u, likewise.
         normal: of u in normal times, (channels,).
+
+    Returns:
+        (…, channels), float64, in nats: 0 where nothing moved, and finite even where u does not vary at all.
     """
     rest = 1 - normal
     spread = np.maximum(variances + rest, np.finfo(np.float64).tiny)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from contract.kept import SHIFT
-from contract.manifest import STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
+from contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from contract.monitor import MONITOR_NAME
 from export.bundle import Adapted, Exported, export_bundle
 from export.errors import NotAdaptableError, SampleCountError
@@ -24,12 +24,10 @@ from export.progress import Say, silent
 from export.reestimate import Reestimation, reestimate
 from export.runner import Feeds, input_ports
 from export.samples import Samples, Taker, read_kept_samples, read_samples
+from export.spread import spread
 from export.staging import translated_os_errors
 from export.statistics import TRAINED_NAME, read_merging, read_trained
 from export.versions import check_version, find_model
-
-PRIOR = 16.0
-"""Samples that the statistics of training count for; `make bench-adapt` compares it with others."""
 
 FEWEST_SAMPLES = 32
 """Two halves of 16 to compare. A channel's mean is then known to 1/√32 = 0.18 of its standard deviation at worst."""
@@ -88,7 +86,7 @@ class Adapting:
 
     def _normal(self) -> Feeds:
         """Return some of the samples, spread over all, as the served network takes them: what is normal from now on."""
-        places = range(0, self.samples.count, -(-self.samples.count // MOST_NORMAL))
+        places = spread(self.samples.count, MOST_NORMAL)
         feeds = [self.samples.read(place, place + 1) for place in places]
         joined = {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}
         if not self.manifest.takes_pixels:

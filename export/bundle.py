@@ -179,6 +179,11 @@ def export_bundle(
 def _write_monitor(
     source: Path, folder: Path, pixels: FromPixels | None, held_out: Path | Feeds | None
 ) -> Monitor | None:
+    """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be watched.
+
+    Raises:
+        FeedError: the held-out rows cannot be used.
+    """
     layers = save_monitor(source, folder / MONITOR_NAME, pixels)
     if not layers:
         return None

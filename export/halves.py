@@ -24,6 +24,9 @@ import numpy as np
 
 from export.affine import Array
 
+FEWEST = 4
+"""Samples: halves of two, within which there is scatter."""
+
 LARGEST_Z = 4.0
 LARGEST_GAP = 0.25
 
@@ -53,10 +56,15 @@ def compare_halves(means: Array, variances: Array, epsilon: float) -> Halves:
     """Compare the first half of the samples with the second.
 
     Args:
-        means: (N, C), of each sample and channel; at least 4 samples.
-        variances: (N, C), within the sample, biased.
+        means: (N, C), float64, of each sample and channel, in the order in which the samples came.
+        variances: (N, C), float64, within the sample, biased.
         epsilon: of the layer.
+
+    Raises:
+        ValueError: there are fewer than FEWEST samples.
     """
+    if len(means) < FEWEST:
+        raise ValueError(f"{len(means)} samples have no halves to compare; {FEWEST} are the fewest")
     distances = variances + (means - means.mean(axis=0)) ** 2
     variance = distances.mean(axis=0) + epsilon
     return Halves(_gap(means / np.sqrt(variance)), _gap(distances / variance))

@@ -210,9 +210,19 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
 
 
 def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Array]:
-    """Return mean and biased variance within each sample, each (N, C), of what a BatchNormalization is given.
+    """Return mean and biased variance within each sample of what a BatchNormalization is given.
 
     The first axis holds the samples, each perhaps several times in a row, as behind a Reshape of (N, T, C) to (N·T, C).
+
+    Args:
+        activations: advanced up to the BatchNormalization.
+        batchnorm: with C channels.
+
+    Returns:
+        The means (N, C), float64, and the variances (N, C), float64: of N samples, in their order.
+
+    Raises:
+        NotAdaptableError: its input was not sampled, or the first axis of that does not hold the samples.
     """
     value = batchnorm.node.inputs[0]
     name = (value.name if value is not None else None) or ""

@@ -148,7 +148,7 @@ def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full:
     scores = divergence(means, variances, np.array(layer.variances))
     score = float(scores.mean())
     channels = tuple(
-        Channel(int(place), float(scores[place]), float(means[place]), float(np.sqrt(variances[place])))
+        Channel(layer.numbers[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place])))
         for place in np.argsort(-scores, kind="stable")[:worst]
     )
     shifted = score > layer.threshold if is_full and layer.threshold is not None else None

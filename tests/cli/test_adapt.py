@@ -15,9 +15,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from contract.manifest import SourceCard, read_manifest, sha256_of
+import export.adapt
+from contract.manifest import PRIOR, SourceCard, read_manifest, sha256_of
 from contract.monitor import divergence, read_monitor
-from export.adapt import PRIOR
 from export.bundle import export_bundle
 from export.statistics import read_merging
 from service.app import create_app
@@ -178,6 +178,41 @@ def test_what_is_normal_is_learnt_from_the_samples(normfold: Run, repository: Pa
 
     assert score(shifted(200, seed=5)) < layer.threshold
     assert score(np.random.default_rng(6).normal(size=(200, 4, 5, 5)).astype(np.float32)) > layer.threshold
+
+
+def test_as_many_samples_as_may_be_say_what_is_normal(
+    normfold: Run, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second of 201 would be no more than 101."""
+    monkeypatch.setattr(export.adapt, "MOST_NORMAL", 150)
+    np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).permutation(shifted(201)))
+
+    assert "150 samples say what is normal there." in _in_one_line(
+        normfold("adapt", "models/net", "--samples", "samples.npz")[1]
+    )
+    assert read_monitor(repository / "net" / "2" / "monitor.json").calibration_rows == 150
+
+
+@pytest.mark.parametrize(("count", "has_thresholds"), [(32, False), (99, False), (100, True)])
+def test_too_few_samples_for_thresholds_are_said_to_be(
+    normfold: Run, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
+) -> None:
+    """Enough to adapt, and not to tell when inputs change again; the version that is adapted may well have told."""
+    says = "no thresholds, which take at least 100 samples: scores are shown, `shifted` stays null, and the alert"
+    np.savez(tmp_path / "samples.npz", x=shifted(count))
+    assert repository.exists()
+
+    _, text, _ = normfold("adapt", "models/net", "--samples", "samples.npz")
+    record = json.loads(normfold("adapt", "models/net", "--samples", "samples.npz", "--json")[1])["monitor"]
+
+    assert (says in _in_one_line(text)) is not has_thresholds
+    assert (says in record["sentence"]) is not has_thresholds
+    assert record["calibration_rows"] == (count if has_thresholds else 0)
+    assert [layer["threshold"] is not None for layer in record["layers"]] == [has_thresholds]
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_a_bundle_that_is_not_watched_stays_so(normfold: Run, tmp_path: Path, samples: Path) -> None:

@@ -143,6 +143,24 @@ def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: Any, net: Pat
     assert manifest["card"]["labels"] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("count", [99, 100])
+def test_export_says_whether_held_out_rows_give_thresholds(
+    normfold: Any, net: Path, tmp_path: Path, count: int
+) -> None:
+    assert net.exists()
+    x = np.random.default_rng(0).normal(size=(count, 4, 5, 5)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=x)
+
+    code, out, err = normfold("export", "net.onnx", "--held-out", "rows.npz", "--name", "text")
+    watched = json.loads(normfold("export", "net.onnx", "--held-out", "rows.npz", "--json")[1])["monitor"]
+
+    assert code == 0
+    assert ("The held-out inputs give no threshold: it takes 100 rows" in err) is (count == 99)
+    says = "100 held-out rows say what" if count == 100 else "no thresholds, which take at least 100 held-out rows: "
+    assert says in " ".join(out.split())
+    assert says in watched["sentence"]
+
+
 def test_export_of_an_onnx_file_needs_no_torch(normfold: Any, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert net.exists()
     monkeypatch.setitem(sys.modules, "torch", None)

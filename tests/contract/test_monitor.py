@@ -50,6 +50,25 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_monitor(path) == monitor
 
 
+def test_channels_keep_their_numbers_and_records_without_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "monitor.json"
+    layer = '{"node": "bn", "means": "m", "squares": "s", "variances": [1, 1]'
+    for channels, numbers in (("", (0, 1)), (', "channels": null', (0, 1)), (', "channels": [3, 8]', (3, 8))):
+        path.write_text(f'{{"window_rows": 200, "layers": [{layer}{channels}}}]}}')
+
+        assert read_monitor(path).layers[0].numbers == numbers
+
+
+@pytest.mark.parametrize("channels", ["[3]", "[3, 4, 5]"])
+def test_a_record_of_other_channels_than_it_has_variances_for_is_refused(tmp_path: Path, channels: str) -> None:
+    path = tmp_path / "monitor.json"
+    layer = f'{{"node": "bn", "means": "m", "squares": "s", "variances": [1, 1], "channels": {channels}}}'
+    path.write_text(f'{{"window_rows": 200, "layers": [{layer}]}}')
+
+    with pytest.raises(MonitorError, match="channels have 2 variances"):
+        read_monitor(path)
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"window_rows": 0, "layers": []}'])
 def test_a_wrong_record_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "monitor.json"

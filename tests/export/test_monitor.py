@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from contract.manifest import SourceCard
 from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, WatchedLayer, divergence, read_monitor
 from contract.preprocess import ImagePreprocessing
 from export.bundle import export_bundle
-from export.calibrate import FEWEST_ROWS, WINDOW_ROWS, calibrated
+from export.calibrate import FEWEST_ROWS, MOST_ROWS, WINDOW_ROWS, calibrated
 from export.errors import FeedError
 from export.monitor import MOST_LAYERS, save_monitor
 from tests.export.build import batchnorm, model, run32, statistics
@@ -89,11 +91,13 @@ def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Pat
     scale, shift = parameter(proto, bn.input[1]), parameter(proto, bn.input[2])
     var = parameter(proto, bn.input[4])
     axes = (1, -1, *[1] * (y.ndim - 2))
-    u = (y - shift.reshape(axes)) / np.where(scale, np.abs(scale), np.inf).reshape(axes)
+    live = np.array([1, 2, 3])  # the scale of the first is 0
+    u = ((y - shift.reshape(axes)) / np.where(scale, np.abs(scale), np.inf).reshape(axes))[:, live]
     spatial = tuple(range(2, y.ndim))
     np.testing.assert_allclose(means, u.mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(squares, (u**2).mean(axis=spatial), rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(layer.variances, np.where(scale != 0, var / (var + 1e-5), 0), rtol=1e-6)
+    np.testing.assert_allclose(layer.variances, (var / (var + 1e-5))[live], rtol=1e-6)
+    assert layer.numbers == (1, 2, 3)
 
 
 def trained(x: np.ndarray) -> onnx.ModelProto:
@@ -169,6 +173,188 @@ def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> No
     assert np.mean([score > layer.threshold for score in normal]) < 0.02
     for shifted in (rows(WINDOW_ROWS, 7)["x"] + 1, rows(WINDOW_ROWS, 7)["x"] * 0.3):
         assert scores(path, monitor.layers, {"x": shifted})[0] > 2 * layer.threshold
+
+
+def one_layer(channels: Sequence[int], scales: Mapping[int, float], shift: float) -> onnx.ModelProto:
+    """Make Conv and BatchNormalization, with some of seven channels; statistics are those of rows(2000, seed=0)."""
+    rng = np.random.default_rng(5)
+    scale = rng.uniform(0.5, 1.5, 7)
+    scale[list(scales)] = list(scales.values())
+    kept = {
+        "w": rng.normal(size=(7, 4, 3, 3)) / 6,
+        "bn.scale": scale,
+        "bn.shift": shift * rng.uniform(0.5, 1.5, 7),
+        "bn.mean": np.zeros(7),
+        "bn.var": np.ones(7),
+    }
+    constants = {name: array[list(channels)].astype(np.float32) for name, array in kept.items()}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), batchnorm("h", "y")]
+
+    def made() -> onnx.ModelProto:
+        return model(nodes, {"x": ["n", 4, 5, 5]}, ["y"], constants, dtype=np.float32)
+
+    (h,) = run32(with_output(made(), "h"), rows(2000, seed=0))
+    constants |= {"bn.mean": h.mean(axis=(0, 2, 3)), "bn.var": h.var(axis=(0, 2, 3))}
+    return made()
+
+
+@pytest.mark.parametrize(
+    ("dead", "shift", "live"),
+    [
+        ({1: 1e-8}, 1.0, (0, 2, 3, 4, 5, 6)),
+        ({4: 1e-40}, 1.0, (0, 1, 2, 3, 5, 6)),
+        ({1: -1e-8, 4: 1e-40, 5: 0.0}, 1.0, (0, 2, 3, 6)),
+        ({1: 1e-8, 4: 1e-40, 5: 0.0}, 0.0, (0, 1, 2, 3, 6)),
+    ],
+)
+def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
+    tmp_path: Path, dead: Mapping[int, float], shift: float, live: tuple[int, ...]
+) -> None:
+    """Beside a shift, a scale near 0 is lost in rounding; without one, 1e-8 is a scale like others."""
+    ratios, judged = [], []
+    for channels, scales in ((range(7), dead), (live, {})):
+        path = tmp_path / MONITOR_NAME
+        layers = save_monitor(save(one_layer(channels, scales, shift), tmp_path), path)
+        (layer,) = calibrated(path, layers, rows(300, seed=1)).layers
+        assert layer.threshold is not None
+        (score,) = scores(path, (layer,), {"x": 0.8 * rows(WINDOW_ROWS, 7)["x"] + 0.3})
+        ratios.append(score / layer.threshold)
+        judged.append(layer)
+
+    assert ratios[1] > 1.5
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-3)
+    assert [layer.numbers for layer in judged] == [live, tuple(range(len(live)))]
+
+
+def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> None:
+    """A scale of 0.01 beside a shift of 1 is nine roundings of float16, and a hundred thousand of float32."""
+    for dtype, live in ((np.float16, (0, 2)), (np.float32, (0, 1, 2))):
+        constants = {"w": np.ones((3, 1, 1, 1)), "bn.scale": np.array([1, 0.01, 0.2]), "bn.shift": np.ones(3)}
+        constants |= {"bn.mean": np.zeros(3), "bn.var": np.ones(3)}
+        constants = {name: array.astype(dtype) for name, array in constants.items()}
+        nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), batchnorm("h", "y")]
+        proto = model(nodes, {"x": ["n", 1, 2, 2]}, ["y"], constants, dtype=dtype)
+
+        (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+
+        assert layer.numbers == live
+
+
+def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
+    """It gives its shift alone, and no variance of u can be told."""
+    proto = deep(RNG, 1)
+    (var,) = [one for one in proto.graph.initializer if one.name == "bn0.var"]
+    var.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, np.inf, 1], np.float32), "bn0.var"))
+
+    (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+
+    assert layer.numbers == (1, 3)
+
+
+def without_scale(proto: onnx.ModelProto, *names: str) -> onnx.ModelProto:
+    """Return a model with layers whose channels are all dead."""
+    for one in proto.graph.initializer:
+        if one.name in {f"{name}.scale" for name in names}:
+            one.CopyFrom(onnx.numpy_helper.from_array(np.zeros(4, np.float32), one.name))
+    return proto
+
+
+def test_layers_are_chosen_among_those_that_live(tmp_path: Path) -> None:
+    proto = without_scale(deep(RNG, 5), "bn0", "bn3")
+
+    layers = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+
+    assert [layer.node for layer in layers] == ["bn1", "bn2", "bn4"]
+
+
+def test_a_network_without_a_living_channel_is_not_watched(tmp_path: Path) -> None:
+    proto = without_scale(deep(RNG, 2), "bn0", "bn1")
+
+    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", held_out=rows(150, 3))
+
+    assert exported.monitor is None
+    assert not {MONITOR_NAME, MONITOR_CARD_NAME} & exported.manifest.files.keys()
+
+
+def test_scores_that_are_all_0_give_no_threshold_and_a_bundle_that_is_read(tmp_path: Path) -> None:
+    """Training saw nothing but zeros, and so did whoever held rows out."""
+    constants = {"w": np.ones((2, 3)), "bn.scale": np.ones(2), "bn.shift": np.ones(2)}
+    constants |= {"bn.mean": np.zeros(2), "bn.var": np.zeros(2)}
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), batchnorm("h", "y")]
+    proto = model(nodes, {"x": ["n", 3]}, ["y"], constants, dtype=np.float32)
+    held_out = {"x": np.zeros((150, 3), np.float32)}
+
+    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", held_out=held_out)
+
+    monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
+    assert monitor == exported.monitor
+    assert [layer.threshold for layer in monitor.layers] == [None]
+    assert monitor.calibration_rows == 0
+
+
+@pytest.mark.parametrize("wrong", [1e25, np.inf, np.nan])
+def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wrong: float) -> None:
+    path = tmp_path / MONITOR_NAME
+    layers = save_monitor(save(trained(rows(2000, seed=0)["x"]), tmp_path), path)
+    x = rows(300, seed=1)["x"]
+    spoilt = x.copy()
+    spoilt[[3, 70, 299]] = wrong
+
+    monitor = calibrated(path, layers, {"x": spoilt})
+
+    without = calibrated(path, layers, {"x": np.delete(x, [3, 70, 299], axis=0)})
+    assert monitor.calibration_rows == without.calibration_rows == 297
+    assert monitor.layers[0].threshold == pytest.approx(without.layers[0].threshold, rel=1e-5)
+
+
+def test_a_layer_that_has_the_rows_several_times_is_not_watched(tmp_path: Path) -> None:
+    """Positions of a sequence stand as rows of their own: a window of them is not a window of the network's rows."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        batchnorm("x", "a", "before"),
+        helper.make_node("Reshape", ["a", "flat"], ["r"]),
+        helper.make_node("Gemm", ["r", "w"], ["h"]),
+        batchnorm("h", "b", "behind"),
+        helper.make_node("Reshape", ["b", "apart"], ["y"]),
+    ]
+    constants = {"flat": np.array([-1, 4]), "apart": np.array([-1, 5, 3])}
+    constants |= {"w": rng.normal(size=(4, 3)).astype(np.float32)}
+    constants |= statistics(rng, 5, "before", np.float32) | statistics(rng, 3, "behind", np.float32)
+    proto = model(nodes, {"x": ["n", 5, 4]}, ["y"], constants, dtype=np.float32)
+
+    layers = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+
+    assert [layer.node for layer in layers] == ["before"]
+
+
+def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
+    path = tmp_path / MONITOR_NAME
+    layers = save_monitor(save(deep(RNG, 1), tmp_path), path)
+    x = rows(FEWEST_ROWS + 20, 0)["x"]
+    x[:21] = 1e25
+
+    monitor = calibrated(path, layers, {"x": x})
+
+    assert (monitor.calibration_rows, [layer.threshold for layer in monitor.layers]) == (0, [None])
+
+
+def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(tmp_path: Path) -> None:
+    """Rows of two kinds, one behind the other, as pictures lie class by class."""
+    path = tmp_path / MONITOR_NAME
+    count = 40_000  # shares of all of them in each window would be 640 MB
+    layers = save_monitor(save(linear(np.random.default_rng(0), 17), tmp_path), path)
+    x = np.random.default_rng(1).normal(size=(count, 6)).astype(np.float32)
+    x[count // 2 :] += 3
+    tracemalloc.start()
+
+    monitor = calibrated(path, layers, {"x": x})
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150e6
+    assert monitor.calibration_rows == MOST_ROWS
+    assert monitor == calibrated(path, layers, {"x": x[:: count // MOST_ROWS]})
 
 
 @pytest.mark.parametrize("count", [None, FEWEST_ROWS - 1])

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from export import activations
 from export.errors import MovingSamplesError, NotAdaptableError, SampleError, StatisticsError, TrainingModeError
-from export.halves import compare_halves
+from export.halves import FEWEST, compare_halves
 from export.onnx_file import load_model, save_model
 from export.reestimate import Reestimation, reestimate
 from export.samples import Samples
@@ -398,3 +398,11 @@ def test_nothing_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         adapted(other_axis(), samples(x=np.ones((COUNT, 3, 2))), tmp_path)
 
     assert list((tmp_path / "aside").iterdir()) == []
+
+
+def test_halves_of_one_sample_cannot_be_compared() -> None:
+    means = np.random.default_rng(0).normal(size=(FEWEST, 2))
+
+    assert np.isfinite(compare_halves(means, np.ones_like(means), 1e-5).means.z)
+    with pytest.raises(ValueError, match="3 samples have no halves to compare"):
+        compare_halves(means[1:], np.ones_like(means[1:]), 1e-5)

@@ -119,6 +119,20 @@ def test_the_worst_channels_come_first() -> None:
     assert [one.score for one in worst] == sorted((one.score for one in worst), reverse=True)
 
 
+def test_channels_are_called_what_they_are_in_the_network() -> None:
+    layer = LAYER.model_copy(update={"channels": (2, 5, 9)})
+    sums = Sums.of(MONITOR)
+    given = rows(200)
+    given[0][0][:, 1] += 4
+    given[0][1][:, 1] += 16
+    sums.add_request(given, WINDOW)
+
+    worst = measure(Monitor(window_rows=WINDOW, layers=(layer,)), sums).layers[0].worst
+
+    assert worst[0].channel == 5
+    assert {one.channel for one in worst} == {2, 5, 9}
+
+
 def test_processes_add_up() -> None:
     one, other = seen(30), seen(40)
     other.rows_not_finite = 2

@@ -29,6 +29,8 @@ def findings_table(audit: Audit) -> Table:
 
 def verdict(audit: Audit) -> str:
     """Return the counts in one sentence."""
+    if not audit.layers and not audit.findings:
+        return "Nothing was looked at: it has no BatchNorm layer that keeps running statistics."
     layers = f"{len(audit.layers)} BatchNorm layer{'s' * (len(audit.layers) != 1)}"
     if not audit.findings:
         return f"{layers}: nothing was found."

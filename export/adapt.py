@@ -17,7 +17,7 @@ from contract.kept import SHIFT
 from contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from contract.monitor import MONITOR_NAME
 from export.bundle import Adapted, Exported, export_bundle
-from export.errors import NotAdaptableError, SampleCountError
+from export.errors import AlikeSamplesError, NotAdaptableError, SampleCountError
 from export.onnx_file import load_model, save_model
 from export.pixels import Pixels, from_pixels
 from export.progress import Say, silent
@@ -122,6 +122,7 @@ def adapt(
         NotAdaptableError: the version has no unfolded model, or one that cannot be adapted.
         SampleError, FeedError: the samples cannot be read.
         SampleCountError: they are too few, or too many.
+        AlikeSamplesError: they are all the same.
         StatisticsError: what they give is not finite.
     """
     model = find_model(repository, name)
@@ -139,6 +140,7 @@ def adapt(
     is_state = (samples / SHIFT).is_dir()
     given = read_kept_samples(samples, manifest, taker) if is_state else read_samples(samples, taker, as_tensors)
     _check_count(given.count)
+    _check_varied(given)
     trained = read_trained(folder / TRAINED_NAME) if TRAINED_NAME in manifest.files else None
     found = reestimate(unfolded, given, prior, trained, manifest.batchable, say)
     merging = STATISTICS_NAME not in manifest.files or read_merging(folder / STATISTICS_NAME)
@@ -154,3 +156,12 @@ def _check_count(count: int) -> None:
         )
     if count > MOST_SAMPLES:
         raise SampleCountError(count, f"are more than the {MOST_SAMPLES:,} that can help; give a part of them")
+
+
+def _check_varied(samples: Samples) -> None:
+    first = samples.read(0, 1)
+    for place in range(1, samples.count):
+        other = samples.read(place, place + 1)
+        if any(not np.array_equal(other[name], tensor) for name, tensor in first.items()):
+            return
+    raise AlikeSamplesError(samples.count)

@@ -21,6 +21,7 @@ NormfoldError (contract)
 │   ├── DamagedVersionError  a version is not what was exported
 │   └── AdaptationError      the samples are no ground to re-estimate statistics on
 │       ├── SampleCountError     they are too few, or too many
+│       ├── AlikeSamplesError    they are all the same
 │       ├── MovingSamplesError   the first half of them is not like the second
 │       └── StatisticsError      what they give is no number
 └── SetupError
@@ -152,6 +153,16 @@ class SampleCountError(AdaptationError):
     def __init__(self, count: int, problem: str) -> None:
         super().__init__(f"{count:,} samples {problem}; nothing was written.")
         self.count = count
+
+
+class AlikeSamplesError(AdaptationError):
+    """All samples are the same."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"All {count:,} samples are the same, as those of a covered camera are; nothing can be learnt from them. "
+            "Nothing was written."
+        )
 
 
 class MovingSamplesError(AdaptationError):

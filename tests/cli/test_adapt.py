@@ -193,6 +193,16 @@ def test_as_many_samples_as_may_be_say_what_is_normal(
     assert read_monitor(repository / "net" / "2" / "monitor.json").calibration_rows == 150
 
 
+def test_a_covered_camera_is_refused(normfold: Run, repository: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", x=np.zeros_like(shifted(64)))
+
+    code, _, error = normfold("adapt", "models/net", "--samples", "samples.npz")
+
+    assert code == 1
+    assert "All 64 samples are the same" in _in_one_line(error)
+    assert [path.name for path in (repository / "net").iterdir() if path.name.isdigit()] == ["1"]
+
+
 @pytest.mark.parametrize(("count", "has_thresholds"), [(32, False), (99, False), (100, True)])
 def test_too_few_samples_for_thresholds_are_said_to_be(
     normfold: Run, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
@@ -281,7 +291,7 @@ def broken() -> np.ndarray:
         (shifted(0), 1, "0 samples are too few"),
         (np.zeros((20_001, 4, 5, 5), np.float32), 1, "20,001 samples are more than the 20,000 that can help"),
         (moving(), 1, "The first half of the samples is not like the second: at BatchNormalization 'bn' their means"),
-        (np.full((64, 4, 5, 5), 3e38, np.float32), 1, "drive BatchNormalization 'bn' beyond what its numbers can hold"),
+        (3e38 * np.sign(shifted(64)), 1, "drive BatchNormalization 'bn' beyond what its numbers can hold"),
         (broken(), 2, "Sample 17 of the array 'x' of 'samples.npz', counted from 0, holds what is no finite number."),
         (np.zeros((64, 4, 5, 6), np.float32), 2, "has shape [64, 4, 5, 6]"),
     ],

@@ -62,6 +62,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Onn
     return network, to_onnx(network, path, {"picture": InputSpec((1, 8, 8))}, outputs=["scores"], dynamic_size=True)
 
 
+def test_nodes_are_called_as_their_modules(everything: tuple[nn.Module, OnnxFile]) -> None:
+    _, file = everything
+    names = [node.name for node in onnx.load(file.path).graph.node if node.op_type == "BatchNormalization"]
+
+    assert names == ["down.norm", "twice.norm", "twice.norm#2", "up.norm", "linear.norm"]
+
+
 def test_graph_equals_eval_and_not_train_for_any_batch_and_size(everything: tuple[nn.Module, OnnxFile]) -> None:
     network, written = everything
     model = onnx.load(written.path)

@@ -58,6 +58,22 @@ def test_what_a_process_left_is_taken_over_once(tmp_path: Path, opened: Open) ->
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
+def test_processes_of_one_number_have_files_of_their_own() -> None:
+    """In a container each start has the number 1."""
+    code = (
+        "import os; os.getpid = lambda: 1; from pathlib import Path; from service.process_files import ProcessFiles;"
+        "print(ProcessFiles(Path()).own('.npz'))"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2]
+        ).stdout
+        for _ in range(2)
+    }
+
+    assert len(names) == 2
+
+
 def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: Open) -> None:
     one, other = opened(tmp_path), opened(tmp_path)
     one.adopt()

@@ -128,10 +128,21 @@ class FoldError(CheckError):
 
 
 class VerificationError(CheckError):
-    """The folded model does not reproduce the original within the network's own rounding noise."""
+    """The folded model does not reproduce the original within the network's own rounding noise.
+
+    Where that noise has no bound, nothing is allowed.
+    """
 
     def __init__(self, output: str, error: float, allowed: float) -> None:
-        super().__init__(f"Output {output!r} differs by {error:.3g}, allowed {allowed:.3g}; nothing was written.")
+        if allowed:
+            problem = f"Output {output!r} differs by {error:.3g}, allowed {allowed:.3g}; nothing was written."
+        else:
+            problem = (
+                f"Of output {output!r} nothing can be proven, and nothing was written: the original's own values are "
+                "not finite, or have no digit in common with those of a float64 run. `normfold audit` names layers "
+                "with numbers that are not finite."
+            )
+        super().__init__(problem)
         self.output, self.error, self.allowed = output, error, allowed
 
 

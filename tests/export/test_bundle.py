@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from safetensors import safe_open
 
 from contract.manifest import SourceCard, read_manifest, sha256_of
@@ -126,6 +127,20 @@ def test_a_failed_proof_leaves_nothing(source: Path, repository: Path, monkeypat
 
     with pytest.raises(VerificationError):
         export_bundle(source, repository, "net")
+
+    assert list(repository.rglob("*")) == []
+
+
+def test_a_network_that_gives_no_numbers_says_so(source: Path, repository: Path, tmp_path: Path) -> None:
+    proto = onnx.load(source)
+    for weight in proto.graph.initializer:
+        array = numpy_helper.to_array(weight)
+        if array.dtype == np.float32:
+            weight.CopyFrom(numpy_helper.from_array(np.full_like(array, np.nan), weight.name))
+    onnx.save(proto, tmp_path / "nan.onnx")
+
+    with pytest.raises(VerificationError, match="own values are not finite.* `normfold audit`"):
+        export_bundle(tmp_path / "nan.onnx", repository, "net")
 
     assert list(repository.rglob("*")) == []
 

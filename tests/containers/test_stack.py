@@ -87,7 +87,7 @@ def test_what_the_tools_publish_is_served_without_a_restart(engine: Engine, stac
     engine.on_compose("--profile", "tools", "run", "--rm", "tools", *publish)
 
     begun = time.monotonic()
-    while "again" not in _models(stack) and time.monotonic() < begun + 20:
+    while _models(stack).get("again") != "READY" and time.monotonic() < begun + 20:
         time.sleep(0.2)
     assert _models(stack)["again"] == "READY"
 

@@ -54,24 +54,17 @@ def ended(folder: Path, reservoir: Reservoir, files: ProcessFiles) -> None:
     assert list(folder.glob("*.samples"))
 
 
-def test_rows_of_all_processes_come_in_the_order_of_time(tmp_path: Path, clock: list[float]) -> None:
-    one, other = Reservoir(10, ProcessFiles(tmp_path)), Reservoir(10, ProcessFiles(tmp_path))
+@pytest.mark.parametrize(("most", "told"), [(10, [0, 1, 2, 3, 4, 5]), (4, [2, 3, 4, 5])])
+def test_the_newest_rows_of_all_processes_come_in_the_order_of_time(
+    tmp_path: Path, clock: list[float], most: int, told: list[float]
+) -> None:
+    one, other = Reservoir(most, ProcessFiles(tmp_path)), Reservoir(most, ProcessFiles(tmp_path))
     for number in range(6):
         clock[0] += 1
         add(one if number % 2 else other, number)
     other.save()
 
-    assert values(one.packed()) == [0, 1, 2, 3, 4, 5]
-
-
-def test_no_more_than_the_newest_are_told(tmp_path: Path, clock: list[float]) -> None:
-    one, other = Reservoir(4, ProcessFiles(tmp_path)), Reservoir(4, ProcessFiles(tmp_path))
-    for number in range(10):
-        clock[0] += 1
-        add(one if number % 2 else other, number)
-    other.save()
-
-    assert values(one.packed()) == [6, 7, 8, 9]
+    assert values(one.packed()) == told
 
 
 def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[float]) -> None:

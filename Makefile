@@ -17,7 +17,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-node clean
+.PHONY: help setup demo test fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -111,6 +111,9 @@ bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's serve
 
 bench-shift: $(INSTALLED)  ## Shifted inputs: what they cost, whether watching sees them, what adapting brings back.
 	$(BIN)/python -m benchmarks.shift $(BENCH_OPTIONS)
+
+bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the extra gpu).
+	$(BIN)/python -m benchmarks.gpu $(BENCH_OPTIONS)
 
 bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.
 	$(BIN)/python -m benchmarks.node_cost

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 
-from service.errors import ProviderError
+from contract.manifest import TensorSpec
+from service.errors import ProviderError, RunError
 from service.opening import open_session
+from service.session import Cancel
+from tests.cli.test_serve import serving
+from tests.cli.test_serve_workers import wait_until_ready
 
 HAS_GPU = Path("/dev/nvidiactl").exists() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -38,10 +46,98 @@ def test_memory_limit_is_in_force(model: Path) -> None:
     assert place.options["gpu_mem_limit"] == "268435456"
 
 
-def test_answers_are_those_of_the_cpu(model: Path) -> None:
-    pictures = np.random.default_rng(0).standard_normal((5, 1, 4, 4), np.float32)
-    on_cuda, on_cpu = (open_session(model, name, 1).run({"input": pictures}, ["logits"])[0] for name in ("cuda", "cpu"))
-    np.testing.assert_allclose(on_cuda, on_cpu, rtol=1e-5, atol=1e-5)
+def convolutions(bundles: Any) -> Path:
+    """Sixteen convolutions of 32 channels, each with a sum past it: what TF32 would round shows."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], {}, "input"
+    for number in range(16):
+        weights[f"w{number}"] = (rng.standard_normal((32, 32, 3, 3)) / np.sqrt(32 * 9)).astype(np.float32)
+        weights[f"b{number}"] = rng.standard_normal(32).astype(np.float32)
+        names = [f"{kind}{number}" for kind in ("conv", "relu", "sum")]
+        nodes += [
+            helper.make_node("Conv", [value, f"w{number}", f"b{number}"], [names[0]], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", [names[0]], [names[1]]),
+            helper.make_node("Add", [value, names[1]], ["output" if number == 15 else names[2]]),
+        ]
+        value = names[2]
+    specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, 32, 14, 14)) for name in ("input", "output")]
+    folder: Path = bundles.write("convolutions", 1, nodes, specs[:1], specs[1:], weights)
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 33])
+def test_answers_are_those_of_the_cpu(bundles: Any, rows: int) -> None:
+    model = convolutions(bundles)
+    maps = np.random.default_rng(1).standard_normal((rows, 32, 14, 14), np.float32)
+    on_cuda, on_cpu = (open_session(model, name, 1).run({"input": maps}, ["output"])[0] for name in ("cuda", "cpu"))
+    assert np.abs(on_cuda - on_cpu).max() < 1e-5 * np.abs(on_cpu).max()
+
+
+def test_threads_may_run_one_session_at_once(bundles: Any) -> None:
+    session = open_session(convolutions(bundles), "cuda", 1)
+    maps = np.random.default_rng(2).standard_normal((8, 2, 32, 14, 14), np.float32)
+    expected = [session.run({"input": rows}, ["output"])[0] for rows in maps]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda number: session.run({"input": maps[number % 8]}, ["output"])[0], range(400)))
+    for number, output in enumerate(found):
+        np.testing.assert_allclose(output, expected[number % 8], rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_is_stopped_and_the_next_is_not(model: Path) -> None:
+    session, cancel = open_session(model, "cuda", 1), Cancel()
+    pictures = np.ones((1, 1, 4, 4), np.float32)
+    cancel.set()
+    with pytest.raises(RunError):
+        session.run({"input": pictures}, ["logits"], cancel)
+    np.testing.assert_array_equal(session.run({"input": pictures}, ["logits"], Cancel())[0], [[4.0] * 3])
+
+
+def test_a_batch_over_the_memory_limit_fails_alone(bundles: Any) -> None:
+    floats = 10_000_000
+    specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, size)) for name, size in (("input", 1), ("output", -1))]
+    nodes = [helper.make_node("Expand", ["input", "shape"], ["output"])]
+    folder = bundles.write("grow", 1, nodes, specs[:1], specs[1:], {"shape": np.array([1, floats], np.int64)})
+    session = open_session(folder / "model.onnx", "cuda", 1, {"gpu_mem_limit": "134217728"})
+    one, many = (np.full((rows, 1), 1.5, np.float32) for rows in (1, 8))
+    assert session.run({"input": one}, ["output"])[0].sum() == 1.5 * floats
+    with pytest.raises(RunError, match="memory"):
+        session.run({"input": many}, ["output"])
+    assert session.run({"input": one}, ["output"])[0].sum() == 1.5 * floats
+
+
+def used_mb() -> int:
+    """Return the GPU's memory in use, by whomever."""
+    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_memory_of_the_gpu_comes_back_after_unloading(bundles: Any, start: Callable[..., Any]) -> None:
+    side = 4096
+    specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, side)) for name in ("input", "output")]
+    weight = np.full((side, side), 1 / side, np.float32)
+    node = helper.make_node("MatMul", ["input", "w"], ["output"])
+    bundles.write("wide", 1, [node], specs[:1], specs[1:], {"w": weight})
+    client = start(bundles.root, provider="cuda", model_control="explicit").client
+    used = []
+    for _ in range(6):
+        assert client.post("/v2/repository/models/wide/load").status_code == 200
+        used.append(used_mb())
+        assert client.post("/v2/repository/models/wide/unload").status_code == 200
+    assert used[-1] - used[1] < 64  # MB; the weights alone have 67
+
+
+def test_workers_share_a_gpu_and_end_with_0(bundles: Any) -> None:
+    bundles.digits()
+    with serving(bundles.root, "--workers", "2", "--provider", "cuda") as (process, client):
+        wait_until_ready(client)
+        for _ in range(20):  # each on a connection of its own, so that either worker may take it
+            body = {"instances": [[[[1] * 4] * 4]]}
+            answer = client.post("/v1/models/digits:predict", json=body, headers={"Connection": "close"})
+            assert answer.status_code == 200, answer.text
+        assert 'normfold_model_nodes{model="digits",provider="cuda"' in client.get("/metrics").text
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize("options", [{"nonsense": "1"}, {"gpu_mem_limit": "much"}])

@@ -1,0 +1,184 @@
+"""Networks and the service on an NVIDIA GPU: `make bench-gpu`. Needs the extra `gpu` in place of `cpu`.
+
+    fold     milliseconds a run of the network as exported and of the folded one, by rows, from and to host memory
+    serve    rows a second that the service answers (binary, one row a request), beside a bare loop of session.run
+
+Both sessions are opened as the service opens them. Rounds are interleaved; medians count. The load runs in processes
+of its own; nothing is pinned, since a machine with a GPU has processors enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import machine_line
+from benchmarks.serve_load import Request
+from benchmarks.serve_networks import MAKERS, infer_request
+from benchmarks.tell import tell
+from export.bundle import export_bundle
+from service.opening import open_session
+
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy")
+NETWORK = "resnet18"
+ROWS = (1, 8, 32)
+CONNECTIONS = (1, 8, 32, 64)
+_CLIENTS = 4
+"""Processes that ask."""
+_WINDOW_S = 0.3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="make bench-gpu")
+    parser.add_argument("--provider", default="cuda", help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each load (default: %(default)s)")
+    arguments = parser.parse_args()
+    print(f"{gpu_line()}; {machine_line(PACKAGES)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tell(f"making {NETWORK}")
+        exported = MAKERS[NETWORK](folder)
+        export_bundle(exported, folder / "repository", NETWORK)
+        folded = folder / "repository" / NETWORK / "1" / "model.onnx"
+        bare = compare(exported, folded, arguments.provider, arguments.rounds)
+        serve(folder / "repository", arguments.provider, arguments.seconds, bare)
+
+
+def gpu_line() -> str:
+    """Return the GPU's name and its driver."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no NVIDIA GPU"
+
+
+def compare(exported: Path, folded: Path, provider: str, rounds: int) -> dict[int, float]:
+    """Print a run's milliseconds of both; return the folded one's rows a second, by rows of a run."""
+    sessions = {"as exported": open_session(exported, provider, 1), "folded": open_session(folded, provider, 1)}
+    for name, session in sessions.items():
+        print(f"{name}: {session.place}")
+    print(f"\n{'rows':>5} {'as exported':>12} {'folded':>9} {'ratio':>7}   (ms a run)")
+    rates = {}
+    for rows in ROWS:
+        pictures = np.random.default_rng(0).standard_normal((rows, 3, 224, 224)).astype(np.float32)
+        runs = {name: run_of(session, pictures) for name, session in sessions.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                seconds[name].append(seconds_of(run))
+        before, after = (statistics.median(times) for times in seconds.values())
+        print(f"{rows:5} {1e3 * before:12.3f} {1e3 * after:9.3f} {after / before:7.3f}")
+        rates[rows] = rows / after
+    return rates
+
+
+def run_of(session: Any, pictures: np.ndarray) -> Callable[[], Any]:
+    """Return a run of the session, warmed."""
+    (name,), outputs = session.inputs, list(session.outputs)
+    for _ in range(5):
+        session.run({name: pictures}, outputs)
+    return lambda: session.run({name: pictures}, outputs)
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Return the mean seconds of a run."""
+    runs, started = 0, time.perf_counter()
+    while time.perf_counter() - started < _WINDOW_S:
+        run()
+        runs += 1
+    return (time.perf_counter() - started) / runs
+
+
+def serve(repository: Path, provider: str, seconds: float, bare: dict[int, float]) -> None:
+    """Print what the service answers under several numbers of connections."""
+    row = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    sent = infer_request(repository, NETWORK, row, binary=True)
+    print("\nbare loop of session.run, rows/s: " + ", ".join(f"{rate:.0f} by {rows}" for rows, rate in bare.items()))
+    print(f"\n{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of the bare loop of 1':>22}")
+    with normfold(repository, provider) as port, ProcessPoolExecutor(_CLIENTS) as pool:
+        for connections in CONNECTIONS:
+            clients = min(_CLIENTS, connections)
+            jobs = [pool.submit(load, port, sent, connections // clients, seconds) for _ in range(clients)]
+            times = sorted(ms for job in jobs for ms in job.result())
+            rate = len(times) / seconds
+            p50, p99 = (times[int(share * len(times))] for share in (0.5, 0.99))
+            print(f"{connections:11} {rate:8.0f} {p50:8.2f} {p99:8.2f} {rate / bare[1]:22.2f}")
+
+
+@contextlib.contextmanager
+def normfold(repository: Path, provider: str) -> Iterator[int]:
+    """Serve a repository on a free port, its access log to a file, until the block is left."""
+    command = [sys.executable, "-m", "cli", "serve", "--repository", str(repository), "--port", "0", "--json"]
+    settings = {"NORMFOLD_ACCESS_LOG": str(repository.parent / "access.log"), "NORMFOLD_LOG_LEVEL": "warning"}
+    with subprocess.Popen(
+        [*command, "--provider", provider], stdout=subprocess.PIPE, text=True, env=os.environ | settings
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1])
+            wait_until_ready(port)
+            yield port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def wait_until_ready(port: int) -> None:
+    """Wait until the network answers."""
+    from urllib.request import urlopen
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5):
+            return
+        time.sleep(0.05)
+    raise SystemExit("The service is not ready after two minutes.")
+
+
+def load(port: int, request: Request, connections: int, seconds: float) -> list[float]:
+    """Ask on so many connections, after a second that does not count; return each answer's milliseconds."""
+    import uvloop
+
+    return uvloop.run(_load(port, request.as_bytes(), connections, seconds))
+
+
+async def _load(port: int, sent: bytes, connections: int, seconds: float) -> list[float]:
+    started, times = time.perf_counter() + 1.0, []
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (began := time.perf_counter()) < started + seconds:
+            writer.write(sent)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(head.decode())
+            await reader.readexactly(int(re.search(rb"\r\ncontent-length: (\d+)", head)[1]))  # type: ignore[index]
+            if (ended := time.perf_counter()) > started and ended < started + seconds:
+                times.append(1e3 * (ended - began))
+        writer.close()
+
+    await asyncio.gather(*(ask() for _ in range(connections)))
+    return times
+
+
+if __name__ == "__main__":
+    main()

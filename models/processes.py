@@ -40,7 +40,8 @@ def release(accelerator: Accelerator) -> None:
     from accelerate.state import AcceleratorState
 
     accelerator.end_training()
-    AcceleratorState._reset_state()  # otherwise a second run in this process could not choose another precision
+    # Otherwise a second run in this process could choose neither another precision nor another device.
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def synchronise_norms(network: nn.Module, settings: TrainConfig, accelerator: Accelerator) -> nn.Module:

@@ -24,6 +24,9 @@ from service.session import Session
 
 logger = logging.getLogger(__name__)
 
+_ERROR = 3
+"""ONNX Runtime's severity."""
+
 
 def open_session(
     path: Path,
@@ -122,12 +125,13 @@ def _create(wish: Wish, provider: Provider, options: Mapping[str, str]) -> Any:
 def _create_with(wish: Wish, providers: list[tuple[str, Mapping[str, str]]]) -> Any:
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(_ERROR)  # else it warns of every session on a GPU
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = wish.threads
     options.enable_cpu_mem_arena = wish.arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a server's idle threads must not burn
     options.add_session_config_entry(RECORD, "1")
-    options.log_severity_level = 3  # errors only: they come back as exceptions, and the log is JSON
+    options.log_severity_level = _ERROR  # and no less: they come back as exceptions, and the log is JSON
     return onnxruntime.InferenceSession(wish.path, options, providers=providers, enable_fallback=0)
 
 

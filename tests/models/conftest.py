@@ -43,3 +43,9 @@ def make_run(pictures: Path) -> MakeRun:
         return make_run_config(name, options or {}, data, dataset, settings), dataset
 
     return make
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on the CPU, where a run can be repeated bit for bit, whatever the machine has."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

@@ -69,6 +69,7 @@ def test_run_learns_and_leaves_a_whole_folder(tmp_path: Path, make_run: Callable
     assert measured.accuracy == result.metrics["test_accuracy"]
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run: Callable) -> None:
     config, dataset = make_run(epochs=6, lr=0.3)
     result = fit(config, dataset, tmp_path / "run")
@@ -79,6 +80,7 @@ def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run:
     assert result.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-12)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_interrupted_run_ends_in_the_same_weights(
@@ -147,6 +149,7 @@ def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: Call
         fit(config, dataset, folder, resume=True)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_patience_ends_the_run(tmp_path: Path, make_run: Callable) -> None:
     config, dataset = make_run(epochs=50, patience=2, lr=1e-9)
     result = fit(config, dataset, tmp_path / "run")
@@ -283,7 +286,7 @@ def test_two_processes_train_one_network(tmp_path: Path, pictures: Path) -> None
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
         [*command, str(tmp_path / "script.py"), f"npz:{pictures}", str(tmp_path / "run")],
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import tuning
 from service.access import FileLines, facts_of
 from service.errors import SettingsError
 from service.jobs import Job
@@ -275,3 +276,16 @@ def test_batches_are_doubled_up_to_the_largest() -> None:
 
     assert set(measured) <= {1, 2, 4}
     assert max(rows_run) <= 4
+
+
+def test_the_first_run_of_a_size_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where it chooses algorithms."""
+    now, seen = 0.0, set()
+    monkeypatch.setattr(tuning, "perf_counter", lambda: now)
+
+    def run(rows: int) -> None:
+        nonlocal now
+        now += 0.002 if rows in seen else 0.5
+        seen.add(rows)
+
+    assert measure_batches(run, largest=32) == pytest.approx(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.002))

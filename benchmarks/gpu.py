@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -113,8 +114,10 @@ def serve(repository: Path, provider: str, seconds: float, bare: dict[int, float
     row = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
     sent = infer_request(repository, NETWORK, row, binary=True)
     print("\nbare loop of session.run, rows/s: " + ", ".join(f"{rate:.0f} by {rows}" for rows, rate in bare.items()))
-    print(f"\n{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of the bare loop of 1':>22}")
     with normfold(repository, provider) as port, ProcessPoolExecutor(_CLIENTS) as pool:
+        with urlopen(f"http://127.0.0.1:{port}/v2/models/{NETWORK}/config") as answer:
+            print(f"the service runs up to {json.load(answer)['max_batch_size']} rows at once")
+        print(f"{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of the bare loop of 1':>22}")
         for connections in CONNECTIONS:
             clients = min(_CLIENTS, connections)
             jobs = [pool.submit(load, port, sent, connections // clients, seconds) for _ in range(clients)]
@@ -144,8 +147,6 @@ def normfold(repository: Path, provider: str) -> Iterator[int]:
 
 def wait_until_ready(port: int) -> None:
     """Wait until the network answers."""
-    from urllib.request import urlopen
-
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5):

@@ -204,9 +204,9 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
     where = "on the event loop" if inline else "in a thread"
     logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
     sizes = session.warmed_sizes(rows) if largest > 1 else ()
+    session.keep_apart(sizes)
     for size in sizes:
-        if size not in measured:
-            run(size)
+        run(size)
     return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes)
 
 

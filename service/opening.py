@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
         raise ProviderError(
             provider.name, f"its cache cannot be written ({error.strerror})", "choose another folder."
         ) from error
-    session = _create(wish, provider, options)
+    create = partial(_create, wish, provider, options)
+    session = create()
     if session.get_providers()[0] != provider.onnx_name:
         got = f"ONNX Runtime fell back to the CPU{f' ({missing})' if missing else ''}"
         raise ProviderError(provider.name, got, provider.remedy)
@@ -96,7 +98,7 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
         raise ProviderError(provider.name, f"it took none of the nodes ({describe_placement(nodes)})", provider.remedy)
     in_force = options | session.get_provider_options().get(provider.onnx_name, {})
     place = Place(provider.name, in_force, nodes, fell_back, provider.runs_on_host(wish))
-    return Session(session, place, keeps_memory=wish.arena)
+    return Session(create, session, place, keeps_memory=wish.arena)
 
 
 def _is_built_in(provider: Provider) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,12 @@ class Cancel:
 class Session:
     """An open network. `run` may be called from several threads at once; it releases the GIL while it computes.
 
+    Args:
+        open_again: opens ONNX Runtime's session once more, for `keep_apart`.
+        session: ONNX Runtime's.
+        place: where it runs.
+        keeps_memory: whether its runs on the CPU keep what they took.
+
     Attributes:
         inputs: name to (datatype, shape); the datatype is the Open Inference Protocol's, or ONNX Runtime's own words
             for what the protocol cannot name; -1 for a free size.
@@ -71,10 +77,11 @@ class Session:
         place: where it runs.
     """
 
-    def __init__(self, session: Any, place: Place, keeps_memory: bool = True) -> None:
+    def __init__(self, open_again: Callable[[], Any], session: Any, place: Place, keeps_memory: bool = True) -> None:
         from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-        self._session, self._invalid_argument = session, InvalidArgument
+        self._open_again, self._session, self._invalid_argument = open_again, session, InvalidArgument
+        self._by_rows: dict[int, Any] = {}
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
         self.place = place
@@ -100,7 +107,7 @@ class Session:
         """
         options = self._usual_options if cancel is None else cancel.run_options()
         try:
-            results: list[Array] = self._session.run(outputs, tensors, options)
+            results: list[Array] = self._session_of(tensors).run(outputs, tensors, options)
         except self._invalid_argument as error:
             raise WireError(f"The network does not take these tensors: {first_line(error)}") from error
         except Exception as error:
@@ -114,6 +121,23 @@ class Session:
     def warmed_sizes(self, max_batch_size: int) -> tuple[int, ...]:
         """Return the batch sizes to warm and to pad to; none where a new size costs nothing."""
         return () if self.place.runs_on_host else cuda.warmed_sizes(max_batch_size)
+
+    def keep_apart(self, sizes: Sequence[int]) -> None:
+        """Give every number of rows a session of its own, where a run of another shape than the last one is dear.
+
+        The largest keeps the one that is open, which also runs what is of none of these sizes.
+
+        Raises:
+            ProviderError: the GPU has no room for them.
+        """
+        if PROVIDERS[self.provider].plans_for_one_shape:
+            self._by_rows = {rows: self._open_again() for rows in sizes[:-1]}
+
+    def _session_of(self, tensors: Mapping[str, Array]) -> Any:
+        if not self._by_rows:
+            return self._session
+        first = next(iter(tensors.values()))
+        return self._by_rows.get(len(first), self._session) if first.ndim else self._session
 
     def give_back_memory(self) -> None:
         """Give back what large runs left in the CPU's arena, which keeps all that it ever had; others may run on.

@@ -1,6 +1,7 @@
 """Networks and the service on an NVIDIA GPU: `make bench-gpu`. Needs the extra `gpu` in place of `cpu`.
 
     fold     milliseconds a run of the network as exported and of the folded one, by rows, from and to host memory
+    shapes   the same where each run has other rows than the last one, in one session and in one for each
     serve    rows a second that the service answers (binary, one row a request), beside a bare loop of session.run
 
 Both sessions are opened as the service opens them. Rounds are interleaved; medians count. The load runs in processes
@@ -21,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -33,8 +35,10 @@ from benchmarks.machine import machine_line
 from benchmarks.serve_load import Request
 from benchmarks.serve_networks import MAKERS, infer_request
 from benchmarks.tell import tell
+from contract.errors import NormfoldError
 from export.bundle import export_bundle
 from service.opening import open_session
+from service.session import Session
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy")
 NETWORK = "resnet18"
@@ -49,9 +53,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="make bench-gpu")
     parser.add_argument("--provider", default="cuda", help="(default: %(default)s)")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the provider")
+    parser.add_argument("--workers", type=int, default=1, help="of the service (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load (default: %(default)s)")
     arguments = parser.parse_args()
+    options = dict(option.split("=", 1) for option in arguments.option)
+    open_it = partial(open_session, provider=arguments.provider, intra_op_threads=1, options=options)
     print(f"{gpu_line()}; {machine_line(PACKAGES)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -59,8 +67,14 @@ def main() -> None:
         exported = MAKERS[NETWORK](folder)
         export_bundle(exported, folder / "repository", NETWORK)
         folded = folder / "repository" / NETWORK / "1" / "model.onnx"
-        bare = compare(exported, folded, arguments.provider, arguments.rounds)
-        serve(folder / "repository", arguments.provider, arguments.seconds, bare)
+        try:
+            sessions = {"as exported": open_it(exported), "folded": open_it(folded)}
+        except NormfoldError as error:
+            raise SystemExit(str(error)) from None
+        bare = compare(sessions, arguments.rounds)
+        change_shapes([open_it(folded) for _ in ROWS])
+        settings = {"PROVIDER": arguments.provider, "PROVIDER_OPTIONS": json.dumps(options)}
+        serve(folder / "repository", settings | {"WORKERS": str(arguments.workers)}, arguments.seconds, bare)
 
 
 def gpu_line() -> str:
@@ -72,16 +86,14 @@ def gpu_line() -> str:
         return "no NVIDIA GPU"
 
 
-def compare(exported: Path, folded: Path, provider: str, rounds: int) -> dict[int, float]:
-    """Print a run's milliseconds of both; return the folded one's rows a second, by rows of a run."""
-    sessions = {"as exported": open_session(exported, provider, 1), "folded": open_session(folded, provider, 1)}
+def compare(sessions: Mapping[str, Session], rounds: int) -> dict[int, float]:
+    """Print a run's milliseconds of both; return the second one's rows a second, by rows of a run."""
     for name, session in sessions.items():
         print(f"{name}: {session.place}")
     print(f"\n{'rows':>5} {'as exported':>12} {'folded':>9} {'ratio':>7}   (ms a run)")
     rates = {}
     for rows in ROWS:
-        pictures = np.random.default_rng(0).standard_normal((rows, 3, 224, 224)).astype(np.float32)
-        runs = {name: run_of(session, pictures) for name, session in sessions.items()}
+        runs = {name: run_of(session, rows) for name, session in sessions.items()}
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(rounds):
             for name, run in runs.items():
@@ -92,8 +104,25 @@ def compare(exported: Path, folded: Path, provider: str, rounds: int) -> dict[in
     return rates
 
 
-def run_of(session: Any, pictures: np.ndarray) -> Callable[[], Any]:
+def change_shapes(sessions: Sequence[Session]) -> None:
+    """Print a run's milliseconds where the rows change from run to run, in one session and in one for each."""
+    seconds = []
+    for chosen in ([sessions[0]] * len(ROWS), sessions):
+        runs = [run_of(session, rows) for session, rows in zip(chosen, ROWS, strict=True)]
+        seconds.append(seconds_of(partial(run_all, runs)) / len(ROWS))
+    rows = ", ".join(map(str, ROWS))
+    print(f"\n{rows} rows by turns: {1e3 * seconds[0]:.3f} ms a run in one session, {1e3 * seconds[1]:.3f} in one each")
+
+
+def run_all(runs: Sequence[Callable[[], Any]]) -> None:
+    """Do one run of each."""
+    for run in runs:
+        run()
+
+
+def run_of(session: Session, rows: int) -> Callable[[], Any]:
     """Return a run of the session, warmed."""
+    pictures = np.random.default_rng(0).standard_normal((rows, 3, 224, 224)).astype(np.float32)
     (name,), outputs = session.inputs, list(session.outputs)
     for _ in range(5):
         session.run({name: pictures}, outputs)
@@ -109,12 +138,12 @@ def seconds_of(run: Callable[[], Any]) -> float:
     return (time.perf_counter() - started) / runs
 
 
-def serve(repository: Path, provider: str, seconds: float, bare: dict[int, float]) -> None:
+def serve(repository: Path, settings: Mapping[str, str], seconds: float, bare: Mapping[int, float]) -> None:
     """Print what the service answers under several numbers of connections."""
     row = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
     sent = infer_request(repository, NETWORK, row, binary=True)
     print("\nbare loop of session.run, rows/s: " + ", ".join(f"{rate:.0f} by {rows}" for rows, rate in bare.items()))
-    with normfold(repository, provider) as port, ProcessPoolExecutor(_CLIENTS) as pool:
+    with normfold(repository, settings) as port, ProcessPoolExecutor(_CLIENTS) as pool:
         with urlopen(f"http://127.0.0.1:{port}/v2/models/{NETWORK}/config") as answer:
             print(f"the service runs up to {json.load(answer)['max_batch_size']} rows at once")
         print(f"{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of the bare loop of 1':>22}")
@@ -128,13 +157,12 @@ def serve(repository: Path, provider: str, seconds: float, bare: dict[int, float
 
 
 @contextlib.contextmanager
-def normfold(repository: Path, provider: str) -> Iterator[int]:
+def normfold(repository: Path, settings: Mapping[str, str]) -> Iterator[int]:
     """Serve a repository on a free port, its access log to a file, until the block is left."""
     command = [sys.executable, "-m", "cli", "serve", "--repository", str(repository), "--port", "0", "--json"]
-    settings = {"NORMFOLD_ACCESS_LOG": str(repository.parent / "access.log"), "NORMFOLD_LOG_LEVEL": "warning"}
-    with subprocess.Popen(
-        [*command, "--provider", provider], stdout=subprocess.PIPE, text=True, env=os.environ | settings
-    ) as process:
+    chosen = {"ACCESS_LOG": str(repository.parent / "access.log"), "LOG_LEVEL": "warning", **settings}
+    environment = os.environ | {f"NORMFOLD_{name}": value for name, value in chosen.items()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             port = int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1])

@@ -191,6 +191,7 @@ def test_compressed_bodies_are_read_and_lengths_count_uncompressed_bytes(served:
         ("deflate", zlib.compress(b"{}") + b"x", 400, "goes on"),
         ("gzip", gzip.compress(bytes(50_000_000)), 413, "over the limit"),
     ],
+    ids=["unknown", "not-gzip", "cut", "longer", "bomb"],
 )
 def test_bodies_that_are_not_what_they_say(served: Any, encoding: str, body: bytes, status: int, message: str) -> None:
     answer = served.client.post("/v2/models/identity-fp32/infer", content=body, headers={"Content-Encoding": encoding})

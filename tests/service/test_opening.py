@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,3 +333,39 @@ def test_model_whose_provider_is_not_got_does_not_load(
     answer = start(bundles.root, provider="cuda").client.get("/v2/health/ready")
     assert answer.status_code == 503
     assert "'cuda' was asked for and ONNX Runtime fell back to the CPU" in answer.json()["error"]
+
+
+def test_each_batch_size_has_a_session_of_its_own_where_a_new_shape_is_dear(
+    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA plans every convolution anew whenever a run's shape is not that of the session's last run."""
+    asked, shapes = pretend(), defaultdict[int, list[int]](list)
+    monkeypatch.setattr(
+        Pretended,
+        "run",
+        lambda self, names, tensors, options: (
+            shapes[id(self)].append(len(tensors["input"])),
+            self._real.run(names, tensors, options),
+        )[1],
+        raising=False,
+    )
+    bundles.digits()
+    client = start(bundles.root, provider="cuda", max_batch_size=6).client
+    assert len(asked) == 4  # sizes 1, 2, 4, 6
+    for seen in shapes.values():
+        seen.clear()  # while it was loaded, the first session ran them all
+
+    for rows in (1, 6, 3, 2, 4, 5, 1, 13):
+        pictures = {"name": "input", "datatype": "FP32", "shape": [rows, 1, 4, 4], "data": [1.0] * 16 * rows}
+        answer = client.post("/v2/models/digits/infer", json={"inputs": [pictures]})
+        assert answer.json()["outputs"][0]["data"] == [4.0] * 3 * rows
+
+    assert sorted(sorted(set(seen)) for seen in shapes.values()) == [[1], [2], [4], [6]]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "tensorrt"])
+def test_elsewhere_one_session_runs_all_sizes(model: Path, pretend: Callable[..., list[Any]], provider: str) -> None:
+    asked = pretend(nodes={TENSORRT: 2})
+    opened = open_session(model, provider, 1)
+    opened.keep_apart((1, 2, 4))
+    assert len(asked) == 1

@@ -9,7 +9,7 @@ A bundle fails with one sentence, never with a traceback: it becomes the reason 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
 from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from service.batcher import Batcher
 from service.engine import Model, Timeouts, row_bytes
-from service.errors import BundleError
+from service.errors import BundleError, ProviderError, RunError
 from service.jobs import BatchPolicy
 from service.opening import open_session
 from service.process_files import ProcessFiles
@@ -33,7 +33,7 @@ from service.settings import Settings
 from service.shift_store import ShiftStore
 from service.telemetry import ModelStats
 from service.tensors import DTYPES, Array
-from service.tuning import INLINE_S, LARGEST_BATCH, best_batch, measure_batches
+from service.tuning import INLINE_S, LARGEST_BATCH, best_batch, is_change_dear, measure_batches
 from service.watch import Watch
 from service.wire import fits
 from service.workers import Workers
@@ -194,8 +194,11 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
                     f"The manifest says that rows are independent, but {name!r} has the shape {shape} for {rows} rows."
                 )
 
-    for size in session.first_sizes(largest):
-        run(size)
+    def run_all(sizes: Sequence[int]) -> None:
+        for size in sizes:
+            run(size)
+
+    run_all(session.first_sizes(largest))
     measured = measure_batches(run, largest)
     rows = largest if settings.max_batch_size and largest > 1 else best_batch(measured)
     longest = measured.get(rows, max(measured.values()) * rows / max(measured))
@@ -204,10 +207,20 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
     where = "on the event loop" if inline else "in a thread"
     logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
     sizes = session.warmed_sizes(rows) if largest > 1 else ()
-    session.keep_apart(sizes)
-    for size in sizes:
-        run(size)
+    if len(sizes) > 1 and is_change_dear(run, sizes):
+        _keep_apart(session, run_all, sizes, f"{manifest.name}/{manifest.version}")
+    run_all(sizes)
     return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes)
+
+
+def _keep_apart(session: Session, run_all: Callable[[Sequence[int]], None], sizes: Sequence[int], name: str) -> None:
+    """Give each batch size a session of its own, if there is room for them and for what they run on."""
+    try:
+        session.keep_apart(sizes)
+        run_all(sizes)
+    except (ProviderError, RunError):
+        session.keep_apart(())
+        logger.warning("%s has no room for a session of each batch size: where sizes change, it is slow.", name)
 
 
 def _zeros(spec: TensorSpec, manifest: Manifest) -> Array | None:

@@ -123,15 +123,15 @@ class Session:
         return () if self.place.runs_on_host else cuda.warmed_sizes(max_batch_size)
 
     def keep_apart(self, sizes: Sequence[int]) -> None:
-        """Give every number of rows a session of its own, where a run of another shape than the last one is dear.
+        """Give every number of rows a session of its own; the largest keeps the one that is open.
 
-        The largest keeps the one that is open, which also runs what is of none of these sizes.
+        That one also runs what is of none of these sizes. With fewer than two sizes, it runs everything again.
 
         Raises:
-            ProviderError: the GPU has no room for them.
+            ProviderError: ONNX Runtime opens no more of them.
         """
-        if PROVIDERS[self.provider].plans_for_one_shape:
-            self._by_rows = {rows: self._open_again() for rows in sizes[:-1]}
+        self._by_rows = {}
+        self._by_rows = {rows: self._open_again() for rows in sizes[:-1]}
 
     def _session_of(self, tensors: Mapping[str, Array]) -> Any:
         if not self._by_rows:

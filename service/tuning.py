@@ -7,7 +7,7 @@ by _GAIN and a run stays short; a network whose largest batch takes less than a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 LARGEST_BATCH = 64
@@ -25,6 +25,7 @@ so 0.8 belong to the run, and 0.3 to the row."""
 
 _GAIN = 0.99
 _REPEATS = 3
+_DEAR = 2.0
 _BUDGET_S = 0.3
 """For the runs that are timed. The first ones of their sizes do not count: on a GPU they choose algorithms, which on an
 H100 left no time to find out that a batch of 8 answers four times as many rows a second."""
@@ -55,6 +56,23 @@ def measure_batches(run: Callable[[int], object], largest: int) -> dict[int, flo
     return measured
 
 
+def is_change_dear(run: Callable[[int], object], sizes: Sequence[int]) -> bool:
+    """Whether a run takes much longer if the last one had another number of rows.
+
+    ONNX Runtime keeps cuDNN's plan of a convolution for the last shape alone: on an H100, with 1, 8 and 32 rows by
+    turns, ResNet-18 took 50 ms a run, and 3.5 with a session for each (`make bench-gpu`).
+
+    Args:
+        run: runs the network on a number of rows.
+        sizes: two of them or more.
+    """
+    one, other = sizes[:2]
+    run(one)
+    alike = min(_time(run, one) for _ in range(_REPEATS))
+    changed = min(_time_behind(run, other, one) for _ in range(_REPEATS))
+    return changed > _DEAR * alike
+
+
 def best_batch(measured: dict[int, float]) -> int:
     """Return the smallest number of rows at which a row is as cheap as anywhere, but for a little."""
     cheapest = min(cost(measured, rows) for rows in measured)
@@ -64,6 +82,11 @@ def best_batch(measured: dict[int, float]) -> int:
 def cost(measured: Mapping[int, float], rows: int) -> float:
     """Return the seconds that a row costs in batches of so many."""
     return (measured[rows] + BESIDE_A_RUN_S) / rows
+
+
+def _time_behind(run: Callable[[int], object], other: int, rows: int) -> float:
+    run(other)
+    return _time(run, rows)
 
 
 def _time(run: Callable[[int], object], rows: int) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service import bundle
 from service.errors import BundleError, ProviderError
 from service.opening import open_session
 from service.session import Session
@@ -59,12 +60,17 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Return a function that makes ONNX Runtime list CUDA and TensorRT, and act as told when a session is opened.
 
     `got`: which of the providers asked for are in the session; `nodes`: their placement; `error`: raised for anything
-    but the CPU; `printed`: by the search for libraries. It returns the list of what is asked for.
+    but the CPU; `printed`: by the search for libraries; `most`: sessions that there is room for. It returns the list of
+    what is asked for.
     """
     right = onnxruntime.InferenceSession
 
     def install(
-        got: bool = True, nodes: Mapping[str, int] | None = None, error: str | None = None, printed: str = ""
+        got: bool = True,
+        nodes: Mapping[str, int] | None = None,
+        error: str | None = None,
+        printed: str = "",
+        most: int = 100,
     ) -> list[Any]:
         asked: list[Any] = []
 
@@ -76,6 +82,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
                 return real
             if error is not None:
                 raise RuntimeError(error)
+            if len(asked) > most:
+                raise RuntimeError("CUDA out of memory")
             return Pretended(real, providers, {CUDA: 2} if nodes is None else nodes)
 
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
@@ -338,7 +346,7 @@ def test_model_whose_provider_is_not_got_does_not_load(
 def test_each_batch_size_has_a_session_of_its_own_where_a_new_shape_is_dear(
     bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CUDA plans every convolution anew whenever a run's shape is not that of the session's last run."""
+    monkeypatch.setattr(bundle, "is_change_dear", lambda *_: True)
     asked, shapes = pretend(), defaultdict[int, list[int]](list)
     monkeypatch.setattr(
         Pretended,
@@ -363,9 +371,20 @@ def test_each_batch_size_has_a_session_of_its_own_where_a_new_shape_is_dear(
     assert sorted(sorted(set(seen)) for seen in shapes.values()) == [[1], [2], [4], [6]]
 
 
-@pytest.mark.parametrize("provider", ["cpu", "tensorrt"])
-def test_elsewhere_one_session_runs_all_sizes(model: Path, pretend: Callable[..., list[Any]], provider: str) -> None:
-    asked = pretend(nodes={TENSORRT: 2})
-    opened = open_session(model, provider, 1)
-    opened.keep_apart((1, 2, 4))
-    assert len(asked) == 1
+def test_without_room_for_a_session_of_each_size_one_runs_them_all(
+    bundles: Any,
+    start: Callable[..., Any],
+    pretend: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(bundle, "is_change_dear", lambda *_: True)
+    asked = pretend(most=3)
+    bundles.digits()
+    client = start(bundles.root, provider="cuda", max_batch_size=6).client
+    assert len([providers for providers in asked if providers[0][0] == CUDA]) == 4
+    for rows in (1, 6, 3):
+        pictures = {"name": "input", "datatype": "FP32", "shape": [rows, 1, 4, 4], "data": [1.0] * 16 * rows}
+        answer = client.post("/v2/models/digits/infer", json={"inputs": [pictures]})
+        assert answer.json()["outputs"][0]["data"] == [4.0] * 3 * rows
+    assert "digits/1 has no room for a session of each batch size: where sizes change, it is slow." in caplog.messages

@@ -17,7 +17,7 @@ from service.access import FileLines, facts_of
 from service.errors import SettingsError
 from service.jobs import Job
 from service.telemetry import SECONDS, Histogram, Phases
-from service.tuning import best_batch, measure_batches
+from service.tuning import best_batch, is_change_dear, measure_batches
 from tests.service.test_binary import PICTURE, Slow, post, queued, wait_for
 from tests.service.test_control import put
 
@@ -289,3 +289,18 @@ def test_the_first_run_of_a_size_may_take_long(monkeypatch: pytest.MonkeyPatch) 
         seen.add(rows)
 
     assert measure_batches(run, largest=32) == pytest.approx(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.002))
+
+
+@pytest.mark.parametrize(("behind_another", "dear"), [(0.05, True), (0.003, False)])
+def test_a_change_of_rows_is_dear_where_it_takes_twice_as_long(
+    monkeypatch: pytest.MonkeyPatch, behind_another: float, dear: bool
+) -> None:
+    now, last = 0.0, 0
+    monkeypatch.setattr(tuning, "perf_counter", lambda: now)
+
+    def run(rows: int) -> None:
+        nonlocal now, last
+        now += 0.002 if rows == last else behind_another
+        last = rows
+
+    assert is_change_dear(run, (1, 2, 4)) is dear

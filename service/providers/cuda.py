@@ -1,6 +1,6 @@
 """CUDA: everything about it that the service knows.
 
-Written from ONNX Runtime's documentation; where there is a GPU, tests/service/test_cuda.py runs it.
+Run on an H100 and an H200; where there is a GPU, tests/service/test_cuda.py runs it.
 
 ONNX Runtime's wheel brings no CUDA: its libraries come from the packages that the extra `gpu` installs, and are loaded
 before a session is opened. Where one is missing, ONNX Runtime opens the session on the CPU and raises nothing.
@@ -27,7 +27,7 @@ _DEFAULTS = {
 
 
 def options(wish: Wish) -> dict[str, str]:
-    """Return our options; `gpu_mem_limit` (bytes, of one model) and the like are the user's to add."""
+    """Return our options; `gpu_mem_limit` (bytes, of one session) and the like are the user's to add."""
     return {"device_id": str(wish.device_id), **_DEFAULTS}
 
 

@@ -72,7 +72,7 @@ def main() -> None:
         except NormfoldError as error:
             raise SystemExit(str(error)) from None
         bare = compare(sessions, arguments.rounds)
-        change_shapes([open_it(folded) for _ in ROWS])
+        change_shapes([open_it(folded) for _ in ROWS], arguments.rounds)
         settings = {"PROVIDER": arguments.provider, "PROVIDER_OPTIONS": json.dumps(options)}
         serve(folder / "repository", settings | {"WORKERS": str(arguments.workers)}, arguments.seconds, bare)
 
@@ -104,14 +104,14 @@ def compare(sessions: Mapping[str, Session], rounds: int) -> dict[int, float]:
     return rates
 
 
-def change_shapes(sessions: Sequence[Session]) -> None:
+def change_shapes(sessions: Sequence[Session], rounds: int) -> None:
     """Print a run's milliseconds where the rows change from run to run, in one session and in one for each."""
-    seconds = []
-    for chosen in ([sessions[0]] * len(ROWS), sessions):
-        runs = [run_of(session, rows) for session, rows in zip(chosen, ROWS, strict=True)]
-        seconds.append(seconds_of(partial(run_all, runs)) / len(ROWS))
+    in_one = partial(run_all, [run_of(sessions[0], rows) for rows in ROWS])
+    in_each = partial(run_all, [run_of(session, rows) for session, rows in zip(sessions, ROWS, strict=True)])
+    seconds = [[seconds_of(run) / len(ROWS) for run in (in_one, in_each)] for _ in range(rounds)]
+    one, each = (statistics.median(times) for times in zip(*seconds, strict=True))
     rows = ", ".join(map(str, ROWS))
-    print(f"\n{rows} rows by turns: {1e3 * seconds[0]:.3f} ms a run in one session, {1e3 * seconds[1]:.3f} in one each")
+    print(f"\n{rows} rows by turns: {1e3 * one:.3f} ms a run in one session, {1e3 * each:.3f} in one each")
 
 
 def run_all(runs: Sequence[Callable[[], Any]]) -> None:

@@ -25,6 +25,7 @@ from service.jobs import BatchPolicy
 from service.opening import open_session
 from service.process_files import ProcessFiles
 from service.processors import share_of_processors
+from service.providers.said import plain
 from service.providers.table import CPU
 from service.providers.wish import as_text
 from service.reservoir import Reservoir
@@ -207,20 +208,24 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
     where = "on the event loop" if inline else "in a thread"
     logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
     sizes = session.warmed_sizes(rows) if largest > 1 else ()
-    if len(sizes) > 1 and is_change_dear(run, sizes):
+    if len(sizes) > 1 and session.remembers_one_shape and is_change_dear(run, sizes):
         _keep_apart(session, run_all, sizes, f"{manifest.name}/{manifest.version}")
-    run_all(sizes)
+    else:
+        run_all(sizes)
     return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes)
 
 
 def _keep_apart(session: Session, run_all: Callable[[Sequence[int]], None], sizes: Sequence[int], name: str) -> None:
-    """Give each batch size a session of its own, if there is room for them and for what they run on."""
+    """Give each batch size a session of its own, and run it; if that fails, as without room, one session runs all."""
     try:
         session.keep_apart(sizes)
         run_all(sizes)
-    except (ProviderError, RunError):
+    except (BundleError, ProviderError, RunError) as error:
+        reason = plain(error.__cause__ or error)
+        text = "%s goes without a session for each batch size, and is slow where sizes change: %s"
+        logger.warning(text, name, reason)
         session.keep_apart(())
-        logger.warning("%s has no room for a session of each batch size: where sizes change, it is slow.", name)
+        run_all(sizes)
 
 
 def _zeros(spec: TensorSpec, manifest: Manifest) -> Array | None:

@@ -88,11 +88,8 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
         raise ProviderError(
             provider.name, f"its cache cannot be written ({error.strerror})", "choose another folder."
         ) from error
-    create = partial(_create, wish, provider, options)
+    create = partial(_create, wish, provider, options, missing)
     session = create()
-    if session.get_providers()[0] != provider.onnx_name:
-        got = f"ONNX Runtime fell back to the CPU{f' ({missing})' if missing else ''}"
-        raise ProviderError(provider.name, got, provider.remedy)
     nodes = read_placement(session)
     if nodes and provider.name not in nodes:
         raise ProviderError(provider.name, f"it took none of the nodes ({describe_placement(nodes)})", provider.remedy)
@@ -107,21 +104,25 @@ def _is_built_in(provider: Provider) -> bool:
     return provider.onnx_name in onnxruntime.get_available_providers()
 
 
-def _create(wish: Wish, provider: Provider, options: Mapping[str, str]) -> Any:
-    """Return ONNX Runtime's session, whatever providers it has got.
+def _create(wish: Wish, provider: Provider, options: Mapping[str, str], missing: str) -> Any:
+    """Return ONNX Runtime's session on this provider.
 
     Raises:
-        ProviderError: the provider raised.
+        ProviderError: the provider raised, or was not got.
         BundleError: the file is at fault: it does not open on the CPU either.
     """
     behind = [(PROVIDERS[name].onnx_name, PROVIDERS[name].options(_without_options(wish))) for name in provider.behind]
     try:
-        return _create_with(wish, [(provider.onnx_name, options), *behind])
+        session = _create_with(wish, [(provider.onnx_name, options), *behind])
     except Exception as error:
         if provider.name != CPU and _opens_on_cpu(wish):
             refused = f"ONNX Runtime refused it ({plain(error).rstrip('.')})"
             raise ProviderError(provider.name, refused, provider.remedy) from error
         raise BundleError(f"ONNX Runtime cannot open {wish.path.name!r}: {first_line(error)}") from error
+    if session.get_providers()[0] != provider.onnx_name:
+        got = f"ONNX Runtime fell back to the CPU{f' ({missing})' if missing else ''}"
+        raise ProviderError(provider.name, got, provider.remedy)
+    return session
 
 
 def _create_with(wish: Wish, providers: list[tuple[str, Mapping[str, str]]]) -> Any:

@@ -122,13 +122,18 @@ class Session:
         """Return the batch sizes to warm and to pad to; none where a new size costs nothing."""
         return () if self.place.runs_on_host else cuda.warmed_sizes(max_batch_size)
 
+    @property
+    def remembers_one_shape(self) -> bool:
+        """Whether a shape that was run before may be dear again behind another one."""
+        return PROVIDERS[self.provider].remembers_one_shape
+
     def keep_apart(self, sizes: Sequence[int]) -> None:
         """Give every number of rows a session of its own; the largest keeps the one that is open.
 
-        That one also runs what is of none of these sizes. With fewer than two sizes, it runs everything again.
+        That one also runs what is of none of these sizes. Given none, it runs everything, as at first.
 
         Raises:
-            ProviderError: ONNX Runtime opens no more of them.
+            ProviderError, BundleError: ONNX Runtime opens no more of them.
         """
         self._by_rows = {}
         self._by_rows = {rows: self._open_again() for rows in sizes[:-1]}

@@ -53,8 +53,8 @@ def load_libraries() -> str:
 def warmed_sizes(max_batch_size: int) -> tuple[int, ...]:
     """Return the batch sizes that are run while loading, ascending; a batch is padded with zeros to the next of them.
 
-    cuDNN picks its algorithms, and the arena its blocks, the first time that a shape is seen: no shape is to be new
-    while somebody waits. Powers of two waste less than half of a run.
+    No shape is to be new while somebody waits: cuDNN plans for it, and the arena takes memory. Powers of two waste less
+    than half of a run.
     """
     sizes = [1]
     while 2 * sizes[-1] < max_batch_size:

@@ -14,12 +14,12 @@ _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _BEHIND_SIGNATURE = re.compile(r"^(?: const)?(?: \[with [^\]]*\])?(?:::<lambda[^>]*>)?(?: const)? ")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an exception, whole; its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def plain(error: Exception) -> str:
+def plain(error: BaseException) -> str:
     """Return the first line of an exception of ONNX Runtime without code, file, line and signature."""
     text = _CODE.sub("", first_line(error))
     place = _PLACE.match(text)

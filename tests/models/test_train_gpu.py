@@ -46,10 +46,11 @@ def test_interrupted_run_goes_on(tmp_path: Path, make_run: Callable) -> None:
     assert measured_on_cpu(resumed.folder, dataset) > 0.9
 
 
-@pytest.mark.usefixtures("on_cpu")
-def test_a_second_run_may_take_the_cpu(tmp_path: Path, make_run: Callable) -> None:
+def test_a_second_run_may_take_the_cpu(tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = make_run(epochs=1)
+    fit(config, dataset, tmp_path / "on-gpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.max_memory_allocated()
-    fit(config, dataset, tmp_path / "run")
+    fit(config, dataset, tmp_path / "on-cpu")
     assert torch.cuda.max_memory_allocated() == before

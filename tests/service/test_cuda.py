@@ -18,6 +18,7 @@ from contract.manifest import TensorSpec
 from service.errors import ProviderError, RunError
 from service.opening import open_session
 from service.session import Cancel
+from service.tuning import is_change_dear
 from tests.cli.test_serve import serving
 from tests.cli.test_serve_workers import wait_until_ready
 
@@ -32,13 +33,16 @@ def model(bundles: Any) -> Path:
 
 
 @pytest.mark.parametrize("provider", ["cuda", "auto"])
-def test_cuda_is_got_with_the_options_that_were_asked_for(model: Path, provider: str) -> None:
+def test_cuda_is_got_with_the_options_that_were_asked_for(
+    model: Path, provider: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     place = open_session(model, provider, 1).place
     assert place.provider == "cuda"
     assert place.nodes is None or place.nodes["cuda"] > 0
     assert place.options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert place.options["use_tf32"] == "0"
     assert not place.runs_on_host
+    assert capfd.readouterr().err == ""
 
 
 def test_memory_limit_is_in_force(model: Path) -> None:
@@ -83,6 +87,22 @@ def test_threads_may_run_one_session_at_once(bundles: Any) -> None:
         np.testing.assert_allclose(output, expected[number % 8], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [(1, 2), (4, 8)])
+def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(bundles: Any, sizes: tuple[int, int]) -> None:
+    session = open_session(convolutions(bundles), "cuda", 1)
+    maps = np.random.default_rng(3).standard_normal((8, 32, 14, 14), np.float32)
+
+    def run(rows: int) -> Any:
+        return session.run({"input": maps[:rows]}, ["output"])[0]
+
+    before = [run(rows) for rows in sizes]
+    assert is_change_dear(run, sizes)
+    session.keep_apart(sizes)
+    for rows, expected in zip(sizes, before, strict=True):
+        np.testing.assert_allclose(run(rows), expected, rtol=1e-5, atol=1e-5)
+    assert not is_change_dear(run, sizes)
+
+
 def test_a_run_is_stopped_and_the_next_is_not(model: Path) -> None:
     session, cancel = open_session(model, "cuda", 1), Cancel()
     pictures = np.ones((1, 1, 4, 4), np.float32)
@@ -118,13 +138,16 @@ def test_memory_of_the_gpu_comes_back_after_unloading(bundles: Any, start: Calla
     weight = np.full((side, side), 1 / side, np.float32)
     node = helper.make_node("MatMul", ["input", "w"], ["output"])
     bundles.write("wide", 1, [node], specs[:1], specs[1:], {"w": weight})
+    convolutions(bundles)  # in a session for each batch size
     client = start(bundles.root, provider="cuda", model_control="explicit").client
     used = []
     for _ in range(6):
-        assert client.post("/v2/repository/models/wide/load").status_code == 200
-        used.append(used_mb())
-        assert client.post("/v2/repository/models/wide/unload").status_code == 200
-    assert used[-1] - used[1] < 64  # MB; the weights alone have 67
+        for action in ("load", "unload"):
+            if action == "unload":
+                used.append(used_mb())
+            for name in ("wide", "convolutions"):
+                assert client.post(f"/v2/repository/models/{name}/{action}").status_code == 200
+    assert used[-1] - used[1] < 64  # MB; the weights of `wide` alone have 67
 
 
 def test_workers_share_a_gpu_and_end_with_0(bundles: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,7 +31,20 @@ ROW = 4 * FLOATS
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
-SWEEPING_FAST = f"import service.protocol; service.protocol._SWEEP_S = 0.05; {SCRIPT}"
+FRUGAL = f"""
+import os, signal
+from service.memory import give_back
+
+def give(*_):
+    give_back()
+    os.write(1, b"given\\n")
+
+signal.signal(signal.SIGUSR1, give)
+{SCRIPT}
+"""
+"""Serves, and gives back what loading has freed, when told to: then answers alone make memory grow."""
+
+SWEEPING_FAST = f"import service.protocol; service.protocol._SWEEP_S = 0.05\n{FRUGAL}"
 """Serves, and looks twenty times a second for clients that do not read."""
 
 
@@ -77,9 +91,9 @@ def ask(service: Any, sent: bytes) -> tuple[int, bytes]:
 
 @contextlib.contextmanager
 def serving_grow(
-    bundles: Any, floats: int, script: str = SCRIPT, **variables: str
+    bundles: Any, floats: int, script: str = FRUGAL, **variables: str
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """Serve `grow` in a process of its own, which frees what other tests have left at no unlucky moment.
+    """Serve `grow` in a process of its own, so that nothing counts that other tests have left and is freed meanwhile.
 
     Returns:
         The service, and what tells how many bytes it has in memory beyond those that it had when it was ready.
@@ -88,6 +102,9 @@ def serving_grow(
     variables |= {"NORMFOLD_MAX_BATCH_SIZE": "1", "NORMFOLD_PROVIDER": "cpu"}
     with serving(bundles.root, script=script, **variables) as (process, client):
         assert wait_until_loaded(client) == {"ready": True}
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "given\n"
         statm = Path(f"/proc/{process.pid}/statm")
         before = resident(statm)
         yield SimpleNamespace(client=client), lambda: resident(statm) - before

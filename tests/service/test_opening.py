@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from service import bundle
 from service.errors import BundleError, ProviderError
 from service.opening import open_session
 from service.session import Session
@@ -60,8 +58,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Return a function that makes ONNX Runtime list CUDA and TensorRT, and act as told when a session is opened.
 
     `got`: which of the providers asked for are in the session; `nodes`: their placement; `error`: raised for anything
-    but the CPU; `printed`: by the search for libraries; `most`: sessions that there is room for. It returns the list of
-    what is asked for.
+    but the CPU; `printed`: by the search for libraries; `most`: sessions that there is room for; `most_got`: of
+    those on the provider asked for; `on_cpu`: whether the CPU can run the network. It returns the list of what is asked
+    for.
     """
     right = onnxruntime.InferenceSession
 
@@ -71,6 +70,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         error: str | None = None,
         printed: str = "",
         most: int = 100,
+        most_got: int = 100,
+        on_cpu: bool = True,
     ) -> list[Any]:
         asked: list[Any] = []
 
@@ -78,7 +79,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
             assert not enable_fallback  # or ONNX Runtime's wrapper would print and go on with the CPU
             asked.append(providers)
             real = right(path, options, providers=[CPU], enable_fallback=0)
-            if providers[0][0] == CPU or not got:
+            if providers[0][0] == CPU and not on_cpu:
+                raise RuntimeError("NOT_IMPLEMENTED: no kernel on the CPU")
+            if providers[0][0] == CPU or not got or len(asked) > most_got:
                 return real
             if error is not None:
                 raise RuntimeError(error)
@@ -341,50 +344,3 @@ def test_model_whose_provider_is_not_got_does_not_load(
     answer = start(bundles.root, provider="cuda").client.get("/v2/health/ready")
     assert answer.status_code == 503
     assert "'cuda' was asked for and ONNX Runtime fell back to the CPU" in answer.json()["error"]
-
-
-def test_each_batch_size_has_a_session_of_its_own_where_a_new_shape_is_dear(
-    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bundle, "is_change_dear", lambda *_: True)
-    asked, shapes = pretend(), defaultdict[int, list[int]](list)
-    monkeypatch.setattr(
-        Pretended,
-        "run",
-        lambda self, names, tensors, options: (
-            shapes[id(self)].append(len(tensors["input"])),
-            self._real.run(names, tensors, options),
-        )[1],
-        raising=False,
-    )
-    bundles.digits()
-    client = start(bundles.root, provider="cuda", max_batch_size=6).client
-    assert len(asked) == 4  # sizes 1, 2, 4, 6
-    for seen in shapes.values():
-        seen.clear()  # while it was loaded, the first session ran them all
-
-    for rows in (1, 6, 3, 2, 4, 5, 1, 13):
-        pictures = {"name": "input", "datatype": "FP32", "shape": [rows, 1, 4, 4], "data": [1.0] * 16 * rows}
-        answer = client.post("/v2/models/digits/infer", json={"inputs": [pictures]})
-        assert answer.json()["outputs"][0]["data"] == [4.0] * 3 * rows
-
-    assert sorted(sorted(set(seen)) for seen in shapes.values()) == [[1], [2], [4], [6]]
-
-
-def test_without_room_for_a_session_of_each_size_one_runs_them_all(
-    bundles: Any,
-    start: Callable[..., Any],
-    pretend: Callable[..., list[Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(bundle, "is_change_dear", lambda *_: True)
-    asked = pretend(most=3)
-    bundles.digits()
-    client = start(bundles.root, provider="cuda", max_batch_size=6).client
-    assert len([providers for providers in asked if providers[0][0] == CUDA]) == 4
-    for rows in (1, 6, 3):
-        pictures = {"name": "input", "datatype": "FP32", "shape": [rows, 1, 4, 4], "data": [1.0] * 16 * rows}
-        answer = client.post("/v2/models/digits/infer", json={"inputs": [pictures]})
-        assert answer.json()["outputs"][0]["data"] == [4.0] * 3 * rows
-    assert "digits/1 has no room for a session of each batch size: where sizes change, it is slow." in caplog.messages

@@ -60,7 +60,7 @@ def is_change_dear(run: Callable[[int], object], sizes: Sequence[int]) -> bool:
     """Whether a run takes much longer if the last one had another number of rows.
 
     ONNX Runtime keeps cuDNN's plan of a convolution for the last shape alone: on an H100, with 1, 8 and 32 rows by
-    turns, ResNet-18 took 50 ms a run, and 3.5 with a session for each (`make bench-gpu`).
+    turns, ResNet-18 took 38 to 50 ms a run, and 3.5 with a session for each (`make bench-gpu`).
 
     Args:
         run: runs the network on a number of rows.

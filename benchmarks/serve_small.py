@@ -23,6 +23,9 @@ LIMITS = {
     "small, 64 connections: binary requests a second, of JSON's": (1.0, "at least"),
 }
 
+_PAIRS = 3
+"""Of JSON and binary in a round: they are so near to each other that one measurement of each may swap them."""
+
 
 def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
     """Compare the service with the echo and the tutorial's server."""
@@ -30,23 +33,23 @@ def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -
     ours, binary = (infer_request(repository, "small", row, binary) for binary in (False, True))
     theirs = Request("/predict", json.dumps({"data": row.tolist()}).encode(), {"Content-Type": "application/json"})
     model = repository / "small" / "1" / "model.onnx"
-    runs = {
-        "echo": ("echo", Request("/", ours.body), (1, 16, 64)),
-        "normfold": ("normfold", ours, (1, 16, 64)),
-        "normfold, binary": ("normfold", binary, (64,)),
-        "tutorial": ("tutorial", theirs, (64,)),
-    }
+    json64, binary64 = ("normfold", "normfold", ours, 64), ("normfold, binary", "normfold", binary, 64)
+    runs = [
+        *[("echo", "echo", Request("/", ours.body), count) for count in (1, 16, 64)],
+        *[("normfold", "normfold", ours, count) for count in (1, 16)],
+        *[json64, binary64] * _PAIRS,
+        ("tutorial", "tutorial", theirs, 64),
+    ]
     found: dict[tuple[str, int], list[Closed]] = {}
     with ExitStack() as stack:
         stack.enter_context(normfold(repository, folder))
         stack.enter_context(uvicorn_app("echo", factory=False))
         stack.enter_context(uvicorn_app("tutorial", factory=True, MODEL=str(model)))
         for number in range(rounds):
-            for name, (target, request, connections) in runs.items():
-                for count in connections:
-                    tell(f"small: round {number + 1}, {name}, {count} connections")
-                    measured = closed_loop(PORTS[target], request, count, seconds, folder)
-                    found.setdefault((name, count), []).append(measured)
+            for name, target, request, count in runs:
+                tell(f"small: round {number + 1}, {name}, {count} connections")
+                measured = closed_loop(PORTS[target], request, count, seconds, folder)
+                found.setdefault((name, count), []).append(measured)
     print(f"\n{'small':20} {'connections':>11} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7}")
     middle = {key: median(measured) for key, measured in found.items()}
     for (name, count), one in middle.items():

@@ -32,7 +32,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from benchmarks.machine import machine_line
-from benchmarks.serve_load import Request
+from benchmarks.serve_load import Request, wait_until_ready
 from benchmarks.serve_networks import MAKERS, infer_request
 from benchmarks.tell import tell
 from contract.errors import NormfoldError
@@ -166,21 +166,11 @@ def normfold(repository: Path, settings: Mapping[str, str]) -> Iterator[int]:
         try:
             assert process.stdout is not None
             port = int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1])
-            wait_until_ready(port)
+            wait_until_ready(f"http://127.0.0.1:{port}/v2/health/ready", process)
             yield port
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
-
-
-def wait_until_ready(port: int) -> None:
-    """Wait until the network answers."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5):
-            return
-        time.sleep(0.05)
-    raise SystemExit("The service is not ready after two minutes.")
 
 
 def load(port: int, request: Request, connections: int, seconds: float) -> list[float]:

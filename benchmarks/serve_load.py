@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -59,7 +60,7 @@ def server(command: list[str], port: int, ready: str, environment: dict[str, str
     pinned = ["taskset", "-c", str(SERVER_CORE), sys.executable, *command]
     with subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_until_ready(f"http://127.0.0.1:{port}{ready}", process)
+            wait_until_ready(f"http://127.0.0.1:{port}{ready}", process)
             yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
@@ -149,7 +150,8 @@ def _latency(text: str, percent: int) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
+    """Wait until a server answers there, as long as its process lives."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -23,11 +23,13 @@ ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/normfold
 COPY requirements/build.txt requirements/
 RUN pip --python /opt/normfold/bin/python install --require-hashes --requirement requirements/build.txt
-COPY pyproject.toml README.md LICENSE source/
+COPY pyproject.toml hatch_build.py README.md LICENSE source/
+COPY normfold source/normfold
 COPY contract source/contract
 COPY models source/models
 COPY export source/export
 COPY service source/service
+COPY display source/display
 COPY cli source/cli
 RUN pip --python /opt/normfold/bin/python install --no-deps --no-build-isolation --prefix /installed ./source
 
@@ -91,7 +93,7 @@ ENV HOME=/tmp \
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "service.probe"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "normfold.service.healthcheck"]
 # It is PID 1: it hears SIGTERM, passes it on to its workers, and waits for them.
 ENTRYPOINT ["normfold"]
 CMD ["serve"]

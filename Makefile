@@ -52,7 +52,7 @@ fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an ho
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/export/test_fuzz.py
 
 fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
-	$(BIN)/python -m benchmarks.fuzz_wire $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.fuzz_requests $(BENCH_OPTIONS)
 
 study: $(INSTALLED)  ## Measure the claims about batch normalisation on digits; writes build/study/index.html (minutes).
 	$(BIN)/normfold study --out build/study
@@ -74,7 +74,7 @@ up:  ## Start service, Prometheus and Grafana in containers; trains on digits fi
 	esac
 	$(COMPOSE) $(PROFILES) up --detach
 	@for second in $$(seq 60); do \
-		$(COMPOSE) exec -T service python -m service.probe >/dev/null 2>&1 && exit 0; sleep 1; \
+		$(COMPOSE) exec -T service python -m normfold.service.healthcheck >/dev/null 2>&1 && exit 0; sleep 1; \
 	done; $(COMPOSE) logs --tail 20 service; echo "The service is not ready; its log is above." >&2; exit 1
 	@echo "The service is ready: http://localhost:$${PORT:-8000}/docs"
 	$(if $(PROFILES),@echo "Prometheus: http://localhost:$${PROMETHEUS_PORT:-9090}  Grafana: http://localhost:$${GRAFANA_PORT:-3000}")
@@ -92,34 +92,34 @@ serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
 
 bench-adapt: $(INSTALLED)  ## What re-estimating statistics brings back, and what it costs.
-	$(BIN)/python -m benchmarks.adapt $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.drift.adapt $(BENCH_OPTIONS)
 
 bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx.load + onnx.save.
-	$(BIN)/python -m benchmarks.fold_resnet50
+	$(BIN)/python -m benchmarks.fold.resnet50
 
 bench-fold: $(BENCH_INSTALLED)  ## Ten published graphs: folded, and what the exporter's tools make of them.
-	$(BIN)/python -m benchmarks.fold_families $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.fold.families $(BENCH_OPTIONS)
 
 bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as the unfolded one?
-	$(BIN)/python -m benchmarks.fold_exactness $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.fold.exactness $(BENCH_OPTIONS)
 
 bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
-	$(BIN)/python -m benchmarks.fold_growth $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.fold.growth $(BENCH_OPTIONS)
 
 bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
 	$(BIN)/python -m benchmarks.serve $(BENCH_OPTIONS)
 
 bench-shift: $(INSTALLED)  ## Shifted inputs: what they cost, whether watching sees them, what adapting brings back.
-	$(BIN)/python -m benchmarks.shift $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.drift.drift $(BENCH_OPTIONS)
 
 bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the extra gpu).
 	$(BIN)/python -m benchmarks.gpu $(BENCH_OPTIONS)
 
 bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.
-	$(BIN)/python -m benchmarks.node_cost
+	$(BIN)/python -m benchmarks.fold.node_cost
 
 bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB of disk here).
-	$(BIN)/python -m benchmarks.fold_large
+	$(BIN)/python -m benchmarks.fold.large
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,bench]'

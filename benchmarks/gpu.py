@@ -32,13 +32,13 @@ from urllib.request import urlopen
 import numpy as np
 
 from benchmarks.machine import machine_line
-from benchmarks.serve_load import Request, wait_until_ready
-from benchmarks.serve_networks import MAKERS, infer_request
-from benchmarks.tell import tell
-from contract.errors import NormfoldError
-from export.bundle import export_bundle
-from service.opening import open_session
-from service.session import Session
+from benchmarks.progress import tell
+from benchmarks.serve.load import Request, wait_until_ready
+from benchmarks.serve.networks import MAKERS, infer_request
+from normfold.contract.errors import NormfoldError
+from normfold.export.bundle.export import export_bundle
+from normfold.service.runtime.session import Session
+from normfold.service.runtime.session_factory import open_session
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy")
 NETWORK = "resnet18"
@@ -159,7 +159,7 @@ def serve(repository: Path, settings: Mapping[str, str], seconds: float, bare: M
 @contextlib.contextmanager
 def normfold(repository: Path, settings: Mapping[str, str]) -> Iterator[int]:
     """Serve a repository on a free port, its access log to a file, until the block is left."""
-    command = [sys.executable, "-m", "cli", "serve", "--repository", str(repository), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--port", "0", "--json"]
     chosen = {"ACCESS_LOG": str(repository.parent / "access.log"), "LOG_LEVEL": "warning", **settings}
     environment = os.environ | {f"NORMFOLD_{name}": value for name, value in chosen.items()}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

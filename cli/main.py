@@ -15,19 +15,19 @@ from typing import Annotated
 
 import typer
 
-from cli.adapt import adapt
-from cli.audit import audit
-from cli.console import fail
-from cli.export import export
-from cli.fold import fold
-from cli.inspect import inspect
-from cli.keys import app as keys
-from cli.repository import app as repository
-from cli.serve import serve
-from cli.study import study
-from cli.train import train
-from cli.verify import verify
-from contract.errors import NormfoldError
+from normfold.cli.commands.adapt import adapt
+from normfold.cli.commands.audit import audit
+from normfold.cli.commands.export import export
+from normfold.cli.commands.fold import fold
+from normfold.cli.commands.inspect import inspect
+from normfold.cli.commands.keys import app as keys
+from normfold.cli.commands.repository import app as repository
+from normfold.cli.commands.serve import serve
+from normfold.cli.commands.study import study
+from normfold.cli.commands.train import train
+from normfold.cli.commands.verify import verify
+from normfold.contract.errors import NormfoldError
+from normfold.display.terminal.console import fail
 
 INTERNAL_FAULT = 70
 """Exit code of an error that no command foresaw: not 1, which says that a check said no."""

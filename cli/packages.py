@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from contract.errors import MissingPackageError
+from normfold.contract.errors import MissingPackageError
 
 
 def require_packages(*packages: str, extra: str, needed_for: str) -> None:
@@ -25,7 +25,7 @@ def require_export(needed_for: str) -> None:
         MissingPackageError: a package is missing.
         RuntimePackageError: no ONNX Runtime is installed, or two are.
     """
-    from contract.runtime import require_onnxruntime
+    from normfold.contract.runtime import require_onnxruntime
 
     require_packages("onnx", "onnx_ir", "safetensors", extra="export", needed_for=needed_for)
     require_onnxruntime()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.packages import require_packages
-from contract.errors import InputError, SetupError
-from contract.manifest import RunningStatistics, SourceCard, read_source_card
+from normfold.cli.packages import require_packages
+from normfold.contract.errors import InputError, SetupError
+from normfold.contract.manifest import RunningStatistics, SourceCard, read_source_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,9 +106,9 @@ def _checkpoint_to_onnx(
     source: Source, target: Path, say: Callable[[str], None]
 ) -> tuple[RunningStatistics | None, str | None]:
     """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
-    from models.checkpoint import load_checkpoint
-    from models.reestimate import Reestimated, reestimate_run
-    from models.to_onnx import OPSET, trained_to_onnx
+    from normfold.models.batchnorm.recalibrate_run import Reestimated, reestimate_run
+    from normfold.models.onnx.to_onnx import OPSET, trained_to_onnx
+    from normfold.models.training.checkpoint import load_checkpoint
 
     folder = Path(source.text)
     if source.keep_statistics:
@@ -138,8 +138,8 @@ def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = 
     Raises:
         ArchitectureError, WeightsError: it cannot be built, or the weights are not its own.
     """
-    from models.registry import Architecture, build, parse_options
-    from models.weights import load_weights
+    from normfold.models.architectures.registry import Architecture, build, parse_options
+    from normfold.models.training.weights import load_weights
 
     options = parse_options(source.arguments)
     network = build(Architecture(name=source.text, options=options, input_shape=shape, classes=classes))
@@ -150,8 +150,8 @@ def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = 
 
 
 def _factory_to_onnx(source: Source, target: Path) -> None:
-    from models.errors import TrainModeError
-    from models.to_onnx import OPSET, InputSpec, to_onnx
+    from normfold.models.errors import TrainModeError
+    from normfold.models.onnx.to_onnx import OPSET, InputSpec, to_onnx
 
     if source.input_shape is None:
         raise SourceError("A module:factory needs --input, the shape of one sample, such as --input 3x224x224.")

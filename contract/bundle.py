@@ -14,8 +14,8 @@ import re
 import stat
 from pathlib import Path
 
-from contract.errors import InputError
-from contract.manifest import LARGEST_VERSION, MANIFEST_NAME, MODEL_NAME, Manifest, read_manifest, sha256_of
+from normfold.contract.errors import InputError
+from normfold.contract.manifest import LARGEST_VERSION, MANIFEST_NAME, MODEL_NAME, Manifest, read_manifest, sha256_of
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Folders of a repository that are not named like this hold no model."""

@@ -21,8 +21,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from contract.errors import InputError
-from contract.preprocess import Preprocessing, SequencePreprocessing
+from normfold.contract.errors import InputError
+from normfold.contract.preprocess import Preprocessing, SequencePreprocessing
 
 SCHEMA_VERSION = 3
 """The newest that is read here."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from contract.errors import InputError
+from normfold.contract.errors import InputError
 
 MONITOR_NAME = "monitor.onnx"
 MONITOR_CARD_NAME = "monitor.json"

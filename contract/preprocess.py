@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contract.errors import InputError
+from normfold.contract.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from contract.errors import SetupError
+from normfold.contract.errors import SetupError
 
 _SILENT = "ORT_DISABLE_TELEMETRY"
 """ONNX Runtime's own variable: from 1.32 on it tells its makers of the machine and its use unless this is set."""

@@ -9,15 +9,15 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from contract.findings import Audit, Finding, NormLayer, Severity
-from contract.norm_checks import check_layer
-from export.batchnorm import BatchNorm, is_batchnorm, is_training, read_parameters
-from export.constants import constant_tensor
-from export.onnx_file import load_model
-from export.opsets import opset_of
-from export.refusal import Refusal, node_label, unique_labels
-from export.shapes import infer_shapes
-from export.simplify import compute_constants
+from normfold.contract.batchnorm_checks import check_layer
+from normfold.contract.findings import Audit, Finding, NormLayer, Severity
+from normfold.export.fold.batchnorm import BatchNorm, is_batchnorm, is_training, read_parameters
+from normfold.export.fold.rejection import Refusal, node_label, unique_labels
+from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.opsets import opset_of
+from normfold.export.graph.shapes import infer_shapes
+from normfold.export.graph.simplify import compute_constants
+from normfold.export.onnx_io.model_file import load_model
 
 NOTE = "Whether the statistics fit any data was not looked at: an ONNX file comes without."
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contract.errors import CheckError, InputError, SetupError
+from normfold.contract.errors import CheckError, InputError, SetupError
 
 
 class ModelFileError(InputError):

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract.errors import CheckError, InputError, SetupError
+from normfold.contract.errors import CheckError, InputError, SetupError
 
 
 class DataError(InputError):

@@ -25,14 +25,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import Checkpoint
-from models.data import Dataset, load_dataset
-from models.reestimate import reestimate_run
+from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.data.data import Dataset, load_dataset
+from normfold.models.training.checkpoint import Checkpoint
 
 BUILD = Path("build")
 RUN, REPOSITORY, NAME = BUILD / "demo" / "run", BUILD / "demo" / "model_repository", "digits"
 PICTURE = BUILD / "demo" / "digit.png"
-NORMFOLD = [sys.executable, "-m", "cli"]
+NORMFOLD = [sys.executable, "-m", "normfold"]
 SHOWN = 8
 """Digits sent one by one to the two routes for people; all held-out ones go to the infer route."""
 READY_WITHIN_S = 30.0

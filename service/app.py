@@ -16,40 +16,40 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
 
-from service import http_errors
-from service.access import FileLines, LogLines
-from service.board import Board
-from service.cors import Cors
-from service.crew import Crew
-from service.doors import Doors
-from service.drain import stop_gently
-from service.idle import MemoryKeeper
-from service.infer import InferRoute
-from service.keyring import Keyring
-from service.large_answers import LargeAnswers
-from service.metrics import Metrics
-from service.middleware import RequestMiddleware
-from service.processors import share_of_processors
-from service.rate import RateLimiter
-from service.repository import Repository
-from service.routes.health import health_routes
-from service.routes.infer import infer_routes
-from service.routes.models import model_routes
-from service.routes.predict import predict_routes
-from service.routes.repository import repository_routes
-from service.routes.schemas import SCHEMAS
-from service.routes.security import describe_keys
-from service.routes.shift import shift_routes
-from service.routes.statistics import statistics_routes
-from service.settings import Settings
-from service.short_way import ShortWay
-from service.state import WORKERS
-from service.telemetry import Telemetry
-from service.tracing import open_tracing
-from service.workers import Workers
+from normfold.service import error_responses as http_errors
+from normfold.service.auth.authorization import Doors
+from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.rate_limit import RateLimiter
+from normfold.service.batching.thread_pool import Workers
+from normfold.service.http.cors import Cors
+from normfold.service.http.middleware import RequestMiddleware
+from normfold.service.inference.asgi import InferRoute
+from normfold.service.inference.fast_path import ShortWay
+from normfold.service.inference.large_responses import LargeAnswers
+from normfold.service.observability.access_log import FileLines, LogLines
+from normfold.service.observability.metrics import Metrics
+from normfold.service.observability.request_trace import Telemetry
+from normfold.service.observability.trace_context import open_tracing
+from normfold.service.repository.arena_trimmer import MemoryKeeper
+from normfold.service.repository.repository import Repository
+from normfold.service.routes.drift import shift_routes
+from normfold.service.routes.health import health_routes
+from normfold.service.routes.infer import infer_routes
+from normfold.service.routes.models import model_routes
+from normfold.service.routes.predict import predict_routes
+from normfold.service.routes.repository import repository_routes
+from normfold.service.routes.schemas import SCHEMAS
+from normfold.service.routes.security import describe_keys
+from normfold.service.routes.statistics import statistics_routes
+from normfold.service.runtime.cpu_limits import share_of_processors
+from normfold.service.settings import Settings
+from normfold.service.workers.coordinator import Crew
+from normfold.service.workers.shared_state import Board
+from normfold.service.workers.shutdown import stop_gently
+from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
-    from service.spans import Spans
+    from normfold.service.observability.otel import Spans
 
 logger = logging.getLogger(__name__)
 

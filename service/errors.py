@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contract.errors import InputError, NormfoldError, SetupError
+from normfold.contract.errors import InputError, NormfoldError, SetupError
 
 
 class RequestError(InputError):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from contract.preprocess import MAX_IMAGE_PIXELS
-from service.errors import SettingsError
-from service.policy import VersionPolicy
+from normfold.contract.preprocess import MAX_IMAGE_PIXELS
+from normfold.service.errors import SettingsError
+from normfold.service.repository.version_policy import VersionPolicy
 
 PREFIX = "NORMFOLD_"
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.mlp import Mlp
-from models.running_stats import reestimate
-from models.study.finding import Check, Finding, Row, Table, estimate
-from models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train, twin
-from models.study.plots import ERRORS, Lines, Series, draw
+from normfold.models.architectures.mlp import Mlp
+from normfold.models.batchnorm.recalibrate import reestimate
+from normfold.models.study.finding import Check, Finding, Row, Table, estimate
+from normfold.models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train, twin
+from normfold.models.study.plots import ERRORS, Lines, Series, draw
 
 COLUMNS = (
     "batch size",

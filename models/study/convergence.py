@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from models.study.finding import Check, Finding, Table, estimate
-from models.study.harness import ARMS, load_digits, make_mlp, measure, train
-from models.study.plots import ERRORS, Lines, Series, draw
+from normfold.models.study.finding import Check, Finding, Table, estimate
+from normfold.models.study.harness import ARMS, load_digits, make_mlp, measure, train
+from normfold.models.study.plots import ERRORS, Lines, Series, draw
 
 COLUMNS = ("network", "learning rate", "steps to the accuracy", "training loss at the end", "test accuracy at the end")
 

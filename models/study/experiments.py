@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from models.study import (
+from normfold.models.study import (
     batch_sizes,
     convergence,
     generalisation,
@@ -13,7 +13,7 @@ from models.study import (
     regularisation,
     serving_modes,
 )
-from models.study.finding import Finding
+from normfold.models.study.finding import Finding
 
 STEPS = 300
 """Of training, in each experiment."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.study.finding import Check, Finding, Table, estimate
-from models.study.harness import ARMS, LR, load_digits, make_mlp, measure, train
-from models.study.plots import ERRORS, Lines, Series, draw
+from normfold.models.study.finding import Check, Finding, Table, estimate
+from normfold.models.study.harness import ARMS, LR, load_digits, make_mlp, measure, train
+from normfold.models.study.plots import ERRORS, Lines, Series, draw
 
 COLUMNS = ("network", "training digits", "training accuracy", "test accuracy", "gap")
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.batches import epoch_batches, seed_everything
-from models.blocks import ConvNorm, LinearNorm
-from models.convnet import ConvNet, convnet
-from models.data import DataConfig, load_dataset
-from models.mlp import Mlp, mlp
-from models.optimise import make_optimizer
-from models.train_config import TrainConfig
+from normfold.models.architectures.blocks import ConvNorm, LinearNorm
+from normfold.models.architectures.convnet import ConvNet, convnet
+from normfold.models.architectures.mlp import Mlp, mlp
+from normfold.models.data.batches import epoch_batches, seed_everything
+from normfold.models.data.data import DataConfig, load_dataset
+from normfold.models.training.config import TrainConfig
+from normfold.models.training.optimizer import make_optimizer
 
 WIDTHS = (64, 64, 64, 64, 64)
 """Of the perceptron: deep enough that what BatchNorm does to signals adds up."""

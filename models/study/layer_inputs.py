@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from models.mlp import Mlp
-from models.study.finding import Check, Finding, Table, estimate
-from models.study.harness import ARMS, LR, batches, blocks_of, load_digits, make_mlp, train, twin, weight_of
-from models.study.plots import ERRORS, Lines, Series, draw
+from normfold.models.architectures.mlp import Mlp
+from normfold.models.study.finding import Check, Finding, Table, estimate
+from normfold.models.study.harness import ARMS, LR, batches, blocks_of, load_digits, make_mlp, train, twin, weight_of
+from normfold.models.study.plots import ERRORS, Lines, Series, draw
 
 COLUMNS = ("network", "drift between looks, in spreads", "gradient turned by earlier layers (1 − cosine)")
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.mlp import Mlp
-from models.study.finding import Check, Finding, Row, Table, estimate
-from models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train, twin
-from models.study.plots import ERRORS, Bars, Series, draw
+from normfold.models.architectures.mlp import Mlp
+from normfold.models.study.finding import Check, Finding, Row, Table, estimate
+from normfold.models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train, twin
+from normfold.models.study.plots import ERRORS, Bars, Series, draw
 
 COLUMNS = ("network", "training accuracy", "test accuracy", "variance at inference over the running one")
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.convnet import ConvNet
-from models.study.finding import Check, Finding, Row, Table, estimate
-from models.study.harness import LR, STAGES, load_digits, make_convnet, train, twin
-from models.study.plots import ERRORS, Bars, Series, draw
+from normfold.models.architectures.convnet import ConvNet
+from normfold.models.study.finding import Check, Finding, Row, Table, estimate
+from normfold.models.study.harness import LR, STAGES, load_digits, make_convnet, train, twin
+from normfold.models.study.plots import ERRORS, Bars, Series, draw
 
 COLUMNS = ("requests", "inference mode", "training mode", "inference mode, after them")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.study.harness import ARMS, BATCH_SIZE, LR, load_digits, make_convnet, make_mlp
+from normfold.models.study.harness import ARMS, BATCH_SIZE, LR, load_digits, make_convnet, make_mlp
 
 NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {"perceptron": make_mlp, "convolutional": make_convnet}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.routes.schemas import ref
+from normfold.service.routes.schemas import ref
 
 DIGIT = [
     [0, 0, 5, 13, 9, 1, 0, 0],

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from service.crew import Crew
-from service.repository import Repository
-from service.routes.paths import answers
+from normfold.service.repository.repository import Repository
+from normfold.service.routes.paths import answers
+from normfold.service.workers.coordinator import Crew
 
 EXTENSIONS = (
     *("binary_tensor_data", "classification", "model_configuration", "model_repository"),

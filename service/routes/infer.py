@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the infer route; `service.infer` answers it, before the framework sees it."""
+"""The OpenAPI description of the infer route; `service.inference.asgi` answers it before the framework sees it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.routes.examples import INFER, INFERRED, json_body
-from service.routes.paths import add_model_route, answers
+from normfold.service.routes.examples import INFER, INFERRED, json_body
+from normfold.service.routes.paths import add_model_route, answers
 
 _BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _BODY = (

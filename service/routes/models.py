@@ -8,13 +8,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from contract.manifest import TensorSpec
-from service.engine import Model
-from service.errors import ModelUnavailableError
-from service.policy import VersionPolicy
-from service.repository import Entry, Repository
-from service.routes.examples import DIGIT
-from service.routes.paths import add_model_route, answers, find_model
+from normfold.contract.manifest import TensorSpec
+from normfold.service.errors import ModelUnavailableError
+from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.repository import Entry, Repository
+from normfold.service.repository.version_policy import VersionPolicy
+from normfold.service.routes.examples import DIGIT
+from normfold.service.routes.paths import add_model_route, answers, find_model
 
 _METADATA = {
     "name": "digits",

@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.engine import Model
-from service.repository import Repository
-from service.routes.schemas import ref
+from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.repository import Repository
+from normfold.service.routes.schemas import ref
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -10,18 +10,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.body import decompress
-from service.connection import CONNECTION
-from service.engine import Model
-from service.errors import RequestError
-from service.predict import predict, rank_classes, read_instances, read_picture
-from service.repository import Repository
-from service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
-from service.routes.paths import add_model_route, answers, find_model
-from service.settings import Settings
-from service.telemetry import PHASES_KEY, Phases
-from service.wire import parse_object
-from service.workers import Workers
+from normfold.service.batching.thread_pool import Workers
+from normfold.service.codec.request import parse_object
+from normfold.service.errors import RequestError
+from normfold.service.http.body import decompress
+from normfold.service.http.connection import CONNECTION
+from normfold.service.inference.predict import predict, rank_classes, read_instances, read_picture
+from normfold.service.observability.request_trace import PHASES_KEY, Phases
+from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.repository import Repository
+from normfold.service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
+from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.settings import Settings
 
 _TOP = 5
 _TOP_PARAMETER = {

@@ -6,12 +6,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.crew import Crew
-from service.errors import WireError
-from service.repository import Repository
-from service.routes.examples import json_body
-from service.routes.paths import MODEL_PARAMETER, answers
-from service.wire import parse_object
+from normfold.service.codec.request import parse_object
+from normfold.service.errors import WireError
+from normfold.service.repository.repository import Repository
+from normfold.service.routes.examples import json_body
+from normfold.service.routes.paths import MODEL_PARAMETER, answers
+from normfold.service.workers.coordinator import Crew
 
 _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
 

@@ -1,7 +1,8 @@
 """What goes over the wire, as JSON Schema for the OpenAPI document.
 
-Only the document reads these: what a request must be is checked by `service.wire` and `service.predict` while they read
-it, without a second pass. That both say the same is tested by tests/service/test_openapi.py.
+Only the document reads these: what a request must be is checked by `service.codec.request` and
+`service.inference.predict` while they read it, without a second pass. That both say the same is tested by
+tests/service/test_openapi.py.
 
 Requests may have fields that are not named here, as the protocol's clients send some; answers have none.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.tensors import DTYPES
+from normfold.service.codec.json_tensors import DTYPES
 
 Schema = dict[str, Any]
 

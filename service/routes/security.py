@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.doors import need_of
-from service.routes.paths import describe_status
+from normfold.service.auth.authorization import need_of
+from normfold.service.routes.paths import describe_status
 
 _SCHEME = "key"
 

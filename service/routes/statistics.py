@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.crew import Crew
-from service.metrics import CONTENT_TYPE, Metrics
-from service.repository import Repository
-from service.routes.paths import add_model_route, answers, find_model
-from service.telemetry import Histogram, ModelStats
+from normfold.service.observability.metrics import CONTENT_TYPE, Metrics
+from normfold.service.observability.request_trace import Histogram, ModelStats
+from normfold.service.repository.repository import Repository
+from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.workers.coordinator import Crew
 
 _EXAMPLE = {
     "model_stats": [

@@ -11,12 +11,12 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of, to_json
+from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of, to_json
 
 # The command itself, ended from within once its repository is loaded: then it prints what it has imported.
 RUNNER = """
 import json, os, signal, sys
-from service.repository import Repository
+from normfold.service.repository.repository import Repository
 
 load = Repository.load
 
@@ -28,11 +28,11 @@ async def load_and_stop(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
 Repository.load = load_and_stop
-from cli.main import main
+from normfold.cli.main import main
 try:
     main()
 finally:
-    sys.stdout.write(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+    sys.stdout.write(json.dumps(sorted({name.split(".")[name.startswith("normfold.")] for name in sys.modules})))
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import main
+from normfold.cli.main import main
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from contract.manifest import read_manifest
-from export.fold_file import Folded, fold_file
-from models.reestimate import reestimate_run
-from models.registry import Architecture, build
-from models.to_onnx import InputSpec, to_onnx
-from service.app import create_app
-from service.settings import Settings
+from normfold.contract.manifest import read_manifest
+from normfold.export.onnx_io.fold_file import Folded, fold_file
+from normfold.models.architectures.registry import Architecture, build
+from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.onnx.to_onnx import InputSpec, to_onnx
+from normfold.service.app import create_app
+from normfold.service.settings import Settings
 from tests.service.conftest import serve_app
 
 PICTURE, SEQUENCE = (1, 8, 8), (3, 16)

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from contract.manifest import SourceCard, read_manifest, to_json
-from tests.export.test_pixels import CARD, network
+from normfold.contract.manifest import SourceCard, read_manifest, to_json
+from tests.export.graph.test_pixels import CARD, network
 
 
 @pytest.fixture

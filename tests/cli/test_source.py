@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cli.main import main
-from cli.source import SourceError, parse_shape
-from models.checkpoint import make_run_config, save_checkpoint
-from models.data import DataConfig, load_dataset
-from models.registry import build
-from models.train_config import TrainConfig
+from normfold.cli.main import main
+from normfold.cli.source import SourceError, parse_shape
+from normfold.models.architectures.registry import build
+from normfold.models.data.data import DataConfig, load_dataset
+from normfold.models.training.checkpoint import make_run_config, save_checkpoint
+from normfold.models.training.config import TrainConfig
 
 NETS = """
 from torch import nn

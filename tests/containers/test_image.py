@@ -59,7 +59,7 @@ def test_it_tells_how_it_is_stopped_and_checked(engine: Engine, image: str) -> N
     config = engine.inspect(image)["Config"]
 
     assert config["StopSignal"] in ("SIGTERM", "15")
-    assert engine.health_check(image) == ["python", "-m", "service.probe"]
+    assert engine.health_check(image) == ["python", "-m", "normfold.service.healthcheck"]
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contract.manifest import (
+from normfold.contract.manifest import (
     DATATYPES,
     LARGEST_VERSION,
     SCHEMA_VERSION,
@@ -28,7 +28,7 @@ from contract.manifest import (
     sha256_of,
     to_json,
 )
-from contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
+from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 
 CARD = SourceCard(
     preprocessing=ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.3,), std=(0.4,)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.monitor import Monitor, MonitorError, WatchedLayer, divergence, read_monitor
+from normfold.contract.monitor import Monitor, MonitorError, WatchedLayer, divergence, read_monitor
 
 
 def test_what_is_normal_has_no_divergence() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from contract.preprocess import MAX_IMAGE_PIXELS, ImagePreprocessing, RawInputError
+from normfold.contract.preprocess import MAX_IMAGE_PIXELS, ImagePreprocessing, RawInputError
 
 # 2 × 3, every pixel another, so that a turn or flip cannot go unseen.
 GREY = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)

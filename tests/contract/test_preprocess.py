@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing, SequencePreprocessing
+from normfold.contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing, SequencePreprocessing
 
 DIGITS = ImagePreprocessing(channels=1, height=2, width=3, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=2, width=2, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from contract import runtime
-from contract.errors import SetupError
-from contract.runtime import RuntimePackageError, require_onnxruntime
+from normfold.contract import runtime
+from normfold.contract.errors import SetupError
+from normfold.contract.runtime import RuntimePackageError, require_onnxruntime
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, installed: set[str], importable: bool) -> None:
@@ -68,7 +68,8 @@ def test_it_reports_to_nobody_unless_somebody_wants_it(
 def test_serving_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
     """Where ONNX Runtime reports, it keeps a device's number there."""
     code = (
-        "import sys; from pathlib import Path; from contract.runtime import require_onnxruntime; require_onnxruntime();"
+        "import sys; from pathlib import Path; from normfold.contract.runtime import require_onnxruntime;"
+        "require_onnxruntime();"
         "import onnxruntime, time; onnxruntime.SessionOptions(); time.sleep(1)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contract.bundle import NAME_PATTERN
-from service.settings import Settings
-from tests.deploy.manifests import KSERVE, base, container_of, environment_of, read
+from normfold.contract.bundle import NAME_PATTERN
+from normfold.service.settings import Settings
+from tests.support.manifests import KSERVE, base, container_of, environment_of, read
 
 RUNTIME = read(KSERVE / "servingruntime.yaml")
 INFERENCE_SERVICE = read(KSERVE / "inferenceservice.yaml")

@@ -12,10 +12,10 @@ import httpx
 import kubernetes_validate
 import pytest
 
-from service.app import create_app
-from service.errors import SettingsError
-from service.settings import Settings, load_settings
-from tests.deploy.manifests import (
+from normfold.service.app import create_app
+from normfold.service.errors import SettingsError
+from normfold.service.settings import Settings, load_settings
+from tests.support.manifests import (
     FILES,
     KUBERNETES,
     ROOT,

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.manifests import (
+from tests.support.manifests import (
     FILES,
     KUBERNETES,
     KUSTOMIZATIONS,

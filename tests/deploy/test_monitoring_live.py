@@ -16,12 +16,12 @@ import httpx
 import pytest
 import yaml
 
-from service.app import create_app
-from service.key_changes import create_key
-from service.settings import Settings
-from tests.deploy.monitoring import PROMETHEUS, RULES, command, dashboard_queries, variable_queries
+from normfold.service.app import create_app
+from normfold.service.auth.key_admin import create_key
+from normfold.service.settings import Settings
 from tests.service.conftest import BundleWriter, Service, serve_app
-from tests.service.test_binary import PICTURE, Slow
+from tests.service.http.test_hostile_bodies import PICTURE, Slow
+from tests.support.monitoring import PROMETHEUS, RULES, command, dashboard_queries, variable_queries
 
 INTERVAL = "500ms"
 WINDOW = "2m"

@@ -11,8 +11,10 @@ import yaml
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.settings import Settings
-from tests.deploy.monitoring import (
+from normfold.service.settings import Settings
+from tests.service.conftest import bundles, start
+from tests.service.http.test_hostile_bodies import post
+from tests.support.monitoring import (
     DASHBOARD,
     GRAFANA,
     PROMETHEUS,
@@ -22,8 +24,6 @@ from tests.deploy.monitoring import (
     metrics_of,
     variable_queries,
 )
-from tests.service.conftest import bundles, start
-from tests.service.test_binary import post
 
 __all__ = ["bundles", "start"]
 

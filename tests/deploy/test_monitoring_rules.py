@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.deploy.monitoring import PROMETHEUS, RULES, command
+from tests.support.monitoring import PROMETHEUS, RULES, command
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from service.key_changes import create_key
-from service.keyring import Keyring
-from tests.deploy.manifests import KUBERNETES, environment_of, read
+from normfold.service.auth.key_admin import create_key
+from normfold.service.auth.key_store import Keyring
+from tests.support.manifests import KUBERNETES, environment_of, read
 
 
 def _publish(keys: Path, mount: Path, number: int) -> None:

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from contract.findings import Finding, Severity
-from export.audit import audit_onnx
-from export.errors import ModelFileError
-from tests.export.build import batchnorm, model
-from tests.graphs.inflate import inflate
+from normfold.contract.findings import Finding, Severity
+from normfold.export.audit import audit_onnx
+from normfold.export.errors import ModelFileError
+from tests.support.inflate import inflate
+from tests.support.onnx_models import batchnorm, model
 
 GRAPHS = Path(__file__).parents[1] / "graphs"
 

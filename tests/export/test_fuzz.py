@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import NodeProto, helper
 
-from tests.export.build import assert_same, batchnorm, folded, model, statistics
+from tests.support.onnx_models import assert_same, batchnorm, folded, model, statistics
 
 OPSET = 18
 

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.fold_file import fold_file
-from export.report import Outcome
-from tests.graphs.inflate import inflate
+from normfold.export.fold.report import Outcome
+from normfold.export.onnx_io.fold_file import fold_file
+from tests.support.inflate import inflate
 
 GRAPHS = Path(__file__).parents[1] / "graphs"
 

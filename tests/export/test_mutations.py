@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.affine import Affine
-from export.errors import VerificationError
-from export.fold_file import fold_file
-from tests.export.build import batchnorm, model, statistics
+from normfold.export.errors import VerificationError
+from normfold.export.fold.affine import Affine
+from normfold.export.onnx_io.fold_file import fold_file
+from tests.support.onnx_models import batchnorm, model, statistics
 
 
 def network() -> onnx.ModelProto:
@@ -71,7 +71,7 @@ def of_affine(change: Callable[[Affine], Affine]) -> Callable[[pytest.MonkeyPatc
     """Plant a fault in the affine that is read off a BatchNormalization."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        from export.batchnorm import BatchNorm
+        from normfold.export.fold.batchnorm import BatchNorm
 
         right = BatchNorm.affine
         patch.setattr(BatchNorm, "affine", lambda self, rank: change(right(self, rank)))
@@ -80,18 +80,18 @@ def of_affine(change: Callable[[Affine], Affine]) -> Callable[[pytest.MonkeyPatc
 
 
 def epsilon_wrong(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("export.batchnorm.DEFAULT_EPSILON", 1e-3)
+    patch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
 
 
 def groups_laid_out_wrong(patch: pytest.MonkeyPatch) -> None:
     def tiled(vector: Any, groups: int, rows: int) -> Any:
         return np.tile(vector.reshape(groups, -1), (rows // groups, 1))
 
-    patch.setattr("export.operators.conv_transpose.by_group", tiled)
+    patch.setattr("normfold.export.fold.operators.conv_transpose.by_group", tiled)
 
 
 def beta_forgotten(patch: pytest.MonkeyPatch) -> None:
-    from export.operators import gemm
+    from normfold.export.fold.operators import gemm
 
     right = gemm.pull
 
@@ -103,14 +103,14 @@ def beta_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def sign_forgotten_in_merge(patch: pytest.MonkeyPatch) -> None:
-    from export import merge
+    from normfold.export.fold.merge import merge
 
     right = merge.summed
     patch.setattr(merge, "summed", lambda kernels, signs: right(kernels, [1] * len(signs)))
 
 
 def kernel_off_centre(patch: pytest.MonkeyPatch) -> None:
-    from export import kernel
+    from normfold.export.fold.merge import kernel
 
     right = kernel._sum_weights
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import RunConfig, make_run_config
-from models.data import DataConfig, Dataset, load_dataset
-from models.train_config import TrainConfig
+from normfold.models.data.data import DataConfig, Dataset, load_dataset
+from normfold.models.training.checkpoint import RunConfig, make_run_config
+from normfold.models.training.config import TrainConfig
 
 torch.set_num_threads(1)  # tests run beside others; and the order of additions is then the same everywhere
 

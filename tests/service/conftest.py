@@ -23,14 +23,14 @@ import uvicorn
 from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
-from contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, WatchedLayer
-from contract.preprocess import ImagePreprocessing, RowPreprocessing
-from service.app import create_app
-from service.logs import REQUEST_ID, JsonFormatter
-from service.server import make_server
-from service.settings import Settings
-from service.short_way import ShortWay
+from normfold.contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
+from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, WatchedLayer
+from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.service.app import create_app
+from normfold.service.http.server import make_server
+from normfold.service.inference.fast_path import ShortWay
+from normfold.service.logs import REQUEST_ID, JsonFormatter
+from normfold.service.settings import Settings
 
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -283,7 +283,7 @@ class AccessLog(logging.Handler):
 @pytest.fixture
 def access_log() -> Iterator[AccessLog]:
     """The access log, listened to while the test runs."""
-    handler, logger = AccessLog(), logging.getLogger("service.access")
+    handler, logger = AccessLog(), logging.getLogger("normfold.access")
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

@@ -24,14 +24,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from contract.manifest import SourceCard, TensorSpec
-from contract.preprocess import ImagePreprocessing
-from service.app import create_app
-from service.errors import ControlError, NoKeyError, RateError, ScopeError
-from service.http_errors import STATUS
-from service.routes.schemas import SCHEMAS, ref
-from service.settings import Settings
-from service.telemetry import CLIENT_LEFT
+from normfold.contract.manifest import SourceCard, TensorSpec
+from normfold.contract.preprocess import ImagePreprocessing
+from normfold.service.app import create_app
+from normfold.service.error_responses import STATUS
+from normfold.service.errors import ControlError, NoKeyError, RateError, ScopeError
+from normfold.service.observability.request_trace import CLIENT_LEFT
+from normfold.service.routes.schemas import SCHEMAS, ref
+from normfold.service.settings import Settings
 from tests.service.conftest import BundleWriter, Service, serve_app
 
 CHECKS = [
@@ -161,7 +161,9 @@ def test_every_status_that_a_request_may_get_is_described() -> None:
         assert errors == [ref("Error")] * len(errors), label
     runs = DOCUMENT["paths"]["/v2/models/{model}/infer"]["post"]["responses"]
     described = {int(status) for status in runs}
-    of_keys = {STATUS[kind] for kind in (NoKeyError, ScopeError, RateError)}  # tests/service/test_doors.py has these
+    of_keys = {
+        STATUS[kind] for kind in (NoKeyError, ScopeError, RateError)
+    }  # tests/service/auth/test_authorization.py has these
     assert described >= {status for kind, status in STATUS.items() if kind is not ControlError} - of_keys - {
         CLIENT_LEFT
     }

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.errors import SettingsError
-from service.logs import FACTS, REQUEST_ID, JsonFormatter, TextFormatter
-from service.processors import available_processors
-from service.providers.wish import as_text
-from service.settings import Settings, load_settings
+from normfold.service.errors import SettingsError
+from normfold.service.logs import FACTS, REQUEST_ID, JsonFormatter, TextFormatter
+from normfold.service.runtime.cpu_limits import available_processors
+from normfold.service.runtime.providers.session_request import as_text
+from normfold.service.settings import Settings, load_settings
 
 
 def test_every_field_says_what_it_is() -> None:
@@ -170,12 +170,12 @@ QUOTAS = {
 @pytest.mark.parametrize("case", QUOTAS)
 def test_processors_follow_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     membership, files, expected = QUOTAS[case]
-    monkeypatch.setattr("service.processors._affinity", lambda: 8)
+    monkeypatch.setattr("normfold.service.runtime.cpu_limits._affinity", lambda: 8)
     assert available_processors(cgroup(tmp_path, membership, files)) == expected
 
 
 def test_processors_follow_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.processors._affinity", lambda: 1)
+    monkeypatch.setattr("normfold.service.runtime.cpu_limits._affinity", lambda: 1)
     assert available_processors(cgroup(tmp_path, "0::/\n", {"sys/fs/cgroup/cpu.max": "400000 100000"})) == 1
     assert available_processors(tmp_path / "nothing") == 1
 

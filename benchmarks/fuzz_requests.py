@@ -1,0 +1,48 @@
+"""Bodies of every kind against the decoder, for as long as it is told.
+
+    python -m benchmarks.fuzz_requests --seconds 600
+
+The properties are those of tests/service/codec/test_request_fuzz.py: each looks at a thousand new bodies in turn until
+the time is up. The first body for which one does not hold ends it, is made as small as possible, and shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from importlib import import_module
+
+from benchmarks.machine import machine_line
+
+os.environ["HYPOTHESIS_PROFILE"] = "fuzz"  # before the properties are read: how many bodies in one turn
+
+
+def main() -> None:
+    """Look until the time is up, and print how many bodies were read."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long")
+    seconds: float = parser.parse_args().seconds
+    fuzz = import_module("tests.service.test_wire_fuzz")
+    begun, readings, seen = time.monotonic(), Counter[str](), fuzz.SEEN
+    while time.monotonic() < begun + seconds:
+        for check in fuzz.PROPERTIES:
+            before = seen.total()
+            check()
+            readings[check.__name__] += seen.total() - before
+            if time.monotonic() >= begun + seconds:
+                break
+        print(f"{seen.total():,} bodies read", file=sys.stderr, flush=True)
+    print(machine_line(["hypothesis", "orjson", "pysimdjson", "numpy"]))
+    for name, number in readings.items():
+        print(f"{name:<64} {number:>12,}")
+    print(
+        f"{seen.total():,} bodies read in {time.monotonic() - begun:.0f} s, "
+        f"{seen['taken']:,} taken and {seen['refused']:,} refused. Everything held."
+    )
+
+
+if __name__ == "__main__":
+    main()

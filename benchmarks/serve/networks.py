@@ -1,0 +1,92 @@
+"""The networks that `make bench-serve` serves, and requests to them."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.serve.load import Request
+from normfold.contract.manifest import read_manifest
+from normfold.export.bundle.export import export_bundle
+
+
+def small_network(folder: Path) -> Path:
+    """Write 64-256-256-10 with seeded weights."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], [], "input"
+    sizes = (64, 256, 256, 10)
+    for index, (inputs, outputs) in enumerate(pairwise(sizes)):
+        weight = (rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
+        weights += [
+            numpy_helper.from_array(weight, f"w{index}"),
+            numpy_helper.from_array(np.zeros(outputs, np.float32), f"b{index}"),
+        ]
+        last = index == len(sizes) - 2
+        nodes.append(helper.make_node("Gemm", [value, f"w{index}", f"b{index}"], ["output" if last else f"g{index}"]))
+        if not last:
+            value = f"r{index}"
+            nodes.append(helper.make_node("Relu", [f"g{index}"], [value]))
+    ports = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", s]) for n, s in (("input", 64), ("output", 10))
+    ]
+    graph = helper.make_graph(nodes, "small", ports[:1], ports[1:], weights)
+    path = folder / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    return path
+
+
+def resnet18(folder: Path) -> Path:
+    """Write our ResNet-18 for 224 × 224 with seeded weights."""
+    import torch
+
+    from normfold.models.architectures.registry import Architecture, build
+    from normfold.models.onnx.to_onnx import InputSpec, to_onnx
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"classes": 1000}
+    network = build(Architecture(name="resnet18", options=options, input_shape=(3, 224, 224)))
+    path = folder / "resnet18.onnx"
+    to_onnx(network.eval(), path, {"input": InputSpec((3, 224, 224))})
+    return path
+
+
+def infer_request(repository: Path, network: str, array: np.ndarray, binary: bool) -> Request:
+    """Return an infer request as a NumPy client writes it."""
+    entry: dict[str, Any] = {"name": "input", "shape": list(array.shape), "datatype": "FP32"}
+    path = f"/v2/models/{network}/infer"
+    output = read_manifest(repository / network / "1" / "manifest.json").outputs[0].name
+    if not binary:
+        entry["data"] = array.ravel().tolist()
+        return Request(path, json.dumps({"inputs": [entry]}).encode())
+    entry["parameters"] = {"binary_data_size": array.nbytes}
+    outputs = [{"name": output, "parameters": {"binary_data": True}}]
+    head = json.dumps({"inputs": [entry], "outputs": outputs}).encode()
+    return Request(path, head + array.tobytes(), {"Inference-Header-Content-Length": str(len(head))})
+
+
+def digits(folder: Path) -> Path:
+    """Write the small convolutional network for digits, with seeded weights: what a first service serves."""
+    import torch
+
+    from normfold.models.architectures.registry import Architecture, build
+    from normfold.models.onnx.to_onnx import InputSpec, to_onnx
+
+    torch.manual_seed(0)
+    network = build(Architecture(name="convnet", options={"classes": 10}, input_shape=(1, 8, 8)))
+    path = folder / "digits.onnx"
+    to_onnx(network.eval(), path, {"input": InputSpec((1, 8, 8))})
+    return path
+
+
+MAKERS = {"small": small_network, "resnet18": resnet18, "digits": digits}
+
+
+def export(folder: Path, repository: Path, network: str) -> None:
+    """Make a network and export it with the fold."""
+    export_bundle(MAKERS[network](folder), repository, network)

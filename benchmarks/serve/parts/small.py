@@ -1,0 +1,73 @@
+"""A 64-256-256-10 network: requests a second and latency, beside the bare ASGI echo and a tutorial's server."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.progress import tell
+from benchmarks.serve.load import Closed, Request, closed_loop
+from benchmarks.serve.networks import infer_request
+from benchmarks.serve.servers import PORTS, normfold, uvicorn_app
+
+LIMITS = {
+    "small, 64 connections: requests a second, of the echo's": (0.50, "at least"),
+    "small, 64 connections: requests a second, of the tutorial's": (4.0, "at least"),
+    "small, 16 connections: p99 over p50": (2.5, "at most"),
+    "small, 64 connections: p99 over p50": (2.5, "at most"),
+    "small, 1 connection: p50, of the echo's": (3.5, "at most"),
+    "small, 64 connections: binary requests a second, of JSON's": (1.0, "at least"),
+}
+
+_PAIRS = 3
+"""Of JSON and binary in a round: they are so near to each other that one measurement of each may swap them."""
+
+
+def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
+    """Compare the service with the echo and the tutorial's server."""
+    row = np.random.default_rng(1).standard_normal((1, 64)).astype(np.float32)
+    ours, binary = (infer_request(repository, "small", row, binary) for binary in (False, True))
+    theirs = Request("/predict", json.dumps({"data": row.tolist()}).encode(), {"Content-Type": "application/json"})
+    model = repository / "small" / "1" / "model.onnx"
+    json64, binary64 = ("normfold", "normfold", ours, 64), ("normfold, binary", "normfold", binary, 64)
+    runs = [
+        *[("echo", "echo", Request("/", ours.body), count) for count in (1, 16, 64)],
+        *[("normfold", "normfold", ours, count) for count in (1, 16)],
+        *[json64, binary64] * _PAIRS,
+        ("tutorial", "tutorial", theirs, 64),
+    ]
+    found: dict[tuple[str, int], list[Closed]] = {}
+    with ExitStack() as stack:
+        stack.enter_context(normfold(repository, folder))
+        stack.enter_context(uvicorn_app("echo", factory=False))
+        stack.enter_context(uvicorn_app("tutorial", factory=True, MODEL=str(model)))
+        for number in range(rounds):
+            for name, target, request, count in runs:
+                tell(f"small: round {number + 1}, {name}, {count} connections")
+                measured = closed_loop(PORTS[target], request, count, seconds, folder)
+                found.setdefault((name, count), []).append(measured)
+    print(f"\n{'small':20} {'connections':>11} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7}")
+    middle = {key: median(measured) for key, measured in found.items()}
+    for (name, count), one in middle.items():
+        print(f"{name:20} {count:11} {one.rate:11,.0f} {one.p50_ms:8.3f} {one.p99_ms:8.3f} {one.errors:7}")
+    ours64 = middle["normfold", 64]
+    return {
+        "small, 64 connections: requests a second, of the echo's": ours64.rate / middle["echo", 64].rate,
+        "small, 64 connections: requests a second, of the tutorial's": ours64.rate / middle["tutorial", 64].rate,
+        "small, 16 connections: p99 over p50": middle["normfold", 16].p99_ms / middle["normfold", 16].p50_ms,
+        "small, 64 connections: p99 over p50": ours64.p99_ms / ours64.p50_ms,
+        "small, 1 connection: p50, of the echo's": middle["normfold", 1].p50_ms / middle["echo", 1].p50_ms,
+        "small, 64 connections: binary requests a second, of JSON's": middle["normfold, binary", 64].rate / ours64.rate,
+    }
+
+
+def median(measured: list[Closed]) -> Closed:
+    """Return the median of each figure."""
+    rate, p50, p99 = (
+        statistics.median(getattr(one, name) for one in measured) for name in ("rate", "p50_ms", "p99_ms")
+    )
+    return Closed(rate, p50, p99, errors=sum(one.errors for one in measured))

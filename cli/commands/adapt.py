@@ -1,0 +1,148 @@
+"""`normfold adapt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from normfold.cli.packages import require_export
+from normfold.contract.manifest import PRIOR
+from normfold.display.terminal.console import err, out, print_json, warn
+from normfold.display.terminal.fold import (
+    fold_sentence,
+    verification_record,
+    verification_table,
+    watch_record,
+    watch_sentence,
+)
+
+if TYPE_CHECKING:
+    from normfold.export.adapt.recalibrate import Layer
+
+
+def adapt(
+    bundle: Annotated[
+        Path, typer.Argument(help="The model, in its repository; its newest version.", metavar="REPOSITORY/NAME")
+    ],
+    samples: Annotated[
+        Path,
+        typer.Option(
+            help="Unlabelled samples in the order in which they came: a folder of pictures, an .npz (raw inputs 'x', "
+            "or tensors by the names of the network's inputs), a .csv, or the state folder of a service that keeps "
+            "inputs.",
+            metavar="FILE|DIR",
+        ),
+    ],
+    prior: Annotated[
+        float, typer.Option(min=0, max=1e9, help="For how many samples the statistics of training count.")
+    ] = PRIOR,
+    version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
+    tensors: Annotated[
+        bool | None,
+        typer.Option("--tensors/--raw", help="What an .npz holds, where the names of its arrays do not tell."),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Re-estimate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
+
+    For inputs that have changed since training: another camera, another light. Needs neither torch nor the checkpoint
+    nor labels, but at least 32 samples of one state of affairs, and 100 if the service is to tell when inputs change
+    again. If their first half is not like their second, or the new fold cannot be proven, nothing is written and the
+    exit code is 1. `normfold repository rollback` undoes it.
+
+    Example: `normfold adapt model_repository/digits --samples pictures/`
+    """
+    require_export("normfold adapt")
+    from normfold.export.adapt.adapt import adapt as reestimate_bundle
+
+    with err.status("looking at the repository") as status:
+        adapting = reestimate_bundle(bundle.parent, bundle.name, samples, prior, version, tensors, status.update)
+    for sentence in adapting.samples.warnings:
+        warn(sentence)
+    layers, source = adapting.reestimation.layers, adapting.manifest
+    record = {
+        "name": source.name,
+        "from_version": source.version,
+        "samples": adapting.reestimation.samples,
+        "prior": prior,
+        "layers": [_layer_record(layer) for layer in layers],
+    }
+    if not as_json:
+        out.print(_table(layers))
+    if dry_run:
+        adapting.reestimation.require()
+        if as_json:
+            print_json({**record, "version": None, "bundle": None})
+        else:
+            out.print("Nothing was written.")
+        return
+    with err.status("folding") as status:
+        exported = adapting.publish(inputs, status.update)
+    for sentence in exported.report.warnings:
+        warn(sentence)
+    if as_json:
+        proof = verification_record(exported.verification)
+        place = {"version": exported.manifest.version, "bundle": str(exported.path)}
+        watched = watch_record(exported.monitor, "samples")
+        print_json({**record, **place, "fold": exported.report.to_dict(), "verification": proof, "monitor": watched})
+        return
+    out.print(fold_sentence(exported.report), markup=False)
+    out.print(verification_table(exported.verification))
+    out.print(watch_sentence(exported.monitor, "samples"), markup=False)
+    out.print(
+        f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "
+        f"{adapting.reestimation.samples:,} samples.",
+        markup=False,
+    )
+
+
+def _table(layers: tuple[Layer, ...]) -> Table:
+    """Return one row for each layer: how far its statistics moved, and how far the halves of the samples lie apart."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("BatchNormalization", overflow="fold")
+    for name in (
+        "channels",
+        "mean moved\n(old std)",
+        "largest",
+        "variance\nnew / old",
+        "halves apart\n(std, × chance)",
+    ):
+        table.add_column(name, justify="right")
+    for layer in layers:
+        halves = max(layer.halves.means, layer.halves.variances, key=lambda gap: (gap.is_real, gap.z))
+        table.add_row(
+            Text(layer.node),
+            str(layer.new.mean.size),
+            f"{np.median(layer.moved):.2g}",
+            f"{layer.moved.max():.2g}",
+            f"{np.median(layer.variance_ratio):.2g}",
+            Text(f"{halves.gap:.2g}, {halves.z:.1f}", style="red" if halves.is_real else ""),
+        )
+    return table
+
+
+def _layer_record(layer: Layer) -> dict[str, Any]:
+    """Return plain types for JSON; `z` is null where chance does nothing."""
+    return {
+        "node": layer.node,
+        "channels": layer.new.mean.size,
+        "mean_moved": {"median": float(np.median(layer.moved)), "largest": float(layer.moved.max())},
+        "variance_ratio": {
+            "median": float(np.median(layer.variance_ratio)),
+            "smallest": float(layer.variance_ratio.min()),
+            "largest": float(layer.variance_ratio.max()),
+        },
+        "halves": {
+            name: {"gap": gap.gap, "z": gap.z if np.isfinite(gap.z) else None}
+            for name, gap in (("means", layer.halves.means), ("variances", layer.halves.variances))
+        },
+    }

@@ -1,0 +1,162 @@
+"""`normfold export`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from normfold.cli.packages import require_export
+from normfold.cli.source import Source, parse_input, resolve
+from normfold.display.terminal.console import err, out, print_json, warn
+from normfold.display.terminal.fold import (
+    fold_sentence,
+    pixel_sentence,
+    verification_record,
+    verification_table,
+    watch_record,
+    watch_sentence,
+)
+from normfold.display.terminal.statistics import accuracy_sentence, movement_table
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
+    ],
+    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(
+        "model_repository"
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="Name to serve it under; taken from the source if not given.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version; the next free one if not given.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Source card: preprocessing, labels … as JSON.", metavar="FILE")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights of module:factory, as .safetensors or a .pt/.pth state dict.", metavar="FILE"),
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="[uint8][:SHAPE]",
+            help="uint8: take 8-bit pixels, and fold their standardisation too. "
+            "For module:factory also the shape of one sample, as 3x224x224 or uint8:3x224x224.",
+        ),
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="An argument for module:factory; repeat it.", metavar="NAME=VALUE")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, when exporting from torch.")] = None,
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Leave height and width free.")] = False,
+    keep_statistics: Annotated[
+        bool,
+        typer.Option("--keep-statistics", help="Of a run folder: leave the running mean and variance as trained."),
+    ] = False,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
+    keep_source: Annotated[
+        bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
+    ] = True,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            metavar="FILE",
+            help="Normal inputs that it was not trained on, to watch by: .npz, an array for each input. "
+            "A run folder's are its validation data.",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option(help="Write what the service needs to watch for shifted inputs.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fold a network, prove the fold, and write a bundle that `normfold serve` can run.
+
+    The source is a run folder of `normfold train`, any ONNX file (needs no torch), or a function of your own that
+    returns a torch network. If the folded network differs from the original by more than its rounding noise, nothing
+    is written and the exit code is 1.
+
+    The running statistics of a run folder are first taken anew over all of its training data, with the weights frozen,
+    and kept as trained where that makes validation accuracy worse.
+
+    With `--input uint8` clients send pixels, 0 to 255, a quarter of the bytes; the network standardises them itself.
+
+    Example: `normfold export runs/digits --repository model_repository --name digits`
+    """
+    require_export("normfold export")
+    from normfold.cli.calibration_data import validation_rows
+    from normfold.export.bundle.calibrate import FEWEST_ROWS
+    from normfold.export.bundle.export import export_bundle
+    from normfold.export.bundle.reservation import check_name
+    from normfold.export.verify.runner import Engine
+
+    input_shape, takes_pixels = parse_input(input_)
+    given = Source(source, card, weights, input_shape, tuple(arg or ()), opset, dynamic_size, keep_statistics)
+    name = name or given.default_name
+    check_name(name)
+    with tempfile.TemporaryDirectory() as folder, err.status("starting") as status:
+        found = resolve(given, Path(folder), status.update)
+        normal = held_out or validation_rows(given, takes_pixels)
+        exported = export_bundle(
+            found.path,
+            repository,
+            name,
+            version,
+            found.card,
+            keep_source,
+            merge,
+            inputs=inputs,
+            takes_pixels=takes_pixels,
+            watch=watch,
+            held_out=normal,
+            say=status.update,
+        )
+    for sentence in exported.report.warnings:
+        warn(sentence)
+    if exported.verification.engine is Engine.REFERENCE:
+        warn("ONNX Runtime cannot run this model on the CPU: the bundle is proven, but cannot be served there.")
+    if held_out is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
+        warn(
+            f"The held-out inputs give no threshold: it takes {FEWEST_ROWS} rows, finite in each layer, not all alike."
+        )
+    manifest, report = exported.manifest, exported.report
+    moved = manifest.card.running_statistics
+    if moved is not None and not moved.taken:
+        warn("The running statistics are those of training: taken anew they make validation accuracy worse.")
+    if as_json:
+        print_json(
+            {
+                "bundle": str(exported.path),
+                "name": manifest.name,
+                "version": manifest.version,
+                "batchable": manifest.batchable,
+                "running_statistics": None if moved is None else moved.model_dump(mode="json"),
+                "kept_statistics": found.kept_statistics,
+                "fold": report.to_dict(),
+                "verification": verification_record(exported.verification),
+                "monitor": watch_record(exported.monitor),
+            }
+        )
+        return
+    if moved is not None:
+        out.print(movement_table(moved), accuracy_sentence(moved), "", sep="\n", markup=False)
+    elif report.entries:
+        out.print(f"Running statistics as they are: {found.kept_statistics}.", markup=False)
+    out.print(fold_sentence(report), markup=False)
+    if report.input is not None:
+        out.print(pixel_sentence(report.input), markup=False)
+    out.print(verification_table(exported.verification))
+    out.print(watch_sentence(exported.monitor), markup=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("bundle", str(exported.path))
+    table.add_row("serve it", f"normfold serve --repository {repository}")
+    out.print(table)

@@ -1,0 +1,87 @@
+"""`normfold fold`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normfold.cli.packages import require_export
+from normfold.cli.source import PIXELS, read_card
+from normfold.contract.errors import InputError
+from normfold.display.terminal.console import err, out, print_json, warn
+from normfold.display.terminal.fold import (
+    fold_sentence,
+    fold_table,
+    pixel_sentence,
+    verification_record,
+    verification_table,
+)
+
+
+def fold(
+    source: Annotated[Path, typer.Argument(help="The unfolded model, from any exporter.", metavar="IN.onnx")],
+    target: Annotated[Path, typer.Argument(help="Where the folded model goes.", metavar="OUT.onnx")],
+    report: Annotated[
+        Path | None, typer.Option(help="Write what became of every BatchNormalization, as JSON.", metavar="FILE")
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="Verify with these: .npz, an array for each input (pixels: uint8).", metavar="FILE"),
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="uint8: take 8-bit pixels, and fold their standardisation too.", metavar="uint8"),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="For --input uint8: the source card, if not IN.json beside the model.", metavar="FILE"),
+    ] = None,
+    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
+    verify: Annotated[bool, typer.Option(help="Prove the fold before OUT.onnx is written.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
+
+    The folded model is compared with the original before it is written: 8 times the network's own rounding noise, plus
+    1e-6 of the output's range, is allowed. If it differs by more, nothing is written and the exit code is 1.
+
+    Example: `normfold fold resnet50.onnx folded.onnx --report report.json`
+    """
+    require_export("normfold fold")
+    if report is not None and report.resolve() in (source.resolve(), target.resolve()):
+        raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
+    if input_ not in (None, PIXELS):
+        raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
+    if card is not None and input_ is None:
+        raise InputError("--card goes with --input uint8: it says how pixels are standardised.")
+    from normfold.export.graph.pixels import from_pixels
+    from normfold.export.onnx_io.atomic_write import staged
+    from normfold.export.onnx_io.fold_file import fold_file
+
+    pixels = from_pixels(read_card(source, card).preprocessing) if input_ else None
+
+    with ExitStack() as stack:
+        report_path = stack.enter_context(staged(report)) if report is not None else None
+        status = stack.enter_context(err.status("starting"))
+        folded = fold_file(
+            source, target, proven=verify, merging=merge, inputs=inputs, pixels=pixels, say=status.update
+        )
+        if report_path is not None:
+            report_path.write_text(json.dumps(folded.report.to_dict(), indent=2) + "\n")
+    for sentence in folded.report.warnings:
+        warn(sentence)
+    if as_json:
+        proof = None if folded.verification is None else verification_record(folded.verification)
+        print_json(folded.report.to_dict() | {"target": str(target), "verification": proof})
+        return
+    if folded.report.batchnorm_after:
+        out.print(fold_table(folded.report))
+    out.print(fold_sentence(folded.report), markup=False)
+    if folded.report.input is not None:
+        out.print(pixel_sentence(folded.report.input), markup=False)
+    if folded.verification is not None:
+        out.print(verification_table(folded.verification))

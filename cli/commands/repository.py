@@ -1,0 +1,207 @@
+"""`normfold repository`: what an operator does to bundles on disk, beside a service that may be running.
+
+The base install is enough: no bundle's network is opened. Rolling back publishes, deleting renames away, so that
+a service that looks at the folders at any moment finds whole versions alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normfold.contract.errors import InputError
+from normfold.display.terminal.console import err, out, print_json, warn
+from normfold.display.terminal.repository import (
+    describe_model,
+    problem_lines,
+    removal_table,
+    size_text,
+    version_table,
+)
+
+app = typer.Typer(
+    name="repository",
+    help="List, roll back, delete and prune the versions in a repository of models.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Repository = Annotated[Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.")]
+Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+DEFAULT = Path("model_repository")
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    repository: Repository = DEFAULT,
+    check: Annotated[bool, typer.Option("--check", help="Read every file, and hold it against its sha256.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List every version of every model, and what is wrong with it.
+
+    Without `--check` files are looked for, but not read: whether they are what was exported, all the other commands and
+    the service check.
+
+    Example: `normfold repository list digits --check`
+    """
+    from normfold.export.errors import UnknownModelError
+    from normfold.export.repository.versions import find_models
+
+    with err.status("reading the versions"):
+        models = find_models(repository, contents=check)
+    if name is not None:
+        if name not in models:
+            raise UnknownModelError(repository, name, list(models))
+        models = {name: models[name]}
+    if as_json:
+        print_json({"repository": str(repository), "models": [describe_model(model) for model in models.values()]})
+        return
+    if not models:
+        out.print(f"There are no models in {str(repository)!r}.", markup=False)
+        return
+    if any(model.versions for model in models.values()):
+        out.print(version_table(models.values()))
+    for line in problem_lines(models.values()):
+        out.print(line, style="yellow", markup=False, soft_wrap=True)
+
+
+@app.command()
+def rollback(
+    name: Name,
+    to: Annotated[
+        int | None, typer.Option(help="The version to go back to; the one before the newest if not given.")
+    ] = None,
+    repository: Repository = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier version answer again: publish a copy of it as a new, highest version.
+
+    No version changes or goes: rolling back once more undoes it. The files are checked against their sha256 sums first;
+    if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file system can, so
+    that the copy takes no room.
+
+    Example: `normfold repository rollback digits --to 3`
+    """
+    from normfold.export.repository.rollback import roll_back
+
+    with err.status("looking at the repository") as status:
+        made = roll_back(repository, name, to, say=status.update)
+    manifest = made.manifest
+    if as_json:
+        record = {"name": name, "version": manifest.version, "copy_of": manifest.copy_of}
+        print_json({**record, "bundle": str(made.path), "linked": made.is_linked})
+        return
+    how = "its files hard-linked" if made.is_linked else "its files copied"
+    out.print(f"{name}/{manifest.version} is a copy of {name}/{manifest.copy_of}, {how}.", markup=False)
+
+
+@app.command()
+def delete(
+    name: Name,
+    versions: Annotated[list[int], typer.Argument(help="The versions to delete.", metavar="VERSION…")],
+    last: Annotated[bool, typer.Option("--last", help="Delete even if no version that can answer is left.")] = False,
+    yes: Yes = False,
+    repository: Repository = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Delete versions of a model. A service that polls lets go of them once others answer.
+
+    Asks first; if the answer is no, the exit code is 1. A deletion that is cut off is finished by
+    `normfold repository prune`.
+
+    Example: `normfold repository delete digits 1 2`
+    """
+    from normfold.export.repository.removal import choose_versions, freed_bytes, remove
+    from normfold.export.repository.versions import find_model
+
+    with err.status("reading the versions"):
+        removal = choose_versions(find_model(repository, name, contents=True), versions, last=last)
+    chosen = [version.number for version in removal.versions]
+    freed = freed_bytes(removal.folders)
+    if (newest := max(removal.model.versions)) in chosen:
+        warn(f"{name}/{newest} is the newest, and a later export takes its number again; a rollback would keep it.")
+    _ask(f"Delete {', '.join(f'{name}/{number}' for number in chosen)} and free {size_text(freed)}?", yes)
+    remove(removal)
+    if as_json:
+        print_json({"name": name, "deleted": chosen, "freed_bytes": freed})
+        return
+    out.print(_done(_count(len(chosen), "version"), freed), markup=False)
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(min=1, help="How many versions of each model stay: the highest.")],
+    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and delete nothing.")] = False,
+    yes: Yes = False,
+    repository: Repository = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Delete all but the highest versions of each model, and what exports and deletions that were cut off left behind.
+
+    A version with a problem does not count among those that stay, so that those that can answer do; it goes once it
+    is lower than all of them. VERSION.partial, which an export fills, goes when nothing in it has changed for an hour.
+    A file that a version that stays shares (by a rollback) frees nothing.
+
+    Example: `normfold repository prune --keep 3 --dry-run`
+    """
+    from normfold.export.repository.removal import choose_old, freed_bytes, remove
+    from normfold.export.repository.versions import find_model, find_models
+
+    with err.status("reading the versions"):
+        found = find_models(repository, contents=True) if name is None else {name: find_model(repository, name, True)}
+    models = list(found.values())
+    for model in models:
+        if model.fault is not None:
+            warn(str(model.fault))
+    removals = [removal for model in models if (removal := choose_old(model, keep)).folders]
+    folders = [folder for removal in removals for folder in removal.folders]
+    freed = freed_bytes(folders)
+    if folders and not as_json:
+        out.print(removal_table(removals))
+    what = _count(len(folders), "folder")
+    if folders and not dry_run:
+        _ask(f"Delete {what} and free {size_text(freed)}?", yes)
+        for removal in removals:
+            remove(removal)
+    if as_json:
+        paths = [str(folder.relative_to(repository)) for folder in folders]
+        print_json({"deleted": paths, "freed_bytes": freed, "dry_run": dry_run})
+    elif not folders:
+        out.print("There is nothing to delete.")
+    elif dry_run:
+        out.print(f"Nothing was deleted; {what} would go and free {size_text(freed)}.", markup=False)
+    else:
+        out.print(_done(what, freed), markup=False)
+
+
+def _ask(question: str, yes: bool) -> None:
+    """Ask before something is deleted, unless that was said already.
+
+    Raises:
+        InputError: there is nobody to ask.
+        Exit: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("There is no terminal to ask at; say --yes to delete, nothing was deleted.")
+    err.print(f"{question} [y/N]", end=" ", markup=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        err.print("Nothing was deleted.")
+        raise typer.Exit(1)
+
+
+def _done(what: str, freed: int) -> str:
+    return f"{what} deleted, {size_text(freed)} freed."
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number > 1)}"

@@ -1,0 +1,262 @@
+"""`normfold serve`: the repository's models over REST."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from normfold.contract.runtime import require_onnxruntime
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+
+MODELS, REQUESTS, LOG = "Models", "Requests", "Log"
+_OTHER_FILES = 256
+"""File descriptors beside those of connections: the log, the event loop, models that are being loaded."""
+
+
+def serve(
+    repository: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of models, as normfold export writes it.",
+            show_default="model_repository",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    model_control: Annotated[
+        Literal["none", "explicit", "poll"] | None,
+        typer.Option(
+            help="When the folders count: at the start alone, when a request asks for it, or every few seconds.",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    version_policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|latest:N|N,N…",
+            help="Versions to load: all, the N highest that can answer, or those named.",
+            show_default="all",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="File of keys, as normfold keys writes it.", show_default="nobody needs one", metavar="FILE"),
+    ] = None,
+    provider: Annotated[
+        Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] | None,
+        typer.Option(help="What runs the networks; auto takes CUDA where it works.", show_default="auto"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve; processors are shared out among them.", show_default="1")
+    ] = None,
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows that a network runs at once.",
+            show_default="measured for each model",
+            rich_help_panel=REQUESTS,
+        ),
+    ] = None,
+    queue_capacity: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows that may wait for a model; more are refused with 503.",
+            show_default="1024",
+            rich_help_panel=REQUESTS,
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For queue and run of a request that names no timeout; then 504.",
+            show_default="30",
+            rich_help_panel=REQUESTS,
+        ),
+    ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a line of JSON for every request there.",
+            show_default="the service's log",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option(help="The least severe message to log.", show_default="info", rich_help_panel=LOG),
+    ] = None,
+    log_format: Annotated[
+        Literal["json", "text", "auto"] | None,
+        typer.Option(help="JSON lines, or text; auto is text on a terminal.", show_default="auto", rich_help_panel=LOG),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the address to standard output as one line of JSON.")
+    ] = False,
+) -> None:
+    """Serve the models of a repository over REST.
+
+    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; docs/operations.md has
+    those that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be
+    used. The pages at /docs show every route with examples.
+
+    Example: normfold serve --repository model_repository --port 8000
+    """
+    require_onnxruntime()
+    from normfold.service.auth.keys import read_keys
+    from normfold.service.http.server import make_server, run_workers
+    from normfold.service.logs import configure_logging
+    from normfold.service.runtime.malloc import use_one_arena
+    from normfold.service.settings import load_settings
+    from normfold.service.workers.state_dir import prepared_state
+
+    settings = load_settings(
+        repository=repository,
+        model_control=model_control,
+        version_policy=version_policy,
+        host=host,
+        port=port,
+        keys=keys,
+        provider=provider,
+        workers=workers,
+        max_batch_size=max_batch_size,
+        queue_capacity=queue_capacity,
+        timeout_s=timeout_s,
+        access_log=access_log,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    configure_logging(settings)
+    if settings.keys is not None:
+        read_keys(settings.keys)  # here already: worker processes that cannot start are replaced for ever
+    _allow_files(settings.max_connections + _OTHER_FILES)
+    with (
+        _bind(settings.host, settings.port) as listener,
+        prepared_state(settings.state_dir, settings.workers, settings.repository) as state_dir,
+        _leave_quietly(),
+    ):
+        settings = settings.model_copy(update={"state_dir": state_dir})
+        if settings.workers > 1:
+            _announce(listener, as_json, settings.keys)
+            run_workers(settings, listener)
+            return
+        use_one_arena()
+        from normfold.service.app import create_app  # with several workers it is theirs, and the parent stays small
+
+        app = create_app(settings)
+        server = make_server(app, settings)
+        _announce(listener, as_json, settings.keys)
+        try:
+            server.run(sockets=[listener])
+        except SystemExit as end:
+            if not app.state.workers.ended:
+                _leave_at_once(end)
+            raise
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Open the port ourselves, so that one in use is an error of one sentence, and port 0 is known before it answers.
+
+    Raises:
+        AddressError: the address is in use, not ours to take, or unknown.
+    """
+    from normfold.service.errors import AddressError
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise AddressError(host, port, f"the host is not known ({error.strerror}).") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)  # from here on connections wait for the server instead of being refused
+    except OSError as error:
+        listener.close()
+        other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise AddressError(host, port, f"{error.strerror}; choose another with {other}.") from None
+    return listener
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process open as many files as it may need, where more are allowed than it has; else say so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        text = "Only %d files may be open (ulimit -n): connections are closed unanswered before there are %d."
+        logger.warning(text, allowed, wanted - _OTHER_FILES)
+
+
+def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None:
+    """Say where the service listens, and if it is anyone's."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    logger.info("Listening on %s (pages at %s/docs); Ctrl-C stops.", url, url)
+    if as_json:
+        sys.stdout.write(json.dumps({"url": url, "host": host, "port": port}) + "\n")
+        sys.stdout.flush()
+    if keys is None and not ipaddress.ip_address(host).is_loopback:
+        logger.warning(
+            "Anyone who reaches %s can use this service: it has no keys. 'normfold keys create' makes some for --keys.",
+            host,
+        )
+
+
+def _leave_at_once(end: SystemExit) -> NoReturn:
+    """End the process under threads that hang: Python's own way out would wait for them, or be aborted by them."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+@contextlib.contextmanager
+def _leave_quietly() -> Iterator[None]:
+    """Make SIGTERM and SIGINT end the command with code 0.
+
+    While it serves, uvicorn handles both: it finishes what it has accepted, within limits. Afterwards it raises them
+    again for whoever handled them before, which is this.
+    """
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, leave) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

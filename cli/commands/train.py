@@ -1,0 +1,188 @@
+"""`normfold train`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from normfold.cli.packages import require_packages
+from normfold.cli.signals import exit_code, terminable
+from normfold.cli.train_options import make_config, parse_size
+from normfold.contract.errors import SetupError
+from normfold.display.terminal.console import err, out, print_json
+from normfold.display.terminal.train_progress import is_main_process, make_reporter, warnings_as_sentences
+
+if TYPE_CHECKING:
+    from normfold.models.training.train import FitResult
+
+NEEDED = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
+
+DATA, TRAINING = "Data", "Training"
+
+
+def train(
+    folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    arch: Annotated[str | None, typer.Option(help="Network, or module:factory (convnet).")] = None,
+    arg: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="For the network; repeatable.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR (digits).", rich_help_panel=DATA),
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of a csv (the last).", rich_help_panel=DATA)] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Of images, in pixels.", rich_help_panel=DATA)
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="Of images: 1 or 3 (3).", rich_help_panel=DATA)] = None,
+    validation_fraction: Annotated[
+        float | None, typer.Option(help="Picks the best epoch (0.1).", rich_help_panel=DATA)
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Held out to the end (0.2).", rich_help_panel=DATA)
+    ] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the splits (0).", rich_help_panel=DATA)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data (20).", rich_help_panel=TRAINING)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a step (64).", rich_help_panel=TRAINING)] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd (adamw).", rich_help_panel=TRAINING)] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate (0.005; sgd 0.1).", rich_help_panel=TRAINING),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Spares norms and biases (0.0005).", rich_help_panel=TRAINING),
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="In the loss (0.1).", rich_help_panel=TRAINING)] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Epochs without gain, then stop (never).", rich_help_panel=TRAINING),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Of the gradient (no limit).", rich_help_panel=TRAINING)
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (fp32).", rich_help_panel=TRAINING)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, dropout (0).", rich_help_panel=TRAINING)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train a batch-normalised network and leave its best checkpoint in a run folder.
+
+    Networks: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
+    densenet121, repvgg; temporal for sequences; unet for masks. Defaults stand in parentheses.
+
+    Example: `normfold train --arch convnet --data digits --out runs/digits`
+    """
+    given = {
+        "arch": arch,
+        "options": arg,
+        "data": {
+            "source": data,
+            "label_column": label_column,
+            "image_size": None if image_size is None else parse_size(image_size),
+            "channels": channels,
+            "validation_fraction": validation_fraction,
+            "test_fraction": test_fraction,
+            "split_seed": split_seed,
+        },
+        "train": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "label_smoothing": label_smoothing,
+            "patience": patience,
+            "clip_norm": clip_norm,
+            "precision": precision,
+            "seed": seed,
+        },
+    }
+    require_packages(*NEEDED, extra="train", needed_for="normfold train")
+    try:
+        with terminable():
+            result = _train(given, folder, resume)
+    except KeyboardInterrupt as error:
+        if is_main_process():
+            _say_how_to_resume(folder)
+        raise typer.Exit(exit_code(error)) from None
+    except OSError as error:
+        raise _not_written(error, folder) from None
+    if is_main_process():
+        _print_result(result, as_json)
+
+
+def _train(given: dict[str, Any], folder: Path, resume: bool) -> FitResult:
+    from normfold.models.training.resume import read_progress
+    from normfold.models.training.run_folder import refuse_existing_run
+    from normfold.models.training.train import fit
+
+    if resume:
+        recorded = read_progress(folder).config
+    else:
+        refuse_existing_run(folder)  # before the data are read, which may take long
+        recorded = None
+    with warnings_as_sentences():
+        config, dataset = make_config(given, recorded)
+        reporter = make_reporter()
+        with reporter.bar:
+            return fit(config, dataset, folder, resume=resume, reporter=reporter)
+
+
+def _how_to_resume(folder: Path) -> str | None:
+    from normfold.models.atomic_write import (
+        STATE_PATH,  # not from where torch is imported, which may be what was interrupted
+    )
+
+    try:
+        if not (folder / STATE_PATH).exists():
+            return None
+    except OSError:  # a name too long for the file system, or a folder that may not be entered
+        return None
+    return f"go on after the last whole epoch with: normfold train --out {shlex.quote(str(folder))} --resume"
+
+
+def _say_how_to_resume(folder: Path) -> None:
+    advice = _how_to_resume(folder)
+    if advice is None:
+        err.print("Interrupted before there was anything to resume.")
+    else:
+        err.print(f"Interrupted; {advice}", markup=False)
+
+
+def _not_written(error: OSError, folder: Path) -> SetupError:
+    advice = _how_to_resume(folder)
+    end = "." if advice is None else f"; when that is mended, {advice}"
+    return SetupError(f"{str(error.filename or folder)!r} cannot be written: {error.strerror or error}{end}")
+
+
+def _print_result(result: FitResult, as_json: bool) -> None:
+    metrics = result.metrics
+    mean_iou = {name.removeprefix("test_"): value for name, value in metrics.items() if name.endswith("mean_iou")}
+    if as_json:
+        print_json(
+            {
+                "accuracy": metrics["test_accuracy"],
+                "loss": metrics["test_loss"],
+                **mean_iou,
+                "validation_accuracy": metrics["validation_accuracy"],
+                "validation_loss": metrics["validation_loss"],
+                "epochs": result.epochs,
+                "best_epoch": result.best_epoch,
+                "seconds": round(result.seconds, 3),
+                "checkpoint": str(result.folder),
+                "arch": result.config.architecture.name,
+                "data": result.config.card.origin.partition(" trained on ")[2],
+            }
+        )
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("test accuracy", f"{metrics['test_accuracy']:.4f}")
+    if mean_iou:
+        table.add_row("test mean IoU", f"{mean_iou['mean_iou']:.4f}")
+    table.add_row("validation accuracy", f"{metrics['validation_accuracy']:.4f} in epoch {result.best_epoch}")
+    table.add_row("epochs", f"{result.epochs} in {result.seconds:.1f} s")
+    table.add_row("checkpoint", str(result.folder))
+    out.print(table)

@@ -1,0 +1,53 @@
+"""`normfold verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normfold.cli.packages import require_export
+from normfold.contract.manifest import read_source_card
+from normfold.display.terminal.console import err, fail, out, print_json
+from normfold.display.terminal.fold import verification_record, verification_table
+
+
+def verify(
+    original: Annotated[Path, typer.Argument(help="The model that is right.", metavar="A.onnx")],
+    folded: Annotated[Path, typer.Argument(help="The model to prove.", metavar="B.onnx")],
+    inputs: Annotated[
+        Path | None, typer.Option(help="Run on these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="B takes 8-bit pixels (--input uint8), standardised as this card says; {} where A does it itself.",
+            metavar="FILE",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=4, help="Number of random inputs.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
+
+    Noise is how far A's outputs move when its inputs move by one unit in the last place (or its weights, where that
+    would vanish in the first rounding). B may differ by 8 times that, plus 1e-6 of the output's range; if it differs by
+    more, the exit code is 1.
+
+    Example: `normfold verify resnet50.onnx folded.onnx`
+    """
+    require_export("normfold verify")
+    from normfold.export.graph.pixels import from_pixels
+    from normfold.export.verify.verify import verify as compare
+
+    pixels = from_pixels(read_source_card(card).preprocessing) if card is not None else None
+    with err.status("running both models"):
+        verification = compare(original, folded, inputs, seeds, pixels=pixels)
+    if as_json:
+        print_json(verification_record(verification))
+    else:
+        out.print(verification_table(verification))
+    if not verification.passes:
+        fail(f"{str(folded)!r} does not reproduce {str(original)!r}.")
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""The part of `normfold study` that composes training and export."""

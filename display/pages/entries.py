@@ -1,0 +1,62 @@
+"""The table of the page: one row for each BatchNormalization, its certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from normfold.display.pages.markup import Html, element, join, name, row, shortened, table
+
+if TYPE_CHECKING:
+    from normfold.export.fold.report import Entry, Outcome
+
+_LONGEST_PATH = 4
+"""Nodes of a path that are shown at once; of a longer one, their number, and on request their names."""
+_LONGEST_REASON = 800
+
+
+def entry_table(entries: Sequence[Entry]) -> Html:
+    """Return the section with one row for each BatchNormalization."""
+    rows = []
+    for number, entry in enumerate(entries, start=1):
+        outcome = element("span", entry.outcome.value, class_=f"outcome {class_of(entry.outcome)}")
+        place = element("a", number, href=f"#mark-{number}", aria_label=f"{number}, in the drawing")
+        rows.append(row(name(entry.node), outcome, _way(entry), place, numbers=[3], id=f"bn-{number}"))
+    heads = ["BatchNormalization", "outcome", "path to what takes it up, or why it stays", "place#"]
+    found = table("Each BatchNormalization, in the graph’s order", heads, rows, "entries")
+    return element("section", element("h2", "One by one"), found)
+
+
+def _way(entry: Entry) -> Html:
+    """Return the path to the nodes that took a BatchNormalization, or why it stays."""
+    if entry.code is not None:
+        return join([element("code", entry.code), " ", element("span", reason(entry))])
+    if not entry.into:
+        return element("span", "It did nothing, and was taken out.")
+    steps = [name(step) for step in entry.path if step not in entry.into]
+    into = join(_between([element("strong", name(node)) for node in entry.into], ", "))
+    if not steps:
+        return into
+    path = join(_between(steps, " · "))
+    if len(steps) > _LONGEST_PATH:
+        path = element("details", element("summary", f"by way of {len(steps)} nodes"), path)
+    else:
+        path = element("span", "by way of ", path, class_="steps")
+    return join([into, " ", path])
+
+
+def reason(entry: Entry) -> str:
+    """Return why a BatchNormalization stays, as long as fits."""
+    return shortened(entry.reason or "", _LONGEST_REASON)
+
+
+def _between(parts: list[Html], separator: str) -> Iterator[Html | str]:
+    for index, part in enumerate(parts):
+        if index:
+            yield separator
+        yield part
+
+
+def class_of(outcome: Outcome) -> str:
+    """Return the class that gives an outcome its colour."""
+    return outcome.value.replace(" ", "-")

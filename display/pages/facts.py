@@ -1,0 +1,215 @@
+"""What an inspection finds out about a model, in plain types: read, folded, and on request proven."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from normfold.export.fold.report import FoldReport
+    from normfold.export.progress import Say
+    from normfold.export.verify.verify import Verification
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a model."""
+
+    name: str
+    dtype: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A node of the source, at its place in the graph's order.
+
+    `reads` holds the places of the nodes that it reads, -1 for an input of the graph. `now` is its operator in the
+    folded graph, None if it is no longer there. `takes` counts the BatchNormalization nodes that went into it, and
+    `entry` is the place in the report of a BatchNormalization's own entry.
+    """
+
+    label: str
+    operator: str
+    is_layer: bool
+    reads: tuple[int, ...]
+    now: str | None
+    takes: int = 0
+    entry: int | None = None
+
+
+@dataclass(frozen=True)
+class Arc:
+    """The way of a BatchNormalization: from its mark to that of the node which took it."""
+
+    entry: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a page says. `folded_size` and `verification` are None where the fold was not proven."""
+
+    name: str
+    sha256: str
+    size: int
+    opsets: dict[str, int]
+    producer: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    report: FoldReport
+    marks: tuple[Mark, ...]
+    arcs: tuple[Arc, ...]
+    before: Counter[str]
+    after: Counter[str]
+    folded_size: int | None
+    verification: Verification | None
+
+
+def gather(path: Path, proven: bool, say: Say) -> Facts:
+    """Read a model, fold it in memory, and note what became of it.
+
+    Args:
+        path: of the model, which stays as it is.
+        proven: also write the folded model to a temporary file and compare the two.
+        say: called with what is being done, in words.
+
+    Raises:
+        ModelFileError, TrainingModeError: the model cannot be used, or cannot be run for the proof.
+        WriteError: the temporary file cannot be written.
+    """
+    import onnx_ir.passes.common as common_passes
+
+    from normfold.export.fold.fold import fold
+    from normfold.export.onnx_io.model_file import load_model
+
+    say("reading the model")
+    model = load_model(path)
+    common_passes.InlinePass()(model)
+    nodes = list(model.graph.all_nodes())
+    operators = [node.op_type for node in nodes]
+    reads = _reads(model.graph, nodes)
+    size = _size(path, model)
+    inputs = _ports(value for value in model.graph.inputs if not value.is_initializer())
+    outputs = _ports(model.graph.outputs)
+    say("folding")
+    report = fold(model)
+    marks, arcs = _marks(nodes, operators, reads, report)
+    folded_size, verification = _prove(path, model, say) if proven else (None, None)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Facts(
+        name=path.name,
+        sha256=sha256,
+        size=size,
+        opsets={domain or "ai.onnx": number for domain, number in model.opset_imports.items()},
+        producer=" ".join(part for part in (model.producer_name, model.producer_version) if part),
+        inputs=inputs,
+        outputs=outputs,
+        report=report,
+        marks=marks,
+        arcs=arcs,
+        before=Counter(operators),
+        after=Counter(node.op_type for node in model.graph.all_nodes()),
+        folded_size=folded_size,
+        verification=verification,
+    )
+
+
+def _reads(graph: ir.Graph, nodes: Sequence[ir.Node]) -> list[tuple[int, ...]]:
+    """Return, for each node, the places of the nodes that it reads; Constant nodes are weights, not neighbours."""
+    places = {node: place for place, node in enumerate(nodes) if node.op_type != "Constant"}
+    inputs = {value for value in graph.inputs if not value.is_initializer()}
+    found = []
+    for node in nodes:
+        places_read = {places.get(producer) for value in node.inputs if value and (producer := value.producer())}
+        if any(value in inputs for value in node.inputs):
+            places_read.add(-1)
+        found.append(tuple(sorted(place for place in places_read if place is not None)))
+    return found
+
+
+def _marks(
+    nodes: Sequence[ir.Node], operators: Sequence[str], reads: Sequence[tuple[int, ...]], report: FoldReport
+) -> tuple[tuple[Mark, ...], tuple[Arc, ...]]:
+    """Return a mark for each node, and an arc for each BatchNormalization and node that took it."""
+    from normfold.export.fold.batchnorm import is_batchnorm
+    from normfold.export.fold.rejection import node_label
+
+    named: dict[str, list[int]] = defaultdict(list)
+    for place, node in enumerate(nodes):
+        named[node_label(node)].append(place)
+    own = [place for place, node in enumerate(nodes) if is_batchnorm(node)]
+    arcs = [
+        Arc(number, place, min(places, key=lambda other: abs(other - place)))
+        for number, (place, entry) in enumerate(zip(own, report.entries, strict=True))
+        for label in entry.into
+        if (places := [other for other in named[label] if other != place])
+    ]
+    taken = Counter(arc.end for arc in arcs)
+    entries = {place: number for number, place in enumerate(own)}
+    marks = tuple(
+        Mark(
+            label=node_label(node),
+            operator=operator,
+            is_layer=operator in LAYERS and (operator != "MatMul" or any(_is_weight(value) for value in node.inputs)),
+            reads=reads[place],
+            now=None if node.graph is None else node.op_type,
+            takes=taken[place],
+            entry=entries.get(place),
+        )
+        for place, (node, operator) in enumerate(zip(nodes, operators, strict=True))
+    )
+    return marks, tuple(arcs)
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None
+
+
+def _ports(values: Iterable[ir.Value]) -> tuple[Port, ...]:
+    ports = []
+    for value in values:
+        sizes = None if value.shape is None else [size if isinstance(size, int) else size.value for size in value.shape]
+        shape = "rank unknown" if sizes is None else " × ".join(str(size or "?") for size in sizes) or "scalar"
+        ports.append(Port(value.name or "", value.dtype.name.lower() if value.dtype else "unknown", shape))
+    return tuple(ports)
+
+
+def _size(path: Path, model: ir.Model) -> int:
+    """Return the bytes of a model's file and of those that hold its weights."""
+    from normfold.export.onnx_io.model_file import external_tensors
+
+    files = {path.resolve()} | {Path(tensor.path).resolve() for tensor in external_tensors(model)}
+    return sum(file.stat().st_size for file in files)
+
+
+def _prove(path: Path, model: ir.Model, say: Say) -> tuple[int, Verification]:
+    """Return how many bytes the folded model takes, and how it compares with the file it came from."""
+    from normfold.export.errors import ModelFileError
+    from normfold.export.onnx_io.atomic_write import translated_os_errors
+    from normfold.export.onnx_io.model_file import save_model
+    from normfold.export.verify.verify import verify
+
+    with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+        folded = Path(folder, "folded.onnx")
+        with translated_os_errors(folded):
+            save_model(model, folded)
+        say("verifying")
+        try:
+            verification = verify(path, folded)
+        except ModelFileError as error:
+            which = "" if error.path == path else "when folded "
+            hint = "--no-verify makes the page without the proof."
+            raise ModelFileError(path, f"{which}{error.problem} {hint}") from None
+        return sum(file.stat().st_size for file in Path(folder).iterdir()), verification

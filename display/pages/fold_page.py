@@ -1,0 +1,205 @@
+"""The page of `normfold inspect --html`: what a fold would do to a model, for a person to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from normfold.display.pages.document import document
+from normfold.display.pages.drawing import draw, key
+from normfold.display.pages.entries import class_of, entry_table, reason
+from normfold.display.pages.facts import Facts, Port
+from normfold.display.pages.markup import Html, bar, element, join, name, row, shortened, table
+from normfold.display.terminal.fold import fold_sentence, kept_by_reason
+
+if TYPE_CHECKING:
+    from normfold.export.verify.tolerance import OutputDifference
+
+_ALWAYS_COUNTED = ("Conv", "BatchNormalization", "Add", "Mul")
+
+
+def fold_page(facts: Facts) -> str:
+    """Return the whole page."""
+    title = shortened(facts.name, 80)
+    return document(title, _sections(facts, title), "normfold inspect --json")
+
+
+def _sections(facts: Facts, title: str) -> Iterator[Html]:
+    yield element("header", element("h1", title), element("p", _verdict(facts), class_="verdict"))
+    yield _figures(facts)
+    for sentence in facts.report.warnings:
+        yield element("p", element("strong", "Warning: "), sentence, class_="warning")
+    if facts.report.entries:
+        yield _outcomes(facts)
+    if facts.marks:
+        yield _map(facts)
+    yield _proof(facts)
+    yield element("div", _operators(facts), _model(facts), class_="columns")
+    if facts.report.entries:
+        yield entry_table(facts.report.entries)
+
+
+def _verdict(facts: Facts) -> Html:
+    sentence = fold_sentence(facts.report, "can be folded")
+    if facts.verification is None:
+        proof = element("span", "Not proven: the folded model was not run.", class_="unproven")
+    elif facts.verification.passes:
+        proof = element("span", "Proven: the folded model computes the same.", class_="pass")
+    else:
+        proof = element("span", "The folded model does not compute the same.", class_="fail")
+    return join([sentence, " ", proof])
+
+
+def _figures(facts: Facts) -> Html:
+    """Return the few numbers that matter most."""
+    report, before, after = facts.report, facts.before.total(), facts.after.total()
+    figures = [
+        (
+            "BatchNormalization folded",
+            f"{report.batchnorm_before - report.batchnorm_after} of {report.batchnorm_before}",
+        ),
+        ("kept, with a reason", f"{report.batchnorm_after}"),
+        ("nodes", f"{before:,} → {after:,}"),
+        ("other affines folded", f"{report.affines}"),
+    ]
+    if facts.verification is not None and facts.verification.outputs:
+        worst = max(facts.verification.outputs.values(), key=_share)
+        if worst.noise:
+            figures.append(("error / noise, worst output", _ratio(worst)))
+    items = [element("div", element("dt", label), element("dd", value)) for label, value in figures]
+    return element("dl", *items, class_="figures")
+
+
+def _outcomes(facts: Facts) -> Html:
+    """Return the bars: outcomes, and why the kept ones were kept."""
+    from normfold.export.fold.report import Outcome
+
+    report, total = facts.report, len(facts.report.entries)
+    counts = Counter(entry.outcome for entry in report.entries)
+    rows = [
+        row(outcome.value, counts[outcome], bar(counts[outcome] / total, class_of(outcome)), numbers=[1])
+        for outcome in Outcome
+    ]
+    parts = [table(f"Outcome of the {total} BatchNormalization nodes", ["outcome", "nodes#", "share"], rows, "bars")]
+    if kept := kept_by_reason(report):
+        reasons = []
+        for code, entries in kept.items():
+            example = element("span", "for example: ", reason(entries[0]), class_="example")
+            share = join([bar(len(entries) / total, "kept"), example])
+            reasons.append(row(element("code", code), len(entries), share, numbers=[1]))
+        parts.append(table("Reasons of those that stay", ["backwards/forwards", "nodes#", "share"], reasons, "bars"))
+    return element("section", element("h2", "What becomes of them"), *parts)
+
+
+def _map(facts: Facts) -> Html:
+    from normfold.export.fold.report import Outcome
+
+    present = {entry.outcome for entry in facts.report.entries}
+    operators = {(mark.is_layer, mark.now is None) for mark in facts.marks if mark.entry is None}
+    items = [
+        ("layer", "layer", "layer", (True, False) in operators),
+        ("layer", "layer gone", "layer merged into another", (True, True) in operators),
+        *(
+            ("kept" if outcome is Outcome.KEPT else "batchnorm", f"bn {class_of(outcome)}", outcome.value, True)
+            for outcome in Outcome
+            if outcome in present
+        ),
+        ("other", "other", "other node", (False, False) in operators),
+        ("other", "other gone", "other node, gone from the folded graph", (False, True) in operators),
+    ]
+    legend = [element("li", key(shape, class_), label) for shape, class_, label, shown in items if shown]
+    return element(
+        "section",
+        element("h2", "Where they go", id="map"),
+        element(
+            "p",
+            "The graph in its order, line by line; the number at the left counts nodes. An arc above leads from a "
+            "BatchNormalization to the node that takes it up; the faint lines below are values read further on; a band "
+            "is a block of the network, which one value enters and one leaves. Point at a mark for its name.",
+        ),
+        element("ul", *legend, class_="legend"),
+        element("div", draw(facts), class_="scroll", role="region", aria_labelledby="map", tabindex=0),
+    )
+
+
+def _proof(facts: Facts) -> Html:
+    from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR
+
+    title = element("h2", "Error against noise", id="proof")
+    if facts.verification is None:
+        return element("section", title, element("p", "The fold was not proven: the page was made with --no-verify."))
+    rows = []
+    for output, found in facts.verification.outputs.items():
+        verdict = element("span", "equal" if found.passes else "different", class_="pass" if found.passes else "fail")
+        share = bar(_share(found), "pass-bar" if found.passes else "fail-bar")
+        numbers = f"{found.error:.2g}", f"{found.noise:.2g}", _ratio(found), f"{found.allowed:.2g}"
+        rows.append(row(name(output), verdict, *numbers, share, numbers=range(2, 6)))
+    heads = ["output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "error as part of what is allowed"]
+    return element(
+        "section",
+        title,
+        element(
+            "p",
+            "Noise is how far the model’s own outputs move when each input moves by one unit in the last place; error "
+            "is how far the folded model is from the model. Both are parts of the output’s range. "
+            f"Allowed is {NOISE_FACTOR:g} times the noise, plus {FLOOR:g}.",
+        ),
+        element(
+            "div",
+            table(f"By {facts.verification.engine.value}", heads, rows),
+            class_="scroll",
+            role="region",
+            aria_labelledby="proof",
+            tabindex=0,
+        ),
+    )
+
+
+def _operators(facts: Facts) -> Html:
+    changed = {operator for operator in facts.before | facts.after if facts.before[operator] != facts.after[operator]}
+    counted = [*_ALWAYS_COUNTED, *sorted(changed - set(_ALWAYS_COUNTED))]
+    lines = [("all nodes", facts.before.total(), facts.after.total())]
+    lines += [(operator, facts.before[operator], facts.after[operator]) for operator in counted]
+    rows = []
+    for label, was, now in lines:
+        change = f"{now - was:+,}".replace("-", "−") if now != was else ""
+        rows.append(row(label if label == "all nodes" else name(label), was, now, change, numbers=[1, 2, 3]))
+    found = table("Nodes, with functions inlined", ["operator", "before#", "after#", "change#"], rows)
+    return element("section", element("h2", "Before and after"), found)
+
+
+def _model(facts: Facts) -> Html:
+    size = _bytes(facts.size)
+    if facts.folded_size is not None:
+        size += f", folded {_bytes(facts.folded_size)}"
+    rows = [
+        row("file", name(facts.name)),
+        row("sha256", element("code", facts.sha256)),
+        row("size", size),
+        row("opset", ", ".join(f"{shortened(domain)} {number}" for domain, number in facts.opsets.items())),
+        row("made by", shortened(facts.producer) or "not stated"),
+        row("inputs", join(_port(port) for port in facts.inputs)),
+        row("outputs", join(_port(port) for port in facts.outputs)),
+    ]
+    return element("section", element("h2", "The model"), table("As it is in the file", [], rows, "sheet"))
+
+
+def _port(port: Port) -> Html:
+    return element("div", name(port.name), f" {port.dtype} {shortened(port.shape)}")
+
+
+def _share(found: OutputDifference) -> float:
+    """Return the error as a part of what is allowed; infinite where nothing is, or the error is no number."""
+    return found.error / found.allowed if found.error < float("inf") and found.allowed else float("inf")
+
+
+def _ratio(found: OutputDifference) -> str:
+    return f"{found.ratio:.1f}" if found.noise else "–"
+
+
+def _bytes(number: int) -> str:
+    if number < 1024:
+        return f"{number} bytes"
+    power = min((number.bit_length() - 1) // 10, 4)
+    return f"{number / 1024**power:.1f} {'KMGT'[power - 1]}iB"

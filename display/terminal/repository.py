@@ -1,0 +1,126 @@
+"""What the versions in a repository look like, to a person and to a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
+    from normfold.export.repository.removal import Removal
+    from normfold.export.repository.versions import Leftover, ModelFolder, Version
+
+_COLUMNS = ("version", "created", "size", "BatchNorm\nleft", "accuracy", "copy of", "adapted\nfrom", "origin")
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    return decimal(size)
+
+
+def version_table(models: Iterable[ModelFolder]) -> Table:
+    """Return one row for each version: its size, and what its manifest says; without columns that would be empty."""
+    rows = [
+        (f"{model.name}/{number}", *_cells(version)) for model in models for number, version in model.versions.items()
+    ]
+    cells = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
+    shown = {name: column for name, column in cells.items() if any(column)}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in shown:
+        is_text = name in ("version", "created", "origin")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=name != "origin", overflow="fold")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _cells(version: Version) -> tuple[str, ...]:
+    manifest, size = version.manifest, size_text(version.size)
+    if manifest is None:
+        return ("–", size, "", "", "", "", "")
+    accuracy = held_out_accuracy(manifest)
+    return (
+        manifest.created[:16].replace("T", " "),
+        size,
+        f"{manifest.fold.batchnorm_after} of {manifest.fold.batchnorm_before}",
+        "" if accuracy is None else f"{accuracy:.4f}",
+        "" if manifest.copy_of is None else str(manifest.copy_of),
+        "" if manifest.adapted is None else str(manifest.adapted.from_version),
+        manifest.card.origin,
+    )
+
+
+def problem_lines(models: Iterable[ModelFolder]) -> Iterator[str]:
+    """Yield a sentence for everything that is wrong, with the version that it is about before it."""
+    for model in models:
+        if model.fault is not None:
+            yield f"{model.name}: {model.fault}"
+        for version in model.versions.values():
+            if version.problem is not None:
+                yield f"{model.name}/{version.number}: {version.problem}"
+        for leftover in model.leftovers:
+            yield f"{model.name}/{leftover.folder.name}: {leftover_sentence(leftover)}"
+
+
+def leftover_sentence(leftover: Leftover) -> str:
+    """Say what a leftover is."""
+    from normfold.export.repository.removal import is_abandoned
+
+    if not is_abandoned(leftover):
+        return "It is being written, or was until less than an hour ago."
+    what = "An export that was cut off" if leftover.is_reserved else "A deletion that was cut off"
+    return f"{what} left it behind; normfold repository prune removes it."
+
+
+def held_out_accuracy(manifest: Manifest) -> float | None:
+    """Return the accuracy on data held out to the end, if its card has one; nobody measured an adapted network's."""
+    metrics = manifest.card.metrics if manifest.adapted is None else {}
+    return metrics.get("test_accuracy", metrics.get("accuracy"))
+
+
+def describe_model(model: ModelFolder) -> dict[str, Any]:
+    """Return plain types for JSON."""
+    return {
+        "name": model.name,
+        "problem": None if model.fault is None else str(model.fault),
+        "versions": [describe(version) for version in model.versions.values()],
+        "leftovers": [
+            {"folder": leftover.folder.name, "problem": leftover_sentence(leftover)} for leftover in model.leftovers
+        ],
+    }
+
+
+def describe(version: Version) -> dict[str, Any]:
+    """Return plain types for JSON; what only a manifest says is null where there is none."""
+    manifest = version.manifest
+    said: dict[str, Any] = dict.fromkeys(
+        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of", "adapted")
+    )
+    if manifest is not None:
+        said = {
+            "created": manifest.created,
+            "batchnorm_before": manifest.fold.batchnorm_before,
+            "batchnorm_after": manifest.fold.batchnorm_after,
+            "accuracy": held_out_accuracy(manifest),
+            "origin": manifest.card.origin,
+            "copy_of": manifest.copy_of,
+            "adapted": None if manifest.adapted is None else manifest.adapted.model_dump(),
+        }
+    return {"version": version.number, "bytes": version.size, **said, "problem": version.problem}
+
+
+def removal_table(removals: Iterable[Removal]) -> Table:
+    """Return one row for each folder that is to go, with the size of the files in it."""
+    from normfold.export.repository.versions import held_bytes
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    for removal in removals:
+        for folder in removal.folders:
+            table.add_row(Text(f"{removal.model.name}/{folder.name}"), size_text(held_bytes([folder])))
+    return table

@@ -1,0 +1,91 @@
+"""What `normfold train` shows while it trains."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from normfold.display.terminal.console import err, warn
+
+if TYPE_CHECKING:
+    from normfold.models.training.metrics import EpochMetrics
+
+
+def make_reporter() -> Any:
+    """Return a Reporter with a progress bar, `bar`, to be entered while it trains."""
+    from normfold.models.training.reporter import Reporter
+
+    class BarReporter(Reporter):
+        """A progress bar on a terminal, a line for each epoch elsewhere."""
+
+        def __init__(self) -> None:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
+                TimeRemainingColumn(),
+                console=err,
+                disable=not err.is_terminal or not is_main_process(),
+            )
+            self.task: TaskID | None = None
+            self.epochs = 0
+
+        def start(self, epochs_done: int, epochs: int, steps: int) -> None:
+            self.epochs = epochs
+            self.task = self.bar.add_task(f"epoch {epochs_done}/{epochs}", total=epochs * steps)
+            self.bar.advance(self.task, epochs_done * steps)
+
+        def step(self) -> None:
+            assert self.task is not None
+            self.bar.advance(self.task)
+
+        def epoch(self, metrics: EpochMetrics) -> None:
+            assert self.task is not None
+            line = (
+                f"epoch {metrics.epoch}/{self.epochs}  loss {metrics.train_loss:.3f}  "
+                f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation_accuracy:.4f}"
+            )
+            if metrics.validation_mean_iou is not None:
+                line += f", mean IoU {metrics.validation_mean_iou:.4f}"
+            self.bar.update(self.task, description=line)
+            if self.bar.disable:
+                err.print(line)
+
+    return BarReporter()
+
+
+@contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """Show Normfold's own warnings as one sentence, any others as Python does."""
+    from normfold.models.errors import TrainingWarning
+
+    show = warnings.showwarning
+
+    def show_sentence(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, TrainingWarning):
+            show(message, category, filename, lineno, file, line)
+        elif is_main_process():
+            warn(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_sentence
+        warnings.simplefilter("always", TrainingWarning)
+        yield
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all of a run."""
+    return os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate launch

@@ -1,0 +1,77 @@
+"""Whether the samples are of one state of affairs: their first half is compared with their second, layer by layer.
+
+A mean over samples that moved is the mean of nothing. One sample is one observation, however many pixels it has: pixels
+of one picture are alike, so for each channel
+
+    m_s    mean over the sample
+    q_s    mean squared distance from the mean of all samples
+
+are compared between the halves. With Δ the difference of the halves' means of m (or q), se its standard error from the
+scatter within the halves, and v the channel's variance plus epsilon, over the channels of a layer:
+
+    gap    sqrt(mean Δ² / v)                        in standard deviations (for q: sqrt(mean Δ² / v²), relative)
+    z      sqrt(mean(Δ² / v) / mean(se² / v))       about 1 by chance, however the channels hang together
+
+The halves disagree where a gap is both beyond chance and large enough to matter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from normfold.export.fold.affine import Array
+
+FEWEST = 4
+"""Samples: halves of two, within which there is scatter."""
+
+LARGEST_Z = 4.0
+LARGEST_GAP = 0.25
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far the halves lie apart, and how many times what chance does that is."""
+
+    gap: float
+    z: float
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is beyond chance, and matters."""
+        return self.z > LARGEST_Z and self.gap > LARGEST_GAP
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The gap between the halves' means, and between their variances."""
+
+    means: Gap
+    variances: Gap
+
+
+def compare_halves(means: Array, variances: Array, epsilon: float) -> Halves:
+    """Compare the first half of the samples with the second.
+
+    Args:
+        means: (N, C), float64, of each sample and channel, in the order in which the samples came.
+        variances: (N, C), float64, within the sample, biased.
+        epsilon: of the layer.
+
+    Raises:
+        ValueError: there are fewer than FEWEST samples.
+    """
+    if len(means) < FEWEST:
+        raise ValueError(f"{len(means)} samples have no halves to compare; {FEWEST} are the fewest")
+    distances = variances + (means - means.mean(axis=0)) ** 2
+    variance = distances.mean(axis=0) + epsilon
+    return Halves(_gap(means / np.sqrt(variance)), _gap(distances / variance))
+
+
+def _gap(values: Array) -> Gap:
+    first, second = values[: len(values) // 2], values[len(values) // 2 :]
+    gap = float(np.mean((first.mean(axis=0) - second.mean(axis=0)) ** 2))
+    chance = float(np.mean(sum(half.var(axis=0, ddof=1) / len(half) for half in (first, second))))
+    return Gap(math.sqrt(gap), math.sqrt(gap / chance) if chance else math.inf if gap else 0.0)

@@ -1,0 +1,1 @@
+"""Write a bundle: export, statistics, drift monitor and its thresholds."""

@@ -1,0 +1,102 @@
+"""What scores are normal: the thresholds of `monitor.json`, from held-out rows.
+
+A score is a layer's divergence over a window of rows, the mean over its channels (`contract.monitor.divergence`). It is
+never 0, even for normal inputs: a window is a sample, and the rows that thresholds come from are one too. So windows
+are drawn from resamples of those rows (a bootstrap of a bootstrap; Efron & Tibshirani 1993, chapter 6), and the
+threshold of each layer is what QUANTILE of their scores do not exceed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from normfold.contract.monitor import Monitor, WatchedLayer, divergence
+from normfold.export.bundle.evenly_spaced import spread
+from normfold.export.verify.inputs import read_feeds
+from normfold.export.verify.runner import Feeds, Runner, Tensor
+
+WINDOW_ROWS = 200
+FEWEST_ROWS = 100
+"""Of fewer held-out rows nothing is said: what they have in common by chance would be taken for normal."""
+
+MOST_ROWS = 2000
+"""More would make an export longer and take more memory, and a threshold hardly better."""
+
+WINDOWS = 2000
+QUANTILE = 0.999
+_ROWS_AT_ONCE = 64
+
+
+def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Feeds | None, seed: int = 0) -> Monitor:
+    """Return what is watched, with thresholds if there are rows to take them from.
+
+    Args:
+        path: monitor.onnx.
+        layers: what it watches.
+        held_out: rows, as the served network takes them: an .npz file, or arrays by input; None if there are none. Of
+            more than MOST_ROWS, so many are taken, evenly spread. Rows that a layer does not hold finite are left out,
+            as the service leaves them out.
+        seed: of the windows drawn.
+
+    Returns:
+        With `calibration_rows` the number of rows that the thresholds come from: 0 where there are none, since fewer
+        than FEWEST_ROWS counted, or since no layer's scores give a threshold that is positive and finite.
+
+    Raises:
+        FeedError: the file is wrong.
+    """
+    without = Monitor(window_rows=WINDOW_ROWS, layers=tuple(layers))
+    runner = Runner(path)
+    feeds = read_feeds(held_out, runner.inputs) if isinstance(held_out, Path) else held_out
+    if feeds is None:
+        return without
+    places = spread(min(len(array) for array in feeds.values()), MOST_ROWS)
+    if len(places) < FEWEST_ROWS:
+        return without
+    given = _run(runner, {name: array[places] for name, array in feeds.items()})
+    rows = len(given[layers[0].means])
+    if rows < FEWEST_ROWS:
+        return without
+    rng = np.random.default_rng(seed)
+    weights = np.stack([_window(rows, rng) for _ in range(WINDOWS)])
+    judged = tuple(_judged(layer, _scores(layer, given, weights)) for layer in layers)
+    counted = rows if any(layer.threshold is not None for layer in judged) else 0
+    return Monitor(window_rows=WINDOW_ROWS, layers=judged, calibration_rows=counted)
+
+
+def _judged(layer: WatchedLayer, scores: Tensor) -> WatchedLayer:
+    """Return a layer with the threshold that its scores give, if they give one: all may be 0."""
+    threshold = float(np.quantile(scores, QUANTILE))
+    usable = threshold if 0 < threshold < math.inf else None
+    return WatchedLayer.model_validate({**layer.model_dump(), "threshold": usable})  # a copy would not be checked
+
+
+def _window(rows: int, rng: np.random.Generator) -> Tensor:
+    """Return the share of each row in a window drawn from a resample of all rows, (rows,)."""
+    resampled = rng.multinomial(rows, np.full(rows, 1 / rows)) / rows
+    window: Tensor = rng.multinomial(WINDOW_ROWS, resampled) / WINDOW_ROWS
+    return window
+
+
+def _scores(layer: WatchedLayer, given: dict[str, Tensor], weights: Tensor) -> Tensor:
+    """Return the score of each window, (windows,)."""
+    means = weights @ given[layer.means]
+    variances = weights @ given[layer.squares] - means**2
+    scores: Tensor = divergence(means, variances, np.array(layer.variances)).mean(axis=1)
+    return scores
+
+
+def _run(runner: Runner, feeds: Feeds) -> dict[str, Tensor]:
+    """Return what the monitor gives of the rows that it holds finite throughout, (rows, channels), float64."""
+    rows = min(len(array) for array in feeds.values())
+    parts = [
+        runner.run({name: array[start : start + _ROWS_AT_ONCE] for name, array in feeds.items()})
+        for start in range(0, rows, _ROWS_AT_ONCE)
+    ]
+    given = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    finite = np.all([np.isfinite(array).all(axis=1) for array in given.values()], axis=0)
+    return {name: array[finite].astype(np.float64) for name, array in given.items()}

@@ -1,0 +1,97 @@
+"""The statistics of a bundle's BatchNormalization nodes, kept beside its graphs.
+
+`statistics.safetensors`: what a fold makes vanish from the graph.
+
+Tensors, for each BatchNormalization NODE, float64 of shape (C,):
+
+    NODE.scale  NODE.shift  NODE.running_mean  NODE.running_var
+
+Metadata: `batchnorm`, a JSON array in graph order of {node, epsilon, outcome, carrier}; the carrier is the value of the
+folded graph that holds what the node gave out, or null where no value does. And `merging`, `true` or `false`: whether
+the fold made one layer of parallel branches.
+
+`trained.safetensors`, in adapted bundles alone: what training left, as NODE.running_mean and NODE.running_var.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load, save
+
+from normfold.export.fold.affine import Array
+from normfold.export.fold.batchnorm import PARAMETERS
+from normfold.export.fold.report import FoldReport
+
+TRAINED_NAME = "trained.safetensors"
+_TRAINED = PARAMETERS[2:]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Running mean and variance of one BatchNormalization, each (C,), float64."""
+
+    mean: Array
+    var: Array
+
+    def blended(self, sampled: Statistics, prior: float, count: int) -> Statistics:
+        """Return the average with what was sampled, this weighing `prior` and that `count`."""
+        share = count / (prior + count)
+        return Statistics(
+            (1 - share) * self.mean + share * sampled.mean,
+            (1 - share) * self.var + share * sampled.var,
+        )
+
+
+def save_statistics(report: FoldReport, path: Path, merging: bool) -> None:
+    """Write the parameters of every BatchNormalization that could be read, and where each went.
+
+    Raises:
+        OSError: the path cannot be written.
+    """
+    entries = [entry for entry in report.entries if entry.node in report.parameters]
+    tensors = {
+        f"{entry.node}.{name}": np.ascontiguousarray(getattr(report.parameters[entry.node], name))
+        for entry in entries
+        for name in PARAMETERS
+    }
+    index = [
+        {
+            "node": entry.node,
+            "epsilon": report.parameters[entry.node].epsilon,
+            "outcome": entry.outcome.value,
+            "carrier": entry.carrier,
+        }
+        for entry in entries
+    ]
+    path.write_bytes(save(tensors, metadata={"batchnorm": json.dumps(index), "merging": json.dumps(merging)}))
+
+
+def read_merging(path: Path) -> bool:
+    """Return whether a bundle's fold merged branches; as by default, where an older one does not say."""
+    with safe_open(path, "numpy") as file:
+        return bool(json.loads((file.metadata() or {}).get("merging", "true")))
+
+
+def save_trained(trained: Mapping[str, Statistics], path: Path) -> None:
+    """Write the statistics that training left, by node.
+
+    Raises:
+        OSError: the path cannot be written.
+    """
+    fields = [(node, dict(zip(_TRAINED, (each.mean, each.var), strict=True))) for node, each in trained.items()]
+    path.write_bytes(save({f"{node}.{name}": array for node, pair in fields for name, array in pair.items()}))
+
+
+def read_trained(path: Path) -> dict[str, Statistics]:
+    """Read the statistics that training left, by node."""
+    tensors = load(path.read_bytes())
+    nodes = dict.fromkeys(
+        name.removesuffix(f".{field}") for name in tensors for field in _TRAINED if name.endswith(field)
+    )
+    return {node: Statistics(*(tensors[f"{node}.{field}"] for field in _TRAINED)) for node in nodes}

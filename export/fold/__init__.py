@@ -1,0 +1,1 @@
+"""Fold BatchNormalization and other channel affines into neighbouring weights."""

@@ -1,0 +1,115 @@
+"""One BatchNormalization node: its five tensors read and checked, and the channel affine that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.errors import TrainingModeError
+from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.rejection import Refusal, node_label
+from normfold.export.graph.constants import constant_tensor, exact
+
+DEFAULT_EPSILON = 1e-5
+PARAMETERS = ("scale", "shift", "running_mean", "running_var")
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """The frozen parameters of one BatchNormalization, each of shape (C,), float64.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 2; ONNX BatchNormalization, training_mode=0.
+    """
+
+    node: ir.Node
+    scale: Array
+    shift: Array
+    running_mean: Array
+    running_var: Array
+    epsilon: float
+
+    def affine(self, rank: int) -> Affine:
+        """Return y = gain * x + offset for an input of the given rank, channels on axis 1.
+
+        gain = scale / sqrt(running_var + epsilon)        offset = shift - gain * running_mean
+        """
+        gain = self.scale / np.sqrt(self.running_var + self.epsilon)
+        return Affine.per_channel(gain, self.shift - gain * self.running_mean, rank)
+
+    @property
+    def statistics_never_set(self) -> bool:
+        """Whether the statistics are those of a layer that never saw a batch: mean 0 and variance 1 throughout."""
+        return not self.running_mean.any() and bool(np.all(self.running_var == 1))
+
+
+def is_batchnorm(node: ir.Node) -> bool:
+    """Whether a node is ONNX's BatchNormalization."""
+    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+
+
+def is_training(node: ir.Node, opset: int) -> bool:
+    """Whether a BatchNormalization normalises by the batch: until opset 13 that shows in the number of outputs."""
+    return bool(node.attributes.get_int("training_mode", 0)) or (opset < 14 and bool(_further_outputs(node)))
+
+
+def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
+    """Read a BatchNormalization's parameters, to fold them.
+
+    Args:
+        node: the BatchNormalization.
+        opset: of the model.
+
+    Returns:
+        The parameters in float64, or why they cannot be read or used.
+
+    Raises:
+        TrainingModeError: the node normalises by the batch.
+    """
+    if is_training(node, opset):
+        raise TrainingModeError(node_label(node))
+    if any(value.uses() or value.is_graph_output() for value in _further_outputs(node)):
+        return Refusal("further-outputs", "its statistics are outputs that somebody reads", node)
+    read = read_parameters(node, opset)
+    return read if isinstance(read, Refusal) or _is_usable(read) else _unusable(node)
+
+
+def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Refusal:
+    """Read a BatchNormalization's parameters, whatever their values and its mode.
+
+    Args:
+        node: the BatchNormalization.
+        opset: of the model; until opset 8 `spatial` exists.
+
+    Returns:
+        The parameters in float64, or why they cannot be read.
+    """
+    if opset < 9 and not node.attributes.get_int("spatial", 1):
+        return Refusal("not-spatial", "it keeps statistics for every position (spatial=0), not for every channel", node)
+    vectors: list[Array] = []
+    for name, value in zip(PARAMETERS, node.inputs[1:], strict=True):
+        tensor = constant_tensor(value)
+        if tensor is None:
+            cause = "may be overridden by the caller" if value is not None and value.is_graph_input() else "is computed"
+            return Refusal("parameter-not-constant", f"its {name} {cause}", node)
+        vectors.append(exact(value)().reshape(-1))
+    epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
+    if len({vector.size for vector in vectors}) > 1:
+        return Refusal("parameter-mismatch", "its parameters differ in length", node)
+    scale, shift, mean, var = vectors
+    return BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
+
+
+def _further_outputs(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.outputs[1:] if value.name]
+
+
+def _is_usable(batchnorm: BatchNorm) -> bool:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        affine = batchnorm.affine(rank=2)
+    return bool(np.isfinite(affine.gain).all() and np.isfinite(affine.offset).all())
+
+
+def _unusable(node: ir.Node) -> Refusal:
+    return Refusal("statistics-not-finite", "its parameters give a gain or offset that is not finite", node)

@@ -1,0 +1,117 @@
+"""What a plan does to the nodes that absorb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.cost import bytes_of
+from normfold.export.fold.editor import Editor
+from normfold.export.graph.constants import Derived
+
+
+class Change(Protocol):
+    """A change of one node. It adds no node."""
+
+    @property
+    def node(self) -> ir.Node:
+        """The node that absorbs."""
+
+    @property
+    def made(self) -> Sequence[Derived]:
+        """The constants that it puts into the graph."""
+
+    @property
+    def growth(self) -> int:
+        """Bytes of constants that the node will read, minus those that it reads now."""
+
+    def apply(self, editor: Editor) -> None:
+        """Carry the change out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """A node with other constants and float attributes, and if `op_type` is given, as another operator.
+
+    `taken` are attributes as another node has them; None where that has none.
+    """
+
+    node: ir.Node
+    constants: Mapping[int, Derived]
+    op_type: str | None = None
+    attributes: Mapping[str, float] = field(default_factory=dict)
+    taken: Mapping[str, ir.Attr | None] = field(default_factory=dict)
+
+    @property
+    def made(self) -> Sequence[Derived]:
+        """The new constants."""
+        return tuple(self.constants.values())
+
+    @property
+    def growth(self) -> int:
+        """Bytes that the new constants have more than the old."""
+        inputs = self.node.inputs
+        old = [inputs[index] for index in self.constants if index < len(inputs)]
+        return sum(derived.nbytes for derived in self.constants.values()) - sum(
+            bytes_of(value) for value in old if value is not None
+        )
+
+    def apply(self, editor: Editor) -> None:
+        """Replace the constants, then the operator."""
+        if self.op_type is not None:
+            self.node.op_type = self.op_type
+        for name, number in self.attributes.items():
+            self.node.attributes[name] = ir.AttrFloat32(name, number)
+        for name, attribute in self.taken.items():
+            self.node.attributes.pop(name, None)
+            if attribute is not None:
+                self.node.attributes[name] = attribute
+        for index, derived in self.constants.items():
+            editor.put_constant(self.node, index, derived)
+
+
+@dataclass(frozen=True, eq=False)
+class GemmBehindReshape:
+    """MatMul, then Reshape to a matrix, becomes Reshape, then Gemm, which has a bias.
+
+    The Reshape must keep the last axis. `weight` is (K, N), `bias` (N,).
+    """
+
+    node: ir.Node
+    reshape: ir.Node
+    weight: Derived
+    bias: Derived
+
+    @property
+    def made(self) -> Sequence[Derived]:
+        """Weight and bias."""
+        return (self.weight, self.bias)
+
+    @property
+    def growth(self) -> int:
+        """Bytes of the bias; the weight is as large as it was."""
+        return self.bias.nbytes
+
+    def apply(self, editor: Editor) -> None:
+        """Swap the two nodes; the MatMul's own output carries the reshaped input then."""
+        matmul, reshape = self.node, self.reshape
+        source, product, result = matmul.inputs[0], matmul.outputs[0], reshape.outputs[0]
+        assert source is not None  # MatMul's inputs are not optional
+        matrix = ir.Tensor(np.array([-1, self.weight.shape[0]], np.int64))
+        shape = editor.add_initializer(matrix, f"{self.weight.name}.rows")
+        result.replace_all_uses_with(product, replace_graph_outputs=True)
+        matmul.replace_input_with(0, result)
+        reshape.replace_input_with(0, source)
+        reshape.replace_input_with(1, shape)
+        reshape.attributes.pop("allowzero", None)
+        product.shape, result.shape = result.shape, ir.Shape([None, self.weight.shape[0]])
+        product.name, result.name = result.name, editor.unused_name(f"{source.name}.rows")
+        editor.graph.remove(matmul)
+        editor.graph.insert_after(reshape, matmul)
+        matmul.op_type = "Gemm"
+        editor.put_constant(matmul, 1, self.weight)
+        editor.put_constant(matmul, 2, self.bias)

@@ -1,0 +1,1 @@
+"""Merge several linear operators into one."""

@@ -1,0 +1,130 @@
+"""Conv of any rank, with groups, dilation and strides: y = W * x + b."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine, Array, constant_axes_dropped
+from normfold.export.fold.layer import (
+    Layer,
+    by_group,
+    invalid_group,
+    not_per_channel,
+    read_as_weight,
+    read_layer,
+    spread,
+)
+from normfold.export.fold.plan import Step
+from normfold.export.fold.rejection import Refusal
+from normfold.export.graph.shapes import static_size
+
+
+def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+    """Absorb: with gain g and offset h per output channel, W' = g * W and b' = g * b + h.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1.
+    """
+    layer = read_layer(node)
+    if isinstance(layer, Refusal):
+        return layer
+    outputs, rank = layer.weight_shape[0], len(layer.weight_shape)
+    channels = wanted[0].along(1, outputs)
+    if channels is None:
+        return not_per_channel(node)
+    gain, offset = channels
+
+    def bias() -> Array:
+        return offset if layer.bias is None else gain * layer.bias() + offset
+
+    needs_bias = layer.bias is not None or bool(offset.any())
+    return layer.rewritten(
+        weight=lambda: layer.weight() * spread(gain, 0, rank),
+        bias=((outputs,), bias) if needs_bias else None,
+    )
+
+
+def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+    """Absorb: with gain g and offset h per input channel, W' = W * g and b' = b + sum(W * h) over inputs and taps.
+
+    The sum is the same at every position only if every tap reads the image. With zero padding the border sees fewer;
+    then the readers lack a map of offsets, which varies over the positions.
+    """
+    if set(missing) != {0}:
+        return read_as_weight(node)
+    layer = read_layer(node)
+    if isinstance(layer, Refusal):
+        return layer
+    outputs, inputs_per_group, *kernel = layer.weight_shape
+    groups = node.attributes.get_int("group", 1)
+    if outputs % groups:
+        return invalid_group(node)
+    channels = missing[0].along(1, inputs_per_group * groups)
+    if channels is None:
+        return not_per_channel(node)
+    gain, offset = (by_group(vector, groups, outputs) for vector in channels)  # (C_out, C_in / group)
+
+    def bias() -> Array:
+        added: Array = np.einsum("oik,oi->o", layer.weight().reshape(outputs, inputs_per_group, -1), offset)
+        return added if layer.bias is None else layer.bias() + added
+
+    padded = missing[0].has_offset and _may_pad(node, kernel)
+    step = layer.rewritten(
+        weight=lambda: layer.weight() * gain.reshape(*gain.shape, *(1 for _ in kernel)),
+        bias=((outputs,), bias) if missing[0].has_offset and not padded else None,
+    )
+    return _with_map(step, node, layer, offset) if padded else step
+
+
+def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Refusal:
+    """Return the step with the map of offsets that a zero-padded Conv makes of an offset per channel.
+
+        map[o, p] = sum over the taps k that read the image at position p of (sum over i of W[o, i, k] h[i])
+
+    Args:
+        step: without the offset.
+        node: the Conv.
+        layer: its weight.
+        offset: (C_out, C_in / group).
+    """
+    refusal = Refusal("zero-padding", "its zero padding would lack the offset at the border", node)
+    taps = _taps(node, layer.weight_shape[2:])
+    if taps is None:
+        return refusal
+    added: Array = np.einsum("oi...,oi->o...", layer.weight(), offset)
+    for sees in taps:  # each takes the first axis of taps, and puts its positions last
+        added = np.tensordot(added, sees, (1, 0))
+    affine = Affine(np.ones([1] * (1 + added.ndim)), constant_axes_dropped(added[None]))
+    return replace(step, pushes={0: affine}, unless_taken=refusal)
+
+
+def _taps(node: ir.Node, kernel: Sequence[int]) -> list[Array] | None:
+    """Return for each spatial axis an array (taps, positions): 1 where a tap reads the image, 0 where padding.
+
+    None if the sizes of the image are not known.
+    """
+    rank = len(kernel)
+    sizes = [[static_size(value, 2 + axis) for axis in range(rank)] for value in (node.inputs[0], node.outputs[0])]
+    pads = node.attributes.get_ints("pads", (0,) * 2 * rank)
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    strides, dilations = (node.attributes.get_ints(name, (1,) * rank) for name in ("strides", "dilations"))
+    found = []
+    for axis, (image, positions) in enumerate(zip(*sizes, strict=True)):
+        if image is None or positions is None:
+            return None
+        tap, position = np.ogrid[: kernel[axis], :positions]
+        read = position * strides[axis] - pads[axis] + tap * dilations[axis]
+        found.append(((read >= 0) & (read < image)).astype(np.float64))
+    return found
+
+
+def _may_pad(node: ir.Node, kernel: list[int]) -> bool:
+    """Whether the node may read zeros beyond its input."""
+    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto_pad == "NOTSET":
+        return any(node.attributes.get_ints("pads", ()))
+    return auto_pad != "VALID" and any(size != 1 for size in kernel)  # SAME never pads a kernel of one tap

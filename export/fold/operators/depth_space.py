@@ -1,0 +1,64 @@
+"""DepthToSpace and SpaceToDepth: channels become positions within a block, or the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.layer import not_per_channel
+from normfold.export.fold.plan import Step
+from normfold.export.fold.rejection import Refusal
+from normfold.export.graph.shapes import static_size, unknown_shape
+
+
+def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, the channels permuted; SpaceToDepth only where the positions of a block share gain and offset."""
+    affine = _spread(node, wanted[0]) if node.op_type == "DepthToSpace" else _gather(node, wanted[0])
+    return affine if isinstance(affine, Refusal) else Step(pulls={0: affine})
+
+
+def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, likewise; DepthToSpace only where the positions of a block share gain and offset."""
+    affine = _gather(node, missing[0]) if node.op_type == "DepthToSpace" else _spread(node, missing[0])
+    return affine if isinstance(affine, Refusal) else Step(pushes={0: affine})
+
+
+def _origin(node: ir.Node) -> Array | Refusal:
+    """Return, for each channel of the deep side, the channel of the wide side that it holds positions of."""
+    deep = static_size(node.inputs[0] if node.op_type == "DepthToSpace" else node.outputs[0], 1)
+    block = node.attributes.get_int("blocksize") ** 2
+    if deep is None:
+        return unknown_shape(node)
+    if node.op_type == "DepthToSpace" and node.attributes.get_string("mode", "DCR") == "CRD":
+        return np.repeat(np.arange(deep // block), block)
+    return np.tile(np.arange(deep // block), block)
+
+
+def _spread(node: ir.Node, affine: Affine) -> Affine | Refusal:
+    """From the wide side to the deep one: every position gets its channel's affine."""
+    origin = _origin(node)
+    if isinstance(origin, Refusal):
+        return origin
+    channels = affine.along(1, int(origin.max()) + 1)
+    if channels is None:
+        return not_per_channel(node)
+    gain, offset = channels
+    return Affine.per_channel(gain[origin], offset[origin], affine.rank)
+
+
+def _gather(node: ir.Node, affine: Affine) -> Affine | Refusal:
+    """From the deep side to the wide one: the positions of a block must agree."""
+    origin = _origin(node)
+    if isinstance(origin, Refusal):
+        return origin
+    channels = affine.along(1, origin.size)
+    if channels is None:
+        return not_per_channel(node)
+    first = np.unique(origin, return_index=True)[1]
+    if any(not np.array_equal(vector, vector[first][origin]) for vector in channels):
+        return Refusal("block-not-uniform", "the channels that it lays side by side differ in their affine", node)
+    gain, offset = channels
+    return Affine.per_channel(gain[first], offset[first], affine.rank)

@@ -1,0 +1,48 @@
+"""Resize and Upsample: every output is a weighted mean of inputs, the weights adding up to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.plan import Step
+from normfold.export.fold.rejection import Refusal
+from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.shapes import fits, sizes_of, unknown_shape
+
+
+def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, if the affine is constant along the resized axes."""
+    return _refuse(node, wanted[0]) or Step(pulls={0: wanted[0]})
+
+
+def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, likewise."""
+    if set(missing) != {0}:
+        return Refusal("indices", "it reads the value as its scales or sizes", node)
+    return _refuse(node, missing[0]) or Step(pushes={0: missing[0]})
+
+
+def _refuse(node: ir.Node, affine: Affine) -> Refusal | None:
+    if node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return Refusal("extrapolation", "it fills what lies outside with a value of its own", node)
+    before, after = sizes_of(node.inputs[0]), sizes_of(node.outputs[0])
+    if before is None or after is None:
+        return unknown_shape(node)
+    if not fits(affine, node.inputs[0]) or not fits(affine, node.outputs[0]) or not _keeps(node, affine):
+        return Refusal("resized-axis", "the affine varies along an axis that it resizes", node)
+    return None
+
+
+def _keeps(node: ir.Node, affine: Affine) -> bool:
+    """Whether the axes along which the affine varies are scaled by exactly 1: another scale may keep a size and mix."""
+    sizes = len(node.inputs) > 3 and node.inputs[3] is not None
+    given = node.attributes.get_floats("scales", ())
+    value = None if sizes or given else node.inputs[2 if len(node.inputs) > 2 else 1]
+    tensor = constant_tensor(value)
+    scales = [*given] if given or tensor is None else [float(scale) for scale in tensor.numpy()]
+    axes = [axis % affine.rank for axis in node.attributes.get_ints("axes", tuple(range(affine.rank)))]
+    by_axis = dict(zip(axes, scales, strict=False))
+    return not affine.varies_along([axis for axis, scale in by_axis.items() if scale != 1])

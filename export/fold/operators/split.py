@@ -1,0 +1,41 @@
+"""Split: parts of a value along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.operators.concat import join
+from normfold.export.fold.plan import Step
+from normfold.export.fold.rejection import Refusal
+from normfold.export.graph.shapes import static_sizes, unknown_shape
+
+
+def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, with gain 1 and offset 0 for the parts of which nothing is wanted."""
+    axis = node.attributes.get_int("axis", 0)
+    sizes = static_sizes(node.outputs, axis)
+    if sizes is None:
+        return unknown_shape(node)
+    rank = next(iter(wanted.values())).rank
+    affines = [wanted.get(index, Affine.identity(rank)) for index in range(len(node.outputs))]
+    gain = join([affine.gain for affine in affines], sizes, axis)
+    offset = join([affine.offset for affine in affines], sizes, axis)
+    return Step(pulls={0: Affine(gain, offset)})
+
+
+def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, each part its own part of the affine."""
+    axis = node.attributes.get_int("axis", 0)
+    sizes = static_sizes(node.outputs, axis)
+    if sizes is None:
+        return unknown_shape(node)
+    ends = np.cumsum(sizes)
+    return Step(
+        pushes={
+            i: missing[0].part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        }
+    )

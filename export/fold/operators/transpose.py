@@ -1,0 +1,28 @@
+"""Transpose: the axes in another order, and the affine's with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.plan import Step
+from normfold.export.fold.rejection import Refusal
+
+
+def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, the arrays' axes put back."""
+    order = _order(node, wanted[0].rank)
+    return Step(pulls={0: wanted[0].map(lambda array: array.transpose(np.argsort(order)))})
+
+
+def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+    """Pass, the arrays' axes put in the node's order."""
+    order = _order(node, missing[0].rank)
+    return Step(pushes={0: missing[0].map(lambda array: array.transpose(order))})
+
+
+def _order(node: ir.Node, rank: int) -> Sequence[int]:
+    return node.attributes.get_ints("perm") or range(rank)[::-1]

@@ -1,0 +1,93 @@
+"""What became of every BatchNormalization, and why one was kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from normfold.export.fold.batchnorm import BatchNorm
+from normfold.export.graph.pixels import PixelInput
+
+
+class Outcome(StrEnum):
+    """What a fold did with one BatchNormalization."""
+
+    FOLDED_BACK = "folded back"
+    FOLDED_FORWARD = "folded forward"
+    COMPOSED = "composed"
+    MERGED = "merged"
+    KEPT = "kept"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one BatchNormalization of the source.
+
+    `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both
+    are empty where it was kept, and `code` and `reason` say why. `carrier` is the value of the folded graph that
+    carries what the BatchNormalization gave out.
+    """
+
+    node: str
+    outcome: Outcome
+    into: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    code: str | None = None
+    reason: str | None = None
+    carrier: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {
+            "node": self.node,
+            "outcome": self.outcome.value,
+            "into": ", ".join(self.into) or None,
+            "path": list(self.path),
+            "code": self.code,
+            "reason": self.reason,
+            "carrier": self.carrier,
+        }
+
+
+@dataclass
+class FoldReport:
+    """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying.
+
+    `affines` counts the Mul, Add, Sub and Div by a constant that were folded too. `parameters` holds, by the entry's
+    `node`, what each BatchNormalization held before the fold. `input` is set where the model takes pixels now.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    affines: int = 0
+    parameters: dict[str, BatchNorm] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    input: PixelInput | None = None
+
+    @property
+    def batchnorm_before(self) -> int:
+        """Number of BatchNormalization nodes in the source."""
+        return len(self.entries)
+
+    @property
+    def batchnorm_after(self) -> int:
+        """Number of them that were kept."""
+        return sum(entry.outcome is Outcome.KEPT for entry in self.entries)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Reason code to the number of BatchNormalization nodes kept for it."""
+        return dict(Counter(entry.code for entry in self.entries if entry.code is not None))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `normfold fold --report` writes."""
+        return {
+            "batchnorm_before": self.batchnorm_before,
+            "batchnorm_after": self.batchnorm_after,
+            "affines_folded": self.affines,
+            "entries": [entry.to_dict() for entry in self.entries],
+            "warnings": self.warnings,
+            "input": None if self.input is None else self.input.to_dict(),
+        }

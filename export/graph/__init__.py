@@ -1,0 +1,1 @@
+"""What is known of a graph (constants, shapes, opsets), and rewrites that prepare a fold."""

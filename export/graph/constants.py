@@ -1,0 +1,132 @@
+"""Initializers: which may be read and replaced, and the exact values behind those that a fold makes.
+
+A weight that takes up two affines must be rounded once. So a fold never computes a weight when it is planned: it
+derives one, a function of others in float64, and the function runs when the file is written. Nothing larger than a
+single weight is in memory then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Array
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A constant that a rewrite needs: shape and dtype now, values in float64 when asked."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: ir.DataType
+    compute: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its content."""
+        return int(math.prod(self.shape) * self.dtype.itemsize)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every value is finite in float16, which reaches no further than 65504; others are not looked at."""
+        if self.dtype != ir.DataType.FLOAT16:
+            return True
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(self.compute().astype(np.float16)).all())
+
+
+class _DerivedTensor(ir.LazyTensor):
+    """Rounds a derived constant to its dtype whenever its content is asked for."""
+
+    def __init__(self, derived: Derived) -> None:
+        def rounded() -> ir.Tensor[np.ndarray]:
+            with np.errstate(over="ignore"):  # an overflow becomes infinite, and verification names the output
+                return ir.Tensor(derived.compute().astype(derived.dtype.numpy()), dtype=derived.dtype)
+
+        super().__init__(rounded, derived.dtype, ir.Shape(derived.shape), name=derived.name)
+        self.derived = derived
+
+
+def derived_tensor(derived: Derived) -> ir.TensorProtocol:
+    """Return the tensor of a derived constant: evaluated when written, never kept."""
+    return _DerivedTensor(derived)
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of a value that no caller and no node can change, or None.
+
+    An initializer that is also a graph input may be overridden by the caller and does not count. Constant nodes,
+    Identity, and Cast from float to float are looked through.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is None or node.domain != "":
+        return None
+    if node.op_type == "Identity":
+        return constant_tensor(node.inputs[0])
+    if node.op_type == "Constant":
+        return ir.convenience.get_const_tensor(value)
+    if node.op_type == "Cast":
+        return _cast(constant_tensor(node.inputs[0]), value.dtype)
+    return None
+
+
+def _cast(tensor: ir.TensorProtocol | None, dtype: ir.DataType | None) -> ir.TensorProtocol | None:
+    if tensor is None or dtype is None or not {tensor.dtype, dtype} <= FLOATS:
+        return None
+    return ir.Tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype)
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is a float constant that may be read and replaced."""
+    tensor = constant_tensor(value)
+    return tensor is not None and tensor.dtype in FLOATS
+
+
+def constant_shape(value: ir.Value | None) -> tuple[int, ...]:
+    """Return the shape of a constant.
+
+    Raises:
+        ValueError: the value is no constant.
+    """
+    return tuple(_tensor(value).shape.numpy())
+
+
+def constant_dtype(value: ir.Value | None) -> ir.DataType:
+    """Return the dtype of a constant.
+
+    Raises:
+        ValueError: the value is no constant.
+    """
+    return _tensor(value).dtype
+
+
+def exact(value: ir.Value | None) -> Callable[[], Array]:
+    """Return a function that reads a constant in float64: a derived one before it was rounded.
+
+    The function holds on to the constant itself, so it stays valid when the graph takes another in its place.
+
+    Raises:
+        ValueError: the value is no constant.
+    """
+    tensor = _tensor(value)
+    if isinstance(tensor, _DerivedTensor):
+        return tensor.derived.compute
+    return lambda: tensor.numpy().astype(np.float64)
+
+
+def _tensor(value: ir.Value | None) -> ir.TensorProtocol:
+    tensor = constant_tensor(value)
+    if tensor is None:
+        raise ValueError(f"{value} is no constant")
+    return tensor

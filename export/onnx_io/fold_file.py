@@ -1,0 +1,82 @@
+"""Fold a file into a file: the whole of `normfold fold`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from normfold.export.errors import FoldError, ModelFileError, WriteError
+from normfold.export.fold.fold import fold
+from normfold.export.fold.report import FoldReport
+from normfold.export.graph.pixels import FromPixels
+from normfold.export.onnx_io.atomic_write import staged
+from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
+from normfold.export.progress import Say, silent
+from normfold.export.verify.verify import Verification, verify
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a fold did, and its proof unless that was left out."""
+
+    report: FoldReport
+    verification: Verification | None
+
+
+def fold_file(
+    source: Path,
+    target: Path,
+    proven: bool = True,
+    merging: bool = True,
+    inputs: Path | None = None,
+    pixels: FromPixels | None = None,
+    say: Say = silent,
+) -> Folded:
+    """Fold a model's BatchNormalization nodes and write the result, if it is proven.
+
+    Args:
+        source: the unfolded ONNX model.
+        target: where the folded one goes; an existing file is replaced, as a whole.
+        proven: compare both before the target is written.
+        merging: make one layer of parallel linear branches.
+        inputs: an .npz file to compare with; random inputs without it.
+        pixels: make the input 8-bit pixels, and fold their standardisation too.
+        say: called with what is being done, in words.
+
+    Raises:
+        ModelFileError, TrainingModeError, PixelError: the model cannot be used.
+        VerificationError: the folded model differs; the target is as it was.
+        WriteError: the target cannot be written.
+    """
+    if not target.name or target.is_dir():
+        raise WriteError(target, "it is a folder")
+    say("reading the model")
+    model = load_model(source)
+    say("folding")
+    _refuse_lost_weights(source, target, model)
+    try:
+        report = fold(model, merging=merging, pixels=pixels)
+    except FoldError:
+        require_consistent(source)
+        raise
+    with staged(target) as path:
+        save_model(model, path)
+        verification = None
+        if proven:
+            say("verifying")
+            try:
+                verification = verify(source, path, inputs, pixels=pixels)
+            except ModelFileError as error:
+                raise ModelFileError(target if error.path == path else error.path, error.problem) from None
+            verification.require()
+    return Folded(report, verification)
+
+
+def _refuse_lost_weights(source: Path, target: Path, model: ir.Model) -> None:
+    """Refuse to write weights over those of the source, unless the source itself is replaced too."""
+    data = target.with_name(f"{target.name}.data").resolve()
+    kept = {Path(tensor.path).resolve() for tensor in external_tensors(model)}
+    if data in kept and source.resolve() != target.resolve():
+        raise ModelFileError(target, f"would overwrite the weights of {str(source)!r}; choose another name.")

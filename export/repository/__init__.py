@@ -1,0 +1,1 @@
+"""List, roll back and remove the versions of a model repository on disk."""

@@ -1,0 +1,77 @@
+"""An earlier version that answers again: published as a copy of it, under a new number that is the highest.
+
+Versions are never changed and history stays as it was, so a service that polls loads the copy aside and switches to it
+without a gap, as it does with any new version.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from normfold.contract.manifest import MANIFEST_NAME, Manifest, to_json
+from normfold.export.bundle.reservation import reserved
+from normfold.export.errors import VersionChoiceError
+from normfold.export.progress import Say, silent
+from normfold.export.repository.versions import check_version, find_model
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """A copy that was published."""
+
+    path: Path
+    manifest: Manifest
+    is_linked: bool
+    """Whether its files are those of the version copied, under a second name: it takes no room on the disk."""
+
+
+def roll_back(repository: Path, name: str, to: int | None = None, say: Say = silent) -> RolledBack:
+    """Publish a copy of an earlier version as the highest one.
+
+    Args:
+        repository: the folder of models.
+        name: of the model.
+        to: the version to copy; None for the one before the newest.
+        say: called with what is being done, in words.
+
+    Raises:
+        UnknownModelError, UnknownVersionError: there is no such model or version.
+        VersionChoiceError: it is the newest version already, or there is none before the newest.
+        DamagedVersionError: the version is not what was exported; nothing was written.
+        ReadError, WriteError: the repository cannot be read or written.
+    """
+    model = find_model(repository, name)
+    numbers = list(model.versions)
+    if to is None:
+        if len(numbers) < 2:
+            raise VersionChoiceError(f"There is no version of {name!r} before the newest to go back to.")
+        to = numbers[-2]
+    source = model.version(to)
+    if to == numbers[-1]:
+        raise VersionChoiceError(f"Version {to} of {name!r} is the newest already; name an earlier one with --to.")
+    say(f"checking {name}/{to}")
+    manifest = check_version(source.folder, repository)
+    with reserved(repository, name, None) as (folder, number):
+        say(f"writing {name}/{number}")
+        copy = manifest.as_copy(number, datetime.now(UTC).isoformat(timespec="seconds"))
+        linked = [link_or_copy(source.folder / file, folder / file) for file in manifest.files]
+        (folder / MANIFEST_NAME).write_text(to_json(copy))
+    return RolledBack(model.folder / str(number), copy, all(linked))
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Give a file a second name, or copy it where the file system has no such thing; return whether it was linked.
+
+    Raises:
+        OSError: it can be neither.
+    """
+    try:
+        target.hardlink_to(os.path.realpath(source))  # of a symbolic link, the file that it leads to
+    except OSError:
+        shutil.copyfile(source, target)
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Compare the outputs of two models, beside their rounding noise."""

@@ -1,0 +1,42 @@
+"""Whether the rows of a batch are independent: only then may a server run the rows of different requests together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from normfold.export.errors import ModelFileError
+from normfold.export.verify.runner import Feeds, Runner, Tensor
+from normfold.export.verify.tolerance import measure
+
+
+def rows_are_independent(
+    runner: Runner, feeds: Feeds, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
+) -> bool:
+    """Run each row alone, and compare with the rows run together.
+
+    Args:
+        runner: the model.
+        feeds: of several rows, if its first axis is free.
+        together: what the model gave for them.
+        moved: what it gave for them moved a little, in groups of ways: its noise.
+
+    Returns:
+        False also where the first axis is fixed, or not an axis of every input and output.
+    """
+    if any(isinstance(port.shape[0], int) if port.shape else True for port in (*runner.inputs, *runner.outputs)):
+        return False
+    rows = {len(array) for array in feeds.values()}
+    if len(rows) != 1 or any(tensor.shape[:1] != (*rows,) for tensor in together.values()):
+        return False
+    (count,) = rows
+    try:
+        alone = [runner.run({name: array[row : row + 1] for name, array in feeds.items()}) for row in range(count)]
+    except ModelFileError:
+        return False
+    for name, tensor in together.items():
+        joined = np.concatenate([result[name] for result in alone])
+        if not measure([tensor], [joined], [[[run[name] for run in group] for group in moved]]).passes:
+            return False
+    return True

@@ -1,0 +1,158 @@
+"""Runs a model exactly as it is written, without the optimisations that would hide what a fold did."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from normfold.contract.errors import SetupError
+from normfold.contract.runtime import require_onnxruntime
+from normfold.export.errors import ModelFileError
+from normfold.export.graph.constants import FLOATS
+from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, save_model
+
+_QUANTISING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+
+Tensor = npt.NDArray[Any]
+Feeds = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: a size in `shape` is an int, a name for a free axis, or None for a free axis without one."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int | str | None, ...]
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape may stand here."""
+        sizes = zip(self.shape, shape, strict=False)
+        return len(shape) == len(self.shape) and all(size == given for size, given in sizes if isinstance(size, int))
+
+
+class Engine(StrEnum):
+    """What runs a model."""
+
+    ONNXRUNTIME = "ONNX Runtime, on the CPU with graph optimisation off"
+    REFERENCE = "onnx's reference evaluator"
+
+
+class Runner:
+    """A model ready to run.
+
+    ONNX Runtime is asked first. What it cannot run goes through onnx's reference evaluator, slowly: opsets that are
+    newer than it, and float64 models, since it has no float64 Conv on the CPU.
+
+    Args:
+        path: of the model.
+        engine: what must run it, so that two models are compared on the same.
+
+    Raises:
+        ModelFileError: it cannot be read, or uses what the engine cannot run.
+    """
+
+    def __init__(self, path: Path, engine: Engine | None = None) -> None:
+        model = load_model(path)
+        self.path = path
+        self.inputs = input_ports(path, model)
+        self.outputs = [_port(path, value) for value in model.graph.outputs]
+        self.rounds_at_once = _rounds_at_once(model, self.inputs)
+        self.engine, self._run = _start(path, model, engine)
+
+    def run(self, feeds: Feeds) -> dict[str, Tensor]:
+        """Run once.
+
+        Raises:
+            ModelFileError: the run fails; the message holds the cause.
+        """
+        names = [port.name for port in self.outputs]
+        try:
+            results = self._run(names, dict(feeds))
+        except Exception as error:  # noqa: BLE001 -- as above
+            raise ModelFileError(self.path, f"failed to run: {_one_line(error)}") from None
+        return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+
+def input_ports(path: Path, model: ir.Model) -> list[Port]:
+    """Return the inputs that a caller must give: those without a default among the initializers.
+
+    Raises:
+        ModelFileError: one is no tensor, or of unknown rank.
+    """
+    return [_port(path, value) for value in model.graph.inputs if not value.is_initializer()]
+
+
+def _rounds_at_once(model: ir.Model, inputs: Sequence[Port]) -> bool:
+    """Whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
+    if not all(port.dtype.is_floating_point() for port in inputs):
+        return True
+    widest = max((port.dtype.bitwidth for port in inputs), default=0)
+    weights = [value.dtype for value in model.graph.initializers.values()]
+    narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in weights if dtype is not None)
+    return narrower or any(node.op_type in _QUANTISING for node in model.graph.all_nodes())
+
+
+def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any]:
+    """Return the engine that runs a model, and its run function."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    dtypes = {value.dtype for value in model.graph.inputs} | {tensor.dtype for tensor in tensors if tensor is not None}
+    engines = [wanted] if wanted else list(Engine)[ir.DataType.DOUBLE in dtypes :]
+    first_fault = ""
+    for engine in engines:
+        try:
+            return engine, _onnxruntime(path, model) if engine is Engine.ONNXRUNTIME else _reference(path)
+        except SetupError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know
+            first_fault = first_fault or _one_line(error)
+    raise ModelFileError(path, f"cannot be run by {engines[0].value}: {first_fault}")
+
+
+def _onnxruntime(path: Path, model: ir.Model) -> Any:
+    require_onnxruntime()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        if model.meta[IR_VERSION_IN_FILE] != model.ir_version:
+            path = Path(folder, "model.onnx")
+            save_model(model, path)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run
+
+
+def _reference(path: Path) -> Any:
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class BatchNormalization(OpRun):
+        """Inference, whatever the opset: below 14, onnx's own takes a momentum for a sign of training."""
+
+        def _run(self, x: Tensor, *parameters: Tensor, epsilon: float = 1e-5, **_: Any) -> tuple[Tensor]:
+            scale, shift, mean, var = (array.reshape(-1, *[1] * (x.ndim - 2)) for array in parameters)
+            return (((x - mean) / np.sqrt(var + epsilon) * scale + shift).astype(x.dtype),)
+
+    return ReferenceEvaluator(str(path), new_ops=[BatchNormalization]).run
+
+
+def _port(path: Path, value: ir.Value) -> Port:
+    if not isinstance(value.type, ir.TensorType) or value.shape is None:
+        raise ModelFileError(path, f"has an input or output {value.name!r} that is no tensor of known rank.")
+    sizes = (size if isinstance(size, int) else size.value for size in value.shape)
+    return Port(value.name or "", value.type.dtype, tuple(sizes))
+
+
+def _one_line(error: BaseException) -> str:
+    """Return an error's message in one line, without ONNX Runtime's place in its own source."""
+    return re.sub(r"(?<=:)\S*/onnxruntime/\S+ .*\) (?=[A-Z])", " ", " ".join(str(error).split()))

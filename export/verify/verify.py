@@ -1,0 +1,180 @@
+"""The proof of a fold: original and folded run on the same inputs, and compared with the network's own noise.
+
+How far two outputs may differ, and what noise is, stands in `export.verify.tolerance`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.errors import ModelFileError, VerificationError
+from normfold.export.graph.constants import FLOATS
+from normfold.export.graph.pixels import FromPixels, Pixels
+from normfold.export.onnx_io.model_file import load_model, save_model
+from normfold.export.verify.batch_independence import rows_are_independent
+from normfold.export.verify.inputs import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds, read_feeds
+from normfold.export.verify.runner import Engine, Feeds, Port, Runner, Tensor
+from normfold.export.verify.tolerance import OutputDifference, measure
+
+SEEDS = 4
+"""Random inputs."""
+
+MOVES = 4
+"""Ways in which each input is moved to measure the noise."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The difference of each output, whether a server may batch the rows of different requests, and what ran both."""
+
+    outputs: dict[str, OutputDifference]
+    batchable: bool
+    engine: Engine
+
+    @property
+    def passes(self) -> bool:
+        """Whether every output's error is allowed."""
+        return all(difference.passes for difference in self.outputs.values())
+
+    def require(self) -> None:
+        """Raise if an output differs by more than is allowed.
+
+        Raises:
+            VerificationError: naming the output that exceeds its allowance most.
+        """
+        if not self.passes:
+            name, worst = max(self.outputs.items(), key=lambda item: item[1].excess)
+            raise VerificationError(name, worst.error, worst.allowed)
+
+
+def verify(
+    original: Path,
+    folded: Path,
+    inputs: Path | None = None,
+    seeds: int = SEEDS,
+    progress: Callable[[int, int], None] | None = None,
+    pixels: FromPixels | None = None,
+) -> Verification:
+    """Compare two models on the same inputs.
+
+    Args:
+        original: the model that is right.
+        folded: the model to prove.
+        inputs: an .npz file with one array for each input; random inputs without it.
+        seeds: number of random inputs.
+        progress: called with the number of inputs done and their total.
+        pixels: the folded model takes 8-bit pixels; the original gets them standardised.
+
+    Returns:
+        The difference of each output; whether it is allowed is the caller's to ask (`passes`, `require`).
+
+    Raises:
+        ModelFileError: a model cannot be read or run, or the two differ in their inputs or outputs.
+        FeedError: no inputs can be made, or those given do not fit.
+    """
+    first = Runner(original)
+    second = Runner(folded, first.engine)
+    standardise = partial(_standardise, first, pixels) if pixels is not None else _as_they_are
+    _require_same_ports(first, second, takes_pixels=pixels is not None)
+    all_feeds = _make_feeds(second.inputs, inputs, seeds, lambda feeds: first.run(standardise(feeds)))
+    originals = [standardise(feeds) for feeds in all_feeds]
+    with tempfile.TemporaryDirectory() as folder:
+        moved_runs = _moved_runs(first, Path(folder))
+        wanted, got, moved = [], [], []
+        for index, (feeds, folded_feeds) in enumerate(zip(originals, all_feeds, strict=True), start=1):
+            wanted.append(first.run(feeds))
+            got.append(second.run(folded_feeds))
+            moved.append([[run(feeds) for run in group] for group in moved_runs])
+            if progress is not None:
+                progress(index, len(all_feeds))
+    outputs = {
+        name: measure(
+            [run[name] for run in wanted],
+            [run[name] for run in got],
+            [[[run[name] for run in group] for group in groups] for groups in moved],
+        )
+        for name in (port.name for port in first.outputs)
+    }
+    return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], moved[0]), first.engine)
+
+
+def _make_feeds(ports: Sequence[Port], inputs: Path | None, seeds: int, run: Callable[[Feeds], object]) -> list[Feeds]:
+    """Return the feeds of a file, or random ones of sizes that the original runs with.
+
+    Free axes get the smallest size that works in one half of the feeds, and larger ones, different from each other, in
+    the other half if they work too: what holds for one size alone is no equality.
+    """
+    if inputs is not None:
+        return [read_feeds(inputs, ports)]
+    for free_size in FREE_SIZES:
+        try:
+            run(random_feeds(ports, free_size, seed=0))
+        except ModelFileError as error:
+            if free_size == FREE_SIZES[-1]:
+                text = f"{error.problem} (on random inputs; give some that suit it with --inputs)"
+                raise ModelFileError(error.path, text) from None
+        else:
+            break
+    spread = free_size
+    try:
+        run(random_feeds(ports, free_size, seed=0, spread=spread))
+    except ModelFileError:
+        spread = 0
+    return [random_feeds(ports, free_size, seed, spread * (seed % 2)) for seed in range(seeds)]
+
+
+def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Feeds], dict[str, Tensor]]]]:
+    """Return functions that run the model a little moved: its float inputs, its float weights if need be, or both."""
+    groups: list[list[Callable[[Feeds], dict[str, Tensor]]]] = []
+    if any(port.dtype.is_floating_point() for port in runner.inputs):
+        groups.append([partial(_run_moved, runner, seed=seed) for seed in range(MOVES)])
+    if not groups or runner.rounds_at_once:
+        groups.append([_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)])
+    return groups
+
+
+def _run_moved(runner: Runner, feeds: Feeds, seed: int) -> dict[str, Tensor]:
+    return runner.run(moved_by_one_ulp(feeds, seed))
+
+
+def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
+    model, rng = load_model(runner.path), np.random.default_rng(seed)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in FLOATS:
+            value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
+    save_model(model, path)
+    return Runner(path, runner.engine)
+
+
+def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> None:
+    for what in ("inputs", "outputs"):
+        ours, theirs = (
+            {port.name: (port.dtype.name, len(port.shape)) for port in getattr(runner, what)}
+            for runner in (first, second)
+        )
+        if what == "inputs" and takes_pixels:
+            ours = {name: (ir.DataType.UINT8.name, rank) for name, (_, rank) in ours.items()}
+        if ours != theirs:
+            hint = (
+                " If it takes pixels, give the card with --card." if "UINT8" in str(theirs) and not takes_pixels else ""
+            )
+            text = f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.{hint}"
+            raise ModelFileError(second.path, text)
+
+
+def _standardise(runner: Runner, pixels: FromPixels, feeds: Feeds) -> Feeds:
+    """Return what the original takes for a picture of pixels."""
+    standard = Pixels.of(pixels.preprocessing)
+    return {port.name: standard.standardised(feeds[port.name], port.dtype) for port in runner.inputs}
+
+
+def _as_they_are(feeds: Feeds) -> Feeds:
+    return feeds

@@ -1,0 +1,1 @@
+"""Inspect, audit and recalibrate the BatchNorm layers of a torch network."""

@@ -1,0 +1,94 @@
+"""Seeded splits into training, validation and test rows, stratified where each row has one class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from normfold.models.errors import DataError
+
+IndexArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Row numbers of each split, ascending; no row is in two."""
+
+    train: IndexArray
+    validation: IndexArray
+    test: IndexArray
+
+
+def split_by_class(
+    y: npt.NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> Splits:
+    """Split so that every class has its share in every split, and at least one row.
+
+    Args:
+        y: (N,) class numbers in [0, classes).
+        class_names: for the error.
+        validation_fraction: of each class, rounded.
+        test_fraction: of each class, rounded.
+        seed: the same seed and labels give the same splits.
+
+    Raises:
+        DataError: fewer than two classes, a class of fewer than three rows, or one too small to leave a training row.
+    """
+    _check_classes(class_names)
+    rng = np.random.default_rng(seed)
+    train: list[IndexArray] = []
+    validation: list[IndexArray] = []
+    test: list[IndexArray] = []
+    for number, name in enumerate(class_names):
+        rows = rng.permutation(np.flatnonzero(y == number))
+        parts = _cut(rows, f"Class {name!r}", validation_fraction, test_fraction)
+        for split, part in zip((train, validation, test), parts, strict=True):
+            split.append(part)
+    return Splits(*(np.sort(np.concatenate(part)) for part in (train, validation, test)))
+
+
+def split_rows(
+    rows: int, class_names: Sequence[str], *, validation_fraction: float, test_fraction: float, seed: int
+) -> Splits:
+    """Split pictures whose pixels have classes of their own: by chance alone, each split of at least one.
+
+    Args:
+        rows: how many there are.
+        class_names: for the error.
+        validation_fraction: of the rows, rounded.
+        test_fraction: of the rows, rounded.
+        seed: the same seed and number of rows give the same splits.
+
+    Raises:
+        DataError: fewer than two classes, or too few rows to leave one for training.
+    """
+    _check_classes(class_names)
+    order = np.random.default_rng(seed).permutation(rows)
+    return Splits(*map(np.sort, _cut(order, "The data set", validation_fraction, test_fraction)))
+
+
+def _check_classes(class_names: Sequence[str]) -> None:
+    if len(class_names) < 2:
+        raise DataError(f"There is only one class, {class_names[0]!r}; a classifier needs at least two.")
+
+
+def _cut(
+    rows: IndexArray, what: str, validation_fraction: float, test_fraction: float
+) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """Cut rows that were shuffled into those for training, validation and test."""
+    count_test = max(1, round(len(rows) * test_fraction))
+    count_validation = max(1, round(len(rows) * validation_fraction))
+    if len(rows) < count_test + count_validation + 1:
+        raise DataError(
+            f"{what} has {len(rows)} rows, too few to have one each for training, validation and test "
+            f"at fractions of {validation_fraction:g} and {test_fraction:g}."
+        )
+    return rows[count_test + count_validation :], rows[count_test : count_test + count_validation], rows[:count_test]

@@ -1,0 +1,1 @@
+"""Export a torch network to an unfolded ONNX file."""

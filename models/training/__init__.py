@@ -1,0 +1,1 @@
+"""Train a network, and the run folder that a training leaves."""

@@ -1,0 +1,118 @@
+"""The state of a training run after an epoch, in one safetensors file, so that it is there whole or not at all.
+
+    network.NAME            weights and running statistics, by their names in the state dict
+    optimizer.INDEX.NAME    the optimizer's state of each parameter
+    metadata                the rest, as JSON: epoch, best epoch, loss scale, and the run's config
+
+There is no random state and no schedule in it: the order of rows, the masks of dropout, and the learning rate are
+functions of (seed, epoch, step). So a run that was interrupted ends in the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from normfold.models.atomic_write import STATE_PATH, write_atomically
+from normfold.models.errors import RunFolderError
+from normfold.models.training.checkpoint import RunConfig
+from normfold.models.training.weights import assign_weights, read_safetensors
+
+METADATA_KEY = "normfold"
+
+
+class Progress(BaseModel):
+    """How far a run has come."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: RunConfig
+    epoch: int = Field(default=0, description="Epochs done.")
+    best_epoch: int = Field(default=0, description="Whose weights the checkpoint holds; 0 before the first.")
+    best_accuracy: float = Field(default=-1.0, description="On the validation split.")
+    best_loss: float = Field(default=0.0, description="On the validation split, in the best epoch.")
+    loss_scale: dict[str, float] | None = Field(default=None, description="Of fp16 training.")
+
+    def is_better(self, accuracy: float, loss: float) -> bool:
+        """Tell whether this validation result beats the best so far: accuracy first, loss between equals."""
+        return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left, or patience is exhausted."""
+        train = self.config.train
+        assert train is not None
+        out_of_patience = train.patience is not None and self.epoch - self.best_epoch >= train.patience
+        return self.epoch >= train.epochs or out_of_patience
+
+
+def save_state(folder: Path, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state after an epoch, replacing the one before."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    (folder / STATE_PATH).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / STATE_PATH, save(plain, metadata={METADATA_KEY: progress.model_dump_json()}))
+
+
+def read_progress(folder: Path) -> Progress:
+    """Read how far a run has come, and its config.
+
+    Raises:
+        RunFolderError: no run to resume, or a damaged state.
+    """
+    path = folder / STATE_PATH
+    if not path.exists():
+        raise RunFolderError(folder, "holds no run to resume.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        return Progress.model_validate_json(metadata.get(METADATA_KEY, ""))
+    except (OSError, SafetensorError, ValidationError):
+        raise RunFolderError(folder, f"holds a damaged {STATE_PATH}; it cannot be resumed.") from None
+
+
+def restore_state(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Copy the saved weights, running statistics and optimizer state into a network and optimizer as built anew.
+
+    Raises:
+        WeightsError: a damaged file, or one of another network.
+    """
+    path = folder / STATE_PATH
+    tensors = read_safetensors(path)
+    prefix = "network."
+    of_network = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    assign_weights(network, of_network, path)
+    states: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            states.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+
+
+def check_same_run(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
+    """Make sure that a run goes on with the settings and data it began with.
+
+    Raises:
+        RunFolderError: one differs; it is named.
+    """
+    for part in ("architecture", "data", "train"):
+        before, now = getattr(recorded, part), getattr(given, part)
+        for field in type(before).model_fields:
+            if getattr(before, field) != getattr(now, field):
+                raise RunFolderError(
+                    folder,
+                    f"was trained with {field}={getattr(before, field)!r}, not {getattr(now, field)!r}; "
+                    "go on with the former, or give another --out.",
+                )
+    if recorded.card.preprocessing != given.card.preprocessing or recorded.card.labels != given.card.labels:
+        raise RunFolderError(folder, "was trained on other data: their labels, mean or deviation have changed.")

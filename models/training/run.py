@@ -1,0 +1,114 @@
+"""A run under way: what one call of `fit` works on, and what it writes after an epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from normfold.models.architectures.registry import build, check_logits
+from normfold.models.data.batches import seed_everything
+from normfold.models.errors import UnmeasurableError
+from normfold.models.training.checkpoint import RunConfig, save_checkpoint
+from normfold.models.training.config import TrainConfig
+from normfold.models.training.distributed import synchronise_norms
+from normfold.models.training.metrics import EpochMetrics, Result, append_metrics, read_metrics, rewrite_metrics
+from normfold.models.training.optimizer import make_optimizer
+from normfold.models.training.resume import Progress, read_progress, restore_state, save_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Run:
+    """What one call of `fit` works on; progress and records grow with every epoch."""
+
+    config: RunConfig
+    folder: Path
+    network: nn.Module
+    """Itself, without the wrapper of processes."""
+    trained: nn.Module
+    """As prepared by the accelerator; the same weights."""
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    progress: Progress
+    records: list[EpochMetrics]
+
+
+def begin_run(
+    config: RunConfig,
+    settings: TrainConfig,
+    target_shape: tuple[int, ...],
+    folder: Path,
+    resume: bool,
+    accelerator: Accelerator,
+) -> Run:
+    """Build network and optimizer as they were first, or after the last epoch of the run that is resumed."""
+    seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same first weights
+    network = build(config.architecture)
+    check_logits(network, config.architecture, target_shape)
+    network = synchronise_norms(network, settings, accelerator)
+    optimizer = make_optimizer(network, settings)
+    progress = Progress(config=config)
+    if resume:
+        progress = read_progress(folder)
+        restore_state(folder, network, optimizer)
+    records = read_metrics(folder, progress.epoch)
+    trained, optimizer = accelerator.prepare(network, optimizer)
+    if progress.loss_scale is not None and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(progress.loss_scale)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        rewrite_metrics(folder, records)
+        save_state(folder, progress, network, optimizer)  # from here on there is a run to resume
+    return Run(config, folder, network, trained, optimizer, accelerator, progress, records)
+
+
+def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:
+    """Count an epoch as done, and write its metrics, its weights if they are the best so far, and its state."""
+    epoch = run.progress.epoch + 1
+    metrics = EpochMetrics(
+        epoch=epoch,
+        lr=run.optimizer.param_groups[0]["lr"],
+        train_loss=train.loss,
+        train_accuracy=train.accuracy,
+        validation_loss=validation.loss,
+        validation_accuracy=validation.accuracy,
+        validation_mean_iou=validation.mean_iou,
+        seconds=seconds,
+    )
+    run.records.append(metrics)
+    better = run.progress.is_better(validation.accuracy, validation.loss)
+    scaler = run.accelerator.scaler
+    changes: dict[str, Any] = {"epoch": epoch, "loss_scale": None if scaler is None else scaler.state_dict()}
+    if better:
+        changes |= {"best_epoch": epoch, "best_accuracy": validation.accuracy, "best_loss": validation.loss}
+    run.progress = run.progress.model_copy(update=changes)
+    if run.accelerator.is_main_process:
+        append_metrics(run.folder, metrics)
+        if better:
+            measured = with_metrics(run.config, run.folder, epoch, {"validation": validation})
+            save_checkpoint(run.folder, run.network, measured)
+        save_state(run.folder, run.progress, run.network, run.optimizer)  # last: what it counts as done is on disk
+    return metrics
+
+
+def with_metrics(config: RunConfig, folder: Path, epoch: int, results: dict[str, Result]) -> RunConfig:
+    """Return the config with these results in it; JSON has no NaN or infinity, so the folder could not be read again.
+
+    Raises:
+        UnmeasurableError: a loss is not finite.
+    """
+    metrics: dict[str, float] = {}
+    for split, result in results.items():
+        if not math.isfinite(result.loss):
+            raise UnmeasurableError(split, result.loss, folder)
+        metrics |= {f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}
+        if result.mean_iou is not None:
+            metrics[f"{split}_mean_iou"] = result.mean_iou
+    return config.model_copy(update={"epoch": epoch, "card": config.card.model_copy(update={"metrics": metrics})})

@@ -1,0 +1,1 @@
+"""Train, fold, verify, export and serve batch-normalised networks."""

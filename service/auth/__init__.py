@@ -1,0 +1,1 @@
+"""Keys, scopes and rate limits: who may call what."""

@@ -1,0 +1,147 @@
+"""Changes of the file of keys: a key is made, given a new secret, or revoked.
+
+Each holds a lock from reading to writing and writes the file whole, so that commands that run at once lose nothing of
+each other, and a service that reads meanwhile has the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from normfold.service.auth.keys import Former, Key, KeyFile, first_problem, hash_secret, join_key, read_keys
+from normfold.service.errors import KeysError, KeysUnwritableError
+
+
+def create_key(path: Path, name: str, scopes: Sequence[str], **limits: Any) -> tuple[Key, str]:
+    """Add a key, to a new file if there is none.
+
+    Args:
+        path: the file.
+        name: of no other key that is active.
+        scopes: what it is for.
+        limits: the fields rate, burst and expires.
+
+    Returns:
+        The key, and what its client sends: it is kept nowhere.
+
+    Raises:
+        KeysError: the file is broken, the name is taken, or a field is wrong.
+        KeysUnwritableError: the file cannot be written.
+    """
+    with _changing(path, make=True) as keys:
+        now = _now()
+        if any(key.name == name and key.state(now) == "active" for key in keys.values()):
+            raise KeysError(path, f"has an active key named {name!r}; choose another name, or rotate that one.")
+        identity, secret = secrets.token_hex(4), secrets.token_hex(32)
+        while identity in keys:
+            identity = secrets.token_hex(4)
+        try:
+            facts = {"id": identity, "name": name, "scopes": tuple(dict.fromkeys(scopes)), "created": now, **limits}
+            key = Key.model_validate({**facts, "sha256": hash_secret(secret)})
+        except ValidationError as error:
+            raise KeysError(path, f"was not changed: {first_problem(error)}") from None
+        keys[identity] = key
+    return key, join_key(identity, secret)
+
+
+def rotate_key(path: Path, identity: str, grace: timedelta = timedelta(0)) -> tuple[Key, str]:
+    """Give a key a new secret; the one before it goes on for as long as `grace`, and any before that not at all.
+
+    Returns:
+        The key, and what its client sends from now on: it is kept nowhere.
+
+    Raises:
+        KeysError: the file is broken, it has no such key, or that one is not active.
+        KeysUnwritableError: the file cannot be written.
+    """
+    with _changing(path) as keys:
+        key, now = _find(path, keys, identity), _now()
+        if (state := key.state(now)) != "active":
+            raise KeysError(path, f"has a key {identity!r}, but it is {state}; create a new one.")
+        secret = secrets.token_hex(32)
+        former = Former(sha256=key.sha256, until=now + grace) if grace else None
+        keys[identity] = key = key.model_copy(update={"sha256": hash_secret(secret), "former": former})
+    return key, join_key(identity, secret)
+
+
+def revoke_key(path: Path, identity: str) -> Key:
+    """End a key for good; one that was revoked before stays as it is.
+
+    Raises:
+        KeysError: the file is broken, or has no such key.
+        KeysUnwritableError: the file cannot be written.
+    """
+    with _changing(path) as keys:
+        key = _find(path, keys, identity)
+        if key.revoked is None:
+            keys[identity] = key = key.model_copy(update={"revoked": _now(), "former": None})
+    return key
+
+
+@contextmanager
+def _changing(path: Path, make: bool = False) -> Iterator[dict[str, Key]]:
+    """Give the keys by their ids to change, and write them all; other commands wait meanwhile."""
+    if path.is_symlink():
+        path = path.resolve()  # the link stays one
+    if path.is_dir():
+        raise KeysError(path, "is a folder; name a file.")
+    if not make and not path.exists():
+        read_keys(path)
+    try:
+        with _locked(path):
+            keys = {} if make and not path.exists() else {key.id: key for key in read_keys(path)}
+            before = dict(keys)
+            yield keys
+            if keys != before:
+                _write(path, KeyFile(keys=tuple(keys.values())))
+    except OSError as error:
+        raise KeysUnwritableError(path, (error.strerror or str(error)).lower()) from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file: another one beside it, since the file itself is replaced. It ends with its process."""
+    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _write(path: Path, file: KeyFile) -> None:
+    """Write under another name, for the owner alone, flush to the disk, then rename; a revocation outlives a crash."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # with mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- a descriptor, not a path
+            stream.write(file.model_dump_json(indent=2, exclude_none=True) + "\n")
+            stream.flush()
+            os.fsync(descriptor)
+        Path(temporary).replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _find(path: Path, keys: dict[str, Key], identity: str) -> Key:
+    if identity not in keys:
+        raise KeysError(path, f"has no key with the id {identity!r}; 'normfold keys list' shows those there are.")
+    return keys[identity]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

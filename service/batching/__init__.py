@@ -1,0 +1,1 @@
+"""Queue requests, form batches and run them in threads."""

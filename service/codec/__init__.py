@@ -1,0 +1,1 @@
+"""Decode requests and encode responses: JSON and binary tensors."""

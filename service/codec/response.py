@@ -1,0 +1,117 @@
+"""The Open Inference Protocol's infer response: JSON, and tensors as JSON or as bytes behind it.
+
+{id?, model_name, model_version, outputs: [{name, shape, datatype, parameters?, data?}]}, data flat
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from normfold.contract.manifest import Manifest
+from normfold.service.codec.binary_tensors import SMALLEST_KEPT, Piece, array_to_bytes
+from normfold.service.codec.json_tensors import Array
+from normfold.service.codec.request import OutputRequest
+from normfold.service.errors import UnwritableOutputError
+
+
+class Answer(NamedTuple):
+    """A response's body in pieces, and the length of its JSON where bytes follow it."""
+
+    pieces: tuple[Piece, ...]
+    json_bytes: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole body."""
+        return sum(map(len, self.pieces))
+
+
+def encode_answer(
+    manifest: Manifest, outputs: Sequence[OutputRequest], results: Mapping[str, Array], identity: str | None = None
+) -> Answer:
+    """Write an infer response.
+
+    Args:
+        manifest: the model's.
+        outputs: those asked for, in order.
+        results: name to array.
+        identity: the request's id, if it gave one.
+
+    Raises:
+        UnwritableOutputError: an output that is to be JSON holds NaN or Infinity.
+    """
+    datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
+    begin = _begin(manifest.name, manifest.version)
+    if identity is not None:
+        begin = b'{"id":%b,%b' % (orjson.dumps(identity), begin[1:])
+    text, comma = begin, b""
+    pieces: list[Piece] = []
+    tails: list[Piece] = []
+    for output in outputs:
+        array, datatype, name = results[output.name], datatypes[output.name], output.name
+        if output.classes is not None:
+            array, datatype = _classify(array, output, manifest), "BYTES"
+        head = _head(name, datatype, array.shape)
+        if output.binary:
+            tails.append(array_to_bytes(array))
+            text = b'%b%b%b"parameters":{"binary_data_size":%d}}' % (text, comma, head, len(tails[-1]))
+        elif len(numbers := _numbers(array, name)) < SMALLEST_KEPT:
+            text = b'%b%b%b"data":%b}' % (text, comma, head, numbers)
+        else:
+            pieces += (b'%b%b%b"data":' % (text, comma, head), numbers)
+            text = b"}"
+        comma = b","
+    pieces.append(text + b"]}")
+    if not any(tails):
+        return Answer(tuple(pieces))
+    return Answer((*pieces, *tails), json_bytes=sum(map(len, pieces)))
+
+
+@lru_cache(maxsize=1024)
+def _begin(name: str, version: int) -> bytes:
+    """Return the object up to its first output."""
+    return orjson.dumps({"model_name": name, "model_version": str(version)})[:-1] + b',"outputs":['
+
+
+@lru_cache(maxsize=1024)
+def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """Return an output's object up to its data."""
+    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
+
+
+def _numbers(array: Array, output: str) -> bytes:
+    """Return an output's values, flat, as JSON: orjson writes null for what JSON cannot carry."""
+    if array.dtype.kind == "O":
+        return orjson.dumps(array.reshape(-1).tolist())
+    text = orjson.dumps(np.ascontiguousarray(array).reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY)
+    if array.dtype.kind == "f" and b"null" in text:
+        raise UnwritableOutputError(output)
+    return text
+
+
+def _classify(array: Array, output: OutputRequest, manifest: Manifest) -> Array:
+    """Return the highest values of each row as `value:index[:label]`, the highest first; equal ones by index.
+
+    Without an axis of rows, the whole output is one row.
+
+    Raises:
+        UnwritableOutputError: NaN or Infinity has no place in an order.
+    """
+    if not np.isfinite(array).all():
+        raise UnwritableOutputError(output.name)
+    rows = array.reshape(array.shape[0], prod(array.shape[1:])) if array.ndim > 1 else array.reshape(1, -1)
+    labels = manifest.card.labels
+    named = labels is not None and len(labels) == rows.shape[1]
+    order = rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1][:, : output.classes]
+    texts = [
+        [f"{row[index]:f}:{index}" + (f":{labels[index]}" if named and labels else "") for index in chosen]
+        for row, chosen in zip(rows, order.tolist(), strict=True)
+    ]
+    shape = (len(texts), order.shape[1]) if array.ndim > 1 else (order.shape[1],)
+    return np.array(texts, np.object_).reshape(shape)

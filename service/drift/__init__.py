@@ -1,0 +1,1 @@
+"""Compare live inputs with the statistics of training."""

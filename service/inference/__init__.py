@@ -1,0 +1,1 @@
+"""The request path of inference, from headers to response."""

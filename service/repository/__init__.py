@@ -1,0 +1,1 @@
+"""Find, load, switch and unload model versions."""

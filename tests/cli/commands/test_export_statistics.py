@@ -1,0 +1,136 @@
+"""What `normfold export` says and keeps of running statistics that it takes anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from normfold.contract.manifest import read_manifest
+from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.export.verify.test_verify import network
+
+
+@pytest.fixture
+def run(normfold: Any, tmp_path: Path) -> Path:
+    """A run folder of a network for rows, in the current folder beside its data."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    np.savez("rows.npz", x=rng.normal(size=(120, 4)) + 3 * y[:, None], y=y)
+    arguments = "--arch mlp --arg widths=[8] --data npz:rows.npz --batch-size 40 --epochs 10 --lr 0.05 --out run"
+    code, _, err = normfold("train", *arguments.split())
+    assert code == 0, err
+    return tmp_path / "run"
+
+
+def test_they_are_taken_anew_and_told_on_screen_to_machines_and_in_the_manifest(
+    normfold: Any, run: Path, tmp_path: Path
+) -> None:
+    assert run.exists()
+    code, out, err = normfold("export", "run")
+    assert (code, err) == (0, "")
+    assert "running statistics  mean moved by  variance changed by" in out
+    assert "blocks.0.norm" in out
+    assert "Taken anew over 84 training rows: validation accuracy" in " ".join(out.split())
+
+    record = json.loads(normfold("export", "run", "--json")[1])
+
+    manifest = read_manifest(tmp_path / "model_repository/run/2/manifest.json")
+    moved = manifest.card.running_statistics
+    assert moved is not None
+    assert record["running_statistics"] == moved.model_dump(mode="json")
+    assert record["kept_statistics"] is None
+    assert (manifest.schema_version, moved.samples, moved.taken) == (3, 84, True)
+    assert [layer.layer for layer in moved.layers] == ["blocks.0.norm"]
+    assert (moved.layers[0].mean_shift or 0) > 0
+    assert manifest.card.metrics["test_accuracy"] == moved.accuracy_after["test"]
+
+
+def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
+    normfold: Any, run: Path, tmp_path: Path
+) -> None:
+    assert normfold("export", "run", "--json")[0] == 0
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model_repository/run/1/model.onnx", providers=["CPUExecutionProvider"]
+    )
+    x = torch.randn(20, 4)
+    (served,) = session.run(None, {"input": x.numpy()})
+    anew, trained = reestimate_run(run).checkpoint.network, load_checkpoint(run).network
+    np.testing.assert_allclose(served, anew(x).detach(), rtol=1e-4, atol=1e-5)
+    assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
+
+
+def test_they_are_kept_on_request(normfold: Any, run: Path, tmp_path: Path) -> None:
+    assert run.exists()
+    code, out, err = normfold("export", "run", "--keep-statistics")
+    assert (code, err) == (0, "")
+    assert "Running statistics as they are: --keep-statistics." in out
+    text = (tmp_path / "model_repository/run/1/manifest.json").read_text()
+    assert "running_statistics" not in text
+    assert json.loads(text)["schema_version"] == 1
+
+
+def test_without_the_data_the_export_goes_on_and_says_so_in_one_line(normfold: Any, run: Path, tmp_path: Path) -> None:
+    assert run.exists()
+    (tmp_path / "rows.npz").unlink()
+    code, out, err = normfold("export", "run")
+    assert (code, err) == (0, "")
+    assert "Running statistics as they are: 'rows.npz' cannot be read: No such file or directory." in " ".join(
+        out.split()
+    )
+    record = json.loads(normfold("export", "run", "--json")[1])
+    assert record["running_statistics"] is None
+    assert record["kept_statistics"].startswith("'rows.npz' cannot be read")
+
+
+def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
+    normfold: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run.exists()
+    monkeypatch.setattr(
+        "normfold.models.batchnorm.recalibrate_run.allowed_fall", lambda *_: -2.0
+    )  # any accuracy is a fall then
+    code, out, err = normfold("export", "run")
+    assert code == 0
+    assert err.startswith("warning: The running statistics are those of training: taken anew they make validation")
+    assert "Taken anew, and not kept, over 84 training rows" in " ".join(out.split())
+    record = json.loads(normfold("export", "run", "--json")[1])
+    assert record["running_statistics"]["taken"] is False
+    assert record["kept_statistics"] == "taken anew they make validation accuracy worse"
+
+
+def test_a_card_of_the_users_own_gets_the_record_too(normfold: Any, run: Path, tmp_path: Path) -> None:
+    assert run.exists()
+    Path("own.json").write_text('{"origin": "mine"}')
+    assert normfold("export", "run", "--card", "own.json")[0] == 0
+    card = read_manifest(tmp_path / "model_repository/run/1/manifest.json").card
+    assert card.origin == "mine"
+    assert card.running_statistics is not None
+
+
+def test_an_onnx_file_says_why_in_one_line_and_takes_no_such_option(normfold: Any, tmp_path: Path) -> None:
+    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+    code, out, err = normfold("export", "net.onnx")
+    assert (code, err) == (0, "")
+    assert "Running statistics as they are: an ONNX file has no training data." in out
+    code, _, err = normfold("export", "net.onnx", "--keep-statistics")
+    assert code == 2
+    assert err == "error: --keep-statistics goes with a run folder: nothing else comes with its training data.\n"
+
+
+def test_statistics_that_are_not_finite_are_mended_on_the_way(normfold: Any, run: Path) -> None:
+    trained = load_checkpoint(run)
+    trained.network.get_submodule("blocks.0.norm").running_mean.fill_(float("nan"))  # type: ignore[union-attr,operator]
+    save_checkpoint(run, trained.network, trained.config)
+    code, out, err = normfold("export", "run", "--json")
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["running_statistics"]["layers"][0]["mean_shift"] is None
+    assert record["fold"]["batchnorm_after"] == 0

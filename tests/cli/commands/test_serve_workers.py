@@ -1,0 +1,205 @@
+"""`normfold serve --workers N`: several processes that are one service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.cli.commands.test_serve import repository, run, serving, wait_until_loaded
+
+__all__ = ["repository"]
+
+PREDICT = "/v1/models/same:predict"
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Return the workers' process ids."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_ready(client: httpx.Client) -> None:
+    wait_for(lambda: client.get("/v2/health/ready").status_code == 200)
+
+
+def ask(client: httpx.Client) -> int:
+    """Ask on a connection of its own, so that any worker may take it."""
+    answer = client.post(PREDICT, json={"instances": [[1, 2]]}, headers={"Connection": "close"})
+    return answer.status_code
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    text = client.get("/metrics", headers={"Connection": "close"}).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_they_are_one_service(repository: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    options = ("--workers", "2")
+    with serving(repository, *options, NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
+        process,
+        client,
+    ):
+        wait_until_ready(client)
+        workers = children(process)
+        assert len(workers) == 2
+        assert ask(client) == 503  # nothing is loaded yet
+
+        assert client.post("/v2/repository/models/same/load").status_code == 200
+        assert {ask(client) for _ in range(20)} == {200}  # whichever worker took it
+        wait_for(lambda: metric(client, "normfold_requests_total", model="same", status="200") == 20)
+        assert metric(client, "normfold_workers") == 2
+
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: len(children(process)) == 2 and children(process) != workers)
+        wait_for(lambda: metric(client, "normfold_workers") == 2)
+        assert metric(client, "normfold_requests_total", model="same", status="200") == 20  # the dead one's too
+        assert {ask(client) for _ in range(20)} == {200}  # the new one has loaded what the others have
+
+        assert client.post("/v2/repository/models/same/unload").status_code == 200
+        assert {ask(client) for _ in range(20)} == {503}
+
+        busy = run("--repository", str(repository), "--port", "0", NORMFOLD_STATE_DIR=str(state))
+        assert busy.returncode == 2
+        assert "is in use by another service" in busy.stderr
+
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert "Traceback" not in log
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
+
+
+def test_failed_loads_of_all_are_counted_and_outlast_the_worker(repository: Path) -> None:
+    aside, broken = repository / "aside", repository / "same" / "2"
+    with serving(repository, "--workers", "2", "--model-control", "poll", NORMFOLD_POLL_INTERVAL_S="0.1") as (
+        process,
+        client,
+    ):
+        wait_until_ready(client)
+        assert metric(client, "normfold_workers_wanted") == 2
+        assert metric(client, "normfold_model_load_failures_total") == 0
+        aside.mkdir()
+        aside.rename(broken)  # at once, so that it fails once
+        wait_for(lambda: metric(client, "normfold_model_load_failures_total", model="same") == 2)  # one in each worker
+
+        broken.rename(aside)
+        workers = children(process)
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: len(children(process)) == 2 and children(process) != workers)
+        wait_for(lambda: metric(client, "normfold_workers") == 2)
+        assert metric(client, "normfold_model_load_failures_total", model="same") == 2
+        wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
+
+
+def test_they_bear_with_a_folder_that_somebody_sweeps(repository: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with serving(repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
+        _,
+        client,
+    ):
+        wait_until_ready(client)
+        for lock in (state / "workers").glob("*.lock"):
+            lock.unlink()
+        assert metric(client, "normfold_workers") == 2
+        assert client.post("/v2/repository/models/same/load").status_code == 200
+        assert {ask(client) for _ in range(10)} == {200}
+
+        (state / "workers" / "wanted.json").write_text("{")
+        answer = client.post("/v2/repository/models/same/unload")
+        assert answer.status_code == 503
+        assert "cannot be told" in answer.json()["error"]
+        assert {ask(client) for _ in range(10)} == {200}  # nothing is half done
+        (state / "workers" / "wanted.json").unlink()
+        assert client.post("/v2/repository/models/same/unload").status_code == 200
+        assert {ask(client) for _ in range(10)} == {503}
+
+
+def test_they_end_when_their_parent_is_killed(repository: Path) -> None:
+    with serving(repository, "--workers", "2") as (process, client):
+        wait_until_ready(client)
+        workers = children(process)
+        assert len(workers) == 2
+        process.kill()
+        wait_for(lambda: not any(is_alive(worker) for worker in workers))
+
+
+def test_it_is_unready_and_serves_on_before_it_ends(repository: Path) -> None:
+    with serving(repository, NORMFOLD_SHUTDOWN_DELAY_S="60") as (process, client):
+        wait_until_loaded(client)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: client.get("/v2/health/ready").status_code == 503)
+        assert "stopping" in client.get("/v2/health/ready").json()["error"]
+        assert ask(client) == 200
+        process.send_signal(signal.SIGTERM)  # at once
+        assert process.wait(timeout=20) == 0
+
+
+def test_state_folder_that_cannot_be_made_ends_with_2(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = run("--port", "0", "--workers", "2", NORMFOLD_STATE_DIR=str(tmp_path / "file" / "state"))
+    assert ended.returncode == 2
+    assert "cannot be written" in ended.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "257", "x"])
+def test_number_of_workers_is_checked(number: str) -> None:
+    ended = run("--workers", number)
+    assert ended.returncode == 2
+
+
+def test_what_one_process_refuses_at_the_start_several_refuse_once(repository: Path, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "none" / "access.log")
+    ended = run("--repository", str(repository), "--port", "0", "--workers", "2", "--access-log", nowhere)
+    assert ended.returncode == 2
+    assert "cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_went_wrong_since_the_start_is_tried_again_while_the_others_serve(
+    repository: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with serving(repository, "--workers", "2", "--access-log", str(folder / "access.log")) as (process, client):
+        wait_until_ready(client)
+        workers = children(process)
+        folder.rename(tmp_path / "gone")
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: len(children(process)) == 2 and children(process) != workers)
+        assert {ask(client) for _ in range(10)} == {200}
+        (tmp_path / "gone").rename(folder)
+        wait_for(lambda: metric(client, "normfold_workers") == 2)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert "Traceback" not in log

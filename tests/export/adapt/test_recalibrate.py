@@ -1,0 +1,414 @@
+"""Statistics re-estimated inside a graph, against float64 references written apart."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from normfold.export.adapt import activations
+from normfold.export.adapt.recalibrate import Reestimation, reestimate
+from normfold.export.adapt.sample_stability import FEWEST, compare_halves
+from normfold.export.adapt.samples import Samples
+from normfold.export.errors import (
+    MovingSamplesError,
+    NotAdaptableError,
+    SampleError,
+    StatisticsError,
+    TrainingModeError,
+)
+from normfold.export.onnx_io.model_file import load_model, save_model
+from tests.support.inflate import inflate
+from tests.support.onnx_models import batchnorm, model, run32, run64, statistics
+
+PRIOR = 16.0
+COUNT = 40
+
+
+def samples(**arrays: np.ndarray) -> Samples:
+    count = len(next(iter(arrays.values())))
+    return Samples(count, lambda start, stop: {name: array[start:stop] for name, array in arrays.items()})
+
+
+def adapted(
+    proto: onnx.ModelProto, given: Samples, tmp_path: Path, **options: Any
+) -> tuple[onnx.ModelProto, Reestimation]:
+    """Re-estimate a copy of a model."""
+    onnx.save(proto, tmp_path / "source.onnx")
+    working = load_model(tmp_path / "source.onnx")
+    found = reestimate(working, given, options.pop("prior", PRIOR), **options)
+    save_model(working, tmp_path / "adapted.onnx")
+    result = onnx.load(tmp_path / "adapted.onnx")
+    onnx.checker.check_model(result, full_check=True)
+    return result, found
+
+
+def corrected(
+    proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray], layers: Mapping[str, str], prior: float = PRIOR
+) -> onnx.ModelProto:
+    """Correct one layer after the other by running the whole model on all samples: the reference.
+
+    `layers` gives the value that each BatchNormalization reads, by its name, in an order that fits.
+    """
+    proto = onnx.ModelProto.FromString(proto.SerializeToString())
+    for name, source in layers.items():
+        probe = onnx.ModelProto.FromString(proto.SerializeToString())
+        del probe.graph.output[:]
+        probe.graph.output.append(onnx.ValueInfoProto(name=source))
+        (x,) = run64(probe, feeds) if source not in feeds else [feeds[source]]
+        axes = (0, *range(2, x.ndim))
+        for field, sampled in (("mean", x.mean(axes)), ("var", x.var(axes))):
+            tensor = next(each for each in proto.graph.initializer if each.name == f"{name}.{field}")
+            old = onnx.numpy_helper.to_array(tensor)
+            count = len(next(iter(feeds.values())))
+            blended = (prior * old + count * sampled) / (prior + count)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(blended, tensor.name))
+    return proto
+
+
+def assert_same_statistics(wanted: onnx.ModelProto, got: onnx.ModelProto) -> None:
+    arrays = [
+        {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer} for proto in (wanted, got)
+    ]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        np.testing.assert_allclose(arrays[1][name], array, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def chain(rng: np.random.Generator, spatial: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Make BatchNormalization, Relu, BatchNormalization, and off-centre samples for it."""
+    nodes = [batchnorm("x", "a", "one"), helper.make_node("Relu", ["a"], ["r"]), batchnorm("r", "y", "two")]
+    size = [3, 4, 2][:spatial]
+    proto = model(nodes, {"x": ["n", 3, *size]}, ["y"], statistics(rng, 3, "one") | statistics(rng, 3, "two"))
+    return proto, {"x": 2 + 3 * rng.normal(size=(COUNT, 3, *size))}
+
+
+@pytest.mark.parametrize("spatial", [0, 1, 2, 3])
+def test_every_rank_is_corrected_layer_after_layer(spatial: int, tmp_path: Path) -> None:
+    proto, feeds = chain(np.random.default_rng(spatial), spatial)
+
+    result, found = adapted(proto, samples(**feeds), tmp_path)
+
+    wanted = corrected(proto, feeds, {"one": "x", "two": "r"})
+    assert_same_statistics(wanted, result)
+    with pytest.raises(AssertionError):  # the second layer on what the uncorrected first one gives
+        assert_same_statistics(corrected(proto, feeds, {"two": "r", "one": "x"}), result)
+    assert [layer.node for layer in found.layers] == ["one", "two"]
+    one = found.layers[0]
+    assert one.moved[2] == pytest.approx(abs(one.new.mean[2] - one.old.mean[2]) / np.sqrt(one.old.var[2] + 1e-5))
+    assert one.variance_ratio[2] == pytest.approx((one.new.var[2] + 1e-5) / (one.old.var[2] + 1e-5))
+
+
+def test_the_prior_weighs_samples_not_pixels(tmp_path: Path) -> None:
+    proto, feeds = chain(np.random.default_rng(0), 2)
+
+    _, found = adapted(proto, samples(**feeds), tmp_path, prior=float(COUNT))
+
+    layer = found.layers[0]
+    np.testing.assert_allclose(layer.new.mean, (layer.old.mean + feeds["x"].mean((0, 2, 3))) / 2)
+
+
+def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto, feeds = chain(np.random.default_rng(0), 2)
+    whole, _ = adapted(proto, samples(**feeds), tmp_path)
+    monkeypatch.setattr(activations, "LARGEST_CHUNK", 7)  # 5 chunks of 7, and one of 5
+
+    pieces, _ = adapted(proto, samples(**feeds), tmp_path)
+    alone, _ = adapted(proto, samples(**feeds), tmp_path, batchable=False)
+
+    assert_same_statistics(whole, pieces)
+    assert_same_statistics(whole, alone)
+
+
+def test_a_mean_far_from_zero_keeps_its_variance(tmp_path: Path) -> None:
+    """E[x²] - E[x]² would lose it all: 1e8² is 1e16."""
+    proto, feeds = chain(np.random.default_rng(0), 2)
+    feeds["x"] += 1e8
+
+    _, found = adapted(proto, samples(**feeds), tmp_path, prior=0.0)
+
+    np.testing.assert_allclose(found.layers[0].new.var, feeds["x"].var((0, 2, 3)), rtol=1e-6)
+
+
+def test_parallel_branches_are_corrected_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        batchnorm("c", "a", "one"),
+        batchnorm("x", "b", "two"),
+        helper.make_node("Add", ["a", "b"], ["s"]),
+        batchnorm("s", "t", "three"),
+        helper.make_node("Add", ["t", "x"], ["y"]),
+    ]
+    constants = {"w": rng.normal(size=(3, 3, 3, 3))}
+    for name in ("one", "two", "three"):
+        constants |= statistics(rng, 3, name)
+    proto = model(nodes, {"x": ["n", 3, 4, 4]}, ["y"], constants)
+    feeds = {"x": 1 + rng.normal(size=(COUNT, 3, 4, 4))}
+
+    result, _ = adapted(proto, samples(**feeds), tmp_path)
+
+    assert_same_statistics(corrected(proto, feeds, {"one": "c", "two": "x", "three": "s"}), result)
+
+
+def test_rows_behind_a_reshape_belong_to_their_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["f"]),
+        batchnorm("f", "b"),
+        helper.make_node("Reshape", ["b", "back"], ["y"]),
+    ]
+    constants = statistics(rng, 4) | {"flat": np.array([-1, 4]), "back": np.array([-1, 5, 4])}
+    proto = model(nodes, {"x": ["n", 5, 4]}, ["y"], constants)
+    feeds = {"x": rng.normal(size=(COUNT, 5, 4)) + rng.normal(size=(COUNT, 1, 4))}
+
+    result, found = adapted(proto, samples(**feeds), tmp_path)
+
+    assert_same_statistics(corrected(proto, feeds, {"bn": "f"}), result)
+    per_sample = compare_halves(feeds["x"].mean(1), feeds["x"].var(1), 1e-5)
+    assert found.layers[0].halves.means.z == pytest.approx(per_sample.means.z)
+
+
+def test_two_layers_that_share_their_statistics_get_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [batchnorm("x", "a"), helper.make_node("Exp", ["a"], ["e"]), batchnorm("e", "y")]
+    nodes[0].name, nodes[2].name = "first", "second"
+    proto = model(nodes, {"x": ["n", 2]}, ["y"], statistics(rng, 2))
+
+    _, found = adapted(proto, samples(x=rng.normal(size=(COUNT, 2))), tmp_path)
+
+    assert [layer.node for layer in found.layers] == ["first", "second"]
+    np.testing.assert_array_equal(found.layers[0].old.mean, found.layers[1].old.mean)
+    assert not np.allclose(found.layers[0].new.mean, found.layers[1].new.mean)
+
+
+def test_a_network_that_fixes_its_batch_gets_whole_batches(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    proto = model([batchnorm("x", "y")], {"x": [8, 3]}, ["y"], statistics(rng, 3))
+    feeds = {"x": rng.normal(size=(COUNT, 3))}
+
+    _, found = adapted(proto, samples(**feeds), tmp_path, prior=0.0)
+
+    np.testing.assert_allclose(found.layers[0].new.mean, feeds["x"].mean(0))
+    with pytest.raises(SampleError, match="takes batches of 8; 39 samples are not whole batches"):
+        adapted(proto, samples(x=feeds["x"][:39]), tmp_path)
+
+
+def test_several_inputs_and_a_branch_that_reads_outer_values(tmp_path: Path) -> None:
+    """Between two layers stands an If; its branches read a value that was made before the first layer."""
+    rng = np.random.default_rng(0)
+    kind = helper.make_tensor_value_info("o", TensorProto.DOUBLE, None)
+    branches = {
+        "then_branch": helper.make_graph([helper.make_node("Add", ["a", "s"], ["o"])], "then", [], [kind]),
+        "else_branch": helper.make_graph(
+            [helper.make_node("Sub", ["a", "s"], ["o2"])],
+            "else",
+            [],
+            [helper.make_tensor_value_info("o2", TensorProto.DOUBLE, None)],
+        ),
+    }
+    nodes = [
+        helper.make_node("Add", ["x", "z"], ["s"]),
+        batchnorm("s", "a", "one"),
+        helper.make_node("ReduceSum", ["s"], ["total"], keepdims=0),
+        helper.make_node("Greater", ["total", "limit"], ["which"]),
+        helper.make_node("If", ["which"], ["i"], **branches),
+        helper.make_node("Reshape", ["i", "shape"], ["j"]),
+        batchnorm("j", "y", "two"),
+    ]
+    constants = statistics(rng, 2, "one") | statistics(rng, 2, "two")
+    constants |= {"limit": np.array(-1e9), "shape": np.array([-1, 2])}
+    proto = model(nodes, {"x": ["n", 2], "z": ["n", 2]}, ["y"], constants)
+    feeds = {name: rng.normal(size=(COUNT, 2)) for name in "xz"}
+
+    result, _ = adapted(proto, samples(**feeds), tmp_path)
+
+    assert_same_statistics(corrected(proto, feeds, {"one": "s", "two": "j"}), result)
+
+
+def test_functions_are_inlined(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parameters = ["scale", "shift", "mean", "var"]
+    inner = helper.make_node("BatchNormalization", ["in", *parameters], ["out"])
+    function = helper.make_function("own", "Norm", ["in", *parameters], ["out"], [inner], [helper.make_opsetid("", 17)])
+    names = [f"bn.{field}" for field in parameters]
+    graph = model([batchnorm("x", "y")], {"x": ["n", 2]}, ["y"], statistics(rng, 2)).graph
+    graph.node[0].CopyFrom(helper.make_node("Norm", ["x", *names], ["y"], domain="own", name="call"))
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    proto = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=10)
+    x = rng.normal(size=(COUNT, 2))
+
+    _, found = adapted(proto, samples(x=x), tmp_path, prior=0.0)
+
+    np.testing.assert_allclose(found.layers[0].new.mean, x.mean(0))
+
+
+@pytest.mark.parametrize("name", ["legacy_seresnet18", "levit_128s", "mobilenetv3_small_050", "test_coatnet"])
+def test_published_graphs_end_with_the_statistics_of_their_own_activations(name: str, tmp_path: Path) -> None:
+    """Without a prior, each layer of the result holds mean and variance of what it is given in the result."""
+    packed = Path(__file__).parents[2] / "graphs" / f"{name}.onnx.gz"
+    proto = inflate(onnx.ModelProto.FromString(gzip.decompress(packed.read_bytes())))
+    (port,) = proto.graph.input
+    batch, *size = [axis.dim_value for axis in port.type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).normal(0.5, 2, (3 * batch, *size)).astype(np.float32)
+
+    result, found = adapted(proto, samples(**{port.name: x}), tmp_path, prior=0.0)
+
+    nodes = [node for node in result.graph.node if node.op_type == "BatchNormalization"]
+    assert len(found.layers) == len(nodes)
+    read = list(dict.fromkeys(node.input[0] for node in nodes))
+    del result.graph.output[:]
+    result.graph.output.extend(onnx.ValueInfoProto(name=value) for value in read)
+    runs = [run32(result, {port.name: rows}) for rows in np.split(x, 3)]
+    given_to = {value: np.concatenate(arrays) for value, *arrays in zip(read, *runs, strict=True)}
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in result.graph.initializer}
+    for node in nodes:
+        given = given_to[node.input[0]].astype(np.float64)
+        over = (0, *range(2, given.ndim))
+        spread = np.sqrt(given.var(over)) + 1e-6 * np.abs(given).max()
+        assert (np.abs(held[node.input[3]] - given.mean(over)) <= 1e-4 * spread).all()
+        assert (np.abs(np.sqrt(held[node.input[4]]) - given.std(over)) <= 1e-4 * spread).all()
+
+
+def test_what_training_left_is_blended_with_if_it_is_given(tmp_path: Path) -> None:
+    proto, feeds = chain(np.random.default_rng(0), 1)
+    once, found = adapted(proto, samples(**feeds), tmp_path)
+
+    twice, again = adapted(once, samples(**feeds), tmp_path, trained=found.trained)
+    drifted, _ = adapted(once, samples(**feeds), tmp_path)
+
+    assert_same_statistics(once, twice)
+    assert all((layer.moved < 1e-9).all() for layer in again.layers)
+    with pytest.raises(AssertionError):
+        assert_same_statistics(once, drifted)
+
+
+def subgraph() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    out = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["n", 2]) for name in ("o", "p")]
+    branches = {
+        "then_branch": helper.make_graph([batchnorm("x", "o")], "then", [], out[:1]),
+        "else_branch": helper.make_graph([helper.make_node("Identity", ["x"], ["p"])], "else", [], out[1:]),
+    }
+    nodes = [helper.make_node("If", ["which"], ["y"], **branches)]
+    return model(nodes, {"x": ["n", 2]}, ["y"], statistics(rng, 2) | {"which": np.array(True)})
+
+
+def other_axis() -> onnx.ModelProto:
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 2, 0]), batchnorm("t", "y")]
+    return model(nodes, {"x": ["n", 3, 2]}, ["y"], statistics(np.random.default_rng(0), 2))
+
+
+def overridden() -> onnx.ModelProto:
+    proto = model([batchnorm("x", "y")], {"x": ["n", 2]}, ["y"], statistics(np.random.default_rng(0), 2))
+    proto.graph.input.append(helper.make_tensor_value_info("bn.mean", TensorProto.DOUBLE, [2]))
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("proto", "shape", "says"),
+    [
+        (model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}), (2,), "no BatchNormalization"),
+        (subgraph(), (2,), "'bn' stands in the subgraph of a control flow node"),
+        (other_axis(), (3, 2), "'bn' is given 't', whose first axis does not hold the samples"),
+        (overridden(), (2,), "cannot be replaced: BatchNormalization 'bn': its running_mean may be overridden"),
+    ],
+)
+def test_what_cannot_be_adapted_says_why(proto: onnx.ModelProto, shape: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(NotAdaptableError, match=says):
+        adapted(proto, samples(x=np.ones((COUNT, *shape))), tmp_path)
+
+
+def test_training_mode_is_refused(tmp_path: Path) -> None:
+    node = batchnorm("x", "y", training_mode=1)
+    node.output.extend(["m", "v"])
+    proto = model([node], {"x": ["n", 2]}, ["y"], statistics(np.random.default_rng(0), 2))
+    with pytest.raises(TrainingModeError):
+        adapted(proto, samples(x=np.ones((COUNT, 2))), tmp_path)
+
+
+def test_statistics_beyond_their_dtype_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["e"]), batchnorm("e", "y")]
+    constants = statistics(np.random.default_rng(0), 2, dtype=np.float32)
+    proto = model(nodes, {"x": ["n", 2]}, ["y"], constants, dtype=np.float32)
+    with pytest.raises(StatisticsError, match="drive BatchNormalization 'bn' beyond"):
+        adapted(proto, samples(x=np.full((COUNT, 2), 1e4, np.float32)), tmp_path)
+
+
+def test_samples_that_the_network_cannot_run_on_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["table", "x"], ["t"]), batchnorm("t", "y")]
+    constants = statistics(np.random.default_rng(0), 2, dtype=np.float32) | {"table": np.zeros((4, 2), np.float32)}
+    proto = model(nodes, {"x": ["n"]}, ["y"], constants, dtype=np.int64)
+
+    with pytest.raises(NotAdaptableError, match="The network cannot be run on these samples: .*out of"):
+        adapted(proto, samples(x=np.full(COUNT, 9)), tmp_path)
+
+
+def halves_differ(x: np.ndarray, tmp_path: Path) -> Reestimation:
+    nodes = [helper.make_node("Identity", ["x"], ["i"]), batchnorm("i", "y")]
+    proto = model(nodes, {"x": ["n", *x.shape[1:]]}, ["y"], statistics(np.random.default_rng(0), x.shape[1]))
+    return adapted(proto, samples(x=x), tmp_path)[1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_halves_of_equal_samples_agree_though_their_pixels_are_alike(seed: int, tmp_path: Path) -> None:
+    """Each sample has a level of its own: halves of as many independent pixels would never differ so much."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(COUNT, 3, 8, 8)) * 0.1 + rng.normal(size=(COUNT, 1, 1, 1))
+
+    halves_differ(x, tmp_path).require()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x, late: x + late, "'bn' their means lie"),
+        (lambda x, late: x * (1 + 2 * late), "'bn' their variances lie"),
+        (lambda x, _: x + 2 * np.linspace(0, 1, len(x)).reshape(-1, 1, 1, 1), "means lie"),
+    ],
+)
+def test_samples_that_change_half_way_are_refused(change: Any, says: str, tmp_path: Path) -> None:
+    late = (np.arange(COUNT) >= COUNT // 2).reshape(-1, 1, 1, 1)
+    x = change(np.random.default_rng(0).normal(size=(COUNT, 3, 8, 8)), late)
+
+    with pytest.raises(MovingSamplesError, match=says) as caught:
+        halves_differ(x, tmp_path).require()
+
+    assert caught.value.z > 4
+    shuffled = np.random.default_rng(1).permutation(x)  # the order is what tells
+    halves_differ(shuffled, tmp_path).require()
+
+
+def test_a_change_too_small_to_matter_is_none_however_sure_it_is(tmp_path: Path) -> None:
+    late = (np.arange(4000) >= 2000).reshape(-1, 1)
+
+    found = halves_differ(np.random.default_rng(0).normal(size=(4000, 3)) + 0.2 * late, tmp_path)
+
+    assert found.layers[0].halves.means.z > 4
+    found.require()
+
+
+def test_nothing_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "aside").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "aside"))
+    proto, feeds = chain(np.random.default_rng(0), 2)
+
+    adapted(proto, samples(**feeds), tmp_path)
+    with pytest.raises(NotAdaptableError):
+        adapted(other_axis(), samples(x=np.ones((COUNT, 3, 2))), tmp_path)
+
+    assert list((tmp_path / "aside").iterdir()) == []
+
+
+def test_halves_of_one_sample_cannot_be_compared() -> None:
+    means = np.random.default_rng(0).normal(size=(FEWEST, 2))
+
+    assert np.isfinite(compare_halves(means, np.ones_like(means), 1e-5).means.z)
+    with pytest.raises(ValueError, match="3 samples have no halves to compare"):
+        compare_halves(means[1:], np.ones_like(means[1:]), 1e-5)

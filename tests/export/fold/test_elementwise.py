@@ -1,0 +1,118 @@
+"""Mul, Add, Sub and Div by a constant vector are affines too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import NodeProto, helper
+
+from normfold.export.fold.report import Outcome
+from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
+
+IMAGE = {"x": ["n", 4, 5, 5]}
+
+
+def node(op_type: str, inputs: str, output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(op_type, inputs.split(), [output], **attributes)
+
+
+def check(nodes: list[NodeProto], constants: dict[str, Any], wanted: list[str], opset: int = 17) -> Any:
+    source = model(nodes, IMAGE, ["y"], constants, opset=opset)
+    result, report = folded(source)
+    assert operators(result) == wanted
+    assert_same(source, result, {"x": np.random.default_rng(1).normal(size=(2, 4, 5, 5))})
+    return report
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_a_decomposed_batchnorm_folds_into_the_layer_before_it(rng: np.random.Generator) -> None:
+    nodes = [
+        node("Conv", "x w", "h"),
+        node("Sub", "h mean", "a"),
+        node("Div", "a std", "b"),
+        node("Mul", "b scale", "c"),
+        node("Add", "c shift", "y"),
+    ]
+    vectors = {name: rng.uniform(0.5, 2, size=(4, 1, 1)) for name in ("mean", "std", "scale", "shift")}
+
+    report = check(nodes, {"w": rng.normal(size=(4, 4, 3, 3))} | vectors, ["Conv"])
+
+    assert report.affines == 4
+
+
+def test_a_layer_scale_folds_into_the_layer_before_it(rng: np.random.Generator) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Mul", "k h", "s"), node("Add", "x s", "a"), node("Tanh", "a", "y")]
+
+    check(nodes, {"w": rng.normal(size=(4, 4, 1, 1)), "k": rng.normal(size=(4, 1, 1))}, ["Conv", "Tanh"])
+
+
+def test_a_layer_scale_between_a_layer_and_a_batchnorm_goes_with_it(rng: np.random.Generator) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Mul", "h k", "s"), batchnorm("s", "y")]
+    constants = {"w": rng.normal(size=(4, 4, 1, 1)), "k": rng.normal(size=(4, 1, 1))} | statistics(rng, 4)
+
+    check(nodes, constants, ["Conv"])
+
+
+def test_what_stands_on_a_batchnorm_that_stays_is_composed_with_it(rng: np.random.Generator) -> None:
+    nodes = [node("Tanh", "x", "t"), batchnorm("t", "n"), node("Mul", "n k", "m"), node("Tanh", "m", "y")]
+
+    report = check(
+        nodes, {"k": rng.normal(size=(4, 1, 1))} | statistics(rng, 4), ["Tanh", "BatchNormalization", "Tanh"]
+    )
+
+    assert report.entries[0].outcome is Outcome.KEPT
+
+
+def test_two_batchnorms_in_a_row_become_one(rng: np.random.Generator) -> None:
+    nodes = [
+        node("Tanh", "x", "t"),
+        batchnorm("t", "n", "first"),
+        batchnorm("n", "m", "second"),
+        node("Tanh", "m", "y"),
+    ]
+    constants = statistics(rng, 4, "first") | statistics(rng, 4, "second")
+
+    report = check(nodes, constants, ["Tanh", "BatchNormalization", "Tanh"])
+
+    assert [entry.outcome for entry in report.entries] == [Outcome.COMPOSED, Outcome.KEPT]
+    assert report.entries[0].into == ("second",)
+
+
+@pytest.mark.parametrize(("op_type", "number"), [("Add", 0.0), ("Sub", 0.0), ("Mul", 1.0), ("Div", 1.0)])
+def test_what_does_nothing_goes(op_type: str, number: float) -> None:
+    nodes = [node("Tanh", "x", "t"), node(op_type, "t c", "s"), node("Tanh", "s", "y")]
+
+    check(nodes, {"c": np.float64(number)}, ["Tanh", "Tanh"])
+
+
+def test_what_does_nothing_between_input_and_output_stays() -> None:
+    check([node("Add", "x c", "y")], {"c": np.float64(0)}, ["Add"])
+
+
+def test_a_scalar_is_left_alone(rng: np.random.Generator) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Mul", "h c", "y")]
+
+    check(nodes, {"w": rng.normal(size=(4, 4, 1, 1)), "c": np.float64(0.5)}, ["Conv", "Mul"])
+
+
+def test_the_affine_of_a_decomposed_layer_norm_is_left_for_the_runtime(rng: np.random.Generator) -> None:
+    nodes = [
+        node("ReduceMean", "x", "m", axes=[1]),
+        node("Sub", "x m", "d"),
+        node("Mul", "d d", "q"),
+        node("ReduceMean", "q", "v", axes=[1]),
+        node("Sqrt", "v", "r"),
+        node("Div", "d r", "z"),
+        node("Mul", "z scale", "a"),
+        node("Add", "a shift", "b"),
+        node("Conv", "b w", "y"),
+    ]
+    constants = {"scale": rng.normal(size=(4, 1, 1)), "shift": rng.normal(size=(4, 1, 1))}
+
+    check(nodes, constants | {"w": rng.normal(size=(3, 4, 1, 1))}, [each.op_type for each in nodes])

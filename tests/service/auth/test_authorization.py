@@ -1,0 +1,496 @@
+"""Who may pass: keys by scope and rate, paths that try to look like others, and web pages of other origins."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.routing import Match
+
+from normfold.service import app
+from normfold.service.app import create_app
+from normfold.service.auth import key_store as keyring
+from normfold.service.auth.authorization import need_of
+from normfold.service.auth.key_admin import create_key, revoke_key
+from normfold.service.errors import KeysError
+from normfold.service.inference.asgi import InferRoute
+from normfold.service.logs import FACTS
+from normfold.service.settings import Settings
+from tests.service.conftest import BundleWriter, Service, serve_app
+from tests.service.http.test_hostile_bodies import PICTURE, wait_for
+
+LOCKED = {"error": "This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."}
+PAGE = "https://app.example:8443"
+INFER = "/v2/models/digits/infer"
+
+NEEDS = {
+    "/": "nothing",
+    "/docs": "nothing",
+    "/openapi.json": "nothing",
+    "/v2/health/live": "nothing",
+    "/v2/health/ready": "nothing",
+    "/metrics": "metrics",
+    "/v2/models/stats": "metrics",
+    "/v2/models/{model}/stats": "metrics",
+    "/v2/models/{model}/shift": "metrics",
+    "/v2/models/{model}/samples": "admin",
+    "/v2/models/{model}/versions/{version}/samples": "admin",
+    "/v2/models/{model}/versions/{version}/shift": "metrics",
+    "/v2/models/{model}/versions/{version}/stats": "metrics",
+    "/v2/repository/models/{model}/load": "admin",
+    "/v2/repository/models/{model}/unload": "admin",
+    "/v2/repository/index": "infer",
+    "/v1/models": "infer",
+    "/v1/models/{model}:predict": "infer",
+    "/v1/models/{model}/versions/{version}:predict": "infer",
+    "/v1/models/{model}:classify": "infer",
+    "/v1/models/{model}/versions/{version}:classify": "infer",
+    "/v2": "infer",
+    "/v2/models/{model}": "infer",
+    "/v2/models/{model}/versions/{version}": "infer",
+    "/v2/models/{model}/infer": "infer",
+    "/v2/models/{model}/versions/{version}/infer": "infer",
+    "/v2/models/{model}/ready": "infer",
+    "/v2/models/{model}/versions/{version}/ready": "infer",
+    "/v2/models/{model}/config": "infer",
+    "/v2/models/{model}/versions/{version}/config": "infer",
+}
+"""Every route of the app, and what it needs: a second opinion on the table of `service.auth.authorization`."""
+
+APP = create_app(Settings())
+
+
+def routes(found: Any) -> Iterator[Any]:
+    """Yield every route, those of included routers too."""
+    for route in found:
+        if hasattr(route, "path"):
+            yield route
+        else:
+            yield from routes(route.effective_candidates())
+
+
+def route_of(path: str) -> str | None:
+    """Return the path, with its parameters' names, of the route that the app would take."""
+    scope = {"type": "http", "path": path, "root_path": "", "headers": []}
+    for route in routes(APP.router.routes):
+        for method in ("GET", "POST"):
+            if route.matches({**scope, "method": method})[0] is Match.FULL:
+                return str(route.path)
+    return None
+
+
+def test_every_route_has_its_need_decided() -> None:
+    paths = {route.path for route in routes(APP.router.routes)}
+    assert paths >= set(APP.openapi()["paths"])  # the walk sees them all
+    assert {path: need_of(path) for path in paths} == NEEDS
+
+
+PIECES = (
+    *("", "/", "//", "/v1", "/v2", "/V2", "/models", "/models/", "/m", "/stats", "/infer", "/versions", "/1", "/ready"),
+    *("/config", "/repository", "/index", "/load", "/unload", "/health", "/live", "/metrics", "/docs", "/openapi.json"),
+    *(":predict", ":classify", ".", "..", "/..", "%2f", "\n", "\0", " ", "?", ";", "é", "stats", "/health/live"),
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
+    need, route = need_of(path), route_of(path)
+    if need is not None:
+        assert route is None or NEEDS[route] == need
+        assert route is not None or need != "nothing"
+    matched = InferRoute.match({"path": path, "method": "POST"})
+    assert matched is None or need in ("infer", None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "//", "/metrics/", "//metrics", "/metrics\n", "/Metrics", "/v2/", "/v2/models", "/v2/models/", "/docs/"),
+        *("/v2/health", "/v2/health/", "/v2/health/live/", "/v2/health/live\n", "/v2/health/../../metrics"),
+        *("/docs/oauth2-redirect", "/v2/health/live/../ready", "/v2/repository/models/a/b/load", "/v1/models/a"),
+        *("/v2/models/a/versions/1/2/infer", "/v1/models/a:explain", "/v2/models//infer", "/v2/models/a/b/stats"),
+    ],
+)
+def test_a_path_that_is_none_of_ours_has_no_need(path: str) -> None:
+    assert need_of(path) is None
+
+
+class Keys:
+    """A service with a key of each kind, by name."""
+
+    def __init__(self, folder: Path, service: Service, sent: dict[str, str], ids: dict[str, str]) -> None:
+        self.folder, self.service, self.sent, self.ids, self.client = folder, service, sent, ids, service.client
+
+    def ask(self, key: str | None, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.sent[key]}"} if key else {}
+        url = httpx.URL(self.client.base_url).copy_with(raw_path=path.encode())
+        return self.client.request(method, url, headers=headers | more.pop("headers", {}), **more)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
+    folder = tmp_path_factory.mktemp("keys")
+    writer = BundleWriter(folder / "repository")
+    writer.root.mkdir()
+    writer.digits()
+    sent, ids = {}, {}
+    slow = {"slow": {"rate": 0.01, "burst": 2}, "slower": {"rate": 0.01, "burst": 1}}
+    for name, limits in {"infer": {}, "admin": {}, "metrics": {}, **slow}.items():
+        key, sent[name] = create_key(folder / "keys.json", name, ["infer" if name in slow else name], **limits)
+        ids[name] = key.id
+    sent["wrong"], sent["nonsense"] = sent["infer"][:-1] + "x", "x"
+    settings = Settings(
+        repository=writer.root,
+        provider="cpu",
+        keys=folder / "keys.json",
+        access_log=folder / "access.log",
+        cors_origins=(PAGE,),
+    )
+    with serve_app(create_app(settings), settings) as service:
+        service.wait_until_loaded()
+        yield Keys(folder, service, sent, ids)
+
+
+def lines(keys: Keys, request_id: str) -> list[dict[str, Any]]:
+    """Wait for the access log's line of a request."""
+    path, wanted = keys.folder / "access.log", f'"{request_id}"'
+    wait_for(lambda: wanted in path.read_text())
+    return [json.loads(line) for line in path.read_text().splitlines() if wanted in line]
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_probes_and_pages_need_no_key(keys: Keys, path: str, key: str | None) -> None:
+    assert keys.ask(key, "GET", path).status_code == 200
+
+
+@pytest.mark.parametrize("key", [None, "wrong", "nonsense"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", INFER),
+        ("POST", "/v2/models/none/infer"),
+        ("POST", "/v1/models/digits:predict"),
+        ("GET", "/v1/models"),
+        ("GET", "/v2"),
+        ("GET", "/metrics"),
+        ("GET", "/v2/models/stats"),
+        ("POST", "/v2/repository/models/digits/unload"),
+        ("DELETE", "/v2"),
+        ("OPTIONS", INFER),
+        ("GET", "/nothing"),
+        ("GET", "/metrics/"),
+        ("GET", "/metrics%0a"),
+        ("GET", "//metrics"),
+        ("GET", "/%6detrics"),
+        ("GET", "/v2/health/..%2f..%2fmetrics"),
+        ("GET", "/v2/health/nothing"),
+        ("GET", "/docs/oauth2-redirect"),
+    ],
+)
+def test_everything_else_needs_one_and_tells_nothing_without(
+    keys: Keys, method: str, path: str, key: str | None
+) -> None:
+    answer = keys.ask(key, method, path)
+    assert answer.status_code == 401
+    assert answer.json() == LOCKED
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope", "status"),
+    [
+        ("POST", INFER, "infer", 200),
+        ("POST", "/v2/models/none/infer", "infer", 404),
+        ("GET", "/v2/models/digits", "infer", 200),
+        ("GET", "/v2/models/digits/config", "infer", 200),
+        ("GET", "/v1/models", "infer", 200),
+        ("DELETE", "/v1/models", "infer", 405),
+        ("POST", "/v2/repository/index", "infer", 200),
+        ("GET", "/metrics", "metrics", 200),
+        ("GET", "/%6detrics", "metrics", 200),
+        ("GET", "/v2/models/stats", "metrics", 200),
+        ("GET", "/v2/models/digits/stats", "metrics", 200),
+        ("GET", "/v2/models/digits/versions/1/stats", "metrics", 200),
+        ("POST", "/v2/repository/models/digits/load", "admin", 403),  # by model_control, not by the doors
+        ("POST", "/v2/repository/models/digits/unload", "admin", 403),
+    ],
+)
+def test_a_key_opens_what_its_scope_names_and_nothing_more(
+    keys: Keys, method: str, path: str, scope: str, status: int
+) -> None:
+    body = {"json": PICTURE} if path == INFER else {}
+    for name in ("infer", "admin", "metrics"):
+        answer = keys.ask(name, method, path, **body)
+        refusal = {"error": f"This needs a key with the scope {scope!r}."}
+        if name == scope:
+            assert answer.status_code == status
+            assert not answer.headers["content-type"].startswith("application/json") or answer.json() != refusal
+        else:
+            assert (answer.status_code, answer.json()) == (403, refusal)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/metrics%0a", "//v2", "/v2/health/live%0a"])
+def test_with_a_key_a_path_that_is_not_there_is_404(keys: Keys, path: str) -> None:
+    for name in ("infer", "admin", "metrics"):
+        answer = keys.ask(name, "GET", path)
+        assert answer.status_code == 404
+        assert re.fullmatch(r"There is no path '.*'; GET /docs describes those there are\.", answer.json()["error"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": "Bearer {}"}, 200),
+        ({"Authorization": "bEARER   {}"}, 200),
+        ({"X-API-Key": "{}"}, 200),
+        ({"X-API-Key": "{}", "Authorization": "Basic dTpw"}, 200),
+        ({"X-API-Key": "{}", "Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Basic {}"}, 401),
+        ({"Authorization": "{}"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"X-API-Key": "Bearer {}"}, 401),
+        ({"Cookie": "key={}"}, 401),
+    ],
+)
+def test_a_key_comes_in_one_of_two_headers(keys: Keys, headers: dict[str, str], status: int) -> None:
+    sent = {name: value.format(keys.sent["infer"]) for name, value in headers.items()}
+    assert keys.ask(None, "GET", "/v2", headers=sent).status_code == status
+    assert keys.ask(None, "POST", INFER, headers=sent, json=PICTURE).status_code == status
+
+
+def exchange(keys: Keys, sent: bytes) -> bytes:
+    """Send bytes, and read up to where the server closes."""
+    port = httpx.URL(keys.client.base_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(sent)
+        return connection.makefile("rb").read()
+
+
+def test_a_refusal_comes_before_the_body_is_sent(keys: Keys) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
+    answer = exchange(keys, head.encode())
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"\r\nconnection: close\r\n" in answer  # whether it sends its body now, nobody knows
+
+
+def test_a_client_that_sends_all_before_it_reads_gets_its_refusal_and_may_go_on(keys: Keys) -> None:
+    with httpx.Client(base_url=keys.client.base_url, timeout=20, trust_env=False) as client:
+        for _ in range(2):
+            assert client.post(INFER, content=bytes(20_000_000)).json() == LOCKED
+        headers = {"X-API-Key": keys.sent["infer"]}
+        assert client.post(INFER, json=PICTURE, headers=headers).status_code == 200
+
+
+def in_one_piece(keys: Keys, key: str | None, field: str = "") -> tuple[bytes, Any]:
+    """Send an infer request as the short way takes it: (head of the answer, its JSON)."""
+    body = json.dumps(PICTURE).encode()
+    field += f"X-API-Key: {keys.sent[key]}\r\n" if key else ""
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{field}\r\n"
+    answer, text = exchange(keys, head.encode() + body).split(b"\r\n\r\n", 1)
+    return answer, json.loads(text)
+
+
+def test_the_short_way_has_the_same_doors(keys: Keys, taken: list[bytes]) -> None:
+    head, answer = in_one_piece(keys, "infer")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert answer["outputs"]
+    for key in (None, "wrong"):
+        head, answer = in_one_piece(keys, key)
+        assert head.startswith(b"HTTP/1.1 401")
+        assert b"www-authenticate: Bearer" in head
+        assert answer == LOCKED
+    head, answer = in_one_piece(keys, "admin")
+    assert head.startswith(b"HTTP/1.1 403")
+    assert answer == {"error": "This needs a key with the scope 'infer'."}
+    assert in_one_piece(keys, "slower")[0].startswith(b"HTTP/1.1 200")
+    head, _ = in_one_piece(keys, "slower", "X-Request-Id: short\r\n")
+    assert head.startswith(b"HTTP/1.1 429")
+    assert b"retry-after: " in head
+    assert lines(keys, "short")[0]["key"]["name"] == "slower"
+    assert len(taken) == 6
+
+
+def test_a_page_of_another_origin_takes_the_long_way(keys: Keys, taken: list[bytes]) -> None:
+    head, answer = in_one_piece(keys, "infer", f"Origin: {PAGE}\r\n")
+    assert answer["outputs"]
+    assert f"access-control-allow-origin: {PAGE}".encode() in head
+    assert not taken
+
+
+def test_workers_share_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(app, "RateLimiter", lambda share: shares.append(share))
+    create_key(tmp_path / "keys.json", "ci", ["infer"])
+    for workers in (1, 4):
+        create_app(Settings(keys=tmp_path / "keys.json", workers=workers))
+    assert shares == [1, 0.25]
+
+
+def test_the_access_log_names_the_key_and_never_its_secret(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    asked = {
+        name: [
+            keys.ask(name, method, path, json=PICTURE, headers={"X-Request-Id": f"{name}-{method}-{number}"})
+            for number, (method, path) in enumerate([("POST", INFER), ("GET", "/v2"), ("GET", "/nothing")])
+        ]
+        for name in ("infer", "metrics", "wrong")
+    }
+    for name, answers in asked.items():
+        for answer in answers:
+            [line] = lines(keys, answer.headers["x-request-id"])
+            assert line.get("key") == (None if name == "wrong" else {"id": keys.ids[name], "name": name})
+    everything = (keys.folder / "access.log").read_text() + caplog.text
+    for sent in keys.sent.values():
+        if sent != "x":
+            assert sent.rpartition("_")[2] not in everything
+
+
+def test_the_services_own_log_names_the_key_too(
+    bundles: Any, start: Callable[..., Any], access_log: Any, tmp_path: Path
+) -> None:
+    key, sent = create_key(tmp_path / "keys.json", "ci", ["infer"])
+    client = start(bundles.root, keys=tmp_path / "keys.json").client
+    answer = client.get("/v2", headers={"X-API-Key": sent})
+    facts = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    assert facts["key"] == {"id": key.id, "name": "ci"}
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_others_go_on(keys: Keys) -> None:
+    answers = [keys.ask("slow", "POST", INFER, json=PICTURE) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    wait_s = int(answers[2].headers["retry-after"])
+    assert 90 < wait_s <= 100
+    assert answers[2].json() == {"error": f"The key has asked too often. Try again in {wait_s} seconds."}
+    assert keys.ask("slow", "GET", "/v2").status_code == 429
+    assert keys.ask("slow", "GET", "/metrics").status_code == 403
+    assert keys.ask("slow", "GET", "/v2/health/live").status_code == 200
+    assert keys.ask("infer", "POST", INFER, json=PICTURE).status_code == 200
+    [line] = lines(keys, answers[2].headers["x-request-id"])
+    assert (line["status"], line["key"]) == (429, {"id": keys.ids["slow"], "name": "slow"})
+
+
+def test_a_running_service_takes_new_keys_and_drops_revoked_ones(
+    bundles: Any, start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "LOOK_EVERY_S", 0.02)
+    file = tmp_path / "keys.json"
+    first, sent = create_key(file, "first", ["infer"])
+    client = start(bundles.root, keys=file).client
+
+    def status(key: str) -> int:
+        return int(client.get("/v2", headers={"X-API-Key": key}).status_code)
+
+    assert status(sent) == 200
+    _, second = create_key(file, "second", ["infer"])
+    wait_for(lambda: status(second) == 200)
+    revoke_key(file, first.id)
+    wait_for(lambda: status(sent) == 401)
+    assert status(second) == 200
+
+
+def test_a_service_whose_keys_cannot_be_read_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match="does not exist"):
+        create_app(Settings(keys=tmp_path / "keys.json"))
+
+
+def test_pages_have_a_field_for_the_key_where_keys_are_needed(keys: Keys, served: Any) -> None:
+    document = keys.client.get("/openapi.json").json()
+    [(name, scheme)] = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            locked = NEEDS[path] != "nothing"
+            assert operation.get("security") == ([{name: []}] if locked else None)
+            assert ("401" in operation["responses"]) is locked
+    open_document = served.client.get("/openapi.json").json()
+    assert "securitySchemes" not in open_document.get("components", {})
+    assert '"401"' not in json.dumps(open_document)
+
+
+def preflight(keys: Any, origin: str, method: str = "POST") -> httpx.Response:
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "x-api-key, content-type"}
+    answer: httpx.Response = keys.client.options(INFER, headers={"Origin": origin, **asked})
+    return answer
+
+
+def test_a_page_of_an_origin_that_may_asks_and_reads_the_answer(keys: Keys) -> None:
+    asked = preflight(keys, PAGE)  # without a key: browsers send none
+    assert asked.status_code == 200
+    assert asked.headers["access-control-allow-origin"] == PAGE
+    assert "POST" in asked.headers["access-control-allow-methods"]
+    assert asked.headers["access-control-allow-headers"] == "x-api-key, content-type"
+    output = {"name": "logits", "parameters": {"binary_data": True}}
+    answer = keys.ask("infer", "POST", INFER, json=PICTURE | {"outputs": [output]}, headers={"Origin": PAGE})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert "Origin" in answer.headers["vary"]
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert set(exposed) == {"X-Request-Id", "Retry-After", "Inference-Header-Content-Length"}
+    assert len(answer.content) == int(answer.headers["inference-header-content-length"]) + 12
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "path", "status"),
+    [
+        (None, "POST", INFER, 401),
+        ("metrics", "POST", INFER, 403),
+        ("infer", "GET", "/nothing", 404),
+        ("infer", "POST", INFER, 400),
+    ],
+)
+def test_a_page_may_read_refusals_too(keys: Keys, key: str | None, method: str, path: str, status: int) -> None:
+    answer = keys.ask(key, method, path, headers={"Origin": PAGE})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, PAGE)
+    assert answer.json().keys() == {"error"}
+
+
+@pytest.mark.parametrize("origin", ["https://other.example", "http://app.example:8443", "https://app.example", "null"])
+def test_a_page_of_another_origin_may_not(keys: Keys, origin: str) -> None:
+    asked = preflight(keys, origin)
+    assert asked.status_code == 400
+    assert asked.json() == {"error": "Disallowed CORS origin."}
+    answer = keys.ask("infer", "POST", INFER, json=PICTURE, headers={"Origin": origin})
+    assert "access-control-allow-origin" not in asked.headers.keys() | answer.headers.keys()
+
+
+def test_without_an_origin_the_answer_is_as_ever(keys: Keys) -> None:
+    answer = keys.ask("infer", "POST", INFER, json=PICTURE)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_every_page_may_where_all_origins_may(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    service = start(bundles.root, cors_origins=("*",))
+    assert preflight(service, "null").headers["access-control-allow-origin"] == "*"
+    answer = service.client.post(INFER, json=PICTURE, headers={"Origin": "null"})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+
+
+def test_without_the_setting_no_page_may(served: Any) -> None:
+    assert preflight(served, PAGE).status_code == 405
+    answer = served.client.post(INFER, json=PICTURE, headers={"Origin": PAGE})
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_who_has_no_key_is_not_told_why_the_service_is_not_ready(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    create_key(file, "any", ["infer"])
+    settings = Settings(repository=tmp_path / "no-such-folder", provider="cpu", keys=file)
+    with serve_app(create_app(settings), settings) as service:
+        service.wait_until_loaded()
+        answer = service.client.get("/v2/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "error": "The service is not ready; its log says why."}

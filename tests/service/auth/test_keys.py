@@ -1,0 +1,327 @@
+"""The file of keys, what changes it, what a running service knows of it, and how often a key may ask."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import stat
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normfold.service.auth import key_store as keyring
+from normfold.service.auth.key_admin import create_key, revoke_key, rotate_key
+from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.keys import read_keys, split_key
+from normfold.service.auth.rate_limit import RateLimiter
+from normfold.service.errors import KeysError, KeysUnwritableError
+from tests.service.http.test_hostile_bodies import wait_for
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+def change(file: Path, **fields: Any) -> None:
+    """Overwrite fields of the first key, unchecked."""
+    record = json.loads(file.read_text())
+    record["keys"][0].update(fields)
+    file.write_text(json.dumps(record))
+
+
+def opens(ring: Keyring, sent: str) -> bool:
+    return ring.find(sent.encode())[1]
+
+
+def test_the_file_holds_the_hash_of_the_secret_and_no_secret(file: Path) -> None:
+    key, sent = create_key(file, "ci", ("infer", "infer", "metrics"), rate=2.5)
+    identity, secret = split_key(sent.encode())
+    assert sent == f"nf_{identity}_{secret.decode()}"
+    assert len(bytes.fromhex(secret.decode())) == 32
+    assert read_keys(file) == (key,)
+    assert (key.id, key.name, key.scopes, key.rate) == (identity, "ci", ("infer", "metrics"), 2.5)
+    assert key.sha256 == hashlib.sha256(secret).hexdigest()
+    assert secret.decode() not in file.read_text()
+
+
+def test_the_file_is_for_its_owner_alone_whatever_it_was_before(file: Path) -> None:
+    create_key(file, "one", ("infer",))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o644)
+    create_key(file, "two", ("infer",))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_key(file, "one", ("infer",))
+    before, beside = file.read_bytes(), sorted(file.parent.iterdir())
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(KeysUnwritableError, match="cannot be written: no space left on device"):
+            create_key(file, "two", ("infer",))
+    assert (file.read_bytes(), sorted(file.parent.iterdir())) == (before, beside)
+
+
+def test_a_link_to_the_file_stays_a_link(file: Path) -> None:
+    create_key(file, "one", ("infer",))
+    link = file.with_name("link.json")
+    link.symlink_to(file)
+    create_key(link, "two", ("infer",))
+    assert link.is_symlink()
+    assert [key.name for key in read_keys(file)] == ["one", "two"]
+
+
+def test_changes_at_once_lose_nothing_of_each_other(file: Path) -> None:
+    together, names = threading.Barrier(8), {f"{thread}-{number}" for thread in range(8) for number in range(4)}
+
+    def create(thread: int) -> None:
+        together.wait(timeout=20)
+        for number in range(4):
+            create_key(file, f"{thread}-{number}", ("infer",))
+
+    threads = [threading.Thread(target=create, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert {key.name for key in read_keys(file)} == names
+
+
+def test_a_name_is_taken_while_its_key_is_active(file: Path) -> None:
+    key, _ = create_key(file, "ci", ("infer",))
+    with pytest.raises(KeysError, match="has an active key named 'ci'"):
+        create_key(file, "ci", ("admin",))
+    revoke_key(file, key.id)
+    create_key(file, "ci", ("admin",), expires=PAST)
+    create_key(file, "ci", ("infer",))
+    assert [one.state(datetime.now(UTC)) for one in read_keys(file)] == ["revoked", "expired", "active"]
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "limits", "says"),
+    [
+        ("", ["infer"], {}, "name: "),
+        ("a\nb", ["infer"], {}, "name: it has characters that cannot be printed"),
+        (" a", ["infer"], {}, "spaces around it"),
+        ("x" * 65, ["infer"], {}, "name: "),
+        ("a", [], {}, "scopes: "),
+        ("a", ["root"], {}, "scopes.0: "),
+        ("a", ["infer"], {"rate": 0}, "rate: "),
+        ("a", ["infer"], {"rate": float("inf")}, "rate: "),
+        ("a", ["infer"], {"rate": 1, "burst": 0}, "burst: "),
+        ("a", ["infer"], {"burst": 1}, "a burst needs a rate"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_not_made(
+    file: Path, name: str, scopes: list[str], limits: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(KeysError, match=f"was not changed: .*{says}"):
+        create_key(file, name, scopes, **limits)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "does not exist; 'normfold keys create' makes it"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "has no schema_version"),
+        ('{"schema_version": 2}', "has schema version 2, newer than the 1 read here"),
+        ('{"schema_version": 0}', "is wrong: schema_version: "),
+        ('{"schema_version": 1, "kees": []}', "is wrong: kees: Extra inputs"),
+        ('{"schema_version": 1, "keys": [{"id": "x"}]}', "is wrong: keys.0.id: "),
+    ],
+)
+def test_a_file_that_is_broken_is_named_with_what_is_wrong(file: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(KeysError, match=f"^The file of keys '.*keys.json' {says}"):
+        read_keys(file)
+    with pytest.raises(KeysError, match=says):
+        Keyring(file)
+    with pytest.raises(KeysError, match=says):
+        revoke_key(file, "00000000")
+    assert (file.read_text() if file.exists() else None) == text
+
+
+def test_two_keys_of_one_id_are_refused(file: Path) -> None:
+    create_key(file, "one", ("infer",))
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"keys": record["keys"] * 2}))
+    with pytest.raises(KeysError, match="keys: two keys have the same id"):
+        read_keys(file)
+
+
+def test_a_key_is_found_by_what_was_shown_and_nothing_near_it(file: Path) -> None:
+    key, sent = create_key(file, "ci", ("infer",))
+    _, other = create_key(file, "other", ("infer",))
+    ring = Keyring(file)
+    assert ring.find(sent.encode()) == (key, True)
+    secret = sent.rpartition("_")[2]
+    wrong = "1" if sent[-1] == "0" else "0"
+    for near in [
+        *("", "nf", "nf_", f"nf_{key.id}", f"nf_{key.id}_", secret, key.id, key.sha256, f"nf_{key.id}_{key.sha256}"),
+        *(sent[:-1], sent + "0", sent[:-1] + wrong, sent.upper(), f"xf{sent[2:]}", f"nf_00000000_{secret}"),
+        *(f"nf__{secret}", f"nf_{key.id}_{other.rpartition('_')[2]}", f"\xff_{key.id}_{secret}"),
+    ]:
+        assert ring.find(near.encode("latin-1")) == (None, False), near
+
+
+def test_digests_are_compared_for_ids_that_do_not_exist_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, sent = create_key(file, "ci", ("infer",))
+    ring, compared = Keyring(file), []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((len(one), len(other)))
+        return one == other
+
+    monkeypatch.setattr(keyring.hmac, "compare_digest", compare)
+    for presented in (sent, f"nf_{key.id}_wrong", "nf_00000000_wrong", ""):
+        compared.clear()
+        assert opens(ring, presented) is (presented == sent)
+        assert compared == [(64, 64), (64, 64)]
+
+
+def test_an_expired_or_revoked_key_is_known_and_opens_nothing(file: Path) -> None:
+    late, sent_late = create_key(file, "late", ("infer",), expires=PAST)
+    soon, sent_soon = create_key(file, "soon", ("infer",), expires=datetime.now(UTC) + timedelta(days=1))
+    gone, sent_gone = create_key(file, "gone", ("infer",))
+    gone = revoke_key(file, gone.id)
+    ring = Keyring(file)
+    assert ring.find(sent_late.encode()) == (late, False)
+    assert ring.find(sent_soon.encode()) == (soon, True)
+    assert ring.find(sent_gone.encode()) == (gone, False)
+    assert revoke_key(file, gone.id) == gone
+
+
+def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_the_grace_time_alone(file: Path) -> None:
+    key, first = create_key(file, "ci", ("infer",), rate=3)
+    rotated, second = rotate_key(file, key.id, timedelta(minutes=5))
+    assert (rotated.id, rotated.name, rotated.rate) == (key.id, "ci", 3)
+    assert [opens(Keyring(file), sent) for sent in (first, second)] == [True, True]
+    change(file, former={"sha256": key.sha256, "until": "2020-01-01T00:00:00Z"})
+    assert [opens(Keyring(file), sent) for sent in (first, second)] == [False, True]
+    _, third = rotate_key(file, key.id)
+    assert [opens(Keyring(file), sent) for sent in (first, second, third)] == [False, False, True]
+
+
+def test_revoking_ends_the_grace_time_too(file: Path) -> None:
+    key, first = create_key(file, "ci", ("infer",))
+    _, second = rotate_key(file, key.id, timedelta(minutes=5))
+    revoke_key(file, key.id)
+    assert [opens(Keyring(file), sent) for sent in (first, second)] == [False, False]
+
+
+def test_only_an_active_key_that_is_there_is_rotated(file: Path) -> None:
+    gone, _ = create_key(file, "gone", ("infer",))
+    late, _ = create_key(file, "late", ("infer",), expires=PAST)
+    revoke_key(file, gone.id)
+    before = file.read_bytes()
+    for identity, says in [(gone.id, "is revoked"), (late.id, "is expired"), ("gone", "has no key with the id 'gone'")]:
+        with pytest.raises(KeysError, match=says):
+            rotate_key(file, identity)
+    with pytest.raises(KeysError, match="has no key with the id"):
+        revoke_key(file, "gone")
+    assert file.read_bytes() == before
+
+
+def test_a_change_is_noticed_and_a_broken_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    key, first = create_key(file, "ci", ("infer",))
+    ring = Keyring(file)
+    _, second = rotate_key(file, key.id)
+    assert [opens(ring, sent) for sent in (first, second)] == [True, False]  # nobody has looked yet
+    ring.look()
+    assert [opens(ring, sent) for sent in (first, second)] == [False, True]
+    whole = file.read_text()
+    for _ in range(2):  # said once, not at each look
+        file.write_text("{") if file.read_text() != "{" else None
+        ring.look()
+    file.unlink()
+    ring.look()
+    assert opens(ring, second)
+    file.write_text(whole)
+    revoke_key(file, key.id)
+    ring.look()
+    assert not opens(ring, second)
+    named = f"The file of keys {str(file)!r} "
+    said = [(record.levelname, record.getMessage().removeprefix(named)) for record in caplog.records]
+    assert said == [
+        ("INFO", f"The keys were read again: {str(file)!r} has 1 active."),
+        ("ERROR", "is not JSON; it is written by 'normfold keys', not by hand. The keys that were read before go on."),
+        ("ERROR", "does not exist; 'normfold keys create' makes it. The keys that were read before go on."),
+        ("INFO", f"The keys were read again: {str(file)!r} has 0 active."),
+    ]
+    assert not any(sent.rpartition("_")[2] in caplog.text for sent in (first, second))
+
+
+def test_the_watcher_outlives_what_nobody_foresaw(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, sent = create_key(file, "ci", ("infer",))
+    ring, read, failed = Keyring(file), keyring.read_keys, threading.Event()
+
+    def fail_once(path: Path) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError("planted")
+        return read(path)
+
+    monkeypatch.setattr(keyring, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(keyring, "read_keys", fail_once)
+    ring.start()
+    try:
+        rotate_key(file, key.id)
+        assert failed.wait(timeout=20)
+        revoke_key(file, key.id)
+        wait_for(lambda: not opens(ring, sent))
+    finally:
+        ring.close()
+    assert "The keys could not be looked at" in caplog.text
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
+    clock = Clock()
+    limiter = RateLimiter(clock=clock)
+    assert [limiter.take("a", 2, 3) for _ in range(5)] == [0, 0, 0, 0.5, 0.5]
+    assert limiter.take("b", 2, 3) == 0  # of another name
+    clock.now += 0.25
+    assert limiter.take("a", 2, 3) == 0.25
+    clock.now += 0.25
+    assert [limiter.take("a", 2, 3) for _ in range(2)] == [0, 0.5]
+    clock.now += 1000  # no more than the burst is saved up
+    assert [limiter.take("a", 2, 3) for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+def test_a_share_is_of_rate_and_burst_and_lets_one_through() -> None:
+    limiter = RateLimiter(share=0.25, clock=Clock())
+    assert [limiter.take("a", 4, 8) for _ in range(3)] == [0, 0, 1]
+    assert [limiter.take("b", 4, 1) for _ in range(2)] == [0, 1]
+
+
+def test_a_burst_that_is_left_out_is_what_comes_in_a_second(file: Path) -> None:
+    def most(**limits: Any) -> int:
+        return create_key(file, f"{limits}", ("infer",), **limits)[0].most_at_once
+
+    assert [most(rate=0.5), most(rate=2.5), most(rate=2.5, burst=7)] == [1, 3, 7]

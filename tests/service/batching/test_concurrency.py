@@ -1,0 +1,67 @@
+"""Many clients at once, and clients that leave."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from normfold.service.logs import FACTS
+from normfold.service.repository import loader as bundle
+from normfold.service.runtime.session import Session
+
+
+def test_every_client_gets_its_own_answer(served: Any) -> None:
+    def ask(number: int) -> tuple[list[float], str]:
+        body = {"instances": [[40 + 10 * number, 1e9]]}
+        headers = {"X-Request-Id": f"id-{number}"}
+        answer = served.client.post("/v1/models/rows:predict", json=body, headers=headers)
+        return answer.json()["predictions"][0], answer.headers["x-request-id"]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(200)))
+    assert answers == [([float(number), 0.0], f"id-{number}") for number in range(200)]
+
+
+def test_long_run_does_not_stop_the_event_loop(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.rows()
+    running, go_on, loaded = threading.Event(), threading.Event(), threading.Event()
+    right = Session.run
+
+    def wait(*arguments: Any) -> Any:
+        if loaded.is_set():
+            running.set()
+            assert go_on.wait(timeout=20)
+        return right(*arguments)
+
+    monkeypatch.setattr(Session, "run", wait)
+    monkeypatch.setattr(bundle, "INLINE_S", 0.0)
+    service = start(bundles.root)
+    loaded.set()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(service.client.post, "/v1/models/rows:predict", json={"instances": [[40, 1e9]]})
+        try:
+            assert running.wait(timeout=20)
+            assert service.client.get("/v2/health/live").status_code == 200
+        finally:
+            go_on.set()
+        assert slow.result(timeout=20).json() == {"predictions": [[0.0, 0.0]]}
+
+
+def test_client_that_leaves_while_it_sends_is_no_error_of_ours(
+    served: Any, access_log: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nX-Request-Id: leaver\r\nContent-Length: 100\r\n\r\n"
+    port = httpx.URL(served.client.base_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head + b"{")
+    assert getattr(access_log.wait_for("leaver"), FACTS)["status"] == 499
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -1,0 +1,173 @@
+"""Networks that fail while they run, and clocks that jump: each harms its own request alone, or none."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from normfold.contract.manifest import TensorSpec
+from normfold.service.observability import access_log as access
+from normfold.service.observability import request_trace as telemetry
+from normfold.service.runtime.session import Session
+from tests.service.http.test_connections import INFER, answers, connect
+from tests.service.http.test_hostile_bodies import Slow, post, wait_for
+
+
+def allocator(bundles: Any) -> None:
+    """Write a network that makes as many zeros as it is told, and of rows that run together as the largest says."""
+    bundles.write(
+        "allocator",
+        1,
+        [
+            helper.make_node("ReduceMax", ["count"], ["most"], keepdims=0),
+            helper.make_node("Unsqueeze", ["most", "axis"], ["shape"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+            helper.make_node("Cast", ["count"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["float", "sum"], ["output"]),
+        ],
+        [TensorSpec(name="count", datatype="INT64", shape=(-1, 1))],
+        [TensorSpec(name="output", datatype="FP32", shape=(-1, 1))],
+        {"axis": np.array([0], np.int64)},
+    )
+
+
+def counting(count: int) -> dict[str, Any]:
+    return {"inputs": [{"name": "count", "datatype": "INT64", "shape": [1, 1], "data": [count]}]}
+
+
+TOO_MUCH = 2**46
+"""Floats: more than there are addresses."""
+
+
+def test_memory_that_is_not_there_fails_one_request(
+    bundles: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    allocator(bundles)
+    service = start(bundles.root)
+    for _ in range(3):
+        answer = service.client.post("/v2/models/allocator/infer", json=counting(TOO_MUCH))
+        assert answer.status_code == 500
+        assert answer.json()["error"].startswith("The network failed while it ran")
+        answer = service.client.post("/v2/models/allocator/infer", json=counting(5))
+        assert answer.json()["outputs"][0]["data"] == [5.0]
+    assert any("allocate" in message for message in caplog.messages)
+
+
+def test_a_bad_member_of_a_batch_fails_alone(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten requests wait while one runs, then run together: one that asks for too much fails all, then only itself."""
+    allocator(bundles)
+    slow = Slow(monkeypatch)
+    service = start(bundles.root, max_batch_size=16)
+    slow.holds.set()
+    connections = [connect(service) for _ in range(11)]
+    for number, connection in enumerate(connections):
+        body = json.dumps(counting(TOO_MUCH if number == 5 else number)).encode()
+        head = INFER.replace(b"digits", b"allocator") % (len(body), b"Connection: close\r\n")
+        connection.sendall(head + body)
+        if number == 0:
+            assert slow.running.wait(timeout=20)
+    wait_for(lambda: 'normfold_queue_rows{model="allocator",version="1"} 10.0' in service.client.get("/metrics").text)
+    slow.holds.clear()
+    slow.go_on.set()
+    found = [answers(connection)[0] for connection in connections]
+    for connection in connections:
+        connection.close()
+    assert [status for status, _ in found] == [200] * 5 + [500] + [200] * 5
+    numbers = [json.loads(body)["outputs"][0]["data"] for status, body in found if status == 200]
+    assert numbers == [[float(number)] for number in range(11) if number != 5]
+
+
+@pytest.mark.parametrize("error", [MemoryError("planted"), RuntimeError("planted"), OSError("planted")])
+@pytest.mark.parametrize("inline", [True, False])
+def test_whatever_a_run_raises_is_500_and_the_next_is_answered(
+    bundles: Any,
+    start: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    inline: bool,
+) -> None:
+    """Also what `Session.run` does not turn into an error of ours."""
+    right, fails = Session.run, threading.Event()
+
+    def run(*arguments: Any) -> Any:
+        if fails.is_set():
+            raise error
+        return right(*arguments)
+
+    monkeypatch.setattr(Session, "run", run)
+    monkeypatch.setattr("normfold.service.repository.loader.INLINE_S", 10.0 if inline else 0.0)
+    bundles.digits()
+    service = start(bundles.root)
+    fails.set()
+    answer = post(service)
+    fails.clear()
+    assert answer.status_code == 500
+    assert "planted" not in answer.text
+    assert any(record.exc_info and record.exc_info[1] is error for record in caplog.records)
+    assert post(service).status_code == 200
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An hour forward, two back, and so on, at every look at it."""
+    jumps = (1.8e9 + 3600 * (number if number % 2 else -number) for number in itertools.count())
+    for module in (access, telemetry):
+        monkeypatch.setattr(module, "time", lambda: next(jumps))
+    bundles.digits()
+    service = start(bundles.root, access_log=tmp_path / "access.log", timeout_s=20)
+    for _ in range(20):
+        assert post(service).status_code == 200
+    statistics = service.client.get("/v2/models/digits/stats").json()["model_stats"][0]["inference_stats"]
+    assert 0 < statistics["success"]["ns"] < 20e9
+    wait_for(lambda: (tmp_path / "access.log").read_bytes().count(b"\n") >= 20)
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_bytes().splitlines()]
+    assert all(0 < line["ms"] < 20_000 for line in lines)
+
+
+def test_nothing_is_decided_by_a_clock_that_can_be_set() -> None:
+    """Only what is told to people and machines has the time of day, the days on which keys end, and the order in which
+    several processes kept inputs, each of which keeps its own order whatever the clock says.
+    """
+    using = set()
+    for path in sorted((Path(access.__file__).parents[1]).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+                names = {alias.name for alias in node.names}
+                assert names <= {
+                    "time",
+                    "thread_time",
+                    "process_time",
+                    "time_ns",
+                    "perf_counter",
+                    "monotonic",
+                    "sleep",
+                    "datetime",
+                    "timedelta",
+                    "UTC",
+                }
+                using |= {path.name for name in names & {"time", "time_ns", "datetime"}}
+            assert not (isinstance(node, ast.Import) and {alias.name for alias in node.names} & {"time", "datetime"})
+    assert using == {
+        "access_log.py",
+        "request_trace.py",
+        "logs.py",
+        "otel.py",
+        "keys.py",
+        "key_store.py",
+        "key_admin.py",
+        "sample_buffer.py",
+    }

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec
+from normfold.service.codec.json_tensors import DTYPES, array_from_data, array_from_nested
+from normfold.service.codec.request import Ports, decode_request, parse_object
+from normfold.service.codec.response import encode_answer
+from normfold.service.errors import WireError
+
+
+def answered(array: np.ndarray, spec: TensorSpec) -> bytes:
+    """Write an answer of one output."""
+    manifest = Manifest(
+        name="m",
+        version=1,
+        created="",
+        inputs=(),
+        outputs=(spec,),
+        batchable=True,
+        opset=18,
+        fold=FoldSummary(batchnorm_before=0, batchnorm_after=0),
+        verification={},
+        versions={},
+        files={},
+    )
+    answer = encode_answer(manifest, Ports((), (spec,)).all[False], {spec.name: array})
+    return b"".join(answer.pieces)
+
+
+DATATYPES = st.sampled_from([name for name in DTYPES if name != "FP16"])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+)
+
+
+@given(VALUES, DATATYPES)
+def test_nested_values_become_a_tensor_or_a_wire_error(values: Any, datatype: str) -> None:
+    try:
+        array = array_from_nested(values, datatype, "Input 'x'")
+    except WireError:
+        return
+    assert array.dtype == DTYPES[datatype]
+    assert array.shape == np.shape(values) or array.size == 0
+
+
+@given(VALUES, DATATYPES, st.lists(st.integers(0, 4), max_size=3))
+def test_data_become_a_tensor_of_the_shape_or_a_wire_error(values: Any, datatype: str, shape: list[int]) -> None:
+    try:
+        array = array_from_data(values, datatype, shape, "Input 'x'")
+    except WireError:
+        return
+    assert (array.dtype, list(array.shape)) == (DTYPES[datatype], shape)
+
+
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["a", "b"]) | VALUES,
+        "datatype": DATATYPES | VALUES,
+        "shape": st.lists(st.integers(-2, 3), max_size=3) | VALUES,
+        "data": VALUES,
+        "parameters": VALUES,
+    },
+)
+REQUEST = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": VALUES,
+        "parameters": VALUES,
+        "inputs": st.lists(ENTRY, max_size=3) | VALUES,
+        "outputs": st.lists(ENTRY, max_size=2) | VALUES,
+    },
+)
+SPECS = (TensorSpec(name="a", datatype="FP32", shape=(-1, 2)), TensorSpec(name="b", datatype="BOOL", shape=()))
+
+
+@given(REQUEST, st.integers(1, 2))
+def test_request_is_decoded_or_a_wire_error(record: dict[str, Any], count: int) -> None:
+    try:
+        request = decode_request(record, Ports(SPECS[:count], SPECS))
+    except WireError:
+        return
+    assert set(request.tensors) == {spec.name for spec in SPECS[:count]}
+    for spec in SPECS[:count]:
+        assert request.tensors[spec.name].dtype == DTYPES[spec.datatype]
+        assert request.tensors[spec.name].ndim == len(spec.shape)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_bytes_are_an_object_or_a_wire_error(body: bytes) -> None:
+    try:
+        record = parse_object(body)
+    except WireError:
+        return
+    assert record == orjson.loads(body)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=20))
+def test_float32_survives_the_wire_bit_by_bit(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    spec = TensorSpec(name="a", datatype="FP32", shape=(-1,))
+    body = json.loads(answered(array, spec))
+    request = decode_request({"inputs": body["outputs"]}, Ports([spec], [spec]))
+    assert request.tensors["a"].tobytes() == array.tobytes()
+
+
+def test_scalar_has_one_value() -> None:
+    assert array_from_data([5], "INT8", [], "x") == 5
+    with pytest.raises(WireError, match="2 values where its shape"):
+        array_from_data([5, 6], "INT8", [], "x")
+
+
+def test_transposed_output_is_written_in_row_major_order() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    spec = TensorSpec(name="a", datatype="FP32", shape=(-1, 2))
+    assert json.loads(answered(array, spec))["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]
+
+
+def test_nesting_ends_at_a_size_of_0() -> None:
+    for data in ([[], []], []):
+        assert array_from_data(data, "INT8", [2, 0, 3], "x").shape == (2, 0, 3)
+    with pytest.raises(WireError, match=r"nested as \[3, 0\] where its shape is \[2, 0, 3\]"):
+        array_from_data([[], [], []], "INT8", [2, 0, 3], "x")
+
+
+def test_a_shape_of_very_many_sizes_is_refused_before_they_are_multiplied() -> None:
+    sizes = [2**64 - 1] * 100_000  # whose product takes a minute
+    record = {"inputs": [{"name": "a", "datatype": "FP32", "shape": [0, *sizes], "data": []}]}
+    started = perf_counter()
+    with pytest.raises(WireError, match="has the shape"):
+        decode_request(record, Ports(SPECS[:1], ()))
+    assert perf_counter() - started < 5
+
+
+def test_rows_that_cost_no_byte_are_limited() -> None:
+    ports = Ports([TensorSpec(name="a", datatype="FP32", shape=(-1, -1))], ())
+    entry = {"name": "a", "datatype": "FP32", "data": []}
+    assert decode_request({"inputs": [entry | {"shape": [2**20, 0]}]}, ports).tensors["a"].shape == (2**20, 0)
+    with pytest.raises(WireError, match="sizes are too large"):
+        decode_request({"inputs": [entry | {"shape": [2**20 + 1, 0]}]}, ports)

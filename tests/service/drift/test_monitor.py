@@ -1,0 +1,293 @@
+"""A service that watches real bundles: what is normal, what is not, what it costs, and what outlives a restart."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
+
+from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
+from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.export.adapt.adapt import adapt
+from normfold.export.bundle.export import export_bundle
+from normfold.export.errors import SampleError
+from normfold.service.app import create_app
+from normfold.service.drift.store import ShiftStore
+from normfold.service.errors import SettingsError
+from normfold.service.settings import Settings, load_settings
+from normfold.service.workers.process_files import ProcessFiles
+from tests.service.conftest import Service, serve_app
+
+RNG = np.random.default_rng(0)
+
+
+def rows(count: int, offset: float = 0.0) -> np.ndarray:
+    """Make rows as the network was trained on, or moved by an offset."""
+    return RNG.normal(offset, 1, (count, 2, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a network whose statistics are those of normal rows."""
+    weight = RNG.normal(size=(3, 2, 1, 1)).astype(np.float32)
+    var = (weight[:, :, 0, 0] ** 2).sum(axis=1)
+    vectors = {"scale": np.ones(3), "shift": np.zeros(3), "mean": np.zeros(3), "var": var}
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["h"]),
+        helper.make_node("BatchNormalization", ["h", *vectors], ["n"], name="norm"),
+        helper.make_node("GlobalAveragePool", ["n"], ["y"]),
+    ]
+    constants = {"w": weight} | {name: array.astype(np.float32) for name, array in vectors.items()}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1, 1])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    export_bundle(path, tmp_path / "repository", "net", held_out={"input": rows(300)})
+    export_bundle(path, tmp_path / "repository", "unknown")
+    export_bundle(path, tmp_path / "repository", "unwatched", watch=False)
+    return tmp_path / "repository"
+
+
+def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
+    """Ask for rows, one request each, and let the service look at every one."""
+    for row in array:
+        entry = {"name": "input", "datatype": "FP32", "shape": [1, 2, 4, 4], "data": row.ravel().tolist()}
+        assert service.client.post(f"/v2/models/{model}/infer", json={"inputs": [entry]}).status_code == 200
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def shift(service: Service, model: str = "net") -> dict[str, Any]:
+    """Return what the service says of a model's inputs."""
+    found: dict[str, Any] = service.client.get(f"/v2/models/{model}/shift").json()
+    return found
+
+
+def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0)
+    fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
+
+    ask(service, fed["normal"])
+    normal = shift(service)
+    ask(service, fed["moved"])
+    moved = shift(service)
+
+    assert normal["window_fill"] > 0.9
+    assert normal["shifted"] is False
+    assert moved["shifted"] is True
+    (layer,) = moved["layers"]
+    assert layer["node"] == "norm"
+    assert layer["score"] > layer["threshold"]
+    assert abs(layer["worst_channels"][0]["mean"]) > 0.1
+
+
+def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0)
+
+    ask(service, rows(500, offset=1.0), "unknown")
+
+    found = shift(service, "unknown")
+    assert found["watched"] is True
+    assert found["shifted"] is None
+    assert found["layers"][0]["threshold"] is None
+    assert found["layers"][0]["score"] > 0.05
+
+
+@pytest.mark.parametrize(("model", "settings"), [("unwatched", {"watch_share": 1.0}), ("net", {"watch_share": 0.0})])
+def test_what_is_not_watched_says_so(
+    repository: Path, start: Callable[..., Service], model: str, settings: dict[str, Any]
+) -> None:
+    service = start(repository, **settings)
+
+    ask(service, rows(3), model)
+
+    assert shift(service, model) == {
+        "model_name": model,
+        "model_version": "1",
+        "watched": False,
+        "shifted": None,
+    }
+
+
+def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=0.01)
+    begun = time.monotonic()
+
+    ask(service, rows(300))
+
+    seconds, found = time.monotonic() - begun, shift(service)
+    allowed = 1 + seconds * 0.01 / 0.0003  # what handing over costs alone
+    assert 1 <= found["rows"] <= allowed
+    assert found["sampling"]["most_rows_per_hour"] <= 3600 * 0.01 / 0.0003
+
+
+def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+    settings: dict[str, Any] = {"watch_share": 1.0, "state_dir": tmp_path / "state"}
+    chosen = Settings(repository=repository, provider="cpu", **settings)
+    with serve_app(create_app(chosen), chosen) as first:
+        first.wait_until_loaded()
+        ask(first, rows(100))
+    counts = [np.load(path)["counts"] for path in (tmp_path / "state" / "shift" / "net").rglob("*.npz")]
+    seen = int(sum(count[0] for count in counts))
+
+    second = start(repository, **settings)
+
+    assert seen > 50
+    assert shift(second)["rows"] == seen
+
+
+def test_the_last_of_it_is_written_down_while_nobody_asks(
+    repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state")
+
+    ask(service, rows(1))
+
+    def written() -> bool:
+        return any(sums.rows for sums in ShiftStore(ProcessFiles(path.parent), read_monitor(card)).others())
+
+    card = repository / "net" / "1" / MONITOR_CARD_NAME
+    (path,) = (tmp_path / "state" / "shift" / "net").rglob("*.npz")
+    eventually(written)
+    assert shift(service)["rows"] == 1
+
+
+def test_rows_that_are_not_finite_are_counted_and_not_kept(
+    repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
+    huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
+
+    ask(service, huge)
+    eventually(lambda: shift(service)["rows_not_finite"] == 1)
+    ask(service, rows(1))
+    eventually(lambda: shift(service)["rows"] == 1)
+
+    with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
+        assert len(found["input"]) == 1
+
+
+def test_metrics_tell_the_same(repository: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0)
+    ask(service, rows(600, offset=1.0))
+
+    found = shift(service)
+    families = {one.name: one for one in text_string_to_metric_families(service.client.get("/metrics").text)}
+
+    def value(name: str) -> float:
+        (sample,) = [one for one in families[name].samples if one.labels["model"] == "net"]
+        return sample.value
+
+    assert value("normfold_shifted") == 1
+    assert value("normfold_shift_score") == pytest.approx(found["layers"][0]["score"], rel=0.2)
+    assert value("normfold_shift_threshold") == found["layers"][0]["threshold"]
+    assert value("normfold_shift_rows") >= found["rows"]
+
+
+def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callable[..., Service]) -> None:
+    folder = repository / "net" / "1"
+    proto = onnx.load(folder / MONITOR_NAME)
+    for output in proto.graph.output:
+        for node in proto.graph.node:
+            node.output[:] = [f"{name}.other" if name == output.name else name for name in node.output]
+        output.name += ".other"
+    onnx.save(proto, folder / MONITOR_NAME)
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    files = manifest.files | {MONITOR_NAME: sha256_of(folder / MONITOR_NAME)}
+    (folder / MANIFEST_NAME).write_text(to_json(manifest.model_copy(update={"files": files})))
+
+    service = start(repository, watch_share=1.0)
+
+    answer = service.client.get("/v2/models/net")
+    assert answer.status_code == 503
+    assert "monitor.json" in answer.json()["error"]
+
+
+def test_recent_inputs_are_kept_if_somebody_asks_for_it(
+    repository: Path, tmp_path: Path, start: Callable[..., Service]
+) -> None:
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
+    sent = rows(200)
+
+    ask(service, sent)
+
+    with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
+        kept = found["input"]
+    assert len(kept) == 50
+    assert {row.tobytes() for row in kept} <= {row.tobytes() for row in sent}
+    places = [next(place for place, row in enumerate(sent) if np.array_equal(row, one)) for one in kept]
+    assert places == sorted(places)
+
+
+def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
+    ask(service, rows(300, offset=2.0))
+    (tmp_path / "samples.npz").write_bytes(service.client.get("/v2/models/net/samples").content)
+
+    version = adapt(repository, "net", tmp_path / "samples.npz").publish().manifest.version
+
+    again = start(repository, watch_share=1.0)
+    ask(again, rows(600, offset=2.0))
+    assert shift(again)["model_version"] == str(version)
+    assert shift(again)["shifted"] is False
+
+
+def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"watch_share": 1.0, "state_dir": tmp_path / "state", "keep_samples": 500}
+    chosen = Settings(repository=repository, provider="cpu", **settings)
+    with serve_app(create_app(chosen), chosen) as service:
+        service.wait_until_loaded()
+        ask(service, rows(300, offset=2.0))
+        fetched = tmp_path / "samples.npz"
+        fetched.write_bytes(service.client.get("/v2/models/net/samples").content)
+
+    adapting = adapt(repository, "net", tmp_path / "state")
+
+    assert adapting.samples.count >= 100
+    with np.load(fetched) as arrays:
+        taken = adapting.samples.read(0, len(arrays["input"]))
+        assert np.array_equal(taken["input"], arrays["input"])
+
+
+def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "state" / "shift").mkdir(parents=True)
+
+    with pytest.raises(SampleError, match="keeps no inputs of net/1; .* NORMFOLD_KEEP_SAMPLES"):
+        adapt(repository, "net", tmp_path / "state")
+
+
+def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state")
+    ask(service, rows(20))
+
+    answer = service.client.get("/v2/models/net/samples")
+
+    assert answer.status_code == 404
+    assert "NORMFOLD_KEEP_SAMPLES" in answer.json()["error"]
+    assert not list((tmp_path / "state").rglob("*.samples"))
+
+
+def test_keeping_needs_a_folder() -> None:
+    with pytest.raises(SettingsError, match="state_dir, which is not set"):
+        load_settings(keep_samples=5)

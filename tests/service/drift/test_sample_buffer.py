@@ -1,0 +1,173 @@
+"""Recent inputs that a service keeps: the newest of all processes, in order, for the owner alone."""
+
+from __future__ import annotations
+
+import io
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normfold.contract import samples as kept
+from normfold.contract.samples import read_kept
+from normfold.service.drift import sample_buffer as module
+from normfold.service.drift.sample_buffer import Reservoir
+from normfold.service.drift.score import Sums
+from normfold.service.drift.store import ShiftStore
+from normfold.service.workers.process_files import ProcessFiles
+from tests.service.drift.test_store import MONITOR
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of day, which the test moves."""
+    now = [1e9]
+    monkeypatch.setattr(module, "time", lambda: now[0])
+    return now
+
+
+def rows(*values: float) -> dict[str, np.ndarray]:
+    """Return the tensors of a request."""
+    return {"input": np.array(values, np.float32)[:, None]}
+
+
+def add(reservoir: Reservoir, *values: float) -> None:
+    """Keep a request."""
+    reservoir.add(rows(*values), np.ones(len(values), bool))
+
+
+def values(packed: bytes) -> list[float]:
+    """Return what an archive holds."""
+    with np.load(io.BytesIO(packed)) as arrays:
+        return [float(value) for value in arrays["input"][:, 0]]
+
+
+def ended(folder: Path, reservoir: Reservoir, files: ProcessFiles) -> None:
+    """Leave what a process has, as one that ends does."""
+    store = ShiftStore(files, MONITOR)
+    store.adopt(reservoir)
+    store.save(Sums.of(MONITOR))
+    reservoir.save()
+    store.close()
+    assert list(folder.glob("*.samples"))
+
+
+@pytest.mark.parametrize(("most", "told"), [(10, [0, 1, 2, 3, 4, 5]), (4, [2, 3, 4, 5])])
+def test_the_newest_rows_of_all_processes_come_in_the_order_of_time(
+    tmp_path: Path, clock: list[float], most: int, told: list[float]
+) -> None:
+    one, other = Reservoir(most, ProcessFiles(tmp_path)), Reservoir(most, ProcessFiles(tmp_path))
+    for number in range(6):
+        clock[0] += 1
+        add(one if number % 2 else other, number)
+    other.save()
+
+    assert values(one.packed()) == told
+
+
+def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[float]) -> None:
+    reservoir = Reservoir(3, ProcessFiles(tmp_path))
+    for number in range(5):
+        clock[0] -= 3600
+        add(reservoir, number)
+
+    assert values(reservoir.packed()) == [2, 3, 4]
+
+
+def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Path, clock: list[float]) -> None:
+    for number in range(4):
+        clock[0] += 1
+        files = ProcessFiles(tmp_path)
+        reservoir = Reservoir(5, files)
+        add(reservoir, *(10.0 * number + place for place in range(3)))
+        ended(tmp_path, reservoir, files)
+    files = ProcessFiles(tmp_path)
+    last = Reservoir(5, files)
+
+    with closing(ShiftStore(files, MONITOR)) as store:
+        store.adopt(last)
+
+    assert values(last.packed()) == [21, 22, 30, 31, 32]
+    assert len(list(tmp_path.glob("*.samples"))) == 1
+
+
+def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
+    files = ProcessFiles(tmp_path)
+    reservoir = Reservoir(5, files)
+    add(reservoir, 1.0)
+    ended(tmp_path, reservoir, files)
+
+    with closing(ShiftStore(ProcessFiles(tmp_path), MONITOR)) as store:
+        store.adopt()
+
+    assert not list(tmp_path.glob("*.samples"))
+
+
+def test_the_owner_alone_may_read_them(tmp_path: Path) -> None:
+    reservoir = Reservoir(5, ProcessFiles(tmp_path))
+    add(reservoir, 1.0)
+
+    reservoir.save()
+
+    (path,) = tmp_path.glob("*.samples")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_rows_that_are_not_wanted_are_not_kept(tmp_path: Path) -> None:
+    reservoir = Reservoir(5, ProcessFiles(tmp_path))
+
+    reservoir.add(rows(1.0, np.nan, 3.0), np.array([True, False, True]))
+
+    assert values(reservoir.packed()) == [1, 3]
+
+
+def test_they_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 12)
+    reservoir = Reservoir(1000, ProcessFiles(tmp_path))
+
+    add(reservoir, *range(100))
+
+    assert values(reservoir.packed()) == [97, 98, 99]
+
+
+def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reservoir = Reservoir(500, ProcessFiles(tmp_path))
+    add(reservoir, *range(500))
+
+    threads = [threading.Thread(target=reservoir.save) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    (path,) = tmp_path.iterdir()
+    assert len(read_kept(path)) == 500
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["file", "times", "a/b", "..", "x.npy"])
+def test_inputs_may_have_any_name(tmp_path: Path, name: str) -> None:
+    reservoir = Reservoir(5, ProcessFiles(tmp_path))
+    reservoir.add({name: np.ones((2, 3), np.float32)}, np.ones(2, bool))
+    reservoir.save()
+
+    (path,) = tmp_path.glob("*.samples")
+    assert [list(row.tensors) for row in read_kept(path)] == [[name], [name]]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04", b"PK\x05\x06"])
+def test_a_damaged_file_holds_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "1.samples"
+    path.write_bytes(content)
+
+    assert read_kept(path) == []
+
+
+def test_a_file_whose_arrays_do_not_fit_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "1.samples"
+    with path.open("wb") as file:
+        kept.write_archive(file, {"times": np.zeros(3), "inputs/x": np.zeros((2, 1))})
+
+    assert read_kept(path) == []

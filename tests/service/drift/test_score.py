@@ -1,0 +1,167 @@
+"""Sums that forget, and what is said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.service.drift.score import LayerSums, Sums, measure, rows_of
+
+WINDOW = 50
+LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0, 0.0), threshold=0.2)
+MONITOR = Monitor(window_rows=WINDOW, layers=(LAYER,))
+RNG = np.random.default_rng(0)
+
+
+def rows(count: int, mean: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what a monitor gives of rows of 16 positions each, two channels alive and one dead."""
+    u = RNG.normal(mean, 1, (count, 3, 16))
+    u[:, 2] = 0
+    return [(u.mean(axis=2).astype(np.float32), (u**2).mean(axis=2).astype(np.float32))]
+
+
+def seen(count: int, mean: float = 0.0) -> Sums:
+    """Return the sums of so many requests of a row each."""
+    sums = Sums.of(MONITOR)
+    watch(sums, count, mean)
+    return sums
+
+
+def watch(sums: Sums, count: int, mean: float = 0.0) -> None:
+    """Add so many requests of a row each."""
+    for _ in range(count):
+        sums.add_request(rows(1, mean), WINDOW)
+
+
+def test_requests_weigh_less_the_older_they_are() -> None:
+    sums, given = Sums.of(MONITOR), [rows(1) for _ in range(7)]
+    decay = (WINDOW - 1) / (WINDOW + 1)
+
+    for row in given:
+        sums.add_request(row, WINDOW)
+
+    weights = decay ** np.arange(6, -1, -1.0)
+    expected = sum(weight * row[0][0][0].astype(np.float64) for weight, row in zip(weights, given, strict=True))
+    assert np.allclose(sums.layers[0].means, expected, rtol=1e-12)
+    assert sums.weight == pytest.approx(weights.sum())
+    assert sums.rows == 7
+
+
+def test_rows_of_one_request_count_as_one_of_a_window() -> None:
+    given, sums = rows(8), Sums.of(MONITOR)
+
+    for _ in range(10):
+        sums.add_request(given, WINDOW)
+
+    assert sums.rows == 80
+    assert sums.effective_rows < 10.001
+    assert np.allclose(sums.layers[0].means / sums.weight, given[0][0].mean(axis=0, dtype=np.float64))
+
+
+def test_an_endless_stream_is_worth_a_window() -> None:
+    sums = seen(40 * WINDOW)
+
+    assert sums.effective_rows == pytest.approx(WINDOW, rel=1e-6)
+
+
+def test_nothing_is_said_before_the_window_is_nearly_full() -> None:
+    sums = Sums.of(MONITOR)
+    assert measure(MONITOR, sums).layers == ()
+    watch(sums, 20, mean=5.0)
+
+    found = measure(MONITOR, sums)
+
+    assert found.shifted is None
+    assert found.layers[0].score > 1
+
+
+@pytest.mark.parametrize(("mean", "shifted"), [(0.0, False), (2.0, True)])
+def test_what_is_far_is_said_to_be(mean: float, shifted: bool) -> None:
+    sums = seen(200, mean)
+
+    found = measure(MONITOR, sums)
+
+    assert found.shifted is shifted
+    assert found.layers[0].shifted is shifted
+
+
+def test_without_thresholds_there_is_a_score_and_no_verdict() -> None:
+    monitor = Monitor(window_rows=WINDOW, layers=(LAYER.model_copy(update={"threshold": None}),))
+    sums = seen(200, 5.0)
+
+    found = measure(monitor, sums)
+
+    assert found.shifted is None
+    assert found.layers[0].shifted is None
+    assert found.layers[0].score > 1
+
+
+def test_an_old_shift_is_forgotten() -> None:
+    sums = seen(200, 3.0)
+    watch(sums, 10 * WINDOW)
+
+    assert measure(MONITOR, sums).shifted is False
+
+
+def test_the_worst_channels_come_first() -> None:
+    sums = Sums.of(MONITOR)
+    given = rows(200)
+    given[0][0][:, 1] += 4
+    given[0][1][:, 1] += 16
+    for place in range(200):
+        sums.add_request([(given[0][0][place : place + 1], given[0][1][place : place + 1])], WINDOW)
+
+    worst = measure(MONITOR, sums).layers[0].worst
+
+    assert worst[0].channel == 1
+    assert worst[0].mean == pytest.approx(4, abs=0.2)
+    assert [one.score for one in worst] == sorted((one.score for one in worst), reverse=True)
+
+
+def test_channels_are_called_what_they_are_in_the_network() -> None:
+    layer = LAYER.model_copy(update={"channels": (2, 5, 9)})
+    sums = Sums.of(MONITOR)
+    given = rows(200)
+    given[0][0][:, 1] += 4
+    given[0][1][:, 1] += 16
+    sums.add_request(given, WINDOW)
+
+    worst = measure(Monitor(window_rows=WINDOW, layers=(layer,)), sums).layers[0].worst
+
+    assert worst[0].channel == 5
+    assert {one.channel for one in worst} == {2, 5, 9}
+
+
+def test_processes_add_up() -> None:
+    one, other = seen(30), seen(40)
+    other.rows_not_finite = 2
+    together = Sums([LayerSums(np.zeros(3), np.zeros(3))])
+
+    together.add(one)
+    together.add(other)
+
+    assert (together.rows, together.rows_not_finite) == (70, 2)
+    assert together.weight == one.weight + other.weight
+    assert np.array_equal(together.layers[0].means, one.layers[0].means + other.layers[0].means)
+
+
+def test_rows_that_are_not_finite_are_left_out() -> None:
+    means, squares = np.zeros((3, 3), np.float32), np.ones((3, 3), np.float32)
+    means[1, 2] = np.nan
+
+    ((kept, _),), finite = rows_of(MONITOR, {"m": means, "s": squares})
+
+    assert len(kept) == 2
+    assert finite.tolist() == [True, False, True]
+
+
+def test_a_copy_stays_as_it_is() -> None:
+    sums = seen(5)
+    copy = sums.copy()
+    means = copy.layers[0].means.copy()
+
+    watch(sums, 5, mean=3.0)
+
+    assert copy.rows == 5
+    assert np.array_equal(copy.layers[0].means, means)

@@ -1,0 +1,200 @@
+"""What is kept of watching: over a restart, among processes, and nothing that cannot be trusted."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.service.drift.score import Sums
+from normfold.service.drift.store import ShiftStore, read_sums
+from normfold.service.workers.process_files import ProcessFiles
+
+LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0))
+MONITOR = Monitor(window_rows=50, layers=(LAYER,))
+
+
+Open = Callable[[Path], ShiftStore]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Open a store that is closed behind the test."""
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(closing(store_in(folder)))
+
+
+def store_in(folder: Path) -> ShiftStore:
+    """Return the store of a process."""
+    return ShiftStore(ProcessFiles(folder), MONITOR)
+
+
+def some(rows: int) -> Sums:
+    """Return the sums of so many rows."""
+    sums = Sums.of(MONITOR)
+    for _ in range(rows):
+        sums.add_request([(np.ones((1, 2)), np.ones((1, 2)))], 50)
+    return sums
+
+
+def test_what_a_process_left_is_taken_over_once(tmp_path: Path, opened: Open) -> None:
+    first = store_in(tmp_path)
+    first.adopt()
+    first.save(some(30))
+    first.close()
+
+    second, third = opened(tmp_path), opened(tmp_path)
+    taken, left = second.adopt(), third.adopt()
+
+    assert taken.rows == 30
+    assert left.rows == 0
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
+def test_processes_of_one_number_have_files_of_their_own() -> None:
+    """In a container each start has the number 1."""
+    code = (
+        "import os; os.getpid = lambda: 1; from pathlib import Path;"
+        "from normfold.service.workers.process_files import ProcessFiles;"
+        "print(ProcessFiles(Path()).own('.npz'))"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[3]
+        ).stdout
+        for _ in range(2)
+    }
+
+    assert len(names) == 2
+
+
+def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: Open) -> None:
+    one, other = opened(tmp_path), opened(tmp_path)
+    one.adopt()
+    one.save(some(30))
+
+    assert other.adopt().rows == 0
+    assert [sums.rows for sums in other.others()] == [30]
+
+
+def test_a_process_that_was_killed_leaves_its_sums(tmp_path: Path, opened: Open) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from tests.service.drift.test_store import *;"
+        "store = store_in(Path(sys.argv[1])); store.adopt(); store.save(some(20)); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=Path(__file__).parents[3])
+
+    assert opened(tmp_path).adopt().rows == 20
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04", b"PK\x05\x06"])
+def test_a_damaged_file_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "1-0.npz"
+    path.write_bytes(content)
+
+    assert read_sums(path, MONITOR) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"counts": np.array([np.nan, 0.0])},
+        {"counts": np.array([-1, 0])},
+        {"weights": np.array([np.inf, 1.0])},
+        {"weights": np.array([1.0, 2.0])},
+        {"weights": np.array(["a", "b"])},
+        {"means0": np.array([np.nan, 0.0])},
+        {"means0": np.array(["a", "b"])},
+        {"squares0": np.ones(3)},
+    ],
+)
+def test_a_file_that_lies_counts_for_nothing(tmp_path: Path, opened: Open, wrong: dict[str, np.ndarray]) -> None:
+    first = store_in(tmp_path)
+    first.adopt()
+    first.save(some(30))
+    first.close()
+    (path,) = tmp_path.glob("*.npz")
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, **wrong})
+
+    assert opened(tmp_path).adopt().rows == 0
+    assert not path.exists()
+
+
+def test_what_cannot_be_read_now_is_left(tmp_path: Path, opened: Open) -> None:
+    (tmp_path / "1.npz").mkdir()
+    (tmp_path / "1.lock").touch()
+
+    assert opened(tmp_path).adopt().rows == 0
+    assert (tmp_path / "1.npz").exists()
+
+
+def test_taken_sums_are_written_before_the_old_ones_go(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = store_in(tmp_path)
+    first.adopt()
+    first.save(some(30))
+    first.close()
+    (old,) = tmp_path.glob("*.npz")
+    found: list[int] = []
+
+    def unlink(path: Path, **_: bool) -> None:
+        if path == old:
+            found.extend(sums.rows for sums in watcher.others() if sums.rows)
+
+    watcher = store_in(tmp_path)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    opened(tmp_path).adopt()
+
+    assert found == [30, 30]  # for a moment both
+
+
+def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store.adopt()
+    store.save(some(30))
+    store.close()
+
+    store.save(some(3))
+
+    assert [sums.rows for sums in store_in(tmp_path).others()] == [30]
+
+
+def test_what_killed_processes_had_half_written_goes(tmp_path: Path, opened: Open) -> None:
+    for name in ("1-0.new", "1-0.new-samples", "1-0.lock"):
+        (tmp_path / name).touch()
+
+    opened(tmp_path).adopt()
+
+    assert not list(tmp_path.glob("1-0.*"))
+
+
+def test_sums_of_another_monitor_count_for_nothing(tmp_path: Path, opened: Open) -> None:
+    store = opened(tmp_path)
+    store.adopt()
+    other = Monitor(window_rows=50, layers=(LAYER.model_copy(update={"variances": (1.0,)}),))
+
+    (path,) = tmp_path.glob("*.npz")
+
+    assert read_sums(path, MONITOR) is not None
+    assert read_sums(path, other) is None
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    store = store_in(tmp_path / "file" / "folder")
+
+    with caplog.at_level(logging.ERROR):
+        assert store.adopt().rows == 0
+        store.save(some(3))
+
+    assert len(caplog.records) == 1
+    assert "cannot be kept" in caplog.text

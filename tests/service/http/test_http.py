@@ -1,0 +1,282 @@
+"""What holds for every route: the form of errors, limits, request ids, the pages."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from onnx import helper
+
+from normfold.contract import bundle, manifest, preprocess, runtime
+from normfold.contract import errors as contract_errors
+from normfold.contract.errors import NormfoldError
+from normfold.contract.manifest import SourceCard, TensorSpec
+from normfold.contract.preprocess import ImagePreprocessing
+from normfold.service import errors
+from normfold.service.error_responses import NEVER_ANSWERED, STATUS
+from normfold.service.http import body as body_module
+from normfold.service.logs import FACTS
+from normfold.service.repository.loaded_model import Model
+
+PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2/models/digits/ready", "/v1/models"]
+
+
+def test_every_error_has_its_status() -> None:
+    modules = (bundle, contract_errors, manifest, preprocess, runtime, errors)
+    raised = {
+        kind
+        for module in modules
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, NormfoldError)
+    }
+    assert raised == STATUS.keys() | NEVER_ANSWERED
+    assert not STATUS.keys() & NEVER_ANSWERED
+
+
+def exchange(served: Any, sent: bytes) -> tuple[int, Any]:
+    """Send bytes, and read the answer up to where the server closes the connection."""
+    port = httpx.URL(served.client.base_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(sent)
+        answer = connection.makefile("rb").read()
+    head, body = answer.split(b"\r\n\r\n", 1)
+    return int(head.split()[1]), json.loads(body)
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v2/models/digits/versions/1", "/v2/models/digits/versions/1/ready"])
+def test_what_can_be_got_is_json(served: Any, path: str) -> None:
+    answer = served.client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert "error" not in answer.json()
+
+
+def test_metadata_is_the_protocols(served: Any) -> None:
+    server = served.client.get("/v2").json()
+    assert server.keys() == {"name", "version", "extensions", "providers"}
+    assert server["providers"] == ["cpu"]
+    assert served.client.get("/v2/models/digits").json() == {
+        "name": "digits",
+        "versions": ["1", "2"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 4, 4]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+
+
+def test_list_of_models_says_what_they_take(served: Any) -> None:
+    models = {model["name"]: model["versions"] for model in served.client.get("/v1/models").json()["models"]}
+    assert [version["version"] for version in models["digits"]] == ["1", "2"]
+    assert models["digits"][0]["labels"] == ["zero", "one", "two"]
+    assert models["digits"][0]["provider"] == "cpu"
+    assert models["rows"][0]["preprocessing"]["columns"] == ["age", "income"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer%0A", "/v1/models/digits:predict%0A", "/v2/models/digits%0A"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_that_ends_in_a_new_line_is_not_the_path_without(served: Any, method: str, path: str) -> None:
+    target = httpx.URL(served.client.base_url).copy_with(raw_path=path.encode())
+    assert served.client.request(method, target, content=b"{}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v2/", "/v1/models/digits", "/v1/models/digits:explain", "/v2/models"])
+def test_unknown_path_is_404(served: Any, path: str) -> None:
+    answer = served.client.get(path)
+    assert answer.status_code == 404
+    assert answer.json() == {"error": f"There is no path {path!r}; GET /docs describes those there are."}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v2/models/{}"),
+        ("GET", "/v2/models/{}/ready"),
+        ("POST", "/v2/models/{}/infer"),
+        ("POST", "/v1/models/{}:predict"),
+        ("POST", "/v1/models/{}:classify"),
+    ],
+)
+@pytest.mark.parametrize(
+    "model",
+    ["none", "%2e%2e", "%2e%2e%2fetc", "digits/versions/3", "digits/versions/01", "digits/versions/" + "9" * 5000],
+)
+def test_unknown_model_or_version_is_404(served: Any, method: str, path: str, model: str) -> None:
+    target = httpx.URL(served.client.base_url).copy_with(raw_path=path.format(model).encode())
+    answer = served.client.request(method, target, content=b'{"inputs": [], "instances": [1]}')
+    assert answer.status_code == 404
+    assert answer.json().keys() == {"error"}
+    assert answer.json()["error"].startswith("There is no")
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v2/models/digits/infer", "/v1/models/digits:predict"])
+def test_wrong_method_is_405_and_says_which(served: Any, path: str) -> None:
+    answer = served.client.delete(path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] in ("GET", "POST")
+    assert answer.json() == {"error": f"The path {path!r} does not take DELETE; it takes {answer.headers['allow']}."}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost\r\n\r\n",  # no Host
+    ],
+)
+def test_what_is_no_http_is_answered_in_the_one_form(served: Any, sent: bytes) -> None:
+    assert exchange(served, sent) == (400, {"error": "Invalid HTTP request received."})
+
+
+def test_broken_chunk_while_a_refusal_is_on_its_way_ends_the_connection(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    port = httpx.URL(served.client.base_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head + b"186a1\r\n" + b" " * 100_001)
+        file = connection.makefile("rb")
+        assert file.readline().startswith(b"HTTP/1.1 413")
+        connection.sendall(b"\r\nno length\r\n")
+        assert file.read().endswith(b"}")
+    assert served.client.get("/v2").status_code == 200
+    assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Any, declared: bool) -> None:
+    body = bytes(20_000_000)  # more than the system's buffers hold
+    length = b"Content-Length: %d" % len(body) if declared else b"Transfer-Encoding: chunked"
+    sent = body if declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    status, answer = exchange(
+        served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n" + sent
+    )
+    assert status == 413
+    assert answer == {"error": "The body is over the limit of 100,000 bytes."}
+
+
+def test_body_over_the_limit_is_refused_before_it_is_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_module, "DRAIN_TIMEOUT_S", 0.1)
+    status, body = exchange(
+        served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n"
+    )
+    assert status == 413
+    assert body == {"error": "The body is over the limit of 100,000 bytes."}
+
+
+def test_body_over_the_limit_is_refused_while_it_streams(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_module, "DRAIN_TIMEOUT_S", 0.1)
+    head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    status, body = exchange(served, head + b"186a1\r\n" + b" " * 100_001)  # no end: the answer comes before it
+    assert status == 413
+    assert body == {"error": "The body is over the limit of 100,000 bytes."}
+
+
+def test_body_at_the_limit_is_read(served: Any) -> None:
+    answer = served.client.post("/v2/models/digits/infer", content=b" " * 100_000)
+    assert answer.status_code == 400
+
+
+def test_unexpected_error_is_500_and_tells_the_log_alone(
+    served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def die(*_: Any) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Model, "infer", die)
+    answer = served.client.post(
+        "/v1/models/rows:predict", json={"instances": [[1, 2]]}, headers={"X-Request-Id": "find-me"}
+    )
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "find-me"
+    assert answer.json().keys() == {"error"}
+    assert "find-me" in answer.json()["error"]
+    assert "planted" not in answer.text
+    assert "Traceback" not in answer.text
+    assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
+
+
+def test_failed_run_is_500_without_onnx_runtimes_words(
+    bundles: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in ("input", "output")]
+    node = helper.make_node("Reshape", ["input", "shape"], ["output"])
+    bundles.write("m", 1, [node], values[:1], values[1:], {"shape": np.array([7, 1], np.int64)}, batchable=False)
+    body = {"inputs": [{"name": "input", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}]}
+    answer = start(bundles.root).client.post("/v2/models/m/infer", json=body)
+    assert answer.status_code == 500
+    assert answer.json()["error"].startswith("The network failed while it ran")
+    assert any("Reshape" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("a-1.B:2", True), ("a b", False), ("", False), ("x" * 129, False)])
+def test_request_id_is_taken_if_sane_and_otherwise_made(served: Any, access_log: Any, given: str, kept: bool) -> None:
+    answered = served.client.get("/v2/models/digits", headers={"X-Request-Id": given}).headers["x-request-id"]
+    assert (answered == given) is kept
+    assert answered
+    facts = getattr(access_log.wait_for(answered), FACTS)
+    assert facts.pop("ms") > 0
+    assert facts == {"method": "GET", "path": "/v2/models/digits", "status": 200, "model": "digits"}
+
+
+def test_path_cannot_forge_a_line_of_the_log(served: Any, access_log: Any) -> None:
+    answer = served.client.get("/x%0aERROR forged")
+    message = access_log.wait_for(answer.headers["x-request-id"]).getMessage()
+    assert "ERROR forged" in message
+    assert "\n" not in message
+
+
+def test_root_leads_to_the_pages(served: Any) -> None:
+    answer = served.client.get("/", follow_redirects=True)
+    assert answer.status_code == 200
+    assert "swagger" in answer.text
+
+
+def test_pages_describe_every_route_and_no_foreign_error(served: Any) -> None:
+    document = served.client.get("/openapi.json").json()
+    paths = document["paths"]
+    for prefix, suffix in [
+        ("/v2", ""),
+        ("/v2", "/ready"),
+        ("/v2", "/infer"),
+        ("/v1", ":predict"),
+        ("/v1", ":classify"),
+    ]:
+        for version in ("", "/versions/{version}"):
+            [operation] = paths[f"{prefix}/models/{{model}}{version}{suffix}"].values()
+            assert operation["description"]
+            named = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
+            assert named == ({"model", "version"} if version else {"model"})
+    operations = [operation for path in paths.values() for operation in path.values()]
+    assert not any("422" in operation["responses"] for operation in operations)
+    identities = [operation["operationId"] for operation in operations]
+    assert len(set(identities)) == len(identities)
+
+
+def test_examples_of_the_pages_work(bundles: Any, start: Callable[..., Any]) -> None:
+    preprocessing = ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.305,), std=(1,))
+    bundles.write(
+        "digits",
+        1,
+        [helper.make_node("GlobalAveragePool", ["input"], ["pool"]), helper.make_node("Flatten", ["pool"], ["logits"])],
+        [TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 8, 8))],
+        [TensorSpec(name="logits", datatype="FP32", shape=(-1, 1))],
+        card=SourceCard(preprocessing=preprocessing, labels=("0",), logits=("logits",)),
+    )
+    client = start(bundles.root).client
+    paths = client.get("/openapi.json").json()["paths"]
+    answers = {}
+    for path in ("/v2/models/{model}/infer", "/v1/models/{model}:predict"):
+        example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        answer = client.post(path.format(model="digits"), json=example)
+        assert answer.status_code == 200, answer.text
+        answers[path] = answer.json()
+        shown = paths[path]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+        assert answers[path].keys() == shown.keys()

@@ -1,0 +1,246 @@
+"""Answers of many MB: clients that never read them, several at once, and the memory that they take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from normfold.contract.manifest import TensorSpec
+from normfold.service.http import protocol, server
+from normfold.service.settings import Settings
+from tests.cli.commands.test_serve import SCRIPT, serving, wait_until_loaded
+from tests.service.http.test_connections import answers, connect
+from tests.service.http.test_hostile_bodies import wait_for
+
+FLOATS = 10_000_000
+ROW = 4 * FLOATS
+"""Bytes of one row of the model `grow`, as tensor; its JSON, of 1.5 again and again, is as long."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+FRUGAL = f"""
+import os, signal
+from normfold.service.runtime.malloc import give_back
+
+def give(*_):
+    give_back()
+    os.write(1, b"given\\n")
+
+signal.signal(signal.SIGUSR1, give)
+{SCRIPT}
+"""
+"""Serves, and gives back what loading has freed, when told to: then answers alone make memory grow."""
+
+SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._SWEEP_S = 0.05\n{FRUGAL}"
+"""Serves, and looks twenty times a second for clients that do not read."""
+
+
+def grow(bundles: Any, floats: int = FLOATS) -> None:
+    """Write a network that makes one number into millions."""
+    bundles.write(
+        "grow",
+        1,
+        [helper.make_node("Expand", ["input", "shape"], ["output"])],
+        [TensorSpec(name="input", datatype="FP32", shape=(-1, 1))],
+        [TensorSpec(name="output", datatype="FP32", shape=(-1, floats))],
+        {"shape": np.array([1, floats], np.int64)},
+    )
+
+
+def asking(binary: bool = True, rows: int = 1, closing: bool = False) -> bytes:
+    """Return a request for rows of `grow`."""
+    tensor = {"name": "input", "datatype": "FP32", "shape": [rows, 1], "data": [1.5] * rows}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": binary}}).encode()
+    close = b"Connection: close\r\n" if closing else b""
+    head = b"POST /v2/models/grow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n"
+    return head % (len(body), close) + body
+
+
+def wait_for_answer(connection: socket.socket) -> None:
+    """Wait for the first bytes of a good answer, and leave them unread."""
+    assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"
+
+
+def read_away(connection: socket.socket) -> int:
+    """Read up to the end, keep nothing, and return how many bytes came."""
+    size, buffer = 0, bytearray(2**16)
+    while read := connection.recv_into(buffer):
+        size += read
+    return size
+
+
+def ask(service: Any, sent: bytes) -> tuple[int, bytes]:
+    with connect(service) as connection:
+        connection.sendall(sent)
+        [answer] = answers(connection)
+    return answer
+
+
+@contextlib.contextmanager
+def serving_grow(
+    bundles: Any, floats: int, script: str = FRUGAL, **variables: str
+) -> Iterator[tuple[Any, Callable[[], int]]]:
+    """Serve `grow` in a process of its own, so that nothing counts that other tests have left and is freed meanwhile.
+
+    Returns:
+        The service, and what tells how many bytes it has in memory beyond those that it had when it was ready.
+    """
+    grow(bundles, floats)
+    variables |= {"NORMFOLD_MAX_BATCH_SIZE": "1", "NORMFOLD_PROVIDER": "cpu"}
+    with serving(bundles.root, script=script, **variables) as (process, client):
+        assert wait_until_loaded(client) == {"ready": True}
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "given\n"
+        statm = Path(f"/proc/{process.pid}/statm")
+        before = resident(statm)
+        yield SimpleNamespace(client=client), lambda: resident(statm) - before
+
+
+def resident(statm: Path) -> int:
+    return int(statm.read_text().split()[1]) * PAGE
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: Any, binary: bool) -> None:
+    with serving_grow(bundles, FLOATS) as (service, grown):
+        with connect(service) as connection:
+            connection.sendall(asking(binary))
+            wait_for_answer(connection)
+            wait_for(lambda: 0.9 * ROW < grown() < 1.3 * ROW)  # the tensor behind it is freed after its first bytes
+        wait_for(lambda: grown() < 0.2 * ROW)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # over and under what glibc gives back by itself
+def test_memory_comes_back_when_several_have_read_their_answers(bundles: Any, binary: bool, floats: int) -> None:
+    with serving_grow(bundles, floats) as (service, grown), contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(connect(service)) for _ in range(8)]
+        for reader in readers:
+            reader.sendall(asking(binary, closing=True))
+        for reader in readers:
+            wait_for_answer(reader)
+        held = grown()
+        for reader in readers:
+            assert read_away(reader) > 4 * floats
+        wait_for(lambda: grown() < 4 * floats)
+    assert held > 7.5 * 4 * floats
+
+
+def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Callable[..., Any]) -> None:
+    grow(bundles, floats=300_000)
+    service = start(bundles.root, max_batch_size=1)
+    expected = np.full(600_000, 1.5, np.float32)
+    _, body = ask(service, asking(binary=True, rows=2, closing=True))
+    at = body.index(b"]}") + 2
+    assert json.loads(body[:at])["outputs"][0]["parameters"] == {"binary_data_size": expected.nbytes}
+    np.testing.assert_array_equal(np.frombuffer(body[at:], np.float32), expected)
+    _, body = ask(service, asking(binary=False, rows=2, closing=True))
+    output = json.loads(body)["outputs"][0]
+    assert output["shape"] == [2, 300_000]
+    np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
+
+
+def test_who_never_reads_is_cut_and_harms_no_other(bundles: Any, tmp_path: Path) -> None:
+    bundles.digits()
+    log, patience = tmp_path / "access.log", {"NORMFOLD_RECEIVE_TIMEOUT_S": "0.5"}
+    with (
+        serving_grow(bundles, FLOATS, SWEEPING_FAST, NORMFOLD_ACCESS_LOG=str(log), **patience) as (service, grown),
+        connect(service) as greedy,
+    ):
+        greedy.sendall(20 * asking().replace(b"Host", b"X-Request-Id: greedy\r\nHost"))
+        wait_for_answer(greedy)
+        assert service.client.get("/v2/models/digits").status_code == 200
+        assert grown() < 2.5 * ROW  # one answer, and one behind it at most
+        wait_for(lambda: statuses(log, "greedy") == {499})
+        assert ask(service, asking(closing=True))[0] == 200
+
+
+def statuses(log: Path, request_id: str) -> set[int]:
+    """Return what became of the requests of an id, as the access log has it by now."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return {line["status"] for line in lines if line.get("request_id") == request_id}
+
+
+def test_answers_that_nobody_reads_have_a_limit_together(bundles: Any, start: Callable[..., Any]) -> None:
+    grow(bundles, floats=2_000_000)
+    service = start(bundles.root, max_answer_bytes=3 * 8_000_000)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(connect(service)) for _ in range(2)]
+        for reader in readers:
+            reader.sendall(asking(closing=True))
+            wait_for_answer(reader)
+        assert ask(service, asking(closing=True))[0] == 503
+        assert [answer[0] for reader in readers for answer in answers(reader)] == [200, 200]
+    wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
+    bundles: Any, start: Callable[..., Any], access_log: Any, binary: bool
+) -> None:
+    grow(bundles, floats=1_000_000)
+    service = start(bundles.root, max_answer_bytes=20_000_000)
+    assert ask(service, asking(binary, rows=4, closing=True))[0] == 200
+    sent = asking(binary, rows=6, closing=True).replace(b"Host", b"X-Request-Id: large\r\nHost")
+    status, body = ask(service, sent)
+    assert status == 400
+    assert json.loads(body)["error"] == (
+        "The answer would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+    )
+    assert "rows" not in access_log.wait_for("large").facts  # it came to no run
+    answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
+    assert (answer.status_code, answer.json()) == (400, json.loads(body))
+
+
+@pytest.mark.parametrize(
+    ("waiting", "resumes", "is_cut"),
+    [
+        ([9, 9, 9, 9], (), True),
+        ([9, 9, 12, 15], (), True),  # more is written, and nothing read
+        ([9, 1, 9, 8], (), False),
+        ([1, 9, 9, 9], (3,), False),  # all but a little was read, and more was written
+        ([9, 0, 9, 9], (), False),
+    ],
+)
+def test_who_reads_slowly_is_told_from_who_does_not_read(
+    waiting: list[int], resumes: tuple[int, ...], is_cut: bool
+) -> None:
+    """Looked at once a second, with a patience of 2.5 s; `resumes` are looks before which the client had read."""
+
+    class Transport:
+        cut = False
+
+        def is_closing(self) -> bool:
+            return self.cut
+
+        def get_write_buffer_size(self) -> int:
+            return sizes.pop(0)
+
+        def abort(self) -> None:
+            self.cut = True
+
+    sizes = list(waiting)
+    connection = object.__new__(protocol.ServiceProtocol)
+    connection.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
+    connection.transport = transport = Transport()  # type: ignore[assignment]
+    connection.flow = FlowControl(transport)  # type: ignore[arg-type]
+    connection.pipeline = deque()
+    for second in range(len(waiting)):
+        if second in resumes:
+            connection.resume_writing()
+        connection.look(100.0 + second)
+    assert transport.cut is is_cut

@@ -1,0 +1,132 @@
+"""Where spans go: the collector that OpenTelemetry's variables name, and what happens where there is none."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import socket
+import sys
+import threading
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from normfold.contract.errors import MissingPackageError
+from normfold.service.app import create_app
+from normfold.service.errors import SettingsError
+from normfold.service.observability import otel as spans_module
+from normfold.service.observability.otel import Spans
+from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.trace_context import open_tracing
+from normfold.service.settings import Settings
+from tests.service.conftest import BundleWriter, Lines, serve_app
+from tests.service.http.test_hostile_bodies import post, wait_for
+
+
+def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
+    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    bundles.digits()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        monkeypatch.setattr(spans_module, "FLUSH_TIMEOUT_S", 0.1)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+        monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+        settings = Settings(repository=bundles.root, provider="cpu", tracing=True)
+        with serve_app(create_app(settings), settings) as service:
+            service.wait_until_loaded()
+            for _ in range(50):
+                assert post(service).status_code == 200
+    wait_for(
+        lambda: not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "normfold-sp"))]
+    )
+    assert not [record for record in lines.records if record.name.startswith(("opentelemetry", "urllib3"))]
+    said = [record.getMessage() for record in lines.records if record.name == "normfold.service.observability.otel"]
+    assert len([line for line in said if line.startswith("OpenTelemetry says")]) <= 1
+    assert [line for line in said if "lost" in line] == ["The last spans were not taken within 0.1 s; they are lost."]
+
+
+def test_a_line_of_opentelemetrys_is_passed_on_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    Spans(InMemorySpanExporter()).close()
+    source = logging.getLogger("opentelemetry.exporter.otlp")
+    [handler] = [one for one in logging.getLogger("opentelemetry").handlers if isinstance(one, spans_module._OneLine)]
+    handler._quiet_until = 0.0
+
+    for number in range(5):
+        source.warning("Cannot export batch %d.", number)
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "normfold.service.observability.otel"]
+    assert lines == ["OpenTelemetry says: Cannot export batch 0. (Further lines of its own are left out for 60 s.)"]
+
+
+class _Collector(http.server.BaseHTTPRequestHandler):
+    """Takes what is exported."""
+
+    received: list[tuple[str, bytes]]
+
+    def do_POST(self) -> None:
+        self.received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
+    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.digits()
+    handler = type("Handler", (_Collector,), {"received": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as collector:
+        threading.Thread(target=collector.serve_forever).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+        settings = Settings(repository=bundles.root, provider="cpu", tracing=True)
+        with serve_app(create_app(settings), settings) as service:
+            service.wait_until_loaded()
+            assert post(service).status_code == 200
+        collector.shutdown()  # the service has ended, so that all is sent
+    [path] = {path for path, _ in handler.received}
+    sent = b"".join(body for _, body in handler.received)
+    assert path == "/v1/traces"
+    assert b"service.name\x12\x06\n\x04mine" in sent
+    assert b"POST /v2/models/{model}/infer" in sent
+
+
+def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = Phases("r", method="GET", path="/v2", status=200, started=1.0, ended=2.0)
+    for disabled in ("true", "false"):
+        monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+        exporter = InMemorySpanExporter()
+        spans = Spans(exporter)
+        spans.record(phases, {"type": "http", "method": "GET", "path": "/v2", "headers": []})
+        spans.close()
+        assert len(exporter.get_finished_spans()) == (disabled == "false")
+
+
+def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+
+    with pytest.raises(MissingPackageError, match=r"Tracing \(NORMFOLD_TRACING\) needs the package .*\.\[tracing\]"):
+        create_app(Settings(tracing=True))
+
+
+def test_a_variable_that_opentelemetry_refuses_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+
+    with pytest.raises(SettingsError, match="A variable OTEL_… of OpenTelemetry's is wrong: max_queue_size must be"):
+        open_tracing()
+
+
+def test_the_exporter_is_opentelemetrys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/here")
+    spans = open_tracing()
+    processors = spans._provider._active_span_processor._span_processors
+    exporter = processors[0].span_exporter  # type: ignore[attr-defined]
+    spans.close()
+    assert isinstance(exporter, OTLPSpanExporter)
+    assert exporter._endpoint == "http://127.0.0.1:1/here"

@@ -1,0 +1,306 @@
+"""What is counted of requests, and how it is told: metrics, the access log, how much runs at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from normfold.service.batching import batch_size_tuning as tuning
+from normfold.service.batching.batch import Job
+from normfold.service.batching.batch_size_tuning import best_batch, is_change_dear, measure_batches
+from normfold.service.errors import SettingsError
+from normfold.service.observability.access_log import FileLines, facts_of
+from normfold.service.observability.request_trace import SECONDS, Histogram, Phases
+from tests.service.http.test_hostile_bodies import PICTURE, Slow, post, queued, wait_for
+from tests.service.repository.test_version_control import put
+
+
+def samples(service: Any) -> dict[str, float]:
+    """Return every sample of GET /metrics, by its name and labels."""
+    answer = service.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(found: dict[str, float], name: str, **labels: str) -> float:
+    return found.get(f"{name}{sorted(labels.items())}", 0.0)
+
+
+def test_metrics_count_what_was_asked(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    service = start(bundles.root)
+    two = PICTURE["inputs"][0] | {"shape": [2, 1, 4, 4], "data": [0.0] * 32}
+
+    assert post(service).status_code == 200
+    assert post(service, inputs=[two]).status_code == 200
+    assert post(service, inputs=[]).status_code == 400
+    picture = [[0.0] * 4] * 4
+    assert service.client.post("/v1/models/digits:predict", json={"instances": [picture]}).status_code == 200
+
+    found, of = samples(service), {"model": "digits", "version": "1"}
+    assert value(found, "normfold_requests_total", **of, status="200") == 3
+    assert value(found, "normfold_requests_total", **of, status="400") == 1
+    assert value(found, "normfold_rows_total", **of) == 4
+    assert value(found, "normfold_run_rows_count", **of) == 3
+    assert value(found, "normfold_run_rows_sum", **of) == 4
+    for phase in ("decode", "queue", "wait", "run", "encode", "total"):
+        assert value(found, "normfold_request_seconds_count", **of, phase=phase) == 3
+    assert value(found, "normfold_request_seconds_sum", **of, phase="total") > 0
+    assert value(found, "normfold_request_seconds_bucket", **of, phase="run", le="+Inf") == 3
+    assert value(found, "normfold_model_ready", **of, provider="cpu") == 1
+    assert value(found, "normfold_queue_rows", **of) == 0
+    assert value(found, "normfold_in_flight") == 1  # the one for these metrics
+    assert value(found, "process_resident_memory_bytes") > 1e6
+    assert not any(name.startswith("nv_") for name in found)
+
+
+def test_names_of_tritons_metrics_by_an_option(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    service = start(bundles.root, triton_metrics=True)
+
+    post(service)
+
+    found, of = samples(service), {"model": "digits", "version": "1"}
+    assert value(found, "nv_inference_request_success_total", **of) == 1
+    assert value(found, "nv_inference_count_total", **of) == 1
+    assert value(found, "nv_inference_exec_count_total", **of) == 1
+    assert value(found, "nv_inference_request_duration_us_total", **of) > 0
+    assert value(found, "nv_inference_pending_request_count", **of) == 0
+
+
+def test_paths_that_do_not_exist_make_no_labels(served: Any) -> None:
+    for name in ("a", "b", "c"):
+        served.client.post(f"/v2/models/{name}/infer", json={})
+
+    labels = {name for name in samples(served) if name.startswith("normfold_requests_total") and "404" in name}
+
+    assert len(labels) == 1
+
+
+def test_a_service_that_is_not_ready_says_so_in_its_metrics(bundles: Any, start: Callable[..., Any]) -> None:
+    service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
+    assert samples(service)["normfold_ready[]"] == 0
+
+    put(bundles, 1)
+
+    wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200)
+    assert samples(service)["normfold_ready[]"] == 1
+
+
+def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
+    before = samples(service)
+    assert before["normfold_model_load_failures_total[('model', 'digits')]"] == 0
+    assert before["normfold_model_load_failures_total[('model', '')]"] == 0
+
+    broken = put(bundles, 2) / "manifest.json"
+    whole = broken.read_text()
+    broken.write_text("{}")
+    wait_for(lambda: value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1)
+    found = samples(service)
+    assert value(found, "normfold_model_ready", model="digits", version="1", provider="cpu") == 1
+    assert found["normfold_model_ready[('model', 'digits'), ('provider', ''), ('version', '2')]"] == 0
+    assert value(found, "normfold_model_wanted", model="digits", version="2") == 1
+
+    broken.write_text(whole)
+    wait_for(lambda: value(samples(service), "normfold_model_ready", model="digits", version="2", provider="cpu") == 1)
+    assert value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1
+
+
+def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
+
+    bundles.root.rename(bundles.root.with_name("elsewhere"))
+
+    wait_for(lambda: value(samples(service), "normfold_model_load_failures_total", model="") >= 1)
+    assert samples(service)["normfold_ready[]"] == 1  # what is loaded answers on
+
+
+def test_versions_that_nobody_wants_are_not_wanted(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    put(bundles, 2)
+    service = start(bundles.root, model_control="explicit", version_policy="latest:1")
+
+    def wanted() -> list[float]:
+        found = samples(service)
+        return [found[f"normfold_model_wanted[('model', 'digits'), ('version', '{number}')]"] for number in (1, 2)]
+
+    assert wanted() == [0, 0]
+    service.client.post("/v2/repository/models/digits/load")
+    assert wanted() == [0, 1]
+    service.client.post("/v2/repository/models/digits/unload")
+    assert wanted() == [0, 0]
+
+
+def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(bundles: Any, start: Callable[..., Any]) -> None:
+    put(bundles, 1)
+    (bundles.root / "loop").symlink_to(bundles.root / "loop")
+    service = start(bundles.root)
+
+    found = samples(service)
+
+    assert "loop" in service.client.get("/v1/models").text
+    assert found["normfold_model_ready[('model', 'loop'), ('provider', ''), ('version', '')]"] == 0
+    assert value(found, "normfold_model_wanted", model="loop", version="") == 1
+    assert value(found, "normfold_model_load_failures_total", model="loop") == 1
+
+
+def test_refusals_of_a_full_queue_are_told_from_other_503s(
+    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.digits()
+    slow = Slow(monkeypatch)
+    service = start(bundles.root, queue_capacity=1)
+    of = {"model": "digits", "version": "1"}
+    slow.holds.set()
+    threads = [threading.Thread(target=post, args=[service]) for _ in range(2)]
+    threads[0].start()
+    assert slow.running.wait(timeout=20)
+    threads[1].start()
+    wait_for(lambda: queued(service) == 1)
+
+    assert post(service).status_code == 503
+    assert service.client.post("/v1/models/digits:predict", json={"instances": []}).status_code == 503
+    slow.go_on.set()
+    for thread in threads:
+        thread.join(timeout=20)
+
+    found = samples(service)
+    assert value(found, "normfold_queue_refusals_total", **of) == 2
+    assert value(found, "normfold_requests_total", **of, status="503") == 2
+    assert value(found, "normfold_requests_total", **of, status="200") == 2
+
+
+def test_statuses_that_alerts_watch_are_told_before_they_are_answered(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    found = samples(start(bundles.root))
+    for status in ("200", "429", "500", "503", "504"):
+        assert found[f"normfold_requests_total[('model', 'digits'), ('status', '{status}'), ('version', '1')]"] == 0
+
+
+def test_a_histogram_counts_up_to_its_bounds() -> None:
+    histogram = Histogram((1.0, 2.0))
+
+    for number in (0.5, 1.0, 1.5, 3.0):
+        histogram.observe(number)
+
+    assert histogram.counts == [2, 1, 1]
+    assert (histogram.count, histogram.sum) == (4, 6.0)
+    assert list(SECONDS) == sorted(SECONDS)
+
+
+def test_the_access_log_has_a_line_for_every_request(bundles: Any, start: Callable[..., Any], tmp_path: Path) -> None:
+    bundles.digits()
+    path = tmp_path / "access.log"
+    service = start(bundles.root, access_log=path)
+
+    post(service, id='say "ä"')
+    service.client.get("/v2/models/none", headers={"X-Request-Id": "mine"})
+
+    wait_for(lambda: path.read_text().count("infer") + path.read_text().count("none") >= 2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    infer = next(line for line in lines if line["path"].endswith("/infer"))
+    assert infer.items() >= {"method": "POST", "status": 200, "model": "digits", "version": 1, "rows": 1}.items()
+    assert infer["id"] == 'say "ä"'
+    assert {"time", "request_id", "ms", "decode_ms", "queue_ms", "wait_ms", "run_ms", "encode_ms"} <= infer.keys()
+    missing = next(line for line in lines if line["path"] == "/v2/models/none")
+    assert missing.items() >= {"request_id": "mine", "status": 404, "method": "GET"}.items()
+
+
+@pytest.mark.parametrize("identity", [None, 'a"\\ü'])
+def test_the_quick_line_says_what_the_other_one_says(identity: str | None, tmp_path: Path) -> None:
+    log = FileLines(tmp_path / "log")
+    job = Job({}, 3, ("y",), 0.0, queued_at=1.0, started_at=1.5, run_at=1.75, ended_at=2.0)
+    phases = Phases("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
+    phases.encoded, phases.ended, phases.status, phases.job = 2.125, 2.25, 200, job
+
+    quick, slow = json.loads(log._quick_line(phases)), json.loads(log._line(phases))
+
+    assert quick.keys() == slow.keys() == {"time", "request_id", *facts_of(phases)}
+    assert {key: quick[key] for key in quick if key != "time"} == {key: slow[key] for key in slow if key != "time"}
+    log.close()
+
+
+def test_an_access_log_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be written: Is a directory"):
+        FileLines(tmp_path)
+
+
+def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixture) -> None:
+    log = FileLines(Path("/dev/full"))
+    log._lines, log._size = [b"x\n"], 2
+
+    log.flush()
+    log.close()
+
+    assert (
+        "The access log cannot be written, and lines are lost: No space left on device. (Said once a minute.)"
+        in caplog.messages
+    )
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ({1: 1.0}, 1),
+        ({1: 1.0, 2: 1.99}, 1),
+        ({1: 0.0165, 2: 0.033}, 2),  # what a run costs besides is shared
+        ({1: 0.0337, 2: 0.0665}, 2),  # that, and weights that are read once for both
+        ({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.99}, 4),
+        ({1: 1.0, 2: 1.9, 4: 3.0}, 4),
+        ({1: 1.0, 2: 2.5, 4: 1.0, 8: 2.0}, 4),
+    ],
+)
+def test_a_batch_is_as_large_as_pays(measured: dict[int, float], best: int) -> None:
+    assert best_batch(measured) == best
+
+
+def test_batches_are_doubled_up_to_the_largest() -> None:
+    rows_run: list[int] = []
+
+    measured = measure_batches(rows_run.append, largest=6)
+
+    assert set(measured) <= {1, 2, 4}
+    assert max(rows_run) <= 4
+
+
+def test_the_first_run_of_a_size_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where it chooses algorithms."""
+    now, seen = 0.0, set()
+    monkeypatch.setattr(tuning, "perf_counter", lambda: now)
+
+    def run(rows: int) -> None:
+        nonlocal now
+        now += 0.002 if rows in seen else 0.5
+        seen.add(rows)
+
+    assert measure_batches(run, largest=32) == pytest.approx(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.002))
+
+
+@pytest.mark.parametrize(("behind_another", "dear"), [(0.05, True), (0.003, False)])
+def test_a_change_of_rows_is_dear_where_it_takes_twice_as_long(
+    monkeypatch: pytest.MonkeyPatch, behind_another: float, dear: bool
+) -> None:
+    now, last = 0.0, 0
+    monkeypatch.setattr(tuning, "perf_counter", lambda: now)
+
+    def run(rows: int) -> None:
+        nonlocal now, last
+        now += 0.002 if rows == last else behind_another
+        last = rows
+
+    assert is_change_dear(run, (1, 2, 4)) is dear

@@ -1,0 +1,40 @@
+"""What an open session takes, gives, and gives back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normfold.service.errors import RunError, WireError
+from normfold.service.runtime import session as module
+from normfold.service.runtime.session_factory import open_session
+
+
+@pytest.fixture
+def model(bundles: Any) -> Path:
+    return bundles.digits() / "model.onnx"
+
+
+def test_wrong_tensor_is_the_clients_fault_and_another_failure_is_ours(model: Path) -> None:
+    opened = open_session(model, "cpu", 1)
+    with pytest.raises(WireError, match="does not take these tensors"):
+        opened.run({"input": np.zeros((1, 1, 5, 5), np.float32)}, ["logits"])
+
+    class Broken:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError("planted\nmore")
+
+    opened._session = Broken()
+    with pytest.raises(RunError) as caught:
+        opened.run({}, ["logits"])
+    assert caught.value.detail == "planted"
+    assert "planted" not in str(caught.value)
+
+
+def test_every_datatype_has_onnx_runtimes_name() -> None:
+    from normfold.contract.manifest import DATATYPES
+
+    assert sorted(module._DATATYPES.values()) == sorted(DATATYPES)

@@ -1,0 +1,346 @@
+"""A session is opened on the provider that was asked for, or not at all.
+
+There is no GPU where most of these run: CUDA is played by a session that computes on the CPU and says otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from normfold.service.errors import BundleError, ProviderError
+from normfold.service.runtime.session import Session
+from normfold.service.runtime.session_factory import open_session
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+
+@pytest.fixture
+def model(bundles: Any) -> Path:
+    return bundles.digits() / "model.onnx"
+
+
+class Pretended:
+    """A session on the CPU that says of itself what it is told to."""
+
+    def __init__(self, real: Any, providers: list[tuple[str, Mapping[str, str]]], nodes: Mapping[str, int]) -> None:
+        self._real, self._options, self._nodes = real, dict(providers), nodes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get_providers(self) -> list[str]:
+        """Name all that were asked for."""
+        return list(self._options)
+
+    def get_provider_options(self) -> dict[str, Mapping[str, str]]:
+        """Return the options that were asked for, and one more that is in force."""
+        return {name: {**options, "in_force": "1"} for name, options in self._options.items()}
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        """Return one subgraph for each provider."""
+        return [
+            SimpleNamespace(ep_name=name, get_nodes=lambda number=number: [None] * number)
+            for name, number in self._nodes.items()
+        ]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Return a function that makes ONNX Runtime list CUDA and TensorRT, and act as told when a session is opened.
+
+    `got`: which of the providers asked for are in the session; `nodes`: their placement; `error`: raised for anything
+    but the CPU; `printed`: by the search for libraries; `most`: sessions that there is room for; `most_got`: of
+    those on the provider asked for; `on_cpu`: whether the CPU can run the network. It returns the list of what is asked
+    for.
+    """
+    right = onnxruntime.InferenceSession
+
+    def install(
+        got: bool = True,
+        nodes: Mapping[str, int] | None = None,
+        error: str | None = None,
+        printed: str = "",
+        most: int = 100,
+        most_got: int = 100,
+        on_cpu: bool = True,
+    ) -> list[Any]:
+        asked: list[Any] = []
+
+        def open_pretended(path: Path, options: Any, providers: Any, enable_fallback: int) -> Any:
+            assert not enable_fallback  # or ONNX Runtime's wrapper would print and go on with the CPU
+            asked.append(providers)
+            real = right(path, options, providers=[CPU], enable_fallback=0)
+            if providers[0][0] == CPU and not on_cpu:
+                raise RuntimeError("NOT_IMPLEMENTED: no kernel on the CPU")
+            if providers[0][0] == CPU or not got or len(asked) > most_got:
+                return real
+            if error is not None:
+                raise RuntimeError(error)
+            if len(asked) > most:
+                raise RuntimeError("CUDA out of memory")
+            return Pretended(real, providers, {CUDA: 2} if nodes is None else nodes)
+
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write(printed), raising=False)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", open_pretended)
+        return asked
+
+    return install
+
+
+def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
+    opened = open_session(model, "cpu", 1)
+    assert opened.provider == "cpu"
+    assert opened.inputs == {"input": ("FP32", (-1, 1, 4, 4))}
+    assert opened.outputs == {"logits": ("FP32", (-1, 3))}
+    assert opened.place.runs_on_host
+    assert not opened.place.left_on_cpu
+
+
+def test_every_node_is_counted_where_it_runs(model: Path) -> None:
+    place = open_session(model, "cpu", 1).place
+    assert place.nodes == {"cpu": 2}
+    assert str(place) == "cpu: 2 nodes on cpu"
+
+
+def test_a_placement_that_is_not_told_is_not_guessed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = onnxruntime.InferenceSession.__mro__[1]
+    monkeypatch.delattr(older, "get_provider_graph_assignment_info")
+    place = open_session(model, "cpu", 1).place
+    assert place.nodes is None
+    assert str(place) == "cpu"
+    assert not place.left_on_cpu
+
+
+def test_auto_takes_the_cpu_where_there_is_no_cuda(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = open_session(model, "auto", 1).place
+    assert (place.provider, place.left_on_cpu) == ("cpu", False)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("provider", "extra"), [("cuda", "gpu"), ("tensorrt", "gpu"), ("openvino", "openvino")], ids=lambda value: value
+)
+def test_provider_that_is_not_built_in_is_an_error_that_says_what_to_install(
+    model: Path, provider: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for and .* without it; .*\.\[{extra}\]"):
+        open_session(model, provider, 1)
+
+
+def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[..., list[Any]]) -> None:
+    asked = pretend(nodes={CUDA: 3, CPU: 1})
+    opened = open_session(model, "cuda", 1, {"gpu_mem_limit": "1000000", "use_tf32": "1"}, device_id=1)
+    (provider, options), behind = asked[0]
+    assert provider == CUDA
+    assert options == {
+        "device_id": "1",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "do_copy_in_default_stream": "1",
+        "use_tf32": "1",
+        "gpu_mem_limit": "1000000",
+    }
+    assert behind == (CPU, {})
+    assert opened.place.options == {**options, "in_force": "1"}
+    assert str(opened.place) == "cuda: 3 nodes on cuda, 1 on cpu"
+    assert opened.place.left_on_cpu
+    assert not opened.place.runs_on_host
+
+
+def test_a_network_that_cuda_runs_whole_is_not_left_on_the_cpu(
+    model: Path, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend()
+    place = open_session(model, "auto", 1).place
+    assert (place.provider, place.left_on_cpu) == ("cuda", False)
+    assert not caplog.records
+
+
+def test_cuda_that_falls_back_is_an_error_that_names_what_is_missing(
+    model: Path, pretend: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(got=False, printed="Failed to load libcublas.so.13: no such file\nPlease install CUDA.")
+    with pytest.raises(ProviderError, match=r"fell back to the CPU \(Failed to load libcublas\.so\.13: no such file\)"):
+        open_session(model, "cuda", 1)
+    assert capsys.readouterr().out == ""  # standard output is for --json
+
+
+def test_provider_that_takes_no_node_is_an_error(model: Path, pretend: Callable[..., list[Any]]) -> None:
+    pretend(nodes={CPU: 2})
+    with pytest.raises(ProviderError, match=r"'cuda' was asked for and it took none of the nodes \(2 nodes on cpu\)"):
+        open_session(model, "cuda", 1)
+
+
+def test_refused_options_are_an_error_of_one_sentence(model: Path, pretend: Callable[..., list[Any]]) -> None:
+    pretend(error='/src/parser.cc:12 void onnxruntime::Parse(const Options&) Unknown provider option: "x".\nmore')
+    with pytest.raises(ProviderError) as caught:
+        open_session(model, "cuda", 1, {"x": "1"})
+    assert 'and ONNX Runtime refused it (Unknown provider option: "x"); check' in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", [{"got": False}, {"nodes": {CPU: 2}}, {"error": "CUDA failure 35"}], ids=str)
+def test_auto_goes_on_with_the_cpu_and_says_so(
+    model: Path, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture, fault: dict[str, Any]
+) -> None:
+    pretend(**fault)
+    opened = open_session(model, "auto", 1)
+    assert opened.provider == "cpu"
+    assert opened.place.left_on_cpu
+    assert opened.run({"input": np.ones((1, 1, 4, 4), np.float32)}, ["logits"])[0].shape == (1, 3)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.message.startswith("digits/1 does not run on cuda, as provider 'auto' allows: ")
+
+
+def test_auto_never_asks_for_tensorrt(model: Path, pretend: Callable[..., list[Any]]) -> None:
+    asked = pretend()
+    open_session(model, "auto", 1)
+    assert [providers[0][0] for providers in asked] == [CUDA]
+
+
+def test_tensorrt_leaves_to_cuda_what_it_cannot_take(
+    model: Path, pretend: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    asked = pretend(nodes={TENSORRT: 5, CUDA: 2})
+    opened = open_session(model, "tensorrt", 1, {"trt_fp16_enable": "True"}, cache=tmp_path / "cache")
+    (first, options), (second, cuda_options), third = asked[0]
+    assert (first, second, third) == (TENSORRT, CUDA, (CPU, {}))
+    assert options["trt_fp16_enable"] == "True"
+    assert "trt_fp16_enable" not in cuda_options
+    assert cuda_options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert Path(options["trt_engine_cache_path"]).is_dir()
+    assert str(opened.place) == "tensorrt: 5 nodes on tensorrt, 2 on cuda"
+    assert not opened.place.left_on_cpu
+
+
+def test_cache_that_cannot_be_written_is_an_error(
+    model: Path, pretend: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    pretend()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProviderError, match="its cache cannot be written"):
+        open_session(model, "tensorrt", 1, cache=tmp_path / "file")
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "auto"])
+def test_file_that_is_no_network_is_the_files_fault_on_every_provider(
+    tmp_path: Path, pretend: Callable[..., list[Any]], provider: str
+) -> None:
+    pretend()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"nothing")
+    with pytest.raises(BundleError, match=r"ONNX Runtime cannot open 'model\.onnx'") as caught:
+        open_session(path, provider, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_threads_are_as_told_and_do_not_spin(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    right = onnxruntime.InferenceSession
+
+    def look(path: Path, options: Any, **more: Any) -> Any:
+        seen.append((options.intra_op_num_threads, options.get_session_config_entry("session.intra_op.allow_spinning")))
+        assert isinstance(path, Path)
+        return right(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", look)
+    open_session(model, "cpu", 3)
+    assert seen == [(3, "0")]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_service_on_an_accelerator_pads_to_sizes_that_were_warmed(
+    bundles: Any,
+    start: Callable[..., Any],
+    pretend: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    provider: str,
+) -> None:
+    pretend()
+    bundles.digits()
+    bundles.one_by_one()
+    rows: dict[str, list[int]] = {}
+    right = Session.run
+
+    def note(self: Session, tensors: Any, *more: Any) -> Any:
+        rows.setdefault(next(iter(self.outputs)), []).append(len(tensors["input"]))
+        return right(self, tensors, *more)
+
+    monkeypatch.setattr(Session, "run", note)
+    service = start(bundles.root, provider=provider, max_batch_size=6)
+    if provider == "cuda":
+        assert {1, 2, 4, 6} <= set(rows["logits"])
+        assert set(rows["output"]) == {1}
+    rows.clear()
+    three = {"name": "input", "datatype": "FP32", "shape": [3, 1, 4, 4], "data": [1.0] * 48}
+    answer = service.client.post("/v2/models/digits/infer", json={"inputs": [three]}).json()
+    assert answer["outputs"][0]["shape"] == [3, 3]
+    alone = {"name": "input", "datatype": "FP32", "shape": [3, 1], "data": [1.0, 1.0, 2.0]}
+    answer = service.client.post("/v2/models/one-by-one/infer", json={"inputs": [alone]}).json()
+    assert answer["outputs"][0]["data"] == [0.25, 0.25, 0.5]
+    assert rows == {"logits": [4 if provider == "cuda" else 3], "output": [3]}
+    assert service.client.get("/v2/models/digits/stats").json()["model_stats"][0]["inference_count"] == 3
+    assert 'normfold_rows_total{model="digits",version="1"} 3.0' in service.client.get("/metrics").text
+    parameters = service.client.get("/v2/models/digits/config").json()["parameters"]
+    assert parameters.get("batch_sizes") == ({"string_value": "1, 2, 4, 6"} if provider == "cuda" else None)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_network_of_a_fixed_number_of_rows_is_neither_batched_nor_padded(
+    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], provider: str
+) -> None:
+    pretend()
+    bundles.identity("FP32", "fixed", shape=(1, 2))
+    client = start(bundles.root, provider=provider, max_batch_size=8).client
+    config = client.get("/v2/models/fixed/config").json()
+    assert config["max_batch_size"] == 1
+    assert "batch_sizes" not in config["parameters"]
+
+
+def test_service_says_where_nodes_run_and_with_which_options(
+    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend(nodes={CUDA: 120, CPU: 3})
+    bundles.digits()
+    with caplog.at_level(logging.INFO, "normfold.service.repository.repository"):
+        client = start(bundles.root, provider="cuda", provider_options={"gpu_mem_limit": 1000}, device_id=0).client
+    assert "digits/1 is ready on cuda: 120 nodes on cuda, 3 on cpu (" in caplog.text
+    config = client.get("/v2/models/digits/config").json()
+    found = {name: value["string_value"] for name, value in config["parameters"].items()}
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
+    assert (found["provider"], found["nodes.cuda"], found["nodes.cpu"]) == ("cuda", "120", "3")
+    assert found["provider_options.gpu_mem_limit"] == "1000"
+    assert found["provider_options.in_force"] == "1"
+    assert client.get("/v2").json()["providers"] == ["cuda"]
+    version = client.get("/v1/models").json()["models"][0]["versions"][0]
+    assert (version["provider"], version["nodes"]) == ("cuda", {"cuda": 120, "cpu": 3})
+    metrics = client.get("/metrics").text
+    assert 'normfold_model_nodes{model="digits",provider="cuda",version="1"} 120.0' in metrics
+    assert 'normfold_model_nodes{model="digits",provider="cpu",version="1"} 3.0' in metrics
+    assert 'normfold_model_provider_fallback{model="digits",version="1"} 1.0' in metrics
+
+
+def test_service_on_the_cpu_alone_has_no_fallback(bundles: Any, start: Callable[..., Any]) -> None:
+    bundles.digits()
+    metrics = start(bundles.root, provider="cpu").client.get("/metrics").text
+    assert 'normfold_model_nodes{model="digits",provider="cpu",version="1"} 2.0' in metrics
+    assert 'normfold_model_provider_fallback{model="digits",version="1"} 0.0' in metrics
+
+
+def test_model_whose_provider_is_not_got_does_not_load(
+    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]]
+) -> None:
+    pretend(got=False)
+    bundles.digits()
+    answer = start(bundles.root, provider="cuda").client.get("/v2/health/ready")
+    assert answer.status_code == 503
+    assert "'cuda' was asked for and ONNX Runtime fell back to the CPU" in answer.json()["error"]

@@ -17,22 +17,22 @@ from starlette.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
 
 from normfold.service import error_responses as http_errors
-from normfold.service.auth.authorization import Doors
-from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.authorization import Authorizer
+from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.http.cors import Cors
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
-from normfold.service.inference.fast_path import ShortWay
-from normfold.service.inference.large_responses import LargeAnswers
+from normfold.service.inference.fast_path import FastPath
+from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.observability.access_log import FileLines, LogLines
 from normfold.service.observability.metrics import Metrics
 from normfold.service.observability.request_trace import Telemetry
 from normfold.service.observability.trace_context import open_tracing
-from normfold.service.repository.arena_trimmer import MemoryKeeper
+from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
-from normfold.service.routes.drift import shift_routes
+from normfold.service.routes.drift import drift_routes
 from normfold.service.routes.health import health_routes
 from normfold.service.routes.infer import infer_routes
 from normfold.service.routes.models import model_routes
@@ -43,9 +43,9 @@ from normfold.service.routes.security import describe_keys
 from normfold.service.routes.statistics import statistics_routes
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
-from normfold.service.workers.coordinator import Crew
-from normfold.service.workers.shared_state import Board
-from normfold.service.workers.shutdown import stop_gently
+from normfold.service.workers.coordinator import Coordinator
+from normfold.service.workers.shared_state import SharedState
+from normfold.service.workers.shutdown import graceful_shutdown
 from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ _COLLECT_AFTER = 20_000
 class _App(FastAPI):
     """FastAPI, within what surrounds every request; FastAPI's own middleware would stand before the infer route."""
 
-    short_way: ShortWay | None = None
+    fast_path: FastPath | None = None
     """For the HTTP server, which knows it by this name."""
 
     def surround(
-        self, infer: InferRoute, telemetry: Telemetry, settings: Settings, doors: Doors | None, spans: Spans | None
+        self, infer: InferRoute, telemetry: Telemetry, settings: Settings, doors: Authorizer | None, spans: Spans | None
     ) -> None:
         """Put the middleware around everything."""
         self._needs_key = doors is not None
@@ -100,19 +100,21 @@ class _App(FastAPI):
         return document
 
 
-async def _load(repository: Repository, crew: Crew) -> None:
+async def _load(repository: Repository, coordinator: Coordinator) -> None:
     """Load the models, and spare the garbage collector what stays: a full collection would stall every request."""
     await repository.load()
-    await crew.catch_up()
+    await coordinator.catch_up()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
 
 
-async def _keep_up(loading: asyncio.Task[None], repository: Repository, crew: Crew, memory: MemoryKeeper) -> None:
+async def _keep_up(
+    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, memory: ArenaTrimmer
+) -> None:
     """Follow what changes in the folders, what the other workers want, and what memory can be given back."""
     await loading
-    await asyncio.gather(repository.watch(), crew.work(), memory.watch())
+    await asyncio.gather(repository.watch(), coordinator.work(), memory.watch())
 
 
 _TRACED_HERE: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -141,31 +143,31 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """
     if spans is None and settings.tracing:
         spans = open_tracing()
-    keyring = Keyring(settings.keys) if settings.keys is not None else None
-    doors = Doors(keyring, RateLimiter(share=1 / settings.workers)) if keyring is not None else None
+    keyring = KeyStore(settings.keys) if settings.keys is not None else None
+    doors = Authorizer(keyring, RateLimiter(share=1 / settings.workers)) if keyring is not None else None
     threads = share_of_processors(settings.workers) + 1  # one more, so that a picture decodes while networks run
-    workers = Workers(threads)
+    workers = ThreadPool(threads)
     access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
     telemetry = Telemetry(access_log)
     repository = Repository(settings, workers, telemetry)
-    board = Board(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
-    crew = Crew(repository, telemetry, board, settings.workers)
+    shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
+    coordinator = Coordinator(repository, telemetry, shared, settings.workers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if keyring is not None:
             keyring.start()
-        stop_gently(crew.stop, settings.shutdown_delay_s)
-        loading = asyncio.create_task(_load(repository, crew))
-        if crew.replaces_another:
+        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
+        loading = asyncio.create_task(_load(repository, coordinator))
+        if coordinator.replaces_another:
             logger.warning("A worker process died; this one takes its place.")
             await loading  # the others answer meanwhile
-        keeping_up = asyncio.create_task(_keep_up(loading, repository, crew, MemoryKeeper(repository, workers)))
+        keeping_up = asyncio.create_task(_keep_up(loading, repository, coordinator, ArenaTrimmer(repository, workers)))
         keeping_up.add_done_callback(_log_death)
         yield
         keeping_up.cancel()
         await asyncio.wait([keeping_up])
-        crew.close()
+        coordinator.close()
         await repository.close()
         workers.close()
         if keyring is not None:
@@ -187,17 +189,19 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     )
     app.state.workers = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
-    large = LargeAnswers(workers, settings.max_answer_bytes)
+    large = LargeResponses(workers, settings.max_response_bytes)
     app.surround(InferRoute(repository, workers, settings, large), telemetry, settings, doors, spans)
     if spans is None:
-        app.short_way = ShortWay(repository, telemetry, workers, settings, large, doors)
+        app.fast_path = FastPath(repository, telemetry, workers, settings, large, doors)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
-    app.include_router(statistics_routes(repository, crew, Metrics(crew, repository, settings.triton_metrics)))
-    app.include_router(shift_routes(repository, workers))
+    app.include_router(
+        statistics_routes(repository, coordinator, Metrics(coordinator, repository, settings.triton_metrics))
+    )
+    app.include_router(drift_routes(repository, workers))
     app.include_router(model_routes(repository))
-    app.include_router(repository_routes(repository, crew))
-    app.include_router(health_routes(repository, crew, needs_key=doors is not None))
+    app.include_router(repository_routes(repository, coordinator))
+    app.include_router(health_routes(repository, coordinator, needs_key=doors is not None))
 
     @app.get("/", include_in_schema=False)
     async def to_pages(_: Request) -> RedirectResponse:

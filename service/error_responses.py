@@ -22,33 +22,33 @@ from normfold.contract.preprocess import RawInputError
 from normfold.contract.runtime import RuntimePackageError
 from normfold.service.errors import (
     AddressError,
-    AnswersFullError,
-    AnswerTooLargeError,
-    BodiesFullError,
+    BodyBudgetError,
     BodyTooLargeError,
     BundleError,
-    ClientLeftError,
+    ClientDisconnectedError,
     ControlError,
     DeadlineError,
+    InvalidRequestError,
     KeysError,
     KeysUnwritableError,
     ModelUnavailableError,
-    NoKeyError,
-    NothingKeptError,
+    NoSamplesError,
     ProviderError,
     QueueFullError,
     RateError,
     RequestError,
+    ResponseBudgetError,
+    ResponseTooLargeError,
     RunError,
     ScopeError,
     ServingError,
     SettingsError,
+    UnauthenticatedError,
     UnknownModelError,
     UnknownPathError,
     UnloadedError,
     UnsuitableModelError,
     UnwritableOutputError,
-    WireError,
 )
 from normfold.service.logs import REQUEST_ID
 
@@ -56,26 +56,26 @@ logger = logging.getLogger(__name__)
 
 STATUS: dict[type[NormfoldError], int] = {
     RequestError: 400,
-    WireError: 400,
+    InvalidRequestError: 400,
     RawInputError: 400,
     UnsuitableModelError: 400,
-    NoKeyError: 401,
+    UnauthenticatedError: 401,
     ControlError: 403,
     ScopeError: 403,
-    AnswerTooLargeError: 400,
+    ResponseTooLargeError: 400,
     UnknownModelError: 404,
     UnknownPathError: 404,
-    NothingKeptError: 404,
+    NoSamplesError: 404,
     BodyTooLargeError: 413,
     RateError: 429,
     ServingError: 500,
     RunError: 500,
     UnwritableOutputError: 500,
-    ClientLeftError: 499,  # for the log: no status of HTTP says so
+    ClientDisconnectedError: 499,  # for the log: no status of HTTP says so
     ModelUnavailableError: 503,
     QueueFullError: 503,
-    BodiesFullError: 503,
-    AnswersFullError: 503,
+    BodyBudgetError: 503,
+    ResponseBudgetError: 503,
     UnloadedError: 503,
     DeadlineError: 504,
 }
@@ -94,7 +94,7 @@ def install(app: FastAPI) -> None:
     """Let the app answer every error in the one form."""
     app.add_exception_handler(NormfoldError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(ClientDisconnect, _note_who_left)
+    app.add_exception_handler(ClientDisconnect, _note_disconnected)
     app.add_exception_handler(Exception, _answer_fault)
 
 
@@ -122,9 +122,9 @@ def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, byt
     headers = []
     if isinstance(error, BodyTooLargeError):
         headers.append((b"connection", b"close"))  # the rest of the body is never read
-    if isinstance(error, NoKeyError):
+    if isinstance(error, UnauthenticatedError):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, QueueFullError | BodiesFullError | AnswersFullError | RateError):
+    if isinstance(error, QueueFullError | BodyBudgetError | ResponseBudgetError | RateError):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     prefix = f"[request id: {identity}] " if identity else ""
     return status, error_body(prefix + str(error)), headers
@@ -138,9 +138,9 @@ async def _answer_error(_: Request, error: Exception) -> Response:
     return Response(body, status, extra, media_type="application/json")
 
 
-async def _note_who_left(_: Request, __: Exception) -> Response:
+async def _note_disconnected(_: Request, __: Exception) -> Response:
     """Let the status be noted; nobody reads it."""
-    return Response(status_code=STATUS[ClientLeftError])
+    return Response(status_code=STATUS[ClientDisconnectedError])
 
 
 def describe_fault(identity: str | None = None) -> str:

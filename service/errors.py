@@ -3,17 +3,17 @@
     NormfoldError
     ├── InputError
     │   ├── RequestError                the client's request cannot be answered as it stands
-    │   │   ├── WireError               its body is not what the protocol or the model takes
+    │   │   ├── InvalidRequestError               its body is not what the protocol or the model takes
     │   │   ├── UnsuitableModelError    the model cannot do what this route is for
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
-    │   │   ├── NothingKeptError        its recent inputs are not kept
+    │   │   ├── NoSamplesError        its recent inputs are not kept
     │   │   ├── ControlError            loading and unloading is not for clients
-    │   │   ├── NoKeyError              no key came with the request, or none that opens anything
+    │   │   ├── UnauthenticatedError              no key came with the request, or none that opens anything
     │   │   ├── ScopeError              its key is for something else
     │   │   ├── RateError               its key has asked too often
     │   │   ├── UnknownPathError        there is no such path
     │   │   ├── BodyTooLargeError
-    │   │   └── AnswerTooLargeError     its answer would be larger than any may be
+    │   │   └── ResponseTooLargeError     its answer would be larger than any may be
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   │   └── KeysError               the file of keys is missing or broken               (start, commands)
     │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
@@ -24,10 +24,10 @@
     └── ServingError                    the request is right, and the service cannot answer it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── QueueFullError              as many rows wait as may
-        ├── BodiesFullError             large bodies take as much memory as they may
-        ├── AnswersFullError            answers that nobody has read yet take as much memory as they may
+        ├── BodyBudgetError             large bodies take as much memory as they may
+        ├── ResponseBudgetError            answers that nobody has read yet take as much memory as they may
         ├── DeadlineError               the request's time was up before its answer was there
-        ├── ClientLeftError             the client is gone: nobody reads the answer
+        ├── ClientDisconnectedError             the client is gone: nobody reads the answer
         ├── UnloadedError               the model was unloaded while the request waited
         ├── RunError                    the network failed while it ran
         └── UnwritableOutputError       an output holds what JSON cannot carry
@@ -46,7 +46,7 @@ class RequestError(InputError):
     """The client's request cannot be answered as it stands."""
 
 
-class WireError(RequestError):
+class InvalidRequestError(RequestError):
     """The body is not what the protocol or the model takes."""
 
 
@@ -67,7 +67,7 @@ class UnknownModelError(RequestError):
         self.model, self.version = model, version
 
 
-class NothingKeptError(RequestError):
+class NoSamplesError(RequestError):
     """Recent inputs of a model are asked for, and none are kept."""
 
     def __init__(self, model: str) -> None:
@@ -87,7 +87,7 @@ class ControlError(RequestError):
         self.model_control = model_control
 
 
-class NoKeyError(RequestError):
+class UnauthenticatedError(RequestError):
     """No key came with the request, or none that opens anything: which of the two is not said."""
 
     def __init__(self) -> None:
@@ -128,14 +128,15 @@ class BodyTooLargeError(RequestError):
         self.max_body_bytes = max_body_bytes
 
 
-class AnswerTooLargeError(RequestError):
+class ResponseTooLargeError(RequestError):
     """The answer alone would take more memory than all answers may."""
 
-    def __init__(self, size: int, max_answer_bytes: int) -> None:
+    def __init__(self, size: int, max_response_bytes: int) -> None:
         super().__init__(
-            f"The answer would have {size:,} bytes, over the limit of {max_answer_bytes:,}; ask for fewer rows at once."
+            f"The response would have {size:,} bytes, over the limit of {max_response_bytes:,}; "
+            f"ask for fewer rows at once."
         )
-        self.size, self.max_answer_bytes = size, max_answer_bytes
+        self.size, self.max_response_bytes = size, max_response_bytes
 
 
 class SettingsError(InputError):
@@ -202,7 +203,7 @@ class QueueFullError(ServingError):
         self.queue_capacity, self.retry_after_s = queue_capacity, retry_after_s
 
 
-class BodiesFullError(ServingError):
+class BodyBudgetError(ServingError):
     """Large bodies of other requests take as much memory as they may."""
 
     retry_after_s = 1
@@ -211,7 +212,7 @@ class BodiesFullError(ServingError):
         super().__init__("Too many large requests are being answered; try again in 1 second.")
 
 
-class AnswersFullError(ServingError):
+class ResponseBudgetError(ServingError):
     """Answers that their clients have not read yet take as much memory as they may."""
 
     retry_after_s = 1
@@ -227,7 +228,7 @@ class DeadlineError(ServingError):
         super().__init__("The request's deadline passed before the model had answered it.")
 
 
-class ClientLeftError(ServingError):
+class ClientDisconnectedError(ServingError):
     """The client is gone: nobody reads the answer."""
 
     def __init__(self) -> None:

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of large bodies, from head to answer, in each process; one more is answered 503.",
     )
-    max_answer_bytes: int = Field(
+    max_response_bytes: int = Field(
         default=2**30,
         ge=1,
         description="Bytes of large answers that may wait to be read, in each process; one more is answered 503.",
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
     )
-    watch_share: float = Field(
+    drift_share: float = Field(
         default=0.005,
         ge=0,
         le=1,

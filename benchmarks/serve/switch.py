@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from normfold.cli.main import main
-from normfold.service.drift.monitor import Watch
+from normfold.service.drift.monitor import DriftMonitor
 
 TURNS = "BENCH_TURNS"
 """Environment variable: file to write to, [[watched, requests, seconds], …]."""
@@ -24,7 +24,7 @@ TURNS = "BENCH_TURNS"
 TURN_S = 0.1
 _ORDER = (True, False, False, True)
 
-_offer = Watch.offer
+_offer = DriftMonitor.offer
 
 
 class Turns:
@@ -34,7 +34,7 @@ class Turns:
         self.done: list[tuple[bool, int, float]] = []
         self._requests, self._began = 0, perf_counter()
 
-    def offer(self, watch: Watch, tensors: Any, now: float) -> None:
+    def offer(self, watch: DriftMonitor, tensors: Any, now: float) -> None:
         """Count a request, and look at it if it is watching's turn."""
         self._requests += 1
         if self._is_watched:
@@ -57,7 +57,7 @@ class Turns:
 
 if __name__ == "__main__":
     turns = Turns()
-    setattr(Watch, "offer", lambda *given: turns.offer(*given))  # noqa: B010 -- typed as a method
+    setattr(DriftMonitor, "offer", lambda *given: turns.offer(*given))  # noqa: B010 -- typed as a method
     atexit.register(turns.write)
     signal.signal(signal.SIGALRM, turns.change)
     signal.setitimer(signal.ITIMER_REAL, TURN_S, TURN_S)

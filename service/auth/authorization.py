@@ -10,18 +10,18 @@ import re
 from math import ceil
 from typing import Literal
 
-from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import Scope
 from normfold.service.auth.rate_limit import RateLimiter
-from normfold.service.errors import NoKeyError, RateError, RequestError, ScopeError, UnknownPathError
+from normfold.service.errors import RateError, RequestError, ScopeError, UnauthenticatedError, UnknownPathError
 from normfold.service.http.body import Headers
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 
-Need = Scope | Literal["nothing"]
+RequiredScope = Scope | Literal["nothing"]
 
 _VERSIONED = r"[^/]+(/versions/[^/]+)?"
 
-NEEDS: tuple[tuple[re.Pattern[str], Need], ...] = (
+REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
     (re.compile(r"/|/docs|/openapi\.json|/v2/health/(live|ready)"), "nothing"),
     (re.compile(rf"/metrics|/v2/models/stats|/v2/models/{_VERSIONED}/(stats|shift)"), "metrics"),
     (re.compile(r"/v2/repository/models/[^/]+/(load|unload)"), "admin"),
@@ -32,29 +32,29 @@ NEEDS: tuple[tuple[re.Pattern[str], Need], ...] = (
 """What a path needs: the first that matches all of it. Every route has its place here; a test holds that."""
 
 
-def need_of(path: str) -> Need | None:
+def required_scope(path: str) -> RequiredScope | None:
     """Return what a path needs; None if it is none of ours."""
-    for pattern, need in NEEDS:
+    for pattern, need in REQUIRED_SCOPES:
         if pattern.fullmatch(path):
             return need
     return None
 
 
-class Doors:
+class Authorizer:
     """Decides, from a request's path and headers alone, whether it may pass."""
 
-    def __init__(self, keyring: Keyring, limiter: RateLimiter) -> None:
+    def __init__(self, keyring: KeyStore, limiter: RateLimiter) -> None:
         self._keyring, self._limiter = keyring, limiter
 
-    def refusal(self, path: str, headers: Headers, phases: Phases) -> RequestError | None:
+    def refusal(self, path: str, headers: Headers, phases: RequestTrace) -> RequestError | None:
         """Return why a request may not pass, or None; its key is noted for the access log."""
-        need = need_of(path)
+        need = required_scope(path)
         if need == "nothing":
             return None
         key, opens = self._keyring.find(_presented(headers))
         phases.key = key
         if key is None or not opens:
-            return NoKeyError()
+            return UnauthenticatedError()
         if need is None:
             return UnknownPathError(path)
         if need not in key.scopes:

@@ -36,10 +36,10 @@ class _Entry(NamedTuple):
 _NOTHING = secrets.token_hex(32)
 """Compared where there is nothing to compare with: no secret has this SHA-256."""
 
-_NOBODY = _Entry(None, _NOTHING, _NOTHING, 0.0, 0.0)
+_NO_KEY = _Entry(None, _NOTHING, _NOTHING, 0.0, 0.0)
 
 
-class Keyring:
+class KeyStore:
     """The keys of a file.
 
     Args:
@@ -62,7 +62,7 @@ class Keyring:
         Both digests are compared whoever asks, so that the time it takes tells nothing of them.
         """
         identity, secret = split_key(presented)
-        entry, digest, now = self._entries.get(identity, _NOBODY), hash_secret(secret), time()
+        entry, digest, now = self._entries.get(identity, _NO_KEY), hash_secret(secret), time()
         is_current = hmac.compare_digest(digest, entry.sha256)
         is_former = hmac.compare_digest(digest, entry.former_sha256) and now < entry.former_until
         if entry.key is None or not (is_current or is_former):

@@ -15,7 +15,7 @@ Results = dict[str, Array]
 
 
 class Future(Protocol):
-    """Where a job's outcome goes: asyncio's future, or a `Reply`."""
+    """Where a job's outcome goes: asyncio's future, or a `CallbackFuture`."""
 
     def done(self) -> bool:
         """Whether it went there."""
@@ -27,7 +27,7 @@ class Future(Protocol):
         """Give the reason why there are none."""
 
 
-class Reply:
+class CallbackFuture:
     """A future that calls one function, at once; asyncio's would take a turn of the event loop.
 
     Args:
@@ -55,7 +55,7 @@ class Reply:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class QueuedRequest:
     """One request's tensors in the queue.
 
     Attributes:
@@ -95,11 +95,11 @@ class Job:
         """Whether nobody waits for it any more."""
         return self.future is None or self.future.done()
 
-    def followed_by(self, other: Job) -> Job:
+    def followed_by(self, other: QueuedRequest) -> QueuedRequest:
         """Return what the two jobs of one request were together, as if one had been cut: begun by the first, ended by
         the second.
         """
-        return Job(
+        return QueuedRequest(
             {},
             self.weight + other.weight,
             self.outputs,
@@ -116,7 +116,7 @@ class Job:
 class Batch:
     """What runs at once: a slice of each job."""
 
-    members: list[tuple[Job, int, int]]
+    members: list[tuple[QueuedRequest, int, int]]
     cancel: Cancel = field(default_factory=Cancel)
     run_at: float = 0.0
 
@@ -150,7 +150,7 @@ class BatchPolicy:
         return self.sizes[at] - rows if at < len(self.sizes) else 0
 
 
-def fit_together(one: Job, other: Job) -> bool:
+def fit_together(one: QueuedRequest, other: QueuedRequest) -> bool:
     """Whether two jobs may run at once: their rows are independent, and of one shape."""
     return one.rows is not None and other.rows is not None and one.shapes == other.shapes
 

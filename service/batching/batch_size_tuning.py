@@ -25,7 +25,7 @@ so 0.8 belong to the run, and 0.3 to the row."""
 
 _GAIN = 0.99
 _REPEATS = 3
-_DEAR = 2.0
+_SHAPE_SWITCH_PENALTY = 2.0
 _BUDGET_S = 0.3
 """For the runs that are timed. The first ones of their sizes do not count: on a GPU they choose algorithms, which on an
 H100 left no time to find out that a batch of 8 answers four times as many rows a second."""
@@ -56,7 +56,7 @@ def measure_batches(run: Callable[[int], object], largest: int) -> dict[int, flo
     return measured
 
 
-def is_change_dear(run: Callable[[int], object], sizes: Sequence[int]) -> bool:
+def has_shape_switch_penalty(run: Callable[[int], object], sizes: Sequence[int]) -> bool:
     """Whether a run takes much longer if the last one had another number of rows.
 
     ONNX Runtime keeps cuDNN's plan of a convolution for the last shape alone: on an H100, with 1, 8 and 32 rows by
@@ -70,7 +70,7 @@ def is_change_dear(run: Callable[[int], object], sizes: Sequence[int]) -> bool:
     run(one)
     alike = min(_time(run, one) for _ in range(_REPEATS))
     changed = min(_time_behind(run, other, one) for _ in range(_REPEATS))
-    return changed > _DEAR * alike
+    return changed > _SHAPE_SWITCH_PENALTY * alike
 
 
 def best_batch(measured: dict[int, float]) -> int:

@@ -25,9 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.batching.batch import Batch, BatchPolicy, Job, Results, fit_together, joined
-from normfold.service.batching.thread_pool import Workers
-from normfold.service.errors import ClientLeftError, DeadlineError, QueueFullError, RunError, UnloadedError
+from normfold.service.batching.batch import Batch, BatchPolicy, QueuedRequest, Results, fit_together, joined
+from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.errors import ClientDisconnectedError, DeadlineError, QueueFullError, RunError, UnloadedError
 from normfold.service.runtime.session import Array, Cancel
 
 
@@ -55,20 +55,20 @@ class Batcher:
         self,
         run: Run,
         policy: BatchPolicy,
-        workers: Workers,
+        workers: ThreadPool,
         observe: Callable[[int, float], None] = lambda *_: None,
         refused: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy
         self._run, self._workers, self._observe, self._refused = run, workers, observe, refused
-        self._urgent: deque[Job] = deque()
-        self._normal: deque[Job] = deque()
+        self._urgent: deque[QueuedRequest] = deque()
+        self._normal: deque[QueuedRequest] = deque()
         self._queued_rows = 0
         self._running: Batch | None = None
         self._alone: deque[Batch] = deque()
         self._pump_due: asyncio.Handle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer_at = 0.0
         self._seconds_per_row = 0.0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,17 +100,17 @@ class Batcher:
             self._refused()
             raise QueueFullError(self.policy.queue_capacity, self.retry_after_s)
 
-    def submit(self, job: Job) -> asyncio.Future[Results]:
+    def submit(self, job: QueuedRequest) -> asyncio.Future[Results]:
         """Put a job into the queue, as `enqueue` does.
 
         Returns:
-            Its results, by output, rows in order; or DeadlineError, RunError, WireError.
+            Its results, by output, rows in order; or DeadlineError, RunError, InvalidRequestError.
         """
         job.future = future = asyncio.get_running_loop().create_future()
         self.enqueue(job)
         return future
 
-    def enqueue(self, job: Job) -> None:
+    def enqueue(self, job: QueuedRequest) -> None:
         """Put a job with a future into the queue.
 
         Raises:
@@ -126,12 +126,12 @@ class Batcher:
         (self._urgent if job.urgent else self._normal).append(job)
         self._queued_rows += job.weight
         if self._running is not None or self.policy.delay_s:
-            self._arm(job.deadline)
+            self._schedule_deadline(job.deadline)
         self._schedule()
 
-    def abandon(self, job: Job) -> None:
+    def abandon(self, job: QueuedRequest) -> None:
         """Forget a job whose client left; the last member of a running batch stops it."""
-        self._end(job, ClientLeftError())
+        self._end(job, ClientDisconnectedError())
 
     def close(self, reason: NormfoldError | None = None) -> None:
         """End everything that waits or runs; the caller has let in no more."""
@@ -144,8 +144,8 @@ class Batcher:
         self._urgent.clear()
         self._normal.clear()
         self._queued_rows = 0
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
 
     def _require_loop(self) -> asyncio.AbstractEventLoop:
         assert self._loop is not None  # something was submitted
@@ -188,15 +188,15 @@ class Batcher:
                 self._require_loop(),
                 partial(self._ran, batch, started),
             )
-            self._arm(min(job.deadline for job, _, _ in batch.members))
+            self._schedule_deadline(min(job.deadline for job, _, _ in batch.members))
 
     def _take(self) -> Batch | None:
         """Return the next batch: from the front of the queue, jobs whose rows fit together, until it is full."""
         now, room = perf_counter(), self.policy.max_batch_size
-        members: list[tuple[Job, int, int]] = []
-        first: Job | None = None
+        members: list[tuple[QueuedRequest, int, int]] = []
+        first: QueuedRequest | None = None
         for queue in (self._urgent, self._normal):
-            passed_over: list[Job] = []
+            passed_over: list[QueuedRequest] = []
             while queue and room > 0:
                 job = queue.popleft()
                 if job.over:
@@ -298,14 +298,14 @@ class Batcher:
         for job, _, _ in waiting:
             self._end(job, error)
 
-    def _end(self, job: Job, error: Exception) -> None:
+    def _end(self, job: QueuedRequest, error: Exception) -> None:
         """Give a job up, and say why once nothing of it is left here."""
         future, job.future = job.future, None
         if future is not None and not future.done():
             self._leave(job)
             future.set_exception(error)
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: QueuedRequest) -> None:
         """Account for a job that is over before it was done."""
         self._queued_rows -= job.weight - job.taken
         job.taken = job.weight
@@ -313,22 +313,24 @@ class Batcher:
         if running is not None and all(member.over for member, _, _ in running.members):
             running.cancel.set()
 
-    def _jobs_running(self) -> list[Job]:
+    def _jobs_running(self) -> list[QueuedRequest]:
         batches = ([self._running] if self._running else []) + list(self._alone)
         return [job for batch in batches for job, _, _ in batch.members]
 
-    def _arm(self, deadline: float) -> None:
+    def _schedule_deadline(self, deadline: float) -> None:
         """Let the alarm ring at a deadline, if it is not set to ring before."""
-        if self._alarm is not None:
-            if self._alarm_at <= deadline:
+        if self._deadline_timer is not None:
+            if self._deadline_timer_at <= deadline:
                 return
-            self._alarm.cancel()
-        self._alarm_at = deadline
-        self._alarm = self._require_loop().call_later(max(0.0, deadline - perf_counter()), self._ring)
+            self._deadline_timer.cancel()
+        self._deadline_timer_at = deadline
+        self._deadline_timer = self._require_loop().call_later(
+            max(0.0, deadline - perf_counter()), self._expire_overdue
+        )
 
-    def _ring(self) -> None:
+    def _expire_overdue(self) -> None:
         """End what is late, and set the alarm for the next."""
-        self._alarm = None
+        self._deadline_timer = None
         now = perf_counter()
         waiting = []
         for job in (*self._urgent, *self._normal, *self._jobs_running()):
@@ -337,4 +339,4 @@ class Batcher:
             elif not job.over:
                 waiting.append(job.deadline)
         if waiting:
-            self._arm(min(waiting))
+            self._schedule_deadline(min(waiting))

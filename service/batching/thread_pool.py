@@ -30,14 +30,14 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)
-class _Job:
+class _Task:
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     then: Then
     future: asyncio.Future[Any] | None = None
 
 
-class Workers:
+class ThreadPool:
     """A limited pool of threads for running networks, decoding pictures and parsing large bodies.
 
     Unlike those of the standard library's pool, the threads do not keep the process from ending: one of them may hang
@@ -46,7 +46,7 @@ class Workers:
     """
 
     def __init__(self, threads: int) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"normfold-{number}", daemon=True) for number in range(threads)
         ]
@@ -63,12 +63,12 @@ class Workers:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         context = contextvars.copy_context()
-        self._jobs.put(_Job(partial(context.run, function, *args, **kwargs), loop, partial(_settle, future), future))
+        self._jobs.put(_Task(partial(context.run, function, *args, **kwargs), loop, partial(_settle, future), future))
         return await future
 
     def start(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, then: Then) -> None:
         """Call a function in a thread, and `then` with its outcome on the event loop; the end drops what waits."""
-        self._jobs.put(_Job(function, loop, then))
+        self._jobs.put(_Task(function, loop, then))
 
     async def parse(self, size_bytes: int, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Call a function at once if it works on few bytes, and otherwise in a thread."""

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from normfold.service.codec.json_tensors import DTYPES, Array
-from normfold.service.errors import WireError
+from normfold.service.errors import InvalidRequestError
 
 Piece = bytes | memoryview
 """Bytes of a body; a view has one byte for each of its elements."""
@@ -38,14 +38,14 @@ def array_from_bytes(data: memoryview, datatype: str, shape: Sequence[int], what
         what: begins the sentence of an error, as in `Input 'x'`.
 
     Raises:
-        WireError: too few or too many bytes for the shape, or bytes that are no text.
+        InvalidRequestError: too few or too many bytes for the shape, or bytes that are no text.
     """
     if datatype == "BYTES":
         return _strings_from_bytes(data, shape, what)
     dtype = DTYPES[datatype]
     needed = prod(shape) * dtype.itemsize
     if data.nbytes != needed:
-        raise WireError(f"{what} has {data.nbytes} bytes where {datatype} {list(shape)} needs {needed}.")
+        raise InvalidRequestError(f"{what} has {data.nbytes} bytes where {datatype} {list(shape)} needs {needed}.")
     if dtype.kind == "b":
         flags: Array = np.frombuffer(data, np.uint8) != 0
         return flags.reshape(shape)
@@ -79,16 +79,18 @@ def _strings_from_bytes(data: memoryview, shape: Sequence[int], what: str) -> Ar
     at = 0
     while at < data.nbytes:
         if at + _LENGTH.size > data.nbytes:
-            raise WireError(f"{what} ends within the length of an element.")
+            raise InvalidRequestError(f"{what} ends within the length of an element.")
         (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
         if at + length > data.nbytes:
-            raise WireError(f"{what} ends within element {len(elements)}, which should have {length} bytes.")
+            raise InvalidRequestError(f"{what} ends within element {len(elements)}, which should have {length} bytes.")
         try:
             elements.append(str(data[at : at + length], "utf-8"))
         except UnicodeDecodeError:
-            raise WireError(f"{what} has an element {len(elements)} that is not UTF-8 text.") from None
+            raise InvalidRequestError(f"{what} has an element {len(elements)} that is not UTF-8 text.") from None
         at += length
     if len(elements) != prod(shape):
-        raise WireError(f"{what} has {len(elements)} elements where its shape {list(shape)} needs {prod(shape)}.")
+        raise InvalidRequestError(
+            f"{what} has {len(elements)} elements where its shape {list(shape)} needs {prod(shape)}."
+        )
     return np.array(elements, np.object_).reshape(shape)

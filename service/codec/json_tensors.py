@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normfold.service.errors import UnwritableOutputError, WireError
+from normfold.service.errors import InvalidRequestError, UnwritableOutputError
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +50,7 @@ def array_from_nested(values: Any, datatype: str, what: str) -> Array:
         what: begins the sentence of an error, as in `Input 'x'`.
 
     Raises:
-        WireError: uneven nesting, or values that the datatype does not hold.
+        InvalidRequestError: uneven nesting, or values that the datatype does not hold.
     """
     flat, shape, kinds = _flatten(values, what)
     return _to_array(flat, kinds, datatype, what).reshape(shape)
@@ -60,7 +60,8 @@ def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -
     """Build an array of a stated shape from values that are flat, or nested as the shape says.
 
     Raises:
-        WireError: uneven nesting, a number of values or a nesting that the shape denies, or values that the datatype
+        InvalidRequestError: uneven nesting, a number of values or a nesting that the shape denies, or values that the
+        datatype
             does not hold.
     """
     flat, nested, kinds = _flatten(data, what)
@@ -72,7 +73,7 @@ def array_from_array(array: Array, shape: Sequence[int], what: str) -> Array:
     """Give values that were read into an array, shaped as they were nested, the stated shape.
 
     Raises:
-        WireError: as `array_from_data`.
+        InvalidRequestError: as `array_from_data`.
     """
     _check_nesting(array.shape, array.size, shape, what)
     return array.reshape(shape)
@@ -82,11 +83,11 @@ def _check_nesting(nested: tuple[int, ...], count: int, shape: Sequence[int], wh
     if nested == tuple(shape):
         return
     if count != prod(shape):
-        raise WireError(f"{what} has {count} values where its shape {list(shape)} needs {prod(shape)}.")
+        raise InvalidRequestError(f"{what} has {count} values where its shape {list(shape)} needs {prod(shape)}.")
     if not count and nested == tuple(shape[: len(nested)]):  # behind a size of 0, lists have nothing to nest
         return
     if len(nested) != 1:
-        raise WireError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
+        raise InvalidRequestError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
 
 
 def writable(array: Array, output: str) -> Any:
@@ -110,7 +111,7 @@ def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...], set[ty
     while list in (kinds := set(map(type, values))):
         lengths = set(map(len, values)) if kinds == {list} else set()
         if len(lengths) != 1:
-            raise WireError(f"{what} has data that are not nested evenly at depth {len(shape)}.")
+            raise InvalidRequestError(f"{what} has data that are not nested evenly at depth {len(shape)}.")
         shape.append(lengths.pop())
         values = list(chain.from_iterable(values))
     return values, tuple(shape), kinds
@@ -121,13 +122,15 @@ def _to_array(flat: list[Any], kinds: set[type], datatype: str, what: str) -> Ar
     taken, words = _TAKEN[dtype.kind]
     if not kinds <= taken:
         index, wrong = next((index, value) for index, value in enumerate(flat) if type(value) not in taken)
-        raise WireError(f"{what} is {datatype} and takes {words}; value {index} is {_show(wrong)}.")
+        raise InvalidRequestError(f"{what} is {datatype} and takes {words}; value {index} is {_show(wrong)}.")
     try:
         if datatype in _PACKED:  # several times as fast as NumPy, and it refuses what is too large
             return np.frombuffer(struct.pack(f"={len(flat)}{_PACKED[datatype]}", *flat), dtype)
         return np.array(flat, dtype)
     except OverflowError:
-        raise WireError(f"{what} has a value that does not fit {datatype}{_first_too_large(flat, dtype)}.") from None
+        raise InvalidRequestError(
+            f"{what} has a value that does not fit {datatype}{_first_too_large(flat, dtype)}."
+        ) from None
 
 
 def _first_too_large(flat: list[Any], dtype: np.dtype[Any]) -> str:

@@ -19,7 +19,7 @@ import orjson
 from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.binary_tensors import array_from_bytes
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_array, array_from_data
-from normfold.service.errors import WireError
+from normfold.service.errors import InvalidRequestError
 
 _INTEGERS = frozenset({int})
 
@@ -58,7 +58,7 @@ class InferRequest(NamedTuple):
     urgent: bool = False
 
 
-class Ports:
+class ModelSignature:
     """What a model takes and gives, laid out for reading requests.
 
     Args:
@@ -82,16 +82,16 @@ def parse_object(body: bytes | memoryview) -> dict[str, Any]:
     """Parse a body that must be one JSON object.
 
     Raises:
-        WireError: not JSON (NaN and Infinity are not), or not an object.
+        InvalidRequestError: not JSON (NaN and Infinity are not), or not an object.
     """
     if not body:
-        raise WireError("The body is empty; a JSON object is expected.")
+        raise InvalidRequestError("The body is empty; a JSON object is expected.")
     try:
         record = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise WireError(f"The body is not JSON: {error}.") from None
+        raise InvalidRequestError(f"The body is not JSON: {error}.") from None
     if not isinstance(record, dict):
-        raise WireError("The body is JSON, but not an object.")
+        raise InvalidRequestError("The body is JSON, but not an object.")
     return record
 
 
@@ -99,32 +99,34 @@ def read_id(record: Mapping[str, Any]) -> str | None:
     """Return the request's id, or None if it has none.
 
     Raises:
-        WireError: the id is not a string.
+        InvalidRequestError: the id is not a string.
     """
     identity = record.get("id")
     if identity is not None and not isinstance(identity, str):
-        raise WireError("The id is not a string.")
+        raise InvalidRequestError("The id is not a string.")
     return identity
 
 
-def raw_request(body: memoryview, ports: Ports) -> InferRequest:
+def raw_request(body: memoryview, ports: ModelSignature) -> InferRequest:
     """Read a body that is one tensor and nothing else (a header length of 0); all outputs are answered as bytes.
 
     Raises:
-        WireError: the model has several inputs, or its shape does not follow from the number of bytes.
+        InvalidRequestError: the model has several inputs, or its shape does not follow from the number of bytes.
     """
     if len(ports.inputs) != 1:
-        raise WireError(f"A body without JSON is the tensor of one input; the model takes {_quote(ports.inputs)}.")
+        raise InvalidRequestError(
+            f"A body without JSON is the tensor of one input; the model takes {_quote(ports.inputs)}."
+        )
     (spec,) = ports.inputs.values()
     what = f"Input {spec.name!r}"
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
     shape = [1 if size == -1 else size for size in spec.shape]
     if spec.datatype == "BYTES":
         if prod(shape) != 1:
-            raise WireError(f"{what} takes {prod(shape)} strings; a body without JSON is one.")
+            raise InvalidRequestError(f"{what} takes {prod(shape)} strings; a body without JSON is one.")
         body = memoryview(len(body).to_bytes(4, "little") + bytes(body))
     elif len(free) > 1:
-        raise WireError(f"{what} has {len(free)} free sizes, which do not follow from the number of bytes.")
+        raise InvalidRequestError(f"{what} has {len(free)} free sizes, which do not follow from the number of bytes.")
     else:
         for axis in free:
             shape[axis] = len(body) // max(1, prod(shape) * DTYPES[spec.datatype].itemsize)
@@ -132,7 +134,7 @@ def raw_request(body: memoryview, ports: Ports) -> InferRequest:
     return InferRequest({spec.name: array}, ports.all[True], ports.names)
 
 
-def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | None = None) -> InferRequest:
+def decode_request(record: Mapping[str, Any], ports: ModelSignature, raw: memoryview | None = None) -> InferRequest:
     """Read the tensors of an infer request, and hold them against what the model declares.
 
     Args:
@@ -141,38 +143,39 @@ def decode_request(record: Mapping[str, Any], ports: Ports, raw: memoryview | No
         raw: what stands behind the JSON.
 
     Raises:
-        WireError: anything that is missing, unknown, doubled, of another type or shape, out of range, or left over.
+        InvalidRequestError: anything that is missing, unknown, doubled, of another type or shape, out of range, or left
+        over.
     """
     parameters = record.get("parameters")
     if not isinstance(parameters, dict) and "parameters" in record:
-        raise WireError("The request's parameters are not an object.")
+        raise InvalidRequestError("The request's parameters are not an object.")
     tensors: dict[str, Array] = {}
     at = 0
     for name, entry in _read_named(record.get("inputs"), "inputs", "input"):
         spec = ports.inputs.get(name)
         if spec is None:
-            raise WireError(f"There is no input {_show(name)}; the model takes {_quote(ports.inputs)}.")
+            raise InvalidRequestError(f"There is no input {_show(name)}; the model takes {_quote(ports.inputs)}.")
         size = _read_binary_size(entry, name) if "parameters" in entry else None
         if size is None:
             tensors[name] = _read_tensor(entry, spec)
         else:
             if "data" in entry:
-                raise WireError(f"Input {name!r} has both data and a binary_data_size.")
+                raise InvalidRequestError(f"Input {name!r} has both data and a binary_data_size.")
             if raw is None or at + size > raw.nbytes:
                 left = 0 if raw is None else raw.nbytes - at
-                raise WireError(f"Input {name!r} has {size} bytes behind the JSON, of which {left} came.")
+                raise InvalidRequestError(f"Input {name!r} has {size} bytes behind the JSON, of which {left} came.")
             shape = _read_shape(entry, spec)
             tensors[name] = array_from_bytes(raw[at : at + size], spec.datatype, shape, f"Input {name!r}")
             at += size
     if raw is not None and at < raw.nbytes:
-        raise WireError(f"{raw.nbytes - at} bytes behind the JSON belong to no input.")
+        raise InvalidRequestError(f"{raw.nbytes - at} bytes behind the JSON belong to no input.")
     if len(tensors) < len(ports.inputs):
         missing = next(name for name in ports.inputs if name not in tensors)
         took, got = _quote(ports.inputs), _quote(tensors)
-        raise WireError(f"The input {missing!r} is missing; the model takes {took}, got {got}.")
+        raise InvalidRequestError(f"The input {missing!r} is missing; the model takes {took}, got {got}.")
     binary = False if parameters is None else parameters.get("binary_data_output", False)
     if not isinstance(binary, bool):
-        raise WireError("The request has a parameter 'binary_data_output' that is not true or false.")
+        raise InvalidRequestError("The request has a parameter 'binary_data_output' that is not true or false.")
     outputs = _read_outputs(record.get("outputs"), ports, binary)
     names = ports.names if outputs is ports.all[binary] else tuple([output.name for output in outputs])
     if parameters is None:
@@ -191,12 +194,12 @@ def _read_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     what = f"Input {spec.name!r}"
     shape = _read_shape(entry, spec)
     if spec.datatype == "FP16":
-        raise WireError(f"{what} is FP16, which the protocol has no JSON form for; send it as binary data.")
+        raise InvalidRequestError(f"{what} is FP16, which the protocol has no JSON form for; send it as binary data.")
     data = entry.get("data")
     if isinstance(data, np.ndarray):
         return array_from_array(data, shape, what)
     if not isinstance(data, list):
-        raise WireError(f"{what} has no list of data.")
+        raise InvalidRequestError(f"{what} has no list of data.")
     return array_from_data(data, spec.datatype, shape, what)
 
 
@@ -204,18 +207,22 @@ def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if datatype != spec.datatype:
         if not isinstance(datatype, str):  # of any depth: Python does not show all that orjson reads
-            raise WireError(f"Input {spec.name!r} has a datatype that is not a string.")
+            raise InvalidRequestError(f"Input {spec.name!r} has a datatype that is not a string.")
         if datatype not in DTYPES:
             known = ", ".join(DTYPES)
-            raise WireError(f"Input {spec.name!r} has the datatype {_show(datatype)}; the protocol knows {known}.")
-        raise WireError(f"Input {spec.name!r} has the datatype {datatype}; the model takes {spec.datatype}.")
+            raise InvalidRequestError(
+                f"Input {spec.name!r} has the datatype {_show(datatype)}; the protocol knows {known}."
+            )
+        raise InvalidRequestError(f"Input {spec.name!r} has the datatype {datatype}; the model takes {spec.datatype}.")
     if not isinstance(shape, list) or not _INTEGERS.issuperset(map(type, shape)) or (shape and min(shape) < 0):
-        raise WireError(f"Input {spec.name!r} has a shape that is not a list of non-negative integers.")
+        raise InvalidRequestError(f"Input {spec.name!r} has a shape that is not a list of non-negative integers.")
     if not fits(shape, spec.shape):  # before they are multiplied: there may be millions of them
         takes = list(spec.shape)
-        raise WireError(f"Input {spec.name!r} has the shape {_show(shape)}; the model takes {takes}, -1 being free.")
+        raise InvalidRequestError(
+            f"Input {spec.name!r} has the shape {_show(shape)}; the model takes {takes}, -1 being free."
+        )
     if 0 in shape and prod(size for size in shape if size) > _LARGEST_PRODUCT:
-        raise WireError(f"Input {spec.name!r} has the shape {shape}, whose sizes are too large.")
+        raise InvalidRequestError(f"Input {spec.name!r} has the shape {shape}, whose sizes are too large.")
     return shape
 
 
@@ -223,20 +230,20 @@ def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
     """Return how many bytes behind the JSON an input has; None if it has its data in the JSON."""
     parameters = entry["parameters"]
     if not isinstance(parameters, dict):
-        raise WireError(f"Input {name!r}: its parameters are not an object.")
+        raise InvalidRequestError(f"Input {name!r}: its parameters are not an object.")
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
-        raise WireError(f"Input {name!r} has a binary_data_size that is not a non-negative integer.")
+        raise InvalidRequestError(f"Input {name!r} has a binary_data_size that is not a non-negative integer.")
     return size
 
 
-def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputRequest, ...]:
+def _read_outputs(entries: Any, ports: ModelSignature, binary: bool) -> tuple[OutputRequest, ...]:
     """Return the outputs asked for: those listed, or all of them."""
     if entries is not None and entries != []:
         chosen = []
         for name, entry in _read_named(entries, "outputs", "output"):
             if name not in ports.outputs:
-                raise WireError(f"There is no output {_show(name)}; the model gives {_quote(ports.outputs)}.")
+                raise InvalidRequestError(f"There is no output {_show(name)}; the model gives {_quote(ports.outputs)}.")
             chosen.append(_read_output(entry, ports.outputs[name], ports))
         return tuple(chosen)
     if ports.has_half and not binary:
@@ -245,28 +252,30 @@ def _read_outputs(entries: Any, ports: Ports, binary: bool) -> tuple[OutputReque
     return ports.all[binary]
 
 
-def _read_output(entry: Mapping[str, Any], spec: TensorSpec, ports: Ports) -> OutputRequest:
+def _read_output(entry: Mapping[str, Any], spec: TensorSpec, ports: ModelSignature) -> OutputRequest:
     parameters = entry.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise WireError(f"Output {spec.name!r}: its parameters are not an object.")
+        raise InvalidRequestError(f"Output {spec.name!r}: its parameters are not an object.")
     binary, classes = parameters.get("binary_data", False), parameters.get("classification")
     name = spec.name
     if not isinstance(binary, bool):
-        raise WireError(f"Output {name!r} has a parameter 'binary_data' that is not true or false.")
+        raise InvalidRequestError(f"Output {name!r} has a parameter 'binary_data' that is not true or false.")
     if classes is None:
         if not binary:
             _refuse_half(spec)
         return ports.one[binary][name]
     if type(classes) is not int or classes < 1:
-        raise WireError(f"Output {name!r} has a classification that is not a positive integer.")
+        raise InvalidRequestError(f"Output {name!r} has a classification that is not a positive integer.")
     if spec.datatype in ("BYTES", "BOOL"):
-        raise WireError(f"Output {name!r} is {spec.datatype}, which has no highest classes.")
+        raise InvalidRequestError(f"Output {name!r} is {spec.datatype}, which has no highest classes.")
     return OutputRequest(name, binary, classes)
 
 
 def _refuse_half(spec: TensorSpec) -> None:
     if spec.datatype == "FP16":
-        raise WireError(f"Output {spec.name!r} is FP16, which the protocol has no JSON form for; ask for binary data.")
+        raise InvalidRequestError(
+            f"Output {spec.name!r} is FP16, which the protocol has no JSON form for; ask for binary data."
+        )
 
 
 def _read_timeout(parameters: Mapping[str, Any]) -> float | None:
@@ -275,27 +284,27 @@ def _read_timeout(parameters: Mapping[str, Any]) -> float | None:
     if timeout is None:
         return None
     if type(timeout) is not int or timeout < 0:
-        raise WireError("The request's timeout is not a number of microseconds.")
+        raise InvalidRequestError("The request's timeout is not a number of microseconds.")
     return timeout / 1e6 or None
 
 
 def _read_priority(parameters: Mapping[str, Any]) -> int:
     priority = parameters.get("priority", 0)
     if type(priority) is not int or not 0 <= priority <= 2:
-        raise WireError("The request's priority is not 0, 1 (before others) or 2.")
+        raise InvalidRequestError("The request's priority is not 0, 1 (before others) or 2.")
     return priority
 
 
 def _read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:
     """Yield the objects of a list with their names, which must be different strings."""
     if not isinstance(entries, list):
-        raise WireError(f"The request has no list {field!r}.")
+        raise InvalidRequestError(f"The request has no list {field!r}.")
     seen: set[str] = set()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise WireError(f"The {kind} at index {index} is not an object with a name.")
+            raise InvalidRequestError(f"The {kind} at index {index} is not an object with a name.")
         if entry["name"] in seen:
-            raise WireError(f"The {kind} {_show(entry['name'])} is given twice.")
+            raise InvalidRequestError(f"The {kind} {_show(entry['name'])} is given twice.")
         seen.add(entry["name"])
         yield entry["name"], entry
 

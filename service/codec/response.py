@@ -20,7 +20,7 @@ from normfold.service.codec.request import OutputRequest
 from normfold.service.errors import UnwritableOutputError
 
 
-class Answer(NamedTuple):
+class InferResponse(NamedTuple):
     """A response's body in pieces, and the length of its JSON where bytes follow it."""
 
     pieces: tuple[Piece, ...]
@@ -32,9 +32,9 @@ class Answer(NamedTuple):
         return sum(map(len, self.pieces))
 
 
-def encode_answer(
+def encode_response(
     manifest: Manifest, outputs: Sequence[OutputRequest], results: Mapping[str, Array], identity: str | None = None
-) -> Answer:
+) -> InferResponse:
     """Write an infer response.
 
     Args:
@@ -69,8 +69,8 @@ def encode_answer(
         comma = b","
     pieces.append(text + b"]}")
     if not any(tails):
-        return Answer(tuple(pieces))
-    return Answer((*pieces, *tails), json_bytes=sum(map(len, pieces)))
+        return InferResponse(tuple(pieces))
+    return InferResponse((*pieces, *tails), json_bytes=sum(map(len, pieces)))
 
 
 @lru_cache(maxsize=1024)

@@ -15,11 +15,11 @@ from time import perf_counter, process_time, thread_time
 from typing import Any
 
 from normfold.contract.monitor import Monitor
-from normfold.service.batching.thread_pool import Workers
-from normfold.service.drift.sample_buffer import Reservoir
-from normfold.service.drift.score import Shift, Sums, measure, rows_of
-from normfold.service.drift.store import ShiftStore
-from normfold.service.errors import RunError, WireError
+from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.drift.sample_buffer import SampleBuffer
+from normfold.service.drift.score import DriftScore, Sums, measure, rows_of
+from normfold.service.drift.store import DriftStore
+from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime.session import Array, Session
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ SAVE_S = 5.0
 _RATE_WINDOW = 0.1
 
 
-class Watch:
+class DriftMonitor:
     """What is watched of one version, in one process.
 
     Args:
@@ -60,11 +60,11 @@ class Watch:
         self,
         monitor: Monitor,
         session: Session,
-        workers: Workers,
+        workers: ThreadPool,
         share: float,
         processors: int,
-        store: ShiftStore | None = None,
-        reservoir: Reservoir | None = None,
+        store: DriftStore | None = None,
+        reservoir: SampleBuffer | None = None,
     ) -> None:
         self.monitor, self.share, self._session = monitor, share, session
         self._workers, self._store, self.reservoir = workers, store, reservoir
@@ -107,7 +107,7 @@ class Watch:
         loop = asyncio.get_running_loop()
         self._workers.start(partial(self._run, sample), loop, self._ran)
 
-    def shift(self) -> Shift:
+    def shift(self) -> DriftScore:
         """Return how far inputs are from normal, over all processes: as written down, so that all tell the same."""
         total = self._told.copy()
         if self._store is not None:
@@ -146,7 +146,7 @@ class Watch:
 
     def _ran(self, outcome: Any, error: BaseException | None) -> None:
         self._is_running = False
-        if isinstance(error, (RunError, WireError)):
+        if isinstance(error, (RunError, InvalidRequestError)):
             self._due = perf_counter() + 1.0  # the network itself has answered the client
             return
         if error is not None:

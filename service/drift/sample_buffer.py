@@ -28,7 +28,7 @@ SAVE_S = 60.0
 """How often they are written down."""
 
 
-class Reservoir:
+class SampleBuffer:
     """The newest rows of one version, in one process. May be used from any thread.
 
     Args:

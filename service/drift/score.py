@@ -101,7 +101,7 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class LayerShift:
+class LayerDrift:
     """How far a layer is from normal; `shifted` is None where nobody can say."""
 
     node: str
@@ -112,7 +112,7 @@ class LayerShift:
 
 
 @dataclass(frozen=True)
-class Shift:
+class DriftScore:
     """How far a version's inputs are from normal.
 
     Attributes:
@@ -128,21 +128,21 @@ class Shift:
     rows_not_finite: int
     fill: float
     shifted: bool | None
-    layers: tuple[LayerShift, ...] = field(default=())
+    layers: tuple[LayerDrift, ...] = field(default=())
 
 
-def measure(monitor: Monitor, sums: Sums, worst: int = 5) -> Shift:
+def measure(monitor: Monitor, sums: Sums, worst: int = 5) -> DriftScore:
     """Return how far sums are from normal, with each layer's worst channels."""
     fill = sums.effective_rows / monitor.window_rows
     if not sums.weight:
-        return Shift(sums.rows, sums.rows_not_finite, 0.0, None)
+        return DriftScore(sums.rows, sums.rows_not_finite, 0.0, None)
     pairs = zip(monitor.layers, sums.layers, strict=True)
     layers = tuple(_measure_layer(layer, one, sums.weight, fill >= FULL, worst) for layer, one in pairs)
     said = [layer.shifted for layer in layers if layer.shifted is not None]
-    return Shift(sums.rows, sums.rows_not_finite, fill, any(said) if said else None, layers)
+    return DriftScore(sums.rows, sums.rows_not_finite, fill, any(said) if said else None, layers)
 
 
-def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, worst: int) -> LayerShift:
+def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, worst: int) -> LayerDrift:
     means = sums.means / weight
     variances = np.maximum(sums.squares / weight - means**2, 0.0)
     scores = divergence(means, variances, np.array(layer.variances))
@@ -152,7 +152,7 @@ def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full:
         for place in np.argsort(-scores, kind="stable")[:worst]
     )
     shifted = score > layer.threshold if is_full and layer.threshold is not None else None
-    return LayerShift(layer.node, score, layer.threshold, shifted, channels)
+    return LayerDrift(layer.node, score, layer.threshold, shifted, channels)
 
 
 def rows_of(monitor: Monitor, results: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], Array]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from normfold.contract.monitor import Monitor
-from normfold.service.drift.sample_buffer import Reservoir
+from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.score import LayerSums, Sums
 from normfold.service.workers.process_files import ProcessFiles
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _SUMS = ".npz"
 
 
-class ShiftStore:
+class DriftStore:
     """The sums of one version, as one process uses them. `save` may be called from any thread.
 
     Args:
@@ -38,7 +38,7 @@ class ShiftStore:
         self._saving = threading.Lock()
         self._has_failed = self._is_closed = False
 
-    def adopt(self, reservoir: Reservoir | None = None) -> Sums:
+    def adopt(self, reservoir: SampleBuffer | None = None) -> Sums:
         """Return the sums of processes that ended, which are this one's from now on.
 
         Args:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from normfold.service.codec.binary_tensors import Piece
-from normfold.service.errors import BodyTooLargeError, WireError
+from normfold.service.errors import BodyTooLargeError, InvalidRequestError
 from normfold.service.http.connection import read_directly, read_pieces
 
 SMALLEST_COMPRESSED = 1024
@@ -90,23 +90,25 @@ def decompress(body: memoryview, encoding: bytes, limit: int) -> memoryview:
     """Decompress a body.
 
     Raises:
-        WireError: an encoding other than gzip and deflate, or bytes that are not of that encoding.
+        InvalidRequestError: an encoding other than gzip and deflate, or bytes that are not of that encoding.
         BodyTooLargeError: it would be larger than the limit; no more than that is ever made.
     """
     encoding = encoding.strip().lower()
     if encoding in (b"", b"identity"):
         return body
     if encoding not in _WINDOW:
-        raise WireError(f"The Content-Encoding {encoding.decode('latin-1')!r} is not known; gzip and deflate are.")
+        raise InvalidRequestError(
+            f"The Content-Encoding {encoding.decode('latin-1')!r} is not known; gzip and deflate are."
+        )
     machine = zlib.decompressobj(_WINDOW[encoding])
     try:
         plain = machine.decompress(body, limit + 1)
     except zlib.error:
-        raise WireError(f"The body is not {encoding.decode()}, as its Content-Encoding says.") from None
+        raise InvalidRequestError(f"The body is not {encoding.decode()}, as its Content-Encoding says.") from None
     if len(plain) > limit:
         raise BodyTooLargeError(limit)
     if not machine.eof or machine.unused_data:
-        raise WireError(f"The body is cut short, or goes on behind its {encoding.decode()} end.")
+        raise InvalidRequestError(f"The body is cut short, or goes on behind its {encoding.decode()} end.")
     return memoryview(plain)
 
 

@@ -7,7 +7,7 @@ them than connections.
 from __future__ import annotations
 
 from normfold.service.batching.thread_pool import INLINE_BYTES
-from normfold.service.errors import BodiesFullError
+from normfold.service.errors import BodyBudgetError
 from normfold.service.http.body import Headers
 
 
@@ -26,13 +26,13 @@ class BodyRoom:
         """Take room for the body of a request; return what was taken, to be given back.
 
         Raises:
-            BodiesFullError: there is not so much now; a body that is alone always has it.
+            BodyBudgetError: there is not so much now; a body that is alone always has it.
         """
         size = self._size_of(headers)
         if size <= INLINE_BYTES:
             return 0
         if self._taken and self._taken + size > self._most:
-            raise BodiesFullError
+            raise BodyBudgetError
         self._taken += size
         return size
 

@@ -89,7 +89,7 @@ class ShortCycle:
         """Wake nobody."""
 
 
-def waits_for_a_word(scope: Scope) -> bool:
+def waits_for_continue(scope: Scope) -> bool:
     """Whether the client expects `100 Continue` before it sends its body, and has not got it."""
     cycle: RequestResponseCycle | None = scope.get(CYCLE)
     return cycle is not None and cycle.waiting_for_100_continue
@@ -152,7 +152,7 @@ def _is_whole(cycle: RequestResponseCycle) -> bool:
     return not cycle.more_body
 
 
-def write_answer(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[Piece]) -> bool:
+def write_response(scope: Scope, status: int, fields: Sequence[tuple[bytes, bytes]], body: Sequence[Piece]) -> bool:
     """Write a whole answer at once; through ASGI's messages uvicorn takes twice as long.
 
     Returns:

@@ -14,15 +14,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.auth.authorization import Doors
+from normfold.service.auth.authorization import Authorizer
 from normfold.service.error_responses import STATUS, describe_error, describe_fault, error_response, log_fault
-from normfold.service.errors import BodiesFullError, BodyTooLargeError, UnknownPathError
+from normfold.service.errors import BodyBudgetError, BodyTooLargeError, UnknownPathError
 from normfold.service.http.body import Headers, check_declared, drain
 from normfold.service.http.body_room import BodyRoom
-from normfold.service.http.connection import CYCLE, waits_for_a_word
+from normfold.service.http.connection import CYCLE, waits_for_continue
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.logs import REQUEST_ID, TRACE_ID
-from normfold.service.observability.request_trace import CLIENT_LEFT, PHASES_KEY, Phases, Telemetry
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, REQUEST_TRACE_KEY, RequestTrace, Telemetry
 from normfold.service.observability.trace_context import read_trace_id
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RequestMiddleware:
         telemetry: Telemetry,
         max_body_bytes: int,
         max_bodies_bytes: int,
-        doors: Doors | None = None,
+        doors: Authorizer | None = None,
         spans: Spans | None = None,
     ) -> None:
         self._app, self._infer, self._telemetry, self._max_body_bytes = app, infer, telemetry, max_body_bytes
@@ -66,7 +66,7 @@ class RequestMiddleware:
             return
         telemetry = self._telemetry
         headers: Headers = dict(scope["headers"])
-        phases = Phases(telemetry.request_id(headers), method=scope["method"], path=scope["path"])
+        phases = RequestTrace(telemetry.request_id(headers), method=scope["method"], path=scope["path"])
         if self._spans is not None or b"traceparent" in headers:
             self._note_trace(phases, headers)
         telemetry.in_flight += 1
@@ -86,12 +86,12 @@ class RequestMiddleware:
                 await self._infer(scope, receive, send, headers, phases, named)
             else:
                 held = self._bodies.take(headers)
-                scope[PHASES_KEY] = phases
+                scope[REQUEST_TRACE_KEY] = phases
                 await self._answer(scope, headers, receive, _noted(send, phases))
-        except BodiesFullError as error:
+        except BodyBudgetError as error:
             await _refuse(scope, _noted(send, phases), error)
         except ClientDisconnect:
-            phases.status = CLIENT_LEFT
+            phases.status = CLIENT_DISCONNECTED
         except asyncio.CancelledError:  # the HTTP server has waited long enough at its end
             if phases.status:
                 raise
@@ -116,7 +116,7 @@ class RequestMiddleware:
             if phases.trace_id is not None:
                 TRACE_ID.set(None)
 
-    def _note_trace(self, phases: Phases, headers: Headers) -> None:
+    def _note_trace(self, phases: RequestTrace, headers: Headers) -> None:
         """Note the trace that a request belongs to, a new one if it names none; its lines of the log carry it."""
         phases.trace_id = read_trace_id(headers.get(b"traceparent", b""))
         if phases.trace_id is None and self._spans is not None:
@@ -160,7 +160,7 @@ async def _refuse(scope: Scope, send: Send, error: NormfoldError) -> None:
     """Answer a request whose body is not read."""
     status, body, extra = describe_error(error, None)
     fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *extra]
-    if waits_for_a_word(scope) and (b"connection", b"close") not in fields:  # whether it sends its body, nobody knows
+    if waits_for_continue(scope) and (b"connection", b"close") not in fields:  # whether it sends its body, nobody knows
         fields.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
@@ -177,7 +177,7 @@ def _find_problem(scope: Scope, headers: Headers) -> str | None:
     return None if doubled is None else f"The request has the header {doubled.decode().title()!r} twice."
 
 
-def _noted(send: Send, phases: Phases) -> Send:
+def _noted(send: Send, phases: RequestTrace) -> Send:
     """Return a send that notes the status, and gives the answer its request id."""
 
     async def send_noted(message: Message) -> None:

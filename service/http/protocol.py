@@ -19,15 +19,15 @@ from normfold.service.codec.binary_tensors import Piece
 from normfold.service.http.body import Headers
 from normfold.service.http.connection import CONNECTION, CYCLE, ShortCycle, write_slowly, write_whole
 from normfold.service.http.zero_copy_body import SMALLEST_DIRECT, Reader
-from normfold.service.inference.fast_path import ShortWay
-from normfold.service.inference.steps import Fields, Named
+from normfold.service.inference.fast_path import FastPath
+from normfold.service.inference.steps import Fields, ModelRef
 
 if TYPE_CHECKING:
     from normfold.service.http.server import ServiceConfig
 
-_SWEEP_S = 1.0
+_REAP_EVERY_S = 1.0
 
-_LINGER_S = 0.1
+_CLOSE_GRACE_S = 0.1
 """How long, at the end, a connection without a request may still bring one: it may be on its way, or lie unread."""
 
 
@@ -43,11 +43,11 @@ class ServiceProtocol(HttpToolsProtocol):
     on_lost: Callable[[], None] | None = None
     is_lost = False
     reader: Reader
-    short_way: ShortWay | None = None
+    fast_path: FastPath | None = None
     _active: RequestResponseCycle | None = None
     _pieces: list[bytes] | None = None
-    _named: Named | None = None
-    _owed = 0
+    _named: ModelRef | None = None
+    _unparsed_body_bytes = 0
     _short_headers: Headers
     _began = 0.0
     _reading_since: float | None = None
@@ -63,8 +63,8 @@ class ServiceProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.reader = Reader(self)
         transport.set_protocol(self.reader)
-        self.config.sweep.add(self)
-        self.short_way = getattr(self.app, "short_way", None)
+        self.config.reaper.add(self)
+        self.fast_path = getattr(self.app, "fast_path", None)
         self._reading_since = self.loop.time()
         if len(self.connections) > self.config.settings.max_connections:
             self.refuse(503, "Too many connections are open; try again in 1 second.", b"retry-after: 1\r\n")
@@ -72,9 +72,9 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer, or has one, that nobody reads it."""
         self.is_lost = True
-        self._take_long_way()
+        self._take_asgi()
         del self.reader  # a circle
-        self.config.sweep.discard(self)
+        self.config.reaper.discard(self)
         super().connection_lost(exc)
         for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
@@ -94,7 +94,7 @@ class ServiceProtocol(HttpToolsProtocol):
         """Take bytes, while the headers are not too long."""
         within, self._chunk_bytes = self._in_headers, len(data)
         while data:
-            data = self._take_owed(data) if self._owed else self._feed(data)
+            data = self._take_unparsed_body(data) if self._unparsed_body_bytes else self._feed(data)
         if self._in_headers:
             self._header_bytes += self._chunk_bytes if within else 0  # of the first piece, what was understood counts
             if self._header_bytes > self.config.settings.max_header_bytes or self._are_long():
@@ -111,27 +111,29 @@ class ServiceProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
         return b""
 
-    def _take_owed(self, data: bytes) -> bytes:
+    def _take_unparsed_body(self, data: bytes) -> bytes:
         """Take of a body what the parser left; return what stands behind it."""
-        piece, rest = data[: self._owed], data[self._owed :]
-        self._owed -= len(piece)
+        piece, rest = data[: self._unparsed_body_bytes], data[self._unparsed_body_bytes :]
+        self._unparsed_body_bytes -= len(piece)
         self.on_body(piece)
-        if not self._owed:
+        if not self._unparsed_body_bytes:
             self.body_received()
         return rest
 
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._in_headers = False
-        self._owed = self._declared_length() if self.parser.should_upgrade() else 0  # its body the parser will not read
+        self._unparsed_body_bytes = (
+            self._declared_length() if self.parser.should_upgrade() else 0
+        )  # its body the parser will not read
         if self._chunk_bytes + self._header_bytes > self.config.settings.max_header_bytes and self._are_long():
             self._refuse_headers()
             return
-        self._named = self._match_short_way()
+        self._named = self._match_fast_path()
         if self._named is not None:
             self._pieces, self._began = [], perf_counter()
         else:
-            self._start_long_way()
+            self._start_asgi()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -142,7 +144,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the clock; a request that has come whole goes the short way if it may."""
-        if self._owed:  # the parser takes a wish for another protocol for the end
+        if self._unparsed_body_bytes:  # the parser takes a wish for another protocol for the end
             return
         self._reading_since = None
         if self._pieces is None:
@@ -152,12 +154,12 @@ class ServiceProtocol(HttpToolsProtocol):
         keep_alive = self.parser.should_keep_alive() and not self._is_ending
         self.cycle = self._active = ShortCycle(self, keep_alive)  # type: ignore[assignment]
         assert self._named is not None  # as long as there are pieces
-        assert self.short_way is not None
-        self.short_way.take(self.url, self._short_headers, body, self._named, self, self._began)
+        assert self.fast_path is not None
+        self.fast_path.take(self.url, self._short_headers, body, self._named, self, self._began)
 
     def body_received(self) -> None:
         """Go on behind a body that the parser has not seen."""
-        self._owed = 0
+        self._unparsed_body_bytes = 0
         self._make_parser()
         self.on_message_complete()
 
@@ -171,7 +173,7 @@ class ServiceProtocol(HttpToolsProtocol):
         return int(length) if length.isdigit() else 0
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request; the sweep ends what waits too long, so uvicorn's timer is left out."""
+        """Begin to wait for the next request; the reaper ends what waits too long, so uvicorn's timer is left out."""
         self._idle_since = self.loop.time()
         if self.pipeline or self.flow.read_paused:
             super().on_response_complete()
@@ -189,9 +191,9 @@ class ServiceProtocol(HttpToolsProtocol):
         if self._active is not None:
             await write_slowly(self._active, status, fields, pieces)
 
-    def _match_short_way(self) -> Named | None:
+    def _match_fast_path(self) -> ModelRef | None:
         """Return whom the request that is being read asks, if it may go the short way."""
-        if self.short_way is None or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+        if self.fast_path is None or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
         before: RequestResponseCycle | None = self.cycle
         if self.flow.write_paused or (before is not None and not before.response_complete):
@@ -199,9 +201,9 @@ class ServiceProtocol(HttpToolsProtocol):
         self._short_headers = dict(self.headers)
         if len(self._short_headers) < len(self.headers):  # which of two counts, the long way asks
             return None
-        return self.short_way.match(self.url, self._short_headers)
+        return self.fast_path.match(self.url, self._short_headers)
 
-    def _start_long_way(self) -> None:
+    def _start_asgi(self) -> None:
         super().on_headers_complete()  # the request's task has not begun to run yet
         self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
         if self._declared_length() >= SMALLEST_DIRECT:
@@ -209,20 +211,20 @@ class ServiceProtocol(HttpToolsProtocol):
         if self._is_ending:
             self.cycle.keep_alive = False
 
-    def _take_long_way(self) -> None:
+    def _take_asgi(self) -> None:
         """Let a request go the long way whose rest nobody knows if it will come: it must be waited for, or let go."""
         if self._pieces is not None:
             pieces, self._pieces = self._pieces, None
-            self._start_long_way()
+            self._start_asgi()
             for piece in pieces:
                 self.on_body(piece)
 
     def shutdown(self) -> None:
         """End the connection behind the request that it has, or behind one that comes within a moment."""
         self._is_ending = True
-        self._take_long_way()
+        self._take_asgi()
         if self._active is None or self._active.response_complete:
-            self.loop.call_later(_LINGER_S, super().shutdown)
+            self.loop.call_later(_CLOSE_GRACE_S, super().shutdown)
         else:
             super().shutdown()
 
@@ -248,7 +250,7 @@ class ServiceProtocol(HttpToolsProtocol):
         elif self._reading_since is not None:
             if now - self._reading_since > patience:
                 self.refuse(408, f"The request did not come whole within {patience:g} s.")
-        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive + _SWEEP_S:
+        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive + _REAP_EVERY_S:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
@@ -289,7 +291,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self.refuse(431, f"The headers are over the limit of {self.config.settings.max_header_bytes:,} bytes.")
 
 
-class Sweep:
+class ConnectionReaper:
     """Looks every second for connections that are too slow, for as long as there are any."""
 
     def __init__(self) -> None:
@@ -301,7 +303,7 @@ class Sweep:
         self._connections.add(connection)
         if not self._is_due:
             self._is_due = True
-            connection.loop.call_later(_SWEEP_S, self._look, connection.loop)
+            connection.loop.call_later(_REAP_EVERY_S, self._look, connection.loop)
 
     def discard(self, connection: ServiceProtocol) -> None:
         """Forget a connection."""
@@ -313,4 +315,4 @@ class Sweep:
             connection.look(now)
         self._is_due = bool(self._connections)
         if self._is_due:
-            loop.call_later(_SWEEP_S, self._look, loop)
+            loop.call_later(_REAP_EVERY_S, self._look, loop)

@@ -7,7 +7,7 @@ than connections.
 
 from __future__ import annotations
 
-from normfold.service.errors import AnswersFullError, AnswerTooLargeError
+from normfold.service.errors import ResponseBudgetError, ResponseTooLargeError
 
 _WORTH_TRIMMING = 64 * 2**20
 """Bytes of answers at once, from which on their memory is given back to the system when all of them are read."""
@@ -17,11 +17,11 @@ class Room:
     """Counts the bytes of large answers; the event loop alone touches it.
 
     Args:
-        max_answer_bytes: of all answers together.
+        max_response_bytes: of all answers together.
     """
 
-    def __init__(self, max_answer_bytes: int) -> None:
-        self._limit, self._taken, self._most = max_answer_bytes, 0, 0
+    def __init__(self, max_response_bytes: int) -> None:
+        self._limit, self._taken, self._most = max_response_bytes, 0, 0
 
     def take(self, size: int, held: int = 0) -> None:
         """Take room for an answer.
@@ -31,13 +31,13 @@ class Room:
             held: how many of them have been taken before.
 
         Raises:
-            AnswerTooLargeError: there is never so much room.
-            AnswersFullError: there is not so much now.
+            ResponseTooLargeError: there is never so much room.
+            ResponseBudgetError: there is not so much now.
         """
         if size > self._limit:
-            raise AnswerTooLargeError(size, self._limit)
+            raise ResponseTooLargeError(size, self._limit)
         if self._taken + size - held > self._limit:
-            raise AnswersFullError
+            raise ResponseBudgetError
         self._taken += size - held
         self._most = max(self._most, self._taken)
 

@@ -14,7 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.http.protocol import ServiceProtocol, Sweep
+from normfold.service.http.protocol import ConnectionReaper, ServiceProtocol
 from normfold.service.logs import configure_logging
 from normfold.service.runtime.malloc import use_one_arena
 from normfold.service.settings import Settings
@@ -37,7 +37,7 @@ class ServiceConfig(uvicorn.Config):
 
     def __init__(self, settings: Settings, app: ASGIApp | str = "", workers: int = 1) -> None:
         self.settings = settings
-        self.sweep = Sweep()
+        self.reaper = ConnectionReaper()
         super().__init__(
             app,
             http=ServiceProtocol,

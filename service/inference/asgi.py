@@ -15,10 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.batching.thread_pool import INLINE_BYTES, Workers
+from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
 from normfold.service.codec.request import parse_object, read_id
-from normfold.service.codec.response import Answer, encode_answer
-from normfold.service.errors import WireError
+from normfold.service.codec.response import InferResponse, encode_response
+from normfold.service.errors import InvalidRequestError
 from normfold.service.http.body import Headers, compress, decompress, drain, read_body
 from normfold.service.http.connection import (
     CONNECTION,
@@ -26,12 +26,12 @@ from normfold.service.http.connection import (
     Connection,
     body_at_hand,
     chunks,
-    waits_for_a_word,
-    write_answer,
+    waits_for_continue,
+    write_response,
 )
-from normfold.service.inference.large_responses import LargeAnswers
+from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.steps import (
-    Named,
+    ModelRef,
     admit,
     answer_fields,
     chosen_encoding,
@@ -40,7 +40,7 @@ from normfold.service.inference.steps import (
     read_front,
     refusal,
 )
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 
@@ -48,17 +48,17 @@ from normfold.service.settings import Settings
 class InferRoute:
     """Answers POST /v2/models/{model}[/versions/{version}]/infer."""
 
-    def __init__(self, repository: Repository, workers: Workers, settings: Settings, large: LargeAnswers) -> None:
+    def __init__(self, repository: Repository, workers: ThreadPool, settings: Settings, large: LargeResponses) -> None:
         self._repository, self._workers, self._limit = repository, workers, settings.max_body_bytes
         self._large = large
 
     @staticmethod
-    def match(scope: Scope) -> Named | None:
+    def match(scope: Scope) -> ModelRef | None:
         """Return the model and version of a request that is this route's."""
         return match(scope["path"]) if scope["method"] == "POST" else None
 
     async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, phases: Phases, named: Named
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers, phases: RequestTrace, named: ModelRef
     ) -> None:
         """Answer one request for a model and version."""
         read, model, held = False, None, 0
@@ -84,7 +84,7 @@ class InferRoute:
             phases.job = job = model.job(request.tensors, request.names, request.timeout_s, request.urgent)
             results = await model.run(job, scope.get(CONNECTION))
             if sum([array.nbytes for array in results.values()]) <= INLINE_BYTES:
-                answer = encode_answer(model.manifest, request.outputs, results, phases.identity)
+                answer = encode_response(model.manifest, request.outputs, results, phases.identity)
             else:
                 answer, held = await self._large.encode(model, request, results, phases.identity)
             job.future, results = None, {}  # who reads JSON slowly does not hold the tensors too
@@ -101,14 +101,16 @@ class InferRoute:
         finally:
             self._large.give_back(held)
 
-    async def _send(self, scope: Scope, send: Send, answer: Answer, headers: Headers, phases: Phases) -> None:
+    async def _send(
+        self, scope: Scope, send: Send, answer: InferResponse, headers: Headers, phases: RequestTrace
+    ) -> None:
         fields, pieces, size = answer_fields(answer, phases), answer.pieces, answer.size
         if encoding := chosen_encoding(headers, size):
             body = await self._workers.parse(size, compress, pieces, encoding)
             fields += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
             pieces, size = (body,), len(body)
         fields.append((b"content-length", b"%d" % size))
-        if size <= LARGEST_JOINED and write_answer(scope, 200, fields, pieces):
+        if size <= LARGEST_JOINED and write_response(scope, 200, fields, pieces):
             return
         await send({"type": "http.response.start", "status": 200, "headers": fields})
         connection: Connection | None = scope.get(CONNECTION)
@@ -124,15 +126,15 @@ async def _find_identity(scope: Scope, receive: Receive, headers: Headers) -> st
     declared = headers.get(b"content-length", b"")
     if not declared.isdigit() or not 0 < int(declared[:20]) <= INLINE_BYTES or b"content-encoding" in headers:
         return None
-    with suppress(WireError):
+    with suppress(InvalidRequestError):
         body = await read_body(scope, receive, INLINE_BYTES)
         return read_id(parse_object(body[: read_front(headers)]))
     return None
 
 
-async def _refuse(scope: Scope, send: Send, receive: Receive, error: NormfoldError, phases: Phases) -> None:
+async def _refuse(scope: Scope, send: Send, receive: Receive, error: NormfoldError, phases: RequestTrace) -> None:
     status, fields, body = refusal(error, phases)
-    if waits_for_a_word(scope):  # whether it sends its body now, nobody knows
+    if waits_for_continue(scope):  # whether it sends its body now, nobody knows
         fields.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": fields})
     if status == 413:

@@ -20,21 +20,21 @@ from typing import Protocol
 from starlette.requests import ClientDisconnect
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.auth.authorization import Doors
-from normfold.service.batching.batch import Reply, Results
-from normfold.service.batching.thread_pool import INLINE_BYTES, Workers
+from normfold.service.auth.authorization import Authorizer
+from normfold.service.batching.batch import CallbackFuture, Results
+from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
 from normfold.service.codec.binary_tensors import Piece
 from normfold.service.codec.request import InferRequest, parse_object, read_id
-from normfold.service.codec.response import encode_answer
+from normfold.service.codec.response import encode_response
 from normfold.service.error_responses import describe_fault, error_body, log_fault
-from normfold.service.errors import WireError
+from normfold.service.errors import InvalidRequestError
 from normfold.service.http.body import Headers, compress
 from normfold.service.http.connection import Connection
-from normfold.service.inference.large_responses import LargeAnswers
+from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.steps import (
     JSON_TYPE,
     Fields,
-    Named,
+    ModelRef,
     admit,
     answer_fields,
     chosen_encoding,
@@ -44,13 +44,13 @@ from normfold.service.inference.steps import (
     refusal,
 )
 from normfold.service.logs import REQUEST_ID, TRACE_ID
-from normfold.service.observability.request_trace import CLIENT_LEFT, Phases, Telemetry
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace, Telemetry
 from normfold.service.observability.trace_context import read_trace_id
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 
-_LONG_WAY = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
+_THROUGH_ASGI = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
 """Headers whose requests the long way knows what to do with."""
 
 _LONGEST_URL = 256
@@ -70,7 +70,7 @@ class Client(Connection, Protocol):
         """
 
 
-class ShortWay:
+class FastPath:
     """Takes infer requests with small bodies.
 
     Args:
@@ -86,27 +86,27 @@ class ShortWay:
         self,
         repository: Repository,
         telemetry: Telemetry,
-        workers: Workers,
+        workers: ThreadPool,
         settings: Settings,
-        large: LargeAnswers,
-        doors: Doors | None = None,
+        large: LargeResponses,
+        doors: Authorizer | None = None,
     ) -> None:
         self.repository, self.telemetry, self.workers, self.doors = repository, telemetry, workers, doors
         self.limit, self.large = settings.max_body_bytes, large
-        self._long_way = _LONG_WAY | {b"origin"} if settings.cors_origins else _LONG_WAY
+        self._through_asgi = _THROUGH_ASGI | {b"origin"} if settings.cors_origins else _THROUGH_ASGI
         self._largest = min(INLINE_BYTES, self.limit)
         self._encoding: set[asyncio.Task[None]] = set()
 
-    def match(self, url: bytes, headers: Headers) -> Named | None:
+    def match(self, url: bytes, headers: Headers) -> ModelRef | None:
         """Return whom a POST request may ask this way; None if it must take the long one."""
-        if len(url) > _LONGEST_URL or b"host" not in headers or not self._long_way.isdisjoint(headers):
+        if len(url) > _LONGEST_URL or b"host" not in headers or not self._through_asgi.isdisjoint(headers):
             return None
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 9 or int(length) > self._largest:
             return None
         return _match(url)
 
-    def take(self, url: bytes, headers: Headers, body: bytes, named: Named, client: Client, began: float) -> None:
+    def take(self, url: bytes, headers: Headers, body: bytes, named: ModelRef, client: Client, began: float) -> None:
         """Decode a request and queue it; it is answered through its client, at once if it is refused.
 
         Args:
@@ -117,31 +117,31 @@ class ShortWay:
             client: to answer.
             began: when the headers had come, by perf_counter.
         """
-        phases = Phases(self.telemetry.request_id(headers), path=url.decode("ascii"), started=began)
+        phases = RequestTrace(self.telemetry.request_id(headers), path=url.decode("ascii"), started=began)
         if b"traceparent" in headers:
             phases.trace_id = read_trace_id(headers[b"traceparent"])
         self.telemetry.in_flight += 1
-        _Exchange(self, headers, phases, client).begin(named, body)
+        _FastRequest(self, headers, phases, client).begin(named, body)
 
-    def encode_later(self, exchange: _Exchange, results: Results) -> None:
+    def encode_later(self, exchange: _FastRequest, results: Results) -> None:
         """Encode a large answer in a thread."""
         task = asyncio.get_running_loop().create_task(exchange.finish_later(results))
         self._encoding.add(task)
         task.add_done_callback(self._encoding.discard)
 
 
-class _Exchange:
+class _FastRequest:
     """One request on its way."""
 
     __slots__ = ("_client", "_ended", "_headers", "_model", "_phases", "_request", "_way")
 
-    def __init__(self, way: ShortWay, headers: Headers, phases: Phases, client: Client) -> None:
+    def __init__(self, way: FastPath, headers: Headers, phases: RequestTrace, client: Client) -> None:
         self._way, self._headers, self._phases, self._client = way, headers, phases, client
         self._model: Model | None = None
         self._request: InferRequest | None = None
         self._ended = False
 
-    def begin(self, named: Named, body: bytes) -> None:
+    def begin(self, named: ModelRef, body: bytes) -> None:
         way, headers, phases = self._way, self._headers, self._phases
         phases.received = perf_counter()
         token = _enter(phases)
@@ -158,11 +158,11 @@ class _Exchange:
             self._request = request = decode(memoryview(body), front, model, phases)
             phases.decoded = perf_counter()
             phases.job = job = model.job(request.tensors, request.names, request.timeout_s, request.urgent)
-            job.future = Reply(self.finish)
+            job.future = CallbackFuture(self.finish)
             model.enqueue(job, self._client)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
             if not read:
-                with suppress(WireError):
+                with suppress(InvalidRequestError):
                     phases.identity = read_id(parse_object(body[: read_front(headers)]))
             self._refuse(error)
         finally:
@@ -200,7 +200,7 @@ class _Exchange:
             await self._client.answer_slowly(200, fields, pieces)
             self._close()
         except ClientDisconnect:
-            self._phases.status = CLIENT_LEFT
+            self._phases.status = CLIENT_DISCONNECTED
             self._close()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered
             self._refuse(error)
@@ -211,7 +211,7 @@ class _Exchange:
     def _answer(self, results: Results) -> None:
         assert self._model is not None  # it gave the results
         assert self._request is not None
-        answer = encode_answer(self._model.manifest, self._request.outputs, results, self._phases.identity)
+        answer = encode_response(self._model.manifest, self._request.outputs, results, self._phases.identity)
         fields, pieces, size = answer_fields(answer, self._phases), answer.pieces, answer.size
         if encoding := chosen_encoding(self._headers, size):
             body = compress(pieces, encoding)
@@ -250,20 +250,20 @@ class _Exchange:
         self._way.telemetry.record(self._phases)
 
 
-def _enter(phases: Phases) -> Token[str | None]:
+def _enter(phases: RequestTrace) -> Token[str | None]:
     """Let what is logged from here on carry a request's ids."""
     if phases.trace_id is not None:
         TRACE_ID.set(phases.trace_id)
     return REQUEST_ID.set(phases.request_id)
 
 
-def _leave(token: Token[str | None], phases: Phases) -> None:
+def _leave(token: Token[str | None], phases: RequestTrace) -> None:
     REQUEST_ID.reset(token)
     if phases.trace_id is not None:
         TRACE_ID.set(None)
 
 
 @lru_cache(maxsize=1024)
-def _match(url: bytes) -> Named | None:
+def _match(url: bytes) -> ModelRef | None:
     """Return whom a URL names; one with escapes or a query is the long way's."""
     return None if b"%" in url or b"?" in url or not url.isascii() else match(url.decode("ascii"))

@@ -5,40 +5,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.json_tensors import Array
 from normfold.service.codec.request import InferRequest
-from normfold.service.codec.response import Answer, encode_answer
+from normfold.service.codec.response import InferResponse, encode_response
 from normfold.service.http.room import Room
 from normfold.service.repository.loaded_model import Model
 from normfold.service.runtime.malloc import trim
 
 
-class LargeAnswers:
+class LargeResponses:
     """Encodes them, and gives memory back when the last of many has been read.
 
     Args:
         workers: where they are encoded.
-        max_answer_bytes: of all that wait to be read.
+        max_response_bytes: of all that wait to be read.
     """
 
-    def __init__(self, workers: Workers, max_answer_bytes: int) -> None:
-        self._workers, self._room = workers, Room(max_answer_bytes)
+    def __init__(self, workers: ThreadPool, max_response_bytes: int) -> None:
+        self._workers, self._room = workers, Room(max_response_bytes)
         self._trimming: asyncio.Task[None] | None = None
 
     async def encode(
         self, model: Model, request: InferRequest, results: Mapping[str, Array], identity: str | None
-    ) -> tuple[Answer, int]:
+    ) -> tuple[InferResponse, int]:
         """Return an answer, and the bytes of room that it takes until `give_back` is called with them.
 
         Raises:
-            AnswerTooLargeError, AnswersFullError: there is not so much room.
+            ResponseTooLargeError, ResponseBudgetError: there is not so much room.
             UnwritableOutputError: an output that is to be JSON holds NaN or Infinity.
         """
         held = sum(array.nbytes for array in results.values())
         self._room.take(held)
         try:
-            answer = await self._workers.call(encode_answer, model.manifest, request.outputs, results, identity)
+            answer = await self._workers.call(encode_response, model.manifest, request.outputs, results, identity)
             self._room.take(answer.size, held)
         except BaseException:
             self._room.give_back(held)

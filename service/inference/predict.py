@@ -19,9 +19,9 @@ from normfold.contract.manifest import Manifest, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, writable
 from normfold.service.codec.request import fits
-from normfold.service.errors import RunError, UnsuitableModelError, WireError
+from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
 from normfold.service.http.connection import Connection
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 
 
@@ -32,13 +32,13 @@ def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[s
         For each instance its tensors by input name, without the axis of rows.
 
     Raises:
-        WireError: no list of instances, or one that does not fit the model.
+        InvalidRequestError: no list of instances, or one that does not fit the model.
         RawInputError: one that does not fit the model's preprocessing.
         UnsuitableModelError: the model's rows cannot be given one by one.
     """
     instances = record.get("instances")
     if not isinstance(instances, list) or not instances:
-        raise WireError("The body has no list 'instances' with at least one instance.")
+        raise InvalidRequestError("The body has no list 'instances' with at least one instance.")
     for spec in manifest.inputs:
         if not spec.shape or spec.shape[0] not in (-1, 1):
             reason = f"takes {spec.name!r} as {list(spec.shape)}, which is not one row after another; use infer."
@@ -71,7 +71,7 @@ def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, A
 async def predict(
     model: Model,
     instances: Sequence[Mapping[str, Array]],
-    phases: Phases | None = None,
+    phases: RequestTrace | None = None,
     connection: Connection | None = None,
 ) -> list[Any]:
     """Run instances through the network.
@@ -88,10 +88,10 @@ async def predict(
         otherwise the value of the one output, or the values of several by name.
 
     Raises:
-        WireError: instances differ in shape.
+        InvalidRequestError: instances differ in shape.
         RunError: the network failed, or gave another number of logits than there are labels.
         UnwritableOutputError: an output holds NaN or Infinity.
-        ClientLeftError: the client is gone.
+        ClientDisconnectedError: the client is gone.
     """
     specs = model.manifest.outputs
     logits, pixels = find_logits(model.manifest), find_pixel_logits(model.manifest)
@@ -153,7 +153,7 @@ def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Ar
         return {inputs[0].name: _read_tensor(instance, what, inputs[0])}
     names = {spec.name for spec in inputs}
     if not isinstance(instance, dict) or instance.keys() != names:
-        raise WireError(f"{what} is not an object with exactly the inputs {sorted(names)}.")
+        raise InvalidRequestError(f"{what} is not an object with exactly the inputs {sorted(names)}.")
     return {spec.name: _read_tensor(instance[spec.name], f"{what}, input {spec.name!r}", spec) for spec in inputs}
 
 
@@ -177,7 +177,7 @@ def _to_tensor(preprocessing: Preprocessing, raw: npt.NDArray[Any], manifest: Ma
 def _read_tensor(value: Any, what: str, spec: TensorSpec) -> Array:
     array = array_from_nested(value, spec.datatype, what)
     if not fits(array.shape, spec.shape[1:]):
-        raise WireError(f"{what} has the shape {list(array.shape)}; the model takes {list(spec.shape[1:])}.")
+        raise InvalidRequestError(f"{what} has the shape {list(array.shape)}; the model takes {list(spec.shape[1:])}.")
     return array
 
 
@@ -190,7 +190,7 @@ def _batches(manifest: Manifest, instances: Sequence[Mapping[str, Array]]) -> li
 
 def _stack(arrays: Sequence[Array]) -> Array:
     if len({array.shape for array in arrays}) > 1:
-        raise WireError("The instances differ in shape; send those of one shape together.")
+        raise InvalidRequestError("The instances differ in shape; send those of one shape together.")
     return np.stack(arrays)
 
 

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from normfold.contract.errors import NormfoldError
 from normfold.service.batching.thread_pool import INLINE_BYTES
 from normfold.service.codec.request import InferRequest, decode_request, parse_object, raw_request, read_id
-from normfold.service.codec.response import Answer
+from normfold.service.codec.response import InferResponse
 from normfold.service.codec.simdjson_decoder import parse_large
 from normfold.service.error_responses import describe_error
-from normfold.service.errors import WireError
+from normfold.service.errors import InvalidRequestError
 from normfold.service.http.body import SMALLEST_COMPRESSED, Headers, accepted_encoding, check_declared
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 
@@ -29,27 +29,27 @@ LENGTH_HEADER = b"inference-header-content-length"
 Fields = list[tuple[bytes, bytes]]
 
 
-class Named(NamedTuple):
+class ModelRef(NamedTuple):
     """The model and version that a path names."""
 
     model: str
     version: str | None
 
 
-def match(path: str) -> Named | None:
+def match(path: str) -> ModelRef | None:
     """Return whom a path asks to infer: /v2/models/{model}[/versions/{version}]/infer."""
     if not path.endswith("/infer"):
         return None
     parts = path.split("/")
     if parts[:3] == ["", "v2", "models"] and parts[3:4] != [""]:
         if len(parts) == 5:
-            return Named(parts[3], None)
+            return ModelRef(parts[3], None)
         if len(parts) == 7 and parts[4] == "versions" and parts[5]:
-            return Named(parts[3], parts[5])
+            return ModelRef(parts[3], parts[5])
     return None
 
 
-def admit(repository: Repository, named: Named, headers: Headers, limit: int, phases: Phases) -> Model:
+def admit(repository: Repository, named: ModelRef, headers: Headers, limit: int, phases: RequestTrace) -> Model:
     """Return the model, if it has room for a request; nothing of the body has been looked at.
 
     Raises:
@@ -67,35 +67,37 @@ def read_front(headers: Headers) -> int | None:
     """Return the length of the JSON in front of the tensors; None if all is JSON.
 
     Raises:
-        WireError: the header is not a length.
+        InvalidRequestError: the header is not a length.
     """
     text = headers.get(LENGTH_HEADER)
     if text is None:
         return None
     if not text.isdigit() or len(text) > 18:
-        raise WireError(f"The header Inference-Header-Content-Length is {text.decode('latin-1')!r}, not a length.")
+        raise InvalidRequestError(
+            f"The header Inference-Header-Content-Length is {text.decode('latin-1')!r}, not a length."
+        )
     return int(text)
 
 
-def decode(body: memoryview, front: int | None, model: Model, phases: Phases) -> InferRequest:
+def decode(body: memoryview, front: int | None, model: Model, phases: RequestTrace) -> InferRequest:
     """Return the request, and note the id that it carries.
 
     Raises:
-        WireError: it is not one, or does not fit the model.
+        InvalidRequestError: it is not one, or does not fit the model.
     """
     if front == 0:
         return raw_request(body, model.ports)
     head, raw = body, None
     if front is not None:
         if front > len(body):
-            raise WireError(f"The JSON should have {front} bytes; the body has {len(body)}.")
+            raise InvalidRequestError(f"The JSON should have {front} bytes; the body has {len(body)}.")
         head, raw = body[:front], body[front:]
     record = (parse_large(head) if len(head) > INLINE_BYTES else None) or parse_object(head)
     phases.identity = read_id(record)
     return decode_request(record, model.ports, raw)
 
 
-def answer_fields(answer: Answer, phases: Phases) -> Fields:
+def answer_fields(answer: InferResponse, phases: RequestTrace) -> Fields:
     """Return the header fields of an answer, but for what depends on how it is sent; note that it was answered."""
     phases.status, phases.encoded = 200, perf_counter()
     request_id = (b"x-request-id", phases.request_id.encode())
@@ -110,7 +112,7 @@ def chosen_encoding(headers: Headers, size: int) -> bytes | None:
     return accepted_encoding(accepted) if accepted is not None and size >= SMALLEST_COMPRESSED else None
 
 
-def refusal(error: NormfoldError, phases: Phases) -> tuple[int, Fields, bytes]:
+def refusal(error: NormfoldError, phases: RequestTrace) -> tuple[int, Fields, bytes]:
     """Return status, fields and body of the answer to an error, and note the status.
 
     Raises:

@@ -14,7 +14,7 @@ import orjson
 from normfold.service.auth.keys import Key
 from normfold.service.errors import SettingsError
 from normfold.service.logs import FACTS
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 
 FLUSH_AFTER_S = 0.25
 FLUSH_BYTES = 64 * 1024
@@ -28,7 +28,7 @@ _LINE = (
 )
 
 
-def facts_of(phases: Phases) -> dict[str, Any]:
+def facts_of(phases: RequestTrace) -> dict[str, Any]:
     """Return what a line says: what was asked, what was answered, and the milliseconds of each phase."""
     facts: dict[str, Any] = {"method": phases.method, "path": phases.path, "status": phases.status}
     facts["ms"] = _ms(phases.started, phases.ended)
@@ -57,7 +57,7 @@ def facts_of(phases: Phases) -> dict[str, Any]:
 class LogLines:
     """Lines among those of the service's log."""
 
-    def write(self, phases: Phases) -> None:
+    def write(self, phases: RequestTrace) -> None:
         """Write the line of a request."""
         if logger.isEnabledFor(logging.INFO):
             facts = facts_of(phases)
@@ -88,7 +88,7 @@ class FileLines:
         self._second, self._prefix = 0, ""
         self._quiet_until = 0.0
 
-    def write(self, phases: Phases) -> None:
+    def write(self, phases: RequestTrace) -> None:
         """Keep the line of a request until the next flush."""
         line = self._quick_line(phases) if phases.status == 200 and phases.job is not None else self._line(phases)
         self._lines.append(line)
@@ -98,12 +98,12 @@ class FileLines:
         elif self._due is None:
             self._due = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self.flush)
 
-    def _line(self, phases: Phases) -> bytes:
+    def _line(self, phases: RequestTrace) -> bytes:
         return orjson.dumps(
             {"time": self._now(), "request_id": phases.request_id, **facts_of(phases)}, option=orjson.OPT_APPEND_NEWLINE
         )
 
-    def _quick_line(self, phases: Phases) -> bytes:
+    def _quick_line(self, phases: RequestTrace) -> bytes:
         """Return what `_line` does for a request that a network answered, in half the time."""
         job = phases.job
         assert job is not None  # a network answered it

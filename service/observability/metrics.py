@@ -13,13 +13,13 @@ from prometheus_client.registry import Collector
 
 from normfold.service.observability.request_trace import PHASES, Histogram, ModelStats
 from normfold.service.repository.repository import Repository
-from normfold.service.workers.coordinator import Crew
+from normfold.service.workers.coordinator import Coordinator
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LABELS = ("model", "version")
 
-_TOLD_FROM_THE_START = (200, 429, 500, 503, 504)
+_INITIAL_COUNTERS = (200, 429, 500, 503, 504)
 """Statuses that are told before they were answered: increase() does not see a counter that begins with 1."""
 
 
@@ -27,19 +27,19 @@ class Metrics:
     """What GET /metrics answers.
 
     Args:
-        crew: what was counted, and what waits.
+        coordinator: what was counted, and what waits.
         repository: what is loaded.
         triton: under the names of Triton's metrics too.
     """
 
-    def __init__(self, crew: Crew, repository: Repository, triton: bool) -> None:
+    def __init__(self, coordinator: Coordinator, repository: Repository, triton: bool) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Requests(crew))
-        self._registry.register(_Models(crew, repository))
+        self._registry.register(_Requests(coordinator))
+        self._registry.register(_Models(coordinator, repository))
         self._registry.register(_Shift(repository))
         if triton:
-            self._registry.register(_Triton(crew, repository))
-        self._registry.register(_Processes(crew))
+            self._registry.register(_Triton(coordinator, repository))
+        self._registry.register(_Processes(coordinator))
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
@@ -49,8 +49,8 @@ class Metrics:
 class _Requests(Collector):
     """Requests, their phases and runs, from the sums."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -67,9 +67,9 @@ class _Requests(Collector):
             labels=(*_LABELS, "phase"),
         )
         runs = HistogramMetricFamily("normfold_run_rows", "Rows of each run of a network.", labels=_LABELS)
-        for (model, version), stats in sorted(self._crew.models().items()):
+        for (model, version), stats in sorted(self._coordinator.models().items()):
             labels = [model, str(version) if version else ""]
-            for status in sorted({*_TOLD_FROM_THE_START, *stats.statuses}):
+            for status in sorted({*_INITIAL_COUNTERS, *stats.statuses}):
                 requests.add_metric([*labels, str(status)], stats.statuses[status])
             if not version:
                 continue
@@ -79,21 +79,23 @@ class _Requests(Collector):
                 phases.add_metric([*labels, phase], _buckets(histogram), histogram.sum)
             runs.add_metric(labels, _buckets(stats.run_rows), stats.run_rows.sum)
         yield from (requests, refusals, rows, phases, runs)
-        yield GaugeMetricFamily("normfold_in_flight", "Requests that are being answered.", value=self._crew.in_flight())
+        yield GaugeMetricFamily(
+            "normfold_in_flight", "Requests that are being answered.", value=self._coordinator.in_flight()
+        )
 
 
 class _Models(Collector):
     """What is loaded, and what waits."""
 
-    def __init__(self, crew: Crew, repository: Repository) -> None:
-        self._crew, self._repository = crew, repository
+    def __init__(self, coordinator: Coordinator, repository: Repository) -> None:
+        self._coordinator, self._repository = coordinator, repository
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         yield GaugeMetricFamily(
             "normfold_ready",
             "1 where GET /v2/health/ready answers 200.",
-            value=self._crew.problem is None,
+            value=self._coordinator.problem is None,
         )
         ready = GaugeMetricFamily(
             "normfold_model_ready", "1 where a version can answer, in every worker.", labels=(*_LABELS, "provider")
@@ -109,15 +111,15 @@ class _Models(Collector):
             "1 where the CPU runs a network, or nodes of it, that something else was to run.",
             labels=_LABELS,
         )
-        workers = len(self._crew.processes())
+        workers = len(self._coordinator.processes())
         for name, versions in self._repository.entries.items():
             for number, entry in versions.items():
                 labels, model = [name, str(number)], entry.model
                 provider = model.session.provider if model else ""
-                ready.add_metric([*labels, provider], self._crew.can_answer(name, number))
+                ready.add_metric([*labels, provider], self._coordinator.can_answer(name, number))
                 wanted.add_metric(labels, entry.is_wanted)
                 if model is not None:
-                    queue.add_metric(labels, self._crew.queued_rows(name, number))
+                    queue.add_metric(labels, self._coordinator.queued_rows(name, number))
                     capacity.add_metric(labels, workers * model.batcher.policy.queue_capacity)
                     fallback.add_metric(labels, float(model.session.place.left_on_cpu))
                     for provider, count in (model.session.place.nodes or {}).items():
@@ -134,7 +136,7 @@ class _Models(Collector):
             "Loads that failed; with no model, of the whole repository.",
             labels=["model"],
         )
-        failures = self._crew.load_failures()
+        failures = self._coordinator.load_failures()
         for name in sorted({"", *self._repository.entries, *self._repository.unreadable, *failures}):
             family.add_metric([name], failures[name])
         return family
@@ -179,12 +181,12 @@ class _Shift(Collector):
 class _Processes(Collector):
     """Memory, processor time and open files of the workers together, since the oldest of them began."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        processes = self._crew.processes()
+        processes = self._coordinator.processes()
         families = [ProcessCollector(pid=partial(int, process), registry=None).collect() for process in processes]
         for alike in zip(*families, strict=False):
             total = alike[0]
@@ -193,14 +195,16 @@ class _Processes(Collector):
             total.samples = [total.samples[0]._replace(value=merged)]
             yield total
         yield GaugeMetricFamily("normfold_workers", "Processes that serve.", value=len(processes))
-        yield GaugeMetricFamily("normfold_workers_wanted", "Processes that should serve.", value=self._crew.workers)
+        yield GaugeMetricFamily(
+            "normfold_workers_wanted", "Processes that should serve.", value=self._coordinator.workers
+        )
 
 
 class _Triton(Collector):
     """The same under the names that dashboards made for Triton know; times there are sums of microseconds."""
 
-    def __init__(self, crew: Crew, repository: Repository) -> None:
-        self._crew, self._repository = crew, repository
+    def __init__(self, coordinator: Coordinator, repository: Repository) -> None:
+        self._coordinator, self._repository = coordinator, repository
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -218,7 +222,7 @@ class _Triton(Collector):
                 ("compute_output_duration_us", "Microseconds of encoding."),
             )
         }
-        for (model, version), stats in sorted(self._crew.models().items()):
+        for (model, version), stats in sorted(self._coordinator.models().items()):
             if version:
                 for name, value in _triton_sums(stats).items():
                     counters[name].add_metric([model, str(version)], value)
@@ -227,7 +231,7 @@ class _Triton(Collector):
         for name, versions in self._repository.entries.items():
             for number, entry in versions.items():
                 if entry.model is not None:
-                    pending.add_metric([name, str(number)], self._crew.queued_rows(name, number))
+                    pending.add_metric([name, str(number)], self._coordinator.queued_rows(name, number))
         yield pending
 
 

@@ -31,7 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import Scope
 
 from normfold.service.inference.asgi import InferRoute
-from normfold.service.observability.request_trace import CLIENT_LEFT, Phases
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace
 
 FLUSH_TIMEOUT_S = 2.0
 """How long the end of the process waits for spans that are still to be sent; OpenTelemetry's own bound is 30 s."""
@@ -70,7 +70,7 @@ class Spans:
         """Return the number of a trace that begins here, as 32 hexadecimal digits."""
         return os.urandom(16).hex()
 
-    def record(self, phases: Phases, scope: Scope) -> None:
+    def record(self, phases: RequestTrace, scope: Scope) -> None:
         """Make the spans of a request that was answered, or whose client left."""
         offset = time_ns() - int(1e9 * perf_counter())  # anew each time: the wall clock may be set
         route, status = _route(scope), phases.status
@@ -86,7 +86,7 @@ class Spans:
         if span.is_recording():
             if status >= 500:
                 span.set_status(StatusCode.ERROR)
-            self._record_phases(phases, set_span_in_context(span, Context()), offset)
+            self._record_trace(phases, set_span_in_context(span, Context()), offset)
         span.end(_wall(phases.ended, offset))
 
     def flush(self) -> None:
@@ -114,7 +114,7 @@ class Spans:
             del carrier["tracestate"]
         return self._parents.extract(carrier, Context())
 
-    def _record_phases(self, phases: Phases, parent: Context, offset: int) -> None:
+    def _record_trace(self, phases: RequestTrace, parent: Context, offset: int) -> None:
         """Make a span of each phase that the request came to; the one that it ended in lasts until its end."""
         job, end = phases.job, phases.ended
         spans: list[tuple[str, float, float, dict[str, Any]]] = []
@@ -171,7 +171,7 @@ def _route(scope: Scope) -> str | None:
     return getattr(scope.get("route"), "path", None)
 
 
-def _attributes(phases: Phases, scope: Scope, route: str | None) -> dict[str, Any]:
+def _attributes(phases: RequestTrace, scope: Scope, route: str | None) -> dict[str, Any]:
     """Return what a request's span says; a query is left out, since nobody knows what is in it."""
     known = phases.method in _METHODS
     found: dict[str, Any] = {
@@ -180,13 +180,13 @@ def _attributes(phases: Phases, scope: Scope, route: str | None) -> dict[str, An
         "url.path": phases.path,
         "url.scheme": scope.get("scheme"),
         "http.route": route,
-        "http.response.status_code": None if phases.status == CLIENT_LEFT else phases.status,
+        "http.response.status_code": None if phases.status == CLIENT_DISCONNECTED else phases.status,
         "normfold.request_id": phases.request_id,
         "normfold.model": phases.model or None,
         "normfold.version": phases.version or None,
         "normfold.rows": phases.job and phases.job.weight,
     }
-    if phases.status == CLIENT_LEFT:
+    if phases.status == CLIENT_DISCONNECTED:
         found["error.type"] = "client_left"
     elif phases.status >= 500:
         found["error.type"] = str(phases.status)

@@ -26,7 +26,7 @@ from time import perf_counter, time
 from typing import Any, Protocol
 
 from normfold.service.auth.keys import Key
-from normfold.service.batching.batch import Job
+from normfold.service.batching.batch import QueuedRequest
 from normfold.service.http.body import Headers
 
 SECONDS = (
@@ -43,14 +43,14 @@ PHASES = ("decode", "queue", "wait", "run", "encode", "total")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
-CLIENT_LEFT = 499
+CLIENT_DISCONNECTED = 499
 """The status, in what is counted, of a request whose client left: none was sent."""
 
-PHASES_KEY = "normfold.phases"
-"""Key in the ASGI scope of a request's `Phases`."""
+REQUEST_TRACE_KEY = "normfold.phases"
+"""Key in the ASGI scope of a request's `RequestTrace`."""
 
 
-WATCHERS = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
+PROBE_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
 """Paths that probes and scrapers ask all the time: what they get as they should is neither counted nor logged."""
 
 
@@ -135,7 +135,7 @@ class ModelStats:
 
 
 @dataclass(slots=True)
-class Phases:
+class RequestTrace:
     """One request on its way; times on the clock of perf_counter, 0 where it did not come so far.
 
     `identity` is the id that an infer request carries in its body, `key` the key that it came with, `trace_id` that of
@@ -154,7 +154,7 @@ class Phases:
     encoded: float = 0.0
     ended: float = 0.0
     status: int = 0
-    job: Job | None = None
+    job: QueuedRequest | None = None
     key: Key | None = None
     trace_id: str | None = None
 
@@ -162,7 +162,7 @@ class Phases:
 class AccessLog(Protocol):
     """Where a line for every request goes."""
 
-    def write(self, phases: Phases) -> None:
+    def write(self, phases: RequestTrace) -> None:
         """Write the line."""
 
 
@@ -207,9 +207,9 @@ class Telemetry:
         if self.models.get((model, version)) is stats:
             del self.models[model, version]
 
-    def record(self, phases: Phases) -> None:
+    def record(self, phases: RequestTrace) -> None:
         """Count a request that was answered, and write its line."""
-        if phases.path in WATCHERS and phases.status in (200, 503):
+        if phases.path in PROBE_PATHS and phases.status in (200, 503):
             return
         phases.ended = perf_counter()
         stats = self.stats(phases.model if phases.version else "", phases.version)

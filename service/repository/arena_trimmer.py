@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.runtime.providers.table import CPU
@@ -49,10 +49,10 @@ class _Record:
         return False
 
 
-class MemoryKeeper:
+class ArenaTrimmer:
     """Looks at all models of a repository."""
 
-    def __init__(self, repository: Repository, workers: Workers) -> None:
+    def __init__(self, repository: Repository, workers: ThreadPool) -> None:
         self._repository, self._workers = repository, workers
         self._records: WeakKeyDictionary[Model, _Record] = WeakKeyDictionary()
 

@@ -13,14 +13,14 @@ from math import prod
 from time import perf_counter
 
 from normfold.contract.manifest import Manifest
-from normfold.service.batching.batch import Job, Results
+from normfold.service.batching.batch import QueuedRequest, Results
 from normfold.service.batching.batcher import Batcher
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.codec.request import Ports
-from normfold.service.drift.monitor import Watch
-from normfold.service.errors import AnswerTooLargeError, ClientLeftError, WireError
+from normfold.service.codec.request import ModelSignature
+from normfold.service.drift.monitor import DriftMonitor
+from normfold.service.errors import ClientDisconnectedError, InvalidRequestError, ResponseTooLargeError
 from normfold.service.http.connection import Connection
-from normfold.service.observability.request_trace import ModelStats, Phases
+from normfold.service.observability.request_trace import ModelStats, RequestTrace
 from normfold.service.runtime.session import Array, Session
 
 
@@ -51,7 +51,7 @@ class Model:
 
     Attributes:
         stats: the sums of its runs.
-        max_answer_bytes: more than that is not even run.
+        max_response_bytes: more than that is not even run.
         watch: looks at a sample of what it is asked; None if nobody does.
         in_use: requests that were given this version and are not answered yet; it is not closed under them.
     """
@@ -61,8 +61,8 @@ class Model:
     batcher: Batcher
     timeouts: Timeouts = Timeouts()
     stats: ModelStats = field(default_factory=ModelStats)
-    max_answer_bytes: int = 2**30
-    watch: Watch | None = None
+    max_response_bytes: int = 2**30
+    watch: DriftMonitor | None = None
     in_use: int = 0
 
     def __enter__(self) -> Model:
@@ -95,59 +95,61 @@ class Model:
         outputs: Sequence[str],
         timeout_s: float | None = None,
         urgent: bool = False,
-    ) -> Job:
+    ) -> QueuedRequest:
         """Make a job of tensors in the datatypes and shapes that the manifest declares.
 
         Raises:
-            WireError: inputs of a batchable model disagree in their number of rows.
-            AnswerTooLargeError: as many rows give too much.
+            InvalidRequestError: inputs of a batchable model disagree in their number of rows.
+            ResponseTooLargeError: as many rows give too much.
         """
         shapes = tuple(array.shape[1:] for array in tensors.values()) if self.has_free_sizes else ()
-        job = Job(tensors, self._count_rows(tensors), outputs, self.timeouts.deadline(timeout_s), urgent, shapes)
+        job = QueuedRequest(
+            tensors, self._count_rows(tensors), outputs, self.timeouts.deadline(timeout_s), urgent, shapes
+        )
         if job.weight > self._rows_within_limit:
             bytes_of = row_bytes(self.manifest)
             size = job.weight * sum(bytes_of[name] for name in outputs)
-            if size > self.max_answer_bytes:
-                raise AnswerTooLargeError(size, self.max_answer_bytes)
+            if size > self.max_response_bytes:
+                raise ResponseTooLargeError(size, self.max_response_bytes)
         return job
 
     @cached_property
     def _rows_within_limit(self) -> int:
         """Rows whose outputs, all of them, are within the limit."""
-        return self.max_answer_bytes // max(1, sum(row_bytes(self.manifest).values()))
+        return self.max_response_bytes // max(1, sum(row_bytes(self.manifest).values()))
 
     @cached_property
-    def ports(self) -> Ports:
+    def ports(self) -> ModelSignature:
         """What it takes and gives, laid out for reading requests."""
-        return Ports(self.manifest.inputs, self.manifest.outputs)
+        return ModelSignature(self.manifest.inputs, self.manifest.outputs)
 
     @cached_property
     def has_free_sizes(self) -> bool:
         """Whether a size of an input is free besides the rows."""
         return any(-1 in spec.shape[1:] for spec in self.manifest.inputs)
 
-    def run(self, job: Job, connection: Connection | None = None) -> asyncio.Future[Results]:
+    def run(self, job: QueuedRequest, connection: Connection | None = None) -> asyncio.Future[Results]:
         """Queue a job; if the client leaves before it is done, it is abandoned.
 
         Returns:
-            Output name to array, as the job orders them; or DeadlineError (its time was up), ClientLeftError,
-            WireError (ONNX Runtime refused the tensors), RunError (the network failed).
+            Output name to array, as the job orders them; or DeadlineError (its time was up), ClientDisconnectedError,
+            InvalidRequestError (ONNX Runtime refused the tensors), RunError (the network failed).
 
         Raises:
             QueueFullError: no room.
-            ClientLeftError: the client is gone already.
+            ClientDisconnectedError: the client is gone already.
         """
         _require_client(connection)
         future = self.batcher.submit(job)
         self._accepted(job, connection)
         return future
 
-    def enqueue(self, job: Job, connection: Connection | None = None) -> None:
+    def enqueue(self, job: QueuedRequest, connection: Connection | None = None) -> None:
         """Queue a job with a future, as `run` does.
 
         Raises:
             QueueFullError: no room.
-            ClientLeftError: the client is gone already.
+            ClientDisconnectedError: the client is gone already.
         """
         _require_client(connection)
         self.batcher.enqueue(job)
@@ -164,7 +166,7 @@ class Model:
         if self.watch is not None:
             self.watch.keep()
 
-    def _accepted(self, job: Job, connection: Connection | None) -> None:
+    def _accepted(self, job: QueuedRequest, connection: Connection | None) -> None:
         """Abandon a job when its client leaves; and look at its tensors, if it is time to."""
         if connection is not None:
             connection.on_lost = partial(self.batcher.abandon, job)
@@ -175,7 +177,7 @@ class Model:
         self,
         tensors: Mapping[str, Array],
         outputs: Sequence[str],
-        phases: Phases | None = None,
+        phases: RequestTrace | None = None,
         connection: Connection | None = None,
     ) -> Results:
         """Run tensors with the usual deadline: `job` and `run` in one.
@@ -205,11 +207,11 @@ class Model:
         for array in tensors.values():
             if rows not in (-1, array.shape[0]):
                 counts = {name: array.shape[0] for name, array in tensors.items()}
-                raise WireError(f"The inputs differ in their number of rows: {counts}.")
+                raise InvalidRequestError(f"The inputs differ in their number of rows: {counts}.")
             rows = array.shape[0]
         return rows if rows > 0 else None
 
 
 def _require_client(connection: Connection | None) -> None:
     if connection is not None and connection.is_lost:
-        raise ClientLeftError
+        raise ClientDisconnectedError

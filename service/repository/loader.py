@@ -23,16 +23,16 @@ from normfold.service.batching.batch_size_tuning import (
     INLINE_S,
     LARGEST_BATCH,
     best_batch,
-    is_change_dear,
+    has_shape_switch_penalty,
     measure_batches,
 )
 from normfold.service.batching.batcher import Batcher
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.json_tensors import DTYPES, Array
 from normfold.service.codec.request import fits
-from normfold.service.drift.monitor import Watch
-from normfold.service.drift.sample_buffer import Reservoir
-from normfold.service.drift.store import ShiftStore
+from normfold.service.drift.monitor import DriftMonitor
+from normfold.service.drift.sample_buffer import SampleBuffer
+from normfold.service.drift.store import DriftStore
 from normfold.service.errors import BundleError, ProviderError, RunError
 from normfold.service.observability.request_trace import ModelStats
 from normfold.service.repository.loaded_model import Model, Timeouts, row_bytes
@@ -70,7 +70,7 @@ def read_bundle(folder: Path, repository: Path) -> Manifest:
 
 
 def open_bundle(
-    folder: Path, manifest: Manifest, settings: Settings, threads: int, workers: Workers, stats: ModelStats
+    folder: Path, manifest: Manifest, settings: Settings, threads: int, workers: ThreadPool, stats: ModelStats
 ) -> Model:
     """Open the network of a bundle whose files have been checked, run it, and measure how much it should run at once.
 
@@ -103,12 +103,12 @@ def open_bundle(
     batcher = Batcher(session.run, policy, workers, stats.observe_run, stats.observe_refusal)
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
     watch = _open_watch(folder, manifest, settings, workers)
-    return Model(manifest, session, batcher, timeouts, stats, settings.max_answer_bytes, watch)
+    return Model(manifest, session, batcher, timeouts, stats, settings.max_response_bytes, watch)
 
 
-def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: Workers) -> Watch | None:
+def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: ThreadPool) -> DriftMonitor | None:
     """Open what watches the bundle's inputs, if it has that; on the CPU, whatever runs the network."""
-    if not settings.watch_share or not {MONITOR_NAME, MONITOR_CARD_NAME} <= manifest.files.keys():
+    if not settings.drift_share or not {MONITOR_NAME, MONITOR_CARD_NAME} <= manifest.files.keys():
         return None
     monitor = read_monitor(folder / MONITOR_CARD_NAME)
     session = open_session(folder / MONITOR_NAME, CPU, intra_op_threads=1)
@@ -118,10 +118,10 @@ def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: W
     store = reservoir = None
     if settings.state_dir is not None:
         files = ProcessFiles(shift_folder(settings.state_dir, manifest))
-        store = ShiftStore(files, monitor)
-        reservoir = Reservoir(settings.keep_samples, files) if settings.keep_samples else None
+        store = DriftStore(files, monitor)
+        reservoir = SampleBuffer(settings.keep_samples, files) if settings.keep_samples else None
     processors = share_of_processors(settings.workers)
-    return Watch(monitor, session, workers, settings.watch_share, processors, store, reservoir)
+    return DriftMonitor(monitor, session, workers, settings.drift_share, processors, store, reservoir)
 
 
 def _check_facts(manifest: Manifest) -> None:
@@ -181,7 +181,7 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
         How much it should run at once.
     """
     fixed = any(spec.shape[:1] != (-1,) for spec in manifest.inputs)
-    within = max(1, settings.max_answer_bytes // max(1, sum(row_bytes(manifest).values())))
+    within = max(1, settings.max_response_bytes // max(1, sum(row_bytes(manifest).values())))
     largest = 1 if fixed or not manifest.batchable else min(settings.max_batch_size or LARGEST_BATCH, within)
     zeros = {spec.name: _zeros(spec, manifest) for spec in manifest.inputs}
     tensors = {name: array for name, array in zeros.items() if array is not None}
@@ -214,7 +214,7 @@ def _warm(manifest: Manifest, session: Session, settings: Settings) -> BatchPoli
     where = "on the event loop" if inline else "in a thread"
     logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
     sizes = session.warmed_sizes(rows) if largest > 1 else ()
-    if len(sizes) > 1 and session.remembers_one_shape and is_change_dear(run, sizes):
+    if len(sizes) > 1 and session.plans_for_one_shape and has_shape_switch_penalty(run, sizes):
         _keep_apart(session, run_all, sizes, f"{manifest.name}/{manifest.version}")
     else:
         run_all(sizes)

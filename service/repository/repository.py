@@ -24,7 +24,7 @@ from typing import Literal
 
 from normfold.contract.bundle import read_version
 from normfold.contract.errors import NormfoldError
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import BundleError, ControlError, ModelUnavailableError, RunError, UnknownModelError
 from normfold.service.observability.request_trace import Telemetry
 from normfold.service.repository.loaded_model import Model
@@ -61,7 +61,7 @@ class Entry:
 class Repository:
     """The models that the service has. Routes ask it for a model by name; nothing from a request becomes a path."""
 
-    def __init__(self, settings: Settings, workers: Workers, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, workers: ThreadPool, telemetry: Telemetry) -> None:
         self._settings, self._workers, self._telemetry = settings, workers, telemetry
         self._root = settings.repository
         self._threads = settings.intra_op_threads or share_of_processors(settings.workers)

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from normfold.service.batching.thread_pool import Workers
-from normfold.service.drift.monitor import Watch
-from normfold.service.drift.score import LayerShift
-from normfold.service.errors import NothingKeptError
+from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.drift.monitor import DriftMonitor
+from normfold.service.drift.score import LayerDrift
+from normfold.service.errors import NoSamplesError
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.paths import add_model_route, answers, find_model
 
@@ -44,7 +44,7 @@ _EXAMPLE = {
 }
 
 
-def shift_routes(repository: Repository, workers: Workers) -> APIRouter:
+def drift_routes(repository: Repository, workers: ThreadPool) -> APIRouter:
     """Return the route that tells of shifted inputs."""
     router = APIRouter(tags=["statistics"])
 
@@ -65,19 +65,19 @@ def shift_routes(repository: Repository, workers: Workers) -> APIRouter:
         """Recent inputs of a version as an .npz file, for `normfold adapt --samples`; 404 unless they are kept."""
         model = find_model(request, repository)
         if model.watch is None or model.watch.reservoir is None:
-            raise NothingKeptError(model.name)
+            raise NoSamplesError(model.name)
         body = await workers.call(model.watch.reservoir.packed)
         return Response(body, media_type="application/zip")
 
     content: dict[str, Any] = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
     of_samples = answers(None, 404, content=content)
     add_model_route(router, "/v2", "/samples", model_samples, method="GET", responses=of_samples)
-    responses = answers("Shift", 404, example=_EXAMPLE)
+    responses = answers("DriftScore", 404, example=_EXAMPLE)
     add_model_route(router, "/v2", "/shift", model_shift, method="GET", responses=responses)
     return router
 
 
-def _describe(watch: Watch) -> dict[str, Any]:
+def _describe(watch: DriftMonitor) -> dict[str, Any]:
     shift, monitor = watch.shift(), watch.monitor
     rows = 3600 * watch.share / watch.row_seconds if watch.row_seconds else None
     return {
@@ -98,7 +98,7 @@ def _describe(watch: Watch) -> dict[str, Any]:
     }
 
 
-def _describe_layer(layer: LayerShift) -> dict[str, Any]:
+def _describe_layer(layer: LayerDrift) -> dict[str, Any]:
     return {
         "node": layer.node,
         "score": layer.score,

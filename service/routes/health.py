@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.paths import answers
-from normfold.service.workers.coordinator import Crew
+from normfold.service.workers.coordinator import Coordinator
 
 EXTENSIONS = (
     *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
@@ -19,7 +19,7 @@ EXTENSIONS = (
 """Those of the protocol's extensions, by Triton's names, that work here."""
 
 
-def health_routes(repository: Repository, crew: Crew, needs_key: bool) -> APIRouter:
+def health_routes(repository: Repository, coordinator: Coordinator, needs_key: bool) -> APIRouter:
     """Return the routes about the service as a whole."""
     router = APIRouter(tags=["health"])
     metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
@@ -40,8 +40,8 @@ def health_routes(repository: Repository, crew: Crew, needs_key: bool) -> APIRou
     @router.get("/v2/health/ready", response_class=JSONResponse, responses=answers("Ready"))
     async def server_ready(_: Request) -> JSONResponse:
         """The models are loaded and at least one can answer; otherwise 503, and the reason where no key is needed."""
-        if crew.problem is not None:
-            reason = "The service is not ready; its log says why." if needs_key else crew.problem
+        if coordinator.problem is not None:
+            reason = "The service is not ready; its log says why." if needs_key else coordinator.problem
             return JSONResponse({"ready": False, "error": reason}, 503)
         return JSONResponse({"ready": True})
 

@@ -10,13 +10,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.request import parse_object
 from normfold.service.errors import RequestError
 from normfold.service.http.body import decompress
 from normfold.service.http.connection import CONNECTION
 from normfold.service.inference.predict import predict, rank_classes, read_instances, read_picture
-from normfold.service.observability.request_trace import PHASES_KEY, Phases
+from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
@@ -32,7 +32,7 @@ _TOP_PARAMETER = {
 }
 
 
-def predict_routes(repository: Repository, workers: Workers, settings: Settings) -> APIRouter:
+def predict_routes(repository: Repository, workers: ThreadPool, settings: Settings) -> APIRouter:
     """Return the routes that take raw inputs."""
     router = APIRouter(tags=["predict"])
 
@@ -50,7 +50,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
         gives a class to each pixel, a mask of their numbers; another answers its outputs' values. A model without
         preprocessing takes tensors, those with several inputs as objects by name.
         """
-        phases: Phases = request.scope[PHASES_KEY]
+        phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
         with _find(request, repository) as model:
             body = await read(request)
             phases.received = perf_counter()
@@ -73,7 +73,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
             data = bytes(await read(request))
-            phases: Phases = request.scope[PHASES_KEY]
+            phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
             phases.received = perf_counter()
             instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
             phases.decoded = perf_counter()
@@ -108,7 +108,7 @@ def predict_routes(repository: Repository, workers: Workers, settings: Settings)
 def _find(request: Request, repository: Repository) -> Model:
     """Return the model, if it has room, and count the request as its."""
     model = find_model(request, repository)
-    phases: Phases = request.scope[PHASES_KEY]
+    phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
     phases.model, phases.version = model.name, model.version
     model.batcher.refuse_if_full()
     return model

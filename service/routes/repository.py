@@ -7,16 +7,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.service.codec.request import parse_object
-from normfold.service.errors import WireError
+from normfold.service.errors import InvalidRequestError
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.examples import json_body
 from normfold.service.routes.paths import MODEL_PARAMETER, answers
-from normfold.service.workers.coordinator import Crew
+from normfold.service.workers.coordinator import Coordinator
 
 _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
 
 
-def repository_routes(repository: Repository, crew: Crew) -> APIRouter:
+def repository_routes(repository: Repository, coordinator: Coordinator) -> APIRouter:
     """Return the routes of the repository."""
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
@@ -31,7 +31,7 @@ def repository_routes(repository: Repository, crew: Crew) -> APIRouter:
         body = await request.body()
         ready = parse_object(body).get("ready", False) if body else False
         if not isinstance(ready, bool):
-            raise WireError("The field 'ready' is not true or false.")
+            raise InvalidRequestError("The field 'ready' is not true or false.")
         versions = [
             {"name": name, "version": str(number), "state": entry.state, "reason": entry.reason}
             for name, entries in repository.entries.items()
@@ -48,13 +48,13 @@ def repository_routes(repository: Repository, crew: Crew) -> APIRouter:
     @router.post("/models/{model}/load", response_class=Response, responses=responses, openapi_extra=extra)
     async def load(request: Request) -> Response:
         """Load a model, answered when it can answer; only with model_control=explicit."""
-        await crew.load_model(request.path_params["model"])
+        await coordinator.load_model(request.path_params["model"])
         return Response()
 
     @router.post("/models/{model}/unload", response_class=Response, responses=responses, openapi_extra=extra)
     async def unload(request: Request) -> Response:
         """Unload a model: no new requests from here on, those in flight are answered; only with explicit control."""
-        await crew.unload_model(request.path_params["model"])
+        await coordinator.unload_model(request.path_params["model"])
         return Response()
 
     return router

@@ -69,11 +69,11 @@ _INFER: dict[str, Schema] = {
             "name": _TEXT,
             "parameters": _taken(
                 {
-                    "binary_data": {**_FLAG, "description": "Answer it as bytes behind the JSON."},
+                    "binary_data": {**_FLAG, "description": "InferResponse it as bytes behind the JSON."},
                     "classification": {
                         "type": ["integer", "null"],
                         "minimum": 1,
-                        "description": "Answer the highest so many, as `value:index:label`.",
+                        "description": "InferResponse the highest so many, as `value:index:label`.",
                     },
                 }
             ),
@@ -247,7 +247,7 @@ _COUNTED: dict[str, Schema] = {
             "most_windows_per_hour": {"type": ["number", "null"]},
         }
     ),
-    "Shift": _answered(
+    "DriftScore": _answered(
         {
             "model_name": _TEXT,
             "model_version": _TEXT,

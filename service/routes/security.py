@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from normfold.service.auth.authorization import need_of
+from normfold.service.auth.authorization import required_scope
 from normfold.service.routes.paths import describe_status
 
 _SCHEME = "key"
@@ -20,7 +20,7 @@ def describe_keys(document: dict[str, Any]) -> None:
         }
     }
     for path, operations in document["paths"].items():
-        need = need_of(path)
+        need = required_scope(path)
         if need == "nothing":
             continue
         for operation in operations.values():

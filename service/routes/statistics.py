@@ -12,7 +12,7 @@ from normfold.service.observability.metrics import CONTENT_TYPE, Metrics
 from normfold.service.observability.request_trace import Histogram, ModelStats
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.paths import add_model_route, answers, find_model
-from normfold.service.workers.coordinator import Crew
+from normfold.service.workers.coordinator import Coordinator
 
 _EXAMPLE = {
     "model_stats": [
@@ -36,7 +36,7 @@ _EXAMPLE = {
 }
 
 
-def statistics_routes(repository: Repository, crew: Crew, metrics: Metrics) -> APIRouter:
+def statistics_routes(repository: Repository, coordinator: Coordinator, metrics: Metrics) -> APIRouter:
     """Return the routes that tell what was counted."""
     router = APIRouter(tags=["statistics"])
 
@@ -49,13 +49,13 @@ def statistics_routes(repository: Repository, crew: Crew, metrics: Metrics) -> A
             for number in versions
             if versions[number].model
         ]
-        sums = crew.models()
+        sums = coordinator.models()
         return JSONResponse({"model_stats": [_describe(*one, sums[one]) for one in ready]})
 
     async def model_statistics(request: Request) -> JSONResponse:
         """Counts and times of one version; `inference_count` counts rows, `execution_count` runs of the network."""
         model = find_model(request, repository)
-        stats = crew.models()[model.name, model.version]
+        stats = coordinator.models()[model.name, model.version]
         return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
 
     responses = answers("Statistics", 404, example=_EXAMPLE)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.errors import RunError, WireError
+from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime.providers import cuda
 from normfold.service.runtime.providers.ort_messages import first_line
 from normfold.service.runtime.providers.placement import Place
@@ -102,14 +102,14 @@ class Session:
             cancel: stops this run.
 
         Raises:
-            WireError: ONNX Runtime refused the tensors.
+            InvalidRequestError: ONNX Runtime refused the tensors.
             RunError: the network failed, or was stopped.
         """
         options = self._usual_options if cancel is None else cancel.run_options()
         try:
             results: list[Array] = self._session_of(tensors).run(outputs, tensors, options)
         except self._invalid_argument as error:
-            raise WireError(f"The network does not take these tensors: {first_line(error)}") from error
+            raise InvalidRequestError(f"The network does not take these tensors: {first_line(error)}") from error
         except Exception as error:
             raise RunError(first_line(error)) from error
         return results
@@ -123,9 +123,9 @@ class Session:
         return () if self.place.runs_on_host else cuda.warmed_sizes(max_batch_size)
 
     @property
-    def remembers_one_shape(self) -> bool:
+    def plans_for_one_shape(self) -> bool:
         """Whether a shape that was run before may be dear again behind another one."""
-        return PROVIDERS[self.provider].remembers_one_shape
+        return PROVIDERS[self.provider].plans_for_one_shape
 
     def keep_apart(self, sizes: Sequence[int]) -> None:
         """Give every number of rows a session of its own; the largest keeps the one that is open.

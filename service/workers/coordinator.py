@@ -20,32 +20,32 @@ from normfold.contract.errors import NormfoldError
 from normfold.service.errors import ModelUnavailableError
 from normfold.service.observability.request_trace import ModelStats, Telemetry
 from normfold.service.repository.repository import Repository
-from normfold.service.workers.shared_state import FOLLOW_S, TELL_S, Board, Colleague
+from normfold.service.workers.shared_state import FOLLOW_S, TELL_S, SharedState, WorkerStatus
 
 logger = logging.getLogger(__name__)
 
 _TRY_AGAIN_S = 5.0
 
 
-class Crew:
+class Coordinator:
     """This worker's part.
 
     Args:
         repository: this worker's models.
         telemetry: what it counts.
-        board: where the workers meet; None for one that is alone.
+        shared: where the workers meet; None for one that is alone.
         workers: how many there should be.
     """
 
     def __init__(
-        self, repository: Repository, telemetry: Telemetry, board: Board | None = None, workers: int = 1
+        self, repository: Repository, telemetry: Telemetry, shared: SharedState | None = None, workers: int = 1
     ) -> None:
         self.workers = workers
-        self._board, self._repository, self._telemetry = board, repository, telemetry
+        self._shared, self._repository, self._telemetry = shared, repository, telemetry
         self._turn = 0
         self._done: dict[str, int] = {}
         self._failures: dict[str, str] = {}
-        self._were_ready = board is None
+        self._were_ready = shared is None
         self._is_stopping = False
         self.replaces_another = any(not other.is_alive for other in self._others())
 
@@ -86,22 +86,22 @@ class Crew:
 
     async def catch_up(self) -> None:
         """Do what clients have asked of the workers before this one was there, and say that it is."""
-        if self._board is not None:
-            await self._follow(self._board)
-            self._tell(self._board)
+        if self._shared is not None:
+            await self._follow(self._shared)
+            self._tell(self._shared)
 
     async def work(self) -> None:
         """Follow the others' wishes and tell them what was counted, for ever."""
-        board, told = self._board, monotonic()
-        while board is not None:
+        shared, told = self._shared, monotonic()
+        while shared is not None:
             await asyncio.sleep(FOLLOW_S)
-            if board.is_orphaned:
+            if shared.is_orphaned:
                 logger.error("The parent process is gone; this worker ends.")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             try:
-                if await self._follow(board) or monotonic() - told >= TELL_S:
-                    self._tell(board)
+                if await self._follow(shared) or monotonic() - told >= TELL_S:
+                    self._tell(shared)
                     told = monotonic()
             except (OSError, ValueError) as error:
                 logger.error("The workers cannot tell each other anything: %s.", error)
@@ -109,16 +109,16 @@ class Crew:
 
     def close(self) -> None:
         """Leave what was counted for the others to sum."""
-        if self._board is not None:
-            self._tell(self._board)
-            self._board.close()
+        if self._shared is not None:
+            self._tell(self._shared)
+            self._shared.close()
 
     def models(self) -> dict[tuple[str, int], ModelStats]:
         """Return the sums of every version, over all workers."""
-        if self._board is None:
+        if self._shared is None:
             return self._telemetry.models
         with suppress(OSError, ValueError):
-            self._tell(self._board)  # what was reported once must not be lost: a counter never falls
+            self._tell(self._shared)  # what was reported once must not be lost: a counter never falls
         sums: dict[tuple[str, int], ModelStats] = {}
         for counted in [self._count(), *(other.counted for other in self._others())]:
             for name, version, record in counted.get("models", ()):
@@ -155,12 +155,12 @@ class Crew:
     async def _change(self, name: str, loaded: bool) -> None:
         """Wish it of all, do it here, and wait until all that live have done it."""
         act = self._repository.load_model if loaded else self._repository.unload_model
-        if self._board is None:
+        if self._shared is None:
             await act(name)
             return
         self._repository.require_control()
         try:
-            turn = self._board.wish(name, loaded)
+            turn = self._shared.wish(name, loaded)
         except (OSError, ValueError) as error:
             raise ModelUnavailableError(name, None, f"the other workers cannot be told ({error}).") from error
         self._done[name], failure = turn, None
@@ -176,9 +176,9 @@ class Crew:
             if loaded and name in other.failures:
                 raise ModelUnavailableError(name, None, f"another worker says: {other.failures[name]}")
 
-    async def _follow(self, board: Board) -> bool:
+    async def _follow(self, shared: SharedState) -> bool:
         """Do what is wished and not done yet, in the order of the turns; return whether there was anything."""
-        wishes = board.wishes()
+        wishes = shared.wishes()
         before = self._turn
         for name, wish in sorted(wishes.items(), key=lambda item: item[1].turn):
             if self._done.get(name, 0) < wish.turn:
@@ -191,13 +191,13 @@ class Crew:
             self._turn = max(self._turn, wish.turn)
         return self._turn > before
 
-    def _tell(self, board: Board) -> None:
-        board.tell(self._turn, self._repository.problem, self._failures, self._count())
+    def _tell(self, shared: SharedState) -> None:
+        shared.tell(self._turn, self._repository.problem, self._failures, self._count())
 
-    def _others(self) -> list[Colleague]:
-        return [] if self._board is None else self._board.others()
+    def _others(self) -> list[WorkerStatus]:
+        return [] if self._shared is None else self._shared.others()
 
-    def _living(self) -> list[Colleague]:
+    def _living(self) -> list[WorkerStatus]:
         return [other for other in self._others() if other.is_alive]
 
     def _count(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Colleague:
+class WorkerStatus:
     """Another worker, as it last described itself."""
 
     is_alive: bool
@@ -47,7 +47,7 @@ class Colleague:
     process: int = 0
 
 
-class Board:
+class SharedState:
     """The folder, as one worker uses it.
 
     Args:
@@ -75,13 +75,13 @@ class Board:
         os.utime(self._lock.fileno())  # what sweeps temporary folders takes nothing that is in use
         _replace(self._told, {"turn": turn, "problem": problem, "failures": failures, "counted": counted})
 
-    def others(self) -> list[Colleague]:
+    def others(self) -> list[WorkerStatus]:
         """Return the other workers, the dead ones too."""
         found = []
         for path in sorted(self._folder.glob("worker-*.json")):
             with suppress(OSError, ValueError):  # gone, or not ours
                 if path.name != self._told.name:
-                    found.append(_read_colleague(path))
+                    found.append(_read_worker_status(path))
         return found
 
     def wishes(self) -> dict[str, Wish]:
@@ -112,11 +112,11 @@ class Board:
         self._lock.close()
 
 
-def _read_colleague(path: Path) -> Colleague:
+def _read_worker_status(path: Path) -> WorkerStatus:
     """Return what a worker's file says; a worker is alive as long as its lock is held."""
     record, process = orjson.loads(path.read_bytes()), int(path.stem.removeprefix("worker-"))
     lock = path.with_suffix(".lock")
-    return Colleague(_is_locked(lock) if lock.exists() else _exists(process), **record, process=process)
+    return WorkerStatus(_is_locked(lock) if lock.exists() else _exists(process), **record, process=process)
 
 
 def _exists(process: int) -> bool:

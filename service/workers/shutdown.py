@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 
-def stop_gently(stop: Callable[[], None], delay_s: float) -> None:
+def graceful_shutdown(stop: Callable[[], None], delay_s: float) -> None:
     """Let SIGTERM and SIGINT call `stop` at once, and the handler that is installed now only after the delay.
 
     A second signal is not delayed. Where Python allows no handlers (not in the main thread) nothing is changed.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.serve.parts.drift_cost import FIGURE, LIMITS, cost_of
 from benchmarks.serve.parts import drift_cost as serve_watch
+from benchmarks.serve.parts.drift_cost import FIGURE, LIMITS, cost_of
 
 Turn = tuple[bool, int, float]
 

@@ -104,7 +104,7 @@ def test_the_settings_are_known_and_a_person_may_override_them() -> None:
 def test_what_clients_hold_fits_into_the_memory_limit() -> None:
     """The sum of docs/operations.md, for one processor."""
     size = {name: int(value) for name, value in settings().items() if name.endswith("_BYTES")}
-    held = size["NORMFOLD_MAX_BODIES_BYTES"] + size["NORMFOLD_MAX_ANSWER_BYTES"]
+    held = size["NORMFOLD_MAX_BODIES_BYTES"] + size["NORMFOLD_MAX_RESPONSE_BYTES"]
 
     assert COMPOSE["services"]["service"]["deploy"]["resources"]["limits"]["memory"] == "${MEMORY:-1g}"
     assert 105e6 + held + 2 * 10 * size["NORMFOLD_MAX_BODY_BYTES"] + 200e6 < 2**30
@@ -150,7 +150,9 @@ def test_both_health_checks_are_one() -> None:
 
 
 def test_only_what_a_build_copies_is_sent_to_it() -> None:
-    sent = {line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    sent = {
+        line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
     copied = {
         source.split("/")[0]
         for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)

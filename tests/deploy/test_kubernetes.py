@@ -267,7 +267,7 @@ def test_what_clients_hold_leaves_room_for_models(server: Resource) -> None:
     (tmp,) = [one["emptyDir"] for one in pod_of(server)["volumes"] if "emptyDir" in one]
     set_to = {name: int(value) for name, value in environment_of(server).items() if name.endswith("_BYTES")}
     reading = (cpus + 1) * 10 * set_to["NORMFOLD_MAX_BODY_BYTES"]
-    held = set_to["NORMFOLD_MAX_BODIES_BYTES"] + set_to["NORMFOLD_MAX_ANSWER_BYTES"]
+    held = set_to["NORMFOLD_MAX_BODIES_BYTES"] + set_to["NORMFOLD_MAX_RESPONSE_BYTES"]
     assert 105e6 + held + reading + bytes_of(tmp["sizeLimit"]) < limit
 
 

@@ -136,7 +136,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         poll_interval_s=0.05,
         queue_capacity=1,
         max_batch_size=1,
-        watch_share=1.0,
+        drift_share=1.0,
     )
     with pytest.MonkeyPatch.context() as patch:
         slow = Slow(patch)
@@ -218,7 +218,7 @@ def test_query_of_the_dashboard_has_values(prometheus: Prometheus, query: str, m
         ("Failed loads A", 1.0),
         ("Nodes by provider A", 2.0),
         ("Memory A", 1e7),
-        ("Workers B", 1.0),
+        ("ThreadPool B", 1.0),
     ],
 )
 def test_what_was_provoked_is_seen(prometheus: Prometheus, title: str, least: float) -> None:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from normfold.service.auth.key_admin import create_key
-from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.key_store import KeyStore
 from tests.support.manifests import KUBERNETES, environment_of, read
 
 
@@ -29,7 +29,7 @@ def test_keys_of_a_changed_secret_are_taken(tmp_path: Path) -> None:
     (mount / keys.name).symlink_to(f"..data/{keys.name}")
     create_key(keys, "first", ("infer",))
     _publish(keys, mount, 1)
-    ring = Keyring(mount / keys.name)
+    ring = KeyStore(mount / keys.name)
     _, late = create_key(keys, "late", ("infer",))
     assert ring.find(late.encode()) == (None, False)
     _publish(keys, mount, 2)

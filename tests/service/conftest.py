@@ -28,7 +28,7 @@ from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.service.app import create_app
 from normfold.service.http.server import make_server
-from normfold.service.inference.fast_path import ShortWay
+from normfold.service.inference.fast_path import FastPath
 from normfold.service.logs import REQUEST_ID, JsonFormatter
 from normfold.service.settings import Settings
 
@@ -341,13 +341,13 @@ def start() -> Iterator[Callable[..., Service]]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The URLs that took the short way."""
     urls: list[bytes] = []
-    take = ShortWay.take
+    take = FastPath.take
 
-    def note(way: ShortWay, url: bytes, *arguments: Any) -> None:
+    def note(way: FastPath, url: bytes, *arguments: Any) -> None:
         urls.append(url)
         take(way, url, *arguments)
 
-    monkeypatch.setattr(ShortWay, "take", note)
+    monkeypatch.setattr(FastPath, "take", note)
     return urls
 
 

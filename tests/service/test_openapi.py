@@ -28,8 +28,8 @@ from normfold.contract.manifest import SourceCard, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.service.app import create_app
 from normfold.service.error_responses import STATUS
-from normfold.service.errors import ControlError, NoKeyError, RateError, ScopeError
-from normfold.service.observability.request_trace import CLIENT_LEFT
+from normfold.service.errors import ControlError, RateError, ScopeError, UnauthenticatedError
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
 from normfold.service.routes.schemas import SCHEMAS, ref
 from normfold.service.settings import Settings
 from tests.service.conftest import BundleWriter, Service, serve_app
@@ -162,10 +162,10 @@ def test_every_status_that_a_request_may_get_is_described() -> None:
     runs = DOCUMENT["paths"]["/v2/models/{model}/infer"]["post"]["responses"]
     described = {int(status) for status in runs}
     of_keys = {
-        STATUS[kind] for kind in (NoKeyError, ScopeError, RateError)
+        STATUS[kind] for kind in (UnauthenticatedError, ScopeError, RateError)
     }  # tests/service/auth/test_authorization.py has these
     assert described >= {status for kind, status in STATUS.items() if kind is not ControlError} - of_keys - {
-        CLIENT_LEFT
+        CLIENT_DISCONNECTED
     }
 
 

@@ -31,7 +31,7 @@ class Provider:
         load_libraries: called before a session is opened; returns what could not be loaded.
         runs_on_host: whether the host's processors do the work; if not, batches are padded to sizes that were warmed.
         first_sizes: of a largest batch, those to run before all others.
-        remembers_one_shape: whether what it prepared for a shape is lost when another one is run.
+        plans_for_one_shape: whether what it prepared for a shape is lost when another one is run.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Provider:
     load_libraries: Callable[[], str] = lambda: ""
     runs_on_host: Callable[[Wish], bool] = lambda _: False
     first_sizes: Callable[[int], tuple[int, ...]] = lambda _: ()
-    remembers_one_shape: bool = False
+    plans_for_one_shape: bool = False
 
 
 _TABLE = (
@@ -55,7 +55,7 @@ _TABLE = (
         remedy="check the driver, CUDA and cuDNN (in Normfold's clone: pip install '.[gpu]'), or ask for auto.",
         options=cuda.options,
         load_libraries=cuda.load_libraries,
-        remembers_one_shape=True,
+        plans_for_one_shape=True,
     ),
     Provider(
         "tensorrt",

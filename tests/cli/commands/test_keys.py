@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.key_store import KeyStore
 from tests.cli.commands.test_serve import run as run_serve
 from tests.cli.commands.test_serve import serving
 from tests.cli.conftest import Run
@@ -22,7 +22,7 @@ def _no_file_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opens(sent: str) -> bool:
-    return Keyring(Path("keys.json")).find(sent.encode())[1]
+    return KeyStore(Path("keys.json")).find(sent.encode())[1]
 
 
 def create(normfold: Run, name: str, *options: str) -> tuple[str, str]:

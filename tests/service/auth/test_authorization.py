@@ -19,7 +19,7 @@ from starlette.routing import Match
 from normfold.service import app
 from normfold.service.app import create_app
 from normfold.service.auth import key_store as keyring
-from normfold.service.auth.authorization import need_of
+from normfold.service.auth.authorization import required_scope
 from normfold.service.auth.key_admin import create_key, revoke_key
 from normfold.service.errors import KeysError
 from normfold.service.inference.asgi import InferRoute
@@ -32,7 +32,7 @@ LOCKED = {"error": "This needs a key; send a valid one as 'Authorization: Bearer
 PAGE = "https://app.example:8443"
 INFER = "/v2/models/digits/infer"
 
-NEEDS = {
+REQUIRED_SCOPES = {
     "/": "nothing",
     "/docs": "nothing",
     "/openapi.json": "nothing",
@@ -91,7 +91,7 @@ def route_of(path: str) -> str | None:
 def test_every_route_has_its_need_decided() -> None:
     paths = {route.path for route in routes(APP.router.routes)}
     assert paths >= set(APP.openapi()["paths"])  # the walk sees them all
-    assert {path: need_of(path) for path in paths} == NEEDS
+    assert {path: required_scope(path) for path in paths} == REQUIRED_SCOPES
 
 
 PIECES = (
@@ -103,9 +103,9 @@ PIECES = (
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
-    need, route = need_of(path), route_of(path)
+    need, route = required_scope(path), route_of(path)
     if need is not None:
-        assert route is None or NEEDS[route] == need
+        assert route is None or REQUIRED_SCOPES[route] == need
         assert route is not None or need != "nothing"
     matched = InferRoute.match({"path": path, "method": "POST"})
     assert matched is None or need in ("infer", None)
@@ -121,7 +121,7 @@ def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
     ],
 )
 def test_a_path_that_is_none_of_ours_has_no_need(path: str) -> None:
-    assert need_of(path) is None
+    assert required_scope(path) is None
 
 
 class Keys:
@@ -411,7 +411,7 @@ def test_pages_have_a_field_for_the_key_where_keys_are_needed(keys: Keys, served
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            locked = NEEDS[path] != "nothing"
+            locked = REQUIRED_SCOPES[path] != "nothing"
             assert operation.get("security") == ([{name: []}] if locked else None)
             assert ("401" in operation["responses"]) is locked
     open_document = served.client.get("/openapi.json").json()

@@ -15,7 +15,7 @@ import pytest
 
 from normfold.service.auth import key_store as keyring
 from normfold.service.auth.key_admin import create_key, revoke_key, rotate_key
-from normfold.service.auth.key_store import Keyring
+from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import read_keys, split_key
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.errors import KeysError, KeysUnwritableError
@@ -36,7 +36,7 @@ def change(file: Path, **fields: Any) -> None:
     file.write_text(json.dumps(record))
 
 
-def opens(ring: Keyring, sent: str) -> bool:
+def opens(ring: KeyStore, sent: str) -> bool:
     return ring.find(sent.encode())[1]
 
 
@@ -152,7 +152,7 @@ def test_a_file_that_is_broken_is_named_with_what_is_wrong(file: Path, text: str
     with pytest.raises(KeysError, match=f"^The file of keys '.*keys.json' {says}"):
         read_keys(file)
     with pytest.raises(KeysError, match=says):
-        Keyring(file)
+        KeyStore(file)
     with pytest.raises(KeysError, match=says):
         revoke_key(file, "00000000")
     assert (file.read_text() if file.exists() else None) == text
@@ -169,7 +169,7 @@ def test_two_keys_of_one_id_are_refused(file: Path) -> None:
 def test_a_key_is_found_by_what_was_shown_and_nothing_near_it(file: Path) -> None:
     key, sent = create_key(file, "ci", ("infer",))
     _, other = create_key(file, "other", ("infer",))
-    ring = Keyring(file)
+    ring = KeyStore(file)
     assert ring.find(sent.encode()) == (key, True)
     secret = sent.rpartition("_")[2]
     wrong = "1" if sent[-1] == "0" else "0"
@@ -183,7 +183,7 @@ def test_a_key_is_found_by_what_was_shown_and_nothing_near_it(file: Path) -> Non
 
 def test_digests_are_compared_for_ids_that_do_not_exist_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, sent = create_key(file, "ci", ("infer",))
-    ring, compared = Keyring(file), []
+    ring, compared = KeyStore(file), []
 
     def compare(one: str, other: str) -> bool:
         compared.append((len(one), len(other)))
@@ -201,7 +201,7 @@ def test_an_expired_or_revoked_key_is_known_and_opens_nothing(file: Path) -> Non
     soon, sent_soon = create_key(file, "soon", ("infer",), expires=datetime.now(UTC) + timedelta(days=1))
     gone, sent_gone = create_key(file, "gone", ("infer",))
     gone = revoke_key(file, gone.id)
-    ring = Keyring(file)
+    ring = KeyStore(file)
     assert ring.find(sent_late.encode()) == (late, False)
     assert ring.find(sent_soon.encode()) == (soon, True)
     assert ring.find(sent_gone.encode()) == (gone, False)
@@ -212,18 +212,18 @@ def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_the_grace_time_alone
     key, first = create_key(file, "ci", ("infer",), rate=3)
     rotated, second = rotate_key(file, key.id, timedelta(minutes=5))
     assert (rotated.id, rotated.name, rotated.rate) == (key.id, "ci", 3)
-    assert [opens(Keyring(file), sent) for sent in (first, second)] == [True, True]
+    assert [opens(KeyStore(file), sent) for sent in (first, second)] == [True, True]
     change(file, former={"sha256": key.sha256, "until": "2020-01-01T00:00:00Z"})
-    assert [opens(Keyring(file), sent) for sent in (first, second)] == [False, True]
+    assert [opens(KeyStore(file), sent) for sent in (first, second)] == [False, True]
     _, third = rotate_key(file, key.id)
-    assert [opens(Keyring(file), sent) for sent in (first, second, third)] == [False, False, True]
+    assert [opens(KeyStore(file), sent) for sent in (first, second, third)] == [False, False, True]
 
 
 def test_revoking_ends_the_grace_time_too(file: Path) -> None:
     key, first = create_key(file, "ci", ("infer",))
     _, second = rotate_key(file, key.id, timedelta(minutes=5))
     revoke_key(file, key.id)
-    assert [opens(Keyring(file), sent) for sent in (first, second)] == [False, False]
+    assert [opens(KeyStore(file), sent) for sent in (first, second)] == [False, False]
 
 
 def test_only_an_active_key_that_is_there_is_rotated(file: Path) -> None:
@@ -242,7 +242,7 @@ def test_only_an_active_key_that_is_there_is_rotated(file: Path) -> None:
 def test_a_change_is_noticed_and_a_broken_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     key, first = create_key(file, "ci", ("infer",))
-    ring = Keyring(file)
+    ring = KeyStore(file)
     _, second = rotate_key(file, key.id)
     assert [opens(ring, sent) for sent in (first, second)] == [True, False]  # nobody has looked yet
     ring.look()
@@ -273,7 +273,7 @@ def test_the_watcher_outlives_what_nobody_foresaw(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, sent = create_key(file, "ci", ("infer",))
-    ring, read, failed = Keyring(file), keyring.read_keys, threading.Event()
+    ring, read, failed = KeyStore(file), keyring.read_keys, threading.Event()
 
     def fail_once(path: Path) -> Any:
         if not failed.is_set():

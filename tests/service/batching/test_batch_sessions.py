@@ -33,7 +33,7 @@ def serve(bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     """Return a function that serves batches of 1, 2, 4 and 6, and gives the client."""
 
     def serve_digits(dear: bool = True, provider: str = "cuda") -> Any:
-        monkeypatch.setattr(bundle, "is_change_dear", lambda *_: dear)
+        monkeypatch.setattr(bundle, "has_shape_switch_penalty", lambda *_: dear)
         bundles.digits()
         return start(bundles.root, provider=provider, max_batch_size=6).client
 

@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.service.batching.batch import BatchPolicy, Job
+from normfold.service.batching.batch import BatchPolicy, QueuedRequest
 from normfold.service.batching.batcher import Batcher
-from normfold.service.batching.thread_pool import Workers
-from normfold.service.errors import ClientLeftError, DeadlineError, QueueFullError, RunError, UnloadedError, WireError
+from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.errors import (
+    ClientDisconnectedError,
+    DeadlineError,
+    InvalidRequestError,
+    QueueFullError,
+    RunError,
+    UnloadedError,
+)
 from normfold.service.runtime.session import Cancel
 
 
@@ -37,7 +44,7 @@ class Network:
         self.entered.release()
         assert self.go_on.wait(timeout=20)
         if (array == 13).any():
-            raise WireError("Thirteen is not taken.")
+            raise InvalidRequestError("Thirteen is not taken.")
         return [2 * array if name == "y" else array[:-1] for name in outputs]
 
     async def wait_for_run(self) -> None:
@@ -45,16 +52,16 @@ class Network:
         assert await asyncio.to_thread(self.entered.acquire, timeout=20)
 
 
-def job(*values: float, outputs: Sequence[str] = ("y",), timeout_s: float = 20.0, **changes: Any) -> Job:
+def job(*values: float, outputs: Sequence[str] = ("y",), timeout_s: float = 20.0, **changes: Any) -> QueuedRequest:
     array = np.array(values, np.float64).reshape(-1, 1)
-    return Job(
+    return QueuedRequest(
         {"x": array}, **{"rows": len(values), "outputs": outputs, "deadline": perf_counter() + timeout_s} | changes
     )
 
 
 def run(test: Callable[[Network, Batcher], Awaitable[None]], **policy: Any) -> Network:
     """Run a test with a batcher; in a thread unless the policy says inline."""
-    network, workers = Network(), Workers(threads=1)
+    network, workers = Network(), ThreadPool(threads=1)
     batcher = Batcher(network, BatchPolicy(**{"max_batch_size": 4, "queue_capacity": 8} | policy), workers)
     try:
         asyncio.run(asyncio.wait_for(test(network, batcher), timeout=30))
@@ -170,7 +177,7 @@ def test_one_bad_member_fails_alone() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         jobs = [job(1), job(13), job(2)]
         results = await asyncio.gather(*map(batcher.submit, jobs), return_exceptions=True)
-        assert [type(result) for result in results] == [dict, WireError, dict]
+        assert [type(result) for result in results] == [dict, InvalidRequestError, dict]
         assert results[2]["y"].tolist() == [[4.0]]
 
     assert run(test, inline=True).rows == [3, 1, 1, 1]
@@ -234,7 +241,7 @@ def test_who_leaves_the_queue_is_dropped_and_harms_nobody() -> None:
         leaver = job(2)
         left, stayed = batcher.submit(leaver), batcher.submit(job(3))
         batcher.abandon(leaver)
-        with pytest.raises(ClientLeftError):
+        with pytest.raises(ClientDisconnectedError):
             await left
         network.go_on.set()
         await asyncio.gather(first, stayed)
@@ -298,7 +305,7 @@ def test_outputs_that_differ_are_all_computed() -> None:
     async def main() -> None:
         await test(Same(), Batcher(Same(), BatchPolicy(inline=True), workers))
 
-    workers = Workers(threads=1)
+    workers = ThreadPool(threads=1)
     asyncio.run(main())
     workers.close()
 

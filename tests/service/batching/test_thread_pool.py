@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from normfold.service.batching import thread_pool as module
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 
 WHO: ContextVar[str] = ContextVar("who")
 
@@ -23,7 +23,7 @@ def test_call_runs_in_another_thread_in_the_callers_context() -> None:
     async def ask_all() -> list[tuple[str, str]]:
         return await asyncio.gather(*(ask(str(number)) for number in range(50)))
 
-    workers = Workers(threads=3)
+    workers = ThreadPool(threads=3)
     answers = asyncio.run(ask_all())
     workers.close()
     assert [who for who, _ in answers] == [str(number) for number in range(50)]
@@ -42,7 +42,7 @@ def test_callers_get_what_a_job_raises_and_the_thread_goes_on(kind: type[BaseExc
             assert str(error) == "planted"  # noqa: PT017
         return await workers.call(int, "7")
 
-    workers = Workers(threads=1)
+    workers = ThreadPool(threads=1)
     assert asyncio.run(ask()) == 7
     workers.close()
     assert workers.ended
@@ -68,7 +68,7 @@ def test_job_whose_caller_has_left_is_not_run() -> None:
         await first
         await workers.call(ran.append, "third")
 
-    workers = Workers(threads=1)
+    workers = ThreadPool(threads=1)
     asyncio.run(ask())
     workers.close()
     assert ran == ["third"]
@@ -95,7 +95,7 @@ def test_close_waits_for_what_runs_and_drops_what_waits() -> None:
         await closing
         await first
 
-    workers = Workers(threads=1)
+    workers = ThreadPool(threads=1)
     asyncio.run(ask())
     assert ran == ["first"]
     assert workers.ended
@@ -114,7 +114,7 @@ def test_close_leaves_a_job_that_hangs(monkeypatch: pytest.MonkeyPatch, caplog: 
         await asyncio.to_thread(running.wait, 20)
         asking.cancel()
 
-    workers = Workers(threads=2)
+    workers = ThreadPool(threads=2)
     asyncio.run(ask())
     workers.close()
     assert not workers.ended

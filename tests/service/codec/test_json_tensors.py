@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec
 from normfold.service.codec.json_tensors import DTYPES, array_from_data, array_from_nested
-from normfold.service.codec.request import Ports, decode_request, parse_object
-from normfold.service.codec.response import encode_answer
-from normfold.service.errors import WireError
+from normfold.service.codec.request import ModelSignature, decode_request, parse_object
+from normfold.service.codec.response import encode_response
+from normfold.service.errors import InvalidRequestError
 
 
 def answered(array: np.ndarray, spec: TensorSpec) -> bytes:
@@ -32,7 +32,7 @@ def answered(array: np.ndarray, spec: TensorSpec) -> bytes:
         versions={},
         files={},
     )
-    answer = encode_answer(manifest, Ports((), (spec,)).all[False], {spec.name: array})
+    answer = encode_response(manifest, ModelSignature((), (spec,)).all[False], {spec.name: array})
     return b"".join(answer.pieces)
 
 
@@ -47,7 +47,7 @@ VALUES = st.recursive(
 def test_nested_values_become_a_tensor_or_a_wire_error(values: Any, datatype: str) -> None:
     try:
         array = array_from_nested(values, datatype, "Input 'x'")
-    except WireError:
+    except InvalidRequestError:
         return
     assert array.dtype == DTYPES[datatype]
     assert array.shape == np.shape(values) or array.size == 0
@@ -57,7 +57,7 @@ def test_nested_values_become_a_tensor_or_a_wire_error(values: Any, datatype: st
 def test_data_become_a_tensor_of_the_shape_or_a_wire_error(values: Any, datatype: str, shape: list[int]) -> None:
     try:
         array = array_from_data(values, datatype, shape, "Input 'x'")
-    except WireError:
+    except InvalidRequestError:
         return
     assert (array.dtype, list(array.shape)) == (DTYPES[datatype], shape)
 
@@ -87,8 +87,8 @@ SPECS = (TensorSpec(name="a", datatype="FP32", shape=(-1, 2)), TensorSpec(name="
 @given(REQUEST, st.integers(1, 2))
 def test_request_is_decoded_or_a_wire_error(record: dict[str, Any], count: int) -> None:
     try:
-        request = decode_request(record, Ports(SPECS[:count], SPECS))
-    except WireError:
+        request = decode_request(record, ModelSignature(SPECS[:count], SPECS))
+    except InvalidRequestError:
         return
     assert set(request.tensors) == {spec.name for spec in SPECS[:count]}
     for spec in SPECS[:count]:
@@ -100,7 +100,7 @@ def test_request_is_decoded_or_a_wire_error(record: dict[str, Any], count: int) 
 def test_bytes_are_an_object_or_a_wire_error(body: bytes) -> None:
     try:
         record = parse_object(body)
-    except WireError:
+    except InvalidRequestError:
         return
     assert record == orjson.loads(body)
 
@@ -110,13 +110,13 @@ def test_float32_survives_the_wire_bit_by_bit(values: list[float]) -> None:
     array = np.array(values, np.float32)
     spec = TensorSpec(name="a", datatype="FP32", shape=(-1,))
     body = json.loads(answered(array, spec))
-    request = decode_request({"inputs": body["outputs"]}, Ports([spec], [spec]))
+    request = decode_request({"inputs": body["outputs"]}, ModelSignature([spec], [spec]))
     assert request.tensors["a"].tobytes() == array.tobytes()
 
 
 def test_scalar_has_one_value() -> None:
     assert array_from_data([5], "INT8", [], "x") == 5
-    with pytest.raises(WireError, match="2 values where its shape"):
+    with pytest.raises(InvalidRequestError, match="2 values where its shape"):
         array_from_data([5, 6], "INT8", [], "x")
 
 
@@ -129,7 +129,7 @@ def test_transposed_output_is_written_in_row_major_order() -> None:
 def test_nesting_ends_at_a_size_of_0() -> None:
     for data in ([[], []], []):
         assert array_from_data(data, "INT8", [2, 0, 3], "x").shape == (2, 0, 3)
-    with pytest.raises(WireError, match=r"nested as \[3, 0\] where its shape is \[2, 0, 3\]"):
+    with pytest.raises(InvalidRequestError, match=r"nested as \[3, 0\] where its shape is \[2, 0, 3\]"):
         array_from_data([[], [], []], "INT8", [2, 0, 3], "x")
 
 
@@ -137,14 +137,14 @@ def test_a_shape_of_very_many_sizes_is_refused_before_they_are_multiplied() -> N
     sizes = [2**64 - 1] * 100_000  # whose product takes a minute
     record = {"inputs": [{"name": "a", "datatype": "FP32", "shape": [0, *sizes], "data": []}]}
     started = perf_counter()
-    with pytest.raises(WireError, match="has the shape"):
-        decode_request(record, Ports(SPECS[:1], ()))
+    with pytest.raises(InvalidRequestError, match="has the shape"):
+        decode_request(record, ModelSignature(SPECS[:1], ()))
     assert perf_counter() - started < 5
 
 
 def test_rows_that_cost_no_byte_are_limited() -> None:
-    ports = Ports([TensorSpec(name="a", datatype="FP32", shape=(-1, -1))], ())
+    ports = ModelSignature([TensorSpec(name="a", datatype="FP32", shape=(-1, -1))], ())
     entry = {"name": "a", "datatype": "FP32", "data": []}
     assert decode_request({"inputs": [entry | {"shape": [2**20, 0]}]}, ports).tensors["a"].shape == (2**20, 0)
-    with pytest.raises(WireError, match="sizes are too large"):
+    with pytest.raises(InvalidRequestError, match="sizes are too large"):
         decode_request({"inputs": [entry | {"shape": [2**20 + 1, 0]}]}, ports)

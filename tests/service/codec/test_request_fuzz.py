@@ -27,11 +27,11 @@ from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.binary_tensors import array_to_bytes
 from normfold.service.codec.json_tensors import DTYPES, Array
-from normfold.service.codec.request import InferRequest, Ports, fits
+from normfold.service.codec.request import InferRequest, ModelSignature, fits
 from normfold.service.error_responses import STATUS
 from normfold.service.http.body import decompress
 from normfold.service.inference import steps as exchange
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 from tests.support.infer_bodies import (
     ANY,
     ENCODINGS,
@@ -60,12 +60,12 @@ SEEN: Counter[str] = Counter()
 """How many bodies were taken, and refused."""
 
 
-def read(sent: Sent, ports: Ports) -> InferRequest:
+def read(sent: Sent, ports: ModelSignature) -> InferRequest:
     """Read a request as the infer route does."""
     body = decompress(memoryview(sent.body), sent.encoding, LIMIT) if sent.encoding else memoryview(sent.body)
     model: Any = SimpleNamespace(ports=ports)
     with usual_depth():
-        return exchange.decode(body, sent.front, model, Phases("fuzz"))
+        return exchange.decode(body, sent.front, model, RequestTrace("fuzz"))
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def usual_depth() -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def outcome(sent: Sent, ports: Ports) -> InferRequest | None:
+def outcome(sent: Sent, ports: ModelSignature) -> InferRequest | None:
     """Return what a request becomes, or None if it is refused as the client's fault; anything else is raised."""
     try:
         request = read(sent, ports)
@@ -104,7 +104,7 @@ def large_from(size_bytes: int) -> Iterator[None]:
         exchange.INLINE_BYTES = before
 
 
-def assert_holds(request: InferRequest, ports: Ports, body_bytes: int) -> None:
+def assert_holds(request: InferRequest, ports: ModelSignature, body_bytes: int) -> None:
     """Hold what was taken against what the model declares."""
     assert request.tensors.keys() == ports.inputs.keys()
     for name, array in request.tensors.items():
@@ -145,7 +145,7 @@ def assert_same(got: Array, expected: Array) -> None:
 @given(st.data(), st.lists(tensors(), min_size=1, max_size=2), ENCODINGS)
 def test_arrays_come_out_as_they_went_in(data: st.DataObject, values: list[Array], encoding: bytes) -> None:
     specs = [data.draw(declared(array, name)) for array, name in zip(values, "ab", strict=False)]
-    ports = Ports(specs, GIVEN)
+    ports = ModelSignature(specs, GIVEN)
     for way in WAYS:
         sent = compressed(written(values, specs, way), encoding)
         for size in (0, LIMIT):
@@ -162,7 +162,7 @@ def test_arrays_come_out_as_they_went_in(data: st.DataObject, values: list[Array
 def test_bytes_alone_are_the_array_where_at_most_one_size_is_free(data: st.DataObject, array: Array) -> None:
     spec = data.draw(declared(array, "a"))
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
-    ports, text = Ports([spec], GIVEN), array.dtype.kind == "O"
+    ports, text = ModelSignature([spec], GIVEN), array.dtype.kind == "O"
     body = array.ravel()[0].encode() if text and array.size else array_to_bytes(array)
 
     request = outcome(Sent(body, 0), ports)
@@ -182,7 +182,7 @@ def test_bytes_alone_are_the_array_where_at_most_one_size_is_free(data: st.DataO
 @given(st.data(), st.lists(tensors(), min_size=1, max_size=2), st.sampled_from(WAYS), ENCODINGS)
 def test_what_is_broken_is_refused_or_fits(data: st.DataObject, values: list[Array], way: str, encoding: bytes) -> None:
     specs = [data.draw(declared(array, name)) for array, name in zip(values, "ab", strict=False)]
-    ports, right = Ports(specs, GIVEN), written(values, specs, way)
+    ports, right = ModelSignature(specs, GIVEN), written(values, specs, way)
     before = Sent(data.draw(broken(right.body)), right.front)
     sent = compressed(before, encoding)
     if data.draw(st.booleans(), "broken again once compressed"):
@@ -190,7 +190,7 @@ def test_what_is_broken_is_refused_or_fits(data: st.DataObject, values: list[Arr
     assert_refused_or_fits(data.draw(lies(sent)), ports)
 
 
-def assert_refused_or_fits(sent: Sent, ports: Ports) -> None:
+def assert_refused_or_fits(sent: Sent, ports: ModelSignature) -> None:
     """Read a request with either parser of JSON: it is refused or fits, and alike."""
     found = []
     for size in (0, LIMIT):
@@ -210,7 +210,7 @@ def assert_refused_or_fits(sent: Sent, ports: Ports) -> None:
     st.none() | st.integers(0, 80),
 )
 def test_any_structure_is_refused_or_fits(text: str, datatype: str, shape: tuple[int, ...], front: int | None) -> None:
-    ports = Ports([TensorSpec(name="a", datatype=datatype, shape=shape)], GIVEN)
+    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=shape)], GIVEN)
     assert_refused_or_fits(Sent(text.encode(), front), ports)
 
 
@@ -218,7 +218,7 @@ def test_any_structure_is_refused_or_fits(text: str, datatype: str, shape: tuple
 @given(st.lists(NUMBERS, min_size=1, max_size=6), st.sampled_from(["FP32", "FP64", "INT8", "INT64", "UINT64"]))
 def test_both_parsers_read_the_same_numbers(numbers: list[str], datatype: str) -> None:
     entry = f'{{"name":"a","datatype":"{datatype}","shape":[{len(numbers)}],"data":[{",".join(numbers)}]}}'
-    ports = Ports([TensorSpec(name="a", datatype=datatype, shape=(-1,))], GIVEN)
+    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1,))], GIVEN)
     assert_refused_or_fits(Sent(f'{{"inputs":[{entry}]}}'.encode()), ports)
 
 
@@ -250,7 +250,7 @@ def test_a_body_takes_memory_in_proportion(piece: str, size: int, datatype: str,
     inside = (piece * (size // len(piece))).rstrip(",")
     head = f'{{"inputs":[{{"name":"a","datatype":"{datatype}","shape":[0,1000000],"data":['.encode()
     sent = compressed(Sent(head + inside.encode() + b"]}]}"), encoding)
-    ports = Ports([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], GIVEN)
+    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], GIVEN)
     tracemalloc.start()
     try:
         with large_from(0 if large else LIMIT):
@@ -266,7 +266,7 @@ def test_a_bomb_makes_no_more_than_the_limit(encoding: bytes) -> None:
     sent = compressed(Sent(bytes(50_000_000)), encoding)
     tracemalloc.start()
     try:
-        assert outcome(sent, Ports([], GIVEN)) is None
+        assert outcome(sent, ModelSignature([], GIVEN)) is None
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -275,7 +275,7 @@ def test_a_bomb_makes_no_more_than_the_limit(encoding: bytes) -> None:
 
 
 def test_the_fuzzer_sees_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = Ports([TensorSpec(name="a", datatype="FP32", shape=(-1,))], GIVEN)
+    ports = ModelSignature([TensorSpec(name="a", datatype="FP32", shape=(-1,))], GIVEN)
     sent = Sent(b'{"inputs":[{"name":"a","datatype":"FP32","shape":[1],"data":[1]}]}')
     assert_refused_or_fits(sent, ports)
 

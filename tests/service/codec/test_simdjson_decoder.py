@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.codec.request import Ports, decode_request, parse_object
+from normfold.service.codec.request import ModelSignature, decode_request, parse_object
 from normfold.service.codec.simdjson_decoder import parse_large
-from normfold.service.errors import WireError
+from normfold.service.errors import InvalidRequestError
 
 NUMBERS = st.integers(-(2**66), 2**66) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
 DATA = st.recursive(NUMBERS | st.just("["), lambda inner: st.lists(inner, max_size=4), max_leaves=12)
@@ -35,10 +35,10 @@ REQUEST = st.fixed_dictionaries(
 
 def decoded(record: Any, datatype: str) -> Any:
     """Return what a request becomes: its tensor's bytes and shape, or the refusal."""
-    ports = Ports([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], ())
+    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], ())
     try:
         array = decode_request(record, ports).tensors["a"]
-    except WireError as error:
+    except InvalidRequestError as error:
         return str(error)
     return array.tobytes(), array.shape, array.dtype
 
@@ -95,7 +95,7 @@ def test_a_byte_order_mark_is_left_to_the_usual_way_which_refuses_it() -> None:
 
     assert parse_large(body[3:]) is not None
     assert parse_large(body) is None
-    with pytest.raises(WireError, match="not JSON"):
+    with pytest.raises(InvalidRequestError, match="not JSON"):
         parse_object(body)
 
 

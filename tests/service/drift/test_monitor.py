@@ -20,7 +20,7 @@ from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.errors import SampleError
 from normfold.service.app import create_app
-from normfold.service.drift.store import ShiftStore
+from normfold.service.drift.store import DriftStore
 from normfold.service.errors import SettingsError
 from normfold.service.settings import Settings, load_settings
 from normfold.service.workers.process_files import ProcessFiles
@@ -83,7 +83,7 @@ def shift(service: Service, model: str = "net") -> dict[str, Any]:
 
 
 def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: Callable[..., Service]) -> None:
-    service = start(repository, watch_share=1.0)
+    service = start(repository, drift_share=1.0)
     fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
 
     ask(service, fed["normal"])
@@ -101,7 +101,7 @@ def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: 
 
 
 def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: Callable[..., Service]) -> None:
-    service = start(repository, watch_share=1.0)
+    service = start(repository, drift_share=1.0)
 
     ask(service, rows(500, offset=1.0), "unknown")
 
@@ -112,7 +112,7 @@ def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: C
     assert found["layers"][0]["score"] > 0.05
 
 
-@pytest.mark.parametrize(("model", "settings"), [("unwatched", {"watch_share": 1.0}), ("net", {"watch_share": 0.0})])
+@pytest.mark.parametrize(("model", "settings"), [("unwatched", {"drift_share": 1.0}), ("net", {"drift_share": 0.0})])
 def test_what_is_not_watched_says_so(
     repository: Path, start: Callable[..., Service], model: str, settings: dict[str, Any]
 ) -> None:
@@ -129,7 +129,7 @@ def test_what_is_not_watched_says_so(
 
 
 def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Service]) -> None:
-    service = start(repository, watch_share=0.01)
+    service = start(repository, drift_share=0.01)
     begun = time.monotonic()
 
     ask(service, rows(300))
@@ -141,7 +141,7 @@ def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Servi
 
 
 def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
-    settings: dict[str, Any] = {"watch_share": 1.0, "state_dir": tmp_path / "state"}
+    settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state"}
     chosen = Settings(repository=repository, provider="cpu", **settings)
     with serve_app(create_app(chosen), chosen) as first:
         first.wait_until_loaded()
@@ -159,12 +159,12 @@ def test_the_last_of_it_is_written_down_while_nobody_asks(
     repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
-    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state")
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
 
     ask(service, rows(1))
 
     def written() -> bool:
-        return any(sums.rows for sums in ShiftStore(ProcessFiles(path.parent), read_monitor(card)).others())
+        return any(sums.rows for sums in DriftStore(ProcessFiles(path.parent), read_monitor(card)).others())
 
     card = repository / "net" / "1" / MONITOR_CARD_NAME
     (path,) = (tmp_path / "state" / "shift" / "net").rglob("*.npz")
@@ -176,7 +176,7 @@ def test_rows_that_are_not_finite_are_counted_and_not_kept(
     repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
-    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
 
     ask(service, huge)
@@ -189,7 +189,7 @@ def test_rows_that_are_not_finite_are_counted_and_not_kept(
 
 
 def test_metrics_tell_the_same(repository: Path, start: Callable[..., Service]) -> None:
-    service = start(repository, watch_share=1.0)
+    service = start(repository, drift_share=1.0)
     ask(service, rows(600, offset=1.0))
 
     found = shift(service)
@@ -217,7 +217,7 @@ def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callab
     files = manifest.files | {MONITOR_NAME: sha256_of(folder / MONITOR_NAME)}
     (folder / MANIFEST_NAME).write_text(to_json(manifest.model_copy(update={"files": files})))
 
-    service = start(repository, watch_share=1.0)
+    service = start(repository, drift_share=1.0)
 
     answer = service.client.get("/v2/models/net")
     assert answer.status_code == 503
@@ -227,7 +227,7 @@ def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callab
 def test_recent_inputs_are_kept_if_somebody_asks_for_it(
     repository: Path, tmp_path: Path, start: Callable[..., Service]
 ) -> None:
-    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     sent = rows(200)
 
     ask(service, sent)
@@ -241,20 +241,20 @@ def test_recent_inputs_are_kept_if_somebody_asks_for_it(
 
 
 def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
-    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
     ask(service, rows(300, offset=2.0))
     (tmp_path / "samples.npz").write_bytes(service.client.get("/v2/models/net/samples").content)
 
     version = adapt(repository, "net", tmp_path / "samples.npz").publish().manifest.version
 
-    again = start(repository, watch_share=1.0)
+    again = start(repository, drift_share=1.0)
     ask(again, rows(600, offset=2.0))
     assert shift(again)["model_version"] == str(version)
     assert shift(again)["shifted"] is False
 
 
 def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"watch_share": 1.0, "state_dir": tmp_path / "state", "keep_samples": 500}
+    settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state", "keep_samples": 500}
     chosen = Settings(repository=repository, provider="cpu", **settings)
     with serve_app(create_app(chosen), chosen) as service:
         service.wait_until_loaded()
@@ -278,7 +278,7 @@ def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, t
 
 
 def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
-    service = start(repository, watch_share=1.0, state_dir=tmp_path / "state")
+    service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
     ask(service, rows(20))
 
     answer = service.client.get("/v2/models/net/samples")

@@ -11,7 +11,7 @@ import pytest
 
 from normfold.contract.monitor import Monitor, WatchedLayer
 from normfold.service.drift import monitor as module
-from normfold.service.drift.monitor import BUSY, HAND_OVER_S, Watch
+from normfold.service.drift.monitor import BUSY, HAND_OVER_S, DriftMonitor
 
 RUN_S = 0.002
 SECONDS = 60
@@ -51,7 +51,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, *, busy: float, share: float, pro
     monitor = Monitor(window_rows=200, layers=(layer,))
 
     async def ask() -> None:
-        watch = Watch(monitor, machine, machine, share, processors)
+        watch = DriftMonitor(monitor, machine, machine, share, processors)
         for _ in range(1000 * SECONDS):
             machine.now += 0.001
             watch.offer({"input": np.zeros((1, 4), np.float32)}, machine.now)

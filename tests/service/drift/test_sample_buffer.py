@@ -13,9 +13,9 @@ import pytest
 from normfold.contract import samples as kept
 from normfold.contract.samples import read_kept
 from normfold.service.drift import sample_buffer as module
-from normfold.service.drift.sample_buffer import Reservoir
+from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.score import Sums
-from normfold.service.drift.store import ShiftStore
+from normfold.service.drift.store import DriftStore
 from normfold.service.workers.process_files import ProcessFiles
 from tests.service.drift.test_store import MONITOR
 
@@ -33,7 +33,7 @@ def rows(*values: float) -> dict[str, np.ndarray]:
     return {"input": np.array(values, np.float32)[:, None]}
 
 
-def add(reservoir: Reservoir, *values: float) -> None:
+def add(reservoir: SampleBuffer, *values: float) -> None:
     """Keep a request."""
     reservoir.add(rows(*values), np.ones(len(values), bool))
 
@@ -44,9 +44,9 @@ def values(packed: bytes) -> list[float]:
         return [float(value) for value in arrays["input"][:, 0]]
 
 
-def ended(folder: Path, reservoir: Reservoir, files: ProcessFiles) -> None:
+def ended(folder: Path, reservoir: SampleBuffer, files: ProcessFiles) -> None:
     """Leave what a process has, as one that ends does."""
-    store = ShiftStore(files, MONITOR)
+    store = DriftStore(files, MONITOR)
     store.adopt(reservoir)
     store.save(Sums.of(MONITOR))
     reservoir.save()
@@ -58,7 +58,7 @@ def ended(folder: Path, reservoir: Reservoir, files: ProcessFiles) -> None:
 def test_the_newest_rows_of_all_processes_come_in_the_order_of_time(
     tmp_path: Path, clock: list[float], most: int, told: list[float]
 ) -> None:
-    one, other = Reservoir(most, ProcessFiles(tmp_path)), Reservoir(most, ProcessFiles(tmp_path))
+    one, other = SampleBuffer(most, ProcessFiles(tmp_path)), SampleBuffer(most, ProcessFiles(tmp_path))
     for number in range(6):
         clock[0] += 1
         add(one if number % 2 else other, number)
@@ -68,7 +68,7 @@ def test_the_newest_rows_of_all_processes_come_in_the_order_of_time(
 
 
 def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[float]) -> None:
-    reservoir = Reservoir(3, ProcessFiles(tmp_path))
+    reservoir = SampleBuffer(3, ProcessFiles(tmp_path))
     for number in range(5):
         clock[0] -= 3600
         add(reservoir, number)
@@ -80,13 +80,13 @@ def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Pat
     for number in range(4):
         clock[0] += 1
         files = ProcessFiles(tmp_path)
-        reservoir = Reservoir(5, files)
+        reservoir = SampleBuffer(5, files)
         add(reservoir, *(10.0 * number + place for place in range(3)))
         ended(tmp_path, reservoir, files)
     files = ProcessFiles(tmp_path)
-    last = Reservoir(5, files)
+    last = SampleBuffer(5, files)
 
-    with closing(ShiftStore(files, MONITOR)) as store:
+    with closing(DriftStore(files, MONITOR)) as store:
         store.adopt(last)
 
     assert values(last.packed()) == [21, 22, 30, 31, 32]
@@ -95,18 +95,18 @@ def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Pat
 
 def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
     files = ProcessFiles(tmp_path)
-    reservoir = Reservoir(5, files)
+    reservoir = SampleBuffer(5, files)
     add(reservoir, 1.0)
     ended(tmp_path, reservoir, files)
 
-    with closing(ShiftStore(ProcessFiles(tmp_path), MONITOR)) as store:
+    with closing(DriftStore(ProcessFiles(tmp_path), MONITOR)) as store:
         store.adopt()
 
     assert not list(tmp_path.glob("*.samples"))
 
 
 def test_the_owner_alone_may_read_them(tmp_path: Path) -> None:
-    reservoir = Reservoir(5, ProcessFiles(tmp_path))
+    reservoir = SampleBuffer(5, ProcessFiles(tmp_path))
     add(reservoir, 1.0)
 
     reservoir.save()
@@ -116,7 +116,7 @@ def test_the_owner_alone_may_read_them(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_not_wanted_are_not_kept(tmp_path: Path) -> None:
-    reservoir = Reservoir(5, ProcessFiles(tmp_path))
+    reservoir = SampleBuffer(5, ProcessFiles(tmp_path))
 
     reservoir.add(rows(1.0, np.nan, 3.0), np.array([True, False, True]))
 
@@ -125,7 +125,7 @@ def test_rows_that_are_not_wanted_are_not_kept(tmp_path: Path) -> None:
 
 def test_they_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 12)
-    reservoir = Reservoir(1000, ProcessFiles(tmp_path))
+    reservoir = SampleBuffer(1000, ProcessFiles(tmp_path))
 
     add(reservoir, *range(100))
 
@@ -133,7 +133,7 @@ def test_they_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pyt
 
 
 def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    reservoir = Reservoir(500, ProcessFiles(tmp_path))
+    reservoir = SampleBuffer(500, ProcessFiles(tmp_path))
     add(reservoir, *range(500))
 
     threads = [threading.Thread(target=reservoir.save) for _ in range(8)]
@@ -149,7 +149,7 @@ def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("name", ["file", "times", "a/b", "..", "x.npy"])
 def test_inputs_may_have_any_name(tmp_path: Path, name: str) -> None:
-    reservoir = Reservoir(5, ProcessFiles(tmp_path))
+    reservoir = SampleBuffer(5, ProcessFiles(tmp_path))
     reservoir.add({name: np.ones((2, 3), np.float32)}, np.ones(2, bool))
     reservoir.save()
 

@@ -14,14 +14,14 @@ import pytest
 
 from normfold.contract.monitor import Monitor, WatchedLayer
 from normfold.service.drift.score import Sums
-from normfold.service.drift.store import ShiftStore, read_sums
+from normfold.service.drift.store import DriftStore, read_sums
 from normfold.service.workers.process_files import ProcessFiles
 
 LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0))
 MONITOR = Monitor(window_rows=50, layers=(LAYER,))
 
 
-Open = Callable[[Path], ShiftStore]
+Open = Callable[[Path], DriftStore]
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def opened() -> Iterator[Open]:
         yield lambda folder: stack.enter_context(closing(store_in(folder)))
 
 
-def store_in(folder: Path) -> ShiftStore:
+def store_in(folder: Path) -> DriftStore:
     """Return the store of a process."""
-    return ShiftStore(ProcessFiles(folder), MONITOR)
+    return DriftStore(ProcessFiles(folder), MONITOR)
 
 
 def some(rows: int) -> Sums:

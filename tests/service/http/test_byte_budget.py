@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from normfold.service.errors import BodiesFullError
+from normfold.service.errors import BodyBudgetError
 from normfold.service.http.body_room import BodyRoom
 from tests.service.conftest import BundleWriter, Service
 from tests.service.http.test_connections import answers, connect
@@ -23,7 +23,7 @@ def declared(size: int) -> dict[bytes, bytes]:
 def test_as_much_as_fits_is_taken_and_may_be_taken_again() -> None:
     room = BodyRoom(most=10 * MB, largest=8 * MB)
     first, second = room.take(declared(6 * MB)), room.take(declared(4 * MB))
-    with pytest.raises(BodiesFullError):
+    with pytest.raises(BodyBudgetError):
         room.take(declared(MB))
 
     room.give_back(second)

@@ -68,7 +68,7 @@ def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
 
 def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
-    monkeypatch.setattr(protocol, "_SWEEP_S", 0.05)
+    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
     monkeypatch.setattr(protocol.ServiceProtocol, "timeout_keep_alive", 0.2, raising=False)
     _, service = slow
     with connect(service) as connection:

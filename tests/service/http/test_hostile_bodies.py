@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.codec.request import Ports, decode_request, raw_request
-from normfold.service.errors import WireError
+from normfold.service.codec.request import ModelSignature, decode_request, raw_request
+from normfold.service.errors import InvalidRequestError
 from normfold.service.http.body import accepted_encoding
 from normfold.service.repository import loader as bundle
 from normfold.service.runtime.session import Session
@@ -122,12 +122,12 @@ def test_a_body_without_json_is_the_tensor_of_the_one_input(bundles: Any, start:
 def test_a_shape_that_does_not_follow_is_refused(specs: Any, body: bytes, message: str) -> None:
     inputs = [TensorSpec(name=name, datatype=datatype, shape=shape) for name, datatype, shape in specs]
 
-    with pytest.raises(WireError, match=message):
-        raw_request(memoryview(body), Ports(inputs, ()))
+    with pytest.raises(InvalidRequestError, match=message):
+        raw_request(memoryview(body), ModelSignature(inputs, ()))
 
 
 def test_a_text_without_json_is_one_element() -> None:
-    ports = Ports([TensorSpec(name="a", datatype="BYTES", shape=(-1, 1))], ())
+    ports = ModelSignature([TensorSpec(name="a", datatype="BYTES", shape=(-1, 1))], ())
 
     assert raw_request(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
 
@@ -142,11 +142,11 @@ def test_a_text_without_json_is_one_element() -> None:
     ],
 )
 def test_strings_that_lie_are_refused(raw: bytes, message: str) -> None:
-    ports = Ports([TensorSpec(name="a", datatype="BYTES", shape=(1,))], ())
+    ports = ModelSignature([TensorSpec(name="a", datatype="BYTES", shape=(1,))], ())
     parameters = {"binary_data_size": len(raw)}
     record = {"inputs": [{"name": "a", "datatype": "BYTES", "shape": [1], "parameters": parameters}]}
 
-    with pytest.raises(WireError, match=message):
+    with pytest.raises(InvalidRequestError, match=message):
         decode_request(record, ports, memoryview(raw))
 
 
@@ -157,12 +157,12 @@ def test_strings_that_lie_are_refused(raw: bytes, message: str) -> None:
     shape=st.lists(st.integers(-1, 4)),
 )
 def test_any_bytes_are_a_request_or_a_wire_error(head: bytes, raw: bytes, size: int, shape: list[int]) -> None:
-    ports = Ports([TensorSpec(name="input", datatype="FP32", shape=(-1, 2))], ())
+    ports = ModelSignature([TensorSpec(name="input", datatype="FP32", shape=(-1, 2))], ())
     record = {"inputs": [entry(size, shape)], "id": head.hex()}
 
     try:
         request = decode_request(record, ports, memoryview(raw))
-    except WireError:
+    except InvalidRequestError:
         return
     assert request.tensors["input"].nbytes == len(raw)
 

@@ -124,7 +124,7 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
     bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     """Bytes of headers, of a body and of chunks, one after the other: each of them gives no more time."""
-    monkeypatch.setattr(protocol, "_SWEEP_S", 0.02)
+    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.02)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.3)
     drop = b"1\r\n \r\n" if b"chunked" in head else b" " if b"\r\n" in head else b"a"

@@ -86,7 +86,7 @@ def test_garbage_behind_a_body_is_refused_behind_its_answer(served_large: Any, r
 def test_who_leaves_or_stops_amid_a_body_is_left(
     bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_SWEEP_S", 0.05)
+    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
     bundles.identity("FP32")
     service = start(bundles.root, receive_timeout_s=0.3)
     head, body = binary_request(ROWS)

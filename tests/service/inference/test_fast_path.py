@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from normfold.service.batching.batch import Job
-from normfold.service.inference import fast_path as short_way
-from normfold.service.inference.fast_path import ShortWay
-from normfold.service.observability.request_trace import Phases
+from normfold.service.batching.batch import QueuedRequest
+from normfold.service.inference import fast_path as fast_path
+from normfold.service.inference.fast_path import FastPath
+from normfold.service.observability.request_trace import RequestTrace
 from tests.service.http.test_connections import answers, connect
 from tests.service.http.test_hostile_bodies import PICTURE, Slow, wait_for
 
@@ -92,7 +92,7 @@ def test_both_ways_answer_alike(served: Any, taken: list[bytes], case: str, monk
             connection.sendall((head + body)[cut:])
             found.append(receive(connection))
     assert len(taken) == 3
-    monkeypatch.setattr(ShortWay, "match", lambda *_: None)
+    monkeypatch.setattr(FastPath, "match", lambda *_: None)
     with connect(served) as connection:
         connection.sendall(head + body)
         long = receive(connection)
@@ -146,7 +146,7 @@ def test_large_results_of_a_small_request_are_encoded_in_a_thread(
 ) -> None:
     bundles.identity("FP32")
     service = start(bundles.root)
-    monkeypatch.setattr(short_way, "INLINE_BYTES", 100)
+    monkeypatch.setattr(fast_path, "INLINE_BYTES", 100)
     values = list(range(200))
     record = ROWS | {"shape": [100, 2], "data": values}
 
@@ -179,9 +179,9 @@ def test_a_fault_of_ours_is_500_and_no_connection_hangs(
 ) -> None:
     bundles.digits()
     service = start(bundles.root)
-    for broken in ("decode", "encode_answer"):
+    for broken in ("decode", "encode_response"):
         with monkeypatch.context() as patch:
-            patch.setattr(short_way, broken, lambda *_: 1 / 0)
+            patch.setattr(fast_path, broken, lambda *_: 1 / 0)
             answer = service.client.post(DIGITS, json=PICTURE)
         assert answer.status_code == 500
         assert "failed unexpectedly" in answer.json()["error"]
@@ -201,7 +201,7 @@ def test_requests_leave_nothing_to_the_garbage_collector(bundles: Any, start: Ca
         for padding in (b"", b" " * 40_000):
             for _ in range(50):
                 assert service.client.post(DIGITS, content=json.dumps(PICTURE).encode() + padding).status_code == 200
-        left = [found for found in gc.get_objects() if isinstance(found, Job | Phases)]
+        left = [found for found in gc.get_objects() if isinstance(found, QueuedRequest | RequestTrace)]
     finally:
         gc.enable()
     assert len(left) <= 2  # the connection keeps the last

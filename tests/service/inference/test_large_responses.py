@@ -44,7 +44,7 @@ signal.signal(signal.SIGUSR1, give)
 """
 """Serves, and gives back what loading has freed, when told to: then answers alone make memory grow."""
 
-SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._SWEEP_S = 0.05\n{FRUGAL}"
+SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._REAP_EVERY_S = 0.05\n{FRUGAL}"
 """Serves, and looks twenty times a second for clients that do not read."""
 
 
@@ -177,7 +177,7 @@ def statuses(log: Path, request_id: str) -> set[int]:
 
 def test_answers_that_nobody_reads_have_a_limit_together(bundles: Any, start: Callable[..., Any]) -> None:
     grow(bundles, floats=2_000_000)
-    service = start(bundles.root, max_answer_bytes=3 * 8_000_000)
+    service = start(bundles.root, max_response_bytes=3 * 8_000_000)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(connect(service)) for _ in range(2)]
         for reader in readers:
@@ -193,7 +193,7 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
     bundles: Any, start: Callable[..., Any], access_log: Any, binary: bool
 ) -> None:
     grow(bundles, floats=1_000_000)
-    service = start(bundles.root, max_answer_bytes=20_000_000)
+    service = start(bundles.root, max_response_bytes=20_000_000)
     assert ask(service, asking(binary, rows=4, closing=True))[0] == 200
     sent = asking(binary, rows=6, closing=True).replace(b"Host", b"X-Request-Id: large\r\nHost")
     status, body = ask(service, sent)

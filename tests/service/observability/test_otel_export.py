@@ -18,7 +18,7 @@ from normfold.service.app import create_app
 from normfold.service.errors import SettingsError
 from normfold.service.observability import otel as spans_module
 from normfold.service.observability.otel import Spans
-from normfold.service.observability.request_trace import Phases
+from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.settings import Settings
 from tests.service.conftest import BundleWriter, Lines, serve_app
@@ -98,7 +98,7 @@ def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
 
 
 def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    phases = Phases("r", method="GET", path="/v2", status=200, started=1.0, ended=2.0)
+    phases = RequestTrace("r", method="GET", path="/v2", status=200, started=1.0, ended=2.0)
     for disabled in ("true", "false"):
         monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
         exporter = InMemorySpanExporter()

@@ -13,11 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.service.batching import batch_size_tuning as tuning
-from normfold.service.batching.batch import Job
-from normfold.service.batching.batch_size_tuning import best_batch, is_change_dear, measure_batches
+from normfold.service.batching.batch import QueuedRequest
+from normfold.service.batching.batch_size_tuning import best_batch, has_shape_switch_penalty, measure_batches
 from normfold.service.errors import SettingsError
 from normfold.service.observability.access_log import FileLines, facts_of
-from normfold.service.observability.request_trace import SECONDS, Histogram, Phases
+from normfold.service.observability.request_trace import SECONDS, Histogram, RequestTrace
 from tests.service.http.test_hostile_bodies import PICTURE, Slow, post, queued, wait_for
 from tests.service.repository.test_version_control import put
 
@@ -223,8 +223,8 @@ def test_the_access_log_has_a_line_for_every_request(bundles: Any, start: Callab
 @pytest.mark.parametrize("identity", [None, 'a"\\ü'])
 def test_the_quick_line_says_what_the_other_one_says(identity: str | None, tmp_path: Path) -> None:
     log = FileLines(tmp_path / "log")
-    job = Job({}, 3, ("y",), 0.0, queued_at=1.0, started_at=1.5, run_at=1.75, ended_at=2.0)
-    phases = Phases("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
+    job = QueuedRequest({}, 3, ("y",), 0.0, queued_at=1.0, started_at=1.5, run_at=1.75, ended_at=2.0)
+    phases = RequestTrace("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
     phases.encoded, phases.ended, phases.status, phases.job = 2.125, 2.25, 200, job
 
     quick, slow = json.loads(log._quick_line(phases)), json.loads(log._line(phases))
@@ -303,4 +303,4 @@ def test_a_change_of_rows_is_dear_where_it_takes_twice_as_long(
         now += 0.002 if rows == last else behind_another
         last = rows
 
-    assert is_change_dear(run, (1, 2, 4)) is dear
+    assert has_shape_switch_penalty(run, (1, 2, 4)) is dear

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from normfold.service.app import create_app
 from normfold.service.logs import FACTS, TRACE_ID
 from normfold.service.observability.otel import Spans
-from normfold.service.observability.request_trace import CLIENT_LEFT
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
 from normfold.service.observability.trace_context import read_trace_id
 from normfold.service.settings import Settings
 from tests.service.conftest import BundleWriter, Lines, Service, serve_app
@@ -280,7 +280,7 @@ def test_a_client_that_leaves_has_a_span_without_a_status(
 
         assert slow.cancels[0].is_set
         slow.go_on.set()
-        wait_for(lambda: f'status="{CLIENT_LEFT}"' in service.client.get("/metrics").text)
+        wait_for(lambda: f'status="{CLIENT_DISCONNECTED}"' in service.client.get("/metrics").text)
     assert root.status.status_code == StatusCode.UNSET
     assert attributes(root)["error.type"] == "client_left"
     assert "http.response.status_code" not in attributes(root)

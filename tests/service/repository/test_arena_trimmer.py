@@ -13,11 +13,11 @@ import pytest
 from onnx import helper
 
 from normfold.contract.manifest import DATATYPES, TensorSpec
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import RunError
 from normfold.service.observability.access_log import LogLines
 from normfold.service.observability.request_trace import Telemetry
-from normfold.service.repository.arena_trimmer import MemoryKeeper, _Record
+from normfold.service.repository.arena_trimmer import ArenaTrimmer, _Record
 from normfold.service.repository.repository import Repository
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
@@ -50,8 +50,8 @@ def wide(bundles: Any) -> Path:
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    made = Workers(threads=1)
+def workers() -> Iterator[ThreadPool]:
+    made = ThreadPool(threads=1)
     yield made
     made.close()
 
@@ -103,7 +103,7 @@ def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_larg
 
 
 def test_models_of_the_repository_are_looked_at(
-    bundles: Any, workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundles: Any, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundles.digits()
     given_back: list[Session] = []
@@ -118,7 +118,7 @@ def test_models_of_the_repository_are_looked_at(
     async def test() -> None:
         repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
         await repository.load()
-        keeper = MemoryKeeper(repository, workers)
+        keeper = ArenaTrimmer(repository, workers)
         model = repository.find("digits")
 
         async def infer(rows: int) -> None:
@@ -140,13 +140,13 @@ def test_models_of_the_repository_are_looked_at(
     assert "digits/1 could not give memory back." in caplog.text
 
 
-def test_what_runs_elsewhere_is_left_alone(bundles: Any, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_elsewhere_is_left_alone(bundles: Any, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
     bundles.digits()
     monkeypatch.setattr(Session, "provider", "openvino")
 
     async def test() -> None:
         repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
         await repository.load()
-        assert await MemoryKeeper(repository, workers).look() == 0
+        assert await ArenaTrimmer(repository, workers).look() == 0
 
     asyncio.run(test())

@@ -16,7 +16,7 @@ import pytest
 from onnx import helper
 
 from normfold.contract.manifest import LARGEST_VERSION, SourceCard, TensorSpec, sha256_of
-from normfold.service.batching.thread_pool import Workers
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.observability.access_log import LogLines
 from normfold.service.observability.request_trace import Telemetry
 from normfold.service.repository import repository
@@ -34,7 +34,7 @@ def states(service: Any) -> dict[str, Any]:
 
 def load(root: Path) -> Repository:
     """Load a repository without the service around it."""
-    workers = Workers(threads=1)
+    workers = ThreadPool(threads=1)
     loaded = Repository(Settings(repository=root, provider="cpu"), workers, Telemetry(LogLines()))
     asyncio.run(loaded.load())
     workers.close()

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.batching.batch_size_tuning import is_change_dear
+from normfold.service.batching.batch_size_tuning import has_shape_switch_penalty
 from normfold.service.errors import ProviderError, RunError
 from normfold.service.runtime.session import Cancel
 from normfold.service.runtime.session_factory import open_session
@@ -96,11 +96,11 @@ def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(bundles: A
         return session.run({"input": maps[:rows]}, ["output"])[0]
 
     before = [run(rows) for rows in sizes]
-    assert is_change_dear(run, sizes)
+    assert has_shape_switch_penalty(run, sizes)
     session.keep_apart(sizes)
     for rows, expected in zip(sizes, before, strict=True):
         np.testing.assert_allclose(run(rows), expected, rtol=1e-5, atol=1e-5)
-    assert not is_change_dear(run, sizes)
+    assert not has_shape_switch_penalty(run, sizes)
 
 
 def test_a_run_is_stopped_and_the_next_is_not(model: Path) -> None:

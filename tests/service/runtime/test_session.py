@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.service.errors import RunError, WireError
+from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime import session as module
 from normfold.service.runtime.session_factory import open_session
 
@@ -20,7 +20,7 @@ def model(bundles: Any) -> Path:
 
 def test_wrong_tensor_is_the_clients_fault_and_another_failure_is_ours(model: Path) -> None:
     opened = open_session(model, "cpu", 1)
-    with pytest.raises(WireError, match="does not take these tensors"):
+    with pytest.raises(InvalidRequestError, match="does not take these tensors"):
         opened.run({"input": np.zeros((1, 1, 5, 5), np.float32)}, ["logits"])
 
     class Broken:

@@ -29,7 +29,7 @@ from normfold.service.repository import loader
 from normfold.service.runtime.session import Session
 
 loader.INLINE_S = 0.0
-protocol._LINGER_S = 5.0
+protocol._CLOSE_GRACE_S = 5.0
 right = Session.run
 def run(*arguments):
     if os.path.exists(os.environ["HOLD"]):

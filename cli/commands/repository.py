@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from normfold.contract.defaults import REPOSITORY
+from normfold._shared.paths import REPOSITORY
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.repository import (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PACKAGES = ("contract", "models", "export", "service", "display", "cli", "normfold")
 
 OURS = {"contract", "models", "export", "service", "display", "cli"}

@@ -13,7 +13,7 @@ from normfold.service.http import connection as module
 from normfold.service.http import protocol
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import connect, read_responses
-from tests.support.service import StartService
+from tests.support.service import Service, StartService
 from tests.support.waiting import wait_for
 
 PATH = b"/v2/models/identity-fp32/infer"
@@ -113,7 +113,7 @@ def test_chunks_and_bodies_that_are_refused_take_the_other_way(served_large: Ser
 
 
 @pytest.fixture
-def served_large(bundles: BundleWriter, start: StartService) -> Any:
+def served_large(bundles: BundleWriter, start: StartService) -> Service:
     """A service that gives back what it takes."""
     bundles.identity("FP32")
     return start(bundles.root)

@@ -16,6 +16,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
     │   ├── RepositoryError                 what was asked of a repository cannot be done
     │   │   ├── NoRepositoryError           it is no folder
+    │   │   ├── NoModelError                it has no model of that name
     │   │   ├── UnknownVersionError         a model has no such version
     │   │   ├── ForeignFolderError          a folder is a symbolic link that leads elsewhere
     │   │   └── VersionChoiceError          these versions are not ones to roll back to, or to delete
@@ -30,6 +31,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── RequestError                    what a loaded model was asked cannot be answered as it stands
     │   │   ├── InvalidRequestError         the inputs are not what the model takes
     │   │   ├── UnsuitableModelError        the model cannot do that
+    │   │   ├── UnknownModelError           no model, or no version of it, has that name
     │   │   └── ResponseTooLargeError       the outputs would be larger than any may be
     │   └── SettingsError                   a setting of the service is wrong
     │       └── KeysError                   the file of keys is missing or broken
@@ -40,10 +42,12 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── AdaptationError                 samples are no ground to recalibrate statistics on
     │   │   ├── SampleCountError            they are too few, or too many
     │   │   ├── AlikeSamplesError           they are all the same
-    │   │   └── MovingSamplesError          their first half is not like their second
+    │   │   ├── MovingSamplesError          their first half is not like their second
+    │   │   └── SampleStatisticsError       what they give is not finite
     │   ├── DivergedError                   the loss of a training is no longer finite
     │   ├── UnmeasurableError               the loss of a trained network is not finite
-    │   └── UnsteadyCallsError              a BatchNorm is called by some batches and not by others
+    │   └── StatisticsError                 there is no mean and variance of the inputs of a BatchNorm
+    │       └── UnsteadyCallsError          it is called by some batches and not by others
     ├── SetupError                          the machine lacks something; exit code 3
     │   ├── MissingPackageError             a package of an extra is not installed
     │   ├── RuntimePackageError             no ONNX Runtime is installed, or two are
@@ -82,6 +86,7 @@ from normfold.export.errors import FoldError as FoldError
 from normfold.export.errors import ForeignFolderError as ForeignFolderError
 from normfold.export.errors import ModelFileError as ModelFileError
 from normfold.export.errors import MovingSamplesError as MovingSamplesError
+from normfold.export.errors import NoModelError as NoModelError
 from normfold.export.errors import NoRepositoryError as NoRepositoryError
 from normfold.export.errors import NotAdaptableError as NotAdaptableError
 from normfold.export.errors import PixelError as PixelError
@@ -89,6 +94,7 @@ from normfold.export.errors import ReadError as ReadError
 from normfold.export.errors import RepositoryError as RepositoryError
 from normfold.export.errors import SampleCountError as SampleCountError
 from normfold.export.errors import SampleError as SampleError
+from normfold.export.errors import SampleStatisticsError as SampleStatisticsError
 from normfold.export.errors import TrainingModeError as TrainingModeError
 from normfold.export.errors import UnknownVersionError as UnknownVersionError
 from normfold.export.errors import VerificationError as VerificationError
@@ -101,6 +107,7 @@ from normfold.models.errors import NoRunningStatisticsError as NoRunningStatisti
 from normfold.models.errors import OnnxExportError as OnnxExportError
 from normfold.models.errors import PrecisionError as PrecisionError
 from normfold.models.errors import RunFolderError as RunFolderError
+from normfold.models.errors import StatisticsError as StatisticsError
 from normfold.models.errors import TrainModeError as TrainModeError
 from normfold.models.errors import UnmeasurableError as UnmeasurableError
 from normfold.models.errors import UnsteadyCallsError as UnsteadyCallsError
@@ -116,6 +123,7 @@ from normfold.service.errors import ResponseTooLargeError as ResponseTooLargeErr
 from normfold.service.errors import RunError as RunError
 from normfold.service.errors import ServingError as ServingError
 from normfold.service.errors import SettingsError as SettingsError
+from normfold.service.errors import UnknownModelError as UnknownModelError
 from normfold.service.errors import UnloadedError as UnloadedError
 from normfold.service.errors import UnsuitableModelError as UnsuitableModelError
 from normfold.service.errors import UnwritableOutputError as UnwritableOutputError

@@ -345,7 +345,7 @@ class Client:
 
 
 def _datatype(name: str, array: Array) -> str:
-    datatype = _DATATYPES.get(array.dtype.newbyteorder("="))
+    datatype = _DATATYPES.get(array.dtype)
     if datatype is None:
         raise ArgumentError(f"Input {name!r} has the dtype {array.dtype}, which the protocol does not know.")
     return datatype

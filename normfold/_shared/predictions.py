@@ -92,6 +92,6 @@ def picture_bytes(picture: Picture) -> bytes:
 
 
 def to_tensor(array: Any) -> npt.NDArray[Any]:
-    """Return an array as tensors are sent: texts as objects, everything else as it is."""
+    """Return an array as tensors are sent: texts as objects, numbers in this machine's byte order."""
     tensor = np.asarray(array)
-    return tensor.astype(object) if tensor.dtype.kind == "U" else tensor
+    return tensor.astype(object if tensor.dtype.kind == "U" else tensor.dtype.newbyteorder("="), copy=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -85,9 +85,9 @@ class _App(FastAPI):
         if settings.cors_origins:
             self._surrounded = Cors(self._surrounded, settings.cors_origins)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Answer one request."""
-        return self._surrounded(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a coroutine function, since servers tell ASGI's versions apart by that."""
+        await self._surrounded(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, with what `service.routes.schemas` says of bodies; made once."""

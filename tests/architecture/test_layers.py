@@ -50,7 +50,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
             modules = [f"normfold.{alias.name}" for alias in node.names] if node.module == "normfold" else [node.module]
             yield from map(_package, modules)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            yield from (_package(part.value) for part in node.args[:1] if _is_text(part))
+            yield from (_package(ast.literal_eval(part)) for part in node.args[:1] if _is_text(part))
 
 
 def _package(module: str) -> str:

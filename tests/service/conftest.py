@@ -15,7 +15,7 @@ from normfold.service.app import create_app
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.settings import Settings
 from tests.support.bundles import ONNX_TYPES, BundleWriter
-from tests.support.service import CPU, CUDA, TENSORRT, AccessLog, LogLines, PretendedSession, Service, serve_app
+from tests.support.service import CPU, CUDA, TENSORRT, AccessLog, LogRecords, PretendedSession, Service, serve_app
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def access_log() -> Iterator[AccessLog]:
 
 
 @pytest.fixture
-def lines() -> Iterator[LogLines]:
+def lines() -> Iterator[LogRecords]:
     """Every line that the process logs."""
-    handler = LogLines()
+    handler = LogRecords()
     logging.getLogger().addHandler(handler)
     yield handler
     logging.getLogger().removeHandler(handler)

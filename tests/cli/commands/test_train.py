@@ -86,7 +86,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
 
     assert run("--out", "whole", *ROWS)[0] == 0
 
-    def stop_in_second(*arguments: object) -> object:
+    def stop_in_second(*arguments: Any) -> Any:
         if arguments[6] == 2:
             raise KeyboardInterrupt
         return train_one_epoch(*arguments)
@@ -260,7 +260,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     assert "normfold train --arch convnet --data digits --out runs/digits" in out
     assert all(re.search(rf"\b{name}\b", out) for name in FACTORIES)
     group = typer.main.get_command(app)
-    helps = {parameter.name: getattr(parameter, "help", "") for parameter in group.commands["train"].params}
+    helps = {parameter.name: getattr(parameter, "help", "") for parameter in vars(group)["commands"]["train"].params}
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
             if value is not None and name in helps:

@@ -23,7 +23,6 @@ from normfold.service.auth.authorization import required_scope
 from normfold.service.auth.key_admin import create_key, revoke_key
 from normfold.service.errors import KeysError
 from normfold.service.inference.asgi import InferRoute
-from normfold.service.logs import FACTS
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
@@ -365,7 +364,7 @@ def test_the_services_own_log_names_the_key_too(
     key, sent = create_key(tmp_path / "keys.json", "ci", ["infer"])
     client = start(bundles.root, keys=tmp_path / "keys.json").client
     answer = client.get("/v2", headers={"X-API-Key": sent})
-    facts = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    facts = access_log.facts_of(answer.headers["x-request-id"])
     assert facts["key"] == {"id": key.id, "name": "ci"}
 
 

@@ -97,11 +97,9 @@ def outcome(sent: Sent, ports: ModelSignature) -> InferRequest | None:
 @contextmanager
 def large_from(size_bytes: int) -> Iterator[None]:
     """Let bodies over a size go through `service.codec.simdjson_decoder`."""
-    before, exchange.INLINE_BYTES = exchange.INLINE_BYTES, size_bytes
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "INLINE_BYTES", size_bytes)
         yield
-    finally:
-        exchange.INLINE_BYTES = before
 
 
 def assert_holds(request: InferRequest, ports: ModelSignature, body_bytes: int) -> None:
@@ -163,7 +161,7 @@ def test_bytes_alone_are_the_array_where_at_most_one_size_is_free(data: st.DataO
     spec = data.draw(declared(array, "a"))
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
     ports, text = ModelSignature([spec], GIVEN), array.dtype.kind == "O"
-    body = array.ravel()[0].encode() if text and array.size else array_to_bytes(array)
+    body = bytes(array.ravel()[0].encode() if text and array.size else array_to_bytes(array))
 
     request = outcome(Sent(body, 0), ports)
 
@@ -283,7 +281,9 @@ def test_the_fuzzer_sees_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(AssertionError):
         assert_refused_or_fits(sent, ports)
 
-    monkeypatch.setattr(exchange, "parse_object", lambda _: {}["inputs"])  # an error that is not the client's
+    monkeypatch.setattr(
+        exchange, "parse_object", lambda _: dict[str, Any]()["inputs"]
+    )  # an error that is not the client's
     with pytest.raises(KeyError):
         assert_refused_or_fits(sent, ports)
 

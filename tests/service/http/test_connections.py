@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from normfold.service.http import protocol
+from normfold.service.http.body import decompress
 from normfold.service.inference import asgi as infer
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
@@ -108,7 +109,7 @@ def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(
 def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     holder, service = slow
     decoding, go_on, lost = threading.Event(), threading.Event(), threading.Event()
-    right, lose = infer.decompress, protocol.ServiceProtocol.connection_lost
+    right, lose = decompress, protocol.ServiceProtocol.connection_lost
 
     def wait(*arguments: Any) -> Any:
         decoding.set()

@@ -301,7 +301,7 @@ def test_a_client_that_leaves_stops_its_run(
         connection.sendall(head % len(body) + body)
         assert slow.running.wait(timeout=20)
 
-    assert access_log.wait_for("leaver").facts["status"] == 499
+    assert access_log.facts_of("leaver")["status"] == 499
     assert slow.cancels[0].is_set
     slow.go_on.set()
     assert post_picture(service).status_code == 200

@@ -21,7 +21,6 @@ from normfold.contract.preprocess import ImagePreprocessing
 from normfold.service import errors
 from normfold.service.error_responses import NEVER_ANSWERED, STATUS
 from normfold.service.http import body as body_module
-from normfold.service.logs import FACTS
 from normfold.service.repository.loaded_model import Model
 from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, Service, StartService
@@ -224,7 +223,7 @@ def test_request_id_is_taken_if_sane_and_otherwise_made(
     answered = served.client.get("/v2/models/digits", headers={"X-Request-Id": given}).headers["x-request-id"]
     assert (answered == given) is kept
     assert answered
-    facts = getattr(access_log.wait_for(answered), FACTS)
+    facts = access_log.facts_of(answered)
     assert facts.pop("ms") > 0
     assert facts == {"method": "GET", "path": "/v2/models/digits", "status": 200, "model": "digits"}
 

@@ -164,7 +164,7 @@ def test_a_body_that_is_cut_short_is_no_request(served: Service, access_log: Acc
         connection.sendall(head + (b"%x\r\n" % len(INFER_BODY) if chunked else b"") + INFER_BODY[:-10])
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(100) == b""
-    assert access_log.wait_for("short").facts["status"] == 499
+    assert access_log.facts_of("short")["status"] == 499
 
 
 def test_a_body_that_goes_on_is_answered_and_the_rest_is_not_read(served: Service) -> None:
@@ -203,7 +203,7 @@ def test_who_leaves_the_queue_is_dropped_and_who_waits_behind_is_answered(
         with connect(service.client) as leaver:
             leaver.sendall(sent.replace(b"Host", b"X-Request-Id: leaver\r\nHost"))
             wait_for(lambda: queued_rows(service) == 1)
-        assert access_log.wait_for("leaver").facts["status"] == 499
+        assert access_log.facts_of("leaver")["status"] == 499
         assert queued_rows(service) == 0
         last.sendall(sent)
         wait_for(lambda: queued_rows(service) == 1)

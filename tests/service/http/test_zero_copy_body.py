@@ -11,6 +11,7 @@ import pytest
 
 from normfold.service.http import connection as module
 from normfold.service.http import protocol
+from normfold.service.http.zero_copy_body import receive_directly
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import connect, read_responses
 from tests.support.service import Service, StartService
@@ -22,7 +23,7 @@ ROWS = np.arange(100_000, dtype=np.float32).reshape(-1, 2)
 
 def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
     """Return head and body of a request for rows as bytes, with JSON that is longer by so much."""
-    entry = {"name": "input", "datatype": "FP32", "shape": list(rows.shape)}
+    entry: dict[str, Any] = {"name": "input", "datatype": "FP32", "shape": list(rows.shape)}
     entry["parameters"] = {"binary_data_size": rows.nbytes}
     front = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode() + b" " * padding
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nInference-Header-Content-Length: %d\r\n\r\n"
@@ -33,7 +34,7 @@ def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
 def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of bodies that were received directly."""
     sizes: list[int] = []
-    right = module.receive_directly
+    right = receive_directly
 
     async def receive(owner: Any, cycle: Any, size: int, padding: int) -> memoryview:
         body = await right(owner, cycle, size, padding)

@@ -205,7 +205,7 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
     assert json.loads(body)["error"] == (
         "The response would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
     )
-    assert "rows" not in access_log.wait_for("large").facts  # it came to no run
+    assert "rows" not in access_log.facts_of("large")  # it came to no run
     answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
     assert (answer.status_code, answer.json()) == (400, json.loads(body))
 

@@ -163,6 +163,7 @@ def test_export_checks_arguments_by_their_names(net: Path, tmp_path: Path) -> No
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_export_takes_a_factory_with_arguments_and_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_factory.py").write_text(
         "from torch import nn\n"
@@ -222,6 +223,7 @@ def test_adapt_publishes_a_version_or_shows_it_first(net: Path, tmp_path: Path) 
     assert_short_and_frozen(result)
 
 
+@pytest.mark.slow
 def test_train_leaves_a_run_folder(tmp_path: Path) -> None:
     lines: list[str] = []
 

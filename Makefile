@@ -17,7 +17,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help system-packages setup demo test test-quick fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo test test-quick fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -62,6 +62,9 @@ fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
 
 study: $(INSTALLED)  ## Measure the claims about batch normalisation on digits; writes build/study/index.html (minutes).
 	$(BIN)/normfold study --out build/study
+
+release-check: $(INSTALLED)  ## Build what a release is made of into dist/ and check it; uploads nothing.
+	$(BIN)/python -m scripts.release_check
 
 lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)

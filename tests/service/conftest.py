@@ -341,13 +341,13 @@ def start() -> Iterator[Callable[..., Service]]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The URLs that took the short way."""
     urls: list[bytes] = []
-    take = FastPath.take
+    take = FastPath.start
 
     def note(way: FastPath, url: bytes, *arguments: Any) -> None:
         urls.append(url)
         take(way, url, *arguments)
 
-    monkeypatch.setattr(FastPath, "take", note)
+    monkeypatch.setattr(FastPath, "start", note)
     return urls
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+<<<<<<< HEAD
 from normfold.service.http import protocol
 from normfold.service.inference import asgi as infer
 from tests.support.bundles import BundleWriter
@@ -15,6 +16,29 @@ from tests.support.infer_bodies import PICTURE
 from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
 from tests.support.service import HeldRuns, StartService
 from tests.support.waiting import wait_for
+=======
+from normfold.service.http import protocol, timeouts
+from normfold.service.inference import infer_call as infer
+from tests.service.http.test_hostile_bodies import PICTURE, Slow, wait_for
+
+BODY = json.dumps(PICTURE).encode()
+INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n"
+
+
+def connect(service: Any) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", httpx.URL(service.client.base_url).port), timeout=20)
+
+
+def answers(connection: socket.socket) -> list[tuple[int, bytes]]:
+    """Read answers until the server closes."""
+    file, found = connection.makefile("rb"), []
+    while line := file.readline():
+        status, length = int(line.split()[1]), 0
+        while (field := file.readline().lower()) not in (b"\r\n", b""):
+            length = int(field.split(b":")[1]) if field.startswith(b"content-length") else length
+        found.append((status, file.read(length)))
+    return found
+>>>>>>> request
 
 
 @pytest.fixture
@@ -51,8 +75,8 @@ def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
 
 def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
-    monkeypatch.setattr(protocol.ServiceProtocol, "timeout_keep_alive", 0.2, raising=False)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_TIMEOUT_S", 0.2)
     _, service = slow
     with connect(service.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -108,7 +132,7 @@ def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(
 def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     holder, service = slow
     decoding, go_on, lost = threading.Event(), threading.Event(), threading.Event()
-    right, lose = infer.decompress, protocol.ServiceProtocol.connection_lost
+    right, lose = infer.decompress, protocol.HttpProtocol.connection_lost
 
     def wait(*arguments: Any) -> Any:
         decoding.set()
@@ -120,10 +144,17 @@ def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypa
         lost.set()
 
     monkeypatch.setattr(infer, "decompress", wait)
+<<<<<<< HEAD
     monkeypatch.setattr(protocol.ServiceProtocol, "connection_lost", connection_lost)
     padded = INFER_BODY + b" " * 40_000
     with connect(service.client) as connection:
         connection.sendall(INFER_HEAD % (len(padded), b"Content-Encoding: identity\r\n") + padded)
+=======
+    monkeypatch.setattr(protocol.HttpProtocol, "connection_lost", connection_lost)
+    padded = BODY + b" " * 40_000
+    with connect(service) as connection:
+        connection.sendall(INFER % (len(padded), b"Content-Encoding: identity\r\n") + padded)
+>>>>>>> request
         assert decoding.wait(timeout=20)
     assert lost.wait(timeout=20)
     holder.holds.set()

@@ -11,12 +11,18 @@ import zlib
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from normfold.service.http import protocol
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
 from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
 from tests.support.service import AccessLog, HeldRuns, Service, StartService, queued_rows
 from tests.support.waiting import wait_for
+=======
+from normfold.service.http import timeouts
+from tests.service.http.test_connections import BODY, INFER, answers, connect
+from tests.service.http.test_hostile_bodies import LENGTH, PICTURE, Slow, entry, queued, wait_for
+>>>>>>> request
 
 POST = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\n"
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -125,7 +131,7 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     """Bytes of headers, of a body and of chunks, one after the other: each of them gives no more time."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.02)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.02)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.3)
     drop = b"1\r\n \r\n" if b"chunked" in head else b" " if b"\r\n" in head else b"a"
@@ -138,7 +144,7 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
             assert drops < 500
         [(status, body)] = read_responses(connection)
     assert status == 408
-    assert b"did not come whole within 0.3 s" in body
+    assert b"did not arrive completely within 0.3 s" in body
     assert drops > 1
     assert service.client.get("/v2/health/ready").status_code == 200
 

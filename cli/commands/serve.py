@@ -174,7 +174,7 @@ def serve(
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
-            if not app.state.workers.ended:
+            if not app.state.thread_pool.ended:
                 _leave_at_once(end)
             raise
 

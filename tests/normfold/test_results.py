@@ -15,7 +15,13 @@ from onnx import numpy_helper
 
 import normfold
 from normfold.contract.manifest import SourceCard, to_json
-from normfold.errors import ArgumentError, MovingSamplesError, RunFolderError, VerificationError
+from normfold.errors import (
+    ArgumentError,
+    MovingSamplesError,
+    RunFolderError,
+    TrainModeError,
+    VerificationError,
+)
 from tests.support.command import Page
 from tests.support.onnx_models import small_convnet
 
@@ -161,6 +167,34 @@ def test_export_checks_arguments_by_their_names(net: Path, tmp_path: Path) -> No
     with pytest.raises(ArgumentError, match="A shape in `input_shape` goes with module:factory"):
         normfold.export(net, tmp_path / "models", input_shape=(4, 5, 5))
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_export_and_audit_take_a_torch_network(tmp_path: Path) -> None:
+    from torch import nn
+
+    network = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
+    with pytest.raises(TrainModeError, match=r"call network.eval\(\)"):
+        normfold.export(network, tmp_path / "models", input_shape=(1, 8, 8))
+    with pytest.raises(ArgumentError, match="A torch network needs `input_shape`"):
+        normfold.export(network.eval(), tmp_path / "models")
+    with pytest.raises(ArgumentError, match="`weights` goes with module:factory; 'Sequential' is a torch network"):
+        normfold.export(network, tmp_path / "models", input_shape=(1, 8, 8), weights="w.pt")
+
+    result = normfold.export(network, tmp_path / "models", name="own", input_shape="1x8x8", monitor=False)
+
+    assert result.manifest.outputs[0].shape == (-1, 5, 6, 6)
+    assert result.report.batchnorm_after == 0
+    assert result.kept_statistics == "a torch network has no training data"
+    found = normfold.audit(network, input_shape=(1, 8, 8))
+    assert found.source == "Sequential"
+    assert [finding.code for finding in found.findings] == ["statistics-unset"]
+
+
+def test_export_of_something_else_names_its_type(tmp_path: Path) -> None:
+    given: Any = 3
+    with pytest.raises(ArgumentError, match="An object of type 'int' is no path, no module:factory and no torch"):
+        normfold.export(given, tmp_path / "models")
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any
         ("temporal", SEQUENCE, 8, {"Conv": 8, "Relu": 6, "Add": 3, "ReduceMean": 1, "Gemm": 1}),
     ],
 )
-def test_nothing_is_left_where_a_linear_layer_comes_before_each_batchnorm(
+def test_network_with_a_linear_layer_before_each_batchnorm_folds_completely(
     tmp_path: Path, name: str, shape: tuple[int, ...], before: int, left: dict[str, int]
 ) -> None:
     folded, operators = fold_network(tmp_path, name, shape)
@@ -89,7 +89,7 @@ def test_every_repvgg_block_becomes_one_3_by_3_convolution(
 
 
 @pytest.mark.parametrize(("depths", "growth_rate"), [([4, 4], 12), ([2, 3, 1], 4)])
-def test_a_densenet_keeps_what_reads_a_concat_and_folds_the_rest(
+def test_densenet_keeps_norms_that_read_a_concat_and_folds_the_rest(
     tmp_path: Path, depths: list[int], growth_rate: int
 ) -> None:
     folded, operators = fold_network(tmp_path, "densenet", PICTURE, depths=depths, growth_rate=growth_rate)

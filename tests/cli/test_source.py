@@ -99,7 +99,7 @@ def test_wrong_use_of_a_factory_is_one_sentence(
     assert not Path("model_repository").exists()
 
 
-def test_factory_that_takes_classes_is_told_them(export: Export, package: str) -> None:
+def test_factory_gets_the_number_of_classes(export: Export, package: str) -> None:
     source = [f"{package}.nets:rows", "--weights", "rows.safetensors", "--input", "5"]
     assert export(*source, "--arg", "classes=2") == (0, "")
     assert Path("model_repository/rows/1/model.onnx").exists()
@@ -152,7 +152,7 @@ def test_full_disk_while_the_network_is_traced_is_of_the_environment(
 
 
 @pytest.mark.parametrize("text", ["", "3x", "x3", "3x0", "3x-2", "3×2", "٣", "9" * 5000])
-def test_shape_that_is_none_is_refused(text: str) -> None:
+def test_malformed_shape_is_rejected(text: str) -> None:
     with pytest.raises(SourceError, match="is not positive numbers joined by x"):
         parse_shape(text)
     assert parse_shape("3x224X0224") == (3, 224, 224)

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until_loaded
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_and_ends_with_0_when_told_to(identity_repository: Path, number: int) -> None:
+def test_serve_exits_with_0_on_a_signal(identity_repository: Path, number: int) -> None:
     with serving(identity_repository) as (process, client):
         assert wait_until_loaded(client) == {"ready": True}
         answer = client.post("/v1/models/same:predict", json={"instances": [[1, 2]]}, headers={"X-Request-Id": "r-1"})
@@ -74,7 +74,7 @@ main()
 """
 
 
-def test_load_that_hangs_does_not_keep_the_process(identity_repository: Path) -> None:
+def test_load_that_hangs_does_not_delay_the_exit(identity_repository: Path) -> None:
     with serving(identity_repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         assert client.get("/v2/health/live").status_code == 200
         process.send_signal(signal.SIGTERM)
@@ -84,7 +84,7 @@ def test_load_that_hangs_does_not_keep_the_process(identity_repository: Path) ->
     assert "Traceback" not in log
 
 
-def test_client_that_never_sends_the_rest_does_not_keep_the_process(identity_repository: Path) -> None:
+def test_client_that_never_sends_the_rest_does_not_delay_the_exit(identity_repository: Path) -> None:
     with serving(identity_repository, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         wait_until_loaded(client)
         head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"

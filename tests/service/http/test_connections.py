@@ -53,8 +53,8 @@ def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
 def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
     monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
-    monkeypatch.setattr(protocol.ServiceProtocol, "timeout_keep_alive", 0.2, raising=False)
     _, service = slow
+    monkeypatch.setattr(service.server.config, "timeout_keep_alive", 0.2)
     with connect(service.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.recv(4096)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.command import serving
-from tests.support.raw_http import connect, read_responses
+from tests.support.raw_http import connect, open_client, read_responses
 from tests.support.waiting import wait_for, wait_until_loaded
 
 HELD = """
@@ -183,7 +183,7 @@ def processor_time(process: int) -> float:
 
 
 def answers_anew(client: httpx.Client) -> bool:
-    with httpx.Client(base_url=client.base_url, trust_env=False, timeout=20) as another:
+    with open_client(client.base_url) as another:
         try:
             return another.get("/v2/health/live").status_code == 200
         except httpx.TransportError:

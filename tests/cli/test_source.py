@@ -99,7 +99,7 @@ def test_wrong_use_of_a_factory_is_one_sentence(
     assert not Path("model_repository").exists()
 
 
-def test_factory_gets_the_number_of_classes(export: Export, package: str) -> None:
+def test_factory_gets_the_arguments_of_the_option_arg(export: Export, package: str) -> None:
     source = [f"{package}.nets:rows", "--weights", "rows.safetensors", "--input", "5"]
     assert export(*source, "--arg", "classes=2") == (0, "")
     assert Path("model_repository/rows/1/model.onnx").exists()

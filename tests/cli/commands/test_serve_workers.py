@@ -107,7 +107,7 @@ def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity
         wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
 
 
-def test_workers_go_on_after_their_state_folder_is_emptied(identity_repository: Path, tmp_path: Path) -> None:
+def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with serving(
         identity_repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit"

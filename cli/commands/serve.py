@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from normfold.contract.defaults import REPOSITORY
+from normfold._shared.paths import REPOSITORY
 from normfold.contract.runtime import require_onnxruntime
 
 logger = logging.getLogger(__name__)

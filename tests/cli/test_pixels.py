@@ -65,8 +65,8 @@ def test_export_writes_the_input_datatype_into_the_manifest(normfold: RunCommand
         (["fold", "net.onnx", "out.onnx", "--input", "float16"], "--input 'float16' is not uint8"),
         (["fold", "net.onnx", "out.onnx", "--card", "c.json"], "--card goes with --input uint8"),
         (["export", "net.onnx", "--input", "uint8"], "Nothing says how pixels become the input 'x'"),
-        (["export", "net.onnx", "--input", "uint8:3x6x6"], "--input with a shape goes with module:factory"),
-        (["export", "net.onnx", "--input", "3x6x6"], "--input with a shape goes with module:factory"),
+        (["export", "net.onnx", "--input", "uint8:3x6x6"], "A shape in --input goes with module:factory"),
+        (["export", "net.onnx", "--input", "3x6x6"], "A shape in --input goes with module:factory"),
     ],
 )
 def test_pixel_input_that_cannot_be_folded_is_an_error_and_writes_nothing(

@@ -32,7 +32,7 @@ class Machine:
         self.commands: list[list[str]] = []
         self.started = False
         monkeypatch.setattr(system_packages, "POLICY", policy)
-        monkeypatch.setattr(system_packages.os, "geteuid", lambda: user)
+        monkeypatch.setattr("os.geteuid", lambda: user)
         monkeypatch.setattr(subprocess, "run", self.run)
         monkeypatch.setattr(shutil, "which", self.which)
 

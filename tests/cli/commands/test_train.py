@@ -244,7 +244,9 @@ def test_second_sigterm_disturbs_no_clean_up() -> None:
 
 
 def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normfold.cli.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    monkeypatch.setattr(
+        "normfold._shared.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name)
+    )
     code, _, err = run("--out", "r")
     assert code == 3
     assert (

@@ -12,7 +12,13 @@ from normfold import errors
 from normfold.cli.main import OPTIONS
 from normfold.errors import ArgumentError, NormfoldError
 
-SOURCES = ("contract.errors", "contract.bundle", "contract.manifest", "contract.monitor", "contract.preprocess")
+SOURCES: tuple[str, ...] = (
+    "contract.errors",
+    "contract.bundle",
+    "contract.manifest",
+    "contract.monitor",
+    "contract.preprocess",
+)
 SOURCES += ("contract.runtime", "export.errors", "models.errors", "service.errors")
 
 OF_HTTP = {

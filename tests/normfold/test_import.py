@@ -130,7 +130,7 @@ def test_export_is_a_function_and_a_package() -> None:
     import normfold.export.errors
 
     assert callable(normfold.export)
-    assert normfold.export.errors.ModelFileError is normfold.errors.ModelFileError
+    assert normfold.export.errors.ModelFileError is normfold.errors.ModelFileError  # type: ignore[attr-defined]
     assert list(inspect.signature(normfold.export).parameters)[:2] == ["source", "repository"]
 
 

@@ -5,6 +5,8 @@ Hundreds run with the tests; `make fuzz` runs many more (the profile is chosen b
 
 from __future__ import annotations
 
+import pytest
+
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,6 +196,7 @@ GROWTH = [
 ]
 
 
+@pytest.mark.slow
 @given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 14), batch=st.sampled_from(["n", 2]))
 def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, length: int, batch: int | str) -> None:
     graph = Graph(np.random.default_rng(seed))

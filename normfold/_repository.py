@@ -224,7 +224,7 @@ def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
         InvalidRequestError: one is missing, unknown, or of another datatype or shape.
     """
     from normfold.service.codec.json_tensors import DTYPES
-    from normfold.service.codec.request import fits
+    from normfold.service.codec.signature import shape_matches
     from normfold.service.errors import InvalidRequestError
 
     declared = {spec.name: spec for spec in manifest.inputs}
@@ -232,7 +232,7 @@ def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
         raise InvalidRequestError(f"The model takes the inputs {sorted(declared)}, got {sorted(tensors)}.")
     for name, tensor in tensors.items():
         datatype, shape = declared[name].datatype, list(declared[name].shape)
-        if tensor.dtype != DTYPES[datatype] or not fits(tensor.shape, shape):
+        if tensor.dtype != DTYPES[datatype] or not shape_matches(tensor.shape, shape):
             got = f"{tensor.dtype} {list(tensor.shape)}"
             raise InvalidRequestError(f"Input {name!r} is {got}; the model takes {datatype} {shape}, -1 being free.")
 

@@ -102,7 +102,7 @@ def test_settings_of_compose_exist_and_can_be_overridden() -> None:
 
 
 def test_memory_of_requests_fits_into_the_memory_limit() -> None:
-    """The sum of docs/operations.md, for one processor."""
+    """The sum of docs/how-to/containers.md, for one processor."""
     size = {name: int(value) for name, value in settings().items() if name.endswith("_BYTES")}
     held = size["NORMFOLD_MAX_BODIES_BYTES"] + size["NORMFOLD_MAX_RESPONSE_BYTES"]
 

@@ -5,12 +5,11 @@ Hundreds run with the tests; `make fuzz` runs many more (the profile is chosen b
 
 from __future__ import annotations
 
-import pytest
-
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import NodeProto, helper

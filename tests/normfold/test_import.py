@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,7 +131,8 @@ def test_export_is_a_function_and_a_package() -> None:
     import normfold.export.errors
 
     assert callable(normfold.export)
-    assert normfold.export.errors.ModelFileError is normfold.errors.ModelFileError  # type: ignore[attr-defined]
+    package: Any = normfold.export
+    assert package.errors.ModelFileError is normfold.errors.ModelFileError
     assert list(inspect.signature(normfold.export).parameters)[:2] == ["source", "repository"]
 
 

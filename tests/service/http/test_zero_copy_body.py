@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.service.http import connection as module
-from normfold.service.http import protocol
-from normfold.service.http.zero_copy_body import receive_directly
+from normfold.service.http import body as module
+from normfold.service.http import timeouts
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import connect, read_responses
 from tests.support.service import Service, StartService
@@ -34,14 +33,14 @@ def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
 def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of bodies that were received directly."""
     sizes: list[int] = []
-    right = receive_directly
+    right = module.receive_in_place
 
-    async def receive(owner: Any, cycle: Any, size: int, padding: int) -> memoryview:
-        body = await right(owner, cycle, size, padding)
+    async def receive(cycle: Any, length: int, padding: int) -> memoryview:
+        body = await right(cycle, length, padding)
         sizes.append(len(body))
         return body
 
-    monkeypatch.setattr(module, "receive_directly", receive)
+    monkeypatch.setattr(module, "receive_in_place", receive)
     return sizes
 
 
@@ -88,7 +87,7 @@ def test_garbage_behind_a_body_is_refused_behind_its_answer(served_large: Servic
 def test_who_leaves_or_stops_amid_a_body_is_left(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
     bundles.identity("FP32")
     service = start(bundles.root, receive_timeout_s=0.3)
     head, body = binary_request(ROWS)

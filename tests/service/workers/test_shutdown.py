@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 import contextlib
 import json
 import os
@@ -16,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.command import serving
 from tests.support.raw_http import connect, open_client, read_responses
@@ -23,12 +22,12 @@ from tests.support.waiting import wait_for, wait_until_loaded
 
 HELD = """
 import os, threading
-from normfold.service.http import protocol
+from normfold.service.http import timeouts
 from normfold.service.repository import loader
 from normfold.service.runtime.session import Session
 
 loader.INLINE_S = 0.0
-protocol._CLOSE_GRACE_S = 5.0
+timeouts.CLOSE_GRACE_S = 5.0
 right = Session.run
 def run(*arguments):
     if os.path.exists(os.environ["HOLD"]):

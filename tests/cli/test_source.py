@@ -106,6 +106,7 @@ def test_factory_gets_the_arguments_of_the_option_arg(export: Export, package: s
     assert Path("model_repository/rows/1/model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_module_in_the_current_folder_is_found_by_the_installed_script(package: str, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("normfold")
     source = [f"{package}.nets:img", "--weights", "img.safetensors", "--input", "1x8x8", "--json"]

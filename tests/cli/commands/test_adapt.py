@@ -428,6 +428,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_adapt_needs_neither_torch_nor_the_service(repository: Path, samples: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "adapt", str(repository / "net"), "--samples", str(samples)],

@@ -63,6 +63,7 @@ def made(name: str) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "prior"), [*((name, 16.0) for name in NETWORKS), ("repvgg", 0.0), ("resnet", 0.0)])
 def test_adapted_bundle_equals_recalibration_in_torch_and_a_new_export(
     name: str, prior: float, normfold: RunCommand, tmp_path: Path
@@ -125,6 +126,7 @@ def adapted(normfold: RunCommand, models: Path, dataset: Dataset, change: Callab
     return models / "digits" / str(json.loads(out)["version"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_accuracy_comes_back_after_a_change_of_light(
     corruption: str, normfold: RunCommand, digits: tuple[Path, Dataset]

@@ -198,6 +198,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_export_of_a_factory_with_weights(normfold: RunCommand, factory: str) -> None:
     code, out, _ = normfold(
         "export", f"{factory}:net", "--weights", "weights.pt", "--input", "1x8x8", "--arg", "width=4", "--json"

@@ -30,6 +30,7 @@ def run(normfold: RunCommand, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manifest(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
@@ -53,6 +54,7 @@ def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manif
     assert manifest.card.metrics["test_accuracy"] == moved.accuracy_after["test"]
 
 
+@pytest.mark.slow
 def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
@@ -67,6 +69,7 @@ def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_option_keeps_the_statistics_of_training(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     code, out, err = normfold("export", "run", "--keep-statistics")
@@ -77,6 +80,7 @@ def test_option_keeps_the_statistics_of_training(normfold: RunCommand, run: Path
     assert json.loads(text)["schema_version"] == 1
 
 
+@pytest.mark.slow
 def test_export_without_the_data_keeps_the_statistics_and_says_so_in_one_line(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +96,7 @@ def test_export_without_the_data_keeps_the_statistics_and_says_so_in_one_line(
     assert record["kept_statistics"].startswith("'rows.npz' cannot be read")
 
 
+@pytest.mark.slow
 def test_statistics_that_lower_accuracy_are_discarded_with_a_warning(
     normfold: RunCommand, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +113,7 @@ def test_statistics_that_lower_accuracy_are_discarded_with_a_warning(
     assert record["kept_statistics"] == "taken anew they make validation accuracy worse"
 
 
+@pytest.mark.slow
 def test_card_of_the_user_gets_the_record(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     Path("own.json").write_text('{"origin": "mine"}')
@@ -127,6 +133,7 @@ def test_export_of_an_onnx_file_takes_no_statistics_option(normfold: RunCommand,
     assert err == "error: --keep-statistics goes with a run folder: nothing else comes with its training data.\n"
 
 
+@pytest.mark.slow
 def test_statistics_that_are_not_finite_are_replaced_by_recalibration(normfold: RunCommand, run: Path) -> None:
     trained = load_checkpoint(run)
     trained.network.get_submodule("blocks.0.norm").running_mean.fill_(float("nan"))  # type: ignore[union-attr,operator]

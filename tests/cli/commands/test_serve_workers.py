@@ -47,6 +47,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_workers_are_one_service(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     options = ("--workers", "2")
@@ -85,6 +86,7 @@ def test_workers_are_one_service(identity_repository: Path, tmp_path: Path) -> N
     assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
 
 
+@pytest.mark.slow
 def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity_repository: Path) -> None:
     aside, broken = identity_repository / "aside", identity_repository / "same" / "2"
     with serving(identity_repository, "--workers", "2", "--model-control", "poll", NORMFOLD_POLL_INTERVAL_S="0.1") as (
@@ -107,6 +109,7 @@ def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity
         wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
 
 
+@pytest.mark.slow
 def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with serving(
@@ -132,6 +135,7 @@ def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository
         assert {ask(client) for _ in range(10)} == {503}
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_coordinator_is_killed(identity_repository: Path) -> None:
     with serving(identity_repository, "--workers", "2") as (process, client):
         wait_until_ready(client)
@@ -152,6 +156,7 @@ def test_service_is_unready_and_serves_on_during_the_shutdown_delay(identity_rep
         assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.slow
 def test_state_folder_that_cannot_be_made_ends_with_2(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = run_serve("--port", "0", "--workers", "2", NORMFOLD_STATE_DIR=str(tmp_path / "file" / "state"))
@@ -165,6 +170,7 @@ def test_number_of_workers_is_checked(number: str) -> None:
     assert ended.returncode == 2
 
 
+@pytest.mark.slow
 def test_coordinator_reports_a_wrong_setting_once(identity_repository: Path, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none" / "access.log")
     ended = run_serve(
@@ -175,6 +181,7 @@ def test_coordinator_reports_a_wrong_setting_once(identity_repository: Path, tmp
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_worker_that_fails_after_the_start_is_restarted_while_the_others_serve(
     identity_repository: Path, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_study_with_one_seed_is_rejected(normfold: RunCommand, tmp_path: Path) -
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 def test_cost_is_measured_in_training_and_in_inference() -> None:
     found = run_cost((0,), rounds=1)
 

@@ -49,6 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 ROWS = ("--arch", "mlp", "--data", "npz:rows.npz", "--batch-size", "40", "--epochs", "2")
 
 
+@pytest.mark.slow
 def test_defaults_train_a_convnet_on_digits(run: Run) -> None:
     code, out, err = run("--out", "runs/digits", "--epochs", "5", "--json")
     record = json.loads(out)
@@ -197,6 +198,7 @@ def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: p
     assert run("--out", "r", "--resume")[0] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
     assert callable(run)  # makes the data
     command = [sys.executable, "-m", "normfold", "train", "--out", "my run", *ROWS[:-1], "100000"]

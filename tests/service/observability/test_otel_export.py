@@ -103,7 +103,7 @@ def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
         exporter = InMemorySpanExporter()
         spans = Spans(exporter)
-        spans.record(phases, {"type": "http", "method": "GET", "path": "/v2", "headers": []})
+        spans.record(phases, [], "http", "/v2")
         spans.close()
         assert len(exporter.get_finished_spans()) == (disabled == "false")
 

@@ -46,7 +46,7 @@ def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[s
     return [_read_instance(instance, f"Instance {index}", manifest) for index, instance in enumerate(instances)]
 
 
-def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Array]]:
+def read_image(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Array]]:
     """Decode a PNG or JPEG and preprocess it, as `read_instances` does.
 
     Raises:

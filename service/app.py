@@ -206,9 +206,9 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
     app.include_router(predict_routes(repository, thread_pool, settings))
     app.include_router(infer_routes())
-    app.include_router(
-        statistics_routes(repository, coordinator, Metrics(coordinator, repository, settings.triton_metrics))
-    )
+    metrics = Metrics(coordinator, repository, settings.triton_metrics)
+    app.state.metrics = metrics  # the documentation lists them
+    app.include_router(statistics_routes(repository, coordinator, metrics))
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator))

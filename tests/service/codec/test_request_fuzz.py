@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -96,11 +97,12 @@ def outcome(sent: Sent, signature: ModelSignature) -> InferRequest | None:
 @contextmanager
 def large_from(size_bytes: int) -> Iterator[None]:
     """Let bodies over a size go through `service.codec.simdjson_decoder`."""
-    before, request_module.MIN_SIMDJSON_BYTES = request_module.MIN_SIMDJSON_BYTES, size_bytes
+    module: Any = request_module  # a name that it imports
+    before, module.MIN_SIMDJSON_BYTES = module.MIN_SIMDJSON_BYTES, size_bytes
     try:
         yield
     finally:
-        request_module.MIN_SIMDJSON_BYTES = before
+        module.MIN_SIMDJSON_BYTES = before
 
 
 def assert_holds(request: InferRequest, signature: ModelSignature, body_bytes: int) -> None:
@@ -142,7 +144,9 @@ def assert_same(got: Array, expected: Array) -> None:
 
 @LOOK
 @given(st.data(), st.lists(tensors(), min_size=1, max_size=2), ENCODINGS)
-def test_decoder_returns_the_arrays_of_a_valid_request(data: st.DataObject, values: list[Array], encoding: bytes) -> None:
+def test_decoder_returns_the_arrays_of_a_valid_request(
+    data: st.DataObject, values: list[Array], encoding: bytes
+) -> None:
     specs = [data.draw(declared(array, name)) for array, name in zip(values, "ab", strict=False)]
     signature = ModelSignature(specs, GIVEN)
     for way in WAYS:
@@ -162,7 +166,7 @@ def test_raw_tensor_is_decoded_where_at_most_one_size_is_free(data: st.DataObjec
     spec = data.draw(declared(array, "a"))
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
     signature, text = ModelSignature([spec], GIVEN), array.dtype.kind == "O"
-    body = array.ravel()[0].encode() if text and array.size else array_to_bytes(array)
+    body: bytes = array.ravel()[0].encode() if text and array.size else bytes(array_to_bytes(array))
 
     request = outcome(Sent(body, 0), signature)
 
@@ -208,7 +212,9 @@ def assert_rejected_or_valid(sent: Sent, signature: ModelSignature) -> None:
     st.sampled_from(SHAPED),
     st.none() | st.integers(0, 80),
 )
-def test_any_json_structure_is_rejected_or_valid(text: str, datatype: str, shape: tuple[int, ...], front: int | None) -> None:
+def test_any_json_structure_is_rejected_or_valid(
+    text: str, datatype: str, shape: tuple[int, ...], front: int | None
+) -> None:
     signature = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=shape)], GIVEN)
     assert_rejected_or_valid(Sent(text.encode(), front), signature)
 
@@ -245,7 +251,9 @@ CHEAP = st.sampled_from(
 
 @settings(LOOK, max_examples=EXAMPLES // 3)
 @given(CHEAP, st.integers(1, 100_000), st.sampled_from(["FP64", "INT8", "BYTES"]), ENCODINGS, st.booleans())
-def test_body_takes_memory_in_proportion_to_its_size(piece: str, size: int, datatype: str, encoding: bytes, large: bool) -> None:
+def test_body_takes_memory_in_proportion_to_its_size(
+    piece: str, size: int, datatype: str, encoding: bytes, large: bool
+) -> None:
     inside = (piece * (size // len(piece))).rstrip(",")
     head = f'{{"inputs":[{{"name":"a","datatype":"{datatype}","shape":[0,1000000],"data":['.encode()
     sent = compressed(Sent(head + inside.encode() + b"]}]}"), encoding)
@@ -282,7 +290,9 @@ def test_fuzzer_finds_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         assert_rejected_or_valid(sent, signature)
 
-    monkeypatch.setattr(request_module, "parse_object", lambda _: {}["inputs"])  # an error that is not the client's
+    monkeypatch.setattr(
+        request_module, "parse_object", lambda _: dict[str, Any]()["inputs"]
+    )  # an error that is not the client's
     with pytest.raises(KeyError):
         assert_rejected_or_valid(sent, signature)
 

@@ -64,9 +64,9 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
             instances = await thread_pool.parse(len(body), read_instances, record, model.manifest)
             trace.decoded = perf_counter()
             predictions = await predict(model, instances, trace, request.scope.get(CYCLE))
-        body = await thread_pool.call(_encode, predictions)
+        encoded = await thread_pool.call(_encode, predictions)
         trace.encoded = perf_counter()
-        return Response(body, media_type="application/json")
+        return Response(encoded, media_type="application/json")
 
     async def classify_image(request: Request) -> Response:
         """Classify a PNG or JPEG image of any size: the most probable classes, in descending order.

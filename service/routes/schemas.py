@@ -136,9 +136,7 @@ _RAW: dict[str, Schema] = {
     "PredictRequest": _request_object(
         {
             "instances": _list(
-                {
-                    "description": "Nested pixels; a row, as a list or by column; or a tensor, by input if there are several."
-                },
+                {"description": "Nested pixels; a row, as a list or by column; or a tensor, by input if several."},
                 minItems=1,
             )
         },

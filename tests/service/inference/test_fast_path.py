@@ -13,6 +13,7 @@ import pytest
 
 from normfold.service.batching.batch import QueuedRequest
 from normfold.service.inference import infer_call
+from normfold.service.inference import response as response_module
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.observability.request_trace import RequestTrace
 from tests.support.bundles import BundleWriter
@@ -152,7 +153,7 @@ def test_large_results_of_a_small_request_are_encoded_in_a_thread(
 ) -> None:
     bundles.identity("FP32")
     service = start(bundles.root)
-    monkeypatch.setattr(infer_call, "INLINE_BYTES", 100)
+    monkeypatch.setattr(response_module, "INLINE_BYTES", 100)
     values = list(range(200))
     record = ROWS | {"shape": [100, 2], "data": values}
 

@@ -226,14 +226,16 @@ def test_classify_names_the_reason_why_a_model_does_not_support_it(
     response = served.client.post("/v1/models/rows:classify", content=png_of(PICTURE))
     assert response.status_code == 400
     assert response.json() == {
-        "error": "Model 'rows' does not take pictures: its manifest has no preprocessing for them."
+        "error": "Model 'rows' does not take images: its manifest has no preprocessing for them."
     }
     from_digits = bundles.digits()
     card = SourceCard(preprocessing={"kind": "image", "channels": 1, "height": 4, "width": 4, "mean": [0], "std": [1]})
     bundles.change_manifest(from_digits, card=card.model_dump(mode="json"))
     response = start(bundles.root).client.post("/v1/models/digits:classify", content=png_of(PICTURE))
     assert response.status_code == 400
-    assert response.json() == {"error": "Model 'digits' does not give classes: its manifest has no labels and logits."}
+    assert response.json() == {
+        "error": "Model 'digits' does not return classes: its manifest has no labels and logits."
+    }
 
 
 def pixel_model(bundles: BundleWriter, labels: tuple[str, ...], classes: int = 3) -> None:
@@ -270,7 +272,7 @@ def test_classify_of_a_model_of_pixel_classes_refers_to_predict(bundles: BundleW
     bundles.change_manifest(folder, card=changed)
     response = start(bundles.root).client.post("/v1/models/pixels:classify", content=png_of(PICTURE))
     assert response.status_code == 400
-    says = "Model 'pixels' gives a class to each pixel, not one to a picture; use :predict or infer."
+    says = "Model 'pixels' classifies pixels, not images; use :predict or infer."
     assert response.json() == {"error": says}
 
 

@@ -199,11 +199,11 @@ class RepositoryModel:
             return [to_prediction(one) for one in await predict(model, instances)]
 
     async def _classify(self, picture: bytes, top: int, version: int | None) -> list[ClassProbability]:
-        from normfold.service.inference.predict import predict, rank_classes, read_picture
+        from normfold.service.inference.predict import predict, rank_classes, read_image
 
         with self._find(version) as model:
             limit = self._of._settings.max_image_pixels
-            instances = await self._of._threads.call(read_picture, picture, model, limit)
+            instances = await self._of._threads.call(read_image, picture, model, limit)
             [prediction] = await predict(model, instances)
             ranked = rank_classes(prediction, model.manifest.card.labels or (), top)
         return [ClassProbability(**one) for one in ranked]

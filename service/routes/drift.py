@@ -13,7 +13,7 @@ from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.drift.score import LayerDrift
 from normfold.service.errors import NoSamplesError
 from normfold.service.repository.repository import Repository
-from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 
 _EXAMPLE = {
     "model_name": "digits",
@@ -70,9 +70,9 @@ def drift_routes(repository: Repository, workers: ThreadPool) -> APIRouter:
         return Response(body, media_type="application/zip")
 
     content: dict[str, Any] = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
-    of_samples = answers(None, 404, content=content)
+    of_samples = describe_responses(None, 404, content=content)
     add_model_route(router, "/v2", "/samples", model_samples, method="GET", responses=of_samples)
-    responses = answers("DriftScore", 404, example=_EXAMPLE)
+    responses = describe_responses("DriftScore", 404, example=_EXAMPLE)
     add_model_route(router, "/v2", "/shift", model_shift, method="GET", responses=responses)
     return router
 

@@ -7,6 +7,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,9 @@ from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.large_responses import LargeResponses
-from normfold.service.observability.access_log import FileLines, LogLines
+from normfold.service.observability.access_log import FileAccessLog, LoggerAccessLog
 from normfold.service.observability.metrics import Metrics
-from normfold.service.observability.request_trace import Telemetry
+from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
@@ -46,6 +47,7 @@ from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
 from normfold.service.workers.shared_state import SharedState
 from normfold.service.workers.shutdown import graceful_shutdown
+from normfold.service.workers.snapshot import take_snapshot
 from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ async def _keep_up(
 ) -> None:
     """Follow what changes in the folders, what the other workers want, and what memory can be given back."""
     await loading
-    await asyncio.gather(repository.watch(), coordinator.work(), memory.watch())
+    await asyncio.gather(repository.poll(), coordinator.run(), memory.run())
 
 
 _TRACED_HERE: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -147,7 +149,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     doors = Authorizer(keyring, RateLimiter(share=1 / settings.workers)) if keyring is not None else None
     threads = share_of_processors(settings.workers) + 1  # one more, so that a picture decodes while networks run
     workers = ThreadPool(threads)
-    access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
+    access_log = FileAccessLog(settings.access_log) if settings.access_log is not None else LoggerAccessLog()
     telemetry = Telemetry(access_log)
     repository = Repository(settings, workers, telemetry)
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
@@ -159,7 +161,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             keyring.start()
         graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
         loading = asyncio.create_task(_load(repository, coordinator))
-        if coordinator.replaces_another:
+        if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one takes its place.")
             await loading  # the others answer meanwhile
         keeping_up = asyncio.create_task(_keep_up(loading, repository, coordinator, ArenaTrimmer(repository, workers)))
@@ -174,7 +176,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             keyring.close()
         if spans is not None:
             spans.close()
-        if isinstance(access_log, FileLines):
+        if isinstance(access_log, FileAccessLog):
             access_log.close()
 
     app = _App(
@@ -187,7 +189,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.workers = workers  # whether they have ended is for whoever ends the process
+    app.state.thread_pool = workers  # whether they have ended is for whoever ends the process
     http_errors.install(app)
     large = LargeResponses(workers, settings.max_response_bytes)
     app.surround(InferRoute(repository, workers, settings, large), telemetry, settings, doors, spans)
@@ -196,7 +198,9 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
     app.include_router(
-        statistics_routes(repository, coordinator, Metrics(coordinator, repository, settings.triton_metrics))
+        statistics_routes(
+            repository, coordinator, Metrics(partial(take_snapshot, coordinator, repository), settings.triton_metrics)
+        )
     )
     app.include_router(drift_routes(repository, workers))
     app.include_router(model_routes(repository))

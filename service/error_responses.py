@@ -24,7 +24,7 @@ from normfold.service.errors import (
     AddressError,
     BodyBudgetError,
     BodyTooLargeError,
-    BundleError,
+    BundleLoadError,
     ClientDisconnectedError,
     ControlError,
     DeadlineError,
@@ -84,7 +84,7 @@ NEVER_ANSWERED: frozenset[type[NormfoldError]] = frozenset(
     {  # at start they end the command; while loading they become the reason of a ModelUnavailableError
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
-        *(BundleError, DamagedBundleError, ManifestError),
+        *(BundleLoadError, DamagedBundleError, ManifestError),
         *(KeysError, KeysUnwritableError),
     }
 )

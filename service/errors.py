@@ -16,9 +16,9 @@
     │   │   └── ResponseTooLargeError     its answer would be larger than any may be
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   │   └── KeysError               the file of keys is missing or broken               (start, commands)
-    │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
+    │   └── BundleLoadError                 a bundle cannot be trusted or loaded                (load)
     ├── SetupError
-    │   ├── ProviderError               a provider was asked for and not got                (load)
+    │   ├── ProviderError               a provider was requested and does not work                (load)
     │   ├── KeysUnwritableError         the file of keys cannot be written                  (commands)
     │   └── AddressError                the host and port cannot be listened on             (start)
     └── ServingError                    the request is right, and the service cannot answer it
@@ -151,16 +151,16 @@ class KeysError(SettingsError):
         self.path, self.problem = path, problem
 
 
-class BundleError(InputError):
+class BundleLoadError(InputError):
     """A bundle cannot be trusted or loaded."""
 
 
 class ProviderError(SetupError):
-    """A provider was asked for and not got."""
+    """A provider was requested and does not work."""
 
-    def __init__(self, provider: str, got: str, remedy: str) -> None:
-        super().__init__(f"The provider {provider!r} was asked for and {got}; {remedy}")
-        self.provider, self.got = provider, got
+    def __init__(self, provider: str, problem: str, remedy: str) -> None:
+        super().__init__(f"The provider {provider!r} was requested, but {problem}; {remedy}")
+        self.provider, self.problem = provider, problem
 
 
 class KeysUnwritableError(SetupError):

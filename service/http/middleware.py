@@ -22,7 +22,8 @@ from normfold.service.http.body_room import BodyRoom
 from normfold.service.http.connection import CYCLE, waits_for_continue
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.logs import REQUEST_ID, TRACE_ID
-from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, REQUEST_TRACE_KEY, RequestTrace, Telemetry
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, REQUEST_TRACE_KEY, RequestTrace
+from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import read_trace_id
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class RequestMiddleware:
             is_plain = (
                 b"host" in headers and b"transfer-encoding" not in headers and len(headers) == len(scope["headers"])
             )
-            refusal = None if self._doors is None else self._doors.refusal(scope["path"], headers, phases)
+            refusal = None if self._doors is None else self._doors.check(scope["path"], headers, phases)
             if not is_plain and (problem := _find_problem(scope, headers)):
                 closing = {"Connection": "close"}
                 await error_response(problem, 400, closing)(scope, receive, _noted(send, phases))

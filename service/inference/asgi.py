@@ -76,13 +76,17 @@ class InferRoute:
             if b"content-encoding" in headers:
                 encoding = headers[b"content-encoding"]
                 body = await self._workers.parse(4 * len(body), decompress, body, encoding, self._limit)
-            if len(body) <= INLINE_BYTES or (front is not None and front <= INLINE_BYTES and not model.ports.has_text):
+            if len(body) <= INLINE_BYTES or (
+                front is not None and front <= INLINE_BYTES and not model.signature.has_text
+            ):
                 request = decode(body, front, model, phases)  # numbers behind the JSON stay where they are
             else:
                 request = await self._workers.call(decode, body, front, model, phases)
             phases.decoded = perf_counter()
-            phases.job = job = model.job(request.tensors, request.names, request.timeout_s, request.urgent)
-            results = await model.run(job, scope.get(CONNECTION))
+            phases.queued_request = job = model.make_request(
+                request.tensors, request.names, request.timeout_s, request.urgent
+            )
+            results = await model.submit(job, scope.get(CONNECTION))
             if sum([array.nbytes for array in results.values()]) <= INLINE_BYTES:
                 answer = encode_response(model.manifest, request.outputs, results, phases.identity)
             else:

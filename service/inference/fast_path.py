@@ -44,7 +44,8 @@ from normfold.service.inference.steps import (
     refusal,
 )
 from normfold.service.logs import REQUEST_ID, TRACE_ID
-from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace, Telemetry
+from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace
+from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import read_trace_id
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
@@ -147,7 +148,7 @@ class _FastRequest:
         token = _enter(phases)
         read = False
         try:
-            if way.doors is not None and (refused := way.doors.refusal(phases.path, headers, phases)) is not None:
+            if way.doors is not None and (refused := way.doors.check(phases.path, headers, phases)) is not None:
                 self._refuse(refused)
                 return
             model = admit(way.repository, named, headers, way.limit, phases)
@@ -157,7 +158,9 @@ class _FastRequest:
             read = True
             self._request = request = decode(memoryview(body), front, model, phases)
             phases.decoded = perf_counter()
-            phases.job = job = model.job(request.tensors, request.names, request.timeout_s, request.urgent)
+            phases.queued_request = job = model.make_request(
+                request.tensors, request.names, request.timeout_s, request.urgent
+            )
             job.future = CallbackFuture(self.finish)
             model.enqueue(job, self._client)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is answered

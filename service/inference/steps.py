@@ -58,7 +58,7 @@ def admit(repository: Repository, named: ModelRef, headers: Headers, limit: int,
     """
     model = repository.find(named.model, named.version)
     phases.model, phases.version = model.name, model.version
-    model.batcher.refuse_if_full()
+    model.batcher.require_capacity()
     check_declared(headers, limit)
     return model
 
@@ -86,7 +86,7 @@ def decode(body: memoryview, front: int | None, model: Model, phases: RequestTra
         InvalidRequestError: it is not one, or does not fit the model.
     """
     if front == 0:
-        return raw_request(body, model.ports)
+        return raw_request(body, model.signature)
     head, raw = body, None
     if front is not None:
         if front > len(body):
@@ -94,7 +94,7 @@ def decode(body: memoryview, front: int | None, model: Model, phases: RequestTra
         head, raw = body[:front], body[front:]
     record = (parse_large(head) if len(head) > INLINE_BYTES else None) or parse_object(head)
     phases.identity = read_id(record)
-    return decode_request(record, model.ports, raw)
+    return decode_request(record, model.signature, raw)
 
 
 def answer_fields(answer: InferResponse, phases: RequestTrace) -> Fields:

@@ -110,7 +110,7 @@ def _find(request: Request, repository: Repository) -> Model:
     model = find_model(request, repository)
     phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
     phases.model, phases.version = model.name, model.version
-    model.batcher.refuse_if_full()
+    model.batcher.require_capacity()
     return model
 
 

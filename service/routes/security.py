@@ -21,7 +21,7 @@ def describe_keys(document: dict[str, Any]) -> None:
     }
     for path, operations in document["paths"].items():
         need = required_scope(path)
-        if need == "nothing":
+        if need == "public":
             continue
         for operation in operations.values():
             operation["security"] = [{_SCHEME: []}]

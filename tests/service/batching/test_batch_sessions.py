@@ -73,7 +73,7 @@ def test_elsewhere_one_session_runs_all_sizes(
     [
         ({"most": 3}, "CUDA out of memory"),
         ({"most": 3, "on_cpu": False}, "CUDA out of memory"),
-        ({"most_got": 3}, "The provider 'cuda' was asked for and ONNX Runtime fell back to the CPU"),
+        ({"most_got": 3}, "The provider 'cuda' was requested, but ONNX Runtime fell back to the CPU"),
     ],
 )
 def test_if_one_of_them_cannot_be_had_one_session_runs_all_sizes(

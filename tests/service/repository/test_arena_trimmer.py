@@ -68,14 +68,14 @@ def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles:
     run(LARGE)
     run(1)
     assert rss() - before > LEFT_BEHIND / 2  # or there would be nothing to give back
-    session.give_back_memory()
+    session.shrink_arena()
     assert rss() - before < LEFT_BEHIND / 4
     assert run(2).ravel().tolist() == [WIDE, WIDE]
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_and_free_size_can_give_back(bundles: Any, datatype: str) -> None:
-    open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).give_back_memory()
+    open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).shrink_arena()
 
 
 def test_another_failure_is_told(bundles: Any) -> None:
@@ -87,7 +87,7 @@ def test_another_failure_is_told(bundles: Any) -> None:
 
     session._session = Broken()
     with pytest.raises(RunError):
-        session.give_back_memory()
+        session.shrink_arena()
 
 
 def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_large() -> None:
@@ -107,13 +107,13 @@ def test_models_of_the_repository_are_looked_at(
 ) -> None:
     bundles.digits()
     given_back: list[Session] = []
-    right = Session.give_back_memory
+    right = Session.shrink_arena
 
     def give_back(session: Session) -> None:
         given_back.append(session)
         right(session)
 
-    monkeypatch.setattr(Session, "give_back_memory", give_back)
+    monkeypatch.setattr(Session, "shrink_arena", give_back)
 
     async def test() -> None:
         repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
@@ -131,7 +131,7 @@ def test_models_of_the_repository_are_looked_at(
         assert await keeper.look() == 1
         assert given_back == [model.session] * 2
         assert not model.in_use
-        monkeypatch.setattr(Session, "give_back_memory", lambda _: 1 / 0)
+        monkeypatch.setattr(Session, "shrink_arena", lambda _: 1 / 0)
         await infer(4)
         assert [await keeper.look(), await keeper.look()] == [0, 0]  # it says so, and goes on
         await infer(1)

@@ -97,7 +97,7 @@ def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(bundles: A
 
     before = [run(rows) for rows in sizes]
     assert has_shape_switch_penalty(run, sizes)
-    session.keep_apart(sizes)
+    session.open_per_batch_size(sizes)
     for rows, expected in zip(sizes, before, strict=True):
         np.testing.assert_allclose(run(rows), expected, rtol=1e-5, atol=1e-5)
     assert not has_shape_switch_penalty(run, sizes)
@@ -166,12 +166,12 @@ def test_workers_share_a_gpu_and_end_with_0(bundles: Any) -> None:
 
 @pytest.mark.parametrize("options", [{"nonsense": "1"}, {"gpu_mem_limit": "much"}])
 def test_wrong_options_are_refused(model: Path, options: dict[str, str]) -> None:
-    with pytest.raises(ProviderError, match="'cuda' was asked for and "):
+    with pytest.raises(ProviderError, match="'cuda' was requested, but "):
         open_session(model, "cuda", 1, options)
 
 
 def test_a_gpu_that_is_not_there_is_an_error(model: Path) -> None:
-    with pytest.raises(ProviderError, match="'cuda' was asked for and "):
+    with pytest.raises(ProviderError, match="'cuda' was requested, but "):
         open_session(model, "cuda", 1, device_id=99)
 
 

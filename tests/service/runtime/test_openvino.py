@@ -43,12 +43,12 @@ def test_answers_are_those_of_the_cpu(model: Path) -> None:
     ("options", "why"),
     [
         ({"nonsense": "1"}, "Invalid OpenVINO EP option: nonsense"),
-        ({"device_type": "TPU"}, "took none of the nodes"),
+        ({"device_type": "TPU"}, "runs none of the nodes"),
         ({"num_of_threads": "many"}, "fell back to the CPU"),
     ],
 )
 def test_wrong_options_are_refused(model: Path, options: dict[str, str], why: str) -> None:
-    with pytest.raises(ProviderError, match=f"'openvino' was asked for and .*{why}"):
+    with pytest.raises(ProviderError, match=f"'openvino' was requested, but .*{why}"):
         open_session(model, "openvino", 1, options)
 
 

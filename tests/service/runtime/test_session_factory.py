@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from normfold.service.errors import BundleError, ProviderError
+from normfold.service.errors import BundleLoadError, ProviderError
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
 
@@ -102,8 +102,8 @@ def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
     assert opened.provider == "cpu"
     assert opened.inputs == {"input": ("FP32", (-1, 1, 4, 4))}
     assert opened.outputs == {"logits": ("FP32", (-1, 3))}
-    assert opened.place.runs_on_host
-    assert not opened.place.left_on_cpu
+    assert opened.placement.runs_on_host
+    assert not opened.placement.left_on_cpu
 
 
 def test_every_node_is_counted_where_it_runs(model: Path) -> None:
@@ -134,14 +134,14 @@ def test_provider_that_is_not_built_in_is_an_error_that_says_what_to_install(
     model: Path, provider: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for and .* without it; .*\.\[{extra}\]"):
+    with pytest.raises(ProviderError, match=rf"'{provider}' was requested, but .* without it; .*\.\[{extra}\]"):
         open_session(model, provider, 1)
 
 
 def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[..., list[Any]]) -> None:
     asked = pretend(nodes={CUDA: 3, CPU: 1})
     opened = open_session(model, "cuda", 1, {"gpu_mem_limit": "1000000", "use_tf32": "1"}, device_id=1)
-    (provider, options), behind = asked[0]
+    (provider, options), fallbacks = asked[0]
     assert provider == CUDA
     assert options == {
         "device_id": "1",
@@ -150,11 +150,11 @@ def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[
         "use_tf32": "1",
         "gpu_mem_limit": "1000000",
     }
-    assert behind == (CPU, {})
-    assert opened.place.options == {**options, "in_force": "1"}
-    assert str(opened.place) == "cuda: 3 nodes on cuda, 1 on cpu"
-    assert opened.place.left_on_cpu
-    assert not opened.place.runs_on_host
+    assert fallbacks == (CPU, {})
+    assert opened.placement.options == {**options, "in_force": "1"}
+    assert str(opened.placement) == "cuda: 3 nodes on cuda, 1 on cpu"
+    assert opened.placement.left_on_cpu
+    assert not opened.placement.runs_on_host
 
 
 def test_a_network_that_cuda_runs_whole_is_not_left_on_the_cpu(
@@ -177,7 +177,7 @@ def test_cuda_that_falls_back_is_an_error_that_names_what_is_missing(
 
 def test_provider_that_takes_no_node_is_an_error(model: Path, pretend: Callable[..., list[Any]]) -> None:
     pretend(nodes={CPU: 2})
-    with pytest.raises(ProviderError, match=r"'cuda' was asked for and it took none of the nodes \(2 nodes on cpu\)"):
+    with pytest.raises(ProviderError, match=r"'cuda' was requested, but it runs none of the nodes \(2 nodes on cpu\)"):
         open_session(model, "cuda", 1)
 
 
@@ -185,7 +185,7 @@ def test_refused_options_are_an_error_of_one_sentence(model: Path, pretend: Call
     pretend(error='/src/parser.cc:12 void onnxruntime::Parse(const Options&) Unknown provider option: "x".\nmore')
     with pytest.raises(ProviderError) as caught:
         open_session(model, "cuda", 1, {"x": "1"})
-    assert 'and ONNX Runtime refused it (Unknown provider option: "x"); check' in str(caught.value)
+    assert 'but ONNX Runtime rejected it (Unknown provider option: "x"); check' in str(caught.value)
 
 
 @pytest.mark.parametrize("fault", [{"got": False}, {"nodes": {CPU: 2}}, {"error": "CUDA failure 35"}], ids=str)
@@ -195,7 +195,7 @@ def test_auto_goes_on_with_the_cpu_and_says_so(
     pretend(**fault)
     opened = open_session(model, "auto", 1)
     assert opened.provider == "cpu"
-    assert opened.place.left_on_cpu
+    assert opened.placement.left_on_cpu
     assert opened.run({"input": np.ones((1, 1, 4, 4), np.float32)}, ["logits"])[0].shape == (1, 3)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.message.startswith("digits/1 does not run on cuda, as provider 'auto' allows: ")
@@ -218,8 +218,8 @@ def test_tensorrt_leaves_to_cuda_what_it_cannot_take(
     assert "trt_fp16_enable" not in cuda_options
     assert cuda_options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert Path(options["trt_engine_cache_path"]).is_dir()
-    assert str(opened.place) == "tensorrt: 5 nodes on tensorrt, 2 on cuda"
-    assert not opened.place.left_on_cpu
+    assert str(opened.placement) == "tensorrt: 5 nodes on tensorrt, 2 on cuda"
+    assert not opened.placement.left_on_cpu
 
 
 def test_cache_that_cannot_be_written_is_an_error(
@@ -238,7 +238,7 @@ def test_file_that_is_no_network_is_the_files_fault_on_every_provider(
     pretend()
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(BundleError, match=r"ONNX Runtime cannot open 'model\.onnx'") as caught:
+    with pytest.raises(BundleLoadError, match=r"ONNX Runtime cannot open 'model\.onnx'") as caught:
         open_session(path, provider, 1)
     assert "\n" not in str(caught.value)
 
@@ -343,4 +343,4 @@ def test_model_whose_provider_is_not_got_does_not_load(
     bundles.digits()
     answer = start(bundles.root, provider="cuda").client.get("/v2/health/ready")
     assert answer.status_code == 503
-    assert "'cuda' was asked for and ONNX Runtime fell back to the CPU" in answer.json()["error"]
+    assert "'cuda' was requested, but ONNX Runtime fell back to the CPU" in answer.json()["error"]

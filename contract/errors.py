@@ -3,11 +3,15 @@
     NormfoldError
     ├── InputError          wrong use or wrong input             exit code 2
     ├── CheckError          a check said no                      exit code 1
-    └── SetupError      the machine is not set up for it     exit code 3
+    └── SetupError          the machine is not set up for it     exit code 3
+        └── MissingPackageError     an extra is not installed
 
-Each room subclasses these in its own `errors.py`; the command line turns the kind into an exit code. An error
-carries its facts as attributes and says in one sentence what is wrong and what to do.
+Each package subclasses these in its own `errors.py`; `normfold.errors` draws the whole tree. The command line turns
+the kind into an exit code. An error carries its facts as attributes and says in one sentence what is wrong and what to
+do.
 """
+
+from normfold.contract.install import how_to_install
 
 
 class NormfoldError(Exception):
@@ -38,7 +42,5 @@ class MissingPackageError(SetupError):
     """A command needs packages that come with an extra which is not installed."""
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
-        super().__init__(
-            f"{needed_for} needs the package {package!r}; install it in Normfold's clone with: pip install '.[{extra}]'"
-        )
+        super().__init__(f"{needed_for} needs the package {package!r}; install it {how_to_install(extra)}")
         self.package, self.extra, self.needed_for = package, extra, needed_for

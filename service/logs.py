@@ -25,7 +25,7 @@ FACTS = "facts"
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, further fields, traceback.
 
-    The fields include request_id and trace_id of the current request and, of several workers, the process id (`worker`).
+    The fields include request_id and trace_id of the current request, and `worker` (the process id) of several workers.
     """
 
     def format(self, record: logging.LogRecord) -> str:

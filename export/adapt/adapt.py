@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from normfold.contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
+from normfold.contract.defaults import PRIOR
+from normfold.contract.manifest import STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.contract.samples import DRIFT_FOLDER
 from normfold.export.adapt.recalibrate import Reestimation, reestimate

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from normfold.contract.install import how_to_install
 from normfold.contract.runtime import require_onnxruntime
 from normfold.service.errors import BundleLoadError, ProviderError
 from normfold.service.runtime.providers.ort_messages import first_line, message_of
@@ -85,7 +86,7 @@ def _open_on(request: SessionRequest, provider: Provider, fell_back: bool = Fals
         raise ProviderError(
             provider.name,
             "this ONNX Runtime is built without it",
-            f"uninstall it and, in Normfold's clone, pip install '.[{provider.extra}]'; or ask for cpu or auto.",
+            f"uninstall it, and install another {how_to_install(provider.extra)}; or ask for cpu or auto.",
         )
     missing = provider.load_libraries()
     try:

@@ -216,7 +216,7 @@ def test_query_of_the_dashboard_has_values(prometheus: Prometheus, query: str, m
         ("Failed loads A", 1.0),
         ("Nodes by provider A", 2.0),
         ("Memory A", 1e7),
-        ("ThreadPool B", 1.0),
+        ("Workers B", 1.0),
     ],
 )
 def test_what_was_provoked_is_seen(prometheus: Prometheus, title: str, least: float) -> None:
@@ -246,5 +246,5 @@ def test_alerts_on_what_was_provoked_fire_and_those_on_the_whole_service_do_not(
     }
     assert fires == {"NormfoldLoadFailed", "NormfoldServerFaults"}  # the others wait
     waits = {alert["labels"]["alertname"] for alert in prometheus.get("/alerts")["alerts"]} - fires
-    assert {"NormfoldVersionUnavailable", "NormfoldQueueRefusals", "NormfoldRejections"} <= waits
+    assert {"NormfoldVersionUnavailable", "NormfoldQueueRejections", "NormfoldRejections"} <= waits
     assert not waits & {"NormfoldDown", "NormfoldNotReady", "NormfoldModelUnavailable", "NormfoldModelGone"}

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from normfold.service.logs import FACTS
-from normfold.service.repository import loader as bundle
+from normfold.service.repository import warmup
 from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, Service, StartService
@@ -44,7 +44,7 @@ def test_long_run_does_not_stop_the_event_loop(
         return right(*arguments)
 
     monkeypatch.setattr(Session, "run", wait)
-    monkeypatch.setattr(bundle, "INLINE_S", 0.0)
+    monkeypatch.setattr(warmup, "MAX_INLINE_RUN_S", 0.0)
     service = start(bundles.root)
     loaded.set()
     with ThreadPoolExecutor(1) as pool:

@@ -76,5 +76,5 @@ def test_one_too_many_is_answered_503_before_it_is_read(
 
 def wait_until_in_flight(service: Service) -> None:
     """Wait until the service has a request besides the question whether it has one."""
-    while "normfold_in_flight 2.0" not in service.client.get("/metrics").text:
+    while "normfold_requests_in_flight 2.0" not in service.client.get("/metrics").text:
         pass

@@ -15,9 +15,9 @@ from onnx import helper
 from normfold.contract.manifest import DATATYPES, TensorSpec
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import RunError
-from normfold.service.observability.access_log import LogLines
-from normfold.service.observability.request_trace import Telemetry
-from normfold.service.repository.arena_trimmer import ArenaTrimmer, _Record
+from normfold.service.observability.access_log import LoggerAccessLog
+from normfold.service.observability.telemetry import Telemetry
+from normfold.service.repository.arena_trimmer import ArenaTrimmer, _History
 from normfold.service.repository.repository import Repository
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
@@ -92,15 +92,15 @@ def test_another_failure_is_told(bundles: BundleWriter) -> None:
 
 
 def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_large() -> None:
-    record = _Record(buckets=4)
-    assert record.note([0, 0, 0, 0])  # what was tried while loading
-    assert not record.note([0, 0, 0, 0])
-    assert not record.note([5, 0, 0, 1])
-    assert not record.note([5, 0, 0, 2])  # as large again
-    assert record.note([6, 0, 0, 2])  # small ones alone
-    assert not record.note([7, 0, 0, 2])
-    assert record.note([7, 0, 0, 2])  # none at all
-    assert not record.note([7, 0, 0, 2])
+    history = _History(buckets=4)
+    assert history.update([0, 0, 0, 0])  # what was tried while loading
+    assert not history.update([0, 0, 0, 0])
+    assert not history.update([5, 0, 0, 1])
+    assert not history.update([5, 0, 0, 2])  # as large again
+    assert history.update([6, 0, 0, 2])  # small ones alone
+    assert not history.update([7, 0, 0, 2])
+    assert history.update([7, 0, 0, 2])  # none at all
+    assert not history.update([7, 0, 0, 2])
 
 
 def test_models_of_the_repository_are_looked_at(
@@ -110,14 +110,16 @@ def test_models_of_the_repository_are_looked_at(
     given_back: list[Session] = []
     right = Session.shrink_arena
 
-    def give_back(session: Session) -> None:
+    def shrink_arena(session: Session) -> None:
         given_back.append(session)
         right(session)
 
-    monkeypatch.setattr(Session, "shrink_arena", give_back)
+    monkeypatch.setattr(Session, "shrink_arena", shrink_arena)
 
     async def test() -> None:
-        repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
+        repository = Repository(
+            Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LoggerAccessLog())
+        )
         await repository.load()
         keeper = ArenaTrimmer(repository, workers)
         model = repository.find("digits")
@@ -125,20 +127,20 @@ def test_models_of_the_repository_are_looked_at(
         async def infer(rows: int) -> None:
             await model.infer({"input": np.zeros((rows, 1, 4, 4), np.float32)}, ["logits"])
 
-        assert [await keeper.look(), await keeper.look()] == [1, 0]
+        assert [await keeper.check(), await keeper.check()] == [1, 0]
         await infer(4)
-        assert await keeper.look() == 0
+        assert await keeper.check() == 0
         await infer(1)
-        assert await keeper.look() == 1
+        assert await keeper.check() == 1
         assert given_back == [model.session] * 2
         assert not model.in_use
         monkeypatch.setattr(Session, "shrink_arena", lambda _: 1 / 0)
         await infer(4)
-        assert [await keeper.look(), await keeper.look()] == [0, 0]  # it says so, and goes on
+        assert [await keeper.check(), await keeper.check()] == [0, 0]  # it says so, and goes on
         await infer(1)
 
     asyncio.run(test())
-    assert "digits/1 could not give memory back." in caplog.text
+    assert "The arena of digits/1 could not be shrunk." in caplog.text
 
 
 def test_what_runs_elsewhere_is_left_alone(
@@ -148,8 +150,10 @@ def test_what_runs_elsewhere_is_left_alone(
     monkeypatch.setattr(Session, "provider", "openvino")
 
     async def test() -> None:
-        repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
+        repository = Repository(
+            Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LoggerAccessLog())
+        )
         await repository.load()
-        assert await ArenaTrimmer(repository, workers).look() == 0
+        assert await ArenaTrimmer(repository, workers).check() == 0
 
     asyncio.run(test())

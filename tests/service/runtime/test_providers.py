@@ -9,7 +9,7 @@ import pytest
 
 from normfold.service.runtime.providers import cuda, openvino, tensorrt
 from normfold.service.runtime.providers.ort_messages import first_line, message_of
-from normfold.service.runtime.providers.placement import describe_placement
+from normfold.service.runtime.providers.placement import describe_nodes
 from normfold.service.runtime.providers.session_request import SessionRequest
 from normfold.service.runtime.providers.table import AUTO, AUTO_ORDER, PROVIDERS, short_name
 from normfold.service.runtime.session_factory import open_session
@@ -100,7 +100,7 @@ def test_cpu_takes_none_of_these(bundles: BundleWriter) -> None:
     ],
 )
 def test_placement_in_words(placement: dict[str, int], text: str) -> None:
-    assert describe_placement(placement) == text
+    assert describe_nodes(placement) == text
 
 
 @pytest.mark.parametrize(

@@ -36,23 +36,23 @@ def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
 
 
 def test_every_node_is_counted_where_it_runs(model: Path) -> None:
-    place = open_session(model, "cpu", 1).place
-    assert place.nodes == {"cpu": 2}
-    assert str(place) == "cpu: 2 nodes on cpu"
+    placement = open_session(model, "cpu", 1).placement
+    assert placement.nodes == {"cpu": 2}
+    assert str(placement) == "cpu: 2 nodes on cpu"
 
 
 def test_a_placement_that_is_not_told_is_not_guessed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = onnxruntime.InferenceSession.__mro__[1]
     monkeypatch.delattr(older, "get_provider_graph_assignment_info")
-    place = open_session(model, "cpu", 1).place
-    assert place.nodes is None
-    assert str(place) == "cpu"
-    assert not place.left_on_cpu
+    placement = open_session(model, "cpu", 1).placement
+    assert placement.nodes is None
+    assert str(placement) == "cpu"
+    assert not placement.left_on_cpu
 
 
 def test_auto_takes_the_cpu_where_there_is_no_cuda(model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = open_session(model, "auto", 1).place
-    assert (place.provider, place.left_on_cpu) == ("cpu", False)
+    placement = open_session(model, "auto", 1).placement
+    assert (placement.provider, placement.left_on_cpu) == ("cpu", False)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -90,8 +90,8 @@ def test_a_network_that_cuda_runs_whole_is_not_left_on_the_cpu(
     model: Path, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend()
-    place = open_session(model, "auto", 1).place
-    assert (place.provider, place.left_on_cpu) == ("cuda", False)
+    placement = open_session(model, "auto", 1).placement
+    assert (placement.provider, placement.left_on_cpu) == ("cuda", False)
     assert not caplog.records
 
 
@@ -240,7 +240,7 @@ def test_service_says_where_nodes_run_and_with_which_options(
 ) -> None:
     pretend(nodes={CUDA: 120, CPU: 3})
     bundles.digits()
-    with caplog.at_level(logging.INFO, "normfold.service.repository.repository"):
+    with caplog.at_level(logging.INFO, "normfold.service.repository"):
         client = start(bundles.root, provider="cuda", provider_options={"gpu_mem_limit": 1000}, device_id=0).client
     assert "digits/1 is ready on cuda: 120 nodes on cuda, 3 on cpu (" in caplog.text
     config = client.get("/v2/models/digits/config").json()

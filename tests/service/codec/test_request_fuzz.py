@@ -63,7 +63,7 @@ SEEN: Counter[str] = Counter()
 def read(sent: Sent, ports: ModelSignature) -> InferRequest:
     """Read a request as the infer route does."""
     body = decompress(memoryview(sent.body), sent.encoding, LIMIT) if sent.encoding else memoryview(sent.body)
-    model: Any = SimpleNamespace(ports=ports)
+    model: Any = SimpleNamespace(signature=ports)
     with usual_depth():
         return exchange.decode(body, sent.front, model, RequestTrace("fuzz"))
 

@@ -39,7 +39,7 @@ def roll_back(repository: Path, name: str, to: int | None = None, say: Say = sil
         say: called with what is being done, in words.
 
     Raises:
-        UnknownModelError, UnknownVersionError: there is no such model or version.
+        NoModelError, UnknownVersionError: there is no such model or version.
         VersionChoiceError: it is the newest version already, or there is none before the newest.
         DamagedVersionError: the version is not what was exported; nothing was written.
         ReadError, WriteError: the repository cannot be read or written.

@@ -7,13 +7,13 @@ rejected, whatever the router makes of it: without a valid key like every other 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from math import ceil
 from typing import Literal, Protocol
 
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import Key, Scope
 from normfold.service.auth.rate_limit import RateLimiter
+from normfold.service.codec.headers import Headers
 from normfold.service.errors import RateError, RequestError, ScopeError, UnauthenticatedError, UnknownPathError
 
 RequiredScope = Scope | Literal["public"]
@@ -51,7 +51,7 @@ class Authorizer:
     def __init__(self, key_store: KeyStore, limiter: RateLimiter) -> None:
         self._key_store, self._limiter = key_store, limiter
 
-    def check(self, path: str, headers: Mapping[bytes, bytes], trace: KeyHolder) -> RequestError | None:
+    def check(self, path: str, headers: Headers, trace: KeyHolder) -> RequestError | None:
         """Check a request's key, scope and rate.
 
         Args:
@@ -79,7 +79,7 @@ class Authorizer:
         return None
 
 
-def _read_key(headers: Mapping[bytes, bytes]) -> bytes:
+def _read_key(headers: Headers) -> bytes:
     """Return the key that a request was sent with; empty if there is none."""
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 from time import monotonic, perf_counter, time_ns
 from typing import Any
@@ -28,7 +28,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.types import Scope
 
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace
 
@@ -40,9 +39,9 @@ REPEAT_AFTER_S = 60.0
 
 _MAX_TRACESTATE_BYTES = 512
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-_INFER = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
-_INFER_PATH = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
-"""Requests to infer are answered before the framework's router, which would name their route."""
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""The headers of a request, in order and with duplicates."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +70,24 @@ class Spans:
         """Return the id of a trace that begins here, 32 hexadecimal digits."""
         return os.urandom(16).hex()
 
-    def record(self, trace: RequestTrace, scope: Scope) -> None:
-        """Make the spans of a request that was answered, or whose client disconnected."""
+    def record(self, trace: RequestTrace, headers: RawHeaders, scheme: str | None, route: str | None) -> None:
+        """Make the spans of a request that was answered, or whose client disconnected.
+
+        Args:
+            trace: the request.
+            headers: `traceparent` and `tracestate` name its parent span.
+            scheme: http or https.
+            route: template of its path; None for an unknown path.
+        """
         offset = time_ns() - int(1e9 * perf_counter())  # computed each time: the wall clock may be set
-        route, status = _route(scope), trace.status
+        status = trace.status
         method = trace.method if trace.method in _METHODS else "HTTP"
         self._ids.trace_id = trace.trace_id
         span = self._tracer.start_span(
             f"{method} {route}" if route else method,
-            self._parent(scope),
+            self._parent(headers),
             SpanKind.SERVER,
-            _attributes(trace, scope, route),
+            _attributes(trace, scheme, route),
             start_time=_wall(trace.started, offset),
         )
         if span.is_recording():
@@ -103,10 +109,10 @@ class Spans:
             logger.warning("The collector did not accept the last spans within %g s; they are lost.", FLUSH_TIMEOUT_S)
             self._exporter.shutdown()  # stops its retries
 
-    def _parent(self, scope: Scope) -> Context:
+    def _parent(self, headers: RawHeaders) -> Context:
         """Return the context of the parent span that the request's headers name; an empty one if they are malformed."""
         carrier: dict[str, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"traceparent":
                 carrier["traceparent"] = value.decode("latin-1")
             elif name == b"tracestate":  # may be given in several headers
@@ -165,21 +171,14 @@ def _limit_log_lines() -> None:
         source.propagate = False
 
 
-def _route(scope: Scope) -> str | None:
-    """Return the route's path template; None for an unknown path."""
-    if scope["method"] == "POST" and (match := _INFER_PATH.fullmatch(scope["path"])) is not None:
-        return _INFER[match[1] is not None]
-    return getattr(scope.get("route"), "path", None)
-
-
-def _attributes(trace: RequestTrace, scope: Scope, route: str | None) -> dict[str, Any]:
+def _attributes(trace: RequestTrace, scheme: str | None, route: str | None) -> dict[str, Any]:
     """Return the attributes of a request's span, without the query string, which may hold anything."""
     known = trace.method in _METHODS
     found: dict[str, Any] = {
         "http.request.method": trace.method if known else "_OTHER",
         "http.request.method_original": None if known else trace.method,
         "url.path": trace.path,
-        "url.scheme": scope.get("scheme"),
+        "url.scheme": scheme,
         "http.route": route,
         "http.response.status_code": None if trace.status == CLIENT_DISCONNECTED else trace.status,
         "normfold.request_id": trace.request_id,

@@ -6,11 +6,11 @@ import os
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
 from itertools import count
 from time import perf_counter, time
 from typing import Protocol
 
+from normfold.service.codec.headers import Headers
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.stats import SECONDS, ModelStats
 
@@ -44,7 +44,7 @@ class Telemetry:
         self._ids = count(1)
         self._id_prefix = os.urandom(6).hex()
 
-    def request_id(self, headers: Mapping[bytes, bytes]) -> str:
+    def request_id(self, headers: Headers) -> str:
         """Return the request's X-Request-Id header if it is valid, otherwise a new id."""
         given = headers.get(b"x-request-id")
         if given is not None and _VALID_REQUEST_ID.fullmatch(given):

@@ -6,33 +6,23 @@ Callers know neither threads nor ONNX Runtime.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
 from time import perf_counter
-from typing import Protocol
 
 from normfold.contract.manifest import Manifest
 from normfold.service.batching.batch import QueuedRequest, Results
 from normfold.service.batching.batcher import Batcher
+from normfold.service.batching.client import Client
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.codec.request import ModelSignature
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.errors import ClientDisconnectedError, InvalidRequestError, ResponseTooLargeError
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.stats import ModelStats
 from normfold.service.runtime.session import Array, Session
-
-
-class ClientConnection(Protocol):
-    """The connection that a request came by."""
-
-    on_lost: Callable[[], None] | None
-    """Called when the client disconnects."""
-
-    is_lost: bool
-    """Whether the client has disconnected."""
 
 
 def row_bytes(manifest: Manifest) -> dict[str, int]:
@@ -149,7 +139,7 @@ class Model:
                 raise ResponseTooLargeError(size, self.max_response_bytes)
         return request
 
-    def submit(self, request: QueuedRequest, connection: ClientConnection | None = None) -> asyncio.Future[Results]:
+    def submit(self, request: QueuedRequest, client: Client | None = None) -> asyncio.Future[Results]:
         """Queue a request; it is cancelled if its client disconnects.
 
         Returns:
@@ -160,28 +150,28 @@ class Model:
             QueueFullError: the queue is full.
             ClientDisconnectedError: the client has disconnected already.
         """
-        _require_client(connection)
+        _require_client(client)
         future = self.batcher.submit(request)
-        self._on_queued(request, connection)
+        self._on_queued(request, client)
         return future
 
-    def enqueue(self, request: QueuedRequest, connection: ClientConnection | None = None) -> None:
+    def enqueue(self, request: QueuedRequest, client: Client | None = None) -> None:
         """Queue a request that has a future, as `submit` does.
 
         Raises:
             QueueFullError: the queue is full.
             ClientDisconnectedError: the client has disconnected already.
         """
-        _require_client(connection)
+        _require_client(client)
         self.batcher.enqueue(request)
-        self._on_queued(request, connection)
+        self._on_queued(request, client)
 
     async def infer(
         self,
         tensors: Mapping[str, Array],
         outputs: Sequence[str],
         trace: RequestTrace | None = None,
-        connection: ClientConnection | None = None,
+        client: Client | None = None,
     ) -> Results:
         """Run tensors with the default timeout: `make_request` and `submit` in one.
 
@@ -189,7 +179,7 @@ class Model:
             tensors: in the datatypes and shapes of the manifest.
             outputs: names of those to compute.
             trace: gets the queued request; of several for one HTTP request, their times together.
-            connection: the client's.
+            client: waits for the results; a disconnect cancels the request.
 
         Returns:
             Output name to array.
@@ -199,9 +189,9 @@ class Model:
         """
         request = self.make_request(tensors, outputs)
         if trace is None:
-            return await self.submit(request, connection)
+            return await self.submit(request, client)
         before, trace.queued_request = trace.queued_request, trace.queued_request or request
-        results = await self.submit(request, connection)
+        results = await self.submit(request, client)
         trace.queued_request = request if before is None else before.followed_by(request)
         return results
 
@@ -216,10 +206,10 @@ class Model:
         if self.drift_monitor is not None:
             self.drift_monitor.save_and_close()
 
-    def _on_queued(self, request: QueuedRequest, connection: ClientConnection | None) -> None:
+    def _on_queued(self, request: QueuedRequest, client: Client | None) -> None:
         """Cancel the request if its client disconnects, and offer its tensors to the drift monitor."""
-        if connection is not None:
-            connection.on_lost = partial(self.batcher.cancel, request)
+        if client is not None:
+            client.on_disconnect = partial(self.batcher.cancel, request)
         if self.drift_monitor is not None:
             self.drift_monitor.offer(request.tensors, request.queued_at)
 
@@ -236,6 +226,6 @@ class Model:
         return rows if rows > 0 else None
 
 
-def _require_client(connection: ClientConnection | None) -> None:
-    if connection is not None and connection.is_lost:
+def _require_client(client: Client | None) -> None:
+    if client is not None and client.is_disconnected:
         raise ClientDisconnectedError

@@ -17,7 +17,7 @@ from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_moni
 from normfold.contract.samples import drift_folder
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
-from normfold.service.codec.request import fits
+from normfold.service.codec.signature import shape_matches
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer
@@ -131,7 +131,7 @@ def _check_consistency(manifest: Manifest) -> None:
         if not manifest.takes_pixels and datatypes[0] not in ("FP16", "FP32", "FP64"):
             raise BundleLoadError(f"Preprocessing makes numbers with fractions, the network takes {datatypes[0]}.")
         shape, sample = manifest.inputs[0].shape, preprocessing.sample_shape
-        if not fits(sample, shape[1:]):
+        if not shape_matches(sample, shape[1:]):
             raise BundleLoadError(
                 f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}."
             )

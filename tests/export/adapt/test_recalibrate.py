@@ -19,7 +19,7 @@ from normfold.export.errors import (
     MovingSamplesError,
     NotAdaptableError,
     SampleError,
-    StatisticsError,
+    SampleStatisticsError,
     TrainingModeError,
 )
 from normfold.export.onnx_io.model_file import load_model, save_model
@@ -335,7 +335,7 @@ def test_statistics_beyond_their_dtype_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["e"]), batchnorm("e", "y")]
     constants = statistics(np.random.default_rng(0), 2, dtype=np.float32)
     proto = model(nodes, {"x": ["n", 2]}, ["y"], constants, dtype=np.float32)
-    with pytest.raises(StatisticsError, match="drive BatchNormalization 'bn' beyond"):
+    with pytest.raises(SampleStatisticsError, match="drive BatchNormalization 'bn' beyond"):
         adapted(proto, samples(x=np.full((COUNT, 2), 1e4, np.float32)), tmp_path)
 
 

@@ -21,6 +21,7 @@ from normfold.service.observability.access_log import LoggerAccessLog
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.repository import repository as repository_module
 from normfold.service.repository import version_switch
+from normfold.service.repository.loader import read_bundle
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
@@ -194,7 +195,7 @@ def break_independence(bundles: BundleWriter, folder: Path) -> None:
     bundles.write("broken", 1, [node], values[:1], values[1:], {"axes": np.array([0], np.int64)}, batchable=True)
 
 
-BREAKS = {
+BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
     break_missing_file: "The file 'model.onnx' cannot be read: No such file or directory.",
     break_pipe: "'model.onnx' is not a plain file.",
     break_changed_file: "The file 'model.onnx' is not the one that was exported",
@@ -233,7 +234,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
 def test_broken_bundle_is_unavailable_with_its_reason_and_harms_no_other(
-    bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[Any, Path], None]
+    bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[BundleWriter, Path], None]
 ) -> None:
     bundles.digits(name="healthy")
     damage(bundles, bundles.digits(name="broken"))
@@ -408,7 +409,7 @@ def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
             raise ZeroDivisionError("planted")
         return right(folder, *rest)
 
-    right = version_switch.read_bundle
+    right = read_bundle
     monkeypatch.setattr(version_switch, "read_bundle", die)
     bundles.digits(name="broken")
     bundles.digits(name="healthy")
@@ -422,7 +423,7 @@ def test_service_is_live_while_models_load(
     bundles: BundleWriter, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    right = version_switch.read_bundle
+    right = read_bundle
 
     def wait(*arguments: Any) -> Any:
         assert go_on.wait(timeout=30)

@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until_ready
 
 HAS_GPU = Path("/dev/nvidiactl").exists() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU and the extra 'gpu'")
+pytestmark = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU, or not the extra 'gpu'")
 
 
 @pytest.fixture
@@ -37,18 +37,18 @@ def model(bundles: BundleWriter) -> Path:
 def test_cuda_is_got_with_the_options_that_were_asked_for(
     model: Path, provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = open_session(model, provider, 1).place
-    assert place.provider == "cuda"
-    assert place.nodes is None or place.nodes["cuda"] > 0
-    assert place.options["cudnn_conv_algo_search"] == "HEURISTIC"
-    assert place.options["use_tf32"] == "0"
-    assert not place.runs_on_host
+    placement = open_session(model, provider, 1).placement
+    assert placement.provider == "cuda"
+    assert placement.nodes is None or placement.nodes["cuda"] > 0
+    assert placement.options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert placement.options["use_tf32"] == "0"
+    assert not placement.runs_on_host
     assert capfd.readouterr().err == ""
 
 
 def test_memory_limit_is_in_force(model: Path) -> None:
-    place = open_session(model, "cuda", 1, {"gpu_mem_limit": "268435456"}).place
-    assert place.options["gpu_mem_limit"] == "268435456"
+    placement = open_session(model, "cuda", 1, {"gpu_mem_limit": "268435456"}).placement
+    assert placement.options["gpu_mem_limit"] == "268435456"
 
 
 def convolutions(bundles: BundleWriter) -> Path:

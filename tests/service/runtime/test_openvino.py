@@ -15,7 +15,7 @@ from tests.support.service import StartService
 
 HAS_OPENVINO = "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra 'openvino' in place of 'cpu'")
+pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="no OpenVINO (the extra 'openvino' in placement of 'cpu')")
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def model(bundles: BundleWriter) -> Path:
 
 
 def test_openvino_is_got_and_takes_the_nodes(model: Path) -> None:
-    place = open_session(model, "openvino", 1).place
-    assert place.provider == "openvino"
-    assert place.nodes == {"openvino": 2}
-    assert place.options["precision"] == "FP32"
-    assert place.runs_on_host
+    placement = open_session(model, "openvino", 1).placement
+    assert placement.provider == "openvino"
+    assert placement.nodes == {"openvino": 2}
+    assert placement.options["precision"] == "FP32"
+    assert placement.runs_on_host
 
 
 def test_answers_are_those_of_the_cpu(model: Path) -> None:

@@ -29,8 +29,8 @@ class ModelRepository:
 
     def __init__(self, settings: Settings) -> None:
         from normfold.service.batching.thread_pool import ThreadPool
-        from normfold.service.observability.access_log import LogLines
-        from normfold.service.observability.request_trace import Telemetry
+        from normfold.service.observability.access_log import LoggerAccessLog
+        from normfold.service.observability.telemetry import Telemetry
         from normfold.service.repository.repository import Repository
         from normfold.service.runtime.cpu_limits import share_of_processors
 
@@ -39,7 +39,7 @@ class ModelRepository:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="normfold-repository", daemon=True)
         self._thread.start()
-        self._repository = Repository(settings, self._threads, Telemetry(LogLines()))
+        self._repository = Repository(settings, self._threads, Telemetry(LoggerAccessLog()))
         try:
             self._run(self._repository.load())
             if self._repository.problem is not None:

@@ -32,10 +32,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 FRUGAL = f"""
 import os, signal
-from normfold.service.runtime.malloc import give_back
+from normfold.service.runtime.malloc import release_memory
 
 def give(*_):
-    give_back()
+    release_memory()
     os.write(1, b"given\\n")
 
 signal.signal(signal.SIGUSR1, give)

@@ -36,8 +36,8 @@ class ModelRepository:
 
     def __init__(self, settings: Settings) -> None:
         from normfold.service.batching.thread_pool import ThreadPool
-        from normfold.service.observability.access_log import LogLines
-        from normfold.service.observability.request_trace import Telemetry
+        from normfold.service.observability.access_log import LoggerAccessLog
+        from normfold.service.observability.telemetry import Telemetry
         from normfold.service.repository.repository import Repository
         from normfold.service.runtime.cpu_limits import share_of_processors
 
@@ -46,7 +46,7 @@ class ModelRepository:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="normfold-repository", daemon=True)
         self._thread.start()
-        self._repository = Repository(settings, self._threads, Telemetry(LogLines()))
+        self._repository = Repository(settings, self._threads, Telemetry(LoggerAccessLog()))
         try:
             self._run(self._repository.load())
             if self._repository.problem is not None:
@@ -207,11 +207,11 @@ class RepositoryModel:
             return [to_prediction(one) for one in await predict(model, instances)]
 
     async def _classify(self, picture: bytes, top: int, version: int | None) -> list[ClassProbability]:
-        from normfold.service.inference.predict import predict, rank_classes, read_picture
+        from normfold.service.inference.predict import predict, rank_classes, read_image
 
         with self._find(version) as model:
             limit = self._of._settings.max_image_pixels
-            instances = await self._of._threads.call(read_picture, picture, model, limit)
+            instances = await self._of._threads.call(read_image, picture, model, limit)
             [prediction] = await predict(model, instances)
             ranked = rank_classes(prediction, model.manifest.card.labels or (), top)
         return [ClassProbability(**one) for one in ranked]

@@ -114,13 +114,13 @@ def adapt(
 
     Example:
         >>> import normfold
-        >>> normfold.adapt("model_repository", "digits", "pictures/").exported.path
+        >>> normfold.adapt("model_repository", "digits", "images/").exported.path
         PosixPath('model_repository/digits/2')
 
     Args:
         repository: folder of models.
         name: of the model.
-        samples: unlabelled, in the order in which they came: a folder of pictures, an .npz (raw inputs "x", or tensors
+        samples: unlabelled, in the order in which they came: a folder of images, an .npz (raw inputs "x", or tensors
             by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
         prior: for how many samples the statistics of training count; 16 without it.
         version: to adapt; the newest without it.

@@ -116,9 +116,12 @@ def test_classify_takes_pixels_bytes_and_paths(client: normfold.Client, tmp_path
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("none.png", "'none.png' cannot be read: No such file"), (np.zeros((4, 4)), "dtype float64 and shape .* no image")],
+    [
+        ("none.png", "'none.png' cannot be read: No such file"),
+        (np.zeros((4, 4)), "dtype float64 and shape .* no image"),
+    ],
 )
-def test_classify_rejects_what_is_no_picture(client: normfold.Client, given: Any, message: str) -> None:
+def test_classify_rejects_an_input_that_is_no_image(client: normfold.Client, given: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         client.classify("digits", given)
 

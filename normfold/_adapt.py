@@ -124,7 +124,7 @@ def adapt(
             by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
         prior: for how many samples the statistics of training count; 16 without it.
         version: to adapt; the newest without it.
-        as_tensors: whether an .npz holds tensors; the names of its arrays tell without it.
+        as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         inputs: an .npz to verify with, one array for each input; random inputs without it.
         dry_run: write nothing; `publish` of the result does.
         progress: True shows each step on standard error; a function is called with each step, in words.

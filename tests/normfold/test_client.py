@@ -231,7 +231,7 @@ def test_key_opens_the_service(bundles: BundleWriter, start: StartService, tmp_p
     _, key = create_key(tmp_path / "keys.json", "test", ["infer"])
     url = str(start(bundles.root, keys=tmp_path / "keys.json").client.base_url)
     with normfold.Client(url) as client:
-        wait_for(client.ready)  # without a key it is not said that models are still being loaded
+        wait_for(client.ready)  # without a key the reason is not in the answer
         with pytest.raises(ResponseError, match="This needs a key") as caught:
             client.predict("digits", PICTURES)
     assert caught.value.status == 401

@@ -160,7 +160,7 @@ def test_create_app_is_the_service(repository: Path) -> None:
     assert len(answer["predictions"]) == 2
 
 
-def test_app_is_told_apart_as_asgi_3(repository: Path) -> None:
+def test_app_is_recognised_as_asgi_3(repository: Path) -> None:
     app = normfold.create_app(repository, provider="cpu")
     assert asyncio.iscoroutinefunction(app.__call__)
 

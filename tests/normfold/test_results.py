@@ -102,7 +102,7 @@ def changed(net: Path) -> Path:
     return net.with_name("changed.onnx")
 
 
-def test_verify_tells_equal_models_from_different_ones(net: Path) -> None:
+def test_verify_distinguishes_equal_from_different_models(net: Path) -> None:
     normfold.fold(net, net.with_name("folded.onnx"))
     right, wrong = normfold.verify(net, net.with_name("folded.onnx")), normfold.verify(net, changed(net))
 

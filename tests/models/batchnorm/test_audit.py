@@ -65,6 +65,7 @@ def of_layer(audit: Audit, layer: str) -> dict[str, Finding]:
     return {finding.code: finding for finding in audit.findings if finding.layer == layer}
 
 
+@pytest.mark.slow
 def test_nothing_is_found_of_a_network_trained_on_the_digits(trained: Path) -> None:
     subject, _ = subject_of_run(trained, None)
     audit = audit_network(subject)

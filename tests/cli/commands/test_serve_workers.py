@@ -82,7 +82,7 @@ def test_they_are_one_service(identity_repository: Path, tmp_path: Path) -> None
         assert process.returncode == 0
     assert "Traceback" not in log
     lines = [json.loads(line) for line in log.splitlines()]
-    assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
+    assert [line["level"] for line in lines if "this one replaces it" in line["message"]] == ["warning"]
 
 
 def test_failed_loads_of_all_are_counted_and_outlast_the_worker(identity_repository: Path) -> None:

@@ -95,7 +95,7 @@ class InferCall:
         trace, resources = self.trace, self._resources
         model = resources.repository.find(reference.model, reference.version)
         trace.model, trace.version = model.name, model.version
-        model.batcher.refuse_if_full()
+        model.batcher.require_capacity()
         check_declared_length(self.headers, resources.max_body_bytes)
         self.json_length = read_json_length(self.headers)
         model.in_use += 1
@@ -112,7 +112,7 @@ class InferCall:
         Raises:
             InvalidRequestError: it is not an infer request, or does not fit the model.
         """
-        self._request = decode_body(body, self.json_length, self._model.ports, self.trace)
+        self._request = decode_body(body, self.json_length, self._model.signature, self.trace)
         self.trace.decoded = perf_counter()
 
     async def decode_async(self, body: memoryview) -> None:
@@ -126,7 +126,8 @@ class InferCall:
         if (encoding := self.headers.get(b"content-encoding")) is not None:
             limit = resources.max_body_bytes
             body = await resources.thread_pool.parse(4 * len(body), decompress, body, encoding, limit)
-        is_small_json = json_length is not None and json_length <= INLINE_BYTES and not self._model.ports.has_text_input
+        has_text = self._model.signature.has_text_input
+        is_small_json = json_length is not None and json_length <= INLINE_BYTES and not has_text
         if len(body) <= INLINE_BYTES or is_small_json:  # binary tensors are not copied, however large
             self.decode(body)
         else:
@@ -142,12 +143,12 @@ class InferCall:
             UnloadedError: the model was unloaded.
         """
         request = self._request
-        job = self._model.job(request.tensors, request.output_names, request.timeout_s, request.urgent)
-        job.future, self.trace.job = future, job
+        queued = self._model.make_request(request.tensors, request.output_names, request.timeout_s, request.urgent)
+        queued.future, self.trace.queued_request = future, queued
         try:
-            self._model.enqueue(job, client)
+            self._model.enqueue(queued, client)
         except NormfoldError:
-            job.future = None  # the future may refer to this call: without it they form no reference cycle
+            queued.future = None  # the future may refer to this call: without it they form no reference cycle
             raise
 
     async def run(self, client: Client | None) -> Results:

@@ -20,7 +20,8 @@ from normfold.service.codec.headers import Headers
 from normfold.service.error_responses import describe_error, describe_fault, log_fault
 from normfold.service.inference.response import JSON_TYPE, Response
 from normfold.service.logs import REQUEST_ID, TRACE_ID
-from normfold.service.observability.request_trace import RequestTrace, Telemetry
+from normfold.service.observability.request_trace import RequestTrace
+from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import read_trace_id
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class RequestSteps:
         Raises:
             UnauthenticatedError, ScopeError, RateError, UnknownPathError: the request is not allowed.
         """
-        if self._authorizer is not None and (error := self._authorizer.refusal(trace.path, headers, trace)) is not None:
+        if self._authorizer is not None and (error := self._authorizer.check(trace.path, headers, trace)) is not None:
             raise error
 
     def end(

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.errors import ModelUnavailableError
+from normfold.service.repository.entry import Entry
 from normfold.service.repository.loaded_model import Model
-from normfold.service.repository.repository import Entry, Repository
+from normfold.service.repository.repository import Repository
 from normfold.service.repository.version_policy import VersionPolicy
 from normfold.service.routes.examples import DIGIT
 from normfold.service.routes.paths import add_model_route, describe_responses, find_model
@@ -112,18 +113,18 @@ def _configure(model: Model, versions: VersionPolicy) -> dict[str, Any]:
         "dynamic_batching": {
             "max_queue_delay_microseconds": int(1e6 * policy.delay_s),
             "default_queue_policy": {
-                "default_timeout_microseconds": int(1e6 * model.timeouts.usual_s),
+                "default_timeout_microseconds": int(1e6 * model.timeouts.default_s),
                 "max_queue_size": policy.queue_capacity,
             },
         },
-        "instance_group": [{"count": 1, "kind": "KIND_CPU" if model.session.place.runs_on_host else "KIND_GPU"}],
+        "instance_group": [{"count": 1, "kind": "KIND_CPU" if model.session.placement.runs_on_host else "KIND_GPU"}],
         "parameters": {name: {"string_value": text} for name, text in _parameters(model).items()},
     }
 
 
 def _parameters(model: Model) -> dict[str, str]:
     """Return a model's provider and options; the protocol's parameters are strings."""
-    policy, place = model.batcher.policy, model.session.place
+    policy, place = model.batcher.policy, model.session.placement
     parameters = {"provider": place.provider, "runs_on_event_loop": str(policy.inline).lower()}
     if policy.sizes:
         parameters["batch_sizes"] = ", ".join(map(str, policy.sizes))
@@ -145,7 +146,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
     card = model.manifest.card
     return {
         "provider": model.session.provider,
-        "nodes": model.session.place.nodes,
+        "nodes": model.session.placement.nodes,
         "inputs": _describe_values(model.manifest.inputs),
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,

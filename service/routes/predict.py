@@ -116,7 +116,7 @@ def _admit(request: Request, repository: Repository) -> Model:
     model = find_model(request, repository)
     trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
     trace.model, trace.version = model.name, model.version
-    model.batcher.refuse_if_full()
+    model.batcher.require_capacity()
     return model
 
 

@@ -247,41 +247,44 @@ _COUNTED: dict[str, Schema] = {
         }
     ),
     "Statistics": _response_object({"model_stats": _list(ref("ModelStatistics"))}),
-    "ShiftedChannel": _response_object({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
-    "ShiftedLayer": _response_object(
+    "ChannelDrift": _response_object({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
+    "LayerDrift": _response_object(
         {
             "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},
             "score": {**_REAL, "description": "Divergence from its statistics, in nats."},
             "threshold": {"type": ["number", "null"], "description": "Of normal scores, one in a thousand is above."},
-            "shifted": _MAYBE,
-            "worst_channels": _list(ref("ShiftedChannel")),
+            "drifted": _MAYBE,
+            "worst_channels": _list(ref("ChannelDrift")),
         }
     ),
     "Sampling": _response_object(
         {
-            "share": {**_REAL, "description": "Of one processor's time, the most that watching takes."},
-            "busy_share": {**_REAL, "description": "Likewise, while the process has little time to spare."},
+            "share": {**_REAL, "description": "Of one processor's time, the most that monitoring takes."},
+            "busy_share": {**_REAL, "description": "Likewise, while the process is busy."},
             "row_ms": {**_REAL, "description": "Processor time that a row takes."},
-            "most_rows_per_hour": {"type": ["integer", "null"]},
-            "most_windows_per_hour": {"type": ["number", "null"]},
+            "max_rows_per_hour": {"type": ["integer", "null"]},
+            "max_windows_per_hour": {"type": ["number", "null"]},
         }
     ),
     "DriftScore": _response_object(
         {
             "model_name": _TEXT,
             "model_version": _TEXT,
-            "watched": _FLAG,
-            "shifted": _MAYBE,
-            "rows": {**_COUNT, "description": "Looked at so far; those of one request count as one of a window."},
-            "rows_not_finite": {**_COUNT, "description": "Of which nothing can be said, beside them."},
-            "window_rows": {**_COUNT, "description": "That a score is made of."},
-            "window_fill": {**_REAL, "description": "Part of a window that was seen, 0 to 1."},
-            "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds come from."},
-            "layers": _list(ref("ShiftedLayer")),
+            "monitored": _FLAG,
+            "drifted": _MAYBE,
+            "rows": {**_COUNT, "description": "Sampled so far; those of one request count as one row of a window."},
+            "rows_not_finite": {
+                **_COUNT,
+                "description": "Sampled rows whose statistics are not finite; not in rows.",
+            },
+            "window_rows": {**_COUNT, "description": "Rows of the window that a score is computed over."},
+            "window_fill": {**_REAL, "description": "Part of a window that is filled, 0 to 1."},
+            "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds were computed from."},
+            "layers": _list(ref("LayerDrift")),
             "sampling": ref("Sampling"),
         },
         *("rows", "rows_not_finite", "window_rows", "window_fill", "calibration_rows", "layers", "sampling"),
-        description="How far recent inputs are from those of training; without `watched`, nobody looks.",
+        description="Drift of recent inputs from those of training; nothing else is given where `monitored` is false.",
     ),
 }
 

@@ -21,7 +21,7 @@ def describe_keys(document: dict[str, Any]) -> None:
     }
     for path, operations in document["paths"].items():
         scope = required_scope(path)
-        if scope == "nothing":
+        if scope == "public":
             continue
         for operation in operations.values():
             operation["security"] = [{_SCHEME: []}]

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.service.observability.metrics import CONTENT_TYPE, Metrics
-from normfold.service.observability.request_trace import Histogram, ModelStats
+from normfold.service.observability.stats import Histogram, ModelStats
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 from normfold.service.workers.coordinator import Coordinator
@@ -57,13 +57,13 @@ def statistics_routes(repository: Repository, coordinator: Coordinator, metrics:
             for number in versions
             if versions[number].model
         ]
-        sums = coordinator.models()
+        sums = coordinator.stats()
         return JSONResponse({"model_stats": [_describe(*one, sums[one]) for one in ready]})
 
     async def model_statistics(request: Request) -> JSONResponse:
         """Counts and durations of one version: `inference_count` are rows, `execution_count` runs of the network."""
         model = find_model(request, repository)
-        stats = coordinator.models()[model.name, model.version]
+        stats = coordinator.stats()[model.name, model.version]
         return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
 
     responses = describe_responses("Statistics", 404, example=_EXAMPLE)
@@ -87,7 +87,7 @@ def _describe(name: str, version: int, stats: ModelStats) -> dict[str, Any]:
         "version": str(version),
         "last_inference": int(1000 * stats.last_at),
         "inference_count": stats.rows,
-        "execution_count": stats.run_rows.count,
+        "execution_count": stats.batch_rows.count,
         "inference_stats": {
             "success": total,
             "fail": {"count": failed, "ns": _ns(stats.failed_seconds)},

@@ -97,5 +97,5 @@ def test_large_body_over_the_byte_budget_is_rejected_before_it_is_read(
 
 def wait_until_in_flight(service: Service) -> None:
     """Wait until the service has a request in flight besides the one that asks."""
-    while "normfold_in_flight 2.0" not in service.client.get("/metrics").text:
+    while "normfold_requests_in_flight 2.0" not in service.client.get("/metrics").text:
         pass

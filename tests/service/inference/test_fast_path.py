@@ -145,7 +145,7 @@ def test_fast_path_and_asgi_count_and_log_alike(
     metrics = service.client.get("/metrics").text
     assert 'normfold_requests_total{model="digits",status="200",version="1"} 2.0' in metrics
     assert 'normfold_requests_total{model="digits",status="400",version="1"} 4.0' in metrics
-    assert "normfold_in_flight 1.0" in metrics
+    assert "normfold_requests_in_flight 1.0" in metrics
 
 
 def test_large_results_of_a_small_request_are_encoded_in_a_thread(

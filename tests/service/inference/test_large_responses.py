@@ -32,10 +32,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 FRUGAL = f"""
 import os, signal
-from normfold.service.runtime.malloc import give_back
+from normfold.service.runtime.malloc import release_memory
 
 def give(*_):
-    give_back()
+    release_memory()
     os.write(1, b"given\\n")
 
 signal.signal(signal.SIGUSR1, give)
@@ -113,6 +113,7 @@ def resident(statm: Path) -> int:
     return int(statm.read_text().split()[1]) * PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 def test_unread_response_is_held_once_and_its_memory_returned(bundles: BundleWriter, binary: bool) -> None:
     with serving_grow(bundles, FLOATS) as (service, grown):
@@ -123,6 +124,7 @@ def test_unread_response_is_held_once_and_its_memory_returned(bundles: BundleWri
         wait_for(lambda: grown() < 0.2 * ROW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # above and below what glibc returns by itself
 def test_memory_of_several_responses_is_returned_once_they_are_read(
@@ -155,6 +157,7 @@ def test_large_response_is_complete_as_bytes_and_as_json(bundles: BundleWriter, 
     np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
 
 
+@pytest.mark.slow
 def test_client_that_never_reads_is_disconnected_and_others_are_served(bundles: BundleWriter, tmp_path: Path) -> None:
     bundles.digits()
     log, patience = tmp_path / "access.log", {"NORMFOLD_RECEIVE_TIMEOUT_S": "0.5"}

@@ -127,7 +127,7 @@ class RequestCycle:
     def _head(self, status: int, headers: HeaderFields) -> list[bytes]:
         """Return the head of the response in pieces; headers that close the connection are obeyed."""
         self.response_started = True
-        if self.waits_for_continue:  # the client may send its body all the same, or not: nobody can tell
+        if self.waits_for_continue:  # the client may still send its body, or not: the next bytes are ambiguous
             self.keep_alive = self.waits_for_continue = False
         if status >= 400 and CLOSE in headers:
             self.keep_alive = False

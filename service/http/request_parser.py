@@ -123,7 +123,7 @@ class RequestParser:
 
     def _reset(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
-        # A request may follow one with `Connection: close`, before its response has told the client to stop.
+        # A request may follow one with `Connection: close`, before its response asks the client to stop.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _parse(self, data: bytes) -> bytes:

@@ -301,17 +301,17 @@ def test_closed_connections_leave_no_reference_cycles() -> None:
         await send(body_message(body))
 
     upgrade = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello"
-    with serving(app) as service:
-        exchange(service, LAST)
+    with serving(app) as running:
+        exchange(running, LAST)
         gc.collect()
         gc.disable()
         try:
             for sent in (LAST, GET + LAST, upgrade + LAST, b"malformed\r\n\r\n"):
-                exchange(service, sent)
-            with connect(service.client) as connection:
+                exchange(running, sent)
+            with connect(running.client) as connection:
                 connection.sendall(upgrade)
                 connection.recv(4096)
-            wait_for(lambda: not service.server.server_state.connections)
+            wait_for(lambda: not running.server.server_state.connections)
             left = [found for found in gc.get_objects() if isinstance(found, HttpProtocol | RequestCycle)]
         finally:
             gc.enable()

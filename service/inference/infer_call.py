@@ -27,7 +27,7 @@ from normfold.service.errors import InvalidRequestError
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.model_ref import ModelRef
 from normfold.service.inference.response import Response, are_large, to_compressed_response, to_response
-from normfold.service.inference.steps import fail
+from normfold.service.inference.steps import admit, fail
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
@@ -92,10 +92,8 @@ class InferCall:
             BodyTooLargeError: the declared length is over the limit.
             InvalidRequestError: the declared length of the JSON is no length.
         """
-        trace, resources = self.trace, self._resources
-        model = resources.repository.find(reference.model, reference.version)
-        trace.model, trace.version = model.name, model.version
-        model.batcher.require_capacity()
+        resources = self._resources
+        model = admit(resources.repository, reference, self.trace)
         check_declared_length(self.headers, resources.max_body_bytes)
         self.json_length = read_json_length(self.headers)
         model.in_use += 1

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from normfold.contract.errors import WriteError
 from normfold.contract.manifest import LARGEST_VERSION, FoldSummary, SourceCard, read_manifest
 from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import WriteError
 from normfold.service.app import create_app
 from normfold.service.repository.scan import scan
 from normfold.service.settings import Settings

@@ -4,10 +4,10 @@ NormfoldError (contract)
 ├── InputError
 │   ├── ModelFileError       the file is no ONNX model that can be read and checked
 │   ├── TrainingModeError    a BatchNormalization still learns its statistics
-│   ├── FeedError            no inputs can be made for the model, or the given ones do not fit
+│   ├── ModelInputError            no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
-│   ├── BundleError          the bundle cannot be written under this name and version
-│   ├── NotAdaptableError    the bundle's statistics cannot be re-estimated from its files
+│   ├── BundleExportError          the bundle cannot be written under this name and version
+│   ├── NotAdaptableError    the bundle's statistics cannot be recalibrated from its files
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is no folder
@@ -19,7 +19,7 @@ NormfoldError (contract)
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
 │   ├── DamagedVersionError  a version is not what was exported
-│   └── AdaptationError      the samples are no ground to re-estimate statistics on
+│   └── AdaptationError      the samples are no ground to recalibrate statistics on
 │       ├── SampleCountError     they are too few, or too many
 │       ├── AlikeSamplesError    they are all the same
 │       ├── MovingSamplesError   the first half of them is not like the second
@@ -55,7 +55,7 @@ class TrainingModeError(InputError):
         self.node = node
 
 
-class FeedError(InputError):
+class ModelInputError(InputError):
     """No inputs can be made for the model, or the given ones do not fit."""
 
 
@@ -63,12 +63,12 @@ class PixelError(InputError):
     """The model cannot take 8-bit pixels, or nothing says what becomes of them."""
 
 
-class BundleError(InputError):
+class BundleExportError(InputError):
     """The bundle cannot be written under this name and version."""
 
 
 class NotAdaptableError(InputError):
-    """The bundle's statistics cannot be re-estimated from its files."""
+    """The bundle's statistics cannot be recalibrated from its files."""
 
 
 class SampleError(InputError):
@@ -155,7 +155,7 @@ class DamagedVersionError(CheckError):
 
 
 class AdaptationError(CheckError):
-    """The samples are no ground to re-estimate statistics on; nothing was written."""
+    """The samples are no ground to recalibrate statistics on; nothing was written."""
 
 
 class SampleCountError(AdaptationError):

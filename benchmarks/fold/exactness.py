@@ -21,8 +21,8 @@ import onnx
 from benchmarks.fold.float64_reference import Array, check_against_onnx, run_in_double
 from benchmarks.fold.graphs import NAMES, write_graph
 from benchmarks.machine import machine_line
-from normfold.export.onnx_io.fold_file import fold_file
-from normfold.export.verify.inputs import random_feeds
+from normfold.export.files.fold_file import fold_file
+from normfold.export.verify.inputs import random_inputs
 from normfold.export.verify.runner import Runner
 
 MEDIAN_LIMIT = 1.0
@@ -56,7 +56,7 @@ def ratio(name: str, seed: int, folder: Path) -> float:
     folded = folder / "folded.onnx"
     fold_file(source, folded, proven=False)
     unfolded_run, folded_run = Runner(source), Runner(folded)
-    feeds = dict(random_feeds(unfolded_run.inputs, free_size=32, seed=seed))
+    feeds = dict(random_inputs(unfolded_run.inputs, free_size=32, seed=seed))
     truth = run_in_double(onnx.load(source), feeds)
     before, after = (distances(runner.run(feeds), truth) for runner in (unfolded_run, folded_run))
     print(f"{name}, seed {seed}: unfolded {before}, folded {after}", file=sys.stderr)

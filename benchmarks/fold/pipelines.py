@@ -67,7 +67,7 @@ def simplify(source: Path, target: Path) -> None:
 
 def normfold(source: Path, target: Path) -> None:
     """Fold and merge, verification apart."""
-    from normfold.export.onnx_io.fold_file import fold_file
+    from normfold.export.files.fold_file import fold_file
 
     fold_file(source, target, proven=False)
 

@@ -22,7 +22,7 @@ from normfold.display.terminal.fold import (
 )
 
 if TYPE_CHECKING:
-    from normfold.export.adapt.recalibrate import Layer
+    from normfold.export.adapt.recalibrate import RecalibratedLayer
 
 
 def adapt(
@@ -62,24 +62,24 @@ def adapt(
     Example: `normfold adapt model_repository/digits --samples pictures/`
     """
     require_export("normfold adapt")
-    from normfold.export.adapt.adapt import adapt as reestimate_bundle
+    from normfold.export.adapt.adapt import adapt as adapt_bundle
 
     with err.status("looking at the repository") as status:
-        adapting = reestimate_bundle(bundle.parent, bundle.name, samples, prior, version, tensors, status.update)
+        adapting = adapt_bundle(bundle.parent, bundle.name, samples, prior, version, tensors, status.update)
     for sentence in adapting.samples.warnings:
         warn(sentence)
-    layers, source = adapting.reestimation.layers, adapting.manifest
+    layers, source = adapting.recalibration.layers, adapting.manifest
     record = {
         "name": source.name,
         "from_version": source.version,
-        "samples": adapting.reestimation.samples,
+        "samples": adapting.recalibration.samples,
         "prior": prior,
         "layers": [_layer_record(layer) for layer in layers],
     }
     if not as_json:
         out.print(_table(layers))
     if dry_run:
-        adapting.reestimation.require()
+        adapting.recalibration.require()
         if as_json:
             print_json({**record, "version": None, "bundle": None})
         else:
@@ -100,12 +100,12 @@ def adapt(
     out.print(watch_sentence(exported.monitor, "samples"), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "
-        f"{adapting.reestimation.samples:,} samples.",
+        f"{adapting.recalibration.samples:,} samples.",
         markup=False,
     )
 
 
-def _table(layers: tuple[Layer, ...]) -> Table:
+def _table(layers: tuple[RecalibratedLayer, ...]) -> Table:
     """Return one row for each layer: how far its statistics moved, and how far the halves of the samples lie apart."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("BatchNormalization", overflow="fold")
@@ -118,19 +118,19 @@ def _table(layers: tuple[Layer, ...]) -> Table:
     ):
         table.add_column(name, justify="right")
     for layer in layers:
-        halves = max(layer.halves.means, layer.halves.variances, key=lambda gap: (gap.is_real, gap.z))
+        farther = max(layer.stability.means, layer.stability.variances, key=lambda gap: (gap.is_real, gap.z))
         table.add_row(
             Text(layer.node),
             str(layer.new.mean.size),
             f"{np.median(layer.moved):.2g}",
             f"{layer.moved.max():.2g}",
             f"{np.median(layer.variance_ratio):.2g}",
-            Text(f"{halves.gap:.2g}, {halves.z:.1f}", style="red" if halves.is_real else ""),
+            Text(f"{farther.gap:.2g}, {farther.z:.1f}", style="red" if farther.is_real else ""),
         )
     return table
 
 
-def _layer_record(layer: Layer) -> dict[str, Any]:
+def _layer_record(layer: RecalibratedLayer) -> dict[str, Any]:
     """Return plain types for JSON; `z` is null where chance does nothing."""
     return {
         "node": layer.node,
@@ -143,6 +143,6 @@ def _layer_record(layer: Layer) -> dict[str, Any]:
         },
         "halves": {
             name: {"gap": gap.gap, "z": gap.z if np.isfinite(gap.z) else None}
-            for name, gap in (("means", layer.halves.means), ("variances", layer.halves.variances))
+            for name, gap in (("means", layer.stability.means), ("variances", layer.stability.variances))
         },
     }

@@ -100,7 +100,7 @@ def _audit_onnx(given: Source, data: str | None) -> Audit:
     if data is not None:
         raise SourceError("--data goes with a run folder or module:factory; an ONNX file is judged by itself.")
     require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
-    from normfold.export.audit import audit_onnx
+    from normfold.export.files.audit_file import audit_onnx
 
     return audit_onnx(Path(given.text))
 

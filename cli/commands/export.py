@@ -94,7 +94,7 @@ def export(
     """
     require_export("normfold export")
     from normfold.cli.calibration_data import validation_rows
-    from normfold.export.bundle.calibrate import FEWEST_ROWS
+    from normfold.export.bundle.calibrate import MIN_ROWS
     from normfold.export.bundle.export import export_bundle
     from normfold.export.bundle.reservation import check_name
     from normfold.export.verify.runner import Engine
@@ -125,9 +125,7 @@ def export(
     if exported.verification.engine is Engine.REFERENCE:
         warn("ONNX Runtime cannot run this model on the CPU: the bundle is proven, but cannot be served there.")
     if held_out is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
-        warn(
-            f"The held-out inputs give no threshold: it takes {FEWEST_ROWS} rows, finite in each layer, not all alike."
-        )
+        warn(f"The held-out inputs give no threshold: it takes {MIN_ROWS} rows, finite in each layer, not all alike.")
     manifest, report = exported.manifest, exported.report
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:

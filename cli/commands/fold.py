@@ -59,8 +59,8 @@ def fold(
     if card is not None and input_ is None:
         raise InputError("--card goes with --input uint8: it says how pixels are standardised.")
     from normfold.contract.atomic_write import atomic_path
+    from normfold.export.files.fold_file import fold_file
     from normfold.export.graph.pixels import from_pixels
-    from normfold.export.onnx_io.fold_file import fold_file
 
     pixels = from_pixels(read_card(source, card).preprocessing) if input_ else None
 

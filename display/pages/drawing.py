@@ -169,8 +169,8 @@ def _batchnorm(mark: Mark, place: _Place, paths: Sequence[str], facts: Facts) ->
     outcome = entry.outcome.value
     into = f" into {', '.join(map(shortened, entry.into))}" if entry.into else ""
     says = f"BatchNormalization {shortened(entry.node)}: {outcome}{into}"
-    if entry.code:
-        says += f" ({entry.code})"
+    if entry.reason_code:
+        says += f" ({entry.reason_code})"
     shape = _diamond if outcome == "kept" else _disc
     drawn = join([element("title", says), *(empty("path", d=path) for path in paths), shape(place.x, place.y)])
     return element(

@@ -29,8 +29,8 @@ def entry_table(entries: Sequence[Entry]) -> Html:
 
 def _way(entry: Entry) -> Html:
     """Return the path to the nodes that took a BatchNormalization, or why it stays."""
-    if entry.code is not None:
-        return join([element("code", entry.code), " ", element("span", reason(entry))])
+    if entry.reason_code is not None:
+        return join([element("code", entry.reason_code), " ", element("span", reason(entry))])
     if not entry.into:
         return element("span", "It did nothing, and was taken out.")
     steps = [name(step) for step in entry.path if step not in entry.into]

@@ -143,8 +143,7 @@ def _marks(
     nodes: Sequence[ir.Node], operators: Sequence[str], reads: Sequence[tuple[int, ...]], report: FoldReport
 ) -> tuple[tuple[Mark, ...], tuple[Arc, ...]]:
     """Return a mark for each node, and an arc for each BatchNormalization and node that took it."""
-    from normfold.export.fold.batchnorm import is_batchnorm
-    from normfold.export.fold.rejection import node_label
+    from normfold.export.graph.nodes import is_batchnorm, node_label
 
     named: dict[str, list[int]] = defaultdict(list)
     for place, node in enumerate(nodes):

@@ -35,7 +35,7 @@ def pixel_sentence(found: PixelInput) -> str:
 
 def watch_sentence(monitor: Monitor | None, rows: str = "held-out rows") -> str:
     """Return what the service will watch of a bundle's inputs, and what its thresholds come from: `rows`."""
-    from normfold.export.bundle.calibrate import FEWEST_ROWS
+    from normfold.export.bundle.calibrate import MIN_ROWS
 
     if monitor is None:
         return "Its inputs are not watched."
@@ -44,7 +44,7 @@ def watch_sentence(monitor: Monitor | None, rows: str = "held-out rows") -> str:
     if monitor.calibration_rows:
         return f"Inputs are watched at {layers}; {monitor.calibration_rows} {rows} say what is normal there."
     return (
-        f"Inputs are watched at {layers}, but there are no thresholds, which take at least {FEWEST_ROWS} {rows}: "
+        f"Inputs are watched at {layers}, but there are no thresholds, which take at least {MIN_ROWS} {rows}: "
         "scores are shown, `shifted` stays null, and the alert cannot fire."
     )
 
@@ -81,7 +81,7 @@ def kept_by_reason(report: FoldReport) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in report.entries:
         if entry.outcome.value == "kept":
-            found.setdefault(entry.code or "unknown", []).append(entry)
+            found.setdefault(entry.reason_code or "unknown", []).append(entry)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 

@@ -1,4 +1,4 @@
-"""Statistics of every BatchNormalization, re-estimated from samples: layer after layer, each on what the corrected
+"""Statistics of every BatchNormalization, recalibrated from samples: layer after layer, each on what the corrected
 layers before it give.
 
     mean = (N · trained + n · sampled) / (N + n)        likewise the variance, biased
@@ -22,21 +22,21 @@ import onnx_ir.passes.common as common_passes
 from normfold.contract.atomic_write import os_errors_as_write_errors
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.activations import Activations, chunk_rows
-from normfold.export.adapt.sample_stability import Halves, compare_halves
+from normfold.export.adapt.sample_stability import SampleStability, measure_stability
 from normfold.export.adapt.samples import Samples
+from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import Statistics
 from normfold.export.errors import MovingSamplesError, NotAdaptableError, SampleError, StatisticsError
-from normfold.export.fold.affine import Array
-from normfold.export.fold.batchnorm import PARAMETERS, BatchNorm, is_batchnorm, read_batchnorm
-from normfold.export.fold.editor import Editor
-from normfold.export.fold.rejection import Refusal, unique_labels
+from normfold.export.fold.batchnorm import PARAMETERS, BatchNorm, read_batchnorm
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import Derived, constant_dtype
-from normfold.export.graph.opsets import opset_of
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 from normfold.export.graph.shapes import infer_shapes
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class RecalibratedLayer:
     """What became of one BatchNormalization."""
 
     node: str
@@ -45,7 +45,7 @@ class Layer:
     old: Statistics
     new: Statistics
     epsilon: float
-    halves: Halves
+    stability: SampleStability
 
     @property
     def moved(self) -> Array:
@@ -61,10 +61,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Reestimation:
+class Recalibration:
     """Every BatchNormalization in graph order, and how many samples spoke."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[RecalibratedLayer, ...]
     samples: int
 
     @property
@@ -76,12 +76,12 @@ class Reestimation:
         """Raise if the samples' first half is not like their second.
 
         Raises:
-            MovingSamplesError: naming the layer whose halves lie farthest apart, beside chance.
+            MovingSamplesError: naming the layer whose stability lie farthest apart, beside chance.
         """
         found = [
             (gap.z, gap.gap, layer.node, what)
             for layer in self.layers
-            for gap, what in ((layer.halves.means, "means"), (layer.halves.variances, "variances"))
+            for gap, what in ((layer.stability.means, "means"), (layer.stability.variances, "variances"))
             if gap.is_real
         ]
         if found:
@@ -90,15 +90,15 @@ class Reestimation:
             raise MovingSamplesError(node, f"{what} lie {gap:.2g} {unit} apart", gap, z)
 
 
-def reestimate(
+def recalibrate(
     model: ir.Model,
     samples: Samples,
     prior: float,
     trained: Mapping[str, Statistics] | None = None,
     batchable: bool = True,
     progress: ProgressCallback = ignore_progress,
-) -> Reestimation:
-    """Re-estimate the statistics of a model, in place.
+) -> Recalibration:
+    """Recalibrate the statistics of a model, in place.
 
     Args:
         model: the unfolded model, from `export.onnx_io.model_file.load_model`; its functions are inlined, and what
@@ -129,7 +129,7 @@ def reestimate(
     with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         activations = Activations(samples, rows, Path(folder))
         for number, (label, batchnorm) in enumerate(batchnorms.items(), start=1):
-            progress(f"re-estimating {number} of {len(batchnorms)}: {label}")
+            progress(f"recalibrating {number} of {len(batchnorms)}: {label}")
             activations.advance(model, _alive_before(batchnorm.node, [each.node for each in batchnorms.values()]))
             with np.errstate(over="ignore", invalid="ignore"):  # _put says so, in a sentence
                 means, variances = _sample(activations, batchnorm)
@@ -137,26 +137,26 @@ def reestimate(
             old = Statistics(batchnorm.running_mean, batchnorm.running_var)
             anchor = old if trained is None else trained[label]
             new = _put(editor, label, batchnorm.node, anchor.blended(sampled, prior, samples.count))
-            halves = compare_halves(means, variances, batchnorm.epsilon)
-            layers.append(Layer(label, anchor, old, new, batchnorm.epsilon, halves))
+            stability = measure_stability(means, variances, batchnorm.epsilon)
+            layers.append(RecalibratedLayer(label, anchor, old, new, batchnorm.epsilon, stability))
     common_passes.RemoveUnusedNodesPass()(model)  # what led to statistics that were replaced
-    return Reestimation(tuple(layers), samples.count)
+    return Recalibration(tuple(layers), samples.count)
 
 
 def _read_all(model: ir.Model) -> dict[str, BatchNorm]:
     """Return the parameters of every BatchNormalization by its label, in graph order."""
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
     if not nodes:
-        raise NotAdaptableError("There is no BatchNormalization in this model, so no statistics to re-estimate.")
+        raise NotAdaptableError("There is no BatchNormalization in this model, so no statistics to recalibrate.")
     found = {}
     for label, node in zip(unique_labels(nodes), nodes, strict=True):
         if node.graph is not model.graph:
             raise NotAdaptableError(
                 f"BatchNormalization {label!r} stands in the subgraph of a control flow node, where its statistics "
-                "cannot be re-estimated."
+                "cannot be recalibrated."
             )
         read = read_batchnorm(node, opset_of(node))
-        if isinstance(read, Refusal):
+        if isinstance(read, Rejection):
             raise NotAdaptableError(f"The statistics of a layer cannot be replaced: {read.sentence}")
         found[label] = read
     return found

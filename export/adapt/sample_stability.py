@@ -22,13 +22,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normfold.export.fold.affine import Array
+from normfold.export.arrays import Array
 
-FEWEST = 4
+MIN_SAMPLES = 4
 """Samples: halves of two, within which there is scatter."""
 
-LARGEST_Z = 4.0
-LARGEST_GAP = 0.25
+MAX_Z = 4.0
+MAX_GAP = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class Gap:
     @property
     def is_real(self) -> bool:
         """Whether it is beyond chance, and matters."""
-        return self.z > LARGEST_Z and self.gap > LARGEST_GAP
+        return self.z > MAX_Z and self.gap > MAX_GAP
 
 
 @dataclass(frozen=True)
-class Halves:
+class SampleStability:
     """The gap between the halves' means, and between their variances."""
 
     means: Gap
     variances: Gap
 
 
-def compare_halves(means: Array, variances: Array, epsilon: float) -> Halves:
+def measure_stability(means: Array, variances: Array, epsilon: float) -> SampleStability:
     """Compare the first half of the samples with the second.
 
     Args:
@@ -61,13 +61,13 @@ def compare_halves(means: Array, variances: Array, epsilon: float) -> Halves:
         epsilon: of the layer.
 
     Raises:
-        ValueError: there are fewer than FEWEST samples.
+        ValueError: there are fewer than MIN_SAMPLES samples.
     """
-    if len(means) < FEWEST:
-        raise ValueError(f"{len(means)} samples have no halves to compare; {FEWEST} are the fewest")
+    if len(means) < MIN_SAMPLES:
+        raise ValueError(f"{len(means)} samples have no halves to compare; {MIN_SAMPLES} are the fewest")
     distances = variances + (means - means.mean(axis=0)) ** 2
     variance = distances.mean(axis=0) + epsilon
-    return Halves(_gap(means / np.sqrt(variance)), _gap(distances / variance))
+    return SampleStability(_gap(means / np.sqrt(variance)), _gap(distances / variance))
 
 
 def _gap(values: Array) -> Gap:

@@ -1,4 +1,4 @@
-"""Unlabelled samples to re-estimate statistics from: a folder of pictures, a table, or arrays.
+"""Unlabelled samples to recalibrate statistics from: a folder of pictures, a table, or arrays.
 
     FOLDER   PNG and JPEG files, in the order of their names, decoded and standardised as the bundle's card says
     .csv     rows with a header; columns that the card does not name, such as labels, are ignored
@@ -22,10 +22,11 @@ from normfold.contract.manifest import Manifest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError, RowPreprocessing
 from normfold.contract.samples import KEPT_SUFFIX, newest, read_kept, shift_folder, stacked
+from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.inputs import read_arrays
-from normfold.export.verify.runner import Feeds, Port, Tensor
+from normfold.export.verify.runner import Inputs, ValueInfo
 from normfold.export.verify.tolerance import is_float
 
 RAW = "x"
@@ -39,21 +40,21 @@ class Samples:
     """Samples in the order in which they came."""
 
     count: int
-    read: Callable[[int, int], Feeds]
+    read: Callable[[int, int], Inputs]
     """Return the tensors of the samples from one position up to another."""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Taker:
+class SampleFormat:
     """What takes the samples: the unfolded network's inputs, and what the bundle says of raw inputs and pixels."""
 
-    ports: Sequence[Port]
+    infos: Sequence[ValueInfo]
     preprocessing: Preprocessing | None
     takes_pixels: bool
 
 
-def read_samples(path: Path, taker: Taker, as_tensors: bool | None = None) -> Samples:
+def read_samples(path: Path, taker: SampleFormat, as_tensors: bool | None = None) -> Samples:
     """Read samples; pictures are decoded later, when their turn comes.
 
     Args:
@@ -62,7 +63,7 @@ def read_samples(path: Path, taker: Taker, as_tensors: bool | None = None) -> Sa
         as_tensors: whether an .npz holds tensors; None to tell by the names of its arrays.
 
     Raises:
-        FeedError: an .npz file cannot be read.
+        ModelInputError: an .npz file cannot be read.
         SampleError: anything else that is wrong with the samples, naming the file, row or array.
     """
     if path.is_dir():
@@ -74,7 +75,7 @@ def read_samples(path: Path, taker: Taker, as_tensors: bool | None = None) -> Sa
     raise SampleError(f"{str(path)!r} is no folder of pictures and no .npz or .csv file.")
 
 
-def read_kept_samples(state_dir: Path, manifest: Manifest, taker: Taker) -> Samples:
+def read_kept_samples(state_dir: Path, manifest: Manifest, taker: SampleFormat) -> Samples:
     """Read what a service kept of a version's inputs, in the order in which they came.
 
     Args:
@@ -93,13 +94,13 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, taker: Taker) -> Samp
             "NORMFOLD_KEEP_SAMPLES, of versions that it watches."
         )
     _, arrays = stacked(newest(found, len(found)))
-    missing = [port.name for port in taker.ports if port.name not in arrays]
+    missing = [info.name for info in taker.infos if info.name not in arrays]
     if missing:
         raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
     return _tensors(folder, arrays, taker)
 
 
-def _pictures(folder: Path, taker: Taker) -> Samples:
+def _pictures(folder: Path, taker: SampleFormat) -> Samples:
     preprocessing = taker.preprocessing
     if not isinstance(preprocessing, ImagePreprocessing):
         raise SampleError(f"{str(folder)!r} is a folder, but the bundle's card does not say how to read pictures.")
@@ -110,9 +111,9 @@ def _pictures(folder: Path, taker: Taker) -> Samples:
     if not files:
         raise SampleError(f"{str(folder)!r} holds no PNG or JPEG file.")
 
-    def read(start: int, stop: int) -> Feeds:
+    def read(start: int, stop: int) -> Inputs:
         raw = np.stack([_decode(preprocessing, file) for file in files[start:stop]])
-        return {taker.ports[0].name: preprocessing.standardise(raw)}
+        return {taker.infos[0].name: preprocessing.standardise(raw)}
 
     return Samples(len(files), read)
 
@@ -126,7 +127,7 @@ def _decode(preprocessing: ImagePreprocessing, file: Path) -> Tensor:
         raise SampleError(f"{str(file)!r} cannot be used: {error}") from None
 
 
-def _table(path: Path, taker: Taker) -> Samples:
+def _table(path: Path, taker: SampleFormat) -> Samples:
     preprocessing = taker.preprocessing
     if not isinstance(preprocessing, RowPreprocessing):
         raise SampleError(f"{str(path)!r} is a table, but the bundle's card does not say how to read rows.")
@@ -160,9 +161,9 @@ def _rows(path: Path, lines: Iterator[list[str]], preprocessing: RowPreprocessin
             raise SampleError(f"Row {number} of {str(path)!r} cannot be used: {error}") from None
 
 
-def _archive(path: Path, taker: Taker, as_tensors: bool | None) -> Samples:
+def _archive(path: Path, taker: SampleFormat, as_tensors: bool | None) -> Samples:
     arrays = read_arrays(path)
-    names = [port.name for port in taker.ports]
+    names = [info.name for info in taker.infos]
     may_be_tensors = arrays.keys() >= set(names)
     may_be_raw = RAW in arrays and (taker.preprocessing is not None or len(names) == 1)
     if as_tensors is None and may_be_tensors and may_be_raw and taker.preprocessing is not None:
@@ -180,34 +181,34 @@ def _archive(path: Path, taker: Taker, as_tensors: bool | None) -> Samples:
     return _raw(path, arrays, taker.preprocessing, taker)
 
 
-def _tensors(path: Path, arrays: Mapping[str, Tensor], taker: Taker) -> Samples:
-    for port in taker.ports:
-        array, dtype = arrays[port.name], np.dtype(np.uint8) if taker.takes_pixels else port.dtype.numpy()
+def _tensors(path: Path, arrays: Mapping[str, Tensor], taker: SampleFormat) -> Samples:
+    for info in taker.infos:
+        array, dtype = arrays[info.name], np.dtype(np.uint8) if taker.takes_pixels else info.dtype.numpy()
         if array.dtype != dtype:
-            raise SampleError(f"The array {port.name!r} of {str(path)!r} is {array.dtype}, the network takes {dtype}.")
-        sample = Port(port.name, port.dtype, port.shape[1:])
-        if not port.shape or not array.ndim or not sample.fits(array.shape[1:]):
+            raise SampleError(f"The array {info.name!r} of {str(path)!r} is {array.dtype}, the network takes {dtype}.")
+        sample = ValueInfo(info.name, info.dtype, info.shape[1:])
+        if not info.shape or not array.ndim or not sample.fits(array.shape[1:]):
             raise SampleError(
-                f"The array {port.name!r} of {str(path)!r} has shape {list(array.shape)}, the input {list(port.shape)}."
+                f"The array {info.name!r} of {str(path)!r} has shape {list(array.shape)}, the input {list(info.shape)}."
             )
-        _require_finite(array, f"the array {port.name!r} of {str(path)!r}")
+        _require_finite(array, f"the array {info.name!r} of {str(path)!r}")
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) != 1:
         raise SampleError(f"The arrays of {str(path)!r} hold different numbers of samples: {counts}.")
 
-    def read(start: int, stop: int) -> Feeds:
-        return {port.name: _as_tensor(arrays[port.name][start:stop], port, taker) for port in taker.ports}
+    def read(start: int, stop: int) -> Inputs:
+        return {info.name: _as_tensor(arrays[info.name][start:stop], info, taker) for info in taker.infos}
 
     return Samples(next(iter(counts.values())), read)
 
 
-def _as_tensor(array: Tensor, port: Port, taker: Taker) -> Tensor:
+def _as_tensor(array: Tensor, info: ValueInfo, taker: SampleFormat) -> Tensor:
     if not taker.takes_pixels:
         return array
-    return Pixels.of(from_pixels(taker.preprocessing).preprocessing).standardised(array, port.dtype)
+    return Pixels.of(from_pixels(taker.preprocessing).preprocessing).standardised(array, info.dtype)
 
 
-def _raw(path: Path, arrays: Mapping[str, Tensor], preprocessing: Preprocessing, taker: Taker) -> Samples:
+def _raw(path: Path, arrays: Mapping[str, Tensor], preprocessing: Preprocessing, taker: SampleFormat) -> Samples:
     array, where = arrays[RAW], f"the array {RAW!r} of {str(path)!r}"
     if array.dtype.kind not in "iuf":
         raise SampleError(f"{_capitalised(where)} is {array.dtype}; it must hold real numbers.")
@@ -238,8 +239,8 @@ def _beyond(array: Tensor, full: float, where: str) -> list[str]:
     return [f"{_capitalised(where)} reaches {reach}; are these its units?"]
 
 
-def _standardised(array: Tensor, preprocessing: Preprocessing, taker: Taker, *warnings: str) -> Samples:
-    name = taker.ports[0].name
+def _standardised(array: Tensor, preprocessing: Preprocessing, taker: SampleFormat, *warnings: str) -> Samples:
+    name = taker.infos[0].name
     return Samples(len(array), lambda start, stop: {name: preprocessing.standardise(array[start:stop])}, warnings)
 
 

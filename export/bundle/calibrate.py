@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from normfold.contract.monitor import Monitor, WatchedLayer, divergence
-from normfold.export.bundle.evenly_spaced import spread
-from normfold.export.verify.inputs import read_feeds
-from normfold.export.verify.runner import Feeds, Runner, Tensor
+from normfold.export.arrays import Tensor
+from normfold.export.bundle.evenly_spaced import evenly_spaced
+from normfold.export.verify.inputs import read_inputs
+from normfold.export.verify.runner import Inputs, Runner
 
 WINDOW_ROWS = 200
-FEWEST_ROWS = 100
+MIN_ROWS = 100
 """Of fewer held-out rows nothing is said: what they have in common by chance would be taken for normal."""
 
-MOST_ROWS = 2000
+MAX_ROWS = 2000
 """More would make an export longer and take more memory, and a threshold hardly better."""
 
 WINDOWS = 2000
@@ -31,35 +32,35 @@ QUANTILE = 0.999
 _ROWS_AT_ONCE = 64
 
 
-def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Feeds | None, seed: int = 0) -> Monitor:
+def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Inputs | None, seed: int = 0) -> Monitor:
     """Return what is watched, with thresholds if there are rows to take them from.
 
     Args:
         path: monitor.onnx.
         layers: what it watches.
         held_out: rows, as the served network takes them: an .npz file, or arrays by input; None if there are none. Of
-            more than MOST_ROWS, so many are taken, evenly spread. Rows that a layer does not hold finite are left out,
+            more than MAX_ROWS, so many are taken, evenly spaced. Rows that a layer does not hold finite are left out,
             as the service leaves them out.
         seed: of the windows drawn.
 
     Returns:
         With `calibration_rows` the number of rows that the thresholds come from: 0 where there are none, since fewer
-        than FEWEST_ROWS counted, or since no layer's scores give a threshold that is positive and finite.
+        than MIN_ROWS counted, or since no layer's scores give a threshold that is positive and finite.
 
     Raises:
-        FeedError: the file is wrong.
+        ModelInputError: the file is wrong.
     """
     without = Monitor(window_rows=WINDOW_ROWS, layers=tuple(layers))
     runner = Runner(path)
-    feeds = read_feeds(held_out, runner.inputs) if isinstance(held_out, Path) else held_out
+    feeds = read_inputs(held_out, runner.inputs) if isinstance(held_out, Path) else held_out
     if feeds is None:
         return without
-    places = spread(min(len(array) for array in feeds.values()), MOST_ROWS)
-    if len(places) < FEWEST_ROWS:
+    places = evenly_spaced(min(len(array) for array in feeds.values()), MAX_ROWS)
+    if len(places) < MIN_ROWS:
         return without
     given = _run(runner, {name: array[places] for name, array in feeds.items()})
     rows = len(given[layers[0].means])
-    if rows < FEWEST_ROWS:
+    if rows < MIN_ROWS:
         return without
     rng = np.random.default_rng(seed)
     weights = np.stack([_window(rows, rng) for _ in range(WINDOWS)])
@@ -90,7 +91,7 @@ def _scores(layer: WatchedLayer, given: dict[str, Tensor], weights: Tensor) -> T
     return scores
 
 
-def _run(runner: Runner, feeds: Feeds) -> dict[str, Tensor]:
+def _run(runner: Runner, feeds: Inputs) -> dict[str, Tensor]:
     """Return what the monitor gives of the rows that it holds finite throughout, (rows, channels), float64."""
     rows = min(len(array) for array in feeds.values())
     parts = [

@@ -29,14 +29,14 @@ from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.bundle.calibrate import calibrated
 from normfold.export.bundle.monitor import save_monitor
-from normfold.export.bundle.reservation import reserved
+from normfold.export.bundle.reservation import reserve_version
 from normfold.export.bundle.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
-from normfold.export.errors import BundleError, FoldError
+from normfold.export.errors import BundleExportError, FoldError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, require_consistent, save_model
-from normfold.export.verify.runner import Engine, Feeds
+from normfold.export.verify.runner import Engine, Inputs
 from normfold.export.verify.verify import Verification, verify
 
 _DATATYPES = {
@@ -61,7 +61,7 @@ _RECORDED_PACKAGES = (
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """What a model whose statistics were re-estimated keeps of where they come from."""
+    """What a model whose statistics were recalibrated keeps of where they come from."""
 
     record: Adaptation
     trained: Mapping[str, Statistics]
@@ -90,7 +90,7 @@ def export_bundle(
     inputs: Path | None = None,
     takes_pixels: bool = False,
     watch: bool = True,
-    held_out: Path | Feeds | None = None,
+    held_out: Path | Inputs | None = None,
     adapted: Adapted | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> Exported:
@@ -118,9 +118,9 @@ def export_bundle(
 
     Raises:
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
-        BundleError: the name, the version or the card does not fit.
+        BundleExportError: the name, the version or the card does not fit.
         VerificationError: the folded model differs; nothing was written.
-        FeedError: the held-out rows, or the inputs to verify with, cannot be used.
+        ModelInputError: the held-out rows, or the inputs to verify with, cannot be used.
         WriteError: the repository cannot be written.
     """
     card = card or SourceCard()
@@ -129,7 +129,7 @@ def export_bundle(
     specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
     _check_card(card, *specs)
     pixels = from_pixels(card.preprocessing) if takes_pixels else None
-    with reserved(repository, name, model_version) as (folder, number):
+    with reserve_version(repository, name, model_version) as (folder, number):
         progress("folding")
         try:
             report = fold(model, merging=merging, pixels=pixels)
@@ -177,12 +177,12 @@ def export_bundle(
 
 
 def _write_monitor(
-    source: Path, folder: Path, pixels: FromPixels | None, held_out: Path | Feeds | None
+    source: Path, folder: Path, pixels: FromPixels | None, held_out: Path | Inputs | None
 ) -> Monitor | None:
     """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be watched.
 
     Raises:
-        FeedError: the held-out rows cannot be used.
+        ModelInputError: the held-out rows cannot be used.
     """
     layers = save_monitor(source, folder / MONITOR_NAME, pixels)
     if not layers:
@@ -200,7 +200,7 @@ def _true_inputs(model: ir.Model) -> list[ir.Value]:
 def _spec(value: ir.Value) -> TensorSpec:
     datatype = _DATATYPES.get(value.dtype) if value.dtype is not None else None
     if datatype is None or value.shape is None:
-        raise BundleError(f"The input or output {value.name!r} has a type or shape that cannot be served.")
+        raise BundleExportError(f"The input or output {value.name!r} has a type or shape that cannot be served.")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
     return TensorSpec(name=value.name or "", datatype=datatype, shape=shape)
 
@@ -209,17 +209,21 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
     by_name = {spec.name: spec for spec in outputs}
     for name in card.logits:
         if name not in by_name:
-            raise BundleError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
+            raise BundleExportError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
         shape = by_name[name].shape
         classes = shape[class_axis(shape)] if shape else -1
         if card.labels is not None and classes not in (-1, len(card.labels)):
-            raise BundleError(f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes.")
+            raise BundleExportError(
+                f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes."
+            )
     if card.preprocessing is not None:
         sample = card.preprocessing.sample_shape
         fits = len(inputs) == 1 and len(inputs[0].shape) == 1 + len(sample) and inputs[0].datatype == "FP32"
         if not fits or any(size not in (-1, own) for size, own in zip(inputs[0].shape[1:], sample, strict=True)):
             given = ", ".join(f"{spec.name!r} {spec.datatype} {list(spec.shape)}" for spec in inputs)
-            raise BundleError(f"The card's preprocessing makes FP32 samples {list(sample)}; the model takes {given}.")
+            raise BundleExportError(
+                f"The card's preprocessing makes FP32 samples {list(sample)}; the model takes {given}."
+            )
 
 
 def _versions(model: ir.Model) -> dict[str, str]:

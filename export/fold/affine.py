@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import onnx_ir as ir
 
-Array = npt.NDArray[np.float64]
+from normfold.export.arrays import Array
+from normfold.export.graph.shapes import sizes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,6 @@ class Affine:
         """Whether the affine leaves every value as it is."""
         return not self.has_gain and not self.has_offset
 
-    @property
-    def is_uniform(self) -> bool:
-        """Whether gain and offset are the same everywhere."""
-        return bool(np.all(self.gain == self.gain.flat[0]) and np.all(self.offset == self.offset.flat[0]))
-
     def without_offset(self) -> Affine:
         """Return the affine's gain alone."""
         return Affine(self.gain, np.zeros([1] * self.rank))
@@ -103,11 +99,11 @@ class Affine:
         """Whether both are the same affine, bit for bit."""
         return np.array_equal(self.gain, other.gain) and np.array_equal(self.offset, other.offset)
 
-
-def constant_axes_dropped(array: Array) -> Array:
-    """Return the array with size 1 on every axis along which it is constant."""
-    for axis, size in enumerate(array.shape):
-        first = np.take(array, [0], axis) if size > 1 else array
-        if size > 1 and np.all(array == first):
-            array = first
-    return array
+    def fits(self, value: ir.Value | None) -> bool:
+        """Whether the affine has a value's rank, and the value a known, full size wherever the affine varies."""
+        sizes = sizes_of(value)
+        if sizes is None or len(sizes) != self.rank:
+            return False
+        return all(
+            size in (1, own) for array in (self.gain, self.offset) for size, own in zip(array.shape, sizes, strict=True)
+        )

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
-from normfold.export.verify.runner import Feeds, Runner, Tensor
+from normfold.export.verify.runner import Inputs, Runner
 from normfold.export.verify.tolerance import measure
 
 
 def rows_are_independent(
-    runner: Runner, feeds: Feeds, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
+    runner: Runner, feeds: Inputs, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
 ) -> bool:
     """Run each row alone, and compare with the rows run together.
 
@@ -25,7 +26,7 @@ def rows_are_independent(
     Returns:
         False also where the first axis is fixed, or not an axis of every input and output.
     """
-    if any(isinstance(port.shape[0], int) if port.shape else True for port in (*runner.inputs, *runner.outputs)):
+    if any(isinstance(info.shape[0], int) if info.shape else True for info in (*runner.inputs, *runner.outputs)):
         return False
     rows = {len(array) for array in feeds.values()}
     if len(rows) != 1 or any(tensor.shape[:1] != (*rows,) for tensor in together.values()):

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normfold.export.verify.runner import Tensor
+from normfold.export.arrays import Tensor
 
 NOISE_FACTOR = 8.0
 FLOOR = 1e-6

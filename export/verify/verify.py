@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError, VerificationError
 from normfold.export.graph.constants import FLOATS
 from normfold.export.graph.pixels import FromPixels, Pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.verify.batch_independence import rows_are_independent
-from normfold.export.verify.inputs import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds, read_feeds
-from normfold.export.verify.runner import Engine, Feeds, Port, Runner, Tensor
+from normfold.export.verify.inputs import FREE_SIZES, moved_by_one_ulp, next_float, random_inputs, read_inputs
+from normfold.export.verify.runner import Engine, Inputs, Runner, ValueInfo
 from normfold.export.verify.tolerance import OutputDifference, measure
 
 SEEDS = 4
@@ -77,7 +78,7 @@ def verify(
 
     Raises:
         ModelFileError: a model cannot be read or run, or the two differ in their inputs or outputs.
-        FeedError: no inputs can be made, or those given do not fit.
+        ModelInputError: no inputs can be made, or those given do not fit.
     """
     first = Runner(original)
     second = Runner(folded, first.engine)
@@ -100,22 +101,24 @@ def verify(
             [run[name] for run in got],
             [[[run[name] for run in group] for group in groups] for groups in moved],
         )
-        for name in (port.name for port in first.outputs)
+        for name in (info.name for info in first.outputs)
     }
     return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], moved[0]), first.engine)
 
 
-def _make_feeds(ports: Sequence[Port], inputs: Path | None, seeds: int, run: Callable[[Feeds], object]) -> list[Feeds]:
+def _make_feeds(
+    infos: Sequence[ValueInfo], inputs: Path | None, seeds: int, run: Callable[[Inputs], object]
+) -> list[Inputs]:
     """Return the feeds of a file, or random ones of sizes that the original runs with.
 
     Free axes get the smallest size that works in one half of the feeds, and larger ones, different from each other, in
     the other half if they work too: what holds for one size alone is no equality.
     """
     if inputs is not None:
-        return [read_feeds(inputs, ports)]
+        return [read_inputs(inputs, infos)]
     for free_size in FREE_SIZES:
         try:
-            run(random_feeds(ports, free_size, seed=0))
+            run(random_inputs(infos, free_size, seed=0))
         except ModelFileError as error:
             if free_size == FREE_SIZES[-1]:
                 text = f"{error.problem} (on random inputs; give some that suit it with --inputs)"
@@ -124,23 +127,23 @@ def _make_feeds(ports: Sequence[Port], inputs: Path | None, seeds: int, run: Cal
             break
     spread = free_size
     try:
-        run(random_feeds(ports, free_size, seed=0, spread=spread))
+        run(random_inputs(infos, free_size, seed=0, spread=spread))
     except ModelFileError:
         spread = 0
-    return [random_feeds(ports, free_size, seed, spread * (seed % 2)) for seed in range(seeds)]
+    return [random_inputs(infos, free_size, seed, spread * (seed % 2)) for seed in range(seeds)]
 
 
-def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Feeds], dict[str, Tensor]]]]:
+def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Inputs], dict[str, Tensor]]]]:
     """Return functions that run the model a little moved: its float inputs, its float weights if need be, or both."""
-    groups: list[list[Callable[[Feeds], dict[str, Tensor]]]] = []
-    if any(port.dtype.is_floating_point() for port in runner.inputs):
+    groups: list[list[Callable[[Inputs], dict[str, Tensor]]]] = []
+    if any(info.dtype.is_floating_point() for info in runner.inputs):
         groups.append([partial(_run_moved, runner, seed=seed) for seed in range(MOVES)])
     if not groups or runner.rounds_at_once:
         groups.append([_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)])
     return groups
 
 
-def _run_moved(runner: Runner, feeds: Feeds, seed: int) -> dict[str, Tensor]:
+def _run_moved(runner: Runner, feeds: Inputs, seed: int) -> dict[str, Tensor]:
     return runner.run(moved_by_one_ulp(feeds, seed))
 
 
@@ -157,7 +160,7 @@ def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
 def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> None:
     for what in ("inputs", "outputs"):
         ours, theirs = (
-            {port.name: (port.dtype.name, len(port.shape)) for port in getattr(runner, what)}
+            {info.name: (info.dtype.name, len(info.shape)) for info in getattr(runner, what)}
             for runner in (first, second)
         )
         if what == "inputs" and takes_pixels:
@@ -170,11 +173,11 @@ def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> No
             raise ModelFileError(second.path, text)
 
 
-def _standardise(runner: Runner, pixels: FromPixels, feeds: Feeds) -> Feeds:
+def _standardise(runner: Runner, pixels: FromPixels, feeds: Inputs) -> Inputs:
     """Return what the original takes for a picture of pixels."""
     standard = Pixels.of(pixels.preprocessing)
-    return {port.name: standard.standardised(feeds[port.name], port.dtype) for port in runner.inputs}
+    return {info.name: standard.standardised(feeds[info.name], info.dtype) for info in runner.inputs}
 
 
-def _as_they_are(feeds: Feeds) -> Feeds:
+def _as_they_are(feeds: Inputs) -> Inputs:
     return feeds

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.manifest import read_manifest
-from normfold.export.onnx_io.fold_file import Folded, fold_file
+from normfold.export.files.fold_file import Folded, fold_file
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.batchnorm.recalibrate_run import reestimate_run
 from normfold.models.onnx.to_onnx import InputSpec, to_onnx

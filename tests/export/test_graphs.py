@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.report import Outcome
-from normfold.export.onnx_io.fold_file import fold_file
 from tests.support.inflate import inflate
 
 GRAPHS = Path(__file__).parents[1] / "graphs"

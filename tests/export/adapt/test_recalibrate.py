@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.export.adapt import activations
-from normfold.export.adapt.recalibrate import Reestimation, reestimate
-from normfold.export.adapt.sample_stability import FEWEST, compare_halves
+from normfold.export.adapt.recalibrate import Recalibration, recalibrate
+from normfold.export.adapt.sample_stability import MIN_SAMPLES, measure_stability
 from normfold.export.adapt.samples import Samples
 from normfold.export.errors import (
     MovingSamplesError,
@@ -38,11 +38,11 @@ def samples(**arrays: np.ndarray) -> Samples:
 
 def adapted(
     proto: onnx.ModelProto, given: Samples, tmp_path: Path, **options: Any
-) -> tuple[onnx.ModelProto, Reestimation]:
+) -> tuple[onnx.ModelProto, Recalibration]:
     """Re-estimate a copy of a model."""
     onnx.save(proto, tmp_path / "source.onnx")
     working = load_model(tmp_path / "source.onnx")
-    found = reestimate(working, given, options.pop("prior", PRIOR), **options)
+    found = recalibrate(working, given, options.pop("prior", PRIOR), **options)
     save_model(working, tmp_path / "adapted.onnx")
     result = onnx.load(tmp_path / "adapted.onnx")
     onnx.checker.check_model(result, full_check=True)
@@ -171,7 +171,7 @@ def test_rows_behind_a_reshape_belong_to_their_samples(tmp_path: Path) -> None:
     result, found = adapted(proto, samples(**feeds), tmp_path)
 
     assert_same_statistics(corrected(proto, feeds, {"bn": "f"}), result)
-    per_sample = compare_halves(feeds["x"].mean(1), feeds["x"].var(1), 1e-5)
+    per_sample = measure_stability(feeds["x"].mean(1), feeds["x"].var(1), 1e-5)
     assert found.layers[0].halves.means.z == pytest.approx(per_sample.means.z)
 
 
@@ -350,7 +350,7 @@ def test_samples_that_the_network_cannot_run_on_are_refused(tmp_path: Path) -> N
         adapted(proto, samples(x=np.full(COUNT, 9)), tmp_path)
 
 
-def halves_differ(x: np.ndarray, tmp_path: Path) -> Reestimation:
+def halves_differ(x: np.ndarray, tmp_path: Path) -> Recalibration:
     nodes = [helper.make_node("Identity", ["x"], ["i"]), batchnorm("i", "y")]
     proto = model(nodes, {"x": ["n", *x.shape[1:]]}, ["y"], statistics(np.random.default_rng(0), x.shape[1]))
     return adapted(proto, samples(x=x), tmp_path)[1]
@@ -407,8 +407,8 @@ def test_nothing_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_halves_of_one_sample_cannot_be_compared() -> None:
-    means = np.random.default_rng(0).normal(size=(FEWEST, 2))
+    means = np.random.default_rng(0).normal(size=(MIN_SAMPLES, 2))
 
-    assert np.isfinite(compare_halves(means, np.ones_like(means), 1e-5).means.z)
+    assert np.isfinite(measure_stability(means, np.ones_like(means), 1e-5).means.z)
     with pytest.raises(ValueError, match="3 samples have no halves to compare"):
-        compare_halves(means[1:], np.ones_like(means[1:]), 1e-5)
+        measure_stability(means[1:], np.ones_like(means[1:]), 1e-5)

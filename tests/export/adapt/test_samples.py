@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
-from normfold.export.adapt.samples import Taker, read_samples
-from normfold.export.errors import FeedError, SampleError
+from normfold.export.adapt.samples import SampleFormat, read_samples
+from normfold.export.errors import ModelInputError, SampleError
 from normfold.export.graph.pixels import Pixels
-from normfold.export.verify.runner import Port
+from normfold.export.verify.runner import ValueInfo
 
 GREY = ImagePreprocessing(channels=1, height=4, width=4, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=4, width=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -23,8 +23,8 @@ SEQUENCES = SequencePreprocessing(channels=("left", "right"), length=3, mean=(1.
 RNG = np.random.default_rng(0)
 
 
-def taker(preprocessing: Any = None, shape: Any = ("n", 1, 4, 4), name: str = "input", **pixels: bool) -> Taker:
-    return Taker([Port(name, ir.DataType.FLOAT, shape)], preprocessing, pixels.get("takes_pixels", False))
+def taker(preprocessing: Any = None, shape: Any = ("n", 1, 4, 4), name: str = "input", **pixels: bool) -> SampleFormat:
+    return SampleFormat([ValueInfo(name, ir.DataType.FLOAT, shape)], preprocessing, pixels.get("takes_pixels", False))
 
 
 PICTURES = taker(GREY)
@@ -101,17 +101,17 @@ def test_tensors_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_several_inputs_come_together(tmp_path: Path) -> None:
-    ports = [Port("a", ir.DataType.FLOAT, ("n", 2)), Port("b", ir.DataType.INT64, ("n",))]
+    ports = [ValueInfo("a", ir.DataType.FLOAT, ("n", 2)), ValueInfo("b", ir.DataType.INT64, ("n",))]
     arrays = {"a": RNG.normal(size=(5, 2)).astype(np.float32), "b": np.arange(5)}
 
-    found = read_samples(archive(tmp_path, **arrays), Taker(ports, None, False))
+    found = read_samples(archive(tmp_path, **arrays), SampleFormat(ports, None, False))
 
     assert found.count == 5
     for name, array in arrays.items():
         np.testing.assert_array_equal(found.read(1, 3)[name], array[1:3])
     arrays["b"] = np.arange(4)
     with pytest.raises(SampleError, match="different numbers of samples: {'a': 5, 'b': 4}"):
-        read_samples(archive(tmp_path, **arrays), Taker(ports, None, False))
+        read_samples(archive(tmp_path, **arrays), SampleFormat(ports, None, False))
 
 
 @pytest.mark.parametrize("preprocessing", [COLOUR, None])
@@ -169,7 +169,7 @@ def infinite(*shape: int, at: Any) -> np.ndarray:
         ({"input": np.zeros((), np.float32)}, PLAIN, r"shape \[\], the input"),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(arrays: Any, given: Taker, says: str, tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_are_named(arrays: Any, given: SampleFormat, says: str, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=says):
         read_samples(archive(tmp_path, **arrays), given)
 
@@ -219,7 +219,7 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(SampleError, match=says):
             read_samples(path, given)
-    with pytest.raises(FeedError, match="is no .npz file of plain arrays"):
+    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays"):
         read_samples(tmp_path / "s.npz", PICTURES)
-    with pytest.raises(FeedError, match="cannot be read: No such file"):
+    with pytest.raises(ModelInputError, match="cannot be read: No such file"):
         read_samples(tmp_path / "none.npz", PICTURES)

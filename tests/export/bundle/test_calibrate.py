@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normfold.contract.monitor import MONITOR_NAME
-from normfold.export.bundle.calibrate import FEWEST_ROWS, MOST_ROWS, WINDOW_ROWS, calibrated
+from normfold.export.bundle.calibrate import MAX_ROWS, MIN_ROWS, WINDOW_ROWS, calibrated
 from normfold.export.bundle.monitor import save_monitor
 from tests.export.bundle.test_monitor import RNG, deep, linear, rows, save, scores, trained
 
@@ -47,7 +47,7 @@ def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wro
 def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save(deep(RNG, 1), tmp_path), path)
-    x = rows(FEWEST_ROWS + 20, 0)["x"]
+    x = rows(MIN_ROWS + 20, 0)["x"]
     x[:21] = 1e25
 
     monitor = calibrated(path, layers, {"x": x})
@@ -69,11 +69,11 @@ def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(t
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
-    assert monitor.calibration_rows == MOST_ROWS
-    assert monitor == calibrated(path, layers, {"x": x[:: count // MOST_ROWS]})
+    assert monitor.calibration_rows == MAX_ROWS
+    assert monitor == calibrated(path, layers, {"x": x[:: count // MAX_ROWS]})
 
 
-@pytest.mark.parametrize("count", [None, FEWEST_ROWS - 1])
+@pytest.mark.parametrize("count", [None, MIN_ROWS - 1])
 def test_of_too_few_rows_no_threshold_is_taken(tmp_path: Path, count: int | None) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save(deep(RNG, 1), tmp_path), path)

@@ -1,16 +1,16 @@
-"""Some of many, evenly spread."""
+"""Some of many, evenly evenly_spaced."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from normfold.export.bundle.evenly_spaced import spread
+from normfold.export.bundle.evenly_spaced import evenly_spaced
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 5), (1, 5), (5, 5), (6, 5), (2001, 2000), (40_000, 2000), (11, 3)])
 def test_as_many_as_may_be_are_taken_at_even_gaps(count: int, most: int) -> None:
-    places = spread(count, most)
+    places = evenly_spaced(count, most)
 
     assert len(places) == min(count, most)
     gaps = np.diff([*places, count])

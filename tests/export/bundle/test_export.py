@@ -21,8 +21,8 @@ from normfold.contract.errors import WriteError
 from normfold.contract.manifest import SourceCard, read_manifest, sha256_of
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.export.bundle.export import export_bundle
-from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import BundleError, VerificationError
+from normfold.export.bundle.reservation import reserve_version
+from normfold.export.errors import BundleExportError, VerificationError
 from tests.export.verify.test_verify import network
 from tests.support.onnx_models import run32
 
@@ -74,7 +74,7 @@ def test_statistics_keep_the_full_vectors_and_where_they_went(source: Path, repo
     assert set(kept) == {f"bn.{name}" for name in renamed}
     for ours, theirs in renamed.items():
         np.testing.assert_array_equal(kept[f"bn.{ours}"], original[f"bn.{theirs}"].astype(np.float64))
-    assert [(entry["node"], entry["outcome"], entry["carrier"]) for entry in index] == [("bn", "folded back", "n1")]
+    assert [(entry["node"], entry["outcome"], entry["output_value"]) for entry in index] == [("bn", "folded back", "n1")]
     assert index[0]["epsilon"] == pytest.approx(1e-5)
 
 
@@ -102,7 +102,7 @@ def test_versions_count_up_and_are_never_overwritten(source: Path, repository: P
     before = sorted(repository.rglob("*"))
 
     assert versions == [1, 7, 8]
-    with pytest.raises(BundleError, match="Version 7 of 'net' exists; a version is never overwritten"):
+    with pytest.raises(BundleExportError, match="Version 7 of 'net' exists; a version is never overwritten"):
         export_bundle(source, repository, "net", model_version=7)
     assert sorted(repository.rglob("*")) == before
 
@@ -118,7 +118,7 @@ def test_external_data_goes_along(source: Path, repository: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "x" * 200])
 def test_a_name_that_is_no_folder_is_refused(source: Path, repository: Path, name: str) -> None:
-    with pytest.raises(BundleError, match="cannot be served"):
+    with pytest.raises(BundleExportError, match="cannot be served"):
         export_bundle(source, repository, name)
     assert not repository.exists()
 
@@ -147,10 +147,10 @@ def test_a_network_that_gives_no_numbers_says_so(source: Path, repository: Path,
 
 
 def test_two_exports_at_once_get_versions_of_their_own(repository: Path) -> None:
-    with reserved(repository, "net", None) as (first, one), reserved(repository, "net", None) as (second, two):
+    with reserve_version(repository, "net", None) as (first, one), reserve_version(repository, "net", None) as (second, two):
         assert (one, two) == (1, 2)
         assert {first.name, second.name} == {"1.partial", "2.partial"}
-        with pytest.raises(BundleError, match="Version 2 of 'net' is being written"), reserved(repository, "net", 2):
+        with pytest.raises(BundleExportError, match="Version 2 of 'net' is being written"), reserve_version(repository, "net", 2):
             pass
     assert sorted(path.name for path in (repository / "net").iterdir()) == ["1", "2"]
 
@@ -219,6 +219,6 @@ IMAGE = ImagePreprocessing(channels=1, height=5, width=5, mean=(0.5,), std=(0.5,
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(source: Path, repository: Path, card: Any, says: str) -> None:
-    with pytest.raises(BundleError, match=says):
+    with pytest.raises(BundleExportError, match=says):
         export_bundle(source, repository, "net", card=SourceCard(**card))
     assert not repository.exists()

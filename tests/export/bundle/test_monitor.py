@@ -16,8 +16,8 @@ from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, WatchedLa
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrated
 from normfold.export.bundle.export import export_bundle
-from normfold.export.bundle.monitor import MOST_LAYERS, save_monitor
-from normfold.export.errors import FeedError
+from normfold.export.bundle.monitor import MAX_LAYERS, save_monitor
+from normfold.export.errors import ModelInputError
 from tests.export.verify.test_verify import network
 from tests.support.onnx_models import batchnorm, model, run32, statistics
 
@@ -128,7 +128,7 @@ def test_a_few_layers_are_watched_and_nothing_behind_them_is_kept(
     layers = save_monitor(save(deep(RNG, blocks), tmp_path), tmp_path / MONITOR_NAME)
 
     assert [layer.node for layer in layers] == watched
-    assert len(layers) <= MOST_LAYERS
+    assert len(layers) <= MAX_LAYERS
     kept = onnx.load(tmp_path / MONITOR_NAME).graph
     assert sum(node.op_type == "Conv" for node in kept.node) == int(watched[-1][2:]) + 1
     assert not [node for node in kept.node if node.op_type == "BatchNormalization"]
@@ -319,7 +319,7 @@ def test_wrong_rows_write_nothing(tmp_path: Path) -> None:
     held_out = tmp_path / "rows.npz"
     np.savez(held_out, z=np.zeros(3))
 
-    with pytest.raises(FeedError, match="the model's inputs are"):
+    with pytest.raises(ModelInputError, match="the model's inputs are"):
         export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
 
     assert not list((tmp_path / "repository").glob("net/*"))

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from normfold.contract.errors import WriteError
 from normfold.export.errors import FoldError, ModelFileError, PixelError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.graph.pixels import FromPixels
-from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify
 from tests.export.graph.test_pixels import CARD
 from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
@@ -37,7 +37,7 @@ def test_shapes_of_other_inputs_are_not_believed() -> None:
 
     result, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
     assert_same(source, result, {"x": rng.normal(size=(2, 3, 8, 9))})
 
 
@@ -241,7 +241,7 @@ def test_a_resize_that_mixes_channels_without_changing_their_number_is_no_way() 
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/resized-axis"
+    assert report.entries[0].reason_code == "graph-input/resized-axis"
 
 
 def test_a_mask_that_is_read_is_not_written_out() -> None:
@@ -289,7 +289,7 @@ def test_a_fold_that_fails_on_a_file_that_contradicts_itself_is_not_our_fault(
     def fail(_: Any) -> None:
         raise FoldError("planted")
 
-    monkeypatch.setattr("normfold.export.fold.fold.check_result", fail)
+    monkeypatch.setattr("normfold.export.fold.stages.finish.check_result", fail)
     with pytest.raises(ModelFileError if contradicts else FoldError, match="contradicts itself|planted"):
         fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()

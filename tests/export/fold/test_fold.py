@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.export.errors import FoldError
-from normfold.export.fold.fold import fold
+from normfold.export.fold.fold import STAGES, fold
 from normfold.export.fold.report import Outcome
 from tests.support.onnx_models import (
     IMAGE,
@@ -47,7 +47,7 @@ def test_a_layer_that_somebody_else_reads_keeps_its_value() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "other-readers/graph-output"
+    assert report.entries[0].reason_code == "other-readers/graph-output"
     assert "also read by Relu 'relu'" in (report.entries[0].reason or "")
 
 
@@ -66,7 +66,7 @@ def test_forward_folds_only_if_all_readers_absorb() -> None:
     assert report.entries[0].into == ("a", "b")
     assert_same(source, result, feeds(rng))
     assert operators(kept) == operators(mixed)
-    assert kept_report.entries[0].code == "graph-input/operator"
+    assert kept_report.entries[0].reason_code == "graph-input/operator"
     assert {tensor.name for tensor in kept.graph.initializer} == set(constants)
 
 
@@ -186,7 +186,7 @@ def test_the_carrier_holds_what_the_batchnorm_gave_out() -> None:
 
     result, report = folded(model(nodes, IMAGE, ["y"], constants))
 
-    assert [entry.carrier for entry in report.entries] == [None, "b", None]
+    assert [entry.output_value for entry in report.entries] == [None, "b", None]
     assert operators(result) == ["Conv", "Relu", "Conv"]
 
 
@@ -214,13 +214,15 @@ def test_rank_two_and_three() -> None:
         assert_same(source, result, {"x": rng.normal(size=[2, *shape[1:]])})
 
 
-def test_progress_is_told() -> None:
+def test_fold_reports_each_stage_and_the_number_of_folded_nodes_as_progress() -> None:
     nodes, constants = conv_batchnorm(np.random.default_rng(24))
-    told: list[tuple[int, int]] = []
+    steps: list[str] = []
 
-    fold(ir.from_proto(model(nodes, IMAGE, ["y"], constants)), progress=lambda done, total: told.append((done, total)))
+    fold(ir.from_proto(model(nodes, IMAGE, ["y"], constants)), progress=steps.append)
 
-    assert told == [(1, 1)]
+    stages = [f"folding: {stage.__name__.replace('_', ' ')}" for stage in STAGES]
+    assert [step for step in steps if step in stages] == stages
+    assert "folding: 1 of 1 BatchNormalization nodes" in steps
 
 
 def test_a_model_without_batchnorm_is_untouched() -> None:
@@ -248,7 +250,7 @@ def test_a_result_that_is_not_valid_is_caught(monkeypatch: pytest.MonkeyPatch) -
         node.op_type = "Nonsense"
         return node.outputs[0]
 
-    monkeypatch.setattr("normfold.export.fold.fold.fold_back", wrong)
+    monkeypatch.setattr("normfold.export.fold.stages.fold_and_merge.apply_backward", wrong)
 
     with pytest.raises(FoldError, match="Nonsense"):
         fold(ir.from_proto(source))

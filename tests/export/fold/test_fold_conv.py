@@ -102,7 +102,7 @@ def test_forward_keeps_before_automatic_padding(auto_pad: str) -> None:
     result, report = folded(source)
 
     assert operators(result) == ["BatchNormalization", "Conv"]
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
     assert "zero padding" in (report.entries[0].reason or "")
 
 
@@ -156,7 +156,7 @@ def test_a_conv_that_reads_itself_the_other_way_round_is_left_alone() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/weights-not-constant"
+    assert report.entries[0].reason_code == "graph-input/weights-not-constant"
 
 
 def test_an_empty_bias_name_is_no_bias() -> None:
@@ -253,7 +253,7 @@ def test_a_map_that_nothing_takes_up_is_not_made_and_the_padding_is_the_reason()
     result, report = folded(source)
 
     assert operators(result) == ["BatchNormalization", "Conv", "Relu"]
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
 
 
 def test_a_map_of_unknown_size_is_not_made() -> None:
@@ -268,7 +268,7 @@ def test_a_map_of_unknown_size_is_not_made() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
 
 
 def test_a_map_that_costs_more_than_the_node_is_not_made() -> None:
@@ -285,4 +285,4 @@ def test_a_map_that_costs_more_than_the_node_is_not_made() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/cost"
+    assert report.entries[0].reason_code == "graph-input/cost"

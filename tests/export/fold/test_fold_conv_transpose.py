@@ -83,4 +83,4 @@ def test_forward_keeps_where_positions_see_different_taps(attributes: dict[str, 
     result, report = folded(source)
 
     assert operators(result) == ["BatchNormalization", "ConvTranspose"]
-    assert report.entries[0].code == "graph-input/uneven-taps"
+    assert report.entries[0].reason_code == "graph-input/uneven-taps"

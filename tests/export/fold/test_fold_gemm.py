@@ -64,7 +64,7 @@ def test_forward_keeps_where_the_channel_is_not_contracted() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/not-per-channel"
+    assert report.entries[0].reason_code == "graph-input/not-per-channel"
 
 
 def test_a_bias_that_is_computed_keeps_the_node() -> None:
@@ -75,7 +75,7 @@ def test_a_bias_that_is_computed_keeps_the_node() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "weights-not-constant/graph-output"
+    assert report.entries[0].reason_code == "weights-not-constant/graph-output"
 
 
 def matmul(
@@ -145,7 +145,7 @@ def test_matmul_without_bias_and_with_more_axes_keeps() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "no-bias/graph-output"
+    assert report.entries[0].reason_code == "no-bias/graph-output"
 
 
 def test_matmul_with_more_axes_never_becomes_gemm() -> None:
@@ -157,7 +157,7 @@ def test_matmul_with_more_axes_never_becomes_gemm() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "no-bias/graph-output"
+    assert report.entries[0].reason_code == "no-bias/graph-output"
 
 
 def test_channels_that_the_weight_does_not_carry_keep() -> None:
@@ -166,7 +166,7 @@ def test_channels_that_the_weight_does_not_carry_keep() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "not-per-channel/graph-output"
+    assert report.entries[0].reason_code == "not-per-channel/graph-output"
 
 
 def test_an_add_whose_constant_enlarges_the_other_operand_keeps() -> None:
@@ -181,7 +181,7 @@ def test_an_add_whose_constant_enlarges_the_other_operand_keeps() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "broadcast/graph-output"
+    assert report.entries[0].reason_code == "broadcast/graph-output"
 
 
 def test_an_add_takes_the_offset_even_where_a_gain_is_zero() -> None:

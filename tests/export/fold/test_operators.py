@@ -226,6 +226,6 @@ def test_an_affine_passes_or_is_kept_with_the_reason(name: str, back: bool, batc
         assert len(result.graph.node) < len(source.graph.node)
     else:
         assert entry.outcome is Outcome.KEPT
-        assert entry.code is not None
-        assert entry.code.split("/")[0 if back else 1] == refused
+        assert entry.reason_code is not None
+        assert entry.reason_code.split("/")[0 if back else 1] == refused
     assert_same(source, result, feeds)

@@ -38,7 +38,7 @@ def test_a_dropout_that_may_drop_refuses() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "training-mode/graph-output"
+    assert report.entries[0].reason_code == "training-mode/graph-output"
 
 
 def test_parameters_may_be_constant_nodes() -> None:
@@ -125,7 +125,7 @@ def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
 
     result, report = folded(source)
 
-    assert report.entries[0].code == "other-readers/graph-output"
+    assert report.entries[0].reason_code == "other-readers/graph-output"
     assert_same(source, result, feeds(rng))
 
 
@@ -146,7 +146,7 @@ def test_a_batchnorm_that_a_subgraph_reads_is_kept() -> None:
 
     result, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/subgraph"
+    assert report.entries[0].reason_code == "graph-input/subgraph"
     assert_same(source, result, feeds(rng))
 
 
@@ -223,7 +223,7 @@ def test_an_operator_of_another_domain_is_kept_and_the_rest_folded() -> None:
     report = fold(working)
 
     assert [node.op_type for node in working.graph] == ["Conv", "Conv", "BatchNormalization"]
-    assert report.entries[1].code == "operator/graph-output"
+    assert report.entries[1].reason_code == "operator/graph-output"
 
 
 def test_training_mode_is_an_error_that_names_the_node() -> None:
@@ -271,7 +271,7 @@ def test_groups_that_do_not_divide_the_channels_are_kept() -> None:
         source = model(nodes, {"x": ["n", channels, 4, 4]}, ["y"], constants | statistics(rng, channels))
         source.graph.node[1].attribute[0].i = 2
 
-        assert fold(ir.from_proto(source)).entries[0].code == "graph-input/invalid-group"
+        assert fold(ir.from_proto(source)).entries[0].reason_code == "graph-input/invalid-group"
 
 
 def test_a_float16_weight_that_would_overflow_is_kept() -> None:
@@ -280,7 +280,7 @@ def test_a_float16_weight_that_would_overflow_is_kept() -> None:
     constants = {"w": np.full((3, 2, 1, 1), 6e4, np.float16)} | statistics(rng, 3, dtype=np.float32)
     source = model(nodes, IMAGE, ["y"], constants, dtype=np.float16)
 
-    assert fold(ir.from_proto(source)).entries[0].code == "overflow/graph-output"
+    assert fold(ir.from_proto(source)).entries[0].reason_code == "overflow/graph-output"
 
 
 @pytest.mark.parametrize("written", ["value_floats", "cast"])

@@ -13,10 +13,10 @@ from onnx import NodeProto, helper
 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 from normfold.export.errors import ModelFileError, PixelError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, Pixels, from_pixels
-from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import batchnorm, model, operators, run32, statistics
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from normfold.contract.atomic_write import atomic_path
 from normfold.contract.errors import WriteError
 from normfold.export.errors import ModelFileError
-from normfold.export.onnx_io.fold_file import fold_file
+from normfold.export.files.fold_file import fold_file
 from normfold.export.onnx_io.model_file import load_model, save_model
 from tests.support.onnx_models import model
 

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.export.errors import FeedError, ModelFileError, VerificationError
-from normfold.export.onnx_io.fold_file import fold_file
+from normfold.export.errors import ModelFileError, ModelInputError, VerificationError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.verify.inputs import ROWS
 from normfold.export.verify.runner import Engine
 from normfold.export.verify.tolerance import measure
@@ -250,7 +250,7 @@ def test_the_users_inputs_are_used(pair: Any, tmp_path: Path) -> None:
 def test_inputs_that_do_not_fit_are_named(pair: Any, tmp_path: Path, arrays: Any, says: str) -> None:
     np.savez(tmp_path / "bad.npz", **arrays)
 
-    with pytest.raises(FeedError, match=says):
+    with pytest.raises(ModelInputError, match=says):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
@@ -258,7 +258,7 @@ def test_inputs_that_do_not_fit_are_named(pair: Any, tmp_path: Path, arrays: Any
 def test_inputs_that_prove_nothing_are_refused(pair: Any, tmp_path: Path, number: float) -> None:
     np.savez(tmp_path / "bad.npz", x=np.full((1, 4, 5, 5), number, np.float32))
 
-    with pytest.raises(FeedError, match="holds NaN or infinity"):
+    with pytest.raises(ModelInputError, match="holds NaN or infinity"):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
@@ -268,7 +268,7 @@ def test_damaged_archives_are_named(pair: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((1, 4, 5, 5), np.float32))
 
     for name in ("cut.npz", "one.npy"):
-        with pytest.raises(FeedError, match="is no .npz file of plain arrays, or is damaged"):
+        with pytest.raises(ModelInputError, match="is no .npz file of plain arrays, or is damaged"):
             verify(pair[0], pair[1], tmp_path / name)
 
 
@@ -297,7 +297,7 @@ def test_one_unit_in_the_last_place_of_a_nearly_constant_output_is_allowed() -> 
 def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_text("no archive")
 
-    with pytest.raises(FeedError, match="is no .npz file of plain arrays, or is damaged"):
+    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays, or is damaged"):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
@@ -311,7 +311,7 @@ def test_text_inputs_ask_for_a_file(tmp_path: Path) -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.save(proto, tmp_path / "a.onnx")
 
-    with pytest.raises(FeedError, match="Input 'x' is STRING; give inputs in an .npz file"):
+    with pytest.raises(ModelInputError, match="Input 'x' is STRING; give inputs in an .npz file"):
         verify(tmp_path / "a.onnx", tmp_path / "a.onnx")
 
 

@@ -1,4 +1,4 @@
-"""Held-out rows of what a network was trained on: what watching takes for normal."""
+"""Calibration rows of a run folder: the validation data of a network, which the drift thresholds are taken from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None
     """Return rows of a run's validation split, evenly spaced, as the served network takes them, by input.
 
     Returns:
-        None for what is no run folder, or where its data are gone: then nobody can say what is normal.
+        None for what is no run folder, or where its data are gone: then there are no thresholds.
     """
     if source.is_onnx or source.is_factory:
         return None

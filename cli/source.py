@@ -1,4 +1,4 @@
-"""What `normfold export` is given: a run folder, an ONNX file, or a factory of the user's own."""
+"""The source of `normfold export`: a run folder, an ONNX file, or a factory of the user's own."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ class Resolved:
     path: Path
     card: SourceCard
     kept_statistics: str | None
-    """Why the running statistics are those of training; None where they were taken anew."""
+    """Why the running statistics are those of training; None where they were recalibrated."""
 
 
 def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolved:
     """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
 
-    The statistics of a run folder are taken anew over its training data, unless `keep_statistics` says otherwise.
+    The statistics of a run folder are recalibrated over its training data, unless `keep_statistics` says otherwise.
 
     Raises:
         SourceError: there is no such source, or an option that does not go with it.
         SetupError: `folder` cannot be written.
         NormfoldError: whatever reading or exporting it says.
     """
-    refuse_stray_options(source)
+    reject_stray_options(source)
     if source.is_onnx:
         path = Path(source.text)
         card = read_card(path, source.card)
@@ -105,7 +105,7 @@ def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolve
 def _checkpoint_to_onnx(
     source: Source, target: Path, progress: ProgressCallback
 ) -> tuple[RunningStatistics | None, str | None]:
-    """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
+    """Write the network of a run folder; return the record of its recalibrated statistics, or why they were kept."""
     from normfold.models.batchnorm.recalibrate_run import Reestimated, reestimate_run
     from normfold.models.onnx.to_onnx import OPSET, trained_to_onnx
     from normfold.models.training.checkpoint import load_checkpoint
@@ -218,8 +218,8 @@ def _is_folder(path: Path) -> bool:
     return _is_there(path) and path.is_dir()
 
 
-def refuse_stray_options(source: Source) -> None:
-    """Refuse options that do not go with this kind of source.
+def reject_stray_options(source: Source) -> None:
+    """Check that the options go with this kind of source.
 
     Raises:
         SourceError: naming the first.

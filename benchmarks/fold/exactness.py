@@ -54,7 +54,7 @@ def ratio(name: str, seed: int, folder: Path) -> float:
     """Return the folded model's distance over the unfolded one's, of the output for which it is largest."""
     source = write_graph(name, folder / "source.onnx", seed)
     folded = folder / "folded.onnx"
-    fold_file(source, folded, proven=False)
+    fold_file(source, folded, verified=False)
     unfolded_run, folded_run = Runner(source), Runner(folded)
     feeds = dict(random_inputs(unfolded_run.inputs, free_size=32, seed=seed))
     truth = run_in_double(onnx.load(source), feeds)

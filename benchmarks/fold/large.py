@@ -69,7 +69,7 @@ def fold_once(source: Path, target: Path) -> None:
     from normfold.export.files.fold_file import fold_file
 
     def fold() -> None:
-        assert fold_file(source, target, proven=False).report.batchnorm_after == 0
+        assert fold_file(source, target, verified=False).report.batchnorm_after == 0
 
     timed(fold)
 

@@ -69,7 +69,7 @@ def normfold(source: Path, target: Path) -> None:
     """Fold and merge, verification apart."""
     from normfold.export.files.fold_file import fold_file
 
-    fold_file(source, target, proven=False)
+    fold_file(source, target, verified=False)
 
 
 def in_turn(first: Run, second: Run) -> Run:

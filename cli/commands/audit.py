@@ -15,7 +15,7 @@ from normfold.cli.source import (
     SourceError,
     build_factory,
     parse_shape,
-    refuse_stray_options,
+    reject_stray_options,
     require_torch_source,
 )
 from normfold.contract.errors import InputError
@@ -73,7 +73,7 @@ def audit(
     Example: `normfold audit resnet50.onnx --fail-on warning`
     """
     given = Source(source, weights=weights, input_shape=input_, arguments=tuple(arg or ()))
-    refuse_stray_options(given)
+    reject_stray_options(given)
     if html is not None and html.resolve() == Path(source).resolve():
         raise InputError(f"--html {str(html)!r} is the model itself; give the page another name.")
     with err.status("starting") as status:

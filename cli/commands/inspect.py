@@ -28,7 +28,7 @@ def inspect(
 ) -> None:
     """Show every BatchNormalization of a model: where a fold would put it, or why it would stay.
 
-    Writes nothing but the page, if one is asked for. If the proof on the page fails, the exit code is 1.
+    Writes nothing but the page, if one is asked for. If the verification fails, the exit code is 1.
 
     Example: `normfold inspect resnet50.onnx --html resnet50.html`
     """
@@ -58,16 +58,16 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _write_page(model: Path, html: Path, proven: bool) -> Facts:
-    """Write the page, whole or not at all, and return what stands on it."""
+def _write_page(model: Path, html: Path, verified: bool) -> Facts:
+    """Write the page, whole or not at all, and return the facts on it."""
     require_export("normfold inspect --html")
     if html.resolve() == model.resolve():
         raise InputError(f"--html {str(html)!r} is the model itself; give the page another name.")
     from normfold.contract.atomic_write import atomic_path
-    from normfold.display.pages.facts import gather
+    from normfold.display.pages.facts import gather_facts
     from normfold.display.pages.fold_page import fold_page
 
     with atomic_path(html) as path, err.status("starting") as status:
-        facts = gather(model, proven, status.update)
+        facts = gather_facts(model, verified, status.update)
         path.write_text(fold_page(facts), encoding="utf-8")
     return facts

@@ -1,4 +1,4 @@
-"""The page of `normfold audit --html`: what was found, and how gain and drift are spread over each layer's channels."""
+"""The page of `normfold audit --html`: the findings, and histograms of gain and drift over each layer's channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small histogram as SVG: how a figure is spread over the channels of a layer."""
+"""A small histogram as SVG: the values of a figure in the channels of a layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each node stands in the drawing: a graph in topological order, broken into lines like text.
+"""The layout of the drawing: a graph in topological order, broken into lines like text.
 
 A line is best broken where nothing is torn: no fold's arc, and few values that are still to be read. Where a single
 value lives, one block of the network ends and the next begins.

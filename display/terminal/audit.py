@@ -1,4 +1,4 @@
-"""What an audit looks like to a person and to a machine."""
+"""Audits as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `normfold train` shows while it trains."""
+"""The progress of `normfold train` on a terminal."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ CHUNK_BYTES = 2**21
 MAX_CHUNK_ROWS = 256
 
 
-def chunk_rows(feeds: Inputs) -> int:
+def chunk_rows(inputs: Inputs) -> int:
     """Return how many samples to run at once, from the tensors of one."""
-    row_bytes = max(1, sum(array.nbytes for array in feeds.values()))
+    row_bytes = max(1, sum(array.nbytes for array in inputs.values()))
     return max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // row_bytes))
 
 
@@ -70,7 +70,7 @@ class Activations:
                 names = [info.name for info in runner.inputs]
                 for chunk in range(len(self._sizes)):
                     self._put(chunk, runner.run({name: self._get(chunk, name) for name in names}))
-            except ModelFileError as error:  # of the piece, which nobody knows
+            except ModelFileError as error:  # of the piece, a file that no user has seen
                 raise NotAdaptableError(f"The network cannot be run on these samples: it {error.problem}") from None
         self._keep({value.name for value in alive})
 

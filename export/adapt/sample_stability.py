@@ -1,6 +1,6 @@
-"""Whether the samples are of one state of affairs: their first half is compared with their second, layer by layer.
+"""Stability of the samples: their first half is compared with their second, layer by layer.
 
-A mean over samples that moved is the mean of nothing. One sample is one observation, however many pixels it has: pixels
+One sample is one observation, however many pixels it has: pixels
 of one picture are alike, so for each channel
 
     m_s    mean over the sample
@@ -64,7 +64,7 @@ def measure_stability(means: Array, variances: Array, epsilon: float) -> SampleS
         ValueError: there are fewer than MIN_SAMPLES samples.
     """
     if len(means) < MIN_SAMPLES:
-        raise ValueError(f"{len(means)} samples have no halves to compare; {MIN_SAMPLES} are the fewest")
+        raise ValueError(f"{len(means)} samples have no halves to compare; {MIN_SAMPLES} are needed")
     distances = variances + (means - means.mean(axis=0)) ** 2
     variance = distances.mean(axis=0) + epsilon
     return SampleStability(_gap(means / np.sqrt(variance)), _gap(distances / variance))

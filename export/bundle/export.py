@@ -1,4 +1,4 @@
-"""From an unfolded model to a bundle in a repository: folded, proven, described, and only then visible."""
+"""Export an unfolded model as a bundle of a repository: folded, verified, described, and only then visible."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from normfold.contract.manifest import (
 )
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.bundle.calibrate import calibrated
+from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.monitor import save_monitor
-from normfold.export.bundle.reservation import reserve_version
+from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
 from normfold.export.errors import BundleExportError, FoldError
 from normfold.export.fold.fold import fold
@@ -60,16 +60,16 @@ _RECORDED_PACKAGES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Adapted:
-    """What a model whose statistics were recalibrated keeps of where they come from."""
+class AdaptationOrigin:
+    """The origin of recalibrated statistics: the record for the manifest, and the statistics before."""
 
     record: Adaptation
     trained: Mapping[str, Statistics]
-    """What training left, by BatchNormalization."""
+    """Running mean and variance as training left them, by BatchNormalization."""
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedBundle:
     """A bundle that was written."""
 
     path: Path
@@ -89,12 +89,12 @@ def export_bundle(
     merging: bool = True,
     inputs: Path | None = None,
     takes_pixels: bool = False,
-    watch: bool = True,
-    held_out: Path | Inputs | None = None,
-    adapted: Adapted | None = None,
+    monitoring: bool = True,
+    calibration: Path | Inputs | None = None,
+    adapted: AdaptationOrigin | None = None,
     progress: ProgressCallback = ignore_progress,
-) -> Exported:
-    """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
+) -> ExportedBundle:
+    """Fold a model, verify the fold, and write it as NAME/VERSION of a repository.
 
     Args:
         source: the unfolded ONNX model.
@@ -106,8 +106,8 @@ def export_bundle(
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to verify with; random inputs without it.
         takes_pixels: make the input 8-bit pixels, and fold the card's standardisation, or the model's own, too.
-        watch: write what the service needs to see whether its inputs are like those of training.
-        held_out: rows of that kind that the network was not trained on, as the served network takes them: an .npz file
+        monitoring: write what the service needs to see whether its inputs drift from those of training.
+        calibration: normal rows that the network was not trained on, as the served network takes them: an .npz file
             with one array for each input, or the arrays; without them the service shows how far inputs are from
             training's, and cannot say what is too far.
         adapted: where the model's statistics come from, if not from training.
@@ -120,7 +120,7 @@ def export_bundle(
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
         BundleExportError: the name, the version or the card does not fit.
         VerificationError: the folded model differs; nothing was written.
-        ModelInputError: the held-out rows, or the inputs to verify with, cannot be used.
+        ModelInputError: the calibration rows, or the inputs to verify with, cannot be used.
         WriteError: the repository cannot be written.
     """
     card = card or SourceCard()
@@ -129,10 +129,9 @@ def export_bundle(
     specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
     _check_card(card, *specs)
     pixels = from_pixels(card.preprocessing) if takes_pixels else None
-    with reserve_version(repository, name, model_version) as (folder, number):
-        progress("folding")
+    with reservation(repository, name, model_version) as (folder, number):
         try:
-            report = fold(model, merging=merging, pixels=pixels)
+            report = fold(model, progress, merging, pixels)
         except FoldError:
             require_consistent(source)
             raise
@@ -143,12 +142,12 @@ def export_bundle(
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
         progress("verifying")
-        verification = verify(source, folder / MODEL_NAME, inputs, pixels=pixels)
+        verification = verify(source, folder / MODEL_NAME, inputs, progress=progress, pixels=pixels)
         verification.require()
         monitor = None
-        if watch and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
-            progress("learning what is normal")
-            monitor = _write_monitor(source, folder, pixels, held_out)
+        if monitoring and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
+            progress("calibrating the drift monitor")
+            monitor = _write_monitor(source, folder, pixels, calibration)
         progress("writing the manifest")
         manifest = Manifest(
             schema_version=max(card.schema_version, 1 if adapted is None else 3),
@@ -173,21 +172,21 @@ def export_bundle(
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
         (folder / MANIFEST_NAME).write_text(to_json(manifest))
-    return Exported(repository / name / str(number), manifest, report, verification, monitor)
+    return ExportedBundle(repository / name / str(number), manifest, report, verification, monitor)
 
 
 def _write_monitor(
-    source: Path, folder: Path, pixels: FromPixels | None, held_out: Path | Inputs | None
+    source: Path, folder: Path, pixels: FromPixels | None, calibration: Path | Inputs | None
 ) -> Monitor | None:
-    """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be watched.
+    """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be monitored.
 
     Raises:
-        ModelInputError: the held-out rows cannot be used.
+        ModelInputError: the calibration rows cannot be used.
     """
     layers = save_monitor(source, folder / MONITOR_NAME, pixels)
     if not layers:
         return None
-    monitor = calibrated(folder / MONITOR_NAME, layers, held_out)
+    monitor = calibrate(folder / MONITOR_NAME, layers, calibration)
     (folder / MONITOR_CARD_NAME).write_text(to_json(monitor))
     return monitor
 

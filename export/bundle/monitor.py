@@ -1,7 +1,7 @@
-"""`monitor.onnx`: a network up to a few BatchNormalization layers, giving what their outputs are like.
+"""`monitor.onnx`: a network up to a few BatchNormalization layers, giving the moments of their outputs.
 
-A folded layer still knows its normal state: the value that carries it has, in each channel, the mean `shift` and the
-variance `scale² · running_var / (running_var + epsilon)`. What the graph gives is described in `contract.monitor`.
+A folded layer still knows its normal state: the value that holds its output has, in each channel, the mean `shift`
+and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.monitor` for what the graph gives.
 
 A channel with a scale near 0 carries its shift and the rounding of it. Divided by the scale, that rounding is of any
 size, and another on another processor; one such channel outweighs all others of its layer. So it is left out.
@@ -29,10 +29,10 @@ from normfold.export.graph.shapes import Sizes, sizes_of
 from normfold.export.onnx_io.model_file import check_result, load_model, save_model
 
 MAX_LAYERS = 3
-"""Watched in a network: the first, and those a third and two thirds down. The deepest layers hold most of the weights,
-which the service would hold twice, and what shifts inputs shows before them."""
+"""Layers monitored in a network: the first, and those a third and two thirds down. The deepest layers hold most of the
+weights, which the service would hold twice, and a drift of the inputs shows before them."""
 
-PRECISE = 100
+MIN_SCALE_ROUNDINGS = 100
 """Roundings that a channel's scale must be worth. u is then known to about a hundredth of its standard deviation, which
 adds 0.0001 nats to a divergence at most; the lowest thresholds are about 0.001. 1,000 would in float16 leave out
 channels with a scale as large as their shift."""
@@ -43,7 +43,7 @@ _AXES_ARE_INPUTS = 18
 
 @dataclass(frozen=True)
 class _NormOutput:
-    """A BatchNormalization, and the value of the graph that carries what it gave out."""
+    """A BatchNormalization, and the value of the graph that holds what it gave out."""
 
     node: str
     batchnorm: BatchNorm
@@ -51,7 +51,7 @@ class _NormOutput:
 
     @property
     def live(self) -> npt.NDArray[np.int64]:
-        """Numbers of the channels whose scale stands out from the rounding of what carries them, ascending.
+        """Numbers of the channels whose scale stands out from the rounding of the value, ascending.
 
         The value lies around `shift`, so it is rounded to eps · |shift|. Where `shift` is 0 it is as precise as numbers
         are, down to those so small that they lose digits (`tiny`).
@@ -60,12 +60,12 @@ class _NormOutput:
         # Doubles are made float32 before anything else; the CPU has no layers in bfloat16.
         limits = np.finfo(np.float16 if self.value.dtype == ir.DataType.FLOAT16 else np.float32)
         rounding = np.maximum(float(limits.eps) * np.abs(norm.shift), float(limits.tiny))
-        alive = (np.abs(norm.scale) >= PRECISE * rounding) & np.isfinite(norm.running_var)
+        alive = (np.abs(norm.scale) >= MIN_SCALE_ROUNDINGS * rounding) & np.isfinite(norm.running_var)
         return np.flatnonzero(alive)
 
 
 def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[WatchedLayer]:
-    """Write the graph that watches a network.
+    """Write the graph that monitors a network.
 
     Args:
         source: the unfolded model.
@@ -73,11 +73,11 @@ def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> 
         pixels: the served network takes 8-bit pixels, and so does this.
 
     Returns:
-        The layers that it watches, from the front to the back; none, and nothing is written, where no value of the
-        network carries what a BatchNormalization gave out, or none but the shifts of channels that are dead.
+        The layers that it monitors, from the front to the back; none, and nothing is written, where no value of the
+        network holds what a BatchNormalization gave out, or none but the shifts of channels that are dead.
     """
     model = load_model(source)
-    report = fold(model, merging=False, pixels=pixels)  # a merged layer carries no one BatchNormalization's output
+    report = fold(model, merging=False, pixels=pixels)  # a merged layer holds no one BatchNormalization's output
     values = {value.name: value for node in model.graph for value in node.outputs}
     found = [
         _NormOutput(entry.node, report.parameters[entry.node], values[entry.output_value])
@@ -90,7 +90,7 @@ def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> 
     if not chosen:
         return []
     editor = Editor(model.graph)
-    layers = [_watch(editor, one) for one in chosen]
+    layers = [_monitor(editor, one) for one in chosen]
     outputs = {value.name: value for node in model.graph for value in node.outputs}
     del model.graph.outputs[:]
     model.graph.outputs.extend(outputs[name] for layer in layers for name in (layer.means, layer.squares))
@@ -111,7 +111,7 @@ def _has_rows(found: _NormOutput, of_input: Sizes | None) -> bool:
     return sizes is not None and of_input is not None and sizes[:1] == of_input[:1]
 
 
-def _watch(editor: Editor, found: _NormOutput) -> WatchedLayer:
+def _monitor(editor: Editor, found: _NormOutput) -> WatchedLayer:
     """Put behind a value what gives its live channels' means and mean squares, row by row."""
     batchnorm, value, live = found.batchnorm, found.value, found.live
     sizes = sizes_of(value)

@@ -32,7 +32,7 @@ def check_name(name: str) -> None:
 
 
 @contextmanager
-def reserve_version(repository: Path, name: str, version: int | None) -> Iterator[tuple[Path, int]]:
+def reservation(repository: Path, name: str, version: int | None) -> Iterator[tuple[Path, int]]:
     """Give a folder to fill, and its version; on leaving without an error, make it the version.
 
     Args:

@@ -24,7 +24,7 @@ class FoldOptions:
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldedNode:
     """A node that was folded: how, the labels of the nodes that absorbed it, and of all nodes on the way."""
 
     outcome: Outcome
@@ -43,7 +43,7 @@ class FoldState:
     """Parameters, warnings, the pixel input and the count of affines; the entries are made from the rest at the end."""
     batchnorms: dict[str, ir.Node] = field(default_factory=dict)
     """Every BatchNormalization of the source by its label, in graph order."""
-    folded: dict[ir.Node, Folded] = field(default_factory=dict)
+    folded: dict[ir.Node, FoldedNode] = field(default_factory=dict)
     rejections: dict[ir.Node, tuple[Rejection, ...]] = field(default_factory=dict)
     """Why a node was not folded when it was tried last: backwards and forwards, or one where neither was tried."""
     output_values: dict[ir.Value, ir.Node] = field(default_factory=dict)

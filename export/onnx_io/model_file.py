@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from normfold.export.errors import FoldError, ModelFileError
-from normfold.export.onnx_io.strip_weights import strip_weights, without_weights
+from normfold.export.onnx_io.strip_weights import without_initializers, without_weights
 
 MIN_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"
@@ -179,7 +179,7 @@ def _serialised(model: ir.Model) -> Iterator[bytes]:
     the message is made by onnx-ir; the initializers, which may stand anywhere in it, follow.
     """
     initializers = list(model.graph.initializers.values())
-    small = strip_weights(model)
+    small = without_initializers(model)
     graph = small.graph.SerializeToString(deterministic=True)
     small.ClearField("graph")
 

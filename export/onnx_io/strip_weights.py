@@ -12,7 +12,7 @@ MAX_KEPT_BYTES = 1_000
 """Bytes: smaller constants, such as the target of a Reshape, are what inference needs."""
 
 
-def strip_weights(model: ir.Model) -> onnx.ModelProto:
+def without_initializers(model: ir.Model) -> onnx.ModelProto:
     """Return the model as a message without its initializers."""
     initializers = dict(model.graph.initializers)
     for name in initializers:  # clear() looks for the first of those left each time: quadratic
@@ -25,7 +25,7 @@ def strip_weights(model: ir.Model) -> onnx.ModelProto:
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:
     """Return a valid model in which every initializer is an input, but for small ones."""
-    proto = strip_weights(model)
+    proto = without_initializers(model)
     inputs = {value.name for value in proto.graph.input}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from normfold.contract.manifest import MANIFEST_NAME, Manifest, to_json
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.bundle.reservation import reserve_version
+from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import VersionChoiceError
 from normfold.export.repository.versions import check_version, find_model
 
@@ -57,7 +57,7 @@ def roll_back(
         raise VersionChoiceError(f"Version {to} of {name!r} is the newest already; name an earlier one with --to.")
     progress(f"checking {name}/{to}")
     manifest = check_version(source.folder, repository)
-    with reserve_version(repository, name, None) as (folder, number):
+    with reservation(repository, name, None) as (folder, number):
         progress(f"writing {name}/{number}")
         copy = manifest.as_copy(number, datetime.now(UTC).isoformat(timespec="seconds"))
         linked = [link_or_copy(source.folder / file, folder / file) for file in manifest.files]

@@ -1,4 +1,4 @@
-"""Inputs to run a model on: seeded random ones, or the user's own from a file; and the same moved a little."""
+"""Inputs to run a model on: seeded random ones, or the user's own from a file, and the same moved a little."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from normfold.export.graph.constants import FLOATS
 from normfold.export.verify.runner import Inputs, ValueInfo
 from normfold.export.verify.tolerance import is_float
 
-ROWS = 3
+BATCH_SIZE = 3
 """Size of a free first axis."""
 
 FREE_SIZES = (32, 96, 224)
 """Sizes tried for every other free axis; deep networks need more than the first."""
 
 
-def random_inputs(inputs: Sequence[ValueInfo], free_size: int, seed: int, spread: int = 0) -> Inputs:
+def random_inputs(inputs: Sequence[ValueInfo], free_size: int, seed: int, step: int = 0) -> Inputs:
     """Make one tensor for each input.
 
-    Free axes behind the first have `free_size`; with `spread` each has that much more than the one before. Those of one
+    Free axes behind the first have `free_size`; with `step` each has that much more than the one before. Those of one
     name agree.
 
     Floats are standard normal; 8-bit integers take every value; wider integers are 0 or 1, since they may be indices
@@ -39,7 +39,7 @@ def random_inputs(inputs: Sequence[ValueInfo], free_size: int, seed: int, spread
     names = dict.fromkeys(
         _axis_name(info, axis) for info in inputs for axis, size in enumerate(info.shape) if not isinstance(size, int)
     )
-    sizes = {name: free_size + spread * (place + 1) for place, name in enumerate(names)}
+    sizes = {name: free_size + step * (place + 1) for place, name in enumerate(names)}
     return {info.name: _random_tensor(info, sizes, rng) for info in inputs}
 
 
@@ -62,7 +62,7 @@ def read_inputs(path: Path, inputs: Sequence[ValueInfo]) -> Inputs:
                 f"The array {info.name!r} has shape {list(array.shape)}, the input {list(info.shape)}."
             )
         if not array.size or not np.isfinite(array).all():
-            raise ModelInputError(f"The array {info.name!r} is empty, or holds NaN or infinity, which prove nothing.")
+            raise ModelInputError(f"The array {info.name!r} is empty, or holds NaN or infinity, which verify nothing.")
     return arrays
 
 
@@ -83,10 +83,10 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         raise ModelInputError(f"{str(path)!r} is no .npz file of plain arrays, or is damaged.") from None
 
 
-def moved_by_one_ulp(feeds: Inputs, seed: int) -> Inputs:
-    """Return the feeds with every float moved by one unit in the last place, up or down at random."""
+def moved_by_one_ulp(inputs: Inputs, seed: int) -> Inputs:
+    """Return the inputs with every float moved by one unit in the last place, up or down at random."""
     rng = np.random.default_rng(seed)
-    return {name: next_float(array, rng) if is_float(array) else array for name, array in feeds.items()}
+    return {name: next_float(array, rng) if is_float(array) else array for name, array in inputs.items()}
 
 
 def next_float(array: Tensor, rng: np.random.Generator) -> Tensor:
@@ -104,7 +104,7 @@ def _axis_name(info: ValueInfo, axis: int) -> str:
 
 def _random_tensor(info: ValueInfo, sizes: dict[str, int], rng: np.random.Generator) -> Tensor:
     shape = [
-        size if isinstance(size, int) else sizes[_axis_name(info, axis)] if axis else ROWS
+        size if isinstance(size, int) else sizes[_axis_name(info, axis)] if axis else BATCH_SIZE
         for axis, size in enumerate(info.shape)
     ]
     if info.dtype in FLOATS:

@@ -1,4 +1,4 @@
-"""Runs a model exactly as it is written, without the optimisations that would hide what a fold did."""
+"""Runners: a model run exactly as it is written, without the optimisations that would hide what a fold did."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class ValueInfo:
-    """An input or output: a size in `shape` is an int, a name for a free axis, or None for a free axis without one."""
+    """An input or output: name, dtype and shape.
+
+    A size in `shape` is an int, a name for a free axis, or None for a free axis without one.
+    """
 
     name: str
     dtype: ir.DataType
@@ -40,7 +43,7 @@ class ValueInfo:
 
 
 class Engine(StrEnum):
-    """What runs a model."""
+    """The engines that can run a model."""
 
     ONNXRUNTIME = "ONNX Runtime, on the CPU with graph optimisation off"
     REFERENCE = "onnx's reference evaluator"
@@ -68,7 +71,7 @@ class Runner:
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.engine, self._run = _start(path, model, engine)
 
-    def run(self, feeds: Inputs) -> dict[str, Tensor]:
+    def run(self, inputs: Inputs) -> dict[str, Tensor]:
         """Run once.
 
         Raises:
@@ -76,9 +79,9 @@ class Runner:
         """
         names = [info.name for info in self.outputs]
         try:
-            results = self._run(names, dict(feeds))
+            results = self._run(names, dict(inputs))
         except Exception as error:  # noqa: BLE001 -- as above
-            raise ModelFileError(self.path, f"failed to run: {_one_line(error)}") from None
+            raise ModelFileError(self.path, f"failed to run: {_in_one_line(error)}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
 
@@ -113,7 +116,7 @@ def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, 
         except SetupError:
             raise
         except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know
-            first_fault = first_fault or _one_line(error)
+            first_fault = first_fault or _in_one_line(error)
     raise ModelFileError(path, f"cannot be run by {engines[0].value}: {first_fault}")
 
 
@@ -152,6 +155,6 @@ def _value_info(path: Path, value: ir.Value) -> ValueInfo:
     return ValueInfo(value.name or "", value.type.dtype, tuple(sizes))
 
 
-def _one_line(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     """Return an error's message in one line, without ONNX Runtime's place in its own source."""
     return re.sub(r"(?<=:)\S*/onnxruntime/\S+ .*\) (?=[A-Z])", " ", " ".join(str(error).split()))

@@ -1,4 +1,4 @@
-"""How far a folded output is from the original's, beside the network's own noise.
+"""The tolerance of a verification: a folded output's error beside the network's own noise.
 
 A fixed tolerance is wrong both ways: one rounding may move a deep, ill-conditioned network by 1e-2 and a shallow one by
 1e-7. So the allowance is measured. Noise is how far the original's own outputs move when each input moves by one unit
@@ -40,7 +40,7 @@ class OutputDifference:
 
     @property
     def allowed(self) -> float:
-        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be proven."""
+        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be verified."""
         return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else 0.0
 
     @property

@@ -15,7 +15,7 @@ from normfold.export.fold.operators.table import OPERATORS
 from normfold.export.fold.plan import Plan, Planner
 from normfold.export.fold.rejection import ReasonCode, Rejection
 from normfold.export.fold.report import Outcome
-from normfold.export.fold.state import Folded, FoldState
+from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
 from normfold.export.graph.shapes import rank_of
@@ -76,7 +76,7 @@ class _Folder:
             into = (node_label(merged.into),)
             self._forget_outputs(merged.into)
             for node in merged.gone:
-                self._state.folded[node] = Folded(Outcome.MERGED, into, into)
+                self._state.folded[node] = FoldedNode(Outcome.MERGED, into, into)
                 self._forget_outputs(node)
                 self._state.report.affines += node.op_type in ELEMENTWISE
         return bool(merges or pairs)
@@ -144,7 +144,7 @@ class _Folder:
         composed = plan.edits and all(_is_affine(edit.node) for edit in plan.edits)
         into = tuple(node_label(edit.node) for edit in plan.edits)
         path = tuple(node_label(step) for step in plan.path)
-        self._state.folded[node] = Folded(Outcome.COMPOSED if composed else outcome, into, path)
+        self._state.folded[node] = FoldedNode(Outcome.COMPOSED if composed else outcome, into, path)
         self._state.report.affines += not is_batchnorm(node)
         return True
 

@@ -227,7 +227,7 @@ def _in_one_line(text: str) -> str:
 
 def test_a_bundle_that_is_not_watched_stays_so(normfold: Run, tmp_path: Path, samples: Path) -> None:
     onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
-    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", watch=False)
+    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", monitoring=False)
 
     assert "Its inputs are not watched." in normfold("adapt", "models/net", "--samples", str(samples))[1]
 

@@ -151,8 +151,8 @@ def test_export_says_whether_held_out_rows_give_thresholds(
     x = np.random.default_rng(0).normal(size=(count, 4, 5, 5)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", x=x)
 
-    code, out, err = normfold("export", "net.onnx", "--held-out", "rows.npz", "--name", "text")
-    watched = json.loads(normfold("export", "net.onnx", "--held-out", "rows.npz", "--json")[1])["monitor"]
+    code, out, err = normfold("export", "net.onnx", "--calibration", "rows.npz", "--name", "text")
+    watched = json.loads(normfold("export", "net.onnx", "--calibration", "rows.npz", "--json")[1])["monitor"]
 
     assert code == 0
     assert ("The held-out inputs give no threshold: it takes 100 rows" in err) is (count == 99)

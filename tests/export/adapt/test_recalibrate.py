@@ -17,11 +17,11 @@ from normfold.export.adapt.recalibrate import Recalibration, recalibrate
 from normfold.export.adapt.sample_stability import MIN_SAMPLES, measure_stability
 from normfold.export.adapt.samples import Samples
 from normfold.export.errors import (
-    MovingSamplesError,
     NotAdaptableError,
     SampleError,
     StatisticsError,
     TrainingModeError,
+    UnstableSamplesError,
 )
 from normfold.export.onnx_io.model_file import load_model, save_model
 from tests.support.inflate import inflate
@@ -377,7 +377,7 @@ def test_samples_that_change_half_way_are_refused(change: Any, says: str, tmp_pa
     late = (np.arange(COUNT) >= COUNT // 2).reshape(-1, 1, 1, 1)
     x = change(np.random.default_rng(0).normal(size=(COUNT, 3, 8, 8)), late)
 
-    with pytest.raises(MovingSamplesError, match=says) as caught:
+    with pytest.raises(UnstableSamplesError, match=says) as caught:
         halves_differ(x, tmp_path).require()
 
     assert caught.value.z > 4

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
-from normfold.export.adapt.samples import SampleFormat, read_samples
+from normfold.export.adapt.read_samples import read_samples
+from normfold.export.adapt.samples import SampleFormat
 from normfold.export.errors import ModelInputError, SampleError
 from normfold.export.graph.pixels import Pixels
 from normfold.export.verify.runner import ValueInfo

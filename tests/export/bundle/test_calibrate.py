@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normfold.contract.monitor import MONITOR_NAME
-from normfold.export.bundle.calibrate import MAX_ROWS, MIN_ROWS, WINDOW_ROWS, calibrated
+from normfold.export.bundle.calibrate import MAX_ROWS, MIN_ROWS, WINDOW_ROWS, calibrate
 from normfold.export.bundle.monitor import save_monitor
 from tests.export.bundle.test_monitor import RNG, deep, linear, rows, save, scores, trained
 
@@ -18,7 +18,7 @@ def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> No
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save(trained(rows(2000, seed=0)["x"]), tmp_path), path)
 
-    monitor = calibrated(path, layers, rows(300, seed=1))
+    monitor = calibrate(path, layers, rows(300, seed=1))
     (layer,) = monitor.layers
     assert layer.threshold is not None
 
@@ -37,9 +37,9 @@ def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wro
     spoilt = x.copy()
     spoilt[[3, 70, 299]] = wrong
 
-    monitor = calibrated(path, layers, {"x": spoilt})
+    monitor = calibrate(path, layers, {"x": spoilt})
 
-    without = calibrated(path, layers, {"x": np.delete(x, [3, 70, 299], axis=0)})
+    without = calibrate(path, layers, {"x": np.delete(x, [3, 70, 299], axis=0)})
     assert monitor.calibration_rows == without.calibration_rows == 297
     assert monitor.layers[0].threshold == pytest.approx(without.layers[0].threshold, rel=1e-5)
 
@@ -50,7 +50,7 @@ def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     x = rows(MIN_ROWS + 20, 0)["x"]
     x[:21] = 1e25
 
-    monitor = calibrated(path, layers, {"x": x})
+    monitor = calibrate(path, layers, {"x": x})
 
     assert (monitor.calibration_rows, [layer.threshold for layer in monitor.layers]) == (0, [None])
 
@@ -64,13 +64,13 @@ def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(t
     x[count // 2 :] += 3
     tracemalloc.start()
 
-    monitor = calibrated(path, layers, {"x": x})
+    monitor = calibrate(path, layers, {"x": x})
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
     assert monitor.calibration_rows == MAX_ROWS
-    assert monitor == calibrated(path, layers, {"x": x[:: count // MAX_ROWS]})
+    assert monitor == calibrate(path, layers, {"x": x[:: count // MAX_ROWS]})
 
 
 @pytest.mark.parametrize("count", [None, MIN_ROWS - 1])
@@ -78,7 +78,7 @@ def test_of_too_few_rows_no_threshold_is_taken(tmp_path: Path, count: int | None
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save(deep(RNG, 1), tmp_path), path)
 
-    monitor = calibrated(path, layers, None if count is None else rows(count, 0))
+    monitor = calibrate(path, layers, None if count is None else rows(count, 0))
 
     assert monitor.calibration_rows == 0
     assert [layer.threshold for layer in monitor.layers] == [None]

@@ -21,7 +21,7 @@ from normfold.contract.errors import WriteError
 from normfold.contract.manifest import SourceCard, read_manifest, sha256_of
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.export.bundle.export import export_bundle
-from normfold.export.bundle.reservation import reserve_version
+from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import BundleExportError, VerificationError
 from tests.export.verify.test_verify import network
 from tests.support.onnx_models import run32
@@ -74,7 +74,8 @@ def test_statistics_keep_the_full_vectors_and_where_they_went(source: Path, repo
     assert set(kept) == {f"bn.{name}" for name in renamed}
     for ours, theirs in renamed.items():
         np.testing.assert_array_equal(kept[f"bn.{ours}"], original[f"bn.{theirs}"].astype(np.float64))
-    assert [(entry["node"], entry["outcome"], entry["output_value"]) for entry in index] == [("bn", "folded back", "n1")]
+    entries = [(entry["node"], entry["outcome"], entry["output_value"]) for entry in index]
+    assert entries == [("bn", "folded back", "n1")]
     assert index[0]["epsilon"] == pytest.approx(1e-5)
 
 
@@ -147,10 +148,13 @@ def test_a_network_that_gives_no_numbers_says_so(source: Path, repository: Path,
 
 
 def test_two_exports_at_once_get_versions_of_their_own(repository: Path) -> None:
-    with reserve_version(repository, "net", None) as (first, one), reserve_version(repository, "net", None) as (second, two):
+    with reservation(repository, "net", None) as (first, one), reservation(repository, "net", None) as (second, two):
         assert (one, two) == (1, 2)
         assert {first.name, second.name} == {"1.partial", "2.partial"}
-        with pytest.raises(BundleExportError, match="Version 2 of 'net' is being written"), reserve_version(repository, "net", 2):
+        with (
+            pytest.raises(BundleExportError, match="Version 2 of 'net' is being written"),
+            reservation(repository, "net", 2),
+        ):
             pass
     assert sorted(path.name for path in (repository / "net").iterdir()) == ["1", "2"]
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from normfold.contract.manifest import SourceCard
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, WatchedLayer, divergence, read_monitor
 from normfold.contract.preprocess import ImagePreprocessing
-from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrated
+from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrate
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.monitor import MAX_LAYERS, save_monitor
 from normfold.export.errors import ModelInputError
@@ -199,7 +199,7 @@ def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
     for channels, scales in ((range(7), dead), (live, {})):
         path = tmp_path / MONITOR_NAME
         layers = save_monitor(save(one_layer(channels, scales, shift), tmp_path), path)
-        (layer,) = calibrated(path, layers, rows(300, seed=1)).layers
+        (layer,) = calibrate(path, layers, rows(300, seed=1)).layers
         assert layer.threshold is not None
         (score,) = scores(path, (layer,), {"x": 0.8 * rows(WINDOW_ROWS, 7)["x"] + 0.3})
         ratios.append(score / layer.threshold)
@@ -254,7 +254,7 @@ def test_layers_are_chosen_among_those_that_live(tmp_path: Path) -> None:
 def test_a_network_without_a_living_channel_is_not_watched(tmp_path: Path) -> None:
     proto = without_scale(deep(RNG, 2), "bn0", "bn1")
 
-    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", held_out=rows(150, 3))
+    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", calibration=rows(150, 3))
 
     assert exported.monitor is None
     assert not {MONITOR_NAME, MONITOR_CARD_NAME} & exported.manifest.files.keys()
@@ -267,9 +267,9 @@ def test_scores_that_are_all_0_give_no_threshold_and_a_bundle_that_is_read(tmp_p
     constants = {name: array.astype(np.float32) for name, array in constants.items()}
     nodes = [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), batchnorm("h", "y")]
     proto = model(nodes, {"x": ["n", 3]}, ["y"], constants, dtype=np.float32)
-    held_out = {"x": np.zeros((150, 3), np.float32)}
+    calibration = {"x": np.zeros((150, 3), np.float32)}
 
-    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", held_out=held_out)
+    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", calibration=calibration)
 
     monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
     assert monitor == exported.monitor
@@ -298,10 +298,10 @@ def test_a_layer_that_has_the_rows_several_times_is_not_watched(tmp_path: Path) 
 
 
 def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
-    held_out = tmp_path / "rows.npz"
-    np.savez(held_out, **rows(150, 3))
+    calibration = tmp_path / "rows.npz"
+    np.savez(calibration, **rows(150, 3))
 
-    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
+    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", calibration=calibration)
 
     monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
     assert monitor == exported.monitor
@@ -310,17 +310,17 @@ def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
 
 
 def test_a_bundle_may_be_without(tmp_path: Path) -> None:
-    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", watch=False)
+    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", monitoring=False)
 
     assert not (exported.path / MONITOR_NAME).exists()
 
 
 def test_wrong_rows_write_nothing(tmp_path: Path) -> None:
-    held_out = tmp_path / "rows.npz"
-    np.savez(held_out, z=np.zeros(3))
+    calibration = tmp_path / "rows.npz"
+    np.savez(calibration, z=np.zeros(3))
 
     with pytest.raises(ModelInputError, match="the model's inputs are"):
-        export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
+        export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", calibration=calibration)
 
     assert not list((tmp_path / "repository").glob("net/*"))
 
@@ -333,7 +333,7 @@ def test_a_network_of_pixels_is_watched_in_pixels(tmp_path: Path) -> None:
     source = save(deep(RNG, 2, channels=3), tmp_path)
 
     exported = export_bundle(
-        source, tmp_path / "repository", "net", card=card, takes_pixels=True, held_out={"x": pixels}
+        source, tmp_path / "repository", "net", card=card, takes_pixels=True, calibration={"x": pixels}
     )
 
     path = exported.path / MONITOR_NAME

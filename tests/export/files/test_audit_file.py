@@ -63,20 +63,20 @@ def test_a_planted_fault_is_found(
 ) -> None:
     path = written(tmp_path, sound() | {f"bn.{field}": np.array(values, np.float32)})
     (found,) = audit_onnx(path).findings
-    assert (found.reason_code, found.layer, found.severity) == (code, "bn", severity)
+    assert (found.code, found.layer, found.severity) == (code, "bn", severity)
 
 
 def test_statistics_that_were_never_set_are_found(tmp_path: Path) -> None:
     unset = {"bn.mean": np.zeros(3, np.float32), "bn.var": np.ones(3, np.float32)}
     (found,) = audit_onnx(written(tmp_path, sound() | unset)).findings
-    assert (found.reason_code, found.severity) == ("statistics-unset", Severity.ERROR)
+    assert (found.code, found.severity) == ("statistics-unset", Severity.ERROR)
 
 
 @pytest.mark.parametrize(
     ("epsilon", "codes"), [(1e-5, []), (1e-3, []), (0.0, ["epsilon-unusual"]), (0.1, ["epsilon-unusual"])]
 )
 def test_an_unusual_epsilon_is_found(tmp_path: Path, epsilon: float, codes: list[str]) -> None:
-    assert [found.reason_code for found in audit_onnx(written(tmp_path, sound(), epsilon=epsilon)).findings] == codes
+    assert [found.code for found in audit_onnx(written(tmp_path, sound(), epsilon=epsilon)).findings] == codes
 
 
 def set_training_mode(node: onnx.NodeProto) -> None:
@@ -86,7 +86,7 @@ def set_training_mode(node: onnx.NodeProto) -> None:
 
 def training(path: Path) -> list[tuple[str, str | None, Severity]]:
     def short(found: Finding) -> tuple[str, str | None, Severity]:
-        return found.reason_code, found.layer, found.severity
+        return found.code, found.layer, found.severity
 
     return [short(found) for found in audit_onnx(path).findings]
 
@@ -132,7 +132,7 @@ def test_parameters_that_are_computed_are_read_and_those_of_the_caller_are_not(t
     onnx.save(proto, path)
     audit = audit_onnx(path)
     assert audit.layers == ()
-    assert [(found.reason_code, found.severity) for found in audit.findings] == [("not-readable", Severity.INFO)]
+    assert [(found.code, found.severity) for found in audit.findings] == [("not-readable", Severity.INFO)]
     assert "its running_mean may be overridden by the caller" in audit.findings[0].figure
 
 

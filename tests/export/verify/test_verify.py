@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from normfold.export.errors import ModelFileError, ModelInputError, VerificationError
 from normfold.export.files.fold_file import fold_file
-from normfold.export.verify.inputs import ROWS
+from normfold.export.verify.inputs import BATCH_SIZE
 from normfold.export.verify.runner import Engine
 from normfold.export.verify.tolerance import measure
 from normfold.export.verify.verify import verify
@@ -354,4 +354,4 @@ def test_infinities_that_agree_are_equal() -> None:
 
 
 def test_free_axes_get_several_rows() -> None:
-    assert ROWS > 1
+    assert BATCH_SIZE > 1

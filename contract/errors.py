@@ -7,13 +7,16 @@
         ├── MissingPackageError     an extra is not installed
         └── WriteError              a file or folder cannot be written
 
-Each package subclasses these in its own `errors.py`; the command line turns the kind into an exit code. An error
-carries its facts as attributes and says in one sentence what is wrong and what to do.
+Each package subclasses these in its own `errors.py`; `normfold.errors` draws the whole tree. The command line turns
+the kind into an exit code. An error carries its facts as attributes and says in one sentence what is wrong and what to
+do.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from normfold.contract.install import how_to_install
 
 
 class NormfoldError(Exception):
@@ -44,9 +47,7 @@ class MissingPackageError(SetupError):
     """A command needs packages that come with an extra which is not installed."""
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
-        super().__init__(
-            f"{needed_for} needs the package {package!r}; install it in Normfold's clone with: pip install '.[{extra}]'"
-        )
+        super().__init__(f"{needed_for} needs the package {package!r}; install it {how_to_install(extra)}")
         self.package, self.extra, self.needed_for = package, extra, needed_for
 
 

@@ -195,9 +195,9 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         app.fast_path = FastPath(repository, telemetry, workers, settings, large, doors)
     app.include_router(predict_routes(repository, workers, settings))
     app.include_router(infer_routes())
-    app.include_router(
-        statistics_routes(repository, coordinator, Metrics(coordinator, repository, settings.triton_metrics))
-    )
+    metrics = Metrics(coordinator, repository, settings.triton_metrics)
+    app.state.metrics = metrics  # the documentation lists them
+    app.include_router(statistics_routes(repository, coordinator, metrics))
     app.include_router(drift_routes(repository, workers))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator))

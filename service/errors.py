@@ -134,7 +134,7 @@ class ResponseTooLargeError(RequestError):
     def __init__(self, size: int, max_response_bytes: int) -> None:
         super().__init__(
             f"The response would have {size:,} bytes, over the limit of {max_response_bytes:,}; "
-            f"ask for fewer rows at once."
+            "ask for fewer rows at once."
         )
         self.size, self.max_response_bytes = size, max_response_bytes
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold.cli.packages import require_export
-from normfold.contract.manifest import PRIOR
+from normfold.contract.defaults import PRIOR
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,

@@ -18,8 +18,8 @@ from normfold.cli.source import (
     reject_stray_options,
     require_torch_source,
 )
+from normfold.contract.audit.findings import Audit, Finding, Severity
 from normfold.contract.errors import InputError
-from normfold.contract.findings import Audit, Finding, Severity
 from normfold.contract.progress import ProgressCallback
 from normfold.display.terminal.audit import audit_record, findings_table, verdict
 from normfold.display.terminal.console import err, fail, out, print_json

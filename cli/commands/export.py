@@ -11,6 +11,7 @@ from rich.table import Table
 
 from normfold.cli.packages import require_export
 from normfold.cli.source import Source, parse_input, resolve
+from normfold.contract.defaults import REPOSITORY
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,
@@ -28,9 +29,7 @@ def export(
         str,
         typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
     ],
-    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(
-        "model_repository"
-    ),
+    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(REPOSITORY),
     name: Annotated[
         str | None, typer.Option(help="Name to serve it under; taken from the source if not given.")
     ] = None,

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from normfold.contract.defaults import REPOSITORY
 from normfold.contract.runtime import require_onnxruntime
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def serve(
         Path | None,
         typer.Option(
             help="Folder of models, as normfold export writes it.",
-            show_default="model_repository",
+            show_default=REPOSITORY,
             rich_help_panel=MODELS,
         ),
     ] = None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.contract.findings import Audit, Finding, FloatArray, NormLayer, Severity
+from normfold.contract.audit.findings import Audit, Finding, FloatArray, NormLayer, Severity
 from normfold.display.pages.document import document
 from normfold.display.pages.histogram import Axis, histogram
 from normfold.display.pages.markup import Html, element, join, name, row, shortened, table

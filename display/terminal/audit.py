@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from normfold.contract.findings import Audit, FloatArray, NormLayer, Severity
+from normfold.contract.audit.findings import Audit, FloatArray, NormLayer, Severity
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.atomic_write import os_errors_as_write_errors
-from normfold.contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
+from normfold.contract.defaults import PRIOR
+from normfold.contract.manifest import STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.samples import SHIFT

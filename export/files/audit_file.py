@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from normfold.contract.batchnorm_checks import check_layer
-from normfold.contract.findings import Audit, Finding, NormLayer, Severity
+from normfold.contract.audit.batchnorm_checks import check_layer
+from normfold.contract.audit.findings import Audit, Finding, NormLayer, Severity
 from normfold.export.fold.batchnorm import BatchNorm, is_training, read_parameters
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor

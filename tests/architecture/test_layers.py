@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PACKAGES = ("contract", "models", "export", "service", "display", "cli", "normfold")
 
 OURS = {"contract", "models", "export", "service", "display", "cli"}
@@ -105,7 +106,7 @@ def test_package_file_holds_a_docstring_alone(path: Path) -> None:
         ("service", "import torch", "torch"),
         ("service", "import torch.nn as nn", "torch"),
         ("service", "from onnx import helper", "onnx"),
-        ("service", "def load():\n    from normfold.models.registry import get", "models"),
+        ("service", "def load():\n    from normfold.models.architectures.registry import get", "models"),
         ("service", "async def load():\n    import onnx_ir", "onnx_ir"),
         ("service", "import importlib\nimportlib.import_module('torch.onnx')", "torch"),
         ("contract", "import normfold.service.app", "service"),

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from normfold.service.settings import PREFIX, Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KEYS = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())

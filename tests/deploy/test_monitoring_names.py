@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import yaml
@@ -12,30 +10,28 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.service.settings import Settings
-from tests.service.conftest import bundles, start
-from tests.service.http.test_hostile_bodies import post
-from tests.support.monitoring import (
+from tests.support.bundles import BundleWriter
+from tests.support.deploy_files import (
     DASHBOARD,
     GRAFANA,
     PROMETHEUS,
-    ROOT,
     RULES,
     dashboard_queries,
     metrics_of,
     variable_queries,
 )
-
-__all__ = ["bundles", "start"]
+from tests.support.paths import ROOT
+from tests.support.service import StartService, post_picture
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 
 
 @pytest.fixture
-def families(bundles: Any, start: Callable[..., Any]) -> list[Metric]:
+def families(bundles: BundleWriter, start: StartService) -> list[Metric]:
     """The metrics of a service that was asked something, under Triton's names too."""
     bundles.digits()
     service = start(bundles.root, triton_metrics=True)
-    assert post(service).status_code == 200
+    assert post_picture(service).status_code == 200
     return list(text_string_to_metric_families(service.client.get("/metrics").text))
 
 

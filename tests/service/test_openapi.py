@@ -32,7 +32,8 @@ from normfold.service.errors import ControlError, RateError, ScopeError, Unauthe
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
 from normfold.service.routes.schemas import SCHEMAS, ref
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Service, serve_app
+from tests.support.bundles import BundleWriter
+from tests.support.service import Service, serve_app
 
 CHECKS = [
     not_a_server_error,

@@ -22,6 +22,7 @@ from normfold.models.data.data import DataConfig
 from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.resume import read_progress
+from tests.support.paths import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -199,7 +200,7 @@ def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: p
 def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
     assert callable(run)  # makes the data
     command = [sys.executable, "-m", "normfold", "train", "--out", "my run", *ROWS[:-1], "100000"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:

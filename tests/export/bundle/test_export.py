@@ -23,15 +23,14 @@ from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import BundleExportError, VerificationError
-from tests.export.verify.test_verify import network
-from tests.support.onnx_models import run32
+from tests.support.onnx_models import run32, small_convnet
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Give the path of an unfolded network with one input x (n, 4, 5, 5) and one output y (n, 3)."""
     path = tmp_path / "net.onnx"
-    onnx.save(network(np.random.default_rng(0)), path)
+    onnx.save(small_convnet(np.random.default_rng(0)), path)
     return path
 
 
@@ -74,8 +73,9 @@ def test_statistics_keep_the_full_vectors_and_where_they_went(source: Path, repo
     assert set(kept) == {f"bn.{name}" for name in renamed}
     for ours, theirs in renamed.items():
         np.testing.assert_array_equal(kept[f"bn.{ours}"], original[f"bn.{theirs}"].astype(np.float64))
-    entries = [(entry["node"], entry["outcome"], entry["output_value"]) for entry in index]
-    assert entries == [("bn", "folded back", "n1")]
+    assert [(entry["node"], entry["outcome"], entry["output_value"]) for entry in index] == [
+        ("bn", "folded back", "n1")
+    ]
     assert index[0]["epsilon"] == pytest.approx(1e-5)
 
 

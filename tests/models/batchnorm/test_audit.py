@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import Audit, Finding, Severity
+from normfold.contract.audit.findings import Audit, Finding, Severity
 from normfold.models.architectures.blocks import ConvNorm
 from normfold.models.architectures.registry import FACTORIES, Architecture, build
 from normfold.models.batchnorm.audit import Subject, audit_network
@@ -26,6 +26,7 @@ from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.errors import ArchitectureError, DataError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
+from tests.support.training import MakeRun
 
 Change = Callable[[nn.Module], object]
 
@@ -149,7 +150,7 @@ def test_weights_that_overflow_are_found_where_they_arrive(trained: Path, tmp_pa
     assert set(of_layer(audit, "stages.2.norm")) == {"input-not-finite"}
 
 
-def test_small_batches_of_the_training_are_found(tmp_path: Path, make_run: Callable) -> None:
+def test_small_batches_of_the_training_are_found(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(batch_size=8, epochs=6)
     with pytest.warns(UserWarning, match="8 rows"):
         folder = fit(config, dataset, tmp_path / "run").folder

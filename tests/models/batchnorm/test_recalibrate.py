@@ -17,6 +17,7 @@ from normfold.models.batchnorm.recalibrate_run import allowed_fall, reestimate_r
 from normfold.models.errors import StatisticsError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
+from tests.support.training import MakeRun
 
 
 class Residual(nn.Module):
@@ -150,7 +151,7 @@ def test_one_row_or_one_standard_error_says_nothing(accuracy: float, rows_: int,
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_run: Callable) -> Path:
+def run(tmp_path: Path, make_run: MakeRun) -> Path:
     config, dataset = make_run(epochs=8)
     return fit(config, dataset, tmp_path / "run").folder
 
@@ -234,7 +235,7 @@ def test_without_the_data_of_the_training_they_are_kept(run: Path, pictures: Pat
     assert "cannot be read" in gone.note
 
 
-def test_a_network_without_batchnorm_has_nothing_to_take(tmp_path: Path, make_run: Callable) -> None:
+def test_a_network_without_batchnorm_has_nothing_to_take(tmp_path: Path, make_run: MakeRun) -> None:
     config, _ = make_run()
     (tmp_path / "plain_net.py").write_text(
         "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from normfold.models.architectures.registry import build
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.to_onnx import InputSpec, OnnxFile, check_exportable, checkpoint_to_onnx, to_onnx
 from normfold.models.training.checkpoint import save_checkpoint
+from tests.support.training import MakeRun
 
 
 def unsettle(network: nn.Module) -> nn.Module:
@@ -259,7 +259,7 @@ def test_lost_batchnorm_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoint_goes_out_with_its_card(tmp_path: Path, make_run: Callable) -> None:
+def test_checkpoint_goes_out_with_its_card(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run()
     network = unsettle(build(config.architecture))
     save_checkpoint(tmp_path / "run", network, config)

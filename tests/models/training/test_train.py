@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,25 +26,12 @@ from normfold.models.errors import (
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_norms
-from normfold.models.training.metrics import EpochMetrics, mean_iou
-from normfold.models.training.reporter import Reporter
+from normfold.models.training.metrics import mean_iou
 from normfold.models.training.train import evaluate, fit
+from tests.support.paths import ROOT
+from tests.support.training import MakeRun, StopAfter
 
 FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
-
-
-class StopAfter(Reporter):
-    """Interrupts as Ctrl-C does, in the middle of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.last, self.done = epoch, 0
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        self.done = metrics.epoch
-
-    def step(self) -> None:
-        if self.done == self.last:
-            raise KeyboardInterrupt
 
 
 def read_lines(folder: Path) -> list[dict[str, float]]:
@@ -55,7 +41,7 @@ def read_lines(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def test_run_learns_and_leaves_a_whole_folder(tmp_path: Path, make_run: Callable) -> None:
+def test_run_learns_and_leaves_a_whole_folder(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=8)
     result = fit(config, dataset, tmp_path / "run")
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == FILES
@@ -70,7 +56,7 @@ def test_run_learns_and_leaves_a_whole_folder(tmp_path: Path, make_run: Callable
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run: Callable) -> None:
+def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=6, lr=0.3)
     result = fit(config, dataset, tmp_path / "run")
     lines = read_lines(result.folder)
@@ -84,7 +70,7 @@ def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run:
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_interrupted_run_ends_in_the_same_weights(
-    tmp_path: Path, make_run: Callable, settings: dict[str, object], epoch: int
+    tmp_path: Path, make_run: MakeRun, settings: dict[str, object], epoch: int
 ) -> None:
     config, dataset = make_run(epochs=4, **settings)
     whole = fit(config, dataset, tmp_path / "whole")
@@ -108,7 +94,7 @@ def torch_state(folder: Path) -> dict[str, torch.Tensor]:
     return read_safetensors(folder / "resume" / "state.safetensors")
 
 
-def test_other_seed_other_weights(tmp_path: Path, make_run: Callable) -> None:
+def test_other_seed_other_weights(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         config, dataset = make_run(epochs=1, seed=seed)
         fit(config, dataset, tmp_path / str(seed))
@@ -116,14 +102,14 @@ def test_other_seed_other_weights(tmp_path: Path, make_run: Callable) -> None:
     assert weights[0] != weights[1]
 
 
-def test_finished_run_resumes_to_its_own_result(tmp_path: Path, make_run: Callable) -> None:
+def test_finished_run_resumes_to_its_own_result(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2)
     first = fit(config, dataset, tmp_path / "run")
     again = fit(config, dataset, tmp_path / "run", resume=True)
     assert (again.epochs, again.metrics) == (first.epochs, first.metrics)
 
 
-def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: Callable) -> None:
+def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1)
     folder = tmp_path / "run"
     with pytest.raises(RunFolderError, match="holds no run to resume"):
@@ -150,7 +136,7 @@ def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: Call
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_patience_ends_the_run(tmp_path: Path, make_run: Callable) -> None:
+def test_patience_ends_the_run(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=50, patience=2, lr=1e-9)
     result = fit(config, dataset, tmp_path / "run")
     assert result.epochs < 50
@@ -160,7 +146,7 @@ def test_patience_ends_the_run(tmp_path: Path, make_run: Callable) -> None:
     assert load_checkpoint(result.folder).config.epoch == result.best_epoch
 
 
-def test_diverging_run_stops_with_advice_and_may_begin_anew(tmp_path: Path, make_run: Callable) -> None:
+def test_diverging_run_stops_with_advice_and_may_begin_anew(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run("mlp", epochs=2, optimizer="sgd", lr=1e30)
     with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower --lr \(it was 1e\+30\)"):
         fit(config, dataset, tmp_path / "run")
@@ -181,7 +167,7 @@ class Cubes(nn.Module):
 
 
 def test_test_loss_that_json_cannot_hold_is_refused_and_the_folder_stays_readable(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"cubes_{tmp_path.name}.py").write_text(CUBES)
     monkeypatch.chdir(tmp_path)
@@ -194,14 +180,14 @@ def test_test_loss_that_json_cannot_hold_is_refused_and_the_folder_stays_readabl
         assert set(load_checkpoint(tmp_path / "run").config.card.metrics) == {"validation_loss", "validation_accuracy"}
 
 
-def test_small_batches_warn(tmp_path: Path, make_run: Callable) -> None:
+def test_small_batches_warn(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1, batch_size=16)
     with pytest.warns(TrainingWarning, match="16 rows: under 32"):
         fit(config, dataset, tmp_path / "run")
 
 
 def test_fp16_without_gpu_is_refused_not_ignored(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     config, dataset = make_run(precision="fp16")
@@ -210,7 +196,7 @@ def test_fp16_without_gpu_is_refused_not_ignored(
     assert not (tmp_path / "run").exists()
 
 
-def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: Callable) -> None:
+def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2, precision="bf16")
     with pytest.raises(KeyboardInterrupt):
         fit(config, dataset, tmp_path / "run", reporter=StopAfter(1))
@@ -222,7 +208,7 @@ def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: Callable) 
 
 
 def test_network_that_returns_no_logits_is_refused_before_training(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"odd_{tmp_path.name}.py").write_text(
         "from torch import nn\n"
@@ -250,7 +236,7 @@ def test_evaluation_is_in_eval_mode_and_leaves_the_mode() -> None:
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
 
 
-def test_norms_are_synchronised_over_gpus_and_keep_their_names(make_run: Callable) -> None:
+def test_norms_are_synchronised_over_gpus_and_keep_their_names(make_run: MakeRun) -> None:
     config, _ = make_run()
     network = build(config.architecture)
     names = list(network.state_dict())
@@ -282,7 +268,7 @@ print("unsynchronised", any("each of 2 processes" in str(warning.message) for wa
 
 def test_two_processes_train_one_network(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[3]
+    root = ROOT
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
         [*command, str(tmp_path / "script.py"), f"npz:{pictures}", str(tmp_path / "run")],
@@ -343,7 +329,7 @@ def test_a_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
         assert (tmp_path / "broken" / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_a_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: Callable) -> None:
+def test_a_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: MakeRun) -> None:
     result = fit(*make_run(epochs=1), tmp_path / "run")
     assert "validation_mean_iou" not in read_lines(result.folder)[0]
     assert not [name for name in result.metrics if "iou" in name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from normfold.models.data.data import Dataset
 from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.train import evaluate, fit
-from tests.models.training.test_train import StopAfter
+from tests.support.training import MakeRun, StopAfter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a build of torch for it")
 
@@ -24,7 +23,7 @@ def measured_on_cpu(folder: Path, dataset: Dataset) -> float:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_run_learns_on_the_gpu_and_its_checkpoint_serves_the_cpu(
-    tmp_path: Path, make_run: Callable, precision: str
+    tmp_path: Path, make_run: MakeRun, precision: str
 ) -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.max_memory_allocated()
@@ -36,7 +35,7 @@ def test_run_learns_on_the_gpu_and_its_checkpoint_serves_the_cpu(
     assert {value.dtype for value in load_checkpoint(result.folder).network.parameters()} == {torch.float32}
 
 
-def test_interrupted_run_goes_on(tmp_path: Path, make_run: Callable) -> None:
+def test_interrupted_run_goes_on(tmp_path: Path, make_run: MakeRun) -> None:
     """Not bit for bit: cuDNN adds gradients up in no fixed order."""
     config, dataset = make_run(epochs=8)
     with pytest.raises(KeyboardInterrupt):
@@ -46,7 +45,7 @@ def test_interrupted_run_goes_on(tmp_path: Path, make_run: Callable) -> None:
     assert measured_on_cpu(resumed.folder, dataset) > 0.9
 
 
-def test_a_second_run_may_take_the_cpu(tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_may_take_the_cpu(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = make_run(epochs=1)
     fit(config, dataset, tmp_path / "on-gpu")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

@@ -19,7 +19,7 @@ from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import read_keys, split_key
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.errors import KeysError, KeysUnwritableError
-from tests.service.http.test_hostile_bodies import wait_for
+from tests.support.waiting import wait_for
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 

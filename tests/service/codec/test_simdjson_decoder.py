@@ -15,6 +15,7 @@ from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.codec.request import ModelSignature, decode_request, parse_object
 from normfold.service.codec.simdjson_decoder import parse_large
 from normfold.service.errors import InvalidRequestError
+from tests.support.service import Service
 
 NUMBERS = st.integers(-(2**66), 2**66) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
 DATA = st.recursive(NUMBERS | st.just("["), lambda inner: st.lists(inner, max_size=4), max_leaves=12)
@@ -124,7 +125,7 @@ def test_of_two_equal_keys_the_last_one_holds() -> None:
     assert decoded(record or parse_object(body), "FP32")[0] == np.float32(3).tobytes()
 
 
-def test_a_large_body_is_answered(served: Any) -> None:
+def test_a_large_body_is_answered(served: Service) -> None:
     data = np.arange(3600, dtype=np.float32).reshape(60, 60) / 7
     entry = {"name": "input", "datatype": "FP32", "shape": [60, 60], "data": data.tolist()}
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from normfold.service.errors import BodyBudgetError
 from normfold.service.http.body_room import BodyRoom
-from tests.service.conftest import BundleWriter, Service
-from tests.service.http.test_connections import answers, connect
+from tests.support.bundles import BundleWriter
+from tests.support.raw_http import connect, read_responses
+from tests.support.service import Service, StartService
 
 MB = 2**20
 
@@ -56,27 +54,27 @@ def test_of_unknown_length_it_counts_as_the_largest(headers: dict[bytes, bytes])
 
 @pytest.mark.parametrize("path", [b"/v2/models/digits/infer", b"/v1/models/digits:predict"])
 def test_one_too_many_is_answered_503_before_it_is_read(
-    bundles: BundleWriter, start: Callable[..., Service], path: bytes
+    bundles: BundleWriter, start: StartService, path: bytes
 ) -> None:
     bundles.digits()
     service = start(bundles.root, max_bodies_bytes=100_000)
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 80000\r\n\r\n" % path
-    with connect(service) as first, connect(service) as second:
+    with connect(service.client) as first, connect(service.client) as second:
         first.sendall(head + b" " * 40_000)
         wait_until_in_flight(service)
         second.sendall(head + b" " * 80_000)
         second.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        refused = answers(second)
-    with connect(service) as third:
+        refused = read_responses(second)
+    with connect(service.client) as third:
         third.sendall(head.replace(b"Host", b"Connection: close\r\nHost") + b" " * 80_000)
-        taken = answers(third)
+        taken = read_responses(third)
 
     assert [status for status, _ in refused] == [503, 200]
     assert b"large requests" in refused[0][1]
     assert [status for status, _ in taken] == [400]
 
 
-def wait_until_in_flight(service: Any) -> None:
+def wait_until_in_flight(service: Service) -> None:
     """Wait until the service has a request besides the question whether it has one."""
     while "normfold_in_flight 2.0" not in service.client.get("/metrics").text:
         pass

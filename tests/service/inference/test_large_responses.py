@@ -21,9 +21,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from normfold.contract.manifest import TensorSpec
 from normfold.service.http import protocol, server
 from normfold.service.settings import Settings
-from tests.cli.commands.test_serve import SCRIPT, serving, wait_until_loaded
-from tests.service.http.test_connections import answers, connect
-from tests.service.http.test_hostile_bodies import wait_for
+from tests.support.bundles import BundleWriter
+from tests.support.command import SCRIPT, serving
+from tests.support.raw_http import connect, read_responses
+from tests.support.service import AccessLog, Service, StartService
+from tests.support.waiting import wait_for, wait_until_loaded
 
 FLOATS = 10_000_000
 ROW = 4 * FLOATS
@@ -48,7 +50,7 @@ SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._REAP_EVE
 """Serves, and looks twenty times a second for clients that do not read."""
 
 
-def grow(bundles: Any, floats: int = FLOATS) -> None:
+def grow(bundles: BundleWriter, floats: int = FLOATS) -> None:
     """Write a network that makes one number into millions."""
     bundles.write(
         "grow",
@@ -82,16 +84,16 @@ def read_away(connection: socket.socket) -> int:
     return size
 
 
-def ask(service: Any, sent: bytes) -> tuple[int, bytes]:
-    with connect(service) as connection:
+def ask(service: Service, sent: bytes) -> tuple[int, bytes]:
+    with connect(service.client) as connection:
         connection.sendall(sent)
-        [answer] = answers(connection)
+        [answer] = read_responses(connection)
     return answer
 
 
 @contextlib.contextmanager
 def serving_grow(
-    bundles: Any, floats: int, script: str = FRUGAL, **variables: str
+    bundles: BundleWriter, floats: int, script: str = FRUGAL, **variables: str
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
     """Serve `grow` in a process of its own, so that nothing counts that other tests have left and is freed meanwhile.
 
@@ -115,9 +117,9 @@ def resident(statm: Path) -> int:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: Any, binary: bool) -> None:
+def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: BundleWriter, binary: bool) -> None:
     with serving_grow(bundles, FLOATS) as (service, grown):
-        with connect(service) as connection:
+        with connect(service.client) as connection:
             connection.sendall(asking(binary))
             wait_for_answer(connection)
             wait_for(lambda: 0.9 * ROW < grown() < 1.3 * ROW)  # the tensor behind it is freed after its first bytes
@@ -126,9 +128,11 @@ def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: Any, b
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # over and under what glibc gives back by itself
-def test_memory_comes_back_when_several_have_read_their_answers(bundles: Any, binary: bool, floats: int) -> None:
+def test_memory_comes_back_when_several_have_read_their_answers(
+    bundles: BundleWriter, binary: bool, floats: int
+) -> None:
     with serving_grow(bundles, floats) as (service, grown), contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(connect(service)) for _ in range(8)]
+        readers = [stack.enter_context(connect(service.client)) for _ in range(8)]
         for reader in readers:
             reader.sendall(asking(binary, closing=True))
         for reader in readers:
@@ -140,7 +144,7 @@ def test_memory_comes_back_when_several_have_read_their_answers(bundles: Any, bi
     assert held > 7.5 * 4 * floats
 
 
-def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Callable[..., Any]) -> None:
+def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=300_000)
     service = start(bundles.root, max_batch_size=1)
     expected = np.full(600_000, 1.5, np.float32)
@@ -154,12 +158,12 @@ def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Calla
     np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
 
 
-def test_who_never_reads_is_cut_and_harms_no_other(bundles: Any, tmp_path: Path) -> None:
+def test_who_never_reads_is_cut_and_harms_no_other(bundles: BundleWriter, tmp_path: Path) -> None:
     bundles.digits()
     log, patience = tmp_path / "access.log", {"NORMFOLD_RECEIVE_TIMEOUT_S": "0.5"}
     with (
         serving_grow(bundles, FLOATS, SWEEPING_FAST, NORMFOLD_ACCESS_LOG=str(log), **patience) as (service, grown),
-        connect(service) as greedy,
+        connect(service.client) as greedy,
     ):
         greedy.sendall(20 * asking().replace(b"Host", b"X-Request-Id: greedy\r\nHost"))
         wait_for_answer(greedy)
@@ -175,22 +179,22 @@ def statuses(log: Path, request_id: str) -> set[int]:
     return {line["status"] for line in lines if line.get("request_id") == request_id}
 
 
-def test_answers_that_nobody_reads_have_a_limit_together(bundles: Any, start: Callable[..., Any]) -> None:
+def test_answers_that_nobody_reads_have_a_limit_together(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=2_000_000)
     service = start(bundles.root, max_response_bytes=3 * 8_000_000)
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(connect(service)) for _ in range(2)]
+        readers = [stack.enter_context(connect(service.client)) for _ in range(2)]
         for reader in readers:
             reader.sendall(asking(closing=True))
             wait_for_answer(reader)
         assert ask(service, asking(closing=True))[0] == 503
-        assert [answer[0] for reader in readers for answer in answers(reader)] == [200, 200]
+        assert [answer[0] for reader in readers for answer in read_responses(reader)] == [200, 200]
     wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
-    bundles: Any, start: Callable[..., Any], access_log: Any, binary: bool
+    bundles: BundleWriter, start: StartService, access_log: AccessLog, binary: bool
 ) -> None:
     grow(bundles, floats=1_000_000)
     service = start(bundles.root, max_response_bytes=20_000_000)
@@ -199,7 +203,7 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
     status, body = ask(service, sent)
     assert status == 400
     assert json.loads(body)["error"] == (
-        "The answer would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+        "The response would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
     )
     assert "rows" not in access_log.wait_for("large").facts  # it came to no run
     answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})

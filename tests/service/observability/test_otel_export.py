@@ -21,12 +21,13 @@ from normfold.service.observability.otel import Spans
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Lines, serve_app
-from tests.service.http.test_hostile_bodies import post, wait_for
+from tests.support.bundles import BundleWriter
+from tests.support.service import LogLines, post_picture, serve_app
+from tests.support.waiting import wait_for
 
 
 def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
-    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: Lines
+    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: LogLines
 ) -> None:
     bundles.digits()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
@@ -39,7 +40,7 @@ def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
         with serve_app(create_app(settings), settings) as service:
             service.wait_until_loaded()
             for _ in range(50):
-                assert post(service).status_code == 200
+                assert post_picture(service).status_code == 200
     wait_for(
         lambda: not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "normfold-sp"))]
     )
@@ -88,7 +89,7 @@ def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
         settings = Settings(repository=bundles.root, provider="cpu", tracing=True)
         with serve_app(create_app(settings), settings) as service:
             service.wait_until_loaded()
-            assert post(service).status_code == 200
+            assert post_picture(service).status_code == 200
         collector.shutdown()  # the service has ended, so that all is sent
     [path] = {path for path, _ in handler.received}
     sent = b"".join(body for _, body in handler.received)

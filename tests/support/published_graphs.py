@@ -1,27 +1,39 @@
-"""Gives a weightless ONNX skeleton seeded random weights and matching BatchNormalization statistics.
+"""Graphs of published architectures (tests/graphs), given seeded random weights and matching statistics.
 
-    python inflate.py fastvit_t8.onnx.gz fastvit_t8.onnx [SEED]
+    python -m tests.support.published_graphs fastvit_t8 fastvit_t8.onnx [SEED]
 
-The skeletons are the graphs of published architectures: float initializers of more than 64 elements hold a
-shape and no values, marked RANDOM. Weights get variance 2 / fan-in; BatchNormalization gets a scale of 0.5
-to 1.5 with one in ten negative, a shift, and the statistics of one seeded batch, moved a little so that they
-are not the batch's own. Needs onnx, numpy and onnxruntime.
+In the files, float initializers of more than 64 elements hold a shape and no values; their doc_string is RANDOM.
+Weights get variance 2 / fan-in; BatchNormalization gets a scale of 0.5 to 1.5 with one in ten negative, a shift, and
+the statistics of one seeded batch, moved a little so that they are not the batch's own.
 """
+
+from __future__ import annotations
 
 import gzip
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from tests.support.paths import GRAPHS
 
 DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16}
+NAMES = tuple(sorted(path.name.removesuffix(".onnx.gz") for path in GRAPHS.glob("*.onnx.gz")))
+"""Names of the graphs, which are timm's names of the architectures."""
 
 
-def inflate(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """Fills every initializer marked RANDOM, in place, and returns the model."""
-    rng = np.random.default_rng(seed)
+def published_graph(name: str, seed: int = 0) -> onnx.ModelProto:
+    """Return one of the graphs, for a batch of two, with weights drawn from `seed`."""
+    model = onnx.ModelProto.FromString(gzip.decompress((GRAPHS / f"{name}.onnx.gz").read_bytes()))
+    set_random_weights(model, np.random.default_rng(seed))
+    return model
+
+
+def set_random_weights(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Fill every initializer that is marked RANDOM, in place."""
     role: dict[str, tuple[str, int]] = {}
     for node in model.graph.node:
         for position, name in enumerate(node.input):
@@ -52,11 +64,12 @@ def inflate(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
         var = np.maximum(var, 0.05)
         put(node.input[3], mean + 0.05 * np.sqrt(var) * rng.standard_normal(mean.shape))
         put(node.input[4], var * rng.uniform(0.9, 1.1, var.shape))
-    return model
 
 
-def batch_statistics(model: onnx.ModelProto, rng: np.random.Generator):
-    """Yields each BatchNormalization node with the mean and variance that one random batch gives it."""
+def batch_statistics(
+    model: onnx.ModelProto, rng: np.random.Generator
+) -> Iterator[tuple[NodeProto, np.ndarray, np.ndarray]]:
+    """Yield each BatchNormalization node with the mean and variance that one random batch gives it."""
     training = onnx.ModelProto()
     training.CopyFrom(model)
     names = []
@@ -84,7 +97,5 @@ def batch_statistics(model: onnx.ModelProto, rng: np.random.Generator):
 
 
 if __name__ == "__main__":
-    source, target = sys.argv[1:3]
-    with gzip.open(source) as file:
-        model = onnx.load_from_string(file.read())
-    onnx.save(inflate(model, int(sys.argv[3]) if len(sys.argv) > 3 else 0), target)
+    name, target, *seed = sys.argv[1:]
+    onnx.save(published_graph(name, *map(int, seed)), target)

@@ -43,7 +43,7 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
 def _verdict(facts: Facts) -> Html:
     sentence = fold_sentence(facts.report, "can be folded")
     if facts.verification is None:
-        verdict = element("span", "Not verified: the folded model was not run.", class_="unproven")
+        verdict = element("span", "Not verified: the folded model was not run.", class_="unverified")
     elif facts.verification.passes:
         verdict = element("span", "Verified: the folded model computes the same.", class_="pass")
     else:

@@ -143,7 +143,7 @@ def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: RunCommand, n
 
 
 @pytest.mark.parametrize("count", [99, 100])
-def test_export_says_whether_held_out_rows_give_thresholds(
+def test_export_says_whether_calibration_rows_give_thresholds(
     normfold: RunCommand, net: Path, tmp_path: Path, count: int
 ) -> None:
     assert net.exists()
@@ -151,13 +151,15 @@ def test_export_says_whether_held_out_rows_give_thresholds(
     np.savez(tmp_path / "rows.npz", x=x)
 
     code, out, err = normfold("export", "net.onnx", "--calibration", "rows.npz", "--name", "text")
-    watched = json.loads(normfold("export", "net.onnx", "--calibration", "rows.npz", "--json")[1])["monitor"]
+    monitor = json.loads(normfold("export", "net.onnx", "--calibration", "rows.npz", "--json")[1])["monitor"]
 
     assert code == 0
-    assert ("The held-out inputs give no threshold: it takes 100 rows" in err) is (count == 99)
-    says = "100 held-out rows say what" if count == 100 else "no thresholds, which take at least 100 held-out rows: "
+    assert ("The calibration inputs give no threshold: at least 100 rows are needed" in err) is (count == 99)
+    says = (
+        "thresholds come from 100 calibration rows." if count == 100 else "without thresholds, which take at least 100"
+    )
     assert says in " ".join(out.split())
-    assert says in watched["sentence"]
+    assert says in monitor["sentence"]
 
 
 def test_export_of_an_onnx_file_needs_no_torch(

@@ -38,7 +38,7 @@ def test_they_are_taken_anew_and_told_on_screen_to_machines_and_in_the_manifest(
     assert (code, err) == (0, "")
     assert "running statistics  mean moved by  variance changed by" in out
     assert "blocks.0.norm" in out
-    assert "Taken anew over 84 training rows: validation accuracy" in " ".join(out.split())
+    assert "Recalibrated over 84 training rows: validation accuracy" in " ".join(out.split())
 
     record = json.loads(normfold("export", "run", "--json")[1])
 
@@ -101,8 +101,8 @@ def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
     )  # any accuracy is a fall then
     code, out, err = normfold("export", "run")
     assert code == 0
-    assert err.startswith("warning: The running statistics are those of training: taken anew they make validation")
-    assert "Taken anew, and not kept, over 84 training rows" in " ".join(out.split())
+    assert err.startswith("warning: The running statistics are those of training: recalibrated they make validation")
+    assert "Recalibrated, and not kept, over 84 training rows" in " ".join(out.split())
     record = json.loads(normfold("export", "run", "--json")[1])
     assert record["running_statistics"]["taken"] is False
     assert record["kept_statistics"] == "taken anew they make validation accuracy worse"

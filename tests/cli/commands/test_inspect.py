@@ -60,7 +60,7 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_page_says_what_became_of_each(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_page_has_the_outcome_of_each_batchnormalization(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     code, out, err = normfold("inspect", "net.onnx", "--html", "page.html")
 
     assert (code, err) == (0, "")
@@ -71,9 +71,9 @@ def test_the_page_says_what_became_of_each(normfold: RunCommand, net: Path, tmp_
     for text, entry in zip(page.rows.values(), report["entries"], strict=True):
         assert text.startswith(entry["node"] + entry["outcome"])
         assert (entry["reason"] or entry["into"]) in text
-        assert (entry["code"] or "") in text
+        assert (entry["reason_code"] or "") in text
     assert "4 of 5 BatchNormalization nodes can be folded" in page.text
-    assert "Proven: the folded model computes the same." in page.text
+    assert "Verified: the folded model computes the same." in page.text
     assert hashlib.sha256(net.read_bytes()).hexdigest() in page.text
     assert "n × 4 × 5 × 5" in page.text
     assert "equal" in out
@@ -155,16 +155,16 @@ def test_a_file_with_a_hostile_name(normfold: RunCommand, net: Path, tmp_path: P
     assert "<h1>&lt;b&gt;&amp;\\udcff.onnx</h1>" in (tmp_path / "page.html").read_text()
 
 
-def test_a_page_without_proof_says_so(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_page_without_verification_says_so(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
 
     assert normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")[0] == 0
     text = Page((tmp_path / "page.html").read_text()).text
-    assert "Not proven" in text
-    assert "Proven" not in text
+    assert "Not verified" in text
+    assert "Verified" not in text
 
 
-def test_a_failed_proof_is_on_the_page_and_in_the_exit_code(
+def test_failed_verification_is_on_the_page_and_in_the_exit_code(
     normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
@@ -177,7 +177,7 @@ def test_a_failed_proof_is_on_the_page_and_in_the_exit_code(
     assert err == "error: 'net.onnx' does not compute the same when it is folded; 'page.html' shows by how much.\n"
     text = Page((tmp_path / "page.html").read_text()).text
     assert "The folded model does not compute the same." in text
-    assert "Proven" not in text
+    assert "Verified" not in text
 
 
 def test_a_model_that_nothing_runs_gets_a_page_without_the_proof(normfold: RunCommand, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_prior_weighs_samples_not_pixels(tmp_path: Path) -> None:
 def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proto, feeds = chain(np.random.default_rng(0), 2)
     whole, _ = adapted(proto, samples(**feeds), tmp_path)
-    monkeypatch.setattr(activations, "LARGEST_CHUNK", 7)  # 5 chunks of 7, and one of 5
+    monkeypatch.setattr(activations, "MAX_CHUNK_ROWS", 7)  # 5 chunks of 7, and one of 5
 
     pieces, _ = adapted(proto, samples(**feeds), tmp_path)
     alone, _ = adapted(proto, samples(**feeds), tmp_path, batchable=False)
@@ -171,7 +171,7 @@ def test_rows_behind_a_reshape_belong_to_their_samples(tmp_path: Path) -> None:
 
     assert_same_statistics(corrected(proto, feeds, {"bn": "f"}), result)
     per_sample = measure_stability(feeds["x"].mean(1), feeds["x"].var(1), 1e-5)
-    assert found.layers[0].halves.means.z == pytest.approx(per_sample.means.z)
+    assert found.layers[0].stability.means.z == pytest.approx(per_sample.means.z)
 
 
 def test_two_layers_that_share_their_statistics_get_their_own(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_change_too_small_to_matter_is_none_however_sure_it_is(tmp_path: Path)
 
     found = halves_differ(np.random.default_rng(0).normal(size=(4000, 3)) + 0.2 * late, tmp_path)
 
-    assert found.layers[0].halves.means.z > 4
+    assert found.layers[0].stability.means.z > 4
     found.require()
 
 

@@ -11,7 +11,8 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.fold.edits import Rewrite, input_name, replacement
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import Derived, constant_dtype, constant_shape, exact, is_constant
 
 

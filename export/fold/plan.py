@@ -25,7 +25,8 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.cost import Cost, moved_by, pays
 from normfold.export.fold.edits import Edit
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.nodes import node_label
 
 

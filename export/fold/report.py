@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from normfold.export.fold.batchnorm import BatchNorm
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.pixels import PixelInput
 
 

@@ -12,7 +12,8 @@ from normfold.export.arrays import Array, constant_axes_dropped
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import Layer, along_axis, by_group, read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection, invalid_group, not_per_channel, read_as_weight
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
 from normfold.export.graph.shapes import static_size
 
 

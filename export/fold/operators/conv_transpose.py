@@ -11,7 +11,8 @@ from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import along_axis, by_group, read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection, invalid_group, not_per_channel, read_as_weight
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
 
 
 def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:

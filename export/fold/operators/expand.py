@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection, unknown_shape
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, unknown_shape
 from normfold.export.graph.shapes import rank_of
 
 

@@ -11,7 +11,8 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.edits import GemmBehindReshape, Rewrite, input_name, replacement
 from normfold.export.fold.layer import along_axis
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection, not_per_channel
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, not_per_channel
 from normfold.export.graph.constants import Derived, constant_shape, exact, is_constant
 from normfold.export.graph.nodes import opset_of, sole_reader
 from normfold.export.graph.shapes import rank_of, static_size

@@ -12,7 +12,8 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.operators.add import constant_index
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import exact, is_constant
 from normfold.export.graph.shapes import rank_of
 

@@ -11,7 +11,8 @@ from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection, not_per_channel
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, not_per_channel
 
 
 def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:

@@ -11,7 +11,8 @@ from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.edits import Edit, Rewrite, input_name
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import Derived, constant_dtype, constant_tensor, exact, is_constant
 
 

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import static_size
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.apply import apply_backward, apply_forward
 from normfold.export.fold.batchnorm import read_batchnorm
 from normfold.export.fold.elementwise import OPERATORS as ELEMENTWISE
 from normfold.export.fold.elementwise import constant_operand, read_elementwise, scales_a_normalised_value
@@ -13,8 +12,10 @@ from normfold.export.fold.merge.branches import merge_branches
 from normfold.export.fold.merge.sequence import merge_sequences
 from normfold.export.fold.operators.table import OPERATORS
 from normfold.export.fold.plan import Plan, Planner
-from normfold.export.fold.rejection import ReasonCode, Rejection
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import Outcome
+from normfold.export.fold.stages.apply_plan import apply_backward, apply_forward
 from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of

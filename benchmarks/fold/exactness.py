@@ -56,9 +56,9 @@ def ratio(name: str, seed: int, folder: Path) -> float:
     folded = folder / "folded.onnx"
     fold_file(source, folded, verified=False)
     unfolded_run, folded_run = Runner(source), Runner(folded)
-    feeds = dict(random_inputs(unfolded_run.inputs, free_size=32, seed=seed))
-    truth = run_in_double(onnx.load(source), feeds)
-    before, after = (distances(runner.run(feeds), truth) for runner in (unfolded_run, folded_run))
+    inputs = dict(random_inputs(unfolded_run.inputs, free_size=32, seed=seed))
+    truth = run_in_double(onnx.load(source), inputs)
+    before, after = (distances(runner.run(inputs), truth) for runner in (unfolded_run, folded_run))
     print(f"{name}, seed {seed}: unfolded {before}, folded {after}", file=sys.stderr)
     return max(after[output] / before[output] for output in truth)
 

@@ -128,7 +128,7 @@ def measure_graph(name: str, pipelines: Sequence[Pipeline], folder: Path, rounds
                 ratio=ratio(times[pipeline.name], times[EXPORTER.name]),
             )
         )
-        tell(f"{name}: {pipeline.name}: {spread(milliseconds)}, of exporter's {results[-1].ratio}", ends=True)
+        tell(f"{name}: {pipeline.name}: {interval(milliseconds)}, of exporter's {results[-1].ratio}", ends=True)
     return results
 
 
@@ -139,7 +139,7 @@ def time_of(pipeline: Pipeline, source: Path, target: Path) -> float:
     return time.process_time() - started
 
 
-def spread(times: Times) -> str:
+def interval(times: Times) -> str:
     """Return median and quartiles, in the unit given."""
     quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
     return f"{quartiles[1]:.2f} ms [{quartiles[0]:.2f}, {quartiles[2]:.2f}]"

@@ -1,4 +1,4 @@
-"""Ten real graphs: what a fold may leave at most, with the batch of two that they were exported with and a free one."""
+"""Ten published graphs: the most that a fold may leave, with a fixed batch of two and a free one."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ def _backward_branches(node: ir.Node, affine: Affine) -> Step | Rejection:
         return _unequal_branches(node)
     backward = {index: affine.without_offset() for index in range(len(node.inputs))}
     if affine.has_offset:
-        taker = max(range(len(node.inputs)), key=lambda index: _takes_offset(node.inputs[index]))
-        backward[taker] = Affine(affine.gain, _sign(node, taker) * affine.offset)
+        branch = max(range(len(node.inputs)), key=lambda index: _takes_offset(node.inputs[index]))
+        backward[branch] = Affine(affine.gain, _sign(node, branch) * affine.offset)
     return Step(backward=backward)
 
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 from normfold.display.pages.markup import element, name, printable, shortened
-from normfold.display.pages.strip import LONGEST_LINE, break_lines, find_blocks, living
+from normfold.display.pages.strip import MAX_LINE_NODES, break_lines, find_blocks, living
 from tests.support.command import Page, RunCommand
 from tests.support.onnx_models import batchnorm, model, small_convnet, statistics
 
@@ -252,7 +252,7 @@ def test_markup_escapes_what_is_not_markup() -> None:
     assert shortened("x" * 200, 11) == "xxxxx…xxxxx"
 
 
-@pytest.mark.parametrize("count", [1, 2, 20, LONGEST_LINE, 42, 1000])
+@pytest.mark.parametrize("count", [1, 2, 20, MAX_LINE_NODES, 42, 1000])
 def test_lines_hold_each_node_once_and_tear_no_block_that_fits(count: int) -> None:
     block = 7  # a residual block: every seventh node reads what stands before the block
     reads = [(index - 1,) if (index + 1) % block else (index - 1, index - block) for index in range(count)]
@@ -261,9 +261,9 @@ def test_lines_hold_each_node_once_and_tear_no_block_that_fits(count: int) -> No
     lines = break_lines([0] * (count - 1), alive)
 
     assert [index for line in lines for index in line] == list(range(count))
-    assert max(map(len, lines)) <= LONGEST_LINE
+    assert max(map(len, lines)) <= MAX_LINE_NODES
     assert all(line.start % block == 0 for line in lines)
-    assert all(len(line) >= LONGEST_LINE // 2 for line in lines[:-1])
+    assert all(len(line) >= MAX_LINE_NODES // 2 for line in lines[:-1])
 
 
 def test_lines_do_not_tear_arcs_where_another_break_is_near() -> None:

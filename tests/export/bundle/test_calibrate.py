@@ -1,4 +1,4 @@
-"""What scores are normal: which rows thresholds come from, and when there are none."""
+"""Thresholds of the drift monitor: the rows that they come from, and when there are none."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     assert (monitor.calibration_rows, [layer.threshold for layer in monitor.layers]) == (0, [None])
 
 
-def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(tmp_path: Path) -> None:
+def test_calibration_takes_limited_rows_from_everywhere(tmp_path: Path) -> None:
     """Rows of two kinds, one behind the other, as pictures lie class by class."""
     path = tmp_path / MONITOR_NAME
     count = 40_000  # shares of all of them in each window would be 640 MB
@@ -78,7 +78,7 @@ def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(t
 
 
 @pytest.mark.parametrize("count", [None, MIN_ROWS - 1])
-def test_of_too_few_rows_no_threshold_is_taken(tmp_path: Path, count: int | None) -> None:
+def test_calibration_of_too_few_rows_gives_no_threshold(tmp_path: Path, count: int | None) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), 1), tmp_path), path)
 

@@ -1,4 +1,4 @@
-"""Bundles: complete, described truly, never overwritten, never half-written."""
+"""Bundles: complete, described correctly, never overwritten, never half-written."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_a_bundle_holds_all_that_a_server_must_know(source: Path, repository: Pa
     assert (manifest.fold.batchnorm_before, manifest.fold.batchnorm_after) == (1, 0)
     assert manifest.verification["y"].error <= manifest.verification["y"].allowed
     assert manifest.card == card
-    feeds = {"x": np.random.default_rng(1).normal(size=(2, 4, 5, 5)).astype(np.float32)}
-    models = [run32(onnx.load(path), feeds)[0] for path in (source, folder / "model.onnx", folder / "unfolded.onnx")]
+    inputs = {"x": np.random.default_rng(1).normal(size=(2, 4, 5, 5)).astype(np.float32)}
+    models = [run32(onnx.load(path), inputs)[0] for path in (source, folder / "model.onnx", folder / "unfolded.onnx")]
     np.testing.assert_array_equal(models[0], models[2])
     np.testing.assert_allclose(models[0], models[1], rtol=1e-4, atol=1e-4)
 
@@ -108,7 +108,7 @@ def test_versions_count_up_and_are_never_overwritten(source: Path, repository: P
     assert sorted(repository.rglob("*")) == before
 
 
-def test_external_data_goes_along(source: Path, repository: Path) -> None:
+def test_saved_model_takes_its_external_data_along(source: Path, repository: Path) -> None:
     proto = onnx.load(source)
     onnx.save_model(proto, source, save_as_external_data=True, location="w.bin", size_threshold=0)
 
@@ -118,13 +118,13 @@ def test_external_data_goes_along(source: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "x" * 200])
-def test_a_name_that_is_no_folder_is_refused(source: Path, repository: Path, name: str) -> None:
+def test_name_that_is_no_folder_is_rejected(source: Path, repository: Path, name: str) -> None:
     with pytest.raises(BundleExportError, match="cannot be served"):
         export_bundle(source, repository, name)
     assert not repository.exists()
 
 
-def test_a_failed_proof_leaves_nothing(source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_verification_leaves_nothing(source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
 
     with pytest.raises(VerificationError):
@@ -133,7 +133,7 @@ def test_a_failed_proof_leaves_nothing(source: Path, repository: Path, monkeypat
     assert list(repository.rglob("*")) == []
 
 
-def test_a_network_that_gives_no_numbers_says_so(source: Path, repository: Path, tmp_path: Path) -> None:
+def test_network_with_outputs_that_are_not_finite_is_named(source: Path, repository: Path, tmp_path: Path) -> None:
     proto = onnx.load(source)
     for weight in proto.graph.initializer:
         array = numpy_helper.to_array(weight)
@@ -171,10 +171,10 @@ def test_a_full_disk_leaves_nothing_wherever_it_is_met(source: Path, repository:
     written = export_bundle(source, tmp_path / "whole", "net").path
     sizes = {path.stat().st_size for path in written.iterdir()}
     for limit in (0, *(size - 1 for size in sizes)):
-        with largest_file(limit), pytest.raises(WriteError, match="file too large"):
+        with file_size_limit(limit), pytest.raises(WriteError, match="file too large"):
             export_bundle(source, repository, "net")
         assert list(repository.rglob("*")) == []
-    with largest_file(max(sizes)):
+    with file_size_limit(max(sizes)):
         assert export_bundle(source, repository, "net").path == repository / "net" / "1"
 
 
@@ -200,7 +200,7 @@ def test_a_disk_that_is_full_when_files_are_synced_leaves_nothing(
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
+def file_size_limit(size: int) -> Iterator[None]:
     """Let this process write files of at most so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -222,7 +222,7 @@ IMAGE = ImagePreprocessing(channels=1, height=5, width=5, mean=(0.5,), std=(0.5,
         ({"preprocessing": RowPreprocessing(columns=("a",), mean=(0.0,), std=(1.0,))}, r"makes FP32 samples \[1\]"),
     ],
 )
-def test_a_card_that_does_not_fit_is_refused(source: Path, repository: Path, card: Any, says: str) -> None:
+def test_card_that_does_not_fit_is_rejected(source: Path, repository: Path, card: Any, says: str) -> None:
     with pytest.raises(BundleExportError, match=says):
         export_bundle(source, repository, "net", card=SourceCard(**card))
     assert not repository.exists()

@@ -1,4 +1,4 @@
-"""The pass as a whole: what may change, what must not, and what the report says."""
+"""The fold as a whole: values that may change and must not, and the entries of the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_layer_that_is_also_an_output_keeps_its_value() -> None:
     assert_same(source, result, image_rows(rng))
 
 
-def test_a_layer_that_somebody_else_reads_keeps_its_value() -> None:
+def test_layer_with_another_reader_keeps_its_value() -> None:
     rng = np.random.default_rng(1)
     nodes, constants = conv_batchnorm(rng)
     nodes.append(helper.make_node("Relu", ["h"], ["z"], name="relu"))
@@ -51,7 +51,7 @@ def test_a_layer_that_somebody_else_reads_keeps_its_value() -> None:
     assert "also read by Relu 'relu'" in (report.entries[0].reason or "")
 
 
-def test_forward_folds_only_if_all_readers_absorb() -> None:
+def test_batchnorm_folds_forwards_only_if_all_readers_absorb() -> None:
     rng = np.random.default_rng(2)
     convs = [helper.make_node("Conv", ["n", name], [f"{name}.y"], name=name) for name in ("a", "b")]
     relu = helper.make_node("Sigmoid", ["n"], ["r"], name="relu")
@@ -109,7 +109,7 @@ def test_identity_and_dropout_do_not_stand_in_the_way(back: bool, between: str) 
     assert_same(source, result, image_rows(rng))
 
 
-def test_a_batchnorm_that_nobody_reads_is_removed_and_reported() -> None:
+def test_unread_batchnorm_is_removed_and_reported() -> None:
     rng = np.random.default_rng(27)
     nodes = [helper.make_node("Tanh", ["x"], ["y"]), batchnorm("x", "dead")]
 
@@ -169,7 +169,7 @@ def test_equal_names_mean_equal_content() -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_the_carrier_holds_what_the_batchnorm_gave_out() -> None:
+def test_output_value_holds_the_output_of_the_batchnorm() -> None:
     rng = np.random.default_rng(21)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"]),
@@ -199,7 +199,7 @@ def test_nodes_of_one_name_have_entries_of_their_own() -> None:
     assert [entry.node for entry in report.entries] == ["bn", "bn#2"]
 
 
-def test_rank_two_and_three() -> None:
+def test_batchnorm_of_rank_two_and_three_folds() -> None:
     rng = np.random.default_rng(23)
     for shape in (["n", 4], ["n", 4, 5]):
         rank = len(shape)

@@ -1,4 +1,4 @@
-"""What files in the wild hold that a fold must not fall for, each by name."""
+"""Files from other exporters with a detail that a wrong fold would miss, each by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.onnx_models import (
 )
 
 
-def test_a_dropout_that_may_drop_refuses() -> None:
+def test_dropout_that_may_drop_rejects_an_affine() -> None:
     rng = np.random.default_rng(5)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"]),
@@ -89,7 +89,7 @@ def condition() -> list[onnx.NodeProto]:
     ]
 
 
-def test_a_batchnorm_in_a_subgraph_is_listed_and_left_in_peace() -> None:
+def test_batchnorm_in_a_subgraph_is_listed_and_kept() -> None:
     rng = np.random.default_rng(9)
     nodes, constants = conv_batchnorm(rng)
     branch = helper.make_graph(nodes, "then", [], [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)])
@@ -321,7 +321,7 @@ def test_statistics_that_are_not_finite_keep_the_node() -> None:
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 14, 15, 17, 20, 23])
-def test_every_opset_folds(opset: int) -> None:
+def test_fold_works_in_every_opset(opset: int) -> None:
     rng = np.random.default_rng(16)
     nodes, constants = conv_batchnorm(rng)
     constants = {name: array.astype(np.float32) for name, array in constants.items()}

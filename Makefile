@@ -17,10 +17,13 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo test test-quick fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+system-packages:  ## Install through apt the programs that tests and benchmarks run (Debian, Ubuntu).
+	$(PYTHON) -m scripts.system_packages
 
 setup: $(INSTALLED)  ## Make .venv with everything for development.
 
@@ -36,8 +39,11 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, ask; writes build/demo.json.
 	$(BIN)/python -m scripts.demo
 
-test: $(INSTALLED)  ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are pytest's own.
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-quick: $(INSTALLED)  ## Run the tests that take less than a second each, in two processes.
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -27,6 +27,9 @@ COMMANDS = (
 )
 """In the order of the help. Module `normfold.cli.commands.NAME` has a function NAME, or a Typer `app` of several."""
 
+OPTIONS = {"input_shape": "--input", "takes_pixels": "--input uint8", "arguments": "--arg"}
+"""Argument of the Python API to its option, where that is not named like it."""
+
 
 class _Commands(UserDict[str, Any]):
     """Name to command; its module is imported when the command is looked up."""
@@ -92,7 +95,7 @@ def main() -> None:
     try:
         app()
     except NormfoldError as error:
-        _fail(str(error))
+        _fail(_sentence(error))
         raise SystemExit(error.exit_code) from None
     except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a check that said no
         import traceback
@@ -100,6 +103,12 @@ def main() -> None:
         traceback.print_exc()
         _fail("This is a fault of Normfold; please report it with the lines above.")
         raise SystemExit(INTERNAL_FAULT) from None
+
+
+def _sentence(error: NormfoldError) -> str:
+    from normfold.errors import ArgumentError
+
+    return error.on_command_line(OPTIONS) if isinstance(error, ArgumentError) else str(error)
 
 
 def _fail(sentence: str) -> None:

@@ -36,6 +36,10 @@ DATATYPES = (
 LARGEST_VERSION = 999_999_999
 """Versions go from 1 to this."""
 
+PRIOR = 16.0
+"""Samples that the statistics of training count for in an adaptation, unless somebody says otherwise; compared with
+others by `make bench-adapt`."""
+
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 UNFOLDED_NAME = "unfolded.onnx"

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from normfold.contract.defaults import REPOSITORY
 from normfold.contract.preprocess import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
 from normfold.service.repository.version_policy import VersionPolicy
@@ -34,7 +33,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     repository: Path = Field(
-        default=Path(REPOSITORY), description="Folder of models: NAME/VERSION/ with a bundle in each."
+        default=Path("model_repository"), description="Folder of models: NAME/VERSION/ with a bundle in each."
     )
     model_control: Literal["none", "explicit", "poll"] = Field(
         default="none",

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from normfold.contract.defaults import REPOSITORY
+from normfold._shared.paths import REPOSITORY
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.repository import (
@@ -51,14 +51,14 @@ def list_(
 
     Example: `normfold repository list digits --check`
     """
-    from normfold.export.errors import UnknownModelError
+    from normfold.export.errors import NoModelError
     from normfold.export.repository.versions import find_models
 
     with err.status("reading the versions"):
         models = find_models(repository, contents=check)
     if name is not None:
         if name not in models:
-            raise UnknownModelError(repository, name, list(models))
+            raise NoModelError(repository, name, list(models))
         models = {name: models[name]}
     if as_json:
         print_json({"repository": str(repository), "models": [describe_model(model) for model in models.values()]})

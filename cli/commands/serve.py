@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from normfold.contract.defaults import REPOSITORY
+from normfold._shared.paths import REPOSITORY
 from normfold.contract.runtime import require_onnxruntime
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def serve(
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
-            if not app.state.workers.ended:
+            if not app.state.thread_pool.ended:
                 _leave_at_once(end)
             raise
 

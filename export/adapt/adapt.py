@@ -14,8 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.atomic_write import os_errors_as_write_errors
-from normfold.contract.defaults import PRIOR
-from normfold.contract.manifest import STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
+from normfold.contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.samples import SHIFT
@@ -125,7 +124,7 @@ def adapt(
         SampleError, ModelInputError: the samples cannot be read.
         SampleCountError: they are too few, or too many.
         IdenticalSamplesError: they are all the same.
-        StatisticsError: what they give is not finite.
+        SampleStatisticsError: what they give is not finite.
     """
     model = find_model(repository, name)
     folder = model.version(max(model.versions, default=1) if version is None else version).folder

@@ -19,7 +19,7 @@ from normfold.export.verify.verify import Verification, verify
 
 
 @dataclass(frozen=True)
-class FoldResult:
+class FoldedFile:
     """The report of a fold, and its verification unless that was left out."""
 
     report: FoldReport
@@ -34,7 +34,7 @@ def fold_file(
     inputs: Path | None = None,
     pixels: FromPixels | None = None,
     progress: ProgressCallback = ignore_progress,
-) -> FoldResult:
+) -> FoldedFile:
     """Fold a model's BatchNormalization nodes and write the result, if verification passes.
 
     Args:
@@ -71,7 +71,7 @@ def fold_file(
             except ModelFileError as error:
                 raise ModelFileError(target if error.path == path else error.path, error.problem) from None
             verification.require()
-    return FoldResult(report, verification)
+    return FoldedFile(report, verification)
 
 
 def _keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:

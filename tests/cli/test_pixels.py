@@ -65,8 +65,8 @@ def test_export_says_in_the_manifest_what_the_client_sends(normfold: RunCommand,
         (["fold", "net.onnx", "out.onnx", "--input", "float16"], "--input 'float16' is not uint8"),
         (["fold", "net.onnx", "out.onnx", "--card", "c.json"], "--card goes with --input uint8"),
         (["export", "net.onnx", "--input", "uint8"], "Nothing says how pixels become the input 'x'"),
-        (["export", "net.onnx", "--input", "uint8:3x6x6"], "--input with a shape goes with module:factory"),
-        (["export", "net.onnx", "--input", "3x6x6"], "--input with a shape goes with module:factory"),
+        (["export", "net.onnx", "--input", "uint8:3x6x6"], "A shape in --input goes with module:factory"),
+        (["export", "net.onnx", "--input", "3x6x6"], "A shape in --input goes with module:factory"),
     ],
 )
 def test_what_cannot_be_is_said_and_nothing_is_written(

@@ -105,7 +105,7 @@ def test_picture_of_wrong_numbers_is_refused(instance: Any, says: str) -> None:
 def test_ends_of_the_range_are_taken_whatever_float32_makes_of_them(value_max: float) -> None:
     preprocessing = ImagePreprocessing(channels=1, height=1, width=3, value_max=value_max, mean=(0,), std=(1,))
     raw = preprocessing.decode([[-0.0, value_max, float(np.float32(value_max))]])
-    np.testing.assert_array_equal(raw, np.float32([[[0, value_max, value_max]]]))
+    np.testing.assert_array_equal(raw, np.array([[[0, value_max, value_max]]], np.float32))
 
 
 @pytest.mark.parametrize(

@@ -175,12 +175,15 @@ def scrape_traffic(api: Prometheus, traffic: Traffic) -> None:
     def scrapes() -> float:
         return sum(api.values(f"count_over_time(up[{WINDOW}])"))
 
+    def wait_for_scrapes(count: float) -> None:
+        wait_for(lambda: scrapes() >= count, timeout_s=60, poll_s=0.05)
+
     wait_for(lambda: api.values("up") == [1.0], timeout_s=60, poll_s=0.05)
     (traffic.bundles.root / "digits" / "2").mkdir()
     for number in range(ROUNDS):
         due = scrapes() + 2
         traffic.send_round(number)
-        wait_for(lambda due=due: scrapes() >= due, timeout_s=60, poll_s=0.05)
+        wait_for_scrapes(due)
     wait_for(
         lambda: api.values('ALERTS{alertname="NormfoldLoadFailed", alertstate="firing"}'), timeout_s=60, poll_s=0.05
     )

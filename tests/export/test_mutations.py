@@ -1,4 +1,4 @@
-"""Ten wrong folds, planted one at a time: verification catches every one."""
+"""Ten wrong folds, planted one at a time: the proof catches every one."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def beta_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def sign_forgotten_in_merge(patch: pytest.MonkeyPatch) -> None:
     from normfold.export.fold.merge import branches
+    from normfold.export.fold.merge.kernel import summed as right
 
-    right = branches.summed
     patch.setattr(branches, "summed", lambda kernels, signs: right(kernels, [1] * len(signs)))
 
 
@@ -134,7 +134,7 @@ FAULTS = {
 }
 
 
-def test_network_without_a_fault_folds_and_passes(tmp_path: Path) -> None:
+def test_without_a_fault_all_folds_and_passes(tmp_path: Path) -> None:
     onnx.save(network(), tmp_path / "a.onnx")
 
     report = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").report

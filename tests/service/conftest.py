@@ -15,7 +15,7 @@ from normfold.service.app import create_app
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.settings import Settings
 from tests.support.bundles import ONNX_TYPES, BundleWriter
-from tests.support.service import CPU, CUDA, TENSORRT, AccessLog, LogLines, PretendedSession, Service, serve_app
+from tests.support.service import CPU, CUDA, TENSORRT, AccessLog, LogRecords, PretendedSession, Service, serve_app
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def access_log() -> Iterator[AccessLog]:
 
 
 @pytest.fixture
-def lines() -> Iterator[LogLines]:
+def lines() -> Iterator[LogRecords]:
     """Every line that the process logs."""
-    handler = LogLines()
+    handler = LogRecords()
     logging.getLogger().addHandler(handler)
     yield handler
     logging.getLogger().removeHandler(handler)
@@ -43,13 +43,13 @@ def lines() -> Iterator[LogLines]:
 def fast_path_urls(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The URLs that the fast path has taken."""
     urls: list[bytes] = []
-    take = FastPath.take
+    take = FastPath.start
 
     def note(path: FastPath, url: bytes, *arguments: Any) -> None:
         urls.append(url)
         take(path, url, *arguments)
 
-    monkeypatch.setattr(FastPath, "take", note)
+    monkeypatch.setattr(FastPath, "start", note)
     return urls
 
 

@@ -21,7 +21,7 @@ def probe(port: int) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_service_that_is_ready_is_healthy(served: Service) -> None:
-    assert probe(served.client.base_url.port).returncode == 0
+    assert probe(served.client.base_url.port or 0).returncode == 0
 
 
 def test_one_that_is_not_ready_is_not_healthy_and_says_why(start: Any, tmp_path: Any) -> None:

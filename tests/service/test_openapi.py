@@ -69,7 +69,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def document() -> dict[str, Any]:
     """Return the document; it is the same whatever is served."""
     app = create_app(Settings.model_construct())  # nothing of the environment
-    app.state.workers.close()
+    app.state.thread_pool.close()
     return app.openapi()
 
 

@@ -110,7 +110,7 @@ def published_url(engine: Engine, container: str) -> str:
 def infer_request(rows: int) -> tuple[bytes, dict[str, str]]:
     """Return an infer request of so many rows of digits, as bytes, and its headers."""
     array = np.random.default_rng(0).random((rows, 1, 8, 8), np.float32)
-    entry = {"name": "input", "datatype": "FP32", "shape": list(array.shape)}
+    entry: dict[str, Any] = {"name": "input", "datatype": "FP32", "shape": list(array.shape)}
     entry["parameters"] = {"binary_data_size": array.nbytes}
     head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
     return head + array.tobytes(), {"Inference-Header-Content-Length": str(len(head))}

@@ -73,10 +73,7 @@ def prometheus_command(name: str) -> str:
     """Return the path of one of Prometheus's commands, or skip the test."""
     found = shutil.which(name)
     if found is None:
-        pytest.skip(
-            f"{name} is not installed; Debian 12 has it: apt-get install --no-install-recommends prometheus "
-            "(later releases have promtool in a package of that name)"
-        )
+        pytest.skip(f"no {name} (make system-packages)")
     return found
 
 

@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,8 @@ def written(values: Sequence[Array], specs: Sequence[TensorSpec], way: str) -> S
 
 
 def compressed(sent: Sent, encoding: bytes) -> Sent:
-    pack = {b"gzip": gzip.compress, b"deflate": zlib.compress}.get(encoding, bytes)
+    packs: dict[bytes, Callable[[bytes], bytes]] = {b"gzip": gzip.compress, b"deflate": zlib.compress}
+    pack = packs.get(encoding, bytes)
     return Sent(pack(sent.body), sent.front, encoding)
 
 

@@ -19,7 +19,8 @@ from normfold.contract.preprocess import ImagePreprocessing
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 
-Shape = Sequence[int | str]
+Shape = Sequence[Any]
+"""Sizes, and names of free axes; Any, for mypy infers list[object] of a list that holds both."""
 
 
 def model(

@@ -20,7 +20,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tests.support.paths import GRAPHS
 
-DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16}
+DTYPES: dict[int, type[np.floating]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.FLOAT16: np.float16,
+}
 NAMES = tuple(sorted(path.name.removesuffix(".onnx.gz") for path in GRAPHS.glob("*.onnx.gz")))
 """Names of the graphs, which are timm's names of the architectures."""
 

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from normfold.service.http.server import make_server
-from normfold.service.logs import REQUEST_ID, JsonFormatter
+from normfold.service.logs import FACTS, REQUEST_ID, JsonFormatter
 from normfold.service.repository import loader
 from normfold.service.runtime.session import Session
 from normfold.service.settings import Settings
@@ -130,8 +130,13 @@ class AccessLog(logging.Handler):
             if found == request_id:
                 return record
 
+    def facts_of(self, request_id: str) -> dict[str, Any]:
+        """Return the fields of a request's line."""
+        facts: dict[str, Any] = getattr(self.wait_for(request_id), FACTS)
+        return facts
 
-class LogLines(logging.Handler):
+
+class LogRecords(logging.Handler):
     """Collects log records, formatted as they arrive, in the context of the code that logs."""
 
     def __init__(self) -> None:

@@ -15,8 +15,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from normfold.contract.defaults import PRIOR
-from normfold.contract.manifest import SourceCard, read_manifest, sha256_of
+from normfold.contract.manifest import PRIOR, SourceCard, read_manifest, sha256_of
 from normfold.contract.monitor import divergence, read_monitor
 from normfold.export.adapt import adapt
 from normfold.export.bundle.export import export_bundle

@@ -86,7 +86,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
 
     assert run("--out", "whole", *ROWS)[0] == 0
 
-    def stop_in_second(*arguments: object) -> object:
+    def stop_in_second(*arguments: Any) -> Any:
         if arguments[6] == 2:
             raise KeyboardInterrupt
         return train_one_epoch(*arguments)
@@ -244,7 +244,9 @@ def test_second_sigterm_disturbs_no_clean_up() -> None:
 
 
 def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normfold.cli.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    monkeypatch.setattr(
+        "normfold._shared.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name)
+    )
     code, _, err = run("--out", "r")
     assert code == 3
     assert (
@@ -258,7 +260,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     assert "normfold train --arch convnet --data digits --out runs/digits" in out
     assert all(re.search(rf"\b{name}\b", out) for name in FACTORIES)
     group = typer.main.get_command(app)
-    helps = {parameter.name: getattr(parameter, "help", "") for parameter in group.commands["train"].params}
+    helps = {parameter.name: getattr(parameter, "help", "") for parameter in vars(group)["commands"]["train"].params}
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
             if value is not None and name in helps:

@@ -18,7 +18,7 @@ from normfold.export.adapt.samples import Samples
 from normfold.export.errors import (
     NotAdaptableError,
     SampleError,
-    StatisticsError,
+    SampleStatisticsError,
     TrainingModeError,
     UnstableSamplesError,
 )
@@ -337,7 +337,7 @@ def test_statistics_beyond_their_dtype_are_rejected(tmp_path: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["e"]), batchnorm("e", "y")]
     constants = statistics(np.random.default_rng(0), 2, dtype=np.float32)
     proto = model(nodes, {"x": ["n", 2]}, ["y"], constants, dtype=np.float32)
-    with pytest.raises(StatisticsError, match="drive BatchNormalization 'bn' beyond"):
+    with pytest.raises(SampleStatisticsError, match="drive BatchNormalization 'bn' beyond"):
         adapted(proto, samples(x=np.full((COUNT, 2), 1e4, np.float32)), tmp_path)
 
 

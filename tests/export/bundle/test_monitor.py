@@ -245,7 +245,7 @@ def test_layer_that_has_the_rows_several_times_is_not_monitored(tmp_path: Path) 
 
 def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
     calibration = tmp_path / "rows.npz"
-    np.savez(calibration, **varied_rows(150, 3))
+    np.savez(calibration, x=varied_rows(150, 3)["x"])
 
     exported = export_bundle(
         save_model(small_convnet(np.random.default_rng(0)), tmp_path),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -123,7 +124,9 @@ class TwoInputs(nn.Module):
         return {"scores": hidden, "more": (hidden.argmax(1), row > 0)}
 
 
-def test_several_inputs_and_outputs_keep_their_names_and_dtypes(tmp_path: Path, recwarn: object) -> None:
+def test_several_inputs_and_outputs_keep_their_names_and_dtypes(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     network = unsettle(TwoInputs())
     path = tmp_path / "m.onnx"
     inputs = {"row": InputSpec((2,)), "token": torch.tensor([4])}  # one row, which torch would take for a fixed size
@@ -239,7 +242,7 @@ class Number(nn.Module):
     ],
 )
 def test_what_cannot_be_exported_is_one_sentence_and_writes_nothing(
-    tmp_path: Path, network: nn.Module, inputs: dict, more: dict, message: str
+    tmp_path: Path, network: nn.Module, inputs: dict[str, Any], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(OnnxExportError, match=message) as caught:
         to_onnx(network.eval(), tmp_path / "m.onnx", inputs, **more)

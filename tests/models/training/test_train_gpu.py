@@ -12,7 +12,7 @@ from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.train import evaluate, fit
 from tests.support.training import MakeRun, StopAfter
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a build of torch for it")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU, or no build of torch for it")
 
 
 def measured_on_cpu(folder: Path, dataset: Dataset) -> float:

@@ -22,8 +22,7 @@ from normfold.service.auth import key_store as keyring
 from normfold.service.auth.authorization import required_scope
 from normfold.service.auth.key_admin import create_key, revoke_key
 from normfold.service.errors import KeysError
-from normfold.service.inference.asgi import InferRoute
-from normfold.service.logs import FACTS
+from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
@@ -109,7 +108,7 @@ def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
     if need is not None:
         assert route is None or REQUIRED_SCOPES[route] == need
         assert route is not None or need != "nothing"
-    matched = InferRoute.match({"path": path, "method": "POST"})
+    matched = match_infer_path(path)
     assert matched is None or need in ("infer", None)
 
 
@@ -248,7 +247,7 @@ def test_with_a_key_a_path_that_is_not_there_is_404(keys: Keys, path: str) -> No
     for name in ("infer", "admin", "metrics"):
         answer = keys.ask(name, "GET", path)
         assert answer.status_code == 404
-        assert re.fullmatch(r"There is no path '.*'; GET /docs describes those there are\.", answer.json()["error"])
+        assert re.fullmatch(r"There is no path '.*'; GET /docs lists the routes\.", answer.json()["error"])
 
 
 @pytest.mark.parametrize(
@@ -365,7 +364,7 @@ def test_the_services_own_log_names_the_key_too(
     key, sent = create_key(tmp_path / "keys.json", "ci", ["infer"])
     client = start(bundles.root, keys=tmp_path / "keys.json").client
     answer = client.get("/v2", headers={"X-API-Key": sent})
-    facts = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    facts = access_log.facts_of(answer.headers["x-request-id"])
     assert facts["key"] == {"id": key.id, "name": "ci"}
 
 
@@ -374,7 +373,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_others_go_on(ke
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     wait_s = int(answers[2].headers["retry-after"])
     assert 90 < wait_s <= 100
-    assert answers[2].json() == {"error": f"The key has asked too often. Try again in {wait_s} seconds."}
+    assert answers[2].json() == {"error": f"The key is over its rate limit. Try again in {wait_s} seconds."}
     assert keys.ask("slow", "GET", "/v2").status_code == 429
     assert keys.ask("slow", "GET", "/metrics").status_code == 403
     assert keys.ask("slow", "GET", "/v2/health/live").status_code == 200

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 
-from normfold.service.logs import FACTS
 from normfold.service.repository import loader as bundle
 from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
@@ -64,5 +63,5 @@ def test_client_that_leaves_while_it_sends_is_no_error_of_ours(
     port = httpx.URL(served.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(head + b"{")
-    assert getattr(access_log.wait_for("leaver"), FACTS)["status"] == 499
+    assert access_log.facts_of("leaver")["status"] == 499
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from normfold.service.errors import BodyBudgetError
-from normfold.service.http.body_room import BodyRoom
+from normfold.service.inference.byte_budget import ByteBudget, body_reservation
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import connect, read_responses
 from tests.support.service import Service, StartService
@@ -18,26 +17,48 @@ def declared(size: int) -> dict[bytes, bytes]:
     return {b"content-length": b"%d" % size}
 
 
-def test_as_much_as_fits_is_taken_and_may_be_taken_again() -> None:
-    room = BodyRoom(most=10 * MB, largest=8 * MB)
-    first, second = room.take(declared(6 * MB)), room.take(declared(4 * MB))
-    with pytest.raises(BodyBudgetError):
-        room.take(declared(MB))
+def test_byte_budget_reserves_what_fits_and_again_what_was_released() -> None:
+    budget = ByteBudget(10 * MB)
+    assert budget.reserve(6 * MB)
+    assert budget.reserve(4 * MB)
+    assert not budget.reserve(MB)
 
-    room.give_back(second)
+    budget.release(4 * MB)
 
-    assert first + room.take(declared(4 * MB)) == 10 * MB
-
-
-def test_small_bodies_are_not_counted() -> None:
-    room = BodyRoom(most=MB, largest=MB)
-    room.take(declared(MB))
-
-    assert room.take(declared(1000)) == 0
+    assert budget.reserve(4 * MB)
+    assert not budget.reserve(1)
 
 
-def test_one_that_is_alone_is_always_taken() -> None:
-    assert BodyRoom(most=MB, largest=64 * MB).take(declared(64 * MB)) == 64 * MB
+def test_byte_budget_replaces_bytes_that_are_held() -> None:
+    budget = ByteBudget(10 * MB)
+    budget.reserve(4 * MB)
+    budget.reserve(3 * MB)
+
+    assert not budget.reserve(7 * MB, held=3 * MB)
+    assert budget.reserve(6 * MB, held=3 * MB)
+    assert not budget.reserve(1)
+
+
+def test_byte_budget_grants_a_reservation_without_others() -> None:
+    budget = ByteBudget(MB)
+
+    assert budget.reserve(64 * MB)
+    assert not budget.reserve(1)
+
+
+def test_byte_budget_asks_for_trimming_after_the_last_release_of_a_large_peak() -> None:
+    budget = ByteBudget(200 * MB)
+    for nbytes in (40 * MB, 30 * MB):
+        budget.reserve(nbytes)
+
+    assert not budget.release(40 * MB)
+    assert budget.release(30 * MB)
+    budget.reserve(MB)
+    assert not budget.release(MB)
+
+
+def test_small_body_reserves_nothing() -> None:
+    assert body_reservation(declared(1000), max_body_bytes=MB) == 0
 
 
 @pytest.mark.parametrize(
@@ -48,8 +69,8 @@ def test_one_that_is_alone_is_always_taken() -> None:
         declared(10**18),
     ],
 )
-def test_of_unknown_length_it_counts_as_the_largest(headers: dict[bytes, bytes]) -> None:
-    assert BodyRoom(most=100 * MB, largest=8 * MB).take(headers) == 8 * MB
+def test_body_of_unknown_length_reserves_the_limit_on_bodies(headers: dict[bytes, bytes]) -> None:
+    assert body_reservation(headers, max_body_bytes=8 * MB) == 8 * MB
 
 
 @pytest.mark.parametrize("path", [b"/v2/models/digits/infer", b"/v1/models/digits:predict"])

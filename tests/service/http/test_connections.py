@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from normfold.service.http import protocol
-from normfold.service.inference import asgi as infer
+from normfold.service.codec.compression import decompress
+from normfold.service.http import protocol, timeouts
+from normfold.service.inference import infer_call as infer
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
 from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
@@ -51,8 +52,8 @@ def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
 
 def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
-    monkeypatch.setattr(protocol.ServiceProtocol, "timeout_keep_alive", 0.2, raising=False)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_TIMEOUT_S", 0.2)
     _, service = slow
     with connect(service.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -108,7 +109,7 @@ def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(
 def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     holder, service = slow
     decoding, go_on, lost = threading.Event(), threading.Event(), threading.Event()
-    right, lose = infer.decompress, protocol.ServiceProtocol.connection_lost
+    right, lose = decompress, protocol.HttpProtocol.connection_lost
 
     def wait(*arguments: Any) -> Any:
         decoding.set()
@@ -120,7 +121,7 @@ def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypa
         lost.set()
 
     monkeypatch.setattr(infer, "decompress", wait)
-    monkeypatch.setattr(protocol.ServiceProtocol, "connection_lost", connection_lost)
+    monkeypatch.setattr(protocol.HttpProtocol, "connection_lost", connection_lost)
     padded = INFER_BODY + b" " * 40_000
     with connect(service.client) as connection:
         connection.sendall(INFER_HEAD % (len(padded), b"Content-Encoding: identity\r\n") + padded)

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.codec.request import ModelSignature, decode_request, raw_request
+from normfold.service.codec.compression import accepted_encoding
+from normfold.service.codec.request import decode_raw_tensor, decode_request
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
-from normfold.service.http.body import accepted_encoding
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
 from tests.support.service import AccessLog, HeldRuns, Service, StartService, post_picture, queued_rows
@@ -34,10 +35,10 @@ def send(served: Service, record: Any, raw: bytes = bytes(8), length: Any = None
 @pytest.mark.parametrize(
     ("record", "raw", "message"),
     [
-        ({"inputs": [binary_input(size=12)]}, bytes(8), "has 12 bytes behind the JSON, of which 8 came"),
+        ({"inputs": [binary_input(size=12)]}, bytes(8), "has a binary_data_size of 12, and the body has 8 bytes left"),
         ({"inputs": [binary_input(size=4)]}, bytes(8), "has 4 bytes where FP32 [1, 2] needs 8"),
-        ({"inputs": [binary_input()]}, bytes(9), "1 bytes behind the JSON belong to no input"),
-        ({"inputs": [binary_input()]}, b"", "has 8 bytes behind the JSON, of which 0 came"),
+        ({"inputs": [binary_input()]}, bytes(9), "1 bytes after the JSON belong to no input"),
+        ({"inputs": [binary_input()]}, b"", "has a binary_data_size of 8, and the body has 0 bytes left"),
         ({"inputs": [binary_input(size=-1)]}, b"", "binary_data_size that is not a non-negative integer"),
         ({"inputs": [binary_input(size=True)]}, b"", "binary_data_size that is not a non-negative integer"),
         ({"inputs": [binary_input(size="8")]}, b"", "binary_data_size that is not a non-negative integer"),
@@ -117,13 +118,13 @@ def test_a_shape_that_does_not_follow_is_refused(specs: Any, body: bytes, messag
     inputs = [TensorSpec(name=name, datatype=datatype, shape=shape) for name, datatype, shape in specs]
 
     with pytest.raises(InvalidRequestError, match=message):
-        raw_request(memoryview(body), ModelSignature(inputs, ()))
+        decode_raw_tensor(memoryview(body), ModelSignature(inputs, ()))
 
 
 def test_a_text_without_json_is_one_element() -> None:
     ports = ModelSignature([TensorSpec(name="a", datatype="BYTES", shape=(-1, 1))], ())
 
-    assert raw_request(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
+    assert decode_raw_tensor(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
 
 
 @pytest.mark.parametrize(
@@ -179,10 +180,10 @@ def test_compressed_bodies_are_read_and_lengths_count_uncompressed_bytes(served:
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "message"),
     [
-        ("br", b"x", 400, "'br' is not known"),
+        ("br", b"x", 400, "'br' is not supported"),
         ("gzip", b"nothing of the kind", 400, "is not gzip"),
-        ("gzip", gzip.compress(b"{}")[:-4], 400, "cut short"),
-        ("deflate", zlib.compress(b"{}") + b"x", 400, "goes on"),
+        ("gzip", gzip.compress(b"{}")[:-4], 400, "is truncated"),
+        ("deflate", zlib.compress(b"{}") + b"x", 400, "bytes after the end"),
         ("gzip", gzip.compress(bytes(50_000_000)), 413, "over the limit"),
     ],
     ids=["unknown", "not-gzip", "cut", "longer", "bomb"],
@@ -222,7 +223,7 @@ def test_a_client_that_is_too_slow_is_told_and_left(bundles: BundleWriter, start
         answer = connection.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408")
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"].startswith(
-        "The request did not come whole within 0.2 s"
+        "The request did not arrive completely within 0.2 s"
     )
 
 
@@ -301,7 +302,7 @@ def test_a_client_that_leaves_stops_its_run(
         connection.sendall(head % len(body) + body)
         assert slow.running.wait(timeout=20)
 
-    assert access_log.wait_for("leaver").facts["status"] == 499
+    assert access_log.facts_of("leaver")["status"] == 499
     assert slow.cancels[0].is_set
     slow.go_on.set()
     assert post_picture(service).status_code == 200

@@ -19,9 +19,8 @@ from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import SourceCard, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.service import errors
-from normfold.service.error_responses import NEVER_ANSWERED, STATUS
+from normfold.service.error_responses import STATUS, WITHOUT_STATUS
 from normfold.service.http import body as body_module
-from normfold.service.logs import FACTS
 from normfold.service.repository.loaded_model import Model
 from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, Service, StartService
@@ -37,8 +36,8 @@ def test_every_error_has_its_status() -> None:
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, NormfoldError)
     }
-    assert raised == STATUS.keys() | NEVER_ANSWERED
-    assert not STATUS.keys() & NEVER_ANSWERED
+    assert raised == STATUS.keys() | WITHOUT_STATUS
+    assert not STATUS.keys() & WITHOUT_STATUS
 
 
 def exchange(served: Service, sent: bytes) -> tuple[int, Any]:
@@ -91,7 +90,7 @@ def test_a_path_that_ends_in_a_new_line_is_not_the_path_without(served: Service,
 def test_unknown_path_is_404(served: Service, path: str) -> None:
     answer = served.client.get(path)
     assert answer.status_code == 404
-    assert answer.json() == {"error": f"There is no path {path!r}; GET /docs describes those there are."}
+    assert answer.json() == {"error": f"There is no path {path!r}; GET /docs lists the routes."}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,9 @@ def test_wrong_method_is_405_and_says_which(served: Service, path: str) -> None:
     answer = served.client.delete(path)
     assert answer.status_code == 405
     assert answer.headers["allow"] in ("GET", "POST")
-    assert answer.json() == {"error": f"The path {path!r} does not take DELETE; it takes {answer.headers['allow']}."}
+    assert answer.json() == {
+        "error": f"The path {path!r} does not support DELETE; it supports {answer.headers['allow']}."
+    }
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_request_id_is_taken_if_sane_and_otherwise_made(
     answered = served.client.get("/v2/models/digits", headers={"X-Request-Id": given}).headers["x-request-id"]
     assert (answered == given) is kept
     assert answered
-    facts = getattr(access_log.wait_for(answered), FACTS)
+    facts = access_log.facts_of(answered)
     assert facts.pop("ms") > 0
     assert facts == {"method": "GET", "path": "/v2/models/digits", "status": 200, "model": "digits"}
 

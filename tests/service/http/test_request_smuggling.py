@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from normfold.service.http import protocol
+from normfold.service.http import timeouts
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
 from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
@@ -125,7 +125,7 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     """Bytes of headers, of a body and of chunks, one after the other: each of them gives no more time."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.02)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.02)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.3)
     drop = b"1\r\n \r\n" if b"chunked" in head else b" " if b"\r\n" in head else b"a"
@@ -138,7 +138,7 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
             assert drops < 500
         [(status, body)] = read_responses(connection)
     assert status == 408
-    assert b"did not come whole within 0.3 s" in body
+    assert b"did not arrive completely within 0.3 s" in body
     assert drops > 1
     assert service.client.get("/v2/health/ready").status_code == 200
 
@@ -164,7 +164,7 @@ def test_a_body_that_is_cut_short_is_no_request(served: Service, access_log: Acc
         connection.sendall(head + (b"%x\r\n" % len(INFER_BODY) if chunked else b"") + INFER_BODY[:-10])
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(100) == b""
-    assert access_log.wait_for("short").facts["status"] == 499
+    assert access_log.facts_of("short")["status"] == 499
 
 
 def test_a_body_that_goes_on_is_answered_and_the_rest_is_not_read(served: Service) -> None:
@@ -203,7 +203,7 @@ def test_who_leaves_the_queue_is_dropped_and_who_waits_behind_is_answered(
         with connect(service.client) as leaver:
             leaver.sendall(sent.replace(b"Host", b"X-Request-Id: leaver\r\nHost"))
             wait_for(lambda: queued_rows(service) == 1)
-        assert access_log.wait_for("leaver").facts["status"] == 499
+        assert access_log.facts_of("leaver")["status"] == 499
         assert queued_rows(service) == 0
         last.sendall(sent)
         wait_for(lambda: queued_rows(service) == 1)

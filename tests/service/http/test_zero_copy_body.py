@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.service.http import connection as module
-from normfold.service.http import protocol
+from normfold.service.http import body as module
+from normfold.service.http import timeouts
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import connect, read_responses
 from tests.support.service import Service, StartService
@@ -22,7 +22,7 @@ ROWS = np.arange(100_000, dtype=np.float32).reshape(-1, 2)
 
 def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
     """Return head and body of a request for rows as bytes, with JSON that is longer by so much."""
-    entry = {"name": "input", "datatype": "FP32", "shape": list(rows.shape)}
+    entry: dict[str, Any] = {"name": "input", "datatype": "FP32", "shape": list(rows.shape)}
     entry["parameters"] = {"binary_data_size": rows.nbytes}
     front = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode() + b" " * padding
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nInference-Header-Content-Length: %d\r\n\r\n"
@@ -33,14 +33,14 @@ def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
 def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of bodies that were received directly."""
     sizes: list[int] = []
-    right = module.receive_directly
+    right = module.receive_in_place
 
-    async def receive(owner: Any, cycle: Any, size: int, padding: int) -> memoryview:
-        body = await right(owner, cycle, size, padding)
+    async def receive(cycle: Any, length: int, padding: int) -> memoryview:
+        body = await right(cycle, length, padding)
         sizes.append(len(body))
         return body
 
-    monkeypatch.setattr(module, "receive_directly", receive)
+    monkeypatch.setattr(module, "receive_in_place", receive)
     return sizes
 
 
@@ -87,7 +87,7 @@ def test_garbage_behind_a_body_is_refused_behind_its_answer(served_large: Servic
 def test_who_leaves_or_stops_amid_a_body_is_left(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
     bundles.identity("FP32")
     service = start(bundles.root, receive_timeout_s=0.3)
     head, body = binary_request(ROWS)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from normfold.service.batching.batch import QueuedRequest
-from normfold.service.inference import fast_path as fast_path
+from normfold.service.inference import infer_call
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.observability.request_trace import RequestTrace
 from tests.support.bundles import BundleWriter
@@ -150,7 +150,7 @@ def test_large_results_of_a_small_request_are_encoded_in_a_thread(
 ) -> None:
     bundles.identity("FP32")
     service = start(bundles.root)
-    monkeypatch.setattr(fast_path, "INLINE_BYTES", 100)
+    monkeypatch.setattr(infer_call, "INLINE_BYTES", 100)
     values = list(range(200))
     record = ROWS | {"shape": [100, 2], "data": values}
 
@@ -183,9 +183,9 @@ def test_a_fault_of_ours_is_500_and_no_connection_hangs(
 ) -> None:
     bundles.digits()
     service = start(bundles.root)
-    for broken in ("decode", "encode_response"):
+    for broken in ("decode_request", "encode_response"):
         with monkeypatch.context() as patch:
-            patch.setattr(fast_path, broken, lambda *_: 1 / 0)
+            patch.setattr(infer_call, broken, lambda *_: 1 / 0)
             answer = service.client.post(DIGITS, json=PICTURE)
         assert answer.status_code == 500
         assert "failed unexpectedly" in answer.json()["error"]

@@ -202,7 +202,7 @@ def test_no_list_of_outputs_or_an_empty_one_asks_for_all(served: Service, output
 
 
 def test_several_inputs_and_chosen_outputs(served: Service) -> None:
-    body = {
+    body: dict[str, Any] = {
         "inputs": [tensor("BOOL", [2], [True, False], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")],
         "outputs": [{"name": "opposite", "parameters": {"binary_data": False}}, {"name": "product"}],
     }

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from uvicorn.protocols.http.flow_control import FlowControl
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.http import protocol, server
-from normfold.service.settings import Settings
+from normfold.service.http.timeouts import ConnectionTimeouts, Timeout
 from tests.support.bundles import BundleWriter
 from tests.support.command import SCRIPT, serving
 from tests.support.raw_http import connect, read_responses
@@ -46,7 +43,7 @@ signal.signal(signal.SIGUSR1, give)
 """
 """Serves, and gives back what loading has freed, when told to: then answers alone make memory grow."""
 
-SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._REAP_EVERY_S = 0.05\n{FRUGAL}"
+SWEEPING_FAST = f"from normfold.service.http import timeouts; timeouts.REAP_INTERVAL_S = 0.05\n{FRUGAL}"
 """Serves, and looks twenty times a second for clients that do not read."""
 
 
@@ -203,9 +200,9 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
     status, body = ask(service, sent)
     assert status == 400
     assert json.loads(body)["error"] == (
-        "The response would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+        "The response would have 24,000,000 bytes, over the limit of 20,000,000; send fewer rows in one request."
     )
-    assert "rows" not in access_log.wait_for("large").facts  # it came to no run
+    assert "rows" not in access_log.facts_of("large")  # it came to no run
     answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
     assert (answer.status_code, answer.json()) == (400, json.loads(body))
 
@@ -220,31 +217,14 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
         ([9, 0, 9, 9], (), False),
     ],
 )
-def test_who_reads_slowly_is_told_from_who_does_not_read(
+def test_write_timeout_passes_only_for_a_client_that_reads_nothing(
     waiting: list[int], resumes: tuple[int, ...], is_cut: bool
 ) -> None:
-    """Looked at once a second, with a patience of 2.5 s; `resumes` are looks before which the client had read."""
-
-    class Transport:
-        cut = False
-
-        def is_closing(self) -> bool:
-            return self.cut
-
-        def get_write_buffer_size(self) -> int:
-            return sizes.pop(0)
-
-        def abort(self) -> None:
-            self.cut = True
-
-    sizes = list(waiting)
-    connection = object.__new__(protocol.ServiceProtocol)
-    connection.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
-    connection.transport = transport = Transport()  # type: ignore[assignment]
-    connection.flow = FlowControl(transport)  # type: ignore[arg-type]
-    connection.pipeline = deque()
-    for second in range(len(waiting)):
+    """Checked once a second with a timeout of 2.5 s; before each check in `resumes` the client has read."""
+    connection = ConnectionTimeouts(receive_timeout_s=2.5, now=100.0)
+    passed = []
+    for second, unread_bytes in enumerate(waiting):
         if second in resumes:
-            connection.resume_writing()
-        connection.look(100.0 + second)
-    assert transport.cut is is_cut
+            connection.note_read()
+        passed.append(connection.find_passed(100.0 + second, unread_bytes, is_reading_paused=True))
+    assert (Timeout.WRITE in passed) is is_cut

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from normfold.service.app import create_app
-from normfold.service.logs import FACTS, TRACE_ID
+from normfold.service.logs import TRACE_ID
 from normfold.service.observability.otel import Spans
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
 from normfold.service.observability.trace_context import read_trace_id
@@ -22,7 +22,7 @@ from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE, png_of
 from tests.support.raw_http import INFER_HEAD, connect
-from tests.support.service import AccessLog, HeldRuns, LogLines, Service, serve_app
+from tests.support.service import AccessLog, HeldRuns, LogRecords, Service, serve_app
 from tests.support.waiting import wait_for
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -112,7 +112,7 @@ def test_lines_of_the_log_carry_the_trace_without_opentelemetry(
 
 
 def test_every_line_that_a_request_causes_carries_its_trace(
-    traced: Traced, access_log: AccessLog, lines: LogLines
+    traced: Traced, access_log: AccessLog, lines: LogRecords
 ) -> None:
     # The sum is 0, so that what is divided by it is not finite: a fault that the log explains.
     body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [2, 1], "data": [1, -1]}]}
@@ -177,7 +177,7 @@ def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: Access
 
     assert attributes(root)["normfold.rows"] == 3
     assert [child.name for child in children] == ["decode", "queue", "run", "encode"]
-    facts = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    facts = access_log.facts_of(answer.headers["x-request-id"])
     assert facts["rows"] == 3
     assert {"decode_ms", "queue_ms", "run_ms", "encode_ms"} <= facts.keys()
     [stats] = traced.client.get("/v2/models/one-by-one/stats").json()["model_stats"]
@@ -196,7 +196,7 @@ def test_a_request_without_a_parent_begins_a_trace(traced: Traced, access_log: A
     [root] = traced.of(answer.headers["x-request-id"])
 
     assert root.parent is None
-    line = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    line = access_log.facts_of(answer.headers["x-request-id"])
     assert line["trace_id"] == f"{root.context.trace_id:032x}"
     assert int(line["trace_id"], 16) != 0
 
@@ -208,7 +208,7 @@ def test_what_the_parent_left_out_is_left_out(traced: Traced, access_log: Access
     assert left_out.status_code == 200
     assert len(traced.of("in")) == 1
     assert not [one for one in traced._exporter.get_finished_spans() if attributes(one)["normfold.request_id"] == "out"]
-    assert getattr(access_log.wait_for("out"), FACTS)["trace_id"] == TRACE
+    assert access_log.facts_of("out")["trace_id"] == TRACE
 
 
 def test_a_state_in_parts_is_put_together_and_one_too_long_left_out(traced: Traced) -> None:

@@ -57,7 +57,7 @@ def workers() -> Iterator[ThreadPool]:
     made.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which Linux has")
+@pytest.mark.skipif(sys.platform != "linux", reason="no Linux: the test reads /proc")
 def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles: BundleWriter) -> None:
     session = open_session(wide(bundles) / "model.onnx", "cpu", 1)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from normfold.service.repository import loader as bundle
+from normfold.service.runtime import session_factory
 from tests.support.bundles import BundleWriter, publish_version
 from tests.support.service import StartService, answering_version, post_picture, repository_index
 from tests.support.waiting import wait_for
@@ -64,7 +65,7 @@ def between(bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch) -> Callable[
     other = type(bundles)(bundles.root.parent / "other").digits(1, bias=7.0)
 
     def plan(before: Act, after: Act) -> None:
-        right = bundle.open_session
+        right = session_factory.open_session
 
         def open_session(path: Path, *rest: Any, **options: Any) -> Any:
             monkeypatch.setattr(bundle, "open_session", right)
@@ -104,7 +105,10 @@ def test_what_was_checked_is_what_is_opened(
 def test_a_file_that_is_only_read_meanwhile_has_not_changed(
     bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
-    between(lambda folder, _: (folder / "model.onnx").read_bytes() and None, nothing)
+    def read(folder: Path, _: Path) -> None:
+        (folder / "model.onnx").read_bytes()
+
+    between(read, nothing)
     bundles.digits(1)
     assert answering_version(start(bundles.root)) == 0
 

@@ -20,6 +20,7 @@ from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.observability.access_log import LogLines
 from normfold.service.observability.request_trace import Telemetry
 from normfold.service.repository import repository
+from normfold.service.repository.loader import read_bundle
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
@@ -193,7 +194,7 @@ def break_independence(bundles: BundleWriter, folder: Path) -> None:
     bundles.write("broken", 1, [node], values[:1], values[1:], {"axes": np.array([0], np.int64)}, batchable=True)
 
 
-BREAKS = {
+BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
     break_missing_file: "The file 'model.onnx' cannot be read: No such file or directory.",
     break_pipe: "'model.onnx' is not a plain file.",
     break_changed_file: "The file 'model.onnx' is not the one that was exported",
@@ -232,7 +233,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
 def test_broken_bundle_is_unavailable_with_its_reason_and_harms_no_other(
-    bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[Any, Path], None]
+    bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[BundleWriter, Path], None]
 ) -> None:
     bundles.digits(name="healthy")
     damage(bundles, bundles.digits(name="broken"))
@@ -407,7 +408,7 @@ def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
             raise ZeroDivisionError("planted")
         return right(folder, *rest)
 
-    right = repository.read_bundle
+    right = read_bundle
     monkeypatch.setattr(repository, "read_bundle", die)
     bundles.digits(name="broken")
     bundles.digits(name="healthy")
@@ -421,7 +422,7 @@ def test_service_is_live_while_models_load(
     bundles: BundleWriter, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    right = repository.read_bundle
+    right = read_bundle
 
     def wait(*arguments: Any) -> Any:
         assert go_on.wait(timeout=30)

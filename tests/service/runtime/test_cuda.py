@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until_ready
 
 HAS_GPU = Path("/dev/nvidiactl").exists() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU and the extra 'gpu'")
+pytestmark = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU, or not the extra 'gpu'")
 
 
 @pytest.fixture

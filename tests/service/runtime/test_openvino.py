@@ -15,7 +15,7 @@ from tests.support.service import StartService
 
 HAS_OPENVINO = "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra 'openvino' in place of 'cpu'")
+pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="no OpenVINO (the extra 'openvino' in place of 'cpu')")
 
 
 @pytest.fixture

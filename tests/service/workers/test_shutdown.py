@@ -21,12 +21,12 @@ from tests.support.waiting import wait_for, wait_until_loaded
 
 HELD = """
 import os, threading
-from normfold.service.http import protocol
+from normfold.service.http import timeouts
 from normfold.service.repository import loader
 from normfold.service.runtime.session import Session
 
 loader.INLINE_S = 0.0
-protocol._CLOSE_GRACE_S = 5.0
+timeouts.CLOSE_GRACE_S = 5.0
 right = Session.run
 def run(*arguments):
     if os.path.exists(os.environ["HOLD"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from normfold.cli.source import Source
+from normfold._shared.source import Source
 from normfold.contract.preprocess import ImagePreprocessing
 
 _INPUT = "input"

@@ -1,41 +1,46 @@
-"""The source of `normfold export`: a run folder, an ONNX file, or a factory of the user's own."""
+"""The source of an export or audit: a run folder, an ONNX file, or a factory of the user's own."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from normfold.cli.packages import require_packages
-from normfold.contract.errors import InputError, SetupError
+from normfold._shared.packages import require_packages
+from normfold.contract.errors import SetupError
 from normfold.contract.manifest import RunningStatistics, SourceCard, read_source_card
-from normfold.contract.progress import ProgressCallback
+from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
     from torch import nn
-
-PIXELS = "uint8"
-"""What --input says for a network that shall take 8-bit pixels."""
 
 MAX_INPUT_VALUES = 2**28
 """In one sample of a factory's network, a GiB of float32: more is a slip of the pen, and would fill the memory."""
 
 
-class SourceError(InputError):
-    """The source, or an option given with it, cannot be used."""
-
-
 @dataclass(frozen=True)
 class Source:
-    """The source and the options that say how to read it, as given."""
+    """The source and the arguments that say how to read it, as given.
+
+    Attributes:
+        text: the path of a run folder or an ONNX file, or module:factory.
+        card: a source card; None for the one beside the model.
+        weights: of a factory's network.
+        input_shape: of one sample, without the axis of rows; or as text, such as "3x224x224".
+        arguments: of a factory, by name; or as texts NAME=VALUE.
+        opset: of the exported graph.
+        dynamic_size: whether height and width stay free.
+        keep_statistics: whether a run folder's running statistics stay those of training.
+    """
 
     text: str
     card: Path | None = None
     weights: Path | None = None
-    input_shape: str | None = None
-    arguments: tuple[str, ...] = ()
+    input_shape: str | Sequence[int] | None = None
+    arguments: Mapping[str, Any] | Sequence[str] = ()
     opset: int | None = None
     dynamic_size: bool = False
     keep_statistics: bool = False
@@ -60,25 +65,30 @@ class Source:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The unfolded ONNX file of a source, and what is known of it."""
+    """The unfolded ONNX file of a source, and what is known of it.
+
+    Attributes:
+        path: of the file.
+        card: its source card.
+        kept_statistics: why the running statistics are those of training; None where they were recalibrated.
+    """
 
     path: Path
     card: SourceCard
     kept_statistics: str | None
-    """Why the running statistics are those of training; None where they were recalibrated."""
 
 
-def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolved:
+def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolved:
     """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
 
-    The statistics of a run folder are recalibrated over its training data, unless `keep_statistics` says otherwise.
+    The statistics of a run folder are recalibrated over its training data, unless `keep_statistics` is set.
 
     Raises:
-        SourceError: there is no such source, or an option that does not go with it.
+        ArgumentError: there is no such source, or an option that does not go with it.
         SetupError: `folder` cannot be written.
         NormfoldError: whatever reading or exporting it says.
     """
-    reject_stray_options(source)
+    check_arguments(source)
     if source.is_onnx:
         path = Path(source.text)
         card = read_card(path, source.card)
@@ -89,11 +99,11 @@ def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolve
     record, kept = None, None
     try:
         if source.is_factory:
-            progress("tracing the network")
+            say("tracing the network")
             _factory_to_onnx(source, target)
             kept = "a module:factory has no training data"
         else:
-            record, kept = _checkpoint_to_onnx(source, target, progress)
+            record, kept = _checkpoint_to_onnx(source, target, say)
     except OSError as error:
         raise SetupError(
             f"The unfolded model cannot be written to {str(folder)!r}: {error.strerror or error}."
@@ -103,9 +113,9 @@ def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolve
 
 
 def _checkpoint_to_onnx(
-    source: Source, target: Path, progress: ProgressCallback
+    source: Source, target: Path, say: Callable[[str], None]
 ) -> tuple[RunningStatistics | None, str | None]:
-    """Write the network of a run folder; return the record of its recalibrated statistics, or why they were kept."""
+    """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
     from normfold.models.batchnorm.recalibrate_run import Reestimated, reestimate_run
     from normfold.models.onnx.to_onnx import OPSET, trained_to_onnx
     from normfold.models.training.checkpoint import load_checkpoint
@@ -114,8 +124,8 @@ def _checkpoint_to_onnx(
     if source.keep_statistics:
         network = Reestimated(load_checkpoint(folder), None, "--keep-statistics")
     else:
-        network = reestimate_run(folder, progress)
-    progress("tracing the network")
+        network = reestimate_run(folder, say)
+    say("tracing the network")
     trained_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note
 
@@ -124,10 +134,10 @@ def require_torch_source(source: Source) -> None:
     """Make sure that a source which is no ONNX file is a folder or a module:factory.
 
     Raises:
-        SourceError: it is neither.
+        ArgumentError: it is neither.
     """
     if not source.is_factory and not _is_folder(Path(source.text)):
-        raise SourceError(
+        raise ArgumentError(
             f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
         )
 
@@ -141,7 +151,8 @@ def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = 
     from normfold.models.architectures.registry import Architecture, build, parse_options
     from normfold.models.training.weights import load_weights
 
-    options = parse_options(source.arguments)
+    given = source.arguments
+    options = dict(given) if isinstance(given, Mapping) else parse_options(given)
     network = build(Architecture(name=source.text, options=options, input_shape=shape, classes=classes))
     if source.weights is not None:
         load_weights(network, source.weights)
@@ -154,16 +165,16 @@ def _factory_to_onnx(source: Source, target: Path) -> None:
     from normfold.models.onnx.to_onnx import OPSET, InputSpec, to_onnx
 
     if source.input_shape is None:
-        raise SourceError("A module:factory needs --input, the shape of one sample, such as --input 3x224x224.")
+        raise ArgumentError("A module:factory needs `input_shape`, the shape of one sample, such as 3x224x224.")
     shape = parse_shape(source.input_shape)
     network = build_factory(source, shape)
     inputs = {"input": InputSpec(shape)}
     try:
         to_onnx(network, target, inputs, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     except TrainModeError as error:
-        raise SourceError(
+        raise ArgumentError(
             f"{source.text!r} returned its network in train mode (layer {error.layers[0]!r}, for one), and no trained "
-            "weights; give --weights FILE, or let it load them itself and return network.eval()."
+            "weights; give `weights`, or let it load them itself and return network.eval()."
         ) from None
 
 
@@ -178,32 +189,19 @@ def read_card(model: Path, given: Path | None) -> SourceCard:
     return read_source_card(path) if path else SourceCard()
 
 
-def parse_input(text: str | None) -> tuple[str | None, bool]:
-    """Read what --input says: the shape of one sample, uint8, or both as uint8:3x224x224.
-
-    Returns:
-        The shape, as text, if there is one; and whether the network shall take pixels.
-    """
-    if text is None:
-        return None, False
-    kind, colon, shape = text.partition(":")
-    if kind == PIXELS:
-        return shape if colon else None, True
-    return text, False
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Read a shape such as 3x224x224.
+def parse_shape(given: str | Sequence[int]) -> tuple[int, ...]:
+    """Return a shape that is given as (3, 224, 224) or as "3x224x224".
 
     Raises:
-        SourceError: it is not positive numbers joined by x, or holds more than MAX_INPUT_VALUES values.
+        ArgumentError: it is not positive numbers, or holds more than MAX_INPUT_VALUES values.
     """
+    text = given if isinstance(given, str) else "x".join(map(str, given))
     sizes = text.lower().split("x")
     if not all(re.fullmatch("0*[1-9][0-9]{0,17}", size, re.ASCII) for size in sizes):
-        raise SourceError(f"The shape {text!r} is not positive numbers joined by x, such as 3x224x224.")
+        raise ArgumentError(f"The shape {text!r} is not positive numbers joined by x, such as 3x224x224.")
     shape = tuple(map(int, sizes))
     if math.prod(shape) > MAX_INPUT_VALUES:
-        raise SourceError(f"The shape {text!r} has more than {MAX_INPUT_VALUES:,} values in one sample.")
+        raise ArgumentError(f"The shape {text!r} has more than {MAX_INPUT_VALUES:,} values in one sample.")
     return shape
 
 
@@ -218,24 +216,24 @@ def _is_folder(path: Path) -> bool:
     return _is_there(path) and path.is_dir()
 
 
-def reject_stray_options(source: Source) -> None:
-    """Check that the options go with this kind of source.
+def check_arguments(source: Source) -> None:
+    """Check that each argument goes with this kind of source.
 
     Raises:
-        SourceError: naming the first.
+        ArgumentError: naming the first that does not.
     """
     given = {
-        "--weights": source.weights is not None,
-        "--input with a shape": source.input_shape is not None,
-        "--arg": bool(source.arguments),
+        "`weights`": source.weights is not None,
+        "A shape in `input_shape`": source.input_shape is not None,
+        "`arguments`": bool(source.arguments),
     }
-    for option, is_given in given.items():
+    for name, is_given in given.items():
         if is_given and not source.is_factory:
-            raise SourceError(f"{option} goes with module:factory; {source.text!r} is {_kind(source)}.")
+            raise ArgumentError(f"{name} goes with module:factory; {source.text!r} is {_kind(source)}.")
     if source.keep_statistics and (source.is_factory or source.is_onnx):
-        raise SourceError("--keep-statistics goes with a run folder: nothing else comes with its training data.")
+        raise ArgumentError("`keep_statistics` goes with a run folder: nothing else comes with its training data.")
     if source.is_onnx and (source.opset is not None or source.dynamic_size):
-        raise SourceError("--opset and --dynamic-size are for exporting from torch; an ONNX file keeps its own.")
+        raise ArgumentError("`opset` and `dynamic_size` are for exporting from torch; an ONNX file keeps its own.")
 
 
 def _kind(source: Source) -> str:

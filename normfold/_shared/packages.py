@@ -1,4 +1,4 @@
-"""Whether what a command needs is installed, asked before it is imported."""
+"""Checks that optional packages are installed, before they are imported."""
 
 from __future__ import annotations
 

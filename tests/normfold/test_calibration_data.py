@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.cli.calibration_data import validation_rows
-from normfold.cli.source import Source
+from normfold._shared.calibration_data import validation_rows
+from normfold._shared.source import Source
 from normfold.contract.manifest import SourceCard
 from normfold.export.bundle import calibrate
 from normfold.models.architectures.registry import Architecture

@@ -52,7 +52,8 @@ def audit(
     """Look for what is wrong with BatchNorm layers: in a trained network, an ONNX file, or a network of your own.
 
     Statistics never set or far from the data's, variance near zero, dead channels, NaN, an unusual epsilon, train mode,
-    dropout before BatchNorm, batches too small. The source stays as it is; what each finding means: docs/statistics.md.
+    dropout before BatchNorm, batches too small. The source stays as it is; docs/reference/audit-findings.md
+    lists every finding.
 
     Example: `normfold audit runs/digits --html audit.html`
 

@@ -121,7 +121,7 @@ def serve(
 ) -> None:
     """Serve the models of a repository over REST.
 
-    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; docs/operations.md has
+    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; the documentation has
     those that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be
     used. The pages at /docs show every route with examples.
 

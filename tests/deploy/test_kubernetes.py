@@ -29,10 +29,10 @@ from tests.support.deploy_files import (
 from tests.support.paths import ROOT
 
 VERSIONS = ("1.27", "1.37")
-"""The oldest and the newest Kubernetes that docs/kubernetes.md names."""
+"""The oldest and the newest Kubernetes that docs/how-to/kubernetes.md names."""
 
 LOADING_AND_SPANS_S = 5 + 2
-"""What the service may take at its end besides delay and grace, as docs/serving.md says."""
+"""What the service may take at its end besides delay and grace, as docs/how-to/serve.md says."""
 
 RUNTIME = read_document(ROOT / "deploy" / "kserve" / "servingruntime.yaml")
 UPLOAD = read_document(KUBERNETES / "upload.yaml")
@@ -78,7 +78,7 @@ def test_manifest_fits_the_schema_of_kubernetes(path: Path, version: str) -> Non
 
 
 def test_the_page_names_the_versions_that_are_checked() -> None:
-    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
     assert f"Kubernetes {VERSIONS[0]} and {VERSIONS[1]}" in " ".join(page.split())
 
 
@@ -261,7 +261,7 @@ def test_tmp_can_be_written_and_is_bounded(resource: Resource) -> None:
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_what_clients_hold_leaves_room_for_models(server: Resource) -> None:
-    """The sum of docs/operations.md: bodies, answers, JSON that is being read, and /tmp, beside the process itself."""
+    """The sum of docs/how-to/containers.md: bodies, responses, JSON while it is decoded, /tmp, the process."""
     container = container_of(server)
     limit, cpus = bytes_of(container["resources"]["limits"]["memory"]), int(container["resources"]["limits"]["cpu"])
     (tmp,) = [one["emptyDir"] for one in pod_of(server)["volumes"] if "emptyDir" in one]

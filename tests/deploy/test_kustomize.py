@@ -25,7 +25,7 @@ from tests.support.deploy_files import (
 )
 
 ALONE = {KUBERNETES / "upload.yaml", KUBERNETES / "prometheus-adapter-rule.yaml"}
-"""Files that docs/kubernetes.md has applied by themselves."""
+"""Files that docs/how-to/kubernetes.md has applied by themselves."""
 
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 

@@ -22,6 +22,8 @@ SOURCES: tuple[str, ...] = (
 SOURCES += ("contract.runtime", "export.errors", "models.errors", "service.errors")
 
 OF_HTTP = {
+    *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),
+    *("ReceiveTimeoutError", "StoppingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
 }

@@ -17,8 +17,8 @@ import pytest
 
 from normfold.cli.commands.serve import serve
 from normfold.service.settings import Settings
+from scripts.docs_reference import settings as documented_settings
 from tests.support.command import SCRIPT, environment_without_settings, run_serve, serving
-from tests.support.paths import ROOT
 from tests.support.waiting import wait_until_loaded
 
 
@@ -141,8 +141,7 @@ def test_every_option_reaches_the_service(identity_repository: Path, tmp_path: P
 
 
 def test_the_table_of_settings_has_every_variable_and_every_option() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
-    rows = re.findall(r"^\| `NORMFOLD_(\w+)` \|(?: `--([a-z-]+)`)? \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `NORMFOLD_(\w+)` \| (?:`--([a-z-]+)`)? ?\|", documented_settings(), re.MULTILINE)
     options = set(inspect.signature(serve).parameters) - {"as_json"}
 
     assert [variable.lower() for variable, _ in rows] == list(Settings.model_fields)

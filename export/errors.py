@@ -76,7 +76,7 @@ class SampleError(InputError):
 
 
 class RepositoryError(InputError):
-    """What was asked of a repository cannot be done."""
+    """A repository cannot do what it was asked for."""
 
 
 class NoRepositoryError(RepositoryError):
@@ -189,7 +189,7 @@ class UnstableSamplesError(AdaptationError):
 
 
 class SampleStatisticsError(AdaptationError):
-    """What the samples give is no number."""
+    """The statistics of the samples are not finite."""
 
     def __init__(self, node: str) -> None:
         super().__init__(

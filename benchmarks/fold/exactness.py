@@ -1,4 +1,4 @@
-"""Is a folded network as near to the truth as the unfolded one? `make bench-fold-exactness`.
+"""Distance of folded and unfolded networks from float64: `make bench-fold-exactness`.
 
 For each of the ten graphs and each seed (weights and input): the truth is a float64 run of the source (see
 `benchmarks.fold.float64_reference`). Both the source and the folded file run in float32 under ONNX Runtime with graph

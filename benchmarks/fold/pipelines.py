@@ -1,4 +1,4 @@
-"""The ways to make a file faster that stand side by side: what each is given, and what it does to it.
+"""The pipelines that are compared: what each is given, and what it does to a file.
 
 Every pipeline reads the same unoptimised file, as torch.onnx.export writes it with optimize=False, and writes another.
 All but `normfold` begin with the exporter's own optimiser, which also computes what is constant (shapes, positions),

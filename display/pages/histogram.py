@@ -16,7 +16,7 @@ _BINS = 21
 
 @dataclass(frozen=True)
 class Axis:
-    """What all histograms of a column share, so that they can be compared."""
+    """The axis that all histograms of a column share, so that they can be compared."""
 
     low: float
     high: float

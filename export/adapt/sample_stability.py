@@ -33,14 +33,14 @@ MAX_GAP = 0.25
 
 @dataclass(frozen=True)
 class Gap:
-    """How far the halves lie apart, and how many times what chance does that is."""
+    """The distance of the halves, absolute (`gap`) and as a multiple of chance (`z`)."""
 
     gap: float
     z: float
 
     @property
     def is_real(self) -> bool:
-        """Whether it is beyond chance, and matters."""
+        """Return whether it is beyond chance, and matters."""
         return self.z > MAX_Z and self.gap > MAX_GAP
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the BatchNormalization nodes of an ONNX file: by their mode and by their parameters."""
+"""Audit the BatchNormalization nodes of an ONNX file: their mode and their parameters."""
 
 from __future__ import annotations
 

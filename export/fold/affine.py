@@ -43,33 +43,29 @@ class Affine:
 
     @property
     def has_offset(self) -> bool:
-        """Whether any offset differs from zero."""
+        """Return whether any offset differs from zero."""
         return bool(np.any(self.offset))
 
     @property
     def has_gain(self) -> bool:
-        """Whether any gain differs from one."""
+        """Return whether any gain differs from one."""
         return bool(np.any(self.gain != 1))
 
     @property
     def is_identity(self) -> bool:
-        """Whether the affine leaves every value as it is."""
+        """Return whether the affine leaves every value as it is."""
         return not self.has_gain and not self.has_offset
 
     def without_offset(self) -> Affine:
         """Return the affine's gain alone."""
         return Affine(self.gain, np.zeros([1] * self.rank))
 
-    def without_gain(self) -> Affine:
-        """Return the affine's offset alone."""
-        return Affine(np.ones([1] * self.rank), self.offset)
-
     def map(self, change: Callable[[Array], Array]) -> Affine:
         """Return the affine with both arrays changed alike."""
         return Affine(change(self.gain), change(self.offset))
 
     def varies_along(self, axes: Sequence[int]) -> bool:
-        """Whether gain or offset vary along any of the axes."""
+        """Return whether gain or offset vary along any of the axes."""
         return any(array.shape[axis] != 1 for array in (self.gain, self.offset) for axis in axes)
 
     def part(self, axis: int, start: int, end: int) -> Affine:
@@ -96,11 +92,11 @@ class Affine:
         return vectors[0], vectors[1]
 
     def equals(self, other: Affine) -> bool:
-        """Whether both are the same affine, bit for bit."""
+        """Return whether both are the same affine, bit for bit."""
         return np.array_equal(self.gain, other.gain) and np.array_equal(self.offset, other.offset)
 
     def fits(self, value: ir.Value | None) -> bool:
-        """Whether the affine has a value's rank, and the value a known, full size wherever the affine varies."""
+        """Return whether the affine has a value's rank, and the value a known, full size wherever the affine varies."""
         sizes = sizes_of(value)
         if sizes is None or len(sizes) != self.rank:
             return False

@@ -43,12 +43,12 @@ class BatchNorm:
 
     @property
     def statistics_never_set(self) -> bool:
-        """Whether the statistics are those of a layer that never saw a batch: mean 0 and variance 1 throughout."""
+        """Return whether the statistics are those of a layer without any training: mean 0 and variance 1 throughout."""
         return not self.running_mean.any() and bool(np.all(self.running_var == 1))
 
 
 def is_training(node: ir.Node, opset: int) -> bool:
-    """Whether a BatchNormalization normalises by the batch: until opset 13 that shows in the number of outputs."""
+    """Return whether a BatchNormalization normalises by the batch; until opset 13 the number of outputs says so."""
     return bool(node.attributes.get_int("training_mode", 0)) or (opset < 14 and bool(_further_outputs(node)))
 
 
@@ -68,7 +68,7 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Rejection:
     if is_training(node, opset):
         raise TrainingModeError(node_label(node))
     if any(value.uses() or value.is_graph_output() for value in _further_outputs(node)):
-        return Rejection(ReasonCode.FURTHER_OUTPUTS, node, "its statistics are outputs that somebody reads")
+        return Rejection(ReasonCode.FURTHER_OUTPUTS, node, "its statistics are outputs that are read")
     read = read_parameters(node, opset)
     return read if isinstance(read, Rejection) or _is_usable(read) else _unusable(node)
 

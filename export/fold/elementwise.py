@@ -59,7 +59,7 @@ def constant_operand(node: ir.Node) -> int | None:
 
 
 def scales_a_normalised_value(node: ir.Node) -> bool:
-    """Whether a node belongs to the affine at the end of a decomposed LayerNormalization.
+    """Return whether a node belongs to the affine at the end of a decomposed LayerNormalization.
 
     Runtimes recognise that by its nodes, and run it much faster as a whole: to push its affine forward would cost more
     than it gains.

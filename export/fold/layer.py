@@ -1,4 +1,4 @@
-"""A node with a constant weight and bias: what Conv, ConvTranspose and Gemm have in common."""
+"""Layers: nodes with a constant weight and bias, such as Conv, ConvTranspose and Gemm."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Plan:
         return None
 
     def pays(self, node: ir.Node) -> bool:
-        """Whether the network is no slower without a node, and with the constants as the plan changes them."""
+        """Return whether the network is no slower without a node, and with the constants as the plan changes them."""
         return pays(Cost(1, 0, moved_by(node)), Cost(0, 0, sum(edit.growth for edit in self.edits)))
 
 

@@ -1,4 +1,4 @@
-"""Reason codes: why folds are not done, each with a description for people."""
+"""Reason codes of folds that are not done, each with a description for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class ReasonCode(StrEnum):
-    """Why a fold is not done; `description` says when a code occurs and what a user can do."""
+    """A reason for which a fold is not done; `description` says when it occurs and what a user can do."""
 
     description: str
 

@@ -1,4 +1,4 @@
-"""The report of a fold: what became of every BatchNormalization, and why one was kept."""
+"""The report of a fold: the outcome for every BatchNormalization, and why one was kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normfold.export.graph.pixels import PixelInput
 
 
 class Outcome(StrEnum):
-    """What a fold did with one BatchNormalization."""
+    """The outcome of a fold for one BatchNormalization."""
 
     FOLDED_BACK = "folded back"
     FOLDED_FORWARD = "folded forward"
@@ -27,7 +27,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one BatchNormalization of the source.
+    """The outcome for one BatchNormalization of the source, and how it came about.
 
     `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both are
     empty where it was kept, and `reason_codes` (backwards and forwards, or one where neither was tried) and `reason`

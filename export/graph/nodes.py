@@ -24,7 +24,7 @@ def unique_labels(nodes: Iterable[ir.Node]) -> list[str]:
 
 
 def is_batchnorm(node: ir.Node) -> bool:
-    """Whether a node is ONNX's BatchNormalization."""
+    """Return whether a node is ONNX's BatchNormalization."""
     return node.op_type == "BatchNormalization" and node.domain == ""
 
 

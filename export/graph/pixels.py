@@ -1,4 +1,4 @@
-"""A network that takes 8-bit pixels: the standardisation of its input goes into its first layers.
+"""Inputs of 8-bit pixels: their standardisation, which the fold takes into the first layers.
 
     before   x = (p / 255 - mean) / std, computed by the caller as the card says
     after    p, uint8, 0 to 255, and in front Cast, Add and Mul, which the fold takes like any affine
@@ -25,7 +25,7 @@ FULL = 255.0
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """How 8-bit pixels become what the network took before: x = gain * p + offset, arrays of shape (C, 1, 1) or ()."""
+    """Standardisation of 8-bit pixels p: x = gain * p + offset, arrays of shape (C, 1, 1) or ()."""
 
     gain: Array
     offset: Array
@@ -51,13 +51,13 @@ class Pixels:
 
 @dataclass(frozen=True)
 class FromPixels:
-    """The wish that a model take pixels, and the preprocessing that its card has, if any."""
+    """The option that a model take pixels, with the preprocessing that its card has, if any."""
 
     preprocessing: ImagePreprocessing | None = None
 
 
 def from_pixels(preprocessing: Preprocessing | None) -> FromPixels:
-    """Return the wish for a card's preprocessing.
+    """Return the option for a card's preprocessing.
 
     Raises:
         PixelError: it is of rows or sequences.
@@ -70,7 +70,7 @@ def from_pixels(preprocessing: Preprocessing | None) -> FromPixels:
 
 @dataclass(frozen=True)
 class PixelInput:
-    """What a model's input became: its name, how pixels were standardised, and the nodes that did it."""
+    """An input that takes pixels now: its name, their standardisation, and the nodes that do it."""
 
     name: str
     pixels: Pixels

@@ -87,7 +87,7 @@ def static_sizes(values: Sequence[ir.Value | None], axis: int) -> list[int] | No
 
 
 def broadcasts_into(constant: tuple[int, ...], sizes: Sizes | None) -> bool:
-    """Whether a constant of this shape broadcasts into a value without enlarging it."""
+    """Return whether a constant of this shape broadcasts into a value without enlarging it."""
     if sizes is None or len(constant) > len(sizes):
         return False
     return all(size in (1, other) for size, other in zip(reversed(constant), reversed(sizes), strict=False))

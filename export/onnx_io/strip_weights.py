@@ -1,4 +1,4 @@
-"""A model as a message without its weights: for what looks at the graph alone, in memory that does not grow with them.
+"""Strip the weights of a model: a message for readers of the graph alone, whose memory does not grow with them.
 
 onnx-ir has the like in its passes, but looks every initializer up in a list of all of them.
 """

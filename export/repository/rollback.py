@@ -1,4 +1,4 @@
-"""An earlier version that answers again: published as a copy of it, under a new number that is the highest.
+"""Roll back to an earlier version: publish a copy of it under a new number, the highest.
 
 Versions are never changed and history stays as it was, so a service that polls loads the copy aside and switches to it
 without a gap, as it does with any new version.

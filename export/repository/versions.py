@@ -1,7 +1,7 @@
-"""What lies in a repository, as whoever keeps it sees it: versions, what is wrong with them, and what was left behind.
+"""The contents of a repository on disk: versions, what is wrong with them, and leftovers of exports and deletions.
 
     NAME/VERSION/           a version
-    NAME/VERSION.partial/   a leftover: a version that is being written, or that was given up half-written (reserve.py)
+    NAME/VERSION.partial/   a leftover: a version that is being written, or was given up (bundle/reservation.py)
     NAME/VERSION.deleted/   a leftover: a version that is being removed, or whose removal was cut off (removal.py)
 
 Models and versions are looked up in what was found: nothing that a user types becomes a path.
@@ -180,7 +180,7 @@ def _find_foreign(folder: Path, repository: Path) -> str | None:
 
 
 def _may_be_one(path: Path) -> bool:
-    """Whether a path is a folder, or may be one for all that can be told."""
+    """Return whether a path is a folder, or may be one for all that can be told."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:

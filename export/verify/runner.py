@@ -37,7 +37,7 @@ class ValueInfo:
     shape: tuple[int | str | None, ...]
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of this shape may stand here."""
+        """Return whether a tensor of this shape may stand here."""
         sizes = zip(self.shape, shape, strict=False)
         return len(shape) == len(self.shape) and all(size == given for size, given in sizes if isinstance(size, int))
 
@@ -95,7 +95,7 @@ def input_infos(path: Path, model: ir.Model) -> list[ValueInfo]:
 
 
 def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
-    """Whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
+    """Return whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
     if not all(info.dtype.is_floating_point() for info in inputs):
         return True
     widest = max((info.dtype.bitwidth for info in inputs), default=0)

@@ -33,7 +33,7 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """How far one output of the folded model is from the original's, relative to the output's range."""
+    """Error of one output of the folded model, and the original's noise, relative to the output's range."""
 
     error: float
     noise: float
@@ -55,12 +55,12 @@ class OutputDifference:
 
     @property
     def passes(self) -> bool:
-        """Whether the error is allowed; an error that is no number is not."""
+        """Return whether the error is allowed; an error that is no number is not."""
         return bool(np.isfinite(self.noise)) and self.error <= self.allowed
 
 
 def is_float(tensor: Tensor) -> bool:
-    """Whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
+    """Return whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
     return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
 
 

@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def passes(self) -> bool:
-        """Whether every output's error is allowed."""
+        """Return whether every output's error is allowed."""
         return all(difference.passes for difference in self.outputs.values())
 
     def require(self) -> None:

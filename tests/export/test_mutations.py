@@ -52,7 +52,7 @@ def offset_dropped(affine: Affine) -> Affine:
 
 
 def gain_dropped(affine: Affine) -> Affine:
-    return affine.without_gain()
+    return Affine(np.ones_like(affine.gain), affine.offset)
 
 
 def gain_without_sign(affine: Affine) -> Affine:

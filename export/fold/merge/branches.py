@@ -27,7 +27,7 @@ from normfold.export.graph.nodes import is_batchnorm, opset_of
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """What a merge did: the node that was kept, and those that went into it."""
+    """A merge: the node that was kept, and those that went into it."""
 
     into: ir.Node
     gone: tuple[ir.Node, ...]

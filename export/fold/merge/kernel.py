@@ -22,7 +22,7 @@ from normfold.export.fold.rejection import Rejection
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """What a Conv computes: weight (C_out, C_in / group, *size), bias (C_out,), both in float64 when asked."""
+    """The operation of a Conv: weight (C_out, C_in / group, *size), bias (C_out,), both in float64 when asked."""
 
     weight: Callable[[], Array]
     bias: Callable[[], Array]
@@ -83,7 +83,7 @@ def pool_kernel(node: ir.Node, channels: int) -> Kernel | None:
 
 
 def pads_by_input(node: ir.Node) -> bool:
-    """Whether the pads of a Conv or pool depend on the size of its input: auto_pad SAME_UPPER or SAME_LOWER."""
+    """Return whether the pads of a Conv or pool depend on the size of its input: auto_pad SAME_UPPER or SAME_LOWER."""
     return node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
 
 

@@ -97,7 +97,7 @@ def _conv_product(first: Layer, second: Layer) -> Rewrite | None:
 
 
 def _is_pointwise(layer: Layer) -> bool:
-    """Whether a Conv sees one position at a time, and every one."""
+    """Return whether a Conv sees one position at a time, and every one."""
     plain = all(
         number == neutral
         for name, neutral in (("strides", 1), ("pads", 0))

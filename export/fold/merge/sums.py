@@ -29,7 +29,7 @@ class Leaf:
 
 
 def is_root(node: ir.Node) -> bool:
-    """Whether a node is the end of a sum: its value does not go into one more node of the sum alone."""
+    """Return whether a node is the end of a sum: its value does not go into one more node of the sum alone."""
     reader = sole_reader(node.outputs[0])
     return _is_sum(node) and not (reader is not None and _is_sum(reader))
 

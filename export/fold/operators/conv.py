@@ -117,7 +117,7 @@ def _taps(node: ir.Node, kernel: Sequence[int]) -> list[Array] | None:
 
 
 def _may_pad(node: ir.Node, kernel: list[int]) -> bool:
-    """Whether the node may read zeros beyond its input."""
+    """Return whether the node may read zeros beyond its input."""
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad == "NOTSET":
         return any(node.attributes.get_ints("pads", ()))

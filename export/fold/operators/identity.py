@@ -24,7 +24,7 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
 
 
 def _reject(node: ir.Node) -> Rejection | None:
-    """Refuse a Dropout that may drop (whose training_mode is not a constant false), or a Cast of integers."""
+    """Reject a Dropout that may drop (whose training_mode is not a constant false), or a Cast of integers."""
     if node.op_type == "Cast":
         dtypes = {value.dtype for value in (node.inputs[0], node.outputs[0]) if value is not None}
         return (

@@ -135,7 +135,7 @@ def _forward_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step |
 
 
 def _are_matrices(node: ir.Node) -> bool:
-    """Whether both factors have rows and columns; a vector loses its axis in the product."""
+    """Return whether both factors have rows and columns; a vector loses its axis in the product."""
     return all((rank_of(value) or 0) >= 2 for value in node.inputs)
 
 
@@ -145,7 +145,7 @@ def _contracted_axis(index: int) -> int:
 
 
 def _adds_up_to_one(node: ir.Node, index: int) -> bool:
-    """Whether a factor adds up to one along its contracted axis: it is a Softmax along exactly that axis."""
+    """Return whether a factor adds up to one along its contracted axis: it is a Softmax along exactly that axis."""
     value = node.inputs[index]
     producer, rank = (value.producer() if value is not None else None), rank_of(value)
     if producer is None or producer.op_type != "Softmax" or producer.domain != "" or rank is None:

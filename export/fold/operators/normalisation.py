@@ -36,7 +36,7 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
 
 
 def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
-    """Refuse: it measures what comes in."""
+    """Reject every affine: the node normalises by statistics of its input."""
     del missing
     return Rejection(ReasonCode.NON_LINEAR, node, "it normalises by statistics of its input")
 

@@ -31,7 +31,7 @@ def mean_offset(affine: Affine, axes: Iterable[int]) -> Affine:
 
 
 def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
-    """Refuse an affine that varies within a window, and an offset where a window counts zeros of the padding."""
+    """Reject an affine that varies within a window, and an offset where a window counts zeros of the padding."""
     if affine.varies_along(range(2, affine.rank)):
         return not_per_channel(node)
     if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
@@ -47,5 +47,5 @@ def _counts_padding(node: ir.Node) -> bool:
 
 
 def _rounds_up(node: ir.Node) -> bool:
-    """Whether the last windows may reach beyond the input, which runtimes count in different ways."""
+    """Return whether the last windows may reach beyond the input, which runtimes count in different ways."""
     return bool(node.attributes.get_int("ceil_mode", 0))

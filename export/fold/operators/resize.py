@@ -38,7 +38,7 @@ def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
 
 
 def _keeps(node: ir.Node, affine: Affine) -> bool:
-    """Whether the axes along which the affine varies are scaled by exactly 1: another scale may keep a size and mix."""
+    """Return whether the axes along which the affine varies are scaled by 1: another scale may keep a size and mix."""
     sizes = len(node.inputs) > 3 and node.inputs[3] is not None
     given = node.attributes.get_floats("scales", ())
     value = None if sizes or given else node.inputs[2 if len(node.inputs) > 2 else 1]

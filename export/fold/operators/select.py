@@ -20,7 +20,7 @@ Chosen = dict[int, list[int]]
 
 
 def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass; elements that are not taken get gain 1 and offset 0 (nobody reads them: the planner sees to that)."""
+    """Pass; elements that are not taken get gain 1 and offset 0 (the planner makes sure that they are not read)."""
     chosen = _chosen(node, wanted[0])
     if isinstance(chosen, Rejection):
         return chosen

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.fold.float64_reference import Array, check_against_onnx, run_in_double
+from benchmarks.fold.float64_reference import Array, check_against_onnx, run_in_float64
 from benchmarks.fold.graphs import NAMES, write_graph
 from benchmarks.machine import machine_line
 from normfold.export.files.fold_file import fold_file
@@ -57,7 +57,7 @@ def ratio(name: str, seed: int, folder: Path) -> float:
     fold_file(source, folded, verified=False)
     unfolded_run, folded_run = Runner(source), Runner(folded)
     inputs = dict(random_inputs(unfolded_run.inputs, free_size=32, seed=seed))
-    truth = run_in_double(onnx.load(source), inputs)
+    truth = run_in_float64(onnx.load(source), inputs)
     before, after = (distances(runner.run(inputs), truth) for runner in (unfolded_run, folded_run))
     print(f"{name}, seed {seed}: unfolded {before}, folded {after}", file=sys.stderr)
     return max(after[output] / before[output] for output in truth)

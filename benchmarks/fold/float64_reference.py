@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
-def in_double(source: onnx.ModelProto) -> onnx.ModelProto:
+def in_float64(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float64 copy: weights, constants, inputs, outputs, and what Cast makes, where they were float32.
 
     Raises:
@@ -53,13 +53,13 @@ def widen(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
-def run_in_double(source: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
+def run_in_float64(source: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
     """Return the outputs, in float64, of a float32 model; the inputs are widened like its weights.
 
     Raises:
         ValueError: some value of the graph was not computed in float64.
     """
-    model = in_double(source)
+    model = in_float64(source)
     names = [port.name for port in model.graph.output]
     others = {name for node in model.graph.node for name in node.output if name} - set(names)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(others))

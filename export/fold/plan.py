@@ -49,17 +49,34 @@ class Operator(Protocol):
     """An operator family: a module with these two functions."""
 
     def fold_backward(self, node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
-        """Answer affines wanted on outputs, by output index."""
+        """Answer affines that are wanted on the node's outputs. Changes nothing.
+
+        Args:
+            node: of one of the family's operators, in the standard domain.
+            wanted: by output index, at least one; gain and offset in float64, broadcasting against that output.
+
+        Returns:
+            The step that gives the affines, or why there is none.
+        """
 
     def fold_forward(self, node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
-        """Answer affines that are missing on inputs, by input index."""
+        """Answer affines that the node's inputs arrive without. Changes nothing.
+
+        Args:
+            node: of one of the family's operators, in the standard domain.
+            missing: by input index, at least one; gain and offset in float64, broadcasting against that input.
+
+        Returns:
+            The step that makes up for them, or why there is none.
+        """
 
 
 @dataclass(eq=False)
 class Plan:
     """A consistent set of answers.
 
-    `wanted` maps each value that will carry its affine to that affine; `missing` each value that will lack it.
+    `wanted` maps each value that will have its affine applied to that affine; `missing` each value that will lack it.
+    `edits` are those of the nodes that absorb, `path` lists all nodes that answered.
     """
 
     wanted: dict[ir.Value, Affine] = field(default_factory=dict)
@@ -68,7 +85,7 @@ class Plan:
     path: list[ir.Node] = field(default_factory=list)
 
     def overflow(self) -> Rejection | None:
-        """Return a rejection if a constant that it makes does not fit float16."""
+        """Return a rejection if a constant of the plan does not fit float16."""
         for edit in self.edits:
             for derived in edit.made:
                 if not derived.fits:

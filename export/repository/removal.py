@@ -17,7 +17,7 @@ from pathlib import Path
 
 from normfold.contract.atomic_write import os_errors_as_write_errors, sync
 from normfold.export.errors import VersionChoiceError
-from normfold.export.repository.versions import Leftover, ModelFolder, Version, facts_of
+from normfold.export.repository.versions import Leftover, ModelFolder, Version, file_stats
 
 ABANDONED_AFTER_S = 3600
 """A reserved folder in which nothing has changed for this long is taken for one that was given up."""
@@ -80,7 +80,7 @@ def freed_bytes(folders: Iterable[Path]) -> int:
     names: Counter[tuple[int, int]] = Counter()
     freed = 0
     for folder in folders:
-        for facts in facts_of(folder):
+        for facts in file_stats(folder):
             file = facts.st_dev, facts.st_ino
             names[file] += 1
             if names[file] == facts.st_nlink:

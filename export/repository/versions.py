@@ -173,7 +173,7 @@ def _read_model_folder(folder: Path, repository: Path, contents: bool) -> ModelF
 
 
 def _foreign_target(folder: Path, repository: Path) -> str | None:
-    """Return where a model's folder leads to, if that is not its own: another model's folder, or out of the repository."""
+    """Return where a model's folder leads to, if that is another model's folder, or out of the repository."""
     if not folder.is_symlink():
         return None
     if not lies_within(folder, repository):

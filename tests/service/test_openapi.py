@@ -96,12 +96,14 @@ anything, models = map(schemathesis.openapi.from_dict, (DOCUMENT, document_of_mo
 few = settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @anything.parametrize()
 @few
 def test_every_operation_is_as_the_document_says(case: Any, described: Service) -> None:
     check(case, described)
 
 
+@pytest.mark.slow
 @models.parametrize()
 @few
 def test_every_operation_of_a_model_that_there_is(case: Any, described: Service) -> None:

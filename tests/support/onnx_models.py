@@ -219,8 +219,8 @@ def run32(source: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.
 
 def assert_same(source: onnx.ModelProto, result: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> None:
     """Check that two models compute the same: float64 to 1e-10, float32 to 1e-5, relative to the largest output."""
-    double = all(array.dtype == np.float64 for array in inputs.values())
-    run, allowed = (run64, 1e-10) if double else (run32, 1e-5)
+    is_float64 = all(array.dtype == np.float64 for array in inputs.values())
+    run, allowed = (run64, 1e-10) if is_float64 else (run32, 1e-5)
     assert [output.name for output in source.graph.output] == [output.name for output in result.graph.output]
     for wanted, got in zip(run(source, inputs), run(result, inputs), strict=True):
         assert wanted.shape == got.shape

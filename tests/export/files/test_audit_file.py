@@ -141,6 +141,7 @@ def test_file_that_is_no_model_is_rejected(tmp_path: Path) -> None:
         audit_onnx(tmp_path / "none.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", published_graphs.NAMES)
 def test_audit_of_published_graphs_has_no_findings(name: str, tmp_path: Path) -> None:
     onnx.save(published_graph(name), tmp_path / "net.onnx")

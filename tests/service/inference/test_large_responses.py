@@ -113,6 +113,7 @@ def resident(statm: Path) -> int:
     return int(statm.read_text().split()[1]) * PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: BundleWriter, binary: bool) -> None:
     with serving_grow(bundles, FLOATS) as (service, grown):
@@ -123,6 +124,7 @@ def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: Bundle
         wait_for(lambda: grown() < 0.2 * ROW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # over and under what glibc gives back by itself
 def test_memory_comes_back_when_several_have_read_their_answers(
@@ -155,6 +157,7 @@ def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: BundleWriter, sta
     np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
 
 
+@pytest.mark.slow
 def test_who_never_reads_is_cut_and_harms_no_other(bundles: BundleWriter, tmp_path: Path) -> None:
     bundles.digits()
     log, patience = tmp_path / "access.log", {"NORMFOLD_RECEIVE_TIMEOUT_S": "0.5"}

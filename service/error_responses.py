@@ -25,7 +25,7 @@ from normfold.service.errors import (
     AmbiguousRequestError,
     BodyBudgetError,
     BodyTooLargeError,
-    BundleError,
+    BundleLoadError,
     ClientDisconnectedError,
     ConnectionLimitError,
     ControlError,
@@ -96,7 +96,7 @@ WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
     {  # at start they end the command; while a model loads they become the reason of a ModelUnavailableError
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
-        *(BundleError, DamagedBundleError, ManifestError),
+        *(BundleLoadError, DamagedBundleError, ManifestError),
         *(KeysError, KeysUnwritableError),
     }
 )

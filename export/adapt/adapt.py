@@ -17,7 +17,7 @@ from normfold.contract.atomic_write import os_errors_as_write_errors
 from normfold.contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.contract.samples import SHIFT
+from normfold.contract.samples import DRIFT_FOLDER
 from normfold.export.adapt.read_samples import read_kept_samples, read_samples
 from normfold.export.adapt.recalibrate import Recalibration, recalibrate
 from normfold.export.adapt.samples import SampleFormat, Samples
@@ -140,7 +140,7 @@ def adapt(
     expected = SampleFormat(
         input_infos(folder / UNFOLDED_NAME, unfolded), manifest.card.preprocessing, manifest.takes_pixels
     )
-    is_state = (samples / SHIFT).is_dir()
+    is_state = (samples / DRIFT_FOLDER).is_dir()
     given = read_kept_samples(samples, manifest, expected) if is_state else read_samples(samples, expected, as_tensors)
     _check_count(given.count)
     _check_not_all_equal(given)

@@ -168,7 +168,7 @@ def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Run
         assert [one["mask"] for one in answer.json()["predictions"]] == logits.argmax(1).tolist()
         refused = client.post("/v1/models/masks:classify", content=png_of(x[0]))
         assert refused.status_code == 400
-        assert "gives a class to each pixel, not one to a picture; use :predict or infer" in refused.json()["error"]
+        assert "classifies pixels, not images; use :predict or infer" in refused.json()["error"]
         tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8]}
         data = preprocessing.standardise(x[:1, None]).flatten().tolist()
         inferred = client.post("/v2/models/masks/infer", json={"inputs": [{**tensor, "data": data}]}).json()
@@ -208,7 +208,7 @@ def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_
         refused = client.post("/v1/models/waves:predict", json={"instances": x[:1, :, :5].tolist()})
         assert refused.status_code == 400
         assert "Expected a sequence of 2 channels of 12 numbers, got shape [2, 5]" in refused.json()["error"]
-        assert "does not take pictures" in client.post("/v1/models/waves:classify", content=b"x").json()["error"]
+        assert "does not take images" in client.post("/v1/models/waves:classify", content=b"x").json()["error"]
 
 
 @pytest.mark.parametrize(

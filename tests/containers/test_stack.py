@@ -150,7 +150,7 @@ def _wait_until_in_flight(url: str, requests: int) -> None:
     while time.monotonic() < deadline:
         metrics = urllib.request.urlopen(f"{url}/metrics", timeout=20).read().decode()
         queued = sum(float(rows) for rows in re.findall(r"^normfold_queue_rows\{.*\} (.*)$", metrics, re.MULTILINE))
-        found = re.search(r"^normfold_in_flight (.*)$", metrics, re.MULTILINE)
+        found = re.search(r"^normfold_requests_in_flight (.*)$", metrics, re.MULTILINE)
         assert found is not None
         if float(found[1]) > requests and queued:  # the question after metrics is in flight too
             return

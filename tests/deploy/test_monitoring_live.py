@@ -210,16 +210,16 @@ def test_query_of_the_dashboard_has_values(prometheus: Prometheus, query: str, m
     ("title", "least"),
     [
         ("Requests A", 0.1),
-        ("Faults A", 0.001),
-        ("Turned away A", 0.01),
-        ("Turned away, by reason A", 0.01),
-        ("Turned away, by reason C", 0.01),
-        ("Turned away, by reason D", 0.01),
+        ("Server errors A", 0.001),
+        ("Rejected requests A", 0.01),
+        ("Rejected requests by reason A", 0.01),
+        ("Rejected requests by reason C", 0.01),
+        ("Rejected requests by reason D", 0.01),
         ("Latency p99 A", 0.0001),
         ("Failed loads A", 1.0),
         ("Nodes by provider A", 2.0),
         ("Memory A", 1e7),
-        ("ThreadPool B", 1.0),
+        ("Workers B", 1.0),
     ],
 )
 def test_provoked_outcomes_are_in_the_queries(prometheus: Prometheus, title: str, least: float) -> None:
@@ -249,5 +249,5 @@ def test_alerts_on_provoked_outcomes_fire_and_those_on_the_whole_service_do_not(
     }
     assert fires == {"NormfoldLoadFailed", "NormfoldServerFaults"}  # the others wait
     waits = {alert["labels"]["alertname"] for alert in prometheus.get("/alerts")["alerts"]} - fires
-    assert {"NormfoldVersionUnavailable", "NormfoldQueueRefusals", "NormfoldRejections"} <= waits
+    assert {"NormfoldVersionUnavailable", "NormfoldQueueRejections", "NormfoldRejections"} <= waits
     assert not waits & {"NormfoldDown", "NormfoldNotReady", "NormfoldModelUnavailable", "NormfoldModelGone"}

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 
 from normfold.service.http.server import make_server
 from normfold.service.logs import FACTS, REQUEST_ID, JsonFormatter
-from normfold.service.repository import loader
+from normfold.service.repository import warmup
 from normfold.service.runtime.session import Session
 from normfold.service.settings import Settings
 from tests.support.infer_bodies import PICTURE
@@ -110,7 +110,7 @@ class HeldRuns:
             return right(session, tensors, outputs, cancel)
 
         monkeypatch.setattr(Session, "run", run)
-        monkeypatch.setattr(loader, "INLINE_S", 0.0)
+        monkeypatch.setattr(warmup, "MAX_INLINE_RUN_S", 0.0)
 
 
 class AccessLog(logging.Handler):

@@ -139,7 +139,7 @@ def test_serve_takes_the_file_and_says_that_keys_are_needed(normfold: RunCommand
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert "A key is needed: " in log
+    assert "Requests need a key: " in log
     assert "Anyone who reaches" not in log
     assert sent.split("_")[2] not in log
 

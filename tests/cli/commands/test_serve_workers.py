@@ -94,7 +94,7 @@ def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity
         client,
     ):
         wait_until_ready(client)
-        assert metric(client, "normfold_workers_wanted") == 2
+        assert metric(client, "normfold_workers_desired") == 2
         assert metric(client, "normfold_model_load_failures_total") == 0
         aside.mkdir()
         aside.rename(broken)  # at once, so that it fails once
@@ -125,12 +125,12 @@ def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository
         assert client.post("/v2/repository/models/same/load").status_code == 200
         assert {ask(client) for _ in range(10)} == {200}
 
-        (state / "workers" / "wanted.json").write_text("{")
+        (state / "workers" / "requests.json").write_text("{")
         answer = client.post("/v2/repository/models/same/unload")
         assert answer.status_code == 503
-        assert "cannot be told" in answer.json()["error"]
+        assert "cannot be reached" in answer.json()["error"]
         assert {ask(client) for _ in range(10)} == {200}  # nothing is half done
-        (state / "workers" / "wanted.json").unlink()
+        (state / "workers" / "requests.json").unlink()
         assert client.post("/v2/repository/models/same/unload").status_code == 200
         assert {ask(client) for _ in range(10)} == {503}
 

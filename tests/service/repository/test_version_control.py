@@ -245,7 +245,7 @@ def test_the_index_takes_a_filter_and_no_nonsense(served: Service) -> None:
 def test_version_policies(text: str, ready: int, wanted: list[int]) -> None:
     policy = VersionPolicy.parse(text)
 
-    assert [number for number in (1, 2, 3) if policy.wants(number, ready)] == wanted
+    assert [number for number in (1, 2, 3) if policy.selects(number, ready)] == wanted
 
 
 @pytest.mark.parametrize("text", ["", "latest", "latest:0", "1,,2", "newest", "0"])

@@ -23,10 +23,10 @@ from tests.support.waiting import wait_for, wait_until_loaded
 HELD = """
 import os, threading
 from normfold.service.http import timeouts
-from normfold.service.repository import loader
+from normfold.service.repository import warmup
 from normfold.service.runtime.session import Session
 
-loader.INLINE_S = 0.0
+warmup.MAX_INLINE_RUN_S = 0.0
 timeouts.CLOSE_GRACE_S = 5.0
 right = Session.run
 def run(*arguments):
@@ -44,7 +44,7 @@ REQUEST = b"POST /v2/models/same/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d
 def in_flight(client: httpx.Client) -> int:
     """Return how many requests are being answered, but for the one that asks."""
     lines = client.get("/metrics").text.splitlines()
-    return next(int(float(line.split()[1])) for line in lines if line.startswith("normfold_in_flight ")) - 1
+    return next(int(float(line.split()[1])) for line in lines if line.startswith("normfold_requests_in_flight ")) - 1
 
 
 @pytest.mark.slow

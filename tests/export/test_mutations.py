@@ -1,4 +1,4 @@
-"""Ten wrong folds, planted one at a time: the proof catches every one."""
+"""Ten wrong folds, planted one at a time: verification catches every one."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ FAULTS = {
 
 
 @pytest.mark.slow
-def test_without_a_fault_all_folds_and_passes(tmp_path: Path) -> None:
+def test_network_without_a_fault_folds_and_passes(tmp_path: Path) -> None:
     onnx.save(network(), tmp_path / "a.onnx")
 
     report = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").report

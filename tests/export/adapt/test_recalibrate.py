@@ -270,9 +270,9 @@ def test_published_graphs_end_with_the_statistics_of_their_own_activations(name:
     for node in nodes:
         given = given_to[node.input[0]].astype(np.float64)
         over = (0, *range(2, given.ndim))
-        spread = np.sqrt(given.var(over)) + 1e-6 * np.abs(given).max()
-        assert (np.abs(held[node.input[3]] - given.mean(over)) <= 1e-4 * spread).all()
-        assert (np.abs(np.sqrt(held[node.input[4]]) - given.std(over)) <= 1e-4 * spread).all()
+        deviation = np.sqrt(given.var(over)) + 1e-6 * np.abs(given).max()
+        assert (np.abs(held[node.input[3]] - given.mean(over)) <= 1e-4 * deviation).all()
+        assert (np.abs(np.sqrt(held[node.input[4]]) - given.std(over)) <= 1e-4 * deviation).all()
 
 
 def test_recalibration_blends_with_given_trained_statistics(tmp_path: Path) -> None:

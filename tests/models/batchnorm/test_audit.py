@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import Audit, Finding, Severity
+from normfold.contract.audit.findings import Audit, Finding, Severity
 from normfold.models.architectures.blocks import ConvNorm
 from normfold.models.architectures.registry import FACTORIES, Architecture, build
 from normfold.models.batchnorm.audit import Subject, audit_network

@@ -25,7 +25,7 @@ OF_HTTP = {
 }
 """Errors that end as an answer of HTTP: a client sees their status and sentence in a ResponseError."""
 
-OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleError", "BundleLoadError"}
+OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleLoadError"}
 """Errors that end a command, or become the reason of a ModelUnavailableError: no public function raises them."""
 
 
@@ -68,6 +68,11 @@ def test_every_error_of_a_package_is_drawn(source: str) -> None:
     assert own - OF_HTTP - OF_COMMANDS <= DRAWN.keys()
     for name in own & DRAWN.keys():
         assert getattr(errors, name) is getattr(module, name), f"two errors are called {name}"
+
+
+def test_every_error_that_is_not_drawn_exists() -> None:
+    modules = [importlib.import_module(f"normfold.{source}") for source in SOURCES]
+    assert all(any(hasattr(module, name) for module in modules) for name in OF_HTTP | OF_COMMANDS)
 
 
 def test_argument_error_names_options_on_the_command_line() -> None:

@@ -1,6 +1,6 @@
 """Every error that Normfold raises on purpose, in one tree.
 
-Each carries its facts as attributes, and one sentence that says what is wrong and what to do.
+Each carries its facts as attributes, and one sentence that says what is wrong and what to do::
 
     NormfoldError
     ├── InputError                          what was given cannot be used; exit code 2

@@ -22,7 +22,7 @@ LAYERS = {
         *("drift", "repository", "workers", "inference", "http", "routes", "app", "healthcheck"),
     ),
 }
-"""Folders, and modules beside them, from the lowest to the highest: each may import itself and what stands before it."""
+"""Folders, and modules beside them from the lowest to the highest: each may import itself and what stands before it."""
 
 FILES = [path for path in modules() if path.parts[0] in LAYERS]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from normfold.models.architectures.blocks import ConvNorm, LinearNorm
+from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.convnet import ConvNet, convnet
 from normfold.models.architectures.mlp import Mlp, mlp
 from normfold.models.data.batches import epoch_batches, seed_everything
@@ -100,12 +100,12 @@ def strip(network: Network) -> Network:
     return network
 
 
-def blocks_of(network: nn.Module) -> list[ConvNorm | LinearNorm]:
+def blocks_of(network: nn.Module) -> list[ConvBatchNorm | LinearBatchNorm]:
     """Return the blocks of weight layer, BatchNorm and activation, in order."""
-    return [module for module in network.modules() if isinstance(module, (ConvNorm, LinearNorm))]
+    return [module for module in network.modules() if isinstance(module, (ConvBatchNorm, LinearBatchNorm))]
 
 
-def weight_of(block: ConvNorm | LinearNorm) -> Tensor:
+def weight_of(block: ConvBatchNorm | LinearBatchNorm) -> Tensor:
     """Return the weights of a block's convolution or linear layer."""
     weight = block.weight_layer.weight
     assert isinstance(weight, Tensor)

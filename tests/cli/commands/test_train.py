@@ -102,8 +102,8 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--arch", "vgg"], 2, "Unknown architecture 'vgg'; there are mlp, convnet"),
-        (["--arch", "models:net"], 2, "collides with Normfold's own package 'models'"),
+        (["--arch", "vgg"], 2, "Unknown architecture 'vgg'; choose from mlp, convnet"),
+        (["--arch", "json:net"], 2, "has no function 'net'"),
         (["--arch", "mlp", "--arg", "width=3"], 2, "'mlp' has no option 'width'"),
         (["--data", "iris"], 2, "Unknown data 'iris'"),
         (["--data", "csv:bad.csv"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),

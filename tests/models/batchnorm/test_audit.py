@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.findings import Audit, Finding, Severity
-from normfold.models.architectures.blocks import ConvNorm
+from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.architectures.registry import FACTORIES, Architecture, build
 from normfold.models.batchnorm.audit import Subject, audit_network
 from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
@@ -192,7 +192,7 @@ class WithDropout(nn.Module):
         super().__init__()
         self.p, self.functional = p, functional
         self.layer_dropout = nn.Dropout2d(p)
-        self.first, self.second, self.third, self.last = (ConvNorm(2, 2) for _ in range(4))
+        self.first, self.second, self.third, self.last = (ConvBatchNorm(2, 2) for _ in range(4))
         self.final_dropout = nn.Dropout(0.9)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -234,7 +234,9 @@ def test_dropout_before_a_norm_is_a_warning_until_the_statistics_are_seen_to_fit
 
 def test_train_mode_is_found_layer_by_layer_and_statistics_that_are_not_kept() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(ConvNorm(1, 2), ConvNorm(2, 2), nn.BatchNorm2d(2, track_running_stats=False)).train()
+    network = nn.Sequential(
+        ConvBatchNorm(1, 2), ConvBatchNorm(2, 2), nn.BatchNorm2d(2, track_running_stats=False)
+    ).train()
     network(torch.randn(20, 1, 4, 4))
     network[1].eval()
     audit = audit_network(Subject(network, torch.randn(2, 1, 4, 4)))
@@ -256,7 +258,7 @@ def test_a_norm_without_scale_and_shift_has_the_scale_1() -> None:
 
 def test_a_network_that_does_not_take_the_example_is_one_sentence() -> None:
     with pytest.raises(ArchitectureError, match=r"does not take samples of shape \[2, 4, 4\]"):
-        audit_network(Subject(nn.Sequential(ConvNorm(1, 2)), torch.zeros(2, 2, 4, 4)))
+        audit_network(Subject(nn.Sequential(ConvBatchNorm(1, 2)), torch.zeros(2, 2, 4, 4)))
 
 
 def test_other_data_are_standardised_as_those_of_the_training(trained: Path, digits: Any, tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_other_data_are_standardised_as_those_of_the_training(trained: Path, dig
 
 def test_any_network_is_audited_with_data() -> None:
     dataset = load_given_data("digits")
-    network = nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(128, 10)).eval()
+    network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(128, 10)).eval()
     subject = subject_of_network(network, dataset.input_shape, dataset)
     assert subject.rows is not None
     assert len(subject.rows) == 1797

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normfold.models.architectures.blocks import ConvNorm, LinearNorm
+from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.batchnorm.recalibrate import Moments, reestimate
 from normfold.models.batchnorm.recalibrate_run import allowed_fall, reestimate_run
@@ -25,10 +25,10 @@ class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.BatchNorm2d(3)
-        self.first = ConvNorm(1, 3)
+        self.first = ConvBatchNorm(1, 3)
         self.dropout = nn.Dropout(0.5)
-        self.twice = ConvNorm(3, 3)
-        self.head = LinearNorm(3, 2)
+        self.twice = ConvBatchNorm(3, 3)
+        self.head = LinearBatchNorm(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -93,7 +93,7 @@ def test_a_norm_that_is_called_twice_gets_the_statistics_of_both_calls(rows: Ten
 
 
 def test_drift_is_in_old_standard_deviations_and_what_is_right_does_not_move(rows: Tensor) -> None:
-    network = nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(50, 2)).eval()
+    network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(50, 2)).eval()
     reestimate(network, rows)
     norm = network[0].norm
     std = torch.sqrt(norm.running_var + norm.eps)
@@ -110,7 +110,7 @@ class Fickle(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.block = ConvNorm(1, 2)
+        self.block = ConvBatchNorm(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return x if len(x) % 2 else self.block(x)  # type: ignore[no-any-return]

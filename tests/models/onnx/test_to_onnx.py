@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from normfold.contract.manifest import SourceCard, read_source_card
-from normfold.models.architectures.blocks import ConvNorm, ConvTransposeNorm, LinearNorm
+from normfold.models.architectures.blocks import ConvBatchNorm, ConvTransposeBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import build
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.to_onnx import InputSpec, OnnxFile, check_exportable, checkpoint_to_onnx, to_onnx
@@ -45,10 +45,10 @@ class Everything(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = ConvNorm(1, 3, stride=2)
-        self.twice = ConvNorm(3, 3)
-        self.up = ConvTransposeNorm(3, 2)
-        self.linear = LinearNorm(2, 4)
+        self.down = ConvBatchNorm(1, 3, stride=2)
+        self.twice = ConvBatchNorm(3, 3)
+        self.up = ConvTransposeBatchNorm(3, 2)
+        self.linear = LinearBatchNorm(2, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(self.twice(self.twice(self.down(x))))
@@ -95,7 +95,7 @@ def test_batchnorm_stays_and_what_the_exporter_added_goes(everything: tuple[nn.M
 
 
 def test_file_is_the_same_each_time_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
-    network = unsettle(nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(8, 2, bias=True)))
+    network = unsettle(nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(8, 2, bias=True)))
     nn.init.zeros_(network[2].bias)
     data = []
     for name in ("a.onnx", "b.onnx"):
@@ -116,7 +116,7 @@ class TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(5, 3)
-        self.block = LinearNorm(5, 4)
+        self.block = LinearBatchNorm(5, 4)
 
     def forward(self, row: Tensor, token: Tensor) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
         hidden = self.block(torch.cat([row, self.embedding(token)], dim=1))
@@ -143,7 +143,7 @@ def test_several_inputs_and_outputs_keep_their_names_and_dtypes(tmp_path: Path, 
 
 
 def test_export_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    to_onnx(unsettle(LinearNorm(2, 2)), tmp_path / "m.onnx", {"x": InputSpec((2,))})
+    to_onnx(unsettle(LinearBatchNorm(2, 2)), tmp_path / "m.onnx", {"x": InputSpec((2,))})
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
 
@@ -210,7 +210,7 @@ class Number(nn.Module):
         (Branches(), {"x": InputSpec((3,))}, {}, "torch cannot export the network: Could not guard on data-dependent"),
         (nn.Linear(4, 2), {"x": InputSpec((3,))}, {}, r"does not take inputs of shape \[2, 3\]: mat1 and mat2"),
         (
-            nn.Sequential(ConvNorm(1, 1), nn.Flatten(), nn.Linear(64, 2)),
+            nn.Sequential(ConvBatchNorm(1, 1), nn.Flatten(), nn.Linear(64, 2)),
             {"x": InputSpec((1, 8, 8))},
             {"dynamic_size": True},
             r"does not take inputs of shape \[3, 1, 12, 12\]",
@@ -255,7 +255,7 @@ def test_unused_input_stays_an_input(tmp_path: Path) -> None:
 def test_lost_batchnorm_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.models.onnx.to_onnx.count_nodes", lambda *_: 0)
     with pytest.raises(OnnxExportError, match="calls BatchNorm 1 times, the exported graph has 0"):
-        to_onnx(unsettle(LinearNorm(2, 2)), tmp_path / "m.onnx", {"x": InputSpec((2,))})
+        to_onnx(unsettle(LinearBatchNorm(2, 2)), tmp_path / "m.onnx", {"x": InputSpec((2,))})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -173,7 +173,7 @@ def test_an_error_of_one_standard_deviation_is_one() -> None:
 def test_dropout_stands_where_its_arm_says() -> None:
     before = regularisation.make_network(0, regularisation.ARMS[regularisation.BEFORE])
     behind = regularisation.make_network(0, regularisation.ARMS[regularisation.BEHIND])
-    assert [type(layer).__name__ for layer in before.blocks][-3:] == ["LinearNorm", "Dropout", "LinearNorm"]
+    assert [type(layer).__name__ for layer in before.blocks][-3:] == ["LinearBatchNorm", "Dropout", "LinearBatchNorm"]
     assert before.dropout.p == 0.0
     assert not any(isinstance(layer, nn.Dropout) for layer in behind.blocks)
     assert behind.dropout.p == regularisation.DROPOUT

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from normfold.models.architectures.blocks import ConvNorm
+from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.errors import TrainingWarning
 from normfold.models.training.config import TrainConfig, warn_of_batch_size
 from normfold.models.training.optimizer import make_optimizer, one_cycle, split_parameters
 
 
 def test_weight_decay_spares_scale_shift_and_bias() -> None:
-    network = nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(2, 3))
+    network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(2, 3))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     decayed, spared = ([names[id(parameter)] for parameter in part] for part in split_parameters(network))
     assert decayed == ["0.weight_layer.weight", "2.weight"]
@@ -21,7 +21,7 @@ def test_weight_decay_spares_scale_shift_and_bias() -> None:
 
 
 def test_spared_parameters_stay_where_they_are_without_gradient() -> None:
-    block = ConvNorm(1, 2)
+    block = ConvBatchNorm(1, 2)
     before = block.weight_layer.weight.clone()
     for parameter in block.parameters():
         parameter.grad = torch.zeros_like(parameter)

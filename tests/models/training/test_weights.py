@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from normfold.models.architectures.blocks import LinearNorm
+from normfold.models.architectures.blocks import LinearBatchNorm
 from normfold.models.errors import WeightsError
 from normfold.models.training.weights import load_weights
 
 
-def make_network(seed: int = 0) -> LinearNorm:
+def make_network(seed: int = 0) -> LinearBatchNorm:
     torch.manual_seed(seed)
-    network = LinearNorm(3, 2)
+    network = LinearBatchNorm(3, 2)
     nn.init.normal_(network.norm.running_mean)
     return network
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from normfold.cli.packages import require_packages
 from normfold.contract.errors import InputError, SetupError
-from normfold.contract.manifest import RunningStatistics, SourceCard, read_source_card
+from normfold.contract.source_card import RunningStatistics, SourceCard, read_source_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,15 +106,15 @@ def _checkpoint_to_onnx(
     source: Source, target: Path, say: Callable[[str], None]
 ) -> tuple[RunningStatistics | None, str | None]:
     """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
-    from normfold.models.batchnorm.recalibrate_run import Reestimated, reestimate_run
+    from normfold.models.batchnorm.recalibrate_run import RecalibratedRun, recalibrate_run
     from normfold.models.onnx.to_onnx import OPSET, trained_to_onnx
     from normfold.models.training.checkpoint import load_checkpoint
 
     folder = Path(source.text)
     if source.keep_statistics:
-        network = Reestimated(load_checkpoint(folder), None, "--keep-statistics")
+        network = RecalibratedRun(load_checkpoint(folder), None, "--keep-statistics")
     else:
-        network = reestimate_run(folder, say)
+        network = recalibrate_run(folder, say)
     say("tracing the network")
     trained_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note

@@ -2,6 +2,7 @@
 
     NormfoldError
     ├── InputError                  wrong use or wrong input                    exit code 2
+    │   └── RawInputError           an image, row or sequence does not fit the preprocessing
     ├── CheckError                  a check failed                              exit code 1
     └── SetupError                  the environment lacks something             exit code 3
         └── MissingPackageError     an optional package is not installed
@@ -23,6 +24,10 @@ class InputError(NormfoldError):
     """A file, a name, a shape or an option that the user gave cannot be used."""
 
     exit_code = 2
+
+
+class RawInputError(InputError):
+    """A raw input, an image, row or sequence, does not fit the network's preprocessing."""
 
 
 class CheckError(NormfoldError):

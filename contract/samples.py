@@ -1,8 +1,9 @@
-"""Inputs that a service kept for `normfold adapt`, as the network takes them, and where.
+"""Files of recent inputs: a service stores them as the network gets them, and `normfold adapt` reads them.
 
-    STATE/shift/NAME/VERSION/SHA/PROCESS.samples     SHA: of the version's monitor.onnx, 16 digits
+    STATE/drift/NAME/VERSION/SHA/PROCESS.samples     SHA: first 16 digits of the sha256 of the version's monitor.onnx
 
-A file is a zip of .npy: `times`, seconds since 1970, (rows,) float64, and `inputs/INPUT`, rows first, the oldest first.
+A file is a zip archive of .npy files: `times`, (rows,) float64, seconds since 1970, and for each input `inputs/INPUT`,
+(rows, …), in ascending order of time.
 """
 
 from __future__ import annotations
@@ -13,79 +14,85 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
+from normfold.contract.arrays import Array
 from normfold.contract.manifest import Manifest
 from normfold.contract.monitor import MONITOR_NAME
 
-SHIFT = "shift"
-KEPT_SUFFIX = ".samples"
+DRIFT_FOLDER = "drift"
+SAMPLES_SUFFIX = ".samples"
 
 _TIMES, _INPUTS = "times", "inputs/"
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, eq=False)
-class KeptRow:
-    """One row of each input, without an axis of rows, and when it came: seconds since 1970."""
+class StoredSample:
+    """One row of every input."""
 
     time: float
+    """Time of its arrival, in seconds since 1970."""
     tensors: Mapping[str, Array]
+    """By input, without the batch axis."""
 
 
-def shift_folder(state_dir: Path, manifest: Manifest) -> Path:
-    """Return where services keep what they see of a version; the manifest names a monitor.onnx."""
-    return state_dir / SHIFT / manifest.name / str(manifest.version) / manifest.files[MONITOR_NAME][:16]
+def drift_folder(state_dir: Path, manifest: Manifest) -> Path:
+    """Return the folder of a version's drift statistics and samples.
+
+    Args:
+        state_dir: state folder of the service.
+        manifest: of the version; it lists a monitor.onnx.
+    """
+    return state_dir / DRIFT_FOLDER / manifest.name / str(manifest.version) / manifest.files[MONITOR_NAME][:16]
 
 
-def newest(rows: Iterable[KeptRow], most: int) -> list[KeptRow]:
-    """Return the newest of some rows, those that came first before the others."""
-    return sorted(rows, key=lambda row: row.time)[-most:]
+def newest_samples(rows: Iterable[StoredSample], count: int) -> list[StoredSample]:
+    """Return the `count` newest of some rows, in ascending order of time."""
+    return sorted(rows, key=lambda row: row.time)[-count:]
 
 
-def stacked(rows: Sequence[KeptRow]) -> tuple[list[KeptRow], dict[str, Array]]:
-    """Return the rows that have the shapes of the last one, and their tensors: one array cannot hold others."""
+def stack_samples(rows: Sequence[StoredSample]) -> tuple[list[StoredSample], dict[str, Array]]:
+    """Return the rows of the same shapes as the last one, and their tensors with a batch axis, by input."""
     shapes = {name: array.shape for name, array in rows[-1].tensors.items()} if rows else {}
-    alike = [row for row in rows if {name: array.shape for name, array in row.tensors.items()} == shapes]
-    return alike, {name: np.stack([row.tensors[name] for row in alike]) for name in shapes}
+    stackable = [row for row in rows if {name: array.shape for name, array in row.tensors.items()} == shapes]
+    return stackable, {name: np.stack([row.tensors[name] for row in stackable]) for name in shapes}
 
 
 def write_archive(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
-    """Write an .npz; numpy.savez cannot, where an array is called "file"."""
+    """Write an .npz file; numpy.savez cannot write an array that is called "file"."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def write_kept(path: Path, rows: Sequence[KeptRow]) -> None:
-    """Replace a file, readable for its owner alone: these are people's own data.
+def write_stored_samples(path: Path, rows: Sequence[StoredSample]) -> None:
+    """Replace a file of samples; only its owner may read it, since the samples are users' data.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    alike, tensors = stacked(rows)
-    times = np.array([row.time for row in alike], np.float64)
-    aside = path.with_suffix(".new-samples")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    stackable, tensors = stack_samples(rows)
+    times = np.array([row.time for row in stackable], np.float64)
+    temporary = path.with_suffix(".new-samples")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         write_archive(file, {_TIMES: times} | {f"{_INPUTS}{name}": array for name, array in tensors.items()})
-    aside.replace(path)
+    temporary.replace(path)
 
 
-def read_kept(path: Path) -> list[KeptRow]:
-    """Return the rows of a file; none if it is gone or damaged."""
+def read_stored_samples(path: Path) -> list[StoredSample]:
+    """Return the rows of a file of samples, or an empty list if the file is missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             times = arrays[_TIMES]
-            given = {name.removeprefix(_INPUTS): arrays[name] for name in arrays.files if name.startswith(_INPUTS)}
+            inputs = {name.removeprefix(_INPUTS): arrays[name] for name in arrays.files if name.startswith(_INPUTS)}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         return []
-    if times.dtype != np.float64 or times.ndim != 1 or any(array.shape[:1] != times.shape for array in given.values()):
+    if times.dtype != np.float64 or times.ndim != 1 or any(array.shape[:1] != times.shape for array in inputs.values()):
         return []
     return [
-        KeptRow(float(time), {name: array[place] for name, array in given.items()}) for place, time in enumerate(times)
+        StoredSample(float(time), {name: array[row] for name, array in inputs.items()})
+        for row, time in enumerate(times)
     ]

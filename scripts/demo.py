@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.training.checkpoint import Checkpoint
 
@@ -53,7 +53,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     trained, train_s = run("train", "--arch", "convnet", "--data", "digits", "--out", str(RUN))
     exported, export_s = run("export", str(RUN), "--repository", str(REPOSITORY), "--name", NAME)
-    checkpoint = reestimate_run(RUN).checkpoint  # as it was exported, in torch
+    checkpoint = recalibrate_run(RUN).checkpoint  # as it was exported, in torch
     assert checkpoint.config.data is not None  # a run of normfold train records its data
     dataset = load_dataset(checkpoint.config.data)
     with service() as (url, service_ready_s):
@@ -196,7 +196,7 @@ def png(digit: np.ndarray) -> bytes:
 def decode(dataset: Dataset, picture: bytes) -> np.ndarray:
     """Read a picture as the service does."""
     assert dataset.preprocessing.kind == "image"
-    return dataset.preprocessing.decode_picture(picture)
+    return dataset.preprocessing.decode_image(picture)
 
 
 def require_equal(route: str, served: np.ndarray, own: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold.cli.packages import require_export
-from normfold.contract.manifest import PRIOR
+from normfold.contract.manifest import DEFAULT_PRIOR
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,
@@ -40,7 +40,7 @@ def adapt(
     ],
     prior: Annotated[
         float, typer.Option(min=0, max=1e9, help="For how many samples the statistics of training count.")
-    ] = PRIOR,
+    ] = DEFAULT_PRIOR,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
         bool | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normfold.cli.packages import require_export
-from normfold.contract.manifest import read_source_card
+from normfold.contract.source_card import read_source_card
 from normfold.display.terminal.console import err, fail, out, print_json
 from normfold.display.terminal.fold import verification_record, verification_table
 

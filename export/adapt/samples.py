@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest
 from normfold.contract.monitor import MONITOR_NAME
-from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError, RowPreprocessing
-from normfold.contract.samples import KEPT_SUFFIX, newest, read_kept, shift_folder, stacked
+from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
+from normfold.contract.samples import SAMPLES_SUFFIX, drift_folder, newest_samples, read_stored_samples, stack_samples
 from normfold.export.errors import SampleError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.inputs import read_arrays
@@ -85,14 +86,14 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, taker: Taker) -> Samp
     Raises:
         SampleError: there are none, or they are of another network.
     """
-    folder = shift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
-    found = [row for path in sorted(folder.glob(f"*{KEPT_SUFFIX}")) for row in read_kept(path)]
+    folder = drift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
+    found = [row for path in sorted(folder.glob(f"*{SAMPLES_SUFFIX}")) for row in read_stored_samples(path)]
     if not found:
         raise SampleError(
             f"{str(state_dir)!r} keeps no inputs of {manifest.name}/{manifest.version}; a service keeps them with "
             "NORMFOLD_KEEP_SAMPLES, of versions that it watches."
         )
-    _, arrays = stacked(newest(found, len(found)))
+    _, arrays = stack_samples(newest_samples(found, len(found)))
     missing = [port.name for port in taker.ports if port.name not in arrays]
     if missing:
         raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
@@ -119,7 +120,7 @@ def _pictures(folder: Path, taker: Taker) -> Samples:
 
 def _decode(preprocessing: ImagePreprocessing, file: Path) -> Tensor:
     try:
-        return preprocessing.decode_picture(file.read_bytes())
+        return preprocessing.decode_image(file.read_bytes())
     except OSError as error:
         raise SampleError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
     except RawInputError as error:

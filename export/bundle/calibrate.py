@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normfold.contract.monitor import Monitor, WatchedLayer, divergence
+from normfold.contract.monitor import Monitor, MonitoredLayer, divergence
 from normfold.export.bundle.evenly_spaced import spread
 from normfold.export.verify.inputs import read_feeds
 from normfold.export.verify.runner import Feeds, Runner, Tensor
@@ -31,7 +31,7 @@ QUANTILE = 0.999
 _ROWS_AT_ONCE = 64
 
 
-def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Feeds | None, seed: int = 0) -> Monitor:
+def calibrated(path: Path, layers: Sequence[MonitoredLayer], held_out: Path | Feeds | None, seed: int = 0) -> Monitor:
     """Return what is watched, with thresholds if there are rows to take them from.
 
     Args:
@@ -68,11 +68,11 @@ def calibrated(path: Path, layers: Sequence[WatchedLayer], held_out: Path | Feed
     return Monitor(window_rows=WINDOW_ROWS, layers=judged, calibration_rows=counted)
 
 
-def _judged(layer: WatchedLayer, scores: Tensor) -> WatchedLayer:
+def _judged(layer: MonitoredLayer, scores: Tensor) -> MonitoredLayer:
     """Return a layer with the threshold that its scores give, if they give one: all may be 0."""
     threshold = float(np.quantile(scores, QUANTILE))
     usable = threshold if 0 < threshold < math.inf else None
-    return WatchedLayer.model_validate({**layer.model_dump(), "threshold": usable})  # a copy would not be checked
+    return MonitoredLayer.model_validate({**layer.model_dump(), "threshold": usable})  # a copy would not be checked
 
 
 def _window(rows: int, rng: np.random.Generator) -> Tensor:
@@ -82,7 +82,7 @@ def _window(rows: int, rng: np.random.Generator) -> Tensor:
     return window
 
 
-def _scores(layer: WatchedLayer, given: dict[str, Tensor], weights: Tensor) -> Tensor:
+def _scores(layer: MonitoredLayer, given: dict[str, Tensor], weights: Tensor) -> Tensor:
     """Return the score of each window, (windows,)."""
     means = weights @ given[layer.means]
     variances = weights @ given[layer.squares] - means**2

@@ -19,13 +19,13 @@ from normfold.contract.manifest import (
     FoldSummary,
     Manifest,
     OutputError,
-    SourceCard,
     TensorSpec,
     class_axis,
     sha256_of,
-    to_json,
 )
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import calibrated
 from normfold.export.bundle.monitor import save_monitor
 from normfold.export.bundle.reservation import reserved

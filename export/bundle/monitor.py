@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from normfold.contract.monitor import WatchedLayer
+from normfold.contract.monitor import MonitoredLayer
 from normfold.export.bundle.evenly_spaced import spread
 from normfold.export.fold.batchnorm import BatchNorm
 from normfold.export.fold.editor import Editor
@@ -64,7 +64,7 @@ class _Carried:
         return np.flatnonzero(alive)
 
 
-def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[WatchedLayer]:
+def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[MonitoredLayer]:
     """Write the graph that watches a network.
 
     Args:
@@ -111,7 +111,7 @@ def _has_rows(carried: _Carried, of_input: Sizes | None) -> bool:
     return sizes is not None and of_input is not None and sizes[:1] == of_input[:1]
 
 
-def _watch(editor: Editor, carried: _Carried) -> WatchedLayer:
+def _watch(editor: Editor, carried: _Carried) -> MonitoredLayer:
     """Put behind a value what gives its live channels' means and mean squares, row by row."""
     batchnorm, value, live = carried.batchnorm, carried.value, carried.live
     sizes = sizes_of(value)
@@ -151,7 +151,7 @@ def _watch(editor: Editor, carried: _Carried) -> WatchedLayer:
     normal = running_var / (running_var + batchnorm.epsilon)
     assert means.name is not None
     assert squares.name is not None
-    return WatchedLayer(
+    return MonitoredLayer(
         node=carried.node,
         means=means.name,
         squares=squares.name,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normfold.contract.manifest import LARGEST_VERSION
+from normfold.contract.manifest import MAX_VERSION
 from normfold.export.errors import BundleError
 from normfold.export.onnx_io.atomic_write import sync, translated_os_errors
 
@@ -45,8 +45,8 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
         WriteError: the repository cannot be written, or the disk is full.
     """
     check_name(name)
-    if version is not None and not 1 <= version <= LARGEST_VERSION:
-        raise BundleError(f"Version {version} is not a number from 1 to {LARGEST_VERSION}.")
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise BundleError(f"Version {version} is not a number from 1 to {MAX_VERSION}.")
     model = repository / name
     with translated_os_errors(model):
         found_repository = repository.exists()
@@ -70,8 +70,8 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
 def _reserve(model: Path, version: int | None) -> tuple[Path, int]:
     number = version or 1 + max((int(path.name.split(".")[0]) for path in _versions(model)), default=0)
     while True:
-        if number > LARGEST_VERSION:
-            raise BundleError(f"There is no free version of {model.name!r}: the largest is {LARGEST_VERSION}.")
+        if number > MAX_VERSION:
+            raise BundleError(f"There is no free version of {model.name!r}: the largest is {MAX_VERSION}.")
         if (model / str(number)).exists():
             raise BundleError(f"Version {number} of {model.name!r} exists; a version is never overwritten.")
         partial = model / f"{number}.partial"

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from normfold.contract.preprocess import ImagePreprocessing, RawInputError
+from normfold.contract.errors import RawInputError
+from normfold.contract.preprocess import ImagePreprocessing
 from normfold.models.data.files import RawData
 from normfold.models.errors import DataError, TrainingWarning
 
@@ -85,7 +86,7 @@ def _list_pictures(folder: Path) -> list[Path]:
 
 def _decode(decoder: ImagePreprocessing, file: Path) -> npt.NDArray[np.float32]:
     try:
-        return decoder.decode_picture(file.read_bytes())
+        return decoder.decode_image(file.read_bytes())
     except OSError as error:
         raise DataError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
     except RawInputError as error:

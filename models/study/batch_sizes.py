@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normfold.models.architectures.mlp import Mlp
-from normfold.models.batchnorm.recalibrate import reestimate
+from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.study.finding import Check, Finding, Row, Table, estimate
 from normfold.models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train, twin
 from normfold.models.study.plots import ERRORS, Lines, Series, draw
@@ -116,13 +116,13 @@ def with_precise_statistics(network: Mlp, x: torch.Tensor) -> Mlp:
     """Return a copy whose running statistics are those of x, taken anew under the weights as they are.
 
     The variance is divided by the rows less one, as in the running variance that torch keeps, so that the two differ by
-    what training did and not by how they are defined. (What `reestimate` sets, and an export takes, is divided by the
+    what training did and not by how they are defined. (What `recalibrate` sets, and an export takes, is divided by the
     rows.)
 
     Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.2 (PreciseBN), here with a single batch of all rows.
     """
     exact = twin(network)
-    reestimate(exact, x)
+    recalibrate(exact, x)
     for norm in norms_of(exact):
         assert norm.running_var is not None
         norm.running_var *= len(x) / (len(x) - 1)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from normfold.contract.monitor import Array, Monitor, WatchedLayer, divergence
+from normfold.contract.arrays import Float64Array
+from normfold.contract.monitor import Monitor, MonitoredLayer, divergence
 
 FULL = 0.9
 """Of a window: as much must be there before a score is held against its threshold."""
@@ -22,8 +23,8 @@ FULL = 0.9
 class LayerSums:
     """Decayed sums over rows, (channels,), float64. They are of centred values, so that little cancels."""
 
-    means: Array
-    squares: Array
+    means: Float64Array
+    squares: Float64Array
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Sums:
         """How many rows of equal weight would tell as much: (Σw)² / Σw² (Kish 1965)."""
         return self.weight**2 / self.weight_of_squares if self.weight_of_squares else 0.0
 
-    def add_request(self, rows: Sequence[tuple[Array, Array]], window_rows: int) -> None:
+    def add_request(self, rows: Sequence[tuple[Float64Array, Float64Array]], window_rows: int) -> None:
         """Add what was seen of one request: the mean over its rows.
 
         Rows of one request are often alike, as frames of one film are, and thresholds are those of rows that have
@@ -142,20 +143,24 @@ def measure(monitor: Monitor, sums: Sums, worst: int = 5) -> DriftScore:
     return DriftScore(sums.rows, sums.rows_not_finite, fill, any(said) if said else None, layers)
 
 
-def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, worst: int) -> LayerDrift:
+def _measure_layer(layer: MonitoredLayer, sums: LayerSums, weight: float, is_full: bool, worst: int) -> LayerDrift:
     means = sums.means / weight
     variances = np.maximum(sums.squares / weight - means**2, 0.0)
     scores = divergence(means, variances, np.array(layer.variances))
     score = float(scores.mean())
     channels = tuple(
-        Channel(layer.numbers[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place])))
+        Channel(
+            layer.channel_indices[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place]))
+        )
         for place in np.argsort(-scores, kind="stable")[:worst]
     )
     shifted = score > layer.threshold if is_full and layer.threshold is not None else None
     return LayerDrift(layer.node, score, layer.threshold, shifted, channels)
 
 
-def rows_of(monitor: Monitor, results: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], Array]:
+def rows_of(
+    monitor: Monitor, results: Mapping[str, Float64Array]
+) -> tuple[list[tuple[Float64Array, Float64Array]], Float64Array]:
     """Return what a run of the monitor gave of finite rows, by layer, and which rows those are, (rows,) bool."""
     given = [(results[layer.means], results[layer.squares]) for layer in monitor.layers]
     finite = np.all([np.isfinite(one).all(axis=1) for pair in given for one in pair], axis=0)

@@ -1,6 +1,6 @@
 """What was seen of inputs, kept over a restart and shared among worker processes: one small file a process.
 
-    STATE/shift/NAME/VERSION/SHA/PROCESS.npz     sums, replaced whole
+    STATE/drift/NAME/VERSION/SHA/PROCESS.npz     sums, replaced whole
 
 SHA is of monitor.onnx: another network of the same version number begins anew.
 """

@@ -17,7 +17,7 @@ import numpy as np
 from normfold.contract.bundle import check_files, read_own_manifest
 from normfold.contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
-from normfold.contract.samples import shift_folder
+from normfold.contract.samples import drift_folder
 from normfold.service.batching.batch import BatchPolicy
 from normfold.service.batching.batch_size_tuning import (
     INLINE_S,
@@ -117,7 +117,7 @@ def _open_watch(folder: Path, manifest: Manifest, settings: Settings, workers: T
         raise BundleError(f"{MONITOR_NAME!r} is not the graph that {MONITOR_CARD_NAME!r} describes.")
     store = reservoir = None
     if settings.state_dir is not None:
-        files = ProcessFiles(shift_folder(settings.state_dir, manifest))
+        files = ProcessFiles(drift_folder(settings.state_dir, manifest))
         store = DriftStore(files, monitor)
         reservoir = SampleBuffer(settings.keep_samples, files) if settings.keep_samples else None
     processors = share_of_processors(settings.workers)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from normfold.contract.manifest import LARGEST_VERSION
+from normfold.contract.manifest import MAX_VERSION
 
 PATTERN = re.compile(r"^(?:all|latest:[1-9][0-9]{0,8}|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*)$")
 """What a version policy looks like."""
@@ -34,7 +34,7 @@ class VersionPolicy:
             return VersionPolicy(text, math.inf, None)
         if text.startswith("latest:"):
             return VersionPolicy(text, int(text.removeprefix("latest:")), None)
-        numbers = frozenset(int(number) for number in text.split(",") if int(number) <= LARGEST_VERSION)
+        numbers = frozenset(int(number) for number in text.split(",") if int(number) <= MAX_VERSION)
         return VersionPolicy(text, math.inf, numbers)
 
     def wants(self, number: int, ready: int) -> bool:

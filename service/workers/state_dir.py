@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normfold.contract.samples import SHIFT
+from normfold.contract.samples import DRIFT_FOLDER
 from normfold.service.errors import SettingsError
 
 WORKERS = "workers"
@@ -43,7 +43,7 @@ def prepared_state(state_dir: Path | None, workers: int, repository: Path) -> It
         with _locked(state_dir):
             shutil.rmtree(state_dir / WORKERS, ignore_errors=True)
             (state_dir / WORKERS).mkdir()
-            _forget_gone(state_dir / SHIFT, repository)
+            _forget_gone(state_dir / DRIFT_FOLDER, repository)
             yield state_dir
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks.drift import drift as shift
 from benchmarks.drift.drift import CLEAN, CORRUPTIONS, Found, looks, verdicts, window_scores
-from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.contract.monitor import Monitor, MonitoredLayer
 
 ROWS, CHANNELS, POSITIONS = 300, 8, 16
 
 
 def monitor_of(*thresholds: float, window_rows: int = 100) -> Monitor:
     layers = [
-        WatchedLayer(node=f"n{i}", means=f"m{i}", squares=f"s{i}", variances=(1.0,) * CHANNELS, threshold=threshold)
+        MonitoredLayer(node=f"n{i}", means=f"m{i}", squares=f"s{i}", variances=(1.0,) * CHANNELS, threshold=threshold)
         for i, threshold in enumerate(thresholds)
     ]
     return Monitor(window_rows=window_rows, layers=tuple(layers))

@@ -23,9 +23,11 @@ import uvicorn
 from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, WatchedLayer
+from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
+from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, MonitoredLayer
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from normfold.service.app import create_app
 from normfold.service.http.server import make_server
 from normfold.service.inference.fast_path import FastPath
@@ -201,7 +203,7 @@ class BundleWriter:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         onnx.save(model, folder / MONITOR_NAME)
-        layer = WatchedLayer(node="pixels", means="means", squares="squares", variances=(1.0,) * 16, threshold=0.5)
+        layer = MonitoredLayer(node="pixels", means="means", squares="squares", variances=(1.0,) * 16, threshold=0.5)
         (folder / MONITOR_CARD_NAME).write_text(to_json(Monitor(window_rows=4, layers=(layer,))))
         files = json.loads((folder / "manifest.json").read_text())["files"]
         added = {name: sha256_of(folder / name) for name in (MONITOR_NAME, MONITOR_CARD_NAME)}

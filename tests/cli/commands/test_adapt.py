@@ -15,8 +15,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from normfold.contract.manifest import PRIOR, SourceCard, read_manifest, sha256_of
+from normfold.contract.manifest import DEFAULT_PRIOR, read_manifest, sha256_of
 from normfold.contract.monitor import divergence, read_monitor
+from normfold.contract.source_card import SourceCard
 from normfold.export.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.statistics import read_merging
@@ -84,7 +85,7 @@ def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_d
     manifest = read_manifest(folder / "manifest.json")
     assert manifest.schema_version == 3
     assert manifest.adapted is not None
-    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": PRIOR}
+    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": DEFAULT_PRIOR}
     assert (manifest.card, manifest.takes_pixels, manifest.copy_of) == (CARD, False, None)
     assert set(manifest.files) == {
         "trained.safetensors",

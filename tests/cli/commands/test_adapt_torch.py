@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.manifest import SourceCard
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
 from normfold.export.verify.verify import verify
 from normfold.models.architectures.registry import FACTORIES

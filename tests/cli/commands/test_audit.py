@@ -113,7 +113,7 @@ def test_machines_get_every_finding_and_every_layer(normfold: Any, spoilt: Path)
     assert record["source"] == "run"
     first = record["findings"][0]
     assert (first["severity"], first["code"], first["layer"]) == ("error", "not-finite", "blocks.1.norm")
-    assert set(first) == {"severity", "code", "layer", "figure", "advice"}
+    assert set(first) == {"severity", "code", "layer", "measurement", "advice"}
     assert record["counts"]["error"] == sum(found["severity"] == "error" for found in record["findings"])
     assert [layer["layer"] for layer in record["layers"]] == ["blocks.0.norm", "blocks.1.norm"]
     low, middle, high = record["layers"][0]["gain"]

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from normfold.contract.manifest import SourceCard, to_json
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from tests.export.verify.test_verify import network
 from tests.support.onnx_models import model
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from normfold.contract.manifest import read_manifest
-from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.export.verify.test_verify import network
 
@@ -62,7 +62,7 @@ def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     )
     x = torch.randn(20, 4)
     (served,) = session.run(None, {"input": x.numpy()})
-    anew, trained = reestimate_run(run).checkpoint.network, load_checkpoint(run).network
+    anew, trained = recalibrate_run(run).checkpoint.network, load_checkpoint(run).network
     np.testing.assert_allclose(served, anew(x).detach(), rtol=1e-4, atol=1e-5)
     assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
 

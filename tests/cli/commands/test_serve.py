@@ -23,7 +23,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.cli.commands.serve import serve
-from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of, to_json
+from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
+from normfold.contract.record import to_json
 from normfold.service.settings import Settings
 
 SCRIPT = "from normfold.cli.main import main; main()"

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from normfold.contract.manifest import SourceCard
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, WatchedLayer, divergence, read_monitor
+from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, MonitoredLayer, divergence, read_monitor
 from normfold.contract.preprocess import ImagePreprocessing
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrated
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.monitor import MOST_LAYERS, save_monitor
@@ -96,7 +96,7 @@ def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Pat
     np.testing.assert_allclose(means, u.mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(squares, (u**2).mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(layer.variances, (var / (var + 1e-5))[live], rtol=1e-6)
-    assert layer.numbers == (1, 2, 3)
+    assert layer.channel_indices == (1, 2, 3)
 
 
 def trained(x: np.ndarray) -> onnx.ModelProto:
@@ -150,7 +150,7 @@ def rows(count: int, seed: int) -> dict[str, np.ndarray]:
     return {"x": x.astype(np.float32)}
 
 
-def scores(path: Path, layers: tuple[WatchedLayer, ...], feeds: dict[str, np.ndarray]) -> list[float]:
+def scores(path: Path, layers: tuple[MonitoredLayer, ...], feeds: dict[str, np.ndarray]) -> list[float]:
     """Return each layer's score of one window."""
     given = [one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(path), feeds)]
     return [
@@ -207,7 +207,7 @@ def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
 
     assert ratios[1] > 1.5
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-3)
-    assert [layer.numbers for layer in judged] == [live, tuple(range(len(live)))]
+    assert [layer.channel_indices for layer in judged] == [live, tuple(range(len(live)))]
 
 
 def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> 
 
         (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
 
-        assert layer.numbers == live
+        assert layer.channel_indices == live
 
 
 def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
 
     (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
 
-    assert layer.numbers == (1, 3)
+    assert layer.channel_indices == (1, 3)
 
 
 def without_scale(proto: onnx.ModelProto, *names: str) -> onnx.ModelProto:

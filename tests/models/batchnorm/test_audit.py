@@ -20,8 +20,8 @@ from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.architectures.registry import FACTORIES, Architecture, build
 from normfold.models.batchnorm.audit import Subject, audit_network
 from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
-from normfold.models.batchnorm.dropout_order import dropout_before_norms
-from normfold.models.batchnorm.recalibrate import reestimate
+from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
+from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.errors import ArchitectureError, DataError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
@@ -107,7 +107,7 @@ def test_a_planted_fault_of_a_checkpoint_is_found_in_its_layer(
     found = of_layer(audit, "stages.2.norm")
     assert code in found
     assert found[code].severity is severity
-    assert figure in found[code].figure
+    assert figure in found[code].measurement
     assert found[code].advice.endswith(".")
     assert not of_layer(audit, "stages.0.norm")
 
@@ -117,7 +117,7 @@ def test_an_unusual_epsilon_is_found(trained: Path, epsilon: float) -> None:
     subject, _ = subject_of_run(trained, None)
     norm(subject.network).eps = epsilon
     found = of_layer(audit_network(subject), "stages.2.norm")
-    assert f"epsilon {epsilon:g}" in found["epsilon-unusual"].figure
+    assert f"epsilon {epsilon:g}" in found["epsilon-unusual"].measurement
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 2e-5, 1e-3])
@@ -139,7 +139,7 @@ def test_train_and_eval_that_disagree_are_found_on_a_batch(trained: Path, tmp_pa
     audit = audit_changed(trained, tmp_path, lambda n: norm(n).running_var.mul_(30))
     (found,) = [finding for finding in audit.findings if finding.layer is None]
     assert (found.code, found.severity) == ("train-eval-disagree", Severity.WARNING)
-    assert "of their own spread over a batch of 256 rows" in found.figure
+    assert "of their own spread over a batch of 256 rows" in found.measurement
 
 
 def test_weights_that_overflow_are_found_where_they_arrive(trained: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_small_batches_of_the_training_are_found(tmp_path: Path, make_run: Calla
     assert [(found.code, found.layer, found.severity) for found in audit.findings] == [
         ("small-batch", None, Severity.WARNING)
     ]
-    assert "8 rows in a batch" in audit.findings[0].figure
+    assert "8 rows in a batch" in audit.findings[0].measurement
 
 
 def plausible(name: str, shape: tuple[int, ...], rows: Tensor) -> nn.Module:
@@ -168,7 +168,7 @@ def plausible(name: str, shape: tuple[int, ...], rows: Tensor) -> nn.Module:
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, 0.2, 0.6)  # above 0: few rows must not leave a relu off throughout
-    reestimate(network, rows)
+    recalibrate(network, rows)
     return network
 
 
@@ -208,10 +208,10 @@ def test_dropout_is_followed_to_the_norms_that_it_reaches(functional: bool) -> N
     network = WithDropout(functional=functional).eval()
     before = copy.deepcopy(network.state_dict())
     x = torch.randn(2, 2, 4, 4)
-    assert dropout_before_norms(network, x) == {"second.norm": 0.5, "last.norm": 0.5}
+    assert dropout_before_batchnorms(network, x) == {"second.norm": 0.5, "last.norm": 0.5}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not network(x).isnan().any()
-    assert dropout_before_norms(WithDropout(p=0.0).eval(), x) == {}
+    assert dropout_before_batchnorms(WithDropout(p=0.0).eval(), x) == {}
 
 
 def test_dropout_before_a_norm_is_a_warning_until_the_statistics_are_seen_to_fit() -> None:
@@ -226,8 +226,8 @@ def test_dropout_before_a_norm_is_a_warning_until_the_statistics_are_seen_to_fit
         ("dropout-before", "second.norm", Severity.WARNING),
         ("dropout-before", "last.norm", Severity.WARNING),
     }
-    assert "p = 0.5: variance in training up to 2 times" in blind.findings[0].figure
-    reestimate(network, rows)
+    assert "p = 0.5: variance in training up to 2 times" in blind.findings[0].measurement
+    recalibrate(network, rows)
     seen = audit_network(Subject(network, rows[:2], rows))
     assert {(found.code, found.severity) for found in seen.findings} == {("dropout-before", Severity.INFO)}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normfold.contract.findings import Audit
 from normfold.models.batchnorm.audit import Subject, audit_network
 from normfold.models.batchnorm.audit_data import FEWEST_ROWS_TO_JUDGE
-from normfold.models.batchnorm.dropout_order import dropout_before_norms
+from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
 
 ENOUGH = FEWEST_ROWS_TO_JUDGE
 
@@ -145,7 +145,7 @@ def test_dropout_is_followed_to_a_norm_that_is_called_by_keyword() -> None:
         def forward(self, x: Tensor) -> Any:
             return super().forward(nn.functional.dropout(x, 0.4, self.training))
 
-    assert dropout_before_norms(Behind(lambda y: y).eval(), torch.randn(2, 8)) == {"norm": 0.4}
+    assert dropout_before_batchnorms(Behind(lambda y: y).eval(), torch.randn(2, 8)) == {"norm": 0.4}
 
 
 class Twice(nn.Module):

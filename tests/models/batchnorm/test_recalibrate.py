@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.batchnorm.recalibrate import Moments, reestimate
-from normfold.models.batchnorm.recalibrate_run import allowed_fall, reestimate_run
+from normfold.models.batchnorm.recalibrate import Moments, recalibrate
+from normfold.models.batchnorm.recalibrate_run import allowed_fall, recalibrate_run
 from normfold.models.errors import StatisticsError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
@@ -70,7 +70,7 @@ def test_every_layer_that_is_called_gets_the_statistics_of_its_input(
 ) -> None:
     monkeypatch.setattr("normfold.models.batchnorm.recalibrate.VALUES", at_once)
     network = Residual().train()
-    drifts = reestimate(network, rows)
+    drifts = recalibrate(network, rows)
     assert not network.training
     assert [drift.layer for drift in drifts] == ["first.norm", "twice.norm", "head.norm"]
     for name in ("first.norm", "head.norm"):
@@ -84,24 +84,24 @@ def test_every_layer_that_is_called_gets_the_statistics_of_its_input(
 
 def test_a_norm_that_is_called_twice_gets_the_statistics_of_both_calls(rows: Tensor) -> None:
     network = Residual().eval()
-    reestimate(network, rows)
+    recalibrate(network, rows)
     nn.init.normal_(network.twice.norm.running_mean)
     wanted = inputs_of(network, network.twice.norm, rows)
     assert wanted.shape[1] == 2 * 101 * 25
-    reestimate(network, rows)
+    recalibrate(network, rows)
     torch.testing.assert_close(network.twice.norm.running_mean.double(), wanted.mean(1), rtol=1e-6, atol=1e-6)
 
 
 def test_drift_is_in_old_standard_deviations_and_what_is_right_does_not_move(rows: Tensor) -> None:
     network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(50, 2)).eval()
-    reestimate(network, rows)
+    recalibrate(network, rows)
     norm = network[0].norm
     std = torch.sqrt(norm.running_var + norm.eps)
     norm.running_mean -= 3 * std
-    (drift,) = reestimate(network, rows)
+    (drift,) = recalibrate(network, rows)
     np.testing.assert_allclose(drift.mean_shift, 3, rtol=1e-5)
     np.testing.assert_allclose(drift.variance_ratio, 1, rtol=1e-5)
-    (again,) = reestimate(network, rows)
+    (again,) = recalibrate(network, rows)
     assert np.abs(again.mean_shift).max() < 1e-6
 
 
@@ -118,15 +118,15 @@ class Fickle(nn.Module):
 
 def test_a_layer_that_only_some_batches_call_is_named(rows: Tensor) -> None:
     with pytest.raises(StatisticsError, match="'block.norm' cannot be taken anew: it is called by some batches and"):
-        reestimate(Fickle(), rows)
+        recalibrate(Fickle(), rows)
 
 
 def test_how_many_rows_run_together_changes_no_statistic(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     together, apart = Residual(), Residual()
     apart.load_state_dict(together.state_dict())
-    one = reestimate(together, rows)
+    one = recalibrate(together, rows)
     monkeypatch.setattr("normfold.models.batchnorm.recalibrate.VALUES", 300)
-    many = reestimate(apart, rows)
+    many = recalibrate(apart, rows)
     for first, second in zip(one, many, strict=True):
         np.testing.assert_allclose(first.mean_shift, second.mean_shift, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(first.variance_ratio, second.variance_ratio, rtol=1e-5)
@@ -138,7 +138,7 @@ def test_values_that_are_not_finite_name_the_layer(rows: Tensor) -> None:
     with pytest.raises(
         StatisticsError, match="of BatchNorm 'twice.norm' cannot be taken anew: it gets values that are"
     ) as caught:
-        reestimate(network, rows)
+        recalibrate(network, rows)
     assert caught.value.layer == "twice.norm"
 
 
@@ -173,7 +173,7 @@ def test_statistics_that_were_lost_come_back_and_the_card_says_so(run: Path) -> 
     spoil(run, forget)
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
-    found = reestimate_run(run)
+    found = recalibrate_run(run)
 
     assert found.note is None
     record = found.record
@@ -190,7 +190,7 @@ def test_statistics_that_were_lost_come_back_and_the_card_says_so(run: Path) -> 
 
 def test_statistics_that_are_not_finite_are_healed_and_their_movement_is_not_a_number(run: Path) -> None:
     spoil(run, lambda network: network.stages[0].norm.running_var.fill_(float("nan")))
-    record = reestimate_run(run).record
+    record = recalibrate_run(run).record
     assert record is not None
     assert record.taken
     assert (record.layers[0].mean_shift, record.layers[0].variance_ratio) == (None, None)
@@ -207,7 +207,7 @@ def test_statistics_that_make_it_worse_are_not_kept(run: Path) -> None:
     spoil(run, silence)
     trained = load_checkpoint(run)
 
-    found = reestimate_run(run)
+    found = recalibrate_run(run)
 
     record = found.record
     assert record is not None
@@ -224,11 +224,11 @@ def test_without_the_data_of_the_training_they_are_kept(run: Path, pictures: Pat
     with np.load(pictures) as arrays:
         found = dict(arrays)
     np.savez(pictures, **{**found, "x": found["x"] + 1})
-    changed = reestimate_run(run)
+    changed = recalibrate_run(run)
     assert changed.record is None
     assert changed.note == f"The data 'npz:{pictures}' are no longer those of the training"
     pictures.unlink()
-    gone = reestimate_run(run)
+    gone = recalibrate_run(run)
     assert gone.record is None
     assert gone.note is not None
     assert "cannot be read" in gone.note
@@ -244,5 +244,5 @@ def test_a_network_without_batchnorm_has_nothing_to_take(tmp_path: Path, make_ru
         patch.syspath_prepend(tmp_path)
         (tmp_path / "plain_net.py").rename(tmp_path / f"{tmp_path.name}_none.py")
         save_checkpoint(tmp_path / "run", build(architecture), config.model_copy(update={"architecture": architecture}))
-        found = reestimate_run(tmp_path / "run")
+        found = recalibrate_run(tmp_path / "run")
     assert (found.record, found.note) == (None, "the network has no BatchNorm")

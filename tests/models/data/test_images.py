@@ -54,7 +54,7 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         read_images(tmp_path, (2, 3), 3)
     whole = (tmp_path / "cats" / "1.png").read_bytes()
     (tmp_path / "dogs" / "half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="'.*half.png' cannot be used: The picture is"):
+    with pytest.raises(DataError, match="'.*half.png' cannot be used: The image is"):
         read_images(tmp_path, (2, 3), 3)
 
 

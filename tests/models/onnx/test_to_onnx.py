@@ -12,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from normfold.contract.manifest import SourceCard, read_source_card
+from normfold.contract.source_card import SourceCard, read_source_card
 from normfold.models.architectures.blocks import ConvBatchNorm, ConvTransposeBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import build
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError

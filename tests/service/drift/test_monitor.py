@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
-from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
+from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.contract.record import to_json
 from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.errors import SampleError
@@ -146,7 +147,7 @@ def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, star
     with serve_app(create_app(chosen), chosen) as first:
         first.wait_until_loaded()
         ask(first, rows(100))
-    counts = [np.load(path)["counts"] for path in (tmp_path / "state" / "shift" / "net").rglob("*.npz")]
+    counts = [np.load(path)["counts"] for path in (tmp_path / "state" / "drift" / "net").rglob("*.npz")]
     seen = int(sum(count[0] for count in counts))
 
     second = start(repository, **settings)
@@ -167,7 +168,7 @@ def test_the_last_of_it_is_written_down_while_nobody_asks(
         return any(sums.rows for sums in DriftStore(ProcessFiles(path.parent), read_monitor(card)).others())
 
     card = repository / "net" / "1" / MONITOR_CARD_NAME
-    (path,) = (tmp_path / "state" / "shift" / "net").rglob("*.npz")
+    (path,) = (tmp_path / "state" / "drift" / "net").rglob("*.npz")
     eventually(written)
     assert shift(service)["rows"] == 1
 
@@ -271,7 +272,7 @@ def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> N
 
 
 def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "state" / "shift").mkdir(parents=True)
+    (tmp_path / "state" / "drift").mkdir(parents=True)
 
     with pytest.raises(SampleError, match="keeps no inputs of net/1; .* NORMFOLD_KEEP_SAMPLES"):
         adapt(repository, "net", tmp_path / "state")

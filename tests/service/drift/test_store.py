@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.contract.monitor import Monitor, MonitoredLayer
 from normfold.service.drift.score import Sums
 from normfold.service.drift.store import DriftStore, read_sums
 from normfold.service.workers.process_files import ProcessFiles
 
-LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0))
+LAYER = MonitoredLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0))
 MONITOR = Monitor(window_rows=50, layers=(LAYER,))
 
 

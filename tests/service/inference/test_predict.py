@@ -12,7 +12,8 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from normfold.contract.manifest import SourceCard, TensorSpec
+from normfold.contract.manifest import TensorSpec
+from normfold.contract.source_card import SourceCard
 
 PICTURE = np.arange(16, dtype=np.float64).reshape(4, 4)
 
@@ -115,7 +116,7 @@ def test_strings_are_answered_as_strings(served: Any) -> None:
         (
             "digits",
             [PICTURE.tolist(), [[1, 2], [3, 4]]],
-            "Instance 1: Expected a picture of shape [1, 4, 4] or [4, 4], got shape [2, 2]",
+            "Instance 1: Expected an image of shape [1, 4, 4] or [4, 4], got shape [2, 2]",
         ),
         ("digits", [7], "got a single number"),
         ("digits", [[[1, 2, 3, 4]] * 3 + [[1, 2, 3]]], "not nested evenly"),

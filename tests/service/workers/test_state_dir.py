@@ -12,7 +12,7 @@ from normfold.service.workers.state_dir import prepared_state
 
 def kept(state: Path, version: str) -> Path:
     """Make what a service left of a version."""
-    file = state / "shift" / version / "0123456789abcdef" / "1.samples"
+    file = state / "drift" / version / "0123456789abcdef" / "1.samples"
     file.parent.mkdir(parents=True)
     file.touch()
     return file

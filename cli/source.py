@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normfold.cli.packages import require_packages
 from normfold.contract.errors import InputError, SetupError
+from normfold.contract.progress import ProgressCallback
 from normfold.contract.source_card import RunningStatistics, SourceCard, read_source_card
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Resolved:
     """Why the running statistics are those of training; None where they were taken anew."""
 
 
-def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolved:
+def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolved:
     """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
 
     The statistics of a run folder are taken anew over its training data, unless `keep_statistics` says otherwise.
@@ -89,11 +89,11 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
     record, kept = None, None
     try:
         if source.is_factory:
-            say("tracing the network")
+            progress("tracing the network")
             _factory_to_onnx(source, target)
             kept = "a module:factory has no training data"
         else:
-            record, kept = _checkpoint_to_onnx(source, target, say)
+            record, kept = _checkpoint_to_onnx(source, target, progress)
     except OSError as error:
         raise SetupError(
             f"The unfolded model cannot be written to {str(folder)!r}: {error.strerror or error}."
@@ -103,7 +103,7 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
 
 
 def _checkpoint_to_onnx(
-    source: Source, target: Path, say: Callable[[str], None]
+    source: Source, target: Path, progress: ProgressCallback
 ) -> tuple[RunningStatistics | None, str | None]:
     """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
     from normfold.models.batchnorm.recalibrate_run import RecalibratedRun, recalibrate_run
@@ -114,8 +114,8 @@ def _checkpoint_to_onnx(
     if source.keep_statistics:
         network = RecalibratedRun(load_checkpoint(folder), None, "--keep-statistics")
     else:
-        network = recalibrate_run(folder, say)
-    say("tracing the network")
+        network = recalibrate_run(folder, progress)
+    progress("tracing the network")
     trained_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note
 

@@ -5,13 +5,16 @@
     │   └── RawInputError           an image, row or sequence does not fit the preprocessing
     ├── CheckError                  a check failed                              exit code 1
     └── SetupError                  the environment lacks something             exit code 3
-        └── MissingPackageError     an optional package is not installed
+        ├── MissingPackageError     an optional package is not installed
+        └── WriteError              a file or folder cannot be written
 
 Every package subclasses these in its own `errors.py`. An error carries its facts as attributes; its message is one
 sentence that says what is wrong and what to do.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class NormfoldError(Exception):
@@ -50,6 +53,14 @@ class MissingPackageError(SetupError):
             f"{needed_for} needs the package {package!r}; install it in Normfold's clone with: pip install '.[{extra}]'"
         )
         self.package, self.extra, self.needed_for = package, extra, needed_for
+
+
+class WriteError(SetupError):
+    """A file or folder cannot be written: the disk is full, or a permission is missing."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"Cannot write {str(path)!r}: {reason}.")
+        self.path, self.reason = path, reason
 
 
 def first_line(error: BaseException, default: str | None = None) -> str:

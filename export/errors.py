@@ -26,7 +26,7 @@ NormfoldError (contract)
 │       └── StatisticsError      what they give is no number
 └── SetupError
     ├── ReadError            a folder cannot be read: no permission, a failing disk
-    └── WriteError           the target cannot be written: disk full, no permission
+    └── WriteError (contract)    the target cannot be written: disk full, no permission
 """
 
 from __future__ import annotations
@@ -203,12 +203,4 @@ class ReadError(SetupError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"Cannot read {str(path)!r}: {reason}.")
-        self.path, self.reason = path, reason
-
-
-class WriteError(SetupError):
-    """The target cannot be written."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"Cannot write {str(path)!r}: {reason}.")
         self.path, self.reason = path, reason

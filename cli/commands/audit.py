@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from normfold.cli.source import (
 )
 from normfold.contract.errors import InputError
 from normfold.contract.findings import Audit, Finding, Severity
+from normfold.contract.progress import ProgressCallback
 from normfold.display.terminal.audit import audit_record, findings_table, verdict
 from normfold.display.terminal.console import err, fail, out, print_json
 
@@ -105,13 +105,13 @@ def _audit_onnx(given: Source, data: str | None) -> Audit:
     return audit_onnx(Path(given.text))
 
 
-def _audit_torch(given: Source, data: str | None, say: Callable[[str], None]) -> Audit:
+def _audit_torch(given: Source, data: str | None, progress: ProgressCallback) -> Audit:
     require_torch_source(given)
     require_packages("torch", "sklearn", "safetensors", extra="train", needed_for="normfold audit of a torch network")
     from normfold.models.batchnorm.audit import audit_network
     from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
 
-    say("reading the data")
+    progress("reading the data")
     if not given.is_factory:
         subject, why_not = subject_of_run(Path(given.text), data)
     else:
@@ -123,7 +123,7 @@ def _audit_torch(given: Source, data: str | None, say: Callable[[str], None]) ->
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
         network = build_factory(given, shape, None if dataset is None else len(dataset.labels))
         subject, why_not = subject_of_network(network, shape, dataset), "no --data were given."
-    found = audit_network(subject, say)
+    found = audit_network(subject, progress)
     notes = found.notes
     if subject.rows is None:
         notes += (f"Statistics were not compared with data: {why_not}",)
@@ -132,8 +132,8 @@ def _audit_torch(given: Source, data: str | None, say: Callable[[str], None]) ->
 
 def _write_page(html: Path, source: str, found: Audit) -> None:
     """Write the page, whole or not at all."""
+    from normfold.contract.atomic_write import atomic_path
     from normfold.display.pages.audit_page import audit_page
-    from normfold.export.onnx_io.atomic_write import staged
 
-    with staged(html) as path:
+    with atomic_path(html) as path:
         path.write_text(audit_page(source, found), encoding="utf-8")

@@ -118,7 +118,7 @@ def export(
             takes_pixels=takes_pixels,
             watch=watch,
             held_out=normal,
-            say=status.update,
+            progress=status.update,
         )
     for sentence in exported.report.warnings:
         warn(sentence)

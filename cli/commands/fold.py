@@ -58,17 +58,17 @@ def fold(
         raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
     if card is not None and input_ is None:
         raise InputError("--card goes with --input uint8: it says how pixels are standardised.")
+    from normfold.contract.atomic_write import atomic_path
     from normfold.export.graph.pixels import from_pixels
-    from normfold.export.onnx_io.atomic_write import staged
     from normfold.export.onnx_io.fold_file import fold_file
 
     pixels = from_pixels(read_card(source, card).preprocessing) if input_ else None
 
     with ExitStack() as stack:
-        report_path = stack.enter_context(staged(report)) if report is not None else None
+        report_path = stack.enter_context(atomic_path(report)) if report is not None else None
         status = stack.enter_context(err.status("starting"))
         folded = fold_file(
-            source, target, proven=verify, merging=merge, inputs=inputs, pixels=pixels, say=status.update
+            source, target, proven=verify, merging=merge, inputs=inputs, pixels=pixels, progress=status.update
         )
         if report_path is not None:
             report_path.write_text(json.dumps(folded.report.to_dict(), indent=2) + "\n")

@@ -63,11 +63,11 @@ def _write_page(model: Path, html: Path, proven: bool) -> Facts:
     require_export("normfold inspect --html")
     if html.resolve() == model.resolve():
         raise InputError(f"--html {str(html)!r} is the model itself; give the page another name.")
+    from normfold.contract.atomic_write import atomic_path
     from normfold.display.pages.facts import gather
     from normfold.display.pages.fold_page import fold_page
-    from normfold.export.onnx_io.atomic_write import staged
 
-    with staged(html) as path, err.status("starting") as status:
+    with atomic_path(html) as path, err.status("starting") as status:
         facts = gather(model, proven, status.update)
         path.write_text(fold_page(facts), encoding="utf-8")
     return facts

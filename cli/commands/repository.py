@@ -92,7 +92,7 @@ def rollback(
     from normfold.export.repository.rollback import roll_back
 
     with err.status("looking at the repository") as status:
-        made = roll_back(repository, name, to, say=status.update)
+        made = roll_back(repository, name, to, progress=status.update)
     manifest = made.manifest
     if as_json:
         record = {"name": name, "version": manifest.version, "copy_of": manifest.copy_of}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from normfold.contract.progress import ProgressCallback
     from normfold.export.fold.report import FoldReport
-    from normfold.export.progress import Say
     from normfold.export.verify.verify import Verification
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -76,13 +76,13 @@ class Facts:
     verification: Verification | None
 
 
-def gather(path: Path, proven: bool, say: Say) -> Facts:
+def gather(path: Path, proven: bool, progress: ProgressCallback) -> Facts:
     """Read a model, fold it in memory, and note what became of it.
 
     Args:
         path: of the model, which stays as it is.
         proven: also write the folded model to a temporary file and compare the two.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         ModelFileError, TrainingModeError: the model cannot be used, or cannot be run for the proof.
@@ -93,7 +93,7 @@ def gather(path: Path, proven: bool, say: Say) -> Facts:
     from normfold.export.fold.fold import fold
     from normfold.export.onnx_io.model_file import load_model
 
-    say("reading the model")
+    progress("reading the model")
     model = load_model(path)
     common_passes.InlinePass()(model)
     nodes = list(model.graph.all_nodes())
@@ -102,10 +102,10 @@ def gather(path: Path, proven: bool, say: Say) -> Facts:
     size = _size(path, model)
     inputs = _ports(value for value in model.graph.inputs if not value.is_initializer())
     outputs = _ports(model.graph.outputs)
-    say("folding")
+    progress("folding")
     report = fold(model)
     marks, arcs = _marks(nodes, operators, reads, report)
-    folded_size, verification = _prove(path, model, say) if proven else (None, None)
+    folded_size, verification = _prove(path, model, progress) if proven else (None, None)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Facts(
@@ -194,18 +194,18 @@ def _size(path: Path, model: ir.Model) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _prove(path: Path, model: ir.Model, say: Say) -> tuple[int, Verification]:
+def _prove(path: Path, model: ir.Model, progress: ProgressCallback) -> tuple[int, Verification]:
     """Return how many bytes the folded model takes, and how it compares with the file it came from."""
+    from normfold.contract.atomic_write import os_errors_as_write_errors
     from normfold.export.errors import ModelFileError
-    from normfold.export.onnx_io.atomic_write import translated_os_errors
     from normfold.export.onnx_io.model_file import save_model
     from normfold.export.verify.verify import verify
 
     with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         folded = Path(folder, "folded.onnx")
-        with translated_os_errors(folded):
+        with os_errors_as_write_errors(folded):
             save_model(model, folded)
-        say("verifying")
+        progress("verifying")
         try:
             verification = verify(path, folded)
         except ModelFileError as error:

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from normfold.contract.atomic_write import os_errors_as_write_errors
 from normfold.contract.manifest import DEFAULT_PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.monitor import MONITOR_NAME
+from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.samples import DRIFT_FOLDER
 from normfold.export.adapt.recalibrate import Reestimation, reestimate
 from normfold.export.adapt.samples import Samples, Taker, read_kept_samples, read_samples
@@ -23,9 +25,7 @@ from normfold.export.bundle.export import Adapted, Exported, export_bundle
 from normfold.export.bundle.statistics import TRAINED_NAME, read_merging, read_trained
 from normfold.export.errors import AlikeSamplesError, NotAdaptableError, SampleCountError
 from normfold.export.graph.pixels import Pixels, from_pixels
-from normfold.export.onnx_io.atomic_write import translated_os_errors
 from normfold.export.onnx_io.model_file import load_model, save_model
-from normfold.export.progress import Say, silent
 from normfold.export.repository.versions import check_version, find_model
 from normfold.export.verify.runner import Feeds, input_ports
 
@@ -52,12 +52,12 @@ class Adapting:
     prior: float
     merging: bool
 
-    def publish(self, inputs: Path | None = None, say: Say = silent) -> Exported:
+    def publish(self, inputs: Path | None = None, progress: ProgressCallback = ignore_progress) -> Exported:
         """Fold the model, prove the fold, and write it as the next version; nothing is written if a check says no.
 
         Args:
             inputs: an .npz file to verify with; random inputs without it.
-            say: called with what is being done, in words.
+            progress: called with each step as it begins.
 
         Raises:
             MovingSamplesError: the samples' first half is not like their second.
@@ -67,7 +67,7 @@ class Adapting:
         self.reestimation.require()
         record = Adaptation(from_version=self.manifest.version, samples=self.reestimation.samples, prior=self.prior)
         temporary = Path(tempfile.gettempdir())
-        with translated_os_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+        with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
             source = Path(folder, UNFOLDED_NAME)
             save_model(self.model, source)
             return export_bundle(
@@ -81,7 +81,7 @@ class Adapting:
                 watch=MONITOR_NAME in self.manifest.files,
                 held_out=self._normal(),
                 adapted=Adapted(record, self.reestimation.trained),
-                say=say,
+                progress=progress,
             )
 
     def _normal(self) -> Feeds:
@@ -102,7 +102,7 @@ def adapt(
     prior: float = DEFAULT_PRIOR,
     version: int | None = None,
     as_tensors: bool | None = None,
-    say: Say = silent,
+    progress: ProgressCallback = ignore_progress,
 ) -> Adapting:
     """Re-estimate the statistics of a bundle from samples; `publish` writes the result.
 
@@ -115,7 +115,7 @@ def adapt(
         prior: for how many samples the statistics of training count.
         version: to adapt; None for the newest.
         as_tensors: whether an .npz holds tensors; None to tell by the names of its arrays.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         RepositoryError: there is no such model or version.
@@ -128,14 +128,14 @@ def adapt(
     """
     model = find_model(repository, name)
     folder = model.version(max(model.versions, default=1) if version is None else version).folder
-    say(f"checking {name}/{folder.name}")
+    progress(f"checking {name}/{folder.name}")
     manifest = check_version(folder, repository)
     if UNFOLDED_NAME not in manifest.files:
         raise NotAdaptableError(
             f"Version {manifest.version} of {name!r} was exported without its unfolded model (--no-source), and cannot "
             "be adapted; export it again with it."
         )
-    say("reading the samples")
+    progress("reading the samples")
     unfolded = load_model(folder / UNFOLDED_NAME)
     taker = Taker(input_ports(folder / UNFOLDED_NAME, unfolded), manifest.card.preprocessing, manifest.takes_pixels)
     is_state = (samples / DRIFT_FOLDER).is_dir()
@@ -143,7 +143,7 @@ def adapt(
     _check_count(given.count)
     _check_varied(given)
     trained = read_trained(folder / TRAINED_NAME) if TRAINED_NAME in manifest.files else None
-    found = reestimate(unfolded, given, prior, trained, manifest.batchable, say)
+    found = reestimate(unfolded, given, prior, trained, manifest.batchable, progress)
     merging = STATISTICS_NAME not in manifest.files or read_merging(folder / STATISTICS_NAME)
     return Adapting(repository, manifest, unfolded, found, given, prior, merging)
 

@@ -19,6 +19,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.activations import Activations, chunk_rows
 from normfold.export.adapt.sample_stability import Halves, compare_halves
 from normfold.export.adapt.samples import Samples
@@ -31,8 +33,6 @@ from normfold.export.fold.rejection import Refusal, unique_labels
 from normfold.export.graph.constants import Derived, constant_dtype
 from normfold.export.graph.opsets import opset_of
 from normfold.export.graph.shapes import infer_shapes
-from normfold.export.onnx_io.atomic_write import translated_os_errors
-from normfold.export.progress import Say, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def reestimate(
     prior: float,
     trained: Mapping[str, Statistics] | None = None,
     batchable: bool = True,
-    say: Say = silent,
+    progress: ProgressCallback = ignore_progress,
 ) -> Reestimation:
     """Re-estimate the statistics of a model, in place.
 
@@ -108,7 +108,7 @@ def reestimate(
         prior: for how many samples the statistics that training left count.
         trained: those statistics, by node; None where the model still holds them.
         batchable: rows are independent; others run one by one, as a server runs them.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         NotAdaptableError: there is no BatchNormalization, one whose statistics cannot be replaced or sampled,
@@ -126,10 +126,10 @@ def reestimate(
     editor = Editor(model.graph)
     layers = []
     temporary = Path(tempfile.gettempdir())
-    with translated_os_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+    with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         activations = Activations(samples, rows, Path(folder))
         for number, (label, batchnorm) in enumerate(batchnorms.items(), start=1):
-            say(f"re-estimating {number} of {len(batchnorms)}: {label}")
+            progress(f"re-estimating {number} of {len(batchnorms)}: {label}")
             activations.advance(model, _alive_before(batchnorm.node, [each.node for each in batchnorms.values()]))
             with np.errstate(over="ignore", invalid="ignore"):  # _put says so, in a sentence
                 means, variances = _sample(activations, batchnorm)

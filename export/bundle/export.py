@@ -24,6 +24,7 @@ from normfold.contract.manifest import (
     sha256_of,
 )
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
+from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import calibrated
@@ -35,7 +36,6 @@ from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, require_consistent, save_model
-from normfold.export.progress import Say, silent
 from normfold.export.verify.runner import Engine, Feeds
 from normfold.export.verify.verify import Verification, verify
 
@@ -92,7 +92,7 @@ def export_bundle(
     watch: bool = True,
     held_out: Path | Feeds | None = None,
     adapted: Adapted | None = None,
-    say: Say = silent,
+    progress: ProgressCallback = ignore_progress,
 ) -> Exported:
     """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
 
@@ -111,7 +111,7 @@ def export_bundle(
             with one array for each input, or the arrays; without them the service shows how far inputs are from
             training's, and cannot say what is too far.
         adapted: where the model's statistics come from, if not from training.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Returns:
         The bundle as it stands in the repository.
@@ -124,13 +124,13 @@ def export_bundle(
         WriteError: the repository cannot be written.
     """
     card = card or SourceCard()
-    say("reading the model")
+    progress("reading the model")
     model = load_model(source)
     specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
     _check_card(card, *specs)
     pixels = from_pixels(card.preprocessing) if takes_pixels else None
     with reserved(repository, name, model_version) as (folder, number):
-        say("folding")
+        progress("folding")
         try:
             report = fold(model, merging=merging, pixels=pixels)
         except FoldError:
@@ -142,14 +142,14 @@ def export_bundle(
             save_trained(adapted.trained, folder / TRAINED_NAME)
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
-        say("verifying")
+        progress("verifying")
         verification = verify(source, folder / MODEL_NAME, inputs, pixels=pixels)
         verification.require()
         monitor = None
         if watch and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
-            say("learning what is normal")
+            progress("learning what is normal")
             monitor = _write_monitor(source, folder, pixels, held_out)
-        say("writing the manifest")
+        progress("writing the manifest")
         manifest = Manifest(
             schema_version=max(card.schema_version, 1 if adapted is None else 3),
             name=name,

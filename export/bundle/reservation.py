@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from normfold.contract.atomic_write import os_errors_as_write_errors, sync
 from normfold.contract.manifest import MAX_VERSION
 from normfold.export.errors import BundleError
-from normfold.export.onnx_io.atomic_write import sync, translated_os_errors
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -48,7 +48,7 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
     if version is not None and not 1 <= version <= MAX_VERSION:
         raise BundleError(f"Version {version} is not a number from 1 to {MAX_VERSION}.")
     model = repository / name
-    with translated_os_errors(model):
+    with os_errors_as_write_errors(model):
         found_repository = repository.exists()
         model.mkdir(parents=True, exist_ok=True)
         partial, number = _reserve(model, version)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from normfold.export.errors import FoldError, ModelFileError, WriteError
+from normfold.contract.atomic_write import atomic_path
+from normfold.contract.errors import WriteError
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.errors import FoldError, ModelFileError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels
-from normfold.export.onnx_io.atomic_write import staged
 from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
-from normfold.export.progress import Say, silent
 from normfold.export.verify.verify import Verification, verify
 
 
@@ -32,7 +33,7 @@ def fold_file(
     merging: bool = True,
     inputs: Path | None = None,
     pixels: FromPixels | None = None,
-    say: Say = silent,
+    progress: ProgressCallback = ignore_progress,
 ) -> Folded:
     """Fold a model's BatchNormalization nodes and write the result, if it is proven.
 
@@ -43,7 +44,7 @@ def fold_file(
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to compare with; random inputs without it.
         pixels: make the input 8-bit pixels, and fold their standardisation too.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
@@ -52,20 +53,20 @@ def fold_file(
     """
     if not target.name or target.is_dir():
         raise WriteError(target, "it is a folder")
-    say("reading the model")
+    progress("reading the model")
     model = load_model(source)
-    say("folding")
+    progress("folding")
     _refuse_lost_weights(source, target, model)
     try:
         report = fold(model, merging=merging, pixels=pixels)
     except FoldError:
         require_consistent(source)
         raise
-    with staged(target) as path:
+    with atomic_path(target) as path:
         save_model(model, path)
         verification = None
         if proven:
-            say("verifying")
+            progress("verifying")
             try:
                 verification = verify(source, path, inputs, pixels=pixels)
             except ModelFileError as error:

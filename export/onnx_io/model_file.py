@@ -59,7 +59,7 @@ def load_model(path: Path) -> ir.Model:
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Write a model. To make it appear only when complete, write to a path from `export.onnx_io.atomic_write.staged`.
+    """Write a model. To make it appear only when complete, write to a path from `contract.atomic_write.atomic_path`.
 
     If the model came with external data, or is too large for one file, its weights go to `path` + ".data".
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.contract.atomic_write import os_errors_as_write_errors, sync
 from normfold.export.errors import VersionChoiceError
-from normfold.export.onnx_io.atomic_write import sync, translated_os_errors
 from normfold.export.repository.versions import Leftover, ModelFolder, Version, facts_of
 
 ABANDONED_AFTER_S = 3600
@@ -95,7 +95,7 @@ def remove(removal: Removal) -> None:
         WriteError: the file system does not let go of it.
     """
     for folder in removal.folders:
-        with translated_os_errors(folder):
+        with os_errors_as_write_errors(folder):
             _remove(folder)
     with suppress(OSError):  # not empty
         removal.model.folder.rmdir()

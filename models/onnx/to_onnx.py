@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten_with_path
 
+from normfold.contract.atomic_write import write_atomically
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
-from normfold.models.atomic_write import write_atomically
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.graph import count_nodes, serialise, tidy
 from normfold.models.onnx.trace import trace

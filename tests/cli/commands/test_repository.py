@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from normfold.contract.errors import WriteError
 from normfold.contract.manifest import MAX_VERSION, FoldSummary, read_manifest
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import WriteError
 from normfold.service.app import create_app
 from normfold.service.repository.scan import scan
 from normfold.service.settings import Settings

@@ -17,12 +17,13 @@ import pytest
 from onnx import numpy_helper
 from safetensors import safe_open
 
+from normfold.contract.errors import WriteError
 from normfold.contract.manifest import read_manifest, sha256_of
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import BundleError, VerificationError, WriteError
+from normfold.export.errors import BundleError, VerificationError
 from tests.export.verify.test_verify import network
 from tests.support.onnx_models import run32
 

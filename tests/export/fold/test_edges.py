@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.export.errors import FoldError, ModelFileError, PixelError, WriteError
+from normfold.contract.errors import WriteError
+from normfold.export.errors import FoldError, ModelFileError, PixelError
 from normfold.export.graph.pixels import FromPixels
 from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify

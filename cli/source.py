@@ -107,7 +107,7 @@ def _checkpoint_to_onnx(
 ) -> tuple[RunningStatistics | None, str | None]:
     """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
     from normfold.models.batchnorm.recalibrate_run import RecalibratedRun, recalibrate_run
-    from normfold.models.onnx.to_onnx import OPSET, trained_to_onnx
+    from normfold.models.onnx.to_onnx import OPSET, checkpoint_to_onnx
     from normfold.models.training.checkpoint import load_checkpoint
 
     folder = Path(source.text)
@@ -116,7 +116,7 @@ def _checkpoint_to_onnx(
     else:
         network = recalibrate_run(folder, progress)
     progress("tracing the network")
-    trained_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+    checkpoint_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note
 
 
@@ -139,7 +139,7 @@ def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = 
         ArchitectureError, WeightsError: it cannot be built, or the weights are not its own.
     """
     from normfold.models.architectures.registry import Architecture, build, parse_options
-    from normfold.models.training.weights import load_weights
+    from normfold.models.architectures.weights import load_weights
 
     options = parse_options(source.arguments)
     network = build(Architecture(name=source.text, options=options, input_shape=shape, classes=classes))

@@ -22,7 +22,7 @@ from benchmarks.machine import machine_line
 from benchmarks.memory import timed, watch
 from benchmarks.progress import tell
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
-from normfold.models.training.checkpoint import make_run_config
+from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 
 Pictures = npt.NDArray[np.float64]
@@ -96,7 +96,7 @@ def accuracies(folder: Path, dataset: Dataset, seed: int) -> Iterator[tuple[str,
     tell(f"training, seed {seed}")
     run, source, target = folder / str(seed), folder / f"{seed}.onnx", folder / "adapted.onnx"
     fit(make_run_config("convnet", {}, dataset_config(), dataset, TrainConfig(seed=seed)), dataset, run)
-    checkpoint_to_onnx(run, source)
+    checkpoint_to_onnx(load_checkpoint(run), source)
     order = np.random.default_rng(seed).permutation(dataset.splits.validation)
     few = np.concatenate([order, dataset.splits.train])
     few = few[dataset.y[few] < 2]  # validation has too few of them

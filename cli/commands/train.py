@@ -14,7 +14,7 @@ from normfold.cli.signals import exit_code, terminable
 from normfold.cli.train_options import make_config, parse_size
 from normfold.contract.errors import SetupError
 from normfold.display.terminal.console import err, out, print_json
-from normfold.display.terminal.train_progress import is_main_process, make_reporter, warnings_as_sentences
+from normfold.display.terminal.train_progress import is_main_process, make_callback, warnings_as_sentences
 
 if TYPE_CHECKING:
     from normfold.models.training.train import FitResult
@@ -116,19 +116,19 @@ def train(
 
 def _train(given: dict[str, Any], folder: Path, resume: bool) -> FitResult:
     from normfold.models.training.resume import read_progress
-    from normfold.models.training.run_folder import refuse_existing_run
+    from normfold.models.training.run_folder import check_no_run
     from normfold.models.training.train import fit
 
     if resume:
         recorded = read_progress(folder).config
     else:
-        refuse_existing_run(folder)  # before the data are read, which may take long
+        check_no_run(folder)  # before the data are read, which may take long
         recorded = None
     with warnings_as_sentences():
         config, dataset = make_config(given, recorded)
-        reporter = make_reporter()
-        with reporter.bar:
-            return fit(config, dataset, folder, resume=resume, reporter=reporter)
+        callback = make_callback()
+        with callback.bar:
+            return fit(config, dataset, folder, resume=resume, callback=callback)
 
 
 def _how_to_resume(folder: Path) -> str | None:

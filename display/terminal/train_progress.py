@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from normfold.models.training.metrics import EpochMetrics
 
 
-def make_reporter() -> Any:
-    """Return a Reporter with a progress bar, `bar`, to be entered while it trains."""
-    from normfold.models.training.reporter import Reporter
+def make_callback() -> Any:
+    """Return a TrainingCallback with a progress bar, `bar`, to be entered while it trains."""
+    from normfold.models.training.callback import TrainingCallback
 
-    class BarReporter(Reporter):
+    class ProgressBar(TrainingCallback):
         """A progress bar on a terminal, a line for each epoch elsewhere."""
 
         def __init__(self) -> None:
@@ -36,16 +36,16 @@ def make_reporter() -> Any:
             self.task: TaskID | None = None
             self.epochs = 0
 
-        def start(self, epochs_done: int, epochs: int, steps: int) -> None:
+        def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
             self.epochs = epochs
             self.task = self.bar.add_task(f"epoch {epochs_done}/{epochs}", total=epochs * steps)
             self.bar.advance(self.task, epochs_done * steps)
 
-        def step(self) -> None:
+        def on_step(self) -> None:
             assert self.task is not None
             self.bar.advance(self.task)
 
-        def epoch(self, metrics: EpochMetrics) -> None:
+        def on_epoch(self, metrics: EpochMetrics) -> None:
             assert self.task is not None
             line = (
                 f"epoch {metrics.epoch}/{self.epochs}  loss {metrics.train_loss:.3f}  "
@@ -57,7 +57,7 @@ def make_reporter() -> Any:
             if self.bar.disable:
                 err.print(line)
 
-    return BarReporter()
+    return ProgressBar()
 
 
 @contextmanager

@@ -21,9 +21,8 @@ from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.training.checkpoint import Checkpoint, RunConfig, load_checkpoint
-from normfold.models.training.metrics import Result
+from normfold.models.training.evaluate import Result, evaluate
 from normfold.models.training.run import with_metrics
-from normfold.models.training.train import evaluate
 
 
 @dataclass(frozen=True)

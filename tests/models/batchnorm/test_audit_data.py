@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from normfold.contract.findings import Audit
 from normfold.models.batchnorm.audit import Subject, audit_network
-from normfold.models.batchnorm.audit_data import FEWEST_ROWS_TO_JUDGE
+from normfold.models.batchnorm.audit_data import MIN_ROWS
 from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
 
-ENOUGH = FEWEST_ROWS_TO_JUDGE
+ENOUGH = MIN_ROWS
 
 
 def norm_of_its_own_data(channels: int = 64) -> nn.BatchNorm1d:

@@ -17,7 +17,7 @@ from normfold.models.architectures.blocks import ConvBatchNorm, ConvTransposeBat
 from normfold.models.architectures.registry import build
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.to_onnx import InputSpec, OnnxFile, check_exportable, checkpoint_to_onnx, to_onnx
-from normfold.models.training.checkpoint import save_checkpoint
+from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def unsettle(network: nn.Module) -> nn.Module:
@@ -263,7 +263,7 @@ def test_checkpoint_goes_out_with_its_card(tmp_path: Path, make_run: Callable) -
     config, dataset = make_run()
     network = unsettle(build(config.architecture))
     save_checkpoint(tmp_path / "run", network, config)
-    written = checkpoint_to_onnx(tmp_path / "run", tmp_path / "m.onnx")
+    written = checkpoint_to_onnx(load_checkpoint(tmp_path / "run"), tmp_path / "m.onnx")
     assert (written.inputs, written.outputs) == (("input",), ("logits",))
     assert written.card_path == tmp_path / "m.json"
     assert read_source_card(written.card_path) == config.card

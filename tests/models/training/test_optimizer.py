@@ -6,7 +6,7 @@ from torch import nn
 
 from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.errors import TrainingWarning
-from normfold.models.training.config import TrainConfig, warn_of_batch_size
+from normfold.models.training.config import TrainConfig, warn_about_batch_size
 from normfold.models.training.optimizer import make_optimizer, one_cycle, split_parameters
 
 
@@ -67,12 +67,12 @@ def test_one_cycle_of_hardly_any_steps_stays_within_the_peak(steps: int) -> None
 @pytest.mark.parametrize(("rows", "reason"), [(31, "noisy.*Wu & He 2018"), (257, "generalise worse.*Keskar")])
 def test_batch_size_out_of_bounds_warns_with_the_reason(rows: int, reason: str) -> None:
     with pytest.warns(TrainingWarning, match=reason):
-        warn_of_batch_size(rows)
+        warn_about_batch_size(rows)
 
 
 @pytest.mark.parametrize("rows", [32, 256])
 def test_batch_size_within_bounds_is_silent(rows: int) -> None:
-    warn_of_batch_size(rows)
+    warn_about_batch_size(rows)
 
 
 def test_train_config_goes_to_json_and_back_and_describes_itself() -> None:

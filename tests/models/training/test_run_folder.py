@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from normfold.models.errors import DivergedError
+from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import load_checkpoint
-from normfold.models.training.reporter import Reporter
 from normfold.models.training.train import fit
 
 
@@ -75,8 +75,8 @@ def test_failed_run_leaves_what_is_not_its_own(tmp_path: Path, make_run: Callabl
     assert names(folder) == {"notes.txt"}
 
 
-class StopAtOnce(Reporter):
-    def step(self) -> None:
+class StopAtOnce(TrainingCallback):
+    def on_step(self) -> None:
         raise KeyboardInterrupt
 
 
@@ -86,7 +86,7 @@ def test_interrupted_run_keeps_its_state_also_when_its_resumption_fails(
     config, dataset = make_run("mlp", epochs=1)
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, folder, reporter=StopAtOnce())
+        fit(config, dataset, folder, callback=StopAtOnce())
     kept = names(folder)
     assert "resume/state.safetensors" in kept
     with monkeypatch.context() as patch:

@@ -24,26 +24,27 @@ from normfold.models.errors import (
     TrainingWarning,
     UnmeasurableError,
 )
+from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
-from normfold.models.training.distributed import synchronise_norms
-from normfold.models.training.metrics import EpochMetrics, mean_iou
-from normfold.models.training.reporter import Reporter
-from normfold.models.training.train import evaluate, fit
+from normfold.models.training.distributed import synchronise_batchnorms
+from normfold.models.training.evaluate import evaluate, mean_iou
+from normfold.models.training.metrics import EpochMetrics
+from normfold.models.training.train import fit
 
 FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
 
 
-class StopAfter(Reporter):
+class StopAfter(TrainingCallback):
     """Interrupts as Ctrl-C does, in the middle of an epoch."""
 
     def __init__(self, epoch: int) -> None:
         self.last, self.done = epoch, 0
 
-    def epoch(self, metrics: EpochMetrics) -> None:
+    def on_epoch(self, metrics: EpochMetrics) -> None:
         self.done = metrics.epoch
 
-    def step(self) -> None:
+    def on_step(self) -> None:
         if self.done == self.last:
             raise KeyboardInterrupt
 
@@ -89,7 +90,7 @@ def test_interrupted_run_ends_in_the_same_weights(
     config, dataset = make_run(epochs=4, **settings)
     whole = fit(config, dataset, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "broken", reporter=StopAfter(epoch))
+        fit(config, dataset, tmp_path / "broken", callback=StopAfter(epoch))
     with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 99, of an epoch that left no checkpoint')
     torch.manual_seed(123)  # whatever happened between
@@ -103,7 +104,7 @@ def test_interrupted_run_ends_in_the_same_weights(
 
 
 def torch_state(folder: Path) -> dict[str, torch.Tensor]:
-    from normfold.models.training.weights import read_safetensors
+    from normfold.models.architectures.weights import read_safetensors
 
     return read_safetensors(folder / "resume" / "state.safetensors")
 
@@ -213,7 +214,7 @@ def test_fp16_without_gpu_is_refused_not_ignored(
 def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: Callable) -> None:
     config, dataset = make_run(epochs=2, precision="bf16")
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "run", reporter=StopAfter(1))
+        fit(config, dataset, tmp_path / "run", callback=StopAfter(1))
     result = fit(config, dataset, tmp_path / "run", resume=True)
     floats = [t for t in load_checkpoint(result.folder).network.state_dict().values() if t.is_floating_point()]
     assert all(tensor.dtype == torch.float32 for tensor in floats)
@@ -255,7 +256,7 @@ def test_norms_are_synchronised_over_gpus_and_keep_their_names(make_run: Callabl
     network = build(config.architecture)
     names = list(network.state_dict())
     gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    synchronised = synchronise_norms(network, config.train, gpus)
+    synchronised = synchronise_batchnorms(network, config.train, gpus)
     norms = [module for module in synchronised.modules() if isinstance(module, _BatchNorm)]
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
@@ -337,7 +338,7 @@ def test_a_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
     }
     assert read_lines(whole.folder)[whole.best_epoch - 1]["validation_mean_iou"] == whole.metrics["validation_mean_iou"]
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "broken", reporter=StopAfter(1))
+        fit(config, dataset, tmp_path / "broken", callback=StopAfter(1))
     fit(config, dataset, tmp_path / "broken", resume=True)
     for name in ("weights.safetensors", "config.json"):
         assert (tmp_path / "broken" / name).read_bytes() == (whole.folder / name).read_bytes()

@@ -10,7 +10,8 @@ import torch
 
 from normfold.models.data.data import Dataset
 from normfold.models.training.checkpoint import load_checkpoint
-from normfold.models.training.train import evaluate, fit
+from normfold.models.training.evaluate import evaluate
+from normfold.models.training.train import fit
 from tests.models.training.test_train import StopAfter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a build of torch for it")
@@ -40,7 +41,7 @@ def test_interrupted_run_goes_on(tmp_path: Path, make_run: Callable) -> None:
     """Not bit for bit: cuDNN adds gradients up in no fixed order."""
     config, dataset = make_run(epochs=8)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "run", reporter=StopAfter(4))
+        fit(config, dataset, tmp_path / "run", callback=StopAfter(4))
     resumed = fit(config, dataset, tmp_path / "run", resume=True)
     assert resumed.epochs == 8
     assert measured_on_cpu(resumed.folder, dataset) > 0.9

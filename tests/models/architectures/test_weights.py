@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from normfold.models.architectures.blocks import LinearBatchNorm
+from normfold.models.architectures.weights import load_weights
 from normfold.models.errors import WeightsError
-from normfold.models.training.weights import load_weights
 
 
 def make_network(seed: int = 0) -> LinearBatchNorm:

@@ -131,7 +131,7 @@ def export(
     manifest, report = exported.manifest, exported.report
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
-        warn("The running statistics are those of training: taken anew they make validation accuracy worse.")
+        warn("The running statistics are those of training: recalibration lowers validation accuracy.")
     if as_json:
         print_json(
             {

@@ -99,11 +99,11 @@ def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
     )  # any accuracy is a fall then
     code, out, err = normfold("export", "run")
     assert code == 0
-    assert err.startswith("warning: The running statistics are those of training: taken anew they make validation")
+    assert err.startswith("warning: The running statistics are those of training: recalibration lowers validation")
     assert "Taken anew, and not kept, over 84 training rows" in " ".join(out.split())
     record = json.loads(normfold("export", "run", "--json")[1])
     assert record["running_statistics"]["taken"] is False
-    assert record["kept_statistics"] == "taken anew they make validation accuracy worse"
+    assert record["kept_statistics"] == "recalibration lowers validation accuracy"
 
 
 def test_a_card_of_the_users_own_gets_the_record_too(normfold: Any, run: Path, tmp_path: Path) -> None:

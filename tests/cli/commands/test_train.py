@@ -157,7 +157,7 @@ def test_bad_input_is_one_sentence_with_its_exit_code(run: Run, arguments: list[
 def test_small_batches_warn_in_a_sentence(run: Run) -> None:
     code, _, err = run("--out", "r", *ROWS, "--batch-size", "8")
     assert code == 0
-    assert "warning: BatchNorm takes its statistics from 8 rows" in err
+    assert "warning: BatchNorm computes its statistics over 8 rows" in err
 
 
 def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:

@@ -54,9 +54,9 @@ def test_an_experiment_gives_the_rows_and_the_picture_that_it_declares(name: str
     assert len(found.table.rows) == rows
     assert found.checks
     assert all(len(check.differences) == len(SEEDS) for check in found.checks)
-    picture = Image.open(io.BytesIO(found.picture))
-    assert picture.format == "PNG"
-    assert np.ptp(np.asarray(picture.convert("L"))) > 200  # something is drawn
+    image = Image.open(io.BytesIO(found.image))
+    assert image.format == "PNG"
+    assert np.ptp(np.asarray(image.convert("L"))) > 200  # something is drawn
 
 
 @pytest.mark.parametrize("name", ["regularisation", "serving-modes"])

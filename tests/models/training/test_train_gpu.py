@@ -24,7 +24,7 @@ def measured_on_cpu(folder: Path, dataset: Dataset) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_run_learns_on_the_gpu_and_its_checkpoint_serves_the_cpu(
+def test_run_learns_on_the_gpu_and_its_checkpoint_loads_on_the_cpu(
     tmp_path: Path, make_run: Callable, precision: str
 ) -> None:
     torch.cuda.reset_peak_memory_stats()
@@ -37,7 +37,7 @@ def test_run_learns_on_the_gpu_and_its_checkpoint_serves_the_cpu(
     assert {value.dtype for value in load_checkpoint(result.folder).network.parameters()} == {torch.float32}
 
 
-def test_interrupted_run_goes_on(tmp_path: Path, make_run: Callable) -> None:
+def test_interrupted_run_resumes_on_the_gpu(tmp_path: Path, make_run: Callable) -> None:
     """Not bit for bit: cuDNN adds gradients up in no fixed order."""
     config, dataset = make_run(epochs=8)
     with pytest.raises(KeyboardInterrupt):
@@ -47,7 +47,7 @@ def test_interrupted_run_goes_on(tmp_path: Path, make_run: Callable) -> None:
     assert measured_on_cpu(resumed.folder, dataset) > 0.9
 
 
-def test_a_second_run_may_take_the_cpu(tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_may_use_the_cpu(tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = make_run(epochs=1)
     fit(config, dataset, tmp_path / "on-gpu")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

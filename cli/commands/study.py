@@ -16,7 +16,7 @@ from normfold.cli.packages import require_export, require_packages
 from normfold.display.terminal.console import err, out, print_json
 
 if TYPE_CHECKING:
-    from normfold.models.study.finding import Finding
+    from normfold.models.study.result import ExperimentResult
 
 NEEDED = ("torch", "sklearn", "matplotlib")
 
@@ -44,24 +44,24 @@ def study(
     with os_errors_as_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.html").unlink(missing_ok=True)  # an old report never stands beside new pictures
-    findings = list(_measure(range(seeds), quick))
+    results = list(_measure(range(seeds), quick))
     seconds = time.perf_counter() - started
     record = {
         "seeds": seeds,
         "quick": quick,
         "seconds": round(seconds, 1),
-        "findings": [finding.to_dict() for finding in findings],
+        "results": [result.to_dict() for result in results],
     }
     with os_errors_as_write_errors(folder):
-        _write(folder, findings, record)
+        _write(folder, results, record)
     if as_json:
         print_json(record)
     else:
-        out.print(_verdict_table(findings))
+        out.print(_verdict_table(results))
         out.print(f"{folder / 'index.html'}, after {seconds:.0f} s.", markup=False)
 
 
-def _measure(seeds: Sequence[int], quick: bool) -> Iterator[Finding]:
+def _measure(seeds: Sequence[int], quick: bool) -> Iterator[ExperimentResult]:
     """Run one experiment after the other, telling which."""
     import torch
 
@@ -69,7 +69,7 @@ def _measure(seeds: Sequence[int], quick: bool) -> Iterator[Finding]:
     from normfold.models.study.experiments import EXPERIMENTS, STEPS
 
     steps, rounds = (QUICK_STEPS, QUICK_ROUNDS) if quick else (STEPS, ROUNDS)
-    experiments: dict[str, Callable[[], Finding]] = {
+    experiments: dict[str, Callable[[], ExperimentResult]] = {
         name: lambda run=run: run(seeds, steps)  # type: ignore[misc]
         for name, run in EXPERIMENTS.items()
     }
@@ -87,16 +87,16 @@ def _measure(seeds: Sequence[int], quick: bool) -> Iterator[Finding]:
         torch.set_num_threads(threads)
 
 
-def _write(folder: Path, findings: Sequence[Finding], record: dict[str, Any]) -> None:
+def _write(folder: Path, results: Sequence[ExperimentResult], record: dict[str, Any]) -> None:
     """Write pictures, tables and record, and the page last."""
     from normfold.display.pages.study_page import study_page
-    from normfold.models.study.finding import RULE
+    from normfold.models.study.result import RULE
 
-    for finding in findings:
-        (folder / f"{finding.name}.png").write_bytes(finding.picture)
-        (folder / f"{finding.name}.csv").write_text(finding.table.to_csv(), encoding="utf-8")
+    for result in results:
+        (folder / f"{result.name}.png").write_bytes(result.plot)
+        (folder / f"{result.name}.csv").write_text(result.table.to_csv(), encoding="utf-8")
     (folder / "study.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "index.html").write_text(study_page(findings, _setup(record), RULE), encoding="utf-8")
+    (folder / "index.html").write_text(study_page(results, _setup(record), RULE), encoding="utf-8")
 
 
 def _setup(record: dict[str, Any]) -> str:
@@ -111,9 +111,9 @@ def _setup(record: dict[str, Any]) -> str:
     )
 
 
-def _verdict_table(findings: Sequence[Finding]) -> Table:
-    shown = Table("claim", "verdict", title="On these data", title_justify="left")
-    for finding in findings:
-        for check in finding.checks:
-            shown.add_row(check.claim, check.verdict.value)
-    return shown
+def _verdict_table(results: Sequence[ExperimentResult]) -> Table:
+    table = Table("claim", "verdict", title="On these data", title_justify="left")
+    for result in results:
+        for check in result.checks:
+            table.add_row(check.claim, check.verdict.value)
+    return table

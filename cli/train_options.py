@@ -1,4 +1,4 @@
-"""From the options of `normfold train` to the config of a run."""
+"""Conversion of the options of `normfold train` to the config of a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DEFAULT_ARCH = "convnet"
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a size given as HEIGHTxWIDTH, in pixels.
+    """Parse a size given as HEIGHTxWIDTH, in pixels.
 
     Raises:
-        InputError: not two positive whole numbers with an x between.
+        InputError: not two positive integers with an x between.
     """
     height, _, width = text.lower().partition("x")
     if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
@@ -29,7 +29,15 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def make_config(given: dict[str, Any], recorded: RunConfig | None) -> tuple[RunConfig, Dataset]:
-    """Lay what was given over the defaults, or over the settings of the run to be resumed."""
+    """Return config and data set of a run: the given options override the defaults, or those of the resumed run.
+
+    Args:
+        given: options by section; None where an option was not given.
+        recorded: config of the run to resume, or None.
+
+    Raises:
+        InputError: an option is wrong, or the data cannot be read.
+    """
     from pydantic import ValidationError
 
     from normfold.models.architectures.registry import find_factory, parse_options
@@ -44,7 +52,7 @@ def make_config(given: dict[str, Any], recorded: RunConfig | None) -> tuple[RunC
         before = recorded.model_dump(include={"data", "train"})
     arch = given["arch"] or arch
     options = parse_options(given["options"]) if given["options"] else options
-    find_factory(arch)  # a wrong name is told before the data are read
+    find_factory(arch)  # a wrong name is reported before the data are read
     try:
         data_config = DataConfig.model_validate(before["data"] | _only_given(given["data"]))
         train_config = TrainConfig.model_validate(before["train"] | _only_given(given["train"]))
@@ -59,9 +67,9 @@ def _only_given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Say what is wrong with the first option, in the words of the command line."""
+    """Return one sentence about the first wrong option, with its name on the command line."""
     first = error.errors()[0]
-    if not first["loc"]:  # of several options together
+    if not first["loc"]:  # an error of several options together
         text = first["msg"].removeprefix("Value error, ")
         return re.sub(r"[a-z]+(_[a-z]+)+", lambda found: _option(found[0]), text) + "."
     problem = first["msg"].replace("Input should be", "must be", 1)

@@ -26,7 +26,7 @@ from normfold.display.terminal.console import err, fail, out, print_json
 
 
 class FailOn(StrEnum):
-    """From which severity on a finding makes the exit code 1."""
+    """Lowest severity of a finding that makes the exit code 1."""
 
     WARNING = "warning"
     ERROR = "error"
@@ -41,7 +41,7 @@ def audit(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Compare with these: digits, npz:PATH, csv:PATH or images:DIR (the data of the run).", metavar="DATA"
+            help="Data to compare with: digits, npz:PATH, csv:PATH or images:DIR (the run's).", metavar="DATA"
         ),
     ] = None,
     weights: Annotated[
@@ -51,22 +51,25 @@ def audit(
     input_: Annotated[
         str | None,
         typer.Option(
-            "--input", help="For module:factory without --data: shape of one sample: 3x224x224.", metavar="SHAPE"
+            "--input", help="Shape of one sample for module:factory without --data: 3x224x224.", metavar="SHAPE"
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="An argument for module:factory; repeat it.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="Argument of module:factory; repeatable.", metavar="NAME=VALUE")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with histograms of gain and drift.", metavar="FILE")
+        Path | None, typer.Option(help="Write an HTML page with histograms per layer.", metavar="FILE")
     ] = None,
-    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if there is a finding this severe.")] = FailOn.ERROR,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit with 1 for a finding of this severity or above.")
+    ] = FailOn.ERROR,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look for what is wrong with BatchNorm layers: in a trained network, an ONNX file, or a network of your own.
+    """Find problems of BatchNorm layers in a trained network, an ONNX file, or a network of your own.
 
-    Statistics never set or far from the data's, variance near zero, dead channels, NaN, an unusual epsilon, train mode,
-    dropout before BatchNorm, batches too small. The source stays as it is; what each finding means: docs/statistics.md.
+    Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
+    unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
+    docs/statistics.md explains each finding.
 
     Example: `normfold audit runs/digits --html audit.html`
 
@@ -98,7 +101,7 @@ def _in_order(found: Audit) -> tuple[Finding, ...]:
 
 def _audit_onnx(given: Source, data: str | None) -> Audit:
     if data is not None:
-        raise SourceError("--data goes with a run folder or module:factory; an ONNX file is judged by itself.")
+        raise SourceError("--data is for a run folder or module:factory; an ONNX file is audited without data.")
     require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
     from normfold.export.audit import audit_onnx
 
@@ -113,25 +116,25 @@ def _audit_torch(given: Source, data: str | None, progress: ProgressCallback) ->
 
     progress("reading the data")
     if not given.is_factory:
-        subject, why_not = subject_of_run(Path(given.text), data)
+        subject, no_rows_reason = subject_of_run(Path(given.text), data)
     else:
         dataset = None if data is None else load_given_data(data)
         if dataset is not None and given.input_shape is not None:
-            raise SourceError("--input and --data both say what shape a sample has; give one of them.")
+            raise SourceError("--input and --data both give the shape of a sample; give one of them.")
         if dataset is None and given.input_shape is None:
             raise SourceError("A module:factory needs --input, the shape of one sample, or --data.")
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
         network = build_factory(given, shape, None if dataset is None else len(dataset.labels))
-        subject, why_not = subject_of_network(network, shape, dataset), "no --data were given."
+        subject, no_rows_reason = subject_of_network(network, shape, dataset), "no --data were given."
     found = audit_network(subject, progress)
     notes = found.notes
     if subject.rows is None:
-        notes += (f"Statistics were not compared with data: {why_not}",)
+        notes += (f"Statistics were not compared with data: {no_rows_reason}",)
     return dataclasses.replace(found, notes=notes)
 
 
 def _write_page(html: Path, source: str, found: Audit) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page atomically."""
     from normfold.contract.atomic_write import atomic_path
     from normfold.display.pages.audit_page import audit_page
 

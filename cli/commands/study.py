@@ -24,15 +24,15 @@ QUICK_STEPS, QUICK_ROUNDS = 60, 10
 
 
 def study(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for index.html, and a PNG and a CSV a claim.")],
-    seeds: Annotated[int, typer.Option(min=2, max=100, help="Networks of each kind; errors are over them.")] = 10,
-    quick: Annotated[bool, typer.Option("--quick", help="Train for 60 steps, not 300: a look at the report.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the report, its plots and tables.")],
+    seeds: Annotated[int, typer.Option(min=2, max=100, help="Number of networks of each kind.")] = 10,
+    quick: Annotated[bool, typer.Option("--quick", help="Train for 60 steps instead of 300.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure the claims about batch normalisation on handwritten digits, and write a report.
+    """Test claims about batch normalisation by experiments on handwritten digits, and write a report.
 
-    The same networks with BatchNorm and without: inputs of layers, convergence, learning rates, initial weights,
-    regularisation, generalisation, batch sizes, modes at serving time, cost. Verdicts follow from the numbers.
+    The same networks are trained with and without BatchNorm. Nine experiments: inputs of layers, convergence, learning
+    rates, initial weights, regularisation, generalisation, batch sizes, modes at serving time, and cost.
 
     Example: `normfold study --out build/study`
     """
@@ -43,7 +43,7 @@ def study(
     started = time.perf_counter()
     with os_errors_as_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "index.html").unlink(missing_ok=True)  # an old report never stands beside new pictures
+        (folder / "index.html").unlink(missing_ok=True)  # an old report must not show new plots
     results = list(_measure(range(seeds), quick))
     seconds = time.perf_counter() - started
     record = {
@@ -62,7 +62,7 @@ def study(
 
 
 def _measure(seeds: Sequence[int], quick: bool) -> Iterator[ExperimentResult]:
-    """Run one experiment after the other, telling which."""
+    """Run the experiments in order, and report each on stderr."""
     import torch
 
     from normfold.cli.study.cost import ROUNDS, run_cost
@@ -75,7 +75,7 @@ def _measure(seeds: Sequence[int], quick: bool) -> Iterator[ExperimentResult]:
     }
     experiments["cost"] = lambda: run_cost(seeds, rounds)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
+    torch.set_num_threads(1)  # more threads would wait for each other, since the networks are small
     try:
         with err.status("starting") as status:
             for number, (name, run) in enumerate(experiments.items(), start=1):
@@ -88,7 +88,7 @@ def _measure(seeds: Sequence[int], quick: bool) -> Iterator[ExperimentResult]:
 
 
 def _write(folder: Path, results: Sequence[ExperimentResult], record: dict[str, Any]) -> None:
-    """Write pictures, tables and record, and the page last."""
+    """Write plots, tables and record, and the page last."""
     from normfold.display.pages.study_page import study_page
     from normfold.models.study.result import RULE
 
@@ -102,10 +102,10 @@ def _write(folder: Path, results: Sequence[ExperimentResult], record: dict[str, 
 def _setup(record: dict[str, Any]) -> str:
     import torch
 
-    quick = " A quick look: too few steps for verdicts to mean much." if record["quick"] else ""
+    quick = " With --quick: too few steps for reliable verdicts." if record["quick"] else ""
     return (
-        "Scikit-learn’s handwritten digits, pictures of 8 × 8; the same networks with BatchNorm and without, from the "
-        f"same weights, on the same batches; {record['seeds']} seeds; plain stochastic gradient descent at a constant "
+        "Scikit-learn’s handwritten digits, images of 8 × 8; the same networks with and without BatchNorm, with the "
+        f"same initial weights and batches; {record['seeds']} seeds; plain stochastic gradient descent at a constant "
         f"learning rate. Measured in {record['seconds']:.0f} s on one thread of {platform.machine()}, with PyTorch "
         f"{torch.__version__}.{quick}"
     )

@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
+DOCS_INSTALLED := $(VENV)/.docs-installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
@@ -17,10 +18,13 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help setup demo test fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo docs notebooks test test-quick fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+system-packages:  ## Install through apt the programs that tests and benchmarks run (Debian, Ubuntu).
+	$(PYTHON) -m scripts.system_packages
 
 setup: $(INSTALLED)  ## Make .venv with everything for development.
 
@@ -36,8 +40,11 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, ask; writes build/demo.json.
 	$(BIN)/python -m scripts.demo
 
-test: $(INSTALLED)  ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are pytest's own.
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-quick: $(INSTALLED)  ## Run the tests that take less than a second each, in two processes.
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff format --check .
@@ -56,6 +63,13 @@ fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
 
 study: $(INSTALLED)  ## Measure the claims about batch normalisation on digits; writes build/study/index.html (minutes).
 	$(BIN)/normfold study --out build/study
+
+docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, a broken link or an undocumented name fails.
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --nitpicky --doctree-dir build/docs-cache docs build/docs
+	@echo "The documentation is in build/docs/index.html"
+
+notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb anew from the tutorials' pages and scripts.
+	$(BIN)/python -m scripts.docs_notebooks
 
 lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)
@@ -123,6 +137,10 @@ bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,bench]'
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,docs]'
 	@touch $@
 
 clean:  ## Remove .venv, caches and build output; runs and models stay.

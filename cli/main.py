@@ -1,39 +1,66 @@
 """The `normfold` command.
 
-Exit codes: 0 done; 1 a check said no; 2 wrong use or input; 3 the environment; 70 a fault of ours. A command's own
-module is small and imports the rooms that it needs inside its function, so that `normfold serve` never pays for torch
-or onnx.
+Exit codes: 0 done; 1 a check said no; 2 wrong use or input; 3 the environment; 70 a fault of ours. A command's module
+is imported when the command is called or listed; its function imports what it runs on, so that `normfold serve` never
+pays for torch or onnx, and `normfold --help` for none of them.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-import traceback
-from importlib.metadata import version
-from typing import Annotated
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from normfold.cli.commands.adapt import adapt
-from normfold.cli.commands.audit import audit
-from normfold.cli.commands.export import export
-from normfold.cli.commands.fold import fold
-from normfold.cli.commands.inspect import inspect
-from normfold.cli.commands.keys import app as keys
-from normfold.cli.commands.repository import app as repository
-from normfold.cli.commands.serve import serve
-from normfold.cli.commands.study import study
-from normfold.cli.commands.train import train
-from normfold.cli.commands.verify import verify
 from normfold.contract.errors import NormfoldError
-from normfold.display.terminal.console import fail
 
 INTERNAL_FAULT = 70
 """Exit code of an error that no command foresaw: not 1, which says that a check said no."""
 
+COMMANDS = (
+    *("train", "audit", "export", "fold", "inspect", "verify", "adapt", "serve", "study"),
+    *("repository", "keys"),
+)
+"""In the order of the help. Module `normfold.cli.commands.NAME` has a function NAME, or a Typer `app` of several."""
+
+OPTIONS = {"input_shape": "--input", "takes_pixels": "--input uint8", "arguments": "--arg"}
+"""Argument of the Python API to its option, where that is not named like it."""
+
+
+class _Commands(UserDict[str, Any]):
+    """Name to command; its module is imported when the command is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        command = super().__getitem__(name)
+        if command is None:
+            command = self[name] = _load_command(name)
+        return command
+
+
+class _LazyGroup(TyperGroup):
+    """The group of all commands, none of which is imported before it is looked up."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands(dict.fromkeys(COMMANDS))
+
+
+def _load_command(name: str) -> Any:
+    module = import_module(f"normfold.cli.commands.{name}")
+    group: typer.Typer | None = getattr(module, "app", None)
+    if group is None:
+        group = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        group.command()(getattr(module, name))
+    return typer.main.get_command(group)
+
+
 app = typer.Typer(
     name="normfold",
+    cls=_LazyGroup,
     help="Fit batch-normalised networks, fold them while exporting to ONNX, prove the fold, serve the result.",
     no_args_is_help=True,
     add_completion=False,
@@ -41,15 +68,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, audit, export, fold, inspect, verify, adapt, serve, study):
-    app.command()(command)
-app.add_typer(repository)
-app.add_typer(keys)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"normfold {version('normfold')}")
+        from normfold import __version__
+
+        typer.echo(f"normfold {__version__}")
         raise typer.Exit
 
 
@@ -70,9 +95,23 @@ def main() -> None:
     try:
         app()
     except NormfoldError as error:
-        fail(str(error))
+        _fail(_sentence(error))
         raise SystemExit(error.exit_code) from None
     except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a check that said no
+        import traceback
+
         traceback.print_exc()
-        fail("This is a fault of Normfold; please report it with the lines above.")
+        _fail("This is a fault of Normfold; please report it with the lines above.")
         raise SystemExit(INTERNAL_FAULT) from None
+
+
+def _sentence(error: NormfoldError) -> str:
+    from normfold.errors import ArgumentError
+
+    return error.on_command_line(OPTIONS) if isinstance(error, ArgumentError) else str(error)
+
+
+def _fail(sentence: str) -> None:
+    from normfold.display.terminal.console import fail
+
+    fail(sentence)

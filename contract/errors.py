@@ -8,13 +8,15 @@
         ├── MissingPackageError     an optional package is not installed
         └── WriteError              a file or folder cannot be written
 
-Every package subclasses these in its own `errors.py`. An error carries its facts as attributes; its message is one
-sentence that says what is wrong and what to do.
+Every package subclasses these in its own `errors.py`; `normfold.errors` draws the whole tree. An error carries its
+facts as attributes; its message is one sentence that says what is wrong and what to do.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from normfold.contract.install import how_to_install
 
 
 class NormfoldError(Exception):
@@ -49,9 +51,7 @@ class MissingPackageError(SetupError):
     """A package that a command needs is not installed; it comes with an extra of Normfold."""
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
-        super().__init__(
-            f"{needed_for} needs the package {package!r}; install it in Normfold's clone with: pip install '.[{extra}]'"
-        )
+        super().__init__(f"{needed_for} needs the package {package!r}; install it {how_to_install(extra)}")
         self.package, self.extra, self.needed_for = package, extra, needed_for
 
 

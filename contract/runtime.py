@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from normfold.contract.errors import SetupError
+from normfold.contract.install import how_to_install
 
 _DISABLE_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 """ONNX Runtime's own variable: from 1.32 on it sends usage data to its vendor unless this is set."""
@@ -30,7 +31,7 @@ class RuntimePackageError(SetupError):
             )
         else:
             problem = "ONNX Runtime is not installed; install it"
-        super().__init__(f"{problem} in Normfold's clone with: pip install '.[cpu]' (or '.[gpu]', '.[openvino]').")
+        super().__init__(f"{problem} {how_to_install('cpu', 'gpu', 'openvino')}.")
         self.installed = installed
 
 

@@ -11,8 +11,8 @@ NormfoldError (contract)
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is no folder
-│       ├── UnknownModelError    no model, or no version of it, has that name
-│       ├── UnknownVersionError
+│       ├── NoModelError         no model has that name
+│       ├── UnknownVersionError  the model has no such version
 │       ├── ForeignFolderError   a model's folder is a symbolic link to what is not its own
 │       └── VersionChoiceError   these versions are not ones to roll back to, or to delete
 ├── CheckError
@@ -23,7 +23,7 @@ NormfoldError (contract)
 │       ├── SampleCountError     they are too few, or too many
 │       ├── AlikeSamplesError    they are all the same
 │       ├── MovingSamplesError   the first half of them is not like the second
-│       └── StatisticsError      what they give is no number
+│       └── SampleStatisticsError    what they give is no number
 └── SetupError
     ├── ReadError            a folder cannot be read: no permission, a failing disk
     └── WriteError (contract)    the target cannot be written: disk full, no permission
@@ -87,7 +87,7 @@ class NoRepositoryError(RepositoryError):
         self.repository = repository
 
 
-class UnknownModelError(RepositoryError):
+class NoModelError(RepositoryError):
     """The repository has no model of that name."""
 
     def __init__(self, repository: Path, name: str, known: list[str]) -> None:
@@ -188,7 +188,7 @@ class MovingSamplesError(AdaptationError):
         self.node, self.gap, self.z = node, gap, z
 
 
-class StatisticsError(AdaptationError):
+class SampleStatisticsError(AdaptationError):
     """What the samples give is no number."""
 
     def __init__(self, node: str) -> None:

@@ -1,1 +1,119 @@
-"""Train, fold, verify, export and serve batch-normalised networks."""
+"""Train, fold, verify, export and serve batch-normalised networks.
+
+    train       train a network, and leave a run folder
+    audit       look for what is wrong with BatchNorm layers
+    fold        fold the BatchNormalization of an ONNX file into the weights around it
+    inspect     show what a fold would do, with a drawing
+    verify      compare two ONNX models, beside the first one's own rounding noise
+    export      fold a run folder, an ONNX file or a torch network, and write a bundle
+    adapt       recalibrate a bundle's statistics from samples, and publish a new version
+    load_repository     run the models of a repository in this process
+    create_app  the service, as an ASGI application
+    Client      a client of a running service
+
+Each name is imported when it is first used, with what it needs: `import normfold` loads neither torch nor onnx nor
+onnxruntime. Errors: `normfold.errors`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import normfold.export as _export_package
+
+if TYPE_CHECKING:
+    from normfold import errors as errors
+    from normfold._adapt import AdaptResult as AdaptResult
+    from normfold._adapt import adapt as adapt
+    from normfold._app import create_app as create_app
+    from normfold._audit import AuditResult as AuditResult
+    from normfold._audit import audit as audit
+    from normfold._export import ExportResult as ExportResult
+    from normfold._export import export as export
+    from normfold._fold import FoldResult as FoldResult
+    from normfold._fold import fold as fold
+    from normfold._inspect import InspectResult as InspectResult
+    from normfold._inspect import inspect as inspect
+    from normfold._repository import ModelRepository as ModelRepository
+    from normfold._repository import RepositoryModel as RepositoryModel
+    from normfold._repository import load_repository as load_repository
+    from normfold._shared.predictions import ClassProbability as ClassProbability
+    from normfold._shared.predictions import Prediction as Prediction
+    from normfold._train import TrainResult as TrainResult
+    from normfold._train import train as train
+    from normfold._verify import VerifyResult as VerifyResult
+    from normfold._verify import verify as verify
+    from normfold.client import Client as Client
+    from normfold.client import ModelVersion as ModelVersion
+    from normfold.errors import CheckError as CheckError
+    from normfold.errors import ClientError as ClientError
+    from normfold.errors import InputError as InputError
+    from normfold.errors import NormfoldError as NormfoldError
+    from normfold.errors import SetupError as SetupError
+
+    __version__: str
+
+_MODULES = {
+    "_adapt": ("adapt", "AdaptResult"),
+    "_app": ("create_app",),
+    "_audit": ("audit", "AuditResult"),
+    "_export": ("ExportResult",),
+    "_fold": ("fold", "FoldResult"),
+    "_inspect": ("inspect", "InspectResult"),
+    "_repository": ("load_repository", "ModelRepository", "RepositoryModel"),
+    "_shared.predictions": ("ClassProbability", "Prediction"),
+    "_train": ("train", "TrainResult"),
+    "_verify": ("verify", "VerifyResult"),
+    "client": ("Client", "ModelVersion"),
+    "errors": ("CheckError", "ClientError", "InputError", "NormfoldError", "SetupError"),
+}
+"""Module to the public names that it has. `export` is not among them: see `_ExportPackage`."""
+
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [*sorted(_PLACES), "errors", "export"]
+
+
+class _ExportPackage(ModuleType):
+    """The package `normfold.export`, which can be called: `normfold.export("runs/digits")` is the function.
+
+    Importing a module of the package binds the package to the name `export` here, so a function of that name could not
+    stay.
+    """
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature
+
+        from normfold._export import export
+
+        return signature(export)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from normfold._export import export
+
+        return export(*args, **kwargs)
+
+
+_export_package.__class__ = _ExportPackage
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(import_module(f"normfold.{_PLACES[name]}"), name)
+    elif name == "errors":
+        value = import_module("normfold.errors")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("normfold")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

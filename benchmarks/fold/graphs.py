@@ -13,8 +13,8 @@ NAMES = tuple(sorted(path.name.removesuffix(".onnx.gz") for path in FOLDER.glob(
 def write_graph(name: str, target: Path, seed: int = 0) -> Path:
     """Write one of the graphs, unoptimised, for a batch of two, with float32 weights drawn from `seed`.
 
-    `inflate.py` is run as the command that it is, in a process of its own; it takes a few seconds.
+    The graph is written by a process of its own, whose memory does not count; it takes a few seconds.
     """
-    command = [sys.executable, str(FOLDER / "inflate.py"), str(FOLDER / f"{name}.onnx.gz"), str(target), str(seed)]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "tests.support.published_graphs", name, str(target.resolve()), str(seed)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     return target

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from normfold.cli.packages import require_export
-from normfold.contract.manifest import DEFAULT_PRIOR
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,
@@ -39,8 +36,11 @@ def adapt(
         ),
     ],
     prior: Annotated[
-        float, typer.Option(min=0, max=1e9, help="For how many samples the statistics of training count.")
-    ] = DEFAULT_PRIOR,
+        float | None,
+        typer.Option(
+            min=0, max=1e9, help="For how many samples the statistics of training count.", show_default="16.0"
+        ),
+    ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
         bool | None,
@@ -61,32 +61,41 @@ def adapt(
 
     Example: `normfold adapt model_repository/digits --samples pictures/`
     """
-    require_export("normfold adapt")
-    from normfold.export.adapt.adapt import adapt as reestimate_bundle
+    from normfold import adapt as adapt_bundle
 
     with err.status("looking at the repository") as status:
-        adapting = reestimate_bundle(bundle.parent, bundle.name, samples, prior, version, tensors, status.update)
-    for sentence in adapting.samples.warnings:
+        adapted = adapt_bundle(
+            bundle.parent,
+            bundle.name,
+            samples,
+            prior=prior,
+            version=version,
+            as_tensors=tensors,
+            dry_run=True,
+            progress=status.update,
+        )
+    for sentence in adapted.warnings:
         warn(sentence)
-    layers, source = adapting.reestimation.layers, adapting.manifest
+    source = adapted.source
     record = {
         "name": source.name,
         "from_version": source.version,
-        "samples": adapting.reestimation.samples,
-        "prior": prior,
-        "layers": [_layer_record(layer) for layer in layers],
+        "samples": adapted.samples,
+        "prior": adapted.prior,
+        "layers": [_layer_record(layer) for layer in adapted.layers],
     }
     if not as_json:
-        out.print(_table(layers))
+        out.print(_table(adapted.layers))
     if dry_run:
-        adapting.reestimation.require()
+        adapted.require()
         if as_json:
             print_json({**record, "version": None, "bundle": None})
         else:
             out.print("Nothing was written.")
         return
     with err.status("folding") as status:
-        exported = adapting.publish(inputs, status.update)
+        exported = adapted.publish(inputs=inputs, progress=status.update).exported
+    assert exported is not None
     for sentence in exported.report.warnings:
         warn(sentence)
     if as_json:
@@ -100,13 +109,15 @@ def adapt(
     out.print(watch_sentence(exported.monitor, "samples"), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "
-        f"{adapting.reestimation.samples:,} samples.",
+        f"{adapted.samples:,} samples.",
         markup=False,
     )
 
 
 def _table(layers: tuple[Layer, ...]) -> Table:
     """Return one row for each layer: how far its statistics moved, and how far the halves of the samples lie apart."""
+    import numpy as np
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("BatchNormalization", overflow="fold")
     for name in (
@@ -132,6 +143,8 @@ def _table(layers: tuple[Layer, ...]) -> Table:
 
 def _layer_record(layer: Layer) -> dict[str, Any]:
     """Return plain types for JSON; `z` is null where chance does nothing."""
+    import numpy as np
+
     return {
         "node": layer.node,
         "channels": layer.new.mean.size,

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from normfold.cli.packages import require_packages
-from normfold.cli.source import (
-    Source,
-    SourceError,
-    build_factory,
-    parse_shape,
-    refuse_stray_options,
-    require_torch_source,
-)
-from normfold.contract.errors import InputError
-from normfold.contract.findings import Audit, Finding, Severity
-from normfold.contract.progress import ProgressCallback
-from normfold.display.terminal.audit import audit_record, findings_table, verdict
 from normfold.display.terminal.console import err, fail, out, print_json
 
 
@@ -69,74 +55,32 @@ def audit(
 
     Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
     unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
-    docs/statistics.md explains each finding.
+    docs/reference/audit-findings.md lists
+    every finding.
 
     Example: `normfold audit runs/digits --html audit.html`
 
     Example: `normfold audit resnet50.onnx --fail-on warning`
     """
-    given = Source(source, weights=weights, input_shape=input_, arguments=tuple(arg or ()))
-    refuse_stray_options(given)
-    if html is not None and html.resolve() == Path(source).resolve():
-        raise InputError(f"--html {str(html)!r} is the model itself; give the page another name.")
+    from normfold import audit as audit_network
+    from normfold.display.terminal.audit import audit_record, findings_table, verdict
+
     with err.status("starting") as status:
-        found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, status.update)
-    found = dataclasses.replace(found, findings=_in_order(found))
-    if html is not None:
-        _write_page(html, source, found)
+        result = audit_network(
+            source,
+            data=data,
+            weights=weights,
+            input_shape=input_,
+            arguments=tuple(arg or ()),
+            html=html,
+            progress=status.update,
+        )
     if as_json:
-        print_json(audit_record(source, found))
+        print_json(audit_record(source, result.audit))
     else:
-        if found.findings:
-            out.print(findings_table(found))
-        out.print(verdict(found), *found.notes, sep="\n", markup=False)
-    if fail_on is not FailOn.NEVER and (bad := found.at_least(Severity(fail_on.value))):
+        if result.findings:
+            out.print(findings_table(result.audit))
+        out.print(verdict(result.audit), *result.audit.notes, sep="\n", markup=False)
+    if fail_on is not FailOn.NEVER and (bad := result.at_least(fail_on)):
         fail(f"{len(bad)} finding{'s' * (len(bad) > 1)} in {source!r} of severity {fail_on} or above.")
         raise typer.Exit(1)
-
-
-def _in_order(found: Audit) -> tuple[Finding, ...]:
-    return tuple(sorted(found.findings, key=lambda finding: -list(Severity).index(finding.severity)))
-
-
-def _audit_onnx(given: Source, data: str | None) -> Audit:
-    if data is not None:
-        raise SourceError("--data is for a run folder or module:factory; an ONNX file is audited without data.")
-    require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
-    from normfold.export.audit import audit_onnx
-
-    return audit_onnx(Path(given.text))
-
-
-def _audit_torch(given: Source, data: str | None, progress: ProgressCallback) -> Audit:
-    require_torch_source(given)
-    require_packages("torch", "sklearn", "safetensors", extra="train", needed_for="normfold audit of a torch network")
-    from normfold.models.batchnorm.audit import audit_network
-    from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
-
-    progress("reading the data")
-    if not given.is_factory:
-        subject, no_rows_reason = subject_of_run(Path(given.text), data)
-    else:
-        dataset = None if data is None else load_given_data(data)
-        if dataset is not None and given.input_shape is not None:
-            raise SourceError("--input and --data both give the shape of a sample; give one of them.")
-        if dataset is None and given.input_shape is None:
-            raise SourceError("A module:factory needs --input, the shape of one sample, or --data.")
-        shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
-        network = build_factory(given, shape, None if dataset is None else len(dataset.labels))
-        subject, no_rows_reason = subject_of_network(network, shape, dataset), "no --data were given."
-    found = audit_network(subject, progress)
-    notes = found.notes
-    if subject.rows is None:
-        notes += (f"Statistics were not compared with data: {no_rows_reason}",)
-    return dataclasses.replace(found, notes=notes)
-
-
-def _write_page(html: Path, source: str, found: Audit) -> None:
-    """Write the page atomically."""
-    from normfold.contract.atomic_write import atomic_path
-    from normfold.display.pages.audit_page import audit_page
-
-    with atomic_path(html) as path:
-        path.write_text(audit_page(source, found), encoding="utf-8")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from normfold.cli.packages import require_export
-from normfold.cli.source import Source, parse_input, resolve
+from normfold._shared.paths import REPOSITORY
+from normfold.cli.input_option import parse_input
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,
@@ -28,9 +27,7 @@ def export(
         str,
         typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
     ],
-    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(
-        "model_repository"
-    ),
+    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(REPOSITORY),
     name: Annotated[
         str | None, typer.Option(help="Name to serve it under; taken from the source if not given.")
     ] = None,
@@ -92,32 +89,33 @@ def export(
 
     Example: `normfold export runs/digits --repository model_repository --name digits`
     """
+    from normfold import export as export_network
+    from normfold._shared.packages import require_export
+
     require_export("normfold export")
-    from normfold.cli.calibration_data import validation_rows
     from normfold.export.bundle.calibrate import FEWEST_ROWS
-    from normfold.export.bundle.export import export_bundle
-    from normfold.export.bundle.reservation import check_name
     from normfold.export.verify.runner import Engine
 
     input_shape, takes_pixels = parse_input(input_)
-    given = Source(source, card, weights, input_shape, tuple(arg or ()), opset, dynamic_size, keep_statistics)
-    name = name or given.default_name
-    check_name(name)
-    with tempfile.TemporaryDirectory() as folder, err.status("starting") as status:
-        found = resolve(given, Path(folder), status.update)
-        normal = held_out or validation_rows(given, takes_pixels)
-        exported = export_bundle(
-            found.path,
+    with err.status("starting") as status:
+        exported = export_network(
+            source,
             repository,
-            name,
-            version,
-            found.card,
-            keep_source,
-            merge,
-            inputs=inputs,
+            name=name,
+            version=version,
+            card=card,
+            weights=weights,
+            input_shape=input_shape,
             takes_pixels=takes_pixels,
-            watch=watch,
-            held_out=normal,
+            arguments=tuple(arg or ()),
+            opset=opset,
+            dynamic_size=dynamic_size,
+            keep_statistics=keep_statistics,
+            inputs=inputs,
+            merge=merge,
+            keep_source=keep_source,
+            calibration_data=held_out,
+            monitor=watch,
             progress=status.update,
         )
     for sentence in exported.report.warnings:
@@ -140,7 +138,7 @@ def export(
                 "version": manifest.version,
                 "batchable": manifest.batchable,
                 "running_statistics": None if moved is None else moved.model_dump(mode="json"),
-                "kept_statistics": found.kept_statistics,
+                "kept_statistics": exported.kept_statistics,
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
                 "monitor": watch_record(exported.monitor),
@@ -150,7 +148,7 @@ def export(
     if moved is not None:
         out.print(movement_table(moved), accuracy_sentence(moved), "", sep="\n", markup=False)
     elif report.entries:
-        out.print(f"Running statistics as they are: {found.kept_statistics}.", markup=False)
+        out.print(f"Running statistics as they are: {exported.kept_statistics}.", markup=False)
     out.print(fold_sentence(report), markup=False)
     if report.input is not None:
         out.print(pixel_sentence(report.input), markup=False)

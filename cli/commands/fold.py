@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from normfold.cli.packages import require_export
-from normfold.cli.source import PIXELS, read_card
+from normfold.cli.input_option import PIXELS
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
@@ -51,24 +50,28 @@ def fold(
 
     Example: `normfold fold resnet50.onnx folded.onnx --report report.json`
     """
+    from normfold import fold as fold_model
+    from normfold._shared.packages import require_export
+
     require_export("normfold fold")
     if report is not None and report.resolve() in (source.resolve(), target.resolve()):
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
     if input_ not in (None, PIXELS):
         raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
-    if card is not None and input_ is None:
-        raise InputError("--card goes with --input uint8: it says how pixels are standardised.")
     from normfold.contract.atomic_write import atomic_path
-    from normfold.export.graph.pixels import from_pixels
-    from normfold.export.onnx_io.fold_file import fold_file
-
-    pixels = from_pixels(read_card(source, card).preprocessing) if input_ else None
 
     with ExitStack() as stack:
         report_path = stack.enter_context(atomic_path(report)) if report is not None else None
         status = stack.enter_context(err.status("starting"))
-        folded = fold_file(
-            source, target, proven=verify, merging=merge, inputs=inputs, pixels=pixels, progress=status.update
+        folded = fold_model(
+            source,
+            target,
+            verify=verify,
+            inputs=inputs,
+            takes_pixels=input_ is not None,
+            card=card,
+            merge=merge,
+            progress=status.update,
         )
         if report_path is not None:
             report_path.write_text(json.dumps(folded.report.to_dict(), indent=2) + "\n")

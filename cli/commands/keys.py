@@ -22,6 +22,7 @@ app = typer.Typer(
     name="keys",
     help="Make, list, rotate and revoke the keys that `normfold serve --keys FILE` asks for.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
 )
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from normfold._shared.paths import REPOSITORY
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.repository import (
@@ -26,6 +27,7 @@ app = typer.Typer(
     name="repository",
     help="List, roll back, delete and prune the versions in a repository of models.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
 )
 
@@ -34,13 +36,11 @@ Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
-DEFAULT = Path("model_repository")
-
 
 @app.command("list")
 def list_(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
-    repository: Repository = DEFAULT,
+    repository: Repository = Path(REPOSITORY),
     check: Annotated[bool, typer.Option("--check", help="Read every file, and hold it against its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,14 +51,14 @@ def list_(
 
     Example: `normfold repository list digits --check`
     """
-    from normfold.export.errors import UnknownModelError
+    from normfold.export.errors import NoModelError
     from normfold.export.repository.versions import find_models
 
     with err.status("reading the versions"):
         models = find_models(repository, contents=check)
     if name is not None:
         if name not in models:
-            raise UnknownModelError(repository, name, list(models))
+            raise NoModelError(repository, name, list(models))
         models = {name: models[name]}
     if as_json:
         print_json({"repository": str(repository), "models": [describe_model(model) for model in models.values()]})
@@ -78,7 +78,7 @@ def rollback(
     to: Annotated[
         int | None, typer.Option(help="The version to go back to; the one before the newest if not given.")
     ] = None,
-    repository: Repository = DEFAULT,
+    repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
     """Make an earlier version answer again: publish a copy of it as a new, highest version.
@@ -108,7 +108,7 @@ def delete(
     versions: Annotated[list[int], typer.Argument(help="The versions to delete.", metavar="VERSION…")],
     last: Annotated[bool, typer.Option("--last", help="Delete even if no version that can answer is left.")] = False,
     yes: Yes = False,
-    repository: Repository = DEFAULT,
+    repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
     """Delete versions of a model. A service that polls lets go of them once others answer.
@@ -141,7 +141,7 @@ def prune(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and delete nothing.")] = False,
     yes: Yes = False,
-    repository: Repository = DEFAULT,
+    repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
     """Delete all but the highest versions of each model, and what exports and deletions that were cut off left behind.

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from normfold._shared.paths import REPOSITORY
 from normfold.contract.runtime import require_onnxruntime
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def serve(
         Path | None,
         typer.Option(
             help="Folder of models, as normfold export writes it.",
-            show_default="model_repository",
+            show_default=REPOSITORY,
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -120,7 +121,7 @@ def serve(
 ) -> None:
     """Serve the models of a repository over REST.
 
-    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; docs/operations.md has
+    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; the documentation has
     those that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be
     used. The pages at /docs show every route with examples.
 
@@ -173,7 +174,7 @@ def serve(
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
-            if not app.state.workers.ended:
+            if not app.state.thread_pool.ended:
                 _leave_at_once(end)
             raise
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from normfold.cli.packages import require_export, require_packages
+from normfold._shared.packages import require_export, require_packages
 from normfold.display.terminal.console import err, out, print_json
 
 if TYPE_CHECKING:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from normfold.cli.packages import require_packages
 from normfold.cli.signals import exit_code, raise_on_sigterm
-from normfold.cli.train_options import make_config, parse_size
-from normfold.contract.errors import SetupError
+from normfold.contract.errors import InputError, SetupError
 from normfold.display.terminal.console import err, out, print_json
-from normfold.display.terminal.train_progress import is_main_process, make_callback, warnings_as_sentences
+from normfold.display.terminal.train_progress import is_main_process, warnings_as_sentences
 
 if TYPE_CHECKING:
-    from normfold.models.training.train import FitResult
-
-NEEDED = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
+    from normfold import TrainResult
 
 DATA, TRAINING = "Data", "Training"
 
@@ -88,35 +85,34 @@ def train(
 
     Example: `normfold train --arch convnet --data digits --out runs/digits`
     """
-    given = {
-        "arch": arch,
-        "options": arg,
-        "data": {
-            "source": data,
-            "label_column": label_column,
-            "image_size": None if image_size is None else parse_size(image_size),
-            "channels": channels,
-            "validation_fraction": validation_fraction,
-            "test_fraction": test_fraction,
-            "split_seed": split_seed,
-        },
-        "train": {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "optimizer": optimizer,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "label_smoothing": label_smoothing,
-            "patience": patience,
-            "clip_norm": clip_norm,
-            "precision": precision,
-            "seed": seed,
-        },
-    }
-    require_packages(*NEEDED, extra="train", needed_for="normfold train")
+    from normfold import train as train_network
+
     try:
-        with raise_on_sigterm():
-            result = _train(given, folder, resume)
+        with raise_on_sigterm(), warnings_as_sentences():
+            result = train_network(
+                folder,
+                arch=arch,
+                arguments=arg,
+                data=data,
+                label_column=label_column,
+                image_size=None if image_size is None else parse_size(image_size),
+                channels=channels,
+                validation_fraction=validation_fraction,
+                test_fraction=test_fraction,
+                split_seed=split_seed,
+                epochs=epochs,
+                batch_size=batch_size,
+                optimizer=optimizer,
+                lr=lr,
+                weight_decay=weight_decay,
+                label_smoothing=label_smoothing,
+                patience=patience,
+                clip_norm=clip_norm,
+                precision=precision,
+                seed=seed,
+                resume=resume,
+                progress=True,
+            )
     except KeyboardInterrupt as error:
         if is_main_process():
             _print_interruption(folder)
@@ -127,21 +123,16 @@ def train(
         _print_result(result, as_json)
 
 
-def _train(given: dict[str, Any], folder: Path, resume: bool) -> FitResult:
-    from normfold.models.training.resume import read_progress
-    from normfold.models.training.run_folder import check_no_run
-    from normfold.models.training.train import fit
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a size given as HEIGHTxWIDTH, in pixels.
 
-    if resume:
-        recorded = read_progress(folder).config
-    else:
-        check_no_run(folder)  # before the data are read, which may take a long time
-        recorded = None
-    with warnings_as_sentences():
-        config, dataset = make_config(given, recorded)
-        callback = make_callback()
-        with callback.bar:
-            return fit(config, dataset, folder, resume=resume, callback=callback)
+    Raises:
+        InputError: not two positive whole numbers with an x between.
+    """
+    height, _, width = text.lower().partition("x")
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
+        raise InputError(f"--image-size {text[:40]!r} is not of the form HEIGHTxWIDTH, for example 32x32.")
+    return int(height), int(width)
 
 
 def _resume_advice(folder: Path) -> str | None:
@@ -170,7 +161,7 @@ def _write_error(error: OSError, folder: Path) -> SetupError:
     return SetupError(f"{str(error.filename or folder)!r} cannot be written: {error.strerror or error}{end}")
 
 
-def _print_result(result: FitResult, as_json: bool) -> None:
+def _print_result(result: TrainResult, as_json: bool) -> None:
     metrics = result.metrics
     mean_iou = {name.removeprefix("test_"): value for name, value in metrics.items() if name.endswith("mean_iou")}
     if as_json:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from normfold.cli.packages import require_export
-from normfold.contract.source_card import read_source_card
 from normfold.display.terminal.console import err, fail, out, print_json
 from normfold.display.terminal.fold import verification_record, verification_table
 
@@ -37,17 +35,14 @@ def verify(
 
     Example: `normfold verify resnet50.onnx folded.onnx`
     """
-    require_export("normfold verify")
-    from normfold.export.graph.pixels import from_pixels
-    from normfold.export.verify.verify import verify as compare
+    from normfold import verify as compare
 
-    pixels = from_pixels(read_source_card(card).preprocessing) if card is not None else None
-    with err.status("running both models"):
-        verification = compare(original, folded, inputs, seeds, pixels=pixels)
+    with err.status("starting") as status:
+        result = compare(original, folded, inputs=inputs, seeds=seeds, card=card, progress=status.update)
     if as_json:
-        print_json(verification_record(verification))
+        print_json(verification_record(result.verification))
     else:
-        out.print(verification_table(verification))
-    if not verification.passes:
+        out.print(verification_table(result.verification))
+    if not result.passes:
         fail(f"{str(folded)!r} does not reproduce {str(original)!r}.")
         raise typer.Exit(1)

@@ -15,6 +15,7 @@ from normfold.display.terminal.fold import fold_sentence, kept_by_reason
 
 if TYPE_CHECKING:
     from normfold.export.verify.tolerance import OutputDifference
+    from normfold.export.verify.verify import Verification
 
 _ALWAYS_COUNTED = ("Conv", "BatchNormalization", "Add", "Mul")
 
@@ -23,6 +24,11 @@ def fold_page(facts: Facts) -> str:
     """Return the whole page."""
     title = shortened(facts.name, 80)
     return document(title, _sections(facts, title), "normfold inspect --json")
+
+
+def verification_page(title: str, verification: Verification) -> str:
+    """Return a page of a verification alone."""
+    return document(shortened(title, 80), [_proof(verification)], "normfold verify --json")
 
 
 def _sections(facts: Facts, title: str) -> Iterator[Html]:
@@ -34,7 +40,7 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
         yield _outcomes(facts)
     if facts.marks:
         yield _map(facts)
-    yield _proof(facts)
+    yield _proof(facts.verification)
     yield element("div", _operators(facts), _model(facts), class_="columns")
     if facts.report.entries:
         yield entry_table(facts.report.entries)
@@ -123,14 +129,14 @@ def _map(facts: Facts) -> Html:
     )
 
 
-def _proof(facts: Facts) -> Html:
+def _proof(verification: Verification | None) -> Html:
     from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR
 
     title = element("h2", "Error against noise", id="proof")
-    if facts.verification is None:
+    if verification is None:
         return element("section", title, element("p", "The fold was not proven: the page was made with --no-verify."))
     rows = []
-    for output, found in facts.verification.outputs.items():
+    for output, found in verification.outputs.items():
         verdict = element("span", "equal" if found.passes else "different", class_="pass" if found.passes else "fail")
         share = bar(_share(found), "pass-bar" if found.passes else "fail-bar")
         numbers = f"{found.error:.2g}", f"{found.noise:.2g}", _ratio(found), f"{found.allowed:.2g}"
@@ -147,7 +153,7 @@ def _proof(facts: Facts) -> Html:
         ),
         element(
             "div",
-            table(f"By {facts.verification.engine.value}", heads, rows),
+            table(f"By {verification.engine.value}", heads, rows),
             class_="scroll",
             role="region",
             aria_labelledby="proof",

@@ -1,23 +1,53 @@
-"""What `normfold train` shows while it trains."""
+"""Progress of training: a bar on a terminal, a line for each epoch elsewhere."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from normfold.display.terminal.console import err, warn
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from normfold.models.training.metrics import EpochMetrics
 
 
-def make_callback() -> Any:
+def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
+    """Return the metrics of an epoch, in words."""
+    line = (
+        f"epoch {metrics.epoch}/{epochs}  loss {metrics.train_loss:.3f}  "
+        f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation_accuracy:.4f}"
+    )
+    return line if metrics.validation_mean_iou is None else f"{line}, mean IoU {metrics.validation_mean_iou:.4f}"
+
+
+def make_line_callback(report: Callable[[str], None]) -> Any:
+    """Return a TrainingCallback that calls a function after each epoch, with its metrics in words."""
+    from normfold.models.training.callback import TrainingCallback
+
+    class LineCallback(TrainingCallback):
+        """Calls a function after each epoch."""
+
+        def __init__(self) -> None:
+            self.epochs = 0
+
+        def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:  # noqa: ARG002 -- the base's
+            self.epochs = epochs
+
+        def on_epoch(self, metrics: EpochMetrics) -> None:
+            report(epoch_line(metrics, self.epochs))
+
+    return LineCallback()
+
+
+def make_bar_callback() -> Any:
     """Return a TrainingCallback with a progress bar, `bar`, to be entered while it trains."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from normfold.models.training.callback import TrainingCallback
 
     class ProgressBar(TrainingCallback):
@@ -47,12 +77,7 @@ def make_callback() -> Any:
 
         def on_epoch(self, metrics: EpochMetrics) -> None:
             assert self.task is not None
-            line = (
-                f"epoch {metrics.epoch}/{self.epochs}  loss {metrics.train_loss:.3f}  "
-                f"validation {metrics.validation_loss:.3f}, accuracy {metrics.validation_accuracy:.4f}"
-            )
-            if metrics.validation_mean_iou is not None:
-                line += f", mean IoU {metrics.validation_mean_iou:.4f}"
+            line = epoch_line(metrics, self.epochs)
             self.bar.update(self.task, description=line)
             if self.bar.disable:
                 err.print(line)

@@ -124,7 +124,7 @@ def adapt(
         SampleError, FeedError: the samples cannot be read.
         SampleCountError: they are too few, or too many.
         AlikeSamplesError: they are all the same.
-        StatisticsError: what they give is not finite.
+        SampleStatisticsError: what they give is not finite.
     """
     model = find_model(repository, name)
     folder = model.version(max(model.versions, default=1) if version is None else version).folder

@@ -25,7 +25,7 @@ from normfold.export.adapt.activations import Activations, chunk_rows
 from normfold.export.adapt.sample_stability import Halves, compare_halves
 from normfold.export.adapt.samples import Samples
 from normfold.export.bundle.statistics import Statistics
-from normfold.export.errors import MovingSamplesError, NotAdaptableError, SampleError, StatisticsError
+from normfold.export.errors import MovingSamplesError, NotAdaptableError, SampleError, SampleStatisticsError
 from normfold.export.fold.affine import Array
 from normfold.export.fold.batchnorm import PARAMETERS, BatchNorm, is_batchnorm, read_batchnorm
 from normfold.export.fold.editor import Editor
@@ -115,7 +115,7 @@ def reestimate(
             or the model cannot be run on the samples.
         TrainingModeError: a BatchNormalization is in training mode.
         SampleError: the samples cannot be cut into batches of the size that the model fixes.
-        StatisticsError: what the samples give is not finite.
+        SampleStatisticsError: what the samples give is not finite.
         WriteError: there is no room for the activations.
     """
     common_passes.InlinePass()(model)
@@ -253,7 +253,7 @@ def _put(editor: Editor, label: str, node: ir.Node, statistics: Statistics) -> S
         with np.errstate(over="ignore"):
             kept = array.astype(dtype.numpy()).astype(np.float64)
         if not np.isfinite(kept).all():
-            raise StatisticsError(label)
+            raise SampleStatisticsError(label)
         name = (value.name if value is not None and value.is_initializer() else None) or f"{label}.{field}"
         editor.put_constant(node, index, Derived(name, array.shape, dtype, partial(np.copy, kept)))
         rounded.append(kept)

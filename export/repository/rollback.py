@@ -42,7 +42,7 @@ def roll_back(
         progress: called with each step as it begins.
 
     Raises:
-        UnknownModelError, UnknownVersionError: there is no such model or version.
+        NoModelError, UnknownVersionError: there is no such model or version.
         VersionChoiceError: it is the newest version already, or there is none before the newest.
         DamagedVersionError: the version is not what was exported; nothing was written.
         ReadError, WriteError: the repository cannot be read or written.

@@ -30,9 +30,9 @@ from normfold.contract.record import ManifestError
 from normfold.export.errors import (
     DamagedVersionError,
     ForeignFolderError,
+    NoModelError,
     NoRepositoryError,
     ReadError,
-    UnknownModelError,
     UnknownVersionError,
 )
 
@@ -111,13 +111,13 @@ def find_model(repository: Path, name: str, contents: bool = False) -> ModelFold
 
     Raises:
         NoRepositoryError: the repository is no folder.
-        UnknownModelError: there is no model of that name.
+        NoModelError: there is no model of that name.
         ForeignFolderError: its folder is a link to what is not its own.
         ReadError: the repository or the model's folder cannot be read.
     """
     models = find_models(repository, contents)
     if name not in models:
-        raise UnknownModelError(repository, name, list(models))
+        raise NoModelError(repository, name, list(models))
     model = models[name]
     if model.fault is not None:
         raise model.fault

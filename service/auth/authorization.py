@@ -13,8 +13,8 @@ from typing import Literal
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import Scope
 from normfold.service.auth.rate_limit import RateLimiter
+from normfold.service.codec.headers import Headers
 from normfold.service.errors import RateError, RequestError, ScopeError, UnauthenticatedError, UnknownPathError
-from normfold.service.http.body import Headers
 from normfold.service.observability.request_trace import RequestTrace
 
 RequiredScope = Scope | Literal["nothing"]

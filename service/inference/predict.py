@@ -18,10 +18,10 @@ import numpy.typing as npt
 from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
-from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, writable
-from normfold.service.codec.request import fits
+from normfold.service.batching.client import Client
+from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
+from normfold.service.codec.signature import shape_matches
 from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
-from normfold.service.http.connection import Connection
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 
@@ -73,7 +73,7 @@ async def predict(
     model: Model,
     instances: Sequence[Mapping[str, Array]],
     phases: RequestTrace | None = None,
-    connection: Connection | None = None,
+    client: Client | None = None,
 ) -> list[Any]:
     """Run instances through the network.
 
@@ -81,7 +81,7 @@ async def predict(
         model: the network.
         instances: for each its tensors by input name, without the axis of rows.
         phases: of the request, which get the times of queue and run.
-        connection: its client's, who may leave.
+        client: waits for the results; a disconnect cancels them.
 
     Returns:
         For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits, or
@@ -100,7 +100,7 @@ async def predict(
     outputs = [wanted] if wanted is not None else [spec.name for spec in specs]
     rows: list[dict[str, Array]] = []
     for batch in _batches(model.manifest, instances):
-        rows += _cut(batch, await model.infer(batch, outputs, phases, connection))
+        rows += _cut(batch, await model.infer(batch, outputs, phases, client))
     if logits is not None:
         return [_describe_class(model, logits, row[logits]) for row in rows]
     if pixels is not None:
@@ -177,7 +177,7 @@ def _to_tensor(preprocessing: Preprocessing, raw: npt.NDArray[Any], manifest: Ma
 
 def _read_tensor(value: Any, what: str, spec: TensorSpec) -> Array:
     array = array_from_nested(value, spec.datatype, what)
-    if not fits(array.shape, spec.shape[1:]):
+    if not shape_matches(array.shape, spec.shape[1:]):
         raise InvalidRequestError(f"{what} has the shape {list(array.shape)}; the model takes {list(spec.shape[1:])}.")
     return array
 
@@ -207,7 +207,7 @@ def _describe_class(model: Model, output: str, logits: Array) -> dict[str, Any]:
     labels = model.manifest.card.labels or ()
     if logits.shape != (len(labels),):
         raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
-    writable(logits, output)  # NaN would become a probability of NaN
+    to_json(logits, output)  # NaN would become a probability of NaN
     probabilities = softmax(logits)
     index = int(probabilities.argmax())
     return {
@@ -223,10 +223,10 @@ def _describe_pixels(model: Model, output: str, logits: Array) -> dict[str, Any]
     labels = model.manifest.card.labels or ()
     if logits.shape[0] != len(labels):
         raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
-    writable(logits, output)  # NaN would be the largest of all
+    to_json(logits, output)  # NaN would be the largest of all
     return {"mask": logits.argmax(axis=0)}
 
 
 def _plain(array: Array, output: str) -> Any:
     """Return an output's values for JSON; FP16 as numbers too, since people read them and no client decodes them."""
-    return writable(np.asarray(array), output)
+    return to_json(np.asarray(array), output)

@@ -41,6 +41,10 @@ class Metrics:
             self._registry.register(_Triton(coordinator, repository))
         self._registry.register(_Processes(coordinator))
 
+    def families(self) -> Iterator[Metric]:
+        """Yield every metric with its help and its samples, as far as there are any."""
+        return iter(self._registry.collect())
+
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
         return generate_latest(self._registry)

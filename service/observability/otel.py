@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 from time import monotonic, perf_counter, time_ns
 from typing import Any
@@ -28,9 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.types import Scope
 
-from normfold.service.inference.asgi import InferRoute
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace
 
 FLUSH_TIMEOUT_S = 2.0
@@ -41,7 +40,9 @@ QUIET_S = 60.0
 
 _LONGEST_STATE = 512
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-_INFER = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""The headers of a request as they came."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,17 +71,17 @@ class Spans:
         """Return the number of a trace that begins here, as 32 hexadecimal digits."""
         return os.urandom(16).hex()
 
-    def record(self, phases: RequestTrace, scope: Scope) -> None:
+    def record(self, phases: RequestTrace, headers: RawHeaders, scheme: str | None, route: str | None) -> None:
         """Make the spans of a request that was answered, or whose client left."""
         offset = time_ns() - int(1e9 * perf_counter())  # anew each time: the wall clock may be set
-        route, status = _route(scope), phases.status
+        status = phases.status
         method = phases.method if phases.method in _METHODS else "HTTP"
         self._ids.trace_id = phases.trace_id
         span = self._tracer.start_span(
             f"{method} {route}" if route else method,
-            self._parent(scope),
+            self._parent(headers),
             SpanKind.SERVER,
-            _attributes(phases, scope, route),
+            _attributes(phases, scheme, route),
             start_time=_wall(phases.started, offset),
         )
         if span.is_recording():
@@ -102,10 +103,10 @@ class Spans:
             logger.warning("The last spans were not taken within %g s; they are lost.", FLUSH_TIMEOUT_S)
             self._exporter.shutdown()  # tries no further
 
-    def _parent(self, scope: Scope) -> Context:
+    def _parent(self, headers: RawHeaders) -> Context:
         """Return what the request's headers say of the span that caused it; nothing if they are malformed."""
         carrier: dict[str, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"traceparent":
                 carrier["traceparent"] = value.decode("latin-1")
             elif name == b"tracestate":  # may come in several parts
@@ -164,21 +165,14 @@ def _limit_lines() -> None:
         source.propagate = False
 
 
-def _route(scope: Scope) -> str | None:
-    """Return the pattern of the path; None of a path that there is not."""
-    if (named := InferRoute.match(scope)) is not None:
-        return _INFER[named[1] is not None]
-    return getattr(scope.get("route"), "path", None)
-
-
-def _attributes(phases: RequestTrace, scope: Scope, route: str | None) -> dict[str, Any]:
+def _attributes(phases: RequestTrace, scheme: str | None, route: str | None) -> dict[str, Any]:
     """Return what a request's span says; a query is left out, since nobody knows what is in it."""
     known = phases.method in _METHODS
     found: dict[str, Any] = {
         "http.request.method": phases.method if known else "_OTHER",
         "http.request.method_original": None if known else phases.method,
         "url.path": phases.path,
-        "url.scheme": scope.get("scheme"),
+        "url.scheme": scheme,
         "http.route": route,
         "http.response.status_code": None if phases.status == CLIENT_DISCONNECTED else phases.status,
         "normfold.request_id": phases.request_id,

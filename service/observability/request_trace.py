@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from normfold.service.auth.keys import Key
 from normfold.service.batching.batch import QueuedRequest
-from normfold.service.http.body import Headers
+from normfold.service.codec.headers import Headers
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),

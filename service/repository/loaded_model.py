@@ -15,11 +15,11 @@ from time import perf_counter
 from normfold.contract.manifest import Manifest
 from normfold.service.batching.batch import QueuedRequest, Results
 from normfold.service.batching.batcher import Batcher
+from normfold.service.batching.client import Client
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.codec.request import ModelSignature
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.errors import ClientDisconnectedError, InvalidRequestError, ResponseTooLargeError
-from normfold.service.http.connection import Connection
 from normfold.service.observability.request_trace import ModelStats, RequestTrace
 from normfold.service.runtime.session import Array, Session
 
@@ -128,7 +128,7 @@ class Model:
         """Whether a size of an input is free besides the rows."""
         return any(-1 in spec.shape[1:] for spec in self.manifest.inputs)
 
-    def run(self, job: QueuedRequest, connection: Connection | None = None) -> asyncio.Future[Results]:
+    def run(self, job: QueuedRequest, client: Client | None = None) -> asyncio.Future[Results]:
         """Queue a job; if the client leaves before it is done, it is abandoned.
 
         Returns:
@@ -139,21 +139,21 @@ class Model:
             QueueFullError: no room.
             ClientDisconnectedError: the client is gone already.
         """
-        _require_client(connection)
+        _require_client(client)
         future = self.batcher.submit(job)
-        self._accepted(job, connection)
+        self._accepted(job, client)
         return future
 
-    def enqueue(self, job: QueuedRequest, connection: Connection | None = None) -> None:
+    def enqueue(self, job: QueuedRequest, client: Client | None = None) -> None:
         """Queue a job with a future, as `run` does.
 
         Raises:
             QueueFullError: no room.
             ClientDisconnectedError: the client is gone already.
         """
-        _require_client(connection)
+        _require_client(client)
         self.batcher.enqueue(job)
-        self._accepted(job, connection)
+        self._accepted(job, client)
 
     def close(self) -> None:
         """End its queue; it has been let go. Called on the event loop, before `keep`."""
@@ -166,10 +166,10 @@ class Model:
         if self.watch is not None:
             self.watch.keep()
 
-    def _accepted(self, job: QueuedRequest, connection: Connection | None) -> None:
+    def _accepted(self, job: QueuedRequest, client: Client | None) -> None:
         """Abandon a job when its client leaves; and look at its tensors, if it is time to."""
-        if connection is not None:
-            connection.on_lost = partial(self.batcher.abandon, job)
+        if client is not None:
+            client.on_disconnect = partial(self.batcher.abandon, job)
         if self.watch is not None:
             self.watch.offer(job.tensors, job.queued_at)
 
@@ -178,7 +178,7 @@ class Model:
         tensors: Mapping[str, Array],
         outputs: Sequence[str],
         phases: RequestTrace | None = None,
-        connection: Connection | None = None,
+        client: Client | None = None,
     ) -> Results:
         """Run tensors with the usual deadline: `job` and `run` in one.
 
@@ -186,16 +186,16 @@ class Model:
             tensors: in the datatypes and shapes that the manifest declares.
             outputs: those to compute.
             phases: of the request, which gets the job; one that runs several has them as if they were one that was cut.
-            connection: its client's, who may leave.
+            client: waits for the results; a disconnect cancels them.
 
         Raises:
             as `job` and `run`.
         """
         job = self.job(tensors, outputs)
         if phases is None:
-            return await self.run(job, connection)
+            return await self.run(job, client)
         before, phases.job = phases.job, phases.job or job
-        results = await self.run(job, connection)
+        results = await self.run(job, client)
         phases.job = job if before is None else before.followed_by(job)
         return results
 
@@ -212,6 +212,6 @@ class Model:
         return rows if rows > 0 else None
 
 
-def _require_client(connection: Connection | None) -> None:
-    if connection is not None and connection.is_lost:
+def _require_client(client: Client | None) -> None:
+    if client is not None and client.is_disconnected:
         raise ClientDisconnectedError

@@ -29,7 +29,7 @@ from normfold.service.batching.batch_size_tuning import (
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.json_tensors import DTYPES, Array
-from normfold.service.codec.request import fits
+from normfold.service.codec.signature import shape_matches
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.store import DriftStore
@@ -144,7 +144,7 @@ def _check_facts(manifest: Manifest) -> None:
         if not manifest.takes_pixels and datatypes[0] not in ("FP16", "FP32", "FP64"):
             raise BundleError(f"Preprocessing makes numbers with fractions, the network takes {datatypes[0]}.")
         shape, sample = manifest.inputs[0].shape, preprocessing.sample_shape
-        if not fits(sample, shape[1:]):
+        if not shape_matches(sample, shape[1:]):
             raise BundleError(f"Preprocessing makes samples of shape {list(sample)}, the network takes {list(shape)}.")
 
 

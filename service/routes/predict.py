@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.codec.compression import decompress
 from normfold.service.codec.request import parse_object
 from normfold.service.errors import RequestError
-from normfold.service.http.body import decompress
-from normfold.service.http.connection import CONNECTION
+from normfold.service.http.asgi_cycle import CYCLE
 from normfold.service.inference.predict import predict, rank_classes, read_instances, read_picture
 from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.repository.loaded_model import Model
@@ -57,7 +57,7 @@ def predict_routes(repository: Repository, workers: ThreadPool, settings: Settin
             record = await workers.parse(len(body), parse_object, body)
             instances = await workers.parse(len(body), read_instances, record, model.manifest)
             phases.decoded = perf_counter()
-            predictions = await predict(model, instances, phases, request.scope.get(CONNECTION))
+            predictions = await predict(model, instances, phases, request.scope.get(CYCLE))
         answer = await workers.call(_encode, predictions)
         phases.encoded = perf_counter()
         return Response(answer, media_type="application/json")
@@ -77,7 +77,7 @@ def predict_routes(repository: Repository, workers: ThreadPool, settings: Settin
             phases.received = perf_counter()
             instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
             phases.decoded = perf_counter()
-            [prediction] = await predict(model, instances, phases, request.scope.get(CONNECTION))
+            [prediction] = await predict(model, instances, phases, request.scope.get(CYCLE))
         classes = rank_classes(prediction, model.manifest.card.labels or (), top)
         answer = {"model_name": model.name, "model_version": str(model.version), "classes": classes}
         response = JSONResponse(answer)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from normfold.contract.install import how_to_install
 from normfold.contract.runtime import require_onnxruntime
 from normfold.service.errors import BundleError, ProviderError
 from normfold.service.runtime.providers.ort_messages import first_line, plain
@@ -79,7 +80,7 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
         raise ProviderError(
             provider.name,
             "this ONNX Runtime is built without it",
-            f"uninstall it and, in Normfold's clone, pip install '.[{provider.extra}]'; or ask for cpu or auto.",
+            f"uninstall it, and install another {how_to_install(provider.extra)}; or ask for cpu or auto.",
         )
     missing = provider.load_libraries()
     try:

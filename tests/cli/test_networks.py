@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -26,7 +24,9 @@ from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.onnx.to_onnx import InputSpec, to_onnx
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
-from tests.service.conftest import serve_app
+from tests.support.command import RunCommand
+from tests.support.infer_bodies import png_of
+from tests.support.service import serve_app
 
 PICTURE, SEQUENCE = (1, 8, 8), (3, 16)
 BENDS, READ_ELSEWHERE = "non-linear/non-linear", "other-readers/non-linear"
@@ -133,13 +133,7 @@ def served(repository: Path) -> Iterator[httpx.Client]:
         yield service.client
 
 
-def png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Any, tmp_path: Path) -> None:
+def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: RunCommand, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = (rng.uniform(size=(150, 2, 4)) < 0.4).repeat(4, axis=1).repeat(2, axis=2).astype(np.int64)
     x = (200 * y + rng.integers(0, 56, y.shape)).astype(np.uint8)
@@ -165,7 +159,7 @@ def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Any
         answer = client.post("/v1/models/masks:predict", json={"instances": x[:3].tolist()})
         assert answer.status_code == 200
         assert [one["mask"] for one in answer.json()["predictions"]] == logits.argmax(1).tolist()
-        refused = client.post("/v1/models/masks:classify", content=png(x[0]))
+        refused = client.post("/v1/models/masks:classify", content=png_of(x[0]))
         assert refused.status_code == 400
         assert "gives a class to each pixel, not one to a picture; use :predict or infer" in refused.json()["error"]
         tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8]}
@@ -175,7 +169,7 @@ def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Any
         np.testing.assert_allclose(inferred["outputs"][0]["data"], logits[0].flatten(), rtol=1e-3, atol=1e-4)
 
 
-def test_sequences_go_from_training_to_a_served_class(normfold: Any, tmp_path: Path) -> None:
+def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = np.arange(150) % 3
     time = np.linspace(0, 2 * np.pi, 12)
@@ -222,7 +216,7 @@ def test_sequences_go_from_training_to_a_served_class(normfold: Any, tmp_path: P
     ],
 )
 def test_a_network_of_another_kind_than_the_data_is_one_sentence(
-    normfold: Any, arguments: list[str], message: str
+    normfold: RunCommand, arguments: list[str], message: str
 ) -> None:
     y = np.arange(30) % 2
     np.savez("masks.npz", x=np.arange(480).reshape(30, 4, 4), y=np.broadcast_to(y[:, None, None], (30, 4, 4)))

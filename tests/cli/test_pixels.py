@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,18 +12,19 @@ import pytest
 from normfold.contract.manifest import read_manifest
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
-from tests.export.graph.test_pixels import CARD, network
+from tests.support.command import RunCommand
+from tests.support.onnx_models import COLOUR_CARD, colour_convnet
 
 
 @pytest.fixture
 def net(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
-    onnx.save(network(np.random.default_rng(0)), path)
+    onnx.save(colour_convnet(np.random.default_rng(0)), path)
     return path
 
 
-def test_fold_takes_the_card_beside_the_model(normfold: Any, net: Path) -> None:
-    net.with_suffix(".json").write_text(to_json(SourceCard(preprocessing=CARD)))
+def test_fold_takes_the_card_beside_the_model(normfold: RunCommand, net: Path) -> None:
+    net.with_suffix(".json").write_text(to_json(SourceCard(preprocessing=COLOUR_CARD)))
 
     code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--input", "uint8")
 
@@ -35,8 +35,8 @@ def test_fold_takes_the_card_beside_the_model(normfold: Any, net: Path) -> None:
     assert onnx.load(net.with_name("folded.onnx")).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def test_verify_compares_pixels_with_what_the_card_makes_of_them(normfold: Any, net: Path) -> None:
-    net.with_name("card.json").write_text(to_json(SourceCard(preprocessing=CARD)))
+def test_verify_compares_pixels_with_what_the_card_makes_of_them(normfold: RunCommand, net: Path) -> None:
+    net.with_name("card.json").write_text(to_json(SourceCard(preprocessing=COLOUR_CARD)))
     assert normfold("fold", "net.onnx", "folded.onnx", "--input", "uint8", "--card", "card.json")[0] == 0
 
     assert normfold("verify", "net.onnx", "folded.onnx", "--card", "card.json")[0] == 0
@@ -45,8 +45,8 @@ def test_verify_compares_pixels_with_what_the_card_makes_of_them(normfold: Any, 
     assert "has other inputs than 'net.onnx'" in err
 
 
-def test_export_says_in_the_manifest_what_the_client_sends(normfold: Any, net: Path, tmp_path: Path) -> None:
-    net.with_suffix(".json").write_text(to_json(SourceCard(preprocessing=CARD)))
+def test_export_says_in_the_manifest_what_the_client_sends(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+    net.with_suffix(".json").write_text(to_json(SourceCard(preprocessing=COLOUR_CARD)))
 
     code, out, _ = normfold("export", "net.onnx", "--name", "net", "--input", "uint8", "--json")
 
@@ -55,7 +55,7 @@ def test_export_says_in_the_manifest_what_the_client_sends(normfold: Any, net: P
     manifest = read_manifest(tmp_path / "model_repository" / "net" / "1" / "manifest.json")
     assert manifest.takes_pixels
     assert manifest.inputs[0].datatype == "UINT8"
-    assert manifest.card.preprocessing == CARD
+    assert manifest.card.preprocessing == COLOUR_CARD
     unfolded = onnx.load(tmp_path / "model_repository" / "net" / "1" / "unfolded.onnx")
     assert unfolded.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
@@ -67,12 +67,12 @@ def test_export_says_in_the_manifest_what_the_client_sends(normfold: Any, net: P
         (["fold", "net.onnx", "out.onnx", "--input", "float16"], "--input 'float16' is not uint8"),
         (["fold", "net.onnx", "out.onnx", "--card", "c.json"], "--card goes with --input uint8"),
         (["export", "net.onnx", "--input", "uint8"], "Nothing says how pixels become the input 'x'"),
-        (["export", "net.onnx", "--input", "uint8:3x6x6"], "--input with a shape goes with module:factory"),
-        (["export", "net.onnx", "--input", "3x6x6"], "--input with a shape goes with module:factory"),
+        (["export", "net.onnx", "--input", "uint8:3x6x6"], "A shape in --input goes with module:factory"),
+        (["export", "net.onnx", "--input", "3x6x6"], "A shape in --input goes with module:factory"),
     ],
 )
 def test_what_cannot_be_is_said_and_nothing_is_written(
-    arguments: list[str], message: str, normfold: Any, net: Path
+    arguments: list[str], message: str, normfold: RunCommand, net: Path
 ) -> None:
     code, _, err = normfold(*arguments)
 

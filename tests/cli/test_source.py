@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from normfold._shared.source import parse_shape
 from normfold.cli.main import main
-from normfold.cli.source import SourceError, parse_shape
+from normfold.errors import ArgumentError
 from normfold.models.architectures.registry import build
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.training.checkpoint import make_run_config, save_checkpoint
@@ -69,7 +70,7 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         (
             ["{}.nets:img", "--input", "1x8x8"],
             "nets:img' returned its network in train mode (layer '0', for one), and no trained weights; "
-            "give --weights FILE, or let it load them itself and return network.eval().",
+            "give --weights, or let it load them itself and return network.eval().",
         ),
         (["{}.nope:img", "--input", "1x8x8"], "There is no module '{}.nope', neither installed nor in the current"),
         (["{}.nets:nope", "--input", "1x8x8"], "Module '{}.nets' has no function 'nope'."),
@@ -153,6 +154,6 @@ def test_full_disk_while_the_network_is_traced_is_of_the_environment(
 
 @pytest.mark.parametrize("text", ["", "3x", "x3", "3x0", "3x-2", "3×2", "٣", "9" * 5000])
 def test_shape_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(SourceError, match="is not positive numbers joined by x"):
+    with pytest.raises(ArgumentError, match="is not positive numbers joined by x"):
         parse_shape(text)
     assert parse_shape("3x224X0224") == (3, 224, 224)

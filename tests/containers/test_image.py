@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.containers.conftest import BASE, Engine
+from tests.support.containers import BASE, Engine
 
 LARGEST_MB = 240
 SITE = "/opt/normfold/lib/python3.11/site-packages"

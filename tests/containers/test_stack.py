@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.containers.conftest import PORT, PROJECT, Engine, Stack, address, tensors, wait_until_ready
+from tests.support.containers import PORT, PROJECT, Engine, Stack, infer_request, published_url, wait_until_ready
 
 READY_WITHIN_S = 3.0
 LIMIT_MB = 1024
@@ -100,7 +100,7 @@ def _models(stack: Stack) -> dict[str, str]:
 def test_it_is_ready_soon_with_nothing_that_it_may_write(engine: Engine, stack: Stack, started: list[str]) -> None:
     begun = time.monotonic()
     started.append(engine.start("--publish=127.0.0.1::8000", f"--volume={stack.volume}:/models:ro"))
-    wait_until_ready(address(engine, started[0]))
+    wait_until_ready(published_url(engine, started[0]))
     seconds = time.monotonic() - begun
 
     print(f"\nready {seconds:.2f} s behind the engine's command to run it (at most {READY_WITHIN_S:g} s)")
@@ -110,10 +110,10 @@ def test_it_is_ready_soon_with_nothing_that_it_may_write(engine: Engine, stack: 
 def test_requests_in_flight_are_answered_when_it_is_stopped(engine: Engine, stack: Stack, started: list[str]) -> None:
     options = ("--publish=127.0.0.1::8000", f"--volume={stack.volume}:/models:ro", "--cpus=1")
     started.append(engine.start(*options, "--env=NORMFOLD_QUEUE_CAPACITY=1000000"))
-    url = address(engine, started[0])
+    url = published_url(engine, started[0])
     wait_until_ready(url)
     rows, clients = 30_000, 8
-    body, headers = tensors(rows)
+    body, headers = infer_request(rows)
     answered: list[tuple[float, int]] = []
     failed: list[Exception] = []
 
@@ -169,9 +169,9 @@ def test_a_memory_limit_holds(engine: Engine, stack: Stack, started: list[str]) 
     bounds = ("--env-file=deploy/compose.env", "--env=NORMFOLD_QUEUE_CAPACITY=1000000")
     options = ("--publish=127.0.0.1::8000", f"--volume={stack.volume}:/models:ro", *limit, *bounds)
     started.append(engine.start(*options))
-    url = address(engine, started[0])
+    url = published_url(engine, started[0])
     wait_until_ready(url)
-    body, headers = tensors(60_000)
+    body, headers = infer_request(60_000)
     statuses: list[int] = []
 
     def ask() -> None:

@@ -106,7 +106,7 @@ def test_image_of_wrong_numbers_is_rejected(instance: Any, message: str) -> None
 def test_ends_of_the_value_range_are_valid_after_rounding_to_float32(value_max: float) -> None:
     preprocessing = ImagePreprocessing(channels=1, height=1, width=3, value_max=value_max, mean=(0,), std=(1,))
     raw = preprocessing.decode([[-0.0, value_max, float(np.float32(value_max))]])
-    np.testing.assert_array_equal(raw, np.float32([[[0, value_max, value_max]]]))
+    np.testing.assert_array_equal(raw, np.array([[[0, value_max, value_max]]], np.float32))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from normfold.service.settings import PREFIX, Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KEYS = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
@@ -102,7 +102,7 @@ def test_the_settings_are_known_and_a_person_may_override_them() -> None:
 
 
 def test_what_clients_hold_fits_into_the_memory_limit() -> None:
-    """The sum of docs/operations.md, for one processor."""
+    """The sum of docs/how-to/containers.md, for one processor."""
     size = {name: int(value) for name, value in settings().items() if name.endswith("_BYTES")}
     held = size["NORMFOLD_MAX_BODIES_BYTES"] + size["NORMFOLD_MAX_RESPONSE_BYTES"]
 

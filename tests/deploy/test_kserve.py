@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from normfold.contract.bundle import NAME_PATTERN
 from normfold.service.settings import Settings
-from tests.support.manifests import KSERVE, base, container_of, environment_of, read
+from tests.support.deploy_files import KSERVE, base_resource, container_of, environment_of, read_document
 
-RUNTIME = read(KSERVE / "servingruntime.yaml")
-INFERENCE_SERVICE = read(KSERVE / "inferenceservice.yaml")
+RUNTIME = read_document(KSERVE / "servingruntime.yaml")
+INFERENCE_SERVICE = read_document(KSERVE / "inferenceservice.yaml")
 MODEL = INFERENCE_SERVICE["spec"]["predictor"]["model"]
 MOUNTED = "/mnt/models"
 """Where KServe lays what storageUri points at."""
@@ -26,15 +26,15 @@ def test_runtime_is_never_chosen_for_a_model_that_does_not_name_it() -> None:
 
 
 def test_runtime_runs_the_service_as_the_deployment_does_but_for_the_repository() -> None:
-    here, there = container_of(RUNTIME), container_of(base("deployment"))
+    here, there = container_of(RUNTIME), container_of(base_resource("deployment"))
     assert here["name"] == "kserve-container"
     for field in ("image", "args", "resources"):
         assert here[field] == there[field]
-    assert environment_of(RUNTIME) == {**environment_of(base("deployment")), "NORMFOLD_REPOSITORY": MOUNTED}
+    assert environment_of(RUNTIME) == {**environment_of(base_resource("deployment")), "NORMFOLD_REPOSITORY": MOUNTED}
 
 
 def test_probes_are_those_of_the_deployment_by_the_ports_number() -> None:
-    here, there = container_of(RUNTIME), container_of(base("deployment"))
+    here, there = container_of(RUNTIME), container_of(base_resource("deployment"))
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         expected = {**there[name], "httpGet": {**there[name]["httpGet"], "port": Settings().port}}
         assert here[name] == expected
@@ -49,7 +49,7 @@ def test_metrics_are_announced_at_the_port_that_the_service_listens_on() -> None
 def test_storage_is_a_folder_of_the_claim_and_neither_a_model_nor_a_version() -> None:
     claim, _, folder = MODEL["storageUri"].removeprefix("pvc://").partition("/")
     name = INFERENCE_SERVICE["metadata"]["name"]
-    assert claim == base("claim")["metadata"]["name"]
+    assert claim == base_resource("claim")["metadata"]["name"]
     assert folder
     assert folder.split("/")[-1] != name
     assert not folder.split("/")[-1].isdecimal()

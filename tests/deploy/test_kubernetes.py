@@ -15,28 +15,28 @@ import pytest
 from normfold.service.app import create_app
 from normfold.service.errors import SettingsError
 from normfold.service.settings import Settings, load_settings
-from tests.support.manifests import (
+from tests.support.deploy_files import (
     FILES,
     KUBERNETES,
-    ROOT,
     Resource,
-    base,
+    base_resource,
     bytes_of,
     container_of,
     environment_of,
     pod_of,
-    read,
+    read_document,
 )
+from tests.support.paths import ROOT
 
 VERSIONS = ("1.27", "1.37")
-"""The oldest and the newest Kubernetes that docs/kubernetes.md names."""
+"""The oldest and the newest Kubernetes that docs/how-to/kubernetes.md names."""
 
 LOADING_AND_SPANS_S = 5 + 2
-"""What the service may take at its end besides delay and grace, as docs/serving.md says."""
+"""What the service may take at its end besides delay and grace, as docs/how-to/serve.md says."""
 
-RUNTIME = read(ROOT / "deploy" / "kserve" / "servingruntime.yaml")
-UPLOAD = read(KUBERNETES / "upload.yaml")
-DEPLOYMENT = base("deployment")
+RUNTIME = read_document(ROOT / "deploy" / "kserve" / "servingruntime.yaml")
+UPLOAD = read_document(KUBERNETES / "upload.yaml")
+DEPLOYMENT = base_resource("deployment")
 PODS = [pytest.param(one, id=one["kind"]) for one in (DEPLOYMENT, UPLOAD, RUNTIME)]
 SERVERS = [pytest.param(one, id=one["kind"]) for one in (DEPLOYMENT, RUNTIME)]
 
@@ -74,16 +74,16 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("path", BUILT_IN, ids=lambda path: path.stem)
 def test_manifest_fits_the_schema_of_kubernetes(path: Path, version: str) -> None:
-    kubernetes_validate.validate(read(path), version, strict=True)
+    kubernetes_validate.validate(read_document(path), version, strict=True)
 
 
 def test_the_page_names_the_versions_that_are_checked() -> None:
-    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
     assert f"Kubernetes {VERSIONS[0]} and {VERSIONS[1]}" in " ".join(page.split())
 
 
 def test_misspelt_field_does_not_fit_the_schema() -> None:
-    wrong = base("deployment")
+    wrong = base_resource("deployment")
     wrong["spec"]["template"]["spec"]["terminationGracePeriod"] = 45
     with pytest.raises(kubernetes_validate.ValidationError, match="terminationGracePeriod"):
         kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
@@ -93,9 +93,9 @@ def test_misspelt_field_does_not_fit_the_schema() -> None:
     "selector",
     [
         pytest.param(DEPLOYMENT["spec"]["selector"]["matchLabels"], id="deployment"),
-        pytest.param(base("service")["spec"]["selector"], id="service"),
-        pytest.param(base("pdb")["spec"]["selector"]["matchLabels"], id="pdb"),
-        pytest.param(base("networkpolicy")["spec"]["podSelector"]["matchLabels"], id="networkpolicy"),
+        pytest.param(base_resource("service")["spec"]["selector"], id="service"),
+        pytest.param(base_resource("pdb")["spec"]["selector"]["matchLabels"], id="pdb"),
+        pytest.param(base_resource("networkpolicy")["spec"]["podSelector"]["matchLabels"], id="networkpolicy"),
         *(
             pytest.param(one["labelSelector"]["matchLabels"], id=one["topologyKey"])
             for one in pod_of(DEPLOYMENT)["topologySpreadConstraints"]
@@ -107,17 +107,17 @@ def test_selector_is_the_label_of_the_serving_pods(selector: dict[str, str]) -> 
 
 
 def test_upload_pod_gets_no_requests() -> None:
-    assert not base("service")["spec"]["selector"].items() <= UPLOAD["metadata"]["labels"].items()
+    assert not base_resource("service")["spec"]["selector"].items() <= UPLOAD["metadata"]["labels"].items()
 
 
 def test_autoscaler_counts_the_replicas_and_the_deployment_does_not() -> None:
-    target = base("hpa")["spec"]["scaleTargetRef"]
+    target = base_resource("hpa")["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == (DEPLOYMENT["kind"], DEPLOYMENT["metadata"]["name"])
     assert "replicas" not in DEPLOYMENT["spec"]
 
 
 def test_eviction_leaves_a_pod_of_the_fewest() -> None:
-    assert base("pdb")["spec"]["maxUnavailable"] < base("hpa")["spec"]["minReplicas"]
+    assert base_resource("pdb")["spec"]["maxUnavailable"] < base_resource("hpa")["spec"]["minReplicas"]
 
 
 def test_rollout_takes_no_pod_away_before_a_new_one_is_ready() -> None:
@@ -133,9 +133,9 @@ def test_port_is_the_one_that_the_service_listens_on(server: Resource) -> None:
 
 def test_ports_are_called_by_names_that_exist() -> None:
     (of_container,) = container_of(DEPLOYMENT)["ports"]
-    (of_service,) = base("service")["spec"]["ports"]
-    (rule,) = base("networkpolicy")["spec"]["ingress"]
-    (monitored,) = read(KUBERNETES / "components" / "monitoring" / "servicemonitor.yaml")["spec"]["endpoints"]
+    (of_service,) = base_resource("service")["spec"]["ports"]
+    (rule,) = base_resource("networkpolicy")["spec"]["ingress"]
+    (monitored,) = read_document(KUBERNETES / "components" / "monitoring" / "servicemonitor.yaml")["spec"]["endpoints"]
     assert of_service["targetPort"] == of_container["name"]
     assert [port["port"] for port in rule["ports"]] == [of_container["name"]]
     assert {probe["httpGet"]["port"] for probe in _probes(DEPLOYMENT).values()} == {of_container["name"]}
@@ -171,16 +171,16 @@ def test_settings_are_taken_by_the_service(server: Resource, monkeypatch: pytest
 
 @pytest.mark.parametrize("patch", sorted(KUBERNETES.rglob("deployment-patch.yaml")), ids=lambda path: path.parent.name)
 def test_settings_of_a_patch_are_taken_beside_those_of_the_base(patch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**environment_of(DEPLOYMENT), **environment_of(read(patch))}.items():
+    for name, value in {**environment_of(DEPLOYMENT), **environment_of(read_document(patch))}.items():
         monkeypatch.setenv(name, value)
     load_settings()
 
 
 def test_service_links_are_off_since_the_service_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    inference_service = read(ROOT / "deploy" / "kserve" / "inferenceservice.yaml")
+    inference_service = read_document(ROOT / "deploy" / "kserve" / "inferenceservice.yaml")
     for pod in (pod_of(DEPLOYMENT), pod_of(UPLOAD), inference_service["spec"]["predictor"]):
         assert pod["enableServiceLinks"] is False
-    prefix = base("service")["metadata"]["name"].upper().replace("-", "_")
+    prefix = base_resource("service")["metadata"]["name"].upper().replace("-", "_")
     monkeypatch.setenv(f"{prefix}_SERVICE_HOST", "10.0.0.1")
     with pytest.raises(SettingsError, match="NORMFOLD_SERVICE_HOST"):
         load_settings()
@@ -193,7 +193,7 @@ def test_time_to_stop_covers_what_the_service_takes() -> None:
         + float(environment["NORMFOLD_SHUTDOWN_GRACE_S"])
         + LOADING_AND_SPANS_S
     )
-    inference_service = read(ROOT / "deploy" / "kserve" / "inferenceservice.yaml")
+    inference_service = read_document(ROOT / "deploy" / "kserve" / "inferenceservice.yaml")
     assert pod_of(DEPLOYMENT)["terminationGracePeriodSeconds"] > longest
     assert inference_service["spec"]["predictor"]["terminationGracePeriodSeconds"] > longest
 
@@ -235,14 +235,14 @@ def test_image_is_that_of_this_version(resource: Resource) -> None:
 
 
 def test_no_pod_holds_a_token() -> None:
-    assert base("serviceaccount")["automountServiceAccountToken"] is False
+    assert base_resource("serviceaccount")["automountServiceAccountToken"] is False
     for pod in (pod_of(DEPLOYMENT), pod_of(UPLOAD)):
         assert pod["automountServiceAccountToken"] is False
-        assert pod["serviceAccountName"] == base("serviceaccount")["metadata"]["name"]
+        assert pod["serviceAccountName"] == base_resource("serviceaccount")["metadata"]["name"]
 
 
 def test_repository_is_the_claim_read_only_and_written_by_the_upload_pod_alone() -> None:
-    claim = base("claim")["metadata"]["name"]
+    claim = base_resource("claim")["metadata"]["name"]
     for resource, is_read_only in ((DEPLOYMENT, True), (UPLOAD, False)):
         (volume,) = [one for one in pod_of(resource)["volumes"] if "persistentVolumeClaim" in one]
         (mount,) = [one for one in container_of(resource)["volumeMounts"] if one["name"] == volume["name"]]
@@ -261,7 +261,7 @@ def test_tmp_can_be_written_and_is_bounded(resource: Resource) -> None:
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_what_clients_hold_leaves_room_for_models(server: Resource) -> None:
-    """The sum of docs/operations.md: bodies, answers, JSON that is being read, and /tmp, beside the process itself."""
+    """The sum of docs/how-to/containers.md: bodies, responses, JSON while it is decoded, /tmp, the process."""
     container = container_of(server)
     limit, cpus = bytes_of(container["resources"]["limits"]["memory"]), int(container["resources"]["limits"]["cpu"])
     (tmp,) = [one["emptyDir"] for one in pod_of(server)["volumes"] if "emptyDir" in one]
@@ -279,7 +279,7 @@ def test_limits_are_the_requests_and_name_the_processors() -> None:
 
 
 def test_pods_reach_nothing_and_are_reached_on_one_port_alone() -> None:
-    policy = base("networkpolicy")["spec"]
+    policy = base_resource("networkpolicy")["spec"]
     assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
     assert policy["egress"] == []
     (rule,) = policy["ingress"]
@@ -288,16 +288,16 @@ def test_pods_reach_nothing_and_are_reached_on_one_port_alone() -> None:
 
 
 def test_monitor_selects_the_service_and_asks_what_it_has(paths: set[str]) -> None:
-    monitor = read(KUBERNETES / "components" / "monitoring" / "servicemonitor.yaml")
+    monitor = read_document(KUBERNETES / "components" / "monitoring" / "servicemonitor.yaml")
     (endpoint,) = monitor["spec"]["endpoints"]
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= base("service")["metadata"]["labels"].items()
-    assert monitor["metadata"]["namespace"] == base("namespace")["metadata"]["name"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= base_resource("service")["metadata"]["labels"].items()
+    assert monitor["metadata"]["namespace"] == base_resource("namespace")["metadata"]["name"]
     assert endpoint["path"] in paths
 
 
 def test_queue_metric_is_the_services_the_rules_and_the_autoscalers(metrics: set[str]) -> None:
-    (patch,) = read(KUBERNETES / "components" / "queue-scaling" / "hpa-patch.yaml")
-    (rule,) = read(KUBERNETES / "prometheus-adapter-rule.yaml")["rules"]
+    (patch,) = read_document(KUBERNETES / "components" / "queue-scaling" / "hpa-patch.yaml")
+    (rule,) = read_document(KUBERNETES / "prometheus-adapter-rule.yaml")["rules"]
     series = rule["seriesQuery"].split("{")[0]
     assert series in metrics
     assert rule["name"]["as"] == patch["value"]["pods"]["metric"]["name"]
@@ -305,13 +305,13 @@ def test_queue_metric_is_the_services_the_rules_and_the_autoscalers(metrics: set
 
 
 def test_patched_autoscaler_fits_the_schema() -> None:
-    (patch,) = read(KUBERNETES / "components" / "queue-scaling" / "hpa-patch.yaml")
-    scaler = base("hpa")
+    (patch,) = read_document(KUBERNETES / "components" / "queue-scaling" / "hpa-patch.yaml")
+    scaler = base_resource("hpa")
     scaler["spec"]["metrics"].append(patch["value"])
     kubernetes_validate.validate(scaler, VERSIONS[-1], strict=True)
 
 
 def test_alerts_are_those_of_prometheus() -> None:
-    rule = read(KUBERNETES / "components" / "monitoring" / "prometheusrule.yaml")
+    rule = read_document(KUBERNETES / "components" / "monitoring" / "prometheusrule.yaml")
 
-    assert rule["spec"] == read(ROOT / "deploy" / "prometheus" / "alerts.yml")
+    assert rule["spec"] == read_document(ROOT / "deploy" / "prometheus" / "alerts.yml")

@@ -11,41 +11,41 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.manifests import (
+from tests.support.deploy_files import (
     FILES,
     KUBERNETES,
     KUSTOMIZATIONS,
     OVERLAYS,
     Resource,
-    base,
+    base_resource,
     container_of,
     environment_of,
     pod_of,
-    read,
+    read_document,
 )
 
 ALONE = {KUBERNETES / "upload.yaml", KUBERNETES / "prometheus-adapter-rule.yaml"}
-"""Files that docs/kubernetes.md has applied by themselves."""
+"""Files that docs/how-to/kubernetes.md has applied by themselves."""
 
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 
 RESOURCES = {
     (resource["kind"], resource["metadata"]["name"]): resource
     for folder in KUSTOMIZATIONS
-    for name in read(folder / "kustomization.yaml").get("resources", [])
+    for name in read_document(folder / "kustomization.yaml").get("resources", [])
     if (folder / name).is_file()
-    for resource in [read(folder / name)]
+    for resource in [read_document(folder / name)]
 }
 
 PATCHES = [
     pytest.param(patch.get("target"), folder / patch["path"], id=f"{folder.name}/{patch['path']}")
     for folder in KUSTOMIZATIONS
-    for patch in read(folder / "kustomization.yaml").get("patches", [])
+    for patch in read_document(folder / "kustomization.yaml").get("patches", [])
 ]
 
 
 def _named_by(folder: Path) -> set[Path]:
-    kustomization = read(folder / "kustomization.yaml")
+    kustomization = read_document(folder / "kustomization.yaml")
     names = [*kustomization.get("resources", []), *kustomization.get("components", [])]
     names += [patch["path"] for patch in kustomization.get("patches", [])]
     return {(folder / name).resolve() for name in names}
@@ -55,7 +55,7 @@ def _build(folder: Path) -> dict[str, Resource]:
     """Return what kubectl makes of a kustomization, by kind."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("kubectl, which holds kustomize, is not installed; the other tests read the files themselves.")
+        pytest.skip("no kubectl (make system-packages)")
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {resource["kind"]: resource for resource in yaml.safe_load_all(done.stdout)}
@@ -79,12 +79,12 @@ def test_no_component_is_left_out() -> None:
 
 @pytest.mark.parametrize(("target", "path"), PATCHES)
 def test_patch_meets_what_it_patches(target: dict[str, str] | None, path: Path) -> None:
-    patch = read(path)
+    patch = read_document(path)
     if target is None:
         resource = RESOURCES[patch["kind"], patch["metadata"]["name"]]
         assert container_of(patch)["name"] == container_of(resource)["name"]
         assert patch["apiVersion"] == resource["apiVersion"]
-        assert patch["metadata"]["namespace"] == base("namespace")["metadata"]["name"]
+        assert patch["metadata"]["namespace"] == base_resource("namespace")["metadata"]["name"]
         return
     resource = RESOURCES[target["kind"], target["name"]]
     assert f"{target['group']}/{target['version']}" == resource["apiVersion"]
@@ -112,15 +112,18 @@ def test_kubectl_builds_what_fits_the_schema(folder: Path) -> None:
 def test_base_needs_no_custom_resource() -> None:
     named = _named_by(KUBERNETES / "base")
     assert all("base" in path.parts for path in named)
-    assert not {read(path)["kind"] for path in named} & CUSTOM
+    assert not {read_document(path)["kind"] for path in named} & CUSTOM
 
 
 def test_gpu_overlay_asks_for_a_gpu_its_image_and_the_provider_that_uses_it() -> None:
     deployment = _build(KUBERNETES / "overlays" / "gpu")["Deployment"]
     container = container_of(deployment)
-    assert container["image"] == container_of(base("deployment"))["image"] + "-gpu"
+    assert container["image"] == container_of(base_resource("deployment"))["image"] + "-gpu"
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert container["resources"]["limits"]["cpu"] == container_of(base("deployment"))["resources"]["limits"]["cpu"]
+    assert (
+        container["resources"]["limits"]["cpu"]
+        == container_of(base_resource("deployment"))["resources"]["limits"]["cpu"]
+    )
     assert environment_of(deployment)["NORMFOLD_PROVIDER"] == "cuda"
     assert [one["key"] for one in pod_of(deployment)["tolerations"]] == ["nvidia.com/gpu"]
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}

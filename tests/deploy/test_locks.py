@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from scripts.lock import BUILD, ROLES, TORCH, first_line, read_project
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
 PINS = {path.stem: path for path in sorted(FOLDER.glob("*.txt"))}
 HASHED = [role for role in PINS if role != TORCH]

@@ -7,8 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,11 @@ import yaml
 from normfold.service.app import create_app
 from normfold.service.auth.key_admin import create_key
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Service, serve_app
-from tests.service.http.test_hostile_bodies import PICTURE, Slow
-from tests.support.monitoring import PROMETHEUS, RULES, command, dashboard_queries, variable_queries
+from tests.support.bundles import BundleWriter
+from tests.support.deploy_files import PROMETHEUS, RULES, dashboard_queries, prometheus_command, variable_queries
+from tests.support.infer_bodies import PICTURE
+from tests.support.service import HeldRuns, Service, serve_app
+from tests.support.waiting import wait_for
 
 INTERVAL = "500ms"
 WINDOW = "2m"
@@ -29,13 +30,6 @@ WINDOW = "2m"
 
 INFER = "/v2/models/digits/infer"
 ROUNDS = 4
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @dataclass
@@ -49,7 +43,7 @@ class Traffic:
 
     service: Service
     bundles: BundleWriter
-    slow: Slow
+    slow: HeldRuns
     headers: dict[str, str]
     too_often: dict[str, str]
 
@@ -80,7 +74,9 @@ class Traffic:
         assert slow.running.wait(timeout=20)
         assert self.ask(INFER, PICTURE | {"parameters": {"timeout": 20_000}}) == 504
         threads[1].start()
-        wait_for(lambda: 'normfold_queue_rows{model="digits",version="1"} 1.0' in self._metrics())
+        wait_for(
+            lambda: 'normfold_queue_rows{model="digits",version="1"} 1.0' in self._metrics(), timeout_s=60, poll_s=0.05
+        )
         assert self.ask(INFER, PICTURE) == 503
         slow.holds.clear()
         slow.go_on.set()
@@ -139,9 +135,9 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         drift_share=1.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        slow = Slow(patch)
+        slow = HeldRuns(patch)
         with serve_app(create_app(settings), settings) as service:
-            wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200)
+            wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200, timeout_s=60, poll_s=0.05)
             asks = [{"Authorization": f"Bearer {one}"} for one in (key, seldom)]
             yield Traffic(service, bundles, slow, *asks)
 
@@ -159,10 +155,10 @@ def prometheus(traffic: Traffic, tmp_path_factory: pytest.TempPathFactory) -> It
     shutil.copy(PROMETHEUS / "alerts.yml", folder)
     arguments = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([command("prometheus"), *arguments], cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen([prometheus_command("prometheus"), *arguments], cwd=folder, stdout=log, stderr=log)
     try:
         address = re.compile(r"Listening on.* address=(127\.0\.0\.1:\d+)")
-        wait_for(lambda: address.search((folder / "log").read_text()))
+        wait_for(lambda: address.search((folder / "log").read_text()), timeout_s=60, poll_s=0.05)
         found = address.search((folder / "log").read_text())
         assert found
         with Prometheus(f"http://{found[1]}") as api:
@@ -179,13 +175,18 @@ def scrape_traffic(api: Prometheus, traffic: Traffic) -> None:
     def scrapes() -> float:
         return sum(api.values(f"count_over_time(up[{WINDOW}])"))
 
-    wait_for(lambda: api.values("up") == [1.0])
+    def wait_for_scrapes(count: float) -> None:
+        wait_for(lambda: scrapes() >= count, timeout_s=60, poll_s=0.05)
+
+    wait_for(lambda: api.values("up") == [1.0], timeout_s=60, poll_s=0.05)
     (traffic.bundles.root / "digits" / "2").mkdir()
     for number in range(ROUNDS):
         due = scrapes() + 2
         traffic.send_round(number)
-        wait_for(lambda due=due: scrapes() >= due)
-    wait_for(lambda: api.values('ALERTS{alertname="NormfoldLoadFailed", alertstate="firing"}'))
+        wait_for_scrapes(due)
+    wait_for(
+        lambda: api.values('ALERTS{alertname="NormfoldLoadFailed", alertstate="firing"}'), timeout_s=60, poll_s=0.05
+    )
 
 
 def chosen(expression: str, model: str, version: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import yaml
@@ -12,30 +10,29 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.service.settings import Settings
-from tests.service.conftest import bundles, start
-from tests.service.http.test_hostile_bodies import post
-from tests.support.monitoring import (
+from scripts.docs_reference import metrics, triton_metrics
+from tests.support.bundles import BundleWriter
+from tests.support.deploy_files import (
     DASHBOARD,
     GRAFANA,
     PROMETHEUS,
-    ROOT,
     RULES,
     dashboard_queries,
     metrics_of,
     variable_queries,
 )
+from tests.support.paths import ROOT
+from tests.support.service import StartService, post_picture
 
-__all__ = ["bundles", "start"]
-
-PAGE = (ROOT / "docs" / "operations.md").read_text()
+ALERTS_PAGE = (ROOT / "docs" / "how-to" / "alerts.md").read_text()
 
 
 @pytest.fixture
-def families(bundles: Any, start: Callable[..., Any]) -> list[Metric]:
+def families(bundles: BundleWriter, start: StartService) -> list[Metric]:
     """The metrics of a service that was asked something, under Triton's names too."""
     bundles.digits()
     service = start(bundles.root, triton_metrics=True)
-    assert post(service).status_code == 200
+    assert post_picture(service).status_code == 200
     return list(text_string_to_metric_families(service.client.get("/metrics").text))
 
 
@@ -70,19 +67,17 @@ def test_names_are_found_in_an_expression(expression: str, names: str) -> None:
 
 
 def test_the_table_of_metrics_has_all_of_them_and_nothing_else(families: list[Metric]) -> None:
-    section = PAGE.partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    documented = set(re.findall(r"`((?:normfold|process|nv)_\w+)`", section))
+    documented = set(re.findall(r"`((?:normfold|process|nv)_\w+)`", metrics() + triton_metrics()))
 
     assert documented == {f"{family.name}{'_total' * (family.type == 'counter')}" for family in families}
 
 
 def test_every_alert_has_its_heading_in_the_order_of_the_file() -> None:
-    section = PAGE.partition("\n## Alerts\n")[2].partition("\n## ")[0]
     alerts = [rule["alert"] for rule in RULES]
 
-    assert re.findall(r"^### (\w+)$", section, re.MULTILINE) == alerts
+    assert re.findall(r"^## (\w+)$", ALERTS_PAGE, re.MULTILINE) == alerts
     assert [rule["annotations"]["runbook"] for rule in RULES] == [
-        f"docs/operations.md#{alert.lower()}" for alert in alerts
+        f"docs/how-to/alerts.md#{alert.lower()}" for alert in alerts
     ]
 
 

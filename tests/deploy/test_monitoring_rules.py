@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.support.monitoring import PROMETHEUS, RULES, command
+from tests.support.deploy_files import PROMETHEUS, RULES, prometheus_command
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,12 @@ from tests.support.monitoring import PROMETHEUS, RULES, command
 )
 def test_promtool_finds_no_fault(arguments: tuple[str, ...]) -> None:
     ended = subprocess.run(
-        [command("promtool"), *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60, check=False
+        [prometheus_command("promtool"), *arguments],
+        cwd=PROMETHEUS,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from normfold.service.auth.key_admin import create_key
 from normfold.service.auth.key_store import KeyStore
-from tests.support.manifests import KUBERNETES, environment_of, read
+from tests.support.deploy_files import KUBERNETES, environment_of, read_document
 
 
 def _publish(keys: Path, mount: Path, number: int) -> None:
@@ -23,7 +23,7 @@ def _publish(keys: Path, mount: Path, number: int) -> None:
 
 
 def test_keys_of_a_changed_secret_are_taken(tmp_path: Path) -> None:
-    patch = read(KUBERNETES / "components" / "keys" / "deployment-patch.yaml")
+    patch = read_document(KUBERNETES / "components" / "keys" / "deployment-patch.yaml")
     keys, mount = tmp_path / Path(environment_of(patch)["NORMFOLD_KEYS"]).name, tmp_path / "mount"
     mount.mkdir()
     (mount / keys.name).symlink_to(f"..data/{keys.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from onnx import helper
 from normfold.contract.findings import Finding, Severity
 from normfold.export.audit import audit_onnx
 from normfold.export.errors import ModelFileError
-from tests.support.inflate import inflate
-from tests.support.onnx_models import batchnorm, model
-
-GRAPHS = Path(__file__).parents[1] / "graphs"
+from tests.support import published_graphs
+from tests.support.onnx_models import batchnorm, model, set_training_mode
+from tests.support.published_graphs import published_graph
 
 
 def sound(channels: int = 3) -> dict[str, np.ndarray]:
@@ -77,11 +75,6 @@ def test_statistics_that_were_never_set_are_found(tmp_path: Path) -> None:
 )
 def test_an_unusual_epsilon_is_found(tmp_path: Path, epsilon: float, codes: list[str]) -> None:
     assert [found.code for found in audit_onnx(written(tmp_path, sound(), epsilon=epsilon)).findings] == codes
-
-
-def set_training_mode(node: onnx.NodeProto) -> None:
-    node.attribute.append(helper.make_attribute("training_mode", 1))
-    node.output.extend(["new_mean", "new_var"])
 
 
 def training(path: Path) -> list[tuple[str, str | None, Severity]]:
@@ -148,10 +141,9 @@ def test_what_is_no_model_is_refused_as_elsewhere(tmp_path: Path) -> None:
         audit_onnx(tmp_path / "none.onnx")
 
 
-@pytest.mark.parametrize("name", sorted(path.name.removesuffix(".onnx.gz") for path in GRAPHS.glob("*.onnx.gz")))
+@pytest.mark.parametrize("name", published_graphs.NAMES)
 def test_nothing_is_found_of_published_graphs_with_plausible_statistics(name: str, tmp_path: Path) -> None:
-    skeleton = onnx.load_from_string(gzip.decompress((GRAPHS / f"{name}.onnx.gz").read_bytes()))
-    onnx.save(inflate(skeleton), tmp_path / "net.onnx")
+    onnx.save(published_graph(name), tmp_path / "net.onnx")
     audit = audit_onnx(tmp_path / "net.onnx")
     assert audit.findings == ()
     assert audit.layers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,7 @@ from onnx import helper, numpy_helper
 
 from normfold.export.fold.report import Outcome
 from normfold.export.onnx_io.fold_file import fold_file
-from tests.support.inflate import inflate
-
-GRAPHS = Path(__file__).parents[1] / "graphs"
+from tests.support.published_graphs import published_graph
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,7 @@ def repeat_row(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> str:
 @pytest.mark.parametrize("free_batch", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("name", BARS)
 def test_a_real_graph_folds_as_far_as_it_can(name: str, free_batch: bool, tmp_path: Path) -> None:
-    skeleton = onnx.load_from_string(gzip.decompress((GRAPHS / f"{name}.onnx.gz").read_bytes()))
-    source = inflate(skeleton)
+    source = published_graph(name)
     if free_batch:
         source = with_free_batch(source)
     onnx.save(source, tmp_path / "source.onnx")

@@ -104,8 +104,8 @@ def beta_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def sign_forgotten_in_merge(patch: pytest.MonkeyPatch) -> None:
     from normfold.export.fold.merge import merge
+    from normfold.export.fold.merge.kernel import summed as right
 
-    right = merge.summed
     patch.setattr(merge, "summed", lambda kernels, signs: right(kernels, [1] * len(signs)))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.service import Service
+
 
 def probe(port: int) -> subprocess.CompletedProcess[str]:
     """Run the check as a container's engine does."""
@@ -18,8 +20,8 @@ def probe(port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_service_that_is_ready_is_healthy(served: Any) -> None:
-    assert probe(served.client.base_url.port).returncode == 0
+def test_a_service_that_is_ready_is_healthy(served: Service) -> None:
+    assert probe(served.client.base_url.port or 0).returncode == 0
 
 
 def test_one_that_is_not_ready_is_not_healthy_and_says_why(start: Any, tmp_path: Any) -> None:

@@ -33,7 +33,8 @@ from normfold.service.errors import ControlError, RateError, ScopeError, Unauthe
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
 from normfold.service.routes.schemas import SCHEMAS, ref
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Service, serve_app
+from tests.support.bundles import BundleWriter
+from tests.support.service import Service, serve_app
 
 CHECKS = [
     not_a_server_error,
@@ -69,7 +70,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def document() -> dict[str, Any]:
     """Return the document; it is the same whatever is served."""
     app = create_app(Settings.model_construct())  # nothing of the environment
-    app.state.workers.close()
+    app.state.thread_pool.close()
     return app.openapi()
 
 

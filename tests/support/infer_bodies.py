@@ -1,21 +1,42 @@
-"""Bodies of infer requests, for hypothesis: right ones in every form, broken ones, and texts of any structure."""
+"""Bodies of infer requests: fixed ones, and strategies of hypothesis for valid, broken and arbitrary ones."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.binary_tensors import array_to_bytes
 from normfold.service.codec.json_tensors import DTYPES, Array
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+"""Header with the length of the JSON in front of binary tensors."""
+
+PICTURE: dict[str, Any] = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 4, 4], "data": [0.0] * 16}]}
+"""Infer request of one picture to `BundleWriter.digits`."""
+
+
+def binary_input(size: Any = 8, shape: Any = (1, 2), name: str = "input", **fields: Any) -> dict[str, Any]:
+    """Return the JSON of an FP32 input whose data are `size` bytes behind the JSON; `fields` replace or add."""
+    parameters = {"binary_data_size": size}
+    return {"name": name, "datatype": "FP32", "shape": list(shape), "parameters": parameters} | fields
+
+
+def png_of(pixels: np.ndarray, mode: str | None = None) -> bytes:
+    """Encode pixels, (height, width) or (height, width, channels), rounded down to 8 bits, as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8), mode).save(file, "PNG")
+    return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,8 @@ def written(values: Sequence[Array], specs: Sequence[TensorSpec], way: str) -> S
 
 
 def compressed(sent: Sent, encoding: bytes) -> Sent:
-    pack = {b"gzip": gzip.compress, b"deflate": zlib.compress}.get(encoding, bytes)
+    packs: dict[bytes, Callable[[bytes], bytes]] = {b"gzip": gzip.compress, b"deflate": zlib.compress}
+    pack = packs.get(encoding, bytes)
     return Sent(pack(sent.body), sent.front, encoding)
 
 

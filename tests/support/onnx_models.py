@@ -1,22 +1,26 @@
-"""Small ONNX models for the tests of the fold, and what they compute."""
+"""Small ONNX models, and the outputs that they compute."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from normfold.contract.monitor import MonitoredLayer, divergence
+from normfold.contract.preprocess import ImagePreprocessing
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 
-Shape = Sequence[int | str]
+Shape = Sequence[Any]
+"""Sizes, and names of free axes; Any, for mypy infers list[object] of a list that holds both."""
 
 
 def model(
@@ -68,9 +72,118 @@ def conv_batchnorm(rng: np.random.Generator, **changes: Any) -> tuple[list[NodeP
     return nodes, {"w": rng.normal(size=(3, 2, 1, 1))} | statistics(rng, 3)
 
 
-def feeds(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def image_rows(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Make two rows of IMAGE."""
     return {"x": rng.normal(size=(2, 2, 4, 4))}
+
+
+def small_convnet(
+    rng: np.random.Generator, batch: int | str = "n", dtype: Any = np.float32, group: int = 2
+) -> onnx.ModelProto:
+    """Make Conv, BatchNormalization, Relu, Flatten, Gemm: x (batch, 4, 5, 5) -> y (batch, 3); every weight matters."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["h"], name="conv", group=group, pads=[1, 1, 1, 1]),
+        batchnorm("h", "n1"),
+        helper.make_node("Relu", ["n1"], ["r"]),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["y"], name="gemm"),
+    ]
+    constants = {
+        "w": rng.normal(size=(4, 4 // group, 3, 3)),
+        "b": rng.normal(size=4),
+        "v": rng.normal(size=(4 * 5 * 5, 3)),
+    } | statistics(rng, 4)
+    constants = {name: array.astype(dtype) for name, array in constants.items()}
+    return model(nodes, {"x": [batch, 4, 5, 5]}, ["y"], constants, dtype=dtype)
+
+
+COLOUR_CARD = ImagePreprocessing(channels=3, height=6, width=6, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Preprocessing of `colour_convnet`'s pictures."""
+
+
+def colour_convnet(
+    rng: np.random.Generator, front: list[NodeProto] | None = None, pads: int = 1, **constants: np.ndarray
+) -> onnx.ModelProto:
+    """Make Conv, BatchNormalization, Relu: x (n, 3, 6, 6) -> y; nodes of `front` come first and make the value `s`."""
+    first = "s" if front else "x"
+    nodes = [
+        *(front or []),
+        helper.make_node("Conv", [first, "w"], ["c"], name="conv", pads=[pads] * 4),
+        batchnorm("c", "b"),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    weight = {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32)}
+    parameters = weight | statistics(rng, 4, dtype=np.float32) | constants
+    return model(nodes, {"x": ["n", 3, 6, 6]}, ["y"], parameters, dtype=np.float32)
+
+
+def gemm_block(rng: np.random.Generator, opset: int) -> onnx.ModelProto:
+    """Make a network of rank 2: x -> Gemm -> BatchNormalization -> Relu -> y."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"]),
+        batchnorm("h", "n1"),
+        helper.make_node("Relu", ["n1"], ["y"]),
+    ]
+    constants = {"w": rng.normal(size=(6, 4))} | statistics(rng, 4)
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    return model(nodes, {"x": ["n", 6]}, ["y"], constants, opset=opset, dtype=np.float32)
+
+
+def conv_blocks(rng: np.random.Generator, blocks: int, opset: int = 17, channels: int = 4) -> onnx.ModelProto:
+    """Make a chain of Conv, BatchNormalization and Relu."""
+    nodes: list[NodeProto] = []
+    constants: dict[str, np.ndarray] = {}
+    before = "x"
+    for place in range(blocks):
+        name = f"bn{place}"
+        nodes += [
+            helper.make_node("Conv", [before, f"w{place}"], [f"h{place}"], pads=[1, 1, 1, 1]),
+            batchnorm(f"h{place}", f"n{place}", name),
+            helper.make_node("Relu", [f"n{place}"], [f"r{place}"]),
+        ]
+        constants |= {f"w{place}": rng.normal(size=(channels, channels, 3, 3)) / 6} | statistics(rng, channels, name)
+        before = f"r{place}"
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    return model(nodes, {"x": ["n", channels, 5, 5]}, [before], constants, opset=opset, dtype=np.float32)
+
+
+def fitted_conv_block(rng: np.random.Generator, x: np.ndarray) -> onnx.ModelProto:
+    """Make one block of `conv_blocks` whose running statistics are those of the rows `x`, as precise ones are."""
+    proto = conv_blocks(rng, 1)
+    (h,) = run32(with_output(proto, "h0"), {"x": x})
+    for name, values in (("bn0.mean", h.mean(axis=(0, 2, 3))), ("bn0.var", h.var(axis=(0, 2, 3)))):
+        (found,) = [one for one in proto.graph.initializer if one.name == name]
+        found.CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    return proto
+
+
+def varied_rows(count: int, seed: int) -> dict[str, np.ndarray]:
+    """Make rows for `conv_blocks` that differ from each other in brightness and contrast."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 4, 5, 5)) * rng.uniform(0.5, 1.5, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1))
+    return {"x": x.astype(np.float32)}
+
+
+def set_training_mode(node: onnx.NodeProto) -> None:
+    """Set a BatchNormalization node's training_mode, and give it the two outputs that go with it."""
+    node.attribute.append(helper.make_attribute("training_mode", 1))
+    node.output.extend(["new_mean", "new_var"])
+
+
+def save_model(proto: onnx.ModelProto, folder: Path) -> Path:
+    """Write FOLDER/net.onnx; return its path."""
+    path = folder / "net.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+def with_output(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return a model that gives one of its values."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    del changed.graph.output[:]
+    changed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return changed
 
 
 def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
@@ -117,3 +230,12 @@ def assert_same(source: onnx.ModelProto, result: onnx.ModelProto, feeds: Mapping
 def operators(source: onnx.ModelProto) -> list[str]:
     """Return the operator types in graph order."""
     return [node.op_type for node in source.graph.node]
+
+
+def window_scores(path: Path, layers: Sequence[MonitoredLayer], rows: Mapping[str, np.ndarray]) -> list[float]:
+    """Return each layer's drift score of one window of rows, by the monitor graph at `path`."""
+    given = [one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(path), rows)]
+    return [
+        float(divergence(means, squares - means**2, np.array(layer.variances)).mean())
+        for layer, means, squares in zip(layers, given[::2], given[1::2], strict=True)
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from normfold.contract.install import how_to_install
 from normfold.service.runtime.providers import cuda, openvino, tensorrt
 from normfold.service.runtime.providers.session_request import Wish
 
@@ -52,7 +53,7 @@ _TABLE = (
         "cuda",
         "CUDAExecutionProvider",
         extra="gpu",
-        remedy="check the driver, CUDA and cuDNN (in Normfold's clone: pip install '.[gpu]'), or ask for auto.",
+        remedy=f"check the driver, CUDA and cuDNN (install both {how_to_install('gpu')}), or ask for auto.",
         options=cuda.options,
         load_libraries=cuda.load_libraries,
         plans_for_one_shape=True,

@@ -23,13 +23,10 @@ from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.statistics import read_merging
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
-from tests.cli.conftest import Run
-from tests.export.graph.test_pixels import CARD as COLOUR
-from tests.export.graph.test_pixels import network as coloured
-from tests.export.verify.test_verify import network
-from tests.service.conftest import serve_app
-from tests.service.http.test_hostile_bodies import wait_for
-from tests.support.onnx_models import model, run32
+from tests.support.command import RunCommand
+from tests.support.onnx_models import COLOUR_CARD, colour_convnet, model, run32, small_convnet
+from tests.support.service import serve_app
+from tests.support.waiting import wait_for
 
 CARD = SourceCard(labels=("a", "b", "c"), logits=("y",), metrics={"test_accuracy": 0.5}, origin="a test")
 
@@ -43,7 +40,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A repository with version 1 of net: Conv, BatchNormalization, Relu, Gemm; x (n, 4, 5, 5), y (n, 3)."""
-    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+    onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", card=CARD)
     return tmp_path / "models"
 
@@ -70,7 +67,7 @@ def statistics_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_did(
-    normfold: Run, repository: Path, samples: Path
+    normfold: RunCommand, repository: Path, samples: Path
 ) -> None:
     before = files(repository)
 
@@ -99,7 +96,7 @@ def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_d
     assert not np.allclose(old, model_, rtol=0.1)
 
 
-def test_for_machines(normfold: Run, repository: Path, samples: Path) -> None:
+def test_for_machines(normfold: RunCommand, repository: Path, samples: Path) -> None:
     code, out, _ = normfold("adapt", "models/net", "--samples", str(samples), "--prior", "0", "--json")
 
     record = json.loads(out)
@@ -119,7 +116,7 @@ def test_for_machines(normfold: Run, repository: Path, samples: Path) -> None:
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
 def test_a_dry_run_shows_what_would_change_and_writes_nothing(
-    normfold: Run, repository: Path, samples: Path, as_json: list[str]
+    normfold: RunCommand, repository: Path, samples: Path, as_json: list[str]
 ) -> None:
     before = files(repository)
 
@@ -135,7 +132,7 @@ def test_a_dry_run_shows_what_would_change_and_writes_nothing(
         assert any(line.split()[:2] == ["bn", "4"] for line in out.splitlines())
 
 
-def test_adapting_again_starts_from_what_training_left(normfold: Run, repository: Path, samples: Path) -> None:
+def test_adapting_again_starts_from_what_training_left(normfold: RunCommand, repository: Path, samples: Path) -> None:
     def adapt(*options: str) -> np.ndarray:
         assert normfold("adapt", "models/net", "--samples", str(samples), *options)[0] == 0
         newest = max(int(path.name) for path in (repository / "net").iterdir())
@@ -151,7 +148,7 @@ def test_adapting_again_starts_from_what_training_left(normfold: Run, repository
     assert [each and each.from_version for each in lineage] == [1, 2, 3]
 
 
-def test_any_version_can_be_adapted(normfold: Run, repository: Path, samples: Path) -> None:
+def test_any_version_can_be_adapted(normfold: RunCommand, repository: Path, samples: Path) -> None:
     normfold("adapt", "models/net", "--samples", str(samples))
 
     assert normfold("adapt", "models/net", "--samples", str(samples), "--version", "1")[0] == 0
@@ -161,7 +158,7 @@ def test_any_version_can_be_adapted(normfold: Run, repository: Path, samples: Pa
     assert manifest.adapted.from_version == 1
 
 
-def test_what_is_normal_is_learnt_from_the_samples(normfold: Run, repository: Path, tmp_path: Path) -> None:
+def test_what_is_normal_is_learnt_from_the_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     """Windows of such inputs are below the thresholds of the new version, windows of what training saw above them."""
     np.savez(tmp_path / "samples.npz", x=shifted(400))
     assert "Inputs are watched at 1 layer" in normfold("adapt", "models/net", "--samples", "samples.npz")[1]
@@ -182,7 +179,7 @@ def test_what_is_normal_is_learnt_from_the_samples(normfold: Run, repository: Pa
 
 
 def test_as_many_samples_as_may_be_say_what_is_normal(
-    normfold: Run, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second of 201 would be no more than 101."""
     monkeypatch.setattr(adapt, "MOST_NORMAL", 150)
@@ -194,7 +191,7 @@ def test_as_many_samples_as_may_be_say_what_is_normal(
     assert read_monitor(repository / "net" / "2" / "monitor.json").calibration_rows == 150
 
 
-def test_a_covered_camera_is_refused(normfold: Run, repository: Path, tmp_path: Path) -> None:
+def test_a_covered_camera_is_refused(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", x=np.zeros_like(shifted(64)))
 
     code, _, error = normfold("adapt", "models/net", "--samples", "samples.npz")
@@ -206,7 +203,7 @@ def test_a_covered_camera_is_refused(normfold: Run, repository: Path, tmp_path: 
 
 @pytest.mark.parametrize(("count", "has_thresholds"), [(32, False), (99, False), (100, True)])
 def test_too_few_samples_for_thresholds_are_said_to_be(
-    normfold: Run, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
+    normfold: RunCommand, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
 ) -> None:
     """Enough to adapt, and not to tell when inputs change again; the version that is adapted may well have told."""
     says = "no thresholds, which take at least 100 samples: scores are shown, `shifted` stays null, and the alert"
@@ -226,8 +223,8 @@ def _in_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_bundle_that_is_not_watched_stays_so(normfold: Run, tmp_path: Path, samples: Path) -> None:
-    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+def test_a_bundle_that_is_not_watched_stays_so(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
+    onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", watch=False)
 
     assert "Its inputs are not watched." in normfold("adapt", "models/net", "--samples", str(samples))[1]
@@ -235,8 +232,8 @@ def test_a_bundle_that_is_not_watched_stays_so(normfold: Run, tmp_path: Path, sa
     assert not (tmp_path / "models" / "net" / "2" / "monitor.onnx").exists()
 
 
-def test_a_bundle_that_was_not_merged_stays_so(normfold: Run, tmp_path: Path, samples: Path) -> None:
-    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+def test_a_bundle_that_was_not_merged_stays_so(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
+    onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     for name, merging in (("merged", True), ("apart", False)):
         export_bundle(tmp_path / "net.onnx", tmp_path / "models", name, merging=merging)
         assert normfold("adapt", f"models/{name}", "--samples", str(samples))[0] == 0
@@ -244,10 +241,10 @@ def test_a_bundle_that_was_not_merged_stays_so(normfold: Run, tmp_path: Path, sa
 
 
 def test_a_bundle_that_takes_pixels_adapts_to_pictures_and_to_what_the_service_kept(
-    normfold: Run, tmp_path: Path
+    normfold: RunCommand, tmp_path: Path
 ) -> None:
-    onnx.save(coloured(np.random.default_rng(0)), tmp_path / "net.onnx")
-    card = SourceCard(preprocessing=COLOUR)
+    onnx.save(colour_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
+    card = SourceCard(preprocessing=COLOUR_CARD)
     export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", card=card, takes_pixels=True)
     pixels = np.random.default_rng(1).integers(0, 64, (40, 3, 6, 6), np.uint8)  # dark ones
     (tmp_path / "dark").mkdir()
@@ -269,7 +266,7 @@ def test_a_bundle_that_takes_pixels_adapts_to_pictures_and_to_what_the_service_k
     assert adapted.takes_pixels
     assert adapted.inputs[0].datatype == "UINT8"
     unfolded, folded = onnx.load(folders[1] / "unfolded.onnx"), onnx.load(folders[1] / "model.onnx")
-    (wanted,), (got,) = run32(unfolded, {"x": COLOUR.standardise(pixels)}), run32(folded, {"x": pixels})
+    (wanted,), (got,) = run32(unfolded, {"x": COLOUR_CARD.standardise(pixels)}), run32(folded, {"x": pixels})
     assert np.abs(wanted - got).max() <= 1e-5 * np.abs(wanted).max()
 
 
@@ -299,7 +296,7 @@ def broken() -> np.ndarray:
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 def test_samples_that_will_not_do_change_nothing(
-    normfold: Run, repository: Path, tmp_path: Path, x: np.ndarray, code: int, says: str, dry: list[str]
+    normfold: RunCommand, repository: Path, tmp_path: Path, x: np.ndarray, code: int, says: str, dry: list[str]
 ) -> None:
     np.savez(tmp_path / "samples.npz", x=x)
     before = files(repository)
@@ -313,7 +310,7 @@ def test_samples_that_will_not_do_change_nothing(
     assert [path.name for path in (repository / "net").iterdir()] == ["1"]
 
 
-def test_the_layers_are_shown_where_a_dry_run_refuses(normfold: Run, repository: Path, tmp_path: Path) -> None:
+def test_the_layers_are_shown_where_a_dry_run_refuses(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     assert repository.exists()
     np.savez(tmp_path / "samples.npz", x=moving())
 
@@ -340,7 +337,7 @@ def test_the_layers_are_shown_where_a_dry_run_refuses(normfold: Run, repository:
     ],
 )
 def test_wrong_use_changes_nothing(
-    normfold: Run, repository: Path, samples: Path, tmp_path: Path, arguments: list[str], code: int, says: str
+    normfold: RunCommand, repository: Path, samples: Path, tmp_path: Path, arguments: list[str], code: int, says: str
 ) -> None:
     relu = model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 4, 5, 5]}, ["y"], {}, dtype=np.float32)
     onnx.save(relu, tmp_path / "relu.onnx")
@@ -357,7 +354,7 @@ def test_wrong_use_changes_nothing(
 
 
 def test_a_fold_that_cannot_be_proven_leaves_nothing(
-    normfold: Run, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(repository)
     monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
@@ -370,7 +367,7 @@ def test_a_fold_that_cannot_be_proven_leaves_nothing(
     assert [path.name for path in (repository / "net").iterdir()] == ["1"]
 
 
-def test_the_repository_shows_lineage_and_rolls_back(normfold: Run, repository: Path, samples: Path) -> None:
+def test_the_repository_shows_lineage_and_rolls_back(normfold: RunCommand, repository: Path, samples: Path) -> None:
     normfold("adapt", "models/net", "--samples", str(samples))
     assert normfold("repository", "rollback", "net", "--repository", "models")[0] == 0
     assert normfold("repository", "rollback", "net", "--repository", "models")[0] == 0
@@ -393,7 +390,7 @@ def test_the_repository_shows_lineage_and_rolls_back(normfold: Run, repository: 
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_a_service_that_polls_takes_it_up_and_goes_back(normfold: Run, repository: Path, samples: Path) -> None:
+def test_a_service_that_polls_takes_it_up_and_goes_back(normfold: RunCommand, repository: Path, samples: Path) -> None:
     x = shifted(1, seed=3)
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}]}
     settings = Settings(repository=repository, provider="cpu", model_control="poll", poll_interval_s=0.05)
@@ -440,8 +437,8 @@ def test_neither_torch_nor_the_service_is_needed(repository: Path, samples: Path
     assert "net/2 is net/1 adapted" in ended.stdout
 
 
-def test_weights_in_files_of_their_own_stay_there(normfold: Run, tmp_path: Path, samples: Path) -> None:
-    proto = network(np.random.default_rng(0))
+def test_weights_in_files_of_their_own_stay_there(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
+    proto = small_convnet(np.random.default_rng(0))
     onnx.save_model(proto, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net")
 
@@ -454,7 +451,7 @@ def test_weights_in_files_of_their_own_stay_there(normfold: Run, tmp_path: Path,
 
 
 def test_no_room_for_the_activations_is_said(
-    normfold: Run, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -22,7 +22,7 @@ from normfold.models.onnx.to_onnx import InputSpec, checkpoint_to_onnx, to_onnx
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.train import fit
-from tests.cli.conftest import Run
+from tests.support.command import RunCommand
 
 torch.set_num_threads(1)
 
@@ -64,7 +64,9 @@ def made(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(("name", "prior"), [*((name, 16.0) for name in NETWORKS), ("repvgg", 0.0), ("resnet", 0.0)])
-def test_it_is_what_torch_and_a_new_export_would_give(name: str, prior: float, normfold: Run, tmp_path: Path) -> None:
+def test_it_is_what_torch_and_a_new_export_would_give(
+    name: str, prior: float, normfold: RunCommand, tmp_path: Path
+) -> None:
     network = made(name)
     samples = 0.5 + 2 * torch.randn(48, *SHAPE, generator=torch.Generator().manual_seed(1))
     to_onnx(network, tmp_path / "before.onnx", {"input": InputSpec(SHAPE)}, outputs=["logits"])
@@ -113,7 +115,7 @@ def accuracy(bundle: Path, dataset: Dataset, change: Callable[[np.ndarray], np.n
     return float((logits.argmax(axis=1) == dataset.y[dataset.splits.test]).mean())
 
 
-def adapted(normfold: Run, models: Path, dataset: Dataset, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+def adapted(normfold: RunCommand, models: Path, dataset: Dataset, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Adapt to 200 unlabelled validation samples, changed, in raw units, at the default prior."""
     rows = dataset.splits.validation[:200]
     assert len(rows) == 200
@@ -125,7 +127,7 @@ def adapted(normfold: Run, models: Path, dataset: Dataset, change: Callable[[np.
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_accuracy_comes_back_after_a_change_of_light(
-    corruption: str, normfold: Run, digits: tuple[Path, Dataset]
+    corruption: str, normfold: RunCommand, digits: tuple[Path, Dataset]
 ) -> None:
     models, dataset = digits
     change = CORRUPTIONS[corruption]
@@ -138,7 +140,9 @@ def test_accuracy_comes_back_after_a_change_of_light(
     assert accuracy(bundle, dataset, change) > clean - 0.05
 
 
-def test_adapting_to_what_has_not_changed_costs_next_to_nothing(normfold: Run, digits: tuple[Path, Dataset]) -> None:
+def test_adapting_to_what_has_not_changed_costs_next_to_nothing(
+    normfold: RunCommand, digits: tuple[Path, Dataset]
+) -> None:
     models, dataset = digits
     clean = accuracy(models / "digits" / "1", dataset, lambda x: x)
 
@@ -147,7 +151,7 @@ def test_adapting_to_what_has_not_changed_costs_next_to_nothing(normfold: Run, d
     assert accuracy(bundle, dataset, lambda x: x) > clean - 0.01
 
 
-def test_a_network_that_takes_pixels_is_adapted_too(normfold: Run, digits: tuple[Path, Dataset]) -> None:
+def test_a_network_that_takes_pixels_is_adapted_too(normfold: RunCommand, digits: tuple[Path, Dataset]) -> None:
     models, dataset = digits
     rows, test = dataset.splits.validation[:200], dataset.splits.test
     preprocessing = dataset.preprocessing

@@ -17,9 +17,8 @@ from torch import nn
 
 from normfold.contract.findings import Finding, Severity
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli.commands.test_inspect import Page
-from tests.export.test_audit import set_training_mode
-from tests.support.onnx_models import batchnorm, model
+from tests.support.command import Page, RunCommand
+from tests.support.onnx_models import batchnorm, model, set_training_mode
 
 NETS = """
 import torch
@@ -32,7 +31,7 @@ def net(classes=3):
 
 
 @pytest.fixture
-def run(normfold: Any, tmp_path: Path) -> Path:
+def run(normfold: RunCommand, tmp_path: Path) -> Path:
     """A run folder of a network for rows, in the current folder beside its data."""
     rng = np.random.default_rng(0)
     y = np.arange(240) % 3
@@ -78,13 +77,13 @@ def save_onnx(path: Path, training: bool = False) -> None:
     onnx.save(proto, path)
 
 
-def test_a_sound_run_has_no_finding(normfold: Any, run: Path) -> None:
+def test_a_sound_run_has_no_finding(normfold: RunCommand, run: Path) -> None:
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert normfold("audit", "run", "--fail-on", "warning") == (0, "2 BatchNorm layers: nothing was found.\n", "")
     assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_findings_are_a_table_the_worst_first_and_the_exit_code(normfold: Any, spoilt: Path) -> None:
+def test_findings_are_a_table_the_worst_first_and_the_exit_code(normfold: RunCommand, spoilt: Path) -> None:
     assert spoilt.exists()
     code, out, err = normfold("audit", "run")
     assert code == 1
@@ -96,7 +95,7 @@ def test_findings_are_a_table_the_worst_first_and_the_exit_code(normfold: Any, s
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [("error", 0), ("warning", 1), ("never", 0)])
-def test_the_user_picks_what_makes_it_fail(normfold: Any, nets: str, fail_on: str, code: int) -> None:
+def test_the_user_picks_what_makes_it_fail(normfold: RunCommand, nets: str, fail_on: str, code: int) -> None:
     arguments = ("audit", f"{nets}:net", "--weights", "w.safetensors", "--input", "4", "--fail-on", fail_on)
     found, out, err = normfold(*arguments)
     assert found == code
@@ -105,7 +104,7 @@ def test_the_user_picks_what_makes_it_fail(normfold: Any, nets: str, fail_on: st
     assert ("of severity warning or above" in err) == bool(code)
 
 
-def test_machines_get_every_finding_and_every_layer(normfold: Any, spoilt: Path) -> None:
+def test_machines_get_every_finding_and_every_layer(normfold: RunCommand, spoilt: Path) -> None:
     assert spoilt.exists()
     code, out, _ = normfold("audit", "run", "--json")
     assert code == 1
@@ -121,7 +120,9 @@ def test_machines_get_every_finding_and_every_layer(normfold: Any, spoilt: Path)
     assert [len(layer["variance_ratio"]) for layer in record["layers"]] == [3, 3]
 
 
-def test_the_page_has_the_findings_and_a_histogram_for_each_layer(normfold: Any, spoilt: Path, tmp_path: Path) -> None:
+def test_the_page_has_the_findings_and_a_histogram_for_each_layer(
+    normfold: RunCommand, spoilt: Path, tmp_path: Path
+) -> None:
     assert spoilt.exists()
     assert normfold("audit", "run", "--html", "page.html", "--fail-on", "never")[0] == 0
     text = (tmp_path / "page.html").read_text()
@@ -147,7 +148,7 @@ def test_the_bars_of_a_histogram_count_every_channel() -> None:
     assert "<title>of &lt;b&gt;</title>" in drawn
 
 
-def test_other_data_can_be_given(normfold: Any, run: Path) -> None:
+def test_other_data_can_be_given(normfold: RunCommand, run: Path) -> None:
     assert run.exists()
     with np.load("rows.npz") as arrays:
         np.savez("moved.npz", x=arrays["x"] + 20, y=arrays["y"])
@@ -159,7 +160,7 @@ def test_other_data_can_be_given(normfold: Any, run: Path) -> None:
     assert "'none.npz' cannot be read" in err
 
 
-def test_without_the_data_the_rest_is_audited(normfold: Any, run: Path, tmp_path: Path) -> None:
+def test_without_the_data_the_rest_is_audited(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     (tmp_path / "rows.npz").unlink()
     code, out, err = normfold("audit", "run")
@@ -168,7 +169,7 @@ def test_without_the_data_the_rest_is_audited(normfold: Any, run: Path, tmp_path
     assert "Statistics were not compared with data: 'rows.npz' cannot be read" in " ".join(out.split())
 
 
-def test_a_network_of_ones_own_in_train_mode_behind_a_dropout(normfold: Any, nets: str) -> None:
+def test_a_network_of_ones_own_in_train_mode_behind_a_dropout(normfold: RunCommand, nets: str) -> None:
     code, out, _ = normfold("audit", f"{nets}:net", "--data", "digits", "--json")
     assert code == 2  # the digits do not fit its first layer
     code, out, _ = normfold("audit", f"{nets}:net", "--input", "4", "--json")
@@ -178,7 +179,9 @@ def test_a_network_of_ones_own_in_train_mode_behind_a_dropout(normfold: Any, net
     assert ("dropout-before", "1") not in found
 
 
-def test_an_onnx_file_is_audited_without_torch(normfold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_file_is_audited_without_torch(
+    normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -193,7 +196,7 @@ def test_an_onnx_file_is_audited_without_torch(normfold: Any, tmp_path: Path, mo
     assert "training_mode=1" in Page((tmp_path / "page.html").read_text()).text
 
 
-def test_a_page_of_names_from_anybody(normfold: Any, tmp_path: Path) -> None:
+def test_a_page_of_names_from_anybody(normfold: RunCommand, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
     save_onnx(tmp_path / "net.onnx", training=True)
     proto = onnx.load(tmp_path / "net.onnx")
@@ -205,7 +208,7 @@ def test_a_page_of_names_from_anybody(normfold: Any, tmp_path: Path) -> None:
     assert hostile in page.text
 
 
-def test_a_model_without_batchnorm_gets_a_page_too(normfold: Any, tmp_path: Path) -> None:
+def test_a_model_without_batchnorm_gets_a_page_too(normfold: RunCommand, tmp_path: Path) -> None:
     proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
     onnx.save(proto, tmp_path / "relu.onnx")
     code, out, _ = normfold("audit", "relu.onnx", "--html", "page.html")
@@ -229,7 +232,7 @@ def test_a_model_without_batchnorm_gets_a_page_too(normfold: Any, tmp_path: Path
     ],
 )
 def test_wrong_use_is_one_sentence(
-    normfold: Any, tmp_path: Path, nets: str, arguments: list[str], code: int, says: str
+    normfold: RunCommand, tmp_path: Path, nets: str, arguments: list[str], code: int, says: str
 ) -> None:
     save_onnx(tmp_path / "net.onnx")
     found, out, err = normfold("audit", *(argument.format(nets) for argument in arguments))

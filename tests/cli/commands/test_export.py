@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +13,8 @@ from onnx import numpy_helper
 
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
-from tests.export.verify.test_verify import network
-from tests.support.onnx_models import model
+from tests.support.command import RunCommand
+from tests.support.onnx_models import model, small_convnet
 
 FACTORY = """
 import torch
@@ -32,11 +31,11 @@ def ready():
 @pytest.fixture
 def net(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
-    onnx.save(network(np.random.default_rng(0)), path)
+    onnx.save(small_convnet(np.random.default_rng(0)), path)
     return path
 
 
-def test_fold_writes_the_model_and_the_report(normfold: Any, net: Path, tmp_path: Path) -> None:
+def test_fold_writes_the_model_and_the_report(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--report", "report.json")
 
     assert code == 0
@@ -49,7 +48,7 @@ def test_fold_writes_the_model_and_the_report(normfold: Any, net: Path, tmp_path
     assert net.exists()
 
 
-def test_fold_for_machines(normfold: Any, net: Path) -> None:
+def test_fold_for_machines(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--json")
 
@@ -59,13 +58,13 @@ def test_fold_for_machines(normfold: Any, net: Path) -> None:
     assert record["target"] == "folded.onnx"
 
 
-def test_fold_may_replace_its_source(normfold: Any, net: Path) -> None:
+def test_fold_may_replace_its_source(normfold: RunCommand, net: Path) -> None:
     assert normfold("fold", "net.onnx", "net.onnx")[0] == 0
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(net).graph.node}
 
 
 def test_a_wrong_fold_exits_with_1_and_writes_nothing(
-    normfold: Any, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
 
@@ -77,7 +76,7 @@ def test_a_wrong_fold_exits_with_1_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == [net.name]
 
 
-def test_verify_tells_equal_from_different(normfold: Any, net: Path, tmp_path: Path) -> None:
+def test_verify_tells_equal_from_different(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     normfold("fold", "net.onnx", "folded.onnx")
     assert normfold("verify", "net.onnx", "folded.onnx")[0] == 0
 
@@ -96,7 +95,7 @@ def test_verify_tells_equal_from_different(normfold: Any, net: Path, tmp_path: P
     assert net.exists()
 
 
-def test_inspect_says_what_a_fold_would_do_and_writes_nothing(normfold: Any, net: Path, tmp_path: Path) -> None:
+def test_inspect_says_what_a_fold_would_do_and_writes_nothing(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     before = net.read_bytes()
 
     code, out, _ = normfold("inspect", "net.onnx")
@@ -108,7 +107,7 @@ def test_inspect_says_what_a_fold_would_do_and_writes_nothing(normfold: Any, net
     assert net.read_bytes() == before
 
 
-def test_inspect_of_a_model_without_batchnorm(normfold: Any, tmp_path: Path) -> None:
+def test_inspect_of_a_model_without_batchnorm(normfold: RunCommand, tmp_path: Path) -> None:
     proto = model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
     onnx.save(proto, tmp_path / "relu.onnx")
 
@@ -116,7 +115,7 @@ def test_inspect_of_a_model_without_batchnorm(normfold: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["fold", "--no-verify"], ["verify"], ["export"]])
-def test_a_missing_model_exits_with_2(normfold: Any, command: list[str]) -> None:
+def test_a_missing_model_exits_with_2(normfold: RunCommand, command: list[str]) -> None:
     files = ["none.onnx", "out.onnx"] if command[0] in ("fold", "verify") else ["none.onnx"]
 
     code, out, err = normfold(*command, *files)
@@ -125,7 +124,7 @@ def test_a_missing_model_exits_with_2(normfold: Any, command: list[str]) -> None
     assert err == "error: 'none.onnx' cannot be read: No such file or directory.\n"
 
 
-def test_a_target_that_cannot_be_written_exits_with_3(normfold: Any, net: Path) -> None:
+def test_a_target_that_cannot_be_written_exits_with_3(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     code, _, err = normfold("fold", "net.onnx", "none/out.onnx")
 
@@ -133,7 +132,7 @@ def test_a_target_that_cannot_be_written_exits_with_3(normfold: Any, net: Path) 
     assert err == "error: Cannot write 'none/out.onnx': no such file or directory.\n"
 
 
-def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: Any, net: Path, tmp_path: Path) -> None:
+def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     net.with_suffix(".json").write_text(to_json(SourceCard(labels=("a", "b", "c"), logits=("y",))))
 
     code, out, _ = normfold("export", "net.onnx", "--repository", "repo", "--name", "mine")
@@ -146,7 +145,7 @@ def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: Any, net: Pat
 
 @pytest.mark.parametrize("count", [99, 100])
 def test_export_says_whether_held_out_rows_give_thresholds(
-    normfold: Any, net: Path, tmp_path: Path, count: int
+    normfold: RunCommand, net: Path, tmp_path: Path, count: int
 ) -> None:
     assert net.exists()
     x = np.random.default_rng(0).normal(size=(count, 4, 5, 5)).astype(np.float32)
@@ -162,7 +161,9 @@ def test_export_says_whether_held_out_rows_give_thresholds(
     assert says in watched["sentence"]
 
 
-def test_export_of_an_onnx_file_needs_no_torch(normfold: Any, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_of_an_onnx_file_needs_no_torch(
+    normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert net.exists()
     monkeypatch.setitem(sys.modules, "torch", None)
 
@@ -173,7 +174,7 @@ def test_export_of_an_onnx_file_needs_no_torch(normfold: Any, net: Path, monkeyp
     assert (record["name"], record["version"], record["bundle"]) == ("net", 1, "model_repository/net/1")
 
 
-def test_a_version_that_exists_is_not_overwritten(normfold: Any, net: Path) -> None:
+def test_a_version_that_exists_is_not_overwritten(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     normfold("export", "net.onnx", "--version", "3")
 
@@ -198,7 +199,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_export_of_a_factory_with_weights(normfold: Any, factory: str) -> None:
+def test_export_of_a_factory_with_weights(normfold: RunCommand, factory: str) -> None:
     code, out, _ = normfold(
         "export", f"{factory}:net", "--weights", "weights.pt", "--input", "1x8x8", "--arg", "width=4", "--json"
     )
@@ -209,7 +210,7 @@ def test_export_of_a_factory_with_weights(normfold: Any, factory: str) -> None:
     assert (record["fold"]["batchnorm_before"], record["fold"]["batchnorm_after"]) == (1, 0)
 
 
-def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfold: Any, factory: str) -> None:
+def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfold: RunCommand, factory: str) -> None:
     code, _, err = normfold("export", f"{factory}:ready", "--input", "1x8x8")
 
     assert code == 0
@@ -235,7 +236,7 @@ def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfo
     ],
 )
 def test_a_wrong_source_or_option_exits_with_2(
-    normfold: Any, net: Path, factory: str, tmp_path: Path, arguments: list[str], says: str
+    normfold: RunCommand, net: Path, factory: str, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     assert net.exists()
     code, out, err = normfold("export", *(argument.format(factory) for argument in arguments))
@@ -250,7 +251,7 @@ def test_a_wrong_source_or_option_exits_with_2(
 @pytest.mark.parametrize(
     "command", ["train", "export", "fold", "inspect", "verify", "audit", "adapt", "serve", "study"]
 )
-def test_help_has_an_example(normfold: Any, command: str) -> None:
+def test_help_has_an_example(normfold: RunCommand, command: str) -> None:
     code, out, _ = normfold(command, "--help")
 
     assert code == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +14,12 @@ import torch
 from normfold.contract.manifest import read_manifest
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.export.verify.test_verify import network
+from tests.support.command import RunCommand
+from tests.support.onnx_models import small_convnet
 
 
 @pytest.fixture
-def run(normfold: Any, tmp_path: Path) -> Path:
+def run(normfold: RunCommand, tmp_path: Path) -> Path:
     """A run folder of a network for rows, in the current folder beside its data."""
     rng = np.random.default_rng(0)
     y = np.arange(120) % 3
@@ -31,7 +31,7 @@ def run(normfold: Any, tmp_path: Path) -> Path:
 
 
 def test_they_are_taken_anew_and_told_on_screen_to_machines_and_in_the_manifest(
-    normfold: Any, run: Path, tmp_path: Path
+    normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
     assert run.exists()
     code, out, err = normfold("export", "run")
@@ -54,7 +54,7 @@ def test_they_are_taken_anew_and_told_on_screen_to_machines_and_in_the_manifest(
 
 
 def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
-    normfold: Any, run: Path, tmp_path: Path
+    normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
     assert normfold("export", "run", "--json")[0] == 0
     session = onnxruntime.InferenceSession(
@@ -67,7 +67,7 @@ def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
 
 
-def test_they_are_kept_on_request(normfold: Any, run: Path, tmp_path: Path) -> None:
+def test_they_are_kept_on_request(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     code, out, err = normfold("export", "run", "--keep-statistics")
     assert (code, err) == (0, "")
@@ -77,7 +77,9 @@ def test_they_are_kept_on_request(normfold: Any, run: Path, tmp_path: Path) -> N
     assert json.loads(text)["schema_version"] == 1
 
 
-def test_without_the_data_the_export_goes_on_and_says_so_in_one_line(normfold: Any, run: Path, tmp_path: Path) -> None:
+def test_without_the_data_the_export_goes_on_and_says_so_in_one_line(
+    normfold: RunCommand, run: Path, tmp_path: Path
+) -> None:
     assert run.exists()
     (tmp_path / "rows.npz").unlink()
     code, out, err = normfold("export", "run")
@@ -91,7 +93,7 @@ def test_without_the_data_the_export_goes_on_and_says_so_in_one_line(normfold: A
 
 
 def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
-    normfold: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run.exists()
     monkeypatch.setattr(
@@ -106,7 +108,7 @@ def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
     assert record["kept_statistics"] == "recalibration lowers validation accuracy"
 
 
-def test_a_card_of_the_users_own_gets_the_record_too(normfold: Any, run: Path, tmp_path: Path) -> None:
+def test_a_card_of_the_users_own_gets_the_record_too(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     Path("own.json").write_text('{"origin": "mine"}')
     assert normfold("export", "run", "--card", "own.json")[0] == 0
@@ -115,8 +117,8 @@ def test_a_card_of_the_users_own_gets_the_record_too(normfold: Any, run: Path, t
     assert card.running_statistics is not None
 
 
-def test_an_onnx_file_says_why_in_one_line_and_takes_no_such_option(normfold: Any, tmp_path: Path) -> None:
-    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+def test_an_onnx_file_says_why_in_one_line_and_takes_no_such_option(normfold: RunCommand, tmp_path: Path) -> None:
+    onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     code, out, err = normfold("export", "net.onnx")
     assert (code, err) == (0, "")
     assert "Running statistics as they are: an ONNX file has no training data." in out
@@ -125,7 +127,7 @@ def test_an_onnx_file_says_why_in_one_line_and_takes_no_such_option(normfold: An
     assert err == "error: --keep-statistics goes with a run folder: nothing else comes with its training data.\n"
 
 
-def test_statistics_that_are_not_finite_are_mended_on_the_way(normfold: Any, run: Path) -> None:
+def test_statistics_that_are_not_finite_are_mended_on_the_way(normfold: RunCommand, run: Path) -> None:
     trained = load_checkpoint(run)
     trained.network.get_submodule("blocks.0.norm").running_mean.fill_(float("nan"))  # type: ignore[union-attr,operator]
     save_checkpoint(run, trained.network, trained.config)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,57 +15,10 @@ from onnx import helper
 
 from normfold.display.pages.markup import element, name, printable, shortened
 from normfold.display.pages.strip import LONGEST_LINE, break_lines, find_blocks, living
-from tests.export.verify.test_verify import network
-from tests.support.onnx_models import batchnorm, model, statistics
+from tests.support.command import Page, RunCommand
+from tests.support.onnx_models import batchnorm, model, small_convnet, statistics
 
-VOID = {"meta", "br", "hr", "img", "input", "link", "base", "source"}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u202e&amp;"
-
-
-class Page(HTMLParser):
-    """A page taken apart; asserts that every element is closed where it must be."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self.rows: dict[str, str] = {}
-        self._row = ""
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-        identity = dict(attrs).get("id") or ""
-        if tag == "tr" and identity.startswith("bn-"):
-            assert identity not in self.rows
-            self._row = identity
-            self.rows[identity] = ""
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        if tag == "tr":
-            self._row = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += data
-        if self._row:
-            self.rows[self._row] += data
-
-    def values(self, key: str) -> list[str]:
-        """Return the values of an attribute."""
-        return [value for _, found, value in self.attributes if found == key]
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -108,7 +60,7 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_page_says_what_became_of_each(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_the_page_says_what_became_of_each(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     code, out, err = normfold("inspect", "net.onnx", "--html", "page.html")
 
     assert (code, err) == (0, "")
@@ -128,7 +80,7 @@ def test_the_page_says_what_became_of_each(normfold: Run, net: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "page.html"]
 
 
-def test_the_page_needs_nothing_from_elsewhere(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_from_elsewhere(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
     normfold("inspect", "net.onnx", "--html", "page.html")
 
@@ -140,7 +92,7 @@ def test_the_page_needs_nothing_from_elsewhere(normfold: Run, net: Path, tmp_pat
     assert "default-src 'none'; style-src 'unsafe-inline'" in page.values("content")
 
 
-def test_every_link_of_the_page_has_its_target(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_every_link_of_the_page_has_its_target(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
     normfold("inspect", "net.onnx", "--html", "page.html")
 
@@ -153,7 +105,7 @@ def test_every_link_of_the_page_has_its_target(normfold: Run, net: Path, tmp_pat
     assert page.tags.count("h1") == 1
 
 
-def test_the_drawing_has_a_mark_for_each_node(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_the_drawing_has_a_mark_for_each_node(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
     normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")
 
@@ -167,7 +119,7 @@ def test_the_drawing_has_a_mark_for_each_node(normfold: Run, net: Path, tmp_path
     assert len([title for title in titles if ": kept (" in title]) == 1
 
 
-def test_the_same_model_gives_the_same_page(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_page(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
     normfold("inspect", "net.onnx", "--html", "one.html")
     normfold("inspect", "net.onnx", "--html", "two.html")
@@ -176,7 +128,7 @@ def test_the_same_model_gives_the_same_page(normfold: Run, net: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, "x" * 5000, "line\nbreak\ttab\x01", "日本 {0} %s </style>", "] [bold]"])
-def test_names_from_the_model_stay_names(normfold: Run, tmp_path: Path, hostile: str) -> None:
+def test_names_from_the_model_stay_names(normfold: RunCommand, tmp_path: Path, hostile: str) -> None:
     proto = mixed(lambda name: f"{name} {hostile}")
     proto.graph.input[0].name = proto.graph.node[0].input[0] = f"x {hostile}"
     proto.producer_name = hostile
@@ -196,14 +148,14 @@ def test_names_from_the_model_stay_names(normfold: Run, tmp_path: Path, hostile:
     assert len(text) < 100_000
 
 
-def test_a_file_with_a_hostile_name(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_a_file_with_a_hostile_name(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     net.rename(tmp_path / "<b>&\udcff.onnx")
 
     assert normfold("inspect", "<b>&\udcff.onnx", "--html", "page.html", "--no-verify")[0] == 0
     assert "<h1>&lt;b&gt;&amp;\\udcff.onnx</h1>" in (tmp_path / "page.html").read_text()
 
 
-def test_a_page_without_proof_says_so(normfold: Run, net: Path, tmp_path: Path) -> None:
+def test_a_page_without_proof_says_so(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
 
     assert normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")[0] == 0
@@ -213,9 +165,9 @@ def test_a_page_without_proof_says_so(normfold: Run, net: Path, tmp_path: Path) 
 
 
 def test_a_failed_proof_is_on_the_page_and_in_the_exit_code(
-    normfold: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    onnx.save(network(np.random.default_rng(0)), tmp_path / "net.onnx")
+    onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
 
     code, out, err = normfold("inspect", "net.onnx", "--html", "page.html")
@@ -228,7 +180,7 @@ def test_a_failed_proof_is_on_the_page_and_in_the_exit_code(
     assert "Proven" not in text
 
 
-def test_a_model_that_nothing_runs_gets_a_page_without_the_proof(normfold: Run, tmp_path: Path) -> None:
+def test_a_model_that_nothing_runs_gets_a_page_without_the_proof(normfold: RunCommand, tmp_path: Path) -> None:
     proto = mixed()
     proto.graph.node[9].domain = "of.somebody"
     proto.opset_import.append(helper.make_opsetid("of.somebody", 1))
@@ -251,7 +203,7 @@ def test_a_model_that_nothing_runs_gets_a_page_without_the_proof(normfold: Run, 
     ],
 )
 def test_what_cannot_be_written_or_read(
-    normfold: Run, net: Path, tmp_path: Path, arguments: list[str], code: int, says: str
+    normfold: RunCommand, net: Path, tmp_path: Path, arguments: list[str], code: int, says: str
 ) -> None:
     before = net.read_bytes()
 
@@ -263,7 +215,7 @@ def test_what_cannot_be_written_or_read(
     assert net.read_bytes() == before
 
 
-def test_a_page_of_a_model_without_batchnorm(normfold: Run, tmp_path: Path) -> None:
+def test_a_page_of_a_model_without_batchnorm(normfold: RunCommand, tmp_path: Path) -> None:
     proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
     onnx.save(proto, tmp_path / "relu.onnx")
 
@@ -273,7 +225,7 @@ def test_a_page_of_a_model_without_batchnorm(normfold: Run, tmp_path: Path) -> N
     assert not page.rows
 
 
-def test_the_terminal_has_the_summary_first(normfold: Run, net: Path) -> None:
+def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     code, out, _ = normfold("inspect", "net.onnx")
 
@@ -285,7 +237,7 @@ def test_the_terminal_has_the_summary_first(normfold: Run, net: Path) -> None:
     assert "bn5 folded forward gemm, by way of 1 node" in lines
 
 
-def test_machines_get_the_report_with_or_without_a_page(normfold: Run, net: Path) -> None:
+def test_machines_get_the_report_with_or_without_a_page(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     alone = normfold("inspect", "net.onnx", "--json")
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from normfold.service.auth.key_store import KeyStore
-from tests.cli.commands.test_serve import run as run_serve
-from tests.cli.commands.test_serve import serving
-from tests.cli.conftest import Run
+from tests.support.command import RunCommand, run_serve, serving
 
 FILE = ("--keys", "keys.json")
 
@@ -25,14 +23,14 @@ def opens(sent: str) -> bool:
     return KeyStore(Path("keys.json")).find(sent.encode())[1]
 
 
-def create(normfold: Run, name: str, *options: str) -> tuple[str, str]:
+def create(normfold: RunCommand, name: str, *options: str) -> tuple[str, str]:
     """Create a key: (id, what a client sends)."""
     code, out, err = normfold("keys", "create", name, *FILE, *options)
     assert code == 0, err
     return out.split("_")[1], out.strip()
 
 
-def test_create_prints_the_key_alone_on_standard_output(normfold: Run) -> None:
+def test_create_prints_the_key_alone_on_standard_output(normfold: RunCommand) -> None:
     code, out, err = normfold("keys", "create", "ci", *FILE)
     assert code == 0
     assert out.count("\n") == 1
@@ -41,7 +39,7 @@ def test_create_prints_the_key_alone_on_standard_output(normfold: Run) -> None:
     assert err.startswith("The key 'ci', for infer: keep it now, 'keys.json' has only its hash. ")
 
 
-def test_create_takes_scopes_rate_and_end(normfold: Run) -> None:
+def test_create_takes_scopes_rate_and_end(normfold: RunCommand) -> None:
     options = ("--scope", "admin", "--scope", "metrics", "--rate", "2.5", "--burst", "7", "--expires-in-days", "30")
     code, out, _ = normfold("keys", "create", "boss", *FILE, *options, "--json")
     assert code == 0
@@ -60,14 +58,14 @@ def test_create_takes_scopes_rate_and_end(normfold: Run) -> None:
     }
 
 
-def test_the_file_may_be_named_by_the_environment(normfold: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_may_be_named_by_the_environment(normfold: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMFOLD_KEYS", "keys.json")
     assert normfold("keys", "create", "ci")[0] == 0
     assert Path("keys.json").is_file()
     assert "ci" in normfold("keys", "list")[1]
 
 
-def test_list_shows_every_key_and_no_hash(normfold: Run) -> None:
+def test_list_shows_every_key_and_no_hash(normfold: RunCommand) -> None:
     one, _ = create(normfold, "one", "--rate", "50")
     two, _ = create(normfold, "[red]two", "--scope", "metrics")
     normfold("keys", "revoke", two, *FILE)
@@ -82,7 +80,7 @@ def test_list_shows_every_key_and_no_hash(normfold: Run) -> None:
     assert not any("sha256" in key for key in listed)
 
 
-def test_rotate_ends_the_old_secret_or_lets_it_go_on(normfold: Run) -> None:
+def test_rotate_ends_the_old_secret_or_lets_it_go_on(normfold: RunCommand) -> None:
     identity, first = create(normfold, "ci")
     code, second, err = normfold("keys", "rotate", identity, *FILE)
     assert code == 0
@@ -96,7 +94,7 @@ def test_rotate_ends_the_old_secret_or_lets_it_go_on(normfold: Run) -> None:
     assert "The old secret goes on until 20" in err
 
 
-def test_revoke_ends_a_key(normfold: Run) -> None:
+def test_revoke_ends_a_key(normfold: RunCommand) -> None:
     identity, sent = create(normfold, "ci")
     code, out, err = normfold("keys", "revoke", identity, *FILE)
     assert (code, out) == (0, "")
@@ -123,7 +121,7 @@ def test_revoke_ends_a_key(normfold: Run) -> None:
         (("revoke", "00000000", "--keys", "none.json"), 2, "does not exist"),
     ],
 )
-def test_wrong_use_changes_nothing(normfold: Run, arguments: tuple[str, ...], code: int, says: str) -> None:
+def test_wrong_use_changes_nothing(normfold: RunCommand, arguments: tuple[str, ...], code: int, says: str) -> None:
     create(normfold, "ci")
     before = Path("keys.json").read_bytes()
     found, out, err = normfold("keys", *arguments)
@@ -133,7 +131,7 @@ def test_wrong_use_changes_nothing(normfold: Run, arguments: tuple[str, ...], co
     assert {path.name for path in Path().iterdir()} == {"keys.json", ".keys.json.lock"}
 
 
-def test_serve_takes_the_file_and_says_that_keys_are_needed(normfold: Run, tmp_path: Path) -> None:
+def test_serve_takes_the_file_and_says_that_keys_are_needed(normfold: RunCommand, tmp_path: Path) -> None:
     _, sent = create(normfold, "ci")
     with serving(tmp_path / "none", "--keys", str(tmp_path / "keys.json"), "--host", "0.0.0.0") as (process, client):
         assert client.get("/v2").status_code == 401

@@ -24,9 +24,11 @@ from normfold.export.bundle.reservation import reserved
 from normfold.service.app import create_app
 from normfold.service.repository.scan import scan
 from normfold.service.settings import Settings
-from tests.service.conftest import DIGITS, LABELS, BundleWriter, serve_app
-from tests.service.http.test_hostile_bodies import PICTURE, wait_for
-from tests.service.repository.test_version_control import answering
+from tests.support.bundles import DIGITS, LABELS, BundleWriter
+from tests.support.command import RunCommand
+from tests.support.infer_bodies import PICTURE
+from tests.support.service import answering_version, serve_app
+from tests.support.waiting import wait_for
 
 CARD = SourceCard(
     preprocessing=DIGITS,
@@ -82,7 +84,7 @@ def make_old(folder: Path, seconds: float = 7200) -> None:
         os.utime(path, (then, then))
 
 
-def test_list_shows_what_manifests_say(normfold: Any, digits: BundleWriter) -> None:
+def test_list_shows_what_manifests_say(normfold: RunCommand, digits: BundleWriter) -> None:
     digits.rows()
 
     code, out, err = normfold("repository", "list")
@@ -95,7 +97,7 @@ def test_list_shows_what_manifests_say(normfold: Any, digits: BundleWriter) -> N
     assert "rows/1" not in normfold("repository", "list", "digits")[1]
 
 
-def test_list_for_machines(normfold: Any, digits: BundleWriter) -> None:
+def test_list_for_machines(normfold: RunCommand, digits: BundleWriter) -> None:
     normfold("repository", "rollback", "digits")
 
     code, out, _ = normfold("repository", "list", "--json")
@@ -109,7 +111,7 @@ def test_list_for_machines(normfold: Any, digits: BundleWriter) -> None:
     assert copy["bytes"] == sum(path.stat().st_size for path in (digits.root / "digits" / "4").iterdir())
 
 
-def test_list_says_what_is_wrong_and_shows_the_rest(normfold: Any, digits: BundleWriter, tmp_path: Path) -> None:
+def test_list_says_what_is_wrong_and_shows_the_rest(normfold: RunCommand, digits: BundleWriter, tmp_path: Path) -> None:
     model = digits.root / "digits"
     (model / "4").mkdir()
     shutil.copytree(model / "1", model / "5")
@@ -145,7 +147,7 @@ def test_list_says_what_is_wrong_and_shows_the_rest(normfold: Any, digits: Bundl
     assert [one["version"] for one in machine[1]["versions"] if one["problem"] is None] == [1, 3]
 
 
-def test_an_empty_repository_is_no_fault(normfold: Any, root: Path) -> None:
+def test_an_empty_repository_is_no_fault(normfold: RunCommand, root: Path) -> None:
     root.mkdir()
     (root / "README").write_text("not a model")
 
@@ -153,7 +155,9 @@ def test_an_empty_repository_is_no_fault(normfold: Any, root: Path) -> None:
     assert json.loads(normfold("repository", "list", "--json")[1])["models"] == []
 
 
-def test_the_repository_is_named_as_for_serving(normfold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_repository_is_named_as_for_serving(
+    normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     BundleWriter(tmp_path / "one").digits()
     BundleWriter(tmp_path / "two").rows()
     monkeypatch.setenv("NORMFOLD_REPOSITORY", str(tmp_path / "one"))
@@ -163,7 +167,7 @@ def test_the_repository_is_named_as_for_serving(normfold: Any, tmp_path: Path, m
 
 
 def test_rollback_publishes_the_version_before_the_newest_under_a_new_number(
-    normfold: Any, digits: BundleWriter
+    normfold: RunCommand, digits: BundleWriter
 ) -> None:
     before = contents(digits.root)
 
@@ -182,7 +186,7 @@ def test_rollback_publishes_the_version_before_the_newest_under_a_new_number(
 
 
 @pytest.mark.usefixtures("digits")
-def test_rollback_to_a_version_and_back_again(normfold: Any) -> None:
+def test_rollback_to_a_version_and_back_again(normfold: RunCommand) -> None:
     assert json.loads(normfold("repository", "rollback", "digits", "--to", "1", "--json")[1]) == {
         "name": "digits",
         "version": 4,
@@ -195,7 +199,7 @@ def test_rollback_to_a_version_and_back_again(normfold: Any) -> None:
 
 
 def test_rollback_copies_where_files_cannot_have_two_names(
-    normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -210,7 +214,7 @@ def test_rollback_copies_where_files_cannot_have_two_names(
     assert not copy.samefile(source)
 
 
-def test_rollback_of_a_version_made_of_links_gives_files(normfold: Any, digits: BundleWriter) -> None:
+def test_rollback_of_a_version_made_of_links_gives_files(normfold: RunCommand, digits: BundleWriter) -> None:
     model = digits.root / "digits" / "2" / "model.onnx"
     model.rename(digits.root / ".shared")
     model.symlink_to("../../.shared")
@@ -231,7 +235,9 @@ def test_rollback_of_a_version_made_of_links_gives_files(normfold: Any, digits: 
         (lambda folder: (folder / "more.bin").touch(), "holds 'more.bin', which the manifest does not list"),
     ],
 )
-def test_a_damaged_version_is_not_rolled_back_to(normfold: Any, digits: BundleWriter, damage: Any, says: str) -> None:
+def test_a_damaged_version_is_not_rolled_back_to(
+    normfold: RunCommand, digits: BundleWriter, damage: Any, says: str
+) -> None:
     damage(digits.root / "digits" / "2")
 
     code, out, err = normfold("repository", "rollback", "digits")
@@ -243,7 +249,7 @@ def test_a_damaged_version_is_not_rolled_back_to(normfold: Any, digits: BundleWr
 
 
 def test_a_rollback_that_is_cut_off_leaves_nothing(
-    normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -257,7 +263,7 @@ def test_a_rollback_that_is_cut_off_leaves_nothing(
     assert versions(digits.root) == ["1", "2", "3"]
 
 
-def test_the_largest_version_has_none_after_it(normfold: Any, root: Path) -> None:
+def test_the_largest_version_has_none_after_it(normfold: RunCommand, root: Path) -> None:
     writer = BundleWriter(root)
     writer.digits(1)
     writer.digits(MAX_VERSION)
@@ -269,7 +275,7 @@ def test_the_largest_version_has_none_after_it(normfold: Any, root: Path) -> Non
     assert versions(root) == ["1", str(MAX_VERSION)]
 
 
-def test_delete_takes_versions_and_says_what_comes_free(normfold: Any, digits: BundleWriter) -> None:
+def test_delete_takes_versions_and_says_what_comes_free(normfold: RunCommand, digits: BundleWriter) -> None:
     size = sum(path.stat().st_size for number in "12" for path in (digits.root / "digits" / number).iterdir())
 
     code, out, err = normfold("repository", "delete", "digits", "2", "1", "2", "--yes")
@@ -278,7 +284,7 @@ def test_delete_takes_versions_and_says_what_comes_free(normfold: Any, digits: B
     assert versions(digits.root) == ["3"]
 
 
-def test_delete_asks_first(normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delete_asks_first(normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, "n")
     code, out, err = normfold("repository", "delete", "digits", "1", "2")
     assert (code, out) == (1, "")
@@ -293,7 +299,7 @@ def test_delete_asks_first(normfold: Any, digits: BundleWriter, monkeypatch: pyt
 
 @pytest.mark.parametrize("command", [("delete", "digits", "1"), ("prune", "--keep", "1")])
 def test_without_a_terminal_yes_must_be_said(
-    normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
 
@@ -306,7 +312,9 @@ def test_without_a_terminal_yes_must_be_said(
     assert "1" not in versions(digits.root)
 
 
-def test_the_last_version_that_can_answer_stays_unless_that_is_meant(normfold: Any, digits: BundleWriter) -> None:
+def test_the_last_version_that_can_answer_stays_unless_that_is_meant(
+    normfold: RunCommand, digits: BundleWriter
+) -> None:
     (digits.root / "digits" / "3" / "model.onnx").unlink()
 
     code, _, err = normfold("repository", "delete", "digits", "1", "2", "--yes")
@@ -321,7 +329,7 @@ def test_the_last_version_that_can_answer_stays_unless_that_is_meant(normfold: A
 
 
 @pytest.mark.usefixtures("digits")
-def test_deleting_the_newest_is_done_and_warned_of(normfold: Any) -> None:
+def test_deleting_the_newest_is_done_and_warned_of(normfold: RunCommand) -> None:
     code, _, err = normfold("repository", "delete", "digits", "3", "--yes")
 
     assert code == 0
@@ -329,7 +337,7 @@ def test_deleting_the_newest_is_done_and_warned_of(normfold: Any) -> None:
 
 
 def test_a_version_is_out_of_sight_before_the_first_of_its_files_goes(
-    normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, seen = shutil.rmtree, []
 
@@ -345,7 +353,7 @@ def test_a_version_is_out_of_sight_before_the_first_of_its_files_goes(
 
 
 def test_a_deletion_that_is_cut_off_is_finished_by_prune(
-    normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def terminated(_: Path) -> None:
         sys.exit(143)
@@ -361,7 +369,7 @@ def test_a_deletion_that_is_cut_off_is_finished_by_prune(
     assert versions(digits.root) == ["2", "3"]
 
 
-def test_a_number_can_be_deleted_again_over_what_was_left_of_it(normfold: Any, digits: BundleWriter) -> None:
+def test_a_number_can_be_deleted_again_over_what_was_left_of_it(normfold: RunCommand, digits: BundleWriter) -> None:
     shutil.copytree(digits.root / "digits" / "1", digits.root / "digits" / "1.deleted")
 
     assert normfold("repository", "delete", "digits", "1", "--yes")[0] == 0
@@ -369,7 +377,7 @@ def test_a_number_can_be_deleted_again_over_what_was_left_of_it(normfold: Any, d
     assert versions(digits.root) == ["2", "3"]
 
 
-def test_of_a_version_that_is_a_link_the_link_alone_goes(normfold: Any, digits: BundleWriter) -> None:
+def test_of_a_version_that_is_a_link_the_link_alone_goes(normfold: RunCommand, digits: BundleWriter) -> None:
     data = (digits.root / "digits" / "1").rename(digits.root / ".data")
     (digits.root / "digits" / "1").symlink_to("../.data")
 
@@ -380,7 +388,7 @@ def test_of_a_version_that_is_a_link_the_link_alone_goes(normfold: Any, digits: 
 
 
 def test_a_version_with_one_wrong_byte_is_not_counted_among_those_that_can_answer(
-    normfold: Any, digits: BundleWriter
+    normfold: RunCommand, digits: BundleWriter
 ) -> None:
     model = digits.root / "digits" / "3" / "model.onnx"
     content = bytearray(model.read_bytes())
@@ -394,7 +402,7 @@ def test_a_version_with_one_wrong_byte_is_not_counted_among_those_that_can_answe
     assert versions(digits.root) == ["2", "3"]
 
 
-def test_prune_keeps_the_highest_of_each_model(normfold: Any, digits: BundleWriter) -> None:
+def test_prune_keeps_the_highest_of_each_model(normfold: RunCommand, digits: BundleWriter) -> None:
     digits.digits(1, name="other")
     digits.digits(5, name="other")
     size, other = (
@@ -419,7 +427,9 @@ def test_prune_keeps_the_highest_of_each_model(normfold: Any, digits: BundleWrit
     assert normfold("repository", "prune", "--keep", "2")[:2] == (0, "There is nothing to delete.\n")
 
 
-def test_versions_that_cannot_answer_are_not_counted_among_those_that_stay(normfold: Any, digits: BundleWriter) -> None:
+def test_versions_that_cannot_answer_are_not_counted_among_those_that_stay(
+    normfold: RunCommand, digits: BundleWriter
+) -> None:
     for broken in "35":
         (digits.root / "digits" / broken).mkdir(exist_ok=True)
         (digits.root / "digits" / broken / "manifest.json").write_text("{}")
@@ -432,7 +442,7 @@ def test_versions_that_cannot_answer_are_not_counted_among_those_that_stay(normf
     assert versions(digits.root) == ["4", "5"]
 
 
-def test_a_file_that_a_kept_version_shares_frees_nothing(normfold: Any, digits: BundleWriter) -> None:
+def test_a_file_that_a_kept_version_shares_frees_nothing(normfold: RunCommand, digits: BundleWriter) -> None:
     normfold("repository", "rollback", "digits", "--to", "1")
     folders = {number: digits.root / "digits" / str(number) for number in (1, 2, 3)}
     own = (folders[1] / "manifest.json").stat().st_size
@@ -446,7 +456,9 @@ def test_a_file_that_a_kept_version_shares_frees_nothing(normfold: Any, digits: 
     assert json.loads(out)["freed_bytes"] == everything + whole
 
 
-def test_prune_removes_what_was_given_up_and_spares_what_is_being_written(normfold: Any, digits: BundleWriter) -> None:
+def test_prune_removes_what_was_given_up_and_spares_what_is_being_written(
+    normfold: RunCommand, digits: BundleWriter
+) -> None:
     model = digits.root / "digits"
     for name in ("7.partial", "8.partial", "9.partial"):
         shutil.copytree(model / "1", model / name)
@@ -461,7 +473,9 @@ def test_prune_removes_what_was_given_up_and_spares_what_is_being_written(normfo
     assert versions(digits.root) == sorted(["1", "2", "3", "8.partial", "9.partial", str(number)])
 
 
-def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(normfold: Any, digits: BundleWriter) -> None:
+def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(
+    normfold: RunCommand, digits: BundleWriter
+) -> None:
     def export_slowly() -> None:
         with reserved(digits.root, "digits", None) as (folder, _):
             (folder / "model.onnx").touch()
@@ -473,7 +487,7 @@ def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(normfold: A
     assert versions(digits.root) == ["1", "2", "3"]
 
 
-def test_prune_leaves_folders_alone_that_are_another_models(normfold: Any, digits: BundleWriter) -> None:
+def test_prune_leaves_folders_alone_that_are_another_models(normfold: RunCommand, digits: BundleWriter) -> None:
     (digits.root / "alias").symlink_to("digits")
 
     code, _, err = normfold("repository", "prune", "--keep", "2", "--yes")
@@ -505,7 +519,7 @@ def test_prune_leaves_folders_alone_that_are_another_models(normfold: Any, digit
     ],
 )
 def test_wrong_use_changes_nothing(
-    normfold: Any, digits: BundleWriter, tmp_path: Path, command: tuple[str, ...], says: str
+    normfold: RunCommand, digits: BundleWriter, tmp_path: Path, command: tuple[str, ...], says: str
 ) -> None:
     if "outside" in command:
         shutil.copytree(digits.root / "digits", tmp_path / "elsewhere")
@@ -520,7 +534,7 @@ def test_wrong_use_changes_nothing(
     assert contents(tmp_path) == before
 
 
-def test_the_only_version_has_none_before_it(normfold: Any, root: Path) -> None:
+def test_the_only_version_has_none_before_it(normfold: RunCommand, root: Path) -> None:
     BundleWriter(root).digits()
 
     code, _, err = normfold("repository", "rollback", "digits")
@@ -529,7 +543,7 @@ def test_the_only_version_has_none_before_it(normfold: Any, root: Path) -> None:
 
 
 def test_a_version_that_leaves_the_repository_is_not_followed(
-    normfold: Any, digits: BundleWriter, tmp_path: Path
+    normfold: RunCommand, digits: BundleWriter, tmp_path: Path
 ) -> None:
     shutil.move(digits.root / "digits" / "1", tmp_path / "elsewhere")
     (digits.root / "digits" / "1").symlink_to(tmp_path / "elsewhere")
@@ -544,7 +558,7 @@ def test_a_version_that_leaves_the_repository_is_not_followed(
 
 @pytest.mark.parametrize("command", [("rollback", "digits"), ("delete", "digits", "1", "--yes")])
 def test_a_file_system_that_takes_no_changes_ends_with_3_in_one_sentence(
-    normfold: Any, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
@@ -562,7 +576,7 @@ def test_a_file_system_that_takes_no_changes_ends_with_3_in_one_sentence(
 
 @pytest.mark.usefixtures("digits")
 def test_a_folder_that_cannot_be_read_ends_with_3_in_one_sentence(
-    normfold: Any, monkeypatch: pytest.MonkeyPatch
+    normfold: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Path.iterdir
 
@@ -585,7 +599,7 @@ def test_a_folder_that_cannot_be_read_ends_with_3_in_one_sentence(
 
 
 def test_a_service_that_polls_answers_with_the_version_rolled_back_to_and_no_request_fails(
-    normfold: Any, digits: BundleWriter
+    normfold: RunCommand, digits: BundleWriter
 ) -> None:
     settings = Settings(repository=digits.root, provider="cpu", model_control="poll", poll_interval_s=0.05)
     statuses: set[int] = set()
@@ -598,17 +612,17 @@ def test_a_service_that_polls_answers_with_the_version_rolled_back_to_and_no_req
 
     with serve_app(create_app(settings), settings) as service:
         service.wait_until_loaded()
-        assert answering(service) == 3
+        assert answering_version(service) == 3
         thread = threading.Thread(target=ask)
         thread.start()
         try:
             assert normfold("repository", "rollback", "digits")[0] == 0
-            wait_for(lambda: answering(service) == 2)
+            wait_for(lambda: answering_version(service) == 2)
             assert service.client.get("/v2/models/digits").json()["versions"] == ["1", "2", "3", "4"]
 
             assert normfold("repository", "prune", "--keep", "1", "--yes")[0] == 0
             wait_for(lambda: service.client.get("/v2/models/digits").json()["versions"] == ["4"])
-            assert answering(service) == 2
+            assert answering_version(service) == 2
         finally:
             stop.set()
             thread.join(timeout=20)

@@ -2,114 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from normfold.cli.commands.serve import serve
-from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
-from normfold.contract.record import to_json
 from normfold.service.settings import Settings
-
-SCRIPT = "from normfold.cli.main import main; main()"
-COMMAND = [sys.executable, "-c", SCRIPT, "serve"]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("NORMFOLD_")} | changes
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A repository with one model, which gives back what it takes."""
-    folder = tmp_path / "same" / "1"
-    folder.mkdir(parents=True)
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 2]) for name in ("input", "output")]
-    graph = helper.make_graph([helper.make_node("Identity", ["input"], ["output"])], "same", values[:1], values[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, folder / "model.onnx")
-    manifest = Manifest(
-        name="same",
-        version=1,
-        created="2026-01-01T00:00:00Z",
-        inputs=(TensorSpec(name="input", datatype="FP32", shape=(-1, 2)),),
-        outputs=(TensorSpec(name="output", datatype="FP32", shape=(-1, 2)),),
-        batchable=True,
-        opset=18,
-        fold=FoldSummary(batchnorm_before=0, batchnorm_after=0),
-        verification={},
-        versions={},
-        files={"model.onnx": sha256_of(folder / "model.onnx")},
-    )
-    (folder / "manifest.json").write_text(to_json(manifest))
-    return tmp_path
-
-
-@contextlib.contextmanager
-def serving(
-    repository: Path, *options: str, script: str = SCRIPT, **variables: str
-) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """Start the command on a free port, and end it whatever happens."""
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "serve",
-        "--repository",
-        str(repository),
-        "--port",
-        "0",
-        "--json",
-        *options,
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**variables)
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()  # written once the port is open
-        assert line, process.stderr.read() if process.stderr else ""
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=20, trust_env=False) as client:
-            yield process, client
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_until_loaded(client: httpx.Client) -> dict[str, Any]:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        body: dict[str, Any] = client.get("/v2/health/ready").json()
-        if body.get("error") != "The models are being loaded.":
-            return body
-    raise AssertionError("still loading")
-
-
-def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *options], capture_output=True, text=True, timeout=60, env=environment(**variables), check=False
-    )
+from scripts.docs_reference import settings as documented_settings
+from tests.support.command import SCRIPT, environment_without_settings, run_serve, serving
+from tests.support.waiting import wait_until_loaded
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_and_ends_with_0_when_told_to(repository: Path, number: int) -> None:
-    with serving(repository) as (process, client):
+def test_serves_and_ends_with_0_when_told_to(identity_repository: Path, number: int) -> None:
+    with serving(identity_repository) as (process, client):
         assert wait_until_loaded(client) == {"ready": True}
         answer = client.post("/v1/models/same:predict", json={"instances": [[1, 2]]}, headers={"X-Request-Id": "r-1"})
         assert answer.json() == {"predictions": [[1.0, 2.0]]}
@@ -130,8 +45,8 @@ def test_serves_and_ends_with_0_when_told_to(repository: Path, number: int) -> N
     )
 
 
-def test_request_in_flight_is_answered_before_the_end(repository: Path) -> None:
-    with serving(repository) as (process, client):
+def test_request_in_flight_is_answered_before_the_end(identity_repository: Path) -> None:
+    with serving(identity_repository) as (process, client):
         wait_until_loaded(client)
         body = json.dumps({"instances": [[1, 2]]}).encode()
         head = f"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -159,8 +74,8 @@ main()
 """
 
 
-def test_load_that_hangs_does_not_keep_the_process(repository: Path) -> None:
-    with serving(repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
+def test_load_that_hangs_does_not_keep_the_process(identity_repository: Path) -> None:
+    with serving(identity_repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         assert client.get("/v2/health/live").status_code == 200
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
@@ -169,8 +84,8 @@ def test_load_that_hangs_does_not_keep_the_process(repository: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_client_that_never_sends_the_rest_does_not_keep_the_process(repository: Path) -> None:
-    with serving(repository, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
+def test_client_that_never_sends_the_rest_does_not_keep_the_process(identity_repository: Path) -> None:
+    with serving(identity_repository, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         wait_until_loaded(client)
         head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20) as connection:
@@ -194,19 +109,22 @@ def test_empty_repository_starts_and_says_why_it_is_not_ready(tmp_path: Path) ->
     assert "Not ready: There is no folder" in log
 
 
-def test_options_override_the_environment(repository: Path, tmp_path: Path) -> None:
-    with serving(repository, NORMFOLD_REPOSITORY=str(tmp_path / "none"), NORMFOLD_LOG_LEVEL="error") as (_, client):
+def test_options_override_the_environment(identity_repository: Path, tmp_path: Path) -> None:
+    with serving(identity_repository, NORMFOLD_REPOSITORY=str(tmp_path / "none"), NORMFOLD_LOG_LEVEL="error") as (
+        _,
+        client,
+    ):
         assert wait_until_loaded(client) == {"ready": True}
 
 
-def test_every_option_reaches_the_service(repository: Path, tmp_path: Path) -> None:
-    second = shutil.copytree(repository / "same" / "1", repository / "same" / "2")
+def test_every_option_reaches_the_service(identity_repository: Path, tmp_path: Path) -> None:
+    second = shutil.copytree(identity_repository / "same" / "1", identity_repository / "same" / "2")
     manifest = json.loads((second / "manifest.json").read_text()) | {"version": 2}
     (second / "manifest.json").write_text(json.dumps(manifest))
     lines = tmp_path / "access.jsonl"
     options = ("--model-control", "explicit", "--version-policy", "latest:1", "--access-log", str(lines))
     limits = ("--max-batch-size", "3", "--queue-capacity", "7", "--timeout-s", "2.5")
-    with serving(repository, *options, *limits, NORMFOLD_QUEUE_CAPACITY="9") as (process, client):
+    with serving(identity_repository, *options, *limits, NORMFOLD_QUEUE_CAPACITY="9") as (process, client):
         wait_until_loaded(client)
         assert client.post("/v2/repository/models/same/load").status_code == 200
         index = client.post("/v2/repository/index").json()
@@ -223,8 +141,7 @@ def test_every_option_reaches_the_service(repository: Path, tmp_path: Path) -> N
 
 
 def test_the_table_of_settings_has_every_variable_and_every_option() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
-    rows = re.findall(r"^\| `NORMFOLD_(\w+)` \|(?: `--([a-z-]+)`)? \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `NORMFOLD_(\w+)` \| (?:`--([a-z-]+)`)? ?\|", documented_settings(), re.MULTILINE)
     options = set(inspect.signature(serve).parameters) - {"as_json"}
 
     assert [variable.lower() for variable, _ in rows] == list(Settings.model_fields)
@@ -235,7 +152,7 @@ def test_the_table_of_settings_has_every_variable_and_every_option() -> None:
 def test_port_in_use_ends_with_3_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = run("--port", str(port))
+        ended = run_serve("--port", str(port))
     assert ended.returncode == 3
     assert ended.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port}: ")
     assert len(ended.stderr.splitlines()) == 1
@@ -246,7 +163,12 @@ def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> 
     script = f"import sys; sys.modules['opentelemetry.sdk'] = None; {SCRIPT}"
     command = [sys.executable, "-c", script, "serve", "--port", "0"]
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment(NORMFOLD_TRACING="true"), check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment_without_settings(NORMFOLD_TRACING="true"),
+        check=False,
     )
     assert ended.returncode == 3
     assert ended.stderr.splitlines()[-1] == (
@@ -272,7 +194,7 @@ def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> 
     ],
 )
 def test_wrong_use_ends_at_once(options: tuple[str, ...], variables: dict[str, str], code: int, says: str) -> None:
-    ended = run(*options, **variables)
+    ended = run_serve(*options, **variables)
     assert ended.returncode == code
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -6,17 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cli.commands.test_serve import repository, run, serving, wait_until_loaded
-
-__all__ = ["repository"]
+from tests.support.command import run_serve, serving
+from tests.support.waiting import wait_for, wait_until_loaded, wait_until_ready
 
 PREDICT = "/v1/models/same:predict"
 
@@ -25,17 +22,6 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     """Return the workers' process ids."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def wait_until_ready(client: httpx.Client) -> None:
-    wait_for(lambda: client.get("/v2/health/ready").status_code == 200)
 
 
 def ask(client: httpx.Client) -> int:
@@ -61,10 +47,10 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def test_they_are_one_service(repository: Path, tmp_path: Path) -> None:
+def test_they_are_one_service(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     options = ("--workers", "2")
-    with serving(repository, *options, NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
+    with serving(identity_repository, *options, NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
         process,
         client,
     ):
@@ -87,7 +73,7 @@ def test_they_are_one_service(repository: Path, tmp_path: Path) -> None:
         assert client.post("/v2/repository/models/same/unload").status_code == 200
         assert {ask(client) for _ in range(20)} == {503}
 
-        busy = run("--repository", str(repository), "--port", "0", NORMFOLD_STATE_DIR=str(state))
+        busy = run_serve("--repository", str(identity_repository), "--port", "0", NORMFOLD_STATE_DIR=str(state))
         assert busy.returncode == 2
         assert "is in use by another service" in busy.stderr
 
@@ -99,9 +85,9 @@ def test_they_are_one_service(repository: Path, tmp_path: Path) -> None:
     assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
 
 
-def test_failed_loads_of_all_are_counted_and_outlast_the_worker(repository: Path) -> None:
-    aside, broken = repository / "aside", repository / "same" / "2"
-    with serving(repository, "--workers", "2", "--model-control", "poll", NORMFOLD_POLL_INTERVAL_S="0.1") as (
+def test_failed_loads_of_all_are_counted_and_outlast_the_worker(identity_repository: Path) -> None:
+    aside, broken = identity_repository / "aside", identity_repository / "same" / "2"
+    with serving(identity_repository, "--workers", "2", "--model-control", "poll", NORMFOLD_POLL_INTERVAL_S="0.1") as (
         process,
         client,
     ):
@@ -121,9 +107,11 @@ def test_failed_loads_of_all_are_counted_and_outlast_the_worker(repository: Path
         wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
 
 
-def test_they_bear_with_a_folder_that_somebody_sweeps(repository: Path, tmp_path: Path) -> None:
+def test_they_bear_with_a_folder_that_somebody_sweeps(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with serving(repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
+    with serving(
+        identity_repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit"
+    ) as (
         _,
         client,
     ):
@@ -144,8 +132,8 @@ def test_they_bear_with_a_folder_that_somebody_sweeps(repository: Path, tmp_path
         assert {ask(client) for _ in range(10)} == {503}
 
 
-def test_they_end_when_their_parent_is_killed(repository: Path) -> None:
-    with serving(repository, "--workers", "2") as (process, client):
+def test_they_end_when_their_parent_is_killed(identity_repository: Path) -> None:
+    with serving(identity_repository, "--workers", "2") as (process, client):
         wait_until_ready(client)
         workers = children(process)
         assert len(workers) == 2
@@ -153,8 +141,8 @@ def test_they_end_when_their_parent_is_killed(repository: Path) -> None:
         wait_for(lambda: not any(is_alive(worker) for worker in workers))
 
 
-def test_it_is_unready_and_serves_on_before_it_ends(repository: Path) -> None:
-    with serving(repository, NORMFOLD_SHUTDOWN_DELAY_S="60") as (process, client):
+def test_it_is_unready_and_serves_on_before_it_ends(identity_repository: Path) -> None:
+    with serving(identity_repository, NORMFOLD_SHUTDOWN_DELAY_S="60") as (process, client):
         wait_until_loaded(client)
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: client.get("/v2/health/ready").status_code == 503)
@@ -166,31 +154,36 @@ def test_it_is_unready_and_serves_on_before_it_ends(repository: Path) -> None:
 
 def test_state_folder_that_cannot_be_made_ends_with_2(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ended = run("--port", "0", "--workers", "2", NORMFOLD_STATE_DIR=str(tmp_path / "file" / "state"))
+    ended = run_serve("--port", "0", "--workers", "2", NORMFOLD_STATE_DIR=str(tmp_path / "file" / "state"))
     assert ended.returncode == 2
     assert "cannot be written" in ended.stderr
 
 
 @pytest.mark.parametrize("number", ["0", "257", "x"])
 def test_number_of_workers_is_checked(number: str) -> None:
-    ended = run("--workers", number)
+    ended = run_serve("--workers", number)
     assert ended.returncode == 2
 
 
-def test_what_one_process_refuses_at_the_start_several_refuse_once(repository: Path, tmp_path: Path) -> None:
+def test_what_one_process_refuses_at_the_start_several_refuse_once(identity_repository: Path, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none" / "access.log")
-    ended = run("--repository", str(repository), "--port", "0", "--workers", "2", "--access-log", nowhere)
+    ended = run_serve(
+        "--repository", str(identity_repository), "--port", "0", "--workers", "2", "--access-log", nowhere
+    )
     assert ended.returncode == 2
     assert "cannot be written" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_what_went_wrong_since_the_start_is_tried_again_while_the_others_serve(
-    repository: Path, tmp_path: Path
+    identity_repository: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    with serving(repository, "--workers", "2", "--access-log", str(folder / "access.log")) as (process, client):
+    with serving(identity_repository, "--workers", "2", "--access-log", str(folder / "access.log")) as (
+        process,
+        client,
+    ):
         wait_until_ready(client)
         workers = children(process)
         folder.rename(tmp_path / "gone")

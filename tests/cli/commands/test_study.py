@@ -16,7 +16,7 @@ from normfold.cli.study.cost import COLUMNS, run_cost
 from normfold.models.study import experiments
 from normfold.models.study.plots import Bars, Series, draw
 from normfold.models.study.result import Check, ExperimentResult, Table
-from tests.cli.commands.test_inspect import Page
+from tests.support.command import Page, RunCommand
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -45,7 +45,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_the_report_has_nine_sections_each_with_its_picture(normfold: Run, tmp_path: Path) -> None:
+def test_the_report_has_nine_sections_each_with_its_picture(normfold: RunCommand, tmp_path: Path) -> None:
     code, out, err = normfold("study", "--out", "report/new", "--json")
 
     assert code == 0
@@ -64,7 +64,7 @@ def test_the_report_has_nine_sections_each_with_its_picture(normfold: Run, tmp_p
 
 
 @pytest.mark.usefixtures("short")
-def test_the_page_says_every_verdict_and_needs_nothing_from_elsewhere(normfold: Run, tmp_path: Path) -> None:
+def test_the_page_says_every_verdict_and_needs_nothing_from_elsewhere(normfold: RunCommand, tmp_path: Path) -> None:
     assert normfold("study", "--out", "report")[0] == 0
 
     text = (tmp_path / "report" / "index.html").read_text()
@@ -80,7 +80,7 @@ def test_the_page_says_every_verdict_and_needs_nothing_from_elsewhere(normfold: 
 
 
 @pytest.mark.usefixtures("short")
-def test_the_terminal_shows_claims_and_verdicts(normfold: Run) -> None:
+def test_the_terminal_shows_claims_and_verdicts(normfold: RunCommand) -> None:
     code, out, _ = normfold("study", "--out", "report", "--quick")
 
     assert code == 0
@@ -89,7 +89,7 @@ def test_the_terminal_shows_claims_and_verdicts(normfold: Run) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_a_folder_that_cannot_be_written_is_named(normfold: Run, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(normfold: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
 
     code, out, err = normfold("study", "--out", "taken")
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_named(normfold: Run, tmp_path: Path)
     assert (tmp_path / "taken").read_text() == "a file"
 
 
-def test_one_seed_has_no_error_and_is_refused(normfold: Run, tmp_path: Path) -> None:
+def test_one_seed_has_no_error_and_is_refused(normfold: RunCommand, tmp_path: Path) -> None:
     code, _, err = normfold("study", "--out", "report", "--seeds", "1")
 
     assert code == 2

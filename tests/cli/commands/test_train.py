@@ -22,6 +22,7 @@ from normfold.models.data.data import DataConfig
 from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.resume import read_progress
+from tests.support.paths import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -85,7 +86,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
 
     assert run("--out", "whole", *ROWS)[0] == 0
 
-    def stop_in_second(*arguments: object) -> object:
+    def stop_in_second(*arguments: Any) -> Any:
         if arguments[6] == 2:
             raise KeyboardInterrupt
         return train_one_epoch(*arguments)
@@ -199,7 +200,7 @@ def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: p
 def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
     assert callable(run)  # makes the data
     command = [sys.executable, "-m", "normfold", "train", "--out", "my run", *ROWS[:-1], "100000"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -245,7 +246,9 @@ def test_second_sigterm_disturbs_no_clean_up() -> None:
 
 
 def test_missing_extra_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normfold.cli.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    monkeypatch.setattr(
+        "normfold._shared.packages.find_spec", lambda name: None if name == "sklearn" else find_spec(name)
+    )
     code, _, err = run("--out", "r")
     assert code == 3
     assert (
@@ -259,7 +262,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     assert "normfold train --arch convnet --data digits --out runs/digits" in out
     assert all(re.search(rf"\b{name}\b", out) for name in FACTORIES)
     group = typer.main.get_command(app)
-    helps = {parameter.name: getattr(parameter, "help", "") for parameter in group.commands["train"].params}
+    helps = {parameter.name: getattr(parameter, "help", "") for parameter in vars(group)["commands"]["train"].params}
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
             if value is not None and name in helps:

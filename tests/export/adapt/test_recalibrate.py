@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from normfold.export.errors import (
     MovingSamplesError,
     NotAdaptableError,
     SampleError,
-    StatisticsError,
+    SampleStatisticsError,
     TrainingModeError,
 )
 from normfold.export.onnx_io.model_file import load_model, save_model
-from tests.support.inflate import inflate
 from tests.support.onnx_models import batchnorm, model, run32, run64, statistics
+from tests.support.published_graphs import published_graph
 
 PRIOR = 16.0
 COUNT = 40
@@ -252,8 +251,7 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "levit_128s", "mobilenetv3_small_050", "test_coatnet"])
 def test_published_graphs_end_with_the_statistics_of_their_own_activations(name: str, tmp_path: Path) -> None:
     """Without a prior, each layer of the result holds mean and variance of what it is given in the result."""
-    packed = Path(__file__).parents[2] / "graphs" / f"{name}.onnx.gz"
-    proto = inflate(onnx.ModelProto.FromString(gzip.decompress(packed.read_bytes())))
+    proto = published_graph(name)
     (port,) = proto.graph.input
     batch, *size = [axis.dim_value for axis in port.type.tensor_type.shape.dim]
     x = np.random.default_rng(0).normal(0.5, 2, (3 * batch, *size)).astype(np.float32)
@@ -337,7 +335,7 @@ def test_statistics_beyond_their_dtype_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["e"]), batchnorm("e", "y")]
     constants = statistics(np.random.default_rng(0), 2, dtype=np.float32)
     proto = model(nodes, {"x": ["n", 2]}, ["y"], constants, dtype=np.float32)
-    with pytest.raises(StatisticsError, match="drive BatchNormalization 'bn' beyond"):
+    with pytest.raises(SampleStatisticsError, match="drive BatchNormalization 'bn' beyond"):
         adapted(proto, samples(x=np.full((COUNT, 2), 1e4, np.float32)), tmp_path)
 
 

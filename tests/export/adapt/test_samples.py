@@ -33,7 +33,7 @@ PLAIN = taker()
 
 
 def archive(tmp_path: Path, **arrays: np.ndarray) -> Path:
-    np.savez(tmp_path / "s.npz", **arrays)
+    np.savez(tmp_path / "s.npz", allow_pickle=False, **arrays)
     return tmp_path / "s.npz"
 
 
@@ -102,7 +102,7 @@ def test_tensors_are_taken_as_they_are(tmp_path: Path) -> None:
 
 def test_several_inputs_come_together(tmp_path: Path) -> None:
     ports = [Port("a", ir.DataType.FLOAT, ("n", 2)), Port("b", ir.DataType.INT64, ("n",))]
-    arrays = {"a": RNG.normal(size=(5, 2)).astype(np.float32), "b": np.arange(5)}
+    arrays: dict[str, np.ndarray] = {"a": RNG.normal(size=(5, 2)).astype(np.float32), "b": np.arange(5)}
 
     found = read_samples(archive(tmp_path, **arrays), Taker(ports, None, False))
 

@@ -11,29 +11,33 @@ import pytest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.export.bundle.calibrate import FEWEST_ROWS, MOST_ROWS, WINDOW_ROWS, calibrated
 from normfold.export.bundle.monitor import save_monitor
-from tests.export.bundle.test_monitor import RNG, deep, linear, rows, save, scores, trained
+from tests.support.onnx_models import conv_blocks, fitted_conv_block, gemm_block, save_model, varied_rows, window_scores
 
 
 def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> None:
     path = tmp_path / MONITOR_NAME
-    layers = save_monitor(save(trained(rows(2000, seed=0)["x"]), tmp_path), path)
+    layers = save_monitor(
+        save_model(fitted_conv_block(np.random.default_rng(0), varied_rows(2000, seed=0)["x"]), tmp_path), path
+    )
 
-    monitor = calibrated(path, layers, rows(300, seed=1))
+    monitor = calibrated(path, layers, varied_rows(300, seed=1))
     (layer,) = monitor.layers
     assert layer.threshold is not None
 
-    normal = [scores(path, monitor.layers, rows(WINDOW_ROWS, seed))[0] for seed in range(100, 300)]
+    normal = [window_scores(path, monitor.layers, varied_rows(WINDOW_ROWS, seed))[0] for seed in range(100, 300)]
     assert monitor.calibration_rows == 300
     assert np.mean([score > layer.threshold for score in normal]) < 0.02
-    for shifted in (rows(WINDOW_ROWS, 7)["x"] + 1, rows(WINDOW_ROWS, 7)["x"] * 0.3):
-        assert scores(path, monitor.layers, {"x": shifted})[0] > 2 * layer.threshold
+    for shifted in (varied_rows(WINDOW_ROWS, 7)["x"] + 1, varied_rows(WINDOW_ROWS, 7)["x"] * 0.3):
+        assert window_scores(path, monitor.layers, {"x": shifted})[0] > 2 * layer.threshold
 
 
 @pytest.mark.parametrize("wrong", [1e25, np.inf, np.nan])
 def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wrong: float) -> None:
     path = tmp_path / MONITOR_NAME
-    layers = save_monitor(save(trained(rows(2000, seed=0)["x"]), tmp_path), path)
-    x = rows(300, seed=1)["x"]
+    layers = save_monitor(
+        save_model(fitted_conv_block(np.random.default_rng(0), varied_rows(2000, seed=0)["x"]), tmp_path), path
+    )
+    x = varied_rows(300, seed=1)["x"]
     spoilt = x.copy()
     spoilt[[3, 70, 299]] = wrong
 
@@ -46,8 +50,8 @@ def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wro
 
 def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     path = tmp_path / MONITOR_NAME
-    layers = save_monitor(save(deep(RNG, 1), tmp_path), path)
-    x = rows(FEWEST_ROWS + 20, 0)["x"]
+    layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), 1), tmp_path), path)
+    x = varied_rows(FEWEST_ROWS + 20, 0)["x"]
     x[:21] = 1e25
 
     monitor = calibrated(path, layers, {"x": x})
@@ -59,7 +63,7 @@ def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(t
     """Rows of two kinds, one behind the other, as pictures lie class by class."""
     path = tmp_path / MONITOR_NAME
     count = 40_000  # shares of all of them in each window would be 640 MB
-    layers = save_monitor(save(linear(np.random.default_rng(0), 17), tmp_path), path)
+    layers = save_monitor(save_model(gemm_block(np.random.default_rng(0), 17), tmp_path), path)
     x = np.random.default_rng(1).normal(size=(count, 6)).astype(np.float32)
     x[count // 2 :] += 3
     tracemalloc.start()
@@ -76,9 +80,9 @@ def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(t
 @pytest.mark.parametrize("count", [None, FEWEST_ROWS - 1])
 def test_of_too_few_rows_no_threshold_is_taken(tmp_path: Path, count: int | None) -> None:
     path = tmp_path / MONITOR_NAME
-    layers = save_monitor(save(deep(RNG, 1), tmp_path), path)
+    layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), 1), tmp_path), path)
 
-    monitor = calibrated(path, layers, None if count is None else rows(count, 0))
+    monitor = calibrated(path, layers, None if count is None else varied_rows(count, 0))
 
     assert monitor.calibration_rows == 0
     assert [layer.threshold for layer in monitor.layers] == [None]

@@ -24,15 +24,14 @@ from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.reservation import reserved
 from normfold.export.errors import BundleError, VerificationError
-from tests.export.verify.test_verify import network
-from tests.support.onnx_models import run32
+from tests.support.onnx_models import run32, small_convnet
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Give the path of an unfolded network with one input x (n, 4, 5, 5) and one output y (n, 3)."""
     path = tmp_path / "net.onnx"
-    onnx.save(network(np.random.default_rng(0)), path)
+    onnx.save(small_convnet(np.random.default_rng(0)), path)
     return path
 
 

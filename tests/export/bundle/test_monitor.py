@@ -11,33 +11,27 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, MonitoredLayer, divergence, read_monitor
+from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, divergence, read_monitor
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrated
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.monitor import MOST_LAYERS, save_monitor
 from normfold.export.errors import FeedError
-from tests.export.verify.test_verify import network
-from tests.support.onnx_models import batchnorm, model, run32, statistics
-
-RNG = np.random.default_rng(0)
-
-
-def save(proto: onnx.ModelProto, folder: Path) -> Path:
-    """Write a model."""
-    path = folder / "net.onnx"
-    onnx.save(proto, path)
-    return path
-
-
-def with_output(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Return a model that gives one of its values."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    del changed.graph.output[:]
-    changed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return changed
+from tests.support.onnx_models import (
+    batchnorm,
+    conv_blocks,
+    fitted_conv_block,
+    gemm_block,
+    model,
+    run32,
+    save_model,
+    small_convnet,
+    statistics,
+    varied_rows,
+    window_scores,
+    with_output,
+)
 
 
 def parameter(proto: onnx.ModelProto, name: str) -> np.ndarray:
@@ -47,41 +41,19 @@ def parameter(proto: onnx.ModelProto, name: str) -> np.ndarray:
     return array
 
 
-def linear(rng: np.random.Generator, opset: int) -> onnx.ModelProto:
-    """Make a network of rank 2: x -> Gemm -> BatchNormalization -> Relu -> y."""
-    nodes = [
-        helper.make_node("Gemm", ["x", "w"], ["h"]),
-        batchnorm("h", "n1"),
-        helper.make_node("Relu", ["n1"], ["y"]),
-    ]
-    constants = {"w": rng.normal(size=(6, 4))} | statistics(rng, 4)
-    constants = {name: array.astype(np.float32) for name, array in constants.items()}
-    return model(nodes, {"x": ["n", 6]}, ["y"], constants, opset=opset, dtype=np.float32)
-
-
-def deep(rng: np.random.Generator, blocks: int, opset: int = 17, channels: int = 4) -> onnx.ModelProto:
-    """Make a chain of Conv, BatchNormalization and Relu."""
-    nodes, constants, before = [], {}, "x"
-    for place in range(blocks):
-        name = f"bn{place}"
-        nodes += [
-            helper.make_node("Conv", [before, f"w{place}"], [f"h{place}"], pads=[1, 1, 1, 1]),
-            batchnorm(f"h{place}", f"n{place}", name),
-            helper.make_node("Relu", [f"n{place}"], [f"r{place}"]),
-        ]
-        constants |= {f"w{place}": rng.normal(size=(channels, channels, 3, 3)) / 6} | statistics(rng, channels, name)
-        before = f"r{place}"
-    constants = {name: array.astype(np.float32) for name, array in constants.items()}
-    return model(nodes, {"x": ["n", channels, 5, 5]}, [before], constants, opset=opset, dtype=np.float32)
-
-
 @pytest.mark.parametrize("opset", [13, 17, 18, 21])
-@pytest.mark.parametrize("make", [deep, linear])
+@pytest.mark.parametrize("make", [conv_blocks, gemm_block])
 def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Path, make: Any, opset: int) -> None:
-    proto = deep(RNG, 1, opset) if make is deep else linear(RNG, opset)
-    source = save(proto, tmp_path)
+    proto = (
+        conv_blocks(np.random.default_rng(0), 1, opset)
+        if make is conv_blocks
+        else gemm_block(np.random.default_rng(0), opset)
+    )
+    source = save_model(proto, tmp_path)
     (bn,) = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
-    feeds = {"x": RNG.normal(size=(5, 6) if make is linear else (5, 4, 5, 5)).astype(np.float32)}
+    feeds = {
+        "x": np.random.default_rng(0).normal(size=(5, 6) if make is gemm_block else (5, 4, 5, 5)).astype(np.float32)
+    }
 
     (layer,) = save_monitor(source, tmp_path / MONITOR_NAME)
     means, squares = run32(onnx.load(tmp_path / MONITOR_NAME), feeds)
@@ -99,21 +71,11 @@ def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Pat
     assert layer.channel_indices == (1, 2, 3)
 
 
-def trained(x: np.ndarray) -> onnx.ModelProto:
-    """Make a network of one layer whose statistics are those of the rows, as precise ones are of the training data."""
-    proto = deep(RNG, 1)
-    (h,) = run32(with_output(proto, "h0"), {"x": x})
-    for name, values in (("bn0.mean", h.mean(axis=(0, 2, 3))), ("bn0.var", h.var(axis=(0, 2, 3)))):
-        (found,) = [one for one in proto.graph.initializer if one.name == name]
-        found.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
-    return proto
-
-
 def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
-    x = RNG.normal(size=(400, 4, 5, 5)).astype(np.float32)
-    proto = trained(x)
+    x = np.random.default_rng(0).normal(size=(400, 4, 5, 5)).astype(np.float32)
+    proto = fitted_conv_block(np.random.default_rng(1), x)
 
-    (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+    (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
     means, squares = (one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(tmp_path / MONITOR_NAME), {"x": x}))
 
     np.testing.assert_allclose(divergence(means, squares - means**2, np.array(layer.variances)), 0, atol=1e-8)
@@ -125,7 +87,7 @@ def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
 def test_a_few_layers_are_watched_and_nothing_behind_them_is_kept(
     tmp_path: Path, blocks: int, watched: list[str]
 ) -> None:
-    layers = save_monitor(save(deep(RNG, blocks), tmp_path), tmp_path / MONITOR_NAME)
+    layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), blocks), tmp_path), tmp_path / MONITOR_NAME)
 
     assert [layer.node for layer in layers] == watched
     assert len(layers) <= MOST_LAYERS
@@ -137,30 +99,14 @@ def test_a_few_layers_are_watched_and_nothing_behind_them_is_kept(
 def test_a_network_without_batch_normalisation_is_not_watched(tmp_path: Path) -> None:
     proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
 
-    assert save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME) == []
-    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net")
+    assert save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME) == []
+    exported = export_bundle(save_model(proto, tmp_path), tmp_path / "repository", "net")
     assert exported.monitor is None
     assert MONITOR_NAME not in exported.manifest.files
 
 
-def rows(count: int, seed: int) -> dict[str, np.ndarray]:
-    """Make rows that differ from each other in brightness and contrast."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(count, 4, 5, 5)) * rng.uniform(0.5, 1.5, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1))
-    return {"x": x.astype(np.float32)}
-
-
-def scores(path: Path, layers: tuple[MonitoredLayer, ...], feeds: dict[str, np.ndarray]) -> list[float]:
-    """Return each layer's score of one window."""
-    given = [one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(path), feeds)]
-    return [
-        float(divergence(means, squares - means**2, np.array(layer.variances)).mean())
-        for layer, means, squares in zip(layers, given[::2], given[1::2], strict=True)
-    ]
-
-
 def one_layer(channels: Sequence[int], scales: Mapping[int, float], shift: float) -> onnx.ModelProto:
-    """Make Conv and BatchNormalization, with some of seven channels; statistics are those of rows(2000, seed=0)."""
+    """Make Conv and BatchNormalization with some of seven channels and the statistics of varied_rows(2000, seed=0)."""
     rng = np.random.default_rng(5)
     scale = rng.uniform(0.5, 1.5, 7)
     scale[list(scales)] = list(scales.values())
@@ -177,7 +123,7 @@ def one_layer(channels: Sequence[int], scales: Mapping[int, float], shift: float
     def made() -> onnx.ModelProto:
         return model(nodes, {"x": ["n", 4, 5, 5]}, ["y"], constants, dtype=np.float32)
 
-    (h,) = run32(with_output(made(), "h"), rows(2000, seed=0))
+    (h,) = run32(with_output(made(), "h"), varied_rows(2000, seed=0))
     constants |= {"bn.mean": h.mean(axis=(0, 2, 3)), "bn.var": h.var(axis=(0, 2, 3))}
     return made()
 
@@ -198,10 +144,10 @@ def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
     ratios, judged = [], []
     for channels, scales in ((range(7), dead), (live, {})):
         path = tmp_path / MONITOR_NAME
-        layers = save_monitor(save(one_layer(channels, scales, shift), tmp_path), path)
-        (layer,) = calibrated(path, layers, rows(300, seed=1)).layers
+        layers = save_monitor(save_model(one_layer(channels, scales, shift), tmp_path), path)
+        (layer,) = calibrated(path, layers, varied_rows(300, seed=1)).layers
         assert layer.threshold is not None
-        (score,) = scores(path, (layer,), {"x": 0.8 * rows(WINDOW_ROWS, 7)["x"] + 0.3})
+        (score,) = window_scores(path, (layer,), {"x": 0.8 * varied_rows(WINDOW_ROWS, 7)["x"] + 0.3})
         ratios.append(score / layer.threshold)
         judged.append(layer)
 
@@ -219,18 +165,18 @@ def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> 
         nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), batchnorm("h", "y")]
         proto = model(nodes, {"x": ["n", 1, 2, 2]}, ["y"], constants, dtype=dtype)
 
-        (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+        (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
         assert layer.channel_indices == live
 
 
 def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
     """It gives its shift alone, and no variance of u can be told."""
-    proto = deep(RNG, 1)
+    proto = conv_blocks(np.random.default_rng(0), 1)
     (var,) = [one for one in proto.graph.initializer if one.name == "bn0.var"]
     var.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, np.inf, 1], np.float32), "bn0.var"))
 
-    (layer,) = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+    (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
     assert layer.channel_indices == (1, 3)
 
@@ -244,17 +190,17 @@ def without_scale(proto: onnx.ModelProto, *names: str) -> onnx.ModelProto:
 
 
 def test_layers_are_chosen_among_those_that_live(tmp_path: Path) -> None:
-    proto = without_scale(deep(RNG, 5), "bn0", "bn3")
+    proto = without_scale(conv_blocks(np.random.default_rng(0), 5), "bn0", "bn3")
 
-    layers = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+    layers = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
     assert [layer.node for layer in layers] == ["bn1", "bn2", "bn4"]
 
 
 def test_a_network_without_a_living_channel_is_not_watched(tmp_path: Path) -> None:
-    proto = without_scale(deep(RNG, 2), "bn0", "bn1")
+    proto = without_scale(conv_blocks(np.random.default_rng(0), 2), "bn0", "bn1")
 
-    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", held_out=rows(150, 3))
+    exported = export_bundle(save_model(proto, tmp_path), tmp_path / "repository", "net", held_out=varied_rows(150, 3))
 
     assert exported.monitor is None
     assert not {MONITOR_NAME, MONITOR_CARD_NAME} & exported.manifest.files.keys()
@@ -269,7 +215,7 @@ def test_scores_that_are_all_0_give_no_threshold_and_a_bundle_that_is_read(tmp_p
     proto = model(nodes, {"x": ["n", 3]}, ["y"], constants, dtype=np.float32)
     held_out = {"x": np.zeros((150, 3), np.float32)}
 
-    exported = export_bundle(save(proto, tmp_path), tmp_path / "repository", "net", held_out=held_out)
+    exported = export_bundle(save_model(proto, tmp_path), tmp_path / "repository", "net", held_out=held_out)
 
     monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
     assert monitor == exported.monitor
@@ -292,16 +238,18 @@ def test_a_layer_that_has_the_rows_several_times_is_not_watched(tmp_path: Path) 
     constants |= statistics(rng, 5, "before", np.float32) | statistics(rng, 3, "behind", np.float32)
     proto = model(nodes, {"x": ["n", 5, 4]}, ["y"], constants, dtype=np.float32)
 
-    layers = save_monitor(save(proto, tmp_path), tmp_path / MONITOR_NAME)
+    layers = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
     assert [layer.node for layer in layers] == ["before"]
 
 
 def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
     held_out = tmp_path / "rows.npz"
-    np.savez(held_out, **rows(150, 3))
+    np.savez(held_out, x=varied_rows(150, 3)["x"])
 
-    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
+    exported = export_bundle(
+        save_model(small_convnet(np.random.default_rng(0)), tmp_path), tmp_path / "repository", "net", held_out=held_out
+    )
 
     monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
     assert monitor == exported.monitor
@@ -310,7 +258,9 @@ def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
 
 
 def test_a_bundle_may_be_without(tmp_path: Path) -> None:
-    exported = export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", watch=False)
+    exported = export_bundle(
+        save_model(small_convnet(np.random.default_rng(0)), tmp_path), tmp_path / "repository", "net", watch=False
+    )
 
     assert not (exported.path / MONITOR_NAME).exists()
 
@@ -320,7 +270,12 @@ def test_wrong_rows_write_nothing(tmp_path: Path) -> None:
     np.savez(held_out, z=np.zeros(3))
 
     with pytest.raises(FeedError, match="the model's inputs are"):
-        export_bundle(save(network(RNG), tmp_path), tmp_path / "repository", "net", held_out=held_out)
+        export_bundle(
+            save_model(small_convnet(np.random.default_rng(0)), tmp_path),
+            tmp_path / "repository",
+            "net",
+            held_out=held_out,
+        )
 
     assert not list((tmp_path / "repository").glob("net/*"))
 
@@ -330,7 +285,7 @@ def test_a_network_of_pixels_is_watched_in_pixels(tmp_path: Path) -> None:
         preprocessing=ImagePreprocessing(channels=3, height=5, width=5, value_max=255, mean=(0.5,) * 3, std=(0.3,) * 3)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 5, 5), dtype=np.uint8)
-    source = save(deep(RNG, 2, channels=3), tmp_path)
+    source = save_model(conv_blocks(np.random.default_rng(0), 2, channels=3), tmp_path)
 
     exported = export_bundle(
         source, tmp_path / "repository", "net", card=card, takes_pixels=True, held_out={"x": pixels}

@@ -16,8 +16,7 @@ from normfold.export.errors import FoldError, ModelFileError, PixelError
 from normfold.export.graph.pixels import FromPixels
 from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify
-from tests.export.graph.test_pixels import CARD
-from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
+from tests.support.onnx_models import COLOUR_CARD, assert_same, batchnorm, folded, model, operators, statistics
 
 
 def test_shapes_of_other_inputs_are_not_believed() -> None:
@@ -262,7 +261,7 @@ def test_pixels_need_a_reader_and_no_caller(reads: bool, tmp_path: Path) -> None
     onnx.save(source, tmp_path / "a.onnx")
 
     with pytest.raises(PixelError, match="read by nothing, or is an output too"):
-        fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(CARD))
+        fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(COLOUR_CARD))
 
 
 @pytest.mark.parametrize("target", [".", "/", "folder"])

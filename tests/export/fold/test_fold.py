@@ -18,8 +18,8 @@ from tests.support.onnx_models import (
     assert_same,
     batchnorm,
     conv_batchnorm,
-    feeds,
     folded,
+    image_rows,
     model,
     operators,
     run64,
@@ -36,7 +36,7 @@ def test_a_layer_that_is_also_an_output_keeps_its_value() -> None:
 
     assert operators(result) == ["Conv", "BatchNormalization"]
     assert report.kept == {"graph-output/graph-output": 1}
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_a_layer_that_somebody_else_reads_keeps_its_value() -> None:
@@ -64,7 +64,7 @@ def test_forward_folds_only_if_all_readers_absorb() -> None:
 
     assert operators(result) == ["Conv", "Conv"]
     assert report.entries[0].into == ("a", "b")
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
     assert operators(kept) == operators(mixed)
     assert kept_report.entries[0].code == "graph-input/operator"
     assert {tensor.name for tensor in kept.graph.initializer} == set(constants)
@@ -106,7 +106,7 @@ def test_identity_and_dropout_do_not_stand_in_the_way(back: bool, between: str) 
 
     assert operators(result) == ["Conv"]
     assert report.entries[0].into == ("conv",)
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_a_batchnorm_that_nobody_reads_is_removed_and_reported() -> None:
@@ -136,7 +136,7 @@ def test_a_gain_of_zero_before_a_constant_add_folds() -> None:
         result, _ = folded(source)
 
         assert operators(result) == ["Conv"]
-        assert_same(source, result, feeds(rng))
+        assert_same(source, result, image_rows(rng))
 
 
 def test_equal_names_mean_equal_content() -> None:
@@ -164,7 +164,7 @@ def test_equal_names_mean_equal_content() -> None:
     for probe in probes:
         del probe.graph.output[:]
         probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in common)
-    fed = feeds(rng)
+    fed = image_rows(rng)
     for wanted, got in zip(*(run64(probe, fed) for probe in probes), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-10)
 
@@ -237,7 +237,7 @@ def test_a_model_without_batchnorm_is_untouched() -> None:
         "warnings": [],
         "input": None,
     }
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_a_result_that_is_not_valid_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

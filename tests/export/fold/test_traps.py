@@ -18,8 +18,8 @@ from tests.support.onnx_models import (
     assert_same,
     batchnorm,
     conv_batchnorm,
-    feeds,
     folded,
+    image_rows,
     model,
     operators,
     statistics,
@@ -53,7 +53,7 @@ def test_parameters_may_be_constant_nodes() -> None:
     result, _ = folded(source)
 
     assert operators(result) == ["Conv"]
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_parameters_may_stand_behind_identity() -> None:
@@ -66,7 +66,7 @@ def test_parameters_may_stand_behind_identity() -> None:
     result, _ = folded(source)
 
     assert operators(result) == ["Conv"]
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 @pytest.mark.parametrize("name", ["w", "bn.var"])
@@ -105,7 +105,7 @@ def test_a_batchnorm_in_a_subgraph_is_listed_and_left_in_peace() -> None:
     result, report = folded(source)
 
     assert report.kept == {"subgraph": 1}
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
@@ -126,7 +126,7 @@ def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
     result, report = folded(source)
 
     assert report.entries[0].code == "other-readers/graph-output"
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_a_batchnorm_that_a_subgraph_reads_is_kept() -> None:
@@ -147,7 +147,7 @@ def test_a_batchnorm_that_a_subgraph_reads_is_kept() -> None:
     result, report = folded(source)
 
     assert report.entries[0].code == "graph-input/subgraph"
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_a_branch_that_is_always_taken_is_folded_with_the_rest() -> None:
@@ -167,7 +167,7 @@ def test_a_branch_that_is_always_taken_is_folded_with_the_rest() -> None:
 
     assert operators(result) == ["Conv"]
     assert report.batchnorm_after == 0
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_constants_that_an_exporter_spelt_out_are_computed() -> None:
@@ -186,7 +186,7 @@ def test_constants_that_an_exporter_spelt_out_are_computed() -> None:
 
     assert operators(result) == ["Conv"]
     assert report.entries[0].into == ("conv",)
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_functions_are_inlined_first() -> None:
@@ -203,7 +203,7 @@ def test_functions_are_inlined_first() -> None:
 
     assert operators(result) == ["Conv"]
     assert report.batchnorm_before == 1
-    assert_same(source, result, feeds(rng))
+    assert_same(source, result, image_rows(rng))
 
 
 def test_an_operator_of_another_domain_is_kept_and_the_rest_folded() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import NodeProto, helper
+from onnx import helper
 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 from normfold.export.errors import ModelFileError, PixelError
@@ -18,26 +18,10 @@ from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, Pixels, from_pixels
 from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify
-from tests.support.onnx_models import batchnorm, model, operators, run32, statistics
-
-CARD = ImagePreprocessing(channels=3, height=6, width=6, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-STANDARDISED = {"x": ["n", 3, 6, 6]}
+from tests.support.onnx_models import COLOUR_CARD, batchnorm, colour_convnet, model, operators, run32, statistics
 
 
-def network(rng: np.random.Generator, front: list[NodeProto] | None = None, pads: int = 1, **more: Any) -> Any:
-    """Make Conv, BatchNormalization, Relu, behind what is in front and makes `s`."""
-    first = "s" if front else "x"
-    nodes = [
-        *(front or []),
-        helper.make_node("Conv", [first, "w"], ["c"], name="conv", pads=[pads] * 4),
-        batchnorm("c", "b"),
-        helper.make_node("Relu", ["b"], ["y"]),
-    ]
-    constants = {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32)} | statistics(rng, 4, dtype=np.float32) | more
-    return model(nodes, STANDARDISED, ["y"], constants, dtype=np.float32)
-
-
-@pytest.mark.parametrize("preprocessing", [CARD, None])
+@pytest.mark.parametrize("preprocessing", [COLOUR_CARD, None])
 def test_pixels_survive_their_standardisation(preprocessing: Any) -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
     standard = Pixels.of(preprocessing)
@@ -70,19 +54,19 @@ def assert_takes_pixels(source: onnx.ModelProto, result: onnx.ModelProto, prepro
 @pytest.mark.parametrize(("pads", "left"), [(1, ("Add",)), (0, ())])
 def test_the_cards_standardisation_goes_into_the_first_conv(pads: int, left: tuple[str, ...]) -> None:
     """Zero padding stands for the mean, so with padding the mean is still taken off before; the border is exact."""
-    source = network(np.random.default_rng(0), pads=pads)
+    source = colour_convnet(np.random.default_rng(0), pads=pads)
 
-    result, report = taken(source, CARD)
+    result, report = taken(source, COLOUR_CARD)
 
     assert operators(result) == ["Cast", *left, "Conv", "Relu"]
     assert report.input is not None
     assert (report.input.name, report.input.left) == ("x", left)
-    assert_takes_pixels(source, result, CARD)
+    assert_takes_pixels(source, result, COLOUR_CARD)
 
 
 def test_a_mean_of_zero_leaves_nothing_before_a_padded_conv() -> None:
-    card = CARD.model_copy(update={"mean": (0.0, 0.0, 0.0)})
-    source = network(np.random.default_rng(1))
+    card = COLOUR_CARD.model_copy(update={"mean": (0.0, 0.0, 0.0)})
+    source = colour_convnet(np.random.default_rng(1))
 
     result, _ = taken(source, card)
 
@@ -97,9 +81,9 @@ def test_a_network_that_standardises_itself_gets_a_cast_alone(pads: int) -> None
         helper.make_node("Sub", ["d", "mean"], ["m"]),
         helper.make_node("Div", ["m", "std"], ["s"]),
     ]
-    mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (CARD.mean, CARD.std))
+    mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (COLOUR_CARD.mean, COLOUR_CARD.std))
     more = {"full": np.array(255.0, np.float32), "mean": mean, "std": std}
-    source = network(np.random.default_rng(2), front, pads, **more)
+    source = colour_convnet(np.random.default_rng(2), front, pads, **more)
 
     result, report = taken(source, None)
 
@@ -111,14 +95,14 @@ def test_a_network_that_standardises_itself_gets_a_cast_alone(pads: int) -> None
 
 def test_a_batchnorm_in_front_takes_the_standardisation() -> None:
     rng = np.random.default_rng(3)
-    source = network(rng, [batchnorm("x", "s", "front")], **statistics(rng, 3, "front", np.float32))
+    source = colour_convnet(rng, [batchnorm("x", "s", "front")], **statistics(rng, 3, "front", np.float32))
 
-    result, report = taken(source, CARD)
+    result, report = taken(source, COLOUR_CARD)
 
     assert operators(result) == ["Cast", "BatchNormalization", "Conv", "Relu"]
     assert report.input is not None
     assert report.input.left == ()
-    assert_takes_pixels(source, result, CARD)
+    assert_takes_pixels(source, result, COLOUR_CARD)
 
 
 def test_a_grey_picture_has_scalars_and_folds_as_well() -> None:
@@ -139,10 +123,10 @@ def test_a_grey_picture_has_scalars_and_folds_as_well() -> None:
 
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_a_wrong_standardisation_is_caught(wrong: int, tmp_path: Path) -> None:
-    onnx.save(network(np.random.default_rng(6)), tmp_path / "a.onnx")
-    right = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(CARD))
+    onnx.save(colour_convnet(np.random.default_rng(6)), tmp_path / "a.onnx")
+    right = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(COLOUR_CARD))
     changes = [{"std": (0.229, 0.224, 0.226)}, {"mean": (0.485, 0.457, 0.406)}]
-    other = FromPixels(CARD.model_copy(update=changes[wrong]))
+    other = FromPixels(COLOUR_CARD.model_copy(update=changes[wrong]))
 
     assert right.verification is not None
     assert right.verification.passes
@@ -150,11 +134,11 @@ def test_a_wrong_standardisation_is_caught(wrong: int, tmp_path: Path) -> None:
 
 
 def test_pixels_of_ones_own_prove_it_too(tmp_path: Path) -> None:
-    onnx.save(network(np.random.default_rng(7)), tmp_path / "a.onnx")
+    onnx.save(colour_convnet(np.random.default_rng(7)), tmp_path / "a.onnx")
     np.savez(tmp_path / "pixels.npz", x=np.arange(216, dtype=np.uint8).reshape(2, 3, 6, 6))
 
     folded = fold_file(
-        tmp_path / "a.onnx", tmp_path / "b.onnx", inputs=tmp_path / "pixels.npz", pixels=FromPixels(CARD)
+        tmp_path / "a.onnx", tmp_path / "b.onnx", inputs=tmp_path / "pixels.npz", pixels=FromPixels(COLOUR_CARD)
     )
 
     assert folded.verification is not None
@@ -162,8 +146,8 @@ def test_pixels_of_ones_own_prove_it_too(tmp_path: Path) -> None:
 
 
 def test_without_pixels_the_two_have_different_inputs(tmp_path: Path) -> None:
-    onnx.save(network(np.random.default_rng(8)), tmp_path / "a.onnx")
-    fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(CARD))
+    onnx.save(colour_convnet(np.random.default_rng(8)), tmp_path / "a.onnx")
+    fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(COLOUR_CARD))
 
     with pytest.raises(ModelFileError, match="has other inputs"):
         verify(tmp_path / "a.onnx", tmp_path / "b.onnx")
@@ -173,12 +157,12 @@ def test_without_pixels_the_two_have_different_inputs(tmp_path: Path) -> None:
     ("shapes", "preprocessing", "message"),
     [
         ({"x": ["n", 3, 6, 6]}, None, "Nothing says how pixels become the input 'x'"),
-        ({"x": ["n", 4, 6, 6]}, CARD, "3 channels, on axis 1 of four; the input 'x' is ['n', 4, 6, 6]"),
-        ({"x": ["n", 6, 6, 3]}, CARD, "3 channels, on axis 1 of four"),
-        ({"x": ["n", "h", "w", 3]}, CARD, "with the channels last"),
-        ({"x": ["n", 3, 6, 6, 6]}, CARD, "3 channels, on axis 1 of four"),
-        ({"x": ["n", 3]}, CARD, "'x' is no picture of floats"),
-        ({"x": ["n", 3, 6, 6], "z": ["n", 3, 6, 6]}, CARD, "one input; this one has ['x', 'z']"),
+        ({"x": ["n", 4, 6, 6]}, COLOUR_CARD, "3 channels, on axis 1 of four; the input 'x' is ['n', 4, 6, 6]"),
+        ({"x": ["n", 6, 6, 3]}, COLOUR_CARD, "3 channels, on axis 1 of four"),
+        ({"x": ["n", "h", "w", 3]}, COLOUR_CARD, "with the channels last"),
+        ({"x": ["n", 3, 6, 6, 6]}, COLOUR_CARD, "3 channels, on axis 1 of four"),
+        ({"x": ["n", 3]}, COLOUR_CARD, "'x' is no picture of floats"),
+        ({"x": ["n", 3, 6, 6], "z": ["n", 3, 6, 6]}, COLOUR_CARD, "one input; this one has ['x', 'z']"),
     ],
 )
 def test_what_cannot_take_pixels_says_so(shapes: Any, preprocessing: Any, message: str) -> None:
@@ -201,6 +185,6 @@ def test_rows_and_sequences_are_no_pixels() -> None:
 def test_pixels_are_standardised_as_the_card_does_it() -> None:
     pixels = np.random.default_rng(9).integers(0, 256, (2, 3, 6, 6), np.uint8)
 
-    ours = Pixels.of(CARD).standardised(pixels, ir.DataType.FLOAT)
+    ours = Pixels.of(COLOUR_CARD).standardised(pixels, ir.DataType.FLOAT)
 
-    np.testing.assert_allclose(ours, CARD.standardise(pixels), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ours, COLOUR_CARD.standardise(pixels), rtol=1e-6, atol=1e-6)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from normfold.contract.atomic_write import atomic_path
 from normfold.contract.errors import WriteError
@@ -33,8 +33,8 @@ def test_a_written_model_is_the_one_that_was_read(tmp_path: Path) -> None:
     proto = small()
     proto.producer_name = "somebody"
     proto.metadata_props.add(key="licence", value="free")
-    proto.graph.initializer.append(helper.make_tensor("text", TensorProto.STRING, [2], [b"a", b"bc"]))
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32(3.5), "scalar"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([b"a", b"bc"], object), "text"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(3.5, np.float32), "scalar"))
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros((0, 4), np.int64), "empty"))
     proto.graph.node.append(helper.make_node("Identity", ["text"], ["t"]))
 

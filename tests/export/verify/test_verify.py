@@ -17,27 +17,7 @@ from normfold.export.verify.inputs import ROWS
 from normfold.export.verify.runner import Engine
 from normfold.export.verify.tolerance import measure
 from normfold.export.verify.verify import verify
-from tests.support.onnx_models import batchnorm, folded, model, statistics
-
-
-def network(
-    rng: np.random.Generator, batch: int | str = "n", dtype: Any = np.float32, group: int = 2
-) -> onnx.ModelProto:
-    """Make a small convolutional network, of which every weight matters."""
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["h"], name="conv", group=group, pads=[1, 1, 1, 1]),
-        batchnorm("h", "n1"),
-        helper.make_node("Relu", ["n1"], ["r"]),
-        helper.make_node("Flatten", ["r"], ["f"]),
-        helper.make_node("Gemm", ["f", "v"], ["y"], name="gemm"),
-    ]
-    constants = {
-        "w": rng.normal(size=(4, 4 // group, 3, 3)),
-        "b": rng.normal(size=4),
-        "v": rng.normal(size=(4 * 5 * 5, 3)),
-    } | statistics(rng, 4)
-    constants = {name: array.astype(dtype) for name, array in constants.items()}
-    return model(nodes, {"x": [batch, 4, 5, 5]}, ["y"], constants, dtype=dtype)
+from tests.support.onnx_models import folded, model, small_convnet
 
 
 def initializer(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
@@ -55,7 +35,7 @@ def put(proto: onnx.ModelProto, name: str, array: np.ndarray) -> None:
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path, onnx.ModelProto, onnx.ModelProto]:
     """Give the paths and models of a network and its right fold."""
-    source = network(np.random.default_rng(0))
+    source = small_convnet(np.random.default_rng(0))
     result, _ = folded(source)
     paths = tmp_path / "a.onnx", tmp_path / "b.onnx"
     for path, proto in zip(paths, (source, result), strict=True):
@@ -132,7 +112,7 @@ def test_a_wrong_fold_is_never_written(pair: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_float64_models_are_verified_too(tmp_path: Path) -> None:
-    source = network(np.random.default_rng(1), dtype=np.float64)
+    source = small_convnet(np.random.default_rng(1), dtype=np.float64)
     onnx.save(source, tmp_path / "a.onnx")
 
     verification = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").verification
@@ -145,7 +125,7 @@ def test_float64_models_are_verified_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [17, onnx.defs.onnx_opset_version()])
 def test_a_newer_ir_version_or_opset_than_the_runtime_knows(tmp_path: Path, opset: int) -> None:
     """The helpers of onnx write the newest IR version and opset, which are ahead of ONNX Runtime's."""
-    source = network(np.random.default_rng(4))
+    source = small_convnet(np.random.default_rng(4))
     source.ir_version = onnx.IR_VERSION
     source.opset_import[0].version = opset
     onnx.save(source, tmp_path / "a.onnx")
@@ -160,7 +140,7 @@ def test_a_newer_ir_version_or_opset_than_the_runtime_knows(tmp_path: Path, opse
 
 
 def test_a_fixed_batch_axis_is_not_batchable(tmp_path: Path) -> None:
-    onnx.save(network(np.random.default_rng(2), batch=2), tmp_path / "a.onnx")
+    onnx.save(small_convnet(np.random.default_rng(2), batch=2), tmp_path / "a.onnx")
 
     verification = verify(tmp_path / "a.onnx", tmp_path / "a.onnx")
 

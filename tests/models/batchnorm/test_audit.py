@@ -26,6 +26,7 @@ from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.errors import ArchitectureError, DataError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
+from tests.support.training import MakeRun
 
 Change = Callable[[nn.Module], object]
 
@@ -149,7 +150,7 @@ def test_audit_names_the_layer_whose_input_overflows(trained: Path, tmp_path: Pa
     assert set(of_layer(audit, "stages.2.norm")) == {"input-not-finite"}
 
 
-def test_audit_finds_small_training_batches(tmp_path: Path, make_run: Callable) -> None:
+def test_audit_finds_small_training_batches(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(batch_size=8, epochs=6)
     with pytest.warns(UserWarning, match="8 rows"):
         folder = fit(config, dataset, tmp_path / "run").folder

@@ -17,6 +17,7 @@ from normfold.models.batchnorm.recalibrate_run import allowed_fall, recalibrate_
 from normfold.models.errors import StatisticsError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
+from tests.support.training import MakeRun
 
 
 class Residual(nn.Module):
@@ -150,7 +151,7 @@ def test_allowed_fall_is_one_row_or_one_standard_error(accuracy: float, rows_: i
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_run: Callable) -> Path:
+def run(tmp_path: Path, make_run: MakeRun) -> Path:
     config, dataset = make_run(epochs=8)
     return fit(config, dataset, tmp_path / "run").folder
 
@@ -234,7 +235,7 @@ def test_statistics_of_training_remain_without_the_training_data(run: Path, imag
     assert "cannot be read" in gone.note
 
 
-def test_network_without_batchnorm_is_not_recalibrated(tmp_path: Path, make_run: Callable) -> None:
+def test_network_without_batchnorm_is_not_recalibrated(tmp_path: Path, make_run: MakeRun) -> None:
     config, _ = make_run()
     (tmp_path / "plain_net.py").write_text(
         "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"

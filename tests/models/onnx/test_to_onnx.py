@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from normfold.models.architectures.registry import build
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.to_onnx import InputSpec, OnnxFile, check_exportable, checkpoint_to_onnx, to_onnx
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.training import MakeRun
 
 
 def unsettle(network: nn.Module) -> nn.Module:
@@ -123,7 +124,9 @@ class TwoInputs(nn.Module):
         return {"scores": hidden, "more": (hidden.argmax(1), row > 0)}
 
 
-def test_several_inputs_and_outputs_keep_their_names_and_dtypes(tmp_path: Path, recwarn: object) -> None:
+def test_several_inputs_and_outputs_keep_their_names_and_dtypes(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     network = unsettle(TwoInputs())
     path = tmp_path / "m.onnx"
     inputs = {"row": InputSpec((2,)), "token": torch.tensor([4])}  # one row, which torch would take for a fixed size
@@ -239,7 +242,7 @@ class Number(nn.Module):
     ],
 )
 def test_failed_export_is_reported_in_one_sentence_and_writes_nothing(
-    tmp_path: Path, network: nn.Module, inputs: dict, more: dict, message: str
+    tmp_path: Path, network: nn.Module, inputs: dict[str, Any], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(OnnxExportError, match=message) as caught:
         to_onnx(network.eval(), tmp_path / "m.onnx", inputs, **more)
@@ -259,7 +262,7 @@ def test_batchnorm_removed_by_the_exporter_raises(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoint_is_exported_with_its_card(tmp_path: Path, make_run: Callable) -> None:
+def test_checkpoint_is_exported_with_its_card(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run()
     network = unsettle(build(config.architecture))
     save_checkpoint(tmp_path / "run", network, config)

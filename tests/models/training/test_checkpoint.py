@@ -11,17 +11,18 @@ from normfold.contract.atomic_write import write_atomically
 from normfold.models.architectures.registry import build
 from normfold.models.errors import ArchitectureError, DataError, WeightsError
 from normfold.models.training.checkpoint import load_checkpoint, load_config, save_checkpoint
+from tests.support.training import MakeRun
 
 
 @pytest.fixture
-def folder(tmp_path: Path, make_run: Callable) -> Path:
+def folder(tmp_path: Path, make_run: MakeRun) -> Path:
     config, _ = make_run()
     torch.manual_seed(1)
     save_checkpoint(tmp_path / "run", build(config.architecture), config)
     return tmp_path / "run"
 
 
-def test_checkpoint_loads_bit_for_bit_in_eval_mode(tmp_path: Path, make_run: Callable) -> None:
+def test_checkpoint_loads_bit_for_bit_in_eval_mode(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run()
     network = build(config.architecture).eval()
     save_checkpoint(tmp_path / "run", network, config)
@@ -32,7 +33,7 @@ def test_checkpoint_loads_bit_for_bit_in_eval_mode(tmp_path: Path, make_run: Cal
     assert torch.equal(loaded.network(x), network(x))
 
 
-def test_card_of_a_run_has_preprocessing_labels_and_logits(folder: Path, make_run: Callable) -> None:
+def test_card_of_a_run_has_preprocessing_labels_and_logits(folder: Path, make_run: MakeRun) -> None:
     card, dataset = load_config(folder).card, make_run()[1]
     assert card.preprocessing == dataset.preprocessing
     assert card.labels == ("0", "1", "2")
@@ -41,7 +42,7 @@ def test_card_of_a_run_has_preprocessing_labels_and_logits(folder: Path, make_ru
 
 
 @pytest.mark.parametrize("option", ["\udcff", json.loads("[" * 300 + "]" * 300)])
-def test_config_that_json_cannot_record_is_refused_before_training(make_run: Callable, option: object) -> None:
+def test_config_that_json_cannot_record_is_refused_before_training(make_run: MakeRun, option: object) -> None:
     with pytest.raises(DataError, match="'mlp' on .* cannot be recorded"):
         make_run("mlp", {"activation": option})
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from normfold.models.errors import DivergedError
 from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.train import fit
+from tests.support.training import MakeRun
 
 
 def names(folder: Path) -> set[str]:
@@ -33,7 +33,7 @@ def fill_disk_at(monkeypatch: pytest.MonkeyPatch, write: int) -> None:
 
 @pytest.mark.parametrize("write", [1, 2, 3, 4])  # metrics, state, weights, config
 def test_failed_write_before_the_first_checkpoint_leaves_no_file(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch, write: int
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     config, dataset = make_run("mlp", epochs=1)
     before = names(tmp_path)
@@ -52,7 +52,7 @@ def test_failed_write_before_the_first_checkpoint_leaves_no_file(
 
 
 def test_failed_write_after_a_checkpoint_keeps_all_files(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, dataset = make_run("mlp", epochs=3)
     whole = fit(config, dataset, tmp_path / "whole")
@@ -65,7 +65,7 @@ def test_failed_write_after_a_checkpoint_keeps_all_files(
     assert (resumed.folder / "weights.safetensors").read_bytes() == (whole.folder / "weights.safetensors").read_bytes()
 
 
-def test_failed_run_keeps_files_of_others(tmp_path: Path, make_run: Callable) -> None:
+def test_failed_run_keeps_files_of_others(tmp_path: Path, make_run: MakeRun) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -81,7 +81,7 @@ class StopAtOnce(TrainingCallback):
 
 
 def test_interrupted_run_keeps_its_state_if_resuming_fails(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, dataset = make_run("mlp", epochs=1)
     folder = tmp_path / "run"
@@ -99,7 +99,7 @@ def test_interrupted_run_keeps_its_state_if_resuming_fails(
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_temporary_files_of_a_killed_run_are_removed_at_the_next_start(
-    tmp_path: Path, make_run: Callable, resume: bool
+    tmp_path: Path, make_run: MakeRun, resume: bool
 ) -> None:
     config, dataset = make_run("mlp", epochs=1)
     folder = tmp_path / "run"

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,29 +23,15 @@ from normfold.models.errors import (
     TrainingWarning,
     UnmeasurableError,
 )
-from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
 from normfold.models.training.evaluate import evaluate, mean_iou
-from normfold.models.training.metrics import EpochMetrics
 from normfold.models.training.train import fit
+from tests.support.paths import ROOT
+from tests.support.training import MakeRun, StopAfter
 
 FILES = {"weights.safetensors", "config.json", "metrics.jsonl", "curves.png", "resume"}
-
-
-class StopAfter(TrainingCallback):
-    """Interrupts as Ctrl-C does, in the middle of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.last, self.done = epoch, 0
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        self.done = metrics.epoch
-
-    def on_step(self) -> None:
-        if self.done == self.last:
-            raise KeyboardInterrupt
 
 
 def read_lines(folder: Path) -> list[dict[str, float]]:
@@ -56,7 +41,7 @@ def read_lines(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: Callable) -> None:
+def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=8)
     result = fit(config, dataset, tmp_path / "run")
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == FILES
@@ -71,7 +56,7 @@ def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: Callable) -> 
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_checkpoint_is_that_of_the_best_validation_epoch(tmp_path: Path, make_run: Callable) -> None:
+def test_checkpoint_is_that_of_the_best_validation_epoch(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=6, lr=0.3)
     result = fit(config, dataset, tmp_path / "run")
     lines = read_lines(result.folder)
@@ -85,7 +70,7 @@ def test_checkpoint_is_that_of_the_best_validation_epoch(tmp_path: Path, make_ru
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, make_run: Callable, settings: dict[str, object], epoch: int
+    tmp_path: Path, make_run: MakeRun, settings: dict[str, object], epoch: int
 ) -> None:
     config, dataset = make_run(epochs=4, **settings)
     whole = fit(config, dataset, tmp_path / "whole")
@@ -109,7 +94,7 @@ def torch_state(folder: Path) -> dict[str, torch.Tensor]:
     return read_safetensors(folder / "resume" / "state.safetensors")
 
 
-def test_weights_depend_on_the_seed(tmp_path: Path, make_run: Callable) -> None:
+def test_weights_depend_on_the_seed(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         config, dataset = make_run(epochs=1, seed=seed)
         fit(config, dataset, tmp_path / str(seed))
@@ -117,14 +102,14 @@ def test_weights_depend_on_the_seed(tmp_path: Path, make_run: Callable) -> None:
     assert weights[0] != weights[1]
 
 
-def test_resuming_a_finished_run_returns_its_result(tmp_path: Path, make_run: Callable) -> None:
+def test_resuming_a_finished_run_returns_its_result(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2)
     first = fit(config, dataset, tmp_path / "run")
     again = fit(config, dataset, tmp_path / "run", resume=True)
     assert (again.epochs, again.metrics) == (first.epochs, first.metrics)
 
 
-def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path: Path, make_run: Callable) -> None:
+def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1)
     folder = tmp_path / "run"
     with pytest.raises(RunFolderError, match="holds no run to resume"):
@@ -151,7 +136,7 @@ def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_p
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: Callable) -> None:
+def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=50, patience=2, lr=1e-9)
     result = fit(config, dataset, tmp_path / "run")
     assert result.epochs < 50
@@ -161,7 +146,7 @@ def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: Callable)
     assert load_checkpoint(result.folder).config.epoch == result.best_epoch
 
 
-def test_diverging_run_stops_with_advice_and_can_be_started_again(tmp_path: Path, make_run: Callable) -> None:
+def test_diverging_run_stops_with_advice_and_can_be_started_again(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run("mlp", epochs=2, optimizer="sgd", lr=1e30)
     with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower --lr \(it was 1e\+30\)"):
         fit(config, dataset, tmp_path / "run")
@@ -182,7 +167,7 @@ class Cubes(nn.Module):
 
 
 def test_infinite_test_loss_raises_and_the_folder_stays_readable(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"cubes_{tmp_path.name}.py").write_text(CUBES)
     monkeypatch.chdir(tmp_path)
@@ -195,13 +180,13 @@ def test_infinite_test_loss_raises_and_the_folder_stays_readable(
         assert set(load_checkpoint(tmp_path / "run").config.card.metrics) == {"validation_loss", "validation_accuracy"}
 
 
-def test_small_batches_warn(tmp_path: Path, make_run: Callable) -> None:
+def test_small_batches_warn(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1, batch_size=16)
     with pytest.warns(TrainingWarning, match="16 rows: with fewer than 32"):
         fit(config, dataset, tmp_path / "run")
 
 
-def test_fp16_without_gpu_is_refused(tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp16_without_gpu_is_refused(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     config, dataset = make_run(precision="fp16")
     with pytest.raises(PrecisionError, match="'fp16' needs a GPU"):
@@ -209,7 +194,7 @@ def test_fp16_without_gpu_is_refused(tmp_path: Path, make_run: Callable, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: Callable) -> None:
+def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2, precision="bf16")
     with pytest.raises(KeyboardInterrupt):
         fit(config, dataset, tmp_path / "run", callback=StopAfter(1))
@@ -221,7 +206,7 @@ def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: Callable) 
 
 
 def test_network_without_logits_is_refused_before_training(
-    tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"odd_{tmp_path.name}.py").write_text(
         "from torch import nn\n"
@@ -249,7 +234,7 @@ def test_evaluation_is_in_eval_mode_and_restores_the_mode() -> None:
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
 
 
-def test_batchnorms_are_synchronised_over_gpus_and_keep_their_names(make_run: Callable) -> None:
+def test_batchnorms_are_synchronised_over_gpus_and_keep_their_names(make_run: MakeRun) -> None:
     config, _ = make_run()
     network = build(config.architecture)
     names = list(network.state_dict())
@@ -281,7 +266,7 @@ print("unsynchronised", any("each of 2 processes" in str(warning.message) for wa
 
 def test_two_processes_train_one_network(tmp_path: Path, images: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[3]
+    root = ROOT
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
         [*command, str(tmp_path / "script.py"), f"npz:{images}", str(tmp_path / "run")],
@@ -342,7 +327,7 @@ def test_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
         assert (tmp_path / "broken" / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: Callable) -> None:
+def test_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: MakeRun) -> None:
     result = fit(*make_run(epochs=1), tmp_path / "run")
     assert "validation_mean_iou" not in read_lines(result.folder)[0]
     assert not [name for name in result.metrics if "iou" in name]

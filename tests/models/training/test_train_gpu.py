@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from normfold.models.data.data import Dataset
 from normfold.models.training.checkpoint import load_checkpoint
 from normfold.models.training.evaluate import evaluate
 from normfold.models.training.train import fit
-from tests.models.training.test_train import StopAfter
+from tests.support.training import MakeRun, StopAfter
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a build of torch for it")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU, or no build of torch for it")
 
 
 def measured_on_cpu(folder: Path, dataset: Dataset) -> float:
@@ -25,7 +24,7 @@ def measured_on_cpu(folder: Path, dataset: Dataset) -> float:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_run_learns_on_the_gpu_and_its_checkpoint_loads_on_the_cpu(
-    tmp_path: Path, make_run: Callable, precision: str
+    tmp_path: Path, make_run: MakeRun, precision: str
 ) -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.max_memory_allocated()
@@ -37,7 +36,7 @@ def test_run_learns_on_the_gpu_and_its_checkpoint_loads_on_the_cpu(
     assert {value.dtype for value in load_checkpoint(result.folder).network.parameters()} == {torch.float32}
 
 
-def test_interrupted_run_resumes_on_the_gpu(tmp_path: Path, make_run: Callable) -> None:
+def test_interrupted_run_resumes_on_the_gpu(tmp_path: Path, make_run: MakeRun) -> None:
     """Not bit for bit: cuDNN adds gradients up in no fixed order."""
     config, dataset = make_run(epochs=8)
     with pytest.raises(KeyboardInterrupt):
@@ -47,7 +46,7 @@ def test_interrupted_run_resumes_on_the_gpu(tmp_path: Path, make_run: Callable) 
     assert measured_on_cpu(resumed.folder, dataset) > 0.9
 
 
-def test_second_run_may_use_the_cpu(tmp_path: Path, make_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_may_use_the_cpu(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = make_run(epochs=1)
     fit(config, dataset, tmp_path / "on-gpu")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

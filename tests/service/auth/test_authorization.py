@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from normfold.service.auth import key_store as keyring
 from normfold.service.auth.authorization import required_scope
 from normfold.service.auth.key_admin import create_key, revoke_key
 from normfold.service.errors import KeysError
-from normfold.service.inference.asgi import InferRoute
-from normfold.service.logs import FACTS
+from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Service, serve_app
-from tests.service.http.test_hostile_bodies import PICTURE, wait_for
+from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import PICTURE
+from tests.support.service import AccessLog, Service, StartService, serve_app
+from tests.support.waiting import wait_for
 
 LOCKED = {"error": "This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."}
 PAGE = "https://app.example:8443"
@@ -107,7 +108,7 @@ def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
     if need is not None:
         assert route is None or REQUIRED_SCOPES[route] == need
         assert route is not None or need != "nothing"
-    matched = InferRoute.match({"path": path, "method": "POST"})
+    matched = match_infer_path(path)
     assert matched is None or need in ("infer", None)
 
 
@@ -246,7 +247,7 @@ def test_with_a_key_a_path_that_is_not_there_is_404(keys: Keys, path: str) -> No
     for name in ("infer", "admin", "metrics"):
         answer = keys.ask(name, "GET", path)
         assert answer.status_code == 404
-        assert re.fullmatch(r"There is no path '.*'; GET /docs describes those there are\.", answer.json()["error"])
+        assert re.fullmatch(r"There is no path '.*'; GET /docs lists the routes\.", answer.json()["error"])
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def in_one_piece(keys: Keys, key: str | None, field: str = "") -> tuple[bytes, A
     return answer, json.loads(text)
 
 
-def test_the_short_way_has_the_same_doors(keys: Keys, taken: list[bytes]) -> None:
+def test_the_short_way_has_the_same_doors(keys: Keys, fast_path_urls: list[bytes]) -> None:
     head, answer = in_one_piece(keys, "infer")
     assert head.startswith(b"HTTP/1.1 200")
     assert answer["outputs"]
@@ -319,14 +320,14 @@ def test_the_short_way_has_the_same_doors(keys: Keys, taken: list[bytes]) -> Non
     assert head.startswith(b"HTTP/1.1 429")
     assert b"retry-after: " in head
     assert lines(keys, "short")[0]["key"]["name"] == "slower"
-    assert len(taken) == 6
+    assert len(fast_path_urls) == 6
 
 
-def test_a_page_of_another_origin_takes_the_long_way(keys: Keys, taken: list[bytes]) -> None:
+def test_a_page_of_another_origin_takes_the_long_way(keys: Keys, fast_path_urls: list[bytes]) -> None:
     head, answer = in_one_piece(keys, "infer", f"Origin: {PAGE}\r\n")
     assert answer["outputs"]
     assert f"access-control-allow-origin: {PAGE}".encode() in head
-    assert not taken
+    assert not fast_path_urls
 
 
 def test_workers_share_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,12 +359,12 @@ def test_the_access_log_names_the_key_and_never_its_secret(keys: Keys, caplog: p
 
 
 def test_the_services_own_log_names_the_key_too(
-    bundles: Any, start: Callable[..., Any], access_log: Any, tmp_path: Path
+    bundles: BundleWriter, start: StartService, access_log: AccessLog, tmp_path: Path
 ) -> None:
     key, sent = create_key(tmp_path / "keys.json", "ci", ["infer"])
     client = start(bundles.root, keys=tmp_path / "keys.json").client
     answer = client.get("/v2", headers={"X-API-Key": sent})
-    facts = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    facts = access_log.facts_of(answer.headers["x-request-id"])
     assert facts["key"] == {"id": key.id, "name": "ci"}
 
 
@@ -372,7 +373,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_others_go_on(ke
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     wait_s = int(answers[2].headers["retry-after"])
     assert 90 < wait_s <= 100
-    assert answers[2].json() == {"error": f"The key has asked too often. Try again in {wait_s} seconds."}
+    assert answers[2].json() == {"error": f"The key is over its rate limit. Try again in {wait_s} seconds."}
     assert keys.ask("slow", "GET", "/v2").status_code == 429
     assert keys.ask("slow", "GET", "/metrics").status_code == 403
     assert keys.ask("slow", "GET", "/v2/health/live").status_code == 200
@@ -382,7 +383,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_others_go_on(ke
 
 
 def test_a_running_service_takes_new_keys_and_drops_revoked_ones(
-    bundles: Any, start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keyring, "LOOK_EVERY_S", 0.02)
     file = tmp_path / "keys.json"
@@ -405,7 +406,7 @@ def test_a_service_whose_keys_cannot_be_read_does_not_start(tmp_path: Path) -> N
         create_app(Settings(keys=tmp_path / "keys.json"))
 
 
-def test_pages_have_a_field_for_the_key_where_keys_are_needed(keys: Keys, served: Any) -> None:
+def test_pages_have_a_field_for_the_key_where_keys_are_needed(keys: Keys, served: Service) -> None:
     document = keys.client.get("/openapi.json").json()
     [(name, scheme)] = document["components"]["securitySchemes"].items()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
@@ -470,7 +471,7 @@ def test_without_an_origin_the_answer_is_as_ever(keys: Keys) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_every_page_may_where_all_origins_may(bundles: Any, start: Callable[..., Any]) -> None:
+def test_every_page_may_where_all_origins_may(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root, cors_origins=("*",))
     assert preflight(service, "null").headers["access-control-allow-origin"] == "*"
@@ -478,7 +479,7 @@ def test_every_page_may_where_all_origins_may(bundles: Any, start: Callable[...,
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
 
 
-def test_without_the_setting_no_page_may(served: Any) -> None:
+def test_without_the_setting_no_page_may(served: Service) -> None:
     assert preflight(served, PAGE).status_code == 405
     answer = served.client.post(INFER, json=PICTURE, headers={"Origin": PAGE})
     assert answer.status_code == 200

@@ -19,7 +19,7 @@ from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import read_keys, split_key
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.errors import KeysError, KeysUnwritableError
-from tests.service.http.test_hostile_bodies import wait_for
+from tests.support.waiting import wait_for
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -189,7 +189,7 @@ def test_digests_are_compared_for_ids_that_do_not_exist_too(file: Path, monkeypa
         compared.append((len(one), len(other)))
         return one == other
 
-    monkeypatch.setattr(keyring.hmac, "compare_digest", compare)
+    monkeypatch.setattr("hmac.compare_digest", compare)
     for presented in (sent, f"nf_{key.id}_wrong", "nf_00000000_wrong", ""):
         compared.clear()
         assert opens(ring, presented) is (presented == sent)
@@ -273,7 +273,7 @@ def test_the_watcher_outlives_what_nobody_foresaw(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, sent = create_key(file, "ci", ("infer",))
-    ring, read, failed = KeyStore(file), keyring.read_keys, threading.Event()
+    ring, read, failed = KeyStore(file), read_keys, threading.Event()
 
     def fail_once(path: Path) -> Any:
         if not failed.is_set():

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from normfold.service.repository import loader as bundle
-from tests.service.runtime.test_session_factory import TENSORRT, Pretended, pretend
-
-__all__ = ["pretend"]
+from tests.support.bundles import BundleWriter
+from tests.support.service import TENSORRT, PretendedSession, StartService
 
 
 @pytest.fixture
@@ -24,12 +23,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
         seen.setdefault(place, []).append(len(tensors["input"]))
         return session._real.run(names, tensors, options)
 
-    monkeypatch.setattr(Pretended, "run", run, raising=False)
+    monkeypatch.setattr(PretendedSession, "run", run, raising=False)
     return seen
 
 
 @pytest.fixture
-def serve(bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def serve(bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that serves batches of 1, 2, 4 and 6, and gives the client."""
 
     def serve_digits(dear: bool = True, provider: str = "cuda") -> Any:
@@ -96,7 +95,7 @@ def test_if_one_of_them_cannot_run_one_session_runs_all_sizes(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = Pretended.run  # type: ignore[attr-defined]
+    record = PretendedSession.run  # type: ignore[attr-defined]
 
     def run(session: Any, *arguments: Any) -> Any:
         results = record(session, *arguments)
@@ -105,7 +104,7 @@ def test_if_one_of_them_cannot_run_one_session_runs_all_sizes(
             raise RuntimeError("Failed to allocate memory for requested buffer of size 9")
         return results
 
-    monkeypatch.setattr(Pretended, "run", run)
+    monkeypatch.setattr(PretendedSession, "run", run)
     pretend()
     client = serve()
     check_that_one_runs_all(client, runs, caplog, "Failed to allocate memory for requested buffer of size 9")

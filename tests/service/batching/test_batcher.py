@@ -54,9 +54,8 @@ class Network:
 
 def job(*values: float, outputs: Sequence[str] = ("y",), timeout_s: float = 20.0, **changes: Any) -> QueuedRequest:
     array = np.array(values, np.float64).reshape(-1, 1)
-    return QueuedRequest(
-        {"x": array}, **{"rows": len(values), "outputs": outputs, "deadline": perf_counter() + timeout_s} | changes
-    )
+    fields: dict[str, Any] = {"rows": len(values), "outputs": outputs, "deadline": perf_counter() + timeout_s}
+    return QueuedRequest({"x": array}, **fields | changes)
 
 
 def run(test: Callable[[Network, Batcher], Awaitable[None]], **policy: Any) -> Network:
@@ -178,6 +177,7 @@ def test_one_bad_member_fails_alone() -> None:
         jobs = [job(1), job(13), job(2)]
         results = await asyncio.gather(*map(batcher.submit, jobs), return_exceptions=True)
         assert [type(result) for result in results] == [dict, InvalidRequestError, dict]
+        assert isinstance(results[2], dict)
         assert results[2]["y"].tolist() == [[4.0]]
 
     assert run(test, inline=True).rows == [3, 1, 1, 1]
@@ -299,7 +299,7 @@ def test_outputs_that_differ_are_all_computed() -> None:
         assert [sorted(result) for result in results] == [["y"], ["y", "z"]]
 
     class Same(Network):
-        def __call__(self, tensors: Any, outputs: Any, _: Any = None) -> list[Any]:
+        def __call__(self, tensors: Any, outputs: Any, cancel: Any = None) -> list[Any]:  # noqa: ARG002
             return [tensors["x"] for _ in outputs]
 
     async def main() -> None:

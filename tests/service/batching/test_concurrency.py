@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from normfold.service.logs import FACTS
 from normfold.service.repository import loader as bundle
 from normfold.service.runtime.session import Session
+from tests.support.bundles import BundleWriter
+from tests.support.service import AccessLog, Service, StartService
 
 
-def test_every_client_gets_its_own_answer(served: Any) -> None:
+def test_every_client_gets_its_own_answer(served: Service) -> None:
     def ask(number: int) -> tuple[list[float], str]:
         body = {"instances": [[40 + 10 * number, 1e9]]}
         headers = {"X-Request-Id": f"id-{number}"}
@@ -30,7 +30,7 @@ def test_every_client_gets_its_own_answer(served: Any) -> None:
 
 
 def test_long_run_does_not_stop_the_event_loop(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.rows()
     running, go_on, loaded = threading.Event(), threading.Event(), threading.Event()
@@ -57,11 +57,11 @@ def test_long_run_does_not_stop_the_event_loop(
 
 
 def test_client_that_leaves_while_it_sends_is_no_error_of_ours(
-    served: Any, access_log: Any, caplog: pytest.LogCaptureFixture
+    served: Service, access_log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nX-Request-Id: leaver\r\nContent-Length: 100\r\n\r\n"
     port = httpx.URL(served.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(head + b"{")
-    assert getattr(access_log.wait_for("leaver"), FACTS)["status"] == 499
+    assert access_log.facts_of("leaver")["status"] == 499
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -6,7 +6,6 @@ import ast
 import itertools
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ from normfold.contract.manifest import TensorSpec
 from normfold.service.observability import access_log as access
 from normfold.service.observability import request_trace as telemetry
 from normfold.service.runtime.session import Session
-from tests.service.http.test_connections import INFER, answers, connect
-from tests.service.http.test_hostile_bodies import Slow, post, wait_for
+from tests.support.bundles import BundleWriter
+from tests.support.raw_http import INFER_HEAD, connect, read_responses
+from tests.support.service import HeldRuns, StartService, post_picture
+from tests.support.waiting import wait_for
 
 
-def allocator(bundles: Any) -> None:
+def allocator(bundles: BundleWriter) -> None:
     """Write a network that makes as many zeros as it is told, and of rows that run together as the largest says."""
     bundles.write(
         "allocator",
@@ -50,7 +51,7 @@ TOO_MUCH = 2**46
 
 
 def test_memory_that_is_not_there_fails_one_request(
-    bundles: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     allocator(bundles)
     service = start(bundles.root)
@@ -64,24 +65,24 @@ def test_memory_that_is_not_there_fails_one_request(
 
 
 def test_a_bad_member_of_a_batch_fails_alone(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten requests wait while one runs, then run together: one that asks for too much fails all, then only itself."""
     allocator(bundles)
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root, max_batch_size=16)
     slow.holds.set()
-    connections = [connect(service) for _ in range(11)]
+    connections = [connect(service.client) for _ in range(11)]
     for number, connection in enumerate(connections):
         body = json.dumps(counting(TOO_MUCH if number == 5 else number)).encode()
-        head = INFER.replace(b"digits", b"allocator") % (len(body), b"Connection: close\r\n")
+        head = INFER_HEAD.replace(b"digits", b"allocator") % (len(body), b"Connection: close\r\n")
         connection.sendall(head + body)
         if number == 0:
             assert slow.running.wait(timeout=20)
     wait_for(lambda: 'normfold_queue_rows{model="allocator",version="1"} 10.0' in service.client.get("/metrics").text)
     slow.holds.clear()
     slow.go_on.set()
-    found = [answers(connection)[0] for connection in connections]
+    found = [read_responses(connection)[0] for connection in connections]
     for connection in connections:
         connection.close()
     assert [status for status, _ in found] == [200] * 5 + [500] + [200] * 5
@@ -92,8 +93,8 @@ def test_a_bad_member_of_a_batch_fails_alone(
 @pytest.mark.parametrize("error", [MemoryError("planted"), RuntimeError("planted"), OSError("planted")])
 @pytest.mark.parametrize("inline", [True, False])
 def test_whatever_a_run_raises_is_500_and_the_next_is_answered(
-    bundles: Any,
-    start: Callable[..., Any],
+    bundles: BundleWriter,
+    start: StartService,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
@@ -112,16 +113,16 @@ def test_whatever_a_run_raises_is_500_and_the_next_is_answered(
     bundles.digits()
     service = start(bundles.root)
     fails.set()
-    answer = post(service)
+    answer = post_picture(service)
     fails.clear()
     assert answer.status_code == 500
     assert "planted" not in answer.text
     assert any(record.exc_info and record.exc_info[1] is error for record in caplog.records)
-    assert post(service).status_code == 200
+    assert post_picture(service).status_code == 200
 
 
 def test_a_clock_that_jumps_changes_nothing(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An hour forward, two back, and so on, at every look at it."""
     jumps = (1.8e9 + 3600 * (number if number % 2 else -number) for number in itertools.count())
@@ -130,7 +131,7 @@ def test_a_clock_that_jumps_changes_nothing(
     bundles.digits()
     service = start(bundles.root, access_log=tmp_path / "access.log", timeout_s=20)
     for _ in range(20):
-        assert post(service).status_code == 200
+        assert post_picture(service).status_code == 200
     statistics = service.client.get("/v2/models/digits/stats").json()["model_stats"][0]["inference_stats"]
     assert 0 < statistics["success"]["ns"] < 20e9
     wait_for(lambda: (tmp_path / "access.log").read_bytes().count(b"\n") >= 20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from normfold.service.drift.store import DriftStore
 from normfold.service.errors import SettingsError
 from normfold.service.settings import Settings, load_settings
 from normfold.service.workers.process_files import ProcessFiles
-from tests.service.conftest import Service, serve_app
+from tests.support.service import Service, StartService, serve_app
+from tests.support.waiting import wait_for
 
 RNG = np.random.default_rng(0)
 
@@ -69,21 +69,13 @@ def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
         assert service.client.post(f"/v2/models/{model}/infer", json={"inputs": [entry]}).status_code == 200
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def shift(service: Service, model: str = "net") -> dict[str, Any]:
     """Return what the service says of a model's inputs."""
     found: dict[str, Any] = service.client.get(f"/v2/models/{model}/shift").json()
     return found
 
 
-def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: Callable[..., Service]) -> None:
+def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
 
@@ -101,7 +93,7 @@ def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: 
     assert abs(layer["worst_channels"][0]["mean"]) > 0.1
 
 
-def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: Callable[..., Service]) -> None:
+def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
 
     ask(service, rows(500, offset=1.0), "unknown")
@@ -115,7 +107,7 @@ def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: C
 
 @pytest.mark.parametrize(("model", "settings"), [("unwatched", {"drift_share": 1.0}), ("net", {"drift_share": 0.0})])
 def test_what_is_not_watched_says_so(
-    repository: Path, start: Callable[..., Service], model: str, settings: dict[str, Any]
+    repository: Path, start: StartService, model: str, settings: dict[str, Any]
 ) -> None:
     service = start(repository, **settings)
 
@@ -129,7 +121,7 @@ def test_what_is_not_watched_says_so(
     }
 
 
-def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Service]) -> None:
+def test_a_small_share_looks_at_few(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=0.01)
     begun = time.monotonic()
 
@@ -141,7 +133,7 @@ def test_a_small_share_looks_at_few(repository: Path, start: Callable[..., Servi
     assert found["sampling"]["most_rows_per_hour"] <= 3600 * 0.01 / 0.0003
 
 
-def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: StartService) -> None:
     settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state"}
     chosen = Settings(repository=repository, provider="cpu", **settings)
     with serve_app(create_app(chosen), chosen) as first:
@@ -157,7 +149,7 @@ def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, star
 
 
 def test_the_last_of_it_is_written_down_while_nobody_asks(
-    repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+    repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
@@ -169,27 +161,27 @@ def test_the_last_of_it_is_written_down_while_nobody_asks(
 
     card = repository / "net" / "1" / MONITOR_CARD_NAME
     (path,) = (tmp_path / "state" / "drift" / "net").rglob("*.npz")
-    eventually(written)
+    wait_for(written)
     assert shift(service)["rows"] == 1
 
 
 def test_rows_that_are_not_finite_are_counted_and_not_kept(
-    repository: Path, tmp_path: Path, start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+    repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
 
     ask(service, huge)
-    eventually(lambda: shift(service)["rows_not_finite"] == 1)
+    wait_for(lambda: shift(service)["rows_not_finite"] == 1)
     ask(service, rows(1))
-    eventually(lambda: shift(service)["rows"] == 1)
+    wait_for(lambda: shift(service)["rows"] == 1)
 
     with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
         assert len(found["input"]) == 1
 
 
-def test_metrics_tell_the_same(repository: Path, start: Callable[..., Service]) -> None:
+def test_metrics_tell_the_same(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     ask(service, rows(600, offset=1.0))
 
@@ -206,7 +198,7 @@ def test_metrics_tell_the_same(repository: Path, start: Callable[..., Service]) 
     assert value("normfold_shift_rows") >= found["rows"]
 
 
-def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callable[..., Service]) -> None:
+def test_a_monitor_of_another_network_is_refused(repository: Path, start: StartService) -> None:
     folder = repository / "net" / "1"
     proto = onnx.load(folder / MONITOR_NAME)
     for output in proto.graph.output:
@@ -225,9 +217,7 @@ def test_a_monitor_of_another_network_is_refused(repository: Path, start: Callab
     assert "monitor.json" in answer.json()["error"]
 
 
-def test_recent_inputs_are_kept_if_somebody_asks_for_it(
-    repository: Path, tmp_path: Path, start: Callable[..., Service]
-) -> None:
+def test_recent_inputs_are_kept_if_somebody_asks_for_it(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     sent = rows(200)
 
@@ -241,7 +231,7 @@ def test_recent_inputs_are_kept_if_somebody_asks_for_it(
     assert places == sorted(places)
 
 
-def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
     ask(service, rows(300, offset=2.0))
     (tmp_path / "samples.npz").write_bytes(service.client.get("/v2/models/net/samples").content)
@@ -278,7 +268,7 @@ def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, t
         adapt(repository, "net", tmp_path / "state")
 
 
-def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: Callable[..., Service]) -> None:
+def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
     ask(service, rows(20))
 

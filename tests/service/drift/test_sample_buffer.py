@@ -17,7 +17,7 @@ from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.score import Sums
 from normfold.service.drift.store import DriftStore
 from normfold.service.workers.process_files import ProcessFiles
-from tests.service.drift.test_store import MONITOR
+from tests.support.bundles import TWO_CHANNEL_MONITOR
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def values(packed: bytes) -> list[float]:
 
 def ended(folder: Path, reservoir: SampleBuffer, files: ProcessFiles) -> None:
     """Leave what a process has, as one that ends does."""
-    store = DriftStore(files, MONITOR)
+    store = DriftStore(files, TWO_CHANNEL_MONITOR)
     store.adopt(reservoir)
-    store.save(Sums.of(MONITOR))
+    store.save(Sums.of(TWO_CHANNEL_MONITOR))
     reservoir.save()
     store.close()
     assert list(folder.glob("*.samples"))
@@ -86,7 +86,7 @@ def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Pat
     files = ProcessFiles(tmp_path)
     last = SampleBuffer(5, files)
 
-    with closing(DriftStore(files, MONITOR)) as store:
+    with closing(DriftStore(files, TWO_CHANNEL_MONITOR)) as store:
         store.adopt(last)
 
     assert values(last.packed()) == [21, 22, 30, 31, 32]
@@ -99,7 +99,7 @@ def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
     add(reservoir, 1.0)
     ended(tmp_path, reservoir, files)
 
-    with closing(DriftStore(ProcessFiles(tmp_path), MONITOR)) as store:
+    with closing(DriftStore(ProcessFiles(tmp_path), TWO_CHANNEL_MONITOR)) as store:
         store.adopt()
 
     assert not list(tmp_path.glob("*.samples"))

@@ -12,14 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, MonitoredLayer
-from normfold.service.drift.score import Sums
+from normfold.contract.monitor import Monitor
 from normfold.service.drift.store import DriftStore, read_sums
 from normfold.service.workers.process_files import ProcessFiles
-
-LAYER = MonitoredLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0))
-MONITOR = Monitor(window_rows=50, layers=(LAYER,))
-
+from tests.support.bundles import TWO_CHANNEL_MONITOR, drift_sums
+from tests.support.paths import ROOT
 
 Open = Callable[[Path], DriftStore]
 
@@ -33,21 +30,13 @@ def opened() -> Iterator[Open]:
 
 def store_in(folder: Path) -> DriftStore:
     """Return the store of a process."""
-    return DriftStore(ProcessFiles(folder), MONITOR)
-
-
-def some(rows: int) -> Sums:
-    """Return the sums of so many rows."""
-    sums = Sums.of(MONITOR)
-    for _ in range(rows):
-        sums.add_request([(np.ones((1, 2)), np.ones((1, 2)))], 50)
-    return sums
+    return DriftStore(ProcessFiles(folder), TWO_CHANNEL_MONITOR)
 
 
 def test_what_a_process_left_is_taken_over_once(tmp_path: Path, opened: Open) -> None:
     first = store_in(tmp_path)
     first.adopt()
-    first.save(some(30))
+    first.save(drift_sums(30))
     first.close()
 
     second, third = opened(tmp_path), opened(tmp_path)
@@ -66,10 +55,7 @@ def test_processes_of_one_number_have_files_of_their_own() -> None:
         "print(ProcessFiles(Path()).own('.npz'))"
     )
     names = {
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[3]
-        ).stdout
-        for _ in range(2)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT).stdout for _ in range(2)
     }
 
     assert len(names) == 2
@@ -78,7 +64,7 @@ def test_processes_of_one_number_have_files_of_their_own() -> None:
 def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: Open) -> None:
     one, other = opened(tmp_path), opened(tmp_path)
     one.adopt()
-    one.save(some(30))
+    one.save(drift_sums(30))
 
     assert other.adopt().rows == 0
     assert [sums.rows for sums in other.others()] == [30]
@@ -86,10 +72,13 @@ def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: O
 
 def test_a_process_that_was_killed_leaves_its_sums(tmp_path: Path, opened: Open) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from tests.service.drift.test_store import *;"
-        "store = store_in(Path(sys.argv[1])); store.adopt(); store.save(some(20)); os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from normfold.service.drift.store import DriftStore;"
+        "from normfold.service.workers.process_files import ProcessFiles;"
+        "from tests.support.bundles import TWO_CHANNEL_MONITOR; from tests.support.bundles import drift_sums;"
+        "store = DriftStore(ProcessFiles(Path(sys.argv[1])), TWO_CHANNEL_MONITOR);"
+        "store.adopt(); store.save(drift_sums(20)); os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=ROOT)
 
     assert opened(tmp_path).adopt().rows == 20
 
@@ -99,7 +88,7 @@ def test_a_damaged_file_counts_for_nothing(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "1-0.npz"
     path.write_bytes(content)
 
-    assert read_sums(path, MONITOR) is None
+    assert read_sums(path, TWO_CHANNEL_MONITOR) is None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +107,7 @@ def test_a_damaged_file_counts_for_nothing(tmp_path: Path, content: bytes) -> No
 def test_a_file_that_lies_counts_for_nothing(tmp_path: Path, opened: Open, wrong: dict[str, np.ndarray]) -> None:
     first = store_in(tmp_path)
     first.adopt()
-    first.save(some(30))
+    first.save(drift_sums(30))
     first.close()
     (path,) = tmp_path.glob("*.npz")
     with np.load(path) as arrays:
@@ -141,7 +130,7 @@ def test_taken_sums_are_written_before_the_old_ones_go(
 ) -> None:
     first = store_in(tmp_path)
     first.adopt()
-    first.save(some(30))
+    first.save(drift_sums(30))
     first.close()
     (old,) = tmp_path.glob("*.npz")
     found: list[int] = []
@@ -160,10 +149,10 @@ def test_taken_sums_are_written_before_the_old_ones_go(
 def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.adopt()
-    store.save(some(30))
+    store.save(drift_sums(30))
     store.close()
 
-    store.save(some(3))
+    store.save(drift_sums(3))
 
     assert [sums.rows for sums in store_in(tmp_path).others()] == [30]
 
@@ -180,11 +169,12 @@ def test_what_killed_processes_had_half_written_goes(tmp_path: Path, opened: Ope
 def test_sums_of_another_monitor_count_for_nothing(tmp_path: Path, opened: Open) -> None:
     store = opened(tmp_path)
     store.adopt()
-    other = Monitor(window_rows=50, layers=(LAYER.model_copy(update={"variances": (1.0,)}),))
+    (layer,) = TWO_CHANNEL_MONITOR.layers
+    other = Monitor(window_rows=50, layers=(layer.model_copy(update={"variances": (1.0,)}),))
 
     (path,) = tmp_path.glob("*.npz")
 
-    assert read_sums(path, MONITOR) is not None
+    assert read_sums(path, TWO_CHANNEL_MONITOR) is not None
     assert read_sums(path, other) is None
 
 
@@ -194,7 +184,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: py
 
     with caplog.at_level(logging.ERROR):
         assert store.adopt().rows == 0
-        store.save(some(3))
+        store.save(drift_sums(3))
 
     assert len(caplog.records) == 1
     assert "cannot be kept" in caplog.text

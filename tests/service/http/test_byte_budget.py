@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
-from normfold.service.errors import BodyBudgetError
-from normfold.service.http.body_room import BodyRoom
-from tests.service.conftest import BundleWriter, Service
-from tests.service.http.test_connections import answers, connect
+from normfold.service.inference.byte_budget import ByteBudget, body_reservation
+from tests.support.bundles import BundleWriter
+from tests.support.raw_http import connect, read_responses
+from tests.support.service import Service, StartService
 
 MB = 2**20
 
@@ -20,26 +17,48 @@ def declared(size: int) -> dict[bytes, bytes]:
     return {b"content-length": b"%d" % size}
 
 
-def test_as_much_as_fits_is_taken_and_may_be_taken_again() -> None:
-    room = BodyRoom(most=10 * MB, largest=8 * MB)
-    first, second = room.take(declared(6 * MB)), room.take(declared(4 * MB))
-    with pytest.raises(BodyBudgetError):
-        room.take(declared(MB))
+def test_byte_budget_reserves_what_fits_and_again_what_was_released() -> None:
+    budget = ByteBudget(10 * MB)
+    assert budget.reserve(6 * MB)
+    assert budget.reserve(4 * MB)
+    assert not budget.reserve(MB)
 
-    room.give_back(second)
+    budget.release(4 * MB)
 
-    assert first + room.take(declared(4 * MB)) == 10 * MB
-
-
-def test_small_bodies_are_not_counted() -> None:
-    room = BodyRoom(most=MB, largest=MB)
-    room.take(declared(MB))
-
-    assert room.take(declared(1000)) == 0
+    assert budget.reserve(4 * MB)
+    assert not budget.reserve(1)
 
 
-def test_one_that_is_alone_is_always_taken() -> None:
-    assert BodyRoom(most=MB, largest=64 * MB).take(declared(64 * MB)) == 64 * MB
+def test_byte_budget_replaces_bytes_that_are_held() -> None:
+    budget = ByteBudget(10 * MB)
+    budget.reserve(4 * MB)
+    budget.reserve(3 * MB)
+
+    assert not budget.reserve(7 * MB, held=3 * MB)
+    assert budget.reserve(6 * MB, held=3 * MB)
+    assert not budget.reserve(1)
+
+
+def test_byte_budget_grants_a_reservation_without_others() -> None:
+    budget = ByteBudget(MB)
+
+    assert budget.reserve(64 * MB)
+    assert not budget.reserve(1)
+
+
+def test_byte_budget_asks_for_trimming_after_the_last_release_of_a_large_peak() -> None:
+    budget = ByteBudget(200 * MB)
+    for nbytes in (40 * MB, 30 * MB):
+        budget.reserve(nbytes)
+
+    assert not budget.release(40 * MB)
+    assert budget.release(30 * MB)
+    budget.reserve(MB)
+    assert not budget.release(MB)
+
+
+def test_small_body_reserves_nothing() -> None:
+    assert body_reservation(declared(1000), max_body_bytes=MB) == 0
 
 
 @pytest.mark.parametrize(
@@ -50,33 +69,33 @@ def test_one_that_is_alone_is_always_taken() -> None:
         declared(10**18),
     ],
 )
-def test_of_unknown_length_it_counts_as_the_largest(headers: dict[bytes, bytes]) -> None:
-    assert BodyRoom(most=100 * MB, largest=8 * MB).take(headers) == 8 * MB
+def test_body_of_unknown_length_reserves_the_limit_on_bodies(headers: dict[bytes, bytes]) -> None:
+    assert body_reservation(headers, max_body_bytes=8 * MB) == 8 * MB
 
 
 @pytest.mark.parametrize("path", [b"/v2/models/digits/infer", b"/v1/models/digits:predict"])
 def test_one_too_many_is_answered_503_before_it_is_read(
-    bundles: BundleWriter, start: Callable[..., Service], path: bytes
+    bundles: BundleWriter, start: StartService, path: bytes
 ) -> None:
     bundles.digits()
     service = start(bundles.root, max_bodies_bytes=100_000)
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 80000\r\n\r\n" % path
-    with connect(service) as first, connect(service) as second:
+    with connect(service.client) as first, connect(service.client) as second:
         first.sendall(head + b" " * 40_000)
         wait_until_in_flight(service)
         second.sendall(head + b" " * 80_000)
         second.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        refused = answers(second)
-    with connect(service) as third:
+        refused = read_responses(second)
+    with connect(service.client) as third:
         third.sendall(head.replace(b"Host", b"Connection: close\r\nHost") + b" " * 80_000)
-        taken = answers(third)
+        taken = read_responses(third)
 
     assert [status for status, _ in refused] == [503, 200]
     assert b"large requests" in refused[0][1]
     assert [status for status, _ in taken] == [400]
 
 
-def wait_until_in_flight(service: Any) -> None:
+def wait_until_in_flight(service: Service) -> None:
     """Wait until the service has a request besides the question whether it has one."""
     while "normfold_in_flight 2.0" not in service.client.get("/metrics").text:
         pass

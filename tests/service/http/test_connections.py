@@ -3,75 +3,59 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
-from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
-from normfold.service.http import protocol
-from normfold.service.inference import asgi as infer
-from tests.service.http.test_hostile_bodies import PICTURE, Slow, wait_for
-
-BODY = json.dumps(PICTURE).encode()
-INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n"
-
-
-def connect(service: Any) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", httpx.URL(service.client.base_url).port), timeout=20)
-
-
-def answers(connection: socket.socket) -> list[tuple[int, bytes]]:
-    """Read answers until the server closes."""
-    file, found = connection.makefile("rb"), []
-    while line := file.readline():
-        status, length = int(line.split()[1]), 0
-        while (field := file.readline().lower()) not in (b"\r\n", b""):
-            length = int(field.split(b":")[1]) if field.startswith(b"content-length") else length
-        found.append((status, file.read(length)))
-    return found
+from normfold.service.codec.compression import decompress
+from normfold.service.http import protocol, timeouts
+from normfold.service.inference import infer_call as infer
+from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
+from tests.support.service import HeldRuns, StartService
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
-def slow(bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+def slow(bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A service whose runs can be held: (holder, service)."""
     bundles.digits()
-    holder = Slow(monkeypatch)
+    holder = HeldRuns(monkeypatch)
     return holder, start(bundles.root)
 
 
 def test_garbage_behind_a_request_does_not_spoil_its_answer(slow: Any) -> None:
     holder, service = slow
     holder.holds.set()
-    with connect(service) as connection:
-        connection.sendall(INFER % (len(BODY), b"") + BODY)
+    with connect(service.client) as connection:
+        connection.sendall(INFER_HEAD % (len(INFER_BODY), b"") + INFER_BODY)
         assert holder.running.wait(timeout=20)
         connection.sendall(b"GARBAGE\0\r\n\r\n")
         holder.go_on.set()
-        found = answers(connection)
+        found = read_responses(connection)
     assert [status for status, _ in found] == [200]
     assert json.loads(found[0][1])["outputs"]
 
 
 def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
     _, service = slow
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         bodies = [json.dumps(PICTURE | {"id": str(number)}).encode() for number in range(20)]
         last = b"Connection: close\r\n"
-        sent = [INFER % (len(body), last if body is bodies[-1] else b"") + body for body in bodies]
+        sent = [INFER_HEAD % (len(body), last if body is bodies[-1] else b"") + body for body in bodies]
         connection.sendall(b"".join(sent))
-        found = answers(connection)
+        found = read_responses(connection)
     assert [json.loads(body)["id"] for _, body in found] == [str(number) for number in range(20)]
 
 
 def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
-    monkeypatch.setattr(protocol.ServiceProtocol, "timeout_keep_alive", 0.2, raising=False)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_TIMEOUT_S", 0.2)
     _, service = slow
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.recv(4096)
         connection.sendall(b"\r\n")
@@ -82,9 +66,9 @@ def test_a_client_that_waits_for_a_word_is_not_left_in_doubt(slow: Any) -> None:
     """Refused before its body, it sends none: the next request must not be read as that body."""
     _, service = slow
     head = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\nExpect: 100-continue\r\n\r\n"
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         connection.sendall(head)
-        found = answers(connection)
+        found = read_responses(connection)
     assert [status for status, _ in found] == [404]
 
 
@@ -93,34 +77,39 @@ def test_a_client_that_waits_for_a_word_is_not_left_in_doubt(slow: Any) -> None:
 def test_a_wish_for_another_protocol_is_ignored(slow: Any, cut: int, padding: int) -> None:
     """As RFC 9110 has it; curl --http2 and some clients in Java wish for one with every request."""
     _, service = slow
-    body = BODY + b" " * padding
-    sent = INFER % (len(body), b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n")
-    with connect(service) as connection:
+    body = INFER_BODY + b" " * padding
+    sent = INFER_HEAD % (
+        len(body),
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    )
+    with connect(service.client) as connection:
         connection.sendall((sent + body)[:cut])
         service.client.get("/v2")  # the service has read what was sent before
         connection.sendall((sent + body)[cut:] + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        found = answers(connection)
+        found = read_responses(connection)
     assert [status for status, _ in found] == [200, 200]
     assert json.loads(found[0][1])["outputs"]
 
 
-def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(bundles: Any, start: Callable[..., Any]) -> None:
+def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(
+    bundles: BundleWriter, start: StartService
+) -> None:
     bundles.digits()
     service = start(bundles.root, max_header_bytes=2048)
-    padded = BODY + b" " * 8000
-    with connect(service) as connection:
-        connection.sendall(INFER % (len(padded), b"") + padded + b"GET /v2 HT")
+    padded = INFER_BODY + b" " * 8000
+    with connect(service.client) as connection:
+        connection.sendall(INFER_HEAD % (len(padded), b"") + padded + b"GET /v2 HT")
         connection.sendall(b"TP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert [status for status, _ in answers(connection)] == [200, 200]
-    with connect(service) as connection:
+        assert [status for status, _ in read_responses(connection)] == [200, 200]
+    with connect(service.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 1000 + b"\r\n")
-        assert [status for status, _ in answers(connection)] == [431]
+        assert [status for status, _ in read_responses(connection)] == [431]
 
 
 def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     holder, service = slow
     decoding, go_on, lost = threading.Event(), threading.Event(), threading.Event()
-    right, lose = infer.decompress, protocol.ServiceProtocol.connection_lost
+    right, lose = decompress, protocol.HttpProtocol.connection_lost
 
     def wait(*arguments: Any) -> Any:
         decoding.set()
@@ -132,10 +121,10 @@ def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypa
         lost.set()
 
     monkeypatch.setattr(infer, "decompress", wait)
-    monkeypatch.setattr(protocol.ServiceProtocol, "connection_lost", connection_lost)
-    padded = BODY + b" " * 40_000
-    with connect(service) as connection:
-        connection.sendall(INFER % (len(padded), b"Content-Encoding: identity\r\n") + padded)
+    monkeypatch.setattr(protocol.HttpProtocol, "connection_lost", connection_lost)
+    padded = INFER_BODY + b" " * 40_000
+    with connect(service.client) as connection:
+        connection.sendall(INFER_HEAD % (len(padded), b"Content-Encoding: identity\r\n") + padded)
         assert decoding.wait(timeout=20)
     assert lost.wait(timeout=20)
     holder.holds.set()

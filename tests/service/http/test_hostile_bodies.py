@@ -6,9 +6,7 @@ import gzip
 import json
 import socket
 import threading
-import time
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,41 +16,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.codec.request import ModelSignature, decode_request, raw_request
+from normfold.service.codec.compression import accepted_encoding
+from normfold.service.codec.request import decode_raw_tensor, decode_request
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
-from normfold.service.http.body import accepted_encoding
-from normfold.service.repository import loader as bundle
-from normfold.service.runtime.session import Session
-
-LENGTH = "Inference-Header-Content-Length"
-
-
-def entry(size: Any = 8, shape: Any = (1, 2), name: str = "input", **more: Any) -> dict[str, Any]:
-    return {"name": name, "datatype": "FP32", "shape": list(shape), "parameters": {"binary_data_size": size}} | more
+from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
+from tests.support.service import AccessLog, HeldRuns, Service, StartService, post_picture, queued_rows
+from tests.support.waiting import wait_for
 
 
-def send(served: Any, record: Any, raw: bytes = bytes(8), length: Any = None, **headers: str) -> httpx.Response:
+def send(served: Service, record: Any, raw: bytes = bytes(8), length: Any = None, **headers: str) -> httpx.Response:
     head = record if isinstance(record, bytes) else json.dumps(record).encode()
-    fields = {LENGTH: str(len(head) if length is None else length)} | headers
+    fields = {JSON_LENGTH: str(len(head) if length is None else length)} | headers
     return served.client.post("/v2/models/identity-fp32/infer", content=head + raw, headers=fields)
 
 
 @pytest.mark.parametrize(
     ("record", "raw", "message"),
     [
-        ({"inputs": [entry(size=12)]}, bytes(8), "has 12 bytes behind the JSON, of which 8 came"),
-        ({"inputs": [entry(size=4)]}, bytes(8), "has 4 bytes where FP32 [1, 2] needs 8"),
-        ({"inputs": [entry()]}, bytes(9), "1 bytes behind the JSON belong to no input"),
-        ({"inputs": [entry()]}, b"", "has 8 bytes behind the JSON, of which 0 came"),
-        ({"inputs": [entry(size=-1)]}, b"", "binary_data_size that is not a non-negative integer"),
-        ({"inputs": [entry(size=True)]}, b"", "binary_data_size that is not a non-negative integer"),
-        ({"inputs": [entry(size="8")]}, b"", "binary_data_size that is not a non-negative integer"),
-        ({"inputs": [entry(data=[1, 2])]}, bytes(8), "both data and a binary_data_size"),
-        ({"inputs": [entry(shape=(1, -2))]}, bytes(8), "not a list of non-negative integers"),
-        ({"inputs": [entry(parameters=[])]}, bytes(8), "its parameters are not an object"),
+        ({"inputs": [binary_input(size=12)]}, bytes(8), "has a binary_data_size of 12, and the body has 8 bytes left"),
+        ({"inputs": [binary_input(size=4)]}, bytes(8), "has 4 bytes where FP32 [1, 2] needs 8"),
+        ({"inputs": [binary_input()]}, bytes(9), "1 bytes after the JSON belong to no input"),
+        ({"inputs": [binary_input()]}, b"", "has a binary_data_size of 8, and the body has 0 bytes left"),
+        ({"inputs": [binary_input(size=-1)]}, b"", "binary_data_size that is not a non-negative integer"),
+        ({"inputs": [binary_input(size=True)]}, b"", "binary_data_size that is not a non-negative integer"),
+        ({"inputs": [binary_input(size="8")]}, b"", "binary_data_size that is not a non-negative integer"),
+        ({"inputs": [binary_input(data=[1, 2])]}, bytes(8), "both data and a binary_data_size"),
+        ({"inputs": [binary_input(shape=(1, -2))]}, bytes(8), "not a list of non-negative integers"),
+        ({"inputs": [binary_input(parameters=[])]}, bytes(8), "its parameters are not an object"),
     ],
 )
-def test_sizes_that_lie_are_refused(served: Any, record: Any, raw: bytes, message: str) -> None:
+def test_sizes_that_lie_are_refused(served: Service, record: Any, raw: bytes, message: str) -> None:
     answer = send(served, record, raw)
 
     assert answer.status_code == 400
@@ -60,7 +55,7 @@ def test_sizes_that_lie_are_refused(served: Any, record: Any, raw: bytes, messag
 
 
 @pytest.mark.parametrize("size", [2**63 - 1, 2**64 - 1])
-def test_sizes_that_no_array_has_are_refused(served: Any, size: int) -> None:
+def test_sizes_that_no_array_has_are_refused(served: Service, size: int) -> None:
     record = {"name": "input", "datatype": "FP32", "shape": [0, size], "data": []}
 
     for filler in ("", " " * 40_000):
@@ -72,7 +67,7 @@ def test_sizes_that_no_array_has_are_refused(served: Any, size: int) -> None:
 
 
 @pytest.mark.parametrize("key", ["a\0b", "/", "", "~1"])
-def test_fields_of_any_name_and_depth_are_ignored_in_large_bodies_too(served: Any, key: str) -> None:
+def test_fields_of_any_name_and_depth_are_ignored_in_large_bodies_too(served: Service, key: str) -> None:
     deep = "[" * 900 + "]" * 900
     record = {"name": "input", "datatype": "FP32", "shape": [100, 100], "data": [0.5] * 10_000}
     body = json.dumps({key: 1, "inputs": [record]})[:-1] + f', "deep": {deep}}}'
@@ -81,30 +76,30 @@ def test_fields_of_any_name_and_depth_are_ignored_in_large_bodies_too(served: An
 
 
 @pytest.mark.parametrize("length", ["-1", "many", "9" * 30, "1e2", ""])
-def test_a_header_length_that_is_none_is_refused(served: Any, length: str) -> None:
-    answer = send(served, {"inputs": [entry()]}, length=length)
+def test_a_header_length_that_is_none_is_refused(served: Service, length: str) -> None:
+    answer = send(served, {"inputs": [binary_input()]}, length=length)
 
     assert answer.status_code == 400
     assert "Inference-Header-Content-Length" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(("length", "message"), [(10_000, "The JSON should have 10000 bytes"), (3, "is not JSON")])
-def test_a_header_length_that_lies_is_refused(served: Any, length: int, message: str) -> None:
-    answer = send(served, {"inputs": [entry()]}, length=length)
+def test_a_header_length_that_lies_is_refused(served: Service, length: int, message: str) -> None:
+    answer = send(served, {"inputs": [binary_input()]}, length=length)
 
     assert answer.status_code == 400
     assert message in answer.json()["error"]
 
 
-def test_a_body_without_json_is_the_tensor_of_the_one_input(bundles: Any, start: Callable[..., Any]) -> None:
+def test_a_body_without_json_is_the_tensor_of_the_one_input(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     pictures = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
     client = start(bundles.root).client
 
-    answer = client.post("/v2/models/digits/infer", content=pictures.tobytes(), headers={LENGTH: "0"})
+    answer = client.post("/v2/models/digits/infer", content=pictures.tobytes(), headers={JSON_LENGTH: "0"})
 
     assert answer.headers["content-type"] == "application/octet-stream"
-    head = int(answer.headers[LENGTH])
+    head = int(answer.headers[JSON_LENGTH])
     assert json.loads(answer.content[:head])["outputs"][0]["shape"] == [2, 3]
     logits = np.frombuffer(answer.content[head:], np.float32).reshape(2, 3)
     np.testing.assert_array_equal(logits, pictures[:, 0].sum(axis=1)[:, :3])
@@ -123,13 +118,13 @@ def test_a_shape_that_does_not_follow_is_refused(specs: Any, body: bytes, messag
     inputs = [TensorSpec(name=name, datatype=datatype, shape=shape) for name, datatype, shape in specs]
 
     with pytest.raises(InvalidRequestError, match=message):
-        raw_request(memoryview(body), ModelSignature(inputs, ()))
+        decode_raw_tensor(memoryview(body), ModelSignature(inputs, ()))
 
 
 def test_a_text_without_json_is_one_element() -> None:
     ports = ModelSignature([TensorSpec(name="a", datatype="BYTES", shape=(-1, 1))], ())
 
-    assert raw_request(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
+    assert decode_raw_tensor(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +153,7 @@ def test_strings_that_lie_are_refused(raw: bytes, message: str) -> None:
 )
 def test_any_bytes_are_a_request_or_a_wire_error(head: bytes, raw: bytes, size: int, shape: list[int]) -> None:
     ports = ModelSignature([TensorSpec(name="input", datatype="FP32", shape=(-1, 2))], ())
-    record = {"inputs": [entry(size, shape)], "id": head.hex()}
+    record = {"inputs": [binary_input(size, shape)], "id": head.hex()}
 
     try:
         request = decode_request(record, ports, memoryview(raw))
@@ -168,10 +163,10 @@ def test_any_bytes_are_a_request_or_a_wire_error(head: bytes, raw: bytes, size: 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_compressed_bodies_are_read_and_lengths_count_uncompressed_bytes(served: Any, encoding: str) -> None:
-    head = json.dumps({"inputs": [entry(1600, (1, 400))]}).encode()
+def test_compressed_bodies_are_read_and_lengths_count_uncompressed_bytes(served: Service, encoding: str) -> None:
+    head = json.dumps({"inputs": [binary_input(1600, (1, 400))]}).encode()
     compress = gzip.compress if encoding == "gzip" else zlib.compress
-    fields = {LENGTH: str(len(head)), "Content-Encoding": encoding, "Accept-Encoding": encoding}
+    fields = {JSON_LENGTH: str(len(head)), "Content-Encoding": encoding, "Accept-Encoding": encoding}
 
     answer = served.client.post(
         "/v2/models/identity-fp32/infer", content=compress(head + np.ones(400, np.float32).tobytes()), headers=fields
@@ -185,15 +180,17 @@ def test_compressed_bodies_are_read_and_lengths_count_uncompressed_bytes(served:
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "message"),
     [
-        ("br", b"x", 400, "'br' is not known"),
+        ("br", b"x", 400, "'br' is not supported"),
         ("gzip", b"nothing of the kind", 400, "is not gzip"),
-        ("gzip", gzip.compress(b"{}")[:-4], 400, "cut short"),
-        ("deflate", zlib.compress(b"{}") + b"x", 400, "goes on"),
+        ("gzip", gzip.compress(b"{}")[:-4], 400, "is truncated"),
+        ("deflate", zlib.compress(b"{}") + b"x", 400, "bytes after the end"),
         ("gzip", gzip.compress(bytes(50_000_000)), 413, "over the limit"),
     ],
     ids=["unknown", "not-gzip", "cut", "longer", "bomb"],
 )
-def test_bodies_that_are_not_what_they_say(served: Any, encoding: str, body: bytes, status: int, message: str) -> None:
+def test_bodies_that_are_not_what_they_say(
+    served: Service, encoding: str, body: bytes, status: int, message: str
+) -> None:
     answer = served.client.post("/v2/models/identity-fp32/infer", content=body, headers={"Content-Encoding": encoding})
 
     assert answer.status_code == status
@@ -218,7 +215,7 @@ def test_what_a_client_accepts(header: bytes, expected: bytes | None) -> None:
 @pytest.mark.parametrize(
     "sent", [b"POST /v2/mod", b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
 )
-def test_a_client_that_is_too_slow_is_told_and_left(bundles: Any, start: Callable[..., Any], sent: bytes) -> None:
+def test_a_client_that_is_too_slow_is_told_and_left(bundles: BundleWriter, start: StartService, sent: bytes) -> None:
     service = start(bundles.root, wait=False, receive_timeout_s=0.2)
     port = httpx.URL(service.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -226,11 +223,11 @@ def test_a_client_that_is_too_slow_is_told_and_left(bundles: Any, start: Callabl
         answer = connection.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408")
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"].startswith(
-        "The request did not come whole within 0.2 s"
+        "The request did not arrive completely within 0.2 s"
     )
 
 
-def test_headers_without_end_are_refused(bundles: Any, start: Callable[..., Any]) -> None:
+def test_headers_without_end_are_refused(bundles: BundleWriter, start: StartService) -> None:
     service = start(bundles.root, wait=False, max_header_bytes=2048)
     port = httpx.URL(service.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -239,7 +236,7 @@ def test_headers_without_end_are_refused(bundles: Any, start: Callable[..., Any]
     assert answer.startswith(b"HTTP/1.1 431")
 
 
-def test_one_connection_too_many_is_answered(bundles: Any, start: Callable[..., Any]) -> None:
+def test_one_connection_too_many_is_answered(bundles: BundleWriter, start: StartService) -> None:
     service = start(bundles.root, wait=False, max_connections=1)
     assert service.client.get("/v2/health/live").status_code == 200  # this client's connection stays open
     port = httpx.URL(service.client.base_url).port
@@ -250,44 +247,22 @@ def test_one_connection_too_many_is_answered(bundles: Any, start: Callable[..., 
     assert b"Too many connections" in answer
 
 
-class Slow:
-    """Holds every run, once it is told to, until it may go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.holds, self.running, self.go_on = threading.Event(), threading.Event(), threading.Event()
-        self.cancels: list[Any] = []
-        right = Session.run
-
-        def run(session: Any, tensors: Any, outputs: Any, cancel: Any = None) -> Any:
-            if self.holds.is_set():
-                self.cancels.append(cancel)
-                self.running.set()
-                assert self.go_on.wait(timeout=20)
-            return right(session, tensors, outputs, cancel)
-
-        monkeypatch.setattr(Session, "run", run)
-        monkeypatch.setattr(bundle, "INLINE_S", 0.0)
-
-
-PICTURE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 4, 4], "data": [0.0] * 16}]}
-
-
 def test_a_full_queue_is_503_with_a_time_and_the_rest_is_answered(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root, queue_capacity=1)
     slow.holds.set()
     statuses: list[int] = []
     threads = []
     for _ in range(2):
-        threads.append(threading.Thread(target=lambda: statuses.append(post(service).status_code)))
+        threads.append(threading.Thread(target=lambda: statuses.append(post_picture(service).status_code)))
         threads[-1].start()
         slow.running.wait(timeout=20)
-    wait_for(lambda: queued(service) == 1)
+    wait_for(lambda: queued_rows(service) == 1)
 
-    refused = post(service, id="abc")
+    refused = post_picture(service, id="abc")
 
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
@@ -299,14 +274,14 @@ def test_a_full_queue_is_503_with_a_time_and_the_rest_is_answered(
 
 
 def test_a_deadline_of_the_client_is_504(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root)
     slow.holds.set()
 
-    answer = post(service, parameters={"timeout": 50_000})
+    answer = post_picture(service, parameters={"timeout": 50_000})
 
     slow.go_on.set()
     assert answer.status_code == 504
@@ -314,10 +289,10 @@ def test_a_deadline_of_the_client_is_504(
 
 
 def test_a_client_that_leaves_stops_its_run(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, access_log: Any
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, access_log: AccessLog
 ) -> None:
     bundles.digits()
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root)
     slow.holds.set()
     body = json.dumps(PICTURE).encode()
@@ -327,22 +302,7 @@ def test_a_client_that_leaves_stops_its_run(
         connection.sendall(head % len(body) + body)
         assert slow.running.wait(timeout=20)
 
-    assert access_log.wait_for("leaver").facts["status"] == 499
+    assert access_log.facts_of("leaver")["status"] == 499
     assert slow.cancels[0].is_set
     slow.go_on.set()
-    assert post(service).status_code == 200
-
-
-def post(service: Any, **more: Any) -> httpx.Response:
-    return service.client.post("/v2/models/digits/infer", json=PICTURE | more)
-
-
-def queued(service: Any) -> float:
-    lines = service.client.get("/metrics").text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith('normfold_queue_rows{model="digits"'))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
+    assert post_picture(service).status_code == 200

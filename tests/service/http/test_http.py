@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -21,10 +20,11 @@ from normfold.contract.manifest import TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.service import errors
-from normfold.service.error_responses import NEVER_ANSWERED, STATUS
+from normfold.service.error_responses import STATUS, WITHOUT_STATUS
 from normfold.service.http import body as body_module
-from normfold.service.logs import FACTS
 from normfold.service.repository.loaded_model import Model
+from tests.support.bundles import BundleWriter
+from tests.support.service import AccessLog, Service, StartService
 
 PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2/models/digits/ready", "/v1/models"]
 
@@ -37,11 +37,11 @@ def test_every_error_has_its_status() -> None:
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, NormfoldError)
     }
-    assert raised == STATUS.keys() | NEVER_ANSWERED
-    assert not STATUS.keys() & NEVER_ANSWERED
+    assert raised == STATUS.keys() | WITHOUT_STATUS
+    assert not STATUS.keys() & WITHOUT_STATUS
 
 
-def exchange(served: Any, sent: bytes) -> tuple[int, Any]:
+def exchange(served: Service, sent: bytes) -> tuple[int, Any]:
     """Send bytes, and read the answer up to where the server closes the connection."""
     port = httpx.URL(served.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -52,14 +52,14 @@ def exchange(served: Any, sent: bytes) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/v2/models/digits/versions/1", "/v2/models/digits/versions/1/ready"])
-def test_what_can_be_got_is_json(served: Any, path: str) -> None:
+def test_what_can_be_got_is_json(served: Service, path: str) -> None:
     answer = served.client.get(path)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert "error" not in answer.json()
 
 
-def test_metadata_is_the_protocols(served: Any) -> None:
+def test_metadata_is_the_protocols(served: Service) -> None:
     server = served.client.get("/v2").json()
     assert server.keys() == {"name", "version", "extensions", "providers"}
     assert server["providers"] == ["cpu"]
@@ -72,7 +72,7 @@ def test_metadata_is_the_protocols(served: Any) -> None:
     }
 
 
-def test_list_of_models_says_what_they_take(served: Any) -> None:
+def test_list_of_models_says_what_they_take(served: Service) -> None:
     models = {model["name"]: model["versions"] for model in served.client.get("/v1/models").json()["models"]}
     assert [version["version"] for version in models["digits"]] == ["1", "2"]
     assert models["digits"][0]["labels"] == ["zero", "one", "two"]
@@ -82,16 +82,16 @@ def test_list_of_models_says_what_they_take(served: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models/digits/infer%0A", "/v1/models/digits:predict%0A", "/v2/models/digits%0A"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_path_that_ends_in_a_new_line_is_not_the_path_without(served: Any, method: str, path: str) -> None:
+def test_a_path_that_ends_in_a_new_line_is_not_the_path_without(served: Service, method: str, path: str) -> None:
     target = httpx.URL(served.client.base_url).copy_with(raw_path=path.encode())
     assert served.client.request(method, target, content=b"{}").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v2/", "/v1/models/digits", "/v1/models/digits:explain", "/v2/models"])
-def test_unknown_path_is_404(served: Any, path: str) -> None:
+def test_unknown_path_is_404(served: Service, path: str) -> None:
     answer = served.client.get(path)
     assert answer.status_code == 404
-    assert answer.json() == {"error": f"There is no path {path!r}; GET /docs describes those there are."}
+    assert answer.json() == {"error": f"There is no path {path!r}; GET /docs lists the routes."}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_unknown_path_is_404(served: Any, path: str) -> None:
     "model",
     ["none", "%2e%2e", "%2e%2e%2fetc", "digits/versions/3", "digits/versions/01", "digits/versions/" + "9" * 5000],
 )
-def test_unknown_model_or_version_is_404(served: Any, method: str, path: str, model: str) -> None:
+def test_unknown_model_or_version_is_404(served: Service, method: str, path: str, model: str) -> None:
     target = httpx.URL(served.client.base_url).copy_with(raw_path=path.format(model).encode())
     answer = served.client.request(method, target, content=b'{"inputs": [], "instances": [1]}')
     assert answer.status_code == 404
@@ -117,11 +117,13 @@ def test_unknown_model_or_version_is_404(served: Any, method: str, path: str, mo
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/v2/models/digits/infer", "/v1/models/digits:predict"])
-def test_wrong_method_is_405_and_says_which(served: Any, path: str) -> None:
+def test_wrong_method_is_405_and_says_which(served: Service, path: str) -> None:
     answer = served.client.delete(path)
     assert answer.status_code == 405
     assert answer.headers["allow"] in ("GET", "POST")
-    assert answer.json() == {"error": f"The path {path!r} does not take DELETE; it takes {answer.headers['allow']}."}
+    assert answer.json() == {
+        "error": f"The path {path!r} does not support DELETE; it supports {answer.headers['allow']}."
+    }
 
 
 @pytest.mark.parametrize(
@@ -132,12 +134,12 @@ def test_wrong_method_is_405_and_says_which(served: Any, path: str) -> None:
         b"GET /v2 HTTP/1.1\r\nHost\r\n\r\n",  # no Host
     ],
 )
-def test_what_is_no_http_is_answered_in_the_one_form(served: Any, sent: bytes) -> None:
+def test_what_is_no_http_is_answered_in_the_one_form(served: Service, sent: bytes) -> None:
     assert exchange(served, sent) == (400, {"error": "Invalid HTTP request received."})
 
 
 def test_broken_chunk_while_a_refusal_is_on_its_way_ends_the_connection(
-    served: Any, caplog: pytest.LogCaptureFixture
+    served: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     port = httpx.URL(served.client.base_url).port
@@ -152,7 +154,7 @@ def test_broken_chunk_while_a_refusal_is_on_its_way_ends_the_connection(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Any, declared: bool) -> None:
+def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Service, declared: bool) -> None:
     body = bytes(20_000_000)  # more than the system's buffers hold
     length = b"Content-Length: %d" % len(body) if declared else b"Transfer-Encoding: chunked"
     sent = body if declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
@@ -163,7 +165,7 @@ def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Any, d
     assert answer == {"error": "The body is over the limit of 100,000 bytes."}
 
 
-def test_body_over_the_limit_is_refused_before_it_is_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_over_the_limit_is_refused_before_it_is_read(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "DRAIN_TIMEOUT_S", 0.1)
     status, body = exchange(
         served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n"
@@ -172,7 +174,7 @@ def test_body_over_the_limit_is_refused_before_it_is_read(served: Any, monkeypat
     assert body == {"error": "The body is over the limit of 100,000 bytes."}
 
 
-def test_body_over_the_limit_is_refused_while_it_streams(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_over_the_limit_is_refused_while_it_streams(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "DRAIN_TIMEOUT_S", 0.1)
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     status, body = exchange(served, head + b"186a1\r\n" + b" " * 100_001)  # no end: the answer comes before it
@@ -180,13 +182,13 @@ def test_body_over_the_limit_is_refused_while_it_streams(served: Any, monkeypatc
     assert body == {"error": "The body is over the limit of 100,000 bytes."}
 
 
-def test_body_at_the_limit_is_read(served: Any) -> None:
+def test_body_at_the_limit_is_read(served: Service) -> None:
     answer = served.client.post("/v2/models/digits/infer", content=b" " * 100_000)
     assert answer.status_code == 400
 
 
 def test_unexpected_error_is_500_and_tells_the_log_alone(
-    served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    served: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def die(*_: Any) -> None:
         raise ZeroDivisionError("planted")
@@ -205,7 +207,7 @@ def test_unexpected_error_is_500_and_tells_the_log_alone(
 
 
 def test_failed_run_is_500_without_onnx_runtimes_words(
-    bundles: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in ("input", "output")]
     node = helper.make_node("Reshape", ["input", "shape"], ["output"])
@@ -218,29 +220,31 @@ def test_failed_run_is_500_without_onnx_runtimes_words(
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B:2", True), ("a b", False), ("", False), ("x" * 129, False)])
-def test_request_id_is_taken_if_sane_and_otherwise_made(served: Any, access_log: Any, given: str, kept: bool) -> None:
+def test_request_id_is_taken_if_sane_and_otherwise_made(
+    served: Service, access_log: AccessLog, given: str, kept: bool
+) -> None:
     answered = served.client.get("/v2/models/digits", headers={"X-Request-Id": given}).headers["x-request-id"]
     assert (answered == given) is kept
     assert answered
-    facts = getattr(access_log.wait_for(answered), FACTS)
+    facts = access_log.facts_of(answered)
     assert facts.pop("ms") > 0
     assert facts == {"method": "GET", "path": "/v2/models/digits", "status": 200, "model": "digits"}
 
 
-def test_path_cannot_forge_a_line_of_the_log(served: Any, access_log: Any) -> None:
+def test_path_cannot_forge_a_line_of_the_log(served: Service, access_log: AccessLog) -> None:
     answer = served.client.get("/x%0aERROR forged")
     message = access_log.wait_for(answer.headers["x-request-id"]).getMessage()
     assert "ERROR forged" in message
     assert "\n" not in message
 
 
-def test_root_leads_to_the_pages(served: Any) -> None:
+def test_root_leads_to_the_pages(served: Service) -> None:
     answer = served.client.get("/", follow_redirects=True)
     assert answer.status_code == 200
     assert "swagger" in answer.text
 
 
-def test_pages_describe_every_route_and_no_foreign_error(served: Any) -> None:
+def test_pages_describe_every_route_and_no_foreign_error(served: Service) -> None:
     document = served.client.get("/openapi.json").json()
     paths = document["paths"]
     for prefix, suffix in [
@@ -261,7 +265,7 @@ def test_pages_describe_every_route_and_no_foreign_error(served: Any) -> None:
     assert len(set(identities)) == len(identities)
 
 
-def test_examples_of_the_pages_work(bundles: Any, start: Callable[..., Any]) -> None:
+def test_examples_of_the_pages_work(bundles: BundleWriter, start: StartService) -> None:
     preprocessing = ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.305,), std=(1,))
     bundles.write(
         "digits",

@@ -7,15 +7,16 @@ import json
 import select
 import socket
 import zlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from normfold.service.http import protocol
-from tests.service.http.test_connections import BODY, INFER, answers, connect
-from tests.service.http.test_hostile_bodies import LENGTH, PICTURE, Slow, entry, queued, wait_for
+from normfold.service.http import timeouts
+from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
+from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
+from tests.support.service import AccessLog, HeldRuns, Service, StartService, queued_rows
+from tests.support.waiting import wait_for
 
 POST = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\n"
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -60,7 +61,7 @@ TWO_READINGS = {
     "bare LF in a chunk's extension": CHUNKED + b"2;a\nb\r\n{}\r\n0\r\n\r\n",
     "length behind the chunks": CHUNKED + b"0\r\nContent-Length: 50\r\n\r\n",
     "two hosts": POST + b"Host: y\r\nContent-Length: 2\r\n\r\n{}",
-    "two lengths of the JSON": POST + b"%b: 2\r\n%b: 0\r\nContent-Length: 2\r\n\r\n{}" % ((LENGTH.encode(),) * 2),
+    "two lengths of the JSON": POST + b"%b: 2\r\n%b: 0\r\nContent-Length: 2\r\n\r\n{}" % ((JSON_LENGTH.encode(),) * 2),
     "two encodings": POST + b"Content-Encoding: gzip\r\nContent-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
     "header without a colon": POST + b"XY\r\nContent-Length: 2\r\n\r\n{}",
     "header without a name": POST + b": y\r\nContent-Length: 2\r\n\r\n{}",
@@ -70,10 +71,10 @@ TWO_READINGS = {
 
 
 @pytest.mark.parametrize("shape", TWO_READINGS)
-def test_what_might_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(served: Any, shape: str) -> None:
-    with connect(served) as connection:
+def test_what_might_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(served: Service, shape: str) -> None:
+    with connect(served.client) as connection:
         connection.sendall(TWO_READINGS[shape] + HIDDEN)
-        found = answers(connection)
+        found = read_responses(connection)
     assert [status for status, _ in found] == [400]
     assert json.loads(found[0][1]).keys() == {"error"}
 
@@ -88,29 +89,29 @@ def test_what_might_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read
         POST + b"Content-Length:2 \r\n\r\n{}",
     ],
 )
-def test_what_can_be_read_in_one_way_is_read(served: Any, sent: bytes) -> None:
-    with connect(served) as connection:
+def test_what_can_be_read_in_one_way_is_read(served: Service, sent: bytes) -> None:
+    with connect(served.client) as connection:
         connection.sendall(sent + HIDDEN.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        found = answers(connection)
+        found = read_responses(connection)
     assert [status for status, _ in found] == [404, 404]
     assert b"/hidden" in found[1][1]
 
 
-def test_chunks_before_http_1_1_end_the_connection(served: Any) -> None:
+def test_chunks_before_http_1_1_end_the_connection(served: Service) -> None:
     """Whoever passes them on may not know chunks at all."""
-    with connect(served) as connection:
+    with connect(served.client) as connection:
         head = CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"\r\nHost", b"\r\nConnection: keep-alive\r\nHost")
         connection.sendall(head + b"0\r\n\r\n" + HIDDEN)
-        assert [status for status, _ in answers(connection)] == [404]
+        assert [status for status, _ in read_responses(connection)] == [404]
 
 
-def test_a_bad_request_among_good_ones_spoils_none(served: Any) -> None:
+def test_a_bad_request_among_good_ones_spoils_none(served: Service) -> None:
     """One whose body is wrong is answered in its place; behind one that is no HTTP nothing is read."""
-    good, bad = INFER % (len(BODY), b"") + BODY, INFER % (5, b"") + b"wrong"
-    with connect(served) as connection:
-        connection.sendall(good + bad + good + INFER % (len(BODY), b"Connection: close\r\n") + BODY)
-        assert [status for status, _ in answers(connection)] == [200, 400, 200, 200]
-    with connect(served) as connection:
+    good, bad = INFER_HEAD % (len(INFER_BODY), b"") + INFER_BODY, INFER_HEAD % (5, b"") + b"wrong"
+    with connect(served.client) as connection:
+        connection.sendall(good + bad + good + INFER_HEAD % (len(INFER_BODY), b"Connection: close\r\n") + INFER_BODY)
+        assert [status for status, _ in read_responses(connection)] == [200, 400, 200, 200]
+    with connect(served.client) as connection:
         connection.sendall(good)
         assert connection.recv(12) == b"HTTP/1.1 200"
         connection.sendall(TWO_READINGS["two lengths"] + HIDDEN)
@@ -119,60 +120,60 @@ def test_a_bad_request_among_good_ones_spoils_none(served: Any) -> None:
     assert b"HTTP/1.1 400" in rest
 
 
-@pytest.mark.parametrize("head", [b"GET /", INFER % (1000, b""), CHUNKED.replace(b"none", b"digits")])
+@pytest.mark.parametrize("head", [b"GET /", INFER_HEAD % (1000, b""), CHUNKED.replace(b"none", b"digits")])
 def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, head: bytes
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     """Bytes of headers, of a body and of chunks, one after the other: each of them gives no more time."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.02)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.02)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.3)
     drop = b"1\r\n \r\n" if b"chunked" in head else b" " if b"\r\n" in head else b"a"
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         connection.sendall(head)
         drops = 0
         while not select.select([connection], [], [], 0.02)[0]:
             connection.sendall(drop)
             drops += 1
             assert drops < 500
-        [(status, body)] = answers(connection)
+        [(status, body)] = read_responses(connection)
     assert status == 408
-    assert b"did not come whole within 0.3 s" in body
+    assert b"did not arrive completely within 0.3 s" in body
     assert drops > 1
     assert service.client.get("/v2/health/ready").status_code == 200
 
 
-def test_many_who_trickle_do_not_keep_others_waiting(bundles: Any, start: Callable[..., Any]) -> None:
+def test_many_who_trickle_do_not_keep_others_waiting(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root)
-    slow = [connect(service) for _ in range(200)]
+    slow = [connect(service.client) for _ in range(200)]
     for connection in slow:
-        connection.sendall((INFER % (len(BODY), b"") + BODY)[:-1])
+        connection.sendall((INFER_HEAD % (len(INFER_BODY), b"") + INFER_BODY)[:-1])
     assert service.client.post("/v2/models/digits/infer", json=PICTURE).status_code == 200
     for connection in slow:
-        connection.sendall(BODY[-1:])
+        connection.sendall(INFER_BODY[-1:])
         assert connection.recv(12) == b"HTTP/1.1 200"
         connection.close()
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_that_is_cut_short_is_no_request(served: Any, access_log: Any, chunked: bool) -> None:
-    head = CHUNKED.replace(b"none", b"digits") if chunked else INFER % (len(BODY), b"")
+def test_a_body_that_is_cut_short_is_no_request(served: Service, access_log: AccessLog, chunked: bool) -> None:
+    head = CHUNKED.replace(b"none", b"digits") if chunked else INFER_HEAD % (len(INFER_BODY), b"")
     head = head.replace(b"Host", b"X-Request-Id: short\r\nHost")
-    with connect(served) as connection:
-        connection.sendall(head + (b"%x\r\n" % len(BODY) if chunked else b"") + BODY[:-10])
+    with connect(served.client) as connection:
+        connection.sendall(head + (b"%x\r\n" % len(INFER_BODY) if chunked else b"") + INFER_BODY[:-10])
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(100) == b""
-    assert access_log.wait_for("short").facts["status"] == 499
+    assert access_log.facts_of("short")["status"] == 499
 
 
-def test_a_body_that_goes_on_is_answered_and_the_rest_is_not_read(served: Any) -> None:
-    with connect(served) as connection:
-        connection.sendall(INFER % (len(BODY), b"") + BODY + b"}\r\n\r\n" + HIDDEN)
-        assert [status for status, _ in answers(connection)] == [200]
+def test_a_body_that_goes_on_is_answered_and_the_rest_is_not_read(served: Service) -> None:
+    with connect(served.client) as connection:
+        connection.sendall(INFER_HEAD % (len(INFER_BODY), b"") + INFER_BODY + b"}\r\n\r\n" + HIDDEN)
+        assert [status for status, _ in read_responses(connection)] == [200]
 
 
-def test_a_bomb_is_not_blown_up(served: Any) -> None:
+def test_a_bomb_is_not_blown_up(served: Service) -> None:
     """A thousandfold: 50 MB in 50 kB, where 100 kB may come."""
     bomb = zlib.compress(bytes(50_000_000))
     paths = ["/v2/models/identity-fp32/infer", "/v1/models/rows:predict", "/v1/models/digits:classify"]
@@ -180,48 +181,48 @@ def test_a_bomb_is_not_blown_up(served: Any) -> None:
     assert [answer.status_code for answer in found] == [413, 413, 413]
 
 
-def test_a_bomb_within_a_bomb_is_data(served: Any) -> None:
+def test_a_bomb_within_a_bomb_is_data(served: Service) -> None:
     """Only one layer is taken off."""
-    layers = gzip.compress(gzip.compress(json.dumps({"inputs": [entry()]}).encode()))
+    layers = gzip.compress(gzip.compress(json.dumps({"inputs": [binary_input()]}).encode()))
     answer = served.client.post("/v2/models/identity-fp32/infer", content=layers, headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 400
     assert "is not JSON" in answer.json()["error"]
 
 
 def test_who_leaves_the_queue_is_dropped_and_who_waits_behind_is_answered(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, access_log: Any
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, access_log: AccessLog
 ) -> None:
     bundles.digits()
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root)
     slow.holds.set()
-    sent = INFER % (len(BODY), b"Connection: close\r\n") + BODY
-    with connect(service) as first, connect(service) as last:
+    sent = INFER_HEAD % (len(INFER_BODY), b"Connection: close\r\n") + INFER_BODY
+    with connect(service.client) as first, connect(service.client) as last:
         first.sendall(sent)
         assert slow.running.wait(timeout=20)
-        with connect(service) as leaver:
+        with connect(service.client) as leaver:
             leaver.sendall(sent.replace(b"Host", b"X-Request-Id: leaver\r\nHost"))
-            wait_for(lambda: queued(service) == 1)
-        assert access_log.wait_for("leaver").facts["status"] == 499
-        assert queued(service) == 0
+            wait_for(lambda: queued_rows(service) == 1)
+        assert access_log.facts_of("leaver")["status"] == 499
+        assert queued_rows(service) == 0
         last.sendall(sent)
-        wait_for(lambda: queued(service) == 1)
+        wait_for(lambda: queued_rows(service) == 1)
         slow.go_on.set()
-        assert [status for status, _ in answers(first) + answers(last)] == [200, 200]
+        assert [status for status, _ in read_responses(first) + read_responses(last)] == [200, 200]
 
 
-def test_shapes_that_do_not_go_together_are_each_answered(bundles: Any, start: Callable[..., Any]) -> None:
+def test_shapes_that_do_not_go_together_are_each_answered(bundles: BundleWriter, start: StartService) -> None:
     """Free sizes besides the rows, of requests that wait together: none is padded, cut, or refused."""
     bundles.identity("FP32", "any")
     service = start(bundles.root)
     arrays = [np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) for rows, columns in SHAPES]
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         for array in arrays:
             tensor = {"name": "input", "datatype": "FP32", "shape": list(array.shape), "data": array.ravel().tolist()}
             body = json.dumps({"inputs": [tensor]}).encode()
             close = b"Connection: close\r\n" if array is arrays[-1] else b""
-            connection.sendall(INFER.replace(b"digits", b"any") % (len(body), close) + body)
-        outputs = [json.loads(body)["outputs"][0] for _, body in answers(connection)]
+            connection.sendall(INFER_HEAD.replace(b"digits", b"any") % (len(body), close) + body)
+        outputs = [json.loads(body)["outputs"][0] for _, body in read_responses(connection)]
     assert [(output["shape"], output["data"]) for output in outputs] == [
         (list(array.shape), array.ravel().tolist()) for array in arrays
     ]

@@ -7,17 +7,19 @@ import gzip
 import json
 import re
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from normfold.service.batching.batch import QueuedRequest
-from normfold.service.inference import fast_path as fast_path
+from normfold.service.inference import infer_call
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.observability.request_trace import RequestTrace
-from tests.service.http.test_connections import answers, connect
-from tests.service.http.test_hostile_bodies import PICTURE, Slow, wait_for
+from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import connect, read_responses
+from tests.support.service import HeldRuns, Service, StartService
+from tests.support.waiting import wait_for
 
 ROWS = {"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 BINARY = json.dumps(
@@ -82,44 +84,46 @@ def receive(connection: socket.socket) -> tuple[bytes, dict[str, str], bytes]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_answer_alike(served: Any, taken: list[bytes], case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_answer_alike(
+    served: Service, fast_path_urls: list[bytes], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head, body = CASES[case]
     found = []
     for cut in (0, len(head) - 2, len(head) + len(body) // 2):
-        with connect(served) as connection:
+        with connect(served.client) as connection:
             connection.sendall((head + body)[:cut])
             served.client.get("/v2")  # the service has read what was sent before
             connection.sendall((head + body)[cut:])
             found.append(receive(connection))
-    assert len(taken) == 3
+    assert len(fast_path_urls) == 3
     monkeypatch.setattr(FastPath, "match", lambda *_: None)
-    with connect(served) as connection:
+    with connect(served.client) as connection:
         connection.sendall(head + body)
         long = receive(connection)
-    assert len(taken) == 3
+    assert len(fast_path_urls) == 3
     assert found == [long] * 3
 
 
-def test_a_client_that_leaves_amid_its_body_is_counted(bundles: Any, start: Callable[..., Any]) -> None:
+def test_a_client_that_leaves_amid_its_body_is_counted(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root)
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         connection.sendall(request(json.dumps(PICTURE).encode(), DIGITS)[0] + b"{")
         service.client.get("/v2")  # the service has read what was sent before
     wait_for(lambda: 'status="499",version="1"} 1.0' in service.client.get("/metrics").text)
 
 
 @pytest.mark.parametrize("case", LONG_CASES)
-def test_what_needs_more_takes_the_long_way(served: Any, taken: list[bytes], case: str) -> None:
-    with connect(served) as connection:
+def test_what_needs_more_takes_the_long_way(served: Service, fast_path_urls: list[bytes], case: str) -> None:
+    with connect(served.client) as connection:
         connection.sendall(b"".join(LONG_CASES[case]))
         status, _, _ = receive(connection)
-    assert not taken
+    assert not fast_path_urls
     assert status == (b"HTTP/1.1 400 Bad Request\r\n" if case == "no host" else b"HTTP/1.1 200 OK\r\n")
 
 
 def test_both_ways_are_counted_and_logged_alike(
-    bundles: Any, start: Callable[..., Any], tmp_path: Any, taken: list[bytes]
+    bundles: BundleWriter, start: StartService, tmp_path: Any, fast_path_urls: list[bytes]
 ) -> None:
     bundles.digits()
     log = tmp_path / "access.log"
@@ -129,7 +133,7 @@ def test_both_ways_are_counted_and_logged_alike(
         for sent in (body, b"{", body.replace(b"FP32", b"FP64")):
             service.client.post(DIGITS, content=sent + padding)
 
-    assert len(taken) == 3
+    assert len(fast_path_urls) == 3
     wait_for(lambda: log.read_bytes().count(b"/infer") == 6)
     lines = [json.loads(line) for line in log.read_bytes().splitlines() if b"/infer" in line]
     assert [[line["status"], line.get("id"), sorted(line)] for line in lines[:3]] == [
@@ -142,56 +146,56 @@ def test_both_ways_are_counted_and_logged_alike(
 
 
 def test_large_results_of_a_small_request_are_encoded_in_a_thread(
-    bundles: Any, start: Callable[..., Any], taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, fast_path_urls: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.identity("FP32")
     service = start(bundles.root)
-    monkeypatch.setattr(fast_path, "INLINE_BYTES", 100)
+    monkeypatch.setattr(infer_call, "INLINE_BYTES", 100)
     values = list(range(200))
     record = ROWS | {"shape": [100, 2], "data": values}
 
     answer = service.client.post("/v2/models/identity-fp32/infer", json={"inputs": [record]})
 
-    assert taken
+    assert fast_path_urls
     assert answer.json()["outputs"][0]["data"] == values
 
 
 def test_a_request_behind_one_that_runs_waits_its_turn(
-    bundles: Any, start: Callable[..., Any], taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, fast_path_urls: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root)
     slow.holds.set()
     bodies = [json.dumps(PICTURE | {"id": str(number)}).encode() for number in range(3)]
-    with connect(service) as connection:
+    with connect(service.client) as connection:
         connection.sendall(b"".join(request(bodies[0], DIGITS)))
         assert slow.running.wait(timeout=20)
         connection.sendall(b"".join(request(bodies[1], DIGITS) + request(bodies[2], DIGITS, Connection="close")))
         slow.go_on.set()
-        found = answers(connection)
+        found = read_responses(connection)
     assert [json.loads(body)["id"] for _, body in found] == ["0", "1", "2"]
-    assert len(taken) == 1
+    assert len(fast_path_urls) == 1
 
 
 def test_a_fault_of_ours_is_500_and_no_connection_hangs(
-    bundles: Any, start: Callable[..., Any], taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, fast_path_urls: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
     service = start(bundles.root)
-    for broken in ("decode", "encode_response"):
+    for broken in ("decode_request", "encode_response"):
         with monkeypatch.context() as patch:
-            patch.setattr(fast_path, broken, lambda *_: 1 / 0)
+            patch.setattr(infer_call, broken, lambda *_: 1 / 0)
             answer = service.client.post(DIGITS, json=PICTURE)
         assert answer.status_code == 500
         assert "failed unexpectedly" in answer.json()["error"]
         assert "division" not in answer.text
     assert service.client.post(DIGITS, json=PICTURE).status_code == 200
-    assert len(taken) == 3
+    assert len(fast_path_urls) == 3
     assert 'status="500",version="1"} 2.0' in service.client.get("/metrics").text
 
 
-def test_requests_leave_nothing_to_the_garbage_collector(bundles: Any, start: Callable[..., Any]) -> None:
+def test_requests_leave_nothing_to_the_garbage_collector(bundles: BundleWriter, start: StartService) -> None:
     """Were there circles, memory would grow by what lies between two collections."""
     bundles.digits()
     service = start(bundles.root)

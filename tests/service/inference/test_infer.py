@@ -7,13 +7,15 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.support.service import Service
+
 LIMITS = {
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
 }
 
 
-def infer(served: Any, model: str, body: Any, **kwargs: Any) -> httpx.Response:
+def infer(served: Service, model: str, body: Any, **kwargs: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return served.client.post(f"/v2/models/{model}/infer", content=content, **kwargs)
 
@@ -22,7 +24,7 @@ def tensor(datatype: str, shape: list[int], data: Any, name: str = "input") -> d
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
-def refusal(served: Any, model: str, body: Any) -> str:
+def refusal(served: Service, model: str, body: Any) -> str:
     answer = infer(served, model, body)
     assert answer.status_code == 400, answer.text
     assert answer.headers["content-type"] == "application/json"
@@ -30,7 +32,7 @@ def refusal(served: Any, model: str, body: Any) -> str:
     return answer.json()["error"]
 
 
-def test_answers_what_the_network_computes(served: Any) -> None:
+def test_answers_what_the_network_computes(served: Service) -> None:
     data = np.arange(16, dtype=np.float32)
     answer = infer(served, "digits/versions/1", {"inputs": [tensor("FP32", [1, 1, 4, 4], data.tolist())]})
     columns = data.reshape(4, 4).sum(axis=0)[:3]
@@ -41,34 +43,34 @@ def test_answers_what_the_network_computes(served: Any) -> None:
     }
 
 
-def test_no_version_means_the_highest(served: Any) -> None:
+def test_no_version_means_the_highest(served: Service) -> None:
     body = {"inputs": [tensor("FP32", [1, 1, 4, 4], [0.0] * 16)]}
     answer = infer(served, "digits", body).json()
     assert answer["model_version"] == "2"
     assert answer["outputs"][0]["data"] == [1, 1, 1]
 
 
-def test_id_is_answered_only_if_given(served: Any) -> None:
+def test_id_is_answered_only_if_given(served: Service) -> None:
     body = {"id": "a b", "inputs": [tensor("BOOL", [1, 1], [True])]}
     assert infer(served, "identity-bool", body).json()["id"] == "a b"
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/octet-stream", "application/json"])
-def test_content_type_is_not_looked_at(served: Any, content_type: str | None) -> None:
+def test_content_type_is_not_looked_at(served: Service, content_type: str | None) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     body = {"inputs": [tensor("BOOL", [1, 1], [True])]}
     assert infer(served, "identity-bool", body, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(("datatype", "limits"), LIMITS.items())
-def test_integers_keep_every_value_of_their_type(served: Any, datatype: str, limits: tuple[int, int]) -> None:
+def test_integers_keep_every_value_of_their_type(served: Service, datatype: str, limits: tuple[int, int]) -> None:
     body = {"inputs": [tensor(datatype, [1, 2], list(limits))]}
     assert infer(served, f"identity-{datatype.lower()}", body).json()["outputs"][0]["data"] == list(limits)
 
 
 @pytest.mark.parametrize(("datatype", "limits"), LIMITS.items())
 @pytest.mark.parametrize("side", [0, 1])
-def test_integers_out_of_range_are_refused(served: Any, datatype: str, limits: tuple[int, int], side: int) -> None:
+def test_integers_out_of_range_are_refused(served: Service, datatype: str, limits: tuple[int, int], side: int) -> None:
     wrong = limits[side] + (1 if side else -1)
     text = refusal(served, f"identity-{datatype.lower()}", {"inputs": [tensor(datatype, [1, 1], [wrong])]})
     assert "'input'" in text
@@ -85,7 +87,7 @@ def test_integers_out_of_range_are_refused(served: Any, datatype: str, limits: t
         ("BYTES", ["", "größer ✓"]),
     ],
 )
-def test_other_types_keep_their_values(served: Any, datatype: str, data: list[Any]) -> None:
+def test_other_types_keep_their_values(served: Service, datatype: str, data: list[Any]) -> None:
     body = {"inputs": [tensor(datatype, [2, 1], data)]}
     output = infer(served, f"identity-{datatype.lower()}", body).json()["outputs"][0]
     assert output["shape"] == [2, 1]
@@ -108,7 +110,7 @@ def test_other_types_keep_their_values(served: Any, datatype: str, data: list[An
         ("BYTES", ["x"], "nested"),
     ],
 )
-def test_value_of_another_type_is_refused_and_shown(served: Any, datatype: str, wrong: Any, shown: str) -> None:
+def test_value_of_another_type_is_refused_and_shown(served: Service, datatype: str, wrong: Any, shown: str) -> None:
     right = {"FP32": 1.5, "INT32": 1, "BOOL": True, "BYTES": "a"}[datatype]
     text = refusal(served, f"identity-{datatype.lower()}", {"inputs": [tensor(datatype, [1, 2], [right, wrong])]})
     assert shown in text
@@ -118,7 +120,7 @@ def test_value_of_another_type_is_refused_and_shown(served: Any, datatype: str, 
     ("shape", "data"),
     [([2, 3], [[1, 2, 3], [4, 5, 6]]), ([2, 3], [1, 2, 3, 4, 5, 6]), ([0, 3], []), ([2, 0], [[], []]), ([2, 0], [])],
 )
-def test_data_may_be_flat_or_nested_and_empty(served: Any, shape: list[int], data: Any) -> None:
+def test_data_may_be_flat_or_nested_and_empty(served: Service, shape: list[int], data: Any) -> None:
     output = infer(served, "identity-int8", {"inputs": [tensor("INT8", shape, data)]}).json()["outputs"][0]
     assert output["shape"] == shape
     assert output["data"] == np.ravel(np.array(data, int)).tolist()
@@ -141,7 +143,7 @@ def test_data_may_be_flat_or_nested_and_empty(served: Any, shape: list[int], dat
         ([1, 1], None, "no list of data"),
     ],
 )
-def test_shape_that_does_not_hold_is_refused(served: Any, shape: Any, data: Any, says: str) -> None:
+def test_shape_that_does_not_hold_is_refused(served: Service, shape: Any, data: Any, says: str) -> None:
     assert says in refusal(served, "identity-int8", {"inputs": [tensor("INT8", shape, data)]})
 
 
@@ -178,29 +180,29 @@ def test_shape_that_does_not_hold_is_refused(served: Any, shape: Any, data: Any,
         ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": False}, "no list 'outputs'"),
     ],
 )
-def test_body_that_breaks_the_protocol_is_refused(served: Any, body: Any, says: str) -> None:
+def test_body_that_breaks_the_protocol_is_refused(served: Service, body: Any, says: str) -> None:
     assert says in refusal(served, "identity-fp32", body)
 
 
-def test_error_of_a_request_with_an_id_begins_with_it(served: Any) -> None:
+def test_error_of_a_request_with_an_id_begins_with_it(served: Service) -> None:
     assert refusal(served, "identity-fp32", {"id": "r-1", "inputs": []}).startswith("[request id: r-1] The input")
     answer = infer(served, "none", {"id": "r-2", "inputs": []})
     assert answer.status_code == 404
     assert answer.json()["error"].startswith("[request id: r-2] There is no model 'none'")
 
 
-def test_fp16_is_refused_both_ways(served: Any) -> None:
+def test_fp16_is_refused_both_ways(served: Service) -> None:
     assert "no JSON form" in refusal(served, "identity-fp16", {"inputs": [tensor("FP16", [1, 1], [1.0])]})
 
 
 @pytest.mark.parametrize("outputs", [None, []])
-def test_no_list_of_outputs_or_an_empty_one_asks_for_all(served: Any, outputs: Any) -> None:
+def test_no_list_of_outputs_or_an_empty_one_asks_for_all(served: Service, outputs: Any) -> None:
     answer = infer(served, "identity-int8", {"inputs": [tensor("INT8", [1, 1], [1])], "outputs": outputs})
     assert [output["name"] for output in answer.json()["outputs"]] == ["output"]
 
 
-def test_several_inputs_and_chosen_outputs(served: Any) -> None:
-    body = {
+def test_several_inputs_and_chosen_outputs(served: Service) -> None:
+    body: dict[str, Any] = {
         "inputs": [tensor("BOOL", [2], [True, False], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")],
         "outputs": [{"name": "opposite", "parameters": {"binary_data": False}}, {"name": "product"}],
     }
@@ -213,19 +215,19 @@ def test_several_inputs_and_chosen_outputs(served: Any) -> None:
     assert [output["name"] for output in infer(served, "pair", body).json()["outputs"]] == ["product"]
 
 
-def test_inputs_that_differ_in_rows_are_refused(served: Any) -> None:
+def test_inputs_that_differ_in_rows_are_refused(served: Service) -> None:
     body = {"inputs": [tensor("BOOL", [1], [True], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")]}
     assert "number of rows" in refusal(served, "pair", body)
 
 
-def test_output_that_is_not_finite_is_an_error_and_never_null(served: Any) -> None:
+def test_output_that_is_not_finite_is_an_error_and_never_null(served: Service) -> None:
     body = {"id": "x", "inputs": [tensor("FP32", [2, 1], [1, -1])]}
     answer = infer(served, "one-by-one", body)
     assert answer.status_code == 500
     assert answer.json() == {"error": "[request id: x] Output 'output' holds NaN or Infinity, which JSON cannot carry."}
 
 
-def test_large_body_is_parsed_in_a_thread_and_answered_alike(served: Any) -> None:
+def test_large_body_is_parsed_in_a_thread_and_answered_alike(served: Service) -> None:
     data = np.arange(20_000) % 100
     answer = infer(served, "identity-int8", {"inputs": [tensor("INT8", [2, 10_000], data.tolist())]})
     assert answer.json()["outputs"][0]["data"] == data.tolist()

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from uvicorn.protocols.http.flow_control import FlowControl
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.http import protocol, server
-from normfold.service.settings import Settings
-from tests.cli.commands.test_serve import SCRIPT, serving, wait_until_loaded
-from tests.service.http.test_connections import answers, connect
-from tests.service.http.test_hostile_bodies import wait_for
+from normfold.service.http.timeouts import ConnectionTimeouts, Timeout
+from tests.support.bundles import BundleWriter
+from tests.support.command import SCRIPT, serving
+from tests.support.raw_http import connect, read_responses
+from tests.support.service import AccessLog, Service, StartService
+from tests.support.waiting import wait_for, wait_until_loaded
 
 FLOATS = 10_000_000
 ROW = 4 * FLOATS
@@ -44,11 +43,11 @@ signal.signal(signal.SIGUSR1, give)
 """
 """Serves, and gives back what loading has freed, when told to: then answers alone make memory grow."""
 
-SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._REAP_EVERY_S = 0.05\n{FRUGAL}"
+SWEEPING_FAST = f"from normfold.service.http import timeouts; timeouts.REAP_INTERVAL_S = 0.05\n{FRUGAL}"
 """Serves, and looks twenty times a second for clients that do not read."""
 
 
-def grow(bundles: Any, floats: int = FLOATS) -> None:
+def grow(bundles: BundleWriter, floats: int = FLOATS) -> None:
     """Write a network that makes one number into millions."""
     bundles.write(
         "grow",
@@ -82,16 +81,16 @@ def read_away(connection: socket.socket) -> int:
     return size
 
 
-def ask(service: Any, sent: bytes) -> tuple[int, bytes]:
-    with connect(service) as connection:
+def ask(service: Service, sent: bytes) -> tuple[int, bytes]:
+    with connect(service.client) as connection:
         connection.sendall(sent)
-        [answer] = answers(connection)
+        [answer] = read_responses(connection)
     return answer
 
 
 @contextlib.contextmanager
 def serving_grow(
-    bundles: Any, floats: int, script: str = FRUGAL, **variables: str
+    bundles: BundleWriter, floats: int, script: str = FRUGAL, **variables: str
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
     """Serve `grow` in a process of its own, so that nothing counts that other tests have left and is freed meanwhile.
 
@@ -115,9 +114,9 @@ def resident(statm: Path) -> int:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: Any, binary: bool) -> None:
+def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: BundleWriter, binary: bool) -> None:
     with serving_grow(bundles, FLOATS) as (service, grown):
-        with connect(service) as connection:
+        with connect(service.client) as connection:
             connection.sendall(asking(binary))
             wait_for_answer(connection)
             wait_for(lambda: 0.9 * ROW < grown() < 1.3 * ROW)  # the tensor behind it is freed after its first bytes
@@ -126,9 +125,11 @@ def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: Any, b
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # over and under what glibc gives back by itself
-def test_memory_comes_back_when_several_have_read_their_answers(bundles: Any, binary: bool, floats: int) -> None:
+def test_memory_comes_back_when_several_have_read_their_answers(
+    bundles: BundleWriter, binary: bool, floats: int
+) -> None:
     with serving_grow(bundles, floats) as (service, grown), contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(connect(service)) for _ in range(8)]
+        readers = [stack.enter_context(connect(service.client)) for _ in range(8)]
         for reader in readers:
             reader.sendall(asking(binary, closing=True))
         for reader in readers:
@@ -140,7 +141,7 @@ def test_memory_comes_back_when_several_have_read_their_answers(bundles: Any, bi
     assert held > 7.5 * 4 * floats
 
 
-def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Callable[..., Any]) -> None:
+def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=300_000)
     service = start(bundles.root, max_batch_size=1)
     expected = np.full(600_000, 1.5, np.float32)
@@ -154,12 +155,12 @@ def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: Any, start: Calla
     np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
 
 
-def test_who_never_reads_is_cut_and_harms_no_other(bundles: Any, tmp_path: Path) -> None:
+def test_who_never_reads_is_cut_and_harms_no_other(bundles: BundleWriter, tmp_path: Path) -> None:
     bundles.digits()
     log, patience = tmp_path / "access.log", {"NORMFOLD_RECEIVE_TIMEOUT_S": "0.5"}
     with (
         serving_grow(bundles, FLOATS, SWEEPING_FAST, NORMFOLD_ACCESS_LOG=str(log), **patience) as (service, grown),
-        connect(service) as greedy,
+        connect(service.client) as greedy,
     ):
         greedy.sendall(20 * asking().replace(b"Host", b"X-Request-Id: greedy\r\nHost"))
         wait_for_answer(greedy)
@@ -175,22 +176,22 @@ def statuses(log: Path, request_id: str) -> set[int]:
     return {line["status"] for line in lines if line.get("request_id") == request_id}
 
 
-def test_answers_that_nobody_reads_have_a_limit_together(bundles: Any, start: Callable[..., Any]) -> None:
+def test_answers_that_nobody_reads_have_a_limit_together(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=2_000_000)
     service = start(bundles.root, max_response_bytes=3 * 8_000_000)
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(connect(service)) for _ in range(2)]
+        readers = [stack.enter_context(connect(service.client)) for _ in range(2)]
         for reader in readers:
             reader.sendall(asking(closing=True))
             wait_for_answer(reader)
         assert ask(service, asking(closing=True))[0] == 503
-        assert [answer[0] for reader in readers for answer in answers(reader)] == [200, 200]
+        assert [answer[0] for reader in readers for answer in read_responses(reader)] == [200, 200]
     wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
-    bundles: Any, start: Callable[..., Any], access_log: Any, binary: bool
+    bundles: BundleWriter, start: StartService, access_log: AccessLog, binary: bool
 ) -> None:
     grow(bundles, floats=1_000_000)
     service = start(bundles.root, max_response_bytes=20_000_000)
@@ -199,9 +200,9 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
     status, body = ask(service, sent)
     assert status == 400
     assert json.loads(body)["error"] == (
-        "The answer would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+        "The response would have 24,000,000 bytes, over the limit of 20,000,000; send fewer rows in one request."
     )
-    assert "rows" not in access_log.wait_for("large").facts  # it came to no run
+    assert "rows" not in access_log.facts_of("large")  # it came to no run
     answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
     assert (answer.status_code, answer.json()) == (400, json.loads(body))
 
@@ -216,31 +217,14 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
         ([9, 0, 9, 9], (), False),
     ],
 )
-def test_who_reads_slowly_is_told_from_who_does_not_read(
+def test_write_timeout_passes_only_for_a_client_that_reads_nothing(
     waiting: list[int], resumes: tuple[int, ...], is_cut: bool
 ) -> None:
-    """Looked at once a second, with a patience of 2.5 s; `resumes` are looks before which the client had read."""
-
-    class Transport:
-        cut = False
-
-        def is_closing(self) -> bool:
-            return self.cut
-
-        def get_write_buffer_size(self) -> int:
-            return sizes.pop(0)
-
-        def abort(self) -> None:
-            self.cut = True
-
-    sizes = list(waiting)
-    connection = object.__new__(protocol.ServiceProtocol)
-    connection.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
-    connection.transport = transport = Transport()  # type: ignore[assignment]
-    connection.flow = FlowControl(transport)  # type: ignore[arg-type]
-    connection.pipeline = deque()
-    for second in range(len(waiting)):
+    """Checked once a second with a timeout of 2.5 s; before each check in `resumes` the client has read."""
+    connection = ConnectionTimeouts(receive_timeout_s=2.5, now=100.0)
+    passed = []
+    for second, unread_bytes in enumerate(waiting):
         if second in resumes:
-            connection.resume_writing()
-        connection.look(100.0 + second)
-    assert transport.cut is is_cut
+            connection.note_read()
+        passed.append(connection.find_passed(100.0 + second, unread_bytes, is_reading_paused=True))
+    assert (Timeout.WRITE in passed) is is_cut

@@ -14,6 +14,7 @@ from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException
 
 from normfold.service.codec.json_tensors import DTYPES
+from tests.support.service import Service
 
 TENSORS = {
     "BOOL": np.array([[True, False], [False, True]]),
@@ -26,7 +27,7 @@ TENSORS = {
 
 
 @pytest.fixture
-def client(served: Any) -> Iterator[http.InferenceServerClient]:
+def client(served: Service) -> Iterator[http.InferenceServerClient]:
     url = httpx.URL(served.client.base_url)
     with http.InferenceServerClient(f"{url.host}:{url.port}") as made:
         yield made
@@ -155,7 +156,7 @@ def test_statistics_count_rows_and_runs(client: Any) -> None:
     assert {("digits", "1"), ("digits", "2"), ("pair", "1")} <= every
 
 
-def test_the_asyncio_client_gets_its_own_answers(served: Any) -> None:
+def test_the_asyncio_client_gets_its_own_answers(served: Service) -> None:
     url = httpx.URL(served.client.base_url)
 
     async def ask(client: aio.InferenceServerClient, number: int) -> float:

@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -21,12 +21,13 @@ from normfold.service.observability.otel import Spans
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Lines, serve_app
-from tests.service.http.test_hostile_bodies import post, wait_for
+from tests.support.bundles import BundleWriter
+from tests.support.service import LogRecords, post_picture, serve_app
+from tests.support.waiting import wait_for
 
 
 def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
-    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: Lines
+    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: LogRecords
 ) -> None:
     bundles.digits()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
@@ -39,7 +40,7 @@ def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
         with serve_app(create_app(settings), settings) as service:
             service.wait_until_loaded()
             for _ in range(50):
-                assert post(service).status_code == 200
+                assert post_picture(service).status_code == 200
     wait_for(
         lambda: not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "normfold-sp"))]
     )
@@ -65,7 +66,7 @@ def test_a_line_of_opentelemetrys_is_passed_on_once_in_a_while(caplog: pytest.Lo
 class _Collector(http.server.BaseHTTPRequestHandler):
     """Takes what is exported."""
 
-    received: list[tuple[str, bytes]]
+    received: ClassVar[list[tuple[str, bytes]]]
 
     def do_POST(self) -> None:
         self.received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
@@ -80,18 +81,21 @@ def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
-    handler = type("Handler", (_Collector,), {"received": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as collector:
+
+    class Collector(_Collector):
+        received: ClassVar[list[tuple[str, bytes]]] = []
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever).start()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
         settings = Settings(repository=bundles.root, provider="cpu", tracing=True)
         with serve_app(create_app(settings), settings) as service:
             service.wait_until_loaded()
-            assert post(service).status_code == 200
+            assert post_picture(service).status_code == 200
         collector.shutdown()  # the service has ended, so that all is sent
-    [path] = {path for path, _ in handler.received}
-    sent = b"".join(body for _, body in handler.received)
+    [path] = {path for path, _ in Collector.received}
+    sent = b"".join(body for _, body in Collector.received)
     assert path == "/v1/traces"
     assert b"service.name\x12\x06\n\x04mine" in sent
     assert b"POST /v2/models/{model}/infer" in sent
@@ -103,7 +107,7 @@ def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
         exporter = InMemorySpanExporter()
         spans = Spans(exporter)
-        spans.record(phases, {"type": "http", "method": "GET", "path": "/v2", "headers": []})
+        spans.record(phases, [], "http", "/v2")
         spans.close()
         assert len(exporter.get_finished_spans()) == (disabled == "false")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,11 +16,13 @@ from normfold.service.batching.batch_size_tuning import best_batch, has_shape_sw
 from normfold.service.errors import SettingsError
 from normfold.service.observability.access_log import FileLines, facts_of
 from normfold.service.observability.request_trace import SECONDS, Histogram, RequestTrace
-from tests.service.http.test_hostile_bodies import PICTURE, Slow, post, queued, wait_for
-from tests.service.repository.test_version_control import put
+from tests.support.bundles import BundleWriter, publish_version
+from tests.support.infer_bodies import PICTURE
+from tests.support.service import HeldRuns, Service, StartService, post_picture, queued_rows
+from tests.support.waiting import wait_for
 
 
-def samples(service: Any) -> dict[str, float]:
+def samples(service: Service) -> dict[str, float]:
     """Return every sample of GET /metrics, by its name and labels."""
     answer = service.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -37,14 +37,14 @@ def value(found: dict[str, float], name: str, **labels: str) -> float:
     return found.get(f"{name}{sorted(labels.items())}", 0.0)
 
 
-def test_metrics_count_what_was_asked(bundles: Any, start: Callable[..., Any]) -> None:
+def test_metrics_count_what_was_asked(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root)
     two = PICTURE["inputs"][0] | {"shape": [2, 1, 4, 4], "data": [0.0] * 32}
 
-    assert post(service).status_code == 200
-    assert post(service, inputs=[two]).status_code == 200
-    assert post(service, inputs=[]).status_code == 400
+    assert post_picture(service).status_code == 200
+    assert post_picture(service, inputs=[two]).status_code == 200
+    assert post_picture(service, inputs=[]).status_code == 400
     picture = [[0.0] * 4] * 4
     assert service.client.post("/v1/models/digits:predict", json={"instances": [picture]}).status_code == 200
 
@@ -65,11 +65,11 @@ def test_metrics_count_what_was_asked(bundles: Any, start: Callable[..., Any]) -
     assert not any(name.startswith("nv_") for name in found)
 
 
-def test_names_of_tritons_metrics_by_an_option(bundles: Any, start: Callable[..., Any]) -> None:
+def test_names_of_tritons_metrics_by_an_option(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root, triton_metrics=True)
 
-    post(service)
+    post_picture(service)
 
     found, of = samples(service), {"model": "digits", "version": "1"}
     assert value(found, "nv_inference_request_success_total", **of) == 1
@@ -79,7 +79,7 @@ def test_names_of_tritons_metrics_by_an_option(bundles: Any, start: Callable[...
     assert value(found, "nv_inference_pending_request_count", **of) == 0
 
 
-def test_paths_that_do_not_exist_make_no_labels(served: Any) -> None:
+def test_paths_that_do_not_exist_make_no_labels(served: Service) -> None:
     for name in ("a", "b", "c"):
         served.client.post(f"/v2/models/{name}/infer", json={})
 
@@ -88,24 +88,24 @@ def test_paths_that_do_not_exist_make_no_labels(served: Any) -> None:
     assert len(labels) == 1
 
 
-def test_a_service_that_is_not_ready_says_so_in_its_metrics(bundles: Any, start: Callable[..., Any]) -> None:
+def test_a_service_that_is_not_ready_says_so_in_its_metrics(bundles: BundleWriter, start: StartService) -> None:
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
     assert samples(service)["normfold_ready[]"] == 0
 
-    put(bundles, 1)
+    publish_version(bundles, 1)
 
     wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200)
     assert samples(service)["normfold_ready[]"] == 1
 
 
-def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: Any, start: Callable[..., Any]) -> None:
-    put(bundles, 1)
+def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: BundleWriter, start: StartService) -> None:
+    publish_version(bundles, 1)
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
     before = samples(service)
     assert before["normfold_model_load_failures_total[('model', 'digits')]"] == 0
     assert before["normfold_model_load_failures_total[('model', '')]"] == 0
 
-    broken = put(bundles, 2) / "manifest.json"
+    broken = publish_version(bundles, 2) / "manifest.json"
     whole = broken.read_text()
     broken.write_text("{}")
     wait_for(lambda: value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1)
@@ -119,8 +119,8 @@ def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: Any, start: C
     assert value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1
 
 
-def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: Any, start: Callable[..., Any]) -> None:
-    put(bundles, 1)
+def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: BundleWriter, start: StartService) -> None:
+    publish_version(bundles, 1)
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
 
     bundles.root.rename(bundles.root.with_name("elsewhere"))
@@ -129,9 +129,9 @@ def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: Any, star
     assert samples(service)["normfold_ready[]"] == 1  # what is loaded answers on
 
 
-def test_versions_that_nobody_wants_are_not_wanted(bundles: Any, start: Callable[..., Any]) -> None:
-    put(bundles, 1)
-    put(bundles, 2)
+def test_versions_that_nobody_wants_are_not_wanted(bundles: BundleWriter, start: StartService) -> None:
+    publish_version(bundles, 1)
+    publish_version(bundles, 2)
     service = start(bundles.root, model_control="explicit", version_policy="latest:1")
 
     def wanted() -> list[float]:
@@ -145,8 +145,10 @@ def test_versions_that_nobody_wants_are_not_wanted(bundles: Any, start: Callable
     assert wanted() == [0, 0]
 
 
-def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(bundles: Any, start: Callable[..., Any]) -> None:
-    put(bundles, 1)
+def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(
+    bundles: BundleWriter, start: StartService
+) -> None:
+    publish_version(bundles, 1)
     (bundles.root / "loop").symlink_to(bundles.root / "loop")
     service = start(bundles.root)
 
@@ -159,20 +161,20 @@ def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(bundles: An
 
 
 def test_refusals_of_a_full_queue_are_told_from_other_503s(
-    bundles: Any, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = start(bundles.root, queue_capacity=1)
     of = {"model": "digits", "version": "1"}
     slow.holds.set()
-    threads = [threading.Thread(target=post, args=[service]) for _ in range(2)]
+    threads = [threading.Thread(target=post_picture, args=[service]) for _ in range(2)]
     threads[0].start()
     assert slow.running.wait(timeout=20)
     threads[1].start()
-    wait_for(lambda: queued(service) == 1)
+    wait_for(lambda: queued_rows(service) == 1)
 
-    assert post(service).status_code == 503
+    assert post_picture(service).status_code == 503
     assert service.client.post("/v1/models/digits:predict", json={"instances": []}).status_code == 503
     slow.go_on.set()
     for thread in threads:
@@ -184,7 +186,9 @@ def test_refusals_of_a_full_queue_are_told_from_other_503s(
     assert value(found, "normfold_requests_total", **of, status="200") == 2
 
 
-def test_statuses_that_alerts_watch_are_told_before_they_are_answered(bundles: Any, start: Callable[..., Any]) -> None:
+def test_statuses_that_alerts_watch_are_told_before_they_are_answered(
+    bundles: BundleWriter, start: StartService
+) -> None:
     bundles.digits()
     found = samples(start(bundles.root))
     for status in ("200", "429", "500", "503", "504"):
@@ -202,12 +206,14 @@ def test_a_histogram_counts_up_to_its_bounds() -> None:
     assert list(SECONDS) == sorted(SECONDS)
 
 
-def test_the_access_log_has_a_line_for_every_request(bundles: Any, start: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_access_log_has_a_line_for_every_request(
+    bundles: BundleWriter, start: StartService, tmp_path: Path
+) -> None:
     bundles.digits()
     path = tmp_path / "access.log"
     service = start(bundles.root, access_log=path)
 
-    post(service, id='say "ä"')
+    post_picture(service, id='say "ä"')
     service.client.get("/v2/models/none", headers={"X-Request-Id": "mine"})
 
     wait_for(lambda: path.read_text().count("infer") + path.read_text().count("none") >= 2)

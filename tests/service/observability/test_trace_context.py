@@ -14,15 +14,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from normfold.service.app import create_app
-from normfold.service.logs import FACTS, TRACE_ID
+from normfold.service.logs import TRACE_ID
 from normfold.service.observability.otel import Spans
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
 from normfold.service.observability.trace_context import read_trace_id
 from normfold.service.settings import Settings
-from tests.service.conftest import BundleWriter, Lines, Service, serve_app
-from tests.service.http.test_connections import INFER, connect
-from tests.service.http.test_hostile_bodies import PICTURE, Slow, wait_for
-from tests.service.inference.test_predict import png
+from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import PICTURE, png_of
+from tests.support.raw_http import INFER_HEAD, connect
+from tests.support.service import AccessLog, HeldRuns, LogRecords, Service, serve_app
+from tests.support.waiting import wait_for
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -110,7 +111,9 @@ def test_lines_of_the_log_carry_the_trace_without_opentelemetry(
     assert found == ([TRACE] * 2 if named else [None] * 2)
 
 
-def test_every_line_that_a_request_causes_carries_its_trace(traced: Traced, access_log: Any, lines: Lines) -> None:
+def test_every_line_that_a_request_causes_carries_its_trace(
+    traced: Traced, access_log: AccessLog, lines: LogRecords
+) -> None:
     # The sum is 0, so that what is divided by it is not finite: a fault that the log explains.
     body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [2, 1], "data": [1, -1]}]}
     answer = traced.client.post("/v2/models/one-by-one/infer", json=body, headers={"traceparent": SAMPLED})
@@ -135,7 +138,7 @@ def test_a_request_has_a_span_and_its_phases_within(traced: Traced, route: str) 
         answer = traced.client.post(path, json=INSTANCES, headers=headers)
     else:
         path = "/v1/models/digits/versions/1:classify"
-        answer = traced.client.post(path, content=png(np.zeros((4, 4))), headers=headers)
+        answer = traced.client.post(path, content=png_of(np.zeros((4, 4))), headers=headers)
     assert answer.status_code == 200
 
     root, *children = traced.of("mine")
@@ -165,7 +168,7 @@ def test_a_request_has_a_span_and_its_phases_within(traced: Traced, route: str) 
     assert root.resource.attributes["service.name"] == "normfold"
 
 
-def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: Any) -> None:
+def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: AccessLog) -> None:
     body = {"instances": [[2.0], [6.0], [7.0]]}
     answer = traced.client.post("/v1/models/one-by-one:predict", json=body)
     assert answer.status_code == 200
@@ -174,7 +177,7 @@ def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: Any) -
 
     assert attributes(root)["normfold.rows"] == 3
     assert [child.name for child in children] == ["decode", "queue", "run", "encode"]
-    facts = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    facts = access_log.facts_of(answer.headers["x-request-id"])
     assert facts["rows"] == 3
     assert {"decode_ms", "queue_ms", "run_ms", "encode_ms"} <= facts.keys()
     [stats] = traced.client.get("/v2/models/one-by-one/stats").json()["model_stats"]
@@ -186,26 +189,26 @@ def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: Any) -
 
 
 @pytest.mark.parametrize("header", [None, "nonsense", f"00-{'0' * 32}-{PARENT}-01"])
-def test_a_request_without_a_parent_begins_a_trace(traced: Traced, access_log: Any, header: str | None) -> None:
+def test_a_request_without_a_parent_begins_a_trace(traced: Traced, access_log: AccessLog, header: str | None) -> None:
     headers = {} if header is None else {"traceparent": header}
     answer = traced.client.get("/v2/models/digits", headers=headers)
 
     [root] = traced.of(answer.headers["x-request-id"])
 
     assert root.parent is None
-    line = getattr(access_log.wait_for(answer.headers["x-request-id"]), FACTS)
+    line = access_log.facts_of(answer.headers["x-request-id"])
     assert line["trace_id"] == f"{root.context.trace_id:032x}"
     assert int(line["trace_id"], 16) != 0
 
 
-def test_what_the_parent_left_out_is_left_out(traced: Traced, access_log: Any) -> None:
+def test_what_the_parent_left_out_is_left_out(traced: Traced, access_log: AccessLog) -> None:
     left_out = traced.client.get("/v2/models/digits", headers={"traceparent": NOT_SAMPLED, "X-Request-Id": "out"})
     traced.client.get("/v2/models/digits", headers={"traceparent": SAMPLED, "X-Request-Id": "in"})
 
     assert left_out.status_code == 200
     assert len(traced.of("in")) == 1
     assert not [one for one in traced._exporter.get_finished_spans() if attributes(one)["normfold.request_id"] == "out"]
-    assert getattr(access_log.wait_for("out"), FACTS)["trace_id"] == TRACE
+    assert access_log.facts_of("out")["trace_id"] == TRACE
 
 
 def test_a_state_in_parts_is_put_together_and_one_too_long_left_out(traced: Traced) -> None:
@@ -265,14 +268,16 @@ def test_a_client_that_leaves_has_a_span_without_a_status(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
     bundles.digits()
-    slow, exporter = Slow(monkeypatch), InMemorySpanExporter()
+    slow, exporter = HeldRuns(monkeypatch), InMemorySpanExporter()
     spans, settings = Spans(exporter), Settings(repository=bundles.root, provider="cpu")
     body = json.dumps(PICTURE if route == "infer" else INSTANCES).encode()
-    head = INFER.replace(b"/v2/models/digits/infer", b"/v1/models/digits:predict") if route != "infer" else INFER
+    head = (
+        INFER_HEAD.replace(b"/v2/models/digits/infer", b"/v1/models/digits:predict") if route != "infer" else INFER_HEAD
+    )
     with serve_app(create_app(settings, spans), settings) as service:
         service.wait_until_loaded()
         slow.holds.set()
-        with connect(service) as connection:
+        with connect(service.client) as connection:
             connection.sendall(head % (len(body), b"X-Request-Id: leaver\r\n") + body)
             assert slow.running.wait(timeout=20)
 

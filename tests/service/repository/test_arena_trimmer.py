@@ -22,6 +22,7 @@ from normfold.service.repository.repository import Repository
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
 from normfold.service.settings import Settings
+from tests.support.bundles import BundleWriter
 
 WIDE = 2**18
 LARGE = 64
@@ -33,7 +34,7 @@ def rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def wide(bundles: Any) -> Path:
+def wide(bundles: BundleWriter) -> Path:
     """A network whose intermediate values take a megabyte for each row."""
     return bundles.write(
         "wide",
@@ -56,8 +57,8 @@ def workers() -> Iterator[ThreadPool]:
     made.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which Linux has")
-def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles: Any) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="no Linux: the test reads /proc")
+def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles: BundleWriter) -> None:
     session = open_session(wide(bundles) / "model.onnx", "cpu", 1)
 
     def run(rows: int) -> np.ndarray:
@@ -74,11 +75,11 @@ def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles:
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_and_free_size_can_give_back(bundles: Any, datatype: str) -> None:
+def test_every_datatype_and_free_size_can_give_back(bundles: BundleWriter, datatype: str) -> None:
     open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).give_back_memory()
 
 
-def test_another_failure_is_told(bundles: Any) -> None:
+def test_another_failure_is_told(bundles: BundleWriter) -> None:
     session = open_session(bundles.digits() / "model.onnx", "cpu", 1)
 
     class Broken:
@@ -103,7 +104,7 @@ def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_larg
 
 
 def test_models_of_the_repository_are_looked_at(
-    bundles: Any, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundles.digits()
     given_back: list[Session] = []
@@ -140,7 +141,9 @@ def test_models_of_the_repository_are_looked_at(
     assert "digits/1 could not give memory back." in caplog.text
 
 
-def test_what_runs_elsewhere_is_left_alone(bundles: Any, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_elsewhere_is_left_alone(
+    bundles: BundleWriter, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundles.digits()
     monkeypatch.setattr(Session, "provider", "openvino")
 

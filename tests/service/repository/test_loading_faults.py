@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from normfold.service.repository import loader as bundle
-from tests.service.http.test_hostile_bodies import post, wait_for
-from tests.service.repository.test_version_control import answering, index, put
+from normfold.service.runtime import session_factory
+from tests.support.bundles import BundleWriter, publish_version
+from tests.support.service import StartService, answering_version, post_picture, repository_index
+from tests.support.waiting import wait_for
 
 Act = Callable[[Path, Path], None]
 """What is done to the folder of a version, with another one's, whose network has the same size and answers 7."""
@@ -58,12 +60,12 @@ def nothing(*_: Path) -> None:
 
 
 @pytest.fixture
-def between(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Act, Act], None]:
+def between(bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch) -> Callable[[Act, Act], None]:
     """Return a function that has something done once the sums are checked, before and after the network is opened."""
     other = type(bundles)(bundles.root.parent / "other").digits(1, bias=7.0)
 
     def plan(before: Act, after: Act) -> None:
-        right = bundle.open_session
+        right = session_factory.open_session
 
         def open_session(path: Path, *rest: Any, **options: Any) -> Any:
             monkeypatch.setattr(bundle, "open_session", right)
@@ -90,35 +92,38 @@ def between(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Act, Act
     ids=lambda act: act.__name__,
 )
 def test_what_was_checked_is_what_is_opened(
-    bundles: Any, start: Callable[..., Any], between: Callable[[Act, Act], None], before: Act, after: Act
+    bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None], before: Act, after: Act
 ) -> None:
     between(before, after)
     bundles.digits(1)
     service = start(bundles.root)
-    answer = post(service)
+    answer = post_picture(service)
     assert answer.status_code == 503
     assert answer.json()["error"].endswith("Its files changed while it was being loaded.")
 
 
 def test_a_file_that_is_only_read_meanwhile_has_not_changed(
-    bundles: Any, start: Callable[..., Any], between: Callable[[Act, Act], None]
+    bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
-    between(lambda folder, _: (folder / "model.onnx").read_bytes() and None, nothing)
+    def read(folder: Path, _: Path) -> None:
+        (folder / "model.onnx").read_bytes()
+
+    between(read, nothing)
     bundles.digits(1)
-    assert answering(start(bundles.root)) == 0
+    assert answering_version(start(bundles.root)) == 0
 
 
 def test_a_version_that_changed_is_tried_again(
-    bundles: Any, start: Callable[..., Any], between: Callable[[Act, Act], None]
+    bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
     between(replace_for_a_moment, put_back)
-    put(bundles, 1)
+    publish_version(bundles, 1)
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
-    wait_for(lambda: answering(service) == 1)
+    wait_for(lambda: answering_version(service) == 1)
 
 
 def test_a_link_to_another_file_is_a_change(
-    bundles: Any, start: Callable[..., Any], between: Callable[[Act, Act], None]
+    bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
     def write_behind_the_link(folder: Path, other: Path) -> None:
         write_in_place((folder / "model.onnx").resolve().parent, other)
@@ -129,42 +134,42 @@ def test_a_link_to_another_file_is_a_change(
     (folder / "model.onnx").symlink_to(bundles.root / ".store" / "model.onnx")
     between(write_behind_the_link, nothing)
     service = start(bundles.root)
-    assert index(service)["digits/1"] == ("UNAVAILABLE", "Its files changed while it was being loaded.")
+    assert repository_index(service)["digits/1"] == ("UNAVAILABLE", "Its files changed while it was being loaded.")
 
 
 def test_a_repository_that_vanishes_takes_nothing_down(
-    bundles: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(bundles, 1)
+    publish_version(bundles, 1)
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
     away = bundles.root.rename(bundles.root.parent / "away")
     wait_for(lambda: any(message.startswith("There is no folder") for message in caplog.messages))
-    assert answering(service) == 1
+    assert answering_version(service) == 1
     assert service.client.get("/v2/health/ready").json() == {"ready": True}
     away.rename(bundles.root)
-    put(bundles, 2)
-    wait_for(lambda: answering(service) == 2)
+    publish_version(bundles, 2)
+    wait_for(lambda: answering_version(service) == 2)
 
 
-def test_a_load_from_a_repository_that_vanished_says_so(bundles: Any, start: Callable[..., Any]) -> None:
-    put(bundles, 1)
+def test_a_load_from_a_repository_that_vanished_says_so(bundles: BundleWriter, start: StartService) -> None:
+    publish_version(bundles, 1)
     service = start(bundles.root, model_control="explicit")
     assert service.client.post("/v2/repository/models/digits/load").status_code == 200
     away = bundles.root.rename(bundles.root.parent / "away")
     answer = service.client.post("/v2/repository/models/digits/load")
     assert answer.status_code == 503
     assert "There is no folder" in answer.json()["error"]
-    assert answering(service) == 1
+    assert answering_version(service) == 1
     away.rename(bundles.root)
     assert service.client.post("/v2/repository/models/digits/load").status_code == 200
 
 
 def test_models_load_and_answer_on_a_full_disk(
-    bundles: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The access log is all that a service writes."""
     bundles.digits(1, bias=3.0)
     service = start(bundles.root, access_log=Path("/dev/full"))
-    assert answering(service) == 3
+    assert answering_version(service) == 3
     wait_for(lambda: "lines are lost: No space left on device." in caplog.text)
-    assert answering(service) == 3
+    assert answering_version(service) == 3

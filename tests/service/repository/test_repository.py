@@ -21,13 +21,16 @@ from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.observability.access_log import LogLines
 from normfold.service.observability.request_trace import Telemetry
 from normfold.service.repository import repository
+from normfold.service.repository.loader import read_bundle
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
+from tests.support.bundles import BundleWriter
+from tests.support.service import Service
 
 Start = Callable[..., Any]
 
 
-def states(service: Any) -> dict[str, Any]:
+def states(service: Service) -> dict[str, Any]:
     """Return NAME/VERSION to its entry in the list of models."""
     models = service.client.get("/v1/models").json()["models"]
     return {f"{model['name']}/{version['version']}": version for model in models for version in model["versions"]}
@@ -75,7 +78,7 @@ def break_manifest_depth(_: Any, folder: Path) -> None:
     (folder / "manifest.json").write_text("[" * 200_000)
 
 
-def break_manifest_infinity(bundles: Any, folder: Path) -> None:
+def break_manifest_infinity(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, verification={"logits": {"error": float("inf"), "noise": 0, "allowed": 0}})
 
 
@@ -92,7 +95,7 @@ def break_changed_file(_: Any, folder: Path) -> None:
         file.write(b"\0")
 
 
-def break_corrupt_network(bundles: Any, folder: Path) -> None:
+def break_corrupt_network(bundles: BundleWriter, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no network")
     bundles.change_manifest(folder, files={"model.onnx": sha256_of(folder / "model.onnx")})
 
@@ -105,94 +108,94 @@ def break_manifest_syntax(_: Any, folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
 
-def break_manifest_of_tomorrow(bundles: Any, folder: Path) -> None:
+def break_manifest_of_tomorrow(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, schema_version=99)
 
 
-def break_unlisted_model(bundles: Any, folder: Path) -> None:
+def break_unlisted_model(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, files={})
 
 
-def break_traversal(bundles: Any, folder: Path) -> None:
+def break_traversal(bundles: BundleWriter, folder: Path) -> None:
     listed = json.loads((folder / "manifest.json").read_text())["files"]
     bundles.change_manifest(folder, files=listed | {"../../secret": "0" * 64})
 
 
-def break_listed_folder(bundles: Any, folder: Path) -> None:
+def break_listed_folder(bundles: BundleWriter, folder: Path) -> None:
     (folder / "inner").mkdir()
     listed = json.loads((folder / "manifest.json").read_text())["files"]
     bundles.change_manifest(folder, files=listed | {"inner": "0" * 64})
 
 
-def break_link_out_of_the_repository(bundles: Any, folder: Path) -> None:
+def break_link_out_of_the_repository(bundles: BundleWriter, folder: Path) -> None:
     outside = bundles.root.parent / "outside.onnx"
     shutil.move(folder / "model.onnx", outside)
     (folder / "model.onnx").symlink_to(outside)
 
 
-def break_name(bundles: Any, folder: Path) -> None:
+def break_name(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, name="other")
 
 
-def break_version(bundles: Any, folder: Path) -> None:
+def break_version(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, version=7)
 
 
-def break_input_name(bundles: Any, folder: Path) -> None:
+def break_input_name(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, 1, 4, 4]}])
 
 
-def break_input_datatype(bundles: Any, folder: Path) -> None:
+def break_input_datatype(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, inputs=[{"name": "input", "datatype": "FP64", "shape": [-1, 1, 4, 4]}])
 
 
-def break_input_shape(bundles: Any, folder: Path) -> None:
+def break_input_shape(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, card={}, inputs=[{"name": "input", "datatype": "FP32", "shape": [-1, 1, 4, -1]}])
 
 
-def break_output_shape(bundles: Any, folder: Path) -> None:
+def break_output_shape(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, card={}, outputs=[{"name": "logits", "datatype": "FP32", "shape": [-1, 4]}])
 
 
-def break_labels(bundles: Any, folder: Path) -> None:
+def break_labels(bundles: BundleWriter, folder: Path) -> None:
     card = SourceCard(labels=("a", "b"), logits=("logits",))
     bundles.change_manifest(folder, card=card.model_dump(mode="json"))
 
 
-def break_logits(bundles: Any, folder: Path) -> None:
+def break_logits(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, card={"logits": ["probabilities"]})
 
 
-def break_preprocessing(bundles: Any, folder: Path) -> None:
+def break_preprocessing(bundles: BundleWriter, folder: Path) -> None:
     card = {"preprocessing": {"kind": "row", "columns": ["a"], "mean": [0], "std": [1]}}
     bundles.change_manifest(folder, card=card)
 
 
-def break_output_datatype(bundles: Any, folder: Path) -> None:
+def break_output_datatype(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, card={}, outputs=[{"name": "logits", "datatype": "INT32", "shape": [-1, 3]}])
 
 
-def break_doubled_input(bundles: Any, folder: Path) -> None:
+def break_doubled_input(bundles: BundleWriter, folder: Path) -> None:
     value = {"name": "input", "datatype": "FP32", "shape": [-1, 1, 4, 4]}
     bundles.change_manifest(folder, inputs=[value, value])
 
 
-def break_pixels(bundles: Any, folder: Path) -> None:
+def break_pixels(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, takes_pixels=True)
 
 
-def break_preprocessed_integers(bundles: Any, folder: Path) -> None:
+def break_preprocessed_integers(bundles: BundleWriter, folder: Path) -> None:
     bundles.change_manifest(folder, inputs=[{"name": "input", "datatype": "UINT8", "shape": [-1, 1, 4, 4]}])
 
 
-def break_independence(bundles: Any, folder: Path) -> None:
+def break_independence(bundles: BundleWriter, folder: Path) -> None:
     shutil.rmtree(folder)
     values = [TensorSpec(name=name, datatype="FP32", shape=(-1, 2)) for name in ("input", "output")]
     node = helper.make_node("ReduceSum", ["input", "axes"], ["output"])  # over the rows: one row is left of any number
     bundles.write("broken", 1, [node], values[:1], values[1:], {"axes": np.array([0], np.int64)}, batchable=True)
 
 
-BREAKS = {
+BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
     break_missing_file: "The file 'model.onnx' cannot be read: No such file or directory.",
     break_pipe: "'model.onnx' is not a plain file.",
     break_changed_file: "The file 'model.onnx' is not the one that was exported",
@@ -231,7 +234,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
 def test_broken_bundle_is_unavailable_with_its_reason_and_harms_no_other(
-    bundles: Any, caplog: pytest.LogCaptureFixture, damage: Callable[[Any, Path], None]
+    bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[BundleWriter, Path], None]
 ) -> None:
     bundles.digits(name="healthy")
     damage(bundles, bundles.digits(name="broken"))
@@ -247,7 +250,7 @@ def test_broken_bundle_is_unavailable_with_its_reason_and_harms_no_other(
     assert record.exc_info is None
 
 
-def test_network_that_fails_on_zeros_is_unavailable(bundles: Any, start: Start) -> None:
+def test_network_that_fails_on_zeros_is_unavailable(bundles: BundleWriter, start: Start) -> None:
     values = [TensorSpec(name=name, datatype="INT64", shape=(-1,)) for name in ("input", "output")]
     node = helper.make_node("Reshape", ["input", "shape"], ["output"])
     bundles.write("fails", 1, [node], values[:1], values[1:], {"shape": np.array([7], np.int64)})
@@ -255,7 +258,7 @@ def test_network_that_fails_on_zeros_is_unavailable(bundles: Any, start: Start) 
     assert reason.startswith("The network fails on zeros")
 
 
-def test_broken_new_version_leaves_the_one_before_answering(bundles: Any, start: Start) -> None:
+def test_broken_new_version_leaves_the_one_before_answering(bundles: BundleWriter, start: Start) -> None:
     bundles.digits(1)
     break_changed_file(bundles, bundles.digits(2))
     service = start(bundles.root)
@@ -267,7 +270,7 @@ def test_broken_new_version_leaves_the_one_before_answering(bundles: Any, start:
     assert "Version 2 of model 'digits' is not ready" in answer.json()["error"]
 
 
-def test_what_is_no_bundle_is_ignored(bundles: Any, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_bundle_is_ignored(bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture) -> None:
     folder = bundles.digits(10)
     for name in ("0", "01", "latest", ".staging", "-1"):
         shutil.copytree(folder, folder.parent / name)
@@ -284,7 +287,7 @@ def test_what_is_no_bundle_is_ignored(bundles: Any, start: Start, caplog: pytest
 
 
 def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
-    bundles: Any, start: Start, monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits(name="healthy")
     locked = bundles.digits(name="locked").parent
@@ -311,7 +314,7 @@ def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
 
 @pytest.mark.parametrize("level", ["model", "version"])
 def test_folder_that_cannot_be_looked_at_harms_no_other(
-    bundles: Any, monkeypatch: pytest.MonkeyPatch, level: str
+    bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
     bundles.digits(1, name="healthy")
     folder = bundles.digits(2, name="locked")
@@ -338,7 +341,7 @@ def test_folder_that_cannot_be_looked_at_harms_no_other(
 
 
 def test_versions_end_at_the_largest_and_what_lies_beyond_is_logged(
-    bundles: Any, caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = bundles.digits(MAX_VERSION)
     for name in (str(MAX_VERSION + 1), "9" * 200, "01"):
@@ -353,7 +356,7 @@ def test_versions_end_at_the_largest_and_what_lies_beyond_is_logged(
     )
 
 
-def test_link_within_the_repository_is_followed(bundles: Any, start: Start) -> None:
+def test_link_within_the_repository_is_followed(bundles: BundleWriter, start: Start) -> None:
     folder = bundles.digits(1)
     shutil.move(folder, bundles.root / ".data")
     folder.symlink_to(bundles.root / ".data")
@@ -375,7 +378,7 @@ def test_repository_without_models_starts_and_says_why_it_is_not_ready(
     assert any(record.getMessage() == f"Not ready: {answer.json()['error']}" for record in caplog.records)
 
 
-def test_no_healthy_model_is_not_ready_and_names_each(bundles: Any, start: Start) -> None:
+def test_no_healthy_model_is_not_ready_and_names_each(bundles: BundleWriter, start: Start) -> None:
     break_missing_manifest(bundles, bundles.digits(1, name="a"))
     break_name(bundles, bundles.digits(1, name="b"))
     text = start(bundles.root).client.get("/v2/health/ready").json()["error"]
@@ -384,7 +387,7 @@ def test_no_healthy_model_is_not_ready_and_names_each(bundles: Any, start: Start
 
 
 def test_scan_that_dies_is_seen(
-    bundles: Any, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(_: Repository) -> None:
         raise ZeroDivisionError("planted")
@@ -399,14 +402,14 @@ def test_scan_that_dies_is_seen(
 
 
 def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
-    bundles: Any, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(folder: Path, *rest: Any) -> Any:
         if folder.parent.name == "broken":
             raise ZeroDivisionError("planted")
         return right(folder, *rest)
 
-    right = repository.read_bundle
+    right = read_bundle
     monkeypatch.setattr(repository, "read_bundle", die)
     bundles.digits(name="broken")
     bundles.digits(name="healthy")
@@ -416,9 +419,11 @@ def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
     assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
 
 
-def test_service_is_live_while_models_load(bundles: Any, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_is_live_while_models_load(
+    bundles: BundleWriter, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on = threading.Event()
-    right = repository.read_bundle
+    right = read_bundle
 
     def wait(*arguments: Any) -> Any:
         assert go_on.wait(timeout=30)

@@ -16,53 +16,36 @@ from tritonclient.utils import InferenceServerException
 
 from normfold.service.repository.version_policy import VersionPolicy
 from normfold.service.settings import load_settings
-from tests.service.http.test_hostile_bodies import PICTURE, Slow, post, wait_for
+from tests.support.bundles import BundleWriter, publish_version
+from tests.support.infer_bodies import PICTURE
+from tests.support.service import HeldRuns, Service, StartService, answering_version, post_picture, repository_index
+from tests.support.waiting import wait_for
 
 
-def answering(service: Any) -> int | None:
-    """Return the version that answers, from its bias; None if there is none."""
-    answer = post(service)
-    return int(answer.json()["outputs"][0]["data"][0]) if answer.status_code == 200 else None
-
-
-def index(service: Any, ready: bool = False) -> dict[str, tuple[str, str]]:
-    body = {"ready": True} if ready else None
-    found = service.client.post("/v2/repository/index", json=body).json()
-    return {f"{one['name']}/{one['version']}": (one["state"], one["reason"]) for one in found}
-
-
-def ready(service: Any) -> list[str]:
-    return list(index(service, ready=True))
-
-
-def put(bundles: Any, version: int, **changes: Any) -> Path:
-    """Make a version appear whole, as an export does; it answers with its number."""
-    aside = type(bundles)(bundles.root.parent / f"aside{version}")
-    aside.root.mkdir()
-    made = aside.digits(version, bias=float(version), **changes)
-    target = bundles.root / "digits" / str(version)
-    target.parent.mkdir(exist_ok=True)
-    return Path(shutil.move(made, target))
+def ready(service: Service) -> list[str]:
+    return list(repository_index(service, ready=True))
 
 
 @pytest.fixture
-def polled(bundles: Any, start: Callable[..., Any]) -> Callable[..., Any]:
+def polled(bundles: BundleWriter, start: StartService) -> Callable[..., Any]:
     """Return a function that serves version 1 and looks at the folders twenty times a second."""
 
     def serve(**settings: Any) -> Any:
-        put(bundles, 1)
+        publish_version(bundles, 1)
         return start(bundles.root, model_control="poll", poll_interval_s=0.05, **settings)
 
     return serve
 
 
-def test_a_new_version_answers_once_it_is_ready_and_the_old_one_can_still_be_asked(polled: Any, bundles: Any) -> None:
+def test_a_new_version_answers_once_it_is_ready_and_the_old_one_can_still_be_asked(
+    polled: Callable[..., Service], bundles: BundleWriter
+) -> None:
     service = polled()
-    assert answering(service) == 1
+    assert answering_version(service) == 1
 
-    put(bundles, 2)
+    publish_version(bundles, 2)
 
-    wait_for(lambda: answering(service) == 2)
+    wait_for(lambda: answering_version(service) == 2)
     assert ready(service) == ["digits/1", "digits/2"]
 
 
@@ -74,87 +57,97 @@ def test_a_new_version_answers_once_it_is_ready_and_the_old_one_can_still_be_ask
         ("1,3", {"specific": {"versions": [1, 3]}}),
     ],
 )
-def test_the_configuration_has_the_version_policy_in_force(polled: Any, policy: str, told: Any) -> None:
+def test_the_configuration_has_the_version_policy_in_force(
+    polled: Callable[..., Service], policy: str, told: Any
+) -> None:
     service = polled(version_policy=policy)
     assert service.client.get("/v2/models/digits/config").json()["version_policy"] == told
 
 
-def test_with_latest_1_the_old_version_is_let_go_behind_the_new_one(polled: Any, bundles: Any) -> None:
+def test_with_latest_1_the_old_version_is_let_go_behind_the_new_one(
+    polled: Callable[..., Service], bundles: BundleWriter
+) -> None:
     service = polled(version_policy="latest:1")
 
-    put(bundles, 2)
+    publish_version(bundles, 2)
 
     wait_for(lambda: ready(service) == ["digits/2"])
-    assert answering(service) == 2
-    assert index(service)["digits/1"] == ("UNAVAILABLE", "the version policy latest:1 leaves it out.")
+    assert answering_version(service) == 2
+    assert repository_index(service)["digits/1"] == ("UNAVAILABLE", "the version policy latest:1 leaves it out.")
 
 
-def test_a_broken_version_takes_nothing_down_and_is_tried_again_when_it_is_put_right(polled: Any, bundles: Any) -> None:
+def test_a_broken_version_takes_nothing_down_and_is_tried_again_when_it_is_put_right(
+    polled: Callable[..., Service], bundles: BundleWriter
+) -> None:
     service = polled(version_policy="latest:1")
-    broken = put(bundles, 2)
+    broken = publish_version(bundles, 2)
     whole = (broken / "model.onnx").read_bytes()
     (broken / "model.onnx").write_bytes(whole[:-1])
-    put(bundles, 3)
+    publish_version(bundles, 3)
     (bundles.root / "digits" / "3" / "manifest.json").write_text("{}")
 
-    wait_for(lambda: "digits/3" in index(service) and index(service)["digits/3"][0] == "UNAVAILABLE")
-    wait_for(lambda: answering(service) in (1, 2))
+    wait_for(
+        lambda: "digits/3" in repository_index(service) and repository_index(service)["digits/3"][0] == "UNAVAILABLE"
+    )
+    wait_for(lambda: answering_version(service) in (1, 2))
     shutil.rmtree(bundles.root / "digits" / "3")
-    put(bundles, 4)
+    publish_version(bundles, 4)
 
-    wait_for(lambda: answering(service) == 4)
+    wait_for(lambda: answering_version(service) == 4)
 
 
-def test_a_bundle_that_is_still_being_copied_is_taken_once_it_is_whole(polled: Any, bundles: Any) -> None:
+def test_a_bundle_that_is_still_being_copied_is_taken_once_it_is_whole(
+    polled: Callable[..., Service], bundles: BundleWriter
+) -> None:
     service = polled()
-    aside = put(bundles, 9)
+    aside = publish_version(bundles, 9)
     whole = (aside / "model.onnx").read_bytes()
     shutil.move(aside, bundles.root.parent / "nine")
     target = bundles.root / "digits" / "9"
     target.mkdir()
     shutil.copy(bundles.root.parent / "nine" / "manifest.json", target)
     (target / "model.onnx").write_bytes(whole[:100])
-    wait_for(lambda: index(service).get("digits/9", ("", ""))[0] == "UNAVAILABLE")
+    wait_for(lambda: repository_index(service).get("digits/9", ("", ""))[0] == "UNAVAILABLE")
 
     with (target / "model.onnx").open("ab") as file:
         file.write(whole[100:])
 
-    wait_for(lambda: answering(service) == 9)
+    wait_for(lambda: answering_version(service) == 9)
 
 
 def test_a_version_that_is_loaded_again_is_counted_anew(controlled: Any) -> None:
     for _ in range(2):
         controlled.client.post("/v2/repository/models/digits/load")
-        post(controlled)
+        post_picture(controlled)
         counted = controlled.client.get("/v2/models/digits/stats").json()["model_stats"][0]
         assert (counted["inference_count"], counted["inference_stats"]["success"]["count"]) == (1, 1)
         controlled.client.post("/v2/repository/models/digits/unload")
 
 
-def test_a_version_whose_folder_is_gone_is_let_go(polled: Any, bundles: Any) -> None:
+def test_a_version_whose_folder_is_gone_is_let_go(polled: Callable[..., Service], bundles: BundleWriter) -> None:
     service = polled()
-    put(bundles, 2)
-    wait_for(lambda: answering(service) == 2)
+    publish_version(bundles, 2)
+    wait_for(lambda: answering_version(service) == 2)
 
     shutil.rmtree(bundles.root / "digits" / "2")
 
-    wait_for(lambda: answering(service) == 1)
+    wait_for(lambda: answering_version(service) == 1)
     assert service.client.get("/v2/models/digits/versions/2").status_code == 404
 
 
 def test_what_a_version_was_asked_is_answered_before_it_goes(
-    polled: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+    polled: Callable[..., Service], bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(monkeypatch)
+    slow = HeldRuns(monkeypatch)
     service = polled(version_policy="latest:1")
     slow.holds.set()
     answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(post(service)))
+    thread = threading.Thread(target=lambda: answers.append(post_picture(service)))
     thread.start()
     assert slow.running.wait(timeout=20)
     slow.holds.clear()
 
-    put(bundles, 2)
+    publish_version(bundles, 2)
     wait_for(lambda: ready(service) == ["digits/2"])
     slow.go_on.set()
 
@@ -162,7 +155,7 @@ def test_what_a_version_was_asked_is_answered_before_it_goes(
     assert answers[0].json()["model_version"] == "1"
 
 
-def test_no_request_fails_while_versions_come_and_go(polled: Any, bundles: Any) -> None:
+def test_no_request_fails_while_versions_come_and_go(polled: Callable[..., Service], bundles: BundleWriter) -> None:
     service = polled(version_policy="latest:1")
     statuses: set[int] = set()
     stop = threading.Event()
@@ -176,8 +169,8 @@ def test_no_request_fails_while_versions_come_and_go(polled: Any, bundles: Any) 
     for thread in threads:
         thread.start()
     for version in range(2, 8):
-        put(bundles, version)
-        wait_for(lambda version=version: answering(service) == version)  # type: ignore[misc]
+        publish_version(bundles, version)
+        wait_for(lambda version=version: answering_version(service) == version)  # type: ignore[misc]
         shutil.rmtree(bundles.root / "digits" / str(version - 1))
     stop.set()
     for thread in threads:
@@ -186,13 +179,13 @@ def test_no_request_fails_while_versions_come_and_go(polled: Any, bundles: Any) 
 
 
 @pytest.fixture
-def controlled(bundles: Any, start: Callable[..., Any]) -> Any:
+def controlled(bundles: BundleWriter, start: StartService) -> Any:
     """A service that loads what it is told to."""
-    put(bundles, 1)
+    publish_version(bundles, 1)
     return start(bundles.root, model_control="explicit")
 
 
-def triton(service: Any) -> http.InferenceServerClient:
+def triton(service: Service) -> http.InferenceServerClient:
     url = httpx.URL(service.client.base_url)
     return http.InferenceServerClient(f"{url.host}:{url.port}")
 
@@ -204,7 +197,7 @@ def test_clients_load_and_unload(controlled: Any) -> None:
         assert client.get_model_repository_index()[0]["state"] == "UNAVAILABLE"
 
         client.load_model("digits")
-        assert answering(controlled) == 1
+        assert answering_version(controlled) == 1
         client.load_model("digits")
         client.unload_model("digits")
 
@@ -216,7 +209,7 @@ def test_clients_load_and_unload(controlled: Any) -> None:
             client.unload_model("none")
 
 
-def test_a_load_that_fails_says_why_and_works_once_it_is_put_right(controlled: Any, bundles: Any) -> None:
+def test_a_load_that_fails_says_why_and_works_once_it_is_put_right(controlled: Any, bundles: BundleWriter) -> None:
     path = bundles.root / "digits" / "1" / "model.onnx"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -227,18 +220,18 @@ def test_a_load_that_fails_says_why_and_works_once_it_is_put_right(controlled: A
 
     path.write_bytes(whole)
     assert controlled.client.post("/v2/repository/models/digits/load").status_code == 200
-    assert answering(controlled) == 1
+    assert answering_version(controlled) == 1
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])
-def test_control_is_off_by_default(served: Any, what: str) -> None:
+def test_control_is_off_by_default(served: Service, what: str) -> None:
     answer = served.client.post(f"/v2/repository/models/digits/{what}")
 
     assert answer.status_code == 403
     assert "model_control is 'none'" in answer.json()["error"]
 
 
-def test_the_index_takes_a_filter_and_no_nonsense(served: Any) -> None:
+def test_the_index_takes_a_filter_and_no_nonsense(served: Service) -> None:
     every = served.client.post("/v2/repository/index").json()
     assert {"name": "digits", "version": "2", "state": "READY", "reason": ""} in every
     assert served.client.post("/v2/repository/index", json={"ready": 1}).status_code == 400
@@ -260,9 +253,9 @@ def test_a_policy_that_is_none_is_refused(text: str) -> None:
         load_settings(version_policy=text)
 
 
-def test_memory_comes_back(bundles: Any, start: Callable[..., Any]) -> None:
+def test_memory_comes_back(bundles: BundleWriter, start: StartService) -> None:
     """Loading and unloading again and again holds on to nothing."""
-    put(bundles, 1)
+    publish_version(bundles, 1)
     service = start(bundles.root, model_control="explicit")
     sizes = []
     for _ in range(30):

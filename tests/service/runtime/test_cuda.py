@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,18 @@ from normfold.service.batching.batch_size_tuning import has_shape_switch_penalty
 from normfold.service.errors import ProviderError, RunError
 from normfold.service.runtime.session import Cancel
 from normfold.service.runtime.session_factory import open_session
-from tests.cli.commands.test_serve import serving
-from tests.cli.commands.test_serve_workers import wait_until_ready
+from tests.support.bundles import BundleWriter
+from tests.support.command import serving
+from tests.support.service import StartService
+from tests.support.waiting import wait_until_ready
 
 HAS_GPU = Path("/dev/nvidiactl").exists() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU and the extra 'gpu'")
+pytestmark = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU, or not the extra 'gpu'")
 
 
 @pytest.fixture
-def model(bundles: Any) -> Path:
+def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
 
 
@@ -50,7 +51,7 @@ def test_memory_limit_is_in_force(model: Path) -> None:
     assert place.options["gpu_mem_limit"] == "268435456"
 
 
-def convolutions(bundles: Any) -> Path:
+def convolutions(bundles: BundleWriter) -> Path:
     """Sixteen convolutions of 32 channels, each with a sum past it: what TF32 would round shows."""
     rng = np.random.default_rng(0)
     nodes, weights, value = [], {}, "input"
@@ -70,14 +71,14 @@ def convolutions(bundles: Any) -> Path:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 33])
-def test_answers_are_those_of_the_cpu(bundles: Any, rows: int) -> None:
+def test_answers_are_those_of_the_cpu(bundles: BundleWriter, rows: int) -> None:
     model = convolutions(bundles)
     maps = np.random.default_rng(1).standard_normal((rows, 32, 14, 14), np.float32)
     on_cuda, on_cpu = (open_session(model, name, 1).run({"input": maps}, ["output"])[0] for name in ("cuda", "cpu"))
     assert np.abs(on_cuda - on_cpu).max() < 1e-5 * np.abs(on_cpu).max()
 
 
-def test_threads_may_run_one_session_at_once(bundles: Any) -> None:
+def test_threads_may_run_one_session_at_once(bundles: BundleWriter) -> None:
     session = open_session(convolutions(bundles), "cuda", 1)
     maps = np.random.default_rng(2).standard_normal((8, 2, 32, 14, 14), np.float32)
     expected = [session.run({"input": rows}, ["output"])[0] for rows in maps]
@@ -88,7 +89,9 @@ def test_threads_may_run_one_session_at_once(bundles: Any) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1, 2), (4, 8)])
-def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(bundles: Any, sizes: tuple[int, int]) -> None:
+def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(
+    bundles: BundleWriter, sizes: tuple[int, int]
+) -> None:
     session = open_session(convolutions(bundles), "cuda", 1)
     maps = np.random.default_rng(3).standard_normal((8, 32, 14, 14), np.float32)
 
@@ -112,7 +115,7 @@ def test_a_run_is_stopped_and_the_next_is_not(model: Path) -> None:
     np.testing.assert_array_equal(session.run({"input": pictures}, ["logits"], Cancel())[0], [[4.0] * 3])
 
 
-def test_a_batch_over_the_memory_limit_fails_alone(bundles: Any) -> None:
+def test_a_batch_over_the_memory_limit_fails_alone(bundles: BundleWriter) -> None:
     floats = 10_000_000
     specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, size)) for name, size in (("input", 1), ("output", -1))]
     nodes = [helper.make_node("Expand", ["input", "shape"], ["output"])]
@@ -132,7 +135,7 @@ def used_mb() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def test_memory_of_the_gpu_comes_back_after_unloading(bundles: Any, start: Callable[..., Any]) -> None:
+def test_memory_of_the_gpu_comes_back_after_unloading(bundles: BundleWriter, start: StartService) -> None:
     side = 4096
     specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, side)) for name in ("input", "output")]
     weight = np.full((side, side), 1 / side, np.float32)
@@ -150,7 +153,7 @@ def test_memory_of_the_gpu_comes_back_after_unloading(bundles: Any, start: Calla
     assert used[-1] - used[1] < 64  # MB; the weights of `wide` alone have 67
 
 
-def test_workers_share_a_gpu_and_end_with_0(bundles: Any) -> None:
+def test_workers_share_a_gpu_and_end_with_0(bundles: BundleWriter) -> None:
     bundles.digits()
     with serving(bundles.root, "--workers", "2", "--provider", "cuda") as (process, client):
         wait_until_ready(client)
@@ -175,7 +178,7 @@ def test_a_gpu_that_is_not_there_is_an_error(model: Path) -> None:
         open_session(model, "cuda", 1, device_id=99)
 
 
-def test_service_pads_to_sizes_that_were_warmed(bundles: Any, start: Callable[..., Any]) -> None:
+def test_service_pads_to_sizes_that_were_warmed(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     client = start(bundles.root, provider="cuda", max_batch_size=6).client
     config = client.get("/v2/models/digits/config").json()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,14 +10,16 @@ import pytest
 
 from normfold.service.errors import ProviderError
 from normfold.service.runtime.session_factory import open_session
+from tests.support.bundles import BundleWriter
+from tests.support.service import StartService
 
 HAS_OPENVINO = "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra 'openvino' in place of 'cpu'")
+pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="no OpenVINO (the extra 'openvino' in place of 'cpu')")
 
 
 @pytest.fixture
-def model(bundles: Any) -> Path:
+def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
 
 
@@ -52,7 +52,7 @@ def test_wrong_options_are_refused(model: Path, options: dict[str, str], why: st
         open_session(model, "openvino", 1, options)
 
 
-def test_service_answers_and_says_what_it_runs_on(bundles: Any, start: Callable[..., Any]) -> None:
+def test_service_answers_and_says_what_it_runs_on(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     client = start(bundles.root, provider="openvino").client
     three = {"name": "input", "datatype": "FP32", "shape": [3, 1, 4, 4], "data": [1.0] * 48}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ from normfold.service.runtime.providers.session_request import Wish
 from normfold.service.runtime.providers.table import AUTO, AUTO_ORDER, PROVIDERS, our_name
 from normfold.service.runtime.session_factory import open_session
 from normfold.service.settings import Settings
+from tests.support.bundles import BundleWriter
 
 NOWHERE = Path("digits/1/model.onnx")
 
@@ -59,7 +60,7 @@ def test_openvino_keeps_what_it_builds_for_a_gpu(tmp_path: Path) -> None:
     assert Path(chosen["cache_dir"]).is_dir()
 
 
-def test_engines_are_never_shared_between_networks_or_options(bundles: Any, tmp_path: Path) -> None:
+def test_engines_are_never_shared_between_networks_or_options(bundles: BundleWriter, tmp_path: Path) -> None:
     one, other = (bundles.digits(version, bias=float(version)) / "model.onnx" for version in (1, 2))
     folders = [
         tensorrt.engine_folder(tmp_path, wish)
@@ -84,7 +85,7 @@ def test_an_engine_is_built_for_the_smallest_and_the_largest_batch_before_others
     assert PROVIDERS["cpu"].first_sizes(16) == ()
 
 
-def test_cpu_takes_none_of_these(bundles: Any) -> None:
+def test_cpu_takes_none_of_these(bundles: BundleWriter) -> None:
     opened = open_session(bundles.digits() / "model.onnx", "cpu", 1)
     assert (opened.first_sizes(8), opened.warmed_sizes(8), dict(opened.place.options)) == ((), (), {})
 

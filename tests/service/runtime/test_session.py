@@ -11,10 +11,11 @@ import pytest
 from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime import session as module
 from normfold.service.runtime.session_factory import open_session
+from tests.support.bundles import BundleWriter
 
 
 @pytest.fixture
-def model(bundles: Any) -> Path:
+def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
 
 

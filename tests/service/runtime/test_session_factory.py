@@ -6,10 +6,8 @@ There is no GPU where most of these run: CUDA is played by a session that comput
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,82 +17,13 @@ import pytest
 from normfold.service.errors import BundleError, ProviderError
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
-
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+from tests.support.bundles import BundleWriter
+from tests.support.service import CPU, CUDA, TENSORRT, StartService
 
 
 @pytest.fixture
-def model(bundles: Any) -> Path:
+def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
-
-
-class Pretended:
-    """A session on the CPU that says of itself what it is told to."""
-
-    def __init__(self, real: Any, providers: list[tuple[str, Mapping[str, str]]], nodes: Mapping[str, int]) -> None:
-        self._real, self._options, self._nodes = real, dict(providers), nodes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def get_providers(self) -> list[str]:
-        """Name all that were asked for."""
-        return list(self._options)
-
-    def get_provider_options(self) -> dict[str, Mapping[str, str]]:
-        """Return the options that were asked for, and one more that is in force."""
-        return {name: {**options, "in_force": "1"} for name, options in self._options.items()}
-
-    def get_provider_graph_assignment_info(self) -> list[Any]:
-        """Return one subgraph for each provider."""
-        return [
-            SimpleNamespace(ep_name=name, get_nodes=lambda number=number: [None] * number)
-            for name, number in self._nodes.items()
-        ]
-
-
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Return a function that makes ONNX Runtime list CUDA and TensorRT, and act as told when a session is opened.
-
-    `got`: which of the providers asked for are in the session; `nodes`: their placement; `error`: raised for anything
-    but the CPU; `printed`: by the search for libraries; `most`: sessions that there is room for; `most_got`: of
-    those on the provider asked for; `on_cpu`: whether the CPU can run the network. It returns the list of what is asked
-    for.
-    """
-    right = onnxruntime.InferenceSession
-
-    def install(
-        got: bool = True,
-        nodes: Mapping[str, int] | None = None,
-        error: str | None = None,
-        printed: str = "",
-        most: int = 100,
-        most_got: int = 100,
-        on_cpu: bool = True,
-    ) -> list[Any]:
-        asked: list[Any] = []
-
-        def open_pretended(path: Path, options: Any, providers: Any, enable_fallback: int) -> Any:
-            assert not enable_fallback  # or ONNX Runtime's wrapper would print and go on with the CPU
-            asked.append(providers)
-            real = right(path, options, providers=[CPU], enable_fallback=0)
-            if providers[0][0] == CPU and not on_cpu:
-                raise RuntimeError("NOT_IMPLEMENTED: no kernel on the CPU")
-            if providers[0][0] == CPU or not got or len(asked) > most_got:
-                return real
-            if error is not None:
-                raise RuntimeError(error)
-            if len(asked) > most:
-                raise RuntimeError("CUDA out of memory")
-            return Pretended(real, providers, {CUDA: 2} if nodes is None else nodes)
-
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write(printed), raising=False)
-        monkeypatch.setattr(onnxruntime, "InferenceSession", open_pretended)
-        return asked
-
-    return install
 
 
 def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
@@ -259,8 +188,8 @@ def test_threads_are_as_told_and_do_not_spin(model: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
 def test_service_on_an_accelerator_pads_to_sizes_that_were_warmed(
-    bundles: Any,
-    start: Callable[..., Any],
+    bundles: BundleWriter,
+    start: StartService,
     pretend: Callable[..., list[Any]],
     monkeypatch: pytest.MonkeyPatch,
     provider: str,
@@ -296,7 +225,7 @@ def test_service_on_an_accelerator_pads_to_sizes_that_were_warmed(
 
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
 def test_network_of_a_fixed_number_of_rows_is_neither_batched_nor_padded(
-    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], provider: str
+    bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]], provider: str
 ) -> None:
     pretend()
     bundles.identity("FP32", "fixed", shape=(1, 2))
@@ -307,7 +236,7 @@ def test_network_of_a_fixed_number_of_rows_is_neither_batched_nor_padded(
 
 
 def test_service_says_where_nodes_run_and_with_which_options(
-    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
+    bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend(nodes={CUDA: 120, CPU: 3})
     bundles.digits()
@@ -329,7 +258,7 @@ def test_service_says_where_nodes_run_and_with_which_options(
     assert 'normfold_model_provider_fallback{model="digits",version="1"} 1.0' in metrics
 
 
-def test_service_on_the_cpu_alone_has_no_fallback(bundles: Any, start: Callable[..., Any]) -> None:
+def test_service_on_the_cpu_alone_has_no_fallback(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     metrics = start(bundles.root, provider="cpu").client.get("/metrics").text
     assert 'normfold_model_nodes{model="digits",provider="cpu",version="1"} 2.0' in metrics
@@ -337,7 +266,7 @@ def test_service_on_the_cpu_alone_has_no_fallback(bundles: Any, start: Callable[
 
 
 def test_model_whose_provider_is_not_got_does_not_load(
-    bundles: Any, start: Callable[..., Any], pretend: Callable[..., list[Any]]
+    bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]]
 ) -> None:
     pretend(got=False)
     bundles.digits()

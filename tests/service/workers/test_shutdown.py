@@ -8,7 +8,6 @@ import os
 import re
 import select
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -16,20 +15,18 @@ from pathlib import Path
 
 import httpx
 
-from tests.cli.commands.test_serve import repository, serving, wait_until_loaded
-from tests.service.http.test_connections import answers
-from tests.service.http.test_hostile_bodies import wait_for
-
-__all__ = ["repository"]
+from tests.support.command import serving
+from tests.support.raw_http import connect, read_responses
+from tests.support.waiting import wait_for, wait_until_loaded
 
 HELD = """
 import os, threading
-from normfold.service.http import protocol
+from normfold.service.http import timeouts
 from normfold.service.repository import loader
 from normfold.service.runtime.session import Session
 
 loader.INLINE_S = 0.0
-protocol._CLOSE_GRACE_S = 5.0
+timeouts.CLOSE_GRACE_S = 5.0
 right = Session.run
 def run(*arguments):
     if os.path.exists(os.environ["HOLD"]):
@@ -43,19 +40,18 @@ BODY = json.dumps({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1,
 REQUEST = b"POST /v2/models/same/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
-def connect(client: httpx.Client) -> socket.socket:
-    return socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20)
-
-
 def in_flight(client: httpx.Client) -> int:
     """Return how many requests are being answered, but for the one that asks."""
     lines = client.get("/metrics").text.splitlines()
     return next(int(float(line.split()[1])) for line in lines if line.startswith("normfold_in_flight ")) - 1
 
 
-def test_what_is_in_flight_is_answered_and_who_comes_later_is_not(repository: Path, tmp_path: Path) -> None:
+def test_what_is_in_flight_is_answered_and_who_comes_later_is_not(identity_repository: Path, tmp_path: Path) -> None:
     pipe = tmp_path.parent / f"{tmp_path.name}-pipe"
-    with serving(repository, script=HELD, HOLD=str(pipe)) as (process, client), contextlib.ExitStack() as stack:
+    with (
+        serving(identity_repository, script=HELD, HOLD=str(pipe)) as (process, client),
+        contextlib.ExitStack() as stack,
+    ):
         wait_until_loaded(client)
         os.mkfifo(pipe)
         connections = [stack.enter_context(connect(client)) for _ in range(20)]
@@ -70,7 +66,7 @@ def test_what_is_in_flight_is_answered_and_who_comes_later_is_not(repository: Pa
         late.sendall(REQUEST)  # it was on its way
         with pipe.open("w"):  # the run that waits has opened it too
             pipe.unlink()
-        assert [answers(connection)[0][0] for connection in (*connections, late)] == [200] * 21
+        assert [read_responses(connection)[0][0] for connection in (*connections, late)] == [200] * 21
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
         assert time.monotonic() - started < 10
@@ -85,7 +81,7 @@ def refuses(client: httpx.Client) -> bool:
     return False
 
 
-def test_under_load_every_request_is_answered_whole_or_not_at_all(repository: Path) -> None:
+def test_under_load_every_request_is_answered_whole_or_not_at_all(identity_repository: Path) -> None:
     """Four clients ask as fast as they can on connections that they keep; each ends on an answer that says so."""
     outcomes: Counter[str] = Counter()
     asked = threading.Barrier(5)
@@ -108,7 +104,7 @@ def test_under_load_every_request_is_answered_whole_or_not_at_all(repository: Pa
                     outcomes["told"] += 1
                     return
 
-    with serving(repository, NORMFOLD_LOG_LEVEL="warning") as (process, client):
+    with serving(identity_repository, NORMFOLD_LOG_LEVEL="warning") as (process, client):
         wait_until_loaded(client)
         threads = [threading.Thread(target=ask, args=(client,)) for _ in range(4)]
         for thread in threads:
@@ -132,8 +128,8 @@ main()
 """
 
 
-def test_without_file_descriptors_it_neither_spins_nor_dies(repository: Path) -> None:
-    with serving(repository, script=SCARCE) as (process, client), contextlib.ExitStack() as stack:
+def test_without_file_descriptors_it_neither_spins_nor_dies(identity_repository: Path) -> None:
+    with serving(identity_repository, script=SCARCE) as (process, client), contextlib.ExitStack() as stack:
         assert wait_until_loaded(client) == {"ready": True}
         connections = [stack.enter_context(connect(client)) for _ in range(100)]
         cut = 0
@@ -166,9 +162,9 @@ main()
 """
 
 
-def test_as_many_files_may_be_open_as_connections_need(repository: Path) -> None:
+def test_as_many_files_may_be_open_as_connections_need(identity_repository: Path) -> None:
     with (
-        serving(repository, script=LIMITED, NORMFOLD_MAX_CONNECTIONS="100") as (process, client),
+        serving(identity_repository, script=LIMITED, NORMFOLD_MAX_CONNECTIONS="100") as (process, client),
         contextlib.ExitStack() as stack,
     ):
         wait_until_loaded(client)

@@ -1,0 +1,150 @@
+"""`normfold.adapt`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normfold._shared.packages import require_export
+from normfold._shared.paths import AnyPath, optional_path
+from normfold._shared.progress import Progress, reporting
+from normfold._shared.results import proof_sentence, unfolded_page
+
+if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
+    from normfold.export.adapt.adapt import Adapting
+    from normfold.export.adapt.recalibrate import Layer
+    from normfold.export.bundle.export import Exported
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class AdaptResult:
+    """A bundle whose statistics were recalibrated from samples.
+
+    Attributes:
+        adapted: the model with its new statistics, and the version that it comes from.
+        exported: the new version; None as long as nothing is written.
+    """
+
+    adapted: Adapting
+    exported: Exported | None = None
+
+    @property
+    def source(self) -> Manifest:
+        """The manifest of the version that was adapted."""
+        return self.adapted.manifest
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """How far the statistics of each BatchNormalization moved."""
+        return self.adapted.reestimation.layers
+
+    @property
+    def samples(self) -> int:
+        """How many samples there were."""
+        return self.adapted.reestimation.samples
+
+    @property
+    def prior(self) -> float:
+        """For how many samples the statistics of training count."""
+        return self.adapted.prior
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is worth knowing of the samples."""
+        return tuple(self.adapted.samples.warnings)
+
+    def require(self) -> None:
+        """Raise if the samples are no ground for new statistics.
+
+        Raises:
+            MovingSamplesError: their first half is not like their second.
+        """
+        self.adapted.reestimation.require()
+
+    def publish(self, *, inputs: AnyPath | None = None, progress: Progress = False) -> AdaptResult:
+        """Fold the adapted model, verify the fold, and write it as the next version.
+
+        Args:
+            inputs: an .npz to verify with, one array for each input; random inputs without it.
+            progress: True shows each step on standard error; a function is called with each step, in words.
+
+        Raises:
+            MovingSamplesError: the first half of the samples is not like the second.
+            VerificationError: the folded model differs; nothing was written.
+            WriteError: the repository cannot be written.
+        """
+        with reporting(progress) as report:
+            return replace(self, exported=self.adapted.publish(optional_path(inputs), report))
+
+    def __repr__(self) -> str:
+        name = f"{self.source.name}/{self.source.version}"
+        if self.exported is None:
+            return f"AdaptResult({name!r}, {self.samples:,} samples, not written)"
+        proof = proof_sentence(self.exported.verification)
+        return f"AdaptResult({str(self.exported.path)!r} from {name!r}, {self.samples:,} samples. {proof})"
+
+    def _repr_html_(self) -> str | None:
+        """Return the page of the new version's fold for notebooks; None as long as nothing is written."""
+        return None if self.exported is None else unfolded_page(self.exported.path, self.exported.verification)
+
+
+def adapt(
+    repository: AnyPath,
+    name: str,
+    samples: AnyPath,
+    *,
+    prior: float | None = None,
+    version: int | None = None,
+    as_tensors: bool | None = None,
+    inputs: AnyPath | None = None,
+    dry_run: bool = False,
+    progress: Progress = False,
+) -> AdaptResult:
+    """Recalibrate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
+
+        running_mean' = (prior * running_mean + n * mean) / (prior + n)
+
+    and likewise the variance, over n samples, layer by layer. For inputs that have drifted since training: another
+    camera, another light. Needs neither torch nor the checkpoint nor labels, but at least 32 samples of one state of
+    affairs, and 100 for thresholds of drift.
+
+    Source: Schneider et al. 2020, arXiv:2006.16971.
+
+    Example:
+        >>> import normfold
+        >>> normfold.adapt("model_repository", "digits", "pictures/").exported.path
+        PosixPath('model_repository/digits/2')
+
+    Args:
+        repository: folder of models.
+        name: of the model.
+        samples: unlabelled, in the order in which they came: a folder of pictures, an .npz (raw inputs "x", or tensors
+            by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
+        prior: for how many samples the statistics of training count; 16 without it.
+        version: to adapt; the newest without it.
+        as_tensors: whether an .npz holds tensors; the names of its arrays tell without it.
+        inputs: an .npz to verify with, one array for each input; random inputs without it.
+        dry_run: write nothing; `publish` of the result does.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        RepositoryError: there is no such model or version.
+        DamagedVersionError: the version is not what was exported.
+        NotAdaptableError: the version has no unfolded model, or one that cannot be adapted.
+        SampleError, FeedError: the samples cannot be read.
+        AdaptationError: the samples are too few, too many, all alike, or their first half is not like their second.
+        VerificationError: the folded model differs; nothing was written.
+        WriteError: the repository cannot be written.
+    """
+    require_export("normfold adapt")
+    from normfold.contract.manifest import DEFAULT_PRIOR
+    from normfold.export.adapt.adapt import adapt as recalibrate_bundle
+
+    weight = DEFAULT_PRIOR if prior is None else prior
+    with reporting(progress) as report:
+        found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, report)
+    result = AdaptResult(found)
+    return result if dry_run else result.publish(inputs=inputs, progress=progress)

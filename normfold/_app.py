@@ -1,0 +1,39 @@
+"""`normfold.create_app`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from normfold._shared.packages import require_packages
+from normfold._shared.paths import AnyPath, optional_path
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+def create_app(repository: AnyPath | None = None, **settings: Any) -> FastAPI:
+    """Build the service as an ASGI application, for a server of your own or as a part of another application.
+
+    Models load in the background once the application has started. `normfold serve` runs the same application behind
+    its own HTTP server, which is faster and holds limits on connections and headers that an ASGI server may not have.
+
+    Example:
+        >>> import normfold
+        >>> app = normfold.create_app("model_repository", provider="cpu")
+        >>> # uvicorn my_module:app
+
+    Args:
+        repository: folder of models; NORMFOLD_REPOSITORY or `model_repository` without it.
+        settings: of the service, by name (docs/operations.md); they override the environment's NORMFOLD_ variables.
+
+    Raises:
+        RuntimePackageError: no ONNX Runtime is installed, or two are.
+        SettingsError: a setting is wrong, or a NORMFOLD_ variable has an unknown name.
+    """
+    require_packages("fastapi", extra="cpu", needed_for="normfold.create_app")
+    from normfold.contract.runtime import require_onnxruntime
+    from normfold.service.app import create_app as create_service
+    from normfold.service.settings import load_settings
+
+    require_onnxruntime()
+    return create_service(load_settings(repository=optional_path(repository), **settings))

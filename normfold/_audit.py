@@ -1,0 +1,150 @@
+"""`normfold.audit`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normfold._shared.packages import require_packages
+from normfold._shared.paths import AnyPath, optional_path
+from normfold._shared.progress import Progress, reporting
+from normfold._shared.source import Source, build_factory, check_arguments, parse_shape, require_torch_source
+from normfold.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from normfold.contract.findings import Audit, Finding
+
+
+@dataclass(frozen=True, repr=False)
+class AuditResult:
+    """What is wrong with the BatchNorm layers of a network.
+
+    Attributes:
+        source: what was looked at, as given.
+        audit: the layers, findings and drifts, the worst findings first.
+    """
+
+    source: str
+    audit: Audit
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings, the worst first."""
+        return self.audit.findings
+
+    def at_least(self, severity: str) -> tuple[Finding, ...]:
+        """Return the findings that matter at least so much: info, warning or error."""
+        from normfold.contract.findings import Severity
+
+        return self.audit.at_least(Severity(severity))
+
+    def to_html(self) -> str:
+        """Return the page of `normfold audit --html`, whole in itself."""
+        from normfold.display.pages.audit_page import audit_page
+
+        return audit_page(self.source, self.audit)
+
+    def __repr__(self) -> str:
+        from normfold.display.terminal.audit import verdict
+
+        return f"AuditResult({self.source!r}: {verdict(self.audit)})"
+
+    def _repr_html_(self) -> str:
+        from normfold.display.pages.notebook import embed
+
+        return embed(self.to_html())
+
+
+def audit(
+    source: AnyPath,
+    *,
+    data: str | None = None,
+    weights: AnyPath | None = None,
+    input_shape: str | Sequence[int] | None = None,
+    arguments: Mapping[str, Any] | Sequence[str] = (),
+    html: AnyPath | None = None,
+    progress: Progress = False,
+) -> AuditResult:
+    """Look for what is wrong with BatchNorm layers, in a trained network, an ONNX file or a network of your own.
+
+    Statistics never set or far from the data's, variance near zero, dead channels, NaN, an unusual epsilon, train mode,
+    dropout before BatchNorm, batches too small. The source stays as it is.
+
+    Example:
+        >>> import normfold
+        >>> normfold.audit("runs/digits").findings
+        ()
+
+    Args:
+        source: a run folder, an ONNX file, or module:factory.
+        data: compare the statistics with these: digits, npz:PATH, csv:PATH or images:DIR; a run folder's are its
+            training data.
+        weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
+        input_shape: of one sample of a factory's network, without the axis of rows: (3, 224, 224).
+        arguments: of the factory, by name; or as texts NAME=VALUE.
+        html: write a page with histograms of gain and drift there, whole or not at all.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError: the extra `export` (ONNX files) or `train` (all else) is not installed.
+        ArgumentError: there is no such source, or an argument does not go with it.
+        ModelFileError, WeightsError, ArchitectureError: the network cannot be loaded.
+        DataError: the data cannot be read, or have another shape.
+        WriteError: the page cannot be written.
+    """
+    text, page = str(source), optional_path(html)
+    given = Source(text, weights=optional_path(weights), input_shape=input_shape, arguments=arguments)
+    check_arguments(given)
+    if page is not None and page.resolve() == Path(text).resolve():
+        raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
+    with reporting(progress) as report:
+        found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, report)
+    result = AuditResult(text, dataclasses.replace(found, findings=_worst_first(found)))
+    if page is not None:
+        from normfold.contract.atomic_write import atomic_path
+
+        with atomic_path(page) as path:
+            path.write_text(result.to_html(), encoding="utf-8")
+    return result
+
+
+def _worst_first(found: Audit) -> tuple[Finding, ...]:
+    from normfold.contract.findings import Severity
+
+    return tuple(sorted(found.findings, key=lambda finding: -list(Severity).index(finding.severity)))
+
+
+def _audit_onnx(given: Source, data: str | None) -> Audit:
+    if data is not None:
+        raise ArgumentError("`data` goes with a run folder or module:factory; an ONNX file is judged by itself.")
+    require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
+    from normfold.export.audit import audit_onnx
+
+    return audit_onnx(Path(given.text))
+
+
+def _audit_torch(given: Source, data: str | None, report: Callable[[str], None]) -> Audit:
+    require_torch_source(given)
+    require_packages("torch", "sklearn", "safetensors", extra="train", needed_for="normfold audit of a torch network")
+    from normfold.models.batchnorm.audit import audit_network
+    from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
+
+    report("reading the data")
+    if not given.is_factory:
+        subject, why_not = subject_of_run(Path(given.text), data)
+    else:
+        dataset = None if data is None else load_given_data(data)
+        if dataset is not None and given.input_shape is not None:
+            raise ArgumentError("`input_shape` and `data` both say what shape a sample has; give one of them.")
+        if dataset is None and given.input_shape is None:
+            raise ArgumentError("A module:factory needs `input_shape`, the shape of one sample, or `data`.")
+        shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
+        network = build_factory(given, shape, None if dataset is None else len(dataset.labels))
+        subject, why_not = subject_of_network(network, shape, dataset), "no --data were given."
+    found = audit_network(subject, report)
+    if subject.rows is not None:
+        return found
+    return dataclasses.replace(found, notes=(*found.notes, f"Statistics were not compared with data: {why_not}"))

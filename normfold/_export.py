@@ -1,0 +1,159 @@
+"""`normfold.export`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normfold._shared.packages import require_export
+from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.progress import Progress, reporting
+from normfold._shared.results import proof_sentence, unfolded_page
+from normfold._shared.source import Source, resolve
+
+if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
+    from normfold.contract.monitor import Monitor
+    from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.verify import Verification
+
+
+@dataclass(frozen=True, repr=False)
+class ExportResult:
+    """A bundle that was written.
+
+    Attributes:
+        path: REPOSITORY/NAME/VERSION.
+        manifest: all that a server must know of it.
+        report: what became of each BatchNormalization, in graph order.
+        verification: the comparison of the folded model with the unfolded one.
+        monitor: what the service watches of its inputs; None if nothing.
+        kept_statistics: why the running statistics are those of training; None where they were recalibrated.
+    """
+
+    path: Path
+    manifest: Manifest
+    report: FoldReport
+    verification: Verification
+    monitor: Monitor | None
+    kept_statistics: str | None = None
+
+    def __repr__(self) -> str:
+        from normfold.display.terminal.fold import fold_sentence
+
+        return f"ExportResult({str(self.path)!r}: {fold_sentence(self.report)} {proof_sentence(self.verification)})"
+
+    def _repr_html_(self) -> str | None:
+        """Return the page of `normfold inspect --html` for notebooks; None where the bundle has no unfolded model."""
+        return unfolded_page(self.path, self.verification)
+
+
+def export(
+    source: AnyPath,
+    repository: AnyPath = REPOSITORY,
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    card: AnyPath | None = None,
+    weights: AnyPath | None = None,
+    input_shape: str | Sequence[int] | None = None,
+    takes_pixels: bool = False,
+    arguments: Mapping[str, Any] | Sequence[str] = (),
+    opset: int | None = None,
+    dynamic_size: bool = False,
+    keep_statistics: bool = False,
+    inputs: AnyPath | None = None,
+    merge: bool = True,
+    keep_source: bool = True,
+    calibration_data: AnyPath | Mapping[str, Any] | None = None,
+    monitor: bool = True,
+    progress: Progress = False,
+) -> ExportResult:
+    """Fold a network, verify the fold, and write a bundle that `normfold serve` and `load_repository` can run.
+
+    The running statistics of a run folder are first recalibrated over all of its training data, with the weights
+    frozen, and kept as trained where that makes validation accuracy worse. If the folded network differs from the
+    original by more than its rounding noise, nothing is written.
+
+    Example:
+        >>> import normfold
+        >>> normfold.export("runs/digits", "model_repository", name="digits").path
+        PosixPath('model_repository/digits/1')
+
+    Args:
+        source: a run folder, an ONNX file (needs no torch), or module:factory, a function that returns a torch network.
+        repository: folder of models; made if need be.
+        name: to serve it under; taken from the source without it.
+        version: a positive number; the next free one without it.
+        card: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the model without
+            it.
+        weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
+        input_shape: of one sample of a factory's network, without the axis of rows: (3, 224, 224).
+        takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
+        arguments: of the factory, by name; or as texts NAME=VALUE.
+        opset: of the graph, when exporting from torch.
+        dynamic_size: leave height and width free, when exporting from torch.
+        keep_statistics: of a run folder: leave the running mean and variance as trained.
+        inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
+        merge: make one layer of parallel linear branches.
+        keep_source: write the unfolded model into the bundle too; without it the bundle cannot be adapted.
+        calibration_data: inputs that the network was not trained on, as the served network takes them, rows first: an
+            .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
+        monitor: write what the service needs to watch its inputs for drift.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` (or `train`) or an ONNX Runtime is not installed.
+        ArgumentError: there is no such source, or an argument does not go with it.
+        ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
+        WeightsError, ArchitectureError, OnnxExportError: a torch network cannot be loaded or exported.
+        BundleError: the name, the version or the card does not fit.
+        FeedError: the inputs or the calibration data do not fit.
+        VerificationError: the folded model differs; nothing was written.
+        WriteError: the repository cannot be written.
+    """
+    require_export("normfold export")
+    from normfold._shared.calibration_data import validation_rows
+    from normfold.export.bundle.export import export_bundle
+    from normfold.export.bundle.reservation import check_name
+
+    given = Source(
+        str(source),
+        optional_path(card),
+        optional_path(weights),
+        input_shape,
+        arguments,
+        opset,
+        dynamic_size,
+        keep_statistics,
+    )
+    model = name or given.default_name
+    check_name(model)
+    rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
+    with tempfile.TemporaryDirectory() as folder, reporting(progress) as report:
+        found = resolve(given, Path(folder), report)
+        exported = export_bundle(
+            found.path,
+            Path(repository),
+            model,
+            version,
+            found.card,
+            keep_source,
+            merge,
+            inputs=optional_path(inputs),
+            takes_pixels=takes_pixels,
+            watch=monitor,
+            held_out=rows or validation_rows(given, takes_pixels),
+            progress=report,
+        )
+    return ExportResult(
+        exported.path,
+        exported.manifest,
+        exported.report,
+        exported.verification,
+        exported.monitor,
+        found.kept_statistics,
+    )

@@ -1,0 +1,118 @@
+"""`normfold.fold`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normfold._shared.packages import require_export
+from normfold._shared.paths import AnyPath, optional_path
+from normfold._shared.progress import Progress, reporting
+from normfold._shared.results import proof_sentence
+from normfold.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.verify import Verification
+
+
+@dataclass(frozen=True, repr=False)
+class FoldResult:
+    """What a fold did.
+
+    Attributes:
+        source: the unfolded model.
+        target: the folded one.
+        report: what became of each BatchNormalization, in graph order.
+        verification: the comparison of both models; None where it was left out.
+    """
+
+    source: Path
+    target: Path
+    report: FoldReport
+    verification: Verification | None
+
+    def __repr__(self) -> str:
+        from normfold.display.terminal.fold import fold_sentence
+
+        return f"FoldResult({str(self.target)!r}: {fold_sentence(self.report)} {proof_sentence(self.verification)})"
+
+    def _repr_html_(self) -> str | None:
+        """Return the page of `normfold inspect --html` for notebooks; None where the source is gone."""
+        if not self.source.is_file() or self.source.resolve() == self.target.resolve():
+            return None
+        from normfold.display.pages.facts import gather
+        from normfold.display.pages.fold_page import fold_page
+        from normfold.display.pages.notebook import embed
+
+        facts = gather(self.source, False, lambda _: None)
+        return embed(fold_page(replace(facts, verification=self.verification)))
+
+
+def fold(
+    source: AnyPath,
+    target: AnyPath,
+    *,
+    verify: bool = True,
+    inputs: AnyPath | None = None,
+    takes_pixels: bool = False,
+    card: AnyPath | None = None,
+    merge: bool = True,
+    progress: Progress = False,
+) -> FoldResult:
+    """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
+
+        y = scale * (x - running_mean) / sqrt(running_var + epsilon) + shift = gain * x + offset
+
+    is an affine of each channel, which a Conv, Gemm or MatMul before or behind it can take up. The folded model is
+    compared with the original before it is written: 8 times the network's own rounding noise, plus 1e-6 of an output's
+    range, is allowed.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1; ONNX BatchNormalization, training_mode=0.
+
+    Example:
+        >>> import normfold
+        >>> result = normfold.fold("resnet50.onnx", "folded.onnx")
+        >>> result.report.batchnorm_before, result.report.batchnorm_after
+        (53, 0)
+
+    Args:
+        source: the unfolded model, from any exporter, opset 7 or newer.
+        target: where the folded model goes; an existing file is replaced as a whole.
+        verify: compare both models before `target` is written.
+        inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
+        takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
+        card: with `takes_pixels`, the source card, a JSON file that says how pixels are standardised; without it, the
+            one beside the model is read, and without one of those the model's own arithmetic is folded.
+        merge: make one layer of parallel linear branches.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ArgumentError: `card` is given without `takes_pixels`.
+        ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
+        FeedError: the inputs do not fit, or none can be made.
+        VerificationError: the folded model differs; `target` is as it was.
+        WriteError: `target` cannot be written.
+    """
+    require_export("normfold fold")
+    from normfold._shared.source import read_card
+    from normfold.export.graph.pixels import from_pixels
+    from normfold.export.onnx_io.fold_file import fold_file
+
+    if card is not None and not takes_pixels:
+        raise ArgumentError("`card` goes with `takes_pixels`: it says how pixels are standardised.")
+    model, folded = Path(source), Path(target)
+    pixels = from_pixels(read_card(model, optional_path(card)).preprocessing) if takes_pixels else None
+    with reporting(progress) as report:
+        found = fold_file(
+            model,
+            folded,
+            proven=verify,
+            merging=merge,
+            inputs=optional_path(inputs),
+            pixels=pixels,
+            progress=report,
+        )
+    return FoldResult(model, folded, found.report, found.verification)

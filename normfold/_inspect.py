@@ -1,0 +1,102 @@
+"""`normfold.inspect`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normfold._shared.packages import require_export, require_packages
+from normfold._shared.paths import AnyPath, optional_path
+from normfold._shared.progress import Progress, reporting
+from normfold._shared.results import proof_sentence
+from normfold.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from normfold.display.pages.facts import Facts
+    from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.verify import Verification
+
+
+@dataclass(frozen=True, repr=False)
+class InspectResult:
+    """What a fold would do to a model.
+
+    Attributes:
+        model: its path.
+        facts: what stands on the page: operators before and after, sizes, every node.
+    """
+
+    model: Path
+    facts: Facts
+
+    @property
+    def report(self) -> FoldReport:
+        """What would become of each BatchNormalization, in graph order."""
+        return self.facts.report
+
+    @property
+    def verification(self) -> Verification | None:
+        """The comparison with the folded model; None where it was left out."""
+        return self.facts.verification
+
+    def to_html(self) -> str:
+        """Return the page of `normfold inspect --html`, whole in itself."""
+        from normfold.display.pages.fold_page import fold_page
+
+        return fold_page(self.facts)
+
+    def __repr__(self) -> str:
+        from normfold.display.terminal.fold import fold_sentence
+
+        sentence = fold_sentence(self.report, "can be folded")
+        return f"InspectResult({str(self.model)!r}: {sentence} {proof_sentence(self.verification)})"
+
+    def _repr_html_(self) -> str:
+        from normfold.display.pages.notebook import embed
+
+        return embed(self.to_html())
+
+
+def inspect(
+    model: AnyPath, *, verify: bool = True, html: AnyPath | None = None, progress: Progress = False
+) -> InspectResult:
+    """Show every BatchNormalization of an ONNX model: where a fold would put it, or why it would stay.
+
+    The model stays as it is. In a notebook the result is a page with a drawing of the graph.
+
+    Example:
+        >>> import normfold
+        >>> result = normfold.inspect("resnet50.onnx", html="resnet50.html")
+        >>> [entry.node for entry in result.report.entries if entry.reason]
+        []
+
+    Args:
+        model: the model.
+        verify: fold into a temporary file, and compare error with noise; needs an ONNX Runtime.
+        html: write the page there, whole or not at all.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` is not installed, or to verify an ONNX Runtime.
+        ArgumentError: `html` is the model itself.
+        ModelFileError, TrainingModeError: the model cannot be used, or cannot be run to verify.
+        WriteError: the page, or the temporary file, cannot be written.
+    """
+    if verify:
+        require_export("normfold inspect --html")
+    else:
+        require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold inspect")
+    from normfold.contract.atomic_write import atomic_path
+    from normfold.display.pages.facts import gather
+
+    source, page = Path(model), optional_path(html)
+    if page is not None and page.resolve() == source.resolve():
+        raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
+    with ExitStack() as stack:
+        path = None if page is None else stack.enter_context(atomic_path(page))
+        found = InspectResult(source, gather(source, verify, stack.enter_context(reporting(progress))))
+        if path is not None:
+            path.write_text(found.to_html(), encoding="utf-8")
+    return found

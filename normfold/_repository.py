@@ -1,0 +1,278 @@
+"""`normfold.load_repository`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy.typing as npt
+
+from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.predictions import ClassProbability, Picture, picture_bytes, to_prediction, to_tensor
+from normfold.contract.errors import InputError
+
+if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
+    from normfold.service.repository.loaded_model import Model
+    from normfold.service.settings import Settings
+
+Array = npt.NDArray[Any]
+Result = TypeVar("Result")
+
+
+class ModelRepository:
+    """The models of a repository, loaded into this process; a context manager. Threads may share it."""
+
+    def __init__(self, settings: Settings) -> None:
+        from normfold.service.batching.thread_pool import ThreadPool
+        from normfold.service.observability.access_log import LogLines
+        from normfold.service.observability.request_trace import Telemetry
+        from normfold.service.repository.repository import Repository
+        from normfold.service.runtime.cpu_limits import share_of_processors
+
+        self._settings = settings
+        self._threads = ThreadPool(share_of_processors(1) + 1)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="normfold-repository", daemon=True)
+        self._thread.start()
+        self._repository = Repository(settings, self._threads, Telemetry(LogLines()))
+        try:
+            self._run(self._repository.load())
+            if self._repository.problem is not None:
+                raise InputError(self._repository.problem)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why models (NAME) and versions (NAME/VERSION) are not loaded, in one sentence each."""
+        found = dict(self._repository.unreadable)
+        for name, versions in self._repository.entries.items():
+            found |= {f"{name}/{number}": entry.reason for number, entry in versions.items() if entry.model is None}
+        return found
+
+    def __getitem__(self, name: str) -> RepositoryModel:
+        """Return a model.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            ModelUnavailableError: none of its versions is loaded.
+        """
+        self._repository.find(name)
+        return RepositoryModel(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the models that can answer."""
+        return (name for name, versions in self._repository.entries.items() if any(map(_is_loaded, versions.values())))
+
+    def __len__(self) -> int:
+        return len(list(self))
+
+    def close(self) -> None:
+        """Let go of the models."""
+        if self._loop.is_closed():
+            return
+        self._run(self._repository.close())
+        self._threads.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        models = ", ".join(f"{name} {list(self[name].versions)}" for name in self)
+        return f"ModelRepository({str(self._settings.repository)!r}: {models})"
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result()
+
+
+class RepositoryModel:
+    """A model of a repository, with the same calls as `Client` has.
+
+    Attributes:
+        name: of the model.
+    """
+
+    def __init__(self, repository: ModelRepository, name: str) -> None:
+        self._of, self.name = repository, name
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that can answer, in ascending order."""
+        entries = self._of._repository.entries.get(self.name, {})
+        return tuple(number for number, entry in entries.items() if entry.model is not None)
+
+    def manifest(self, version: int | None = None) -> Manifest:
+        """Return the manifest of a version: inputs, outputs, labels, preprocessing.
+
+        Args:
+            version: the highest that is loaded without it.
+        """
+        return self._find(version).manifest
+
+    def predict(self, rows: Any, *, version: int | None = None) -> list[Any]:
+        """Predict from raw inputs, which are preprocessed as the model was trained.
+
+        Args:
+            rows: one raw input a row: pixels (rows, channels, height, width) or (rows, height, width) in the data's own
+                units, table rows (rows, columns), or a list of objects by column. A model without preprocessing takes
+                tensors.
+            version: of the model; the highest that is loaded without it.
+
+        Returns:
+            For each row a Prediction; of a model that gives a class to each pixel their numbers, (height, width),
+            int64; of any other model the value of its one output, or the values of several by name.
+
+        Raises:
+            UnknownModelError, ModelUnavailableError: there is no such version, or it is not loaded.
+            InvalidRequestError, RawInputError, UnsuitableModelError: the rows are not what the model takes.
+            RunError, UnwritableOutputError: the network failed, or gave NaN or infinity.
+        """
+        return self._of._run(self._predict(list(rows), version))
+
+    def classify(self, image: Picture, *, top: int = 5, version: int | None = None) -> list[ClassProbability]:
+        """Classify one picture of any size.
+
+        Args:
+            image: the bytes of a PNG or JPEG file, its path, or pixels: uint8, (height, width) or (height, width, 3).
+            top: how many classes to return.
+            version: of the model; the highest that is loaded without it.
+
+        Returns:
+            The most probable classes, the highest first.
+
+        Raises:
+            ArgumentError: the picture cannot be read, or the array is none.
+            UnsuitableModelError: the model does not take pictures, or does not give classes.
+            RawInputError: the bytes are no PNG or JPEG.
+        """
+        return self._of._run(self._classify(picture_bytes(image), top, version))
+
+    def infer(
+        self, inputs: Mapping[str, Any], *, outputs: Sequence[str] | None = None, version: int | None = None
+    ) -> dict[str, Array]:
+        """Run tensors through the model as they are: nothing is preprocessed.
+
+        Args:
+            inputs: name to array, in the datatype and shape that the model declares.
+            outputs: names of those to return; all without it.
+            version: of the model; the highest that is loaded without it.
+
+        Returns:
+            Output name to array.
+
+        Raises:
+            UnknownModelError, ModelUnavailableError: there is no such version, or it is not loaded.
+            InvalidRequestError: an input or output is unknown or missing, or has another datatype or shape.
+            RunError: the network failed.
+        """
+        return self._of._run(self._infer(inputs, outputs, version))
+
+    def __repr__(self) -> str:
+        return f"RepositoryModel({self.name!r}, versions {list(self.versions)})"
+
+    def _find(self, version: int | None) -> Model:
+        return self._of._repository.find(self.name, None if version is None else str(version))
+
+    async def _predict(self, rows: list[Any], version: int | None) -> list[Any]:
+        from normfold.service.inference.predict import predict, read_instances
+
+        with self._find(version) as model:
+            instances = await self._of._threads.call(read_instances, {"instances": rows}, model.manifest)
+            return [to_prediction(one) for one in await predict(model, instances)]
+
+    async def _classify(self, picture: bytes, top: int, version: int | None) -> list[ClassProbability]:
+        from normfold.service.inference.predict import predict, rank_classes, read_picture
+
+        with self._find(version) as model:
+            limit = self._of._settings.max_image_pixels
+            instances = await self._of._threads.call(read_picture, picture, model, limit)
+            [prediction] = await predict(model, instances)
+            ranked = rank_classes(prediction, model.manifest.card.labels or (), top)
+        return [ClassProbability(**one) for one in ranked]
+
+    async def _infer(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str] | None, version: int | None
+    ) -> dict[str, Array]:
+        with self._find(version) as model:
+            tensors = {name: to_tensor(array) for name, array in inputs.items()}
+            _check_tensors(tensors, model.manifest)
+            return dict(await model.infer(tensors, _output_names(outputs, model.manifest)))
+
+
+def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
+    """Check that tensors are those that a model declares.
+
+    Raises:
+        InvalidRequestError: one is missing, unknown, or of another datatype or shape.
+    """
+    from normfold.service.codec.json_tensors import DTYPES
+    from normfold.service.codec.signature import shape_matches
+    from normfold.service.errors import InvalidRequestError
+
+    declared = {spec.name: spec for spec in manifest.inputs}
+    if tensors.keys() != declared.keys():
+        raise InvalidRequestError(f"The model takes the inputs {sorted(declared)}, got {sorted(tensors)}.")
+    for name, tensor in tensors.items():
+        datatype, shape = declared[name].datatype, list(declared[name].shape)
+        if tensor.dtype != DTYPES[datatype] or not shape_matches(tensor.shape, shape):
+            got = f"{tensor.dtype} {list(tensor.shape)}"
+            raise InvalidRequestError(f"Input {name!r} is {got}; the model takes {datatype} {shape}, -1 being free.")
+
+
+def _output_names(outputs: Sequence[str] | None, manifest: Manifest) -> list[str]:
+    from normfold.service.errors import InvalidRequestError
+
+    known = [spec.name for spec in manifest.outputs]
+    for name in outputs or ():
+        if name not in known:
+            raise InvalidRequestError(f"There is no output {name!r}; the model gives {known}.")
+    return known if outputs is None else list(outputs)
+
+
+def _is_loaded(entry: Any) -> bool:
+    return entry.model is not None
+
+
+def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelRepository:
+    """Load the models of a repository into this process, for inference without HTTP.
+
+    The models are checked, loaded, warmed and batched as `normfold serve` does it; calls from several threads run
+    together. A version that cannot be loaded stands in `problems`, and the others go on.
+
+    Example:
+        >>> import normfold
+        >>> with normfold.load_repository("model_repository") as repository:
+        ...     print(repository["digits"].predict(images)[0].label)
+
+    Args:
+        repository: folder of models: NAME/VERSION/ with a bundle in each.
+        settings: of the service, by name (docs/operations.md): `provider`, `version_policy`, `intra_op_threads` …
+
+    Raises:
+        RuntimePackageError: no ONNX Runtime is installed, or two are.
+        SettingsError: a setting is wrong.
+        InputError: the repository cannot be read, or not one model of it can be loaded.
+    """
+    from normfold.contract.runtime import require_onnxruntime
+    from normfold.service.settings import load_settings
+
+    require_onnxruntime()
+    return ModelRepository(load_settings(repository=optional_path(repository), **settings))

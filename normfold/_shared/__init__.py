@@ -1,0 +1,1 @@
+"""What several functions of the public API share."""

@@ -1,0 +1,40 @@
+"""Held-out rows of what a network was trained on: what watching takes for normal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from normfold._shared.source import Source
+from normfold.contract.preprocess import ImagePreprocessing
+
+_INPUT = "input"
+"""Name of the input of a network that was trained here."""
+
+
+def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None:
+    """Return the validation split of a run's data, or rows spread over it, as the served network takes them, by input.
+
+    Returns:
+        None for what is no run folder, or where its data are gone: then nobody can say what is normal.
+    """
+    if source.is_onnx or source.is_factory:
+        return None
+    from normfold.export.bundle.calibrate import MOST_ROWS
+    from normfold.export.bundle.evenly_spaced import spread
+    from normfold.models.data.data import load_dataset
+    from normfold.models.errors import DataError
+    from normfold.models.training.checkpoint import load_config
+
+    config = load_config(Path(source.text))
+    if config.data is None:
+        return None
+    try:
+        dataset = load_dataset(config.data)
+    except DataError:
+        return None
+    validation = dataset.splits.validation  # ascending, and pictures of a folder lie class by class
+    rows = validation[spread(len(validation), MOST_ROWS)]
+    if takes_pixels and isinstance(dataset.preprocessing, ImagePreprocessing):
+        return {_INPUT: dataset.preprocessing.to_pixels(dataset.x[rows])}
+    return {_INPUT: dataset.tensors(rows)}

@@ -1,0 +1,97 @@
+"""Inputs and answers that `Client` and `load_repository` have in common."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from normfold._shared.paths import AnyPath
+from normfold.errors import ArgumentError
+
+Picture = bytes | AnyPath | npt.NDArray[np.uint8]
+"""The bytes of a PNG or JPEG file, its path, or pixels: uint8, (height, width) or (height, width, 3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The class of one row.
+
+    Attributes:
+        label: of the most probable class.
+        index: its number.
+        probability: its softmax probability, 0 to 1.
+        probabilities: of all classes, (classes,), float64, in the order of the labels.
+    """
+
+    label: str
+    index: int
+    probability: float
+    probabilities: npt.NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.label!r}, {self.probability:.4f})"
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """One class of a picture: its label, its number, and its softmax probability, 0 to 1."""
+
+    label: str
+    index: int
+    probability: float
+
+
+def to_prediction(answer: Any) -> Any:
+    """Return what a model says of one row.
+
+    Returns:
+        A Prediction of a classifier; of one that gives a class to each pixel their numbers, (height, width), int64;
+        of any other model the value of its one output, or the values of several by name.
+    """
+    if isinstance(answer, Mapping):
+        if answer.keys() == {"label", "index", "probability", "probabilities"}:
+            probabilities = np.asarray(answer["probabilities"], np.float64)
+            return Prediction(answer["label"], answer["index"], answer["probability"], probabilities)
+        if answer.keys() == {"mask"}:
+            return np.asarray(answer["mask"], np.int64)
+        return {name: np.asarray(value) for name, value in answer.items()}
+    return np.asarray(answer)
+
+
+def picture_bytes(picture: Picture) -> bytes:
+    """Return the bytes of a picture's file; pixels are written as PNG.
+
+    Raises:
+        ArgumentError: the file cannot be read, or the array is no picture.
+    """
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | os.PathLike):
+        try:
+            return Path(picture).read_bytes()
+        except OSError as error:
+            raise ArgumentError(f"The picture {str(picture)!r} cannot be read: {error.strerror}.") from None
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        raise ArgumentError(
+            f"An array of dtype {array.dtype} and shape {array.shape} is no picture; `image` takes uint8 of shape "
+            "(height, width) or (height, width, 3), the bytes of a file, or its path."
+        )
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def to_tensor(array: Any) -> npt.NDArray[Any]:
+    """Return an array as tensors are sent: texts as objects, numbers in this machine's byte order."""
+    tensor = np.asarray(array)
+    return tensor.astype(object if tensor.dtype.kind == "U" else tensor.dtype.newbyteorder("="), copy=False)

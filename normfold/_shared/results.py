@@ -1,0 +1,34 @@
+"""What the results of the public API have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from normfold.export.verify.verify import Verification
+
+
+def proof_sentence(verification: Verification | None) -> str:
+    """Return whether a folded model was compared with the original, and how near it is."""
+    if verification is None:
+        return "Not verified."
+    if not verification.passes:
+        return "The two models differ."
+    worst = max((found.ratio for found in verification.outputs.values() if found.noise), default=None)
+    return "Verified." if worst is None else f"Verified: error at most {worst:.1f} × noise."
+
+
+def unfolded_page(bundle: Path, verification: Verification) -> str | None:
+    """Return the page of a bundle's fold for notebooks; None where the bundle has no unfolded model."""
+    from normfold.contract.manifest import UNFOLDED_NAME
+    from normfold.display.pages.facts import gather
+    from normfold.display.pages.fold_page import fold_page
+    from normfold.display.pages.notebook import embed
+
+    model = bundle / UNFOLDED_NAME
+    if not model.is_file():
+        return None
+    facts = gather(model, False, lambda _: None)
+    return embed(fold_page(replace(facts, name=f"{bundle.parent.name}/{bundle.name}", verification=verification)))

@@ -1,0 +1,104 @@
+"""`normfold.verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normfold._shared.packages import require_export
+from normfold._shared.paths import AnyPath, optional_path
+from normfold._shared.progress import Progress, reporting
+from normfold._shared.results import proof_sentence
+
+if TYPE_CHECKING:
+    from normfold.export.verify.verify import Verification
+
+
+@dataclass(frozen=True, repr=False)
+class VerifyResult:
+    """How far two models are apart.
+
+    Attributes:
+        original: the model that is right.
+        folded: the model that was compared with it.
+        verification: the error, noise and allowance of each output.
+    """
+
+    original: Path
+    folded: Path
+    verification: Verification
+
+    @property
+    def passes(self) -> bool:
+        """Whether every output's error is allowed."""
+        return self.verification.passes
+
+    def require(self) -> None:
+        """Raise if an output differs by more than is allowed.
+
+        Raises:
+            VerificationError: naming the output that exceeds its allowance most.
+        """
+        self.verification.require()
+
+    def __repr__(self) -> str:
+        return f"VerifyResult({str(self.folded)!r}: {proof_sentence(self.verification)})"
+
+    def _repr_html_(self) -> str:
+        """Return a page with a row for each output, for notebooks."""
+        from normfold.display.pages.fold_page import verification_page
+        from normfold.display.pages.notebook import embed
+
+        return embed(verification_page(self.folded.name, self.verification))
+
+
+def verify(
+    original: AnyPath,
+    folded: AnyPath,
+    *,
+    inputs: AnyPath | None = None,
+    seeds: int = 4,
+    card: AnyPath | None = None,
+    progress: Progress = False,
+) -> VerifyResult:
+    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
+
+        error <= 8 * noise + 1e-6        both relative to the output's range
+
+    Noise is how far the original's outputs move when its inputs move by one unit in the last place (or its weights,
+    where that would vanish in the first rounding).
+
+    Example:
+        >>> import normfold
+        >>> normfold.verify("resnet50.onnx", "folded.onnx").passes
+        True
+
+    Args:
+        original: the model that is right.
+        folded: the model to compare; the same inputs and outputs, by name, dtype and rank.
+        inputs: an .npz with one array for each input in its dtype and shape; random inputs without it.
+        seeds: number of random inputs, at least 1.
+        card: `folded` takes uint8 pixels, standardised as this source card (JSON) says; a card of {} where `original`
+            does it itself.
+        progress: True shows that it runs on standard error; a function is called with each step, in words.
+
+    Returns:
+        The differences; they raise nothing by themselves (`passes`, `require`).
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ModelFileError: a model cannot be read or run, or the two have other inputs or outputs.
+        FeedError: the inputs do not fit, or none can be made.
+        ManifestError, PixelError: the card cannot be used.
+    """
+    require_export("normfold verify")
+    from normfold.contract.source_card import read_source_card
+    from normfold.export.graph.pixels import from_pixels
+    from normfold.export.verify.verify import verify as compare
+
+    pixels = None if card is None else from_pixels(read_source_card(Path(card)).preprocessing)
+    with reporting(progress) as report:
+        report("running both models")
+        found = compare(Path(original), Path(folded), optional_path(inputs), seeds, pixels=pixels)
+    return VerifyResult(Path(original), Path(folded), found)

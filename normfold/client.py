@@ -1,0 +1,405 @@
+"""A client of the service: numpy arrays in, numpy arrays out, over HTTP.
+
+It stands on `http.client`, so that it needs no package beside numpy and orjson, and takes one connection from a pool
+for each request under way: a client may be shared between threads.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, Full, LifoQueue
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from normfold._shared.predictions import ClassProbability, Picture, picture_bytes, to_prediction, to_tensor
+from normfold.errors import ArgumentError, ResponseError, UnreachableError
+from normfold.service.codec.binary_tensors import Piece, array_from_bytes, array_to_bytes
+from normfold.service.codec.json_tensors import DTYPES
+
+Array = npt.NDArray[Any]
+
+_DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_REUSABLE_CONNECTIONS = 16
+"""Connections that are kept open between requests; more are closed when they have answered."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model of the service.
+
+    Attributes:
+        name: of the model.
+        version: of the model; None where its versions cannot be listed.
+        state: LOADING, READY or UNAVAILABLE.
+        reason: why it is not ready; empty where it is.
+        inputs: name to (datatype, shape), by the names of the Open Inference Protocol; -1 is a free size.
+        outputs: likewise.
+        labels: of the classes, in the network's order; None if there are none.
+    """
+
+    name: str
+    version: int | None
+    state: str
+    reason: str = ""
+    inputs: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
+    outputs: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Response:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class Client:
+    """A client of `normfold serve`, or of a service behind a proxy.
+
+    Example:
+        >>> import normfold
+        >>> with normfold.Client("http://127.0.0.1:8000") as client:
+        ...     logits = client.infer("digits", {"input": images})["logits"]
+
+    Args:
+        url: of the service, http or https.
+        key: sent with each request, where the service asks for one.
+        timeout_s: seconds for connecting, and between two pieces of an answer.
+        max_retries: how often a request is sent again that was answered with 503 and a Retry-After.
+        max_retry_wait_s: seconds that all waits of a request may take together; a longer Retry-After is an error at
+            once.
+        ssl_context: for https; without it the certificates that the system trusts.
+
+    Raises:
+        ArgumentError: `url` is not of http or https.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        timeout_s: float = 60.0,
+        max_retries: int = 3,
+        max_retry_wait_s: float = 30.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ArgumentError(f"`url` is {url!r}; it must be of http or https, such as http://127.0.0.1:8000.")
+        self.url = url.rstrip("/")
+        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._ssl = (ssl_context or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._timeout_s, self._max_retries, self._max_retry_wait_s = timeout_s, max_retries, max_retry_wait_s
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._idle: LifoQueue[http.client.HTTPConnection] = LifoQueue(_REUSABLE_CONNECTIONS)
+        self._closed = False
+
+    def predict(self, model: str, rows: Any, *, version: int | None = None) -> list[Any]:
+        """Predict from raw inputs, which the service preprocesses as the model was trained.
+
+        Args:
+            model: its name.
+            rows: one raw input a row: pixels (rows, channels, height, width) or (rows, height, width) in the data's own
+                units, table rows (rows, columns), or a list of objects by column. A model without preprocessing takes
+                tensors.
+            version: of the model; the highest that is ready without it.
+
+        Returns:
+            For each row a Prediction; of a model that gives a class to each pixel their numbers, (height, width),
+            int64; of any other model the value of its one output, or the values of several by name.
+
+        Raises:
+            ResponseError: the service answered with an error.
+            UnreachableError: it did not answer.
+        """
+        record = {"instances": np.ascontiguousarray(rows) if isinstance(rows, np.ndarray) else list(rows)}
+        answer = self._ask_json("POST", self._path("v1", model, version, ":predict"), record)
+        return [to_prediction(one) for one in answer["predictions"]]
+
+    def classify(
+        self, model: str, image: Picture, *, top: int = 5, version: int | None = None
+    ) -> list[ClassProbability]:
+        """Classify one picture of any size.
+
+        Args:
+            model: its name.
+            image: the bytes of a PNG or JPEG file, its path, or pixels: uint8, (height, width) or (height, width, 3).
+            top: how many classes to return.
+            version: of the model; the highest that is ready without it.
+
+        Returns:
+            The most probable classes, the highest first.
+
+        Raises:
+            ArgumentError: the picture cannot be read, or the array is none.
+            ResponseError: the service answered with an error.
+            UnreachableError: it did not answer.
+        """
+        path = f"{self._path('v1', model, version, ':classify')}?top={int(top)}"
+        headers = {"Content-Type": "application/octet-stream"}
+        answer = orjson.loads(self._ask("POST", path, (picture_bytes(image),), headers).body)
+        return [ClassProbability(**one) for one in answer["classes"]]
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        version: int | None = None,
+        binary: bool = True,
+    ) -> dict[str, Array]:
+        """Run tensors through a model as they are: the Open Inference Protocol's infer.
+
+        Args:
+            model: its name.
+            inputs: name to array, in the datatype and shape that the model declares; texts as str.
+            outputs: names of those to return; all without it.
+            version: of the model; the highest that is ready without it.
+            binary: send and ask for tensors as bytes behind the JSON; JSON alone otherwise, which FP16 has no form in.
+
+        Returns:
+            Output name to array, in its datatype; BYTES as objects of str.
+
+        Raises:
+            ArgumentError: an array has a dtype that the protocol does not know.
+            ResponseError: the service answered with an error.
+            UnreachableError: it did not answer.
+        """
+        entries: list[dict[str, Any]] = []
+        tensors: list[Piece] = []
+        for name, given in inputs.items():
+            array = to_tensor(given)
+            entry: dict[str, Any] = {"name": name, "datatype": _datatype(name, array), "shape": list(array.shape)}
+            if binary:
+                tensors.append(array_to_bytes(array))
+                entry["parameters"] = {"binary_data_size": len(tensors[-1])}
+            else:
+                entry["data"] = array.reshape(-1).tolist()
+            entries.append(entry)
+        record: dict[str, Any] = {"inputs": entries}
+        if binary:
+            record["parameters"] = {"binary_data_output": True}
+        if outputs is not None:
+            record["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
+        head = orjson.dumps(record)
+        headers = {"Content-Type": "application/octet-stream" if binary else "application/json"}
+        if binary:
+            headers[_HEADER_LENGTH] = str(len(head))
+        response = self._ask("POST", self._path("v2", model, version, "/infer"), (head, *tensors), headers)
+        return _read_outputs(response)
+
+    def models(self) -> list[ModelVersion]:
+        """Return every version of every model that the service has, whatever its state.
+
+        Raises:
+            ResponseError: the service answered with an error.
+            UnreachableError: it did not answer.
+        """
+        found = []
+        for model in self._ask_json("GET", "/v1/models")["models"]:
+            if not model["versions"]:
+                found.append(ModelVersion(model["name"], None, "UNAVAILABLE", model.get("reason", "")))
+            found += [_model_version(model["name"], version) for version in model["versions"]]
+        return found
+
+    def versions(self, model: str) -> tuple[int, ...]:
+        """Return the versions of a model that are ready, in ascending order.
+
+        Raises:
+            ResponseError: there is no such model (404), none of its versions is ready (503), or another error.
+            UnreachableError: the service did not answer.
+        """
+        return tuple(map(int, self._ask_json("GET", self._path("v2", model, None, ""))["versions"]))
+
+    def ready(self, model: str | None = None, *, version: int | None = None) -> bool:
+        """Return whether the service, or a model, can answer; false too where there is no connection.
+
+        Raises:
+            ResponseError: an error other than 503 and, of a model, 404.
+        """
+        path = "/v2/health/ready" if model is None else self._path("v2", model, version, "/ready")
+        try:
+            self._ask("GET", path, max_retries=0)
+        except UnreachableError:
+            return False
+        except ResponseError as error:
+            if error.status == 503 or (error.status == 404 and model is not None):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._closed = True
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except Empty:
+                return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    @staticmethod
+    def _path(protocol: str, model: str, version: int | None, suffix: str) -> str:
+        versioned = "" if version is None else f"/versions/{version}"
+        return f"/{protocol}/models/{quote(model, safe='')}{versioned}{suffix}"
+
+    def _ask_json(self, method: str, path: str, record: Any = None) -> Any:
+        if record is None:
+            return orjson.loads(self._ask(method, path).body)
+        try:
+            body = orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+        except TypeError as error:
+            raise ArgumentError(f"`rows` cannot be written as JSON: {error}.") from None
+        return orjson.loads(self._ask(method, path, (body,), {"Content-Type": "application/json"}).body)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        pieces: Sequence[Piece] = (),
+        headers: Mapping[str, str] | None = None,
+        max_retries: int | None = None,
+    ) -> _Response:
+        """Send a request, and again where it is answered with 503 and a Retry-After that is not too long."""
+        left, waited_s = self._max_retries if max_retries is None else max_retries, 0.0
+        while True:
+            response = self._send(method, path, pieces, headers or {})
+            if response.status == 200:
+                return response
+            error = _to_error(response)
+            wait_s = error.retry_after_s
+            if error.status != 503 or wait_s is None or not left or waited_s + wait_s > self._max_retry_wait_s:
+                raise error
+            time.sleep(wait_s)
+            left, waited_s = left - 1, waited_s + wait_s
+
+    def _send(self, method: str, path: str, pieces: Sequence[Piece], headers: Mapping[str, str]) -> _Response:
+        """Send a request on a connection that is open, or on a new one where the service has closed that meanwhile."""
+        sent = {**self._headers, **headers}
+        if pieces:
+            sent["Content-Length"] = str(sum(map(len, pieces)))
+        while True:
+            connection, is_new = self._connection()
+            try:
+                with suppress(BrokenPipeError, ConnectionResetError):  # a body too large is answered before it has come
+                    connection.request(method, self._prefix + path, iter(pieces) if pieces else None, sent)
+                answer = connection.getresponse()
+                response = _Response(answer.status, answer.headers, answer.read())
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if not is_new and isinstance(error, ConnectionError):
+                    continue
+                raise UnreachableError(self.url, _reason(error, self._timeout_s)) from error
+            except BaseException:
+                connection.close()
+                raise
+            self._keep(connection)
+            return response
+
+    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
+        """Return a connection, and whether it is a new one."""
+        try:
+            return self._idle.get_nowait(), False
+        except Empty:
+            pass
+        if self._ssl is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s), True
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._ssl), True
+
+    def _keep(self, connection: http.client.HTTPConnection) -> None:
+        """Keep a connection for the next request, unless the service has closed it or there are enough."""
+        if connection.sock is None:
+            return
+        try:
+            if not self._closed:
+                self._idle.put_nowait(connection)
+                return
+        except Full:
+            pass
+        connection.close()
+
+
+def _datatype(name: str, array: Array) -> str:
+    datatype = _DATATYPES.get(array.dtype)
+    if datatype is None:
+        raise ArgumentError(f"Input {name!r} has the dtype {array.dtype}, which the protocol does not know.")
+    return datatype
+
+
+def _read_outputs(response: _Response) -> dict[str, Array]:
+    """Return the tensors of an infer response: JSON, and bytes behind it."""
+    length = response.headers.get(_HEADER_LENGTH)
+    body = memoryview(response.body)
+    at = len(body) if length is None else int(length)
+    record = orjson.loads(body[:at])
+    arrays: dict[str, Array] = {}
+    for output in record["outputs"]:
+        datatype, shape, name = output["datatype"], output["shape"], output["name"]
+        size = output.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            arrays[name] = np.array(output["data"], DTYPES[datatype]).reshape(shape)
+        else:
+            arrays[name] = array_from_bytes(body[at : at + size], datatype, shape, f"Output {name!r}")
+            at += size
+    return arrays
+
+
+def _model_version(name: str, record: Mapping[str, Any]) -> ModelVersion:
+    def tensors(field: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+        if field not in record:
+            return None
+        return {spec["name"]: (spec["datatype"], tuple(spec["shape"])) for spec in record[field]}
+
+    labels = record.get("labels")
+    return ModelVersion(
+        name=name,
+        version=int(record["version"]),
+        state=record["state"],
+        reason=record.get("reason", ""),
+        inputs=tensors("inputs"),
+        outputs=tensors("outputs"),
+        labels=None if labels is None else tuple(labels),
+    )
+
+
+def _to_error(response: _Response) -> ResponseError:
+    """Return the error that a response is, in the service's own sentence where it has one."""
+    try:
+        sentence = orjson.loads(response.body)["error"]
+    except (ValueError, KeyError, TypeError):
+        sentence = f"The service answered with status {response.status}, and without a sentence."
+    after = response.headers.get("Retry-After", "")
+    wait_s = float(after) if after.isascii() and after.isdecimal() else None
+    return ResponseError(str(sentence), response.status, wait_s, response.headers.get("X-Request-Id"))
+
+
+def _reason(error: Exception, timeout_s: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it did not answer within {timeout_s:g} s."
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return f"{text}."

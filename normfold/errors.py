@@ -1,0 +1,202 @@
+"""Every error that Normfold raises on purpose, in one tree.
+
+Each carries its facts as attributes, and one sentence that says what is wrong and what to do.
+
+    NormfoldError
+    ├── InputError                          what was given cannot be used; exit code 2
+    │   ├── ArgumentError                   an argument is wrong, or does not go with another
+    │   ├── ModelFileError                  a file is no ONNX model that can be read and checked
+    │   ├── TrainingModeError               a BatchNormalization of an ONNX model is in training mode
+    │   ├── FeedError                       inputs to verify with do not fit the model, or none can be made
+    │   ├── PixelError                      a model cannot take 8-bit pixels
+    │   ├── ManifestError                   a manifest or source card cannot be read
+    │   ├── MonitorError                    a bundle's record of normal inputs cannot be read
+    │   ├── DamagedBundleError              a bundle's folder is not what its manifest says
+    │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
+    │   ├── SampleError                     samples cannot be read, or are not what the network takes
+    │   ├── RepositoryError                 what was asked of a repository cannot be done
+    │   │   ├── NoRepositoryError           it is no folder
+    │   │   ├── NoModelError                it has no model of that name
+    │   │   ├── UnknownVersionError         a model has no such version
+    │   │   ├── ForeignFolderError          a folder is a symbolic link that leads elsewhere
+    │   │   └── VersionChoiceError          these versions are not ones to roll back to, or to delete
+    │   ├── DataError                       a data set cannot be found, read or split
+    │   ├── ArchitectureError               no such network, a wrong option, or a factory that fails
+    │   ├── RunFolderError                  a run folder exists already, or cannot be resumed
+    │   ├── WeightsError                    a file of weights is missing, damaged, or of another network
+    │   ├── OnnxExportError                 a torch network cannot be written as ONNX
+    │   │   ├── TrainModeError              a layer is in train mode
+    │   │   └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
+    │   ├── RawInputError                   a raw input is not what the model's preprocessing takes
+    │   ├── RequestError                    what a loaded model was asked cannot be answered as it stands
+    │   │   ├── InvalidRequestError         the inputs are not what the model takes
+    │   │   ├── UnsuitableModelError        the model cannot do that
+    │   │   ├── UnknownModelError           no model, or no version of it, has that name
+    │   │   └── ResponseTooLargeError       the outputs would be larger than any may be
+    │   └── SettingsError                   a setting of the service is wrong
+    │       └── KeysError                   the file of keys is missing or broken
+    ├── CheckError                          a check said no; exit code 1
+    │   ├── FoldError                       a folded graph is not valid
+    │   ├── VerificationError               a folded model does not reproduce the original
+    │   ├── DamagedVersionError             a version in a repository is not what was exported
+    │   ├── AdaptationError                 samples are no ground to recalibrate statistics on
+    │   │   ├── SampleCountError            they are too few, or too many
+    │   │   ├── AlikeSamplesError           they are all the same
+    │   │   ├── MovingSamplesError          their first half is not like their second
+    │   │   └── SampleStatisticsError       what they give is not finite
+    │   ├── DivergedError                   the loss of a training is no longer finite
+    │   ├── UnmeasurableError               the loss of a trained network is not finite
+    │   └── StatisticsError                 there is no mean and variance of the inputs of a BatchNorm
+    │       └── VaryingCallsError          it is called by some batches and not by others
+    ├── SetupError                          the machine lacks something; exit code 3
+    │   ├── MissingPackageError             a package of an extra is not installed
+    │   ├── RuntimePackageError             no ONNX Runtime is installed, or two are
+    │   ├── ProviderError                   a provider was asked for and not got
+    │   ├── PrecisionError                  this machine cannot train in that precision
+    │   ├── ReadError                       a folder cannot be read
+    │   ├── WriteError                      a file or folder cannot be written
+    │   └── UnreachableError                a service does not answer (ClientError too)
+    ├── ServingError                        a loaded model cannot answer
+    │   ├── ModelUnavailableError           it is loading, or could not be loaded
+    │   ├── QueueFullError                  as many rows wait as may
+    │   ├── DeadlineError                   the time of a request was up
+    │   ├── UnloadedError                   it was unloaded meanwhile
+    │   ├── RunError                        the network failed
+    │   └── UnwritableOutputError           an output holds NaN or infinity
+    └── ClientError                         a request of Client was not answered as it should
+        └── ResponseError                   the service answered with an error: its status and sentence
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from normfold.contract.errors import CheckError as CheckError
+from normfold.contract.errors import InputError as InputError
+from normfold.contract.errors import MissingPackageError as MissingPackageError
+from normfold.contract.errors import NormfoldError as NormfoldError
+from normfold.contract.errors import SetupError as SetupError
+from normfold.contract.errors import WriteError as WriteError
+from normfold.export.errors import AdaptationError as AdaptationError
+from normfold.export.errors import AlikeSamplesError as AlikeSamplesError
+from normfold.export.errors import DamagedVersionError as DamagedVersionError
+from normfold.export.errors import FeedError as FeedError
+from normfold.export.errors import FoldError as FoldError
+from normfold.export.errors import ForeignFolderError as ForeignFolderError
+from normfold.export.errors import ModelFileError as ModelFileError
+from normfold.export.errors import MovingSamplesError as MovingSamplesError
+from normfold.export.errors import NoModelError as NoModelError
+from normfold.export.errors import NoRepositoryError as NoRepositoryError
+from normfold.export.errors import NotAdaptableError as NotAdaptableError
+from normfold.export.errors import PixelError as PixelError
+from normfold.export.errors import ReadError as ReadError
+from normfold.export.errors import RepositoryError as RepositoryError
+from normfold.export.errors import SampleCountError as SampleCountError
+from normfold.export.errors import SampleError as SampleError
+from normfold.export.errors import SampleStatisticsError as SampleStatisticsError
+from normfold.export.errors import TrainingModeError as TrainingModeError
+from normfold.export.errors import UnknownVersionError as UnknownVersionError
+from normfold.export.errors import VerificationError as VerificationError
+from normfold.export.errors import VersionChoiceError as VersionChoiceError
+from normfold.models.errors import ArchitectureError as ArchitectureError
+from normfold.models.errors import DataError as DataError
+from normfold.models.errors import DivergedError as DivergedError
+from normfold.models.errors import NoRunningStatisticsError as NoRunningStatisticsError
+from normfold.models.errors import OnnxExportError as OnnxExportError
+from normfold.models.errors import PrecisionError as PrecisionError
+from normfold.models.errors import RunFolderError as RunFolderError
+from normfold.models.errors import StatisticsError as StatisticsError
+from normfold.models.errors import TrainModeError as TrainModeError
+from normfold.models.errors import UnmeasurableError as UnmeasurableError
+from normfold.models.errors import VaryingCallsError as VaryingCallsError
+from normfold.models.errors import WeightsError as WeightsError
+from normfold.service.errors import DeadlineError as DeadlineError
+from normfold.service.errors import InvalidRequestError as InvalidRequestError
+from normfold.service.errors import KeysError as KeysError
+from normfold.service.errors import ModelUnavailableError as ModelUnavailableError
+from normfold.service.errors import ProviderError as ProviderError
+from normfold.service.errors import QueueFullError as QueueFullError
+from normfold.service.errors import RequestError as RequestError
+from normfold.service.errors import ResponseTooLargeError as ResponseTooLargeError
+from normfold.service.errors import RunError as RunError
+from normfold.service.errors import ServingError as ServingError
+from normfold.service.errors import SettingsError as SettingsError
+from normfold.service.errors import UnknownModelError as UnknownModelError
+from normfold.service.errors import UnloadedError as UnloadedError
+from normfold.service.errors import UnsuitableModelError as UnsuitableModelError
+from normfold.service.errors import UnwritableOutputError as UnwritableOutputError
+
+if TYPE_CHECKING:
+    from normfold.contract.bundle import DamagedBundleError as DamagedBundleError
+    from normfold.contract.errors import RawInputError as RawInputError
+    from normfold.contract.monitor import MonitorError as MonitorError
+    from normfold.contract.record import ManifestError as ManifestError
+    from normfold.contract.runtime import RuntimePackageError as RuntimePackageError
+
+_LAZY = {
+    "DamagedBundleError": "bundle",
+    "ManifestError": "manifest",
+    "MonitorError": "monitor",
+    "RawInputError": "preprocess",
+    "RuntimePackageError": "runtime",
+}
+"""Errors that stand beside what imports numpy or pydantic, and their module in `normfold.contract`."""
+
+
+class ArgumentError(InputError):
+    """An argument is wrong, or does not go with another; the sentence names arguments in back quotes.
+
+    The command line, whose options have the same names but for a few, shows them in its own form.
+    """
+
+    def on_command_line(self, others: dict[str, str]) -> str:
+        """Return the sentence with options for arguments: `keep_statistics` becomes --keep-statistics.
+
+        Args:
+            others: options that are not named like their arguments.
+        """
+        return re.sub("`([a-z_]+)`", lambda found: others.get(found[1], "--" + found[1].replace("_", "-")), str(self))
+
+
+class ClientError(NormfoldError):
+    """A request of Client was not answered as it should be."""
+
+
+class ResponseError(ClientError):
+    """The service answered with an error, in its own sentence.
+
+    Attributes:
+        status: of HTTP.
+        retry_after_s: seconds after which the service says to try again; None if it does not say.
+        request_id: under which the service's log has the request.
+    """
+
+    def __init__(self, sentence: str, status: int, retry_after_s: float | None, request_id: str | None) -> None:
+        super().__init__(sentence)
+        self.status, self.retry_after_s, self.request_id = status, retry_after_s, request_id
+
+
+class UnreachableError(ClientError, SetupError):
+    """A service does not answer.
+
+    Attributes:
+        url: of the service.
+    """
+
+    exit_code = SetupError.exit_code
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"The service at {url} cannot be reached: {reason}")
+        self.url = url
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"normfold.contract.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,9 @@ from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.steps import RequestSteps
-from normfold.service.observability.access_log import FileLines, LogLines
+from normfold.service.observability.access_log import FileAccessLog, LoggerAccessLog
 from normfold.service.observability.metrics import Metrics
-from normfold.service.observability.request_trace import Telemetry
+from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
@@ -48,6 +49,7 @@ from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
 from normfold.service.workers.shared_state import SharedState
 from normfold.service.workers.shutdown import graceful_shutdown
+from normfold.service.workers.snapshot import take_snapshot
 from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
@@ -93,9 +95,9 @@ class _App(FastAPI):
         if settings.cors_origins:
             self._outermost = Cors(self._outermost, settings.cors_origins)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Serve one request, or the lifespan."""
-        return self._outermost(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan; servers tell ASGI's versions apart by this being a coroutine function."""
+        await self._outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document with the schemas of `service.routes.schemas`; made at the first call."""
@@ -122,7 +124,7 @@ async def _run_background(
 ) -> None:
     """Poll the repository, follow the other worker processes, and trim memory, until cancelled."""
     await loading
-    await asyncio.gather(repository.watch(), coordinator.work(), trimmer.watch())
+    await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
 
 
 def _log_end(task: asyncio.Task[None]) -> None:
@@ -155,7 +157,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     authorizer = Authorizer(key_store, RateLimiter(share=1 / settings.workers)) if key_store is not None else None
     threads = share_of_processors(settings.workers) + 1  # one more, so that an image is decoded while networks run
     thread_pool = ThreadPool(threads)
-    access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
+    access_log = FileAccessLog(settings.access_log) if settings.access_log is not None else LoggerAccessLog()
     telemetry = Telemetry(access_log)
     repository = Repository(settings, thread_pool, telemetry)
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
@@ -167,7 +169,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             key_store.start()
         graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
         loading = asyncio.create_task(_load(repository, coordinator))
-        if coordinator.replaces_another:
+        if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
             await loading  # the other workers serve meanwhile
         trimmer = ArenaTrimmer(repository, thread_pool)
@@ -183,7 +185,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             key_store.close()
         if spans is not None:
             spans.close()
-        if isinstance(access_log, FileLines):
+        if isinstance(access_log, FileAccessLog):
             access_log.close()
 
     app = _App(
@@ -206,7 +208,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
     app.include_router(predict_routes(repository, thread_pool, settings))
     app.include_router(infer_routes())
-    metrics = Metrics(coordinator, repository, settings.triton_metrics)
+    metrics = Metrics(partial(take_snapshot, coordinator, repository), settings.triton_metrics)
     app.state.metrics = metrics  # the documentation lists them
     app.include_router(statistics_routes(repository, coordinator, metrics))
     app.include_router(drift_routes(repository, thread_pool))

@@ -31,7 +31,7 @@ from normfold.service.errors import (
     AmbiguousRequestError,
     BodyBudgetError,
     BodyTooLargeError,
-    BundleError,
+    BundleLoadError,
     ClientDisconnectedError,
     ConnectionLimitError,
     ControlError,
@@ -102,7 +102,7 @@ WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
     {  # at start they end the command; while a model loads they become the reason of a ModelUnavailableError
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
-        *(BundleError, DamagedBundleError, ManifestError),
+        *(BundleLoadError, DamagedBundleError, ManifestError),
         *(KeysError, KeysUnwritableError),
     }
 )

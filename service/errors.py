@@ -20,7 +20,7 @@
     │   │   └── ResponseTooLargeError   its response would be over the limit
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   │   └── KeysError               the key file is missing or broken                   (start, commands)
-    │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
+    │   └── BundleLoadError             a bundle cannot be trusted or loaded                (load)
     ├── SetupError
     │   ├── ProviderError               the requested provider is not available             (load)
     │   ├── KeysUnwritableError         the key file cannot be written                      (commands)
@@ -184,16 +184,16 @@ class KeysError(SettingsError):
         self.path, self.problem = path, problem
 
 
-class BundleError(InputError):
+class BundleLoadError(InputError):
     """A bundle cannot be trusted or loaded."""
 
 
 class ProviderError(SetupError):
     """The requested provider is not available."""
 
-    def __init__(self, provider: str, got: str, remedy: str) -> None:
-        super().__init__(f"The provider {provider!r} was asked for and {got}; {remedy}")
-        self.provider, self.got = provider, got
+    def __init__(self, provider: str, problem: str, remedy: str) -> None:
+        super().__init__(f"The provider {provider!r} was requested, but {problem}; {remedy}")
+        self.provider, self.problem = provider, problem
 
 
 class KeysUnwritableError(SetupError):

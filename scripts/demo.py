@@ -219,7 +219,7 @@ def show(record: dict[str, Any], answers: dict[str, Any], trained: dict[str, Any
     console.print(
         f"accuracy {record['accuracy']:.4f} ({correct} of {len(record['labels'])} test digits), "
         f"in torch {trained['accuracy']:.4f}; every served prediction equals the network's\n"
-        f"BatchNormalization nodes: {record['batchnorm_before']} before and {record['batchnorm_after']} after the fold; "
+        f"BatchNormalization: {record['batchnorm_before']} before and {record['batchnorm_after']} after the fold; "
         f"error {record['verify_error']:.1e}, rounding noise {record['verify_noise']:.1e}\n"
         f"trained in {record['train_s']} s, exported in {record['export_s']} s, "
         f"ready in {record['service_ready_s']} s; the record is {BUILD / 'demo.json'}\n"

@@ -121,7 +121,7 @@ def rejections(source: Path, dataset: Dataset, drift: str, count: int) -> str:
     from normfold.export.adapt.samples import Samples
     from normfold.export.onnx_io.model_file import load_model
 
-    rejected, largest = 0, []
+    rejected, max_z = 0, []
     for seed in range(DRAWS):
         show_progress(f"second half {drift}, {count} samples, draw {seed}")
         rows = np.random.default_rng(seed).choice(len(dataset.x), count, replace=False)
@@ -130,8 +130,8 @@ def rejections(source: Path, dataset: Dataset, drift: str, count: int) -> str:
         layers = reestimate(load_model(source), Samples(count, partial(cut, given)), 16.0).layers
         gaps = [gap for layer in layers for gap in (layer.halves.means, layer.halves.variances)]
         rejected += any(gap.is_real for gap in gaps)
-        largest.append(max(gap.z for gap in gaps))
-    return f"n {count}: {rejected}, {np.median(largest):.1f}"
+        max_z.append(max(gap.z for gap in gaps))
+    return f"n {count}: {rejected}, {np.median(max_z):.1f}"
 
 
 def cut(given: npt.NDArray[np.float32], start: int, stop: int) -> dict[str, npt.NDArray[np.float32]]:

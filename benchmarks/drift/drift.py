@@ -135,8 +135,8 @@ def window_scores(monitor: Monitor, given: Rows, seed: int) -> np.ndarray:
         means, squares = (weights @ one.astype(np.float64) for one in pair)
         scores = divergence(means, squares - means**2, np.array(layer.variances)).mean(axis=1)
         parts.append(scores / layer.threshold)
-    largest: np.ndarray = np.max(parts, axis=0)
-    return largest
+    ratios: np.ndarray = np.max(parts, axis=0)
+    return ratios
 
 
 def stream_flags(monitor: Monitor, given: Rows, seed: int) -> list[bool]:

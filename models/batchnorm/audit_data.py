@@ -140,13 +140,13 @@ def _stale(difference: StatisticsDifference) -> Iterator[Finding]:
     single = (means > STALE_MEAN) | (ratios > STALE_RATIO)
     many = (means > STALE_MEAN_OF_MANY) | (ratios > STALE_RATIO_OF_MANY)
     if single.any() or (many.sum() >= MIN_MANY and many.mean() > MANY_FRACTION):
-        smallest, largest = difference.variance_ratio.min(), difference.variance_ratio.max()
+        lowest, highest = difference.variance_ratio.min(), difference.variance_ratio.max()
         yield Finding(
             Severity.WARNING,
             "statistics-stale",
             difference.layer,
             f"{many.sum()} of {len(many)} channels: the data's mean is up to {means.max():.2g} std away, "
-            f"their variance {smallest:.2g} to {largest:.2g} times as large",
+            f"their variance {lowest:.2g} to {highest:.2g} times as large",
             "Recalibrate the statistics, as normfold export of a run folder does.",
         )
 

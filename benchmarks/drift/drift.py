@@ -24,7 +24,7 @@ import onnxruntime
 from benchmarks.drift.adapt import CHANGES, Images, accuracy, dataset_config, tensors
 from benchmarks.machine import machine_line
 from benchmarks.progress import show_progress
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, divergence, read_monitor
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, divergence, read_monitor
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.training.checkpoint import make_run_config
 from normfold.models.training.config import TrainConfig

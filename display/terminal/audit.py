@@ -1,4 +1,4 @@
-"""What an audit looks like to a person and to a machine."""
+"""Audits as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold.contract.arrays import Float64Array
-from normfold.contract.findings import Audit, BatchNormLayer, Severity
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Severity
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
@@ -67,12 +67,12 @@ def _layer(layer: BatchNormLayer, audit: Audit) -> dict[str, Any]:
         "layer": layer.name,
         "channels": len(layer.scale),
         "epsilon": layer.epsilon,
-        "gain": _spread(np.abs(layer.gain)),
-        "mean_difference": None if drift is None else _spread(drift.mean_difference),
-        "variance_ratio": None if drift is None else _spread(drift.variance_ratio),
+        "gain": _summary(np.abs(layer.gain)),
+        "mean_difference": None if drift is None else _summary(drift.mean_difference),
+        "variance_ratio": None if drift is None else _summary(drift.variance_ratio),
     }
 
 
-def _spread(values: Float64Array) -> list[float] | None:
+def _summary(values: Float64Array) -> list[float] | None:
     finite = values[np.isfinite(values)]
     return [float(finite.min()), float(np.median(finite)), float(finite.max())] if finite.size else None

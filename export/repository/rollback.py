@@ -1,4 +1,4 @@
-"""An earlier version that answers again: published as a copy of it, under a new number that is the highest.
+"""Roll back to an earlier version: publish a copy of it under a new number, the highest.
 
 Versions are never changed and history stays as it was, so a service that polls loads the copy aside and switches to it
 without a gap, as it does with any new version.
@@ -15,7 +15,7 @@ from pathlib import Path
 from normfold.contract.manifest import MANIFEST_NAME, Manifest
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
-from normfold.export.bundle.reservation import reserved
+from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import VersionChoiceError
 from normfold.export.repository.versions import check_version, find_model
 
@@ -58,7 +58,7 @@ def roll_back(
         raise VersionChoiceError(f"Version {to} of {name!r} is the newest already; name an earlier one with --to.")
     progress(f"checking {name}/{to}")
     manifest = check_version(source.folder, repository)
-    with reserved(repository, name, None) as (folder, number):
+    with reservation(repository, name, None) as (folder, number):
         progress(f"writing {name}/{number}")
         copy = manifest.copy_as_version(number, datetime.now(UTC).isoformat(timespec="seconds"))
         linked = [link_or_copy(source.folder / file, folder / file) for file in manifest.files]

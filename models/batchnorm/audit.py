@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normfold.contract.arrays import Float64Array
-from normfold.contract.batchnorm_checks import check_layer
-from normfold.contract.findings import Audit, BatchNormLayer, Finding, Severity
+from normfold.contract.audit.batchnorm_checks import check_layer
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.models.batchnorm.audit_data import DataComparison, as_sentence, compare_with_data
 from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms

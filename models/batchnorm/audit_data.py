@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from normfold.contract.audit.findings import Finding, Severity, StatisticsDifference
 from normfold.contract.errors import first_line
-from normfold.contract.findings import Finding, Severity, StatisticsDifference
 from normfold.contract.progress import ProgressCallback
 from normfold.models.batchnorm.hooks import has_running_statistics, named_batchnorms
 from normfold.models.batchnorm.recalibrate import recalibrate

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import StatisticsDifference
+from normfold.contract.audit.findings import StatisticsDifference
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.models.batchnorm.hooks import has_running_statistics, input_hooks, named_batchnorms
 from normfold.models.errors import StatisticsError, VaryingCallsError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
 from normfold.contract.errors import SetupError
-from normfold.contract.progress import ProgressCallback
 from normfold.contract.source_card import RunningStatistics, SourceCard, read_source_card
 from normfold.errors import ArgumentError
 
@@ -104,7 +103,7 @@ class Resolved:
     kept_statistics: str | None
 
 
-def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolved:
+def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolved:
     """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
 
     The statistics of a run folder are recalibrated over its training data, unless `keep_statistics` is set.
@@ -125,11 +124,11 @@ def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolve
     record, kept = None, None
     try:
         if not source.is_run:
-            progress("tracing the network")
+            say("tracing the network")
             _network_to_onnx(source, target)
             kept = f"{source.kind} has no training data"
         else:
-            record, kept = _checkpoint_to_onnx(source, target, progress)
+            record, kept = _checkpoint_to_onnx(source, target, say)
     except OSError as error:
         raise SetupError(
             f"The unfolded model cannot be written to {str(folder)!r}: {error.strerror or error}."
@@ -139,7 +138,7 @@ def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolve
 
 
 def _checkpoint_to_onnx(
-    source: Source, target: Path, progress: ProgressCallback
+    source: Source, target: Path, say: Callable[[str], None]
 ) -> tuple[RunningStatistics | None, str | None]:
     """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
     from normfold.models.batchnorm.recalibrate_run import RecalibratedRun, recalibrate_run
@@ -150,8 +149,8 @@ def _checkpoint_to_onnx(
     if source.keep_statistics:
         network = RecalibratedRun(load_checkpoint(folder), None, "--keep-statistics")
     else:
-        network = recalibrate_run(folder, progress)
-    progress("tracing the network")
+        network = recalibrate_run(folder, say)
+    say("tracing the network")
     checkpoint_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note
 

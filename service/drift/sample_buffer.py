@@ -16,7 +16,7 @@ from time import monotonic, time
 
 import numpy as np
 
-from normfold.contract.samples import (
+from normfold.contract.drift.samples import (
     SAMPLES_SUFFIX,
     StoredSample,
     newest_samples,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from normfold.contract.arrays import Float64Array
-from normfold.contract.monitor import Monitor, MonitoredLayer, divergence
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer, divergence
 
 MIN_WINDOW_FILL = 0.9
 """Part of a window that must be filled before a score is compared with its threshold."""

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.drift import drift
 from benchmarks.drift.drift import CLEAN, CORRUPTIONS, CorruptionResults, stream_flags, verdicts, window_scores
-from normfold.contract.monitor import Monitor, MonitoredLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 
 ROWS, CHANNELS, POSITIONS = 300, 8, 16
 

@@ -48,6 +48,7 @@ def test_cost_without_a_difference_is_zero() -> None:
     assert low < 0 < high < LIMITS[FIGURE][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [0.0, 0.05])
 def test_interval_covers_the_true_cost_in_most_measurements_and_not_in_all(truth: float) -> None:
     found = [cost_of(simulated_periods(truth, 311, seed))[:3] for seed in range(100)]

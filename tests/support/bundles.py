@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, MonitoredLayer
 from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, MonitoredLayer
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard

@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from normfold.contract.monitor import MonitoredLayer, divergence
+from normfold.contract.drift.monitor import MonitoredLayer, divergence
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport

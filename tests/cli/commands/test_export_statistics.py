@@ -39,7 +39,7 @@ def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manif
     assert (code, err) == (0, "")
     assert "running statistics  mean moved by  variance changed by" in out
     assert "blocks.0.norm" in out
-    assert "Taken anew over 84 training rows: validation accuracy" in " ".join(out.split())
+    assert "Recalibrated over 84 training rows: validation accuracy" in " ".join(out.split())
 
     record = json.loads(normfold("export", "run", "--json")[1])
 

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from normfold.contract.atomic_write import atomic_path
 from normfold.contract.errors import WriteError
 from normfold.export.errors import ModelFileError
-from normfold.export.onnx_io.fold_file import fold_file
+from normfold.export.files.fold_file import fold_file
 from normfold.export.onnx_io.model_file import load_model, save_model
 from tests.support.onnx_models import model
 
@@ -208,7 +208,7 @@ def test_a_file_is_taken_for_what_it_is_not_for_its_ending(tmp_path: Path) -> No
         load_model(path)
 
 
-def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
+def test_atomic_path_follows_a_link_and_rejects_a_device(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "there" / "real.txt")
@@ -223,7 +223,7 @@ def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_what_is_staged_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_atomic_path_puts_a_file_in_place_only_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
 

@@ -59,6 +59,7 @@ def test_experiment_returns_its_rows_and_a_plot(name: str) -> None:
     assert np.ptp(np.asarray(image.convert("L"))) > 200  # something is drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["regularisation", "serving-modes"])
 def test_experiment_is_reproducible(name: str) -> None:
     run, _, _ = TINY[name]

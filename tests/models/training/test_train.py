@@ -66,6 +66,7 @@ def test_checkpoint_is_that_of_the_best_validation_epoch(tmp_path: Path, make_ru
     assert result.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
@@ -264,6 +265,7 @@ print("unsynchronised", any("each of 2 processes" in str(warning.message) for wa
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path, images: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = ROOT

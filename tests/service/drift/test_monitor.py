@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.record import to_json
 from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
@@ -56,9 +56,9 @@ def repository(tmp_path: Path) -> Path:
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    export_bundle(path, tmp_path / "repository", "net", held_out={"input": rows(300)})
+    export_bundle(path, tmp_path / "repository", "net", calibration={"input": rows(300)})
     export_bundle(path, tmp_path / "repository", "unknown")
-    export_bundle(path, tmp_path / "repository", "unwatched", watch=False)
+    export_bundle(path, tmp_path / "repository", "unwatched", monitoring=False)
     return tmp_path / "repository"
 
 

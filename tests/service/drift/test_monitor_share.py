@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, MonitoredLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 from normfold.service.drift import monitor as module
 from normfold.service.drift.monitor import BUSY_UTILIZATION, HANDOVER_S, DriftMonitor
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract import samples as kept
-from normfold.contract.samples import read_stored_samples
+from normfold.contract.drift import samples as kept
+from normfold.contract.drift.samples import read_stored_samples
 from normfold.service.drift import sample_buffer as module
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer

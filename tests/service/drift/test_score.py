@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, MonitoredLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 from normfold.service.drift.score import LayerSums, WindowSums, finite_rows, score_drift
 
 WINDOW = 50

@@ -19,8 +19,8 @@ from typing import IO
 import numpy as np
 
 from normfold.contract.arrays import Array
+from normfold.contract.drift.monitor import MONITOR_NAME
 from normfold.contract.manifest import Manifest
-from normfold.contract.monitor import MONITOR_NAME
 
 DRIFT_FOLDER = "drift"
 SAMPLES_SUFFIX = ".samples"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.contract.findings import BatchNormLayer, Finding, Severity
+from normfold.contract.audit.findings import BatchNormLayer, Finding, Severity
 
 LARGE_GAIN = 100.0
 """Gain above which a channel with a variance below epsilon, nearly constant in training, is a finding. An input change

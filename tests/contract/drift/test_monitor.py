@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, MonitoredLayer, MonitorError, divergence, read_monitor
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer, MonitorError, divergence, read_monitor
 
 
 def test_divergence_of_training_statistics_is_zero() -> None:

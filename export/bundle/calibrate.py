@@ -1,8 +1,8 @@
 """Thresholds of `monitor.json`, taken from calibration rows: held-out rows that are normal.
 
-A score is a layer's divergence over a window of rows, the mean over its channels (`contract.monitor.divergence`). It is
-never 0, even for normal inputs: a window is a sample, and the rows that thresholds come from are one too. So windows
-are drawn from resamples of those rows (a bootstrap of a bootstrap; Efron & Tibshirani 1993, chapter 6), and the
+A score is a layer's divergence over a window of rows, the mean over its channels (`contract.drift.monitor.divergence`).
+It is never 0, even for normal inputs: a window is a sample, and the rows that thresholds come from are one too. So
+windows are drawn from resamples of those rows (a bootstrap of a bootstrap; Efron & Tibshirani 1993, chapter 6), and the
 threshold of each layer is what QUANTILE of their scores do not exceed.
 """
 

@@ -1,7 +1,8 @@
 """`monitor.onnx`: a network up to a few BatchNormalization layers, giving the moments of their outputs.
 
 A folded layer still knows its normal state: the value that holds its output has, in each channel, the mean `shift`
-and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.monitor` for what the graph gives.
+and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.drift.monitor` for what the graph
+gives.
 
 A channel with a scale near 0 carries its shift and the rounding of it. Divided by the scale, that rounding is of any
 size, and another on another processor; one such channel outweighs all others of its layer. So it is left out.

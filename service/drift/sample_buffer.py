@@ -1,4 +1,4 @@
-"""Recent inputs for `normfold adapt`: rows as the network takes them (`contract.samples`).
+"""Recent inputs for `normfold adapt`: rows as the network takes them (`contract.drift.samples`).
 
 They are rows that the drift monitor sampled. They are the clients' data: none are kept unless NORMFOLD_KEEP_SAMPLES
 says how many.

@@ -2,8 +2,8 @@
 
 A sample of the inputs also runs through the bundle's `monitor.onnx`, in a thread and for a bounded share of one
 processor's time. The statistics of its rows go into exponentially decayed sums: a row that is `window_rows` rows old
-has little weight. A layer's score is the divergence of its sums from the statistics of training (`contract.monitor`),
-the mean over its channels, in nats.
+has little weight. A layer's score is the divergence of its sums from the statistics of training
+(`contract.drift.monitor`), the mean over its channels, in nats.
 """
 
 from __future__ import annotations

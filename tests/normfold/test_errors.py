@@ -13,7 +13,7 @@ from normfold.cli.main import OPTIONS
 from normfold.errors import ArgumentError, NormfoldError
 
 SOURCES = (
-    *("contract.errors", "contract.bundle", "contract.manifest", "contract.monitor", "contract.preprocess"),
+    *("contract.errors", "contract.bundle", "contract.record", "contract.drift.monitor", "contract.preprocess"),
     *("contract.runtime", "export.errors", "models.errors", "service.errors"),
 )
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
-from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
+from normfold.contract.record import to_json
 from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.errors import SampleError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 from normfold.service.drift import monitor as module
 from normfold.service.drift.monitor import BUSY_UTILIZATION, HANDOVER_S, DriftMonitor
 
@@ -47,7 +47,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, *, busy: float, share: float, pro
     monkeypatch.setattr(module, "process_time", machine.process_time)
     monkeypatch.setattr(module, "thread_time", machine.thread_time)
     monkeypatch.setattr(module, "perf_counter", lambda: machine.now)
-    layer = WatchedLayer(node="norm", means="m", squares="s", variances=(1.0, 1.0, 1.0))
+    layer = MonitoredLayer(node="norm", means="m", squares="s", variances=(1.0, 1.0, 1.0))
     monitor = Monitor(window_rows=200, layers=(layer,))
 
     async def ask() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract import samples as kept
-from normfold.contract.samples import read_kept
+from normfold.contract.drift import samples as kept
+from normfold.contract.drift.samples import read_stored_samples
 from normfold.service.drift import sample_buffer as module
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer
@@ -143,7 +143,7 @@ def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         thread.join()
 
     (path,) = tmp_path.iterdir()
-    assert len(read_kept(path)) == 500
+    assert len(read_stored_samples(path)) == 500
     assert not caplog.records
 
 
@@ -154,7 +154,7 @@ def test_inputs_may_have_any_name(tmp_path: Path, name: str) -> None:
     samples.save()
 
     (path,) = tmp_path.glob("*.samples")
-    assert [list(row.tensors) for row in read_kept(path)] == [[name], [name]]
+    assert [list(row.tensors) for row in read_stored_samples(path)] == [[name], [name]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04", b"PK\x05\x06"])
@@ -162,7 +162,7 @@ def test_a_damaged_file_holds_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "1.samples"
     path.write_bytes(content)
 
-    assert read_kept(path) == []
+    assert read_stored_samples(path) == []
 
 
 def test_a_file_whose_arrays_do_not_fit_holds_nothing(tmp_path: Path) -> None:
@@ -170,4 +170,4 @@ def test_a_file_whose_arrays_do_not_fit_holds_nothing(tmp_path: Path) -> None:
     with path.open("wb") as file:
         kept.write_archive(file, {"times": np.zeros(3), "inputs/x": np.zeros((2, 1))})
 
-    assert read_kept(path) == []
+    assert read_stored_samples(path) == []

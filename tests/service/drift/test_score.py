@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 from normfold.service.drift.score import LayerSums, WindowSums, finite_rows, score_drift
 
 WINDOW = 50
-LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0, 0.0), threshold=0.2)
+LAYER = MonitoredLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0, 0.0), threshold=0.2)
 MONITOR = Monitor(window_rows=WINDOW, layers=(LAYER,))
 RNG = np.random.default_rng(0)
 

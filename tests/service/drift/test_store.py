@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor
+from normfold.contract.drift.monitor import Monitor
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.store import DriftStore, read_sums
 from tests.support.bundles import TWO_CHANNEL_MONITOR, drift_sums

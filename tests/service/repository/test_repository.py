@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from normfold.contract.manifest import LARGEST_VERSION, SourceCard, TensorSpec, sha256_of
+from normfold.contract.manifest import MAX_VERSION, TensorSpec, sha256_of
+from normfold.contract.source_card import SourceCard
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.observability.access_log import LoggerAccessLog
 from normfold.service.observability.telemetry import Telemetry
@@ -206,7 +207,7 @@ BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
     break_circle: "'model.onnx' cannot be read: Too many levels of symbolic links.",
     break_folder_circle: "'manifest.json' cannot be read: Too many levels of symbolic links.",
     break_manifest_depth: "'broken/1/manifest.json' is nested too deeply.",
-    break_manifest_infinity: "'broken/1/manifest.json' is not JSON: Infinity is no number in JSON.",
+    break_manifest_infinity: "'broken/1/manifest.json' is not JSON: Infinity is not a JSON number.",
     break_unlisted_file: "The folder holds 'weights.bin', which the manifest does not list.",
     break_unlisted_folder: "The folder holds 'data', which the manifest does not list.",
     break_manifest_syntax: "'broken/1/manifest.json' is not JSON",
@@ -343,16 +344,16 @@ def test_folder_that_cannot_be_looked_at_harms_no_other(
 def test_versions_end_at_the_largest_and_what_lies_beyond_is_logged(
     bundles: BundleWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = bundles.digits(LARGEST_VERSION)
-    for name in (str(LARGEST_VERSION + 1), "9" * 200, "01"):
+    folder = bundles.digits(MAX_VERSION)
+    for name in (str(MAX_VERSION + 1), "9" * 200, "01"):
         shutil.copytree(folder, folder.parent / name)
     repository = load(bundles.root)
-    assert list(repository.entries["digits"]) == [LARGEST_VERSION]
-    assert repository.find("digits", str(LARGEST_VERSION)).version == LARGEST_VERSION
+    assert list(repository.entries["digits"]) == [MAX_VERSION]
+    assert repository.find("digits", str(MAX_VERSION)).version == MAX_VERSION
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert sorted(messages) == sorted(
         f"{folder.parent / name} is ignored: versions go from 1 to 999999999."
-        for name in (str(LARGEST_VERSION + 1), "9" * 200, "01")
+        for name in (str(MAX_VERSION + 1), "9" * 200, "01")
     )
 
 

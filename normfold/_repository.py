@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy.typing as npt
 
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
-from normfold._shared.predictions import ClassProbability, Picture, picture_bytes, to_prediction, to_tensor
+from normfold._shared.predictions import (
+    ClassProbability,
+    Picture,
+    instances_json,
+    picture_bytes,
+    to_prediction,
+    to_tensor,
+)
 from normfold.contract.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +81,7 @@ class ModelRepository:
         return (name for name, versions in self._repository.entries.items() if any(map(_is_loaded, versions.values())))
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
     def close(self) -> None:
         """Let go of the models."""
@@ -145,7 +152,7 @@ class RepositoryModel:
             InvalidRequestError, RawInputError, UnsuitableModelError: the rows are not what the model takes.
             RunError, UnwritableOutputError: the network failed, or gave NaN or infinity.
         """
-        return self._of._run(self._predict(list(rows), version))
+        return self._of._run(self._predict(instances_json(rows), version))
 
     def classify(self, image: Picture, *, top: int = 5, version: int | None = None) -> list[ClassProbability]:
         """Classify one picture of any size.
@@ -191,19 +198,20 @@ class RepositoryModel:
     def _find(self, version: int | None) -> Model:
         return self._of._repository.find(self.name, None if version is None else str(version))
 
-    async def _predict(self, rows: list[Any], version: int | None) -> list[Any]:
+    async def _predict(self, body: bytes, version: int | None) -> list[Any]:
+        from normfold.service.codec.request import parse_object
         from normfold.service.inference.predict import predict, read_instances
 
         with self._find(version) as model:
-            instances = await self._of._threads.call(read_instances, {"instances": rows}, model.manifest)
+            instances = await self._of._threads.call(read_instances, parse_object(body), model.manifest)
             return [to_prediction(one) for one in await predict(model, instances)]
 
     async def _classify(self, picture: bytes, top: int, version: int | None) -> list[ClassProbability]:
-        from normfold.service.inference.predict import predict, rank_classes, read_picture
+        from normfold.service.inference.predict import predict, rank_classes, read_image
 
         with self._find(version) as model:
             limit = self._of._settings.max_image_pixels
-            instances = await self._of._threads.call(read_picture, picture, model, limit)
+            instances = await self._of._threads.call(read_image, picture, model, limit)
             [prediction] = await predict(model, instances)
             ranked = rank_classes(prediction, model.manifest.card.labels or (), top)
         return [ClassProbability(**one) for one in ranked]

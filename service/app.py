@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -95,9 +95,9 @@ class _App(FastAPI):
         if settings.cors_origins:
             self._outermost = Cors(self._outermost, settings.cors_origins)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Serve one request, or the lifespan."""
-        return self._outermost(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan; servers tell ASGI's versions apart by this being a coroutine function."""
+        await self._outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document with the schemas of `service.routes.schemas`; made at the first call."""

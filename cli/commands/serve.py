@@ -163,7 +163,7 @@ def serve(
         settings = settings.model_copy(update={"state_dir": state_dir})
         if settings.workers > 1:
             _announce(listener, as_json, settings.keys)
-            run_workers(settings, listener)
+            run_workers(settings, listener, "normfold.service.app:create_app")
             return
         use_one_arena()
         from normfold.service.app import create_app  # with several workers it is theirs, and the parent stays small

@@ -97,8 +97,13 @@ class RequestCycle:
                 self.on_disconnect()
 
     def write_response(self, status: int, headers: HeaderFields, body: Sequence[Piece]) -> None:
-        """Write a whole response at once; nothing if the client has disconnected."""
-        if not self.is_disconnected:
+        """Write a whole response at once; nothing if the client has disconnected.
+
+        If a part of another response is written already, the connection is closed instead.
+        """
+        if self.response_started:
+            self.connection.transport.close()
+        elif not self.is_disconnected:
             self.connection.transport.write(b"".join([*self._head(status, headers), *body]))
             self._complete()
 

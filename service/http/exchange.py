@@ -11,7 +11,7 @@ from normfold.service.errors import BodyTooLargeError, ClientDisconnectedError
 from normfold.service.http.asgi_cycle import CYCLE, THROUGH_ASGI, AsgiCycle
 from normfold.service.http.body import drain, read_asgi_body, read_body
 from normfold.service.http.cycle import MAX_WRITE_BYTES, split_chunks
-from normfold.service.inference.steps import Response
+from normfold.service.inference.response import Response
 from normfold.service.observability.request_trace import RequestTrace
 
 _TOO_LARGE = STATUS[BodyTooLargeError]

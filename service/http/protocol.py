@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection: the fast path or ASGI for each request, pipelining, timeouts, shutdown.
 
-Pipelined requests are answered one after the other, in order. A request that never reaches the application is answered
-here in the form of every error: malformed (400), too slow (408), headers over the limit (431), too many connections
-(503).
+Pipelined requests are served one after the other, in order. A request that never reaches the application gets its
+response here, in the form of every error: malformed (400), too slow (408), headers over the limit (431), too many
+connections (503).
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class HttpProtocol(ZeroCopyReader):
         return self._fast_path.match(parser.url, self._fast_headers)
 
     def _start_asgi(self) -> None:
-        """Start a request through ASGI, or queue it after those that are not answered yet."""
+        """Start a request through ASGI, or queue it after those that have no response yet."""
         parser, before, headers = self._parser, self._received, dict(self._parser.headers)
         keep_alive = parser.version != "1.0" and parser.keep_alive and not self._is_stopping
         waits_for_continue = headers.get(b"expect", b"").lower() == b"100-continue"
@@ -259,7 +259,7 @@ class HttpProtocol(ZeroCopyReader):
                 return
             has_response = active.response_started
             active.disconnect()
-        else:  # the rest of a body arrives whose request has been answered already
+        else:  # the rest of a body whose request has its response already
             is_receiving_body = self._timeouts.receiving_since is not None and not self._parser.is_in_headers
             has_response = active is not None and is_receiving_body and not is_fast
         if not has_response:

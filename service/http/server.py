@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import pkgutil
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -39,14 +41,15 @@ class ServiceConfig(uvicorn.Config):
 
     Args:
         settings: the service's.
-        app: the application; left out, `load` makes it.
+        app: the application; or the name of the function that makes it of the settings, `module:function`, which is
+            imported and called in the worker process.
         workers: number of worker processes.
     """
 
-    def __init__(self, settings: Settings, app: ASGIApp | None = None, workers: int = 1) -> None:
+    def __init__(self, settings: Settings, app: ASGIApp | str, workers: int = 1) -> None:
         self.settings = settings
         super().__init__(
-            app or "",
+            app,
             http=partial(HttpProtocol, settings, ConnectionReaper()),  # type: ignore[arg-type]  # any factory will do
             loop="uvloop",
             ws="none",
@@ -67,23 +70,21 @@ class ServiceConfig(uvicorn.Config):
             configure_logging(self.settings)
 
     def load(self) -> None:
-        """Make the application, if none was given."""
-        if self.app == "":
+        """Make the application, if a function for it was named."""
+        if isinstance(self.app, str):
             use_one_arena()
-            self.app = self._make_app()
+            self.app = self._make_app(pkgutil.resolve_name(self.app))
         super().load()
 
-    def _make_app(self) -> ASGIApp:
+    def _make_app(self, factory: Callable[[Settings], ASGIApp]) -> ASGIApp:
         """Make the application of a worker process.
 
         An error at the start of the service ends the service. One that came up since is retried: other workers serve.
         """
-        from normfold.service.app import create_app  # not in the parent process, which needs none of its memory
-
         folder = (self.settings.state_dir or Path()) / WORKERS
         while True:
             try:
-                return create_app(self.settings)
+                return factory(self.settings)
             except NormfoldError as error:
                 logger.error("A worker process cannot start: %s", error)
                 if not any(folder.glob("worker-*.json")):
@@ -92,17 +93,19 @@ class ServiceConfig(uvicorn.Config):
                 sleep(_RETRY_INTERVAL_S)
 
 
-def run_workers(settings: Settings, listener: socket.socket) -> None:
+def run_workers(settings: Settings, listener: socket.socket, factory: str) -> None:
     """Serve in several worker processes until a signal stops them; one that dies is replaced.
 
     Args:
         settings: with a state_dir, which the workers share.
         listener: an open socket, from which all of them accept connections.
+        factory: name of the function that makes the application of the settings, `module:function`. The parent process
+            does not import it: it needs none of the application's memory.
 
     Raises:
         SystemExit: the workers could not start; their log has the reason.
     """
-    Multiprocess(ServiceConfig(settings, workers=settings.workers), [listener]).run()
+    Multiprocess(ServiceConfig(settings, factory, settings.workers), [listener]).run()
     exit_code = (settings.state_dir or Path()) / WORKERS / _EXIT_CODE_FILE
     if exit_code.exists():
         raise SystemExit(int(exit_code.read_text()))

@@ -7,41 +7,14 @@ description of both.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Protocol
 
-from normfold.service.batching.client import Client
 from normfold.service.batching.thread_pool import INLINE_BYTES
-from normfold.service.codec.headers import Headers, declared_length
+from normfold.service.codec.headers import declared_length
 from normfold.service.errors import ClientDisconnectedError
 from normfold.service.inference.infer_call import InferCall, InferResources
 from normfold.service.inference.model_ref import ModelRef
-from normfold.service.inference.steps import Response
+from normfold.service.inference.transport import Exchange
 from normfold.service.observability.request_trace import RequestTrace
-
-
-class Exchange(Protocol):
-    """One HTTP request and its response; `service.http.exchange` implements it."""
-
-    headers: Headers
-
-    @property
-    def client(self) -> Client | None:
-        """The request's client; None where the server does not tell when it disconnects."""
-
-    async def read_body(self, max_bytes: int, json_length: int = 0) -> memoryview:
-        """Read the body, so that tensors after `json_length` bytes of JSON are aligned.
-
-        Raises:
-            BodyTooLargeError: it is over the limit.
-            ClientDisconnectedError: the client disconnected before its end.
-        """
-
-    async def send(self, response: Response) -> None:
-        """Send the response.
-
-        Raises:
-            ClientDisconnectedError: the client disconnected before its end.
-        """
 
 
 class InferRoute:

@@ -9,39 +9,22 @@ ASGI's task, scope and messages cost as much per request as all steps together. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from functools import lru_cache
 from time import perf_counter
-from typing import Protocol
 
 from normfold.service.batching.batch import CallbackFuture, Results
-from normfold.service.batching.client import Client
 from normfold.service.batching.thread_pool import INLINE_BYTES
-from normfold.service.codec.binary_tensors import Piece
-from normfold.service.codec.headers import HeaderFields, Headers, declared_length
+from normfold.service.codec.headers import Headers, declared_length
 from normfold.service.error_responses import log_fault
-from normfold.service.inference.infer_call import InferCall, InferResources, are_large
-from normfold.service.inference.model_ref import ModelRef, match_infer_path
-from normfold.service.inference.steps import RequestSteps, Response, enter_log_context, leave_log_context
+from normfold.service.inference.infer_call import InferCall, InferResources
+from normfold.service.inference.model_ref import ModelRef, match_infer_url
+from normfold.service.inference.response import Response, are_large
+from normfold.service.inference.steps import RequestSteps, enter_log_context, leave_log_context
+from normfold.service.inference.transport import ResponseWriter
 
 _ASGI_HEADERS = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
 """Requests with one of these headers go through ASGI."""
 
 _MAX_URL_BYTES = 256
-
-
-class ResponseWriter(Client, Protocol):
-    """The client of a request, and how its response is written."""
-
-    def write_response(self, status: int, headers: HeaderFields, body: Sequence[Piece]) -> None:
-        """Write a whole response at once; nothing if the client has disconnected."""
-
-    async def write_chunks(self, status: int, headers: HeaderFields, body: Sequence[Piece]) -> None:
-        """Write a large response as fast as the client reads it.
-
-        Raises:
-            ClientDisconnectedError: the client disconnected before its end.
-        """
 
 
 class FastPath:
@@ -66,7 +49,7 @@ class FastPath:
         if len(url) > _MAX_URL_BYTES or b"host" not in headers or not self._asgi_headers.isdisjoint(headers):
             return None
         length = declared_length(headers)
-        return None if length is None or length > self._max_body_bytes else _match(url)
+        return None if length is None or length > self._max_body_bytes else match_infer_url(url)
 
     def start(
         self, url: bytes, headers: Headers, body: bytes, reference: ModelRef, writer: ResponseWriter, started: float
@@ -146,13 +129,9 @@ class _FastRequest:
     def _end(self, response: Response | None) -> None:
         """Write a response, unless it is written already, and end the request."""
         self._is_ended = True
-        if response is not None:
-            self._writer.write_response(*response)
-        self._call.close()
-        self._fast_path.steps.end(self._call.trace)
-
-
-@lru_cache(maxsize=1024)
-def _match(url: bytes) -> ModelRef | None:
-    """Return the model that a URL names; one with escapes or a query goes through ASGI."""
-    return None if b"%" in url or b"?" in url or not url.isascii() else match_infer_path(url.decode("ascii"))
+        try:
+            if response is not None:
+                self._writer.write_response(*response)
+        finally:
+            self._call.close()
+            self._fast_path.steps.end(self._call.trace)

@@ -12,7 +12,7 @@ from normfold.service.batching.batch import Future, Results
 from normfold.service.batching.client import Client
 from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
 from normfold.service.codec.compression import choose_encoding, compress, decompress
-from normfold.service.codec.headers import JSON_LENGTH_HEADER, Headers, check_declared_length, read_json_length
+from normfold.service.codec.headers import Headers, check_declared_length, read_json_length
 from normfold.service.codec.request import (
     InferRequest,
     decode_raw_tensor,
@@ -21,17 +21,16 @@ from normfold.service.codec.request import (
     parse_object,
     read_id,
 )
-from normfold.service.codec.response import InferResponse, encode_response
+from normfold.service.codec.response import encode_response
 from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.model_ref import ModelRef
-from normfold.service.inference.steps import JSON_TYPE, Response, fail
+from normfold.service.inference.response import Response, are_large, to_response
+from normfold.service.inference.steps import fail
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
-
-_BINARY_TYPE = (b"content-type", b"application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +165,12 @@ class InferCall:
         """Encode results that are not large, and compress them as the client accepts; on the event loop.
 
         Raises:
-            UnwritableOutputError: an output holds NaN or Infinity, which JSON cannot carry.
+            UnwritableOutputError: an output has NaN or Infinity, which JSON cannot carry.
         """
         encoded = encode_response(self._model.manifest, self._request.outputs, results, self.trace.identity)
-        response = self._respond(encoded)
-        if encoding := choose_encoding(self.headers, encoded.size):
-            return _compressed(response, encoding, compress(encoded.pieces, encoding))
-        response.headers.append((b"content-length", b"%d" % encoded.size))
-        return response
+        self._note_encoded()
+        encoding = choose_encoding(self.headers, encoded.size)
+        return to_response(encoded, self.trace, encoding, compress(encoded.pieces, encoding) if encoding else b"")
 
     async def encode_async(self, results: Results) -> Response:
         """Encode and compress results, large ones in a thread and within the byte budget until `close`.
@@ -183,15 +180,13 @@ class InferCall:
         """
         if not are_large(results):
             return self.encode(results)
-        resources = self._resources
-        encoded, self._held_bytes = await resources.large_responses.encode(
-            self._model, self._request, results, self.trace.identity
-        )
-        response = self._respond(encoded)
+        large, identity = self._resources.large_responses, self.trace.identity
+        encoded, self._held_bytes = await large.encode(self._model, self._request, results, identity)
+        self._note_encoded()
         if encoding := choose_encoding(self.headers, encoded.size):
-            return _compressed(response, encoding, await resources.thread_pool.call(compress, encoded.pieces, encoding))
-        response.headers.append((b"content-length", b"%d" % encoded.size))
-        return response
+            compressed = await self._resources.thread_pool.call(compress, encoded.pieces, encoding)
+            return to_response(encoded, self.trace, encoding, compressed)
+        return to_response(encoded, self.trace)
 
     def fail(self, error: Exception) -> Response:
         """Return the response to an error of any step."""
@@ -209,16 +204,9 @@ class InferCall:
             self._uses_model = False
             self._model.in_use -= 1
 
-    def _respond(self, encoded: InferResponse) -> Response:
-        """Return the response without the headers that compression decides; the trace notes that it is encoded."""
-        trace = self.trace
-        trace.status, trace.encoded = 200, perf_counter()
-        self._release_model()  # a slow reader does not keep it from being unloaded
-        request_id = (b"x-request-id", trace.request_id.encode())
-        if encoded.json_bytes is None:
-            return Response(200, [JSON_TYPE, request_id], encoded.pieces)
-        json_length = (JSON_LENGTH_HEADER, b"%d" % encoded.json_bytes)
-        return Response(200, [_BINARY_TYPE, request_id, json_length], encoded.pieces)
+    def _note_encoded(self) -> None:
+        self.trace.status, self.trace.encoded = 200, perf_counter()
+        self._release_model()  # a client that reads slowly does not keep it from being unloaded
 
 
 def decode_body(
@@ -240,13 +228,3 @@ def decode_body(
     record, binary = parse_body(body, json_length)
     trace.identity = read_id(record)
     return decode_request(record, signature, binary)
-
-
-def are_large(results: Results) -> bool:
-    """Return whether results are encoded in a thread, and counted by the byte budget of responses."""
-    return sum([array.nbytes for array in results.values()]) > INLINE_BYTES
-
-
-def _compressed(response: Response, encoding: bytes, body: bytes) -> Response:
-    headers = [(b"content-encoding", encoding), (b"vary", b"accept-encoding"), (b"content-length", b"%d" % len(body))]
-    return Response(response.status, response.headers + headers, (body,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -28,3 +29,9 @@ def match_infer_path(path: str) -> ModelRef | None:
         if len(parts) == 7 and parts[4] == "versions" and parts[5]:
             return ModelRef(parts[3], parts[5])
     return None
+
+
+@lru_cache(maxsize=1024)
+def match_infer_url(url: bytes) -> ModelRef | None:
+    """Return the model that a request target asks to infer; None for any other, and for one with escapes or a query."""
+    return None if b"%" in url or b"?" in url or not url.isascii() else match_infer_path(url.decode("ascii"))

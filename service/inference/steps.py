@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextvars import Token
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from normfold.contract.errors import NormfoldError
 from normfold.service.auth.authorization import Authorizer
-from normfold.service.codec.binary_tensors import Piece
-from normfold.service.codec.headers import HeaderFields, Headers
+from normfold.service.codec.headers import Headers
 from normfold.service.error_responses import describe_error, describe_fault, log_fault
+from normfold.service.inference.response import JSON_TYPE, Response
 from normfold.service.logs import REQUEST_ID, TRACE_ID
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.telemetry import Telemetry
@@ -26,21 +26,6 @@ from normfold.service.observability.trace_context import read_trace_id
 
 if TYPE_CHECKING:
     from normfold.service.observability.otel import Spans
-
-JSON_TYPE = (b"content-type", b"application/json")
-
-
-class Response(NamedTuple):
-    """A response: HTTP status, headers, and the body in pieces."""
-
-    status: int
-    headers: HeaderFields
-    body: tuple[Piece, ...]
-
-    @property
-    def body_bytes(self) -> int:
-        """Bytes of the body."""
-        return sum(map(len, self.body))
 
 
 class RequestSteps:

@@ -13,7 +13,7 @@ from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.drift.score import LayerDrift
 from normfold.service.errors import NoSamplesError
 from normfold.service.repository.repository import Repository
-from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 
 _EXAMPLE = {
     "model_name": "digits",
@@ -70,9 +70,9 @@ def drift_routes(repository: Repository, thread_pool: ThreadPool) -> APIRouter:
         return Response(body, media_type="application/zip")
 
     content: dict[str, Any] = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
-    npz = answers(None, 404, content=content)
+    npz = describe_responses(None, 404, content=content)
     add_model_route(router, "/v2", "/samples", model_samples, method="GET", responses=npz)
-    responses = answers("DriftScore", 404, example=_EXAMPLE)
+    responses = describe_responses("DriftScore", 404, example=_EXAMPLE)
     add_model_route(router, "/v2", "/drift", model_drift, method="GET", responses=responses)
     return router
 

@@ -12,14 +12,10 @@ from normfold import errors
 from normfold.cli.main import OPTIONS
 from normfold.errors import ArgumentError, NormfoldError
 
-SOURCES: tuple[str, ...] = (
-    "contract.errors",
-    "contract.bundle",
-    "contract.manifest",
-    "contract.monitor",
-    "contract.preprocess",
+SOURCES = (
+    *("contract.errors", "contract.bundle", "contract.manifest", "contract.monitor", "contract.preprocess"),
+    *("contract.runtime", "export.errors", "models.errors", "service.errors"),
 )
-SOURCES += ("contract.runtime", "export.errors", "models.errors", "service.errors")
 
 OF_HTTP = {
     *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),

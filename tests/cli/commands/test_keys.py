@@ -156,8 +156,9 @@ def test_serve_without_keys_warns_once_where_others_reach_it(tmp_path: Path, hos
     assert len(warnings) == (1 if host == "0.0.0.0" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [None, "{"])
-def test_serve_does_not_start_without_the_keys_it_was_told_of(tmp_path: Path, text: str | None) -> None:
+def test_serve_does_not_start_without_the_configured_key_file(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "keys.json"
     if text is not None:
         file.write_text(text)

@@ -26,6 +26,7 @@ from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import open_client
 from tests.support.service import AccessLog, Service, StartService, serve_app
 from tests.support.waiting import wait_for
 
@@ -287,7 +288,7 @@ def test_a_refusal_comes_before_the_body_is_sent(keys: Keys) -> None:
 
 
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal_and_may_go_on(keys: Keys) -> None:
-    with httpx.Client(base_url=keys.client.base_url, timeout=20, trust_env=False) as client:
+    with open_client(keys.client.base_url) as client:
         for _ in range(2):
             assert client.post(INFER, content=bytes(20_000_000)).json() == LOCKED
         headers = {"X-API-Key": keys.sent["infer"]}

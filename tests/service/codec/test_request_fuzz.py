@@ -55,7 +55,7 @@ EXAMPLES = {"default": 150, "fuzz": 1000}[os.environ.get("HYPOTHESIS_PROFILE", "
 LOOK = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 LIMIT = 1_000_000
-"""Bytes that a body may have, also once decompressed."""
+"""Limit on a body, before and after decompression."""
 
 SEEN: Counter[str] = Counter()
 """How many bodies were decoded, and rejected."""
@@ -82,7 +82,7 @@ def usual_depth() -> Iterator[None]:
 
 
 def outcome(sent: Sent, signature: ModelSignature) -> InferRequest | None:
-    """Return what a request becomes, or None if it is refused as the client's fault; anything else is raised."""
+    """Return the decoded request, or None if it is rejected with a status of 4xx; other errors are raised."""
     try:
         request = read(sent, signature)
     except NormfoldError as error:
@@ -96,7 +96,7 @@ def outcome(sent: Sent, signature: ModelSignature) -> InferRequest | None:
 
 @contextmanager
 def large_from(size_bytes: int) -> Iterator[None]:
-    """Let bodies over a size go through `service.codec.simdjson_decoder`."""
+    """Let JSON over a size go through `service.codec.simdjson_decoder`."""
     module: Any = request_module  # a name that it imports
     before, module.MIN_SIMDJSON_BYTES = module.MIN_SIMDJSON_BYTES, size_bytes
     try:
@@ -106,7 +106,7 @@ def large_from(size_bytes: int) -> Iterator[None]:
 
 
 def assert_holds(request: InferRequest, signature: ModelSignature, body_bytes: int) -> None:
-    """Hold what was taken against what the model declares."""
+    """Check a decoded request against the model's signature."""
     assert request.tensors.keys() == signature.inputs.keys()
     for name, array in request.tensors.items():
         spec = signature.inputs[name]
@@ -123,7 +123,7 @@ def assert_holds(request: InferRequest, signature: ModelSignature, body_bytes: i
 
 
 def assert_alike(one: InferRequest | None, other: InferRequest | None) -> None:
-    """Hold two readings of one body against each other."""
+    """Check that two decoders return the same request."""
     assert (one is None) == (other is None)
     if one is None or other is None:
         return
@@ -172,7 +172,7 @@ def test_raw_tensor_is_decoded_where_at_most_one_size_is_free(data: st.DataObjec
 
     if text:
         settled = array.size == 1
-    else:  # of a tensor without elements the free size cannot be told
+    else:  # the free size of a tensor without elements does not follow
         settled = not free or (len(free) == 1 and prod(size for size in spec.shape if size != -1) > 0)
     if settled:
         assert request is not None
@@ -194,7 +194,7 @@ def test_broken_body_is_rejected_or_valid(data: st.DataObject, values: list[Arra
 
 
 def assert_rejected_or_valid(sent: Sent, signature: ModelSignature) -> None:
-    """Read a request with either parser of JSON: it is refused or fits, and alike."""
+    """Decode a request with both JSON parsers: both reject it, or both return the same valid request."""
     found = []
     for size in (0, LIMIT):
         with large_from(size):
@@ -286,13 +286,13 @@ def test_fuzzer_finds_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = Sent(b'{"inputs":[{"name":"a","datatype":"FP32","shape":[1],"data":[1]}]}')
     assert_rejected_or_valid(sent, signature)
 
-    monkeypatch.setattr(request_module, "parse_large", lambda _: {"inputs": []})  # of the same body, something else
+    monkeypatch.setattr(request_module, "parse_large", lambda _: {"inputs": []})  # another result for the same body
     with pytest.raises(AssertionError):
         assert_rejected_or_valid(sent, signature)
 
     monkeypatch.setattr(
         request_module, "parse_object", lambda _: dict[str, Any]()["inputs"]
-    )  # an error that is not the client's
+    )  # not an error of the client's
     with pytest.raises(KeyError):
         assert_rejected_or_valid(sent, signature)
 
@@ -305,4 +305,4 @@ PROPERTIES = (
     test_both_json_parsers_decode_the_same_numbers,
     test_body_takes_memory_in_proportion_to_its_size,
 )
-"""What `make fuzz-wire` goes on with."""
+"""The tests that `make fuzz-wire` repeats."""

@@ -130,6 +130,6 @@ def test_large_json_body_is_served(served: Service) -> None:
     data = np.arange(3600, dtype=np.float32).reshape(60, 60) / 7
     entry = {"name": "input", "datatype": "FP32", "shape": [60, 60], "data": data.tolist()}
 
-    answer = served.client.post("/v2/models/identity-fp32/infer", json={"inputs": [entry]})
+    response = served.client.post("/v2/models/identity-fp32/infer", json={"inputs": [entry]})
 
-    assert answer.json()["outputs"][0]["data"] == pytest.approx(data.ravel().tolist())
+    assert response.json()["outputs"][0]["data"] == pytest.approx(data.ravel().tolist())

@@ -74,6 +74,7 @@ def shift(service: Service, model: str = "net") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
@@ -92,6 +93,7 @@ def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: 
     assert abs(layer["worst_channels"][0]["mean"]) > 0.1
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
 
@@ -120,6 +122,7 @@ def test_what_is_not_watched_says_so(
     }
 
 
+@pytest.mark.slow
 def test_a_small_share_looks_at_few(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=0.01)
     begun = time.monotonic()
@@ -132,6 +135,7 @@ def test_a_small_share_looks_at_few(repository: Path, start: StartService) -> No
     assert found["sampling"]["max_rows_per_hour"] <= 3600 * 0.01 / 0.0003
 
 
+@pytest.mark.slow
 def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: StartService) -> None:
     settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state"}
     chosen = Settings(repository=repository, provider="cpu", **settings)
@@ -164,6 +168,7 @@ def test_the_last_of_it_is_written_down_while_nobody_asks(
     assert shift(service)["rows"] == 1
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_finite_are_counted_and_not_kept(
     repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +185,7 @@ def test_rows_that_are_not_finite_are_counted_and_not_kept(
         assert len(found["input"]) == 1
 
 
+@pytest.mark.slow
 def test_metrics_tell_the_same(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     ask(service, rows(600, offset=1.0))
@@ -230,6 +236,7 @@ def test_recent_inputs_are_kept_if_somebody_asks_for_it(repository: Path, tmp_pa
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
     ask(service, rows(300, offset=2.0))

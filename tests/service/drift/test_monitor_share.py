@@ -77,6 +77,7 @@ def test_a_busy_process_is_watched_less_but_watched(
     assert seen == pytest.approx(spared / 8, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [0.0, 1.0])
 def test_a_share_of_one_looks_at_every_request(monkeypatch: pytest.MonkeyPatch, busy: float) -> None:
     assert looked_at(monkeypatch, busy=busy, share=1.0) == 1000 * SECONDS

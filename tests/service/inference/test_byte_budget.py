@@ -1,4 +1,4 @@
-"""Large bodies, bounded together: those that come, those that wait, and those of unknown length."""
+"""The byte budget of large bodies: reservations, releases, bodies of unknown length."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_body_of_unknown_length_reserves_the_limit_on_bodies(headers: dict[bytes
 
 
 @pytest.mark.parametrize("path", [b"/v2/models/digits/infer", b"/v1/models/digits:predict"])
-def test_one_too_many_is_answered_503_before_it_is_read(
+def test_large_body_over_the_byte_budget_is_rejected_before_it_is_read(
     bundles: BundleWriter, start: StartService, path: bytes
 ) -> None:
     bundles.digits()
@@ -96,6 +96,6 @@ def test_one_too_many_is_answered_503_before_it_is_read(
 
 
 def wait_until_in_flight(service: Service) -> None:
-    """Wait until the service has a request besides the question whether it has one."""
+    """Wait until the service has a request in flight besides the one that asks."""
     while "normfold_requests_in_flight 2.0" not in service.client.get("/metrics").text:
         pass

@@ -1,4 +1,4 @@
-"""The file of keys, what changes it, what a running service knows of it, and how often a key may ask."""
+"""The key file, what changes it, what a running service knows of it, and how often a key may ask."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_key_that_makes_no_sense_is_not_made(
 def test_a_file_that_is_broken_is_named_with_what_is_wrong(file: Path, text: str | None, says: str) -> None:
     if text is not None:
         file.write_text(text)
-    with pytest.raises(KeysError, match=f"^The file of keys '.*keys.json' {says}"):
+    with pytest.raises(KeysError, match=f"^The key file '.*keys.json' {says}"):
         read_keys(file)
     with pytest.raises(KeysError, match=says):
         KeyStore(file)
@@ -259,7 +259,7 @@ def test_a_change_is_noticed_and_a_broken_file_changes_nothing(file: Path, caplo
     revoke_key(file, key.id)
     ring.reload_if_changed()
     assert not opens(ring, second)
-    named = f"The file of keys {str(file)!r} "
+    named = f"The key file {str(file)!r} "
     said = [(record.levelname, record.getMessage().removeprefix(named)) for record in caplog.records]
     assert said == [
         ("INFO", f"The keys were read again: {str(file)!r} has 1 active."),
@@ -292,7 +292,7 @@ def test_the_watcher_outlives_what_nobody_foresaw(
         wait_for(lambda: not opens(ring, sent))
     finally:
         ring.close()
-    assert "The file of keys could not be polled" in caplog.text
+    assert "The key file could not be polled" in caplog.text
 
 
 class Clock:

@@ -88,8 +88,8 @@ def ratio(times: Times, reference: Times) -> Ratio:
 def _run_of(path: Path) -> Callable[[], Any]:
     session = session_of(path)
     rng = np.random.default_rng(0)
-    feeds = {port.name: rng.standard_normal(port.shape, np.float32) for port in session.get_inputs()}
-    return lambda: session.run(None, feeds)
+    inputs = {port.name: rng.standard_normal(port.shape, np.float32) for port in session.get_inputs()}
+    return lambda: session.run(None, inputs)
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:

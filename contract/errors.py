@@ -4,12 +4,17 @@
     ├── InputError          wrong use or wrong input             exit code 2
     ├── CheckError          a check said no                      exit code 1
     └── SetupError          the machine is not set up for it     exit code 3
-        └── MissingPackageError     an extra is not installed
+        ├── MissingPackageError     an extra is not installed
+        └── WriteError              a file or folder cannot be written
 
 Each package subclasses these in its own `errors.py`; `normfold.errors` draws the whole tree. The command line turns
 the kind into an exit code. An error carries its facts as attributes and says in one sentence what is wrong and what to
 do.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
 
 from normfold.contract.install import how_to_install
 
@@ -44,3 +49,11 @@ class MissingPackageError(SetupError):
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
         super().__init__(f"{needed_for} needs the package {package!r}; install it {how_to_install(extra)}")
         self.package, self.extra, self.needed_for = package, extra, needed_for
+
+
+class WriteError(SetupError):
+    """A file or folder cannot be written: the disk is full, or a permission is missing."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"Cannot write {str(path)!r}: {reason}.")
+        self.path, self.reason = path, reason

@@ -17,7 +17,7 @@ from normfold.errors import ArgumentError
 if TYPE_CHECKING:
     from torch import nn
 
-    from normfold.contract.findings import Audit, Finding
+    from normfold.contract.audit.findings import Audit, Finding
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +39,7 @@ class AuditResult:
 
     def at_least(self, severity: str) -> tuple[Finding, ...]:
         """Return the findings that matter at least so much: info, warning or error."""
-        from normfold.contract.findings import Severity
+        from normfold.contract.audit.findings import Severity
 
         return self.audit.at_least(Severity(severity))
 
@@ -106,15 +106,15 @@ def audit(
         found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, report)
     result = AuditResult(given.text, dataclasses.replace(found, findings=_worst_first(found)))
     if page is not None:
-        from normfold.export.onnx_io.atomic_write import staged
+        from normfold.contract.atomic_write import atomic_path
 
-        with staged(page) as path:
+        with atomic_path(page) as path:
             path.write_text(result.to_html(), encoding="utf-8")
     return result
 
 
 def _worst_first(found: Audit) -> tuple[Finding, ...]:
-    from normfold.contract.findings import Severity
+    from normfold.contract.audit.findings import Severity
 
     return tuple(sorted(found.findings, key=lambda finding: -list(Severity).index(finding.severity)))
 
@@ -123,7 +123,7 @@ def _audit_onnx(given: Source, data: str | None) -> Audit:
     if data is not None:
         raise ArgumentError("`data` goes with a run folder or module:factory; an ONNX file is judged by itself.")
     require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
-    from normfold.export.audit import audit_onnx
+    from normfold.export.files.audit_file import audit_onnx
 
     return audit_onnx(Path(given.text))
 

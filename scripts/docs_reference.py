@@ -98,10 +98,7 @@ def source_card() -> str:
 
 def reason_codes() -> str:
     """Return a table of the codes that say why a BatchNormalization was kept."""
-    try:
-        from normfold.export.fold.rejection import ReasonCode
-    except ImportError:
-        return ""
+    from normfold.export.fold.reason_codes import ReasonCode
 
     rows = [(f"`{code.value}`", _described(code.description, f"the reason code {code.value!r}")) for code in ReasonCode]
     return _table(("code", "when it occurs, and what to do"), rows)

@@ -87,7 +87,7 @@ def main() -> None:
 
 def accuracies(folder: Path, dataset: Dataset, seed: int) -> Iterator[tuple[str, list[float]]]:
     """Yield for each change the test accuracy before, and after for each number of samples and prior."""
-    from normfold.export.adapt.recalibrate import reestimate
+    from normfold.export.adapt.recalibrate import recalibrate
     from normfold.export.adapt.samples import Samples
     from normfold.export.onnx_io.model_file import load_model, save_model
     from normfold.models.onnx.to_onnx import checkpoint_to_onnx
@@ -109,7 +109,7 @@ def accuracies(folder: Path, dataset: Dataset, seed: int) -> Iterator[tuple[str,
             given = tensors(dataset, rows[:count], change)
             for prior in PRIORS:
                 model = load_model(source)
-                reestimate(model, Samples(len(given), partial(cut, given)), prior)
+                recalibrate(model, Samples(len(given), partial(cut, given)), prior)
                 save_model(model, target)
                 found.append(accuracy(target, test, dataset))
         yield name, found
@@ -117,7 +117,7 @@ def accuracies(folder: Path, dataset: Dataset, seed: int) -> Iterator[tuple[str,
 
 def refusals(source: Path, dataset: Dataset, drift: str, count: int) -> str:
     """Return how many draws of samples are refused if their second half is changed, and the median of the largest z."""
-    from normfold.export.adapt.recalibrate import reestimate
+    from normfold.export.adapt.recalibrate import recalibrate
     from normfold.export.adapt.samples import Samples
     from normfold.export.onnx_io.model_file import load_model
 
@@ -127,8 +127,8 @@ def refusals(source: Path, dataset: Dataset, drift: str, count: int) -> str:
         rows = np.random.default_rng(seed).choice(len(dataset.x), count, replace=False)
         halves = (CHANGES["none"], rows[: count // 2]), (DRIFTS[drift], rows[count // 2 :])
         given = np.concatenate([tensors(dataset, half, change) for change, half in halves])
-        layers = reestimate(load_model(source), Samples(count, partial(cut, given)), 16.0).layers
-        gaps = [gap for layer in layers for gap in (layer.halves.means, layer.halves.variances)]
+        layers = recalibrate(load_model(source), Samples(count, partial(cut, given)), 16.0).layers
+        gaps = [gap for layer in layers for gap in (layer.stability.means, layer.stability.variances)]
         refused += any(gap.is_real for gap in gaps)
         largest.append(max(gap.z for gap in gaps))
     return f"n {count}: {refused}, {np.median(largest):.1f}"
@@ -169,7 +169,7 @@ def write_resnet(path: Path) -> None:
 
 def adapt_once(path: Path, count: int) -> None:
     """Import, wait for a line, re-estimate, print the seconds; each sample is made when its turn comes."""
-    from normfold.export.adapt.recalibrate import reestimate
+    from normfold.export.adapt.recalibrate import recalibrate
     from normfold.export.adapt.samples import Samples
     from normfold.export.onnx_io.model_file import load_model
 
@@ -178,7 +178,7 @@ def adapt_once(path: Path, count: int) -> None:
         return {"input": np.stack(pictures)}
 
     def adapt() -> None:
-        reestimate(load_model(path), Samples(count, read), 16.0)
+        recalibrate(load_model(path), Samples(count, read), 16.0)
 
     timed(adapt)
 

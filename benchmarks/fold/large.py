@@ -66,10 +66,10 @@ def make_model(path: Path) -> None:
 
 def fold_once(source: Path, target: Path) -> None:
     """Import, wait for a line, fold, print the seconds."""
-    from normfold.export.onnx_io.fold_file import fold_file
+    from normfold.export.files.fold_file import fold_file
 
     def fold() -> None:
-        assert fold_file(source, target, proven=False).report.batchnorm_after == 0
+        assert fold_file(source, target, verified=False).report.batchnorm_after == 0
 
     timed(fold)
 

@@ -38,10 +38,10 @@ def study(
     """
     require_packages(*NEEDED, extra="train", needed_for="normfold study")
     require_export("normfold study")
-    from normfold.export.onnx_io.atomic_write import translated_os_errors
+    from normfold.contract.atomic_write import os_errors_as_write_errors
 
     started = time.perf_counter()
-    with translated_os_errors(folder):
+    with os_errors_as_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.html").unlink(missing_ok=True)  # an old report never stands beside new pictures
     findings = list(_measure(range(seeds), quick))
@@ -52,7 +52,7 @@ def study(
         "seconds": round(seconds, 1),
         "findings": [finding.to_dict() for finding in findings],
     }
-    with translated_os_errors(folder):
+    with os_errors_as_write_errors(folder):
         _write(folder, findings, record)
     if as_json:
         print_json(record)

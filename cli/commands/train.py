@@ -123,9 +123,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _how_to_resume(folder: Path) -> str | None:
-    from normfold.models.atomic_write import (
-        STATE_PATH,  # not from where torch is imported, which may be what was interrupted
-    )
+    from normfold.models.training.config import STATE_PATH  # imports no torch, which may be what was interrupted
 
     try:
         if not (folder / STATE_PATH).exists():

@@ -44,7 +44,7 @@ def inference_costs(network: nn.Module, folder: Path, rounds: int, seed: int) ->
         rounds: of one run of each session, for each of SESSIONS sets of sessions.
         seed: of the order in which sessions are made and run.
     """
-    from normfold.export.onnx_io.fold_file import fold_file
+    from normfold.export.files.fold_file import fold_file
     from normfold.models.onnx.to_onnx import InputSpec, to_onnx
 
     paths = {kind: folder / f"{kind}.onnx" for kind in (UNFOLDED, FOLDED)}

@@ -1,4 +1,4 @@
-"""The page of `normfold audit --html`: what was found, and how gain and drift are spread over each layer's channels."""
+"""The page of `normfold audit --html`: the findings, and histograms of gain and drift over each layer's channels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.contract.findings import Audit, Finding, FloatArray, NormLayer, Severity
+from normfold.contract.audit.findings import Audit, Finding, FloatArray, NormLayer, Severity
 from normfold.display.pages.document import document
 from normfold.display.pages.histogram import Axis, histogram
 from normfold.display.pages.markup import Html, element, join, name, row, shortened, table
 from normfold.display.terminal.audit import counted
 
-_SHIFT = Axis(-2.0, 2.0, ((-2.0, "−2"), (-1.0, "−1"), (0.0, "0"), (1.0, "1"), (2.0, "2")))
+_DRIFT = Axis(-2.0, 2.0, ((-2.0, "−2"), (-1.0, "−1"), (0.0, "0"), (1.0, "1"), (2.0, "2")))
 _RATIO = Axis(-3.0, 3.0, ((-3.0, "1/8"), (-1.0, "1/2"), (0.0, "1"), (1.0, "2"), (3.0, "8")))
 """In powers of two."""
 _WIDEST_GAIN = (-6.0, 6.0)
@@ -75,7 +75,7 @@ def _layers(audit: Audit) -> Html:
         drawn: list[Html | str] = [_gain(layer, axis)]
         if audit.drifts:
             drift = audit.drifts.get(layer.name)
-            drawn += ["not measured"] * 2 if drift is None else [_shift(drift.mean_shift), _ratio(drift.variance_ratio)]
+            drawn += ["not measured"] * 2 if drift is None else [_drift(drift.mean_shift), _ratio(drift.variance_ratio)]
         rows.append(row(name(layer.name), len(layer.scale), *drawn, numbers=[1]))
     heads = ["BatchNorm", "channels#", "|gain|"]
     sentence = "Gain is |scale| / sqrt(running variance + epsilon), on a logarithmic axis."
@@ -112,18 +112,18 @@ def _powers(values: FloatArray, base: int) -> FloatArray:
 
 def _gain(layer: NormLayer, axis: Axis) -> Html:
     gain = np.abs(layer.gain)
-    return histogram(_powers(gain, 10), axis, f"gain of {_spread(gain)}")
+    return histogram(_powers(gain, 10), axis, f"gain of {_summary(gain)}")
 
 
-def _shift(shift: FloatArray) -> Html:
-    return histogram(shift, _SHIFT, f"mean moved by {_spread(shift)} standard deviations")
+def _drift(drift: FloatArray) -> Html:
+    return histogram(drift, _DRIFT, f"mean moved by {_summary(drift)} standard deviations")
 
 
 def _ratio(ratio: FloatArray) -> Html:
-    return histogram(_powers(ratio, 2), _RATIO, f"variance, new over old, of {_spread(ratio)}")
+    return histogram(_powers(ratio, 2), _RATIO, f"variance, new over old, of {_summary(ratio)}")
 
 
-def _spread(values: FloatArray) -> str:
+def _summary(values: FloatArray) -> str:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return "no finite value"

@@ -1,4 +1,4 @@
-"""What an audit looks like to a person and to a machine."""
+"""Audits as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from normfold.contract.findings import Audit, FloatArray, NormLayer, Severity
+from normfold.contract.audit.findings import Audit, FloatArray, NormLayer, Severity
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
@@ -66,12 +66,12 @@ def _layer(layer: NormLayer, audit: Audit) -> dict[str, Any]:
         "layer": layer.name,
         "channels": len(layer.scale),
         "epsilon": layer.epsilon,
-        "gain": _spread(np.abs(layer.gain)),
-        "mean_shift": None if drift is None else _spread(drift.mean_shift),
-        "variance_ratio": None if drift is None else _spread(drift.variance_ratio),
+        "gain": _summary(np.abs(layer.gain)),
+        "mean_shift": None if drift is None else _summary(drift.mean_shift),
+        "variance_ratio": None if drift is None else _summary(drift.variance_ratio),
     }
 
 
-def _spread(values: FloatArray) -> list[float] | None:
+def _summary(values: FloatArray) -> list[float] | None:
     finite = values[np.isfinite(values)]
     return [float(finite.min()), float(np.median(finite)), float(finite.max())] if finite.size else None

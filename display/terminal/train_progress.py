@@ -112,5 +112,5 @@ def warnings_as_sentences() -> Iterator[None]:
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for all of a run."""
+    """Return whether this process speaks for all of a run."""
     return os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate launch

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normfold.contract.batchnorm_checks import check_layer
-from normfold.contract.findings import Audit, Finding, FloatArray, NormLayer, Severity
+from normfold.contract.audit.batchnorm_checks import check_layer
+from normfold.contract.audit.findings import Audit, Finding, FloatArray, NormLayer, Severity
 from normfold.models.batchnorm.audit_data import Seen, compare_with_data, first_line
 from normfold.models.batchnorm.dropout_order import dropout_before_norms
 from normfold.models.batchnorm.hooks import named_norms

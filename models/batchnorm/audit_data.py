@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from normfold.contract.findings import Finding, LayerDrift, Severity
+from normfold.contract.audit.findings import Finding, LayerDrift, Severity
 from normfold.models.batchnorm.hooks import keeps_statistics, named_norms
 from normfold.models.batchnorm.recalibrate import reestimate
 from normfold.models.errors import StatisticsError, UnsteadyCallsError

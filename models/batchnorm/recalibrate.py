@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import LayerDrift
+from normfold.contract.audit.findings import LayerDrift
 from normfold.models.batchnorm.hooks import keeps_statistics, looking_at, named_norms
 from normfold.models.errors import StatisticsError, UnsteadyCallsError
 

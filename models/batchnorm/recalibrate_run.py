@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import LayerDrift
+from normfold.contract.audit.findings import LayerDrift
 from normfold.contract.manifest import LayerMovement, RunningStatistics
 from normfold.models.batchnorm.recalibrate import reestimate
 from normfold.models.data.data import Dataset, load_dataset

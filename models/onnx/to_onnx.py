@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten_with_path
 
+from normfold.contract.atomic_write import write_atomically
 from normfold.contract.manifest import SourceCard, to_json
-from normfold.models.atomic_write import write_atomically
 from normfold.models.errors import NoRunningStatisticsError, OnnxExportError, TrainModeError
 from normfold.models.onnx.graph import count_nodes, serialise, tidy
 from normfold.models.onnx.trace import trace

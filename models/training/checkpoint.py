@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save
 from torch import nn
 
+from normfold.contract.atomic_write import write_atomically
 from normfold.contract.manifest import SourceCard, to_json
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.atomic_write import write_atomically
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
 from normfold.models.training.config import TrainConfig

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from normfold.models.errors import TrainingWarning
+
+STATE_PATH = Path("resume") / "state.safetensors"
+"""In a run folder: from what a run can be resumed. Here, so that it can be looked for without importing torch."""
 
 FEWEST_ROWS = 32
 """Statistics of fewer rows are noisy: Wu & He 2018, arXiv:1803.08494, figure 1."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normfold.models.atomic_write import write_atomically
+from normfold.contract.atomic_write import write_atomically
 from normfold.models.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:

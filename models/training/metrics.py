@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from normfold.models.atomic_write import write_atomically
+from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
 
 METRICS_NAME = "metrics.jsonl"

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from normfold.models.atomic_write import STATE_PATH, write_atomically
+from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
 from normfold.models.training.checkpoint import RunConfig
+from normfold.models.training.config import STATE_PATH
 from normfold.models.training.weights import assign_weights, read_safetensors
 
 METADATA_KEY = "normfold"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from normfold.models.atomic_write import STATE_PATH, remove_temporaries
+from normfold.contract.atomic_write import remove_temporaries
 from normfold.models.errors import RunFolderError
 from normfold.models.training.checkpoint import CONFIG_NAME, WEIGHTS_NAME
+from normfold.models.training.config import STATE_PATH
 from normfold.models.training.curves import CURVES_NAME
 from normfold.models.training.metrics import METRICS_NAME
 

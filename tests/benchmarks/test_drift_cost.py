@@ -48,6 +48,7 @@ def test_no_cost_is_none() -> None:
     assert low < 0 < high < LIMITS[FIGURE][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [0.0, 0.05])
 def test_the_interval_holds_the_truth_in_most_measurements_and_both_its_ends_can_miss(truth: float) -> None:
     found = [cost_of(turns_of(truth, 311, seed))[:3] for seed in range(100)]

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.manifest import read_manifest
-from normfold.export.onnx_io.fold_file import Folded, fold_file
+from normfold.export.files.fold_file import FoldedFile, fold_file
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.batchnorm.recalibrate_run import reestimate_run
 from normfold.models.onnx.to_onnx import InputSpec, to_onnx
@@ -45,7 +45,7 @@ def trained_like(name: str, shape: tuple[int, ...], **options: Any) -> nn.Module
     return network
 
 
-def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any) -> tuple[Folded, Counter[str]]:
+def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any) -> tuple[FoldedFile, Counter[str]]:
     """Export a network, fold it and prove it; return that, and the operators that are left."""
     written = to_onnx(trained_like(name, shape, **options), folder / "unfolded.onnx", {"input": InputSpec(shape)})
     folded = fold_file(written.path, folder / "folded.onnx")

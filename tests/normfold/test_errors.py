@@ -25,7 +25,7 @@ OF_HTTP = {
 }
 """Errors that end as an answer of HTTP: a client sees their status and sentence in a ResponseError."""
 
-OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleError"}
+OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleError", "BundleLoadError"}
 """Errors that end a command, or become the reason of a ModelUnavailableError: no public function raises them."""
 
 

@@ -15,7 +15,7 @@ from onnx import helper
 from safetensors.torch import save_file
 from torch import nn
 
-from normfold.contract.findings import Finding, Severity
+from normfold.contract.audit.findings import Finding, Severity
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.command import Page, RunCommand
 from tests.support.onnx_models import batchnorm, model, set_training_mode

@@ -39,7 +39,7 @@ def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manif
     assert (code, err) == (0, "")
     assert "running statistics  mean moved by  variance changed by" in out
     assert "blocks.0.norm" in out
-    assert "Taken anew over 84 training rows: validation accuracy" in " ".join(out.split())
+    assert "Recalibrated over 84 training rows: validation accuracy" in " ".join(out.split())
 
     record = json.loads(normfold("export", "run", "--json")[1])
 
@@ -106,8 +106,8 @@ def test_statistics_that_lower_accuracy_are_discarded_with_a_warning(
     )  # any accuracy is a fall then
     code, out, err = normfold("export", "run")
     assert code == 0
-    assert err.startswith("warning: The running statistics are those of training: taken anew they make validation")
-    assert "Taken anew, and not kept, over 84 training rows" in " ".join(out.split())
+    assert err.startswith("warning: The running statistics are those of training: recalibrated they make validation")
+    assert "Recalibrated, and not kept, over 84 training rows" in " ".join(out.split())
     record = json.loads(normfold("export", "run", "--json")[1])
     assert record["running_statistics"]["taken"] is False
     assert record["kept_statistics"] == "taken anew they make validation accuracy worse"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from normfold.contract.errors import WriteError
 from normfold.contract.manifest import LARGEST_VERSION, FoldSummary, SourceCard, read_manifest
-from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import WriteError
+from normfold.export.bundle.reservation import reservation
 from normfold.service.app import create_app
 from normfold.service.repository.scan import scan
 from normfold.service.settings import Settings
@@ -461,7 +461,7 @@ def test_prune_removes_abandoned_folders_and_spares_those_being_written(
     os.utime(model / "8.partial" / "model.onnx")  # a large file that is still growing
     os.utime(model / "9.partial")  # a file that has just been begun, or linked
 
-    with reserved(digits.root, "digits", None) as (living, number):
+    with reservation(digits.root, "digits", None) as (living, number):
         assert normfold("repository", "prune", "--keep", "3", "--yes")[0] == 0
         shutil.copy(model / "1" / "model.onnx", living)
 
@@ -472,7 +472,7 @@ def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(
     normfold: RunCommand, digits: BundleWriter
 ) -> None:
     def export_slowly() -> None:
-        with reserved(digits.root, "digits", None) as (folder, _):
+        with reservation(digits.root, "digits", None) as (folder, _):
             (folder / "model.onnx").touch()
             make_old(folder)
             assert normfold("repository", "prune", "--keep", "3", "--yes")[0] == 0

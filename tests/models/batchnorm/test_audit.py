@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import Audit, Finding, Severity
+from normfold.contract.audit.findings import Audit, Finding, Severity
 from normfold.models.architectures.blocks import ConvNorm
 from normfold.models.architectures.registry import FACTORIES, Architecture, build
 from normfold.models.batchnorm.audit import Subject, audit_network
@@ -65,6 +65,7 @@ def of_layer(audit: Audit, layer: str) -> dict[str, Finding]:
     return {finding.code: finding for finding in audit.findings if finding.layer == layer}
 
 
+@pytest.mark.slow
 def test_nothing_is_found_of_a_network_trained_on_the_digits(trained: Path) -> None:
     subject, _ = subject_of_run(trained, None)
     audit = audit_network(subject)

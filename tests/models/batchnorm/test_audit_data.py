@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normfold.contract.findings import Audit
+from normfold.contract.audit.findings import Audit
 from normfold.models.batchnorm.audit import Subject, audit_network
 from normfold.models.batchnorm.audit_data import FEWEST_ROWS_TO_JUDGE
 from normfold.models.batchnorm.dropout_order import dropout_before_norms

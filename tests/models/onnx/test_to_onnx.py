@@ -63,6 +63,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Onn
     return network, to_onnx(network, path, {"picture": InputSpec((1, 8, 8))}, outputs=["scores"], dynamic_size=True)
 
 
+@pytest.mark.slow
 def test_nodes_are_called_as_their_modules(everything: tuple[nn.Module, OnnxFile]) -> None:
     _, file = everything
     names = [node.name for node in onnx.load(file.path).graph.node if node.op_type == "BatchNormalization"]
@@ -95,6 +96,7 @@ def test_batchnorm_stays_and_what_the_exporter_added_goes(everything: tuple[nn.M
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
 
 
+@pytest.mark.slow
 def test_file_is_the_same_each_time_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
     network = unsettle(nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(8, 2, bias=True)))
     nn.init.zeros_(network[2].bias)
@@ -124,6 +126,7 @@ class TwoInputs(nn.Module):
         return {"scores": hidden, "more": (hidden.argmax(1), row > 0)}
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_keep_their_names_and_dtypes(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -250,6 +253,7 @@ def test_what_cannot_be_exported_is_one_sentence_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_unused_input_stays_an_input(tmp_path: Path) -> None:
     to_onnx(Ignores().eval(), tmp_path / "m.onnx", {"x": InputSpec((3,)), "y": InputSpec((2,))})
     assert [value.name for value in onnx.load(tmp_path / "m.onnx").graph.input] == ["x", "y"]

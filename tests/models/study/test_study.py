@@ -59,6 +59,7 @@ def test_an_experiment_gives_the_rows_and_the_picture_that_it_declares(name: str
     assert np.ptp(np.asarray(picture.convert("L"))) > 200  # something is drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["regularisation", "serving-modes"])
 def test_an_experiment_gives_the_same_again(name: str) -> None:
     run, _, _ = TINY[name]

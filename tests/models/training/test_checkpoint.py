@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from normfold.contract.atomic_write import write_atomically
 from normfold.models.architectures.registry import build
-from normfold.models.atomic_write import write_atomically
 from normfold.models.errors import ArchitectureError, DataError, WeightsError
 from normfold.models.training.checkpoint import load_checkpoint, load_config, save_checkpoint
 from tests.support.training import MakeRun

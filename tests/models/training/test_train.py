@@ -66,6 +66,7 @@ def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run:
     assert result.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
@@ -266,6 +267,7 @@ print("unsynchronised", any("each of 2 processes" in str(warning.message) for wa
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = ROOT

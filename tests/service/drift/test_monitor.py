@@ -55,9 +55,9 @@ def repository(tmp_path: Path) -> Path:
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    export_bundle(path, tmp_path / "repository", "net", held_out={"input": rows(300)})
+    export_bundle(path, tmp_path / "repository", "net", calibration={"input": rows(300)})
     export_bundle(path, tmp_path / "repository", "unknown")
-    export_bundle(path, tmp_path / "repository", "unwatched", watch=False)
+    export_bundle(path, tmp_path / "repository", "unwatched", monitoring=False)
     return tmp_path / "repository"
 
 

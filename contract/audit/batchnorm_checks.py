@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.contract.findings import Finding, NormLayer, Severity
+from normfold.contract.audit.findings import Finding, NormLayer, Severity
 
 LARGE_GAIN = 100.0
 """Of a channel whose variance is less than epsilon, so nearly constant in training: an input off by a hundredth then

@@ -8,45 +8,32 @@ structural re-parameterisation wherever it stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Array
-from normfold.export.fold.batchnorm import is_batchnorm, read_batchnorm
-from normfold.export.fold.editor import Editor
-from normfold.export.fold.elementwise import read_elementwise
-from normfold.export.fold.merge.kernel import Kernel, affine_kernel, conv_kernel, pool_kernel, summed
-from normfold.export.fold.rejection import Refusal, node_label
-from normfold.export.graph.constants import Derived, constant_dtype
-from normfold.export.graph.opsets import opset_of
-from normfold.export.graph.shapes import rank_of, sizes_of, static_size
-
-SUMS = frozenset({"Add", "Sub", "Sum"})
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """A summand: what a kernel makes of a source, by a node that nobody else reads, or by none (the source itself)."""
-
-    value: ir.Value
-    sign: int
-    source: ir.Value
-    node: ir.Node | None = None
-    kernel: Kernel | None = None
+from normfold.export.fold.batchnorm import read_batchnorm
+from normfold.export.fold.edits import input_name, replacement
+from normfold.export.fold.merge.kernel import Kernel, summed
+from normfold.export.fold.merge.sums import Leaf, is_root, read_sum
+from normfold.export.fold.rejection import Rejection
+from normfold.export.graph.constants import Derived
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import is_batchnorm, opset_of
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """What a merge did: the node that was kept, and those that went into it."""
+    """A merge: the node that was kept, and those that went into it."""
 
     into: ir.Node
     gone: tuple[ir.Node, ...]
 
 
-def merge(editor: Editor) -> list[Merged]:
+def merge_branches(editor: Editor) -> list[Merged]:
     """Merge the parallel branches of a graph, in place.
 
     Args:
@@ -56,8 +43,8 @@ def merge(editor: Editor) -> list[Merged]:
         What was merged; empty if nothing was.
     """
     done: list[Merged] = []
-    for root in [node for node in editor.graph if _is_root(node)]:
-        tree, leaves = _read_sum(root)
+    for root in [node for node in editor.graph if is_root(node)]:
+        tree, leaves = read_sum(root)
         if any(node.op_type == "Sum" for node in tree) and any(leaf.sign < 0 for leaf in leaves):
             continue  # a Sum has no place for a sign
         merged = [bucket for bucket in _buckets(leaves) if len(bucket) > 1 and _merge(bucket, editor)]
@@ -65,77 +52,6 @@ def merge(editor: Editor) -> list[Merged]:
             _rebuild(root, tree, leaves, merged, editor)
             done += [_describe(bucket) for bucket in merged]
     return done
-
-
-def _is_root(node: ir.Node) -> bool:
-    """Whether a node is the end of a sum: its value goes elsewhere than into one more node of the sum alone."""
-    return _is_sum(node) and not (_has_one_reader(node.outputs[0]) and _is_sum(next(iter(node.outputs[0].uses())).node))
-
-
-def _is_sum(node: ir.Node) -> bool:
-    if node.op_type not in SUMS or node.domain not in ("", "ai.onnx") or read_elementwise(node) is not None:
-        return False
-    sizes = {sizes_of(value) for value in (*node.inputs, *node.outputs)}
-    return len(sizes) == 1 and None not in sizes
-
-
-def _has_one_reader(value: ir.Value) -> bool:
-    uses = list(value.uses())
-    producer = value.producer()
-    return (
-        len(uses) == 1 and not value.is_graph_output() and producer is not None and uses[0].node.graph is producer.graph
-    )
-
-
-def _read_sum(root: ir.Node) -> tuple[list[ir.Node], list[Leaf]]:
-    """Return the nodes of the sum that ends in a node, that one first, and its leaves."""
-    tree: list[ir.Node] = []
-    leaves: list[Leaf] = []
-    waiting = [(root, 1)]
-    while waiting:
-        node, sign = waiting.pop()
-        tree.append(node)
-        for index, value in enumerate(node.inputs):
-            assert value is not None  # a sum has no optional operands
-            own = -sign if node.op_type == "Sub" and index == 1 else sign
-            producer = value.producer()
-            if producer is not None and _is_sum(producer) and _has_one_reader(value):
-                waiting.append((producer, own))
-            else:
-                leaves.append(_read_leaf(value, own))
-    return tree, leaves
-
-
-def _read_leaf(value: ir.Value, sign: int) -> Leaf:
-    node, rank = value.producer(), rank_of(value)
-    if rank is None or rank < 3:
-        return Leaf(value, sign, value)
-    if node is not None and _has_one_reader(value) and (read := _read_node(node, rank)) is not None:
-        source, kernel = read
-        return Leaf(value, sign, source, node, kernel)
-    channels = static_size(value, 1)
-    identity = affine_kernel(np.ones(channels), np.zeros(channels), rank - 2) if channels else None
-    return Leaf(value, sign, value, None, identity)
-
-
-def _read_node(node: ir.Node, rank: int) -> tuple[ir.Value, Kernel] | None:
-    """Return what a linear node reads, and its kernel."""
-    source, kernel = node.inputs[0], None
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "Conv":
-        kernel = conv_kernel(node)
-    elif node.op_type == "AveragePool" and (channels := static_size(source, 1)) is not None:
-        kernel = pool_kernel(node, channels)
-    elif is_batchnorm(node):
-        own = read_batchnorm(node, opset_of(node))
-        if not isinstance(own, Refusal):
-            vectors = own.affine(rank).along(1, own.scale.size)
-            kernel = affine_kernel(*vectors, rank - 2) if vectors is not None else None
-    elif (read := read_elementwise(node)) is not None and (channels := static_size(read.source, 1)) is not None:
-        vectors = read.affine.along(1, channels)
-        source, kernel = read.source, affine_kernel(*vectors, rank - 2) if vectors is not None else None
-    return (source, kernel) if source is not None and kernel is not None else None
 
 
 def _buckets(leaves: Sequence[Leaf]) -> Iterator[list[Leaf]]:
@@ -173,16 +89,11 @@ def _merge(bucket: Sequence[Leaf], editor: Editor) -> bool:
         return False
     if is_batchnorm(node):
         return _write_batchnorm(node, kernel, editor)
-    dtype, weight = constant_dtype(node.inputs[1]), node.inputs[1]
     shape = (kernel.outputs, kernel.inputs // kernel.group, *kernel.size)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    bias_name = bias.name if bias is not None and bias.name else f"{node_label(node)}.bias"
-    name = weight.name if weight is not None and weight.name else f"{node_label(node)}.weight"
-    constants = Derived(name, shape, dtype, kernel.weight), Derived(bias_name, (kernel.outputs,), dtype, kernel.bias)
-    if not all(constant.fits for constant in constants):
+    weight = replacement(node, 1, "weight", kernel.weight, shape)
+    bias = Derived(input_name(node, 2, "bias"), (kernel.outputs,), weight.dtype, kernel.bias)
+    if not _put(node, (weight, bias), editor):
         return False
-    for index, constant in enumerate(constants, start=1):
-        editor.put_constant(node, index, constant)
     for key, numbers in (
         ("kernel_shape", kernel.size),
         ("dilations", kernel.dilations),
@@ -197,24 +108,24 @@ def _merge(bucket: Sequence[Leaf], editor: Editor) -> bool:
 def _write_batchnorm(node: ir.Node, kernel: Kernel, editor: Editor) -> bool:
     """Give a BatchNormalization the scale and shift that make its affine the kernel's."""
     own = read_batchnorm(node, opset_of(node))
-    if isinstance(own, Refusal):
+    if isinstance(own, Rejection):
         return False
     gain = kernel.weight().reshape(-1)
-    values = gain * np.sqrt(own.running_var + own.epsilon), kernel.bias() + gain * own.running_mean
-    constants = []
-    for index, array in zip((1, 2), values, strict=True):
-        value = node.inputs[index]
-        name = value.name if value is not None and value.name else f"{node_label(node)}.{index}"
-        constants.append(Derived(name, array.shape, constant_dtype(value), _constant(array)))
+    scale, shift = gain * np.sqrt(own.running_var + own.epsilon), kernel.bias() + gain * own.running_mean
+    roles = (("scale", scale), ("shift", shift))
+    constants = [
+        replacement(node, index, role, partial(np.copy, array)) for index, (role, array) in enumerate(roles, start=1)
+    ]
+    return _put(node, constants, editor)
+
+
+def _put(node: ir.Node, constants: Sequence[Derived], editor: Editor) -> bool:
+    """Give a node constants in the place of its inputs from 1 on; False where one does not fit its dtype."""
     if not all(constant.fits for constant in constants):
         return False
     for index, constant in enumerate(constants, start=1):
         editor.put_constant(node, index, constant)
     return True
-
-
-def _constant(array: Array) -> Callable[[], Array]:
-    return lambda: array
 
 
 def _rebuild(root: ir.Node, tree: list[ir.Node], leaves: list[Leaf], merged: list[list[Leaf]], editor: Editor) -> None:
@@ -228,11 +139,7 @@ def _rebuild(root: ir.Node, tree: list[ir.Node], leaves: list[Leaf], merged: lis
         editor.rename_changed(value)
     if len(summands) == 1:
         value, name = summands[0][0], result.name
-        if result.is_graph_output() or value.shape is None:
-            value.shape = result.shape
-        if value.type is None:
-            value.type = result.type
-        result.replace_all_uses_with(value, replace_graph_outputs=True)
+        editor.replace(result, value)
         value.name = name
         used: list[ir.Node] = []
     else:

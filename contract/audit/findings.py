@@ -1,4 +1,4 @@
-"""What an audit of BatchNorm layers finds: severities, findings, and the layers that were looked at."""
+"""Findings of an audit of BatchNorm layers: severities, findings, and the layers that were audited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edits of a graph that keep it right: constants of one's own, names that nobody else has."""
+"""An editor of a graph: adds constants and names without touching what others read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Editor:
             self._names |= {value.name for value in each.inputs} | set(each.initializers)
 
     def put_constant(self, node: ir.Node, index: int, derived: Derived) -> None:
-        """Give a node a constant of its own, under the old one's name if nobody else reads that."""
+        """Give a node a constant of its own, under the old one's name if that has no other reader."""
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         old = node.inputs[index]
@@ -49,18 +49,21 @@ class Editor:
 
     def bypass(self, node: ir.Node, source: ir.Value) -> None:
         """Remove a node, its readers (and the caller) reading one of its inputs instead of its output."""
-        result = node.outputs[0]
-        if result.is_graph_output() or source.shape is None:
-            source.shape = result.shape  # an output keeps its declared shape, with the names of its axes
-        if source.type is None:
-            source.type = result.type
-        result.replace_all_uses_with(source, replace_graph_outputs=True)
+        self.replace(node.outputs[0], source)
         self.graph.remove(node, safe=True)
 
-    def unused_name(self, wish: str) -> str:
-        """Return the name, with a number behind it if somebody has it."""
-        name, number = wish, 1
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Make the readers of one value (and the caller) read another instead."""
+        if old.is_graph_output() or new.shape is None:
+            new.shape = old.shape  # an output keeps its declared shape, with the names of its axes
+        if new.type is None:
+            new.type = old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+    def unused_name(self, base: str) -> str:
+        """Return the name, with a number behind it if it is taken."""
+        name, number = base, 1
         while name in self._names:
-            name, number = f"{wish}.{number}", number + 1
+            name, number = f"{base}.{number}", number + 1
         self._names.add(name)
         return name

@@ -1,4 +1,4 @@
-"""Carries a plan out on the graph: constants replaced, changed values renamed, the node that became needless removed.
+"""Carry a plan out on the graph: replace constants, rename changed values, remove the node that became needless.
 
 Equal names in the source and the result mean equal content: a value whose content a plan changes gets another name.
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from normfold.export.fold.editor import Editor
 from normfold.export.fold.plan import Plan
+from normfold.export.graph.editor import Editor
 
 
-def fold_back(node: ir.Node, index: int, plan: Plan, editor: Editor) -> ir.Value:
+def apply_backward(node: ir.Node, index: int, plan: Plan, editor: Editor) -> ir.Value:
     """Remove a node whose input number `index` now carries its output.
 
     Returns:
         The value that carries it, under the output's name.
     """
     name = node.outputs[0].name
-    for change in plan.changes:
-        change.apply(editor)
+    for edit in plan.edits:
+        edit.apply(editor)
     source = node.inputs[index]
-    assert source is not None  # the plan pulled it
+    assert source is not None  # the plan wants an affine on it
     for value in plan.wanted:
         if value is not source:
             editor.rename_changed(value)
@@ -30,10 +30,10 @@ def fold_back(node: ir.Node, index: int, plan: Plan, editor: Editor) -> ir.Value
     return source
 
 
-def fold_forward(node: ir.Node, index: int, plan: Plan, editor: Editor) -> None:
+def apply_forward(node: ir.Node, index: int, plan: Plan, editor: Editor) -> None:
     """Remove a node whose readers do without it, and read its input number `index`."""
-    for change in plan.changes:
-        change.apply(editor)
+    for edit in plan.edits:
+        edit.apply(editor)
     for value in plan.missing:
         if value is not node.outputs[0]:
             editor.rename_changed(value)

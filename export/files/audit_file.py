@@ -1,4 +1,4 @@
-"""What is wrong with the BatchNormalization nodes of an ONNX file: by their mode and by their parameters."""
+"""Audit the BatchNormalization nodes of an ONNX file: their mode and their parameters."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from normfold.contract.batchnorm_checks import check_layer
-from normfold.contract.findings import Audit, Finding, NormLayer, Severity
-from normfold.export.fold.batchnorm import BatchNorm, is_batchnorm, is_training, read_parameters
-from normfold.export.fold.rejection import Refusal, node_label, unique_labels
+from normfold.contract.audit.batchnorm_checks import check_layer
+from normfold.contract.audit.findings import Audit, Finding, NormLayer, Severity
+from normfold.export.fold.batchnorm import BatchNorm, is_training, read_parameters
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.opsets import opset_of
+from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
 from normfold.export.graph.shapes import infer_shapes
 from normfold.export.graph.simplify import compute_constants
 from normfold.export.onnx_io.model_file import load_model
@@ -40,7 +40,7 @@ def audit_onnx(path: Path) -> Audit:
         if is_training(node, opset_of(node)):
             findings.append(_training(label))
         read = read_parameters(node, opset_of(node))
-        if isinstance(read, Refusal):
+        if isinstance(read, Rejection):
             findings.append(_unreadable(label, read))
         else:
             layers.append(_layer(label, read))
@@ -62,12 +62,12 @@ def _training(label: str) -> Finding:
     )
 
 
-def _unreadable(label: str, refusal: Refusal) -> Finding:
+def _unreadable(label: str, rejection: Rejection) -> Finding:
     return Finding(
         Severity.INFO,
         "not-readable",
         label,
-        refusal.sentence,
+        rejection.sentence,
         "Export the network again with its parameters as initializers.",
     )
 

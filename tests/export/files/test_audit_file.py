@@ -1,4 +1,4 @@
-"""Planted faults of ONNX files, each found under its name, and sound files, of which nothing is found."""
+"""Planted faults of ONNX files, each found under its code, and sound files without findings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from normfold.contract.findings import Finding, Severity
-from normfold.export.audit import audit_onnx
+from normfold.contract.audit.findings import Finding, Severity
 from normfold.export.errors import ModelFileError
+from normfold.export.files.audit_file import audit_onnx
 from tests.support import published_graphs
 from tests.support.onnx_models import batchnorm, model, set_training_mode
 from tests.support.published_graphs import published_graph
@@ -34,7 +34,7 @@ def written(tmp_path: Path, constants: dict[str, np.ndarray], opset: int = 17, *
     return path
 
 
-def test_nothing_is_found_of_a_sound_file_and_its_gains_are_there(tmp_path: Path) -> None:
+def test_audit_of_a_sound_file_has_gains_and_no_findings(tmp_path: Path) -> None:
     constants = sound()
     audit = audit_onnx(written(tmp_path, constants))
     assert audit.findings == ()
@@ -136,14 +136,14 @@ def test_two_nodes_of_one_name_are_two_layers(tmp_path: Path) -> None:
     assert [layer.name for layer in audit_onnx(path).layers] == ["bn", "bn#2"]
 
 
-def test_what_is_no_model_is_refused_as_elsewhere(tmp_path: Path) -> None:
+def test_file_that_is_no_model_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be read"):
         audit_onnx(tmp_path / "none.onnx")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", published_graphs.NAMES)
-def test_nothing_is_found_of_published_graphs_with_plausible_statistics(name: str, tmp_path: Path) -> None:
+def test_audit_of_published_graphs_has_no_findings(name: str, tmp_path: Path) -> None:
     onnx.save(published_graph(name), tmp_path / "net.onnx")
     audit = audit_onnx(tmp_path / "net.onnx")
     assert audit.findings == ()

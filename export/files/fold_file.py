@@ -1,4 +1,4 @@
-"""Fold a file into a file: the whole of `normfold fold`."""
+"""Fold an ONNX file into another, verify the result, and only then write it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from normfold.export.errors import FoldError, ModelFileError, WriteError
+from normfold.contract.atomic_write import atomic_path
+from normfold.contract.errors import WriteError
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.errors import FoldError, ModelFileError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels
-from normfold.export.onnx_io.atomic_write import staged
 from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
-from normfold.export.progress import Say, silent
 from normfold.export.verify.verify import Verification, verify
 
 
 @dataclass(frozen=True)
-class Folded:
-    """What a fold did, and its proof unless that was left out."""
+class FoldedFile:
+    """The report of a fold, and its verification unless that was left out."""
 
     report: FoldReport
     verification: Verification | None
@@ -28,22 +29,22 @@ class Folded:
 def fold_file(
     source: Path,
     target: Path,
-    proven: bool = True,
+    verified: bool = True,
     merging: bool = True,
     inputs: Path | None = None,
     pixels: FromPixels | None = None,
-    say: Say = silent,
-) -> Folded:
-    """Fold a model's BatchNormalization nodes and write the result, if it is proven.
+    progress: ProgressCallback = ignore_progress,
+) -> FoldedFile:
+    """Fold a model's BatchNormalization nodes and write the result, if verification passes.
 
     Args:
         source: the unfolded ONNX model.
         target: where the folded one goes; an existing file is replaced, as a whole.
-        proven: compare both before the target is written.
+        verified: compare both before the target is written.
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to compare with; random inputs without it.
         pixels: make the input 8-bit pixels, and fold their standardisation too.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
@@ -52,30 +53,33 @@ def fold_file(
     """
     if not target.name or target.is_dir():
         raise WriteError(target, "it is a folder")
-    say("reading the model")
+    progress("reading the model")
     model = load_model(source)
-    say("folding")
-    _refuse_lost_weights(source, target, model)
+    _keep_source_weights(source, target, model)
     try:
-        report = fold(model, merging=merging, pixels=pixels)
+        report = fold(model, progress, merging, pixels)
     except FoldError:
         require_consistent(source)
         raise
-    with staged(target) as path:
+    with atomic_path(target) as path:
         save_model(model, path)
         verification = None
-        if proven:
-            say("verifying")
+        if verified:
+            progress("verifying")
             try:
-                verification = verify(source, path, inputs, pixels=pixels)
+                verification = verify(source, path, inputs, progress=progress, pixels=pixels)
             except ModelFileError as error:
                 raise ModelFileError(target if error.path == path else error.path, error.problem) from None
             verification.require()
-    return Folded(report, verification)
+    return FoldedFile(report, verification)
 
 
-def _refuse_lost_weights(source: Path, target: Path, model: ir.Model) -> None:
-    """Refuse to write weights over those of the source, unless the source itself is replaced too."""
+def _keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
+    """Check that no weights of the source are overwritten, unless the source itself is replaced too.
+
+    Raises:
+        ModelFileError: the target's weights would go where the source keeps its own.
+    """
     data = target.with_name(f"{target.name}.data").resolve()
     kept = {Path(tensor.path).resolve() for tensor in external_tensors(model)}
     if data in kept and source.resolve() != target.resolve():

@@ -106,7 +106,7 @@ class NoSamplesError(RequestError):
     def __init__(self, model: str) -> None:
         super().__init__(
             f"No recent inputs of {model!r} are kept: the operator has not asked for it (NORMFOLD_KEEP_SAMPLES), or "
-            "its bundle is not watched."
+            "its drift is not monitored."
         )
 
 

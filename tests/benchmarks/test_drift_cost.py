@@ -92,7 +92,7 @@ def test_the_upper_end_is_what_is_held_against_the_limit(
     def nothing(*_: Any, **__: Any) -> Iterator[None]:
         yield
 
-    sampling = {"share": 0.005, "busy_share": 0.000625, "row_ms": 0.1, "most_rows_per_hour": 1e5}
+    sampling = {"share": 0.005, "busy_share": 0.000625, "row_ms": 0.1, "max_rows_per_hour": 1e5}
     seen = {"sampling": sampling, "window_rows": 200, "rows": 1000}
     monkeypatch.setattr(serve_watch, "tell", lambda _: None)
     monkeypatch.setattr(serve_watch, "normfold", nothing)

@@ -172,7 +172,7 @@ class BundleWriter:
             batchable=False,
         )
 
-    def watch(self, folder: Path) -> None:
+    def add_drift_monitor(self, folder: Path) -> None:
         """Add to a bundle of `digits` what watches its 16 pixels, normally of mean 0 and variance 1."""
         nodes = [
             helper.make_node("Flatten", ["input"], ["means"]),

@@ -44,7 +44,7 @@ def measure_watch(folder: Path, repository: Path, rounds: int, seconds: float) -
             seen = json.load(answer)
     cost, low, high, turns = cost_of(json.loads(path.read_text()))
     sampling = seen["sampling"]
-    windows = 3600 * min(10.0, sampling["most_rows_per_hour"] / 3600) / seen["window_rows"]
+    windows = 3600 * min(10.0, sampling["max_rows_per_hour"] / 3600) / seen["window_rows"]
     print(
         f"\nwatching: {turns} pairs of turns of {TURN_S:g} s, costs {100 * cost:.2f} % of throughput "
         f"(95 %: {100 * low:.2f} to {100 * high:.2f}); {seen['rows']:,} rows seen;"

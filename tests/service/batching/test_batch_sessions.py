@@ -70,9 +70,9 @@ def test_one_session_runs_all_sizes_without_a_shape_switch_penalty(
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ({"most": 3}, "CUDA out of memory"),
-        ({"most": 3, "on_cpu": False}, "CUDA out of memory"),
-        ({"most_got": 3}, "The provider 'cuda' was requested, but ONNX Runtime fell back to the CPU"),
+        ({"max_sessions": 3}, "CUDA out of memory"),
+        ({"max_sessions": 3, "on_cpu": False}, "CUDA out of memory"),
+        ({"max_on_provider": 3}, "The provider 'cuda' was requested, but ONNX Runtime fell back to the CPU"),
     ],
 )
 def test_one_session_runs_all_sizes_if_another_cannot_be_opened(

@@ -68,7 +68,7 @@ def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
         assert service.client.post(f"/v2/models/{model}/infer", json={"inputs": [entry]}).status_code == 200
 
 
-def shift(service: Service, model: str = "net") -> dict[str, Any]:
+def drift(service: Service, model: str = "net") -> dict[str, Any]:
     """Return what the service says of a model's inputs."""
     found: dict[str, Any] = service.client.get(f"/v2/models/{model}/drift").json()
     return found
@@ -80,9 +80,9 @@ def test_normal_rows_do_not_drift_and_moved_rows_do(repository: Path, start: Sta
     fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
 
     ask(service, fed["normal"])
-    normal = shift(service)
+    normal = drift(service)
     ask(service, fed["moved"])
-    moved = shift(service)
+    moved = drift(service)
 
     assert normal["window_fill"] > 0.9
     assert normal["drifted"] is False
@@ -94,12 +94,12 @@ def test_normal_rows_do_not_drift_and_moved_rows_do(repository: Path, start: Sta
 
 
 @pytest.mark.slow
-def test_bundle_without_held_out_rows_has_scores_and_no_verdict(repository: Path, start: StartService) -> None:
+def test_bundle_without_calibration_rows_has_scores_and_no_verdict(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
 
     ask(service, rows(500, offset=1.0), "unknown")
 
-    found = shift(service, "unknown")
+    found = drift(service, "unknown")
     assert found["monitored"] is True
     assert found["drifted"] is None
     assert found["layers"][0]["threshold"] is None
@@ -114,7 +114,7 @@ def test_drift_route_reports_a_model_that_is_not_monitored(
 
     ask(service, rows(3), model)
 
-    assert shift(service, model) == {
+    assert drift(service, model) == {
         "model_name": model,
         "model_version": "1",
         "monitored": False,
@@ -129,7 +129,7 @@ def test_small_share_samples_few_requests(repository: Path, start: StartService)
 
     ask(service, rows(300))
 
-    seconds, found = time.monotonic() - begun, shift(service)
+    seconds, found = time.monotonic() - begun, drift(service)
     allowed = 1 + seconds * 0.01 / 0.0003  # what handing over costs alone
     assert 1 <= found["rows"] <= allowed
     assert found["sampling"]["max_rows_per_hour"] <= 3600 * 0.01 / 0.0003
@@ -148,7 +148,7 @@ def test_drift_state_survives_a_restart(repository: Path, tmp_path: Path, start:
     second = start(repository, **settings)
 
     assert seen > 50
-    assert shift(second)["rows"] == seen
+    assert drift(second)["rows"] == seen
 
 
 def test_last_rows_are_saved_without_further_requests(
@@ -165,7 +165,7 @@ def test_last_rows_are_saved_without_further_requests(
     card = repository / "net" / "1" / MONITOR_CARD_NAME
     (path,) = (tmp_path / "state" / "drift" / "net").rglob("*.npz")
     wait_for(written)
-    assert shift(service)["rows"] == 1
+    assert drift(service)["rows"] == 1
 
 
 @pytest.mark.slow
@@ -177,9 +177,9 @@ def test_non_finite_rows_are_counted_and_not_summed(
     huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
 
     ask(service, huge)
-    wait_for(lambda: shift(service)["rows_not_finite"] == 1)
+    wait_for(lambda: drift(service)["rows_not_finite"] == 1)
     ask(service, rows(1))
-    wait_for(lambda: shift(service)["rows"] == 1)
+    wait_for(lambda: drift(service)["rows"] == 1)
 
     with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
         assert len(found["input"]) == 1
@@ -190,7 +190,7 @@ def test_drift_metrics_match_the_drift_route(repository: Path, start: StartServi
     service = start(repository, drift_share=1.0)
     ask(service, rows(600, offset=1.0))
 
-    found = shift(service)
+    found = drift(service)
     families = {one.name: one for one in text_string_to_metric_families(service.client.get("/metrics").text)}
 
     def value(name: str) -> float:
@@ -246,8 +246,8 @@ def test_kept_inputs_can_be_used_by_adapt(repository: Path, tmp_path: Path, star
 
     again = start(repository, drift_share=1.0)
     ask(again, rows(600, offset=2.0))
-    assert shift(again)["model_version"] == str(version)
-    assert shift(again)["drifted"] is False
+    assert drift(again)["model_version"] == str(version)
+    assert drift(again)["drifted"] is False
 
 
 def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:

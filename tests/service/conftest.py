@@ -74,9 +74,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Return a function that makes ONNX Runtime list CUDA and TensorRT, and act as given when a session is opened.
 
-    `got`: whether the session has the requested provider; `nodes`: their placement; `error`: raised for any provider but
-    the CPU; `printed`: by the search for libraries; `max_sessions`: that fit into memory; `max_on_provider`: of those, on
-    the requested provider; `on_cpu`: whether the CPU can run the network. It returns the list of the requests.
+    `got`: whether the session has the requested provider; `nodes`: their placement; `error`: raised for all but the
+    CPU provider; `printed`: by the search for libraries; `max_sessions`: that fit into memory; `max_on_provider`: of
+    those, on the requested provider; `on_cpu`: whether the CPU can run the network. It returns the list of the requests.
     """
     right = onnxruntime.InferenceSession
 

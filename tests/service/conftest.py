@@ -76,7 +76,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
     `got`: whether the session has the requested provider; `nodes`: their placement; `error`: raised for all but the
     CPU provider; `printed`: by the search for libraries; `max_sessions`: that fit into memory; `max_on_provider`: of
-    those, on the requested provider; `on_cpu`: whether the CPU can run the network. It returns the list of the requests.
+    those, on the requested provider; `on_cpu`: whether the CPU can run the network. It returns the requests.
     """
     right = onnxruntime.InferenceSession
 

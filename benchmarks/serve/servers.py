@@ -10,7 +10,7 @@ from benchmarks.serve.load import server
 PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182}
 
 
-def normfold(repository: Path, folder: Path, module: str = "cli", **settings: str) -> Any:
+def normfold(repository: Path, folder: Path, module: str = "normfold", **settings: str) -> Any:
     """Return Normfold's service, with everything on but what the settings turn off."""
     environment = {"NORMFOLD_ACCESS_LOG": str(folder / "normfold.log"), "NORMFOLD_LOG_LEVEL": "warning"} | settings
     port = PORTS["normfold"]

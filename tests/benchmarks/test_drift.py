@@ -40,7 +40,7 @@ def test_a_look_is_at_every_twentieth_row_of_all_passes_once_a_window_is_full(mo
     assert len(found) == 2 * ROWS // 20 - int(fills) // 20
 
 
-def test_what_the_last_rows_show_is_flagged_though_most_of_a_flat_window_is_clean(
+def test_drift_of_the_last_rows_is_flagged_though_most_of_a_flat_window_is_clean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A few far-off rows weigh more while they are new: a stream is flagged now and then where flat windows are not."""

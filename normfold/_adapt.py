@@ -140,10 +140,10 @@ def adapt(
         WriteError: the repository cannot be written.
     """
     require_export("normfold adapt")
-    from normfold.contract.manifest import PRIOR
+    from normfold.contract.manifest import DEFAULT_PRIOR
     from normfold.export.adapt.adapt import adapt as recalibrate_bundle
 
-    weight = PRIOR if prior is None else prior
+    weight = DEFAULT_PRIOR if prior is None else prior
     with reporting(progress) as report:
         found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, report)
     result = AdaptResult(found)

@@ -121,7 +121,7 @@ def _worst_first(found: Audit) -> tuple[Finding, ...]:
 
 def _audit_onnx(given: Source, data: str | None) -> Audit:
     if data is not None:
-        raise ArgumentError("`data` goes with a run folder or module:factory; an ONNX file is judged by itself.")
+        raise ArgumentError("`data` is for a run folder or module:factory; an ONNX file is audited without data.")
     require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
     from normfold.export.files.audit_file import audit_onnx
 
@@ -136,17 +136,17 @@ def _audit_torch(given: Source, data: str | None, report: Callable[[str], None])
 
     report("reading the data")
     if given.is_run:
-        subject, why_not = subject_of_run(Path(given.text), data)
+        subject, no_rows_reason = subject_of_run(Path(given.text), data)
     else:
         dataset = None if data is None else load_given_data(data)
         if dataset is not None and given.input_shape is not None:
-            raise ArgumentError("`input_shape` and `data` both say what shape a sample has; give one of them.")
+            raise ArgumentError("`input_shape` and `data` both give the shape of a sample; give one of them.")
         if dataset is None and given.input_shape is None:
             raise ArgumentError(f"{given.kind.capitalize()} needs `input_shape`, the shape of one sample, or `data`.")
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
         network = build_network(given, shape, None if dataset is None else len(dataset.labels))
-        subject, why_not = subject_of_network(network, shape, dataset), "no --data were given."
+        subject, no_rows_reason = subject_of_network(network, shape, dataset), "no --data were given."
     found = audit_network(subject, report)
     if subject.rows is not None:
         return found
-    return dataclasses.replace(found, notes=(*found.notes, f"Statistics were not compared with data: {why_not}"))
+    return dataclasses.replace(found, notes=(*found.notes, f"Statistics were not compared with data: {no_rows_reason}"))

@@ -17,8 +17,8 @@ from normfold._shared.source import Source, resolve
 if TYPE_CHECKING:
     from torch import nn
 
+    from normfold.contract.drift.monitor import Monitor
     from normfold.contract.manifest import Manifest
-    from normfold.contract.monitor import Monitor
     from normfold.export.fold.report import FoldReport
     from normfold.export.verify.verify import Verification
 

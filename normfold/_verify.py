@@ -93,7 +93,7 @@ def verify(
         ManifestError, PixelError: the card cannot be used.
     """
     require_export("normfold verify")
-    from normfold.contract.manifest import read_source_card
+    from normfold.contract.source_card import read_source_card
     from normfold.export.graph.pixels import from_pixels
     from normfold.export.verify.verify import verify as compare
 

@@ -35,7 +35,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   ├── UnknownModelError           no model, or no version of it, has that name
     │   │   └── ResponseTooLargeError       the outputs would be larger than any may be
     │   └── SettingsError                   a setting of the service is wrong
-    │       └── KeysError                   the file of keys is missing or broken
+    │       └── KeysError                   the key file is missing or broken
     ├── CheckError                          a check failed; exit code 1
     │   ├── FoldError                       a folded graph is not valid
     │   ├── VerificationError               a folded model does not reproduce the original
@@ -48,7 +48,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── DivergedError                   the loss of a training is no longer finite
     │   ├── UnmeasurableError               the loss of a trained network is not finite
     │   └── StatisticsError                 there is no mean and variance of the inputs of a BatchNorm
-    │       └── UnsteadyCallsError          it is called by some batches and not by others
+    │       └── VaryingCallsError          it is called by some batches and not by others
     ├── SetupError                          the machine lacks something; exit code 3
     │   ├── MissingPackageError             a package of an extra is not installed
     │   ├── RuntimePackageError             no ONNX Runtime is installed, or two are
@@ -112,7 +112,7 @@ from normfold.models.errors import RunFolderError as RunFolderError
 from normfold.models.errors import StatisticsError as StatisticsError
 from normfold.models.errors import TrainModeError as TrainModeError
 from normfold.models.errors import UnmeasurableError as UnmeasurableError
-from normfold.models.errors import UnsteadyCallsError as UnsteadyCallsError
+from normfold.models.errors import VaryingCallsError as VaryingCallsError
 from normfold.models.errors import WeightsError as WeightsError
 from normfold.service.errors import DeadlineError as DeadlineError
 from normfold.service.errors import InvalidRequestError as InvalidRequestError
@@ -132,15 +132,15 @@ from normfold.service.errors import UnwritableOutputError as UnwritableOutputErr
 
 if TYPE_CHECKING:
     from normfold.contract.bundle import DamagedBundleError as DamagedBundleError
-    from normfold.contract.manifest import ManifestError as ManifestError
-    from normfold.contract.monitor import MonitorError as MonitorError
-    from normfold.contract.preprocess import RawInputError as RawInputError
+    from normfold.contract.drift.monitor import MonitorError as MonitorError
+    from normfold.contract.errors import RawInputError as RawInputError
+    from normfold.contract.record import ManifestError as ManifestError
     from normfold.contract.runtime import RuntimePackageError as RuntimePackageError
 
 _LAZY = {
     "DamagedBundleError": "bundle",
     "ManifestError": "manifest",
-    "MonitorError": "monitor",
+    "MonitorError": "drift.monitor",
     "RawInputError": "preprocess",
     "RuntimePackageError": "runtime",
 }

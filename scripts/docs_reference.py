@@ -21,7 +21,8 @@ from pydantic import BaseModel
 
 import normfold
 from normfold.cli.main import app as command_line_app
-from normfold.contract.manifest import Manifest, SourceCard
+from normfold.contract.manifest import Manifest
+from normfold.contract.source_card import SourceCard
 from normfold.service.app import create_app
 from normfold.service.settings import PREFIX, Settings
 

@@ -101,18 +101,18 @@ def warm_up(pipelines: Sequence[Pipeline], folder: Path) -> None:
 
 def measure_graph(name: str, pipelines: Sequence[Pipeline], folder: Path, rounds: int, core: int) -> list[Result]:
     """Run every pipeline on one graph, then prove and time what they wrote."""
-    tell(f"{name}: source")
+    show_progress(f"{name}: source")
     source = write_graph(name, folder / "source.onnx")
     files = {pipeline.name: folder / f"{index}.onnx" for index, pipeline in enumerate(pipelines)}
     seconds, verifications = {}, {}
     for pipeline in pipelines:
-        tell(f"{name}: {pipeline.name}")
+        show_progress(f"{name}: {pipeline.name}")
         target = files[pipeline.name]
         with pinned(core):
             seconds[pipeline.name] = statistics.median(time_of(pipeline, source, target) for _ in range(TIMINGS))
         verifications[pipeline.name] = verify(source, target)
     with pinned(core):
-        times = measure(files, rounds, lambda done: tell(f"{name}: round {done} of {rounds}"))
+        times = measure(files, rounds, lambda done: show_progress(f"{name}: round {done} of {rounds}"))
     results = []
     for pipeline in pipelines:
         verification, milliseconds = verifications[pipeline.name], times[pipeline.name] * 1000
@@ -128,7 +128,9 @@ def measure_graph(name: str, pipelines: Sequence[Pipeline], folder: Path, rounds
                 ratio=ratio(times[pipeline.name], times[EXPORTER.name]),
             )
         )
-        tell(f"{name}: {pipeline.name}: {interval(milliseconds)}, of exporter's {results[-1].ratio}", ends=True)
+        show_progress(
+            f"{name}: {pipeline.name}: {interval(milliseconds)}, of exporter's {results[-1].ratio}", ends=True
+        )
     return results
 
 
@@ -168,9 +170,9 @@ def table_of(results: Sequence[Result]) -> Table:
     return table
 
 
-def tell(what: str, ends: bool = False) -> None:
-    """Say on standard error what is being done, on one line that is written over unless it ends."""
-    print(f"\r{what:70}", end="\n" if ends else "", file=sys.stderr, flush=True)
+def show_progress(step: str, ends: bool = False) -> None:
+    """Show a step on standard error, on one line that the next step replaces unless `ends`."""
+    print(f"\r{step:70}", end="\n" if ends else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ def export(
     returns a torch network. If the folded network differs from the original by more than its rounding noise, nothing
     is written and the exit code is 1.
 
-    The running statistics of a run folder are first taken anew over all of its training data, with the weights frozen,
-    and kept as trained where that makes validation accuracy worse.
+    The running statistics of a run folder are first recalibrated over all of its training data, with the weights
+    frozen, and kept as trained where that makes validation accuracy worse.
 
     With `--input uint8` clients send pixels, 0 to 255, a quarter of the bytes; the network standardises them itself.
 
@@ -130,7 +130,7 @@ def export(
     manifest, report = exported.manifest, exported.report
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
-        warn("The running statistics are those of training: recalibrated they make validation accuracy worse.")
+        warn("The running statistics are those of training: recalibration lowers validation accuracy.")
     if as_json:
         print_json(
             {

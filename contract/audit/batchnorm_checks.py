@@ -1,4 +1,4 @@
-"""Faults that the parameters of a BatchNorm show by themselves. Each threshold has its reason beside it."""
+"""Checks of a BatchNorm's parameters. Each threshold has its reason beside it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.contract.audit.findings import Finding, NormLayer, Severity
+from normfold.contract.audit.findings import BatchNormLayer, Finding, Severity
 
 LARGE_GAIN = 100.0
-"""Of a channel whose variance is less than epsilon, so nearly constant in training: an input off by a hundredth then
-moves the output by one, which is what a fresh BatchNorm gives a whole standard deviation. With a small scale, or an
-epsilon of 1e-3 (a gain of 32 times the scale at most), such a channel is harmless, and common in trained networks."""
+"""Gain above which a channel with a variance below epsilon, nearly constant in training, is a finding. An input change
+of 0.01 then changes the output by 1, as a whole standard deviation does after an untrained BatchNorm. With a small
+scale, or an epsilon of 1e-3 (a gain of at most 32 times the scale), such channels are harmless, and common in trained
+networks."""
 
 DEAD_SCALE = 1e-3
-"""The scale is the output's standard deviation; that of a fresh BatchNorm is 1. A thousandth of it is lost beside the
-other channels in what the next layer sums up."""
+"""|scale| below which a channel is dead. The scale is the standard deviation of the output, and 1 in an untrained
+BatchNorm; a thousandth of that is negligible beside the other channels in the sums of the next layer."""
 
 MANY_DEAD = 0.5
-"""Share of a layer's channels. A few dead ones are pruning for free; with half of them the layer is not what it was
-built to be."""
+"""Fraction of dead channels from which they are a warning. A few can be pruned without loss; with half of them, the
+layer has lost half of its width."""
 
-SMALLEST_EPSILON, LARGEST_EPSILON = 1e-6, 1e-2
-"""Frameworks' defaults and published networks lie between 1e-5 (torch, ONNX) and 1e-3 (Keras, MobileNet, EfficientNet);
-a factor of ten is left on either side. Less does not bound the gain of a constant channel (1000 at 1e-6), more is felt
-by channels of ordinary variance."""
+MIN_USUAL_EPSILON, MAX_USUAL_EPSILON = 1e-6, 1e-2
+"""Defaults of frameworks and published networks lie between 1e-5 (torch, ONNX) and 1e-3 (Keras, MobileNet,
+EfficientNet); these limits are a factor of ten wider. A smaller epsilon hardly bounds the gain of a constant channel
+(1000 times the scale at 1e-6); a larger one changes channels of ordinary variance."""
 
 
-def check_layer(layer: NormLayer) -> Iterator[Finding]:
-    """Yield what is wrong with one layer's parameters."""
+def check_layer(layer: BatchNormLayer) -> Iterator[Finding]:
+    """Yield the findings about one layer's parameters."""
     channels = len(layer.scale)
     arrays = layer.scale, layer.shift, layer.running_mean, layer.running_var
     finite = np.isfinite(np.stack([*arrays, layer.gain])).all(axis=0)
@@ -38,9 +39,10 @@ def check_layer(layer: NormLayer) -> Iterator[Finding]:
             "not-finite",
             layer.name,
             f"{_of(int(np.sum(~finite)), channels)}: a parameter is NaN or infinite, or a variance negative",
-            "Go back to a checkpoint from before training diverged; if only statistics are hurt, export mends them.",
+            "Use a checkpoint from before training diverged; if only running statistics are affected, normfold export "
+            "of a run folder recalibrates them.",
         )
-    if never_set(layer):
+    if has_initial_statistics(layer):
         yield Finding(
             Severity.ERROR,
             "statistics-unset",
@@ -60,7 +62,7 @@ def check_layer(layer: NormLayer) -> Iterator[Finding]:
             layer.name,
             f"{_of(int(steep.sum()), channels)}: variance down to {layer.running_var[steep].min():.2g}, "
             f"gain up to {gain[steep].max():.3g}",
-            "Remove these channels or raise epsilon: what was constant in training is blown up when it first varies.",
+            "Remove these channels or raise epsilon: an input that hardly varied in training is amplified.",
         )
     if dead.any():
         many = dead.sum() >= MANY_DEAD * channels
@@ -69,22 +71,22 @@ def check_layer(layer: NormLayer) -> Iterator[Finding]:
             "dead-channels",
             layer.name,
             f"{_of(int(dead.sum()), channels)}: |scale| below {DEAD_SCALE:g}",
-            "Prune these channels: whatever goes in, their shift comes out."
+            "Prune these channels: their output is their shift, whatever the input."
             if not many
-            else "Look for a learning rate, or a weight decay of scales, that is too high: much of this layer is off.",
+            else "Look for a learning rate, or a weight decay of scales, that is too high: most of this layer is dead.",
         )
-    if not SMALLEST_EPSILON <= layer.epsilon <= LARGEST_EPSILON:
+    if not MIN_USUAL_EPSILON <= layer.epsilon <= MAX_USUAL_EPSILON:
         yield Finding(
             Severity.WARNING,
             "epsilon-unusual",
             layer.name,
             f"epsilon {layer.epsilon:.3g}; usual is 1e-5 (torch, ONNX) to 1e-3 (Keras)",
-            "Compare it with the epsilon of the network in which the weights were trained.",
+            "Compare it with the epsilon of the framework in which the network was trained.",
         )
 
 
-def never_set(layer: NormLayer) -> bool:
-    """Whether the statistics are those of a layer that never saw a batch: mean 0 and variance 1 throughout."""
+def has_initial_statistics(layer: BatchNormLayer) -> bool:
+    """Return whether the running statistics are those of an untrained layer: mean 0 and variance 1 in all channels."""
     return not layer.running_mean.any() and bool(np.all(layer.running_var == 1))
 
 

@@ -1,4 +1,4 @@
-"""Findings of an audit of BatchNorm layers: severities, findings, and the layers that were audited."""
+"""The result of an audit of BatchNorm layers: findings with their severities, and the layers' parameters."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from normfold.contract.arrays import Float64Array
 
 
 class Severity(StrEnum):
-    """How much a finding matters, the least first."""
+    """Severity of a finding, in ascending order."""
 
     INFO = "info"
-    """Worth knowing; nothing is wrong."""
+    """A fact worth knowing; nothing is wrong."""
     WARNING = "warning"
-    """The network works, and probably worse than it could."""
+    """The network works, and probably not as well as it could."""
     ERROR = "error"
-    """Inference computes something other than what was trained."""
+    """Inference computes another function than the one that was trained."""
 
     def reaches(self, other: Severity) -> bool:
-        """Whether this matters at least as much as another."""
+        """Return whether this severity is `other` or above."""
         order = list(Severity)
         return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of one layer, or of the network where `layer` is None."""
+    """A problem of one layer, or of the whole network where `layer` is None."""
 
     severity: Severity
     code: str
     layer: str | None
-    figure: str
-    """What was measured, in words."""
+    measurement: str
+    """The measured values, in words."""
     advice: str
-    """What to do, in one sentence."""
+    """A remedy, in one sentence."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
@@ -46,55 +45,57 @@ class Finding:
             "severity": self.severity.value,
             "code": self.code,
             "layer": self.layer,
-            "figure": self.figure,
+            "measurement": self.measurement,
             "advice": self.advice,
         }
 
 
 @dataclass(frozen=True, eq=False)
-class NormLayer:
-    """The frozen parameters of one BatchNorm, each of shape (C,), float64, whatever their values."""
+class BatchNormLayer:
+    """The parameters of one BatchNorm in inference, each of shape (C,), float64; they may be NaN or infinite."""
 
     name: str
-    scale: FloatArray
-    shift: FloatArray
-    running_mean: FloatArray
-    running_var: FloatArray
+    scale: Float64Array
+    shift: Float64Array
+    running_mean: Float64Array
+    running_var: Float64Array
     epsilon: float
 
     @property
-    def gain(self) -> FloatArray:
-        """The slope of the layer in inference; not finite where a parameter is not, or where the variance is negative.
+    def gain(self) -> Float64Array:
+        """The gain of the layer's channel affine in inference, (C,).
 
         gain = scale / sqrt(running_var + epsilon)
+
+        It is not finite where a parameter is not, or where the root's argument is negative or 0.
         """
         with np.errstate(all="ignore"):
-            gain: FloatArray = self.scale / np.sqrt(self.running_var + self.epsilon)
+            gain: Float64Array = self.scale / np.sqrt(self.running_var + self.epsilon)
         return gain
 
 
 @dataclass(frozen=True, eq=False)
-class LayerDrift:
-    """How far the running statistics of one layer are from those of data; each array (C,)."""
+class StatisticsDifference:
+    """Difference between a layer's running statistics and the statistics of its inputs over a data set, (C,) each."""
 
     layer: str
-    mean_shift: FloatArray
-    """(mean of the data - running mean) / sqrt(running variance + epsilon)."""
-    variance_ratio: FloatArray
-    """(variance of the data + epsilon) / (running variance + epsilon)."""
+    mean_difference: Float64Array
+    """(mean of the inputs - running_mean) / sqrt(running_var + epsilon)."""
+    variance_ratio: Float64Array
+    """(variance of the inputs + epsilon) / (running_var + epsilon)."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All that an audit found out."""
+    """The result of an audit."""
 
-    layers: tuple[NormLayer, ...]
+    layers: tuple[BatchNormLayer, ...]
     findings: tuple[Finding, ...]
-    drifts: dict[str, LayerDrift]
-    """By layer; empty where there were no data to compare with."""
+    differences: dict[str, StatisticsDifference]
+    """Running statistics against a data set, by layer; empty without data."""
     notes: tuple[str, ...] = ()
-    """What was not looked at, and why, each in one sentence."""
+    """Checks that were left out, with the reason, each in one sentence."""
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
-        """Return the findings that matter at least so much."""
+        """Return the findings of this severity or above."""
         return tuple(finding for finding in self.findings if finding.severity.reaches(severity))

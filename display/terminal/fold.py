@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from normfold.contract.monitor import Monitor
+    from normfold.contract.drift.monitor import Monitor
     from normfold.export.fold.report import Entry, FoldReport
     from normfold.export.graph.pixels import PixelInput
     from normfold.export.verify.verify import Verification

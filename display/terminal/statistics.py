@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from normfold.contract.manifest import RunningStatistics
+    from normfold.contract.source_card import RunningStatistics
 
 
 def movement_table(moved: RunningStatistics) -> Table:

@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.atomic_write import os_errors_as_write_errors
-from normfold.contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
-from normfold.contract.monitor import MONITOR_NAME
+from normfold.contract.drift.monitor import MONITOR_NAME
+from normfold.contract.drift.samples import DRIFT_FOLDER
+from normfold.contract.manifest import DEFAULT_PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.contract.samples import DRIFT_FOLDER
 from normfold.export.adapt.read_samples import read_kept_samples, read_samples
 from normfold.export.adapt.recalibrate import Recalibration, recalibrate
 from normfold.export.adapt.samples import SampleFormat, Samples
@@ -100,7 +100,7 @@ def adapt(
     repository: Path,
     name: str,
     samples: Path,
-    prior: float = PRIOR,
+    prior: float = DEFAULT_PRIOR,
     version: int | None = None,
     as_tensors: bool | None = None,
     progress: ProgressCallback = ignore_progress,

@@ -17,10 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from normfold.contract.drift.monitor import MONITOR_NAME
+from normfold.contract.drift.samples import (
+    SAMPLES_SUFFIX,
+    drift_folder,
+    newest_samples,
+    read_stored_samples,
+    stack_samples,
+)
+from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest
-from normfold.contract.monitor import MONITOR_NAME
-from normfold.contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing
-from normfold.contract.samples import KEPT_SUFFIX, drift_folder, newest, read_kept, stacked
+from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.export.adapt.samples import RAW, SampleFormat, Samples, raw_samples, standardised_samples, tensor_samples
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
@@ -63,13 +70,13 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleForma
         SampleError: there are none, or they are of another network.
     """
     folder = drift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
-    found = [row for path in sorted(folder.glob(f"*{KEPT_SUFFIX}")) for row in read_kept(path)]
+    found = [row for path in sorted(folder.glob(f"*{SAMPLES_SUFFIX}")) for row in read_stored_samples(path)]
     if not found:
         raise SampleError(
             f"{str(state_dir)!r} keeps no inputs of {manifest.name}/{manifest.version}; a service keeps them with "
             "NORMFOLD_KEEP_SAMPLES, of versions that it monitors for drift."
         )
-    _, arrays = stacked(newest(found, len(found)))
+    _, arrays = stack_samples(newest_samples(found, len(found)))
     missing = [info.name for info in expected.infos if info.name not in arrays]
     if missing:
         raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
@@ -96,7 +103,7 @@ def _pictures(folder: Path, expected: SampleFormat) -> Samples:
 
 def _decode(preprocessing: ImagePreprocessing, file: Path) -> Tensor:
     try:
-        return preprocessing.decode_picture(file.read_bytes())
+        return preprocessing.decode_image(file.read_bytes())
     except OSError as error:
         raise SampleError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
     except RawInputError as error:

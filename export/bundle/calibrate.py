@@ -1,8 +1,8 @@
 """Thresholds of `monitor.json`, taken from calibration rows: held-out rows that are normal.
 
-A score is a layer's divergence over a window of rows, the mean over its channels (`contract.monitor.divergence`). It is
-never 0, even for normal inputs: a window is a sample, and the rows that thresholds come from are one too. So windows
-are drawn from resamples of those rows (a bootstrap of a bootstrap; Efron & Tibshirani 1993, chapter 6), and the
+A score is a layer's divergence over a window of rows, the mean over its channels (`contract.drift.monitor.divergence`).
+It is never 0, even for normal inputs: a window is a sample, and the rows that thresholds come from are one too. So
+windows are drawn from resamples of those rows (a bootstrap of a bootstrap; Efron & Tibshirani 1993, chapter 6), and the
 threshold of each layer is what QUANTILE of their scores do not exceed.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normfold.contract.monitor import Monitor, WatchedLayer, divergence
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer, divergence
 from normfold.export.arrays import Tensor
 from normfold.export.bundle.evenly_spaced import evenly_spaced
 from normfold.export.verify.inputs import read_inputs
@@ -32,7 +32,9 @@ QUANTILE = 0.999
 _ROWS_AT_ONCE = 64
 
 
-def calibrate(path: Path, layers: Sequence[WatchedLayer], calibration: Path | Inputs | None, seed: int = 0) -> Monitor:
+def calibrate(
+    path: Path, layers: Sequence[MonitoredLayer], calibration: Path | Inputs | None, seed: int = 0
+) -> Monitor:
     """Return the monitored layers, with thresholds if there are rows to take them from.
 
     Args:
@@ -69,11 +71,11 @@ def calibrate(path: Path, layers: Sequence[WatchedLayer], calibration: Path | In
     return Monitor(window_rows=WINDOW_ROWS, layers=calibrated, calibration_rows=counted)
 
 
-def _with_threshold(layer: WatchedLayer, scores: Tensor) -> WatchedLayer:
+def _with_threshold(layer: MonitoredLayer, scores: Tensor) -> MonitoredLayer:
     """Return a layer with the threshold that its scores give, if they give one: all may be 0."""
     threshold = float(np.quantile(scores, QUANTILE))
     usable = threshold if 0 < threshold < math.inf else None
-    return WatchedLayer.model_validate({**layer.model_dump(), "threshold": usable})  # a copy would not be checked
+    return MonitoredLayer.model_validate({**layer.model_dump(), "threshold": usable})  # a copy would not be checked
 
 
 def _window(rows: int, rng: np.random.Generator) -> Tensor:
@@ -83,7 +85,7 @@ def _window(rows: int, rng: np.random.Generator) -> Tensor:
     return window
 
 
-def _scores(layer: WatchedLayer, given: dict[str, Tensor], weights: Tensor) -> Tensor:
+def _scores(layer: MonitoredLayer, given: dict[str, Tensor], weights: Tensor) -> Tensor:
     """Return the score of each window, (windows,)."""
     means = weights @ given[layer.means]
     variances = weights @ given[layer.squares] - means**2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
 from normfold.contract.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -19,14 +20,13 @@ from normfold.contract.manifest import (
     FoldSummary,
     Manifest,
     OutputError,
-    SourceCard,
     TensorSpec,
     class_axis,
     sha256_of,
-    to_json,
 )
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
 from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.monitor import save_monitor
 from normfold.export.bundle.reservation import reservation

@@ -1,7 +1,8 @@
 """`monitor.onnx`: a network up to a few BatchNormalization layers, giving the moments of their outputs.
 
 A folded layer still knows its normal state: the value that holds its output has, in each channel, the mean `shift`
-and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.monitor` for what the graph gives.
+and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.drift.monitor` for what the graph
+gives.
 
 A channel with a scale near 0 carries its shift and the rounding of it. Divided by the scale, that rounding is of any
 size, and another on another processor; one such channel outweighs all others of its layer. So it is left out.
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from normfold.contract.monitor import WatchedLayer
+from normfold.contract.drift.monitor import MonitoredLayer
 from normfold.export.bundle.evenly_spaced import evenly_spaced
 from normfold.export.fold.batchnorm import BatchNorm
 from normfold.export.fold.fold import fold
@@ -64,7 +65,7 @@ class _NormOutput:
         return np.flatnonzero(alive)
 
 
-def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[WatchedLayer]:
+def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[MonitoredLayer]:
     """Write the graph that monitors a network.
 
     Args:
@@ -111,7 +112,7 @@ def _has_rows(found: _NormOutput, of_input: Sizes | None) -> bool:
     return sizes is not None and of_input is not None and sizes[:1] == of_input[:1]
 
 
-def _monitor(editor: Editor, found: _NormOutput) -> WatchedLayer:
+def _monitor(editor: Editor, found: _NormOutput) -> MonitoredLayer:
     """Put behind a value what gives its live channels' means and mean squares, row by row."""
     batchnorm, value, live = found.batchnorm, found.value, found.live
     sizes = sizes_of(value)
@@ -151,7 +152,7 @@ def _monitor(editor: Editor, found: _NormOutput) -> WatchedLayer:
     normal = running_var / (running_var + batchnorm.epsilon)
     assert means.name is not None
     assert squares.name is not None
-    return WatchedLayer(
+    return MonitoredLayer(
         node=found.node,
         means=means.name,
         squares=squares.name,

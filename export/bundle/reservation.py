@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from normfold.contract.atomic_write import os_errors_as_write_errors, sync
-from normfold.contract.manifest import LARGEST_VERSION
+from normfold.contract.manifest import MAX_VERSION
 from normfold.export.errors import BundleExportError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -45,8 +45,8 @@ def reservation(repository: Path, name: str, version: int | None) -> Iterator[tu
         WriteError: the repository cannot be written, or the disk is full.
     """
     check_name(name)
-    if version is not None and not 1 <= version <= LARGEST_VERSION:
-        raise BundleExportError(f"Version {version} is not a number from 1 to {LARGEST_VERSION}.")
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise BundleExportError(f"Version {version} is not a number from 1 to {MAX_VERSION}.")
     model = repository / name
     with os_errors_as_write_errors(model):
         found_repository = repository.exists()
@@ -70,8 +70,8 @@ def reservation(repository: Path, name: str, version: int | None) -> Iterator[tu
 def _reserve(model: Path, version: int | None) -> tuple[Path, int]:
     number = version or 1 + max((int(path.name.split(".")[0]) for path in _versions(model)), default=0)
     while True:
-        if number > LARGEST_VERSION:
-            raise BundleExportError(f"There is no free version of {model.name!r}: the largest is {LARGEST_VERSION}.")
+        if number > MAX_VERSION:
+            raise BundleExportError(f"There is no free version of {model.name!r}: the largest is {MAX_VERSION}.")
         if (model / str(number)).exists():
             raise BundleExportError(f"Version {number} of {model.name!r} exists; a version is never overwritten.")
         partial = model / f"{number}.partial"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from normfold.contract.audit.batchnorm_checks import check_layer
-from normfold.contract.audit.findings import Audit, Finding, NormLayer, Severity
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
 from normfold.export.fold.batchnorm import BatchNorm, is_training, read_parameters
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor
@@ -48,8 +48,8 @@ def audit_onnx(path: Path) -> Audit:
     return Audit(tuple(layers), tuple(findings), {}, (NOTE,))
 
 
-def _layer(label: str, read: BatchNorm) -> NormLayer:
-    return NormLayer(label, read.scale, read.shift, read.running_mean, read.running_var, read.epsilon)
+def _layer(label: str, read: BatchNorm) -> BatchNormLayer:
+    return BatchNormLayer(label, read.scale, read.shift, read.running_mean, read.running_var, read.epsilon)
 
 
 def _training(label: str) -> Finding:

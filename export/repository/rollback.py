@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from normfold.contract.manifest import MANIFEST_NAME, Manifest, to_json
+from normfold.contract.manifest import MANIFEST_NAME, Manifest
 from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.record import to_json
 from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import VersionChoiceError
 from normfold.export.repository.versions import check_version, find_model
@@ -59,7 +60,7 @@ def roll_back(
     manifest = check_version(source.folder, repository)
     with reservation(repository, name, None) as (folder, number):
         progress(f"writing {name}/{number}")
-        copy = manifest.as_copy(number, datetime.now(UTC).isoformat(timespec="seconds"))
+        copy = manifest.copy_as_version(number, datetime.now(UTC).isoformat(timespec="seconds"))
         linked = [link_or_copy(source.folder / file, folder / file) for file in manifest.files]
         (folder / MANIFEST_NAME).write_text(to_json(copy))
     return RolledBack(model.folder / str(number), copy, all(linked))

@@ -25,7 +25,8 @@ from normfold.contract.bundle import (
     read_version,
 )
 from normfold.contract.errors import NormfoldError
-from normfold.contract.manifest import Manifest, ManifestError
+from normfold.contract.manifest import Manifest
+from normfold.contract.record import ManifestError
 from normfold.export.errors import (
     DamagedVersionError,
     ForeignFolderError,

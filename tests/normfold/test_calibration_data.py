@@ -10,7 +10,7 @@ import pytest
 
 from normfold._shared.calibration_data import validation_rows
 from normfold._shared.source import Source
-from normfold.contract.manifest import SourceCard
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle import calibrate
 from normfold.models.architectures.registry import Architecture
 from normfold.models.data.data import DataConfig

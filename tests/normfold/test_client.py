@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import normfold
-from normfold.contract.manifest import SourceCard
+from normfold.contract.source_card import SourceCard
 from normfold.errors import ArgumentError, ResponseError, UnreachableError
 from normfold.service.auth.key_admin import create_key
 from tests.support.bundles import DIGITS, LABELS, BundleWriter

@@ -17,7 +17,10 @@ from normfold.errors import ArgumentError, NormfoldError
 from tests.support.paths import ROOT
 
 SOURCES = (
-    *(f"contract.{module.name}" for module in pkgutil.iter_modules(contract.__path__)),
+    *(
+        module.name.removeprefix("normfold.")
+        for module in pkgutil.walk_packages(contract.__path__, "normfold.contract.")
+    ),
     *("export.errors", "models.errors", "service.errors"),
 )
 

@@ -105,7 +105,7 @@ def test_infer_rejects_tensors_that_the_model_does_not_declare(
 
 def test_predict_and_classify_reject_what_the_model_does_not_take(repository: Path) -> None:
     with normfold.load_repository(repository, provider="cpu") as models:
-        with pytest.raises(RawInputError, match="Instance 0: Expected a picture of shape"):
+        with pytest.raises(RawInputError, match="Instance 0: Expected an image of shape"):
             models["digits"].predict(np.zeros((1, 5, 5)))
         with pytest.raises(UnsuitableModelError, match="does not take images"):
             models["rows"].classify(b"")

@@ -14,7 +14,8 @@ import pytest
 from onnx import numpy_helper
 
 import normfold
-from normfold.contract.manifest import SourceCard, to_json
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from normfold.errors import (
     ArgumentError,
     RunFolderError,

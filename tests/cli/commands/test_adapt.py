@@ -15,8 +15,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from normfold.contract.manifest import PRIOR, SourceCard, read_manifest, sha256_of
-from normfold.contract.monitor import divergence, read_monitor
+from normfold.contract.drift.monitor import divergence, read_monitor
+from normfold.contract.manifest import DEFAULT_PRIOR, read_manifest, sha256_of
+from normfold.contract.source_card import SourceCard
 from normfold.export.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.statistics import read_merging
@@ -81,7 +82,7 @@ def test_adapted_version_names_its_parent_and_keeps_everything_else(
     manifest = read_manifest(folder / "manifest.json")
     assert manifest.schema_version == 3
     assert manifest.adapted is not None
-    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": PRIOR}
+    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": DEFAULT_PRIOR}
     assert (manifest.card, manifest.takes_pixels, manifest.copy_of) == (CARD, False, None)
     assert set(manifest.files) == {
         "trained.safetensors",

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from normfold.contract.manifest import SourceCard, to_json
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from tests.support.command import RunCommand
 from tests.support.onnx_models import model, small_convnet
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from normfold.contract.errors import WriteError
-from normfold.contract.manifest import LARGEST_VERSION, FoldSummary, SourceCard, read_manifest
+from normfold.contract.manifest import MAX_VERSION, FoldSummary, read_manifest
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.reservation import reservation
 from normfold.service.app import create_app
 from normfold.service.repository.scan import scan
@@ -265,13 +266,13 @@ def test_a_rollback_that_is_cut_off_leaves_nothing(
 def test_rollback_after_the_largest_version_is_an_error(normfold: RunCommand, root: Path) -> None:
     writer = BundleWriter(root)
     writer.digits(1)
-    writer.digits(LARGEST_VERSION)
+    writer.digits(MAX_VERSION)
 
     code, _, err = normfold("repository", "rollback", "digits")
 
     assert code == 2
     assert "There is no free version of 'digits': the largest is 999999999." in err
-    assert versions(root) == ["1", str(LARGEST_VERSION)]
+    assert versions(root) == ["1", str(MAX_VERSION)]
 
 
 def test_delete_removes_versions_and_reports_the_freed_bytes(normfold: RunCommand, digits: BundleWriter) -> None:

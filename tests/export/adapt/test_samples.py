@@ -204,7 +204,7 @@ def test_a_header_alone_is_no_sample(tmp_path: Path) -> None:
 def test_a_damaged_picture_is_named_when_its_turn_comes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     found = read_samples(tmp_path, PICTURES)
-    with pytest.raises(SampleError, match="a.png' cannot be used: The picture is neither a PNG nor a JPEG file"):
+    with pytest.raises(SampleError, match="a.png' cannot be used: The image is neither a PNG nor a JPEG file"):
         found.read(0, 1)
 
 

@@ -18,8 +18,9 @@ from onnx import numpy_helper
 from safetensors import safe_open
 
 from normfold.contract.errors import WriteError
-from normfold.contract.manifest import SourceCard, read_manifest, sha256_of
+from normfold.contract.manifest import read_manifest, sha256_of
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import BundleExportError, VerificationError

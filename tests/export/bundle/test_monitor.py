@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from normfold.contract.manifest import SourceCard
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, divergence, read_monitor
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, divergence, read_monitor
 from normfold.contract.preprocess import ImagePreprocessing
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrate
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.monitor import MAX_LAYERS, save_monitor
@@ -68,7 +68,7 @@ def test_monitor_gives_means_and_squares_of_each_row(tmp_path: Path, make: Any, 
     np.testing.assert_allclose(means, u.mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(squares, (u**2).mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(layer.variances, (var / (var + 1e-5))[live], rtol=1e-6)
-    assert layer.numbers == (1, 2, 3)
+    assert layer.channel_indices == (1, 2, 3)
 
 
 def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_dead_channels_do_not_change_the_score_of_a_layer(
 
     assert ratios[1] > 1.5
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-3)
-    assert [layer.numbers for layer in judged] == [live, tuple(range(len(live)))]
+    assert [layer.channel_indices for layer in judged] == [live, tuple(range(len(live)))]
 
 
 def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> 
 
         (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
-        assert layer.numbers == live
+        assert layer.channel_indices == live
 
 
 def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
 
     (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
-    assert layer.numbers == (1, 3)
+    assert layer.channel_indices == (1, 3)
 
 
 def without_scale(proto: onnx.ModelProto, *names: str) -> onnx.ModelProto:

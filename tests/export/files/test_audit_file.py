@@ -126,7 +126,7 @@ def test_parameters_that_are_computed_are_read_and_those_of_the_caller_are_not(t
     audit = audit_onnx(path)
     assert audit.layers == ()
     assert [(found.code, found.severity) for found in audit.findings] == [("not-readable", Severity.INFO)]
-    assert "its running_mean may be overridden by the caller" in audit.findings[0].figure
+    assert "its running_mean may be overridden by the caller" in audit.findings[0].measurement
 
 
 def test_two_nodes_of_one_name_are_two_layers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an experiment hands back: a table, a picture, and for each claim a verdict that follows from the numbers."""
+"""The result of an experiment: a table, a plot, and for each claim a verdict that is computed from the differences."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 STANDARD_ERRORS = 2.0
-"""A difference has a direction where its mean is more than this many standard errors from 0."""
+"""Number of standard errors by which a mean difference must differ from 0 for a verdict."""
 
-MOST_DECIMALS = 5
+MAX_DECIMALS = 5
 
 RULE = (
-    "For each seed a difference is taken between two networks of that seed; positive speaks for the claim. The claim "
-    f"is supported where the mean difference exceeds {STANDARD_ERRORS:g} standard errors, contradicted where it is as "
-    "far on the other side of 0, and otherwise not supported on these data. Where there is no difference at all, "
-    "chance alone crosses one of the two lines in 18 of 100 cases with 3 seeds, in 12 with 5, in 8 with 10."
+    "For each seed, a difference between two networks of that seed is computed; a positive one is in favour of the "
+    f"claim. The claim is supported if the mean difference is above {STANDARD_ERRORS:g} standard errors, contradicted "
+    f"if it is below −{STANDARD_ERRORS:g} standard errors, and otherwise not supported on these data. If the true "
+    "difference is 0, the mean crosses one of these limits by chance in 18 of 100 cases with 3 seeds, in 12 with 5, in "
+    "8 with 10."
 )
 
 
 class Verdict(StrEnum):
-    """What the numbers say of a claim."""
+    """Verdict on a claim, by the rule in RULE."""
 
     SUPPORTED = "supported"
     NOT_SUPPORTED = "not supported on these data"
@@ -44,10 +45,10 @@ class Estimate:
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
-            return shown(self.mean)
+            return format_number(self.mean)
         if not 0 < self.error < math.inf:
-            return f"{shown(self.mean)} ± {shown(self.error)}"
-        digits = min(max(1 - math.floor(math.log10(self.error)), 0), MOST_DECIMALS)
+            return f"{format_number(self.mean)} ± {format_number(self.error)}"
+        digits = min(max(1 - math.floor(math.log10(self.error)), 0), MAX_DECIMALS)
         return f"{self.mean:,.{digits}f} ± {self.error:,.{digits}f}".replace("-", "−")
 
 
@@ -59,10 +60,10 @@ Row = tuple[Cell, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns.
+    """A table with named columns.
 
     Raises:
-        ValueError: a row has not one cell for each column.
+        ValueError: a row has more or fewer cells than there are columns.
     """
 
     columns: tuple[str, ...]
@@ -74,7 +75,7 @@ class Table:
             raise ValueError(f"Row {wrong[0]!r} has not one cell for each of {len(self.columns)} columns.")
 
     def to_csv(self) -> str:
-        """Return the table as CSV; an estimate takes a second column for its standard error."""
+        """Return the table as CSV; a column of estimates is followed by one of their standard errors."""
         pairs = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
@@ -87,13 +88,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Check:
-    """A claim, its source, and the differences that decide on it, one for each seed."""
+    """A claim, its source, and the differences that decide on it."""
 
     claim: str
     source: str
     difference: str
-    """What was subtracted from what, in words, so that positive speaks for the claim."""
+    """The difference in words, minuend − subtrahend; a positive one is in favour of the claim."""
     differences: tuple[float, ...]
+    """One for each seed."""
 
     @property
     def estimate(self) -> Estimate:
@@ -102,27 +104,27 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """By the rule in RULE."""
+        """The verdict by the rule in RULE."""
         return judge(self.differences)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One experiment: what was done, what was found, and what it says of the claims."""
+class ExperimentResult:
+    """The result of one experiment: method, measurements, and verdicts on claims."""
 
     name: str
-    """Of the files: `name.png`, `name.csv`."""
+    """Stem of the files: `name.png`, `name.csv`."""
     title: str
     method: str
     table: Table
     caption: str
-    """Of the picture: says what its error bars are."""
-    picture: bytes
-    """A PNG."""
+    """Of the plot, with the meaning of its error bars."""
+    plot: bytes
+    """A PNG file."""
     checks: tuple[Check, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the picture, for JSON: what is no finite number becomes null."""
+        """Return everything except the plot as plain types for JSON; NaN and infinity become null."""
         return {
             "name": self.name,
             "title": self.title,
@@ -144,7 +146,7 @@ class Finding:
 
 
 def estimate(values: Values) -> Estimate:
-    """Return the mean and its standard error: the sample's standard deviation (n - 1) over the root of n."""
+    """Return the mean of n values, and its standard error s / sqrt(n), with s² = Σ (x - mean)² / (n - 1)."""
     numbers = [float(value) for value in values]
     if not all(map(math.isfinite, numbers)):
         return Estimate(math.nan, math.nan)
@@ -153,9 +155,9 @@ def estimate(values: Values) -> Estimate:
 
 
 def judge(differences: Values) -> Verdict:
-    """Return what differences say of a claim that they be positive; see RULE.
+    """Return the verdict on a claim that the differences are positive; see RULE.
 
-    Differences that are not all finite, and a single one, support nothing: NaN compares false.
+    It is NOT_SUPPORTED for a single difference, or if one is not finite, since comparisons with NaN are false.
     """
     found = estimate(differences)
     allowed = STANDARD_ERRORS * found.error
@@ -166,15 +168,15 @@ def judge(differences: Values) -> Verdict:
     return Verdict.NOT_SUPPORTED
 
 
-def shown(number: float) -> str:
-    """Return a number as a table shows it: three digits, or more before the point; a whole number whole."""
+def format_number(number: float) -> str:
+    """Return a number with three significant digits, or all digits before the decimal point; integers in full."""
     if not math.isfinite(number):
         return "–"
     if isinstance(number, int) or number == 0:
         return f"{number:,.0f}"
     number = float(f"{number:.2e}")  # so that 0.9996 is 1.00 and not 1.000
     digits = 2 - math.floor(math.log10(abs(number)))
-    if digits > MOST_DECIMALS:
+    if digits > MAX_DECIMALS:
         return f"{number:.1e}".replace("-", "−")
     return f"{number:,.{max(digits, 0)}f}".replace("-", "−")
 

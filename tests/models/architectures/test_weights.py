@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from normfold.models.architectures.blocks import LinearNorm
+from normfold.models.architectures.blocks import LinearBatchNorm
+from normfold.models.architectures.weights import load_weights
 from normfold.models.errors import WeightsError
-from normfold.models.training.weights import load_weights
 
 
-def make_network(seed: int = 0) -> LinearNorm:
+def make_network(seed: int = 0) -> LinearBatchNorm:
     torch.manual_seed(seed)
-    network = LinearNorm(3, 2)
+    network = LinearBatchNorm(3, 2)
     nn.init.normal_(network.norm.running_mean)
     return network
 
@@ -37,7 +37,7 @@ def test_safetensors_and_state_dicts_load_alike(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
-def test_nested_and_wrapped_state_dicts_are_found(tmp_path: Path, key: str, prefix: str) -> None:
+def test_nested_and_prefixed_state_dicts_load(tmp_path: Path, key: str, prefix: str) -> None:
     tensors = make_network(1).state_dict()
     content = {"epoch": 3, key: {prefix + name: value for name, value in tensors.items()}}
     torch.save(content, tmp_path / "w.pt")
@@ -63,7 +63,9 @@ def test_counter_of_batches_may_be_missing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_weights_of_another_network_are_refused_and_none_is_taken(tmp_path: Path, change: object, message: str) -> None:
+def test_weights_of_another_network_are_refused_and_none_is_loaded(
+    tmp_path: Path, change: object, message: str
+) -> None:
     tensors = dict(make_network(1).state_dict())
     change(tensors)
     save_file(tensors, tmp_path / "w.safetensors")
@@ -79,7 +81,7 @@ class Trap:
         return exec, ("raise SystemExit('code of the file ran')",)
 
 
-def test_code_in_a_torch_file_is_not_run(tmp_path: Path) -> None:
+def test_torch_file_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Trap()}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="could run code"):
         load_weights(make_network(), tmp_path / "w.pt")
@@ -88,7 +90,7 @@ def test_code_in_a_torch_file_is_not_run(tmp_path: Path) -> None:
         load_weights(make_network(), tmp_path / "whole.pt")
 
 
-def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+def test_missing_damaged_and_other_files_are_named(tmp_path: Path) -> None:
     tensors = make_network(1).state_dict()
     for suffix in (".safetensors", ".pt"):
         path = tmp_path / f"w{suffix}"

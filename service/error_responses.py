@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.contract.bundle import DamagedBundleError
-from normfold.contract.errors import CheckError, InputError, MissingPackageError, NormfoldError, SetupError
+from normfold.contract.errors import CheckError, InputError, MissingPackageError, NormfoldError, SetupError, WriteError
 from normfold.contract.manifest import ManifestError
 from normfold.contract.preprocess import RawInputError
 from normfold.contract.runtime import RuntimePackageError
@@ -94,7 +94,7 @@ STATUS: dict[type[NormfoldError], int] = {
 
 WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
     {  # at start they end the command; while a model loads they become the reason of a ModelUnavailableError
-        *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
+        *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError, WriteError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
         *(BundleLoadError, DamagedBundleError, ManifestError),
         *(KeysError, KeysUnwritableError),

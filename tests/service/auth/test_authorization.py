@@ -28,7 +28,7 @@ from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
 from tests.support.raw_http import open_client
 from tests.support.service import AccessLog, Service, StartService, serve_app
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_until_ready
 
 LOCKED = {"error": "This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."}
 PAGE = "https://app.example:8443"
@@ -158,7 +158,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
         cors_origins=(PAGE,),
     )
     with serve_app(create_app(settings), settings) as service:
-        service.wait_until_loaded()
+        wait_until_ready(service.client)  # with keys the reason is not given, so that nothing tells that it still loads
         yield Keys(folder, service, sent, ids)
 
 

@@ -115,7 +115,7 @@ def export(
         ArgumentError: there is no such source, or an argument does not go with it.
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
         WeightsError, ArchitectureError, OnnxExportError: a torch network cannot be loaded or exported.
-        BundleError: the name, the version or the card does not fit.
+        BundleExportError: the name, the version or the card does not fit.
         ModelInputError: the inputs or the calibration data do not fit.
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.

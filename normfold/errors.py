@@ -1,6 +1,6 @@
 """Every error that Normfold raises on purpose, in one tree.
 
-Each carries its facts as attributes, and one sentence that says what is wrong and what to do.
+Each carries its facts as attributes, and one sentence that says what is wrong and what to do::
 
     NormfoldError
     ├── InputError                          what was given cannot be used; exit code 2
@@ -35,7 +35,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   ├── UnknownModelError           no model, or no version of it, has that name
     │   │   └── ResponseTooLargeError       the outputs would be larger than any may be
     │   └── SettingsError                   a setting of the service is wrong
-    │       └── KeysError                   the file of keys is missing or broken
+    │       └── KeysError                   the key file is missing or broken
     ├── CheckError                          a check failed; exit code 1
     │   ├── FoldError                       a folded graph is not valid
     │   ├── VerificationError               a folded model does not reproduce the original

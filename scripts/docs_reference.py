@@ -113,10 +113,20 @@ def python_api() -> str:
         if name == "__version__":
             continue
         _described(inspect.getdoc(member), f"normfold.{name}")
+        if inspect.ismodule(member) and not callable(member):
+            sections.append(_error_section(name, member))
+            continue
         kind = "autoclass" if inspect.isclass(member) else "autofunction"
         options = ":members:" if inspect.isclass(member) else ""
         sections.append(f"## {name}\n\n```{{eval-rst}}\n.. {kind}:: normfold.{name}\n   {options}\n```")
     return "\n\n".join(sections)
+
+
+def _error_section(name: str, module: types.ModuleType) -> str:
+    """Return the section of `normfold.errors`: its tree, and every error that has no section of its own."""
+    members = ", ".join(one for one in dir(module) if one.endswith("Error") and one not in public_names())
+    options = f":members: {members}\n   :imported-members:"
+    return f"## {name}\n\n```{{eval-rst}}\n.. automodule:: normfold.{name}\n   {options}\n```"
 
 
 def public_names() -> list[str]:

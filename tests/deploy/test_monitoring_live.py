@@ -24,6 +24,8 @@ from tests.support.raw_http import open_client
 from tests.support.service import HeldRuns, Service, serve_app
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 INTERVAL = "500ms"
 WINDOW = "2m"
 """Longer than the traffic takes."""
@@ -118,7 +120,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     folder = tmp_path_factory.mktemp("service")
     bundles = BundleWriter(folder / "repository")
     bundles.root.mkdir()
-    bundles.watch(bundles.digits(1, bias=1.0))
+    bundles.add_drift_monitor(bundles.digits(1, bias=1.0))
     bundles.one_by_one()
     _, key = create_key(folder / "keys.json", "all", ["infer", "metrics"])
     _, seldom = create_key(folder / "keys.json", "seldom", ["infer"], rate=0.001, burst=1)

@@ -174,8 +174,8 @@ class BundleWriter:
             batchable=False,
         )
 
-    def watch(self, folder: Path) -> None:
-        """Add to a bundle of `digits` what watches its 16 pixels, normally of mean 0 and variance 1."""
+    def add_drift_monitor(self, folder: Path) -> None:
+        """Add a drift monitor of the 16 pixels to a bundle of `digits`; in training they had mean 0 and variance 1."""
         nodes = [
             helper.make_node("Flatten", ["input"], ["means"]),
             helper.make_node("Mul", ["means", "means"], ["squares"]),

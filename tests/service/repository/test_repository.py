@@ -1,3 +1,5 @@
+"""A repository with valid and invalid bundles: which are ready, and the reason of the others."""
+
 from __future__ import annotations
 
 import asyncio
@@ -234,7 +236,7 @@ BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
 
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
-def test_broken_bundle_is_unavailable_with_its_reason_and_harms_no_other(
+def test_invalid_bundle_is_unavailable_with_its_reason_and_others_load(
     bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[BundleWriter, Path], None]
 ) -> None:
     bundles.digits(name="healthy")
@@ -259,7 +261,7 @@ def test_network_that_fails_on_zeros_is_unavailable(bundles: BundleWriter, start
     assert reason.startswith("The network fails on zeros")
 
 
-def test_broken_new_version_leaves_the_one_before_answering(bundles: BundleWriter, start: Start) -> None:
+def test_invalid_new_version_leaves_the_older_one_ready(bundles: BundleWriter, start: Start) -> None:
     bundles.digits(1)
     break_changed_file(bundles, bundles.digits(2))
     service = start(bundles.root)
@@ -271,7 +273,9 @@ def test_broken_new_version_leaves_the_one_before_answering(bundles: BundleWrite
     assert "Version 2 of model 'digits' is not ready" in answer.json()["error"]
 
 
-def test_what_is_no_bundle_is_ignored(bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_without_bundles_are_ignored(
+    bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = bundles.digits(10)
     for name in ("0", "01", "latest", ".staging", "-1"):
         shutil.copytree(folder, folder.parent / name)
@@ -287,7 +291,7 @@ def test_what_is_no_bundle_is_ignored(bundles: BundleWriter, start: Start, caplo
     assert sum("leaves the repository" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
+def test_unreadable_folder_makes_only_its_model_unavailable(
     bundles: BundleWriter, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits(name="healthy")
@@ -314,7 +318,7 @@ def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
 
 
 @pytest.mark.parametrize("level", ["model", "version"])
-def test_folder_that_cannot_be_looked_at_harms_no_other(
+def test_folder_without_permissions_does_not_affect_other_models(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
     bundles.digits(1, name="healthy")
@@ -341,7 +345,7 @@ def test_folder_that_cannot_be_looked_at_harms_no_other(
         assert repository.find("locked").version == 1
 
 
-def test_versions_end_at_the_largest_and_what_lies_beyond_is_logged(
+def test_versions_over_the_maximum_are_logged_and_ignored(
     bundles: BundleWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = bundles.digits(MAX_VERSION)
@@ -379,7 +383,7 @@ def test_repository_without_models_starts_and_says_why_it_is_not_ready(
     assert any(record.getMessage() == f"Not ready: {answer.json()['error']}" for record in caplog.records)
 
 
-def test_no_healthy_model_is_not_ready_and_names_each(bundles: BundleWriter, start: Start) -> None:
+def test_service_without_a_valid_model_is_not_ready_and_names_each(bundles: BundleWriter, start: Start) -> None:
     break_missing_manifest(bundles, bundles.digits(1, name="a"))
     break_name(bundles, bundles.digits(1, name="b"))
     text = start(bundles.root).client.get("/v2/health/ready").json()["error"]
@@ -387,7 +391,7 @@ def test_no_healthy_model_is_not_ready_and_names_each(bundles: BundleWriter, sta
     assert "b/1: The manifest is about" in text
 
 
-def test_scan_that_dies_is_seen(
+def test_unexpected_error_of_a_scan_makes_the_service_unready(
     bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(_: Repository) -> None:
@@ -402,7 +406,7 @@ def test_scan_that_dies_is_seen(
     assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
 
 
-def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
+def test_unexpected_error_of_a_bundle_is_logged_and_others_load(
     bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(folder: Path, *rest: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is counted of requests, and how it is told: metrics, the access log, how much runs at once."""
+"""Metrics and the access log."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from normfold.service.batching import batch_size_tuning as tuning
 from normfold.service.batching.batch import QueuedRequest
-from normfold.service.batching.batch_size_tuning import choose_batch_size, has_shape_switch_penalty, time_batch_sizes
 from normfold.service.errors import SettingsError
 from normfold.service.observability.access_log import FileAccessLog, log_fields
 from normfold.service.observability.request_trace import RequestTrace
@@ -38,7 +36,7 @@ def value(found: dict[str, float], name: str, **labels: str) -> float:
     return found.get(f"{name}{sorted(labels.items())}", 0.0)
 
 
-def test_metrics_count_what_was_asked(bundles: BundleWriter, start: StartService) -> None:
+def test_metrics_count_requests_rows_and_batches(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root)
     two = PICTURE["inputs"][0] | {"shape": [2, 1, 4, 4], "data": [0.0] * 32}
@@ -66,7 +64,7 @@ def test_metrics_count_what_was_asked(bundles: BundleWriter, start: StartService
     assert not any(name.startswith("nv_") for name in found)
 
 
-def test_names_of_tritons_metrics_by_an_option(bundles: BundleWriter, start: StartService) -> None:
+def test_triton_metrics_are_added_by_a_setting(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root, triton_metrics=True)
 
@@ -80,7 +78,7 @@ def test_names_of_tritons_metrics_by_an_option(bundles: BundleWriter, start: Sta
     assert value(found, "nv_inference_pending_request_count", **of) == 0
 
 
-def test_paths_that_do_not_exist_make_no_labels(served: Service) -> None:
+def test_unknown_paths_add_no_labels(served: Service) -> None:
     for name in ("a", "b", "c"):
         served.client.post(f"/v2/models/{name}/infer", json={})
 
@@ -89,7 +87,7 @@ def test_paths_that_do_not_exist_make_no_labels(served: Service) -> None:
     assert len(labels) == 1
 
 
-def test_a_service_that_is_not_ready_says_so_in_its_metrics(bundles: BundleWriter, start: StartService) -> None:
+def test_metrics_show_a_service_that_is_not_ready(bundles: BundleWriter, start: StartService) -> None:
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
     assert samples(service)["normfold_ready[]"] == 0
 
@@ -120,7 +118,7 @@ def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: BundleWriter,
     assert value(samples(service), "normfold_model_load_failures_total", model="digits") >= 1
 
 
-def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: BundleWriter, start: StartService) -> None:
+def test_missing_repository_is_counted_with_an_empty_model(bundles: BundleWriter, start: StartService) -> None:
     publish_version(bundles, 1)
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)
 
@@ -130,7 +128,7 @@ def test_a_repository_that_vanishes_is_counted_under_no_model(bundles: BundleWri
     assert samples(service)["normfold_ready[]"] == 1  # what is loaded answers on
 
 
-def test_versions_that_nobody_wants_are_not_wanted(bundles: BundleWriter, start: StartService) -> None:
+def test_versions_outside_of_the_policy_are_not_desired(bundles: BundleWriter, start: StartService) -> None:
     publish_version(bundles, 1)
     publish_version(bundles, 2)
     service = start(bundles.root, model_control="explicit", version_policy="latest:1")
@@ -146,9 +144,7 @@ def test_versions_that_nobody_wants_are_not_wanted(bundles: BundleWriter, start:
     assert wanted() == [0, 0]
 
 
-def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(
-    bundles: BundleWriter, start: StartService
-) -> None:
+def test_model_with_an_unreadable_folder_is_desired_and_not_ready(bundles: BundleWriter, start: StartService) -> None:
     publish_version(bundles, 1)
     (bundles.root / "loop").symlink_to(bundles.root / "loop")
     service = start(bundles.root)
@@ -161,7 +157,7 @@ def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(
     assert value(found, "normfold_model_load_failures_total", model="loop") == 1
 
 
-def test_refusals_of_a_full_queue_are_told_from_other_503s(
+def test_queue_rejections_are_counted_apart_from_other_503s(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
@@ -187,16 +183,14 @@ def test_refusals_of_a_full_queue_are_told_from_other_503s(
     assert value(found, "normfold_requests_total", **of, status="200") == 2
 
 
-def test_statuses_that_alerts_watch_are_told_before_they_are_answered(
-    bundles: BundleWriter, start: StartService
-) -> None:
+def test_statuses_of_alerts_have_counters_from_the_start(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     found = samples(start(bundles.root))
     for status in ("200", "429", "500", "503", "504"):
         assert found[f"normfold_requests_total[('model', 'digits'), ('status', '{status}'), ('version', '1')]"] == 0
 
 
-def test_a_histogram_counts_up_to_its_bounds() -> None:
+def test_histogram_counts_values_up_to_its_bounds() -> None:
     histogram = Histogram((1.0, 2.0))
 
     for number in (0.5, 1.0, 1.5, 3.0):
@@ -207,9 +201,7 @@ def test_a_histogram_counts_up_to_its_bounds() -> None:
     assert list(SECONDS) == sorted(SECONDS)
 
 
-def test_the_access_log_has_a_line_for_every_request(
-    bundles: BundleWriter, start: StartService, tmp_path: Path
-) -> None:
+def test_access_log_has_a_line_for_every_request(bundles: BundleWriter, start: StartService, tmp_path: Path) -> None:
     bundles.digits()
     path = tmp_path / "access.log"
     service = start(bundles.root, access_log=path)
@@ -228,7 +220,7 @@ def test_the_access_log_has_a_line_for_every_request(
 
 
 @pytest.mark.parametrize("identity", [None, 'a"\\ü'])
-def test_the_quick_line_says_what_the_other_one_says(identity: str | None, tmp_path: Path) -> None:
+def test_formatted_line_equals_the_json_line(identity: str | None, tmp_path: Path) -> None:
     log = FileAccessLog(tmp_path / "log")
     request = QueuedRequest({}, 3, ("y",), 0.0, queued_at=1.0, batched_at=1.5, run_started_at=1.75, run_ended_at=2.0)
     trace = RequestTrace("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
@@ -241,12 +233,12 @@ def test_the_quick_line_says_what_the_other_one_says(identity: str | None, tmp_p
     log.close()
 
 
-def test_an_access_log_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
+def test_unwritable_access_log_is_an_error_at_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be written: Is a directory"):
         FileAccessLog(tmp_path)
 
 
-def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixture) -> None:
+def test_full_disk_loses_access_log_lines_and_no_requests(caplog: pytest.LogCaptureFixture) -> None:
     log = FileAccessLog(Path("/dev/full"))
     log._lines, log._size = [b"x\n"], 2
 
@@ -258,56 +250,3 @@ def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixtur
         in caplog.messages
     )
     assert caplog.records[0].levelno == logging.ERROR
-
-
-@pytest.mark.parametrize(
-    ("measured", "best"),
-    [
-        ({1: 1.0}, 1),
-        ({1: 1.0, 2: 1.99}, 1),
-        ({1: 0.0165, 2: 0.033}, 2),  # what a run costs besides is shared
-        ({1: 0.0337, 2: 0.0665}, 2),  # that, and weights that are read once for both
-        ({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.99}, 4),
-        ({1: 1.0, 2: 1.9, 4: 3.0}, 4),
-        ({1: 1.0, 2: 2.5, 4: 1.0, 8: 2.0}, 4),
-    ],
-)
-def test_a_batch_is_as_large_as_pays(measured: dict[int, float], best: int) -> None:
-    assert choose_batch_size(measured) == best
-
-
-def test_batches_are_doubled_up_to_the_largest() -> None:
-    rows_run: list[int] = []
-
-    measured = time_batch_sizes(rows_run.append, max_batch_size=6)
-
-    assert set(measured) <= {1, 2, 4}
-    assert max(rows_run) <= 4
-
-
-def test_the_first_run_of_a_size_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, where it chooses algorithms."""
-    now, seen = 0.0, set()
-    monkeypatch.setattr(tuning, "perf_counter", lambda: now)
-
-    def run(rows: int) -> None:
-        nonlocal now
-        now += 0.002 if rows in seen else 0.5
-        seen.add(rows)
-
-    assert time_batch_sizes(run, max_batch_size=32) == pytest.approx(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.002))
-
-
-@pytest.mark.parametrize(("behind_another", "dear"), [(0.05, True), (0.003, False)])
-def test_a_change_of_rows_is_dear_where_it_takes_twice_as_long(
-    monkeypatch: pytest.MonkeyPatch, behind_another: float, dear: bool
-) -> None:
-    now, last = 0.0, 0
-    monkeypatch.setattr(tuning, "perf_counter", lambda: now)
-
-    def run(rows: int) -> None:
-        nonlocal now, last
-        now += 0.002 if rows == last else behind_another
-        last = rows
-
-    assert has_shape_switch_penalty(run, (1, 2, 4)) is dear

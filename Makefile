@@ -18,7 +18,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick fuzz fuzz-wire lint format study lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo docs notebooks test test-quick fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -63,6 +63,9 @@ fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
 
 study: $(INSTALLED)  ## Measure the claims about batch normalisation on digits; writes build/study/index.html (minutes).
 	$(BIN)/normfold study --out build/study
+
+release-check: $(INSTALLED)  ## Build what a release is made of into dist/ and check it; uploads nothing.
+	$(BIN)/python -m scripts.release_check
 
 docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, a broken link or an undocumented name fails.
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --nitpicky --doctree-dir build/docs-cache docs build/docs

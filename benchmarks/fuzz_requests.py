@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long")
     seconds: float = parser.parse_args().seconds
-    fuzz = import_module("tests.service.test_wire_fuzz")
+    fuzz = import_module("tests.service.codec.test_request_fuzz")
     begun, readings, seen = time.monotonic(), Counter[str](), fuzz.SEEN
     while time.monotonic() < begun + seconds:
         for check in fuzz.PROPERTIES:
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"{name:<64} {number:>12,}")
     print(
         f"{seen.total():,} bodies read in {time.monotonic() - begun:.0f} s, "
-        f"{seen['taken']:,} taken and {seen['refused']:,} refused. Everything held."
+        f"{seen['decoded']:,} decoded and {seen['rejected']:,} rejected. Every property held."
     )
 
 

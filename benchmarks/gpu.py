@@ -89,7 +89,7 @@ def gpu_line() -> str:
 def compare(sessions: Mapping[str, Session], rounds: int) -> dict[int, float]:
     """Print a run's milliseconds of both; return the second one's rows a second, by rows of a run."""
     for name, session in sessions.items():
-        print(f"{name}: {session.place}")
+        print(f"{name}: {session.placement}")
     print(f"\n{'rows':>5} {'as exported':>12} {'folded':>9} {'ratio':>7}   (ms a run)")
     rates = {}
     for rows in ROWS:

@@ -1,6 +1,6 @@
 """Inputs that a service kept for `normfold adapt`, as the network takes them, and where.
 
-    STATE/shift/NAME/VERSION/SHA/PROCESS.samples     SHA: of the version's monitor.onnx, 16 digits
+    STATE/drift/NAME/VERSION/SHA/PROCESS.samples     SHA: of the version's monitor.onnx, 16 digits
 
 A file is a zip of .npy: `times`, seconds since 1970, (rows,) float64, and `inputs/INPUT`, rows first, the oldest first.
 """
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from normfold.contract.manifest import Manifest
 from normfold.contract.monitor import MONITOR_NAME
 
-SHIFT = "shift"
+DRIFT_FOLDER = "drift"
 KEPT_SUFFIX = ".samples"
 
 _TIMES, _INPUTS = "times", "inputs/"
@@ -37,9 +37,9 @@ class KeptRow:
     tensors: Mapping[str, Array]
 
 
-def shift_folder(state_dir: Path, manifest: Manifest) -> Path:
-    """Return where services keep what they see of a version; the manifest names a monitor.onnx."""
-    return state_dir / SHIFT / manifest.name / str(manifest.version) / manifest.files[MONITOR_NAME][:16]
+def drift_folder(state_dir: Path, manifest: Manifest) -> Path:
+    """Return the folder of a service's state of drift monitoring of a version, whose manifest lists a monitor.onnx."""
+    return state_dir / DRIFT_FOLDER / manifest.name / str(manifest.version) / manifest.files[MONITOR_NAME][:16]
 
 
 def newest(rows: Iterable[KeptRow], most: int) -> list[KeptRow]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, reporting
-from normfold._shared.source import Source, build_factory, check_arguments, parse_shape, require_torch_source
+from normfold._shared.source import Source, build_network, check_arguments, parse_shape, require_torch_source
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from normfold.contract.findings import Audit, Finding
 
 
@@ -59,7 +61,7 @@ class AuditResult:
 
 
 def audit(
-    source: AnyPath,
+    source: AnyPath | nn.Module,
     *,
     data: str | None = None,
     weights: AnyPath | None = None,
@@ -79,11 +81,11 @@ def audit(
         ()
 
     Args:
-        source: a run folder, an ONNX file, or module:factory.
+        source: a run folder, an ONNX file, a torch network, or module:factory, a function that returns one.
         data: compare the statistics with these: digits, npz:PATH, csv:PATH or images:DIR; a run folder's are its
             training data.
         weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
-        input_shape: of one sample of a factory's network, without the axis of rows: (3, 224, 224).
+        input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
         arguments: of the factory, by name; or as texts NAME=VALUE.
         html: write a page with histograms of gain and drift there, whole or not at all.
         progress: True shows each step on standard error; a function is called with each step, in words.
@@ -95,14 +97,14 @@ def audit(
         DataError: the data cannot be read, or have another shape.
         WriteError: the page cannot be written.
     """
-    text, page = str(source), optional_path(html)
-    given = Source(text, weights=optional_path(weights), input_shape=input_shape, arguments=arguments)
+    given = Source.of(source, weights=optional_path(weights), input_shape=input_shape, arguments=arguments)
     check_arguments(given)
-    if page is not None and page.resolve() == Path(text).resolve():
+    page = optional_path(html)
+    if page is not None and given.is_onnx and page.resolve() == Path(given.text).resolve():
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with reporting(progress) as report:
         found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, report)
-    result = AuditResult(text, dataclasses.replace(found, findings=_worst_first(found)))
+    result = AuditResult(given.text, dataclasses.replace(found, findings=_worst_first(found)))
     if page is not None:
         from normfold.export.onnx_io.atomic_write import staged
 
@@ -133,16 +135,16 @@ def _audit_torch(given: Source, data: str | None, report: Callable[[str], None])
     from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
 
     report("reading the data")
-    if not given.is_factory:
+    if given.is_run:
         subject, why_not = subject_of_run(Path(given.text), data)
     else:
         dataset = None if data is None else load_given_data(data)
         if dataset is not None and given.input_shape is not None:
             raise ArgumentError("`input_shape` and `data` both say what shape a sample has; give one of them.")
         if dataset is None and given.input_shape is None:
-            raise ArgumentError("A module:factory needs `input_shape`, the shape of one sample, or `data`.")
+            raise ArgumentError(f"{given.kind.capitalize()} needs `input_shape`, the shape of one sample, or `data`.")
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
-        network = build_factory(given, shape, None if dataset is None else len(dataset.labels))
+        network = build_network(given, shape, None if dataset is None else len(dataset.labels))
         subject, why_not = subject_of_network(network, shape, dataset), "no --data were given."
     found = audit_network(subject, report)
     if subject.rows is not None:

@@ -15,6 +15,8 @@ from normfold._shared.results import proof_sentence, unfolded_page
 from normfold._shared.source import Source, resolve
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from normfold.contract.manifest import Manifest
     from normfold.contract.monitor import Monitor
     from normfold.export.fold.report import FoldReport
@@ -52,7 +54,7 @@ class ExportResult:
 
 
 def export(
-    source: AnyPath,
+    source: AnyPath | nn.Module,
     repository: AnyPath = REPOSITORY,
     *,
     name: str | None = None,
@@ -84,14 +86,15 @@ def export(
         PosixPath('model_repository/digits/1')
 
     Args:
-        source: a run folder, an ONNX file (needs no torch), or module:factory, a function that returns a torch network.
+        source: a run folder, an ONNX file (needs no torch), a torch network in eval mode, or module:factory, a function
+            that returns one.
         repository: folder of models; made if need be.
         name: to serve it under; taken from the source without it.
         version: a positive number; the next free one without it.
         card: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the model without
             it.
         weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
-        input_shape: of one sample of a factory's network, without the axis of rows: (3, 224, 224).
+        input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
         arguments: of the factory, by name; or as texts NAME=VALUE.
         opset: of the graph, when exporting from torch.
@@ -120,15 +123,15 @@ def export(
     from normfold.export.bundle.export import export_bundle
     from normfold.export.bundle.reservation import check_name
 
-    given = Source(
-        str(source),
-        optional_path(card),
-        optional_path(weights),
-        input_shape,
-        arguments,
-        opset,
-        dynamic_size,
-        keep_statistics,
+    given = Source.of(
+        source,
+        card=optional_path(card),
+        weights=optional_path(weights),
+        input_shape=input_shape,
+        arguments=arguments,
+        opset=opset,
+        dynamic_size=dynamic_size,
+        keep_statistics=keep_statistics,
     )
     model = name or given.default_name
     check_name(model)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy.typing as npt
 
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
-from normfold._shared.predictions import ClassProbability, Picture, picture_bytes, to_prediction, to_tensor
+from normfold._shared.predictions import (
+    ClassProbability,
+    Picture,
+    instances_json,
+    picture_bytes,
+    to_prediction,
+    to_tensor,
+)
 from normfold.contract.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,8 +36,8 @@ class ModelRepository:
 
     def __init__(self, settings: Settings) -> None:
         from normfold.service.batching.thread_pool import ThreadPool
-        from normfold.service.observability.access_log import LogLines
-        from normfold.service.observability.request_trace import Telemetry
+        from normfold.service.observability.access_log import LoggerAccessLog
+        from normfold.service.observability.telemetry import Telemetry
         from normfold.service.repository.repository import Repository
         from normfold.service.runtime.cpu_limits import share_of_processors
 
@@ -39,7 +46,7 @@ class ModelRepository:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="normfold-repository", daemon=True)
         self._thread.start()
-        self._repository = Repository(settings, self._threads, Telemetry(LogLines()))
+        self._repository = Repository(settings, self._threads, Telemetry(LoggerAccessLog()))
         try:
             self._run(self._repository.load())
             if self._repository.problem is not None:
@@ -74,7 +81,7 @@ class ModelRepository:
         return (name for name, versions in self._repository.entries.items() if any(map(_is_loaded, versions.values())))
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
     def close(self) -> None:
         """Let go of the models."""
@@ -145,7 +152,7 @@ class RepositoryModel:
             InvalidRequestError, RawInputError, UnsuitableModelError: the rows are not what the model takes.
             RunError, UnwritableOutputError: the network failed, or gave NaN or infinity.
         """
-        return self._of._run(self._predict(list(rows), version))
+        return self._of._run(self._predict(instances_json(rows), version))
 
     def classify(self, image: Picture, *, top: int = 5, version: int | None = None) -> list[ClassProbability]:
         """Classify one picture of any size.
@@ -191,19 +198,20 @@ class RepositoryModel:
     def _find(self, version: int | None) -> Model:
         return self._of._repository.find(self.name, None if version is None else str(version))
 
-    async def _predict(self, rows: list[Any], version: int | None) -> list[Any]:
+    async def _predict(self, body: bytes, version: int | None) -> list[Any]:
+        from normfold.service.codec.request import parse_object
         from normfold.service.inference.predict import predict, read_instances
 
         with self._find(version) as model:
-            instances = await self._of._threads.call(read_instances, {"instances": rows}, model.manifest)
+            instances = await self._of._threads.call(read_instances, parse_object(body), model.manifest)
             return [to_prediction(one) for one in await predict(model, instances)]
 
     async def _classify(self, picture: bytes, top: int, version: int | None) -> list[ClassProbability]:
-        from normfold.service.inference.predict import predict, rank_classes, read_picture
+        from normfold.service.inference.predict import predict, rank_classes, read_image
 
         with self._find(version) as model:
             limit = self._of._settings.max_image_pixels
-            instances = await self._of._threads.call(read_picture, picture, model, limit)
+            instances = await self._of._threads.call(read_image, picture, model, limit)
             [prediction] = await predict(model, instances)
             ranked = rank_classes(prediction, model.manifest.card.labels or (), top)
         return [ClassProbability(**one) for one in ranked]
@@ -224,7 +232,7 @@ def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
         InvalidRequestError: one is missing, unknown, or of another datatype or shape.
     """
     from normfold.service.codec.json_tensors import DTYPES
-    from normfold.service.codec.request import fits
+    from normfold.service.codec.signature import shape_matches
     from normfold.service.errors import InvalidRequestError
 
     declared = {spec.name: spec for spec in manifest.inputs}
@@ -232,7 +240,7 @@ def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
         raise InvalidRequestError(f"The model takes the inputs {sorted(declared)}, got {sorted(tensors)}.")
     for name, tensor in tensors.items():
         datatype, shape = declared[name].datatype, list(declared[name].shape)
-        if tensor.dtype != DTYPES[datatype] or not fits(tensor.shape, shape):
+        if tensor.dtype != DTYPES[datatype] or not shape_matches(tensor.shape, shape):
             got = f"{tensor.dtype} {list(tensor.shape)}"
             raise InvalidRequestError(f"Input {name!r} is {got}; the model takes {datatype} {shape}, -1 being free.")
 

@@ -21,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from normfold._shared.predictions import ClassProbability, Picture, picture_bytes, to_prediction, to_tensor
+from normfold._shared.predictions import (
+    ClassProbability,
+    Picture,
+    instances_json,
+    picture_bytes,
+    to_prediction,
+    to_tensor,
+)
 from normfold.errors import ArgumentError, ResponseError, UnreachableError
 from normfold.service.codec.binary_tensors import Piece, array_from_bytes, array_to_bytes
 from normfold.service.codec.json_tensors import DTYPES
@@ -126,9 +133,9 @@ class Client:
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
         """
-        record = {"instances": np.ascontiguousarray(rows) if isinstance(rows, np.ndarray) else list(rows)}
-        answer = self._ask_json("POST", self._path("v1", model, version, ":predict"), record)
-        return [to_prediction(one) for one in answer["predictions"]]
+        headers = {"Content-Type": "application/json"}
+        answer = self._ask("POST", self._path("v1", model, version, ":predict"), (instances_json(rows),), headers)
+        return [to_prediction(one) for one in orjson.loads(answer.body)["predictions"]]
 
     def classify(
         self, model: str, image: Picture, *, top: int = 5, version: int | None = None
@@ -211,7 +218,7 @@ class Client:
             UnreachableError: it did not answer.
         """
         found = []
-        for model in self._ask_json("GET", "/v1/models")["models"]:
+        for model in self._get_json("/v1/models")["models"]:
             if not model["versions"]:
                 found.append(ModelVersion(model["name"], None, "UNAVAILABLE", model.get("reason", "")))
             found += [_model_version(model["name"], version) for version in model["versions"]]
@@ -224,7 +231,7 @@ class Client:
             ResponseError: there is no such model (404), none of its versions is ready (503), or another error.
             UnreachableError: the service did not answer.
         """
-        return tuple(map(int, self._ask_json("GET", self._path("v2", model, None, ""))["versions"]))
+        return tuple(map(int, self._get_json(self._path("v2", model, None, ""))["versions"]))
 
     def ready(self, model: str | None = None, *, version: int | None = None) -> bool:
         """Return whether the service, or a model, can answer; false too where there is no connection.
@@ -268,14 +275,8 @@ class Client:
         versioned = "" if version is None else f"/versions/{version}"
         return f"/{protocol}/models/{quote(model, safe='')}{versioned}{suffix}"
 
-    def _ask_json(self, method: str, path: str, record: Any = None) -> Any:
-        if record is None:
-            return orjson.loads(self._ask(method, path).body)
-        try:
-            body = orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
-        except TypeError as error:
-            raise ArgumentError(f"`rows` cannot be written as JSON: {error}.") from None
-        return orjson.loads(self._ask(method, path, (body,), {"Content-Type": "application/json"}).body)
+    def _get_json(self, path: str) -> Any:
+        return orjson.loads(self._ask("GET", path).body)
 
     def _ask(
         self,

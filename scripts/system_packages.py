@@ -126,10 +126,11 @@ def main() -> int:
         return 0
     if os.geteuid() != 0:
         sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "--non-interactive"]
-        if (
-            shutil.which("sudo") is None
-            or subprocess.run([*sudo, "true"], stderr=subprocess.DEVNULL, check=False).returncode
-        ):
+        may_sudo = (
+            shutil.which("sudo")
+            and not subprocess.run([*sudo, "true"], stderr=subprocess.DEVNULL, check=False).returncode
+        )
+        if not may_sudo:
             report(missing, "installing it needs root or sudo")
             return 0
         return subprocess.run([*sudo, sys.executable, __file__], check=False).returncode

@@ -1,12 +1,13 @@
-"""The application: `create_app(settings)` puts the parts together, its lifespan loads the models."""
+"""The ASGI application: `create_app` puts its parts together, its lifespan loads the models."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,23 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from normfold.service import error_responses as http_errors
 from normfold.service.auth.authorization import Authorizer
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.error_responses import install_handlers
 from normfold.service.http.cors import Cors
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.fast_path import FastPath
+from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
-from normfold.service.observability.access_log import FileLines, LogLines
+from normfold.service.inference.steps import RequestSteps
+from normfold.service.observability.access_log import FileAccessLog, LoggerAccessLog
 from normfold.service.observability.metrics import Metrics
-from normfold.service.observability.request_trace import Telemetry
+from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
@@ -46,6 +49,7 @@ from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
 from normfold.service.workers.shared_state import SharedState
 from normfold.service.workers.shutdown import graceful_shutdown
+from normfold.service.workers.snapshot import take_snapshot
 from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
@@ -56,125 +60,132 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = """
 Serves models from a repository of bundles through ONNX Runtime.
 
-* **predict** takes what people have, pixels or rows in their own units, and preprocesses it as the model was trained.
+* **predict** takes raw inputs, images or rows in their own units, and preprocesses them as in training.
 * **infer** takes tensors: the [Open Inference Protocol](https://github.com/kserve/open-inference-protocol).
-* **models** and **health** say what there is, and whether it can answer.
+* **models** and **health** describe the models, and say whether they are ready.
 
-The examples suit a model named `digits` of 8 × 8 grey pictures. Every error is `{"error": "one sentence"}`.
+The examples fit a model named `digits` of 8 × 8 grey images. Every error is `{"error": "one sentence"}`.
 """
 
+_GC_THRESHOLDS = (20_000, 20, 50)
+"""Of the garbage collector's generations; requests leave no reference cycles."""
 
-_COLLECT_AFTER = 20_000
-"""Objects made, and not gone, between two collections; requests leave no cycles behind."""
+_NO_FRAMEWORK_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own telemetry would not see infer requests, and would count the others twice."""
 
 
 class _App(FastAPI):
-    """FastAPI, within what surrounds every request; FastAPI's own middleware would stand before the infer route."""
+    """FastAPI inside the service's middleware; as a middleware of FastAPI's it would come too late for infer requests.
+
+    Attributes:
+        fast_path: serves small infer requests past ASGI; the HTTP protocol reads it. None with tracing, whose spans
+            need ASGI's scope.
+    """
 
     fast_path: FastPath | None = None
-    """For the HTTP server, which knows it by this name."""
+    _needs_key = False
+    _outermost: ASGIApp
 
-    def surround(
-        self, infer: InferRoute, telemetry: Telemetry, settings: Settings, doors: Authorizer | None, spans: Spans | None
-    ) -> None:
-        """Put the middleware around everything."""
-        self._needs_key = doors is not None
-        self._surrounded: RequestMiddleware | Cors = RequestMiddleware(
-            super().__call__, infer, telemetry, settings.max_body_bytes, settings.max_bodies_bytes, doors, spans
+    def wrap(self, infer: InferRoute, steps: RequestSteps, settings: Settings) -> None:
+        """Put the middleware around the routes."""
+        self._needs_key = settings.keys is not None
+        self._outermost = RequestMiddleware(
+            super().__call__, infer, steps, settings.max_body_bytes, settings.max_bodies_bytes
         )
         if settings.cors_origins:
-            self._surrounded = Cors(self._surrounded, settings.cors_origins)
+            self._outermost = Cors(self._outermost, settings.cors_origins)
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Answer one request."""
-        return self._surrounded(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan; servers tell ASGI's versions apart by this being a coroutine function."""
+        await self._outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, with what `service.routes.schemas` says of bodies; made once."""
-        made = self.openapi_schema is None
+        """Return the OpenAPI document with the schemas of `service.routes.schemas`; made at the first call."""
+        is_new = self.openapi_schema is None
         document = super().openapi()
-        if made:
+        if is_new:
             document.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
-        if made and self._needs_key:
+        if is_new and self._needs_key:
             describe_keys(document)
         return document
 
 
 async def _load(repository: Repository, coordinator: Coordinator) -> None:
-    """Load the models, and spare the garbage collector what stays: a full collection would stall every request."""
+    """Load the models; then exempt everything loaded from garbage collection, which would stall every request."""
     await repository.load()
     await coordinator.catch_up()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 20, 50)
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
-async def _keep_up(
-    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, memory: ArenaTrimmer
+async def _run_background(
+    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, trimmer: ArenaTrimmer
 ) -> None:
-    """Follow what changes in the folders, what the other workers want, and what memory can be given back."""
+    """Poll the repository, follow the other worker processes, and trim memory, until cancelled."""
     await loading
-    await asyncio.gather(repository.watch(), coordinator.work(), memory.watch())
+    await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
 
 
-_TRACED_HERE: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-"""FastAPI's own telemetry would not see the infer route, and doubles what is here."""
-
-
-def _log_death(task: asyncio.Task[None]) -> None:
-    """Log what ended a task that should go on for ever."""
+def _log_end(task: asyncio.Task[None]) -> None:
+    """Log the error that ended the background task."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("The service no longer follows its folders and its other workers.", exc_info=error)
+        logger.error("The service no longer polls its repository and its other workers.", exc_info=error)
 
 
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
-    """Build the application.
+    """Create the application.
 
-    Models load in the background once the application has started, so that `live` answers while `ready` does not yet.
+    Its lifespan loads the models in the background, so that `/v2/health/live` answers before `/v2/health/ready` does.
 
     Args:
-        settings: what the service is told.
-        spans: where requests are traced; left out, as the settings say.
+        settings: of the service.
+        spans: exports traces; left out, as the setting `tracing` says.
+
+    Returns:
+        An ASGI application for any ASGI server. Behind the server of `service.http.server` small infer requests take
+        the fast path.
 
     Raises:
-        SettingsError: the access log cannot be written, the file of keys is missing or broken, or OpenTelemetry refuses
+        SettingsError: the access log cannot be written, the key file is missing or broken, or OpenTelemetry rejects
             one of its variables.
-        MissingPackageError: requests are to be traced, and OpenTelemetry's SDK is not installed.
+        MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed.
     """
     if spans is None and settings.tracing:
         spans = open_tracing()
-    keyring = KeyStore(settings.keys) if settings.keys is not None else None
-    doors = Authorizer(keyring, RateLimiter(share=1 / settings.workers)) if keyring is not None else None
-    threads = share_of_processors(settings.workers) + 1  # one more, so that a picture decodes while networks run
-    workers = ThreadPool(threads)
-    access_log = FileLines(settings.access_log) if settings.access_log is not None else LogLines()
+    key_store = KeyStore(settings.keys) if settings.keys is not None else None
+    authorizer = Authorizer(key_store, RateLimiter(share=1 / settings.workers)) if key_store is not None else None
+    threads = share_of_processors(settings.workers) + 1  # one more, so that an image is decoded while networks run
+    thread_pool = ThreadPool(threads)
+    access_log = FileAccessLog(settings.access_log) if settings.access_log is not None else LoggerAccessLog()
     telemetry = Telemetry(access_log)
-    repository = Repository(settings, workers, telemetry)
+    repository = Repository(settings, thread_pool, telemetry)
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
     coordinator = Coordinator(repository, telemetry, shared, settings.workers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if keyring is not None:
-            keyring.start()
+        if key_store is not None:
+            key_store.start()
         graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
         loading = asyncio.create_task(_load(repository, coordinator))
-        if coordinator.replaces_another:
-            logger.warning("A worker process died; this one takes its place.")
-            await loading  # the others answer meanwhile
-        keeping_up = asyncio.create_task(_keep_up(loading, repository, coordinator, ArenaTrimmer(repository, workers)))
-        keeping_up.add_done_callback(_log_death)
+        if coordinator.replaces_dead_worker:
+            logger.warning("A worker process died; this one replaces it.")
+            await loading  # the other workers serve meanwhile
+        trimmer = ArenaTrimmer(repository, thread_pool)
+        background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
+        background.add_done_callback(_log_end)
         yield
-        keeping_up.cancel()
-        await asyncio.wait([keeping_up])
+        background.cancel()
+        await asyncio.wait([background])
         coordinator.close()
         await repository.close()
-        workers.close()
-        if keyring is not None:
-            keyring.close()
+        thread_pool.close()
+        if key_store is not None:
+            key_store.close()
         if spans is not None:
             spans.close()
-        if isinstance(access_log, FileLines):
+        if isinstance(access_log, FileAccessLog):
             access_log.close()
 
     app = _App(
@@ -182,29 +193,31 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         version=version("normfold"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        telemetry=_TRACED_HERE,
+        telemetry=_NO_FRAMEWORK_TELEMETRY,
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.workers = workers  # whether they have ended is for whoever ends the process
-    http_errors.install(app)
-    large = LargeResponses(workers, settings.max_response_bytes)
-    app.surround(InferRoute(repository, workers, settings, large), telemetry, settings, doors, spans)
+    app.state.thread_pool = thread_pool  # the command checks whether its threads have ended
+    install_handlers(app)
+    steps = RequestSteps(telemetry, authorizer, spans)
+    large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
+    resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
+    app.wrap(InferRoute(resources), steps, settings)
     if spans is None:
-        app.fast_path = FastPath(repository, telemetry, workers, settings, large, doors)
-    app.include_router(predict_routes(repository, workers, settings))
+        app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
+    app.include_router(predict_routes(repository, thread_pool, settings))
     app.include_router(infer_routes())
-    metrics = Metrics(coordinator, repository, settings.triton_metrics)
+    metrics = Metrics(partial(take_snapshot, coordinator, repository), settings.triton_metrics)
     app.state.metrics = metrics  # the documentation lists them
     app.include_router(statistics_routes(repository, coordinator, metrics))
-    app.include_router(drift_routes(repository, workers))
+    app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator))
-    app.include_router(health_routes(repository, coordinator, needs_key=doors is not None))
+    app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
 
     @app.get("/", include_in_schema=False)
-    async def to_pages(_: Request) -> RedirectResponse:
+    async def redirect_to_docs(_: Request) -> RedirectResponse:
         return RedirectResponse("/docs")
 
     return app

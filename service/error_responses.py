@@ -1,8 +1,8 @@
-"""From an error to an HTTP answer: the one table of statuses, and the handlers that use it.
+"""From an error to an HTTP response: the table of statuses, and FastAPI's exception handlers.
 
-Every answer that is not a success has a JSON body {"error": "one sentence"}; for a request that carried an id the
-sentence begins with `[request id: ID] `. What is not in the table is a fault of ours: status 500, and the traceback in
-the log alone.
+The body of every response that is not a success is {"error": "one sentence"}; if the request has an id, the sentence
+begins with `[request id: ID] `. An error that is not in the table is a fault of the service: status 500, its traceback
+in the log only.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from normfold.contract.preprocess import RawInputError
 from normfold.contract.runtime import RuntimePackageError
 from normfold.service.errors import (
     AddressError,
+    AmbiguousRequestError,
     BodyBudgetError,
     BodyTooLargeError,
-    BundleError,
+    BundleLoadError,
     ClientDisconnectedError,
+    ConnectionLimitError,
     ControlError,
     DeadlineError,
+    HeadersTooLargeError,
     InvalidRequestError,
     KeysError,
     KeysUnwritableError,
+    MalformedRequestError,
     ModelUnavailableError,
     NoSamplesError,
     ProviderError,
     QueueFullError,
     RateError,
+    ReceiveTimeoutError,
     RequestError,
     ResponseBudgetError,
     ResponseTooLargeError,
@@ -43,6 +48,7 @@ from normfold.service.errors import (
     ScopeError,
     ServingError,
     SettingsError,
+    StoppingError,
     UnauthenticatedError,
     UnknownModelError,
     UnknownPathError,
@@ -58,117 +64,140 @@ STATUS: dict[type[NormfoldError], int] = {
     RequestError: 400,
     InvalidRequestError: 400,
     RawInputError: 400,
+    MalformedRequestError: 400,
+    AmbiguousRequestError: 400,
     UnsuitableModelError: 400,
+    ResponseTooLargeError: 400,
     UnauthenticatedError: 401,
     ControlError: 403,
     ScopeError: 403,
-    ResponseTooLargeError: 400,
     UnknownModelError: 404,
     UnknownPathError: 404,
     NoSamplesError: 404,
+    ReceiveTimeoutError: 408,
     BodyTooLargeError: 413,
     RateError: 429,
+    HeadersTooLargeError: 431,
+    ClientDisconnectedError: 499,  # in logs and metrics only: no response is sent
     ServingError: 500,
     RunError: 500,
     UnwritableOutputError: 500,
-    ClientDisconnectedError: 499,  # for the log: no status of HTTP says so
     ModelUnavailableError: 503,
+    ConnectionLimitError: 503,
     QueueFullError: 503,
     BodyBudgetError: 503,
     ResponseBudgetError: 503,
     UnloadedError: 503,
+    StoppingError: 503,
     DeadlineError: 504,
 }
 
-NEVER_ANSWERED: frozenset[type[NormfoldError]] = frozenset(
-    {  # at start they end the command; while loading they become the reason of a ModelUnavailableError
+WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
+    {  # at start they end the command; while a model loads they become the reason of a ModelUnavailableError
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
-        *(BundleError, DamagedBundleError, ManifestError),
+        *(BundleLoadError, DamagedBundleError, ManifestError),
         *(KeysError, KeysUnwritableError),
     }
 )
+"""Errors that never end a request."""
+
+Described = tuple[int, bytes, list[tuple[bytes, bytes]]]
+"""Status, JSON body, and headers besides those of every response."""
+
+_CLOSING = (BodyTooLargeError, MalformedRequestError, AmbiguousRequestError, HeadersTooLargeError, ReceiveTimeoutError)
+"""After these the rest of the request is not read, so that the connection cannot be kept."""
+
+_RETRIABLE = (ConnectionLimitError, QueueFullError, BodyBudgetError, ResponseBudgetError, RateError)
 
 
-def install(app: FastAPI) -> None:
-    """Let the app answer every error in the one form."""
-    app.add_exception_handler(NormfoldError, _answer_error)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(ClientDisconnect, _note_disconnected)
-    app.add_exception_handler(Exception, _answer_fault)
+def describe_error(error: NormfoldError, identity: str | None = None) -> Described | None:
+    """Return the response to an error; one with status 500 is logged.
 
+    Args:
+        error: any error of the service.
+        identity: the id that the request has in its body.
 
-def error_response(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    """Return an answer of the one form that all errors have."""
-    return JSONResponse({"error": text}, status, headers)
-
-
-def error_body(text: str) -> bytes:
-    """Return the body that all errors have."""
-    return orjson.dumps({"error": text})
-
-
-def describe_error(error: NormfoldError, identity: str | None) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-    """Return the status, the body and the further headers of the answer to an error; what is ours is logged.
-
-    Raises:
-        NormfoldError: the error itself, if no answer is foreseen: the middleware logs it and answers 500.
+    Returns:
+        The response; None if the error is not in STATUS, which makes it a fault of the service.
     """
     status = STATUS.get(type(error))
     if status is None:
-        raise error
+        return None
     if status == 500:
         logger.error("%s", getattr(error, "detail", error), exc_info=error.__cause__)
     headers = []
-    if isinstance(error, BodyTooLargeError):
-        headers.append((b"connection", b"close"))  # the rest of the body is never read
+    if isinstance(error, (*_CLOSING, ConnectionLimitError)):
+        headers.append((b"connection", b"close"))
     if isinstance(error, UnauthenticatedError):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, QueueFullError | BodyBudgetError | ResponseBudgetError | RateError):
+    if isinstance(error, _RETRIABLE):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    return status, _error_body(str(error), identity), headers
+
+
+def describe_fault(identity: str | None = None) -> Described:
+    """Return the response to a fault of the service: where to find the reason, and nothing of it."""
+    text = f"The service failed unexpectedly; its log has the reason under the request id {REQUEST_ID.get()}."
+    return 500, _error_body(text, identity), []
+
+
+def log_fault(method: str, path: str, error: Exception) -> None:
+    """Log a fault of the service with its traceback."""
+    logger.error("%s %s failed unexpectedly.", method, path, exc_info=error)
+
+
+def error_response(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return a Starlette response in the form of every error."""
+    return JSONResponse({"error": text}, status, headers)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Let the app's routes respond to errors in the form of every error."""
+    app.add_exception_handler(NormfoldError, _respond_to_error)
+    app.add_exception_handler(HTTPException, _respond_to_http_exception)
+    app.add_exception_handler(ClientDisconnect, _note_disconnected)
+    app.add_exception_handler(Exception, _respond_to_fault)
+
+
+def _error_body(text: str, identity: str | None) -> bytes:
     prefix = f"[request id: {identity}] " if identity else ""
-    return status, error_body(prefix + str(error)), headers
+    return orjson.dumps({"error": prefix + text})
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    if not isinstance(error, NormfoldError):
-        raise error  # unexpected: the middleware logs it and answers 500
-    status, body, headers = describe_error(error, None)
+def _respond(described: Described) -> Response:
+    status, body, headers = described
     extra = {name.decode(): value.decode() for name, value in headers}
     return Response(body, status, extra, media_type="application/json")
 
 
+async def _respond_to_error(_: Request, error: Exception) -> Response:
+    described = describe_error(error) if isinstance(error, NormfoldError) else None
+    if described is None:
+        raise error  # a fault: Starlette passes it to _respond_to_fault
+    return _respond(described)
+
+
 async def _note_disconnected(_: Request, __: Exception) -> Response:
-    """Let the status be noted; nobody reads it."""
+    """Return a response with the status for logs and metrics; the client does not receive it."""
     return Response(status_code=STATUS[ClientDisconnectedError])
 
 
-def describe_fault(identity: str | None = None) -> str:
-    """Return what a client is told of a fault of ours: where to look, and no more."""
-    prefix = f"[request id: {identity}] " if identity else ""
-    return f"{prefix}The service failed unexpectedly; its log has the reason under the request id {REQUEST_ID.get()}."
-
-
-def log_fault(method: str, path: str, error: Exception) -> None:
-    """Log what nobody foresaw, with its traceback."""
-    logger.error("%s %s failed unexpectedly.", method, path, exc_info=error)
-
-
-async def _answer_fault(request: Request, error: Exception) -> Response:
-    """Log and answer what nobody foresaw; the framework raises it again behind the answer."""
+async def _respond_to_fault(request: Request, error: Exception) -> Response:
+    """Log a fault and respond to it; Starlette raises the error again after the response."""
     log_fault(request.scope["method"], request.scope["path"], error)
-    return error_response(describe_fault(), 500)
+    return _respond(describe_fault())
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what the framework raises: no such path, wrong method."""
+async def _respond_to_http_exception(request: Request, error: Exception) -> Response:
+    """Respond to what the framework raises: no route for the path, or another method."""
     assert isinstance(error, HTTPException)
     path, method = request.scope["path"], request.scope["method"]
     if error.status_code == 404:
         text = str(UnknownPathError(path))
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        text = f"The path {path!r} does not take {method}; it takes {allowed}."
+        text = f"The path {path!r} does not support {method}; it supports {allowed}."
     else:
         text = str(error.detail)
     return error_response(text, error.status_code, headers=dict(error.headers or {}))

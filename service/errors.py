@@ -1,38 +1,44 @@
-"""The errors of serving.
+"""The errors of the service.
 
     NormfoldError
     ├── InputError
-    │   ├── RequestError                the client's request cannot be answered as it stands
-    │   │   ├── InvalidRequestError               its body is not what the protocol or the model takes
-    │   │   ├── UnsuitableModelError    the model cannot do what this route is for
+    │   ├── RequestError                the request is wrong, or not allowed
+    │   │   ├── InvalidRequestError     its body is not what the protocol or the model takes
+    │   │   ├── MalformedRequestError   it is not HTTP
+    │   │   ├── AmbiguousRequestError   its headers can be read in two ways
+    │   │   ├── HeadersTooLargeError    its headers are over the limit
+    │   │   ├── ReceiveTimeoutError     it did not arrive in time
+    │   │   ├── UnsuitableModelError    the model does not support the route
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
-    │   │   ├── NoSamplesError        its recent inputs are not kept
-    │   │   ├── ControlError            loading and unloading is not for clients
-    │   │   ├── UnauthenticatedError              no key came with the request, or none that opens anything
-    │   │   ├── ScopeError              its key is for something else
-    │   │   ├── RateError               its key has asked too often
-    │   │   ├── UnknownPathError        there is no such path
-    │   │   ├── BodyTooLargeError
-    │   │   └── ResponseTooLargeError     its answer would be larger than any may be
+    │   │   ├── UnknownPathError        no route has that path
+    │   │   ├── NoSamplesError          recent inputs of the model are not kept
+    │   │   ├── ControlError            model_control does not allow to load and unload models by request
+    │   │   ├── UnauthenticatedError    the request has no valid key
+    │   │   ├── ScopeError              its key has not the required scope
+    │   │   ├── RateError               its key is over its rate limit
+    │   │   ├── BodyTooLargeError       its body is over the limit
+    │   │   └── ResponseTooLargeError   its response would be over the limit
     │   ├── SettingsError               an option or environment variable is wrong          (start)
-    │   │   └── KeysError               the file of keys is missing or broken               (start, commands)
-    │   └── BundleError                 a bundle cannot be trusted or loaded                (load)
+    │   │   └── KeysError               the key file is missing or broken                   (start, commands)
+    │   └── BundleLoadError             a bundle cannot be trusted or loaded                (load)
     ├── SetupError
-    │   ├── ProviderError               a provider was asked for and not got                (load)
-    │   ├── KeysUnwritableError         the file of keys cannot be written                  (commands)
+    │   ├── ProviderError               the requested provider is not available             (load)
+    │   ├── KeysUnwritableError         the key file cannot be written                      (commands)
     │   └── AddressError                the host and port cannot be listened on             (start)
-    └── ServingError                    the request is right, and the service cannot answer it
+    └── ServingError                    the request is right, and the service cannot serve it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
-        ├── QueueFullError              as many rows wait as may
-        ├── BodyBudgetError             large bodies take as much memory as they may
-        ├── ResponseBudgetError            answers that nobody has read yet take as much memory as they may
-        ├── DeadlineError               the request's time was up before its answer was there
-        ├── ClientDisconnectedError             the client is gone: nobody reads the answer
-        ├── UnloadedError               the model was unloaded while the request waited
+        ├── ConnectionLimitError        too many connections are open
+        ├── QueueFullError              the model's queue is full
+        ├── BodyBudgetError             large bodies use the whole byte budget
+        ├── ResponseBudgetError         large responses use the whole byte budget
+        ├── DeadlineError               the deadline passed before the model had answered
+        ├── ClientDisconnectedError     the client disconnected
+        ├── UnloadedError               the model was unloaded while the request was queued
+        ├── StoppingError               the grace period of shutdown ended before the response
         ├── RunError                    the network failed while it ran
-        └── UnwritableOutputError       an output holds what JSON cannot carry
+        └── UnwritableOutputError       an output has values that JSON cannot carry
 
-Which HTTP status each has stands in one table, `http_errors.py`.
+`service.error_responses` has the HTTP status of each in one table.
 """
 
 from __future__ import annotations
@@ -43,15 +49,42 @@ from normfold.contract.errors import InputError, NormfoldError, SetupError
 
 
 class RequestError(InputError):
-    """The client's request cannot be answered as it stands."""
+    """The request is wrong, or not allowed."""
 
 
 class InvalidRequestError(RequestError):
     """The body is not what the protocol or the model takes."""
 
 
+class MalformedRequestError(RequestError):
+    """The bytes on a connection are not an HTTP request."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid HTTP request received.")
+
+
+class HeadersTooLargeError(RequestError):
+    """The headers are over the limit."""
+
+    def __init__(self, max_header_bytes: int) -> None:
+        super().__init__(f"The headers are over the limit of {max_header_bytes:,} bytes.")
+        self.max_header_bytes = max_header_bytes
+
+
+class ReceiveTimeoutError(RequestError):
+    """The request did not arrive in time."""
+
+    def __init__(self, receive_timeout_s: float) -> None:
+        super().__init__(f"The request did not arrive completely within {receive_timeout_s:g} s.")
+        self.receive_timeout_s = receive_timeout_s
+
+
+class AmbiguousRequestError(RequestError):
+    """The headers can be read in two ways: by the service, and by a proxy in front of it (request smuggling)."""
+
+
 class UnsuitableModelError(RequestError):
-    """The model cannot do what this route is for."""
+    """The model does not support the route."""
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(f"Model {model!r} {reason}")
@@ -63,12 +96,12 @@ class UnknownModelError(RequestError):
 
     def __init__(self, model: str, version: str | None = None) -> None:
         named = f"model {model!r}" if version is None else f"version {version!r} of model {model!r}"
-        super().__init__(f"There is no {named}; GET /v1/models lists what there is.")
+        super().__init__(f"There is no {named}; GET /v1/models lists the models.")
         self.model, self.version = model, version
 
 
 class NoSamplesError(RequestError):
-    """Recent inputs of a model are asked for, and none are kept."""
+    """Recent inputs of a model are requested, and are not kept."""
 
     def __init__(self, model: str) -> None:
         super().__init__(
@@ -78,7 +111,7 @@ class NoSamplesError(RequestError):
 
 
 class ControlError(RequestError):
-    """Loading and unloading is not for clients."""
+    """The setting model_control does not allow to load and unload models by request."""
 
     def __init__(self, model_control: str) -> None:
         super().__init__(
@@ -88,14 +121,14 @@ class ControlError(RequestError):
 
 
 class UnauthenticatedError(RequestError):
-    """No key came with the request, or none that opens anything: which of the two is not said."""
+    """The request has no valid key; the message does not tell a missing key from an invalid one."""
 
     def __init__(self) -> None:
         super().__init__("This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
 
 
 class ScopeError(RequestError):
-    """The request's key is for something else."""
+    """The request's key has not the required scope."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"This needs a key with the scope {scope!r}.")
@@ -103,20 +136,20 @@ class ScopeError(RequestError):
 
 
 class RateError(RequestError):
-    """The request's key has asked too often."""
+    """The request's key is over its rate limit."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(
-            f"The key has asked too often. Try again in {retry_after_s} second{'s' * (retry_after_s > 1)}."
+            f"The key is over its rate limit. Try again in {retry_after_s} second{'s' * (retry_after_s > 1)}."
         )
         self.retry_after_s = retry_after_s
 
 
 class UnknownPathError(RequestError):
-    """There is no such path."""
+    """No route has the path."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"There is no path {path!r}; GET /docs describes those there are.")
+        super().__init__(f"There is no path {path!r}; GET /docs lists the routes.")
         self.path = path
 
 
@@ -129,12 +162,12 @@ class BodyTooLargeError(RequestError):
 
 
 class ResponseTooLargeError(RequestError):
-    """The answer alone would take more memory than all answers may."""
+    """The response alone is over the byte budget of all responses."""
 
     def __init__(self, size: int, max_response_bytes: int) -> None:
         super().__init__(
             f"The response would have {size:,} bytes, over the limit of {max_response_bytes:,}; "
-            "ask for fewer rows at once."
+            "send fewer rows in one request."
         )
         self.size, self.max_response_bytes = size, max_response_bytes
 
@@ -144,27 +177,27 @@ class SettingsError(InputError):
 
 
 class KeysError(SettingsError):
-    """The file of keys is missing or broken, or cannot be changed as was asked."""
+    """The key file is missing or broken, or cannot be changed as requested."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"The file of keys {str(path)!r} {problem}")
         self.path, self.problem = path, problem
 
 
-class BundleError(InputError):
+class BundleLoadError(InputError):
     """A bundle cannot be trusted or loaded."""
 
 
 class ProviderError(SetupError):
-    """A provider was asked for and not got."""
+    """The requested provider is not available."""
 
-    def __init__(self, provider: str, got: str, remedy: str) -> None:
-        super().__init__(f"The provider {provider!r} was asked for and {got}; {remedy}")
-        self.provider, self.got = provider, got
+    def __init__(self, provider: str, problem: str, remedy: str) -> None:
+        super().__init__(f"The provider {provider!r} was requested, but {problem}; {remedy}")
+        self.provider, self.problem = provider, problem
 
 
 class KeysUnwritableError(SetupError):
-    """The file of keys cannot be written."""
+    """The key file cannot be written."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"The file of keys {str(path)!r} cannot be written: {problem}.")
@@ -180,7 +213,7 @@ class AddressError(SetupError):
 
 
 class ServingError(NormfoldError):
-    """The request is right, and the service cannot answer it."""
+    """The request is right, and the service cannot serve it."""
 
 
 class ModelUnavailableError(ServingError):
@@ -192,8 +225,17 @@ class ModelUnavailableError(ServingError):
         self.model, self.version, self.reason = model, version, reason
 
 
+class ConnectionLimitError(ServingError):
+    """Too many connections are open."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many connections are open; try again in 1 second.")
+
+
 class QueueFullError(ServingError):
-    """As many rows wait for the model as may."""
+    """The model's queue is full."""
 
     def __init__(self, queue_capacity: int, retry_after_s: int) -> None:
         super().__init__(
@@ -204,46 +246,53 @@ class QueueFullError(ServingError):
 
 
 class BodyBudgetError(ServingError):
-    """Large bodies of other requests take as much memory as they may."""
+    """Large bodies of other requests use the whole byte budget."""
 
     retry_after_s = 1
 
     def __init__(self) -> None:
-        super().__init__("Too many large requests are being answered; try again in 1 second.")
+        super().__init__("Too many large requests are in flight; try again in 1 second.")
 
 
 class ResponseBudgetError(ServingError):
-    """Answers that their clients have not read yet take as much memory as they may."""
+    """Large responses that their clients have not read yet use the whole byte budget."""
 
     retry_after_s = 1
 
     def __init__(self) -> None:
-        super().__init__("Too many large answers wait to be read by their clients; try again in 1 second.")
+        super().__init__("Too many large responses wait to be read by their clients; try again in 1 second.")
 
 
 class DeadlineError(ServingError):
-    """The request's time was up before its answer was there."""
+    """The deadline of the request passed before the model had answered."""
 
     def __init__(self) -> None:
-        super().__init__("The request's deadline passed before the model had answered it.")
+        super().__init__("The request's deadline passed before the model had answered.")
 
 
 class ClientDisconnectedError(ServingError):
-    """The client is gone: nobody reads the answer."""
+    """The client disconnected before its response was complete."""
 
     def __init__(self) -> None:
-        super().__init__("The client left before its answer was there.")
+        super().__init__("The client disconnected before its response was complete.")
 
 
 class UnloadedError(ServingError):
-    """The model was unloaded while the request waited."""
+    """The model was unloaded while the request was queued."""
 
     def __init__(self) -> None:
         super().__init__("The model was unloaded before it could answer; try again.")
 
 
+class StoppingError(ServingError):
+    """The grace period of shutdown ended before the response."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is stopping.")
+
+
 class RunError(ServingError):
-    """The network failed while it ran; what ONNX Runtime said is for the log, not for the client."""
+    """The network failed while it ran. ONNX Runtime's message goes to the log, not to the client."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("The network failed while it ran; the service's log has the reason under this request's id.")
@@ -251,7 +300,7 @@ class RunError(ServingError):
 
 
 class UnwritableOutputError(ServingError):
-    """An output holds what JSON cannot carry."""
+    """An output has values that JSON cannot carry."""
 
     def __init__(self, output: str) -> None:
         super().__init__(f"Output {output!r} holds NaN or Infinity, which JSON cannot carry.")

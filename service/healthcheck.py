@@ -1,7 +1,7 @@
-"""The health check of a container, `python -m normfold.service.healthcheck`: is the service in it ready?
+"""Health check of a container, `python -m normfold.service.healthcheck`.
 
-Leaves with 0 if it is, and otherwise with 1 and the reason. It loads nothing but the standard library, since it runs
-every few seconds beside the service, on the processors that the service has.
+The exit code is 0 if the service is ready, otherwise 1, with the reason on standard error. It imports the standard
+library only, since it runs every few seconds on the processors of the service.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _TIMEOUT_S = 4.0
 
 
 def main() -> None:
-    """Ask the service on NORMFOLD_PORT of this machine."""
+    """Request the readiness of the service on NORMFOLD_PORT of this machine."""
     connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("NORMFOLD_PORT", "8000")), _TIMEOUT_S)
     try:
         connection.request("GET", "/v2/health/ready")
-        answer = connection.getresponse()
-        text = answer.read().decode()
+        response = connection.getresponse()
+        text = response.read().decode()
     except (OSError, http.client.HTTPException) as error:
         sys.exit(f"The service does not answer: {error}")
     finally:
         connection.close()
-    if answer.status != http.client.OK:
+    if response.status != http.client.OK:
         sys.exit(text)
 
 

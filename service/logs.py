@@ -1,4 +1,4 @@
-"""Logs on standard error: one JSON object a line for machines, or text for people."""
+"""Logs on standard error: one JSON object a line, or plain text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from normfold.service.settings import Settings
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that is being answered, in every log line that it causes."""
+"""Id of the current request, added to every log line that it causes."""
 
 TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
-"""The trace that this request belongs to, likewise."""
+"""Id of the trace that the request belongs to, likewise."""
 
 FACTS = "facts"
 """Name of the record attribute that holds further fields: `logger.info(…, extra={FACTS: {…}})`."""
@@ -25,7 +25,7 @@ FACTS = "facts"
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, further fields, traceback.
 
-    Among the fields are request_id and trace_id where there are some, and of several workers the process id.
+    The fields include request_id and trace_id of the current request, and `worker` (the process id) of several workers.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -49,14 +49,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message, for people at a terminal."""
+    """Time, level and message, for a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send every log line of the process to standard error, Python's warnings among them."""
+    """Send every log line of the process, Python's warnings included, to standard error."""
     text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
@@ -64,5 +64,5 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    # What uvicorn says at its start and end, the service says itself; its warnings and errors stay.
+    # The service logs its start and end itself; uvicorn's warnings and errors stay.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))

@@ -1,4 +1,4 @@
-"""Settings of the service: environment variables NORMFOLD_…, or arguments, which override them."""
+"""Settings of the service: environment variables NORMFOLD_…, overridden by arguments."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from normfold.contract.preprocess import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
-from normfold.service.repository.version_policy import VersionPolicy
 
 PREFIX = "NORMFOLD_"
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
-"""What a browser sends as Origin: scheme, host, and the port where it is not the scheme's own."""
+"""The Origin header of a browser: scheme, host, and the port unless it is the scheme's default."""
 
-_WITHOUT = {"provider_options": ("cpu", "auto"), "device_id": ("cpu", "openvino")}
-"""Settings, and the providers that would not look at them."""
+_UNUSED_BY = {"provider_options": ("cpu", "auto"), "device_id": ("cpu", "openvino")}
+"""Settings, and the providers that do not use them."""
+
+_VERSION_POLICY = re.compile(r"^(?:all|latest:[1-9][0-9]{0,8}|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*)$")
 
 
 class Settings(BaseSettings):
-    """What the service can be told. Every field is read from NORMFOLD_ and its name in capitals."""
+    """All settings. Each field is read from the environment variable NORMFOLD_ and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -37,121 +38,128 @@ class Settings(BaseSettings):
     )
     model_control: Literal["none", "explicit", "poll"] = Field(
         default="none",
-        description="When the folders count: at the start alone, when a request asks for it, or every poll_interval_s.",
+        description="When the repository is read: at the start, when a client asks for it, or every poll_interval_s.",
     )
-    poll_interval_s: float = Field(default=5.0, gt=0, description="Seconds between two looks at the folders.")
+    poll_interval_s: float = Field(default=5.0, gt=0, description="Seconds between two reads of the repository.")
     version_policy: str = Field(
         default="all", description="Versions to load: all, latest:N, or numbers joined by commas."
     )
     host: str = Field(
-        default="127.0.0.1", description="Address to listen on; only this machine reaches the default, 0.0.0.0 is all."
+        default="127.0.0.1",
+        description="Address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all networks.",
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     keys: Path | None = Field(
         default=None,
-        description="File of keys, as normfold keys writes it; left out, nobody needs one.",
+        description="File of API keys, as normfold keys writes it; left out, requests need no key.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Origins of web pages that may ask, joined by commas, or *; left out, browsers let none.",
+        description="Origins of web pages that may call the service (CORS), joined by commas, or *; left out, none.",
     )
     provider: Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] = Field(
         default="auto",
-        description="What runs the networks; one that does not work is an error; auto takes CUDA or else the CPU.",
+        description="Execution provider; an error if it does not work; auto: CUDA where it works, otherwise the CPU.",
     )
     provider_options: Annotated[dict[str, str | bool | int | float], NoDecode] = Field(
         default_factory=dict,
-        description="Options of the provider that is named, as a JSON object; they go before our own.",
+        description="Options of that provider, as a JSON object; they override Normfold's defaults.",
     )
-    device_id: int = Field(default=0, ge=0, description="Which GPU, of cuda, tensorrt or auto; counted from 0.")
+    device_id: int = Field(default=0, ge=0, description="Index of the GPU, of cuda, tensorrt or auto.")
     workers: int = Field(
-        default=1, ge=1, le=256, description="Processes that serve; limits count in each of them, figures in all."
+        default=1, ge=1, le=256, description="Worker processes; limits hold in each of them, metrics are sums over all."
     )
     state_dir: Path | None = Field(
         default=None,
-        description="Folder for what the service writes of its own; left out, a temporary one where workers need it.",
+        description="Folder for the service's own files; left out, a temporary one if several workers need it.",
     )
     shutdown_delay_s: float = Field(
         default=0.0,
         ge=0,
-        description="Seconds at the end in which it is not ready and still serves, until balancers have noticed.",
+        description="Seconds at shutdown in which it is not ready and still serves, until load balancers stop sending.",
     )
     shutdown_grace_s: float = Field(
-        default=20.0, ge=0, description="Seconds at the end for requests in flight; then they are answered 503."
+        default=20.0, ge=0, description="Seconds at shutdown for requests in flight; then they are answered 503."
     )
     intra_op_threads: int | None = Field(
-        default=None, ge=1, description="Threads in one run; left out, the processors that affinity and cgroup allow."
+        default=None,
+        ge=1,
+        description="Threads of one run; left out, the processors by affinity and cgroup quota.",
     )
     max_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Rows that a network runs at once; left out, measured for each model while it loads, up to 64.",
+        description="Rows of one batch; left out, measured for each model while it loads, up to 64.",
     )
     max_batch_delay_ms: float = Field(
-        default=0.0, ge=0, le=1000, description="How long a batch waits to fill; of use on accelerators alone."
+        default=0.0, ge=0, le=1000, description="Milliseconds that a batch waits to fill; useful on accelerators only."
     )
     queue_capacity: int = Field(
-        default=1024, ge=1, description="Rows that may wait for a model, in each process; more are refused with 503."
+        default=1024, ge=1, description="Rows that may wait for a model, in each process; more are answered 503."
     )
     timeout_s: float = Field(
-        default=30.0, gt=0, description="Seconds for queue and run of a request that names no timeout; then 504."
+        default=30.0,
+        gt=0,
+        description="Seconds for queue and run of a request that names no timeout; then 504.",
     )
-    max_timeout_s: float = Field(default=300.0, gt=0, description="The longest timeout that a request may name.")
+    max_timeout_s: float = Field(default=300.0, gt=0, description="Maximum of the timeout that a request may name.")
     max_body_bytes: int = Field(
-        default=64 * 2**20, ge=1, description="Requests with a larger body are refused with status 413."
+        default=64 * 2**20, ge=1, description="Bytes of a body, also after decompression; a larger one is answered 413."
     )
     max_bodies_bytes: int = Field(
         default=2**30,
         ge=1,
-        description="Bytes of large bodies, from head to answer, in each process; one more is answered 503.",
+        description="Bytes of all bodies over 32 KiB, until the response, in each process; one more is answered 503.",
     )
     max_response_bytes: int = Field(
         default=2**30,
         ge=1,
-        description="Bytes of large answers that may wait to be read, in each process; one more is answered 503.",
+        description="Bytes of all unread responses over 32 KiB, in each process; one more is answered 503.",
     )
     max_header_bytes: int = Field(
-        default=64 * 1024, ge=1024, description="Requests with longer headers are refused with status 431."
+        default=64 * 1024, ge=1024, description="Bytes of a request's headers; longer ones are answered 431."
     )
     max_connections: int = Field(
-        default=1024, ge=1, description="Connections open at once, in each process; one more is answered 503."
+        default=1024, ge=1, description="Open connections, in each process; one more is answered 503."
     )
     receive_timeout_s: float = Field(
-        default=60.0, gt=0, description="Seconds within which a request must have come whole; then 408."
+        default=60.0, gt=0, description="Seconds to receive a whole request; then it is answered 408."
     )
     max_image_pixels: int = Field(
-        default=MAX_IMAGE_PIXELS, ge=1, description="Pictures with more pixels are refused before they are decoded."
+        default=MAX_IMAGE_PIXELS,
+        ge=1,
+        description="Pixels of a picture; larger ones are rejected before decoding.",
     )
     drift_share: float = Field(
         default=0.005,
         ge=0,
         le=1,
-        description="Of one processor's time, what watching a model's inputs may take, in each process; 0: none.",
+        description="Part of one processor's time for drift monitoring of a model, in each process; 0: off.",
     )
     keep_samples: int = Field(
         default=0,
         ge=0,
-        description="Rows of recent inputs kept in state_dir for normfold adapt, of each version in each process.",
+        description="Recent input rows kept in state_dir for normfold adapt, of each version in each process.",
     )
-    triton_metrics: bool = Field(default=False, description="Metrics under the names of Triton's too.")
+    triton_metrics: bool = Field(default=False, description="Also publish the metrics under Triton's names.")
     tracing: bool = Field(
         default=False,
-        description="Spans of requests go to OpenTelemetry, which its own variables OTEL_… configure.",
+        description="Export spans of requests by OpenTelemetry, which its own variables OTEL_… configure.",
     )
     access_log: Path | None = Field(
         default=None,
-        description="File for a line of JSON for every request; left out, the lines go to the service's log.",
+        description="File that gets a line of JSON for every request; left out, the service's log.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least severe message that is logged; info has a line for every request."
+        default="info", description="Lowest level that is logged; info includes a line for every request."
     )
     log_format: Literal["json", "text", "auto"] = Field(
-        default="auto", description="One JSON object a line, or text for people; auto is text on a terminal."
+        default="auto", description="One JSON object a line, or plain text; auto: text on a terminal, otherwise JSON."
     )
 
     @field_validator("keep_samples")
     @classmethod
-    def _require_folder(cls, rows: int, info: ValidationInfo) -> int:
+    def _require_state_dir(cls, rows: int, info: ValidationInfo) -> int:
         if rows and info.data.get("state_dir") is None:
             raise ValueError("recent inputs are kept in state_dir, which is not set")
         return rows
@@ -159,12 +167,12 @@ class Settings(BaseSettings):
     @field_validator("version_policy")
     @classmethod
     def _check_policy(cls, text: str) -> str:
-        return str(VersionPolicy.parse(text))
+        return check_version_policy(text)
 
     @field_validator("provider_options", mode="before")
     @classmethod
     def _read_options(cls, value: Any) -> Any:
-        """Read what stands in an environment variable."""
+        """Parse the JSON of an environment variable."""
         with suppress(ValueError):
             value = json.loads(value) if isinstance(value, str) else value
         if not isinstance(value, dict) or not all(isinstance(one, str | bool | int | float) for one in value.values()):
@@ -173,18 +181,20 @@ class Settings(BaseSettings):
 
     @field_validator("provider_options", "device_id")
     @classmethod
-    def _refuse_what_nobody_reads(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what the provider would not look at: `auto` may end on another than the options were meant for."""
+    def _reject_unused(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject a setting that the provider does not use; `auto` may choose another one than the options are for."""
         provider = info.data.get("provider")
-        if value and provider in _WITHOUT.get(info.field_name or "", ()):
-            takers = "cuda, tensorrt or openvino" if info.field_name == "provider_options" else "cuda, tensorrt or auto"
-            raise ValueError(f"the provider {provider!r} takes none; name the provider: {takers}")
+        if value and provider in _UNUSED_BY.get(info.field_name or "", ()):
+            providers = (
+                "cuda, tensorrt or openvino" if info.field_name == "provider_options" else "cuda, tensorrt or auto"
+            )
+            raise ValueError(f"the provider {provider!r} does not use it; name another provider: {providers}")
         return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_origins(cls, given: object) -> object:
-        """Take text joined by commas: what a person writes into an environment variable."""
+        """Split text joined by commas, as it stands in an environment variable."""
         if not isinstance(given, str):
             return given
         return tuple(part.strip().lower() for part in given.split(",") if part.strip())
@@ -198,13 +208,24 @@ class Settings(BaseSettings):
         return origins
 
 
+def check_version_policy(text: str) -> str:
+    """Return a version policy: `all`, `latest:N`, or numbers joined by commas.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not _VERSION_POLICY.fullmatch(text):
+        raise ValueError(f"{text!r} is none of all, latest:N, and numbers joined by commas")
+    return text
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment; arguments that are not None override it.
 
     Raises:
-        SettingsError: a value does not fit its field, or a NORMFOLD_ variable has an unknown name.
+        SettingsError: a value is invalid, or a NORMFOLD_ variable has an unknown name.
     """
-    _refuse_unknown_variables()
+    _reject_unknown_variables()
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
@@ -213,14 +234,14 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _describe(location: tuple[int | str, ...], problem: str, options: Mapping[str, Any]) -> str:
-    """Say what is wrong with a setting, by the name of its variable, and of its option if it has one."""
+    """Describe the problem of a setting, by the name of its variable, and of its option if it was given."""
     name = str(location[0]) if location else "settings"
     option = f" (--{name.replace('_', '-')})" if name in options else ""
     return f"{PREFIX}{name.upper()}{option} is wrong: {problem.removeprefix('Value error, ').rstrip('.')}."
 
 
-def _refuse_unknown_variables() -> None:
-    """Name every NORMFOLD_ variable that no field reads: pydantic-settings' extra="forbid" does not see them."""
+def _reject_unknown_variables() -> None:
+    """Reject NORMFOLD_ variables that no field reads, by name: pydantic-settings' extra="forbid" ignores them."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:

@@ -29,8 +29,7 @@ from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.training.checkpoint import make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.train import fit
-from normfold.service.drift.score import Sums, rows_of
-from normfold.service.drift.score import measure as measure_sums
+from normfold.service.drift.score import WindowSums, finite_rows, score_drift
 
 CLEAN = "as they were"
 CORRUPTIONS: dict[str, Callable[[Pictures], Pictures]] = {
@@ -102,7 +101,7 @@ def measure(folder: Path, dataset: Dataset, seed: int, found: dict[str, Found]) 
     for name, change in CORRUPTIONS.items():
         tell(f"seed {seed}: {name}")
         test = tensors(dataset, dataset.splits.test, change)
-        rows, _ = rows_of(monitor, run_monitor(bundle / MONITOR_NAME, monitor, test))
+        rows, _ = finite_rows(monitor, run_monitor(bundle / MONITOR_NAME, monitor, test))
         scores = window_scores(monitor, rows, seed)
         np.savez(folder / "samples.npz", input=tensors(dataset, order, change))
         adapted = normfold("adapt", str(folder / "models" / "digits"), "--samples", str(folder / "samples.npz"))
@@ -140,15 +139,15 @@ def looks(monitor: Monitor, given: Rows, seed: int) -> list[bool]:
 
     The pictures come PASSES times, each time in another order.
     """
-    rng, sums, said = np.random.default_rng(seed), Sums.of(monitor), []
+    rng, sums, said = np.random.default_rng(seed), WindowSums.of(monitor), []
     for row in np.concatenate([rng.permutation(len(given[0][0])) for _ in range(PASSES)]):
         observe(sums, given, int(row), monitor.window_rows)
         if sums.rows % LOOK_EVERY == 0:
-            said.append(measure_sums(monitor, sums, worst=0).shifted)
-    return [shifted for shifted in said if shifted is not None]
+            said.append(score_drift(monitor, sums, max_channels=0).drifted)
+    return [drifted for drifted in said if drifted is not None]
 
 
-def observe(sums: Sums, given: Rows, row: int, window_rows: int) -> None:
+def observe(sums: WindowSums, given: Rows, row: int, window_rows: int) -> None:
     """Let the service's sums see one picture, as its own request."""
     sums.add_request([(means[row : row + 1], squares[row : row + 1]) for means, squares in given], window_rows)
 

@@ -133,7 +133,7 @@ def serve(
     from normfold.service.logs import configure_logging
     from normfold.service.runtime.malloc import use_one_arena
     from normfold.service.settings import load_settings
-    from normfold.service.workers.state_dir import prepared_state
+    from normfold.service.workers.state_dir import locked_state_dir
 
     settings = load_settings(
         repository=repository,
@@ -157,13 +157,13 @@ def serve(
     _allow_files(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,
-        prepared_state(settings.state_dir, settings.workers, settings.repository) as state_dir,
+        locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
         _leave_quietly(),
     ):
         settings = settings.model_copy(update={"state_dir": state_dir})
         if settings.workers > 1:
             _announce(listener, as_json, settings.keys)
-            run_workers(settings, listener)
+            run_workers(settings, listener, "normfold.service.app:create_app")
             return
         use_one_arena()
         from normfold.service.app import create_app  # with several workers it is theirs, and the parent stays small
@@ -174,7 +174,7 @@ def serve(
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
-            if not app.state.workers.ended:
+            if not app.state.thread_pool.ended:
                 _leave_at_once(end)
             raise
 

@@ -45,7 +45,7 @@ def watch_sentence(monitor: Monitor | None, rows: str = "held-out rows") -> str:
         return f"Inputs are watched at {layers}; {monitor.calibration_rows} {rows} say what is normal there."
     return (
         f"Inputs are watched at {layers}, but there are no thresholds, which take at least {FEWEST_ROWS} {rows}: "
-        "scores are shown, `shifted` stays null, and the alert cannot fire."
+        "scores are shown, `drifted` stays null, and the alert cannot fire."
     )
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from normfold.contract.manifest import PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
 from normfold.contract.monitor import MONITOR_NAME
-from normfold.contract.samples import SHIFT
+from normfold.contract.samples import DRIFT_FOLDER
 from normfold.export.adapt.recalibrate import Reestimation, reestimate
 from normfold.export.adapt.samples import Samples, Taker, read_kept_samples, read_samples
 from normfold.export.bundle.evenly_spaced import spread
@@ -138,7 +138,7 @@ def adapt(
     say("reading the samples")
     unfolded = load_model(folder / UNFOLDED_NAME)
     taker = Taker(input_ports(folder / UNFOLDED_NAME, unfolded), manifest.card.preprocessing, manifest.takes_pixels)
-    is_state = (samples / SHIFT).is_dir()
+    is_state = (samples / DRIFT_FOLDER).is_dir()
     given = read_kept_samples(samples, manifest, taker) if is_state else read_samples(samples, taker, as_tensors)
     _check_count(given.count)
     _check_varied(given)

@@ -21,7 +21,7 @@ import numpy as np
 from normfold.contract.manifest import Manifest
 from normfold.contract.monitor import MONITOR_NAME
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError, RowPreprocessing
-from normfold.contract.samples import KEPT_SUFFIX, newest, read_kept, shift_folder, stacked
+from normfold.contract.samples import KEPT_SUFFIX, drift_folder, newest, read_kept, stacked
 from normfold.export.errors import SampleError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.inputs import read_arrays
@@ -85,7 +85,7 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, taker: Taker) -> Samp
     Raises:
         SampleError: there are none, or they are of another network.
     """
-    folder = shift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
+    folder = drift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
     found = [row for path in sorted(folder.glob(f"*{KEPT_SUFFIX}")) for row in read_kept(path)]
     if not found:
         raise SampleError(

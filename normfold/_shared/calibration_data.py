@@ -18,7 +18,7 @@ def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None
     Returns:
         None for what is no run folder, or where its data are gone: then nobody can say what is normal.
     """
-    if source.is_onnx or source.is_factory:
+    if not source.is_run:
         return None
     from normfold.export.bundle.calibrate import MOST_ROWS
     from normfold.export.bundle.evenly_spaced import spread

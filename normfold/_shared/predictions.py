@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from normfold._shared.paths import AnyPath
 from normfold.errors import ArgumentError
@@ -46,6 +47,19 @@ class ClassProbability:
     label: str
     index: int
     probability: float
+
+
+def instances_json(rows: Any) -> bytes:
+    """Return the body of `:predict` for rows of raw inputs.
+
+    Raises:
+        ArgumentError: a row holds what JSON cannot.
+    """
+    instances = np.ascontiguousarray(rows) if isinstance(rows, np.ndarray) else list(rows)
+    try:
+        return orjson.dumps({"instances": instances}, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise ArgumentError(f"`rows` cannot be written as JSON: {error}.") from None
 
 
 def to_prediction(answer: Any) -> Any:

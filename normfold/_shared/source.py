@@ -1,8 +1,9 @@
-"""The source of an export or audit: a run folder, an ONNX file, or a factory of the user's own."""
+"""The source of an export or audit: a run folder, an ONNX file, or a network or factory of the user's own."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normfold._shared.packages import require_packages
+from normfold._shared.paths import AnyPath
 from normfold.contract.errors import SetupError
 from normfold.contract.manifest import RunningStatistics, SourceCard, read_source_card
 from normfold.errors import ArgumentError
@@ -26,7 +28,7 @@ class Source:
     """The source and the arguments that say how to read it, as given.
 
     Attributes:
-        text: the path of a run folder or an ONNX file, or module:factory.
+        text: the path of a run folder or an ONNX file, module:factory, or the class of a network.
         card: a source card; None for the one beside the model.
         weights: of a factory's network.
         input_shape: of one sample, without the axis of rows; or as text, such as "3x224x224".
@@ -34,6 +36,7 @@ class Source:
         opset: of the exported graph.
         dynamic_size: whether height and width stay free.
         keep_statistics: whether a run folder's running statistics stay those of training.
+        network: a torch network, in eval mode.
     """
 
     text: str
@@ -44,20 +47,42 @@ class Source:
     opset: int | None = None
     dynamic_size: bool = False
     keep_statistics: bool = False
+    network: nn.Module | None = None
+
+    @staticmethod
+    def of(given: AnyPath | nn.Module, **arguments: Any) -> Source:
+        """Return the source that a path, a module:factory or a network is."""
+        if isinstance(given, str | os.PathLike):
+            return Source(str(given), **arguments)
+        return Source(type(given).__name__, network=given, **arguments)
 
     @property
     def is_onnx(self) -> bool:
         """Whether it is an ONNX file."""
-        return self.text.endswith(".onnx")
+        return self.network is None and self.text.endswith(".onnx")
 
     @property
     def is_factory(self) -> bool:
         """Whether it is module:factory. A path may hold a colon, so a path that exists is a path."""
-        return ":" in self.text and not _is_there(Path(self.text))
+        return self.network is None and ":" in self.text and not _is_there(Path(self.text))
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is to be a run folder: nothing else."""
+        return self.network is None and not self.is_onnx and not self.is_factory
+
+    @property
+    def kind(self) -> str:
+        """What it is, as a sentence names it."""
+        if self.network is not None:
+            return "a torch network"
+        return "an ONNX file" if self.is_onnx else "a module:factory" if self.is_factory else "a path"
 
     @property
     def default_name(self) -> str:
-        """Return the name of the folder, file or factory."""
+        """Return the name of the folder, file, factory or class."""
+        if self.network is not None:
+            return self.text
         return (
             self.text.rpartition(":")[2] if self.is_factory else Path(self.text).absolute().name.removesuffix(".onnx")
         )
@@ -98,10 +123,10 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
     target = folder / "unfolded.onnx"
     record, kept = None, None
     try:
-        if source.is_factory:
+        if not source.is_run:
             say("tracing the network")
-            _factory_to_onnx(source, target)
-            kept = "a module:factory has no training data"
+            _network_to_onnx(source, target)
+            kept = f"{source.kind} has no training data"
         else:
             record, kept = _checkpoint_to_onnx(source, target, say)
     except OSError as error:
@@ -131,23 +156,31 @@ def _checkpoint_to_onnx(
 
 
 def require_torch_source(source: Source) -> None:
-    """Make sure that a source which is no ONNX file is a folder or a module:factory.
+    """Make sure that a source which is no ONNX file is a folder, a module:factory or a torch network.
 
     Raises:
         ArgumentError: it is neither.
     """
-    if not source.is_factory and not _is_folder(Path(source.text)):
+    if source.network is not None:
+        if not hasattr(source.network, "named_modules"):
+            raise ArgumentError(
+                f"An object of type {source.text!r} is no path, no module:factory and no torch network."
+            )
+    elif not source.is_factory and not _is_folder(Path(source.text)):
         raise ArgumentError(
             f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
         )
 
 
-def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = None) -> nn.Module:
-    """Return the network of a module:factory: in eval mode where weights are given, otherwise as it was returned.
+def build_network(source: Source, shape: tuple[int, ...], classes: int | None = None) -> nn.Module:
+    """Return a network as it was given, or that of a module:factory: in eval mode where weights are given, otherwise as
+    it was returned.
 
     Raises:
         ArchitectureError, WeightsError: it cannot be built, or the weights are not its own.
     """
+    if source.network is not None:
+        return source.network
     from normfold.models.architectures.registry import Architecture, build, parse_options
     from normfold.models.training.weights import load_weights
 
@@ -160,18 +193,22 @@ def build_factory(source: Source, shape: tuple[int, ...], classes: int | None = 
     return network
 
 
-def _factory_to_onnx(source: Source, target: Path) -> None:
+def _network_to_onnx(source: Source, target: Path) -> None:
     from normfold.models.errors import TrainModeError
     from normfold.models.onnx.to_onnx import OPSET, InputSpec, to_onnx
 
     if source.input_shape is None:
-        raise ArgumentError("A module:factory needs `input_shape`, the shape of one sample, such as 3x224x224.")
+        raise ArgumentError(
+            f"{source.kind.capitalize()} needs `input_shape`, the shape of one sample, such as 3x224x224."
+        )
     shape = parse_shape(source.input_shape)
-    network = build_factory(source, shape)
+    network = build_network(source, shape)
     inputs = {"input": InputSpec(shape)}
     try:
         to_onnx(network, target, inputs, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     except TrainModeError as error:
+        if source.network is not None:
+            raise
         raise ArgumentError(
             f"{source.text!r} returned its network in train mode (layer {error.layers[0]!r}, for one), and no trained "
             "weights; give `weights`, or let it load them itself and return network.eval()."
@@ -224,17 +261,13 @@ def check_arguments(source: Source) -> None:
     """
     given = {
         "`weights`": source.weights is not None,
-        "A shape in `input_shape`": source.input_shape is not None,
+        "A shape in `input_shape`": source.input_shape is not None and source.network is None,
         "`arguments`": bool(source.arguments),
     }
     for name, is_given in given.items():
         if is_given and not source.is_factory:
-            raise ArgumentError(f"{name} goes with module:factory; {source.text!r} is {_kind(source)}.")
-    if source.keep_statistics and (source.is_factory or source.is_onnx):
+            raise ArgumentError(f"{name} goes with module:factory; {source.text!r} is {source.kind}.")
+    if source.keep_statistics and not source.is_run:
         raise ArgumentError("`keep_statistics` goes with a run folder: nothing else comes with its training data.")
     if source.is_onnx and (source.opset is not None or source.dynamic_size):
         raise ArgumentError("`opset` and `dynamic_size` are for exporting from torch; an ONNX file keeps its own.")
-
-
-def _kind(source: Source) -> str:
-    return "an ONNX file" if source.is_onnx else "a path"

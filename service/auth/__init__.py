@@ -1,1 +1,1 @@
-"""Keys, scopes and rate limits: who may call what."""
+"""Authorization: keys, their scopes and rate limits."""

@@ -1,12 +1,11 @@
-"""Changes of the file of keys: a key is made, given a new secret, or revoked.
+"""Create, rotate and revoke keys in their file.
 
-Each holds a lock from reading to writing and writes the file whole, so that commands that run at once lose nothing of
-each other, and a service that reads meanwhile has the old file or the new one.
+Each change holds a lock from reading to writing and replaces the file whole: commands that run at once lose no change,
+and a service that reads meanwhile gets the old file or the new one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import tempfile
@@ -20,25 +19,26 @@ from pydantic import ValidationError
 
 from normfold.service.auth.keys import Former, Key, KeyFile, first_problem, hash_secret, join_key, read_keys
 from normfold.service.errors import KeysError, KeysUnwritableError
+from normfold.service.file_lock import lock
 
 
 def create_key(path: Path, name: str, scopes: Sequence[str], **limits: Any) -> tuple[Key, str]:
-    """Add a key, to a new file if there is none.
+    """Add a key; create the file if it does not exist.
 
     Args:
         path: the file.
-        name: of no other key that is active.
-        scopes: what it is for.
+        name: unique among active keys.
+        scopes: of the key.
         limits: the fields rate, burst and expires.
 
     Returns:
-        The key, and what its client sends: it is kept nowhere.
+        The key, and the text that its client sends, which is stored nowhere.
 
     Raises:
-        KeysError: the file is broken, the name is taken, or a field is wrong.
+        KeysError: the file is invalid, the name is taken, or a field is invalid.
         KeysUnwritableError: the file cannot be written.
     """
-    with _changing(path, make=True) as keys:
+    with _edited(path, create=True) as keys:
         now = _now()
         if any(key.name == name and key.state(now) == "active" for key in keys.values()):
             raise KeysError(path, f"has an active key named {name!r}; choose another name, or rotate that one.")
@@ -55,16 +55,16 @@ def create_key(path: Path, name: str, scopes: Sequence[str], **limits: Any) -> t
 
 
 def rotate_key(path: Path, identity: str, grace: timedelta = timedelta(0)) -> tuple[Key, str]:
-    """Give a key a new secret; the one before it goes on for as long as `grace`, and any before that not at all.
+    """Give a key a new secret; the secret before it stays valid for `grace`, older ones do not.
 
     Returns:
-        The key, and what its client sends from now on: it is kept nowhere.
+        The key, and the text that its client sends from now on, which is stored nowhere.
 
     Raises:
-        KeysError: the file is broken, it has no such key, or that one is not active.
+        KeysError: the file is invalid, it has no such key, or the key is not active.
         KeysUnwritableError: the file cannot be written.
     """
-    with _changing(path) as keys:
+    with _edited(path) as keys:
         key, now = _find(path, keys, identity), _now()
         if (state := key.state(now)) != "active":
             raise KeysError(path, f"has a key {identity!r}, but it is {state}; create a new one.")
@@ -75,13 +75,13 @@ def rotate_key(path: Path, identity: str, grace: timedelta = timedelta(0)) -> tu
 
 
 def revoke_key(path: Path, identity: str) -> Key:
-    """End a key for good; one that was revoked before stays as it is.
+    """Revoke a key for good; a key that was revoked before stays as it is.
 
     Raises:
-        KeysError: the file is broken, or has no such key.
+        KeysError: the file is invalid, or has no such key.
         KeysUnwritableError: the file cannot be written.
     """
-    with _changing(path) as keys:
+    with _edited(path) as keys:
         key = _find(path, keys, identity)
         if key.revoked is None:
             keys[identity] = key = key.model_copy(update={"revoked": _now(), "former": None})
@@ -89,17 +89,18 @@ def revoke_key(path: Path, identity: str) -> Key:
 
 
 @contextmanager
-def _changing(path: Path, make: bool = False) -> Iterator[dict[str, Key]]:
-    """Give the keys by their ids to change, and write them all; other commands wait meanwhile."""
+def _edited(path: Path, create: bool = False) -> Iterator[dict[str, Key]]:
+    """Yield the keys by id, to be edited in place, and write them; other commands wait meanwhile."""
     if path.is_symlink():
-        path = path.resolve()  # the link stays one
+        path = path.resolve()  # so that the link is not replaced
     if path.is_dir():
         raise KeysError(path, "is a folder; name a file.")
-    if not make and not path.exists():
+    if not create and not path.exists():
         read_keys(path)
     try:
-        with _locked(path):
-            keys = {} if make and not path.exists() else {key.id: key for key in read_keys(path)}
+        # A lock file beside it, since the file itself is replaced.
+        with lock(path.with_name(f".{path.name}.lock"), mode=0o600):
+            keys = {} if create and not path.exists() else {key.id: key for key in read_keys(path)}
             before = dict(keys)
             yield keys
             if keys != before:
@@ -108,20 +109,9 @@ def _changing(path: Path, make: bool = False) -> Iterator[dict[str, Key]]:
         raise KeysUnwritableError(path, (error.strerror or str(error)).lower()) from None
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file: another one beside it, since the file itself is replaced. It ends with its process."""
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_WRONLY, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
 def _write(path: Path, file: KeyFile) -> None:
-    """Write under another name, for the owner alone, flush to the disk, then rename; a revocation outlives a crash."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # with mode 0600
+    """Replace the file, readable for its owner only, and flush it to the disk: a revocation survives a crash."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     try:
         with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- a descriptor, not a path
             stream.write(file.model_dump_json(indent=2, exclude_none=True) + "\n")
@@ -139,7 +129,7 @@ def _write(path: Path, file: KeyFile) -> None:
 
 def _find(path: Path, keys: dict[str, Key], identity: str) -> Key:
     if identity not in keys:
-        raise KeysError(path, f"has no key with the id {identity!r}; 'normfold keys list' shows those there are.")
+        raise KeysError(path, f"has no key with the id {identity!r}; 'normfold keys list' lists the keys.")
     return keys[identity]
 
 

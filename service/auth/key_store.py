@@ -1,7 +1,7 @@
-"""The keys as a running service knows them: found by what a client sends, read again when their file changes.
+"""The keys of a running service: looked up for each request, read again when their file changes.
 
-A thread looks at the file once a second, so that no request does, and no file system that hangs stops one. A file that
-is broken or gone changes nothing: the keys that were read last go on, and the log says so.
+A thread polls the file once a second, so that no request reads it and no file system that hangs delays one. If the file
+becomes invalid or is deleted, the keys that were read last stay valid, and an error is logged.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import NamedTuple
 from normfold.service.auth.keys import Key, hash_secret, read_keys, split_key
 from normfold.service.errors import KeysError
 
-LOOK_EVERY_S = 1.0
+POLL_INTERVAL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class _Entry(NamedTuple):
-    """A key, and what is compared and when it ends; times in seconds of the Unix epoch."""
+    """A key, the digests to compare with, and when they expire; times in seconds since 1970."""
 
     key: Key | None
     sha256: str
     former_sha256: str
     former_until: float
-    ends: float
+    expires_at: float
 
 
-_NOTHING = secrets.token_hex(32)
-"""Compared where there is nothing to compare with: no secret has this SHA-256."""
+_NO_DIGEST = secrets.token_hex(32)
+"""Compared where there is no digest: no secret has this SHA-256."""
 
-_NO_KEY = _Entry(None, _NOTHING, _NOTHING, 0.0, 0.0)
+_NO_KEY = _Entry(None, _NO_DIGEST, _NO_DIGEST, 0.0, 0.0)
 
 
 class KeyStore:
@@ -46,20 +46,20 @@ class KeyStore:
         path: the file.
 
     Raises:
-        KeysError: it is missing or broken.
+        KeysError: it is missing or invalid.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _identify(path)  # before it is read: a change in between is seen at the next look
+        self._file_version = _file_identity(path)  # before reading: a change in between is found at the next poll
         self._entries = _index(read_keys(path))
         self._closing = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="normfold-keys", daemon=True)
+        self._poller = threading.Thread(target=self._poll, name="normfold-keys", daemon=True)
 
     def find(self, presented: bytes) -> tuple[Key | None, bool]:
-        """Return the key of what a client sent, and whether it opens anything: it may be revoked or expired.
+        """Return the key that a client sent, None if it is invalid, and whether it is neither revoked nor expired.
 
-        Both digests are compared whoever asks, so that the time it takes tells nothing of them.
+        Both digests are always compared, so that the time of a call reveals nothing about them.
         """
         identity, secret = split_key(presented)
         entry, digest, now = self._entries.get(identity, _NO_KEY), hash_secret(secret), time()
@@ -67,41 +67,41 @@ class KeyStore:
         is_former = hmac.compare_digest(digest, entry.former_sha256) and now < entry.former_until
         if entry.key is None or not (is_current or is_former):
             return None, False
-        return entry.key, now < entry.ends
+        return entry.key, now < entry.expires_at
 
     def start(self) -> None:
-        """Begin to look for changes."""
-        logger.info("A key is needed: %s.", self._describe())
-        self._watcher.start()
+        """Start to poll the file."""
+        logger.info("Requests need a key: %s.", self._describe())
+        self._poller.start()
 
     def close(self) -> None:
-        """Look no more; a look that hangs is left behind."""
+        """Stop polling; a thread that hangs in the file system is abandoned."""
         self._closing.set()
-        if self._watcher.is_alive():
-            self._watcher.join(LOOK_EVERY_S)
+        if self._poller.is_alive():
+            self._poller.join(POLL_INTERVAL_S)
 
-    def look(self) -> None:
-        """Read the file again if it is another one than before."""
-        seen = _identify(self._path)
-        if seen == self._seen:
+    def reload_if_changed(self) -> None:
+        """Read the file again if it has changed."""
+        version = _file_identity(self._path)
+        if version == self._file_version:
             return
-        self._seen = seen
+        self._file_version = version
         try:
             self._entries = _index(read_keys(self._path))
         except KeysError as error:
-            logger.error("%s The keys that were read before go on.", error)
+            logger.error("%s The keys that were read before stay valid.", error)
         else:
             logger.info("The keys were read again: %s.", self._describe())
 
-    def _watch(self) -> None:
-        while not self._closing.wait(LOOK_EVERY_S):
+    def _poll(self) -> None:
+        while not self._closing.wait(POLL_INTERVAL_S):
             try:
-                self.look()
+                self.reload_if_changed()
             except Exception:
-                logger.exception("The keys could not be looked at; those that were read before go on.")
+                logger.exception("The file of keys could not be polled; the keys that were read before stay valid.")
 
     def _describe(self) -> str:
-        active = sum(time() < entry.ends for entry in self._entries.values())
+        active = sum(time() < entry.expires_at for entry in self._entries.values())
         return f"{str(self._path)!r} has {active} active"
 
 
@@ -110,20 +110,20 @@ def _index(keys: tuple[Key, ...]) -> dict[str, _Entry]:
 
 
 def _entry(key: Key) -> _Entry:
-    former, ends = key.former, inf if key.expires is None else key.expires.timestamp()
+    former, expires_at = key.former, inf if key.expires is None else key.expires.timestamp()
     return _Entry(
         key,
         key.sha256,
-        former.sha256 if former is not None else _NOTHING,
+        former.sha256 if former is not None else _NO_DIGEST,
         former.until.timestamp() if former is not None else 0.0,
-        ends if key.revoked is None else 0.0,
+        expires_at if key.revoked is None else 0.0,
     )
 
 
-def _identify(path: Path) -> tuple[int, ...] | None:
-    """Return what changes with every change of a file; None if there is none."""
+def _file_identity(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that change with every change of a file; None if it does not exist."""
     try:
-        found = path.stat()
+        facts = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

@@ -1,11 +1,11 @@
-"""What a key is, and the file that holds them.
+"""API keys, and the file that holds them.
 
-    nf_3f9a1c07_5e1b…    what a client sends: the key's id, which is no secret, and the secret
+    nf_3f9a1c07_5e1b…    what a client sends: prefix, the key's id (not secret), the secret
 
-The file holds the SHA-256 of each secret and no secret. A secret is 256 random bits, which nobody finds by trying, so
-one round of a fast hash is enough; slow hashes are for passwords that people think of.
+The file holds the SHA-256 of each secret, never the secret. A secret is 256 random bits, which cannot be guessed, so
+one round of a fast hash is enough; slow hashes protect passwords that people choose.
 
-It is changed in `service.auth.key_admin`, by commands; the service only reads it.
+`service.auth.key_admin` changes the file, for the command `normfold keys`; the service only reads it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from normfold.service.errors import KeysError
 SCHEMA_VERSION = 1
 
 Scope = Literal["infer", "admin", "metrics"]
-"""What a key is for: to ask models and about them; to load and unload them; to read what was counted."""
+"""infer: run models and read what they are; admin: load and unload them; metrics: read metrics, statistics, drift."""
 
 _PREFIX = "nf"
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -35,7 +35,7 @@ class _Record(BaseModel):
 
 
 class Former(_Record):
-    """The secret before the last rotation, which goes on for a while."""
+    """The secret before the last rotation, valid until a time."""
 
     sha256: str = Field(pattern=_SHA256)
     until: AwareDatetime
@@ -45,11 +45,11 @@ class Key(_Record):
     """One key, without its secret."""
 
     id: str = Field(pattern=r"^[0-9a-f]{8}$")
-    name: str = Field(min_length=1, max_length=64, description="Whose it is, for people and for the access log.")
+    name: str = Field(min_length=1, max_length=64, description="Shown in lists and in the access log.")
     scopes: tuple[Scope, ...] = Field(min_length=1)
     sha256: str = Field(pattern=_SHA256, description="Of the secret, in hexadecimal.")
     created: AwareDatetime
-    rate: float | None = Field(default=None, ge=0.001, description="Requests a second; left out, as many as come.")
+    rate: float | None = Field(default=None, ge=0.001, description="Requests a second; left out, no limit.")
     burst: int | None = Field(default=None, ge=1, description="Requests at once; left out, those of one second.")
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
@@ -59,7 +59,7 @@ class Key(_Record):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not name.isprintable() or name != name.strip():
-            raise ValueError("it has characters that cannot be printed, or spaces around it")
+            raise ValueError("it has unprintable characters, or spaces around it")
         return name
 
     @model_validator(mode="after")
@@ -69,19 +69,19 @@ class Key(_Record):
         return self
 
     @property
-    def most_at_once(self) -> int:
-        """Requests that may come at once; of use only where there is a rate."""
+    def max_burst(self) -> int:
+        """Requests that may come at once; used only with a rate."""
         return self.burst or max(1, ceil(self.rate or 0))
 
     def state(self, now: datetime) -> Literal["active", "expired", "revoked"]:
-        """Whether it opens anything."""
+        """Return its state at a time."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
 
 class KeyFile(_Record):
-    """All keys, those that were revoked too: their names are in access logs."""
+    """All keys, revoked ones included: their names are in access logs."""
 
     schema_version: Literal[1] = 1
     keys: tuple[Key, ...] = ()
@@ -98,7 +98,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     """Read a file of keys.
 
     Raises:
-        KeysError: it is missing or unreadable, not JSON, of a newer schema version, or a field is wrong.
+        KeysError: it is missing or unreadable, not JSON, of a newer schema version, or a field is invalid.
     """
     try:
         record = json.loads(path.read_bytes())
@@ -122,24 +122,24 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def join_key(identity: str, secret: str) -> str:
-    """Return what a client sends."""
+    """Return the key as a client sends it."""
     return f"{_PREFIX}_{identity}_{secret}"
 
 
 def split_key(presented: bytes) -> tuple[str, bytes]:
-    """Return the id and the secret of what a client sent; an id that no key has if it does not look like a key."""
+    """Return the id and the secret of a key that a client sent; an empty id if it has another form."""
     prefix, _, rest = presented.partition(b"_")
     identity, _, secret = rest.partition(b"_")
     return identity.decode("latin-1") if prefix == _PREFIX.encode() else "", secret
 
 
 def hash_secret(secret: str | bytes) -> str:
-    """Return what the file keeps of a secret."""
+    """Return the SHA-256 of a secret, in hexadecimal."""
     return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).hexdigest()
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first thing that is wrong, and where."""
+    """Return the first problem of a validation, and its field."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}{where and ': '}{first['msg'].removeprefix('Value error, ')}."

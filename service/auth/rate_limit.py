@@ -1,6 +1,6 @@
-"""How often a key may ask: a bucket of tokens for each, filled at its rate, emptied by one for each request.
+"""Rate limits: a token bucket for each key, filled at the key's rate; each request takes a token.
 
-Buckets are this process's own. One is made when a key first asks; keys are made by people, so there are few.
+Buckets belong to this process. They are created with a key's first request and never removed: keys are few.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ class RateLimiter:
     """Token buckets by name.
 
     Args:
-        share: what part of each rate and burst this process may give, 1 / N for each of N that share the requests.
-        clock: seconds that never go back.
+        share: part of each rate and burst that this process grants: 1 / N for each of N processes.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, share: float = 1.0, clock: Callable[[], float] = monotonic) -> None:
         self._share, self._clock = share, clock
         self._buckets: dict[str, _Bucket] = {}
 
-    def take(self, name: str, rate: float, burst: int) -> float:
+    def acquire(self, name: str, rate: float, burst: int) -> float:
         """Take one token.
 
         Args:
-            name: whose bucket.
-            rate: tokens that come in a second.
-            burst: tokens that it holds, full at first; at least one, whatever the share.
+            name: of the bucket.
+            rate: tokens a second.
+            burst: capacity of the bucket, which is full at first; at least one token, whatever the share.
 
         Returns:
-            0 if there was one; otherwise the seconds until there is.
+            0 if there was a token; otherwise the seconds until there is one.
         """
         now, rate, size = self._clock(), rate * self._share, max(1.0, burst * self._share)
         bucket = self._buckets.get(name)

@@ -1,1 +1,1 @@
-"""Queue requests, form batches and run them in threads."""
+"""Queue the requests of a model, form batches of them, and run these in time."""

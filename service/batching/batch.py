@@ -1,4 +1,4 @@
-"""What waits in the queue of a model, and what runs together."""
+"""Requests in a model's queue, the batches that are formed of them, and the policy that both follow."""
 
 from __future__ import annotations
 
@@ -12,62 +12,69 @@ import numpy as np
 from normfold.service.runtime.session import Array, Cancel
 
 Results = dict[str, Array]
+"""Arrays by output."""
 
 
 class Future(Protocol):
-    """Where a job's outcome goes: asyncio's future, or a `CallbackFuture`."""
+    """Takes the outcome of a queued request: asyncio's future, or a `CallbackFuture`."""
 
     def done(self) -> bool:
-        """Whether it went there."""
+        """Return whether it has an outcome."""
 
     def set_result(self, result: Results, /) -> None:
-        """Give the results."""
+        """Set the results."""
 
     def set_exception(self, exception: Exception, /) -> None:
-        """Give the reason why there are none."""
+        """Set the error."""
 
 
 class CallbackFuture:
-    """A future that calls one function, at once; asyncio's would take a turn of the event loop.
+    """A future that calls one function at once; asyncio's calls its callbacks in the next turn of the event loop.
 
     Args:
-        then: called once, with the results or the exception; it must not raise.
+        callback: called once, with the results or the exception; it must not raise.
     """
 
-    __slots__ = ("_done", "_then")
+    __slots__ = ("_callback", "_done")
 
-    def __init__(self, then: Callable[[Results | Exception], None]) -> None:
-        self._then, self._done = then, False
+    def __init__(self, callback: Callable[[Results | Exception], None]) -> None:
+        self._callback, self._done = callback, False
 
     def done(self) -> bool:
-        """Whether it was called."""
+        """Return whether the callback was called."""
         return self._done
 
     def set_result(self, result: Results, /) -> None:
-        """Call it with results."""
+        """Call the callback with results."""
         self._done = True
-        self._then(result)
+        self._callback(result)
 
     def set_exception(self, exception: Exception, /) -> None:
-        """Call it with an exception."""
+        """Call the callback with an exception."""
         self._done = True
-        self._then(exception)
+        self._callback(exception)
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """One request's tensors in the queue.
+    """The tensors of one request in a model's queue.
+
+    All times are on the clock of perf_counter, in seconds; 0 before they are known.
 
     Attributes:
-        tensors: by input; of a batchable model each with `rows` rows.
-        rows: None for a model whose rows are not independent, which runs alone.
-        outputs: those to compute.
-        deadline: on the clock of perf_counter, in seconds; holds for queue and run together.
-        urgent: before all that are not.
-        shapes: of a row of each input, where they are free; only equal ones run together.
-        queued_at, started_at, run_at, ended_at: on the same clock: when it was queued, first taken into a batch, when
-            that batch's run began, when all was done.
-        batch_rows: of the last batch that it was run in, its own rows included.
+        tensors: by input; each with `rows` rows if the model is batchable.
+        rows: None if the model's rows are not independent: the request then runs alone.
+        outputs: names of those to compute.
+        deadline: for queue and run together.
+        urgent: goes before every request that is not.
+        shapes: of a row of each input, where sizes are free; a batch holds rows of equal shapes only.
+        queued_at: when it was put into the queue.
+        batched_at: when its first rows were put into a batch.
+        run_started_at: when the run of its first batch began.
+        run_ended_at: when the run of its last batch ended.
+        batch_rows: rows of its last batch, those of other requests included.
+        batched_rows: its rows that were put into batches so far.
+        parts: results of its batches, where it was split into several.
     """
 
     tensors: Mapping[str, Array]
@@ -78,64 +85,71 @@ class QueuedRequest:
     shapes: tuple[tuple[int, ...], ...] = ()
     future: Future | None = None
     queued_at: float = 0.0
-    started_at: float = 0.0
-    run_at: float = 0.0
-    ended_at: float = 0.0
+    batched_at: float = 0.0
+    run_started_at: float = 0.0
+    run_ended_at: float = 0.0
     batch_rows: int = 0
-    taken: int = 0
+    batched_rows: int = 0
     parts: list[Results] = field(default_factory=list)
 
     @property
-    def weight(self) -> int:
-        """What it counts in the queue: its rows, at least one."""
+    def row_count(self) -> int:
+        """Rows that it takes in the queue: at least one."""
         return self.rows or 1
 
     @property
-    def over(self) -> bool:
-        """Whether nobody waits for it any more."""
+    def is_done(self) -> bool:
+        """Whether it has an outcome, or was cancelled."""
         return self.future is None or self.future.done()
 
-    def followed_by(self, other: QueuedRequest) -> QueuedRequest:
-        """Return what the two jobs of one request were together, as if one had been cut: begun by the first, ended by
-        the second.
-        """
+    def followed_by(self, later: QueuedRequest) -> QueuedRequest:
+        """Return the times and rows of two queued requests of one HTTP request, as if they had been one."""
         return QueuedRequest(
             {},
-            self.weight + other.weight,
+            self.row_count + later.row_count,
             self.outputs,
             self.deadline,
             queued_at=self.queued_at,
-            started_at=self.started_at,
-            run_at=self.run_at,
-            ended_at=other.ended_at,
-            batch_rows=other.batch_rows,
+            batched_at=self.batched_at,
+            run_started_at=self.run_started_at,
+            run_ended_at=later.run_ended_at,
+            batch_rows=later.batch_rows,
         )
+
+
+Member = tuple[QueuedRequest, int, int]
+"""A request in a batch, and the range of its rows there: from, up to and without."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """What runs at once: a slice of each job."""
+    """Rows of one or several requests that run together."""
 
-    members: list[tuple[QueuedRequest, int, int]]
+    members: list[Member]
     cancel: Cancel = field(default_factory=Cancel)
-    run_at: float = 0.0
+    run_started_at: float = 0.0
 
     @property
     def rows(self) -> int:
         """Rows of all members."""
         return sum(stop - start for _, start, stop in self.members)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every member has an outcome or was cancelled."""
+        return all(request.is_done for request, _, _ in self.members)
+
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How much runs at once and how much may wait.
+    """Limits of a model's queue and of its batches.
 
     Attributes:
         max_batch_size: rows of one run.
         queue_capacity: rows that may wait.
-        inline: run on the event loop.
-        delay_s: wait so long for a batch to fill; worth it on accelerators alone.
-        sizes: numbers of rows that were warmed, ascending; a batch is padded to the next of them. Empty: never.
+        inline: run on the event loop instead of in a thread.
+        delay_s: seconds that a batch waits to fill; useful on accelerators only.
+        sizes: batch sizes that were warmed up, ascending; a batch is padded to the next one. Empty: no padding.
     """
 
     max_batch_size: int = 32
@@ -145,16 +159,16 @@ class BatchPolicy:
     sizes: tuple[int, ...] = ()
 
     def padding(self, rows: int) -> int:
-        """Return how many rows of zeros make a batch one of the sizes that were warmed."""
+        """Return how many rows of zeros bring a batch to the next of `sizes`."""
         at = bisect_left(self.sizes, rows)
         return self.sizes[at] - rows if at < len(self.sizes) else 0
 
 
-def fit_together(one: QueuedRequest, other: QueuedRequest) -> bool:
-    """Whether two jobs may run at once: their rows are independent, and of one shape."""
+def can_share_batch(one: QueuedRequest, other: QueuedRequest) -> bool:
+    """Return whether two requests may run in one batch: their rows are independent and of one shape."""
     return one.rows is not None and other.rows is not None and one.shapes == other.shapes
 
 
-def joined(parts: Sequence[Results]) -> Results:
-    """Return results of one after the other as one."""
+def concatenate(parts: Sequence[Results]) -> Results:
+    """Return the results of consecutive rows as one, by output."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

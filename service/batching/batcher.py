@@ -1,15 +1,17 @@
-"""The queue of one loaded version: requests wait here, bounded, and run together.
+"""Dynamic batching for one loaded version of a model.
 
-    submit ──▶ queue ──▶ batch ──▶ run ──▶ results cut into rows again
-                │                   │
-                └ deadline, client left: dropped; of a running batch the last one to go stops it
+    submit ──▶ RequestQueue ──form_batch──▶ Batch ──run_batch──▶ results, split by request
+                    │                          │
+                    └ deadline or cancel:      └ deadline or cancel: its last open request
+                      the request is dropped     stops the run
 
-Work-conserving: whenever nothing runs, what waits is run at once, up to `max_batch_size` rows. Rows are counted, not
-requests; a request of more rows is cut and put together again. Where new batch sizes are dear, a batch is padded with
-rows of zeros to one that was warmed, which nobody sees. A network that is faster than handing it to a thread runs on
-the event loop itself, after whatever requests came in together; any other in a thread, one batch at a time.
+Work-conserving: whenever nothing runs, what waits runs at once, up to `max_batch_size` rows. Rows are counted, not
+requests; a request with more rows is split and its results are concatenated. Where a new batch size is expensive, a
+batch is padded with rows of zeros to a size that was warmed up. A network that runs faster than a thread is woken runs
+on the event loop, after the requests that arrived together; any other runs in a thread, one batch at a time.
 
-The event loop alone touches a Batcher. A failed batch is run again one request at a time: none suffers for another.
+The event loop alone touches a Batcher. When a batch of several requests fails, each of them is run again singly, so
+that one invalid request does not fail the others.
 """
 
 from __future__ import annotations
@@ -17,58 +19,49 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.batching.batch import Batch, BatchPolicy, QueuedRequest, Results, fit_together, joined
+from normfold.service.batching.batch import Batch, BatchPolicy, QueuedRequest, Results, concatenate
+from normfold.service.batching.batch_run import Run, run_batch
+from normfold.service.batching.deadline_timer import DeadlineTimer
+from normfold.service.batching.request_queue import RequestQueue
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import ClientDisconnectedError, DeadlineError, QueueFullError, RunError, UnloadedError
-from normfold.service.runtime.session import Array, Cancel
 
-
-class Run(Protocol):
-    """Runs a network once; may be called from a thread."""
-
-    def __call__(
-        self, tensors: Mapping[str, Array], outputs: Sequence[str], cancel: Cancel | None = None
-    ) -> list[Array]:
-        """Return the outputs."""
+_SECONDS_PER_ROW_WEIGHT = 0.2
+"""Weight of the last run in the moving average that Retry-After is computed from."""
 
 
 class Batcher:
-    """The queue and its runner.
+    """The queue of one version and the runs of its batches.
 
     Args:
         run: the network.
         policy: limits.
-        workers: where a network runs that is not run inline.
-        observe: called with rows and seconds of every run.
-        refused: called whenever there is no room.
+        thread_pool: for a network that does not run inline.
+        on_run: called with rows and seconds of every run.
+        on_rejected: called whenever the queue is full for a request.
     """
 
     def __init__(
         self,
         run: Run,
         policy: BatchPolicy,
-        workers: ThreadPool,
-        observe: Callable[[int, float], None] = lambda *_: None,
-        refused: Callable[[], None] = lambda: None,
+        thread_pool: ThreadPool,
+        on_run: Callable[[int, float], None] = lambda *_: None,
+        on_rejected: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy
-        self._run, self._workers, self._observe, self._refused = run, workers, observe, refused
-        self._urgent: deque[QueuedRequest] = deque()
-        self._normal: deque[QueuedRequest] = deque()
-        self._queued_rows = 0
+        self._run, self._thread_pool, self._on_run, self._on_rejected = run, thread_pool, on_run, on_rejected
+        self._queue = RequestQueue()
         self._running: Batch | None = None
-        self._alone: deque[Batch] = deque()
-        self._pump_due: asyncio.Handle | None = None
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._deadline_timer_at = 0.0
+        self._retries: deque[Batch] = deque()
+        self._next_run: asyncio.Handle | None = None
+        self._deadlines = DeadlineTimer(self._expire_overdue)
         self._seconds_per_row = 0.0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,267 +69,200 @@ class Batcher:
     @property
     def queued_rows(self) -> int:
         """Rows that wait."""
-        return self._queued_rows
+        return self._queue.rows
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._queued_rows and self._running is None and not self._alone
+        return not self._queue.rows and self._running is None and not self._retries
 
     @property
     def retry_after_s(self) -> int:
-        """Seconds after which what waits now will have run, as measured; at least 1."""
-        return max(1, math.ceil(self._queued_rows * self._seconds_per_row))
+        """Seconds until the rows that wait now will have run, by the measured rate; at least 1."""
+        return max(1, math.ceil(self._queue.rows * self._seconds_per_row))
 
-    def refuse_if_full(self, rows: int = 1) -> None:
-        """Refuse rows for which there is no room.
+    def require_capacity(self, rows: int = 1) -> None:
+        """Check that the queue has capacity for some rows.
 
-        A request of more rows than the whole queue holds is taken when nothing waits: it would never be otherwise.
+        A request with more rows than `queue_capacity` is accepted when the queue is empty; else it could never run.
 
         Raises:
-            QueueFullError: with the time after which to try again.
+            QueueFullError: it has not; the error says when to retry.
         """
-        if self._queued_rows and self._queued_rows + rows > self.policy.queue_capacity:
-            self._refused()
+        if self._queue.rows and self._queue.rows + rows > self.policy.queue_capacity:
+            self._on_rejected()
             raise QueueFullError(self.policy.queue_capacity, self.retry_after_s)
 
-    def submit(self, job: QueuedRequest) -> asyncio.Future[Results]:
-        """Put a job into the queue, as `enqueue` does.
+    def submit(self, request: QueuedRequest) -> asyncio.Future[Results]:
+        """Give a request a future and enqueue it.
 
         Returns:
-            Its results, by output, rows in order; or DeadlineError, RunError, InvalidRequestError.
-        """
-        job.future = future = asyncio.get_running_loop().create_future()
-        self.enqueue(job)
-        return future
-
-    def enqueue(self, job: QueuedRequest) -> None:
-        """Put a job with a future into the queue.
+            Its results by output, rows in order; or DeadlineError, RunError, InvalidRequestError, UnloadedError,
+            ClientDisconnectedError.
 
         Raises:
-            QueueFullError: no room.
-            UnloadedError: the model was unloaded.
+            QueueFullError: the queue is full.
+            UnloadedError: the version was unloaded.
+        """
+        request.future = future = asyncio.get_running_loop().create_future()
+        self.enqueue(request)
+        return future
+
+    def enqueue(self, request: QueuedRequest) -> None:
+        """Put a request that has a future into the queue.
+
+        Raises:
+            QueueFullError: the queue is full.
+            UnloadedError: the version was unloaded.
         """
         if self._closed:
             raise UnloadedError
-        self.refuse_if_full(job.weight)
+        self.require_capacity(request.row_count)
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()  # asks the kernel for the process's number each time
-        job.queued_at = perf_counter()
-        (self._urgent if job.urgent else self._normal).append(job)
-        self._queued_rows += job.weight
+            self._loop = asyncio.get_running_loop()  # kept: each call asks the kernel for the process id
+        request.queued_at = perf_counter()
+        self._queue.append(request)
         if self._running is not None or self.policy.delay_s:
-            self._schedule_deadline(job.deadline)
-        self._schedule()
+            self._deadlines.schedule(request.deadline, self._loop)
+        self._schedule_run()
 
-    def abandon(self, job: QueuedRequest) -> None:
-        """Forget a job whose client left; the last member of a running batch stops it."""
-        self._end(job, ClientDisconnectedError())
+    def cancel(self, request: QueuedRequest) -> None:
+        """Drop a request whose client disconnected; a batch without any other open request stops."""
+        self._fail_request(request, ClientDisconnectedError())
 
     def close(self, reason: NormfoldError | None = None) -> None:
-        """End everything that waits or runs; the caller has let in no more."""
+        """Fail everything that waits or runs, with UnloadedError or the given error, and accept nothing more."""
         self._closed = True
-        for job in (*self._urgent, *self._normal, *self._jobs_running()):
-            if not job.over and job.future is not None:
-                job.future.set_exception(reason or UnloadedError())
+        for request in [*self._open_requests()]:
+            if not request.is_done and request.future is not None:
+                request.future.set_exception(reason or UnloadedError())
         if self._running is not None:
             self._running.cancel.set()
-        self._urgent.clear()
-        self._normal.clear()
-        self._queued_rows = 0
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
+        self._queue.clear()
+        self._deadlines.cancel()
 
     def _require_loop(self) -> asyncio.AbstractEventLoop:
-        assert self._loop is not None  # something was submitted
+        assert self._loop is not None  # set by the first enqueue
         return self._loop
 
-    def _schedule(self) -> None:
-        """Make sure that the queue is looked at: after the requests that came in together have been read."""
+    def _schedule_run(self) -> None:
+        """Schedule the next run: after the requests that arrived together are read, or when the batch delay is over."""
         if self._running is not None:
             return
-        loop, is_full = self._require_loop(), self._queued_rows >= self.policy.max_batch_size
-        if self._pump_due is not None:
+        loop, is_full = self._require_loop(), self._queue.rows >= self.policy.max_batch_size
+        if self._next_run is not None:
             if not (is_full and self.policy.delay_s):
                 return
-            self._pump_due.cancel()
-        wait = self.policy.delay_s and not is_full and not self._alone
-        self._pump_due = loop.call_later(self.policy.delay_s, self._pump) if wait else loop.call_soon(self._pump)
+            self._next_run.cancel()
+        delayed = self.policy.delay_s and not is_full and not self._retries
+        self._next_run = (
+            loop.call_later(self.policy.delay_s, self._run_next) if delayed else loop.call_soon(self._run_next)
+        )
 
-    def _pump(self) -> None:
-        """Run the next batch, if nothing runs."""
-        self._pump_due = None
+    def _run_next(self) -> None:
+        """Run the next batch, unless one runs."""
+        self._next_run = None
         if self._running is not None or self._closed:
             return
-        while self._alone and all(job.over for job, _, _ in self._alone[0].members):
-            self._alone.popleft()
-        batch = self._alone.popleft() if self._alone else self._take()
+        batch = self._next_batch()
         if batch is None:
             return
-        self._running = batch
+        self._running, started = batch, perf_counter()
         if self.policy.inline:
-            started = perf_counter()
             try:
-                outcome: Any = self._compute(batch)
-            except Exception as error:  # noqa: BLE001 -- the members get it
+                outcome: Any = run_batch(self._run, batch, self.policy)
+            except Exception as error:  # noqa: BLE001 -- the requests get it
                 outcome = error
             self._finish(batch, outcome, perf_counter() - started)
         else:
-            started = perf_counter()
-            self._workers.start(
-                partial(self._compute, batch),
-                self._require_loop(),
-                partial(self._ran, batch, started),
+            loop = self._require_loop()
+            self._thread_pool.start(
+                partial(run_batch, self._run, batch, self.policy), loop, partial(self._on_thread_done, batch, started)
             )
-            self._schedule_deadline(min(job.deadline for job, _, _ in batch.members))
+            self._deadlines.schedule(min(request.deadline for request, _, _ in batch.members), loop)
 
-    def _take(self) -> Batch | None:
-        """Return the next batch: from the front of the queue, jobs whose rows fit together, until it is full."""
-        now, room = perf_counter(), self.policy.max_batch_size
-        members: list[tuple[QueuedRequest, int, int]] = []
-        first: QueuedRequest | None = None
-        for queue in (self._urgent, self._normal):
-            passed_over: list[QueuedRequest] = []
-            while queue and room > 0:
-                job = queue.popleft()
-                if job.over:
-                    self._leave(job)
-                    continue
-                if job.deadline <= now:
-                    self._end(job, DeadlineError())
-                elif first is None or fit_together(first, job):
-                    first = first or job
-                    start = job.taken
-                    stop = min(start + room, job.weight)
-                    job.taken, job.started_at = stop, job.started_at or now
-                    members.append((job, start, stop))
-                    room -= stop - start
-                    self._queued_rows -= stop - start
-                    if stop < job.weight:
-                        queue.appendleft(job)
-                    if job.rows is None:
-                        room = 0
-                else:
-                    passed_over.append(job)
-            queue.extendleft(reversed(passed_over))
-        return Batch(members) if members else None
+    def _next_batch(self) -> Batch | None:
+        """Return a batch to retry, or one formed of the queue; None if nothing is to run."""
+        while self._retries:
+            batch = self._retries.popleft()
+            if not batch.is_done:
+                return batch
+        return self._queue.form_batch(self.policy.max_batch_size, perf_counter(), self._expire)
 
-    def _compute(self, batch: Batch) -> Results:
-        """Run a batch; in a thread unless the policy says inline."""
-        batch.run_at = perf_counter()
-        jobs = batch.members
-        first = jobs[0][0]
-        outputs = first.outputs
-        if any(job.outputs != outputs for job, _, _ in jobs):
-            outputs = list(dict.fromkeys(name for job, _, _ in jobs for name in job.outputs))
-        padding = self.policy.padding(batch.rows) if self.policy.sizes and first.rows is not None else 0
-        if len(jobs) == 1 and not padding and (first.rows is None or jobs[0][1:] == (0, first.rows)):
-            tensors = first.tensors
-        else:
-            tensors = {
-                name: np.concatenate(
-                    [
-                        job.tensors[name] if stop - start == job.rows else job.tensors[name][start:stop]
-                        for job, start, stop in jobs
-                    ]
-                    + ([np.zeros((padding, *array.shape[1:]), array.dtype)] if padding else [])
-                )
-                for name, array in first.tensors.items()
-            }
-        results = self._run(tensors, outputs, None if self.policy.inline else batch.cancel)
-        if first.rows is not None:
-            rows = batch.rows + padding
-            for name, array in zip(outputs, results, strict=True):
-                if array.shape[:1] != (rows,):
-                    raise RunError(f"Output {name!r} has the shape {list(array.shape)} for {rows} rows.")
-            if padding:
-                results = [array[:-padding] for array in results]
-        return dict(zip(outputs, results, strict=True))
-
-    def _ran(self, batch: Batch, started: float, results: Results, error: BaseException | None) -> None:
-        """Take what a run in a thread gave."""
+    def _on_thread_done(self, batch: Batch, started: float, results: Results, error: BaseException | None) -> None:
+        """Handle the outcome of a run in a thread."""
         if error is not None and not isinstance(error, Exception):
             error = RunError(repr(error))
         self._finish(batch, error or results, perf_counter() - started)
 
     def _finish(self, batch: Batch, outcome: Results | Exception, seconds: float) -> None:
-        """Hand out what a run gave, and look at the queue again; a thread runs on meanwhile."""
+        """Give each request of a batch its outcome, and start the next run; a run in a thread starts first."""
         self._running = None
         rows = batch.rows
         if isinstance(outcome, Exception):
-            self._fail(batch, outcome)
+            self._retry_singly(batch, outcome)
         else:
-            self._observe(rows, seconds)
-            self._seconds_per_row += 0.2 * (seconds / rows - self._seconds_per_row)
-            if self._queued_rows and not self.policy.inline and not self.policy.delay_s:
-                self._pump()
+            self._on_run(rows, seconds)
+            self._seconds_per_row += _SECONDS_PER_ROW_WEIGHT * (seconds / rows - self._seconds_per_row)
+            if self._queue.rows and not self.policy.inline and not self.policy.delay_s:
+                self._run_next()
             self._deliver(batch, outcome, rows)
-        if self._queued_rows or self._alone:
-            self._schedule()
+        if self._queue.rows or self._retries:
+            self._schedule_run()
 
     def _deliver(self, batch: Batch, results: Results, rows: int) -> None:
+        """Give each request its rows of the results; a request that was split gets them with its last rows."""
         now, at, alone = perf_counter(), 0, len(batch.members) == 1
-        for job, start, stop in batch.members:
+        for request, start, stop in batch.members:
             end = at + stop - start
-            if not job.over:
-                own = results if alone else {name: results[name][at:end] for name in job.outputs}
-                job.run_at, job.ended_at, job.batch_rows = job.run_at or batch.run_at, now, rows
-                if start or stop < job.weight:
-                    job.parts.append(own)
-                    own = joined(job.parts) if stop == job.weight else own
-                if stop == job.weight and (future := job.future) is not None:
-                    job.tensors, job.future = {}, None  # the connection keeps the job until its next request
+            if not request.is_done:
+                own = results if alone else {name: results[name][at:end] for name in request.outputs}
+                request.run_started_at = request.run_started_at or batch.run_started_at
+                request.run_ended_at, request.batch_rows = now, rows
+                if start or stop < request.row_count:
+                    request.parts.append(own)
+                    own = concatenate(request.parts) if stop == request.row_count else own
+                if stop == request.row_count and (future := request.future) is not None:
+                    request.tensors, request.future = {}, None  # the connection holds it until its next request
                     future.set_result(own)
             at = end
 
-    def _fail(self, batch: Batch, error: Exception) -> None:
-        """Give a failure to the one it belongs to: several that ran together run again alone."""
-        waiting = [(job, start, stop) for job, start, stop in batch.members if not job.over]
-        if len(waiting) > 1:
-            self._alone += [Batch([member]) for member in waiting]
+    def _retry_singly(self, batch: Batch, error: Exception) -> None:
+        """Run each request of a failed batch again singly; a request that ran singly fails with the error."""
+        members = [member for member in batch.members if not member[0].is_done]
+        if len(members) > 1:
+            self._retries += [Batch([member]) for member in members]
             return
-        for job, _, _ in waiting:
-            self._end(job, error)
+        for request, _, _ in members:
+            self._fail_request(request, error)
 
-    def _end(self, job: QueuedRequest, error: Exception) -> None:
-        """Give a job up, and say why once nothing of it is left here."""
-        future, job.future = job.future, None
-        if future is not None and not future.done():
-            self._leave(job)
-            future.set_exception(error)
+    def _fail_request(self, request: QueuedRequest, error: Exception) -> None:
+        """Fail a request that waits or runs; nothing for one that has an outcome."""
+        future, request.future = request.future, None
+        if future is None or future.done():
+            return
+        self._queue.discard(request)
+        if self._running is not None and self._running.is_done:
+            self._running.cancel.set()
+        future.set_exception(error)
 
-    def _leave(self, job: QueuedRequest) -> None:
-        """Account for a job that is over before it was done."""
-        self._queued_rows -= job.weight - job.taken
-        job.taken = job.weight
-        running = self._running
-        if running is not None and all(member.over for member, _, _ in running.members):
-            running.cancel.set()
-
-    def _jobs_running(self) -> list[QueuedRequest]:
-        batches = ([self._running] if self._running else []) + list(self._alone)
-        return [job for batch in batches for job, _, _ in batch.members]
-
-    def _schedule_deadline(self, deadline: float) -> None:
-        """Let the alarm ring at a deadline, if it is not set to ring before."""
-        if self._deadline_timer is not None:
-            if self._deadline_timer_at <= deadline:
-                return
-            self._deadline_timer.cancel()
-        self._deadline_timer_at = deadline
-        self._deadline_timer = self._require_loop().call_later(
-            max(0.0, deadline - perf_counter()), self._expire_overdue
-        )
+    def _expire(self, request: QueuedRequest) -> None:
+        self._fail_request(request, DeadlineError())
 
     def _expire_overdue(self) -> None:
-        """End what is late, and set the alarm for the next."""
-        self._deadline_timer = None
+        """Fail the requests whose deadline has passed, and schedule the next deadline."""
         now = perf_counter()
-        waiting = []
-        for job in (*self._urgent, *self._normal, *self._jobs_running()):
-            if job.deadline <= now:
-                self._end(job, DeadlineError())
-            elif not job.over:
-                waiting.append(job.deadline)
-        if waiting:
-            self._schedule_deadline(min(waiting))
+        deadlines = []
+        for request in [*self._open_requests()]:
+            if request.deadline <= now:
+                self._expire(request)
+            elif not request.is_done:
+                deadlines.append(request.deadline)
+        if deadlines:
+            self._deadlines.schedule(min(deadlines), self._require_loop())
+
+    def _open_requests(self) -> Iterator[QueuedRequest]:
+        """Yield the requests that wait, run or will be retried."""
+        yield from self._queue
+        for batch in (*([self._running] if self._running else ()), *self._retries):
+            yield from (request for request, _, _ in batch.members)

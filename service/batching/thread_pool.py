@@ -1,4 +1,4 @@
-"""The threads in which the service computes, so that its event loop stays free to answer."""
+"""The threads that run networks, decode images and parse large bodies, so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-Then = Callable[[Any, BaseException | None], None]
-"""Takes what a job gave, or what it raised."""
+OnDone = Callable[[Any, BaseException | None], None]
+"""Takes the result of a task, or the exception that it raised."""
 
 logger = logging.getLogger(__name__)
 
 INLINE_BYTES = 32 * 1024
-"""Parsing this much takes about a millisecond; handing less than that over to a thread costs more than it saves."""
+"""Parsing this much takes about a millisecond; waking a thread for less costs more than it saves."""
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long what runs at the end may go on. Requests are over by then: it is a model that is still being loaded."""
+"""Seconds that running tasks get at shutdown. No request runs by then; a model may still be loading."""
 
 
 @dataclass(slots=True)
 class _Task:
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
-    then: Then
+    on_done: OnDone
     future: asyncio.Future[Any] | None = None
 
 
 class ThreadPool:
-    """A limited pool of threads for running networks, decoding pictures and parsing large bodies.
+    """A fixed number of daemon threads and their queue of tasks.
 
-    Unlike those of the standard library's pool, the threads do not keep the process from ending: one of them may hang
-    in a file system that does not answer. A process that ends while one of them is in native code may be aborted by it:
-    see `ended`.
+    Unlike the threads of concurrent.futures, these do not keep the process from ending: one may hang in a file system
+    that does not answer. A process that exits while one of them is in native code may be aborted by it: see `ended`.
     """
 
     def __init__(self, threads: int) -> None:
-        self._jobs: SimpleQueue[_Task | None] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"normfold-{number}", daemon=True) for number in range(threads)
         ]
@@ -55,65 +54,65 @@ class ThreadPool:
 
     @property
     def ended(self) -> bool:
-        """Whether all threads are gone; until then, only `os._exit` ends the process with a code of its own."""
+        """Whether all threads have ended; until then only `os._exit` surely ends the process with its own exit code."""
         return not any(thread.is_alive() for thread in self._threads)
 
     async def call(self, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Call a function in a thread, within the caller's context (so that its log lines carry the request id)."""
+        """Call a function in a thread, in the caller's context, so that its log lines carry the request id."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         context = contextvars.copy_context()
-        self._jobs.put(_Task(partial(context.run, function, *args, **kwargs), loop, partial(_settle, future), future))
+        self._tasks.put(_Task(partial(context.run, function, *args, **kwargs), loop, partial(_settle, future), future))
         return await future
 
-    def start(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, then: Then) -> None:
-        """Call a function in a thread, and `then` with its outcome on the event loop; the end drops what waits."""
-        self._jobs.put(_Task(function, loop, then))
+    def start(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, on_done: OnDone) -> None:
+        """Call a function in a thread, and `on_done` with its outcome on the event loop; `close` drops what waits."""
+        self._tasks.put(_Task(function, loop, on_done))
 
     async def parse(self, size_bytes: int, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Call a function at once if it works on few bytes, and otherwise in a thread."""
+        """Call a function that works on so many bytes: at once up to INLINE_BYTES, otherwise in a thread."""
         if size_bytes <= INLINE_BYTES:
             return function(*args, **kwargs)
         return await self.call(function, *args, **kwargs)
 
     def close(self) -> None:
-        """Let what runs finish within CLOSE_TIMEOUT_S, drop what waits, and end the threads."""
-        while not self._jobs.empty():
-            if (job := self._jobs.get()) is not None and job.future is not None:
-                _tell(job.loop, job.future.cancel)
+        """Drop the tasks that wait, give those that run CLOSE_TIMEOUT_S to finish, and end the threads."""
+        while not self._tasks.empty():
+            if (task := self._tasks.get()) is not None and task.future is not None:
+                _call_on_loop(task.loop, task.future.cancel)
         for _ in self._threads:
-            self._jobs.put(None)
+            self._tasks.put(None)
         deadline = monotonic() + CLOSE_TIMEOUT_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - monotonic()))
         if not self.ended:
-            logger.warning("What still runs is left behind: it did not end within %g s.", CLOSE_TIMEOUT_S)
+            logger.warning("A thread still runs after %g s and is abandoned.", CLOSE_TIMEOUT_S)
 
     def _work(self) -> None:
         while self._work_once():
             pass
 
     def _work_once(self) -> bool:
-        """Do one job; nothing of it outlives this call, so that an idle thread holds no tensors."""
-        job = self._jobs.get()
-        if job is None:
+        """Run one task; no reference to it outlives this call, so that an idle thread holds no tensors."""
+        task = self._tasks.get()
+        if task is None:
             return False
-        if job.future is None or not job.future.cancelled():
+        if task.future is None or not task.future.cancelled():
             try:
-                _tell(job.loop, job.then, job.function(), None)
+                _call_on_loop(task.loop, task.on_done, task.function(), None)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
-                _tell(job.loop, job.then, None, error)
+                _call_on_loop(task.loop, task.on_done, None, error)
         return True
 
 
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
-    """Call a function on an event loop, if that has not ended."""
+def _call_on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Call a function on an event loop; nothing if the loop is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *args)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():  # its caller has left
+    if future.done():  # its caller was cancelled
         return
     if error is None:
         future.set_result(result)

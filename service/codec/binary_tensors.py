@@ -1,7 +1,9 @@
 """The binary tensor extension of the Open Inference Protocol: tensors as bytes, little-endian and row-major.
 
-fixed-size datatypes   the elements one after another
-BYTES                  each element behind its length, 4 bytes, unsigned
+    fixed-size datatypes   the elements one after another
+    BYTES                  each element after its length, an unsigned integer of 4 bytes
+
+Source: github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md.
 """
 
 from __future__ import annotations
@@ -17,28 +19,31 @@ from normfold.service.codec.json_tensors import DTYPES, Array
 from normfold.service.errors import InvalidRequestError
 
 Piece = bytes | memoryview
-"""Bytes of a body; a view has one byte for each of its elements."""
+"""A part of a body; the elements of a memoryview are single bytes."""
 
 _LENGTH = struct.Struct("<I")
 
-_IS_LITTLE = sys.byteorder == "little"
-_ON_THE_WIRE = {name: dtype.newbyteorder("<") for name, dtype in DTYPES.items()}
+_IS_LITTLE_ENDIAN = sys.byteorder == "little"
+_LITTLE_ENDIAN = {name: dtype.newbyteorder("<") for name, dtype in DTYPES.items()}
 
-SMALLEST_KEPT = 64 * 1024
-"""Bytes: less than that is copied sooner than it is kept apart."""
+MIN_PIECE_BYTES = 64 * 1024
+"""Tensors of at least so many bytes stay a piece of their own in a body; copying a smaller one is cheaper."""
 
 
 def array_from_bytes(data: memoryview, datatype: str, shape: Sequence[int], what: str) -> Array:
-    """Read a tensor; one of fixed-size elements stays where it is, and is not copied.
+    """Decode a tensor; one of fixed-size elements is not copied, if `data` is aligned and the host little-endian.
 
     Args:
         data: exactly the tensor's bytes.
         datatype: the Open Inference Protocol's name.
-        shape: as stated by the client.
-        what: begins the sentence of an error, as in `Input 'x'`.
+        shape: the client's.
+        what: subject of the sentence of an error, such as `Input 'x'`.
+
+    Returns:
+        An array of `shape`, in the datatype's dtype; BOOL is true for every byte but 0.
 
     Raises:
-        InvalidRequestError: too few or too many bytes for the shape, or bytes that are no text.
+        InvalidRequestError: the shape needs fewer or more bytes, or an element of BYTES is not UTF-8 text.
     """
     if datatype == "BYTES":
         return _strings_from_bytes(data, shape, what)
@@ -49,28 +54,28 @@ def array_from_bytes(data: memoryview, datatype: str, shape: Sequence[int], what
     if dtype.kind == "b":
         flags: Array = np.frombuffer(data, np.uint8) != 0
         return flags.reshape(shape)
-    array = np.frombuffer(data, _ON_THE_WIRE[datatype])
-    if not array.flags.aligned or array.dtype != dtype:  # the host may be big-endian
+    array = np.frombuffer(data, _LITTLE_ENDIAN[datatype])
+    if not array.flags.aligned or array.dtype != dtype:
         array = array.astype(dtype)
     return array.reshape(shape)
 
 
 def array_to_bytes(array: Array) -> Piece:
-    """Write a tensor, strings as UTF-8; a large one that has its memory to itself stays where it is.
+    """Encode a tensor, strings as UTF-8; a large one that owns its memory is not copied.
 
-    A part of a larger array is copied: who reads his answer slowly would hold the rows of all who ran with him.
+    A view of a larger array is copied: a client that reads its response slowly would hold the rows of its whole batch.
     """
     if array.dtype.kind == "O":
-        return b"".join(_LENGTH.pack(len(text)) + text for text in map(_encoded, array.reshape(-1)))
-    if array.nbytes < SMALLEST_KEPT and _IS_LITTLE:
+        return b"".join(_LENGTH.pack(len(text)) + text for text in map(_encode_text, array.reshape(-1)))
+    if array.nbytes < MIN_PIECE_BYTES and _IS_LITTLE_ENDIAN:
         return array.tobytes()
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    if plain.nbytes < SMALLEST_KEPT or (isinstance(plain.base, np.ndarray) and plain.base.nbytes > plain.nbytes):
+    if plain.nbytes < MIN_PIECE_BYTES or (isinstance(plain.base, np.ndarray) and plain.base.nbytes > plain.nbytes):
         return plain.tobytes()
     return plain.reshape(-1).view(np.uint8).data
 
 
-def _encoded(element: str | bytes) -> bytes:
+def _encode_text(element: str | bytes) -> bytes:
     return element if isinstance(element, bytes) else element.encode()
 
 

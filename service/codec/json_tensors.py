@@ -1,7 +1,7 @@
-"""Nested JSON values to arrays and back, strictly: nothing is rounded, wrapped or guessed on the way in.
+"""Tensors as JSON values: decoded strictly, without rounding, wrapping or conversion between kinds.
 
-A boolean is no number, a number with a fraction or exponent is no integer, an integer must fit its type, a number must
-be finite in its type.
+A boolean is not a number, a number with a fraction or exponent is not an integer, an integer must be in the range of
+its datatype, and a number must be finite in it.
 """
 
 from __future__ import annotations
@@ -30,39 +30,45 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 _PACKED = {"FP32": "f", "FP64": "d"}
-"""Formats of struct, for floats that JSON has."""
+"""Formats of `struct` for the floating-point datatypes that have a JSON form."""
 
-_TAKEN: dict[str, tuple[frozenset[type], str]] = {
+_ACCEPTED_TYPES: dict[str, tuple[frozenset[type], str]] = {
     "b": (frozenset({bool}), "true or false"),
     "i": (frozenset({int}), "integers"),
     "u": (frozenset({int}), "integers"),
     "f": (frozenset({int, float}), "numbers"),
     "O": (frozenset({str}), "strings"),
 }
+"""By kind of dtype: Python types of JSON values, and their name in an error message."""
 
 
 def array_from_nested(values: Any, datatype: str, what: str) -> Array:
-    """Build an array whose shape is the values' own nesting.
+    """Return an array whose shape is the nesting of the values.
 
     Args:
-        values: nested lists, or one bare value for a scalar.
+        values: nested lists, or one value for a scalar.
         datatype: the Open Inference Protocol's name.
-        what: begins the sentence of an error, as in `Input 'x'`.
+        what: subject of the sentence of an error, such as `Input 'x'`.
 
     Raises:
-        InvalidRequestError: uneven nesting, or values that the datatype does not hold.
+        InvalidRequestError: the nesting is uneven, or a value does not fit the datatype.
     """
     flat, shape, kinds = _flatten(values, what)
     return _to_array(flat, kinds, datatype, what).reshape(shape)
 
 
 def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -> Array:
-    """Build an array of a stated shape from values that are flat, or nested as the shape says.
+    """Return an array of a given shape from values that are flat, or nested as the shape says.
+
+    Args:
+        data: nested or flat list of values.
+        datatype: the Open Inference Protocol's name.
+        shape: the client's.
+        what: subject of the sentence of an error, such as `Input 'x'`.
 
     Raises:
-        InvalidRequestError: uneven nesting, a number of values or a nesting that the shape denies, or values that the
-        datatype
-            does not hold.
+        InvalidRequestError: the nesting is uneven, the number of values or the nesting differs from the shape, or a
+            value does not fit the datatype.
     """
     flat, nested, kinds = _flatten(data, what)
     _check_nesting(nested, len(flat), shape, what)
@@ -70,7 +76,7 @@ def array_from_data(data: Any, datatype: str, shape: Sequence[int], what: str) -
 
 
 def array_from_array(array: Array, shape: Sequence[int], what: str) -> Array:
-    """Give values that were read into an array, shaped as they were nested, the stated shape.
+    """Return an array of a given shape from one that has the shape in which its values were nested.
 
     Raises:
         InvalidRequestError: as `array_from_data`.
@@ -84,17 +90,17 @@ def _check_nesting(nested: tuple[int, ...], count: int, shape: Sequence[int], wh
         return
     if count != prod(shape):
         raise InvalidRequestError(f"{what} has {count} values where its shape {list(shape)} needs {prod(shape)}.")
-    if not count and nested == tuple(shape[: len(nested)]):  # behind a size of 0, lists have nothing to nest
+    if not count and nested == tuple(shape[: len(nested)]):  # after a size of 0, lists have nothing to nest
         return
     if len(nested) != 1:
         raise InvalidRequestError(f"{what} has data nested as {list(nested)} where its shape is {list(shape)}.")
 
 
-def writable(array: Array, output: str) -> Any:
-    """Return what orjson writes for an array, nested as its shape is.
+def to_json(array: Array, output: str) -> Any:
+    """Return what orjson can encode of an array, nested as its shape is.
 
     Raises:
-        UnwritableOutputError: NaN or Infinity is in it (orjson would write null without a word).
+        UnwritableOutputError: it holds NaN or Infinity, which orjson would encode as null.
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnwritableOutputError(output)
@@ -104,7 +110,7 @@ def writable(array: Array, output: str) -> Any:
 
 
 def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...], set[type]]:
-    """Return the innermost values in a row, the nesting they came in, and their types."""
+    """Return the innermost values as one list, their nesting as a shape, and their types."""
     if not isinstance(values, list):
         return [values], (), {type(values)}
     shape = [len(values)]
@@ -119,22 +125,22 @@ def _flatten(values: Any, what: str) -> tuple[list[Any], tuple[int, ...], set[ty
 
 def _to_array(flat: list[Any], kinds: set[type], datatype: str, what: str) -> Array:
     dtype = DTYPES[datatype]
-    taken, words = _TAKEN[dtype.kind]
-    if not kinds <= taken:
-        index, wrong = next((index, value) for index, value in enumerate(flat) if type(value) not in taken)
+    accepted, words = _ACCEPTED_TYPES[dtype.kind]
+    if not kinds <= accepted:
+        index, wrong = next((index, value) for index, value in enumerate(flat) if type(value) not in accepted)
         raise InvalidRequestError(f"{what} is {datatype} and takes {words}; value {index} is {_show(wrong)}.")
     try:
-        if datatype in _PACKED:  # several times as fast as NumPy, and it refuses what is too large
+        if datatype in _PACKED:  # several times as fast as NumPy, and raises on overflow
             return np.frombuffer(struct.pack(f"={len(flat)}{_PACKED[datatype]}", *flat), dtype)
         return np.array(flat, dtype)
     except OverflowError:
         raise InvalidRequestError(
-            f"{what} has a value that does not fit {datatype}{_first_too_large(flat, dtype)}."
+            f"{what} has a value that does not fit {datatype}{_describe_overflow(flat, dtype)}."
         ) from None
 
 
-def _first_too_large(flat: list[Any], dtype: np.dtype[Any]) -> str:
-    """Return which value it is, of floats, as the end of a sentence."""
+def _describe_overflow(flat: list[Any], dtype: np.dtype[Any]) -> str:
+    """Return the first floating-point value out of range as the end of a sentence; nothing for integers."""
     if dtype.kind != "f":
         return ""
     limit = float(np.finfo(dtype).max)
@@ -143,7 +149,7 @@ def _first_too_large(flat: list[Any], dtype: np.dtype[Any]) -> str:
 
 
 def _show(value: Any) -> str:
-    """Return a value as JSON writes it, in short."""
+    """Return a value as JSON, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):

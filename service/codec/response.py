@@ -1,6 +1,8 @@
-"""The Open Inference Protocol's infer response: JSON, and tensors as JSON or as bytes behind it.
+"""The infer response of the Open Inference Protocol: JSON, and tensors in it or as bytes after it.
 
-{id?, model_name, model_version, outputs: [{name, shape, datatype, parameters?, data?}]}, data flat
+    {id?, model_name, model_version, outputs: [{name, shape, datatype, parameters?, data?}]}
+
+`data` is flat, in row-major order.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ import numpy as np
 import orjson
 
 from normfold.contract.manifest import Manifest
-from normfold.service.codec.binary_tensors import SMALLEST_KEPT, Piece, array_to_bytes
+from normfold.service.codec.binary_tensors import MIN_PIECE_BYTES, Piece, array_to_bytes
 from normfold.service.codec.json_tensors import Array
-from normfold.service.codec.request import OutputRequest
+from normfold.service.codec.signature import OutputRequest
 from normfold.service.errors import UnwritableOutputError
 
 
 class InferResponse(NamedTuple):
-    """A response's body in pieces, and the length of its JSON where bytes follow it."""
+    """The body of a response.
+
+    Attributes:
+        pieces: JSON and tensors in order.
+        json_bytes: length of the JSON, if binary tensors follow it; None otherwise.
+    """
 
     pieces: tuple[Piece, ...]
     json_bytes: int | None = None
@@ -35,13 +42,13 @@ class InferResponse(NamedTuple):
 def encode_response(
     manifest: Manifest, outputs: Sequence[OutputRequest], results: Mapping[str, Array], identity: str | None = None
 ) -> InferResponse:
-    """Write an infer response.
+    """Encode an infer response.
 
     Args:
         manifest: the model's.
-        outputs: those asked for, in order.
-        results: name to array.
-        identity: the request's id, if it gave one.
+        outputs: the requested ones, in order.
+        results: by output.
+        identity: the request's id, if it has one.
 
     Raises:
         UnwritableOutputError: an output that is to be JSON holds NaN or Infinity.
@@ -61,7 +68,7 @@ def encode_response(
         if output.binary:
             tails.append(array_to_bytes(array))
             text = b'%b%b%b"parameters":{"binary_data_size":%d}}' % (text, comma, head, len(tails[-1]))
-        elif len(numbers := _numbers(array, name)) < SMALLEST_KEPT:
+        elif len(numbers := _encode_values(array, name)) < MIN_PIECE_BYTES:
             text = b'%b%b%b"data":%b}' % (text, comma, head, numbers)
         else:
             pieces += (b'%b%b%b"data":' % (text, comma, head), numbers)
@@ -75,18 +82,18 @@ def encode_response(
 
 @lru_cache(maxsize=1024)
 def _begin(name: str, version: int) -> bytes:
-    """Return the object up to its first output."""
+    """Return the JSON up to the first output."""
     return orjson.dumps({"model_name": name, "model_version": str(version)})[:-1] + b',"outputs":['
 
 
 @lru_cache(maxsize=1024)
 def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    """Return an output's object up to its data."""
+    """Return the JSON of an output up to its data."""
     return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
 
 
-def _numbers(array: Array, output: str) -> bytes:
-    """Return an output's values, flat, as JSON: orjson writes null for what JSON cannot carry."""
+def _encode_values(array: Array, output: str) -> bytes:
+    """Return the values of an output as flat JSON; orjson encodes NaN and Infinity as null."""
     if array.dtype.kind == "O":
         return orjson.dumps(array.reshape(-1).tolist())
     text = orjson.dumps(np.ascontiguousarray(array).reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY)
@@ -96,12 +103,14 @@ def _numbers(array: Array, output: str) -> bytes:
 
 
 def _classify(array: Array, output: OutputRequest, manifest: Manifest) -> Array:
-    """Return the highest values of each row as `value:index[:label]`, the highest first; equal ones by index.
+    """Return the highest values of each row as `value:index[:label]`, in descending order; equal ones by index.
 
-    Without an axis of rows, the whole output is one row.
+    An output of one dimension is one row.
+
+    Source: github.com/triton-inference-server/server, docs/protocol/extension_classification.md.
 
     Raises:
-        UnwritableOutputError: NaN or Infinity has no place in an order.
+        UnwritableOutputError: a value is NaN or Infinity, which cannot be ordered.
     """
     if not np.isfinite(array).all():
         raise UnwritableOutputError(output.name)

@@ -1,7 +1,7 @@
-"""Large infer requests in JSON: simdjson reads numbers straight into arrays, in a third of the time of Python lists.
+"""Large infer requests in JSON: simdjson parses numbers straight into arrays, in a third of the time of Python lists.
 
-Only what is surely right is taken: anything unusual (an error, uneven nesting, a number that does not fit) is left to
-the usual way, `service.codec.request.parse_object` and `service.codec.json_tensors`, whose refusals say what is wrong.
+Only valid requests are decoded here. Everything else (an error, uneven nesting, a number out of range) is left to
+`service.codec.request.parse_object` and `service.codec.json_tensors`, whose errors say what is wrong.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], Any]] = {
     "i": ("i", np.int64),
     "u": ("u", np.uint64),
 }
-"""Kind of a dtype to simdjson's name of a buffer, and what is in it."""
+"""By kind of dtype: simdjson's name of a buffer, and the dtype of its elements."""
 
+MIN_SIMDJSON_BYTES = 32 * 1024
+"""JSON of more bytes is parsed by simdjson; for less it does not pay."""
 
-_LARGEST_KEPT = 8 * 2**20
-"""Bytes of a body up to which a thread's parser is used again: it keeps memory of about ten times the largest body."""
+_MAX_REUSED_BYTES = 8 * 2**20
+"""Bytes of JSON up to which the parser of a thread is reused: it holds ten times the memory of the largest JSON."""
 
-
-_FEW = 64
-_CHUNK = 128 * 1024
-"""Bytes that stay in the processor's cache."""
+_MAX_MEMCHR_CALLS = 64
+_CHUNK_BYTES = 128 * 1024
+"""Fits into the processor's cache."""
 
 _memchr = ctypes.CDLL(None).memchr
 _memchr.restype, _memchr.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
 
 class _Parsers(threading.local):
-    """A parser for each thread: the memory of a new one, page by page, would cost twice the time of parsing."""
+    """A parser for each thread: allocating the memory of a new one takes twice as long as parsing."""
 
     def __init__(self) -> None:
         self.parser = simdjson.Parser()
@@ -51,7 +52,8 @@ def parse_large(body: bytes | memoryview) -> dict[str, Any] | None:
     """Parse an infer request, with the data of its inputs as arrays.
 
     Returns:
-        The record, each `data` an array of its datatype, shaped as it was nested; None if the usual way must be taken.
+        The JSON object, each `data` an array of its input's datatype in the shape of its nesting; None if it must be
+        decoded another way.
     """
     try:
         return _parse(body)
@@ -61,9 +63,9 @@ def parse_large(body: bytes | memoryview) -> dict[str, Any] | None:
 
 def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
     signs = np.frombuffer(body, np.uint8)
-    if bytes(signs[:3]) == codecs.BOM_UTF8:  # simdjson passes over it; JSON does not begin so
+    if bytes(signs[:3]) == codecs.BOM_UTF8:  # simdjson skips it; JSON does not allow it (RFC 8259, section 8.1)
         return None
-    parser = _PARSERS.parser if len(body) <= _LARGEST_KEPT else simdjson.Parser()
+    parser = _PARSERS.parser if len(body) <= _MAX_REUSED_BYTES else simdjson.Parser()
     document = parser.parse(body)  # nothing of it may outlive this call, or the parser could not be used again
     if not isinstance(document, simdjson.Object):
         return None
@@ -80,22 +82,22 @@ def _parse(body: bytes | memoryview) -> dict[str, Any] | None:
 
 
 def _count_brackets(signs: Array) -> int:
-    """Count opening brackets: with the C library's memchr, at the speed of memory, while they are few.
+    """Return the number of opening brackets; a few are found with the C library's memchr, at the speed of memory.
 
-    Those in texts count too. So a body has at least as many as there are lists in it, and just as many only if none is
-    hidden, where numbers were read as if they lay evenly.
+    Brackets in strings count too. So a body has at least as many as lists, and exactly as many only if no list is
+    hidden inside data that was parsed as if it were evenly nested.
     """
     at, end = signs.ctypes.data, signs.ctypes.data + len(signs)
-    for count in range(_FEW):
+    for count in range(_MAX_MEMCHR_CALLS):
         if (found := _memchr(at, ord("["), end - at)) is None:
             return count
         at = found + 1
-    chunks = (signs[start : start + _CHUNK] for start in range(0, len(signs), _CHUNK))
+    chunks = (signs[start : start + _CHUNK_BYTES] for start in range(0, len(signs), _CHUNK_BYTES))
     return sum(int(np.count_nonzero(chunk == ord("["))) for chunk in chunks)
 
 
 def _entry(entry: Any) -> dict[str, Any] | None:
-    """Return an input with its data as an array; None if they are not surely right."""
+    """Return an input with its data as an array; None if it may be invalid."""
     if not isinstance(entry, simdjson.Object):
         return None
     values = _fields(entry)
@@ -105,8 +107,8 @@ def _entry(entry: Any) -> dict[str, Any] | None:
     if dtype is None or dtype.kind not in _BUFFERS or dtype == np.float16 or not isinstance(data, simdjson.Array):
         return None
     shape = _nesting(data)
-    name, held = _BUFFERS[dtype.kind]
-    numbers = np.frombuffer(data.as_buffer(of_type=name), held)
+    name, element = _BUFFERS[dtype.kind]
+    numbers = np.frombuffer(data.as_buffer(of_type=name), element)
     if shape is None or numbers.size != prod(shape):
         return None
     with np.errstate(over="ignore"):
@@ -116,26 +118,26 @@ def _entry(entry: Any) -> dict[str, Any] | None:
 
 
 def _fields(document: Any) -> dict[str, Any]:
-    """Return an object's values, unread.
+    """Return the values of an object, which simdjson has not converted.
 
     Raises:
-        ValueError: a key stands twice, of which simdjson would give the first and the usual way gives the last.
+        ValueError: a key is given twice: simdjson returns the first value, and orjson the last.
     """
     keys = list(document.keys())
     if len(set(keys)) < len(keys):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is given twice")
     return {key: document[key] for key in keys}
 
 
 def _plain(value: Any) -> Any:
-    """Return Python's own lists and dictionaries."""
+    """Return a value as Python's own lists and dictionaries."""
     if isinstance(value, simdjson.Object):
         return value.as_dict()
     return value.as_list() if isinstance(value, simdjson.Array) else value
 
 
 def _nesting(data: Any) -> tuple[int, ...] | None:
-    """Return how evenly nested arrays are laid out; None if they are not. The innermost are not looked into."""
+    """Return the shape of nested arrays; None if the nesting is uneven. The innermost elements are not checked."""
     shape, inner = [len(data)], data
     while len(inner) and isinstance(inner[0], simdjson.Array):
         inner = inner[0]

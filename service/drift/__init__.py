@@ -1,1 +1,1 @@
-"""Compare live inputs with the statistics of training."""
+"""Drift: compare a sample of the live inputs with the statistics of training."""

@@ -1,8 +1,8 @@
-"""Watches one version's inputs: takes a sample of them, off the hot path, and keeps what it saw.
+"""The drift monitor of one version: samples its inputs off the hot path, and keeps the sums of their statistics.
 
 The sample is bounded by its cost: a run of the monitor that took t seconds of processor time is followed by a gap of
-t (1 - share) / share seconds, and by BUSY_GAPS of these while the process has little time to spare. A request that is
-passed over costs one comparison.
+t (1 - share) / share seconds, and by BUSY_GAPS such gaps while the process is busy. A request that is not sampled costs
+one comparison.
 """
 
 from __future__ import annotations
@@ -17,64 +17,65 @@ from typing import Any
 from normfold.contract.monitor import Monitor
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.drift.sample_buffer import SampleBuffer
-from normfold.service.drift.score import DriftScore, Sums, measure, rows_of
+from normfold.service.drift.score import DriftScore, WindowSums, finite_rows, score_drift
 from normfold.service.drift.store import DriftStore
 from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime.session import Array, Session
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS = 8
-"""Of one request: more of one client's say little more."""
+MAX_ROWS_PER_REQUEST = 8
+"""More rows of one request add little: they are often alike."""
 
-HAND_OVER_S = 0.0003
-"""Processor time of handing a run to a thread and back, beside what the thread itself takes."""
+HANDOVER_S = 0.0003
+"""Processor time of handing a run to a thread and back, besides what the thread itself takes."""
 
 BUSY_GAPS = 8
-"""Gaps between two runs in a busy process. Beside a large network a run costs about twice its own time, in caches."""
+"""Gaps between two runs in a busy process: beside a large network a run costs about twice its own time, in caches."""
 
-BUSY = 0.4
-"""Of the time of its processors, what a process uses that counts as busy: one that is never idle may well use one of
-two. Since the last look, and what watching takes is part of it."""
+BUSY_UTILIZATION = 0.4
+"""Part of its processors' time from which on a process is busy: one that never idles may well use one of two. It is
+measured since the last request that was due, runs of the monitor included."""
 
-SAVE_S = 5.0
-"""How often what was seen is written down, where it is kept."""
+SAVE_INTERVAL_S = 5.0
+"""Seconds between two writes of the sums, where there is a store."""
 
-_RATE_WINDOW = 0.1
+_RATE_WEIGHT = 0.1
+"""Weight of the last run in the moving average of `row_seconds`."""
 
 
 class DriftMonitor:
-    """What is watched of one version, in one process.
+    """The drift monitor of one version, in one process.
 
     Args:
-        monitor: what is normal.
+        monitor: the layers, and the statistics of training.
         session: of monitor.onnx, with one thread.
-        workers: where it runs.
-        share: of one processor's time, the most that it may take.
+        thread_pool: runs it.
+        share: of one processor's time, the most that the monitor may take; more than 0, at most 1.
         processors: that the process may use.
-        store: keeps what was seen, and knows what other processes saw; None: nothing is kept.
-        reservoir: keeps the rows that were looked at; None: nothing is kept.
+        store: keeps the sums, and reads those of other processes; None: they are kept in memory only.
+        samples: keeps the sampled rows; None: they are not kept.
     """
 
     def __init__(
         self,
         monitor: Monitor,
         session: Session,
-        workers: ThreadPool,
+        thread_pool: ThreadPool,
         share: float,
         processors: int,
         store: DriftStore | None = None,
-        reservoir: SampleBuffer | None = None,
+        samples: SampleBuffer | None = None,
     ) -> None:
         self.monitor, self.share, self._session = monitor, share, session
-        self._workers, self._store, self.reservoir = workers, store, reservoir
-        self._sums = Sums.of(monitor) if store is None else store.adopt(reservoir)
-        self._told = self._sums if store is None else self._sums.copy()
+        self._thread_pool, self._store, self.samples = thread_pool, store, samples
+        self._sums = WindowSums.of(monitor) if store is None else store.adopt(samples)
+        self._saved_sums = self._sums if store is None else self._sums.copy()
         self._outputs = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
         self._processors = processors
         self._gap = 0.0
-        self._due = self._overdue = self._looked_at = perf_counter()
-        self._used = process_time()
+        self._due = self._busy_due = self._measured_at = perf_counter()
+        self._process_time = process_time()
         self._is_running = False
         self._is_saving = False
         self._row_s = 0.0
@@ -82,116 +83,120 @@ class DriftMonitor:
 
     @property
     def row_seconds(self) -> float:
-        """Processor time that a row takes, of late; 0 before the first."""
+        """Processor time of a row, a moving average; 0 before the first."""
         return self._row_s
 
     @property
     def busy_share(self) -> float:
-        """Of one processor's time, the most that it may take while the process is busy."""
+        """Of one processor's time, the most that the monitor takes while the process is busy."""
         return self.share / (self.share + BUSY_GAPS * (1 - self.share))
 
     def offer(self, tensors: Mapping[str, Array], now: float) -> None:
-        """Look at a request's tensors if it is time to; called on the event loop.
+        """Sample the tensors of a request if a run is due; called on the event loop.
 
         Args:
-            tensors: as the network takes them, rows first; not changed later.
+            tensors: the network's inputs, rows first; they must not change later.
             now: by perf_counter.
         """
         if now < self._due or self._is_running:
             return
-        if self._is_busy(now) and now < self._overdue:
+        if self._is_busy(now) and now < self._busy_due:
             self._due = now + self._gap
             return
         self._is_running = True
-        sample = {name: array[:MOST_ROWS] for name, array in tensors.items()}
+        sample = {name: array[:MAX_ROWS_PER_REQUEST] for name, array in tensors.items()}
         loop = asyncio.get_running_loop()
-        self._workers.start(partial(self._run, sample), loop, self._ran)
+        self._thread_pool.start(partial(self._run, sample), loop, self._on_run_done)
 
-    def shift(self) -> DriftScore:
-        """Return how far inputs are from normal, over all processes: as written down, so that all tell the same."""
-        total = self._told.copy()
+    def score(self) -> DriftScore:
+        """Return the drift of the inputs of all processes, as last saved: so every process returns the same."""
+        total = self._saved_sums.copy()
         if self._store is not None:
-            for other in self._store.others():
+            for other in self._store.read_others():
                 total.add(other)
-        return measure(self.monitor, total)
+        return score_drift(self.monitor, total)
 
     def close(self) -> None:
-        """Look at nothing any more; called on the event loop, before `keep`."""
+        """Sample no more; called on the event loop, before `save_and_close`."""
         self._is_closed = True
 
-    def keep(self) -> None:
-        """Write down what was seen, for the last time; inputs may be many, so not on an event loop that others need."""
+    def save_and_close(self) -> None:
+        """Write sums and samples for the last time and close the store; it may take long, so not on the event loop."""
         if self._store is not None:
             self._store.save(self._sums)
-        if self.reservoir is not None:
-            self.reservoir.save()
+        if self.samples is not None:
+            self.samples.save()
         if self._store is not None:
             self._store.close()
 
     def _is_busy(self, now: float) -> bool:
-        """Return whether the process had little time to spare since this was last asked."""
+        """Return whether the process was busy since the last call."""
         used = process_time()
-        part = (used - self._used) / max(1e-9, now - self._looked_at)
-        self._used, self._looked_at = used, now
-        return part > BUSY * self._processors
+        utilization = (used - self._process_time) / max(1e-9, now - self._measured_at)
+        self._process_time, self._measured_at = used, now
+        return utilization > BUSY_UTILIZATION * self._processors
 
     def _run(self, sample: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], int, float]:
-        """Run the monitor, in a thread; return its finite rows, how many were not, and the processor time it took."""
-        begun = thread_time()
-        results = self._session.run(sample, self._outputs)
-        rows, finite = rows_of(self.monitor, dict(zip(self._outputs, results, strict=True)))
-        if self.reservoir is not None:
-            self.reservoir.add(sample, finite)
-        return rows, int(len(finite) - finite.sum()), thread_time() - begun
+        """Run the monitor, in a thread.
 
-    def _ran(self, outcome: Any, error: BaseException | None) -> None:
+        Returns:
+            The statistics of the finite rows, by layer; the number of other rows; seconds of processor time.
+        """
+        started = thread_time()
+        results = self._session.run(sample, self._outputs)
+        rows, is_finite = finite_rows(self.monitor, dict(zip(self._outputs, results, strict=True)))
+        if self.samples is not None:
+            self.samples.add(sample, is_finite)
+        return rows, int(len(is_finite) - is_finite.sum()), thread_time() - started
+
+    def _on_run_done(self, outcome: Any, error: BaseException | None) -> None:
         self._is_running = False
         if isinstance(error, (RunError, InvalidRequestError)):
-            self._due = perf_counter() + 1.0  # the network itself has answered the client
+            self._due = perf_counter() + 1.0  # the client gets the error of the network itself
             return
         if error is not None:
             self._due = float("inf")
-            logger.error("Inputs are watched no more.", exc_info=error)
+            logger.error("Drift is no longer monitored.", exc_info=error)
             return
         rows, rows_not_finite, seconds = outcome
-        seconds += HAND_OVER_S
+        seconds += HANDOVER_S
         self._gap = seconds * (1 - self.share) / self.share
         now = perf_counter()
-        self._due, self._overdue = now + self._gap, now + BUSY_GAPS * self._gap
+        self._due, self._busy_due = now + self._gap, now + BUSY_GAPS * self._gap
         count = len(rows[0][0])
         if self._is_closed or not count + rows_not_finite:
             return
         self._sums.rows_not_finite += rows_not_finite
         if count:
             self._sums.add_request(rows, self.monitor.window_rows)
-        cost = seconds / (count + rows_not_finite)
-        self._row_s += _RATE_WINDOW * (cost - self._row_s) if self._row_s else cost
-        self._save_soon()
+        row_s = seconds / (count + rows_not_finite)
+        self._row_s += _RATE_WEIGHT * (row_s - self._row_s) if self._row_s else row_s
+        self._schedule_save()
 
-    def _save_soon(self) -> None:
-        """Write down what was seen within SAVE_S, whether or not anything more comes."""
+    def _schedule_save(self) -> None:
+        """Save the sums within SAVE_INTERVAL_S, even if no further request arrives."""
         if self._store is not None and not self._is_saving:
             self._is_saving = True
             loop = asyncio.get_running_loop()
-            loop.call_later(SAVE_S, self._start_saving, loop)
+            loop.call_later(SAVE_INTERVAL_S, self._start_saving, loop)
 
     def _start_saving(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._is_closed:
-            self._workers.start(partial(self._save, self._sums.copy()), loop, self._saved)
+            self._thread_pool.start(partial(self._save, self._sums.copy()), loop, self._on_saved)
 
-    def _save(self, sums: Sums) -> Sums:
-        assert self._store is not None  # or nothing would be due
+    def _save(self, sums: WindowSums) -> WindowSums:
+        assert self._store is not None  # or no save would be scheduled
         self._store.save(sums)
-        if self.reservoir is not None and self.reservoir.is_due:
-            self.reservoir.save()
+        if self.samples is not None and self.samples.is_due:
+            self.samples.save()
         return sums
 
-    def _saved(self, sums: Any, error: BaseException | None) -> None:
+    def _on_saved(self, sums: Any, error: BaseException | None) -> None:
         self._is_saving = False
         if error is not None:
-            logger.error("What was seen of inputs was not written down.", exc_info=error)
+            logger.error("The state of drift monitoring was not saved.", exc_info=error)
             return
-        self._told = sums
-        seen = (self._sums.rows, self._sums.rows_not_finite)
-        if seen != (sums.rows, sums.rows_not_finite) or (self.reservoir is not None and self.reservoir.is_changed):
-            self._save_soon()
+        self._saved_sums = sums
+        current = (self._sums.rows, self._sums.rows_not_finite)
+        if current != (sums.rows, sums.rows_not_finite) or (self.samples is not None and self.samples.is_changed):
+            self._schedule_save()

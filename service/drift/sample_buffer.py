@@ -1,6 +1,7 @@
-"""Recent inputs, kept for `normfold adapt` on request: rows as the network takes them (`contract.samples`).
+"""Recent inputs for `normfold adapt`: rows as the network takes them (`contract.samples`).
 
-They are of what was watched, and are people's own data: nothing is kept unless NORMFOLD_KEEP_SAMPLES says how much.
+They are rows that the drift monitor sampled. They are the clients' data: none are kept unless NORMFOLD_KEEP_SAMPLES
+says how many.
 """
 
 from __future__ import annotations
@@ -17,48 +18,48 @@ import numpy as np
 
 from normfold.contract.samples import KEPT_SUFFIX, KeptRow, newest, read_kept, stacked, write_archive, write_kept
 from normfold.service.codec.json_tensors import Array
-from normfold.service.workers.process_files import ProcessFiles
+from normfold.service.drift.process_files import ProcessFiles
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 * 2**20
-"""Of all rows of a version, in one process."""
+MAX_BYTES = 64 * 2**20
+"""Of the rows of a version, in one process."""
 
-SAVE_S = 60.0
-"""How often they are written down."""
+SAVE_INTERVAL_S = 60.0
+"""Seconds between two writes of the rows."""
 
 
 class SampleBuffer:
     """The newest rows of one version, in one process. May be used from any thread.
 
     Args:
-        rows: the most that are kept.
+        max_rows: that are kept.
         files: of this process and the others.
     """
 
-    def __init__(self, rows: int, files: ProcessFiles) -> None:
-        self._most, self._files = rows, files
+    def __init__(self, max_rows: int, files: ProcessFiles) -> None:
+        self._max_rows, self._files = max_rows, files
         self._rows: deque[KeptRow] = deque()
         self._bytes = 0
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._saved_at, self._has_failed, self._is_changed = monotonic(), False, False
 
-    def add(self, tensors: Mapping[str, Array], wanted: Array) -> None:
-        """Keep rows of a request, as copies: a request's own memory would be held as a whole.
+    def add(self, tensors: Mapping[str, Array], selected: Array) -> None:
+        """Add copies of rows of a request: the rows themselves would hold the memory of the whole body.
 
         Args:
-            tensors: rows first.
-            wanted: (rows,) bool: those to keep.
+            tensors: by input, rows first.
+            selected: (rows,) bool, the rows to add.
         """
-        with self._guard:
+        with self._lock:
             now = max(time(), self._rows[-1].time if self._rows else 0.0)  # the clock may be set back
-            for place in np.flatnonzero(wanted):
+            for place in np.flatnonzero(selected):
                 self._append(KeptRow(now, {name: array[place].copy() for name, array in tensors.items()}))
 
-    def take(self, stem: Path) -> None:
-        """Take over the rows of a process that ended."""
-        with self._guard:
-            rows = newest([*self._rows, *read_kept(stem.with_suffix(KEPT_SUFFIX))], self._most)
+    def adopt(self, stem: Path) -> None:
+        """Add the rows of a process that ended, by the stem of its files."""
+        with self._lock:
+            rows = newest([*self._rows, *read_kept(stem.with_suffix(KEPT_SUFFIX))], self._max_rows)
             self._rows.clear()
             self._bytes = 0
             for row in rows:
@@ -66,39 +67,39 @@ class SampleBuffer:
 
     @property
     def is_changed(self) -> bool:
-        """Whether there is something to write down."""
+        """Whether rows were added since the last `save`."""
         return self._is_changed
 
     @property
     def is_due(self) -> bool:
-        """Whether they should be written down again."""
-        return self._is_changed and monotonic() - self._saved_at > SAVE_S
+        """Whether `save` should be called again."""
+        return self._is_changed and monotonic() - self._saved_at > SAVE_INTERVAL_S
 
     def save(self) -> None:
-        """Write them down."""
-        with self._guard:
+        """Write the rows to this process's file; an error is logged once."""
+        with self._lock:
             self._saved_at, self._is_changed = monotonic(), False
             try:
                 write_kept(self._files.own(KEPT_SUFFIX), list(self._rows))
             except OSError as error:
                 if not self._has_failed:
                     self._has_failed = True
-                    logger.error("Recent inputs cannot be kept in %s: %s.", self._files.folder, error.strerror)
+                    logger.error("Recent inputs cannot be saved in %s: %s.", self._files.folder, error.strerror)
 
-    def packed(self) -> bytes:
-        """Return the newest rows of all processes, the other ones' as they were last written down, as an .npz file."""
-        with self._guard:
+    def to_npz(self) -> bytes:
+        """Return the newest rows of all processes as an .npz file; those of other processes as they last saved them."""
+        with self._lock:
             own = list(self._rows)
         others = [row for path in self._files.others(KEPT_SUFFIX) for row in read_kept(path)]
         file = io.BytesIO()
-        write_archive(file, stacked(newest([*others, *own], self._most))[1])
+        write_archive(file, stacked(newest([*others, *own], self._max_rows))[1])
         return file.getvalue()
 
     def _append(self, row: KeptRow) -> None:
         self._rows.append(row)
         self._bytes += _size(row)
         self._is_changed = True
-        while self._rows and (len(self._rows) > self._most or self._bytes > MOST_BYTES):
+        while self._rows and (len(self._rows) > self._max_rows or self._bytes > MAX_BYTES):
             self._bytes -= _size(self._rows.popleft())
 
 

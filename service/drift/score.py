@@ -1,8 +1,9 @@
-"""Whether live inputs look like those that a network was trained on, through the statistics that were folded.
+"""The drift of live inputs from those of training, measured by the statistics that were folded.
 
-A sample of what the network is asked also runs through the bundle's `monitor.onnx`, in a thread and for a bounded share
-of one processor's time. What it says of each row goes into sums that forget: after `window_rows` rows a row counts for
-little. A layer's score is how far its sums are from normal (`contract.monitor`), the mean over its channels.
+A sample of the inputs also runs through the bundle's `monitor.onnx`, in a thread and for a bounded share of one
+processor's time. The statistics of its rows go into exponentially decayed sums: a row that is `window_rows` rows old
+has little weight. A layer's score is the divergence of its sums from the statistics of training (`contract.monitor`),
+the mean over its channels, in nats.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ import numpy as np
 
 from normfold.contract.monitor import Array, Monitor, WatchedLayer, divergence
 
-FULL = 0.9
-"""Of a window: as much must be there before a score is held against its threshold."""
+MIN_WINDOW_FILL = 0.9
+"""Part of a window that must be filled before a score is compared with its threshold."""
 
 
 @dataclass
 class LayerSums:
-    """Decayed sums over rows, (channels,), float64. They are of centred values, so that little cancels."""
+    """Decayed sums over rows of u and u², (channels,), float64. u is centred, so that little cancels."""
 
     means: Array
     squares: Array
 
 
 @dataclass
-class Sums:
-    """What was seen of a version.
+class WindowSums:
+    """Decayed sums of the inputs of a version.
 
     Attributes:
-        weight: of all rows, the newest row's being 1.
-        weight_of_squares: sum of the rows' squared weights.
-        rows: seen, whatever they weigh.
-        rows_not_finite: that nothing can be said of, and that are in no sum.
         layers: in the monitor's order.
+        weight: sum of the requests' weights; the newest request has 1.
+        weight_of_squares: sum of their squares.
+        rows: that were added, each counted once.
+        rows_not_finite: rows whose statistics are NaN or infinite; they are in no sum.
     """
 
     layers: list[LayerSums]
@@ -45,25 +46,24 @@ class Sums:
     rows_not_finite: int = 0
 
     @staticmethod
-    def of(monitor: Monitor) -> Sums:
-        """Return sums of nothing."""
+    def of(monitor: Monitor) -> WindowSums:
+        """Return empty sums for the layers of a monitor."""
         sizes = [len(layer.variances) for layer in monitor.layers]
-        return Sums([LayerSums(np.zeros(size), np.zeros(size)) for size in sizes])
+        return WindowSums([LayerSums(np.zeros(size), np.zeros(size)) for size in sizes])
 
     @property
     def effective_rows(self) -> float:
-        """How many rows of equal weight would tell as much: (Σw)² / Σw² (Kish 1965)."""
+        """Effective sample size of the weights w: (Σw)² / Σw² (Kish 1965, Survey Sampling)."""
         return self.weight**2 / self.weight_of_squares if self.weight_of_squares else 0.0
 
     def add_request(self, rows: Sequence[tuple[Array, Array]], window_rows: int) -> None:
-        """Add what was seen of one request: the mean over its rows.
+        """Add the statistics of one request, as the mean over its rows.
 
-        Rows of one request are often alike, as frames of one film are, and thresholds are those of rows that have
-        nothing to do with each other. With weights falling by (w - 1) / (w + 1) a request, the effective rows of an
-        endless stream are w.
+        Rows of one request are often alike, as the frames of a film are, while thresholds are those of independent
+        rows. With weights that decay by (w - 1) / (w + 1) a request, the effective rows of an endless stream are w.
 
         Args:
-            rows: for each layer, what the monitor gave: (rows, channels) twice; at least one row.
+            rows: for each layer, the means and squares that the monitor gave, each (rows, channels); at least one row.
             window_rows: w.
         """
         decay = (window_rows - 1) / (window_rows + 1)
@@ -74,8 +74,8 @@ class Sums:
         self.weight_of_squares = decay**2 * self.weight_of_squares + 1
         self.rows += len(rows[0][0])
 
-    def add(self, other: Sums) -> None:
-        """Add what another process has seen."""
+    def add(self, other: WindowSums) -> None:
+        """Add the sums of another process."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.means = mine.means + theirs.means
             mine.squares = mine.squares + theirs.squares
@@ -84,15 +84,15 @@ class Sums:
         self.rows += other.rows
         self.rows_not_finite += other.rows_not_finite
 
-    def copy(self) -> Sums:
-        """Return these sums as they are now."""
-        layers = [LayerSums(layer.means, layer.squares) for layer in self.layers]  # which are replaced, never changed
-        return Sums(layers, self.weight, self.weight_of_squares, self.rows, self.rows_not_finite)
+    def copy(self) -> WindowSums:
+        """Return a copy; arrays are shared, since they are replaced and never changed in place."""
+        layers = [LayerSums(layer.means, layer.squares) for layer in self.layers]
+        return WindowSums(layers, self.weight, self.weight_of_squares, self.rows, self.rows_not_finite)
 
 
 @dataclass(frozen=True)
-class Channel:
-    """One channel of a layer: its place, its divergence, and the mean and standard deviation of u, normally 0 and 1."""
+class ChannelDrift:
+    """One channel of a layer: its index, its divergence in nats, mean and standard deviation of u (training: 0, 1)."""
 
     channel: int
     score: float
@@ -102,61 +102,75 @@ class Channel:
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """How far a layer is from normal; `shifted` is None where nobody can say."""
+    """Drift of one layer; `drifted` is None while the window is not full, or without a threshold."""
 
     node: str
     score: float
     threshold: float | None
-    shifted: bool | None
-    worst: tuple[Channel, ...]
+    drifted: bool | None
+    worst_channels: tuple[ChannelDrift, ...]
 
 
 @dataclass(frozen=True)
 class DriftScore:
-    """How far a version's inputs are from normal.
+    """Drift of the inputs of one version.
 
     Attributes:
-        rows: that were looked at.
-        rows_not_finite: of which nothing can be said, beside them.
-        fill: effective rows, of a window.
-        shifted: whether a layer's score is above its threshold; None while the window is not full, or where there are
-            no thresholds.
-        layers: from the front to the back; empty before the first row.
+        rows: that were sampled.
+        rows_not_finite: sampled rows whose statistics are NaN or infinite, not counted in `rows`.
+        window_fill: effective rows over the rows of a window.
+        drifted: whether a layer's score is above its threshold; None while the window is not full, or without
+            thresholds.
+        layers: from the first to the last; empty before the first row.
     """
 
     rows: int
     rows_not_finite: int
-    fill: float
-    shifted: bool | None
+    window_fill: float
+    drifted: bool | None
     layers: tuple[LayerDrift, ...] = field(default=())
 
 
-def measure(monitor: Monitor, sums: Sums, worst: int = 5) -> DriftScore:
-    """Return how far sums are from normal, with each layer's worst channels."""
+def score_drift(monitor: Monitor, sums: WindowSums, max_channels: int = 5) -> DriftScore:
+    """Return the drift of some sums.
+
+    Args:
+        monitor: the statistics of training.
+        sums: of the inputs.
+        max_channels: number of channels to describe in each layer, those with the highest scores.
+    """
     fill = sums.effective_rows / monitor.window_rows
     if not sums.weight:
         return DriftScore(sums.rows, sums.rows_not_finite, 0.0, None)
     pairs = zip(monitor.layers, sums.layers, strict=True)
-    layers = tuple(_measure_layer(layer, one, sums.weight, fill >= FULL, worst) for layer, one in pairs)
-    said = [layer.shifted for layer in layers if layer.shifted is not None]
-    return DriftScore(sums.rows, sums.rows_not_finite, fill, any(said) if said else None, layers)
+    layers = tuple(_score_layer(layer, one, sums.weight, fill >= MIN_WINDOW_FILL, max_channels) for layer, one in pairs)
+    known = [layer.drifted for layer in layers if layer.drifted is not None]
+    return DriftScore(sums.rows, sums.rows_not_finite, fill, any(known) if known else None, layers)
 
 
-def _measure_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, worst: int) -> LayerDrift:
+def _score_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, max_channels: int) -> LayerDrift:
     means = sums.means / weight
     variances = np.maximum(sums.squares / weight - means**2, 0.0)
     scores = divergence(means, variances, np.array(layer.variances))
     score = float(scores.mean())
     channels = tuple(
-        Channel(layer.numbers[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place])))
-        for place in np.argsort(-scores, kind="stable")[:worst]
+        ChannelDrift(layer.numbers[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place])))
+        for place in np.argsort(-scores, kind="stable")[:max_channels]
     )
-    shifted = score > layer.threshold if is_full and layer.threshold is not None else None
-    return LayerDrift(layer.node, score, layer.threshold, shifted, channels)
+    drifted = score > layer.threshold if is_full and layer.threshold is not None else None
+    return LayerDrift(layer.node, score, layer.threshold, drifted, channels)
 
 
-def rows_of(monitor: Monitor, results: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], Array]:
-    """Return what a run of the monitor gave of finite rows, by layer, and which rows those are, (rows,) bool."""
+def finite_rows(monitor: Monitor, results: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], Array]:
+    """Return the rows of a run of the monitor whose statistics are finite.
+
+    Args:
+        monitor: names the outputs.
+        results: output name to (rows, channels).
+
+    Returns:
+        For each layer (means, squares) of the finite rows, each (rows, channels); and (rows,) bool: which are finite.
+    """
     given = [(results[layer.means], results[layer.squares]) for layer in monitor.layers]
     finite = np.all([np.isfinite(one).all(axis=1) for pair in given for one in pair], axis=0)
     return [(means[finite], squares[finite]) for means, squares in given], finite

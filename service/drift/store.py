@@ -1,8 +1,8 @@
-"""What was seen of inputs, kept over a restart and shared among worker processes: one small file a process.
+"""The sums of drift monitoring on disk: kept over a restart, shared among worker processes, one file a process.
 
-    STATE/shift/NAME/VERSION/SHA/PROCESS.npz     sums, replaced whole
+    STATE/drift/NAME/VERSION/SHA/PROCESS.npz     sums, replaced whole
 
-SHA is of monitor.onnx: another network of the same version number begins anew.
+SHA is that of monitor.onnx: another network with the same version number starts with empty sums.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from normfold.contract.monitor import Monitor
+from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer
-from normfold.service.drift.score import LayerSums, Sums
-from normfold.service.workers.process_files import ProcessFiles
+from normfold.service.drift.score import LayerSums, WindowSums
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ _SUMS = ".npz"
 
 
 class DriftStore:
-    """The sums of one version, as one process uses them. `save` may be called from any thread.
+    """The files of the sums of one version. `save` may be called from any thread.
 
     Args:
         files: of this process and the others.
-        monitor: what the sums are of.
+        monitor: its layers have the sums.
     """
 
     def __init__(self, files: ProcessFiles, monitor: Monitor) -> None:
@@ -38,81 +38,81 @@ class DriftStore:
         self._saving = threading.Lock()
         self._has_failed = self._is_closed = False
 
-    def adopt(self, reservoir: SampleBuffer | None = None) -> Sums:
-        """Return the sums of processes that ended, which are this one's from now on.
+    def adopt(self, samples: SampleBuffer | None = None) -> WindowSums:
+        """Return the sums of the processes that have ended, and delete their files.
 
         Args:
-            reservoir: gets the inputs that they kept; None: those are deleted.
+            samples: gets the inputs that they kept; None: these are deleted.
         """
-        sums = Sums.of(self._monitor)
+        sums = WindowSums.of(self._monitor)
 
-        def take(stem: Path) -> bool:
+        def read(stem: Path) -> bool:
             try:
                 found = read_sums(stem.with_suffix(_SUMS), self._monitor)
             except OSError:
-                return False  # it may be readable for the next one
+                return False  # the next process may be able to read it
             if found is not None:
                 sums.add(found)
-            if reservoir is not None:
-                reservoir.take(stem)
+            if samples is not None:
+                samples.adopt(stem)
             return True
 
-        def keep() -> None:
+        def save_all() -> None:
             self.save(sums)
-            if reservoir is not None:
-                reservoir.save()
+            if samples is not None:
+                samples.save()
 
         try:
-            self._files.adopt(take, keep)
+            self._files.adopt(read, save_all)
         except OSError as error:
-            self._say(error)
+            self._log_once(error)
         return sums
 
-    def others(self) -> list[Sums]:
-        """Return what the other processes have seen, as they last wrote it down."""
+    def read_others(self) -> list[WindowSums]:
+        """Return the sums of the other processes, as they last saved them."""
         found = []
         for path in self._files.others(_SUMS):
             with suppress(OSError):
                 found.append(read_sums(path, self._monitor))
         return [sums for sums in found if sums is not None]
 
-    def save(self, sums: Sums) -> None:
-        """Write the sums down; nothing once it is closed."""
+    def save(self, sums: WindowSums) -> None:
+        """Write the sums to this process's file; nothing after `close`. An error is logged once."""
         arrays = {
             "weights": np.array([sums.weight, sums.weight_of_squares]),
             "counts": np.array([sums.rows, sums.rows_not_finite]),
             **{f"means{place}": layer.means for place, layer in enumerate(sums.layers)},
             **{f"squares{place}": layer.squares for place, layer in enumerate(sums.layers)},
         }
-        aside = self._files.own(".new")
+        temporary = self._files.own(".new")
         with self._saving:
             if self._is_closed:
                 return
             try:
-                with aside.open("wb") as file:
+                with temporary.open("wb") as file:
                     np.savez(file, allow_pickle=False, **arrays)
-                aside.replace(self._files.own(_SUMS))
+                temporary.replace(self._files.own(_SUMS))
             except OSError as error:
-                self._say(error)
+                self._log_once(error)
 
     def close(self) -> None:
-        """Leave the sums to whoever comes next."""
+        """Release the files: the next process may adopt them."""
         with self._saving:
             self._is_closed = True
         self._files.close()
 
-    def _say(self, error: OSError) -> None:
-        """Say once that nothing is kept."""
+    def _log_once(self, error: OSError) -> None:
+        """Log an error of writing, the first time only."""
         if not self._has_failed:
             self._has_failed = True
-            logger.error("What is seen of inputs cannot be kept in %s: %s.", self._files.folder, error.strerror)
+            logger.error("The state of drift monitoring cannot be saved in %s: %s.", self._files.folder, error.strerror)
 
 
-def read_sums(path: Path, monitor: Monitor) -> Sums | None:
-    """Return what a file holds; None if it is gone, damaged, or of another monitor.
+def read_sums(path: Path, monitor: Monitor) -> WindowSums | None:
+    """Return the sums of a file; None if it is missing, damaged, or of another monitor.
 
     Raises:
-        OSError: it is there, and cannot be read now.
+        OSError: the file exists and cannot be read.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -130,4 +130,4 @@ def read_sums(path: Path, monitor: Monitor) -> Sums | None:
         return None
     if not 0 <= squares <= weight < np.inf or min(rows, rows_not_finite) < 0:
         return None
-    return Sums(layers, weight, squares, rows, rows_not_finite)
+    return WindowSums(layers, weight, squares, rows, rows_not_finite)

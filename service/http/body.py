@@ -1,84 +1,93 @@
-"""Bodies: read within the limit, decompressed within the same limit, compressed as the client accepts."""
+"""Bodies of requests: read within the limit, and laid so that binary tensors in them are aligned."""
 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+import numpy as np
+from starlette.types import Receive
 
-from normfold.service.codec.binary_tensors import Piece
-from normfold.service.errors import BodyTooLargeError, InvalidRequestError
-from normfold.service.http.connection import read_directly, read_pieces
-
-SMALLEST_COMPRESSED = 1024
-"""Bytes: smaller answers are sent as they are."""
+from normfold.service.codec.headers import Headers, declared_length
+from normfold.service.errors import BodyTooLargeError, ClientDisconnectedError
+from normfold.service.http.asgi_cycle import MAX_UNREAD_BYTES, AsgiCycle
+from normfold.service.http.zero_copy_body import MIN_ZERO_COPY_BYTES
 
 DRAIN_TIMEOUT_S = 2.0
-"""How long, after a body was refused as too large, the rest of it is read and thrown away."""
+"""Seconds that the rest of a body is read and dropped after its request was rejected as too large."""
 
 _ALIGNMENT = 16
-_WINDOW = {b"gzip": 31, b"deflate": 15}
-"""zlib's window bits: deflate in HTTP is zlib's own format."""
-
-Headers = dict[bytes, bytes]
 
 
-def check_declared(headers: Headers, limit: int) -> None:
-    """Refuse a body by the length that it declares, before a byte of it is read.
-
-    Raises:
-        BodyTooLargeError: over the limit.
-    """
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared[:20]) > limit:
-        raise BodyTooLargeError(limit)
-
-
-async def read_body(scope: Scope, receive: Receive, limit: int, front: int = 0) -> memoryview:
-    """Read a request's body.
+async def read_body(cycle: AsgiCycle, headers: Headers, max_bytes: int, json_length: int) -> memoryview:
+    """Read a body past ASGI, whose messages would copy each piece of it three times.
 
     Args:
-        scope: ASGI's.
-        receive: ASGI's.
-        limit: in bytes.
-        front: bytes of JSON at the front; the body is laid so that what follows them is aligned as numbers should be.
+        cycle: the request's.
+        headers: the request's.
+        max_bytes: limit on the body.
+        json_length: bytes of JSON before binary tensors; what follows them is aligned.
 
     Raises:
-        BodyTooLargeError: more than the limit has come; the rest is not read.
-        ClientDisconnect: the client left before the end.
+        BodyTooLargeError: more than `max_bytes` have arrived; the rest is not read.
+        ClientDisconnectedError: the client disconnected before the end of the body.
     """
-    padding = -front % _ALIGNMENT
-    if (direct := await read_directly(scope, limit, padding)) is not None:
-        return direct
-    pieces = await read_pieces(scope, limit)
-    if pieces is None:
-        pieces = await _receive_pieces(receive, limit)
-    body = pieces[0] if len(pieces) == 1 and not padding else b"".join([bytes(padding), *pieces])
-    if len(body) - padding > limit:
-        raise BodyTooLargeError(limit)
-    return memoryview(body)[padding:]
+    if b"content-length" in headers and b"transfer-encoding" not in headers:
+        length = declared_length(headers) or 0
+        if length <= max_bytes and length - cycle.unread_bytes >= MIN_ZERO_COPY_BYTES:
+            return await receive_in_place(cycle, length, -json_length % _ALIGNMENT)
+    pieces: list[bytes] = []
+    nbytes = 0
+    cycle.max_unread_bytes = max_bytes
+    while True:
+        nbytes += cycle.unread_bytes
+        pieces += cycle.take_body()
+        if nbytes > max_bytes or not cycle.more_body:
+            break
+        await _wait_for_more(cycle)
+    cycle.max_unread_bytes = MAX_UNREAD_BYTES
+    return _join(pieces, max_bytes, json_length)
 
 
-async def _receive_pieces(receive: Receive, limit: int) -> list[bytes]:
-    pieces, size, more = [], 0, True
-    while more and size <= limit:
+async def receive_in_place(cycle: AsgiCycle, length: int, padding: int) -> memoryview:
+    """Read the rest of a body from the socket into the buffer in which it stays.
+
+    Args:
+        cycle: the request's; it has what the parser has seen of the body.
+        length: of the whole body, in bytes.
+        padding: bytes to leave free before it.
+
+    Raises:
+        ClientDisconnectedError: the client disconnected before the end of the body.
+    """
+    body = np.empty(padding + length, np.uint8).data[padding:]  # not zeroed, unlike a bytearray
+    begun = b"".join(cycle.take_body())
+    body[: len(begun)] = begun
+    cycle.connection.receive_into(body[len(begun) :])
+    while cycle.more_body:
+        await _wait_for_more(cycle)
+    return body
+
+
+async def read_asgi_body(receive: Receive, max_bytes: int, json_length: int) -> memoryview:
+    """Read a body through ASGI's messages, as `read_body`."""
+    pieces: list[bytes] = []
+    nbytes, more_body = 0, True
+    while more_body and nbytes <= max_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise ClientDisconnectedError
         pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        more = message.get("more_body", False)
-    return pieces
+        nbytes += len(pieces[-1])
+        more_body = message.get("more_body", False)
+    return _join(pieces, max_bytes, json_length)
 
 
 async def drain(receive: Receive) -> None:
-    """Throw away what is left of a body, for as long as DRAIN_TIMEOUT_S.
+    """Read and drop the rest of a body, for at most DRAIN_TIMEOUT_S.
 
-    A connection that is closed on unread bytes is reset, and the client may never see its answer.
+    A connection that is closed while bytes are unread is reset, and the client may never see its response.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
@@ -86,42 +95,17 @@ async def drain(receive: Receive) -> None:
                 pass
 
 
-def decompress(body: memoryview, encoding: bytes, limit: int) -> memoryview:
-    """Decompress a body.
-
-    Raises:
-        InvalidRequestError: an encoding other than gzip and deflate, or bytes that are not of that encoding.
-        BodyTooLargeError: it would be larger than the limit; no more than that is ever made.
-    """
-    encoding = encoding.strip().lower()
-    if encoding in (b"", b"identity"):
-        return body
-    if encoding not in _WINDOW:
-        raise InvalidRequestError(
-            f"The Content-Encoding {encoding.decode('latin-1')!r} is not known; gzip and deflate are."
-        )
-    machine = zlib.decompressobj(_WINDOW[encoding])
-    try:
-        plain = machine.decompress(body, limit + 1)
-    except zlib.error:
-        raise InvalidRequestError(f"The body is not {encoding.decode()}, as its Content-Encoding says.") from None
-    if len(plain) > limit:
-        raise BodyTooLargeError(limit)
-    if not machine.eof or machine.unused_data:
-        raise InvalidRequestError(f"The body is cut short, or goes on behind its {encoding.decode()} end.")
-    return memoryview(plain)
+async def _wait_for_more(cycle: AsgiCycle) -> None:
+    if not cycle.is_disconnected:
+        cycle.request_body()
+        await cycle.changed()
+    if cycle.is_disconnected:
+        raise ClientDisconnectedError
 
 
-def accepted_encoding(header: bytes) -> bytes | None:
-    """Return gzip or deflate if the client accepts it, gzip rather; None for neither."""
-    accepted = {}
-    for part in header.lower().split(b","):
-        name, _, quality = part.partition(b";")
-        accepted[name.strip()] = quality.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
-    return next((name for name in _WINDOW if accepted.get(name)), None)
-
-
-def compress(pieces: Sequence[Piece], encoding: bytes) -> bytes:
-    """Compress a body, quickly rather than well."""
-    machine = zlib.compressobj(1, wbits=_WINDOW[encoding])
-    return b"".join([*map(machine.compress, pieces), machine.flush()])
+def _join(pieces: Sequence[bytes], max_bytes: int, json_length: int) -> memoryview:
+    padding = -json_length % _ALIGNMENT
+    body = pieces[0] if len(pieces) == 1 and not padding else b"".join([bytes(padding), *pieces])
+    if len(body) - padding > max_bytes:
+        raise BodyTooLargeError(max_bytes)
+    return memoryview(body)[padding:]

@@ -1,318 +1,267 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol, told to answer and to end as the rest of the service does.
+"""HTTP/1.1 on one connection: the fast path or ASGI for each request, pipelining, timeouts, shutdown.
 
-What never reaches the application is answered here, in the form that all errors have: a request that cannot be parsed
-(400), headers that are too long (431), a client that takes too long to send (408), one connection too many (503).
+Pipelined requests are served one after the other, in order. A request that never reaches the application gets its
+response here, in the form of every error: malformed (400), too slow (408), headers over the limit (431), too many
+connections (503).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Sequence
+from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+import uvicorn
+from starlette.types import Scope
+from uvicorn.server import ServerState
 
-from normfold.service.codec.binary_tensors import Piece
-from normfold.service.http.body import Headers
-from normfold.service.http.connection import CONNECTION, CYCLE, ShortCycle, write_slowly, write_whole
-from normfold.service.http.zero_copy_body import SMALLEST_DIRECT, Reader
+from normfold.contract.errors import NormfoldError
+from normfold.service.codec.headers import HeaderFields, Headers, declared_length
+from normfold.service.errors import ConnectionLimitError, ReceiveTimeoutError, RequestError
+from normfold.service.http import timeouts
+from normfold.service.http.asgi_cycle import CYCLE, AsgiCycle, make_scope
+from normfold.service.http.cycle import RequestCycle, format_error
+from normfold.service.http.flow_control import FlowControl
+from normfold.service.http.request_parser import RequestParser
+from normfold.service.http.timeouts import ConnectionReaper, ConnectionTimeouts, Timeout
+from normfold.service.http.zero_copy_body import MIN_ZERO_COPY_BYTES, ZeroCopyReader
 from normfold.service.inference.fast_path import FastPath
-from normfold.service.inference.steps import Fields, ModelRef
-
-if TYPE_CHECKING:
-    from normfold.service.http.server import ServiceConfig
-
-_REAP_EVERY_S = 1.0
-
-_CLOSE_GRACE_S = 0.1
-"""How long, at the end, a connection without a request may still bring one: it may be on its way, or lie unread."""
+from normfold.service.inference.model_ref import ModelRef
+from normfold.service.settings import Settings
 
 
-class ServiceProtocol(HttpToolsProtocol):
-    """HTTP/1.1 on one connection.
+class HttpProtocol(ZeroCopyReader):
+    """HTTP/1.1 on one connection; uvicorn's server makes one for each.
 
-    Requests may be sent one behind the other; `_active` is the one that is being answered, uvicorn's `cycle` the one
-    that was read last. A small infer request behind no other takes the short way: `_pieces` is its body until it is
-    whole.
+    Args:
+        settings: limits and timeouts.
+        reaper: checks the timeouts of all connections.
+        config: uvicorn's, with the application.
+        server_state: uvicorn's; its server waits for `connections` and `tasks` when it stops, and sets the date.
+        app_state: of the application's lifespan.
     """
 
-    config: ServiceConfig
-    on_lost: Callable[[], None] | None = None
-    is_lost = False
-    reader: Reader
-    fast_path: FastPath | None = None
-    _active: RequestResponseCycle | None = None
-    _pieces: list[bytes] | None = None
-    _named: ModelRef | None = None
-    _unparsed_body_bytes = 0
-    _short_headers: Headers
-    _began = 0.0
-    _reading_since: float | None = None
-    _idle_since: float | None = None
-    _stuck: tuple[int, float] = (0, 0.0)
-    _chunk_bytes = 0
-    _header_bytes = 0
-    _in_headers = False
-    _is_ending = False
+    transport: asyncio.Transport
+    flow: FlowControl
+    _parser: RequestParser
+    _timeouts: ConnectionTimeouts
+    _received: RequestCycle | None = None
+    """The last request whose headers are complete."""
+    _active: RequestCycle | None = None
+    """The last request that was started; those after it are in the pipeline."""
+    _fast_body: list[bytes] | None = None
+    """The body, as far as it has arrived, of a request for the fast path."""
+    _fast_reference: ModelRef
+    _fast_headers: Headers
+    _headers_at = 0.0
+    _is_stopping = False
 
-    def connection_made(self, transport: Any) -> None:
-        """Take the connection, unless there are as many as may be."""
-        super().connection_made(transport)
-        self.reader = Reader(self)
-        transport.set_protocol(self.reader)
-        self.config.reaper.add(self)
-        self.fast_path = getattr(self.app, "fast_path", None)
-        self._reading_since = self.loop.time()
-        if len(self.connections) > self.config.settings.max_connections:
-            self.refuse(503, "Too many connections are open; try again in 1 second.", b"retry-after: 1\r\n")
+    def __init__(
+        self,
+        settings: Settings,
+        reaper: ConnectionReaper,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._settings, self._reaper = settings, reaper
+        self._app, self._server_state, self._app_state = config.loaded_app, server_state, app_state
+        self._fast_path: FastPath | None = getattr(config.loaded_app, "fast_path", None)
+        self.loop = _loop or asyncio.get_running_loop()
+        self._pipeline: deque[tuple[AsgiCycle, Scope]] = deque()
+
+    # Called by asyncio
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to receive requests, unless too many connections are open."""
+        self.transport, self.flow = transport, FlowControl(transport)
+        self._parser = RequestParser(self, self._settings.max_header_bytes)
+        self._timeouts = ConnectionTimeouts(self._settings.receive_timeout_s, self.loop.time())
+        self._addresses = {
+            "server": transport.get_extra_info("sockname")[:2],
+            "client": transport.get_extra_info("peername")[:2],
+        }
+        self._reaper.add(self)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # typed as a protocol of uvicorn's
+        if len(self._server_state.connections) > self._settings.max_connections:
+            self._reject(ConnectionLimitError())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits for an answer, or has one, that nobody reads it."""
-        self.is_lost = True
-        self._take_asgi()
-        del self.reader  # a circle
-        self.config.reaper.discard(self)
-        super().connection_lost(exc)
-        for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        if self.on_lost is not None:
-            self.on_lost()
-
-    def on_message_begin(self) -> None:
-        """Let the request know its connection, and the clock run until it has come whole."""
-        super().on_message_begin()
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
-        self._reading_since = self.loop.time()
-        self._header_bytes, self._in_headers = 0, True
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes, while the headers are not too long."""
-        within, self._chunk_bytes = self._in_headers, len(data)
-        while data:
-            data = self._take_unparsed_body(data) if self._unparsed_body_bytes else self._feed(data)
-        if self._in_headers:
-            self._header_bytes += self._chunk_bytes if within else 0  # of the first piece, what was understood counts
-            if self._header_bytes > self.config.settings.max_header_bytes or self._are_long():
-                self._refuse_headers()
-
-    def _feed(self, data: bytes) -> bytes:
-        """Let the parser read; return what it left, which is what stands behind a wish for another protocol."""
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # ignored, as RFC 9110, 7.8, allows: all is HTTP/1.1 here
-            self._make_parser()
-            return data[upgrade.args[0] :]
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        return b""
-
-    def _take_unparsed_body(self, data: bytes) -> bytes:
-        """Take of a body what the parser left; return what stands behind it."""
-        piece, rest = data[: self._unparsed_body_bytes], data[self._unparsed_body_bytes :]
-        self._unparsed_body_bytes -= len(piece)
-        self.on_body(piece)
-        if not self._unparsed_body_bytes:
-            self.body_received()
-        return rest
-
-    def on_headers_complete(self) -> None:
-        """Start the request."""
-        self._in_headers = False
-        self._unparsed_body_bytes = (
-            self._declared_length() if self.parser.should_upgrade() else 0
-        )  # its body the parser will not read
-        if self._chunk_bytes + self._header_bytes > self.config.settings.max_header_bytes and self._are_long():
-            self._refuse_headers()
-            return
-        self._named = self._match_fast_path()
-        if self._named is not None:
-            self._pieces, self._began = [], perf_counter()
-        else:
-            self._start_asgi()
-
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        if self._pieces is not None:
-            self._pieces.append(body)
-        else:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Stop the clock; a request that has come whole goes the short way if it may."""
-        if self._unparsed_body_bytes:  # the parser takes a wish for another protocol for the end
-            return
-        self._reading_since = None
-        if self._pieces is None:
-            super().on_message_complete()
-            return
-        body, self._pieces = b"".join(self._pieces), None
-        keep_alive = self.parser.should_keep_alive() and not self._is_ending
-        self.cycle = self._active = ShortCycle(self, keep_alive)  # type: ignore[assignment]
-        assert self._named is not None  # as long as there are pieces
-        assert self.fast_path is not None
-        self.fast_path.take(self.url, self._short_headers, body, self._named, self, self._began)
-
-    def body_received(self) -> None:
-        """Go on behind a body that the parser has not seen."""
-        self._unparsed_body_bytes = 0
-        self._make_parser()
-        self.on_message_complete()
-
-    def _make_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
-
-    def _declared_length(self) -> int:
-        """Return how long the body of the request is said to be."""
-        length = dict(self.headers).get(b"content-length", b"")
-        return int(length) if length.isdigit() else 0
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the next request; the reaper ends what waits too long, so uvicorn's timer is left out."""
-        self._idle_since = self.loop.time()
-        if self.pipeline or self.flow.read_paused:
-            super().on_response_complete()
-            self._unset_keepalive_if_required()
-        else:
-            self.server_state.total_requests += 1
-
-    def answer(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
-        """Answer the request that took the short way."""
-        if self._active is not None:
-            write_whole(self._active, status, fields, pieces)
-
-    async def answer_slowly(self, status: int, fields: Fields, pieces: Sequence[Piece]) -> None:
-        """Answer it with much, as the client reads."""
-        if self._active is not None:
-            await write_slowly(self._active, status, fields, pieces)
-
-    def _match_fast_path(self) -> ModelRef | None:
-        """Return whom the request that is being read asks, if it may go the short way."""
-        if self.fast_path is None or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
-            return None
-        before: RequestResponseCycle | None = self.cycle
-        if self.flow.write_paused or (before is not None and not before.response_complete):
-            return None
-        self._short_headers = dict(self.headers)
-        if len(self._short_headers) < len(self.headers):  # which of two counts, the long way asks
-            return None
-        return self.fast_path.match(self.url, self._short_headers)
-
-    def _start_asgi(self) -> None:
-        super().on_headers_complete()  # the request's task has not begun to run yet
-        self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
-        if self._declared_length() >= SMALLEST_DIRECT:
-            self.flow.pause_reading()  # until somebody reads the body, and says where it shall lie
-        if self._is_ending:
-            self.cycle.keep_alive = False
-
-    def _take_asgi(self) -> None:
-        """Let a request go the long way whose rest nobody knows if it will come: it must be waited for, or let go."""
-        if self._pieces is not None:
-            pieces, self._pieces = self._pieces, None
-            self._start_asgi()
-            for piece in pieces:
-                self.on_body(piece)
-
-    def shutdown(self) -> None:
-        """End the connection behind the request that it has, or behind one that comes within a moment."""
-        self._is_ending = True
-        self._take_asgi()
-        if self._active is None or self._active.response_complete:
-            self.loop.call_later(_CLOSE_GRACE_S, super().shutdown)
-        else:
-            super().shutdown()
-
-    def resume_writing(self) -> None:
-        """Note that the client reads: behind this, more may wait than before."""
-        self._stuck = (0, 0.0)
-        super().resume_writing()
-
-    def look(self, now: float) -> None:
-        """End a connection that is too slow to send, to read, or to do anything."""
-        patience = self.config.settings.receive_timeout_s
-        if self.transport.is_closing():
-            return
-        waiting = self.transport.get_write_buffer_size()
-        before, since = self._stuck
-        self._stuck = (waiting, now if not waiting or not before or waiting < before else since)
-        if now - self._stuck[1] > patience:
-            self.transport.abort()  # it does not read its answer
-            return
-        answering = self._active is not None and not self._active.response_complete and not self._active.more_body
-        if answering or self.pipeline:
-            self._reading_since = self._reading_since and now  # reading is paused for those behind it
-        elif self._reading_since is not None:
-            if now - self._reading_since > patience:
-                self.refuse(408, f"The request did not come whole within {patience:g} s.")
-        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive + _REAP_EVERY_S:
+        """Tell the connection's requests that the client has disconnected."""
+        self._move_to_asgi()
+        self._reaper.discard(self)
+        self._server_state.connections.discard(self)
+        for cycle in (self._active, *(cycle for cycle, _ in self._pipeline)):
+            if cycle is not None:
+                cycle.disconnect()
+        self.flow.resume_writing()
+        self._parser.close()
+        self._active = self._received = None
+        if exc is None:
             self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed."""
-        self.refuse(400, msg)
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, as long as they are requests."""
+        try:
+            self._parser.feed(data)
+        except RequestError as error:
+            self._reject(error)
 
-    def refuse(self, status: int, text: str, header: bytes = b"") -> None:
-        """Answer the request that is being read, and close the connection; never amid another one's answer."""
-        active = self._active
+    def body_received(self) -> None:
+        """Go on after a body that was read past the parser."""
+        self._parser.skip_body()
+
+    def pause_writing(self) -> None:
+        """Note that the transport's buffer is full."""
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that the client reads its response."""
+        self._timeouts.note_read()
+        self.flow.resume_writing()
+
+    # Called by the parser
+
+    def request_begun(self) -> None:
+        """Begin the receive timeout."""
+        self._timeouts.receiving_since = self.loop.time()
+
+    def headers_received(self) -> None:
+        """Choose the fast path or ASGI."""
+        if (reference := self._match_fast_path()) is None:
+            self._start_asgi()
+        else:
+            self._fast_reference, self._fast_body, self._headers_at = reference, [], perf_counter()
+
+    def body_chunk_received(self, chunk: bytes) -> None:
+        """Take a part of the body."""
+        if self._fast_body is not None:
+            self._fast_body.append(chunk)
+        elif isinstance(self._received, AsgiCycle):
+            self._received.feed_body(chunk)
+
+    def request_received(self) -> None:
+        """End the receive timeout, and start a request on the fast path."""
+        self._timeouts.receiving_since = None
+        if self._fast_body is None:
+            if isinstance(self._received, AsgiCycle):
+                self._received.end_body()
+            return
+        body, self._fast_body = b"".join(self._fast_body), None
+        self._received = self._active = cycle = RequestCycle(self, self._parser.keep_alive and not self._is_stopping)
+        assert self._fast_path is not None  # it has matched
+        self._fast_path.start(self._parser.url, self._fast_headers, body, self._fast_reference, cycle, self._headers_at)
+
+    # Called by the request's cycle
+
+    @property
+    def default_headers(self) -> HeaderFields:
+        """Headers of every response: the date."""
+        return self._server_state.default_headers
+
+    def response_completed(self) -> None:
+        """Serve the next pipelined request, or wait for one."""
+        self._timeouts.idle_since = self.loop.time()
         if self.transport.is_closing():
             return
-        started, self._pieces = self._pieces is None, None
+        self.flow.resume_reading()
+        if self._pipeline:
+            self._start_task(*self._pipeline.popleft())
+
+    # Called by uvicorn's server and by the reaper
+
+    def shutdown(self) -> None:
+        """Close the connection after the request that it has, or that it brings within the grace period."""
+        self._is_stopping = True
+        self._move_to_asgi()
+        if self._active is None or self._active.response_complete:
+            self.loop.call_later(timeouts.CLOSE_GRACE_S, self._close_after_response)
+        else:
+            self._close_after_response()
+
+    def check_timeouts(self, now: float) -> None:
+        """Close the connection if it has passed a timeout."""
+        if self.transport.is_closing():
+            return
+        active = self._active
+        is_serving = active is not None and not active.response_complete and not active.more_body
+        unread_bytes = self.transport.get_write_buffer_size()
+        match self._timeouts.find_passed(now, unread_bytes, is_serving or bool(self._pipeline)):
+            case Timeout.WRITE:
+                self.transport.abort()
+            case Timeout.RECEIVE:
+                self._reject(ReceiveTimeoutError(self._settings.receive_timeout_s))
+            case Timeout.KEEP_ALIVE:
+                self.transport.close()
+
+    def _close_after_response(self) -> None:
+        if self._received is None or self._received.response_complete:
+            self.transport.close()
+        else:
+            self._received.keep_alive = False
+
+    def _match_fast_path(self) -> ModelRef | None:
+        """Return the model of a request that may take the fast path: no other one of the connection is served."""
+        parser, before = self._parser, self._received
+        if self._fast_path is None or parser.method != b"POST" or parser.version != "1.1":
+            return None
+        if self.flow.is_writing_paused or (before is not None and not before.response_complete):
+            return None
+        self._fast_headers = dict(parser.headers)
+        if len(self._fast_headers) < len(parser.headers):  # a header is given twice: the middleware decides
+            return None
+        return self._fast_path.match(parser.url, self._fast_headers)
+
+    def _start_asgi(self) -> None:
+        """Start a request through ASGI, or queue it after those that have no response yet."""
+        parser, before, headers = self._parser, self._received, dict(self._parser.headers)
+        keep_alive = parser.version != "1.0" and parser.keep_alive and not self._is_stopping
+        waits_for_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+        scope = make_scope(parser, self._addresses, self._app_state)
+        scope[CYCLE] = self._received = cycle = AsgiCycle(self, keep_alive, scope["method"], waits_for_continue)
+        if before is None or before.response_complete:
+            self._start_task(cycle, scope)
+        else:
+            self.flow.pause_reading()
+            self._pipeline.append((cycle, scope))
+        if (declared_length(headers) or 0) >= MIN_ZERO_COPY_BYTES:
+            self.flow.pause_reading()  # until the application reads the body, past the parser
+
+    def _start_task(self, cycle: AsgiCycle, scope: Scope) -> None:
+        self._active = cycle
+        task = self.loop.create_task(cycle.run(self._app, scope))
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+
+    def _move_to_asgi(self) -> None:
+        """Serve a request of the fast path through ASGI, if its body may never be complete: a task can be cancelled."""
+        if self._fast_body is not None:
+            chunks, self._fast_body = self._fast_body, None
+            self._start_asgi()
+            for chunk in chunks:
+                self.body_chunk_received(chunk)
+
+    def _reject(self, error: NormfoldError) -> None:
+        """Answer the request that is being received with an error, and close the connection.
+
+        If another request is being served, its response is the last one; a response that has begun is cut off.
+        """
+        if self.transport.is_closing():
+            return
+        active, self._fast_body, is_fast = self._active, None, self._fast_body is not None
         if active is not None and not active.response_complete:
-            if not active.more_body or self.pipeline:  # it is another one that cannot be read: answer this one, and end
+            if not active.more_body or self._pipeline:
                 active.keep_alive = False
-                self.pipeline.clear()
+                self._pipeline.clear()
                 self.flow.pause_reading()
                 return
-            started, active.disconnected = active.response_started, True
-            active.message_event.set()
-        else:
-            started &= active is not None and not self._in_headers and self._reading_since is not None
-        if not started:
-            body = json.dumps({"error": text}).encode()
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-            self.transport.write(b"".join([STATUS_LINE[status], head, header, b"\r\n", body]))
+            has_response = active.response_started
+            active.disconnect()
+        else:  # the rest of a body whose request has its response already
+            is_receiving_body = self._timeouts.receiving_since is not None and not self._parser.is_in_headers
+            has_response = active is not None and is_receiving_body and not is_fast
+        if not has_response:
+            self.transport.write(format_error(error))
         self.transport.close()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._active = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def _are_long(self) -> bool:
-        return sum(len(name) + len(value) + 4 for name, value in self.headers) > self.config.settings.max_header_bytes
-
-    def _refuse_headers(self) -> None:
-        self._in_headers = True
-        self.refuse(431, f"The headers are over the limit of {self.config.settings.max_header_bytes:,} bytes.")
-
-
-class ConnectionReaper:
-    """Looks every second for connections that are too slow, for as long as there are any."""
-
-    def __init__(self) -> None:
-        self._connections: set[ServiceProtocol] = set()
-        self._is_due = False
-
-    def add(self, connection: ServiceProtocol) -> None:
-        """Watch a connection."""
-        self._connections.add(connection)
-        if not self._is_due:
-            self._is_due = True
-            connection.loop.call_later(_REAP_EVERY_S, self._look, connection.loop)
-
-    def discard(self, connection: ServiceProtocol) -> None:
-        """Forget a connection."""
-        self._connections.discard(connection)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for connection in list(self._connections):
-            connection.look(now)
-        self._is_due = bool(self._connections)
-        if self._is_due:
-            loop.call_later(_REAP_EVERY_S, self._look, loop)

@@ -1,10 +1,13 @@
-"""The HTTP server around the application: uvicorn with our own protocol, in one process or in several."""
+"""The HTTP server: uvicorn's server and supervisor with our own protocol, in one process or in several."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import pkgutil
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import sleep
 
@@ -14,33 +17,40 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.http.protocol import ConnectionReaper, ServiceProtocol
+from normfold.service.http.protocol import HttpProtocol
+from normfold.service.http.timeouts import ConnectionReaper
 from normfold.service.logs import configure_logging
 from normfold.service.runtime.malloc import use_one_arena
 from normfold.service.settings import Settings
 from normfold.service.workers.state_dir import WORKERS
 
-_HANGS_AFTER_S = 10
-"""A worker process that has not answered its parent for so long is killed, and another one takes its place."""
+_HEALTHCHECK_TIMEOUT_S = 10
+"""Seconds after which a worker process that does not answer its parent is killed and replaced."""
 
-_TRY_AGAIN_S = 5.0
-"""After so long a worker that should take another one's place, and cannot begin, tries again."""
+_RETRY_INTERVAL_S = 5.0
+"""Seconds after which a worker process that replaces another one, and cannot start, tries again."""
 
-_REFUSED = "refused"
-"""File in which a worker that cannot begin leaves the exit code of the whole."""
+_EXIT_CODE_FILE = "refused"
+"""File in which a worker process that cannot start leaves the exit code of the service."""
 
 logger = logging.getLogger(__name__)
 
 
 class ServiceConfig(uvicorn.Config):
-    """What the HTTP server is told; it goes to worker processes as it is, and they make their own application."""
+    """The configuration of uvicorn's server; worker processes get it pickled, and make their own application.
 
-    def __init__(self, settings: Settings, app: ASGIApp | str = "", workers: int = 1) -> None:
+    Args:
+        settings: the service's.
+        app: the application; or the name of the function that makes it of the settings, `module:function`, which is
+            imported and called in the worker process.
+        workers: number of worker processes.
+    """
+
+    def __init__(self, settings: Settings, app: ASGIApp | str, workers: int = 1) -> None:
         self.settings = settings
-        self.reaper = ConnectionReaper()
         super().__init__(
             app,
-            http=ServiceProtocol,
+            http=partial(HttpProtocol, settings, ConnectionReaper()),  # type: ignore[arg-type]  # any factory will do
             loop="uvloop",
             ws="none",
             interface="asgi3",
@@ -50,59 +60,57 @@ class ServiceConfig(uvicorn.Config):
             proxy_headers=False,
             workers=workers,
             timeout_graceful_shutdown=settings.shutdown_grace_s,  # type: ignore[arg-type]  # asyncio takes fractions
-            timeout_worker_healthcheck=_HANGS_AFTER_S,
+            timeout_worker_healthcheck=_HEALTHCHECK_TIMEOUT_S,
         )
 
     def configure_logging(self) -> None:
-        """Log as the service does, in a worker process; where there is only one, the command has seen to it."""
+        """Configure the log of a worker process; the command has configured that of its own process."""
         super().configure_logging()
         if multiprocessing.parent_process() is not None:
             configure_logging(self.settings)
 
     def load(self) -> None:
-        """Make the application, where none was given."""
-        if self.app == "":
+        """Make the application, if a function for it was named."""
+        if isinstance(self.app, str):
             use_one_arena()
-            self.app = self._make_app()
+            self.app = self._make_app(pkgutil.resolve_name(self.app))
         super().load()
 
-    def _make_app(self) -> ASGIApp:
-        """Make a worker's application.
+    def _make_app(self, factory: Callable[[Settings], ASGIApp]) -> ASGIApp:
+        """Make the application of a worker process.
 
-        What is wrong at the start ends the service; what went wrong since then is tried again, while the others serve.
+        An error at the start of the service ends the service. One that came up since is retried: other workers serve.
         """
-        from normfold.service.app import (
-            create_app,  # not in the parent of worker processes: it would hold it for nothing
-        )
-
         folder = (self.settings.state_dir or Path()) / WORKERS
         while True:
             try:
-                return create_app(self.settings)
+                return factory(self.settings)
             except NormfoldError as error:
-                logger.error("A worker cannot begin: %s", error)
+                logger.error("A worker process cannot start: %s", error)
                 if not any(folder.glob("worker-*.json")):
-                    (folder / _REFUSED).write_text(str(error.exit_code))
+                    (folder / _EXIT_CODE_FILE).write_text(str(error.exit_code))
                     raise SystemExit(STARTUP_FAILURE) from None
-                sleep(_TRY_AGAIN_S)
+                sleep(_RETRY_INTERVAL_S)
 
 
-def run_workers(settings: Settings, listener: socket.socket) -> None:
-    """Serve in several processes, until a signal ends them; one that dies is replaced.
+def run_workers(settings: Settings, listener: socket.socket, factory: str) -> None:
+    """Serve in several worker processes until a signal stops them; one that dies is replaced.
 
     Args:
-        settings: with a state_dir, where they meet.
-        listener: open already; all take connections from it.
+        settings: with a state_dir, which the workers share.
+        listener: an open socket, from which all of them accept connections.
+        factory: name of the function that makes the application of the settings, `module:function`. The parent process
+            does not import it: it needs none of the application's memory.
 
     Raises:
-        SystemExit: the workers could not begin; their log says why.
+        SystemExit: the workers could not start; their log has the reason.
     """
-    Multiprocess(ServiceConfig(settings, workers=settings.workers), [listener]).run()
-    refused = (settings.state_dir or Path()) / WORKERS / _REFUSED
-    if refused.exists():
-        raise SystemExit(int(refused.read_text()))
+    Multiprocess(ServiceConfig(settings, factory, settings.workers), [listener]).run()
+    exit_code = (settings.state_dir or Path()) / WORKERS / _EXIT_CODE_FILE
+    if exit_code.exists():
+        raise SystemExit(int(exit_code.read_text()))
 
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
-    """Return a server for sockets that are open already; it logs through the service's own logger."""
+    """Return a server of an application for sockets that are open already; it logs through the service's own logger."""
     return uvicorn.Server(ServiceConfig(settings, app))

@@ -1,10 +1,10 @@
-"""Predictions for people: raw inputs in, labels with probabilities out, as the manifest's card says.
+"""Predictions from raw inputs, as the manifest's card describes them: preprocessing, labels, logits.
 
-    instances -> decode, standardise (contract.preprocess) -> stack -> network -> softmax of the logits -> predictions
+    instances ─▶ decode, standardise (contract.preprocess) ─▶ stack ─▶ network ─▶ softmax of the logits ─▶ predictions
 
-A model without preprocessing takes tensors as instances; one without labels and logits answers its outputs' values; one
-whose logits are of each pixel answers the class of each.
-Rows of a model that is not batchable, or whose row axis is fixed at 1, run one at a time.
+Instances of a model without preprocessing are tensors. The prediction of a model without labels or logits is the values
+of its outputs; that of a model with logits of pixels is a mask of class indices. Rows of a model that is not batchable,
+or whose row axis is fixed at 1, run one at a time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from normfold.contract.manifest import Manifest, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError
-from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, writable
-from normfold.service.codec.request import fits
+from normfold.service.batching.client import Client
+from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
+from normfold.service.codec.signature import shape_matches
 from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
-from normfold.service.http.connection import Connection
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 
@@ -29,12 +29,12 @@ def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[s
     """Read {"instances": [...]} and preprocess each instance.
 
     Returns:
-        For each instance its tensors by input name, without the axis of rows.
+        The tensors of each instance by input, without the row axis.
 
     Raises:
-        InvalidRequestError: no list of instances, or one that does not fit the model.
-        RawInputError: one that does not fit the model's preprocessing.
-        UnsuitableModelError: the model's rows cannot be given one by one.
+        InvalidRequestError: there is no list of instances, or an instance does not fit the model.
+        RawInputError: an instance does not fit the model's preprocessing.
+        UnsuitableModelError: an input of the model has no row axis, or a fixed number of rows other than 1.
     """
     instances = record.get("instances")
     if not isinstance(instances, list) or not instances:
@@ -46,22 +46,28 @@ def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[s
     return [_read_instance(instance, f"Instance {index}", manifest) for index, instance in enumerate(instances)]
 
 
-def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Array]]:
-    """Decode a PNG or JPEG and preprocess it, as `read_instances` does.
+def read_image(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Array]]:
+    """Decode a PNG or JPEG image and preprocess it.
+
+    Args:
+        data: the file's bytes.
+        model: an image classifier.
+        max_pixels: limit on the image, before it is decoded.
+
+    Returns:
+        The tensor of one instance by input, as `read_instances` returns it.
 
     Raises:
-        UnsuitableModelError: the model does not take pictures, or does not give classes.
-        RawInputError: the bytes are no such picture.
+        UnsuitableModelError: the model does not take images, or does not return classes.
+        RawInputError: the bytes are not such an image, or the image has too many pixels.
     """
     preprocessing = _preprocessing(model.manifest)
     if not isinstance(preprocessing, ImagePreprocessing):
-        raise UnsuitableModelError(model.name, "does not take pictures: its manifest has no preprocessing for them.")
+        raise UnsuitableModelError(model.name, "does not take images: its manifest has no preprocessing for them.")
     if find_pixel_logits(model.manifest) is not None:
-        raise UnsuitableModelError(
-            model.name, "gives a class to each pixel, not one to a picture; use :predict or infer."
-        )
+        raise UnsuitableModelError(model.name, "classifies pixels, not images; use :predict or infer.")
     if find_logits(model.manifest) is None:
-        raise UnsuitableModelError(model.name, "does not give classes: its manifest has no labels and logits.")
+        raise UnsuitableModelError(model.name, "does not return classes: its manifest has no labels and logits.")
     if not data:
         raise RawInputError("The body is empty; send the bytes of a PNG or JPEG file.")
     raw = preprocessing.decode_picture(data, max_pixels)
@@ -71,64 +77,65 @@ def read_picture(data: bytes, model: Model, max_pixels: int) -> list[dict[str, A
 async def predict(
     model: Model,
     instances: Sequence[Mapping[str, Array]],
-    phases: RequestTrace | None = None,
-    connection: Connection | None = None,
+    trace: RequestTrace | None = None,
+    client: Client | None = None,
 ) -> list[Any]:
-    """Run instances through the network.
+    """Run a model on instances.
 
     Args:
-        model: the network.
-        instances: for each its tensors by input name, without the axis of rows.
-        phases: of the request, which get the times of queue and run.
-        connection: its client's, who may leave.
+        model: the model.
+        instances: the tensors of each by input, without the row axis.
+        trace: the request's; gets the times of queue and run.
+        client: waits for the results; a disconnect cancels them.
 
     Returns:
-        For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits, or
-        {"mask"}, the number of each pixel's class, if those logits are of pixels;
-        otherwise the value of the one output, or the values of several by name.
+        For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits;
+        {"mask"}, the class index of each pixel, if the logits are of pixels; otherwise the value of the only output,
+        or the values of several outputs by name.
 
     Raises:
-        InvalidRequestError: instances differ in shape.
-        RunError: the network failed, or gave another number of logits than there are labels.
-        UnwritableOutputError: an output holds NaN or Infinity.
-        ClientDisconnectedError: the client is gone.
+        InvalidRequestError: the instances differ in shape.
+        QueueFullError, DeadlineError, UnloadedError: the model could not run them in time.
+        RunError: the network failed, or the number of logits differs from that of the labels.
+        UnwritableOutputError: an output has NaN or Infinity.
+        ClientDisconnectedError: the client disconnected.
     """
     specs = model.manifest.outputs
     logits, pixels = find_logits(model.manifest), find_pixel_logits(model.manifest)
-    wanted = logits or pixels
-    outputs = [wanted] if wanted is not None else [spec.name for spec in specs]
+    card_output = logits or pixels
+    outputs = [card_output] if card_output is not None else [spec.name for spec in specs]
     rows: list[dict[str, Array]] = []
     for batch in _batches(model.manifest, instances):
-        rows += _cut(batch, await model.infer(batch, outputs, phases, connection))
+        rows += _split_rows(batch, await model.infer(batch, outputs, trace, client))
     if logits is not None:
         return [_describe_class(model, logits, row[logits]) for row in rows]
     if pixels is not None:
         return [_describe_pixels(model, pixels, row[pixels]) for row in rows]
-    values = [{name: _plain(array, name) for name, array in row.items()} for row in rows]
+    values = [{name: _to_values(array, name) for name, array in row.items()} for row in rows]
     return [value[specs[0].name] for value in values] if len(specs) == 1 else values
 
 
 def rank_classes(prediction: Mapping[str, Any], labels: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """Return the `top` most probable classes of a prediction, highest first; equal ones in the labels' order."""
+    """Return the `top` most probable classes of a prediction, descending; equal ones in the labels' order."""
     probabilities = prediction["probabilities"]
     order = sorted(range(len(labels)), key=lambda index: -probabilities[index])[:top]
     return [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in order]
 
 
 def find_logits(manifest: Manifest) -> str | None:
-    """Return the output of class logits, (rows, classes), or None if the manifest knows no labels or no such output."""
+    """Return the output of class logits, (rows, classes); None if the manifest has no labels or no such output."""
     return _find_logits(manifest, rank=2)
 
 
 def find_pixel_logits(manifest: Manifest) -> str | None:
-    """Return the output of logits of pixels, (rows, classes, height, width), if there is none of class logits."""
+    """Return the output of logits of pixels, (rows, classes, height, width); None if one has class logits."""
     return _find_logits(manifest, rank=4) if find_logits(manifest) is None else None
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return exp(logit) / sum of exp(logits) along the last axis, in float64.
 
-    The largest logit is subtracted first, so that none overflows.
+    The maximum is subtracted first, so that exp does not overflow.
     """
     wide = np.asarray(logits, np.float64)
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
@@ -158,12 +165,12 @@ def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Ar
 
 
 def _preprocessing(manifest: Manifest) -> Preprocessing | None:
-    """Return the card's preprocessing, which is of one input: with several, instances are tensors."""
+    """Return the preprocessing of the card, which is for a single input; with several, instances are tensors."""
     return manifest.card.preprocessing if len(manifest.inputs) == 1 else None
 
 
 def _to_tensor(preprocessing: Preprocessing, raw: npt.NDArray[Any], manifest: Manifest) -> dict[str, Array]:
-    """Return the network's tensor by its name: standardised, or pixels where the network does that itself."""
+    """Return the tensor of the only input: standardised, or pixels if the network standardises them itself."""
     (spec,) = manifest.inputs
     if manifest.takes_pixels and isinstance(preprocessing, ImagePreprocessing):
         return {spec.name: preprocessing.to_pixels(raw)}
@@ -176,13 +183,13 @@ def _to_tensor(preprocessing: Preprocessing, raw: npt.NDArray[Any], manifest: Ma
 
 def _read_tensor(value: Any, what: str, spec: TensorSpec) -> Array:
     array = array_from_nested(value, spec.datatype, what)
-    if not fits(array.shape, spec.shape[1:]):
+    if not shape_matches(array.shape, spec.shape[1:]):
         raise InvalidRequestError(f"{what} has the shape {list(array.shape)}; the model takes {list(spec.shape[1:])}.")
     return array
 
 
 def _batches(manifest: Manifest, instances: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-    """Stack instances into one batch, or into batches of one row where rows cannot run together."""
+    """Stack instances into one batch, or into batches of one row if rows cannot run together."""
     fixed = any(spec.shape[0] != -1 for spec in manifest.inputs)
     groups = [instances] if manifest.batchable and not fixed else [[instance] for instance in instances]
     return [{name: _stack([one[name] for one in group]) for name in group[0]} for group in groups]
@@ -194,10 +201,10 @@ def _stack(arrays: Sequence[Array]) -> Array:
     return np.stack(arrays)
 
 
-def _cut(batch: Mapping[str, Array], results: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Cut a batch's outputs into rows."""
+def _split_rows(batch: Mapping[str, Array], results: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Return the outputs of each row of a batch."""
     rows = next(iter(batch.values())).shape[0]
-    if rows == 1:  # a model that is not batchable may have outputs without an axis of rows
+    if rows == 1:  # a model that is not batchable may have outputs without a row axis
         return [{name: array[0] if array.shape[:1] == (1,) else array for name, array in results.items()}]
     return [{name: array[index] for name, array in results.items()} for index in range(rows)]
 
@@ -206,7 +213,7 @@ def _describe_class(model: Model, output: str, logits: Array) -> dict[str, Any]:
     labels = model.manifest.card.labels or ()
     if logits.shape != (len(labels),):
         raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
-    writable(logits, output)  # NaN would become a probability of NaN
+    to_json(logits, output)  # NaN would become a probability of NaN
     probabilities = softmax(logits)
     index = int(probabilities.argmax())
     return {
@@ -218,14 +225,14 @@ def _describe_class(model: Model, output: str, logits: Array) -> dict[str, Any]:
 
 
 def _describe_pixels(model: Model, output: str, logits: Array) -> dict[str, Any]:
-    """Return the class of each pixel, by number; logits are (classes, height, width)."""
+    """Return the class index of each pixel; logits are (classes, height, width)."""
     labels = model.manifest.card.labels or ()
     if logits.shape[0] != len(labels):
         raise RunError(f"Output {output!r} has the shape {list(logits.shape)} for {len(labels)} labels.")
-    writable(logits, output)  # NaN would be the largest of all
+    to_json(logits, output)  # argmax would return the index of NaN
     return {"mask": logits.argmax(axis=0)}
 
 
-def _plain(array: Array, output: str) -> Any:
-    """Return an output's values for JSON; FP16 as numbers too, since people read them and no client decodes them."""
-    return writable(np.asarray(array), output)
+def _to_values(array: Array, output: str) -> Any:
+    """Return the values of an output for JSON, FP16 as numbers too: unlike infer, no client has to decode them."""
+    return to_json(np.asarray(array), output)

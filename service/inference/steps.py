@@ -1,123 +1,121 @@
-"""The steps of an infer request, from its headers to its answer, knowing neither connections nor the event loop.
+"""The steps of a request, in one place for every protocol that carries requests.
 
-    admit ─▶ decode ─▶ (the model's queue) ─▶ encode ─▶ fields and pieces of the answer
+    begin ─▶ authorize ─▶ admit ─▶ decode ─▶ enqueue ─▶ (the model runs) ─▶ encode, compress ─▶ end
+                  └──────────┴─────────┴─────────┴── fail ──────────────────────┴────────────────▶ end
 
-Both ways a request can go use them: `service.inference.asgi`, which any request may take, and
-`service.inference.fast_path`.
+`RequestSteps` holds those of every request, `InferCall` adds those of an infer request. They know neither connections
+nor ASGI; `service.inference.asgi`, `service.inference.fast_path` and `service.http.middleware` adapt them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextvars import Token
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.batching.thread_pool import INLINE_BYTES
-from normfold.service.codec.request import InferRequest, decode_request, parse_object, raw_request, read_id
-from normfold.service.codec.response import InferResponse
-from normfold.service.codec.simdjson_decoder import parse_large
-from normfold.service.error_responses import describe_error
-from normfold.service.errors import InvalidRequestError
-from normfold.service.http.body import SMALLEST_COMPRESSED, Headers, accepted_encoding, check_declared
+from normfold.service.auth.authorization import Authorizer
+from normfold.service.codec.headers import Headers
+from normfold.service.error_responses import describe_error, describe_fault, log_fault
+from normfold.service.inference.response import JSON_TYPE, Response
+from normfold.service.logs import REQUEST_ID, TRACE_ID
 from normfold.service.observability.request_trace import RequestTrace
-from normfold.service.repository.loaded_model import Model
-from normfold.service.repository.repository import Repository
+from normfold.service.observability.telemetry import Telemetry
+from normfold.service.observability.trace_context import read_trace_id
 
-JSON_TYPE, BYTES_TYPE = (b"content-type", b"application/json"), (b"content-type", b"application/octet-stream")
-LENGTH_HEADER = b"inference-header-content-length"
-
-Fields = list[tuple[bytes, bytes]]
+if TYPE_CHECKING:
+    from normfold.service.observability.otel import Spans
 
 
-class ModelRef(NamedTuple):
-    """The model and version that a path names."""
+class RequestSteps:
+    """The steps of every request, whatever it asks for.
 
-    model: str
-    version: str | None
-
-
-def match(path: str) -> ModelRef | None:
-    """Return whom a path asks to infer: /v2/models/{model}[/versions/{version}]/infer."""
-    if not path.endswith("/infer"):
-        return None
-    parts = path.split("/")
-    if parts[:3] == ["", "v2", "models"] and parts[3:4] != [""]:
-        if len(parts) == 5:
-            return ModelRef(parts[3], None)
-        if len(parts) == 7 and parts[4] == "versions" and parts[5]:
-            return ModelRef(parts[3], parts[5])
-    return None
-
-
-def admit(repository: Repository, named: ModelRef, headers: Headers, limit: int, phases: RequestTrace) -> Model:
-    """Return the model, if it has room for a request; nothing of the body has been looked at.
-
-    Raises:
-        UnknownModelError, ModelUnavailableError, QueueFullError: it has none.
-        BodyTooLargeError: by the length that is declared.
+    Args:
+        telemetry: counts and times requests, and writes the access log.
+        authorizer: checks keys; None if no key is needed.
+        spans: exports traces; None if requests are not traced.
     """
-    model = repository.find(named.model, named.version)
-    phases.model, phases.version = model.name, model.version
-    model.batcher.refuse_if_full()
-    check_declared(headers, limit)
-    return model
 
+    def __init__(self, telemetry: Telemetry, authorizer: Authorizer | None = None, spans: Spans | None = None) -> None:
+        self._telemetry, self._authorizer, self._spans = telemetry, authorizer, spans
 
-def read_front(headers: Headers) -> int | None:
-    """Return the length of the JSON in front of the tensors; None if all is JSON.
+    def begin(self, method: str, path: str, headers: Headers, started: float | None = None) -> RequestTrace:
+        """Begin the trace of a request, and count the request as in flight until `end`.
 
-    Raises:
-        InvalidRequestError: the header is not a length.
-    """
-    text = headers.get(LENGTH_HEADER)
-    if text is None:
-        return None
-    if not text.isdigit() or len(text) > 18:
-        raise InvalidRequestError(
-            f"The header Inference-Header-Content-Length is {text.decode('latin-1')!r}, not a length."
+        Args:
+            method: HTTP method.
+            path: decoded, without the query.
+            headers: the request's; `traceparent` and `x-request-id` are read.
+            started: when the headers were complete, on the clock of perf_counter; now if None.
+        """
+        telemetry = self._telemetry
+        trace = RequestTrace(
+            telemetry.request_id(headers),
+            method=method,
+            path=path,
+            started=perf_counter() if started is None else started,
         )
-    return int(text)
+        if b"traceparent" in headers:
+            trace.trace_id = read_trace_id(headers[b"traceparent"])
+        if self._spans is not None and trace.trace_id is None:
+            trace.trace_id = self._spans.new_trace_id()
+        telemetry.in_flight += 1
+        return trace
+
+    def authorize(self, trace: RequestTrace, headers: Headers) -> None:
+        """Check the key of a request; its trace gets the key.
+
+        Raises:
+            UnauthenticatedError, ScopeError, RateError, UnknownPathError: the request is not allowed.
+        """
+        if self._authorizer is not None and (error := self._authorizer.check(trace.path, headers, trace)) is not None:
+            raise error
+
+    def end(
+        self,
+        trace: RequestTrace,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        scheme: str | None = None,
+        route: str | None = None,
+    ) -> None:
+        """Count a request whose response is complete, write its access log line, and export its spans.
+
+        Args:
+            trace: the request's.
+            headers: the request's as they came; `traceparent` and `tracestate` name the parent of its span.
+            scheme: http or https.
+            route: the pattern that the path matched.
+        """
+        self._telemetry.in_flight -= 1
+        self._telemetry.record(trace)
+        if self._spans is not None:
+            self._spans.record(trace, headers, scheme, route)
 
 
-def decode(body: memoryview, front: int | None, model: Model, phases: RequestTrace) -> InferRequest:
-    """Return the request, and note the id that it carries.
+def fail(trace: RequestTrace, error: Exception) -> Response:
+    """Return the response to an error; one that is not in the table of statuses is a fault: it is logged, status 500.
 
-    Raises:
-        InvalidRequestError: it is not one, or does not fit the model.
+    The trace gets the status.
     """
-    if front == 0:
-        return raw_request(body, model.ports)
-    head, raw = body, None
-    if front is not None:
-        if front > len(body):
-            raise InvalidRequestError(f"The JSON should have {front} bytes; the body has {len(body)}.")
-        head, raw = body[:front], body[front:]
-    record = (parse_large(head) if len(head) > INLINE_BYTES else None) or parse_object(head)
-    phases.identity = read_id(record)
-    return decode_request(record, model.ports, raw)
+    described = describe_error(error, trace.identity) if isinstance(error, NormfoldError) else None
+    if described is None:
+        log_fault(trace.method, trace.path, error)
+        described = describe_fault(trace.identity)
+    trace.status, body, headers = described
+    request_id = (b"x-request-id", trace.request_id.encode())
+    return Response(trace.status, [JSON_TYPE, request_id, (b"content-length", b"%d" % len(body)), *headers], (body,))
 
 
-def answer_fields(answer: InferResponse, phases: RequestTrace) -> Fields:
-    """Return the header fields of an answer, but for what depends on how it is sent; note that it was answered."""
-    phases.status, phases.encoded = 200, perf_counter()
-    request_id = (b"x-request-id", phases.request_id.encode())
-    if answer.json_bytes is None:
-        return [JSON_TYPE, request_id]
-    return [BYTES_TYPE, request_id, (LENGTH_HEADER, b"%d" % answer.json_bytes)]
+def enter_log_context(trace: RequestTrace) -> Token[str | None]:
+    """Put a request's id and trace id into every log line from here on; `leave_log_context` takes the token."""
+    if trace.trace_id is not None:
+        TRACE_ID.set(trace.trace_id)
+    return REQUEST_ID.set(trace.request_id)
 
 
-def chosen_encoding(headers: Headers, size: int) -> bytes | None:
-    """Return how an answer of so many bytes is compressed for this client, if it is."""
-    accepted = headers.get(b"accept-encoding")
-    return accepted_encoding(accepted) if accepted is not None and size >= SMALLEST_COMPRESSED else None
-
-
-def refusal(error: NormfoldError, phases: RequestTrace) -> tuple[int, Fields, bytes]:
-    """Return status, fields and body of the answer to an error, and note the status.
-
-    Raises:
-        NormfoldError: the error itself, if no answer is foreseen.
-    """
-    phases.status, body, extra = describe_error(error, phases.identity)
-    request_id = (b"x-request-id", phases.request_id.encode())
-    return phases.status, [JSON_TYPE, request_id, (b"content-length", b"%d" % len(body)), *extra], body
+def leave_log_context(token: Token[str | None], trace: RequestTrace) -> None:
+    """Undo `enter_log_context`."""
+    REQUEST_ID.reset(token)
+    if trace.trace_id is not None:
+        TRACE_ID.set(None)

@@ -1,1 +1,1 @@
-"""Metrics, access log and traces."""
+"""Traces of requests, their sums as metrics, the access log, and export to OpenTelemetry."""

@@ -1,4 +1,4 @@
-"""The access log: a line for every request, through the service's log or, cheaply, into a file of its own."""
+"""The access log: a line for every request, in the service's log or in a file, which costs less."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from normfold.service.observability.request_trace import RequestTrace
 
 FLUSH_AFTER_S = 0.25
 FLUSH_BYTES = 64 * 1024
-QUIET_S = 60.0
+REPEAT_ERROR_AFTER_S = 60.0
+"""Seconds between two errors in the log on an access log that cannot be written."""
 
 logger = logging.getLogger("normfold.access")
 
@@ -28,50 +29,50 @@ _LINE = (
 )
 
 
-def facts_of(phases: RequestTrace) -> dict[str, Any]:
-    """Return what a line says: what was asked, what was answered, and the milliseconds of each phase."""
-    facts: dict[str, Any] = {"method": phases.method, "path": phases.path, "status": phases.status}
-    facts["ms"] = _ms(phases.started, phases.ended)
-    if phases.model:
-        facts["model"] = phases.model
-    if phases.version:
-        facts["version"] = phases.version
-    if phases.identity is not None:
-        facts["id"] = phases.identity
-    if phases.key is not None:
-        facts["key"] = _describe(phases.key)
-    if phases.trace_id is not None:
-        facts["trace_id"] = phases.trace_id
-    job = phases.job
-    if job is not None:
-        facts["rows"] = job.weight
-        if phases.status == 200:
-            facts["decode_ms"] = _ms(phases.received, phases.decoded)
-            facts["queue_ms"] = _ms(job.queued_at, job.started_at)
-            facts["wait_ms"] = _ms(job.started_at, job.run_at)
-            facts["run_ms"] = _ms(job.run_at, job.ended_at)
-            facts["encode_ms"] = _ms(job.ended_at, phases.encoded)
+def log_fields(trace: RequestTrace) -> dict[str, Any]:
+    """Return the fields of a line: method, path, status, model, key, trace, and the milliseconds of each phase."""
+    facts: dict[str, Any] = {"method": trace.method, "path": trace.path, "status": trace.status}
+    facts["ms"] = _ms(trace.started, trace.ended)
+    if trace.model:
+        facts["model"] = trace.model
+    if trace.version:
+        facts["version"] = trace.version
+    if trace.identity is not None:
+        facts["id"] = trace.identity
+    if trace.key is not None:
+        facts["key"] = _describe(trace.key)
+    if trace.trace_id is not None:
+        facts["trace_id"] = trace.trace_id
+    queued = trace.queued_request
+    if queued is not None:
+        facts["rows"] = queued.row_count
+        if trace.status == 200:
+            facts["decode_ms"] = _ms(trace.received, trace.decoded)
+            facts["queue_ms"] = _ms(queued.queued_at, queued.batched_at)
+            facts["wait_ms"] = _ms(queued.batched_at, queued.run_started_at)
+            facts["run_ms"] = _ms(queued.run_started_at, queued.run_ended_at)
+            facts["encode_ms"] = _ms(queued.run_ended_at, trace.encoded)
     return facts
 
 
-class LogLines:
-    """Lines among those of the service's log."""
+class LoggerAccessLog:
+    """Writes the lines to the service's log."""
 
-    def write(self, phases: RequestTrace) -> None:
+    def write(self, trace: RequestTrace) -> None:
         """Write the line of a request."""
         if logger.isEnabledFor(logging.INFO):
-            facts = facts_of(phases)
-            path = phases.path if phases.path.isprintable() else repr(phases.path)  # no line is a client's to end
+            facts = log_fields(trace)
+            path = trace.path if trace.path.isprintable() else repr(trace.path)  # a client's path must not end the line
             facts["path"] = path
             text = "%s %s %d in %.1f ms"
-            logger.info(text, phases.method, path, phases.status, facts["ms"], extra={FACTS: facts})
+            logger.info(text, trace.method, path, trace.status, facts["ms"], extra={FACTS: facts})
 
 
-class FileLines:
-    """Lines of JSON in a file, written together every quarter of a second.
+class FileAccessLog:
+    """Writes lines of JSON to a file, together every FLUSH_AFTER_S seconds.
 
     Args:
-        path: appended to, made if need be.
+        path: the file; created if it does not exist, otherwise appended to.
 
     Raises:
         SettingsError: it cannot be written.
@@ -86,11 +87,15 @@ class FileLines:
         self._size = 0
         self._due: asyncio.TimerHandle | None = None
         self._second, self._prefix = 0, ""
-        self._quiet_until = 0.0
+        self._silent_until = 0.0
 
-    def write(self, phases: RequestTrace) -> None:
-        """Keep the line of a request until the next flush."""
-        line = self._quick_line(phases) if phases.status == 200 and phases.job is not None else self._line(phases)
+    def write(self, trace: RequestTrace) -> None:
+        """Add the line of a request to those of the next flush."""
+        line = (
+            self._format_inference(trace)
+            if trace.status == 200 and trace.queued_request is not None
+            else self._line(trace)
+        )
         self._lines.append(line)
         self._size += len(line)
         if self._size > FLUSH_BYTES:
@@ -98,38 +103,38 @@ class FileLines:
         elif self._due is None:
             self._due = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self.flush)
 
-    def _line(self, phases: RequestTrace) -> bytes:
+    def _line(self, trace: RequestTrace) -> bytes:
         return orjson.dumps(
-            {"time": self._now(), "request_id": phases.request_id, **facts_of(phases)}, option=orjson.OPT_APPEND_NEWLINE
+            {"time": self._now(), "request_id": trace.request_id, **log_fields(trace)}, option=orjson.OPT_APPEND_NEWLINE
         )
 
-    def _quick_line(self, phases: RequestTrace) -> bytes:
-        """Return what `_line` does for a request that a network answered, in half the time."""
-        job = phases.job
-        assert job is not None  # a network answered it
-        extra = "" if phases.identity is None else f',"id":{orjson.dumps(phases.identity).decode()}'
-        if phases.key is not None:
-            extra += f',"key":{orjson.dumps(_describe(phases.key)).decode()}'
-        if phases.trace_id is not None:
-            extra += f',"trace_id":"{phases.trace_id}"'
+    def _format_inference(self, trace: RequestTrace) -> bytes:
+        """Return the same as `_line` for a request that a network answered, in half the time."""
+        queued = trace.queued_request
+        assert queued is not None  # the caller has checked it
+        extra = "" if trace.identity is None else f',"id":{orjson.dumps(trace.identity).decode()}'
+        if trace.key is not None:
+            extra += f',"key":{orjson.dumps(_describe(trace.key)).decode()}'
+        if trace.trace_id is not None:
+            extra += f',"trace_id":"{trace.trace_id}"'
         return _LINE.format(
             self._now(),
-            phases.request_id,
-            phases.path,
-            1000 * (phases.ended - phases.started),
-            phases.model,
-            phases.version,
+            trace.request_id,
+            trace.path,
+            1000 * (trace.ended - trace.started),
+            trace.model,
+            trace.version,
             extra,
-            job.weight,
-            1000 * (phases.decoded - phases.received),
-            1000 * (job.started_at - job.queued_at),
-            1000 * (job.run_at - job.started_at),
-            1000 * (job.ended_at - job.run_at),
-            1000 * (phases.encoded - job.ended_at),
+            queued.row_count,
+            1000 * (trace.decoded - trace.received),
+            1000 * (queued.batched_at - queued.queued_at),
+            1000 * (queued.run_started_at - queued.batched_at),
+            1000 * (queued.run_ended_at - queued.run_started_at),
+            1000 * (trace.encoded - queued.run_ended_at),
         ).encode()
 
     def flush(self) -> None:
-        """Write what is kept; a full disk loses lines, never requests."""
+        """Write the lines; if that fails, as on a full disk, they are lost."""
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -137,9 +142,9 @@ class FileLines:
         try:
             self._file.write(data)
         except OSError as error:
-            if monotonic() >= self._quiet_until:
-                self._quiet_until = monotonic() + QUIET_S
-                text = "The access log cannot be written, and lines are lost: %s. (Said once a minute.)"
+            if monotonic() >= self._silent_until:
+                self._silent_until = monotonic() + REPEAT_ERROR_AFTER_S
+                text = "The access log cannot be written, and lines are lost: %s. (Logged once a minute.)"
                 logging.getLogger(__name__).error(text, error.strerror)
 
     def close(self) -> None:

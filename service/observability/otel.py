@@ -6,10 +6,9 @@
     ├── run                           normfold.batch_rows: rows that ran together, its own included
     └── encode
 
-They are made after the answer, from the times that `service.observability.request_trace` holds of the request anyway,
-and sent from a thread of OpenTelemetry's, out of a bounded queue: a collector that is slow or gone costs spans, never
-requests. Names and attributes are those of OpenTelemetry's semantic conventions for HTTP servers; ours begin with
-`normfold.`.
+They are made after the response, from the times of the request's `RequestTrace`, and exported by a thread of
+OpenTelemetry's, from a bounded queue: a slow or absent collector loses spans and delays no request. Names and
+attributes follow OpenTelemetry's semantic conventions for HTTP servers; Normfold's own begin with `normfold.`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 from time import monotonic, perf_counter, time_ns
 from typing import Any
@@ -28,36 +28,36 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.types import Scope
 
-from normfold.service.inference.asgi import InferRoute
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, RequestTrace
 
 FLUSH_TIMEOUT_S = 2.0
-"""How long the end of the process waits for spans that are still to be sent; OpenTelemetry's own bound is 30 s."""
+"""Seconds that the shutdown waits for the last spans to be sent; OpenTelemetry's own bound is 30 s."""
 
-QUIET_S = 60.0
-"""At most one line of OpenTelemetry's own comes into the log in this time."""
+REPEAT_AFTER_S = 60.0
+"""Seconds between two log lines of OpenTelemetry's own."""
 
-_LONGEST_STATE = 512
+_MAX_TRACESTATE_BYTES = 512
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-_INFER = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""The headers of a request, in order and with duplicates."""
 
 logger = logging.getLogger(__name__)
 
 
 class Spans:
-    """Makes spans of requests. The event loop alone calls it.
+    """Makes the spans of requests. The event loop alone calls it.
 
     Args:
-        exporter: where they go.
+        exporter: sends them.
 
     Raises:
-        ValueError: OpenTelemetry refuses one of its variables.
+        ValueError: OpenTelemetry rejects one of its variables.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
-        _limit_lines()
+        _limit_log_lines()
         named = {SERVICE_NAME: "normfold", SERVICE_VERSION: version("normfold")}
         resource = Resource.create(named | dict(OTELResourceDetector().detect().attributes))
         self._exporter, self._ids = exporter, _Ids()
@@ -67,73 +67,80 @@ class Spans:
         self._parents = TraceContextTextMapPropagator()
 
     def new_trace_id(self) -> str:
-        """Return the number of a trace that begins here, as 32 hexadecimal digits."""
+        """Return the id of a trace that begins here, 32 hexadecimal digits."""
         return os.urandom(16).hex()
 
-    def record(self, phases: RequestTrace, scope: Scope) -> None:
-        """Make the spans of a request that was answered, or whose client left."""
-        offset = time_ns() - int(1e9 * perf_counter())  # anew each time: the wall clock may be set
-        route, status = _route(scope), phases.status
-        method = phases.method if phases.method in _METHODS else "HTTP"
-        self._ids.trace_id = phases.trace_id
+    def record(self, trace: RequestTrace, headers: RawHeaders, scheme: str | None, route: str | None) -> None:
+        """Make the spans of a request that was answered, or whose client disconnected.
+
+        Args:
+            trace: the request.
+            headers: `traceparent` and `tracestate` name its parent span.
+            scheme: http or https.
+            route: template of its path; None for an unknown path.
+        """
+        offset = time_ns() - int(1e9 * perf_counter())  # computed each time: the wall clock may be set
+        status = trace.status
+        method = trace.method if trace.method in _METHODS else "HTTP"
+        self._ids.trace_id = trace.trace_id
         span = self._tracer.start_span(
             f"{method} {route}" if route else method,
-            self._parent(scope),
+            self._parent(headers),
             SpanKind.SERVER,
-            _attributes(phases, scope, route),
-            start_time=_wall(phases.started, offset),
+            _attributes(trace, scheme, route),
+            start_time=_wall(trace.started, offset),
         )
         if span.is_recording():
             if status >= 500:
                 span.set_status(StatusCode.ERROR)
-            self._record_trace(phases, set_span_in_context(span, Context()), offset)
-        span.end(_wall(phases.ended, offset))
+            self._record_trace(trace, set_span_in_context(span, Context()), offset)
+        span.end(_wall(trace.ended, offset))
 
     def flush(self) -> None:
-        """Send what waits, in this thread."""
+        """Send the spans that wait, in this thread."""
         self._provider.force_flush()
 
     def close(self) -> None:
-        """Send what waits, within FLUSH_TIMEOUT_S; what a collector has not taken by then is lost."""
+        """Send the spans that wait; those that the collector has not accepted within FLUSH_TIMEOUT_S are lost."""
         thread = threading.Thread(target=self._provider.shutdown, name="normfold-spans", daemon=True)
         thread.start()
         thread.join(FLUSH_TIMEOUT_S)
         if thread.is_alive():
-            logger.warning("The last spans were not taken within %g s; they are lost.", FLUSH_TIMEOUT_S)
-            self._exporter.shutdown()  # tries no further
+            logger.warning("The collector did not accept the last spans within %g s; they are lost.", FLUSH_TIMEOUT_S)
+            self._exporter.shutdown()  # stops its retries
 
-    def _parent(self, scope: Scope) -> Context:
-        """Return what the request's headers say of the span that caused it; nothing if they are malformed."""
+    def _parent(self, headers: RawHeaders) -> Context:
+        """Return the context of the parent span that the request's headers name; an empty one if they are malformed."""
         carrier: dict[str, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"traceparent":
                 carrier["traceparent"] = value.decode("latin-1")
-            elif name == b"tracestate":  # may come in several parts
+            elif name == b"tracestate":  # may be given in several headers
                 carrier["tracestate"] = ",".join(filter(None, (carrier.get("tracestate"), value.decode("latin-1"))))
-        if len(carrier.get("tracestate", "")) > _LONGEST_STATE:
+        if len(carrier.get("tracestate", "")) > _MAX_TRACESTATE_BYTES:
             del carrier["tracestate"]
         return self._parents.extract(carrier, Context())
 
-    def _record_trace(self, phases: RequestTrace, parent: Context, offset: int) -> None:
-        """Make a span of each phase that the request came to; the one that it ended in lasts until its end."""
-        job, end = phases.job, phases.ended
+    def _record_trace(self, trace: RequestTrace, parent: Context, offset: int) -> None:
+        """Make a span of each phase that the request reached; the last one lasts until the request's end."""
+        queued, end = trace.queued_request, trace.ended
         spans: list[tuple[str, float, float, dict[str, Any]]] = []
-        if phases.received:
-            spans.append(("decode", phases.received, phases.decoded or end, {}))
-        if job is not None and job.queued_at:
-            spans.append(("queue", job.queued_at, job.started_at or end, {}))
-            if job.started_at:
-                facts = {"normfold.batch_rows": job.batch_rows} if job.batch_rows else {}
-                spans.append(("run", job.run_at or job.started_at, job.ended_at or end, facts))
-            if job.ended_at:
-                spans.append(("encode", job.ended_at, phases.encoded or end, {}))
+        if trace.received:
+            spans.append(("decode", trace.received, trace.decoded or end, {}))
+        if queued is not None and queued.queued_at:
+            spans.append(("queue", queued.queued_at, queued.batched_at or end, {}))
+            if queued.batched_at:
+                facts = {"normfold.batch_rows": queued.batch_rows} if queued.batch_rows else {}
+                spans.append(("run", queued.run_started_at or queued.batched_at, queued.run_ended_at or end, facts))
+            if queued.run_ended_at:
+                spans.append(("encode", queued.run_ended_at, trace.encoded or end, {}))
         for name, start, stop, facts in spans:
             span = self._tracer.start_span(name, parent, attributes=facts, start_time=_wall(start, offset))
             span.end(_wall(stop, offset))
 
 
 class _Ids(RandomIdGenerator):
-    """Gives a trace that begins here the number that the log's lines of the request have already."""
+    """Gives a trace that begins here the id that the request's log lines carry."""
 
     trace_id: str | None = None
 
@@ -141,58 +148,51 @@ class _Ids(RandomIdGenerator):
         return super().generate_trace_id() if self.trace_id is None else int(self.trace_id, 16)
 
 
-class _OneLine(logging.Handler):
-    """Passes a line on to our own logger, and then none for a while: a collector that is gone would cause many."""
+class _LimitedHandler(logging.Handler):
+    """Passes at most one line in REPEAT_AFTER_S to the service's log: an absent collector would cause many."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._quiet_until = 0.0
+        self._silent_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         now = monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + QUIET_S
-            text = "OpenTelemetry says: %s (Further lines of its own are left out for %g s.)"
-            logger.log(record.levelno, text, record.getMessage(), QUIET_S)
+        if now >= self._silent_until:
+            self._silent_until = now + REPEAT_AFTER_S
+            text = "OpenTelemetry: %s (Its further lines are left out for %g s.)"
+            logger.log(record.levelno, text, record.getMessage(), REPEAT_AFTER_S)
 
 
-def _limit_lines() -> None:
-    """Let OpenTelemetry's own lines come into the log now and then, for all of the process."""
+def _limit_log_lines() -> None:
+    """Limit the log lines of OpenTelemetry, for the whole process."""
     source = logging.getLogger("opentelemetry")
-    if not any(isinstance(handler, _OneLine) for handler in source.handlers):
-        source.addHandler(_OneLine())
+    if not any(isinstance(handler, _LimitedHandler) for handler in source.handlers):
+        source.addHandler(_LimitedHandler())
         source.propagate = False
 
 
-def _route(scope: Scope) -> str | None:
-    """Return the pattern of the path; None of a path that there is not."""
-    if (named := InferRoute.match(scope)) is not None:
-        return _INFER[named[1] is not None]
-    return getattr(scope.get("route"), "path", None)
-
-
-def _attributes(phases: RequestTrace, scope: Scope, route: str | None) -> dict[str, Any]:
-    """Return what a request's span says; a query is left out, since nobody knows what is in it."""
-    known = phases.method in _METHODS
+def _attributes(trace: RequestTrace, scheme: str | None, route: str | None) -> dict[str, Any]:
+    """Return the attributes of a request's span, without the query string, which may hold anything."""
+    known = trace.method in _METHODS
     found: dict[str, Any] = {
-        "http.request.method": phases.method if known else "_OTHER",
-        "http.request.method_original": None if known else phases.method,
-        "url.path": phases.path,
-        "url.scheme": scope.get("scheme"),
+        "http.request.method": trace.method if known else "_OTHER",
+        "http.request.method_original": None if known else trace.method,
+        "url.path": trace.path,
+        "url.scheme": scheme,
         "http.route": route,
-        "http.response.status_code": None if phases.status == CLIENT_DISCONNECTED else phases.status,
-        "normfold.request_id": phases.request_id,
-        "normfold.model": phases.model or None,
-        "normfold.version": phases.version or None,
-        "normfold.rows": phases.job and phases.job.weight,
+        "http.response.status_code": None if trace.status == CLIENT_DISCONNECTED else trace.status,
+        "normfold.request_id": trace.request_id,
+        "normfold.model": trace.model or None,
+        "normfold.version": trace.version or None,
+        "normfold.rows": trace.queued_request and trace.queued_request.row_count,
     }
-    if phases.status == CLIENT_DISCONNECTED:
+    if trace.status == CLIENT_DISCONNECTED:
         found["error.type"] = "client_left"
-    elif phases.status >= 500:
-        found["error.type"] = str(phases.status)
+    elif trace.status >= 500:
+        found["error.type"] = str(trace.status)
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _wall(seconds: float, offset: int) -> int:
-    """Return a time of perf_counter's clock as nanoseconds since 1970."""
+    """Return a time on the clock of perf_counter as nanoseconds since 1970."""
     return int(1e9 * seconds) + offset

@@ -1,1 +1,1 @@
-"""Find, load, switch and unload model versions."""
+"""The model repository: find, check, load, switch and unload versions of models."""

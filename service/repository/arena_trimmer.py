@@ -1,11 +1,11 @@
-"""Memory that large batches left behind, given back.
+"""Release the memory that large batches leave in ONNX Runtime's CPU arena.
 
-ONNX Runtime's CPU arena keeps all that it ever had: a batch of 64 pictures left 780 MB behind in a DenseNet-121 whose
-single pictures need 20. So every `INTERVAL_S` each model is looked at. One whose runs of the last interval were all of
-a lower power of two in rows than the largest since its memory was given back, or which did not run at all, gives it
-back again. The next large batch takes it anew, which costs it some milliseconds.
+The arena keeps its peak: after a batch of 64 pictures it held 780 MB for a DenseNet-121 whose single pictures need 20.
+So every `INTERVAL_S` each model is checked. The arena is shrunk if all runs of the last interval were in a lower bucket
+of the histogram of batch sizes (powers of two) than the largest run since it was last shrunk, or if there were none.
+The next large batch allocates again, which costs it some milliseconds.
 
-What the batches were like is read from the sums that are kept anyway: the way of a request knows nothing of this.
+Batch sizes are read from the sums that metrics use: the request path does nothing for this.
 """
 
 from __future__ import annotations
@@ -25,63 +25,63 @@ logger = logging.getLogger(__name__)
 INTERVAL_S = 10.0
 
 
-class _Record:
-    """What was seen of one model.
+class _History:
+    """The batch sizes of one model.
 
     Attributes:
-        counts: runs by rows, as the histogram had them at the last look.
-        held: the histogram's highest bound (its place) among the runs since memory was given back; -1: no run. At
-            first above all: while it was loaded, larger batches may have been tried than it will ever run.
+        counts: of the histogram of batch sizes, at the last check.
+        peak: index of the highest bucket with a run since the arena was shrunk; -1 without one. At first above all
+            buckets: the warm-up may have run larger batches than requests ever will.
     """
 
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
-        self.held = buckets
+        self.peak = buckets
 
-    def note(self, counts: Sequence[int]) -> bool:
-        """Take note of the runs up to now; return whether memory should be given back."""
-        grown = [place for place, (now, before) in enumerate(zip(counts, self.counts, strict=True)) if now > before]
-        self.counts, largest = list(counts), max(grown, default=-1)
-        if largest < self.held:
-            self.held = -1
+    def update(self, counts: Sequence[int]) -> bool:
+        """Add the runs since the last check; return whether the arena should be shrunk."""
+        grown = [index for index, (now, before) in enumerate(zip(counts, self.counts, strict=True)) if now > before]
+        self.counts, highest = list(counts), max(grown, default=-1)
+        if highest < self.peak:
+            self.peak = -1
             return True
-        self.held = max(self.held, largest)
+        self.peak = max(self.peak, highest)
         return False
 
 
 class ArenaTrimmer:
-    """Looks at all models of a repository."""
+    """Shrinks the arenas of all models of a repository that run on the CPU."""
 
-    def __init__(self, repository: Repository, workers: ThreadPool) -> None:
-        self._repository, self._workers = repository, workers
-        self._records: WeakKeyDictionary[Model, _Record] = WeakKeyDictionary()
+    def __init__(self, repository: Repository, thread_pool: ThreadPool) -> None:
+        self._repository, self._thread_pool = repository, thread_pool
+        self._histories: WeakKeyDictionary[Model, _History] = WeakKeyDictionary()
 
-    async def watch(self) -> None:
-        """Look for ever."""
+    async def run(self) -> None:
+        """Check every INTERVAL_S, until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            await self.look()
+            await self.check()
 
-    async def look(self) -> int:
-        """Look once; return how many models gave memory back."""
+    async def check(self) -> int:
+        """Check once; return the number of arenas that were shrunk."""
         models = [
             entry.model
             for versions in self._repository.entries.values()
             for entry in versions.values()
             if entry.model is not None and entry.model.session.provider == CPU
         ]
-        return sum([await self._look_at(model) for model in models])
+        return sum([await self._check_model(model) for model in models])
 
-    async def _look_at(self, model: Model) -> bool:
-        counts = model.stats.run_rows.counts
-        record = self._records.setdefault(model, _Record(len(counts)))
-        if not record.note(counts):
+    async def _check_model(self, model: Model) -> bool:
+        counts = model.stats.batch_rows.counts
+        history = self._histories.setdefault(model, _History(len(counts)))
+        if not history.update(counts):
             return False
         try:
-            with model:  # it is not closed meanwhile
-                await self._workers.call(model.session.give_back_memory)
+            with model:  # so that it is not closed meanwhile
+                await self._thread_pool.call(model.session.shrink_arena)
         except Exception:
-            logger.exception("%s/%d could not give memory back.", model.name, model.version)
+            logger.exception("The arena of %s/%d could not be shrunk.", model.name, model.version)
             return False
-        logger.debug("%s/%d gave memory back.", model.name, model.version)
+        logger.debug("The arena of %s/%d was shrunk.", model.name, model.version)
         return True

@@ -1,6 +1,6 @@
-"""One loaded version of a model, and how tensors go through it.
+"""One loaded version of a model: makes queued requests of tensors and puts them into its queue.
 
-Routes make a job and run it; they know neither threads nor ONNX Runtime.
+Callers know neither threads nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from time import perf_counter
 from normfold.contract.manifest import Manifest
 from normfold.service.batching.batch import QueuedRequest, Results
 from normfold.service.batching.batcher import Batcher
+from normfold.service.batching.client import Client
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.codec.request import ModelSignature
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.errors import ClientDisconnectedError, InvalidRequestError, ResponseTooLargeError
-from normfold.service.http.connection import Connection
-from normfold.service.observability.request_trace import ModelStats, RequestTrace
+from normfold.service.observability.request_trace import RequestTrace
+from normfold.service.observability.stats import ModelStats
 from normfold.service.runtime.session import Array, Session
 
 
 def row_bytes(manifest: Manifest) -> dict[str, int]:
-    """Return the bytes of a row of each output, or of the whole where rows are not independent; a free size as 1."""
+    """Return the bytes of a row of each output, of the whole output if rows are not independent; a free size as 1."""
     return {
         spec.name: DTYPES[spec.datatype].itemsize
         * prod(1 if size == -1 else size for size in spec.shape[1 if manifest.batchable else 0 :])
@@ -35,25 +36,30 @@ def row_bytes(manifest: Manifest) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a request may take, in seconds: what it gets without a wish, and the most that it can wish for."""
+    """Timeouts of requests, for queue and run together.
 
-    usual_s: float = 30.0
-    longest_s: float = 300.0
+    Attributes:
+        default_s: of a request that names none.
+        max_s: that a request may name.
+    """
 
-    def deadline(self, wish_s: float | None) -> float:
-        """Return the deadline on the clock of perf_counter."""
-        return perf_counter() + (self.usual_s if wish_s is None else min(wish_s, self.longest_s))
+    default_s: float = 30.0
+    max_s: float = 300.0
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """Return the deadline of a request that names a timeout, or none; on the clock of perf_counter."""
+        return perf_counter() + (self.default_s if timeout_s is None else min(timeout_s, self.max_s))
 
 
 @dataclass(eq=False)
 class Model:
-    """A version of a model that is loaded, warmed and can answer.
+    """A version of a model that is loaded, warmed up and ready.
 
     Attributes:
-        stats: the sums of its runs.
-        max_response_bytes: more than that is not even run.
-        watch: looks at a sample of what it is asked; None if nobody does.
-        in_use: requests that were given this version and are not answered yet; it is not closed under them.
+        stats: the sums of its runs and requests.
+        max_response_bytes: a request with a larger response is not run.
+        drift_monitor: samples its inputs; None if drift is not monitored.
+        in_use: number of requests that hold it; it is not closed before they have ended.
     """
 
     manifest: Manifest
@@ -62,145 +68,153 @@ class Model:
     timeouts: Timeouts = Timeouts()
     stats: ModelStats = field(default_factory=ModelStats)
     max_response_bytes: int = 2**30
-    watch: DriftMonitor | None = None
+    drift_monitor: DriftMonitor | None = None
     in_use: int = 0
 
     def __enter__(self) -> Model:
-        """Begin to use it."""
+        """Hold it."""
         self.in_use += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End its use."""
+        """Release it."""
         self.in_use -= 1
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody needs it."""
+        """Whether no request holds it and nothing is queued or runs."""
         return not self.in_use and self.batcher.is_idle
 
     @property
     def name(self) -> str:
-        """The folder's name, which clients address."""
+        """Name of the model, which clients address."""
         return self.manifest.name
 
     @property
     def version(self) -> int:
-        """The folder's version."""
+        """Number of the version."""
         return self.manifest.version
 
-    def job(
+    @cached_property
+    def signature(self) -> ModelSignature:
+        """Its inputs and outputs, arranged for decoding requests."""
+        return ModelSignature(self.manifest.inputs, self.manifest.outputs)
+
+    @cached_property
+    def has_free_sizes(self) -> bool:
+        """Whether an input has a free size besides the rows."""
+        return any(-1 in spec.shape[1:] for spec in self.manifest.inputs)
+
+    @cached_property
+    def _max_rows(self) -> int:
+        """Rows whose outputs together are within `max_response_bytes`."""
+        return self.max_response_bytes // max(1, sum(row_bytes(self.manifest).values()))
+
+    def make_request(
         self,
         tensors: Mapping[str, Array],
         outputs: Sequence[str],
         timeout_s: float | None = None,
         urgent: bool = False,
     ) -> QueuedRequest:
-        """Make a job of tensors in the datatypes and shapes that the manifest declares.
+        """Make a request for the queue.
+
+        Args:
+            tensors: in the datatypes and shapes of the manifest.
+            outputs: names of those to compute.
+            timeout_s: that the client named.
+            urgent: go before requests that are not.
 
         Raises:
-            InvalidRequestError: inputs of a batchable model disagree in their number of rows.
-            ResponseTooLargeError: as many rows give too much.
+            InvalidRequestError: the inputs of a batchable model differ in their number of rows.
+            ResponseTooLargeError: so many rows would give more than `max_response_bytes`.
         """
         shapes = tuple(array.shape[1:] for array in tensors.values()) if self.has_free_sizes else ()
-        job = QueuedRequest(
-            tensors, self._count_rows(tensors), outputs, self.timeouts.deadline(timeout_s), urgent, shapes
-        )
-        if job.weight > self._rows_within_limit:
+        deadline = self.timeouts.deadline(timeout_s)
+        request = QueuedRequest(tensors, self._count_rows(tensors), outputs, deadline, urgent, shapes)
+        if request.row_count > self._max_rows:
             bytes_of = row_bytes(self.manifest)
-            size = job.weight * sum(bytes_of[name] for name in outputs)
+            size = request.row_count * sum(bytes_of[name] for name in outputs)
             if size > self.max_response_bytes:
                 raise ResponseTooLargeError(size, self.max_response_bytes)
-        return job
+        return request
 
-    @cached_property
-    def _rows_within_limit(self) -> int:
-        """Rows whose outputs, all of them, are within the limit."""
-        return self.max_response_bytes // max(1, sum(row_bytes(self.manifest).values()))
-
-    @cached_property
-    def ports(self) -> ModelSignature:
-        """What it takes and gives, laid out for reading requests."""
-        return ModelSignature(self.manifest.inputs, self.manifest.outputs)
-
-    @cached_property
-    def has_free_sizes(self) -> bool:
-        """Whether a size of an input is free besides the rows."""
-        return any(-1 in spec.shape[1:] for spec in self.manifest.inputs)
-
-    def run(self, job: QueuedRequest, connection: Connection | None = None) -> asyncio.Future[Results]:
-        """Queue a job; if the client leaves before it is done, it is abandoned.
+    def submit(self, request: QueuedRequest, client: Client | None = None) -> asyncio.Future[Results]:
+        """Queue a request; it is cancelled if its client disconnects.
 
         Returns:
-            Output name to array, as the job orders them; or DeadlineError (its time was up), ClientDisconnectedError,
-            InvalidRequestError (ONNX Runtime refused the tensors), RunError (the network failed).
+            Output name to array; or DeadlineError (its deadline passed), ClientDisconnectedError, InvalidRequestError
+            (ONNX Runtime rejected the tensors), RunError (the network failed), UnloadedError.
 
         Raises:
-            QueueFullError: no room.
-            ClientDisconnectedError: the client is gone already.
+            QueueFullError: the queue is full.
+            ClientDisconnectedError: the client has disconnected already.
         """
-        _require_client(connection)
-        future = self.batcher.submit(job)
-        self._accepted(job, connection)
+        _require_client(client)
+        future = self.batcher.submit(request)
+        self._on_queued(request, client)
         return future
 
-    def enqueue(self, job: QueuedRequest, connection: Connection | None = None) -> None:
-        """Queue a job with a future, as `run` does.
+    def enqueue(self, request: QueuedRequest, client: Client | None = None) -> None:
+        """Queue a request that has a future, as `submit` does.
 
         Raises:
-            QueueFullError: no room.
-            ClientDisconnectedError: the client is gone already.
+            QueueFullError: the queue is full.
+            ClientDisconnectedError: the client has disconnected already.
         """
-        _require_client(connection)
-        self.batcher.enqueue(job)
-        self._accepted(job, connection)
-
-    def close(self) -> None:
-        """End its queue; it has been let go. Called on the event loop, before `keep`."""
-        self.batcher.close()
-        if self.watch is not None:
-            self.watch.close()
-
-    def keep(self) -> None:
-        """Write down what was seen of its inputs; may take a while."""
-        if self.watch is not None:
-            self.watch.keep()
-
-    def _accepted(self, job: QueuedRequest, connection: Connection | None) -> None:
-        """Abandon a job when its client leaves; and look at its tensors, if it is time to."""
-        if connection is not None:
-            connection.on_lost = partial(self.batcher.abandon, job)
-        if self.watch is not None:
-            self.watch.offer(job.tensors, job.queued_at)
+        _require_client(client)
+        self.batcher.enqueue(request)
+        self._on_queued(request, client)
 
     async def infer(
         self,
         tensors: Mapping[str, Array],
         outputs: Sequence[str],
-        phases: RequestTrace | None = None,
-        connection: Connection | None = None,
+        trace: RequestTrace | None = None,
+        client: Client | None = None,
     ) -> Results:
-        """Run tensors with the usual deadline: `job` and `run` in one.
+        """Run tensors with the default timeout: `make_request` and `submit` in one.
 
         Args:
-            tensors: in the datatypes and shapes that the manifest declares.
-            outputs: those to compute.
-            phases: of the request, which gets the job; one that runs several has them as if they were one that was cut.
-            connection: its client's, who may leave.
+            tensors: in the datatypes and shapes of the manifest.
+            outputs: names of those to compute.
+            trace: gets the queued request; of several for one HTTP request, their times together.
+            client: waits for the results; a disconnect cancels the request.
+
+        Returns:
+            Output name to array.
 
         Raises:
-            as `job` and `run`.
+            The errors of `make_request` and `submit`.
         """
-        job = self.job(tensors, outputs)
-        if phases is None:
-            return await self.run(job, connection)
-        before, phases.job = phases.job, phases.job or job
-        results = await self.run(job, connection)
-        phases.job = job if before is None else before.followed_by(job)
+        request = self.make_request(tensors, outputs)
+        if trace is None:
+            return await self.submit(request, client)
+        before, trace.queued_request = trace.queued_request, trace.queued_request or request
+        results = await self.submit(request, client)
+        trace.queued_request = request if before is None else before.followed_by(request)
         return results
 
+    def close(self) -> None:
+        """Fail what is queued and stop sampling; called on the event loop, before `save_drift`."""
+        self.batcher.close()
+        if self.drift_monitor is not None:
+            self.drift_monitor.close()
+
+    def save_drift(self) -> None:
+        """Save the state of its drift monitor; it may take long."""
+        if self.drift_monitor is not None:
+            self.drift_monitor.save_and_close()
+
+    def _on_queued(self, request: QueuedRequest, client: Client | None) -> None:
+        """Cancel the request if its client disconnects, and offer its tensors to the drift monitor."""
+        if client is not None:
+            client.on_disconnect = partial(self.batcher.cancel, request)
+        if self.drift_monitor is not None:
+            self.drift_monitor.offer(request.tensors, request.queued_at)
+
     def _count_rows(self, tensors: Mapping[str, Array]) -> int | None:
-        """Return the number of rows, which all inputs of a batchable model share; None if it runs alone."""
+        """Return the number of rows, equal in all inputs of a batchable model; None if the request runs alone."""
         if not self.manifest.batchable:
             return None
         rows = -1
@@ -212,6 +226,6 @@ class Model:
         return rows if rows > 0 else None
 
 
-def _require_client(connection: Connection | None) -> None:
-    if connection is not None and connection.is_lost:
+def _require_client(client: Client | None) -> None:
+    if client is not None and client.is_disconnected:
         raise ClientDisconnectedError

@@ -1,4 +1,4 @@
-"""What lies in a repository: a folder NAME/VERSION/ for each bundle. Nothing in it is opened here."""
+"""List the bundles of a repository: a folder NAME/VERSION/ for each. No file of them is opened."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
-    """The version folders of each model, and the models whose versions cannot be listed, with the reason."""
+class ScanResult:
+    """The bundles of a repository.
+
+    Attributes:
+        models: the version folders of each model.
+        unreadable: models whose versions cannot be listed, and the reason.
+    """
 
     models: dict[str, dict[int, Path]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def scan(root: Path) -> Found:
-    """List a repository; whatever is not named like a model or a version is no bundle.
+def scan(root: Path) -> ScanResult:
+    """List a repository; folders that are not named like a model or a version are ignored.
 
     Raises:
-        OSError: the repository itself cannot be listed, or is not there.
+        OSError: the repository itself cannot be listed, or does not exist.
     """
-    found = Found()
+    found = ScanResult()
     for path in sorted(root.iterdir()):
         if not NAME_PATTERN.fullmatch(path.name):
             continue
@@ -44,9 +49,9 @@ Fingerprint = tuple[tuple[str | int, ...], ...]
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Return what changes when a file of a bundle is written or replaced; nothing if it cannot be looked at.
+    """Return numbers that change when a file of a bundle is written or replaced; empty if the folder cannot be read.
 
-    The time of the last change of an inode cannot be set back, so a file that was replaced for a moment is seen too.
+    The change time of an inode cannot be set back, so even a file that was replaced for a moment is detected.
     """
     with suppress(OSError):
         found = [(path.name, path.stat() if path.exists() else path.lstat()) for path in sorted(folder.iterdir())]
@@ -69,7 +74,7 @@ def _list_versions(model: Path, root: Path) -> dict[int, Path]:
 
 
 def _is_usable_folder(path: Path, root: Path) -> bool:
-    with suppress(OSError):  # why it cannot be looked at, opening it will say
+    with suppress(OSError):  # opening it will give the reason
         if not stat.S_ISDIR(path.stat().st_mode):
             return False
     if not lies_within(path, root):

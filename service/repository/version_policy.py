@@ -1,24 +1,21 @@
-"""Which versions of a model are loaded: all, the latest N, or those that are listed."""
+"""Version policy: selects the versions of a model to load: all, the latest N, or those that are listed."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from normfold.contract.manifest import LARGEST_VERSION
-
-PATTERN = re.compile(r"^(?:all|latest:[1-9][0-9]{0,8}|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*)$")
-"""What a version policy looks like."""
+from normfold.service.settings import check_version_policy
 
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """At most `most` versions that can answer, the highest, of those listed if any are."""
+    """Selects the highest `max_ready` versions that can be loaded, of those in `listed` unless that is None."""
 
     text: str
-    most: float
+    max_ready: float
     listed: frozenset[int] | None
 
     @staticmethod
@@ -28,8 +25,7 @@ class VersionPolicy:
         Raises:
             ValueError: it is none of these.
         """
-        if not PATTERN.fullmatch(text):
-            raise ValueError(f"{text!r} is none of all, latest:N, and numbers joined by commas")
+        check_version_policy(text)
         if text == "all":
             return VersionPolicy(text, math.inf, None)
         if text.startswith("latest:"):
@@ -37,16 +33,16 @@ class VersionPolicy:
         numbers = frozenset(int(number) for number in text.split(",") if int(number) <= LARGEST_VERSION)
         return VersionPolicy(text, math.inf, numbers)
 
-    def wants(self, number: int, ready: int) -> bool:
-        """Whether a version is to be loaded, given how many higher ones can answer."""
-        return ready < self.most and (self.listed is None or number in self.listed)
+    def selects(self, number: int, ready: int) -> bool:
+        """Return whether a version is to be loaded, given the number of higher ones that are ready."""
+        return ready < self.max_ready and (self.listed is None or number in self.listed)
 
     def as_configuration(self) -> dict[str, Any]:
-        """Return it as Triton's model configuration has it."""
+        """Return the policy in the form of Triton's model configuration."""
         if self.listed is not None:
             return {"specific": {"versions": sorted(self.listed)}}
-        return {"all": {}} if math.isinf(self.most) else {"latest": {"num_versions": int(self.most)}}
+        return {"all": {}} if math.isinf(self.max_ready) else {"latest": {"num_versions": int(self.max_ready)}}
 
     def __str__(self) -> str:
-        """Return it as it was given."""
+        """Return the text that it was parsed from."""
         return self.text

@@ -1,1 +1,1 @@
-"""Thin HTTP routes: parse, call, return."""
+"""HTTP routes: each parses its request, calls the service, and returns the response."""

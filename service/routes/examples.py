@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI pages: a handwritten zero, as a model of 8 × 8 grey digits takes it."""
+"""Examples of the OpenAPI document: a handwritten zero for a model of 8 × 8 grey digits."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DIGIT = [
     [0, 0, 6, 13, 10, 0, 0, 0],
 ]
 
-PREDICT = {"instances": [DIGIT]}
-PREDICTED = {"predictions": [{"label": "0", "index": 0, "probability": 0.98, "probabilities": [0.98, 0.02]}]}
+PREDICT_REQUEST = {"instances": [DIGIT]}
+PREDICT_RESPONSE = {"predictions": [{"label": "0", "index": 0, "probability": 0.98, "probabilities": [0.98, 0.02]}]}
 
-CLASSIFIED = {
+CLASSIFY_RESPONSE = {
     "model_name": "digits",
     "model_version": "1",
     "classes": [{"label": "0", "index": 0, "probability": 0.98}, {"label": "6", "index": 6, "probability": 0.02}],
 }
 
-INFER = {
+INFER_REQUEST = {
     "id": "1",
     "inputs": [
         {
@@ -37,7 +37,7 @@ INFER = {
         }
     ],
 }
-INFERRED = {
+INFER_RESPONSE = {
     "id": "1",
     "model_name": "digits",
     "model_version": "1",
@@ -52,18 +52,18 @@ def json_body(
     required: bool = True,
     content: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the OpenAPI fields of an operation that takes one JSON object, or what `content` says, by media type."""
-    taken = {"application/json": {"schema": ref(schema), "example": example}, **(content or {})}
-    return {"requestBody": {"required": required, "description": description, "content": taken}}
+    """Return the OpenAPI fields of an operation with a JSON body; `content` has further media types."""
+    media_types = {"application/json": {"schema": ref(schema), "example": example}, **(content or {})}
+    return {"requestBody": {"required": required, "description": description, "content": media_types}}
 
 
-def picture_body() -> dict[str, Any]:
-    """Return the OpenAPI fields of an operation that takes a picture."""
+def image_body() -> dict[str, Any]:
+    """Return the OpenAPI fields of an operation whose body is an image."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
         "requestBody": {
             "required": True,
-            "description": "The bytes of a PNG or JPEG file, as they are.",
+            "description": "The bytes of a PNG or JPEG file.",
             "content": {"image/png": binary, "image/jpeg": binary},
         }
     }

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the infer route; `service.inference.asgi` answers it before the framework sees it."""
+"""The OpenAPI description of the infer route; `service.inference` serves it before the framework sees a request."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from normfold.service.routes.examples import INFER, INFERRED, json_body
-from normfold.service.routes.paths import add_model_route, answers
+from normfold.service.routes.examples import INFER_REQUEST, INFER_RESPONSE, json_body
+from normfold.service.routes.paths import add_model_route, describe_responses
 
 _BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _BODY = (
-    "An infer request of the Open Inference Protocol, with the tensors' bytes behind it if need be. "
-    "An empty body is the tensor of no rows, where the header says that there is no JSON."
+    "An infer request of the Open Inference Protocol, followed by the bytes of its binary tensors. "
+    "With a JSON length of 0, an empty body is the tensor with no rows."
 )
 _LENGTH = {"type": "integer", "minimum": 0}
-_LENGTH_HEADER: dict[str, Any] = {
+_JSON_LENGTH_HEADER: dict[str, Any] = {
     "name": "Inference-Header-Content-Length",
     "in": "header",
-    "description": "Bytes of the JSON in front of the tensors; 0: the body is the one input's tensor and nothing else.",
+    "description": "Bytes of the JSON before the binary tensors; 0: the body is the tensor of the only input.",
     "schema": _LENGTH,
 }
 
 
 def infer_routes() -> APIRouter:
-    """Return the routes that run tensors."""
+    """Return the route of infer requests."""
     router = APIRouter(tags=["infer"])
 
     async def infer(request: Request) -> Response:
-        """Run tensors through a model, as they are: nothing is preprocessed.
+        """Run a model on tensors, without preprocessing.
 
-        `data` is flat or nested as `shape` says; a number must fit its datatype. Without `outputs` all are answered.
-        Tensors may also follow the JSON as bytes: its length stands in `Inference-Header-Content-Length` then, and
-        `parameters.binary_data_size` at each such input.
+        `data` is flat, or nested as `shape` says; a number must fit its datatype. Without `outputs` all outputs are
+        returned. Tensors may also follow the JSON as bytes: `Inference-Header-Content-Length` is then the length of
+        the JSON, and each such input has its size in `parameters.binary_data_size`.
         """
-        raise AssertionError(f"{request.url.path} is answered before the framework")
+        raise AssertionError(f"{request.url.path} is served before the framework")
 
     add_model_route(
         router,
@@ -44,16 +44,18 @@ def infer_routes() -> APIRouter:
         "/infer",
         infer,
         method="POST",
-        responses=answers(
-            "InferAnswer",
+        responses=describe_responses(
+            "InferResponse",
             *(404, 504),
-            example=INFERRED,
+            example=INFER_RESPONSE,
             content=_BINARY,
-            headers={_LENGTH_HEADER["name"]: {"description": "Bytes of the JSON in front.", "schema": _LENGTH}},
+            headers={
+                _JSON_LENGTH_HEADER["name"]: {"description": "Bytes of the JSON before the tensors.", "schema": _LENGTH}
+            },
         ),
         extra={
-            **json_body("InferRequest", INFER, _BODY, required=False, content=_BINARY),
-            "parameters": [_LENGTH_HEADER],
+            **json_body("InferRequest", INFER_REQUEST, _BODY, required=False, content=_BINARY),
+            "parameters": [_JSON_LENGTH_HEADER],
         },
     )
     return router

@@ -1,4 +1,4 @@
-"""What models there are and what they take: the protocol's metadata, and one list for people."""
+"""Routes that describe models: the list of all, and the protocol's metadata, readiness and configuration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from starlette.responses import JSONResponse
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.errors import ModelUnavailableError
+from normfold.service.repository.entry import Entry
 from normfold.service.repository.loaded_model import Model
-from normfold.service.repository.repository import Entry, Repository
+from normfold.service.repository.repository import Repository
 from normfold.service.repository.version_policy import VersionPolicy
 from normfold.service.routes.examples import DIGIT
-from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 
 _METADATA = {
     "name": "digits",
@@ -40,9 +41,9 @@ def model_routes(repository: Repository) -> APIRouter:
     """Return the routes that describe models."""
     router = APIRouter(tags=["models"])
 
-    @router.get("/v1/models", response_class=JSONResponse, responses=answers("Models"))
+    @router.get("/v1/models", response_class=JSONResponse, responses=describe_responses("Models"))
     async def list_models(_: Request) -> JSONResponse:
-        """Every version of every model: its state, why it is unavailable, what it takes and gives."""
+        """Every version of every model: state, reason if it is unavailable, inputs and outputs."""
         models: list[dict[str, Any]] = [
             {"name": name, "versions": [_describe(number, entry) for number, entry in versions.items()]}
             for name, versions in repository.entries.items()
@@ -51,7 +52,7 @@ def model_routes(repository: Repository) -> APIRouter:
         return JSONResponse({"models": models})
 
     async def model_metadata(request: Request) -> JSONResponse:
-        """What a model takes and gives; -1 is a free size."""
+        """Inputs and outputs of a model; -1 is a free size."""
         model = find_model(request, repository)
         ready = [str(number) for number, entry in repository.entries[model.name].items() if entry.model]
         return JSONResponse(
@@ -65,11 +66,11 @@ def model_routes(repository: Repository) -> APIRouter:
         )
 
     async def model_config(request: Request) -> JSONResponse:
-        """How a model is run: what clients of Triton read, and the options that are in force."""
-        return JSONResponse(_configuration(find_model(request, repository), repository.policy))
+        """Configuration of a model in Triton's form, with the options in effect."""
+        return JSONResponse(_configure(find_model(request, repository), repository.policy))
 
     async def model_ready(request: Request) -> JSONResponse:
-        """The model is loaded and warmed; otherwise 503 and the reason."""
+        """The model is loaded and warmed up; otherwise 503 and the reason."""
         try:
             model = find_model(request, repository)
         except ModelUnavailableError as error:
@@ -82,12 +83,12 @@ def model_routes(repository: Repository) -> APIRouter:
         ("/ready", model_ready, "ModelReady", ready),
         ("/config", model_config, "Config", _CONFIG),
     ):
-        responses = answers(schema, 404, example=example)
+        responses = describe_responses(schema, 404, example=example)
         add_model_route(router, "/v2", suffix, endpoint, method="GET", responses=responses)
     return router
 
 
-def _configuration(model: Model, versions: VersionPolicy) -> dict[str, Any]:
+def _configure(model: Model, versions: VersionPolicy) -> dict[str, Any]:
     policy, batchable = model.batcher.policy, model.manifest.batchable
     rows = policy.max_batch_size if batchable else 0
 
@@ -112,18 +113,18 @@ def _configuration(model: Model, versions: VersionPolicy) -> dict[str, Any]:
         "dynamic_batching": {
             "max_queue_delay_microseconds": int(1e6 * policy.delay_s),
             "default_queue_policy": {
-                "default_timeout_microseconds": int(1e6 * model.timeouts.usual_s),
+                "default_timeout_microseconds": int(1e6 * model.timeouts.default_s),
                 "max_queue_size": policy.queue_capacity,
             },
         },
-        "instance_group": [{"count": 1, "kind": "KIND_CPU" if model.session.place.runs_on_host else "KIND_GPU"}],
+        "instance_group": [{"count": 1, "kind": "KIND_CPU" if model.session.placement.runs_on_host else "KIND_GPU"}],
         "parameters": {name: {"string_value": text} for name, text in _parameters(model).items()},
     }
 
 
 def _parameters(model: Model) -> dict[str, str]:
-    """Return where a model runs and with which options: the protocol's parameters are texts."""
-    policy, place = model.batcher.policy, model.session.place
+    """Return a model's provider and options; the protocol's parameters are strings."""
+    policy, place = model.batcher.policy, model.session.placement
     parameters = {"provider": place.provider, "runs_on_event_loop": str(policy.inline).lower()}
     if policy.sizes:
         parameters["batch_sizes"] = ", ".join(map(str, policy.sizes))
@@ -145,7 +146,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
     card = model.manifest.card
     return {
         "provider": model.session.provider,
-        "nodes": model.session.place.nodes,
+        "nodes": model.session.placement.nodes,
         "inputs": _describe_values(model.manifest.inputs),
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,

@@ -1,4 +1,4 @@
-"""How a route is described: what it may answer; and of one about a model, with and without a version in its path."""
+"""Adding routes: the responses of an operation, and paths of a model with and without a version."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from normfold.service.routes.schemas import ref
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _ERRORS = {
-    400: "The request is not what the route takes.",
-    401: "No valid key came with the request.",
-    403: "It is not allowed here.",
-    404: "There is no such model or version.",
-    408: "The request did not come whole in time.",
+    400: "The request is invalid.",
+    401: "The request has no valid key.",
+    403: "The key has not the required scope, or the setting model_control does not allow it.",
+    404: "No model or version has that name.",
+    408: "The request did not arrive completely in time.",
     413: "The body is too large.",
-    429: "The key has asked too often.",
+    429: "The key is over its rate limit.",
     431: "The headers are too long.",
     500: "The service failed.",
-    503: "It cannot answer now: the model is not ready, its queue is full, or the service has too much to do or ends.",
-    504: "The request's deadline passed.",
+    503: "Not available now: the model is not ready, its queue or a limit of the service is full, or it is stopping.",
+    504: "The deadline of the request passed.",
 }
-_EVERYWHERE = (400, 408, 413, 431, 500, 503)
-"""Whatever is asked, it may be answered so."""
+_COMMON_STATUSES = (400, 408, 413, 431, 500, 503)
+"""Statuses of errors that every operation can have."""
 
-_REQUEST_ID = {"X-Request-Id": {"description": "The request's own, or a new one.", "schema": {"type": "string"}}}
+_REQUEST_ID = {"X-Request-Id": {"description": "Of the request, or a new one.", "schema": {"type": "string"}}}
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": "Seconds after which to try again; of a full queue, as measured.",
+        "description": "Seconds to wait before a retry; for a full queue, estimated from measured run times.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
@@ -49,7 +49,7 @@ MODEL_PARAMETER = _path_parameter("model", "Name of the model.", "digits")
 _VERSION_PARAMETER = _path_parameter("version", "Version of the model.", "1")
 
 
-def answers(
+def describe_responses(
     schema: str | None,
     *errors: int,
     example: Any = None,
@@ -59,23 +59,23 @@ def answers(
     """Return the OpenAPI responses of an operation.
 
     Args:
-        schema: the name of what it answers, in `service.routes.schemas`; None where it is no JSON.
-        errors: statuses that it may answer with, besides those that every operation has.
-        example: of what it answers.
-        content: what it may answer besides, by media type.
-        headers: that such an answer may have.
+        schema: name of the response's schema in `service.routes.schemas`; None if it is not JSON.
+        errors: statuses of errors, besides those of every operation.
+        example: of the response.
+        content: further media types of the response.
+        headers: further headers of the response.
     """
     json: dict[str, Any] = {} if schema is None else {"application/json": {"schema": ref(schema)}}
     if example is not None:
         json["application/json"]["example"] = example
-    right: dict[str, Any] = {"description": "It is answered.", "headers": {**_REQUEST_ID, **(headers or {})}}
+    success: dict[str, Any] = {"description": "Success.", "headers": {**_REQUEST_ID, **(headers or {})}}
     if json or content:
-        right["content"] = {**json, **(content or {})}
-    return {200: right, **{status: describe_status(status) for status in sorted({*errors, *_EVERYWHERE})}}
+        success["content"] = {**json, **(content or {})}
+    return {200: success, **{status: describe_status(status) for status in sorted({*errors, *_COMMON_STATUSES})}}
 
 
 def describe_status(status: int) -> dict[str, Any]:
-    """Return what OpenAPI says of an answer that is an error."""
+    """Return the OpenAPI response of an error."""
     headers = {**_REQUEST_ID, **(_RETRY_AFTER if status in (429, 503) else {})}
     content = {"application/json": {"schema": ref("Error")}}
     return {"description": _ERRORS[status], "headers": headers, "content": content}
@@ -93,16 +93,16 @@ def add_model_route(
 ) -> None:
     """Add PREFIX/models/{model}SUFFIX and PREFIX/models/{model}/versions/{version}SUFFIX.
 
-    Endpoints take the bare request, so that the framework never parses a body; what is documented of them is said here.
+    Endpoints take the plain request, so that the framework parses no body; this is their OpenAPI description.
 
     Args:
-        router: what to add to.
+        router: gets the routes.
         prefix: `/v1` or `/v2`.
         suffix: `/infer`, `:predict`, or nothing.
-        endpoint: called with the request; its docstring becomes the description.
+        endpoint: called with the request; its docstring is the description.
         method: the HTTP method.
-        responses: as `answers` returns them.
-        extra: OpenAPI fields of the operation: parameters and request body.
+        responses: as `describe_responses` returns them.
+        extra: further OpenAPI fields of the operation: parameters and request body.
     """
     for versioned in (False, True):
         parameters = [MODEL_PARAMETER]
@@ -120,10 +120,10 @@ def add_model_route(
 
 
 def find_model(request: Request, repository: Repository) -> Model:
-    """Return the model that the request's path names.
+    """Return the model that the path of a request names.
 
     Raises:
-        UnknownModelError: no such model or version.
-        ModelUnavailableError: it is not ready.
+        UnknownModelError: no model or version has that name.
+        ModelUnavailableError: the model is not ready.
     """
     return repository.find(request.path_params["model"], request.path_params.get("version"))

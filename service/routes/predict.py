@@ -1,4 +1,4 @@
-"""The two plain routes, which take raw inputs and preprocess them as the manifest's card says."""
+"""The routes that take raw inputs and preprocess them as in training: predict and classify."""
 
 from __future__ import annotations
 
@@ -11,77 +11,83 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.codec.compression import decompress
 from normfold.service.codec.request import parse_object
 from normfold.service.errors import RequestError
-from normfold.service.http.body import decompress
-from normfold.service.http.connection import CONNECTION
-from normfold.service.inference.predict import predict, rank_classes, read_instances, read_picture
+from normfold.service.http.asgi_cycle import CYCLE
+from normfold.service.inference.predict import predict, rank_classes, read_image, read_instances
 from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
-from normfold.service.routes.examples import CLASSIFIED, PREDICT, PREDICTED, json_body, picture_body
-from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.routes.examples import CLASSIFY_RESPONSE, PREDICT_REQUEST, PREDICT_RESPONSE, image_body, json_body
+from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 from normfold.service.settings import Settings
 
-_TOP = 5
+_DEFAULT_TOP = 5
 _TOP_PARAMETER = {
     "name": "top",
     "in": "query",
-    "description": "How many classes to answer.",
-    "schema": {"type": "integer", "minimum": 1, "default": _TOP},
+    "description": "How many classes to return.",
+    "schema": {"type": "integer", "minimum": 1, "default": _DEFAULT_TOP},
 }
 
 
-def predict_routes(repository: Repository, workers: ThreadPool, settings: Settings) -> APIRouter:
-    """Return the routes that take raw inputs."""
+def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Settings) -> APIRouter:
+    """Return the routes that take raw inputs.
+
+    Args:
+        repository: finds models.
+        thread_pool: decodes and encodes.
+        settings: limits on bodies and images.
+    """
     router = APIRouter(tags=["predict"])
 
     async def read(request: Request) -> memoryview:
-        """Return a request's body, decompressed."""
+        """Return the decompressed body of a request."""
         body, encoding = memoryview(await request.body()), request.headers.get("content-encoding")
         if encoding is None:
             return body
-        return await workers.parse(4 * len(body), decompress, body, encoding.encode(), settings.max_body_bytes)
+        return await thread_pool.parse(4 * len(body), decompress, body, encoding.encode(), settings.max_body_bytes)
 
     async def predict_instances(request: Request) -> Response:
-        """Predict from raw inputs: pictures as nested lists of pixels, rows as lists or objects by column.
+        """Predict from raw inputs: images as nested lists of pixels, rows as lists or as objects by column.
 
-        A model with labels answers each instance's label and probabilities, in the order of the labels, or, where it
-        gives a class to each pixel, a mask of their numbers; another answers its outputs' values. A model without
-        preprocessing takes tensors, those with several inputs as objects by name.
+        A model with labels returns the label and the probabilities of each instance, in the order of the labels; one
+        that classifies pixels returns a mask of class indices; any other returns the values of its outputs. A model
+        without preprocessing takes tensors; with several inputs, as objects by input.
         """
-        phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
-        with _find(request, repository) as model:
+        trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
+        with _admit(request, repository) as model:
             body = await read(request)
-            phases.received = perf_counter()
-            record = await workers.parse(len(body), parse_object, body)
-            instances = await workers.parse(len(body), read_instances, record, model.manifest)
-            phases.decoded = perf_counter()
-            predictions = await predict(model, instances, phases, request.scope.get(CONNECTION))
-        answer = await workers.call(_encode, predictions)
-        phases.encoded = perf_counter()
-        return Response(answer, media_type="application/json")
+            trace.received = perf_counter()
+            record = await thread_pool.parse(len(body), parse_object, body)
+            instances = await thread_pool.parse(len(body), read_instances, record, model.manifest)
+            trace.decoded = perf_counter()
+            predictions = await predict(model, instances, trace, request.scope.get(CYCLE))
+        encoded = await thread_pool.call(_encode, predictions)
+        trace.encoded = perf_counter()
+        return Response(encoded, media_type="application/json")
 
-    async def classify_picture(request: Request) -> Response:
-        """Classify a PNG or JPEG of any size: the most probable classes, highest first.
+    async def classify_image(request: Request) -> Response:
+        """Classify a PNG or JPEG image of any size: the most probable classes, in descending order.
 
-        EXIF rotation is applied; palettes, 16-bit grey and transparency are understood. The bytes decide, not the
-        Content-Type.
+        EXIF rotation is applied; palettes, 16-bit grey and transparency are supported. The format follows from the
+        bytes, not from the Content-Type.
         """
-        with _find(request, repository) as model:
+        with _admit(request, repository) as model:
             top = _read_top(request.query_params.get("top"))
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
             data = bytes(await read(request))
-            phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
-            phases.received = perf_counter()
-            instances = await workers.call(read_picture, data, model, settings.max_image_pixels)
-            phases.decoded = perf_counter()
-            [prediction] = await predict(model, instances, phases, request.scope.get(CONNECTION))
+            trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
+            trace.received = perf_counter()
+            instances = await thread_pool.call(read_image, data, model, settings.max_image_pixels)
+            trace.decoded = perf_counter()
+            [prediction] = await predict(model, instances, trace, request.scope.get(CYCLE))
         classes = rank_classes(prediction, model.manifest.card.labels or (), top)
-        answer = {"model_name": model.name, "model_version": str(model.version), "classes": classes}
-        response = JSONResponse(answer)
-        phases.encoded = perf_counter()
+        record = {"model_name": model.name, "model_version": str(model.version), "classes": classes}
+        response = JSONResponse(record)
+        trace.encoded = perf_counter()
         return response
 
     add_model_route(
@@ -90,33 +96,33 @@ def predict_routes(repository: Repository, workers: ThreadPool, settings: Settin
         ":predict",
         predict_instances,
         method="POST",
-        responses=answers("PredictAnswer", 404, 504, example=PREDICTED),
-        extra=json_body("PredictRequest", PREDICT, "Raw inputs; here one picture of 8 × 8 pixels, of 0 to 16."),
+        responses=describe_responses("PredictResponse", 404, 504, example=PREDICT_RESPONSE),
+        extra=json_body("PredictRequest", PREDICT_REQUEST, "Raw inputs; here one image of 8 × 8 pixels from 0 to 16."),
     )
     add_model_route(
         router,
         "/v1",
         ":classify",
-        classify_picture,
+        classify_image,
         method="POST",
-        responses=answers("ClassifyAnswer", 404, 504, example=CLASSIFIED),
-        extra={**picture_body(), "parameters": [_TOP_PARAMETER]},
+        responses=describe_responses("ClassifyResponse", 404, 504, example=CLASSIFY_RESPONSE),
+        extra={**image_body(), "parameters": [_TOP_PARAMETER]},
     )
     return router
 
 
-def _find(request: Request, repository: Repository) -> Model:
-    """Return the model, if it has room, and count the request as its."""
+def _admit(request: Request, repository: Repository) -> Model:
+    """Return the model if its queue is not full; the trace gets its name and version."""
     model = find_model(request, repository)
-    phases: RequestTrace = request.scope[REQUEST_TRACE_KEY]
-    phases.model, phases.version = model.name, model.version
-    model.batcher.refuse_if_full()
+    trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
+    trace.model, trace.version = model.name, model.version
+    model.batcher.require_capacity()
     return model
 
 
 def _read_top(text: str | None) -> int:
     if text is None:
-        return _TOP
+        return _DEFAULT_TOP
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
         raise RequestError(f"The query parameter 'top' is {text[:40]!r}; it takes a positive integer.")
     return int(text)

@@ -1,4 +1,4 @@
-"""Triton's repository extension: what there is, and loading and unloading by request."""
+"""Triton's model repository extension: the index, and loading and unloading of models."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from normfold.service.codec.request import parse_object
 from normfold.service.errors import InvalidRequestError
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.examples import json_body
-from normfold.service.routes.paths import MODEL_PARAMETER, answers
+from normfold.service.routes.paths import MODEL_PARAMETER, describe_responses
 from normfold.service.workers.coordinator import Coordinator
 
 _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
 
 
 def repository_routes(repository: Repository, coordinator: Coordinator) -> APIRouter:
-    """Return the routes of the repository."""
+    """Return the routes of the repository.
+
+    Args:
+        repository: has the index.
+        coordinator: loads and unloads in every worker process.
+    """
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
     @router.post(
         "/index",
         response_class=JSONResponse,
-        responses=answers("Index", example=_INDEX),
-        openapi_extra=json_body("IndexRequest", {}, "What is asked for; empty: everything.", required=False),
+        responses=describe_responses("Index", example=_INDEX),
+        openapi_extra=json_body("IndexRequest", {}, "Empty: all versions.", required=False),
     )
     async def index(request: Request) -> JSONResponse:
-        """Every version of every model and its state; with `{"ready": true}` only those that can answer."""
+        """Every version of every model and its state; with `{"ready": true}` only those that are ready."""
         body = await request.body()
         ready = parse_object(body).get("ready", False) if body else False
         if not isinstance(ready, bool):
@@ -43,17 +48,17 @@ def repository_routes(repository: Repository, coordinator: Coordinator) -> APIRo
                 versions.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
         return JSONResponse(versions)
 
-    responses, extra = answers(None, 403, 404), {"parameters": [MODEL_PARAMETER]}
+    responses, extra = describe_responses(None, 403, 404), {"parameters": [MODEL_PARAMETER]}
 
     @router.post("/models/{model}/load", response_class=Response, responses=responses, openapi_extra=extra)
     async def load(request: Request) -> Response:
-        """Load a model, answered when it can answer; only with model_control=explicit."""
+        """Load a model, and respond when it is ready; with model_control=explicit only."""
         await coordinator.load_model(request.path_params["model"])
         return Response()
 
     @router.post("/models/{model}/unload", response_class=Response, responses=responses, openapi_extra=extra)
     async def unload(request: Request) -> Response:
-        """Unload a model: no new requests from here on, those in flight are answered; only with explicit control."""
+        """Unload a model: requests in flight are served, new ones are not; with model_control=explicit only."""
         await coordinator.unload_model(request.path_params["model"])
         return Response()
 

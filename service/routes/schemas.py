@@ -1,10 +1,9 @@
-"""What goes over the wire, as JSON Schema for the OpenAPI document.
+"""JSON Schemas of requests and responses for the OpenAPI document.
 
-Only the document reads these: what a request must be is checked by `service.codec.request` and
-`service.inference.predict` while they read it, without a second pass. That both say the same is tested by
-tests/service/test_openapi.py.
+They validate nothing: `service.codec.request` and `service.inference.predict` check a request while they decode it.
+tests/service/test_openapi.py checks that both agree.
 
-Requests may have fields that are not named here, as the protocol's clients send some; answers have none.
+Requests may have further fields, since clients of the protocol send some; responses have none.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _REAL: Schema = {"type": "number"}
-_PERHAPS: Schema = {"type": ["boolean", "null"], "description": "null: nobody can say."}
+_MAYBE: Schema = {"type": ["boolean", "null"], "description": "null: not known yet."}
 _SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": -1}, "description": "-1 is a free size."}
 _CLASS: dict[str, Schema] = {
     "label": _TEXT,
@@ -39,241 +38,266 @@ def _list(items: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": items, **more}
 
 
-def _taken(properties: dict[str, Schema], *required: str, **more: Any) -> Schema:
-    """Return the schema of an object in a request, which may have further fields."""
+def _request_object(properties: dict[str, Schema], *required: str, **more: Any) -> Schema:
+    """Return the schema of an object in a request; further fields are allowed."""
     return {"type": "object", "properties": properties, "required": list(required), **more}
 
 
-def _answered(properties: dict[str, Schema], *optional: str, **more: Any) -> Schema:
-    """Return the schema of an object in an answer, which has these fields alone, all but the optional ones always."""
+def _response_object(properties: dict[str, Schema], *optional: str, **more: Any) -> Schema:
+    """Return the schema of an object in a response; further fields are not allowed."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False, **more}
 
 
 _INFER: dict[str, Schema] = {
     "Datatype": {"type": "string", "enum": list(DTYPES)},
-    "InferInput": _taken(
+    "InferInput": _request_object(
         {
             "name": _TEXT,
             "datatype": ref("Datatype"),
             "shape": _list({"type": "integer", "minimum": 0}),
-            "data": _list({}, description="Flat, or nested as `shape` says; left out where `binary_data_size` stands."),
-            "parameters": _taken(
-                {"binary_data_size": {"type": ["integer", "null"], "minimum": 0, "description": "Bytes behind JSON."}}
+            "data": _list({}, description="Flat, or nested as `shape` says; left out if `binary_data_size` is given."),
+            "parameters": _request_object(
+                {
+                    "binary_data_size": {
+                        "type": ["integer", "null"],
+                        "minimum": 0,
+                        "description": "Bytes after the JSON.",
+                    }
+                }
             ),
         },
         *("name", "datatype", "shape"),
     ),
-    "InferWish": _taken(
+    "RequestedOutput": _request_object(
         {
             "name": _TEXT,
-            "parameters": _taken(
+            "parameters": _request_object(
                 {
-                    "binary_data": {**_FLAG, "description": "InferResponse it as bytes behind the JSON."},
+                    "binary_data": {**_FLAG, "description": "Return it as bytes after the JSON."},
                     "classification": {
                         "type": ["integer", "null"],
                         "minimum": 1,
-                        "description": "InferResponse the highest so many, as `value:index:label`.",
+                        "description": "Return this number of highest values, as `value:index:label`.",
                     },
                 }
             ),
         },
         "name",
-        description="How an output is wanted.",
+        description="An output to return, and its form.",
     ),
-    "InferRequest": _taken(
+    "InferRequest": _request_object(
         {
-            "id": {"type": ["string", "null"], "description": "Answered as it is."},
+            "id": {"type": ["string", "null"], "description": "Returned in the response."},
             "inputs": _list(ref("InferInput")),
-            "outputs": {"type": ["array", "null"], "items": ref("InferWish"), "description": "Left out or empty: all."},
-            "parameters": _taken(
+            "outputs": {
+                "type": ["array", "null"],
+                "items": ref("RequestedOutput"),
+                "description": "Left out or empty: all outputs.",
+            },
+            "parameters": _request_object(
                 {
-                    "binary_data_output": {**_FLAG, "description": "Bytes for outputs that are not listed."},
-                    "timeout": {"type": ["integer", "null"], "minimum": 0, "description": "Microseconds; 0 is none."},
+                    "binary_data_output": {
+                        **_FLAG,
+                        "description": "Return outputs as bytes where `outputs` lists none.",
+                    },
+                    "timeout": {
+                        "type": ["integer", "null"],
+                        "minimum": 0,
+                        "description": "Microseconds; 0: the service's default.",
+                    },
                     "priority": {
                         "type": "integer",
                         "minimum": 0,
                         "maximum": 2,
-                        "description": "1 goes before all others.",
+                        "description": "1 is run before all others.",
                     },
                 }
             ),
         },
         "inputs",
     ),
-    "InferOutput": _answered(
+    "InferOutput": _response_object(
         {
             "name": _TEXT,
             "datatype": ref("Datatype"),
             "shape": _list(_COUNT),
             "data": _list({"type": ["number", "boolean", "string"]}, description="Flat."),
-            "parameters": _answered({"binary_data_size": _COUNT}),
+            "parameters": _response_object({"binary_data_size": _COUNT}),
         },
         *("data", "parameters"),
     ),
-    "InferAnswer": _answered(
+    "InferResponse": _response_object(
         {"id": _TEXT, "model_name": _TEXT, "model_version": _TEXT, "outputs": _list(ref("InferOutput"))}, "id"
     ),
 }
 
 _RAW: dict[str, Schema] = {
-    "PredictRequest": _taken(
+    "PredictRequest": _request_object(
         {
             "instances": _list(
-                {"description": "Nested pixels; a row, as a list or by column; or tensors, by input if several."},
+                {"description": "Nested pixels; a row, as a list or by column; or a tensor, by input if several."},
                 minItems=1,
             )
         },
         "instances",
     ),
-    "Prediction": _answered({**_CLASS, "probabilities": _list(_CLASS["probability"])}),
-    "Mask": _answered({"mask": _list(_list(_COUNT), description="The number of each pixel's class, row by row.")}),
-    "PredictAnswer": _answered(
+    "Prediction": _response_object({**_CLASS, "probabilities": _list(_CLASS["probability"])}),
+    "Mask": _response_object({"mask": _list(_list(_COUNT), description="The class index of each pixel, row by row.")}),
+    "PredictResponse": _response_object(
         {
             "predictions": _list(
                 {
                     "anyOf": [
                         ref("Prediction"),
                         ref("Mask"),
-                        {"type": ["number", "boolean", "string", "array"], "description": "The one output's values."},
-                        {"type": "object", "description": "The outputs' values by name."},
+                        {
+                            "type": ["number", "boolean", "string", "array"],
+                            "description": "The values of the only output.",
+                        },
+                        {"type": "object", "description": "The values of each output, by name."},
                     ]
                 },
                 minItems=1,
             )
         }
     ),
-    "ClassifyAnswer": _answered(
-        {"model_name": _TEXT, "model_version": _TEXT, "classes": _list(_answered(_CLASS), minItems=1)}
+    "ClassifyResponse": _response_object(
+        {"model_name": _TEXT, "model_version": _TEXT, "classes": _list(_response_object(_CLASS), minItems=1)}
     ),
 }
 
 _MODELS: dict[str, Schema] = {
-    "Tensor": _answered({"name": _TEXT, "datatype": ref("Datatype"), "shape": _SHAPE}),
-    "Server": _answered(
+    "Tensor": _response_object({"name": _TEXT, "datatype": ref("Datatype"), "shape": _SHAPE}),
+    "Server": _response_object(
         {
             **_DESCRIBED,
             "extensions": _list(_TEXT),
-            "providers": _list(_TEXT, description="Those that models run on."),
+            "providers": _list(_TEXT, description="Execution providers of the loaded models."),
         }
     ),
-    "Live": _answered({"live": {"const": True}}),
-    "Ready": _answered({"ready": {"const": True}}),
-    "ModelReady": _answered({"name": _TEXT, "ready": {"const": True}}),
-    "Metadata": _answered(
+    "Live": _response_object({"live": {"const": True}}),
+    "Ready": _response_object({"ready": {"const": True}}),
+    "ModelReady": _response_object({"name": _TEXT, "ready": {"const": True}}),
+    "Metadata": _response_object(
         {
             "name": _TEXT,
-            "versions": _list(_TEXT, description="Those that can answer."),
+            "versions": _list(_TEXT, description="Those that are ready."),
             "platform": _TEXT,
             "inputs": _list(ref("Tensor")),
             "outputs": _list(ref("Tensor")),
         }
     ),
-    "Version": _answered(
+    "Version": _response_object(
         {
             "version": _TEXT,
             "state": _STATE,
-            "reason": {**_TEXT, "description": "Why it cannot answer."},
+            "reason": {**_TEXT, "description": "Why it is not ready."},
             "provider": _TEXT,
             "nodes": {
                 "type": ["object", "null"],
                 "additionalProperties": {"type": "integer"},
-                "description": "How many nodes of the network each provider runs.",
+                "description": "Number of nodes of the network by execution provider.",
             },
             "inputs": _list(ref("Tensor")),
             "outputs": _list(ref("Tensor")),
-            "preprocessing": {"type": ["object", "null"], "description": "How raw inputs become tensors."},
+            "preprocessing": {"type": ["object", "null"], "description": "How raw inputs are converted to tensors."},
             "labels": {"type": ["array", "null"], "items": _TEXT},
         },
         *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels"),
     ),
-    "Models": _answered(
+    "Models": _response_object(
         {
             "models": _list(
-                _answered({"name": _TEXT, "versions": _list(ref("Version")), "reason": _TEXT}, "reason"),
+                _response_object({"name": _TEXT, "versions": _list(ref("Version")), "reason": _TEXT}, "reason"),
             )
         }
     ),
-    "ConfigTensor": _answered({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE}),
-    "Config": _taken(
+    "ConfigTensor": _response_object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE}),
+    "Config": _request_object(
         {
             "name": _TEXT,
             "platform": _TEXT,
-            "max_batch_size": {**_COUNT, "description": "0: its rows are not independent, and run alone."},
+            "max_batch_size": {**_COUNT, "description": "0: rows are not independent, and are not batched."},
             "input": _list(ref("ConfigTensor")),
             "output": _list(ref("ConfigTensor")),
             "dynamic_batching": {"type": "object"},
             "parameters": {"type": "object"},
         },
         *("name", "platform", "max_batch_size", "input", "output", "dynamic_batching", "parameters"),
-        description="What clients of Triton read of a model's configuration.",
+        description="The configuration of a model, in Triton's form.",
     ),
 }
 
 _COUNTED: dict[str, Schema] = {
-    "Duration": _answered({"count": _COUNT, "ns": _COUNT}),
-    "ModelStatistics": _answered(
+    "Duration": _response_object({"count": _COUNT, "ns": _COUNT}),
+    "ModelStatistics": _response_object(
         {
             **_DESCRIBED,
-            "last_inference": {**_COUNT, "description": "Milliseconds since 1970; 0 is never."},
+            "last_inference": {**_COUNT, "description": "Milliseconds since 1970; 0: never."},
             "inference_count": {**_COUNT, "description": "Rows."},
             "execution_count": {**_COUNT, "description": "Runs of the network."},
-            "inference_stats": _answered(
+            "inference_stats": _response_object(
                 {
                     name: ref("Duration")
                     for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
                 }
             ),
-            "batch_stats": _list(_answered({"batch_size": _COUNT, "compute_infer": ref("Duration")})),
+            "batch_stats": _list(_response_object({"batch_size": _COUNT, "compute_infer": ref("Duration")})),
         }
     ),
-    "Statistics": _answered({"model_stats": _list(ref("ModelStatistics"))}),
-    "ShiftedChannel": _answered({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
-    "ShiftedLayer": _answered(
+    "Statistics": _response_object({"model_stats": _list(ref("ModelStatistics"))}),
+    "ChannelDrift": _response_object({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
+    "LayerDrift": _response_object(
         {
             "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},
             "score": {**_REAL, "description": "Divergence from its statistics, in nats."},
             "threshold": {"type": ["number", "null"], "description": "Of normal scores, one in a thousand is above."},
-            "shifted": _PERHAPS,
-            "worst_channels": _list(ref("ShiftedChannel")),
+            "drifted": _MAYBE,
+            "worst_channels": _list(ref("ChannelDrift")),
         }
     ),
-    "Sampling": _answered(
+    "Sampling": _response_object(
         {
-            "share": {**_REAL, "description": "Of one processor's time, the most that watching takes."},
-            "busy_share": {**_REAL, "description": "Likewise, while the process has little time to spare."},
+            "share": {**_REAL, "description": "Of one processor's time, the most that monitoring takes."},
+            "busy_share": {**_REAL, "description": "Likewise, while the process is busy."},
             "row_ms": {**_REAL, "description": "Processor time that a row takes."},
-            "most_rows_per_hour": {"type": ["integer", "null"]},
-            "most_windows_per_hour": {"type": ["number", "null"]},
+            "max_rows_per_hour": {"type": ["integer", "null"]},
+            "max_windows_per_hour": {"type": ["number", "null"]},
         }
     ),
-    "DriftScore": _answered(
+    "DriftScore": _response_object(
         {
             "model_name": _TEXT,
             "model_version": _TEXT,
-            "watched": _FLAG,
-            "shifted": _PERHAPS,
-            "rows": {**_COUNT, "description": "Looked at so far; those of one request count as one of a window."},
-            "rows_not_finite": {**_COUNT, "description": "Of which nothing can be said, beside them."},
-            "window_rows": {**_COUNT, "description": "That a score is made of."},
-            "window_fill": {**_REAL, "description": "Part of a window that was seen, 0 to 1."},
-            "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds come from."},
-            "layers": _list(ref("ShiftedLayer")),
+            "monitored": _FLAG,
+            "drifted": _MAYBE,
+            "rows": {**_COUNT, "description": "Sampled so far; those of one request count as one row of a window."},
+            "rows_not_finite": {
+                **_COUNT,
+                "description": "Sampled rows whose statistics are not finite; not in rows.",
+            },
+            "window_rows": {**_COUNT, "description": "Rows of the window that a score is computed over."},
+            "window_fill": {**_REAL, "description": "Part of a window that is filled, 0 to 1."},
+            "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds were computed from."},
+            "layers": _list(ref("LayerDrift")),
             "sampling": ref("Sampling"),
         },
         *("rows", "rows_not_finite", "window_rows", "window_fill", "calibration_rows", "layers", "sampling"),
-        description="How far recent inputs are from those of training; without `watched`, nobody looks.",
+        description="Drift of recent inputs from those of training; nothing else is given where `monitored` is false.",
     ),
 }
 
 _REPOSITORY: dict[str, Schema] = {
-    "IndexRequest": _taken({"ready": {**_FLAG, "description": "Only versions that can answer."}}),
-    "Index": _list(_answered({**_DESCRIBED, "state": _STATE, "reason": _TEXT})),
+    "IndexRequest": _request_object({"ready": {**_FLAG, "description": "Only versions that are ready."}}),
+    "Index": _list(_response_object({**_DESCRIBED, "state": _STATE, "reason": _TEXT})),
 }
 
 _ERROR: dict[str, Schema] = {
-    "Error": _taken({"error": {**_TEXT, "description": "One sentence: what is wrong, and what to do."}}, "error"),
+    "Error": _request_object(
+        {"error": {**_TEXT, "description": "One sentence: what is wrong, and what to do."}}, "error"
+    ),
 }
 
 SCHEMAS: dict[str, Schema] = _INFER | _RAW | _MODELS | _COUNTED | _REPOSITORY | _ERROR
-"""By the name that the document has them under."""
+"""By name in the document."""

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of keys, so that its pages can send one."""
+"""Keys in the OpenAPI document, so that its pages can send one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _SCHEME = "key"
 
 
 def describe_keys(document: dict[str, Any]) -> None:
-    """Declare in an OpenAPI document that operations need a key, which scope each, and how they refuse."""
+    """Add to an OpenAPI document which scope the key of each operation needs, and the statuses without it."""
     document.setdefault("components", {})["securitySchemes"] = {
         _SCHEME: {
             "type": "http",
             "scheme": "bearer",
-            "description": "A key that `normfold keys create` made; the header `X-API-Key` takes it as well.",
+            "description": "A key from `normfold keys create`; the header `X-API-Key` is accepted too.",
         }
     }
     for path, operations in document["paths"].items():
-        need = required_scope(path)
-        if need == "nothing":
+        scope = required_scope(path)
+        if scope == "public":
             continue
         for operation in operations.values():
             operation["security"] = [{_SCHEME: []}]
-            operation["description"] = f"{operation['description']}\n\nNeeds a key with the scope `{need}`."
+            operation["description"] = f"{operation['description']}\n\nNeeds a key with the scope `{scope}`."
             for status in (401, 403, 429):
                 operation["responses"].setdefault(str(status), describe_status(status))

@@ -1,4 +1,4 @@
-"""What was counted: Triton's statistics extension, and Prometheus metrics."""
+"""Statistics: Triton's statistics extension, and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.service.observability.metrics import CONTENT_TYPE, Metrics
-from normfold.service.observability.request_trace import Histogram, ModelStats
+from normfold.service.observability.stats import Histogram, ModelStats
 from normfold.service.repository.repository import Repository
-from normfold.service.routes.paths import add_model_route, answers, find_model
+from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 from normfold.service.workers.coordinator import Coordinator
 
 _EXAMPLE = {
@@ -37,35 +37,43 @@ _EXAMPLE = {
 
 
 def statistics_routes(repository: Repository, coordinator: Coordinator, metrics: Metrics) -> APIRouter:
-    """Return the routes that tell what was counted."""
+    """Return the routes of statistics and metrics.
+
+    Args:
+        repository: finds models.
+        coordinator: has the statistics of all worker processes.
+        metrics: has the Prometheus metrics.
+    """
     router = APIRouter(tags=["statistics"])
 
-    @router.get("/v2/models/stats", response_class=JSONResponse, responses=answers("Statistics", example=_EXAMPLE))
+    @router.get(
+        "/v2/models/stats", response_class=JSONResponse, responses=describe_responses("Statistics", example=_EXAMPLE)
+    )
     async def all_statistics(_: Request) -> JSONResponse:
-        """Counts and times of every version that is ready."""
+        """Counts and durations of every version that is ready."""
         ready = [
             (name, number)
             for name, versions in repository.entries.items()
             for number in versions
             if versions[number].model
         ]
-        sums = coordinator.models()
+        sums = coordinator.stats()
         return JSONResponse({"model_stats": [_describe(*one, sums[one]) for one in ready]})
 
     async def model_statistics(request: Request) -> JSONResponse:
-        """Counts and times of one version; `inference_count` counts rows, `execution_count` runs of the network."""
+        """Counts and durations of one version: `inference_count` are rows, `execution_count` runs of the network."""
         model = find_model(request, repository)
-        stats = coordinator.models()[model.name, model.version]
+        stats = coordinator.stats()[model.name, model.version]
         return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
 
-    responses = answers("Statistics", 404, example=_EXAMPLE)
+    responses = describe_responses("Statistics", 404, example=_EXAMPLE)
     add_model_route(router, "/v2", "/stats", model_statistics, method="GET", responses=responses)
 
     text = {"text/plain": {"schema": {"type": "string"}}}
 
-    @router.get("/metrics", response_class=Response, responses=answers(None, content=text))
+    @router.get("/metrics", response_class=Response, responses=describe_responses(None, content=text))
     async def prometheus_metrics(_: Request) -> Response:
-        """Metrics in Prometheus's text format."""
+        """Metrics in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return router
@@ -79,7 +87,7 @@ def _describe(name: str, version: int, stats: ModelStats) -> dict[str, Any]:
         "version": str(version),
         "last_inference": int(1000 * stats.last_at),
         "inference_count": stats.rows,
-        "execution_count": stats.run_rows.count,
+        "execution_count": stats.batch_rows.count,
         "inference_stats": {
             "success": total,
             "fail": {"count": failed, "ns": _ns(stats.failed_seconds)},

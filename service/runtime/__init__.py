@@ -1,1 +1,1 @@
-"""ONNX Runtime sessions and providers, processor and memory limits."""
+"""ONNX Runtime sessions, execution providers, and the limits of this process."""

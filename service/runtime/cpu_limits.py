@@ -1,7 +1,7 @@
-"""How many processors this process may use: affinity and cgroup quota, not the host's count.
+"""Processors that this process may use: by affinity and cgroup quota, not the host's count.
 
-ONNX Runtime's own default counts the host's cores, which in a container with a quota of two on a host of sixty-four
-makes threads that mostly wait for each other.
+By default ONNX Runtime starts a thread for each of the host's cores; in a container with a quota of 2 processors on a
+host of 64 these threads mostly wait for each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def available_processors(root: Path = Path("/")) -> int:
 
 
 def share_of_processors(workers: int) -> int:
-    """Return how many of them each of several worker processes may use, at least 1."""
+    """Return the processors that each of several worker processes may use, at least 1."""
     return max(1, available_processors() // workers)
 
 
@@ -52,7 +52,7 @@ def _cgroup_quota(root: Path) -> float:
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    """Yield the cgroup's folder and every one above it; in a container the path may exist only outside of it."""
+    """Yield the cgroup's folder and all its parents; in a container the path may exist on the host only."""
     inside = PurePosixPath(path.lstrip("/"))
     for part in (inside, *inside.parents):
         if ".." not in part.parts:

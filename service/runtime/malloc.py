@@ -1,4 +1,4 @@
-"""Memory that was freed: kept in one place, and given back to the system."""
+"""glibc's allocator: one arena for all threads, and free memory returned to the system."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ _ARENA_MAX = -8
 
 
 def use_one_arena() -> None:
-    """Let all threads take memory from one place, where the C library can be told (glibc); before threads begin.
+    """Let all threads allocate from one arena (glibc only); call it before threads start.
 
-    It would give each thread its own, and what one has freed another could not use: under three times its load
-    a service of ResNet-18 held 65 MB more, and went on growing. Nearly all that allocate hold Python's lock anyway.
+    By default each thread gets its own, and memory that one has freed is of no use to another: under three times the
+    load that it can serve, a service of ResNet-18 held 65 MB more and kept growing. Little is lost, since nearly all
+    threads that allocate hold the GIL anyway.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
-def give_back() -> None:
-    """Return freed memory to the system, where the C library can do that (glibc).
+def release_memory() -> None:
+    """Collect garbage, then return free memory to the system (glibc only).
 
-    A network's weights and workspace are freed with its session, but glibc keeps them for itself.
+    A network's weights and workspace are freed with its session, but glibc keeps the memory.
     """
     gc.collect()
     trim()
 
 
 def trim() -> None:
-    """Return what has been freed already; other threads go on meanwhile."""
+    """Return free memory to the system (glibc only); other threads run meanwhile."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

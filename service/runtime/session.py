@@ -1,4 +1,4 @@
-"""One open ONNX Runtime session: tensors in, tensors out, and what it says of itself."""
+"""One open ONNX Runtime session: its inputs, its outputs, its placement, its runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime.providers import cuda
 from normfold.service.runtime.providers.ort_messages import first_line
-from normfold.service.runtime.providers.placement import Place
+from normfold.service.runtime.providers.placement import Placement
 from normfold.service.runtime.providers.table import PROVIDERS
 
 Array = npt.NDArray[Any]
@@ -32,7 +32,7 @@ _FATAL = 4
 
 
 def _quiet_options() -> Any:
-    """Return options of a run with which ONNX Runtime logs nothing: what it says comes back as an exception."""
+    """Return options of a run that logs nothing: its errors are raised as exceptions."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -41,20 +41,20 @@ def _quiet_options() -> Any:
 
 
 class Cancel:
-    """Stops a run, from another thread, between two of its nodes."""
+    """Stops one run between two of its nodes; `set` may be called from another thread."""
 
     def __init__(self) -> None:
         self._options: Any = None
         self.is_set = False
 
     def set(self) -> None:
-        """Stop the run, or keep it from starting."""
+        """Stop the run; if it has not started, it will stop at its first node."""
         self.is_set = True
         if self._options is not None:
             self._options.terminate = True
 
     def run_options(self) -> Any:
-        """Return ONNX Runtime's options for the one run that this stops; they are never used again."""
+        """Return ONNX Runtime's options for the run; call it once, since the options stay terminated."""
         self._options = _quiet_options()
         if self.is_set:
             self._options.terminate = True
@@ -65,33 +65,33 @@ class Session:
     """An open network. `run` may be called from several threads at once; it releases the GIL while it computes.
 
     Args:
-        open_again: opens ONNX Runtime's session once more, for `keep_apart`.
+        reopen: opens another ONNX Runtime session of the same network, for `open_per_batch_size`.
         session: ONNX Runtime's.
-        place: where it runs.
-        keeps_memory: whether its runs on the CPU keep what they took.
+        placement: its provider, and the nodes that each provider runs.
+        has_arena: whether the CPU provider keeps the memory of its runs.
 
     Attributes:
-        inputs: name to (datatype, shape); the datatype is the Open Inference Protocol's, or ONNX Runtime's own words
-            for what the protocol cannot name; -1 for a free size.
+        inputs: name to (datatype, shape). The datatype is the Open Inference Protocol's, or ONNX Runtime's type where
+            the protocol has no name for it; -1 in the shape is a free size.
         outputs: likewise.
-        place: where it runs.
+        placement: as given.
     """
 
-    def __init__(self, open_again: Callable[[], Any], session: Any, place: Place, keeps_memory: bool = True) -> None:
+    def __init__(self, reopen: Callable[[], Any], session: Any, placement: Placement, has_arena: bool = True) -> None:
         from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-        self._open_again, self._session, self._invalid_argument = open_again, session, InvalidArgument
-        self._by_rows: dict[int, Any] = {}
+        self._reopen, self._session, self._invalid_argument = reopen, session, InvalidArgument
+        self._by_batch_size: dict[int, Any] = {}
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
-        self.place = place
-        self._keeps_memory = keeps_memory
-        self._usual_options = _quiet_options()
+        self.placement = placement
+        self._has_arena = has_arena
+        self._default_options = _quiet_options()
 
     @property
     def provider(self) -> str:
-        """What was got, by our name."""
-        return self.place.provider
+        """Short name of the provider that runs the network."""
+        return self.placement.provider
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str], cancel: Cancel | None = None) -> list[Array]:
         """Run the network once.
@@ -101,58 +101,61 @@ class Session:
             outputs: names of those to compute.
             cancel: stops this run.
 
+        Returns:
+            One array for each of `outputs`, in their order.
+
         Raises:
-            InvalidRequestError: ONNX Runtime refused the tensors.
-            RunError: the network failed, or was stopped.
+            InvalidRequestError: ONNX Runtime rejected the tensors.
+            RunError: the network failed, or the run was cancelled.
         """
-        options = self._usual_options if cancel is None else cancel.run_options()
+        options = self._default_options if cancel is None else cancel.run_options()
         try:
-            results: list[Array] = self._session_of(tensors).run(outputs, tensors, options)
+            results: list[Array] = self._session_for(tensors).run(outputs, tensors, options)
         except self._invalid_argument as error:
-            raise InvalidRequestError(f"The network does not take these tensors: {first_line(error)}") from error
+            raise InvalidRequestError(f"The network rejects these tensors: {first_line(error)}") from error
         except Exception as error:
             raise RunError(first_line(error)) from error
         return results
 
-    def first_sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Return the batch sizes to run before any other."""
-        return PROVIDERS[self.provider].first_sizes(max_batch_size)
+    def warmup_order(self, max_batch_size: int) -> tuple[int, ...]:
+        """Return the batch sizes that must be run first, in order; empty if the order does not matter."""
+        return PROVIDERS[self.provider].warmup_order(max_batch_size)
 
-    def warmed_sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Return the batch sizes to warm and to pad to; none where a new size costs nothing."""
-        return () if self.place.runs_on_host else cuda.warmed_sizes(max_batch_size)
+    def warmup_sizes(self, max_batch_size: int) -> tuple[int, ...]:
+        """Return the batch sizes to warm up and to pad to; empty where a new size costs nothing."""
+        return () if self.placement.runs_on_host else cuda.warmup_sizes(max_batch_size)
 
     @property
     def plans_for_one_shape(self) -> bool:
-        """Whether a shape that was run before may be dear again behind another one."""
+        """Whether the provider keeps its plan for the last shape only, so that a change of shape may cost time."""
         return PROVIDERS[self.provider].plans_for_one_shape
 
-    def keep_apart(self, sizes: Sequence[int]) -> None:
-        """Give every number of rows a session of its own; the largest keeps the one that is open.
+    def open_per_batch_size(self, sizes: Sequence[int]) -> None:
+        """Open a session for each batch size; the largest size keeps the first session.
 
-        That one also runs what is of none of these sizes. Given none, it runs everything, as at first.
+        The first session also runs every other size. With no sizes it runs all of them, as before the first call.
 
         Raises:
-            ProviderError, BundleError: ONNX Runtime opens no more of them.
+            ProviderError, BundleLoadError: ONNX Runtime cannot open another session.
         """
-        self._by_rows = {}
-        self._by_rows = {rows: self._open_again() for rows in sizes[:-1]}
+        self._by_batch_size = {}
+        self._by_batch_size = {rows: self._reopen() for rows in sizes[:-1]}
 
-    def _session_of(self, tensors: Mapping[str, Array]) -> Any:
-        if not self._by_rows:
+    def _session_for(self, tensors: Mapping[str, Array]) -> Any:
+        if not self._by_batch_size:
             return self._session
         first = next(iter(tensors.values()))
-        return self._by_rows.get(len(first), self._session) if first.ndim else self._session
+        return self._by_batch_size.get(len(first), self._session) if first.ndim else self._session
 
-    def give_back_memory(self) -> None:
-        """Give back what large runs left in the CPU's arena, which keeps all that it ever had; others may run on.
+    def shrink_arena(self) -> None:
+        """Release the free memory of the CPU's arena, which otherwise keeps its peak; other runs may go on.
 
-        ONNX Runtime does that behind a run alone, so this starts one and stops it before its first node.
+        ONNX Runtime does so at the end of a run only, so this starts a run and stops it before its first node.
 
         Raises:
-            RunError: it failed.
+            RunError: the run failed.
         """
-        if not self._keeps_memory or any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
+        if not self._has_arena or any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
             return
         options = _quiet_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

@@ -1,9 +1,10 @@
-"""A session is opened on the provider that was asked for, or not at all.
+"""Open a session on the provider that was requested, or raise.
 
 ONNX Runtime falls back to the CPU in three ways, each with only a line on standard error or standard output: a provider
-that does not work is left out of the session, one that raises is replaced (by its Python wrapper, while it opens and
-even while it runs), and one that works may take no node. So the wrapper's fallback is off, and the providers got and
-the placement of the nodes are compared with what was asked. What belongs to one provider is in `service/providers`.
+that does not work is left out of the session, one that raises is replaced (by the Python wrapper, while it opens and
+even while it runs), and one that works may be assigned no node. So the wrapper's fallback is off, and the session's
+providers and the placement of its nodes are compared with the request. What concerns one provider only is in
+`service.runtime.providers`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from typing import Any
 
 from normfold.contract.install import how_to_install
 from normfold.contract.runtime import require_onnxruntime
-from normfold.service.errors import BundleError, ProviderError
-from normfold.service.runtime.providers.ort_messages import first_line, plain
-from normfold.service.runtime.providers.placement import RECORD, Place, describe_placement, read_placement
-from normfold.service.runtime.providers.session_request import Wish
+from normfold.service.errors import BundleLoadError, ProviderError
+from normfold.service.runtime.providers.ort_messages import first_line, message_of
+from normfold.service.runtime.providers.placement import (
+    RECORD,
+    Placement,
+    describe_nodes,
+    read_nodes,
+)
+from normfold.service.runtime.providers.session_request import SessionRequest
 from normfold.service.runtime.providers.table import AUTO, AUTO_ORDER, CPU, PROVIDERS, Provider
 from normfold.service.runtime.session import Session
 
 logger = logging.getLogger(__name__)
 
 _ERROR = 3
-"""ONNX Runtime's severity."""
+"""ONNX Runtime's log severity of errors."""
 
 
 def open_session(
@@ -39,43 +45,43 @@ def open_session(
     cache: Path | None = None,
     arena: bool = True,
 ) -> Session:
-    """Open a network on the provider asked for.
+    """Open a network on the requested provider.
 
-    The model is opened from its path, never from bytes: from bytes, other threads stall for tens of milliseconds.
+    The model is opened from its path, never from bytes: bytes hold the GIL for tens of milliseconds.
 
     Args:
         path: the ONNX file.
-        provider: one of the table's, or `auto`, which takes CUDA where it works, and otherwise the CPU.
+        provider: short name of a provider, or `auto`: CUDA where it works, otherwise the CPU.
         intra_op_threads: threads within one run.
-        options: of that provider; they go before our own.
-        device_id: which GPU, counted from 0.
-        cache: folder that may be written, for what takes long to build; None: nothing is kept.
-        arena: keep the memory of a run on the CPU for the next one.
+        options: of that provider; they override Normfold's defaults.
+        device_id: index of the GPU.
+        cache: writable folder for compiled engines; None: no cache.
+        arena: let the CPU provider keep the memory of a run for the next one.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
-        ProviderError: the provider was asked for and not got, or refused its options.
-        BundleError: ONNX Runtime cannot open the file.
+        ProviderError: the provider does not work here, or rejected its options.
+        BundleLoadError: ONNX Runtime cannot open the file.
     """
     require_onnxruntime()
-    wish = Wish(path, intra_op_threads, options or {}, device_id, cache, arena)
+    request = SessionRequest(path, intra_op_threads, options or {}, device_id, cache, arena)
     if provider != AUTO:
-        return _open_on(wish, PROVIDERS[provider])
+        return _open_on(request, PROVIDERS[provider])
     fell_back = False
     for name in AUTO_ORDER[:-1]:
         if not _is_built_in(PROVIDERS[name]):
             continue
         try:
-            return _open_on(wish, PROVIDERS[name])
+            return _open_on(request, PROVIDERS[name])
         except ProviderError as error:
             fell_back = True
             bundle = "/".join(path.parts[-3:-1])
-            logger.warning("%s does not run on %s, as provider 'auto' allows: %s.", bundle, name, error.got)
-    return _open_on(wish, PROVIDERS[AUTO_ORDER[-1]], fell_back)
+            logger.warning("%s does not run on %s, as provider 'auto' allows: %s.", bundle, name, error.problem)
+    return _open_on(request, PROVIDERS[AUTO_ORDER[-1]], fell_back)
 
 
-def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session:
-    """Open a network on one provider, and see that it was got."""
+def _open_on(request: SessionRequest, provider: Provider, fell_back: bool = False) -> Session:
+    """Open a network on one provider, and check that it runs there."""
     if not _is_built_in(provider):
         raise ProviderError(
             provider.name,
@@ -84,19 +90,19 @@ def _open_on(wish: Wish, provider: Provider, fell_back: bool = False) -> Session
         )
     missing = provider.load_libraries()
     try:
-        options = provider.options(wish) | dict(wish.options)
+        options = provider.options(request) | dict(request.options)
     except OSError as error:
         raise ProviderError(
             provider.name, f"its cache cannot be written ({error.strerror})", "choose another folder."
         ) from error
-    create = partial(_create, wish, provider, options, missing)
+    create = partial(_create, request, provider, options, missing)
     session = create()
-    nodes = read_placement(session)
+    nodes = read_nodes(session)
     if nodes and provider.name not in nodes:
-        raise ProviderError(provider.name, f"it took none of the nodes ({describe_placement(nodes)})", provider.remedy)
+        raise ProviderError(provider.name, f"it runs none of the nodes ({describe_nodes(nodes)})", provider.remedy)
     in_force = options | session.get_provider_options().get(provider.onnx_name, {})
-    place = Place(provider.name, in_force, nodes, fell_back, provider.runs_on_host(wish))
-    return Session(create, session, place, keeps_memory=wish.arena)
+    placement = Placement(provider.name, in_force, nodes, fell_back, provider.runs_on_host(request))
+    return Session(create, session, placement, has_arena=request.arena)
 
 
 def _is_built_in(provider: Provider) -> bool:
@@ -105,47 +111,49 @@ def _is_built_in(provider: Provider) -> bool:
     return provider.onnx_name in onnxruntime.get_available_providers()
 
 
-def _create(wish: Wish, provider: Provider, options: Mapping[str, str], missing: str) -> Any:
+def _create(request: SessionRequest, provider: Provider, options: Mapping[str, str], missing: str) -> Any:
     """Return ONNX Runtime's session on this provider.
 
     Raises:
-        ProviderError: the provider raised, or was not got.
-        BundleError: the file is at fault: it does not open on the CPU either.
+        ProviderError: the provider raised, or the session is without it.
+        BundleLoadError: the file cannot be opened on the CPU either.
     """
-    behind = [(PROVIDERS[name].onnx_name, PROVIDERS[name].options(_without_options(wish))) for name in provider.behind]
+    fallbacks = [
+        (PROVIDERS[name].onnx_name, PROVIDERS[name].options(_drop_options(request))) for name in provider.fallbacks
+    ]
     try:
-        session = _create_with(wish, [(provider.onnx_name, options), *behind])
+        session = _create_with(request, [(provider.onnx_name, options), *fallbacks])
     except Exception as error:
-        if provider.name != CPU and _opens_on_cpu(wish):
-            refused = f"ONNX Runtime refused it ({plain(error).rstrip('.')})"
-            raise ProviderError(provider.name, refused, provider.remedy) from error
-        raise BundleError(f"ONNX Runtime cannot open {wish.path.name!r}: {first_line(error)}") from error
+        if provider.name != CPU and _opens_on_cpu(request):
+            problem = f"ONNX Runtime rejected it ({message_of(error).rstrip('.')})"
+            raise ProviderError(provider.name, problem, provider.remedy) from error
+        raise BundleLoadError(f"ONNX Runtime cannot open {request.path.name!r}: {first_line(error)}") from error
     if session.get_providers()[0] != provider.onnx_name:
-        got = f"ONNX Runtime fell back to the CPU{f' ({missing})' if missing else ''}"
-        raise ProviderError(provider.name, got, provider.remedy)
+        problem = f"ONNX Runtime fell back to the CPU{f' ({missing})' if missing else ''}"
+        raise ProviderError(provider.name, problem, provider.remedy)
     return session
 
 
-def _create_with(wish: Wish, providers: list[tuple[str, Mapping[str, str]]]) -> Any:
+def _create_with(request: SessionRequest, providers: list[tuple[str, Mapping[str, str]]]) -> Any:
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(_ERROR)  # else it warns of every session on a GPU
+    onnxruntime.set_default_logger_severity(_ERROR)  # else it warns for every session on a GPU
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = wish.threads
-    options.enable_cpu_mem_arena = wish.arena
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a server's idle threads must not burn
+    options.intra_op_num_threads = request.threads
+    options.enable_cpu_mem_arena = request.arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not use processor time
     options.add_session_config_entry(RECORD, "1")
-    options.log_severity_level = _ERROR  # and no less: they come back as exceptions, and the log is JSON
-    return onnxruntime.InferenceSession(wish.path, options, providers=providers, enable_fallback=0)
+    options.log_severity_level = _ERROR  # errors are raised as exceptions, and the log is JSON
+    return onnxruntime.InferenceSession(request.path, options, providers=providers, enable_fallback=0)
 
 
-def _opens_on_cpu(wish: Wish) -> bool:
+def _opens_on_cpu(request: SessionRequest) -> bool:
     try:
-        _create_with(wish, [(PROVIDERS[CPU].onnx_name, {})])
-    except Exception:  # noqa: BLE001 -- the error that counts is the one before
+        _create_with(request, [(PROVIDERS[CPU].onnx_name, {})])
+    except Exception:  # noqa: BLE001 -- the provider's own error is reported
         return False
     return True
 
 
-def _without_options(wish: Wish) -> Wish:
-    return replace(wish, options={})
+def _drop_options(request: SessionRequest) -> SessionRequest:
+    return replace(request, options={})

@@ -1,1 +1,1 @@
-"""Worker processes: coordination, shared files, shutdown."""
+"""Several worker processes that act as one service: state they share, how they start and stop."""

@@ -1,126 +1,138 @@
-"""What the worker processes of one service tell each other, through small files in one folder.
+"""The state that the worker processes of one service share, as small files in one folder.
 
-    wanted.json        which models clients have asked to be loaded or unloaded, each with the number of its turn
-    worker-PID.json    what one worker has done of that, whether it is ready, and what it has counted
+    requests.json       the models that clients have asked to load or to unload, each with the generation of the request
+    worker-PID.json     a worker's status: the generation that it has reached, whether it is ready, its telemetry
+    worker-PID.lock     locked while that worker lives
 
-A worker holds a lock on worker-PID.lock for as long as it lives, so a dead one is known by it, and what it had counted
-is not lost. One that takes a dead one's place reads what it must load. Files are replaced whole; nothing is waited for
-but by looking again.
+A worker whose lock is free has died; its telemetry still counts. The worker that replaces it reads from requests.json
+what to load. Files are replaced whole and polled.
 """
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
-FOLLOW_S = 0.05
-"""How often a worker looks for what the others want of it."""
+from normfold.service.file_lock import is_locked, lock
 
-TELL_S = 1.0
-"""How often it writes down what it has counted."""
+POLL_INTERVAL_S = 0.05
+"""Seconds between two looks of a worker at the load requests."""
+
+PUBLISH_INTERVAL_S = 1.0
+"""Seconds between two writes of a worker's status."""
+
+_REQUESTS = "requests.json"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to become of a model, and the number of the turn in which it was asked for."""
+class LoadRequest:
+    """The last request for a model: whether it should be loaded, and the generation, which grows with each request."""
 
-    turn: int
+    generation: int
     loaded: bool
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """Another worker, as it last described itself."""
+    """Another worker, as it was last published.
+
+    Attributes:
+        is_alive: whether its process lives.
+        generation: of the last load request that it has applied.
+        problem: the reason why it is not ready; None if it is.
+        failures: model to the reason why its last load failed.
+        telemetry: of `Coordinator`.
+        process: its id.
+    """
 
     is_alive: bool
-    turn: int = 0
+    generation: int = 0
     problem: str | None = None
     failures: dict[str, str] = field(default_factory=dict)
-    counted: dict[str, Any] = field(default_factory=dict)
+    telemetry: dict[str, Any] = field(default_factory=dict)
     process: int = 0
 
 
 class SharedState:
-    """The folder, as one worker uses it.
+    """The shared folder, as one worker uses it.
 
     Args:
-        folder: of this service alone; the parent process makes it.
+        folder: of this service only; the parent process creates it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._process = folder, os.getpid()
         parent = multiprocessing.parent_process()
-        self._parent = os.getppid() if parent is None else parent.pid  # which may be gone already
+        self._parent = os.getppid() if parent is None else parent.pid  # which may have ended already
         folder.mkdir(parents=True, exist_ok=True)
-        self._told = folder / f"worker-{self._process}.json"
-        self._lock: IO[bytes] = self._told.with_suffix(".lock").open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._seen: tuple[int, int] | None = None
-        self._wishes: dict[str, Wish] = {}
+        self._status = folder / f"worker-{self._process}.json"
+        self._lock = lock(self._status.with_suffix(".lock"))
+        self._read_version: tuple[int, int] | None = None
+        self._requests: dict[str, LoadRequest] = {}
 
     @property
     def is_orphaned(self) -> bool:
-        """Whether the parent process is gone, which would have restarted and ended this one."""
+        """Whether the parent process, which would restart and stop this one, has ended."""
         return os.getppid() != self._parent
 
-    def tell(self, turn: int, problem: str | None, failures: dict[str, str], counted: dict[str, Any]) -> None:
-        """Describe this worker to the others."""
-        os.utime(self._lock.fileno())  # what sweeps temporary folders takes nothing that is in use
-        _replace(self._told, {"turn": turn, "problem": problem, "failures": failures, "counted": counted})
+    def publish(
+        self, generation: int, problem: str | None, failures: dict[str, str], telemetry: dict[str, Any]
+    ) -> None:
+        """Write this worker's status; the arguments are the fields of `WorkerStatus`."""
+        os.utime(self._lock.fileno())  # so that cleaners of temporary folders see it in use
+        status = {"generation": generation, "problem": problem, "failures": failures, "telemetry": telemetry}
+        _replace(self._status, status)
 
     def others(self) -> list[WorkerStatus]:
-        """Return the other workers, the dead ones too."""
+        """Return the other workers, dead ones included."""
         found = []
         for path in sorted(self._folder.glob("worker-*.json")):
-            with suppress(OSError, ValueError):  # gone, or not ours
-                if path.name != self._told.name:
-                    found.append(_read_worker_status(path))
+            with suppress(OSError, ValueError):  # deleted, or not a status
+                if path.name != self._status.name:
+                    found.append(_read_status(path))
         return found
 
-    def wishes(self) -> dict[str, Wish]:
-        """Return what is wanted of every model that was ever asked for."""
-        path = self._folder / "wanted.json"
+    def load_requests(self) -> dict[str, LoadRequest]:
+        """Return the last request for each model that was ever requested."""
+        path = self._folder / _REQUESTS
         with suppress(FileNotFoundError):
             facts = path.stat()
-            if (seen := (facts.st_ino, facts.st_mtime_ns)) != self._seen:
-                self._wishes = {name: Wish(**wish) for name, wish in orjson.loads(path.read_bytes()).items()}
-                self._seen = seen
-        return self._wishes
+            if (version := (facts.st_ino, facts.st_mtime_ns)) != self._read_version:
+                records = orjson.loads(path.read_bytes())
+                self._requests = {name: LoadRequest(**record) for name, record in records.items()}
+                self._read_version = version
+        return self._requests
 
-    def wish(self, model: str, loaded: bool) -> int:
-        """Ask every worker to load or to unload a model; return the number of the turn."""
-        with (self._folder / "wanted.lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            wishes = self.wishes()
-            turn = 1 + max((wish.turn for wish in wishes.values()), default=0)
-            changed = wishes | {model: Wish(turn, loaded)}
-            _replace(
-                self._folder / "wanted.json",
-                {name: {"turn": wish.turn, "loaded": wish.loaded} for name, wish in changed.items()},
-            )
-        return turn
+    def request(self, model: str, loaded: bool) -> int:
+        """Ask every worker to load or to unload a model; return the generation of the request."""
+        with lock(self._folder / "requests.lock"):
+            requests = self.load_requests()
+            generation = 1 + max((request.generation for request in requests.values()), default=0)
+            changed = requests | {model: LoadRequest(generation, loaded)}
+            _replace(self._folder / _REQUESTS, {name: asdict(request) for name, request in changed.items()})
+        return generation
 
     def close(self) -> None:
-        """Leave: what was counted stays for the others to sum."""
+        """Release the lock; the status stays, so that the other workers still add its telemetry."""
         self._lock.close()
 
 
-def _read_worker_status(path: Path) -> WorkerStatus:
-    """Return what a worker's file says; a worker is alive as long as its lock is held."""
+def _read_status(path: Path) -> WorkerStatus:
+    """Read the status of a worker, which lives as long as its lock is held."""
     record, process = orjson.loads(path.read_bytes()), int(path.stem.removeprefix("worker-"))
-    lock = path.with_suffix(".lock")
-    return WorkerStatus(_is_locked(lock) if lock.exists() else _exists(process), **record, process=process)
+    lock_path = path.with_suffix(".lock")
+    is_alive = is_locked(lock_path) if lock_path.exists() else _exists(process)
+    return WorkerStatus(is_alive, **record, process=process)
 
 
 def _exists(process: int) -> bool:
-    """Whether there is such a process, where its lock was taken away."""
+    """Return whether a process with this id exists: for a worker whose lock file was deleted."""
     try:
         os.kill(process, 0)
     except OSError:
@@ -128,17 +140,8 @@ def _exists(process: int) -> bool:
     return True
 
 
-def _is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        return False
-
-
 def _replace(path: Path, record: Any) -> None:
     """Write a file whole: readers see the old one or the new one."""
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_bytes(orjson.dumps(record))
-    aside.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(orjson.dumps(record))
+    temporary.replace(path)

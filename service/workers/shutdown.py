@@ -1,4 +1,4 @@
-"""The beginning of the end: not ready from the first moment, served on until load balancers have noticed."""
+"""Graceful shutdown: not ready at once, but serving until load balancers have stopped sending requests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def graceful_shutdown(stop: Callable[[], None], delay_s: float) -> None:
-    """Let SIGTERM and SIGINT call `stop` at once, and the handler that is installed now only after the delay.
+    """Make SIGTERM and SIGINT call `stop` at once, and the handler that is installed now after a delay.
 
-    A second signal is not delayed. Where Python allows no handlers (not in the main thread) nothing is changed.
+    A second signal is not delayed. Outside of the main thread, where Python allows no handlers, nothing is changed.
 
     Args:
-        stop: makes the service unready.
+        stop: makes the service report not ready.
         delay_s: seconds.
     """
     if threading.current_thread() is not threading.main_thread():

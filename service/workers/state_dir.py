@@ -1,34 +1,36 @@
-"""The one folder that the service writes: its repository and the rest of its file system may be read-only.
+"""The only folder that the service writes: its repository and the rest of its file system may be read-only.
 
-service.lock   held while it runs: two services never share the folder
-workers/       what its worker processes tell each other; begun anew at every start
-shift/         what was seen of inputs (`service.drift.store`); that of versions which are gone is deleted at the start
+service.lock   locked while the service runs: two services never share the folder
+workers/       the state that its worker processes share; empty at every start
+drift/         the state of drift monitoring (`service.drift.store`), deleted at the start for versions that are gone
 """
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normfold.contract.samples import SHIFT
+from normfold.contract.samples import DRIFT_FOLDER
 from normfold.service.errors import SettingsError
+from normfold.service.file_lock import try_lock
 
 WORKERS = "workers"
 
 
 @contextmanager
-def prepared_state(state_dir: Path | None, workers: int, repository: Path) -> Iterator[Path | None]:
-    """Make the folder ready for one service, and lock out others.
+def locked_state_dir(state_dir: Path | None, workers: int, repository: Path) -> Iterator[Path | None]:
+    """Prepare the folder for one service, and lock it against others.
 
     Args:
-        state_dir: what the operator named; with None and several workers a temporary one is made, and removed in the
-            end.
-        workers: processes that serve.
-        repository: what they serve.
+        state_dir: from the settings; with None and several workers a temporary one, removed at the end.
+        workers: number of worker processes.
+        repository: folder of models.
+
+    Yields:
+        The folder; None for one worker without a state_dir.
 
     Raises:
         SettingsError: it cannot be written, or another service uses it.
@@ -43,29 +45,29 @@ def prepared_state(state_dir: Path | None, workers: int, repository: Path) -> It
         with _locked(state_dir):
             shutil.rmtree(state_dir / WORKERS, ignore_errors=True)
             (state_dir / WORKERS).mkdir()
-            _forget_gone(state_dir / SHIFT, repository)
+            _delete_stale(state_dir / DRIFT_FOLDER, repository)
             yield state_dir
 
 
-def _forget_gone(shift: Path, repository: Path) -> None:
-    """Delete what was seen of versions that are gone: it may hold people's inputs, and nobody would read it again."""
-    if not repository.is_dir():  # it may come back
+def _delete_stale(drift: Path, repository: Path) -> None:
+    """Delete the state of versions that are gone: it may hold clients' data, and nothing would read it again."""
+    if not repository.is_dir():  # it may be mounted later
         return
-    for folder in shift.glob("*/*"):
-        if not (repository / folder.relative_to(shift)).is_dir():
+    for folder in drift.glob("*/*"):
+        if not (repository / folder.relative_to(drift)).is_dir():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def _temporary() -> Iterator[Path]:
     try:
-        made = tempfile.TemporaryDirectory(prefix="normfold-")
+        temporary = tempfile.TemporaryDirectory(prefix="normfold-")
     except OSError:
         raise SettingsError(
-            "Several workers need a folder to meet in, and no temporary one can be written; name one with "
+            "Several workers share state in a folder, and no temporary one can be written; name a folder with "
             "NORMFOLD_STATE_DIR."
         ) from None
-    with made as folder:
+    with temporary as folder:
         yield Path(folder)
 
 
@@ -73,12 +75,10 @@ def _temporary() -> Iterator[Path]:
 def _locked(state_dir: Path) -> Iterator[None]:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        lock = (state_dir / "service.lock").open("wb")
+        lock = try_lock(state_dir / "service.lock")
     except OSError as error:
         raise SettingsError(f"The state_dir {str(state_dir)!r} cannot be written: {error.strerror}.") from None
+    if lock is None:
+        raise SettingsError(f"The state_dir {str(state_dir)!r} is in use by another service.")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SettingsError(f"The state_dir {str(state_dir)!r} is in use by another service.") from None
         yield

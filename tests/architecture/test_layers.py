@@ -83,7 +83,7 @@ def find_violations(package: str, source: str) -> set[str]:
     return (everything & NEVER[package]) | (at_once & NEVER_AT_ONCE.get(package, set()))
 
 
-def test_there_are_files_to_look_at() -> None:
+def test_architecture_tests_find_files() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(PACKAGES)
 
 
@@ -139,5 +139,5 @@ def test_planted_violation_is_found(package: str, source: str, found: str) -> No
         ("service", "from normfold import contract"),
     ],
 )
-def test_what_is_allowed_is_not_found(package: str, source: str) -> None:
+def test_allowed_import_is_not_reported(package: str, source: str) -> None:
     assert find_violations(package, source) == set()

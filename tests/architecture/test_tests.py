@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,52 @@ def test_import_of_a_support_module_is_allowed(source: str) -> None:
 
 def test_support_has_few_modules() -> None:
     assert len(list((TESTS / "support").glob("*.py"))) <= MAX_SUPPORT_MODULES
+
+
+def run_planted(folder: Path, source: str, *options: str) -> tuple[int, str]:
+    """Run a planted test file with the project's conftest; return pytest's exit code and what it printed."""
+    (folder / "test_planted.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--rootdir", folder, *options, folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+SKIPPED = """
+import pytest
+
+def test_passes():
+    pass
+
+@pytest.mark.parametrize("number", range(3))
+def test_of_a_gpu(number):
+    pytest.skip("no NVIDIA GPU")
+"""
+
+
+@pytest.mark.slow
+def test_run_reports_skipped_tests_by_reason(tmp_path: Path) -> None:
+    code, out = run_planted(tmp_path, SKIPPED + '\ndef test_of_wrk():\n    pytest.skip("no wrk")\n')
+    assert code == 0
+    assert "3 tests: no NVIDIA GPU\n1 test: no wrk\n" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        (SKIPPED, 0),
+        (SKIPPED + '\ndef test_of_wrk():\n    pytest.skip("no wrk")\n', 1),
+        ('import pytest\npytest.skip("no wrk", allow_module_level=True)', 5),
+    ],
+)
+def test_option_fail_on_skip_fails_a_run_with_a_skip_that_is_not_allowed(
+    tmp_path: Path, source: str, code: int
+) -> None:
+    found, out = run_planted(tmp_path, source, "--fail-on-skip")
+    assert found == code
+    assert ("may not be (--fail-on-skip)" in out) == (code == 1)

@@ -57,6 +57,7 @@ def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any
     return folded, operators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "before", "left"),
     [
@@ -66,7 +67,7 @@ def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any
         ("temporal", SEQUENCE, 8, {"Conv": 8, "Relu": 6, "Add": 3, "ReduceMean": 1, "Gemm": 1}),
     ],
 )
-def test_nothing_is_left_where_a_linear_layer_comes_before_each_batchnorm(
+def test_network_with_a_linear_layer_before_each_batchnorm_folds_completely(
     tmp_path: Path, name: str, shape: tuple[int, ...], before: int, left: dict[str, int]
 ) -> None:
     folded, operators = fold_network(tmp_path, name, shape)
@@ -75,6 +76,7 @@ def test_nothing_is_left_where_a_linear_layer_comes_before_each_batchnorm(
     assert operators == left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depths", "first_stride"), [([3, 2], 1), ([1, 4, 1], 2)])
 def test_every_repvgg_block_becomes_one_3_by_3_convolution(
     tmp_path: Path, depths: list[int], first_stride: int
@@ -88,8 +90,9 @@ def test_every_repvgg_block_becomes_one_3_by_3_convolution(
     assert {node.op_type for node in graph.node} == {"Conv", "Relu", "ReduceMean", "Gemm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depths", "growth_rate"), [([4, 4], 12), ([2, 3, 1], 4)])
-def test_a_densenet_keeps_what_reads_a_concat_and_folds_the_rest(
+def test_densenet_keeps_norms_that_read_a_concat_and_folds_the_rest(
     tmp_path: Path, depths: list[int], growth_rate: int
 ) -> None:
     folded, operators = fold_network(tmp_path, "densenet", PICTURE, depths=depths, growth_rate=growth_rate)
@@ -103,6 +106,7 @@ def test_a_densenet_keeps_what_reads_a_concat_and_folds_the_rest(
     assert operators["Conv"] == 1 + 2 * layers + transitions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_a_preactivated_resnet_keeps_the_norms_that_read_a_sum(tmp_path: Path, block: str) -> None:
     folded, _ = fold_network(tmp_path, "preact_resnet", PICTURE, block=block, depths=[2, 2], widths=[4, 8])
@@ -112,6 +116,7 @@ def test_a_preactivated_resnet_keeps_the_norms_that_read_a_sum(tmp_path: Path, b
     assert folded.report.kept == {READ_ELSEWHERE: 4}
 
 
+@pytest.mark.slow
 def test_a_preactivated_norm_folds_into_both_branches_of_a_sum_that_nothing_else_reads(tmp_path: Path) -> None:
     folded, _ = fold_network(tmp_path, "preact_resnet", PICTURE, depths=[1, 1, 1], widths=[4, 8, 16])
     # The second and third unit end in a sum of two convolutions, the first in one with what it reads itself.
@@ -119,6 +124,7 @@ def test_a_preactivated_norm_folds_into_both_branches_of_a_sum_that_nothing_else
     assert folded.report.batchnorm_before == 7
 
 
+@pytest.mark.slow
 def test_a_unet_takes_pictures_of_other_sizes_than_it_was_trained_on(tmp_path: Path) -> None:
     network = trained_like("unet", PICTURE)
     written = to_onnx(network, tmp_path / "unfolded.onnx", {"input": InputSpec(PICTURE)}, dynamic_size=True)
@@ -133,6 +139,7 @@ def served(repository: Path) -> Iterator[httpx.Client]:
         yield service.client
 
 
+@pytest.mark.slow
 def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: RunCommand, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = (rng.uniform(size=(150, 2, 4)) < 0.4).repeat(4, axis=1).repeat(2, axis=2).astype(np.int64)
@@ -161,7 +168,7 @@ def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Run
         assert [one["mask"] for one in answer.json()["predictions"]] == logits.argmax(1).tolist()
         refused = client.post("/v1/models/masks:classify", content=png_of(x[0]))
         assert refused.status_code == 400
-        assert "gives a class to each pixel, not one to a picture; use :predict or infer" in refused.json()["error"]
+        assert "classifies pixels, not images; use :predict or infer" in refused.json()["error"]
         tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8]}
         data = preprocessing.standardise(x[:1, None]).flatten().tolist()
         inferred = client.post("/v2/models/masks/infer", json={"inputs": [{**tensor, "data": data}]}).json()
@@ -169,6 +176,7 @@ def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Run
         np.testing.assert_allclose(inferred["outputs"][0]["data"], logits[0].flatten(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = np.arange(150) % 3
@@ -200,7 +208,7 @@ def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_
         refused = client.post("/v1/models/waves:predict", json={"instances": x[:1, :, :5].tolist()})
         assert refused.status_code == 400
         assert "Expected a sequence of 2 channels of 12 numbers, got shape [2, 5]" in refused.json()["error"]
-        assert "does not take pictures" in client.post("/v1/models/waves:classify", content=b"x").json()["error"]
+        assert "does not take images" in client.post("/v1/models/waves:classify", content=b"x").json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_fold_takes_the_card_beside_the_model(normfold: RunCommand, net: Path) -
     assert onnx.load(net.with_name("folded.onnx")).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def test_verify_compares_pixels_with_what_the_card_makes_of_them(normfold: RunCommand, net: Path) -> None:
+def test_verify_compares_pixels_with_their_standardised_tensors(normfold: RunCommand, net: Path) -> None:
     net.with_name("card.json").write_text(to_json(SourceCard(preprocessing=COLOUR_CARD)))
     assert normfold("fold", "net.onnx", "folded.onnx", "--input", "uint8", "--card", "card.json")[0] == 0
 
@@ -43,7 +43,7 @@ def test_verify_compares_pixels_with_what_the_card_makes_of_them(normfold: RunCo
     assert "has other inputs than 'net.onnx'" in err
 
 
-def test_export_says_in_the_manifest_what_the_client_sends(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_export_writes_the_input_datatype_into_the_manifest(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     net.with_suffix(".json").write_text(to_json(SourceCard(preprocessing=COLOUR_CARD)))
 
     code, out, _ = normfold("export", "net.onnx", "--name", "net", "--input", "uint8", "--json")
@@ -69,7 +69,7 @@ def test_export_says_in_the_manifest_what_the_client_sends(normfold: RunCommand,
         (["export", "net.onnx", "--input", "3x6x6"], "A shape in --input goes with module:factory"),
     ],
 )
-def test_what_cannot_be_is_said_and_nothing_is_written(
+def test_pixel_input_that_cannot_be_folded_is_an_error_and_writes_nothing(
     arguments: list[str], message: str, normfold: RunCommand, net: Path
 ) -> None:
     code, _, err = normfold(*arguments)

@@ -100,12 +100,13 @@ def test_wrong_use_of_a_factory_is_one_sentence(
     assert not Path("model_repository").exists()
 
 
-def test_factory_that_takes_classes_is_told_them(export: Export, package: str) -> None:
+def test_factory_gets_the_arguments_of_the_option_arg(export: Export, package: str) -> None:
     source = [f"{package}.nets:rows", "--weights", "rows.safetensors", "--input", "5"]
     assert export(*source, "--arg", "classes=2") == (0, "")
     assert Path("model_repository/rows/1/model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_module_in_the_current_folder_is_found_by_the_installed_script(package: str, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("normfold")
     source = [f"{package}.nets:img", "--weights", "img.safetensors", "--input", "1x8x8", "--json"]
@@ -153,7 +154,7 @@ def test_full_disk_while_the_network_is_traced_is_of_the_environment(
 
 
 @pytest.mark.parametrize("text", ["", "3x", "x3", "3x0", "3x-2", "3×2", "٣", "9" * 5000])
-def test_shape_that_is_none_is_refused(text: str) -> None:
+def test_malformed_shape_is_rejected(text: str) -> None:
     with pytest.raises(ArgumentError, match="is not positive numbers joined by x"):
         parse_shape(text)
     assert parse_shape("3x224X0224") == (3, 224, 224)

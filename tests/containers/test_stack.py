@@ -49,11 +49,11 @@ def test_real_digits_are_recognised_through_the_published_port(stack: Stack) -> 
     assert accuracy > 0.97
 
 
-def test_it_is_healthy(engine: Engine, stack: Stack) -> None:
+def test_container_is_healthy(engine: Engine, stack: Stack) -> None:
     engine("exec", stack.container, *engine.health_check("normfold"))  # raises if it leaves with anything but 0
 
 
-def test_it_has_no_privileges(engine: Engine, stack: Stack) -> None:
+def test_service_process_has_no_privileges(engine: Engine, stack: Stack) -> None:
     status = engine("exec", stack.container, "cat", "/proc/1/status")
 
     fields = dict(re.findall(r"^(\w+):\s+(.*)$", status, re.MULTILINE))
@@ -64,14 +64,14 @@ def test_it_has_no_privileges(engine: Engine, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/", "/opt/normfold", "/models", "/models/digits"])
-def test_it_can_write_nowhere_but_in_tmp(engine: Engine, stack: Stack, folder: str) -> None:
+def test_service_can_write_only_in_tmp(engine: Engine, stack: Stack, folder: str) -> None:
     script = f"touch {folder}/x && echo written || echo refused"
 
     assert engine("exec", stack.container, "sh", "-c", script).strip() == "refused"
     assert engine("exec", stack.container, "sh", "-c", "touch /tmp/x && rm /tmp/x && echo written").strip() == "written"
 
 
-def test_it_has_the_limits_that_compose_names(engine: Engine, stack: Stack) -> None:
+def test_container_has_the_limits_of_compose(engine: Engine, stack: Stack) -> None:
     limits = engine.inspect(stack.container)["HostConfig"]
 
     assert limits["Memory"] == 2**30
@@ -79,7 +79,7 @@ def test_it_has_the_limits_that_compose_names(engine: Engine, stack: Stack) -> N
     assert limits["PidsLimit"] == 512
 
 
-def test_what_the_tools_publish_is_served_without_a_restart(engine: Engine, stack: Stack) -> None:
+def test_published_version_is_served_without_a_restart(engine: Engine, stack: Stack) -> None:
     engine.on_compose("--profile", "tools", "build", "tools", timeout=1500)
 
     unfolded = "/models/digits/1/unfolded.onnx"
@@ -97,7 +97,7 @@ def _models(stack: Stack) -> dict[str, str]:
     return {one["name"]: one["state"] for one in json.loads(post(f"{stack.url}/v2/repository/index", b"{}"))}
 
 
-def test_it_is_ready_soon_with_nothing_that_it_may_write(engine: Engine, stack: Stack, started: list[str]) -> None:
+def test_read_only_container_is_ready_soon(engine: Engine, stack: Stack, started: list[str]) -> None:
     begun = time.monotonic()
     started.append(engine.start("--publish=127.0.0.1::8000", f"--volume={stack.volume}:/models:ro"))
     wait_until_ready(published_url(engine, started[0]))
@@ -107,7 +107,9 @@ def test_it_is_ready_soon_with_nothing_that_it_may_write(engine: Engine, stack: 
     assert seconds < READY_WITHIN_S
 
 
-def test_requests_in_flight_are_answered_when_it_is_stopped(engine: Engine, stack: Stack, started: list[str]) -> None:
+def test_requests_in_flight_are_answered_when_the_container_is_stopped(
+    engine: Engine, stack: Stack, started: list[str]
+) -> None:
     options = ("--publish=127.0.0.1::8000", f"--volume={stack.volume}:/models:ro", "--cpus=1")
     started.append(engine.start(*options, "--env=NORMFOLD_QUEUE_CAPACITY=1000000"))
     url = published_url(engine, started[0])
@@ -148,7 +150,7 @@ def _wait_until_in_flight(url: str, requests: int) -> None:
     while time.monotonic() < deadline:
         metrics = urllib.request.urlopen(f"{url}/metrics", timeout=20).read().decode()
         queued = sum(float(rows) for rows in re.findall(r"^normfold_queue_rows\{.*\} (.*)$", metrics, re.MULTILINE))
-        found = re.search(r"^normfold_in_flight (.*)$", metrics, re.MULTILINE)
+        found = re.search(r"^normfold_requests_in_flight (.*)$", metrics, re.MULTILINE)
         assert found is not None
         if float(found[1]) > requests and queued:  # the question after metrics is in flight too
             return
@@ -156,7 +158,7 @@ def _wait_until_in_flight(url: str, requests: int) -> None:
     raise AssertionError("the requests were not in flight together")
 
 
-def test_it_writes_nothing_and_reports_to_nobody(engine: Engine, stack: Stack) -> None:
+def test_service_writes_no_file_and_sends_no_telemetry(engine: Engine, stack: Stack) -> None:
     """ONNX Runtime would leave files of its telemetry there."""
     found = engine("exec", stack.container, "find", "/tmp", "-type", "f", "-not", "-path", "/tmp/state/*").split()
 
@@ -203,7 +205,7 @@ def test_a_memory_limit_holds(engine: Engine, stack: Stack, started: list[str]) 
     assert not state["OOMKilled"]
 
 
-def test_what_takes_more_than_its_limit_is_ended(engine: Engine, image: str, started: list[str]) -> None:
+def test_process_over_the_memory_limit_is_killed(engine: Engine, image: str, started: list[str]) -> None:
     limit = ("--memory=64m", "--memory-swap=64m", "--entrypoint=python")
     started.append(engine.start(*limit, command=("-c", "bytearray(300_000_000)[::4096]")))
 
@@ -211,7 +213,7 @@ def test_what_takes_more_than_its_limit_is_ended(engine: Engine, image: str, sta
     assert engine("wait", started[0]).strip() == "137"
 
 
-def test_everything_is_taken_down(engine: Engine, stack: Stack) -> None:
+def test_make_down_removes_every_container(engine: Engine, stack: Stack) -> None:
     """Last: `make down` leaves no container, and keeps the models."""
     engine.make("down")
 

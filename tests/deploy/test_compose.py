@@ -47,7 +47,7 @@ def test_the_dockerfile_is_without_what_hadolint_warns_of() -> None:
 
 
 @pytest.mark.parametrize("name", [*OURS, "prometheus", "grafana"])
-def test_nothing_has_privileges(name: str) -> None:
+def test_services_of_compose_have_no_privileges(name: str) -> None:
     service = COMPOSE["services"][name]
 
     assert service["read_only"] is True
@@ -67,21 +67,21 @@ def test_the_service_may_read_models_and_not_write_them() -> None:
     assert COMPOSE["services"]["service"]["volumes"] == ["models:/models:ro"]
 
 
-def test_limits_hold_for_the_service() -> None:
+def test_service_of_compose_has_limits() -> None:
     limits = COMPOSE["services"]["service"]["deploy"]["resources"]["limits"]
 
     assert set(limits) == {"cpus", "memory"}
     assert COMPOSE["services"]["service"]["pids_limit"] > 0
 
 
-def test_the_service_may_take_its_grace_to_stop() -> None:
+def test_stop_grace_period_covers_the_shutdown_of_the_service() -> None:
     patience = int(COMPOSE["services"]["service"]["stop_grace_period"].removesuffix("s"))
 
     assert patience > Settings.model_fields["shutdown_grace_s"].default + 5
 
 
 @pytest.mark.parametrize("file", [COMPOSE, GPU, KEYS])
-def test_the_service_knows_every_setting(file: dict[str, Any]) -> None:
+def test_service_accepts_every_setting_of_compose(file: dict[str, Any]) -> None:
     given = {name for name in environment(file) if name.startswith(PREFIX)}
 
     assert given <= {PREFIX + name.upper() for name in Settings.model_fields}
@@ -93,7 +93,7 @@ def settings() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def test_the_settings_are_known_and_a_person_may_override_them() -> None:
+def test_settings_of_compose_exist_and_can_be_overridden() -> None:
     named = COMPOSE["services"]["service"]["env_file"]
 
     assert [one["path"] for one in named] == ["deploy/compose.env", "normfold.env"]
@@ -101,7 +101,7 @@ def test_the_settings_are_known_and_a_person_may_override_them() -> None:
     assert "environment" not in COMPOSE["services"]["service"]  # it would go before normfold.env
 
 
-def test_what_clients_hold_fits_into_the_memory_limit() -> None:
+def test_memory_of_requests_fits_into_the_memory_limit() -> None:
     """The sum of docs/how-to/containers.md, for one processor."""
     size = {name: int(value) for name, value in settings().items() if name.endswith("_BYTES")}
     held = size["NORMFOLD_MAX_BODIES_BYTES"] + size["NORMFOLD_MAX_RESPONSE_BYTES"]
@@ -110,7 +110,7 @@ def test_what_clients_hold_fits_into_the_memory_limit() -> None:
     assert 105e6 + held + 2 * 10 * size["NORMFOLD_MAX_BODY_BYTES"] + 200e6 < 2**30
 
 
-def test_prometheus_with_a_key_is_as_without() -> None:
+def test_prometheus_with_a_key_has_the_same_configuration() -> None:
     folder = ROOT / "deploy" / "prometheus"
     plain, keyed = (yaml.safe_load((folder / name).read_text()) for name in ("prometheus.yml", "prometheus-keys.yml"))
     (key,) = [job.pop("authorization") for job in keyed["scrape_configs"]]
@@ -120,7 +120,7 @@ def test_prometheus_with_a_key_is_as_without() -> None:
     assert key["credentials_file"].startswith(mount.split(":")[1])
 
 
-def test_the_image_names_known_settings_alone() -> None:
+def test_image_sets_only_settings_that_exist() -> None:
     given = set(re.findall(r"\b(NORMFOLD_[A-Z_]+)=", DOCKERFILE))
 
     assert given
@@ -133,13 +133,13 @@ def test_every_target_is_in_the_dockerfile(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
-def test_what_is_mounted_is_there(name: str) -> None:
+def test_mounted_files_exist(name: str) -> None:
     for volume in COMPOSE["services"][name]["volumes"]:
         source = volume.split(":")[0]
         assert source in COMPOSE["volumes"] or (ROOT / source).is_dir()
 
 
-def test_both_health_checks_are_one() -> None:
+def test_health_checks_of_image_and_compose_are_equal() -> None:
     (check,) = re.findall(r"^HEALTHCHECK (.*) CMD (.*)$", DOCKERFILE, re.MULTILINE)
     named = COMPOSE["services"]["service"]["healthcheck"]
 
@@ -149,7 +149,7 @@ def test_both_health_checks_are_one() -> None:
     }
 
 
-def test_only_what_a_build_copies_is_sent_to_it() -> None:
+def test_build_context_holds_only_copied_files() -> None:
     sent = {
         line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }

@@ -116,7 +116,7 @@ def test_autoscaler_counts_the_replicas_and_the_deployment_does_not() -> None:
     assert "replicas" not in DEPLOYMENT["spec"]
 
 
-def test_eviction_leaves_a_pod_of_the_fewest() -> None:
+def test_eviction_leaves_one_of_the_minimum_replicas() -> None:
     assert base_resource("pdb")["spec"]["maxUnavailable"] < base_resource("hpa")["spec"]["minReplicas"]
 
 
@@ -143,7 +143,7 @@ def test_ports_are_called_by_names_that_exist() -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_probes_ask_what_they_are_for(server: Resource, paths: set[str]) -> None:
+def test_probes_ask_the_health_routes(server: Resource, paths: set[str]) -> None:
     asked = {name: probe["httpGet"]["path"] for name, probe in _probes(server).items()}
     assert asked == {
         "startupProbe": "/v2/health/live",
@@ -176,7 +176,7 @@ def test_settings_of_a_patch_are_taken_beside_those_of_the_base(patch: Path, mon
     load_settings()
 
 
-def test_service_links_are_off_since_the_service_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_links_are_off_since_the_service_rejects_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     inference_service = read_document(ROOT / "deploy" / "kserve" / "inferenceservice.yaml")
     for pod in (pod_of(DEPLOYMENT), pod_of(UPLOAD), inference_service["spec"]["predictor"]):
         assert pod["enableServiceLinks"] is False
@@ -211,7 +211,7 @@ def test_container_runs_without_rights(resource: Resource) -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_all_pods_are_the_same_user() -> None:
+def test_pods_run_as_the_same_user() -> None:
     """What the upload pod writes, the others must be able to read."""
     contexts = [
         {**pod_of(one).get("securityContext", {}), **container_of(one)["securityContext"]}
@@ -260,7 +260,7 @@ def test_tmp_can_be_written_and_is_bounded(resource: Resource) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_what_clients_hold_leaves_room_for_models(server: Resource) -> None:
+def test_memory_of_requests_leaves_enough_for_models(server: Resource) -> None:
     """The sum of docs/how-to/containers.md: bodies, responses, JSON while it is decoded, /tmp, the process."""
     container = container_of(server)
     limit, cpus = bytes_of(container["resources"]["limits"]["memory"]), int(container["resources"]["limits"]["cpu"])

@@ -62,23 +62,23 @@ def _build(folder: Path) -> dict[str, Resource]:
 
 
 @pytest.mark.parametrize("folder", KUSTOMIZATIONS, ids=lambda folder: folder.name)
-def test_what_a_kustomization_names_exists(folder: Path) -> None:
+def test_files_that_a_kustomization_names_exist(folder: Path) -> None:
     assert [path for path in _named_by(folder) if not path.exists()] == []
 
 
-def test_no_file_is_left_out() -> None:
+def test_kustomizations_name_every_file() -> None:
     named = set().union(*(_named_by(folder) for folder in KUSTOMIZATIONS)) | ALONE
     files = {path for path in FILES if path.is_relative_to(KUBERNETES) and path.name != "kustomization.yaml"}
     assert files == {path for path in named if path.is_file()}
 
 
-def test_no_component_is_left_out() -> None:
+def test_overlays_use_every_component() -> None:
     named = set().union(*(_named_by(folder) for folder in OVERLAYS))
     assert {folder for folder in KUSTOMIZATIONS if folder not in OVERLAYS} <= named
 
 
 @pytest.mark.parametrize(("target", "path"), PATCHES)
-def test_patch_meets_what_it_patches(target: dict[str, str] | None, path: Path) -> None:
+def test_target_of_a_patch_exists(target: dict[str, str] | None, path: Path) -> None:
     patch = read_document(path)
     if target is None:
         resource = RESOURCES[patch["kind"], patch["metadata"]["name"]]
@@ -100,7 +100,7 @@ def _walk(node: Any, keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_kubectl_builds_what_fits_the_schema(folder: Path) -> None:
+def test_resources_built_by_kubectl_fit_the_schema(folder: Path) -> None:
     built = _build(folder)
     for kind, resource in built.items():
         if kind not in CUSTOM:

@@ -34,12 +34,12 @@ def asked(extra: str) -> list[Requirement]:
     return own + [one for one in found if one.name != "normfold"]
 
 
-def test_there_is_a_file_for_each_role() -> None:
+def test_each_role_has_a_requirements_file() -> None:
     assert set(PINS) == {*ROLES, BUILD, TORCH}
 
 
 @pytest.mark.parametrize("role", PINS)
-def test_a_file_is_made_from_what_is_asked_for_now(role: str) -> None:
+def test_requirements_file_is_made_from_the_current_project_file(role: str) -> None:
     made_for = PINS[role].read_text().splitlines(keepends=True)[0]
 
     assert made_for == first_line(role, read_project()), "pyproject.toml asks for something else: run make lock"
@@ -62,7 +62,7 @@ def test_every_package_is_pinned_and_has_hashes(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", PINS)
-def test_nothing_names_where_packages_came_from(role: str) -> None:
+def test_requirements_files_name_no_index(role: str) -> None:
     assert not re.search(r"://|file:|--index|--find-links|--extra|@ ", PINS[role].read_text())
 
 

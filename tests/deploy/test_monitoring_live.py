@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -21,6 +20,7 @@ from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.deploy_files import PROMETHEUS, RULES, dashboard_queries, prometheus_command, variable_queries
 from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import open_client
 from tests.support.service import HeldRuns, Service, serve_app
 from tests.support.waiting import wait_for
 
@@ -91,7 +91,7 @@ class Prometheus:
     """The HTTP API."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=20, trust_env=False)
+        self._client = open_client(f"{url}/api/v1")
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer."""
@@ -210,24 +210,24 @@ def test_query_of_the_dashboard_has_values(prometheus: Prometheus, query: str, m
     ("title", "least"),
     [
         ("Requests A", 0.1),
-        ("Faults A", 0.001),
-        ("Turned away A", 0.01),
-        ("Turned away, by reason A", 0.01),
-        ("Turned away, by reason C", 0.01),
-        ("Turned away, by reason D", 0.01),
+        ("Server errors A", 0.001),
+        ("Rejected requests A", 0.01),
+        ("Rejected requests by reason A", 0.01),
+        ("Rejected requests by reason C", 0.01),
+        ("Rejected requests by reason D", 0.01),
         ("Latency p99 A", 0.0001),
         ("Failed loads A", 1.0),
         ("Nodes by provider A", 2.0),
         ("Memory A", 1e7),
-        ("ThreadPool B", 1.0),
+        ("Workers B", 1.0),
     ],
 )
-def test_what_was_provoked_is_seen(prometheus: Prometheus, title: str, least: float) -> None:
+def test_provoked_outcomes_are_in_the_queries(prometheus: Prometheus, title: str, least: float) -> None:
     query = dict(dashboard_queries())[title]
     assert max(prometheus.values(chosen(query, ".*", ".*"))) >= least
 
 
-def test_the_dashboards_variables_offer_what_is_there(prometheus: Prometheus) -> None:
+def test_variables_of_the_dashboard_offer_the_served_models(prometheus: Prometheus) -> None:
     offered = {
         label: prometheus.get(f"/label/{label}/values", **{"match[]": chosen(selector, "digits", ".*")})
         for selector, label in variable_queries()
@@ -240,7 +240,7 @@ def test_expression_of_an_alert_evaluates(prometheus: Prometheus, rule: dict[str
     assert all(math.isfinite(value) for value in prometheus.values(rule["expr"]))
 
 
-def test_alerts_on_what_was_provoked_fire_and_those_on_the_whole_service_do_not(prometheus: Prometheus) -> None:
+def test_alerts_on_provoked_outcomes_fire_and_those_on_the_whole_service_do_not(prometheus: Prometheus) -> None:
     rules = [rule for group in prometheus.get("/rules")["groups"] for rule in group["rules"]]
     assert [(rule["name"], rule["health"]) for rule in rules] == [(rule["alert"], "ok") for rule in RULES]
 
@@ -249,5 +249,5 @@ def test_alerts_on_what_was_provoked_fire_and_those_on_the_whole_service_do_not(
     }
     assert fires == {"NormfoldLoadFailed", "NormfoldServerFaults"}  # the others wait
     waits = {alert["labels"]["alertname"] for alert in prometheus.get("/alerts")["alerts"]} - fires
-    assert {"NormfoldVersionUnavailable", "NormfoldQueueRefusals", "NormfoldRejections"} <= waits
+    assert {"NormfoldVersionUnavailable", "NormfoldQueueRejections", "NormfoldRejections"} <= waits
     assert not waits & {"NormfoldDown", "NormfoldNotReady", "NormfoldModelUnavailable", "NormfoldModelGone"}

@@ -81,7 +81,7 @@ def test_every_alert_has_its_heading_in_the_order_of_the_file() -> None:
     ]
 
 
-def test_the_parts_know_each_other() -> None:
+def test_prometheus_scrapes_the_service_and_grafana_reads_prometheus() -> None:
     jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     sources = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text())["datasources"]
 
@@ -91,7 +91,7 @@ def test_the_parts_know_each_other() -> None:
     assert DASHBOARD["templating"]["list"][0]["current"]["value"] == sources[0]["uid"]
 
 
-def test_panels_lie_beside_each_other_and_say_what_they_show() -> None:
+def test_panels_do_not_overlap_and_have_descriptions() -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]

@@ -37,7 +37,7 @@ def test_every_alert_is_tested_where_it_fires_and_where_it_is_silent() -> None:
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
 
 
-def test_every_alert_says_what_it_is_about() -> None:
+def test_every_alert_has_a_severity_and_annotations() -> None:
     for rule in RULES:
         assert rule["labels"]["severity"] in ("critical", "warning"), rule["alert"]
         assert rule["annotations"].keys() == {"summary", "description", "runbook"}, rule["alert"]

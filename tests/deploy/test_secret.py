@@ -33,5 +33,5 @@ def test_keys_of_a_changed_secret_are_taken(tmp_path: Path) -> None:
     _, late = create_key(keys, "late", ("infer",))
     assert ring.find(late.encode()) == (None, False)
     _publish(keys, mount, 2)
-    ring.look()
+    ring.reload_if_changed()
     assert ring.find(late.encode())[1]

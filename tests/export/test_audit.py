@@ -141,6 +141,7 @@ def test_what_is_no_model_is_refused_as_elsewhere(tmp_path: Path) -> None:
         audit_onnx(tmp_path / "none.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", published_graphs.NAMES)
 def test_nothing_is_found_of_published_graphs_with_plausible_statistics(name: str, tmp_path: Path) -> None:
     onnx.save(published_graph(name), tmp_path / "net.onnx")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import NodeProto, helper
@@ -194,6 +195,7 @@ GROWTH = [
 ]
 
 
+@pytest.mark.slow
 @given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 14), batch=st.sampled_from(["n", 2]))
 def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, length: int, batch: int | str) -> None:
     graph = Graph(np.random.default_rng(seed))

@@ -86,6 +86,7 @@ def repeat_row(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_batch", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("name", BARS)
 def test_a_real_graph_folds_as_far_as_it_can(name: str, free_batch: bool, tmp_path: Path) -> None:

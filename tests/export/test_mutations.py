@@ -134,6 +134,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_without_a_fault_all_folds_and_passes(tmp_path: Path) -> None:
     onnx.save(network(), tmp_path / "a.onnx")
 

@@ -12,10 +12,14 @@ from normfold import errors
 from normfold.cli.main import OPTIONS
 from normfold.errors import ArgumentError, NormfoldError
 
-SOURCES = ("contract.errors", "contract.bundle", "contract.manifest", "contract.monitor", "contract.preprocess")
-SOURCES += ("contract.runtime", "export.errors", "models.errors", "service.errors")
+SOURCES = (
+    *("contract.errors", "contract.bundle", "contract.manifest", "contract.monitor", "contract.preprocess"),
+    *("contract.runtime", "export.errors", "models.errors", "service.errors"),
+)
 
 OF_HTTP = {
+    *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),
+    *("ReceiveTimeoutError", "StoppingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
 }

@@ -43,13 +43,13 @@ def lines() -> Iterator[LogRecords]:
 def fast_path_urls(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The URLs that the fast path has taken."""
     urls: list[bytes] = []
-    take = FastPath.take
+    take = FastPath.start
 
     def note(path: FastPath, url: bytes, *arguments: Any) -> None:
         urls.append(url)
         take(path, url, *arguments)
 
-    monkeypatch.setattr(FastPath, "take", note)
+    monkeypatch.setattr(FastPath, "start", note)
     return urls
 
 

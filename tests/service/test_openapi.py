@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running service: schemathesis asks every operation what it may and may not."""
+"""The OpenAPI document against the running service: schemathesis sends requests to every operation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service, with the model that the document's examples speak of."""
+    """A service with the model of the document's examples."""
     writer = BundleWriter(tmp_path_factory.mktemp("repository"))
     preprocessing = ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.305,), std=(1,))
     writer.write(
@@ -67,14 +67,14 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def document() -> dict[str, Any]:
-    """Return the document; it is the same whatever is served."""
+    """Return the document; it does not depend on the models."""
     app = create_app(Settings.model_construct())  # nothing of the environment
-    app.state.workers.close()
+    app.state.thread_pool.close()
     return app.openapi()
 
 
 def depends_on_model(case: Any) -> bool:
-    """Whether a body that fits the schema may still not fit the model: no schema knows all of a model."""
+    """Return whether a body of the schema may not fit the model: the schema has no shapes of the model."""
     return case.path.endswith(("infer", ":predict", ":classify"))
 
 
@@ -82,7 +82,7 @@ DOCUMENT = document()
 
 
 def document_of_models() -> dict[str, Any]:
-    """Return the document with the names of models that there are: of others, an operation says 404 and little else."""
+    """Return the document with the names of existing models; for others, an operation returns 404 only."""
     known = copy.deepcopy(DOCUMENT)
     for operations in known["paths"].values():
         for operation in operations.values():
@@ -96,15 +96,17 @@ anything, models = map(schemathesis.openapi.from_dict, (DOCUMENT, document_of_mo
 few = settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @anything.parametrize()
 @few
-def test_every_operation_is_as_the_document_says(case: Any, described: Service) -> None:
+def test_every_operation_conforms_to_the_document(case: Any, described: Service) -> None:
     check(case, described)
 
 
+@pytest.mark.slow
 @models.parametrize()
 @few
-def test_every_operation_of_a_model_that_there_is(case: Any, described: Service) -> None:
+def test_every_operation_of_an_existing_model_conforms_to_the_document(case: Any, described: Service) -> None:
     check(case, described)
 
 
@@ -125,7 +127,7 @@ JSON_OF_READY = {"application/json": {"schema": ref("Ready")}}
         ("/metrics", lambda right: right["200"].update(content={"application/json": {}}), "application/json"),
     ],
 )
-def test_a_document_that_lies_is_found(described: Service, path: str, change: Any, found: str) -> None:
+def test_wrong_document_fails_the_checks(described: Service, path: str, change: Any, found: str) -> None:
     lying = copy.deepcopy(DOCUMENT)
     change(lying["paths"][path]["get"]["responses"])
     case = schemathesis.openapi.from_dict(lying)[path]["GET"].Case()
@@ -153,7 +155,7 @@ def test_every_example_fits_its_schema() -> None:
     assert {"post /v2/models/{model}/infer", "post /v1/models/{model}:predict", "get /v2/models/{model}"} <= checked
 
 
-def test_every_status_that_a_request_may_get_is_described() -> None:
+def test_every_status_of_a_request_is_documented() -> None:
     for label, operation in operations():
         responses = operation["responses"]
         assert {"200", "400", "408", "413", "431", "500", "503"} <= responses.keys(), label

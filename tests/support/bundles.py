@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from normfold.contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
 from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, WatchedLayer
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
-from normfold.service.drift.score import Sums
+from normfold.service.drift.score import WindowSums
 
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -228,9 +228,9 @@ TWO_CHANNEL_MONITOR = Monitor(
 """The monitor of one layer with two channels."""
 
 
-def drift_sums(rows: int) -> Sums:
+def drift_sums(rows: int) -> WindowSums:
     """Return the sums of TWO_CHANNEL_MONITOR over so many equal rows."""
-    sums = Sums.of(TWO_CHANNEL_MONITOR)
+    sums = WindowSums.of(TWO_CHANNEL_MONITOR)
     for _ in range(rows):
         sums.add_request([(np.ones((1, 2)), np.ones((1, 2)))], 50)
     return sums

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.raw_http import open_client
+
 RunCommand = Callable[..., tuple[int, str, str]]
 """Type of the fixture `normfold`: a function of the arguments; returns (exit code, standard output, standard error)."""
 
@@ -65,7 +67,7 @@ def serving(
         assert process.stdout is not None
         line = process.stdout.readline()  # written once the port is open
         assert line, process.stderr.read() if process.stderr else ""
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=20, trust_env=False) as client:
+        with open_client(json.loads(line)["url"]) as client:
             yield process, client
     finally:
         process.kill()

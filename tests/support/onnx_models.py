@@ -204,25 +204,25 @@ class BatchNormalization(OpRun):
         return ((scale.reshape(shape) * normal + shift.reshape(shape)).astype(x.dtype),)
 
 
-def run64(source: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def run64(source: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Run a float64 model through onnx's reference evaluator."""
-    return list(ReferenceEvaluator(source, new_ops=[BatchNormalization]).run(None, dict(feeds)))
+    return list(ReferenceEvaluator(source, new_ops=[BatchNormalization]).run(None, dict(inputs)))
 
 
-def run32(source: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def run32(source: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Run a float32 model through ONNX Runtime, as it is written."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(feeds)))
+    return list(session.run(None, dict(inputs)))
 
 
-def assert_same(source: onnx.ModelProto, result: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> None:
+def assert_same(source: onnx.ModelProto, result: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> None:
     """Check that two models compute the same: float64 to 1e-10, float32 to 1e-5, relative to the largest output."""
-    double = all(array.dtype == np.float64 for array in feeds.values())
-    run, allowed = (run64, 1e-10) if double else (run32, 1e-5)
+    is_float64 = all(array.dtype == np.float64 for array in inputs.values())
+    run, allowed = (run64, 1e-10) if is_float64 else (run32, 1e-5)
     assert [output.name for output in source.graph.output] == [output.name for output in result.graph.output]
-    for wanted, got in zip(run(source, feeds), run(result, feeds), strict=True):
+    for wanted, got in zip(run(source, inputs), run(result, inputs), strict=True):
         assert wanted.shape == got.shape
         assert np.abs(wanted - got).max(initial=0.0) <= allowed * max(1.0, np.abs(wanted).max(initial=0.0))
 

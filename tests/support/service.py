@@ -20,10 +20,11 @@ from fastapi import FastAPI
 
 from normfold.service.http.server import make_server
 from normfold.service.logs import FACTS, REQUEST_ID, JsonFormatter
-from normfold.service.repository import loader
+from normfold.service.repository import warmup
 from normfold.service.runtime.session import Session
 from normfold.service.settings import Settings
 from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import open_client
 from tests.support.waiting import wait_until_loaded
 
 
@@ -48,7 +49,7 @@ def serve_app(app: FastAPI, settings: Settings) -> Iterator[Service]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+        with open_client(url) as client:
             try:
                 yield Service(app, client, server)
             finally:
@@ -109,7 +110,7 @@ class HeldRuns:
             return right(session, tensors, outputs, cancel)
 
         monkeypatch.setattr(Session, "run", run)
-        monkeypatch.setattr(loader, "INLINE_S", 0.0)
+        monkeypatch.setattr(warmup, "MAX_INLINE_RUN_S", 0.0)
 
 
 class AccessLog(logging.Handler):

@@ -40,7 +40,7 @@ def measure_watch(folder: Path, repository: Path, rounds: int, seconds: float) -
     with normfold(repository, folder, module="benchmarks.serve.switch", **{TURNS: str(path)}):
         tell(f"watching, by turns: {TIMES * rounds * seconds:g} s")
         closed_loop(PORTS["normfold"], request, 64, TIMES * rounds * seconds, folder)
-        with urlopen(f"http://127.0.0.1:{PORTS['normfold']}/v2/models/digits/shift", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{PORTS['normfold']}/v2/models/digits/drift", timeout=10) as answer:
             seen = json.load(answer)
     cost, low, high, turns = cost_of(json.loads(path.read_text()))
     sampling = seen["sampling"]

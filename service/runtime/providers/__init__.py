@@ -1,1 +1,1 @@
-"""What belongs to one provider alone: a small file each, and the table of them all."""
+"""Execution providers: a module for each that has options or checks of its own, and the table of all."""

@@ -1,8 +1,6 @@
-"""CUDA: everything about it that the service knows.
+"""CUDA: options, libraries and batch sizes. Tested on an H100 and an H200 (tests/service/runtime/test_cuda.py).
 
-Run on an H100 and an H200; where there is a GPU, tests/service/runtime/test_cuda.py runs it.
-
-ONNX Runtime's wheel brings no CUDA: its libraries come from the packages that the extra `gpu` installs, and are loaded
+ONNX Runtime's wheel has no CUDA: its libraries come from the packages that the extra `gpu` installs, and are loaded
 before a session is opened. Where one is missing, ONNX Runtime opens the session on the CPU and raises nothing.
 """
 
@@ -12,49 +10,49 @@ import logging
 from contextlib import redirect_stdout
 from io import StringIO
 
-from normfold.service.runtime.providers.session_request import Wish
+from normfold.service.runtime.providers.session_request import SessionRequest
 
 logger = logging.getLogger(__name__)
 
 _DEFAULTS = {
-    # An exhaustive search of cuDNN's algorithms would run again for every new shape, while somebody waits.
+    # An exhaustive search of cuDNN's algorithms would run again for every new shape, while a request waits.
     "cudnn_conv_algo_search": "HEURISTIC",
-    # Copies on a stream of their own may race with the kernels that read them.
+    # Copies on a separate stream may race with the kernels that read them.
     "do_copy_in_default_stream": "1",
-    # TF32 keeps 10 bits of a float32's 23: the proof that came with the bundle would no longer hold.
+    # TF32 keeps 10 of float32's 23 mantissa bits: the bundle's verification would no longer hold.
     "use_tf32": "0",
 }
 
 
-def options(wish: Wish) -> dict[str, str]:
-    """Return our options; `gpu_mem_limit` (bytes, of one session) and the like are the user's to add."""
-    return {"device_id": str(wish.device_id), **_DEFAULTS}
+def options(request: SessionRequest) -> dict[str, str]:
+    """Return the default options; the user may add others, such as `gpu_mem_limit` (bytes, of one session)."""
+    return {"device_id": str(request.device_id), **_DEFAULTS}
 
 
 def load_libraries() -> str:
-    """Load CUDA and cuDNN from where pip put them, or from the system.
+    """Load CUDA and cuDNN from pip's packages, or from the system.
 
     Returns:
-        What could not be loaded, in ONNX Runtime's words, for an error; empty if all is there.
+        ONNX Runtime's message on the first library that could not be loaded; empty if all were.
     """
     import onnxruntime
 
     if not hasattr(onnxruntime, "preload_dlls"):
         return ""
-    said = StringIO()
-    with redirect_stdout(said):  # it prints, and standard output is for `--json`
+    messages = StringIO()
+    with redirect_stdout(messages):  # it prints, and standard output is for `--json`
         onnxruntime.preload_dlls()
-    lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
+    lines = [line.strip() for line in messages.getvalue().splitlines() if line.strip()]
     for line in lines:
         logger.debug("%s", line)
     return next((line for line in lines if line.startswith("Failed to load")), "")
 
 
-def warmed_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Return the batch sizes that are run while loading, ascending; a batch is padded with zeros to the next of them.
+def warmup_sizes(max_batch_size: int) -> tuple[int, ...]:
+    """Return the batch sizes to run while loading, ascending; a batch is padded with zeros to the next of them.
 
-    No shape is to be new while somebody waits: cuDNN plans for it, and the arena takes memory. Powers of two waste less
-    than half of a run.
+    No request should bring a new shape: cuDNN plans for it, and the arena allocates. With powers of two the padding is
+    less than half of a run.
     """
     sizes = [1]
     while 2 * sizes[-1] < max_batch_size:

@@ -1,7 +1,7 @@
-"""Which provider runs how many nodes: ONNX Runtime knows since 1.24, if it is asked before the session is opened.
+"""The placement of a network: how many of its nodes each provider runs.
 
-The graph is counted as it was when nodes were given to providers: after constants were folded, before a provider fused
-what it got. An older ONNX Runtime does not tell, and then nothing is said: a guess would be worth less.
+ONNX Runtime reports it since 1.24, if the session's options request it. It counts the nodes as they were assigned:
+after constants were folded, before a provider fused its nodes. With an older ONNX Runtime the placement is unknown.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from normfold.service.runtime.providers.table import CPU, our_name
+from normfold.service.runtime.providers.table import CPU, short_name
 
 RECORD = "session.record_ep_graph_assignment_info"
-"""The entry of a session's configuration that asks for it; those who do not know it ignore it."""
+"""Entry of a session's configuration that requests the report; an older ONNX Runtime ignores it."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a network runs.
+class Placement:
+    """The provider that runs a network.
 
     Attributes:
-        provider: what was got, by our name.
-        options: of that provider: those that were asked for, and over them what ONNX Runtime says is in force.
-        nodes: number of nodes by provider; None where ONNX Runtime does not tell.
-        fell_back: whether `auto` went on to the next provider because one did not work.
-        runs_on_host: whether the host's processors do the work.
+        provider: its short name.
+        options: in force: ONNX Runtime's report over those that were requested.
+        nodes: number of nodes by provider; None if unknown.
+        fell_back: whether `auto` chose it because the provider before it did not work.
+        runs_on_host: whether the host's processors run the network.
     """
 
     provider: str
@@ -37,29 +37,29 @@ class Place:
 
     @property
     def left_on_cpu(self) -> bool:
-        """Whether the CPU does what something else was to do: all of it, or nodes that the provider did not take."""
+        """Whether the CPU runs the network, or nodes of it, instead of an accelerator."""
         return self.fell_back or (self.provider != CPU and CPU in (self.nodes or ()))
 
     def __str__(self) -> str:
-        """Return it in words."""
-        nodes = "" if self.nodes is None else f": {describe_placement(self.nodes)}"
+        """Return it for a log line: `cuda: 120 nodes on cuda, 3 on cpu`."""
+        nodes = "" if self.nodes is None else f": {describe_nodes(self.nodes)}"
         return f"{self.provider}{nodes}"
 
 
-def read_placement(session: Any) -> dict[str, int] | None:
-    """Return the number of nodes by provider, the largest first; None where ONNX Runtime does not tell."""
+def read_nodes(session: Any) -> dict[str, int] | None:
+    """Return the number of nodes by provider, the largest first; None if ONNX Runtime does not report it."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     nodes: Counter[str] = Counter()
     for subgraph in session.get_provider_graph_assignment_info():
-        nodes[our_name(subgraph.ep_name)] += len(subgraph.get_nodes())
+        nodes[short_name(subgraph.ep_name)] += len(subgraph.get_nodes())
     return dict(nodes.most_common())
 
 
-def describe_placement(placement: Mapping[str, int]) -> str:
-    """Return it in words: `120 nodes on cuda, 3 on cpu`."""
-    if not placement:
+def describe_nodes(nodes: Mapping[str, int]) -> str:
+    """Return the number of nodes by provider in words: `120 nodes on cuda, 3 on cpu`."""
+    if not nodes:
         return "no nodes"
-    (first, number), *others = placement.items()
+    (first, number), *others = nodes.items()
     text = f"{number} node{'s' * (number != 1)} on {first}"
     return ", ".join([text, *(f"{count} on {name}" for name, count in others)])

@@ -1,4 +1,4 @@
-"""What is wished of a provider, and what a provider makes of it."""
+"""The parameters of a session, from which each provider derives its options."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Options = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a network is to be opened with.
+class SessionRequest:
+    """The parameters with which a network is opened.
 
     Attributes:
         path: the ONNX file.
-        threads: within one run, where the host's processors do the work.
-        options: of the provider that is asked for; they go before our own.
-        device_id: which GPU, counted from 0.
-        cache: a folder that may be written, for what takes long to build; None: nothing is kept.
-        arena: keep the memory of a run on the CPU for the next one, and give it back only when asked to.
+        threads: within one run, where the host's processors run the network.
+        options: the user's, for the requested provider; they override the default options.
+        device_id: index of the GPU.
+        cache: writable folder for compiled engines; None: no cache.
+        arena: let the CPU provider keep the memory of a run for the next one (`Session.shrink_arena` releases it).
     """
 
     path: Path
@@ -32,5 +32,5 @@ class Wish:
 
 
 def as_text(options: Mapping[str, str | float | bool]) -> dict[str, str]:
-    """Return options as ONNX Runtime takes them: texts, `True` and `False` for yes and no."""
+    """Return options as ONNX Runtime takes them: strings; booleans as `True` and `False`."""
     return {name: str(value) for name, value in options.items()}

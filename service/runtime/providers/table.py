@@ -1,7 +1,7 @@
-"""The providers: our names and ONNX Runtime's, what each needs before it is opened, and what to do where it is missing.
+"""The table of execution providers: names, options, libraries, and the remedy where one does not work.
 
-`auto` tries CUDA and then the CPU. Not TensorRT: it builds an engine for each model, which takes minutes, and a service
-that starts minutes late without having been asked to is no default. Nor OpenVINO: who installs it names it.
+`auto` tries CUDA and then the CPU. It does not try TensorRT, which builds an engine for each model and so delays the
+start by minutes, nor OpenVINO, which must be named.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from normfold.contract.install import how_to_install
 from normfold.service.runtime.providers import cuda, openvino, tensorrt
-from normfold.service.runtime.providers.session_request import Wish
+from normfold.service.runtime.providers.session_request import SessionRequest
 
 AUTO = "auto"
 AUTO_ORDER = ("cuda", "cpu")
@@ -20,35 +20,36 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Provider:
-    """One provider.
+    """One execution provider.
 
     Attributes:
-        name: ours.
+        name: short, as in settings and metrics.
         onnx_name: ONNX Runtime's.
-        extra: of this project's extras, the one that installs it.
-        remedy: what to do if it is installed and not got.
-        options: ours; the user's go before them.
-        behind: those that take the nodes that it cannot.
-        load_libraries: called before a session is opened; returns what could not be loaded.
-        runs_on_host: whether the host's processors do the work; if not, batches are padded to sizes that were warmed.
-        first_sizes: of a largest batch, those to run before all others.
-        plans_for_one_shape: whether what it prepared for a shape is lost when another one is run.
+        extra: of this project, the one that installs it.
+        remedy: what to do where it is installed and does not work.
+        options: the default options; the user's override them.
+        fallbacks: providers that run the nodes that it does not support, in order.
+        load_libraries: called before a session is opened; returns a message on what could not be loaded, or "".
+        runs_on_host: whether the host's processors run the network; if not, batches are padded to sizes that were
+            warmed up.
+        warmup_order: for a maximum batch size, the batch sizes to run before all others.
+        plans_for_one_shape: whether it keeps its plan for the last shape only.
     """
 
     name: str
     onnx_name: str
     extra: str = "cpu"
     remedy: str = ""
-    options: Callable[[Wish], dict[str, str]] = lambda _: {}
-    behind: tuple[str, ...] = (CPU,)
+    options: Callable[[SessionRequest], dict[str, str]] = lambda _: {}
+    fallbacks: tuple[str, ...] = (CPU,)
     load_libraries: Callable[[], str] = lambda: ""
-    runs_on_host: Callable[[Wish], bool] = lambda _: False
-    first_sizes: Callable[[int], tuple[int, ...]] = lambda _: ()
+    runs_on_host: Callable[[SessionRequest], bool] = lambda _: False
+    warmup_order: Callable[[int], tuple[int, ...]] = lambda _: ()
     plans_for_one_shape: bool = False
 
 
 _TABLE = (
-    Provider(CPU, "CPUExecutionProvider", behind=(), runs_on_host=lambda _: True),
+    Provider(CPU, "CPUExecutionProvider", fallbacks=(), runs_on_host=lambda _: True),
     Provider(
         "cuda",
         "CUDAExecutionProvider",
@@ -62,11 +63,11 @@ _TABLE = (
         "tensorrt",
         "TensorrtExecutionProvider",
         extra="gpu",
-        remedy="install TensorRT beside the extra 'gpu', in the version that this ONNX Runtime takes, or ask for cuda.",
+        remedy="install TensorRT beside the extra 'gpu', in the version that this ONNX Runtime needs, or ask for cuda.",
         options=tensorrt.options,
-        behind=("cuda", CPU),
+        fallbacks=("cuda", CPU),
         load_libraries=cuda.load_libraries,
-        first_sizes=tensorrt.first_sizes,
+        warmup_order=tensorrt.warmup_order,
     ),
     Provider(
         "openvino",
@@ -79,9 +80,9 @@ _TABLE = (
 )
 
 PROVIDERS = {provider.name: provider for provider in _TABLE}
-"""By our name."""
+"""By short name."""
 
 
-def our_name(onnx_name: str) -> str:
-    """Return our name for one of ONNX Runtime's; its own where we have none."""
+def short_name(onnx_name: str) -> str:
+    """Return the short name of one of ONNX Runtime's providers; its own name if the table lacks it."""
     return next((provider.name for provider in _TABLE if provider.onnx_name == onnx_name), onnx_name)

@@ -65,7 +65,7 @@ def statistics_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return found["bn.mean"], found["bn.var"]
 
 
-def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_did(
+def test_adapted_version_names_its_parent_and_keeps_everything_else(
     normfold: RunCommand, repository: Path, samples: Path
 ) -> None:
     before = files(repository)
@@ -95,7 +95,7 @@ def test_a_new_version_says_where_it_comes_from_and_holds_all_that_the_old_one_d
     assert not np.allclose(old, model_, rtol=0.1)
 
 
-def test_for_machines(normfold: RunCommand, repository: Path, samples: Path) -> None:
+def test_json_output_of_adapt_is_the_record(normfold: RunCommand, repository: Path, samples: Path) -> None:
     code, out, _ = normfold("adapt", "models/net", "--samples", str(samples), "--prior", "0", "--json")
 
     record = json.loads(out)
@@ -131,7 +131,9 @@ def test_a_dry_run_shows_what_would_change_and_writes_nothing(
         assert any(line.split()[:2] == ["bn", "4"] for line in out.splitlines())
 
 
-def test_adapting_again_starts_from_what_training_left(normfold: RunCommand, repository: Path, samples: Path) -> None:
+def test_adapting_again_starts_from_the_statistics_of_training(
+    normfold: RunCommand, repository: Path, samples: Path
+) -> None:
     def adapt(*options: str) -> np.ndarray:
         assert normfold("adapt", "models/net", "--samples", str(samples), *options)[0] == 0
         newest = max(int(path.name) for path in (repository / "net").iterdir())
@@ -147,7 +149,7 @@ def test_adapting_again_starts_from_what_training_left(normfold: RunCommand, rep
     assert [each and each.from_version for each in lineage] == [1, 2, 3]
 
 
-def test_any_version_can_be_adapted(normfold: RunCommand, repository: Path, samples: Path) -> None:
+def test_adapt_takes_any_version(normfold: RunCommand, repository: Path, samples: Path) -> None:
     normfold("adapt", "models/net", "--samples", str(samples))
 
     assert normfold("adapt", "models/net", "--samples", str(samples), "--version", "1")[0] == 0
@@ -157,7 +159,7 @@ def test_any_version_can_be_adapted(normfold: RunCommand, repository: Path, samp
     assert manifest.adapted.from_version == 1
 
 
-def test_what_is_normal_is_learnt_from_the_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
+def test_thresholds_are_computed_from_the_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     """Windows of such inputs are below the thresholds of the new version, windows of what training saw above them."""
     np.savez(tmp_path / "samples.npz", x=shifted(400))
     assert "Inputs are watched at 1 layer" in normfold("adapt", "models/net", "--samples", "samples.npz")[1]
@@ -177,7 +179,7 @@ def test_what_is_normal_is_learnt_from_the_samples(normfold: RunCommand, reposit
     assert score(np.random.default_rng(6).normal(size=(200, 4, 5, 5)).astype(np.float32)) > layer.threshold
 
 
-def test_as_many_samples_as_may_be_say_what_is_normal(
+def test_thresholds_use_as_many_samples_as_allowed(
     normfold: RunCommand, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second of 201 would be no more than 101."""
@@ -190,7 +192,7 @@ def test_as_many_samples_as_may_be_say_what_is_normal(
     assert read_monitor(repository / "net" / "2" / "monitor.json").calibration_rows == 150
 
 
-def test_a_covered_camera_is_refused(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
+def test_samples_of_a_covered_camera_are_rejected(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", x=np.zeros_like(shifted(64)))
 
     code, _, error = normfold("adapt", "models/net", "--samples", "samples.npz")
@@ -201,11 +203,11 @@ def test_a_covered_camera_is_refused(normfold: RunCommand, repository: Path, tmp
 
 
 @pytest.mark.parametrize(("count", "has_thresholds"), [(32, False), (99, False), (100, True)])
-def test_too_few_samples_for_thresholds_are_said_to_be(
+def test_too_few_samples_for_thresholds_are_reported(
     normfold: RunCommand, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
 ) -> None:
     """Enough to adapt, and not to tell when inputs change again; the version that is adapted may well have told."""
-    says = "no thresholds, which take at least 100 samples: scores are shown, `shifted` stays null, and the alert"
+    says = "no thresholds, which take at least 100 samples: scores are shown, `drifted` stays null, and the alert"
     np.savez(tmp_path / "samples.npz", x=shifted(count))
     assert repository.exists()
 
@@ -222,7 +224,7 @@ def _in_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_bundle_that_is_not_watched_stays_so(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
+def test_bundle_without_drift_monitor_stays_without(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", watch=False)
 
@@ -231,7 +233,7 @@ def test_a_bundle_that_is_not_watched_stays_so(normfold: RunCommand, tmp_path: P
     assert not (tmp_path / "models" / "net" / "2" / "monitor.onnx").exists()
 
 
-def test_a_bundle_that_was_not_merged_stays_so(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
+def test_bundle_that_was_not_merged_stays_unmerged(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     for name, merging in (("merged", True), ("apart", False)):
         export_bundle(tmp_path / "net.onnx", tmp_path / "models", name, merging=merging)
@@ -239,7 +241,7 @@ def test_a_bundle_that_was_not_merged_stays_so(normfold: RunCommand, tmp_path: P
         assert read_merging(tmp_path / "models" / name / "2" / "statistics.safetensors") is merging
 
 
-def test_a_bundle_that_takes_pixels_adapts_to_pictures_and_to_what_the_service_kept(
+def test_bundle_that_takes_pixels_adapts_to_pictures_and_to_samples_of_the_service(
     normfold: RunCommand, tmp_path: Path
 ) -> None:
     onnx.save(colour_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
@@ -294,7 +296,7 @@ def broken() -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_samples_that_will_not_do_change_nothing(
+def test_unusable_samples_change_nothing(
     normfold: RunCommand, repository: Path, tmp_path: Path, x: np.ndarray, code: int, says: str, dry: list[str]
 ) -> None:
     np.savez(tmp_path / "samples.npz", x=x)
@@ -309,7 +311,7 @@ def test_samples_that_will_not_do_change_nothing(
     assert [path.name for path in (repository / "net").iterdir()] == ["1"]
 
 
-def test_the_layers_are_shown_where_a_dry_run_refuses(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
+def test_rejected_dry_run_shows_the_layers(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     assert repository.exists()
     np.savez(tmp_path / "samples.npz", x=moving())
 
@@ -352,7 +354,7 @@ def test_wrong_use_changes_nothing(
     assert files(repository) == before
 
 
-def test_a_fold_that_cannot_be_proven_leaves_nothing(
+def test_fold_that_fails_verification_writes_no_version(
     normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(repository)
@@ -389,7 +391,9 @@ def test_the_repository_shows_lineage_and_rolls_back(normfold: RunCommand, repos
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_a_service_that_polls_takes_it_up_and_goes_back(normfold: RunCommand, repository: Path, samples: Path) -> None:
+def test_polling_service_loads_the_adapted_version_and_the_rollback(
+    normfold: RunCommand, repository: Path, samples: Path
+) -> None:
     x = shifted(1, seed=3)
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}]}
     settings = Settings(repository=repository, provider="cpu", model_control="poll", poll_interval_s=0.05)
@@ -424,7 +428,8 @@ main()
 """
 
 
-def test_neither_torch_nor_the_service_is_needed(repository: Path, samples: Path) -> None:
+@pytest.mark.slow
+def test_adapt_needs_neither_torch_nor_the_service(repository: Path, samples: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "adapt", str(repository / "net"), "--samples", str(samples)],
         capture_output=True,
@@ -436,7 +441,7 @@ def test_neither_torch_nor_the_service_is_needed(repository: Path, samples: Path
     assert "net/2 is net/1 adapted" in ended.stdout
 
 
-def test_weights_in_files_of_their_own_stay_there(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
+def test_external_weights_stay_external(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
     proto = small_convnet(np.random.default_rng(0))
     onnx.save_model(proto, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net")
@@ -449,7 +454,7 @@ def test_weights_in_files_of_their_own_stay_there(normfold: RunCommand, tmp_path
         assert {"model.onnx.data", "unfolded.onnx.data"} <= set(manifest.files)
 
 
-def test_no_room_for_the_activations_is_said(
+def test_full_disk_for_the_activations_is_an_error(
     normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:

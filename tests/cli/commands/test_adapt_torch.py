@@ -63,8 +63,9 @@ def made(name: str) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "prior"), [*((name, 16.0) for name in NETWORKS), ("repvgg", 0.0), ("resnet", 0.0)])
-def test_it_is_what_torch_and_a_new_export_would_give(
+def test_adapted_bundle_equals_recalibration_in_torch_and_a_new_export(
     name: str, prior: float, normfold: RunCommand, tmp_path: Path
 ) -> None:
     network = made(name)
@@ -125,6 +126,7 @@ def adapted(normfold: RunCommand, models: Path, dataset: Dataset, change: Callab
     return models / "digits" / str(json.loads(out)["version"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_accuracy_comes_back_after_a_change_of_light(
     corruption: str, normfold: RunCommand, digits: tuple[Path, Dataset]
@@ -140,7 +142,7 @@ def test_accuracy_comes_back_after_a_change_of_light(
     assert accuracy(bundle, dataset, change) > clean - 0.05
 
 
-def test_adapting_to_what_has_not_changed_costs_next_to_nothing(
+def test_adapting_to_unchanged_data_costs_almost_no_accuracy(
     normfold: RunCommand, digits: tuple[Path, Dataset]
 ) -> None:
     models, dataset = digits
@@ -151,7 +153,7 @@ def test_adapting_to_what_has_not_changed_costs_next_to_nothing(
     assert accuracy(bundle, dataset, lambda x: x) > clean - 0.01
 
 
-def test_a_network_that_takes_pixels_is_adapted_too(normfold: RunCommand, digits: tuple[Path, Dataset]) -> None:
+def test_network_that_takes_pixels_is_adapted(normfold: RunCommand, digits: tuple[Path, Dataset]) -> None:
     models, dataset = digits
     rows, test = dataset.splits.validation[:200], dataset.splits.test
     preprocessing = dataset.preprocessing

@@ -95,7 +95,9 @@ def test_findings_are_a_table_the_worst_first_and_the_exit_code(normfold: RunCom
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [("error", 0), ("warning", 1), ("never", 0)])
-def test_the_user_picks_what_makes_it_fail(normfold: RunCommand, nets: str, fail_on: str, code: int) -> None:
+def test_option_fail_on_sets_the_severity_of_exit_code_1(
+    normfold: RunCommand, nets: str, fail_on: str, code: int
+) -> None:
     arguments = ("audit", f"{nets}:net", "--weights", "w.safetensors", "--input", "4", "--fail-on", fail_on)
     found, out, err = normfold(*arguments)
     assert found == code
@@ -104,7 +106,7 @@ def test_the_user_picks_what_makes_it_fail(normfold: RunCommand, nets: str, fail
     assert ("of severity warning or above" in err) == bool(code)
 
 
-def test_machines_get_every_finding_and_every_layer(normfold: RunCommand, spoilt: Path) -> None:
+def test_json_output_has_every_finding_and_every_layer(normfold: RunCommand, spoilt: Path) -> None:
     assert spoilt.exists()
     code, out, _ = normfold("audit", "run", "--json")
     assert code == 1
@@ -120,7 +122,7 @@ def test_machines_get_every_finding_and_every_layer(normfold: RunCommand, spoilt
     assert [len(layer["variance_ratio"]) for layer in record["layers"]] == [3, 3]
 
 
-def test_the_page_has_the_findings_and_a_histogram_for_each_layer(
+def test_page_of_the_audit_has_the_findings_and_a_histogram_for_each_layer(
     normfold: RunCommand, spoilt: Path, tmp_path: Path
 ) -> None:
     assert spoilt.exists()
@@ -148,7 +150,7 @@ def test_the_bars_of_a_histogram_count_every_channel() -> None:
     assert "<title>of &lt;b&gt;</title>" in drawn
 
 
-def test_other_data_can_be_given(normfold: RunCommand, run: Path) -> None:
+def test_audit_takes_other_data(normfold: RunCommand, run: Path) -> None:
     assert run.exists()
     with np.load("rows.npz") as arrays:
         np.savez("moved.npz", x=arrays["x"] + 20, y=arrays["y"])
@@ -160,7 +162,7 @@ def test_other_data_can_be_given(normfold: RunCommand, run: Path) -> None:
     assert "'none.npz' cannot be read" in err
 
 
-def test_without_the_data_the_rest_is_audited(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
+def test_audit_without_the_data_checks_the_rest(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     (tmp_path / "rows.npz").unlink()
     code, out, err = normfold("audit", "run")
@@ -169,7 +171,7 @@ def test_without_the_data_the_rest_is_audited(normfold: RunCommand, run: Path, t
     assert "Statistics were not compared with data: 'rows.npz' cannot be read" in " ".join(out.split())
 
 
-def test_a_network_of_ones_own_in_train_mode_behind_a_dropout(normfold: RunCommand, nets: str) -> None:
+def test_audit_of_a_custom_network_runs_it_in_train_mode_behind_a_dropout(normfold: RunCommand, nets: str) -> None:
     code, out, _ = normfold("audit", f"{nets}:net", "--data", "digits", "--json")
     assert code == 2  # the digits do not fit its first layer
     code, out, _ = normfold("audit", f"{nets}:net", "--input", "4", "--json")
@@ -196,7 +198,7 @@ def test_an_onnx_file_is_audited_without_torch(
     assert "training_mode=1" in Page((tmp_path / "page.html").read_text()).text
 
 
-def test_a_page_of_names_from_anybody(normfold: RunCommand, tmp_path: Path) -> None:
+def test_page_of_the_audit_escapes_hostile_names(normfold: RunCommand, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
     save_onnx(tmp_path / "net.onnx", training=True)
     proto = onnx.load(tmp_path / "net.onnx")

@@ -47,7 +47,7 @@ def test_fold_writes_the_model_and_the_report(normfold: RunCommand, net: Path, t
     assert net.exists()
 
 
-def test_fold_for_machines(normfold: RunCommand, net: Path) -> None:
+def test_json_output_of_fold(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--json")
 
@@ -75,7 +75,7 @@ def test_a_wrong_fold_exits_with_1_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == [net.name]
 
 
-def test_verify_tells_equal_from_different(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_verify_passes_equal_models_and_fails_different_ones(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     normfold("fold", "net.onnx", "folded.onnx")
     assert normfold("verify", "net.onnx", "folded.onnx")[0] == 0
 
@@ -94,7 +94,7 @@ def test_verify_tells_equal_from_different(normfold: RunCommand, net: Path, tmp_
     assert net.exists()
 
 
-def test_inspect_says_what_a_fold_would_do_and_writes_nothing(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_inspect_shows_the_plan_of_a_fold_and_writes_nothing(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     before = net.read_bytes()
 
     code, out, _ = normfold("inspect", "net.onnx")
@@ -106,7 +106,7 @@ def test_inspect_says_what_a_fold_would_do_and_writes_nothing(normfold: RunComma
     assert net.read_bytes() == before
 
 
-def test_inspect_of_a_model_without_batchnorm(normfold: RunCommand, tmp_path: Path) -> None:
+def test_inspect_says_that_a_model_has_no_batchnorm(normfold: RunCommand, tmp_path: Path) -> None:
     proto = model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
     onnx.save(proto, tmp_path / "relu.onnx")
 
@@ -143,7 +143,7 @@ def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: RunCommand, n
 
 
 @pytest.mark.parametrize("count", [99, 100])
-def test_export_says_whether_held_out_rows_give_thresholds(
+def test_export_says_whether_the_calibration_rows_give_thresholds(
     normfold: RunCommand, net: Path, tmp_path: Path, count: int
 ) -> None:
     assert net.exists()
@@ -198,6 +198,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_export_of_a_factory_with_weights(normfold: RunCommand, factory: str) -> None:
     code, out, _ = normfold(
         "export", f"{factory}:net", "--weights", "weights.pt", "--input", "1x8x8", "--arg", "width=4", "--json"

@@ -30,7 +30,8 @@ def run(normfold: RunCommand, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_they_are_taken_anew_and_told_on_screen_to_machines_and_in_the_manifest(
+@pytest.mark.slow
+def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manifest(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
     assert run.exists()
@@ -53,6 +54,7 @@ def test_they_are_taken_anew_and_told_on_screen_to_machines_and_in_the_manifest(
     assert manifest.card.metrics["test_accuracy"] == moved.accuracy_after["test"]
 
 
+@pytest.mark.slow
 def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
@@ -67,7 +69,8 @@ def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
 
 
-def test_they_are_kept_on_request(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_option_keeps_the_statistics_of_training(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     code, out, err = normfold("export", "run", "--keep-statistics")
     assert (code, err) == (0, "")
@@ -77,7 +80,8 @@ def test_they_are_kept_on_request(normfold: RunCommand, run: Path, tmp_path: Pat
     assert json.loads(text)["schema_version"] == 1
 
 
-def test_without_the_data_the_export_goes_on_and_says_so_in_one_line(
+@pytest.mark.slow
+def test_export_without_the_data_keeps_the_statistics_and_says_so_in_one_line(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:
     assert run.exists()
@@ -92,7 +96,8 @@ def test_without_the_data_the_export_goes_on_and_says_so_in_one_line(
     assert record["kept_statistics"].startswith("'rows.npz' cannot be read")
 
 
-def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
+@pytest.mark.slow
+def test_statistics_that_lower_accuracy_are_discarded_with_a_warning(
     normfold: RunCommand, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run.exists()
@@ -108,7 +113,8 @@ def test_those_that_make_it_worse_are_not_kept_and_a_warning_says_so(
     assert record["kept_statistics"] == "taken anew they make validation accuracy worse"
 
 
-def test_a_card_of_the_users_own_gets_the_record_too(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_card_of_the_user_gets_the_record(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     Path("own.json").write_text('{"origin": "mine"}')
     assert normfold("export", "run", "--card", "own.json")[0] == 0
@@ -117,7 +123,7 @@ def test_a_card_of_the_users_own_gets_the_record_too(normfold: RunCommand, run: 
     assert card.running_statistics is not None
 
 
-def test_an_onnx_file_says_why_in_one_line_and_takes_no_such_option(normfold: RunCommand, tmp_path: Path) -> None:
+def test_export_of_an_onnx_file_takes_no_statistics_option(normfold: RunCommand, tmp_path: Path) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     code, out, err = normfold("export", "net.onnx")
     assert (code, err) == (0, "")
@@ -127,7 +133,8 @@ def test_an_onnx_file_says_why_in_one_line_and_takes_no_such_option(normfold: Ru
     assert err == "error: --keep-statistics goes with a run folder: nothing else comes with its training data.\n"
 
 
-def test_statistics_that_are_not_finite_are_mended_on_the_way(normfold: RunCommand, run: Path) -> None:
+@pytest.mark.slow
+def test_statistics_that_are_not_finite_are_replaced_by_recalibration(normfold: RunCommand, run: Path) -> None:
     trained = load_checkpoint(run)
     trained.network.get_submodule("blocks.0.norm").running_mean.fill_(float("nan"))  # type: ignore[union-attr,operator]
     save_checkpoint(run, trained.network, trained.config)

@@ -60,7 +60,7 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_page_says_what_became_of_each(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_page_shows_the_outcome_of_each_batchnorm(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     code, out, err = normfold("inspect", "net.onnx", "--html", "page.html")
 
     assert (code, err) == (0, "")
@@ -80,7 +80,7 @@ def test_the_page_says_what_became_of_each(normfold: RunCommand, net: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "page.html"]
 
 
-def test_the_page_needs_nothing_from_elsewhere(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_page_loads_nothing_from_other_hosts(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
     normfold("inspect", "net.onnx", "--html", "page.html")
 
@@ -128,7 +128,7 @@ def test_the_same_model_gives_the_same_page(normfold: RunCommand, net: Path, tmp
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, "x" * 5000, "line\nbreak\ttab\x01", "日本 {0} %s </style>", "] [bold]"])
-def test_names_from_the_model_stay_names(normfold: RunCommand, tmp_path: Path, hostile: str) -> None:
+def test_page_escapes_hostile_names_of_the_model(normfold: RunCommand, tmp_path: Path, hostile: str) -> None:
     proto = mixed(lambda name: f"{name} {hostile}")
     proto.graph.input[0].name = proto.graph.node[0].input[0] = f"x {hostile}"
     proto.producer_name = hostile
@@ -148,14 +148,14 @@ def test_names_from_the_model_stay_names(normfold: RunCommand, tmp_path: Path, h
     assert len(text) < 100_000
 
 
-def test_a_file_with_a_hostile_name(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_page_escapes_a_hostile_file_name(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     net.rename(tmp_path / "<b>&\udcff.onnx")
 
     assert normfold("inspect", "<b>&\udcff.onnx", "--html", "page.html", "--no-verify")[0] == 0
     assert "<h1>&lt;b&gt;&amp;\\udcff.onnx</h1>" in (tmp_path / "page.html").read_text()
 
 
-def test_a_page_without_proof_says_so(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+def test_page_without_verification_says_so(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     assert net.exists()
 
     assert normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")[0] == 0
@@ -164,7 +164,7 @@ def test_a_page_without_proof_says_so(normfold: RunCommand, net: Path, tmp_path:
     assert "Proven" not in text
 
 
-def test_a_failed_proof_is_on_the_page_and_in_the_exit_code(
+def test_failed_verification_is_on_the_page_and_in_the_exit_code(
     normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
@@ -180,7 +180,7 @@ def test_a_failed_proof_is_on_the_page_and_in_the_exit_code(
     assert "Proven" not in text
 
 
-def test_a_model_that_nothing_runs_gets_a_page_without_the_proof(normfold: RunCommand, tmp_path: Path) -> None:
+def test_model_that_no_runtime_runs_gets_a_page_without_verification(normfold: RunCommand, tmp_path: Path) -> None:
     proto = mixed()
     proto.graph.node[9].domain = "of.somebody"
     proto.opset_import.append(helper.make_opsetid("of.somebody", 1))
@@ -202,7 +202,7 @@ def test_a_model_that_nothing_runs_gets_a_page_without_the_proof(normfold: RunCo
         (["none.onnx", "--html", "page.html"], 2, "'none.onnx' cannot be read"),
     ],
 )
-def test_what_cannot_be_written_or_read(
+def test_page_or_model_that_cannot_be_written_or_read_is_an_error(
     normfold: RunCommand, net: Path, tmp_path: Path, arguments: list[str], code: int, says: str
 ) -> None:
     before = net.read_bytes()
@@ -237,7 +237,7 @@ def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> 
     assert "bn5 folded forward gemm, by way of 1 node" in lines
 
 
-def test_machines_get_the_report_with_or_without_a_page(normfold: RunCommand, net: Path) -> None:
+def test_json_output_is_the_report_with_or_without_a_page(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     alone = normfold("inspect", "net.onnx", "--json")
 
@@ -253,7 +253,7 @@ def test_markup_escapes_what_is_not_markup() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 20, LONGEST_LINE, 42, 1000])
-def test_lines_hold_each_node_once_and_tear_no_block_that_fits(count: int) -> None:
+def test_lines_hold_each_node_once_and_split_no_block_that_fits(count: int) -> None:
     block = 7  # a residual block: every seventh node reads what stands before the block
     reads = [(index - 1,) if (index + 1) % block else (index - 1, index - block) for index in range(count)]
     alive = living(reads)
@@ -266,13 +266,13 @@ def test_lines_hold_each_node_once_and_tear_no_block_that_fits(count: int) -> No
     assert all(len(line) >= LONGEST_LINE // 2 for line in lines[:-1])
 
 
-def test_lines_do_not_tear_arcs_where_another_break_is_near() -> None:
+def test_lines_do_not_split_arcs_where_another_break_is_near() -> None:
     torn = [int(30 <= gap <= 41) for gap in range(99)]
 
     assert not any(torn[line.stop - 1] for line in break_lines(torn, [1] * 99)[:-1])
 
 
-def test_a_block_is_what_one_value_enters_and_leaves() -> None:
+def test_block_has_one_value_in_and_one_value_out() -> None:
     reads = [(-1,), (0,), (1,), (2,), (1, 3), (4,)]  # 2, 3 and 4 stand beside the value of 1
 
     assert find_blocks(living(reads)) == [range(2, 5)]

@@ -139,7 +139,7 @@ def test_serve_takes_the_file_and_says_that_keys_are_needed(normfold: RunCommand
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert "A key is needed: " in log
+    assert "Requests need a key: " in log
     assert "Anyone who reaches" not in log
     assert sent.split("_")[2] not in log
 
@@ -156,8 +156,9 @@ def test_serve_without_keys_warns_once_where_others_reach_it(tmp_path: Path, hos
     assert len(warnings) == (1 if host == "0.0.0.0" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [None, "{"])
-def test_serve_does_not_start_without_the_keys_it_was_told_of(tmp_path: Path, text: str | None) -> None:
+def test_serve_does_not_start_without_the_configured_key_file(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "keys.json"
     if text is not None:
         file.write_text(text)

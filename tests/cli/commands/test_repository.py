@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from normfold.contract.manifest import LARGEST_VERSION, FoldSummary, SourceCard, read_manifest
@@ -26,6 +25,7 @@ from normfold.service.settings import Settings
 from tests.support.bundles import DIGITS, LABELS, BundleWriter
 from tests.support.command import RunCommand
 from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import open_client
 from tests.support.service import answering_version, serve_app
 from tests.support.waiting import wait_for
 
@@ -46,7 +46,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The repository that the command takes if it is told nothing."""
+    """The repository that the command takes by default."""
     return tmp_path / "model_repository"
 
 
@@ -96,7 +96,7 @@ def test_list_shows_what_manifests_say(normfold: RunCommand, digits: BundleWrite
     assert "rows/1" not in normfold("repository", "list", "digits")[1]
 
 
-def test_list_for_machines(normfold: RunCommand, digits: BundleWriter) -> None:
+def test_json_output_of_list(normfold: RunCommand, digits: BundleWriter) -> None:
     normfold("repository", "rollback", "digits")
 
     code, out, _ = normfold("repository", "list", "--json")
@@ -127,8 +127,8 @@ def test_list_says_what_is_wrong_and_shows_the_rest(normfold: RunCommand, digits
     code, out, _ = normfold("repository", "list")
 
     assert code == 0
-    told = [line for line in out.splitlines() if ": " in line]
-    assert told == [
+    lines = [line for line in out.splitlines() if ": " in line]
+    assert lines == [
         f"alias: The folder {str(Path('model_repository/alias'))!r} is a symbolic link to the model 'digits', "
         "and is left alone.",
         "digits/2: The file 'model.onnx' cannot be read: No such file or directory.",
@@ -146,7 +146,7 @@ def test_list_says_what_is_wrong_and_shows_the_rest(normfold: RunCommand, digits
     assert [one["version"] for one in machine[1]["versions"] if one["problem"] is None] == [1, 3]
 
 
-def test_an_empty_repository_is_no_fault(normfold: RunCommand, root: Path) -> None:
+def test_empty_repository_is_listed_without_an_error(normfold: RunCommand, root: Path) -> None:
     root.mkdir()
     (root / "README").write_text("not a model")
 
@@ -154,7 +154,7 @@ def test_an_empty_repository_is_no_fault(normfold: RunCommand, root: Path) -> No
     assert json.loads(normfold("repository", "list", "--json")[1])["models"] == []
 
 
-def test_the_repository_is_named_as_for_serving(
+def test_repository_is_named_by_the_variable_of_the_service(
     normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     BundleWriter(tmp_path / "one").digits()
@@ -262,7 +262,7 @@ def test_a_rollback_that_is_cut_off_leaves_nothing(
     assert versions(digits.root) == ["1", "2", "3"]
 
 
-def test_the_largest_version_has_none_after_it(normfold: RunCommand, root: Path) -> None:
+def test_rollback_after_the_largest_version_is_an_error(normfold: RunCommand, root: Path) -> None:
     writer = BundleWriter(root)
     writer.digits(1)
     writer.digits(LARGEST_VERSION)
@@ -274,7 +274,7 @@ def test_the_largest_version_has_none_after_it(normfold: RunCommand, root: Path)
     assert versions(root) == ["1", str(LARGEST_VERSION)]
 
 
-def test_delete_takes_versions_and_says_what_comes_free(normfold: RunCommand, digits: BundleWriter) -> None:
+def test_delete_removes_versions_and_reports_the_freed_bytes(normfold: RunCommand, digits: BundleWriter) -> None:
     size = sum(path.stat().st_size for number in "12" for path in (digits.root / "digits" / number).iterdir())
 
     code, out, err = normfold("repository", "delete", "digits", "2", "1", "2", "--yes")
@@ -297,7 +297,7 @@ def test_delete_asks_first(normfold: RunCommand, digits: BundleWriter, monkeypat
 
 
 @pytest.mark.parametrize("command", [("delete", "digits", "1"), ("prune", "--keep", "1")])
-def test_without_a_terminal_yes_must_be_said(
+def test_delete_without_a_terminal_needs_the_option_yes(
     normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
@@ -311,9 +311,7 @@ def test_without_a_terminal_yes_must_be_said(
     assert "1" not in versions(digits.root)
 
 
-def test_the_last_version_that_can_answer_stays_unless_that_is_meant(
-    normfold: RunCommand, digits: BundleWriter
-) -> None:
+def test_delete_of_the_last_servable_version_needs_its_option(normfold: RunCommand, digits: BundleWriter) -> None:
     (digits.root / "digits" / "3" / "model.onnx").unlink()
 
     code, _, err = normfold("repository", "delete", "digits", "1", "2", "--yes")
@@ -328,14 +326,14 @@ def test_the_last_version_that_can_answer_stays_unless_that_is_meant(
 
 
 @pytest.mark.usefixtures("digits")
-def test_deleting_the_newest_is_done_and_warned_of(normfold: RunCommand) -> None:
+def test_delete_of_the_newest_version_warns(normfold: RunCommand) -> None:
     code, _, err = normfold("repository", "delete", "digits", "3", "--yes")
 
     assert code == 0
     assert "warning: digits/3 is the newest" in err
 
 
-def test_a_version_is_out_of_sight_before_the_first_of_its_files_goes(
+def test_deleted_version_is_renamed_before_its_first_file_is_removed(
     normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, seen = shutil.rmtree, []
@@ -368,7 +366,9 @@ def test_a_deletion_that_is_cut_off_is_finished_by_prune(
     assert versions(digits.root) == ["2", "3"]
 
 
-def test_a_number_can_be_deleted_again_over_what_was_left_of_it(normfold: RunCommand, digits: BundleWriter) -> None:
+def test_version_can_be_deleted_again_over_the_rest_of_an_earlier_deletion(
+    normfold: RunCommand, digits: BundleWriter
+) -> None:
     shutil.copytree(digits.root / "digits" / "1", digits.root / "digits" / "1.deleted")
 
     assert normfold("repository", "delete", "digits", "1", "--yes")[0] == 0
@@ -376,7 +376,7 @@ def test_a_number_can_be_deleted_again_over_what_was_left_of_it(normfold: RunCom
     assert versions(digits.root) == ["2", "3"]
 
 
-def test_of_a_version_that_is_a_link_the_link_alone_goes(normfold: RunCommand, digits: BundleWriter) -> None:
+def test_delete_of_a_linked_version_removes_the_link_alone(normfold: RunCommand, digits: BundleWriter) -> None:
     data = (digits.root / "digits" / "1").rename(digits.root / ".data")
     (digits.root / "digits" / "1").symlink_to("../.data")
 
@@ -386,9 +386,7 @@ def test_of_a_version_that_is_a_link_the_link_alone_goes(normfold: RunCommand, d
     assert (data / "model.onnx").exists()
 
 
-def test_a_version_with_one_wrong_byte_is_not_counted_among_those_that_can_answer(
-    normfold: RunCommand, digits: BundleWriter
-) -> None:
+def test_version_with_one_wrong_byte_does_not_count_as_servable(normfold: RunCommand, digits: BundleWriter) -> None:
     model = digits.root / "digits" / "3" / "model.onnx"
     content = bytearray(model.read_bytes())
     content[-1] ^= 1
@@ -426,9 +424,7 @@ def test_prune_keeps_the_highest_of_each_model(normfold: RunCommand, digits: Bun
     assert normfold("repository", "prune", "--keep", "2")[:2] == (0, "There is nothing to delete.\n")
 
 
-def test_versions_that_cannot_answer_are_not_counted_among_those_that_stay(
-    normfold: RunCommand, digits: BundleWriter
-) -> None:
+def test_prune_does_not_count_versions_that_cannot_be_served(normfold: RunCommand, digits: BundleWriter) -> None:
     for broken in "35":
         (digits.root / "digits" / broken).mkdir(exist_ok=True)
         (digits.root / "digits" / broken / "manifest.json").write_text("{}")
@@ -441,7 +437,7 @@ def test_versions_that_cannot_answer_are_not_counted_among_those_that_stay(
     assert versions(digits.root) == ["4", "5"]
 
 
-def test_a_file_that_a_kept_version_shares_frees_nothing(normfold: RunCommand, digits: BundleWriter) -> None:
+def test_file_shared_with_a_kept_version_frees_no_bytes(normfold: RunCommand, digits: BundleWriter) -> None:
     normfold("repository", "rollback", "digits", "--to", "1")
     folders = {number: digits.root / "digits" / str(number) for number in (1, 2, 3)}
     own = (folders[1] / "manifest.json").stat().st_size
@@ -455,7 +451,7 @@ def test_a_file_that_a_kept_version_shares_frees_nothing(normfold: RunCommand, d
     assert json.loads(out)["freed_bytes"] == everything + whole
 
 
-def test_prune_removes_what_was_given_up_and_spares_what_is_being_written(
+def test_prune_removes_abandoned_folders_and_spares_those_being_written(
     normfold: RunCommand, digits: BundleWriter
 ) -> None:
     model = digits.root / "digits"
@@ -486,7 +482,7 @@ def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(
     assert versions(digits.root) == ["1", "2", "3"]
 
 
-def test_prune_leaves_folders_alone_that_are_another_models(normfold: RunCommand, digits: BundleWriter) -> None:
+def test_prune_leaves_folders_of_other_models_alone(normfold: RunCommand, digits: BundleWriter) -> None:
     (digits.root / "alias").symlink_to("digits")
 
     code, _, err = normfold("repository", "prune", "--keep", "2", "--yes")
@@ -533,7 +529,7 @@ def test_wrong_use_changes_nothing(
     assert contents(tmp_path) == before
 
 
-def test_the_only_version_has_none_before_it(normfold: RunCommand, root: Path) -> None:
+def test_rollback_of_the_only_version_is_an_error(normfold: RunCommand, root: Path) -> None:
     BundleWriter(root).digits()
 
     code, _, err = normfold("repository", "rollback", "digits")
@@ -556,7 +552,7 @@ def test_a_version_that_leaves_the_repository_is_not_followed(
 
 
 @pytest.mark.parametrize("command", [("rollback", "digits"), ("delete", "digits", "1", "--yes")])
-def test_a_file_system_that_takes_no_changes_ends_with_3_in_one_sentence(
+def test_read_only_file_system_ends_with_3_in_one_sentence(
     normfold: RunCommand, digits: BundleWriter, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -605,7 +601,7 @@ def test_a_service_that_polls_answers_with_the_version_rolled_back_to_and_no_req
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx.Client(base_url=service.client.base_url, trust_env=False, timeout=20) as client:
+        with open_client(service.client.base_url) as client:
             while not stop.is_set():
                 statuses.add(client.post("/v2/models/digits/infer", json=PICTURE).status_code)
 
@@ -641,7 +637,7 @@ main()
     "command",
     [("list",), ("rollback", "digits"), ("delete", "digits", "1", "--yes"), ("prune", "--keep", "1", "--yes")],
 )
-def test_the_base_install_is_enough(digits: BundleWriter, command: tuple[str, ...]) -> None:
+def test_repository_commands_need_the_base_install_alone(digits: BundleWriter, command: tuple[str, ...]) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", BASE_INSTALL, "repository", *command, "--repository", str(digits.root)],
         capture_output=True,

@@ -22,8 +22,9 @@ from tests.support.command import SCRIPT, environment_without_settings, run_serv
 from tests.support.waiting import wait_until_loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_and_ends_with_0_when_told_to(identity_repository: Path, number: int) -> None:
+def test_serve_exits_with_0_on_a_signal(identity_repository: Path, number: int) -> None:
     with serving(identity_repository) as (process, client):
         assert wait_until_loaded(client) == {"ready": True}
         answer = client.post("/v1/models/same:predict", json={"instances": [[1, 2]]}, headers={"X-Request-Id": "r-1"})
@@ -65,26 +66,27 @@ HANGING = """
 import threading
 from normfold.service.batching import thread_pool
 from normfold.service.http import server
-from normfold.service.repository import repository
+from normfold.service.repository import version_switch
 
-repository.read_bundle = lambda *_: threading.Event().wait()
+version_switch.read_bundle = lambda *_: threading.Event().wait()
 thread_pool.CLOSE_TIMEOUT_S = 0.2
 from normfold.cli.main import main
 main()
 """
 
 
-def test_load_that_hangs_does_not_keep_the_process(identity_repository: Path) -> None:
+def test_load_that_hangs_does_not_delay_the_exit(identity_repository: Path) -> None:
     with serving(identity_repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         assert client.get("/v2/health/live").status_code == 200
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert "What still runs is left behind" in log
+    assert "A thread still runs after" in log
     assert "Traceback" not in log
 
 
-def test_client_that_never_sends_the_rest_does_not_keep_the_process(identity_repository: Path) -> None:
+@pytest.mark.slow
+def test_client_that_never_sends_the_rest_does_not_delay_the_exit(identity_repository: Path) -> None:
     with serving(identity_repository, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         wait_until_loaded(client)
         head = b"POST /v1/models/same:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
@@ -100,6 +102,7 @@ def test_client_that_never_sends_the_rest_does_not_keep_the_process(identity_rep
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_empty_repository_starts_and_says_why_it_is_not_ready(tmp_path: Path) -> None:
     with serving(tmp_path / "none") as (process, client):
         assert "There is no folder" in wait_until_loaded(client)["error"]
@@ -109,6 +112,7 @@ def test_empty_repository_starts_and_says_why_it_is_not_ready(tmp_path: Path) ->
     assert "Not ready: There is no folder" in log
 
 
+@pytest.mark.slow
 def test_options_override_the_environment(identity_repository: Path, tmp_path: Path) -> None:
     with serving(identity_repository, NORMFOLD_REPOSITORY=str(tmp_path / "none"), NORMFOLD_LOG_LEVEL="error") as (
         _,
@@ -117,6 +121,7 @@ def test_options_override_the_environment(identity_repository: Path, tmp_path: P
         assert wait_until_loaded(client) == {"ready": True}
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_service(identity_repository: Path, tmp_path: Path) -> None:
     second = shutil.copytree(identity_repository / "same" / "1", identity_repository / "same" / "2")
     manifest = json.loads((second / "manifest.json").read_text()) | {"version": 2}
@@ -149,6 +154,7 @@ def test_the_table_of_settings_has_every_variable_and_every_option() -> None:
     assert all(option == variable.lower().replace("_", "-") for variable, option in rows if option)
 
 
+@pytest.mark.slow
 def test_port_in_use_ends_with_3_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -159,6 +165,7 @@ def test_port_in_use_ends_with_3_in_one_sentence() -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> None:
     script = f"import sys; sys.modules['opentelemetry.sdk'] = None; {SCRIPT}"
     command = [sys.executable, "-c", script, "serve", "--port", "0"]
@@ -177,6 +184,7 @@ def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "variables", "code", "says"),
     [

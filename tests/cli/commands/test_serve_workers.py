@@ -47,7 +47,8 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def test_they_are_one_service(identity_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_workers_are_one_service(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     options = ("--workers", "2")
     with serving(identity_repository, *options, NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit") as (
@@ -85,14 +86,15 @@ def test_they_are_one_service(identity_repository: Path, tmp_path: Path) -> None
     assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
 
 
-def test_failed_loads_of_all_are_counted_and_outlast_the_worker(identity_repository: Path) -> None:
+@pytest.mark.slow
+def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity_repository: Path) -> None:
     aside, broken = identity_repository / "aside", identity_repository / "same" / "2"
     with serving(identity_repository, "--workers", "2", "--model-control", "poll", NORMFOLD_POLL_INTERVAL_S="0.1") as (
         process,
         client,
     ):
         wait_until_ready(client)
-        assert metric(client, "normfold_workers_wanted") == 2
+        assert metric(client, "normfold_workers_desired") == 2
         assert metric(client, "normfold_model_load_failures_total") == 0
         aside.mkdir()
         aside.rename(broken)  # at once, so that it fails once
@@ -107,7 +109,8 @@ def test_failed_loads_of_all_are_counted_and_outlast_the_worker(identity_reposit
         wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
 
 
-def test_they_bear_with_a_folder_that_somebody_sweeps(identity_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with serving(
         identity_repository, "--workers", "2", NORMFOLD_STATE_DIR=str(state), NORMFOLD_MODEL_CONTROL="explicit"
@@ -122,17 +125,18 @@ def test_they_bear_with_a_folder_that_somebody_sweeps(identity_repository: Path,
         assert client.post("/v2/repository/models/same/load").status_code == 200
         assert {ask(client) for _ in range(10)} == {200}
 
-        (state / "workers" / "wanted.json").write_text("{")
+        (state / "workers" / "requests.json").write_text("{")
         answer = client.post("/v2/repository/models/same/unload")
         assert answer.status_code == 503
-        assert "cannot be told" in answer.json()["error"]
+        assert "cannot be reached" in answer.json()["error"]
         assert {ask(client) for _ in range(10)} == {200}  # nothing is half done
-        (state / "workers" / "wanted.json").unlink()
+        (state / "workers" / "requests.json").unlink()
         assert client.post("/v2/repository/models/same/unload").status_code == 200
         assert {ask(client) for _ in range(10)} == {503}
 
 
-def test_they_end_when_their_parent_is_killed(identity_repository: Path) -> None:
+@pytest.mark.slow
+def test_workers_end_when_the_coordinator_is_killed(identity_repository: Path) -> None:
     with serving(identity_repository, "--workers", "2") as (process, client):
         wait_until_ready(client)
         workers = children(process)
@@ -141,7 +145,7 @@ def test_they_end_when_their_parent_is_killed(identity_repository: Path) -> None
         wait_for(lambda: not any(is_alive(worker) for worker in workers))
 
 
-def test_it_is_unready_and_serves_on_before_it_ends(identity_repository: Path) -> None:
+def test_service_is_unready_and_serves_on_during_the_shutdown_delay(identity_repository: Path) -> None:
     with serving(identity_repository, NORMFOLD_SHUTDOWN_DELAY_S="60") as (process, client):
         wait_until_loaded(client)
         process.send_signal(signal.SIGTERM)
@@ -152,6 +156,7 @@ def test_it_is_unready_and_serves_on_before_it_ends(identity_repository: Path) -
         assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.slow
 def test_state_folder_that_cannot_be_made_ends_with_2(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = run_serve("--port", "0", "--workers", "2", NORMFOLD_STATE_DIR=str(tmp_path / "file" / "state"))
@@ -165,7 +170,8 @@ def test_number_of_workers_is_checked(number: str) -> None:
     assert ended.returncode == 2
 
 
-def test_what_one_process_refuses_at_the_start_several_refuse_once(identity_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_coordinator_reports_a_wrong_setting_once(identity_repository: Path, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none" / "access.log")
     ended = run_serve(
         "--repository", str(identity_repository), "--port", "0", "--workers", "2", "--access-log", nowhere
@@ -175,7 +181,8 @@ def test_what_one_process_refuses_at_the_start_several_refuse_once(identity_repo
     assert "Traceback" not in ended.stderr
 
 
-def test_what_went_wrong_since_the_start_is_tried_again_while_the_others_serve(
+@pytest.mark.slow
+def test_worker_that_fails_after_the_start_is_restarted_while_the_others_serve(
     identity_repository: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "logs"

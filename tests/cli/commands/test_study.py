@@ -62,7 +62,7 @@ def test_the_report_has_nine_sections_each_with_its_picture(normfold: RunCommand
 
 
 @pytest.mark.usefixtures("short")
-def test_the_page_says_every_verdict_and_needs_nothing_from_elsewhere(normfold: RunCommand, tmp_path: Path) -> None:
+def test_page_has_every_verdict_and_loads_nothing_from_other_hosts(normfold: RunCommand, tmp_path: Path) -> None:
     assert normfold("study", "--out", "report")[0] == 0
 
     text = (tmp_path / "report" / "index.html").read_text()
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_named(normfold: RunCommand, tmp_path
     assert (tmp_path / "taken").read_text() == "a file"
 
 
-def test_one_seed_has_no_error_and_is_refused(normfold: RunCommand, tmp_path: Path) -> None:
+def test_study_with_one_seed_is_rejected(normfold: RunCommand, tmp_path: Path) -> None:
     code, _, err = normfold("study", "--out", "report", "--seeds", "1")
 
     assert code == 2
@@ -107,6 +107,7 @@ def test_one_seed_has_no_error_and_is_refused(normfold: RunCommand, tmp_path: Pa
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 def test_cost_is_measured_in_training_and_in_inference() -> None:
     found = run_cost((0,), rounds=1)
 

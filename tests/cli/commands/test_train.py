@@ -49,6 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 ROWS = ("--arch", "mlp", "--data", "npz:rows.npz", "--batch-size", "40", "--epochs", "2")
 
 
+@pytest.mark.slow
 def test_defaults_train_a_convnet_on_digits(run: Run) -> None:
     code, out, err = run("--out", "runs/digits", "--epochs", "5", "--json")
     record = json.loads(out)
@@ -168,7 +169,7 @@ def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:
     assert "cannot be written" in err
 
 
-def test_full_disk_before_a_checkpoint_leaves_room_for_a_second_try(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_before_a_checkpoint_can_be_tried_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -197,6 +198,7 @@ def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: p
     assert run("--out", "r", "--resume")[0] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
     assert callable(run)  # makes the data
     command = [sys.executable, "-m", "normfold", "train", "--out", "my run", *ROWS[:-1], "100000"]
@@ -219,7 +221,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
     assert read_progress(Path("my run")).epoch >= 3
 
 
-def test_sigterm_is_heard_once_and_its_handler_is_put_back() -> None:
+def test_sigterm_is_handled_once_and_its_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated) as caught, terminable():
         signal.raise_signal(signal.SIGTERM)

@@ -248,6 +248,7 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.layers[0].new.mean, x.mean(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "levit_128s", "mobilenetv3_small_050", "test_coatnet"])
 def test_published_graphs_end_with_the_statistics_of_their_own_activations(name: str, tmp_path: Path) -> None:
     """Without a prior, each layer of the result holds mean and variance of what it is given in the result."""

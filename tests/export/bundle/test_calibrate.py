@@ -14,6 +14,7 @@ from normfold.export.bundle.monitor import save_monitor
 from tests.support.onnx_models import conv_blocks, fitted_conv_block, gemm_block, save_model, varied_rows, window_scores
 
 
+@pytest.mark.slow
 def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(

@@ -22,6 +22,7 @@ from normfold.service.errors import KeysError, KeysUnwritableError
 from tests.support.waiting import wait_for
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
+STAY_VALID = "The keys that were read before stay valid."
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_name_is_taken_while_its_key_is_active(file: Path) -> None:
     ("name", "scopes", "limits", "says"),
     [
         ("", ["infer"], {}, "name: "),
-        ("a\nb", ["infer"], {}, "name: it has characters that cannot be printed"),
+        ("a\nb", ["infer"], {}, "name: it has unprintable characters"),
         (" a", ["infer"], {}, "spaces around it"),
         ("x" * 65, ["infer"], {}, "name: "),
         ("a", [], {}, "scopes: "),
@@ -245,25 +246,25 @@ def test_a_change_is_noticed_and_a_broken_file_changes_nothing(file: Path, caplo
     ring = KeyStore(file)
     _, second = rotate_key(file, key.id)
     assert [opens(ring, sent) for sent in (first, second)] == [True, False]  # nobody has looked yet
-    ring.look()
+    ring.reload_if_changed()
     assert [opens(ring, sent) for sent in (first, second)] == [False, True]
     whole = file.read_text()
     for _ in range(2):  # said once, not at each look
         file.write_text("{") if file.read_text() != "{" else None
-        ring.look()
+        ring.reload_if_changed()
     file.unlink()
-    ring.look()
+    ring.reload_if_changed()
     assert opens(ring, second)
     file.write_text(whole)
     revoke_key(file, key.id)
-    ring.look()
+    ring.reload_if_changed()
     assert not opens(ring, second)
     named = f"The file of keys {str(file)!r} "
     said = [(record.levelname, record.getMessage().removeprefix(named)) for record in caplog.records]
     assert said == [
         ("INFO", f"The keys were read again: {str(file)!r} has 1 active."),
-        ("ERROR", "is not JSON; it is written by 'normfold keys', not by hand. The keys that were read before go on."),
-        ("ERROR", "does not exist; 'normfold keys create' makes it. The keys that were read before go on."),
+        ("ERROR", f"is not JSON; it is written by 'normfold keys', not by hand. {STAY_VALID}"),
+        ("ERROR", f"does not exist; 'normfold keys create' makes it. {STAY_VALID}"),
         ("INFO", f"The keys were read again: {str(file)!r} has 0 active."),
     ]
     assert not any(sent.rpartition("_")[2] in caplog.text for sent in (first, second))
@@ -281,7 +282,7 @@ def test_the_watcher_outlives_what_nobody_foresaw(
             raise ZeroDivisionError("planted")
         return read(path)
 
-    monkeypatch.setattr(keyring, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(keyring, "POLL_INTERVAL_S", 0.01)
     monkeypatch.setattr(keyring, "read_keys", fail_once)
     ring.start()
     try:
@@ -291,7 +292,7 @@ def test_the_watcher_outlives_what_nobody_foresaw(
         wait_for(lambda: not opens(ring, sent))
     finally:
         ring.close()
-    assert "The keys could not be looked at" in caplog.text
+    assert "The file of keys could not be polled" in caplog.text
 
 
 class Clock:
@@ -304,24 +305,24 @@ class Clock:
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     clock = Clock()
     limiter = RateLimiter(clock=clock)
-    assert [limiter.take("a", 2, 3) for _ in range(5)] == [0, 0, 0, 0.5, 0.5]
-    assert limiter.take("b", 2, 3) == 0  # of another name
+    assert [limiter.acquire("a", 2, 3) for _ in range(5)] == [0, 0, 0, 0.5, 0.5]
+    assert limiter.acquire("b", 2, 3) == 0  # of another name
     clock.now += 0.25
-    assert limiter.take("a", 2, 3) == 0.25
+    assert limiter.acquire("a", 2, 3) == 0.25
     clock.now += 0.25
-    assert [limiter.take("a", 2, 3) for _ in range(2)] == [0, 0.5]
+    assert [limiter.acquire("a", 2, 3) for _ in range(2)] == [0, 0.5]
     clock.now += 1000  # no more than the burst is saved up
-    assert [limiter.take("a", 2, 3) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert [limiter.acquire("a", 2, 3) for _ in range(4)] == [0, 0, 0, 0.5]
 
 
 def test_a_share_is_of_rate_and_burst_and_lets_one_through() -> None:
     limiter = RateLimiter(share=0.25, clock=Clock())
-    assert [limiter.take("a", 4, 8) for _ in range(3)] == [0, 0, 1]
-    assert [limiter.take("b", 4, 1) for _ in range(2)] == [0, 1]
+    assert [limiter.acquire("a", 4, 8) for _ in range(3)] == [0, 0, 1]
+    assert [limiter.acquire("b", 4, 1) for _ in range(2)] == [0, 1]
 
 
 def test_a_burst_that_is_left_out_is_what_comes_in_a_second(file: Path) -> None:
     def most(**limits: Any) -> int:
-        return create_key(file, f"{limits}", ("infer",), **limits)[0].most_at_once
+        return create_key(file, f"{limits}", ("infer",), **limits)[0].max_burst
 
     assert [most(rate=0.5), most(rate=2.5), most(rate=2.5, burst=7)] == [1, 3, 7]

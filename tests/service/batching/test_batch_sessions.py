@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from normfold.service.repository import loader as bundle
+from normfold.service.repository import warmup
 from tests.support.bundles import BundleWriter
 from tests.support.service import TENSORRT, PretendedSession, StartService
 
@@ -32,7 +32,7 @@ def serve(bundles: BundleWriter, start: StartService, monkeypatch: pytest.Monkey
     """Return a function that serves batches of 1, 2, 4 and 6, and gives the client."""
 
     def serve_digits(dear: bool = True, provider: str = "cuda") -> Any:
-        monkeypatch.setattr(bundle, "has_shape_switch_penalty", lambda *_: dear)
+        monkeypatch.setattr(warmup, "has_shape_switch_penalty", lambda *_: dear)
         bundles.digits()
         return start(bundles.root, provider=provider, max_batch_size=6).client
 
@@ -72,7 +72,7 @@ def test_elsewhere_one_session_runs_all_sizes(
     [
         ({"most": 3}, "CUDA out of memory"),
         ({"most": 3, "on_cpu": False}, "CUDA out of memory"),
-        ({"most_got": 3}, "The provider 'cuda' was asked for and ONNX Runtime fell back to the CPU"),
+        ({"most_got": 3}, "The provider 'cuda' was requested, but ONNX Runtime fell back to the CPU"),
     ],
 )
 def test_if_one_of_them_cannot_be_had_one_session_runs_all_sizes(
@@ -118,7 +118,7 @@ def check_that_one_runs_all(
     ask_for_all_sizes(client)
     assert {place for place, seen in runs.items() if seen} == {0}
     assert any(
-        message.startswith("digits/1 goes without a session for each batch size, and is slow where sizes change: ")
+        message.startswith("digits/1 has one session for all batch sizes, and is slow where sizes alternate: ")
         and reason in message
         for message in caplog.messages
     )

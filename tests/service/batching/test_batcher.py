@@ -95,7 +95,7 @@ def test_a_batch_is_padded_to_a_warmed_size_and_nobody_sees_it(inline: bool) -> 
     observed: list[int] = []
 
     async def test(network: Network, batcher: Batcher) -> None:
-        batcher._observe = lambda rows, _: observed.append(rows)
+        batcher._on_run = lambda rows, _: observed.append(rows)
         results = await asyncio.gather(*map(batcher.submit, (job(1), job(2, 3))))
         assert [result["y"].ravel().tolist() for result in results] == [[2.0], [4.0, 6.0]]
         network.rows.clear()
@@ -240,7 +240,7 @@ def test_who_leaves_the_queue_is_dropped_and_harms_nobody() -> None:
         await network.wait_for_run()
         leaver = job(2)
         left, stayed = batcher.submit(leaver), batcher.submit(job(3))
-        batcher.abandon(leaver)
+        batcher.cancel(leaver)
         with pytest.raises(ClientDisconnectedError):
             await left
         network.go_on.set()
@@ -262,9 +262,9 @@ def test_the_last_to_leave_a_run_stops_it() -> None:
         await network.wait_for_run()
         cancel = network.cancels[1]
         assert cancel is not None
-        batcher.abandon(jobs[0])
+        batcher.cancel(jobs[0])
         assert not cancel.is_set
-        batcher.abandon(jobs[1])
+        batcher.cancel(jobs[1])
         assert cancel.is_set
         network.go_on.set()
         await asyncio.gather(*futures, return_exceptions=True)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from normfold.service.repository import loader as bundle
+from normfold.service.repository import warmup
 from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, Service, StartService
@@ -43,7 +43,7 @@ def test_long_run_does_not_stop_the_event_loop(
         return right(*arguments)
 
     monkeypatch.setattr(Session, "run", wait)
-    monkeypatch.setattr(bundle, "INLINE_S", 0.0)
+    monkeypatch.setattr(warmup, "MAX_INLINE_RUN_S", 0.0)
     service = start(bundles.root)
     loaded.set()
     with ThreadPoolExecutor(1) as pool:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.observability import access_log as access
-from normfold.service.observability import request_trace as telemetry
+from normfold.service.observability import telemetry
 from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import INFER_HEAD, connect, read_responses
@@ -109,7 +109,7 @@ def test_whatever_a_run_raises_is_500_and_the_next_is_answered(
         return right(*arguments)
 
     monkeypatch.setattr(Session, "run", run)
-    monkeypatch.setattr("normfold.service.repository.loader.INLINE_S", 10.0 if inline else 0.0)
+    monkeypatch.setattr("normfold.service.repository.warmup.MAX_INLINE_RUN_S", 10.0 if inline else 0.0)
     bundles.digits()
     service = start(bundles.root)
     fails.set()
@@ -164,7 +164,7 @@ def test_nothing_is_decided_by_a_clock_that_can_be_set() -> None:
             assert not (isinstance(node, ast.Import) and {alias.name for alias in node.names} & {"time", "datetime"})
     assert using == {
         "access_log.py",
-        "request_trace.py",
+        "telemetry.py",
         "logs.py",
         "otel.py",
         "keys.py",

@@ -118,6 +118,6 @@ def test_close_leaves_a_job_that_hangs(monkeypatch: pytest.MonkeyPatch, caplog: 
     asyncio.run(ask())
     workers.close()
     assert not workers.ended
-    assert "What still runs is left behind" in caplog.text
+    assert "A thread still runs after" in caplog.text
     assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("normfold-"))
     go_on.set()

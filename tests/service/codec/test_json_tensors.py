@@ -1,3 +1,5 @@
+"""Tensors as JSON: strict decoding of values, shapes and whole requests; encoding of outputs."""
+
 from __future__ import annotations
 
 import json
@@ -12,13 +14,14 @@ from hypothesis import strategies as st
 
 from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec
 from normfold.service.codec.json_tensors import DTYPES, array_from_data, array_from_nested
-from normfold.service.codec.request import ModelSignature, decode_request, parse_object
+from normfold.service.codec.request import decode_request, parse_object
 from normfold.service.codec.response import encode_response
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
 
 
-def answered(array: np.ndarray, spec: TensorSpec) -> bytes:
-    """Write an answer of one output."""
+def encoded(array: np.ndarray, spec: TensorSpec) -> bytes:
+    """Return the body of a response with one output."""
     manifest = Manifest(
         name="m",
         version=1,
@@ -32,8 +35,8 @@ def answered(array: np.ndarray, spec: TensorSpec) -> bytes:
         versions={},
         files={},
     )
-    answer = encode_response(manifest, ModelSignature((), (spec,)).all[False], {spec.name: array})
-    return b"".join(answer.pieces)
+    outputs = ModelSignature((), (spec,)).all_outputs[False]
+    return b"".join(encode_response(manifest, outputs, {spec.name: array}).pieces)
 
 
 DATATYPES = st.sampled_from([name for name in DTYPES if name != "FP16"])
@@ -44,7 +47,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, DATATYPES)
-def test_nested_values_become_a_tensor_or_a_wire_error(values: Any, datatype: str) -> None:
+def test_nested_values_become_a_tensor_or_an_invalid_request(values: Any, datatype: str) -> None:
     try:
         array = array_from_nested(values, datatype, "Input 'x'")
     except InvalidRequestError:
@@ -54,7 +57,7 @@ def test_nested_values_become_a_tensor_or_a_wire_error(values: Any, datatype: st
 
 
 @given(VALUES, DATATYPES, st.lists(st.integers(0, 4), max_size=3))
-def test_data_become_a_tensor_of_the_shape_or_a_wire_error(values: Any, datatype: str, shape: list[int]) -> None:
+def test_data_become_a_tensor_of_the_shape_or_an_invalid_request(values: Any, datatype: str, shape: list[int]) -> None:
     try:
         array = array_from_data(values, datatype, shape, "Input 'x'")
     except InvalidRequestError:
@@ -85,7 +88,7 @@ SPECS = (TensorSpec(name="a", datatype="FP32", shape=(-1, 2)), TensorSpec(name="
 
 
 @given(REQUEST, st.integers(1, 2))
-def test_request_is_decoded_or_a_wire_error(record: dict[str, Any], count: int) -> None:
+def test_request_is_decoded_or_invalid(record: dict[str, Any], count: int) -> None:
     try:
         request = decode_request(record, ModelSignature(SPECS[:count], SPECS))
     except InvalidRequestError:
@@ -97,7 +100,7 @@ def test_request_is_decoded_or_a_wire_error(record: dict[str, Any], count: int) 
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_bytes_are_an_object_or_a_wire_error(body: bytes) -> None:
+def test_body_is_a_json_object_or_invalid(body: bytes) -> None:
     try:
         record = parse_object(body)
     except InvalidRequestError:
@@ -106,24 +109,24 @@ def test_bytes_are_an_object_or_a_wire_error(body: bytes) -> None:
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=20))
-def test_float32_survives_the_wire_bit_by_bit(values: list[float]) -> None:
+def test_float32_values_survive_json_bit_by_bit(values: list[float]) -> None:
     array = np.array(values, np.float32)
     spec = TensorSpec(name="a", datatype="FP32", shape=(-1,))
-    body = json.loads(answered(array, spec))
+    body = json.loads(encoded(array, spec))
     request = decode_request({"inputs": body["outputs"]}, ModelSignature([spec], [spec]))
     assert request.tensors["a"].tobytes() == array.tobytes()
 
 
-def test_scalar_has_one_value() -> None:
+def test_scalar_shape_takes_one_value() -> None:
     assert array_from_data([5], "INT8", [], "x") == 5
     with pytest.raises(InvalidRequestError, match="2 values where its shape"):
         array_from_data([5, 6], "INT8", [], "x")
 
 
-def test_transposed_output_is_written_in_row_major_order() -> None:
+def test_transposed_output_is_encoded_in_row_major_order() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     spec = TensorSpec(name="a", datatype="FP32", shape=(-1, 2))
-    assert json.loads(answered(array, spec))["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]
+    assert json.loads(encoded(array, spec))["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]
 
 
 def test_nesting_ends_at_a_size_of_0() -> None:
@@ -133,7 +136,7 @@ def test_nesting_ends_at_a_size_of_0() -> None:
         array_from_data([[], [], []], "INT8", [2, 0, 3], "x")
 
 
-def test_a_shape_of_very_many_sizes_is_refused_before_they_are_multiplied() -> None:
+def test_shape_of_many_sizes_is_rejected_before_they_are_multiplied() -> None:
     sizes = [2**64 - 1] * 100_000  # whose product takes a minute
     record = {"inputs": [{"name": "a", "datatype": "FP32", "shape": [0, *sizes], "data": []}]}
     started = perf_counter()
@@ -142,9 +145,9 @@ def test_a_shape_of_very_many_sizes_is_refused_before_they_are_multiplied() -> N
     assert perf_counter() - started < 5
 
 
-def test_rows_that_cost_no_byte_are_limited() -> None:
-    ports = ModelSignature([TensorSpec(name="a", datatype="FP32", shape=(-1, -1))], ())
+def test_rows_of_an_empty_tensor_are_limited() -> None:
+    signature = ModelSignature([TensorSpec(name="a", datatype="FP32", shape=(-1, -1))], ())
     entry = {"name": "a", "datatype": "FP32", "data": []}
-    assert decode_request({"inputs": [entry | {"shape": [2**20, 0]}]}, ports).tensors["a"].shape == (2**20, 0)
+    assert decode_request({"inputs": [entry | {"shape": [2**20, 0]}]}, signature).tensors["a"].shape == (2**20, 0)
     with pytest.raises(InvalidRequestError, match="sizes are too large"):
-        decode_request({"inputs": [entry | {"shape": [2**20 + 1, 0]}]}, ports)
+        decode_request({"inputs": [entry | {"shape": [2**20 + 1, 0]}]}, signature)

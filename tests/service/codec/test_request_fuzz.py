@@ -1,7 +1,7 @@
-"""Bodies of every kind against the decoder: right ones in every form, broken ones, and lies.
+"""Fuzzing of the request decoder: valid bodies in every form, broken bodies, and wrong lengths and encodings.
 
-Whatever comes, it is refused with an error of the client's, or becomes arrays of exactly the datatype and shape that it
-declares, of no more bytes than it pays for. Hundreds of examples run with the tests; `make fuzz-wire` goes on for ten
+Every body is rejected with an error of the client's, or becomes arrays of exactly the declared datatype and shape,
+with memory in proportion to the body. Hundreds of examples run with the tests; `make fuzz-wire` goes on for ten
 minutes.
 """
 
@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,12 +24,14 @@ from hypothesis import strategies as st
 
 from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import TensorSpec
+from normfold.service.codec import request as request_module
 from normfold.service.codec.binary_tensors import array_to_bytes
+from normfold.service.codec.compression import decompress
 from normfold.service.codec.json_tensors import DTYPES, Array
-from normfold.service.codec.request import InferRequest, ModelSignature, fits
+from normfold.service.codec.request import InferRequest
+from normfold.service.codec.signature import ModelSignature, shape_matches
 from normfold.service.error_responses import STATUS
-from normfold.service.http.body import decompress
-from normfold.service.inference import steps as exchange
+from normfold.service.inference.infer_call import decode_body
 from normfold.service.observability.request_trace import RequestTrace
 from tests.support.infer_bodies import (
     ANY,
@@ -54,18 +55,17 @@ EXAMPLES = {"default": 150, "fuzz": 1000}[os.environ.get("HYPOTHESIS_PROFILE", "
 LOOK = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 LIMIT = 1_000_000
-"""Bytes that a body may have, also once decompressed."""
+"""Limit on a body, before and after decompression."""
 
 SEEN: Counter[str] = Counter()
-"""How many bodies were taken, and refused."""
+"""How many bodies were decoded, and rejected."""
 
 
-def read(sent: Sent, ports: ModelSignature) -> InferRequest:
+def read(sent: Sent, signature: ModelSignature) -> InferRequest:
     """Read a request as the infer route does."""
     body = decompress(memoryview(sent.body), sent.encoding, LIMIT) if sent.encoding else memoryview(sent.body)
-    model: Any = SimpleNamespace(ports=ports)
     with usual_depth():
-        return exchange.decode(body, sent.front, model, RequestTrace("fuzz"))
+        return decode_body(body, sent.front, signature, RequestTrace("fuzz"))
 
 
 @contextmanager
@@ -81,53 +81,56 @@ def usual_depth() -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def outcome(sent: Sent, ports: ModelSignature) -> InferRequest | None:
-    """Return what a request becomes, or None if it is refused as the client's fault; anything else is raised."""
+def outcome(sent: Sent, signature: ModelSignature) -> InferRequest | None:
+    """Return the decoded request, or None if it is rejected with a status of 4xx; other errors are raised."""
     try:
-        request = read(sent, ports)
+        request = read(sent, signature)
     except NormfoldError as error:
         if not 400 <= STATUS[type(error)] < 500:
             raise
-        SEEN["refused"] += 1
+        SEEN["rejected"] += 1
         return None
-    SEEN["taken"] += 1
+    SEEN["decoded"] += 1
     return request
 
 
 @contextmanager
 def large_from(size_bytes: int) -> Iterator[None]:
-    """Let bodies over a size go through `service.codec.simdjson_decoder`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "INLINE_BYTES", size_bytes)
+    """Let JSON over a size go through `service.codec.simdjson_decoder`."""
+    module: Any = request_module  # a name that it imports
+    before, module.MIN_SIMDJSON_BYTES = module.MIN_SIMDJSON_BYTES, size_bytes
+    try:
         yield
+    finally:
+        module.MIN_SIMDJSON_BYTES = before
 
 
-def assert_holds(request: InferRequest, ports: ModelSignature, body_bytes: int) -> None:
-    """Hold what was taken against what the model declares."""
-    assert request.tensors.keys() == ports.inputs.keys()
+def assert_holds(request: InferRequest, signature: ModelSignature, body_bytes: int) -> None:
+    """Check a decoded request against the model's signature."""
+    assert request.tensors.keys() == signature.inputs.keys()
     for name, array in request.tensors.items():
-        spec = ports.inputs[name]
+        spec = signature.inputs[name]
         assert array.dtype == DTYPES[spec.datatype]
         assert array.dtype.isnative
         assert array.flags.aligned
-        assert fits(array.shape, spec.shape)
+        assert shape_matches(array.shape, spec.shape)
         assert array.nbytes <= 8 * (body_bytes + 1)
         if array.dtype.kind == "O":
             assert {type(element) for element in array.ravel()} <= {str}
-    assert request.names == tuple(output.name for output in request.outputs)
-    assert set(request.names) <= ports.outputs.keys()
+    assert request.output_names == tuple(output.name for output in request.outputs)
+    assert set(request.output_names) <= signature.outputs.keys()
     assert request.timeout_s is None or 0 < request.timeout_s < math.inf
 
 
 def assert_alike(one: InferRequest | None, other: InferRequest | None) -> None:
-    """Hold two readings of one body against each other."""
+    """Check that two decoders return the same request."""
     assert (one is None) == (other is None)
     if one is None or other is None:
         return
     assert one.tensors.keys() == other.tensors.keys()
     for name, array in one.tensors.items():
         assert_same(other.tensors[name], array)
-    for field in ("outputs", "names", "timeout_s", "urgent"):
+    for field in ("outputs", "output_names", "timeout_s", "urgent"):
         assert getattr(one, field) == getattr(other, field)
 
 
@@ -141,63 +144,65 @@ def assert_same(got: Array, expected: Array) -> None:
 
 @LOOK
 @given(st.data(), st.lists(tensors(), min_size=1, max_size=2), ENCODINGS)
-def test_arrays_come_out_as_they_went_in(data: st.DataObject, values: list[Array], encoding: bytes) -> None:
+def test_decoder_returns_the_arrays_of_a_valid_request(
+    data: st.DataObject, values: list[Array], encoding: bytes
+) -> None:
     specs = [data.draw(declared(array, name)) for array, name in zip(values, "ab", strict=False)]
-    ports = ModelSignature(specs, GIVEN)
+    signature = ModelSignature(specs, GIVEN)
     for way in WAYS:
         sent = compressed(written(values, specs, way), encoding)
         for size in (0, LIMIT):
             with large_from(size):
-                request = outcome(sent, ports)
+                request = outcome(sent, signature)
             assert request is not None, way
-            assert_holds(request, ports, len(sent.body) + LIMIT * bool(sent.encoding))
+            assert_holds(request, signature, len(sent.body) + LIMIT * bool(sent.encoding))
             for array, spec in zip(values, specs, strict=True):
                 assert_same(request.tensors[spec.name], array)
 
 
 @LOOK
 @given(st.data(), tensors())
-def test_bytes_alone_are_the_array_where_at_most_one_size_is_free(data: st.DataObject, array: Array) -> None:
+def test_raw_tensor_is_decoded_where_at_most_one_size_is_free(data: st.DataObject, array: Array) -> None:
     spec = data.draw(declared(array, "a"))
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
-    ports, text = ModelSignature([spec], GIVEN), array.dtype.kind == "O"
-    body = bytes(array.ravel()[0].encode() if text and array.size else array_to_bytes(array))
+    signature, text = ModelSignature([spec], GIVEN), array.dtype.kind == "O"
+    body: bytes = array.ravel()[0].encode() if text and array.size else bytes(array_to_bytes(array))
 
-    request = outcome(Sent(body, 0), ports)
+    request = outcome(Sent(body, 0), signature)
 
     if text:
         settled = array.size == 1
-    else:  # of a tensor without elements the free size cannot be told
+    else:  # the free size of a tensor without elements does not follow
         settled = not free or (len(free) == 1 and prod(size for size in spec.shape if size != -1) > 0)
     if settled:
         assert request is not None
         assert_same(request.tensors["a"], array)
     elif request is not None:
-        assert_holds(request, ports, len(body))
+        assert_holds(request, signature, len(body))
 
 
 @LOOK
 @given(st.data(), st.lists(tensors(), min_size=1, max_size=2), st.sampled_from(WAYS), ENCODINGS)
-def test_what_is_broken_is_refused_or_fits(data: st.DataObject, values: list[Array], way: str, encoding: bytes) -> None:
+def test_broken_body_is_rejected_or_valid(data: st.DataObject, values: list[Array], way: str, encoding: bytes) -> None:
     specs = [data.draw(declared(array, name)) for array, name in zip(values, "ab", strict=False)]
-    ports, right = ModelSignature(specs, GIVEN), written(values, specs, way)
+    signature, right = ModelSignature(specs, GIVEN), written(values, specs, way)
     before = Sent(data.draw(broken(right.body)), right.front)
     sent = compressed(before, encoding)
     if data.draw(st.booleans(), "broken again once compressed"):
         sent = Sent(data.draw(broken(sent.body)), sent.front, sent.encoding)
-    assert_refused_or_fits(data.draw(lies(sent)), ports)
+    assert_rejected_or_valid(data.draw(lies(sent)), signature)
 
 
-def assert_refused_or_fits(sent: Sent, ports: ModelSignature) -> None:
-    """Read a request with either parser of JSON: it is refused or fits, and alike."""
+def assert_rejected_or_valid(sent: Sent, signature: ModelSignature) -> None:
+    """Decode a request with both JSON parsers: both reject it, or both return the same valid request."""
     found = []
     for size in (0, LIMIT):
         with large_from(size):
-            found.append(outcome(sent, ports))
+            found.append(outcome(sent, signature))
     assert_alike(*found)
     if found[0] is not None:
         body = decompress(memoryview(sent.body), sent.encoding, LIMIT) if sent.encoding else sent.body
-        assert_holds(found[0], ports, len(body))
+        assert_holds(found[0], signature, len(body))
 
 
 @LOOK
@@ -207,17 +212,19 @@ def assert_refused_or_fits(sent: Sent, ports: ModelSignature) -> None:
     st.sampled_from(SHAPED),
     st.none() | st.integers(0, 80),
 )
-def test_any_structure_is_refused_or_fits(text: str, datatype: str, shape: tuple[int, ...], front: int | None) -> None:
-    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=shape)], GIVEN)
-    assert_refused_or_fits(Sent(text.encode(), front), ports)
+def test_any_json_structure_is_rejected_or_valid(
+    text: str, datatype: str, shape: tuple[int, ...], front: int | None
+) -> None:
+    signature = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=shape)], GIVEN)
+    assert_rejected_or_valid(Sent(text.encode(), front), signature)
 
 
 @LOOK
 @given(st.lists(NUMBERS, min_size=1, max_size=6), st.sampled_from(["FP32", "FP64", "INT8", "INT64", "UINT64"]))
-def test_both_parsers_read_the_same_numbers(numbers: list[str], datatype: str) -> None:
+def test_both_json_parsers_decode_the_same_numbers(numbers: list[str], datatype: str) -> None:
     entry = f'{{"name":"a","datatype":"{datatype}","shape":[{len(numbers)}],"data":[{",".join(numbers)}]}}'
-    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1,))], GIVEN)
-    assert_refused_or_fits(Sent(f'{{"inputs":[{entry}]}}'.encode()), ports)
+    signature = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1,))], GIVEN)
+    assert_rejected_or_valid(Sent(f'{{"inputs":[{entry}]}}'.encode()), signature)
 
 
 # Memory.
@@ -244,15 +251,17 @@ CHEAP = st.sampled_from(
 
 @settings(LOOK, max_examples=EXAMPLES // 3)
 @given(CHEAP, st.integers(1, 100_000), st.sampled_from(["FP64", "INT8", "BYTES"]), ENCODINGS, st.booleans())
-def test_a_body_takes_memory_in_proportion(piece: str, size: int, datatype: str, encoding: bytes, large: bool) -> None:
+def test_body_takes_memory_in_proportion_to_its_size(
+    piece: str, size: int, datatype: str, encoding: bytes, large: bool
+) -> None:
     inside = (piece * (size // len(piece))).rstrip(",")
     head = f'{{"inputs":[{{"name":"a","datatype":"{datatype}","shape":[0,1000000],"data":['.encode()
     sent = compressed(Sent(head + inside.encode() + b"]}]}"), encoding)
-    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], GIVEN)
+    signature = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], GIVEN)
     tracemalloc.start()
     try:
         with large_from(0 if large else LIMIT):
-            outcome(sent, ports)
+            outcome(sent, signature)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -260,7 +269,7 @@ def test_a_body_takes_memory_in_proportion(piece: str, size: int, datatype: str,
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
-def test_a_bomb_makes_no_more_than_the_limit(encoding: bytes) -> None:
+def test_decompression_bomb_makes_no_more_than_the_limit(encoding: bytes) -> None:
     sent = compressed(Sent(bytes(50_000_000)), encoding)
     tracemalloc.start()
     try:
@@ -272,28 +281,28 @@ def test_a_bomb_makes_no_more_than_the_limit(encoding: bytes) -> None:
     assert peak < 4 * LIMIT
 
 
-def test_the_fuzzer_sees_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = ModelSignature([TensorSpec(name="a", datatype="FP32", shape=(-1,))], GIVEN)
+def test_fuzzer_finds_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = ModelSignature([TensorSpec(name="a", datatype="FP32", shape=(-1,))], GIVEN)
     sent = Sent(b'{"inputs":[{"name":"a","datatype":"FP32","shape":[1],"data":[1]}]}')
-    assert_refused_or_fits(sent, ports)
+    assert_rejected_or_valid(sent, signature)
 
-    monkeypatch.setattr(exchange, "parse_large", lambda _: {"inputs": []})  # of the same body, something else
+    monkeypatch.setattr(request_module, "parse_large", lambda _: {"inputs": []})  # another result for the same body
     with pytest.raises(AssertionError):
-        assert_refused_or_fits(sent, ports)
+        assert_rejected_or_valid(sent, signature)
 
     monkeypatch.setattr(
-        exchange, "parse_object", lambda _: dict[str, Any]()["inputs"]
-    )  # an error that is not the client's
+        request_module, "parse_object", lambda _: dict[str, Any]()["inputs"]
+    )  # not an error of the client's
     with pytest.raises(KeyError):
-        assert_refused_or_fits(sent, ports)
+        assert_rejected_or_valid(sent, signature)
 
 
 PROPERTIES = (
-    test_arrays_come_out_as_they_went_in,
-    test_bytes_alone_are_the_array_where_at_most_one_size_is_free,
-    test_what_is_broken_is_refused_or_fits,
-    test_any_structure_is_refused_or_fits,
-    test_both_parsers_read_the_same_numbers,
-    test_a_body_takes_memory_in_proportion,
+    test_decoder_returns_the_arrays_of_a_valid_request,
+    test_raw_tensor_is_decoded_where_at_most_one_size_is_free,
+    test_broken_body_is_rejected_or_valid,
+    test_any_json_structure_is_rejected_or_valid,
+    test_both_json_parsers_decode_the_same_numbers,
+    test_body_takes_memory_in_proportion_to_its_size,
 )
-"""What `make fuzz-wire` goes on with."""
+"""The tests that `make fuzz-wire` repeats."""

@@ -1,4 +1,4 @@
-"""Large bodies are read another way; whatever they say, the answer is the usual way's."""
+"""The simdjson decoder: for every body its result is that of the strict decoder, or None."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.json_tensors import DTYPES
-from normfold.service.codec.request import ModelSignature, decode_request, parse_object
+from normfold.service.codec.request import decode_request, parse_object
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.codec.simdjson_decoder import parse_large
 from normfold.service.errors import InvalidRequestError
 from tests.support.service import Service
@@ -35,17 +36,17 @@ REQUEST = st.fixed_dictionaries(
 
 
 def decoded(record: Any, datatype: str) -> Any:
-    """Return what a request becomes: its tensor's bytes and shape, or the refusal."""
-    ports = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], ())
+    """Return the decoded tensor of a request, as bytes, shape and dtype; or the message of its error."""
+    signature = ModelSignature([TensorSpec(name="a", datatype=datatype, shape=(-1, -1))], ())
     try:
-        array = decode_request(record, ports).tensors["a"]
+        array = decode_request(record, signature).tensors["a"]
     except InvalidRequestError as error:
         return str(error)
     return array.tobytes(), array.shape, array.dtype
 
 
 @given(REQUEST, st.sampled_from(list(DTYPES)))
-def test_it_is_the_usual_way_or_none(request: dict[str, Any], datatype: str) -> None:
+def test_simdjson_result_is_the_strict_decoders_or_none(request: dict[str, Any], datatype: str) -> None:
     body = json.dumps(request).encode()
 
     record = parse_large(body)
@@ -56,7 +57,7 @@ def test_it_is_the_usual_way_or_none(request: dict[str, Any], datatype: str) -> 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT8", "UINT8", "INT64", "UINT64"])
 @pytest.mark.parametrize("nested", [True, False])
-def test_what_is_right_is_taken(datatype: str, nested: bool) -> None:
+def test_valid_request_is_decoded_by_simdjson(datatype: str, nested: bool) -> None:
     array = np.arange(12, dtype=DTYPES[datatype]).reshape(3, 4)
     data = array.tolist() if nested else array.ravel().tolist()
     body = json.dumps({"id": "x]", "inputs": [{"name": "a", "datatype": datatype, "shape": [3, 4], "data": data}]})
@@ -85,13 +86,13 @@ def test_what_is_right_is_taken(datatype: str, nested: bool) -> None:
         ("FP16", "[1]"),
     ],
 )
-def test_what_is_unusual_is_left_to_the_usual_way(datatype: str, data: str) -> None:
+def test_unusual_request_is_left_to_the_strict_decoder(datatype: str, data: str) -> None:
     body = f'{{"inputs": [{{"name": "a", "datatype": "{datatype}", "shape": [1], "data": {data}}}]}}'
 
     assert parse_large(body.encode()) is None
 
 
-def test_a_byte_order_mark_is_left_to_the_usual_way_which_refuses_it() -> None:
+def test_byte_order_mark_is_left_to_the_strict_decoder_and_rejected() -> None:
     body = b'\xef\xbb\xbf{"inputs": [{"name": "a", "datatype": "FP32", "shape": [1], "data": [1]}]}'
 
     assert parse_large(body[3:]) is not None
@@ -102,13 +103,13 @@ def test_a_byte_order_mark_is_left_to_the_usual_way_which_refuses_it() -> None:
 
 @pytest.mark.parametrize("text", ["[", "\\u005b", "\\\\["])
 @pytest.mark.parametrize("data", ["[1, [2]]", "[[1], 2]"])
-def test_a_bracket_in_a_text_does_not_hide_one_in_the_numbers(text: str, data: str) -> None:
+def test_bracket_in_a_string_does_not_hide_a_list_in_the_data(text: str, data: str) -> None:
     body = f'{{"id": "{text}", "inputs": [{{"name": "a", "datatype": "FP32", "shape": [2], "data": {data}}}]}}'
 
     assert parse_large(body.encode()) is None
 
 
-def test_many_brackets_are_counted_too() -> None:
+def test_list_is_found_among_many_brackets() -> None:
     data = np.arange(2_000_000 // 8).reshape(-1, 2).tolist()
     body = json.dumps({"inputs": [{"name": "a", "datatype": "FP32", "shape": [125_000, 2], "data": data}]})
 
@@ -116,7 +117,7 @@ def test_many_brackets_are_counted_too() -> None:
     assert parse_large(body.replace("[2, 3]", "[2, [3]]").encode()) is None
 
 
-def test_of_two_equal_keys_the_last_one_holds() -> None:
+def test_last_value_of_a_repeated_key_counts() -> None:
     entry = '"name": "a", "datatype": "FP32", "shape": [1, 1], "data": [[1]], "data": [[3]]'
     body = f'{{"inputs": [], "inputs": [{{{entry}}}]}}'.encode()
 
@@ -125,10 +126,10 @@ def test_of_two_equal_keys_the_last_one_holds() -> None:
     assert decoded(record or parse_object(body), "FP32")[0] == np.float32(3).tobytes()
 
 
-def test_a_large_body_is_answered(served: Service) -> None:
+def test_large_json_body_is_served(served: Service) -> None:
     data = np.arange(3600, dtype=np.float32).reshape(60, 60) / 7
     entry = {"name": "input", "datatype": "FP32", "shape": [60, 60], "data": data.tolist()}
 
-    answer = served.client.post("/v2/models/identity-fp32/infer", json={"inputs": [entry]})
+    response = served.client.post("/v2/models/identity-fp32/infer", json={"inputs": [entry]})
 
-    assert answer.json()["outputs"][0]["data"] == pytest.approx(data.ravel().tolist())
+    assert response.json()["outputs"][0]["data"] == pytest.approx(data.ravel().tolist())

@@ -19,10 +19,10 @@ from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.errors import SampleError
 from normfold.service.app import create_app
+from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.store import DriftStore
 from normfold.service.errors import SettingsError
 from normfold.service.settings import Settings, load_settings
-from normfold.service.workers.process_files import ProcessFiles
 from tests.support.service import Service, StartService, serve_app
 from tests.support.waiting import wait_for
 
@@ -70,10 +70,11 @@ def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
 
 def shift(service: Service, model: str = "net") -> dict[str, Any]:
     """Return what the service says of a model's inputs."""
-    found: dict[str, Any] = service.client.get(f"/v2/models/{model}/shift").json()
+    found: dict[str, Any] = service.client.get(f"/v2/models/{model}/drift").json()
     return found
 
 
+@pytest.mark.slow
 def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
@@ -84,22 +85,23 @@ def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: 
     moved = shift(service)
 
     assert normal["window_fill"] > 0.9
-    assert normal["shifted"] is False
-    assert moved["shifted"] is True
+    assert normal["drifted"] is False
+    assert moved["drifted"] is True
     (layer,) = moved["layers"]
     assert layer["node"] == "norm"
     assert layer["score"] > layer["threshold"]
     assert abs(layer["worst_channels"][0]["mean"]) > 0.1
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
 
     ask(service, rows(500, offset=1.0), "unknown")
 
     found = shift(service, "unknown")
-    assert found["watched"] is True
-    assert found["shifted"] is None
+    assert found["monitored"] is True
+    assert found["drifted"] is None
     assert found["layers"][0]["threshold"] is None
     assert found["layers"][0]["score"] > 0.05
 
@@ -115,11 +117,12 @@ def test_what_is_not_watched_says_so(
     assert shift(service, model) == {
         "model_name": model,
         "model_version": "1",
-        "watched": False,
-        "shifted": None,
+        "monitored": False,
+        "drifted": None,
     }
 
 
+@pytest.mark.slow
 def test_a_small_share_looks_at_few(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=0.01)
     begun = time.monotonic()
@@ -129,16 +132,17 @@ def test_a_small_share_looks_at_few(repository: Path, start: StartService) -> No
     seconds, found = time.monotonic() - begun, shift(service)
     allowed = 1 + seconds * 0.01 / 0.0003  # what handing over costs alone
     assert 1 <= found["rows"] <= allowed
-    assert found["sampling"]["most_rows_per_hour"] <= 3600 * 0.01 / 0.0003
+    assert found["sampling"]["max_rows_per_hour"] <= 3600 * 0.01 / 0.0003
 
 
+@pytest.mark.slow
 def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: StartService) -> None:
     settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state"}
     chosen = Settings(repository=repository, provider="cpu", **settings)
     with serve_app(create_app(chosen), chosen) as first:
         first.wait_until_loaded()
         ask(first, rows(100))
-    counts = [np.load(path)["counts"] for path in (tmp_path / "state" / "shift" / "net").rglob("*.npz")]
+    counts = [np.load(path)["counts"] for path in (tmp_path / "state" / "drift" / "net").rglob("*.npz")]
     seen = int(sum(count[0] for count in counts))
 
     second = start(repository, **settings)
@@ -150,24 +154,25 @@ def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, star
 def test_the_last_of_it_is_written_down_while_nobody_asks(
     repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
+    monkeypatch.setattr("normfold.service.drift.monitor.SAVE_INTERVAL_S", 0.05)
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
 
     ask(service, rows(1))
 
     def written() -> bool:
-        return any(sums.rows for sums in DriftStore(ProcessFiles(path.parent), read_monitor(card)).others())
+        return any(sums.rows for sums in DriftStore(ProcessFiles(path.parent), read_monitor(card)).read_others())
 
     card = repository / "net" / "1" / MONITOR_CARD_NAME
-    (path,) = (tmp_path / "state" / "shift" / "net").rglob("*.npz")
+    (path,) = (tmp_path / "state" / "drift" / "net").rglob("*.npz")
     wait_for(written)
     assert shift(service)["rows"] == 1
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_finite_are_counted_and_not_kept(
     repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normfold.service.drift.monitor.SAVE_S", 0.05)
+    monkeypatch.setattr("normfold.service.drift.monitor.SAVE_INTERVAL_S", 0.05)
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
 
@@ -180,6 +185,7 @@ def test_rows_that_are_not_finite_are_counted_and_not_kept(
         assert len(found["input"]) == 1
 
 
+@pytest.mark.slow
 def test_metrics_tell_the_same(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     ask(service, rows(600, offset=1.0))
@@ -191,10 +197,10 @@ def test_metrics_tell_the_same(repository: Path, start: StartService) -> None:
         (sample,) = [one for one in families[name].samples if one.labels["model"] == "net"]
         return sample.value
 
-    assert value("normfold_shifted") == 1
-    assert value("normfold_shift_score") == pytest.approx(found["layers"][0]["score"], rel=0.2)
-    assert value("normfold_shift_threshold") == found["layers"][0]["threshold"]
-    assert value("normfold_shift_rows") >= found["rows"]
+    assert value("normfold_drift_detected") == 1
+    assert value("normfold_drift_score") == pytest.approx(found["layers"][0]["score"], rel=0.2)
+    assert value("normfold_drift_threshold") == found["layers"][0]["threshold"]
+    assert value("normfold_drift_sampled_rows") >= found["rows"]
 
 
 def test_a_monitor_of_another_network_is_refused(repository: Path, start: StartService) -> None:
@@ -230,6 +236,7 @@ def test_recent_inputs_are_kept_if_somebody_asks_for_it(repository: Path, tmp_pa
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
     ask(service, rows(300, offset=2.0))
@@ -240,7 +247,7 @@ def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Star
     again = start(repository, drift_share=1.0)
     ask(again, rows(600, offset=2.0))
     assert shift(again)["model_version"] == str(version)
-    assert shift(again)["shifted"] is False
+    assert shift(again)["drifted"] is False
 
 
 def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:
@@ -261,7 +268,7 @@ def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> N
 
 
 def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "state" / "shift").mkdir(parents=True)
+    (tmp_path / "state" / "drift").mkdir(parents=True)
 
     with pytest.raises(SampleError, match="keeps no inputs of net/1; .* NORMFOLD_KEEP_SAMPLES"):
         adapt(repository, "net", tmp_path / "state")

@@ -11,7 +11,7 @@ import pytest
 
 from normfold.contract.monitor import Monitor, WatchedLayer
 from normfold.service.drift import monitor as module
-from normfold.service.drift.monitor import BUSY, HAND_OVER_S, DriftMonitor
+from normfold.service.drift.monitor import BUSY_UTILIZATION, HANDOVER_S, DriftMonitor
 
 RUN_S = 0.002
 SECONDS = 60
@@ -29,7 +29,7 @@ class Machine:
 
     def thread_time(self) -> float:
         """Return what the monitor has used."""
-        return self.ran * (RUN_S - HAND_OVER_S)
+        return self.ran * (RUN_S - HANDOVER_S)
 
     def run(self, sample: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Run the monitor."""
@@ -60,14 +60,14 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, *, busy: float, share: float, pro
     return int(machine.ran)
 
 
-@pytest.mark.parametrize(("busy", "processors"), [(0.9 * BUSY, 1), (1.8 * BUSY, 2)])
+@pytest.mark.parametrize(("busy", "processors"), [(0.9 * BUSY_UTILIZATION, 1), (1.8 * BUSY_UTILIZATION, 2)])
 def test_with_time_to_spare_it_takes_its_share(monkeypatch: pytest.MonkeyPatch, busy: float, processors: int) -> None:
     seen = looked_at(monkeypatch, busy=busy, share=0.01, processors=processors)
 
     assert seen == pytest.approx(0.01 * SECONDS / RUN_S, rel=0.03)
 
 
-@pytest.mark.parametrize(("busy", "processors"), [(1.1 * BUSY, 1), (1.0, 1), (2.2 * BUSY, 2)])
+@pytest.mark.parametrize(("busy", "processors"), [(1.1 * BUSY_UTILIZATION, 1), (1.0, 1), (2.2 * BUSY_UTILIZATION, 2)])
 def test_a_busy_process_is_watched_less_but_watched(
     monkeypatch: pytest.MonkeyPatch, busy: float, processors: int
 ) -> None:
@@ -77,6 +77,7 @@ def test_a_busy_process_is_watched_less_but_watched(
     assert seen == pytest.approx(spared / 8, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [0.0, 1.0])
 def test_a_share_of_one_looks_at_every_request(monkeypatch: pytest.MonkeyPatch, busy: float) -> None:
     assert looked_at(monkeypatch, busy=busy, share=1.0) == 1000 * SECONDS

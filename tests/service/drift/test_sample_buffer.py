@@ -13,10 +13,10 @@ import pytest
 from normfold.contract import samples as kept
 from normfold.contract.samples import read_kept
 from normfold.service.drift import sample_buffer as module
+from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer
-from normfold.service.drift.score import Sums
+from normfold.service.drift.score import WindowSums
 from normfold.service.drift.store import DriftStore
-from normfold.service.workers.process_files import ProcessFiles
 from tests.support.bundles import TWO_CHANNEL_MONITOR
 
 
@@ -33,9 +33,9 @@ def rows(*values: float) -> dict[str, np.ndarray]:
     return {"input": np.array(values, np.float32)[:, None]}
 
 
-def add(reservoir: SampleBuffer, *values: float) -> None:
+def add(samples: SampleBuffer, *values: float) -> None:
     """Keep a request."""
-    reservoir.add(rows(*values), np.ones(len(values), bool))
+    samples.add(rows(*values), np.ones(len(values), bool))
 
 
 def values(packed: bytes) -> list[float]:
@@ -44,12 +44,12 @@ def values(packed: bytes) -> list[float]:
         return [float(value) for value in arrays["input"][:, 0]]
 
 
-def ended(folder: Path, reservoir: SampleBuffer, files: ProcessFiles) -> None:
+def ended(folder: Path, samples: SampleBuffer, files: ProcessFiles) -> None:
     """Leave what a process has, as one that ends does."""
     store = DriftStore(files, TWO_CHANNEL_MONITOR)
-    store.adopt(reservoir)
-    store.save(Sums.of(TWO_CHANNEL_MONITOR))
-    reservoir.save()
+    store.adopt(samples)
+    store.save(WindowSums.of(TWO_CHANNEL_MONITOR))
+    samples.save()
     store.close()
     assert list(folder.glob("*.samples"))
 
@@ -64,40 +64,40 @@ def test_the_newest_rows_of_all_processes_come_in_the_order_of_time(
         add(one if number % 2 else other, number)
     other.save()
 
-    assert values(one.packed()) == told
+    assert values(one.to_npz()) == told
 
 
 def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[float]) -> None:
-    reservoir = SampleBuffer(3, ProcessFiles(tmp_path))
+    samples = SampleBuffer(3, ProcessFiles(tmp_path))
     for number in range(5):
         clock[0] -= 3600
-        add(reservoir, number)
+        add(samples, number)
 
-    assert values(reservoir.packed()) == [2, 3, 4]
+    assert values(samples.to_npz()) == [2, 3, 4]
 
 
 def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Path, clock: list[float]) -> None:
     for number in range(4):
         clock[0] += 1
         files = ProcessFiles(tmp_path)
-        reservoir = SampleBuffer(5, files)
-        add(reservoir, *(10.0 * number + place for place in range(3)))
-        ended(tmp_path, reservoir, files)
+        samples = SampleBuffer(5, files)
+        add(samples, *(10.0 * number + place for place in range(3)))
+        ended(tmp_path, samples, files)
     files = ProcessFiles(tmp_path)
     last = SampleBuffer(5, files)
 
     with closing(DriftStore(files, TWO_CHANNEL_MONITOR)) as store:
         store.adopt(last)
 
-    assert values(last.packed()) == [21, 22, 30, 31, 32]
+    assert values(last.to_npz()) == [21, 22, 30, 31, 32]
     assert len(list(tmp_path.glob("*.samples"))) == 1
 
 
 def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
     files = ProcessFiles(tmp_path)
-    reservoir = SampleBuffer(5, files)
-    add(reservoir, 1.0)
-    ended(tmp_path, reservoir, files)
+    samples = SampleBuffer(5, files)
+    add(samples, 1.0)
+    ended(tmp_path, samples, files)
 
     with closing(DriftStore(ProcessFiles(tmp_path), TWO_CHANNEL_MONITOR)) as store:
         store.adopt()
@@ -106,37 +106,37 @@ def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
 
 
 def test_the_owner_alone_may_read_them(tmp_path: Path) -> None:
-    reservoir = SampleBuffer(5, ProcessFiles(tmp_path))
-    add(reservoir, 1.0)
+    samples = SampleBuffer(5, ProcessFiles(tmp_path))
+    add(samples, 1.0)
 
-    reservoir.save()
+    samples.save()
 
     (path,) = tmp_path.glob("*.samples")
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_rows_that_are_not_wanted_are_not_kept(tmp_path: Path) -> None:
-    reservoir = SampleBuffer(5, ProcessFiles(tmp_path))
+    samples = SampleBuffer(5, ProcessFiles(tmp_path))
 
-    reservoir.add(rows(1.0, np.nan, 3.0), np.array([True, False, True]))
+    samples.add(rows(1.0, np.nan, 3.0), np.array([True, False, True]))
 
-    assert values(reservoir.packed()) == [1, 3]
+    assert values(samples.to_npz()) == [1, 3]
 
 
 def test_they_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 12)
-    reservoir = SampleBuffer(1000, ProcessFiles(tmp_path))
+    monkeypatch.setattr(module, "MAX_BYTES", 12)
+    samples = SampleBuffer(1000, ProcessFiles(tmp_path))
 
-    add(reservoir, *range(100))
+    add(samples, *range(100))
 
-    assert values(reservoir.packed()) == [97, 98, 99]
+    assert values(samples.to_npz()) == [97, 98, 99]
 
 
 def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    reservoir = SampleBuffer(500, ProcessFiles(tmp_path))
-    add(reservoir, *range(500))
+    samples = SampleBuffer(500, ProcessFiles(tmp_path))
+    add(samples, *range(500))
 
-    threads = [threading.Thread(target=reservoir.save) for _ in range(8)]
+    threads = [threading.Thread(target=samples.save) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -149,9 +149,9 @@ def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("name", ["file", "times", "a/b", "..", "x.npy"])
 def test_inputs_may_have_any_name(tmp_path: Path, name: str) -> None:
-    reservoir = SampleBuffer(5, ProcessFiles(tmp_path))
-    reservoir.add({name: np.ones((2, 3), np.float32)}, np.ones(2, bool))
-    reservoir.save()
+    samples = SampleBuffer(5, ProcessFiles(tmp_path))
+    samples.add({name: np.ones((2, 3), np.float32)}, np.ones(2, bool))
+    samples.save()
 
     (path,) = tmp_path.glob("*.samples")
     assert [list(row.tensors) for row in read_kept(path)] == [[name], [name]]

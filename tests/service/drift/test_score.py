@@ -1,4 +1,4 @@
-"""Sums that forget, and what is said of them."""
+"""WindowSums that forget, and what is said of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normfold.contract.monitor import Monitor, WatchedLayer
-from normfold.service.drift.score import LayerSums, Sums, measure, rows_of
+from normfold.service.drift.score import LayerSums, WindowSums, finite_rows, score_drift
 
 WINDOW = 50
 LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0, 0.0), threshold=0.2)
@@ -21,21 +21,21 @@ def rows(count: int, mean: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(u.mean(axis=2).astype(np.float32), (u**2).mean(axis=2).astype(np.float32))]
 
 
-def seen(count: int, mean: float = 0.0) -> Sums:
+def seen(count: int, mean: float = 0.0) -> WindowSums:
     """Return the sums of so many requests of a row each."""
-    sums = Sums.of(MONITOR)
+    sums = WindowSums.of(MONITOR)
     watch(sums, count, mean)
     return sums
 
 
-def watch(sums: Sums, count: int, mean: float = 0.0) -> None:
+def watch(sums: WindowSums, count: int, mean: float = 0.0) -> None:
     """Add so many requests of a row each."""
     for _ in range(count):
         sums.add_request(rows(1, mean), WINDOW)
 
 
 def test_requests_weigh_less_the_older_they_are() -> None:
-    sums, given = Sums.of(MONITOR), [rows(1) for _ in range(7)]
+    sums, given = WindowSums.of(MONITOR), [rows(1) for _ in range(7)]
     decay = (WINDOW - 1) / (WINDOW + 1)
 
     for row in given:
@@ -49,7 +49,7 @@ def test_requests_weigh_less_the_older_they_are() -> None:
 
 
 def test_rows_of_one_request_count_as_one_of_a_window() -> None:
-    given, sums = rows(8), Sums.of(MONITOR)
+    given, sums = rows(8), WindowSums.of(MONITOR)
 
     for _ in range(10):
         sums.add_request(given, WINDOW)
@@ -66,34 +66,34 @@ def test_an_endless_stream_is_worth_a_window() -> None:
 
 
 def test_nothing_is_said_before_the_window_is_nearly_full() -> None:
-    sums = Sums.of(MONITOR)
-    assert measure(MONITOR, sums).layers == ()
+    sums = WindowSums.of(MONITOR)
+    assert score_drift(MONITOR, sums).layers == ()
     watch(sums, 20, mean=5.0)
 
-    found = measure(MONITOR, sums)
+    found = score_drift(MONITOR, sums)
 
-    assert found.shifted is None
+    assert found.drifted is None
     assert found.layers[0].score > 1
 
 
-@pytest.mark.parametrize(("mean", "shifted"), [(0.0, False), (2.0, True)])
-def test_what_is_far_is_said_to_be(mean: float, shifted: bool) -> None:
+@pytest.mark.parametrize(("mean", "drifted"), [(0.0, False), (2.0, True)])
+def test_what_is_far_is_said_to_be(mean: float, drifted: bool) -> None:
     sums = seen(200, mean)
 
-    found = measure(MONITOR, sums)
+    found = score_drift(MONITOR, sums)
 
-    assert found.shifted is shifted
-    assert found.layers[0].shifted is shifted
+    assert found.drifted is drifted
+    assert found.layers[0].drifted is drifted
 
 
 def test_without_thresholds_there_is_a_score_and_no_verdict() -> None:
     monitor = Monitor(window_rows=WINDOW, layers=(LAYER.model_copy(update={"threshold": None}),))
     sums = seen(200, 5.0)
 
-    found = measure(monitor, sums)
+    found = score_drift(monitor, sums)
 
-    assert found.shifted is None
-    assert found.layers[0].shifted is None
+    assert found.drifted is None
+    assert found.layers[0].drifted is None
     assert found.layers[0].score > 1
 
 
@@ -101,18 +101,18 @@ def test_an_old_shift_is_forgotten() -> None:
     sums = seen(200, 3.0)
     watch(sums, 10 * WINDOW)
 
-    assert measure(MONITOR, sums).shifted is False
+    assert score_drift(MONITOR, sums).drifted is False
 
 
 def test_the_worst_channels_come_first() -> None:
-    sums = Sums.of(MONITOR)
+    sums = WindowSums.of(MONITOR)
     given = rows(200)
     given[0][0][:, 1] += 4
     given[0][1][:, 1] += 16
     for place in range(200):
         sums.add_request([(given[0][0][place : place + 1], given[0][1][place : place + 1])], WINDOW)
 
-    worst = measure(MONITOR, sums).layers[0].worst
+    worst = score_drift(MONITOR, sums).layers[0].worst_channels
 
     assert worst[0].channel == 1
     assert worst[0].mean == pytest.approx(4, abs=0.2)
@@ -121,13 +121,13 @@ def test_the_worst_channels_come_first() -> None:
 
 def test_channels_are_called_what_they_are_in_the_network() -> None:
     layer = LAYER.model_copy(update={"channels": (2, 5, 9)})
-    sums = Sums.of(MONITOR)
+    sums = WindowSums.of(MONITOR)
     given = rows(200)
     given[0][0][:, 1] += 4
     given[0][1][:, 1] += 16
     sums.add_request(given, WINDOW)
 
-    worst = measure(Monitor(window_rows=WINDOW, layers=(layer,)), sums).layers[0].worst
+    worst = score_drift(Monitor(window_rows=WINDOW, layers=(layer,)), sums).layers[0].worst_channels
 
     assert worst[0].channel == 5
     assert {one.channel for one in worst} == {2, 5, 9}
@@ -136,7 +136,7 @@ def test_channels_are_called_what_they_are_in_the_network() -> None:
 def test_processes_add_up() -> None:
     one, other = seen(30), seen(40)
     other.rows_not_finite = 2
-    together = Sums([LayerSums(np.zeros(3), np.zeros(3))])
+    together = WindowSums([LayerSums(np.zeros(3), np.zeros(3))])
 
     together.add(one)
     together.add(other)
@@ -150,7 +150,7 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
     means, squares = np.zeros((3, 3), np.float32), np.ones((3, 3), np.float32)
     means[1, 2] = np.nan
 
-    ((kept, _),), finite = rows_of(MONITOR, {"m": means, "s": squares})
+    ((kept, _),), finite = finite_rows(MONITOR, {"m": means, "s": squares})
 
     assert len(kept) == 2
     assert finite.tolist() == [True, False, True]

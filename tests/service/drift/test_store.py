@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from normfold.contract.monitor import Monitor
+from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.store import DriftStore, read_sums
-from normfold.service.workers.process_files import ProcessFiles
 from tests.support.bundles import TWO_CHANNEL_MONITOR, drift_sums
 from tests.support.paths import ROOT
 
@@ -51,7 +51,7 @@ def test_processes_of_one_number_have_files_of_their_own() -> None:
     """In a container each start has the number 1."""
     code = (
         "import os; os.getpid = lambda: 1; from pathlib import Path;"
-        "from normfold.service.workers.process_files import ProcessFiles;"
+        "from normfold.service.drift.process_files import ProcessFiles;"
         "print(ProcessFiles(Path()).own('.npz'))"
     )
     names = {
@@ -67,13 +67,13 @@ def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: O
     one.save(drift_sums(30))
 
     assert other.adopt().rows == 0
-    assert [sums.rows for sums in other.others()] == [30]
+    assert [sums.rows for sums in other.read_others()] == [30]
 
 
 def test_a_process_that_was_killed_leaves_its_sums(tmp_path: Path, opened: Open) -> None:
     code = (
         "import os, sys; from pathlib import Path; from normfold.service.drift.store import DriftStore;"
-        "from normfold.service.workers.process_files import ProcessFiles;"
+        "from normfold.service.drift.process_files import ProcessFiles;"
         "from tests.support.bundles import TWO_CHANNEL_MONITOR; from tests.support.bundles import drift_sums;"
         "store = DriftStore(ProcessFiles(Path(sys.argv[1])), TWO_CHANNEL_MONITOR);"
         "store.adopt(); store.save(drift_sums(20)); os.kill(os.getpid(), 9)"
@@ -137,7 +137,7 @@ def test_taken_sums_are_written_before_the_old_ones_go(
 
     def unlink(path: Path, **_: bool) -> None:
         if path == old:
-            found.extend(sums.rows for sums in watcher.others() if sums.rows)
+            found.extend(sums.rows for sums in watcher.read_others() if sums.rows)
 
     watcher = store_in(tmp_path)
     monkeypatch.setattr(Path, "unlink", unlink)
@@ -154,7 +154,7 @@ def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:
 
     store.save(drift_sums(3))
 
-    assert [sums.rows for sums in store_in(tmp_path).others()] == [30]
+    assert [sums.rows for sums in store_in(tmp_path).read_others()] == [30]
 
 
 def test_what_killed_processes_had_half_written_goes(tmp_path: Path, opened: Open) -> None:
@@ -187,4 +187,4 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: py
         store.save(drift_sums(3))
 
     assert len(caplog.records) == 1
-    assert "cannot be kept" in caplog.text
+    assert "cannot be saved" in caplog.text

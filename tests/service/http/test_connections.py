@@ -1,4 +1,4 @@
-"""What happens on one connection: requests one behind the other, clients that stop, leave, or wait for a word."""
+"""One HTTP connection: pipelining, keep-alive, upgrades, limits on headers, disconnects."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from normfold.service.http import protocol
-from normfold.service.http.body import decompress
-from normfold.service.inference import asgi as infer
+from normfold.service.codec.compression import decompress
+from normfold.service.http import protocol, timeouts
+from normfold.service.inference import infer_call as infer
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
 from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
@@ -26,7 +26,7 @@ def slow(bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyP
     return holder, start(bundles.root)
 
 
-def test_garbage_behind_a_request_does_not_spoil_its_answer(slow: Any) -> None:
+def test_garbage_after_a_request_does_not_spoil_its_response(slow: Any) -> None:
     holder, service = slow
     holder.holds.set()
     with connect(service.client) as connection:
@@ -39,7 +39,7 @@ def test_garbage_behind_a_request_does_not_spoil_its_answer(slow: Any) -> None:
     assert json.loads(found[0][1])["outputs"]
 
 
-def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
+def test_pipelined_requests_are_answered_in_order(slow: Any) -> None:
     _, service = slow
     with connect(service.client) as connection:
         bodies = [json.dumps(PICTURE | {"id": str(number)}).encode() for number in range(20)]
@@ -50,10 +50,10 @@ def test_requests_one_behind_the_other_are_answered_in_order(slow: Any) -> None:
     assert [json.loads(body)["id"] for _, body in found] == [str(number) for number in range(20)]
 
 
-def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connection_is_closed_after_the_keep_alive_timeout(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
-    monkeypatch.setattr(protocol.ServiceProtocol, "timeout_keep_alive", 0.2, raising=False)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_TIMEOUT_S", 0.2)
     _, service = slow
     with connect(service.client) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -62,8 +62,8 @@ def test_a_client_that_does_nothing_is_left(slow: Any, monkeypatch: pytest.Monke
         assert connection.recv(4096) == b""
 
 
-def test_a_client_that_waits_for_a_word_is_not_left_in_doubt(slow: Any) -> None:
-    """Refused before its body, it sends none: the next request must not be read as that body."""
+def test_connection_is_closed_after_an_error_before_100_continue(slow: Any) -> None:
+    """After the error the client may send its body or not: the next bytes cannot be told from a body."""
     _, service = slow
     head = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\nExpect: 100-continue\r\n\r\n"
     with connect(service.client) as connection:
@@ -74,8 +74,8 @@ def test_a_client_that_waits_for_a_word_is_not_left_in_doubt(slow: Any) -> None:
 
 @pytest.mark.parametrize("cut", [0, 30, 250, 400])
 @pytest.mark.parametrize("padding", [0, 200_000])
-def test_a_wish_for_another_protocol_is_ignored(slow: Any, cut: int, padding: int) -> None:
-    """As RFC 9110 has it; curl --http2 and some clients in Java wish for one with every request."""
+def test_upgrade_to_another_protocol_is_ignored(slow: Any, cut: int, padding: int) -> None:
+    """RFC 9110, section 7.8, allows it; curl --http2 and some Java clients ask for one with every request."""
     _, service = slow
     body = INFER_BODY + b" " * padding
     sent = INFER_HEAD % (
@@ -91,7 +91,7 @@ def test_a_wish_for_another_protocol_is_ignored(slow: Any, cut: int, padding: in
     assert json.loads(found[0][1])["outputs"]
 
 
-def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(
+def test_headers_over_the_limit_in_one_chunk_are_rejected_and_a_long_body_is_not(
     bundles: BundleWriter, start: StartService
 ) -> None:
     bundles.digits()
@@ -106,10 +106,12 @@ def test_long_headers_in_one_piece_are_refused_and_a_long_body_is_not(
         assert [status for status, _ in read_responses(connection)] == [431]
 
 
-def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_of_a_client_that_disconnects_during_decoding_never_runs(
+    slow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     holder, service = slow
     decoding, go_on, lost = threading.Event(), threading.Event(), threading.Event()
-    right, lose = decompress, protocol.ServiceProtocol.connection_lost
+    right, lose = decompress, protocol.HttpProtocol.connection_lost
 
     def wait(*arguments: Any) -> Any:
         decoding.set()
@@ -121,7 +123,7 @@ def test_who_leaves_before_his_request_is_decoded_never_runs(slow: Any, monkeypa
         lost.set()
 
     monkeypatch.setattr(infer, "decompress", wait)
-    monkeypatch.setattr(protocol.ServiceProtocol, "connection_lost", connection_lost)
+    monkeypatch.setattr(protocol.HttpProtocol, "connection_lost", connection_lost)
     padded = INFER_BODY + b" " * 40_000
     with connect(service.client) as connection:
         connection.sendall(INFER_HEAD % (len(padded), b"Content-Encoding: identity\r\n") + padded)

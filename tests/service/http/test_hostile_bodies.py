@@ -1,4 +1,4 @@
-"""Bodies that lie: lengths, sizes, encodings; and clients that are slow, or leave."""
+"""Bodies with wrong lengths, sizes and encodings; slow clients, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.codec.request import ModelSignature, decode_request, raw_request
+from normfold.service.codec.compression import accepted_encoding
+from normfold.service.codec.request import decode_raw_tensor, decode_request
+from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
-from normfold.service.http.body import accepted_encoding
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
 from tests.support.service import AccessLog, HeldRuns, Service, StartService, post_picture, queued_rows
@@ -34,10 +35,10 @@ def send(served: Service, record: Any, raw: bytes = bytes(8), length: Any = None
 @pytest.mark.parametrize(
     ("record", "raw", "message"),
     [
-        ({"inputs": [binary_input(size=12)]}, bytes(8), "has 12 bytes behind the JSON, of which 8 came"),
+        ({"inputs": [binary_input(size=12)]}, bytes(8), "has a binary_data_size of 12, and the body has 8 bytes left"),
         ({"inputs": [binary_input(size=4)]}, bytes(8), "has 4 bytes where FP32 [1, 2] needs 8"),
-        ({"inputs": [binary_input()]}, bytes(9), "1 bytes behind the JSON belong to no input"),
-        ({"inputs": [binary_input()]}, b"", "has 8 bytes behind the JSON, of which 0 came"),
+        ({"inputs": [binary_input()]}, bytes(9), "1 bytes after the JSON belong to no input"),
+        ({"inputs": [binary_input()]}, b"", "has a binary_data_size of 8, and the body has 0 bytes left"),
         ({"inputs": [binary_input(size=-1)]}, b"", "binary_data_size that is not a non-negative integer"),
         ({"inputs": [binary_input(size=True)]}, b"", "binary_data_size that is not a non-negative integer"),
         ({"inputs": [binary_input(size="8")]}, b"", "binary_data_size that is not a non-negative integer"),
@@ -46,27 +47,29 @@ def send(served: Service, record: Any, raw: bytes = bytes(8), length: Any = None
         ({"inputs": [binary_input(parameters=[])]}, bytes(8), "its parameters are not an object"),
     ],
 )
-def test_sizes_that_lie_are_refused(served: Service, record: Any, raw: bytes, message: str) -> None:
-    answer = send(served, record, raw)
+def test_binary_data_size_that_does_not_fit_the_body_is_rejected(
+    served: Service, record: Any, raw: bytes, message: str
+) -> None:
+    response = send(served, record, raw)
 
-    assert answer.status_code == 400
-    assert message in answer.json()["error"]
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("size", [2**63 - 1, 2**64 - 1])
-def test_sizes_that_no_array_has_are_refused(served: Service, size: int) -> None:
+def test_shape_beyond_the_size_of_arrays_is_rejected(served: Service, size: int) -> None:
     record = {"name": "input", "datatype": "FP32", "shape": [0, size], "data": []}
 
     for filler in ("", " " * 40_000):
-        answer = served.client.post(
+        response = served.client.post(
             "/v2/models/identity-fp32/infer", content=json.dumps({"inputs": [record]}).encode() + filler.encode()
         )
-        assert answer.status_code == 400
-        assert "sizes are too large" in answer.json()["error"]
+        assert response.status_code == 400
+        assert "sizes are too large" in response.json()["error"]
 
 
 @pytest.mark.parametrize("key", ["a\0b", "/", "", "~1"])
-def test_fields_of_any_name_and_depth_are_ignored_in_large_bodies_too(served: Service, key: str) -> None:
+def test_unknown_fields_of_any_name_and_depth_are_ignored_in_large_bodies(served: Service, key: str) -> None:
     deep = "[" * 900 + "]" * 900
     record = {"name": "input", "datatype": "FP32", "shape": [100, 100], "data": [0.5] * 10_000}
     body = json.dumps({key: 1, "inputs": [record]})[:-1] + f', "deep": {deep}}}'
@@ -75,32 +78,32 @@ def test_fields_of_any_name_and_depth_are_ignored_in_large_bodies_too(served: Se
 
 
 @pytest.mark.parametrize("length", ["-1", "many", "9" * 30, "1e2", ""])
-def test_a_header_length_that_is_none_is_refused(served: Service, length: str) -> None:
-    answer = send(served, {"inputs": [binary_input()]}, length=length)
+def test_json_length_header_that_is_no_length_is_rejected(served: Service, length: str) -> None:
+    response = send(served, {"inputs": [binary_input()]}, length=length)
 
-    assert answer.status_code == 400
-    assert "Inference-Header-Content-Length" in answer.json()["error"]
+    assert response.status_code == 400
+    assert "Inference-Header-Content-Length" in response.json()["error"]
 
 
 @pytest.mark.parametrize(("length", "message"), [(10_000, "The JSON should have 10000 bytes"), (3, "is not JSON")])
-def test_a_header_length_that_lies_is_refused(served: Service, length: int, message: str) -> None:
-    answer = send(served, {"inputs": [binary_input()]}, length=length)
+def test_json_length_header_that_does_not_fit_the_body_is_rejected(served: Service, length: int, message: str) -> None:
+    response = send(served, {"inputs": [binary_input()]}, length=length)
 
-    assert answer.status_code == 400
-    assert message in answer.json()["error"]
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
-def test_a_body_without_json_is_the_tensor_of_the_one_input(bundles: BundleWriter, start: StartService) -> None:
+def test_body_without_json_is_the_tensor_of_the_only_input(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     pictures = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
     client = start(bundles.root).client
 
-    answer = client.post("/v2/models/digits/infer", content=pictures.tobytes(), headers={JSON_LENGTH: "0"})
+    response = client.post("/v2/models/digits/infer", content=pictures.tobytes(), headers={JSON_LENGTH: "0"})
 
-    assert answer.headers["content-type"] == "application/octet-stream"
-    head = int(answer.headers[JSON_LENGTH])
-    assert json.loads(answer.content[:head])["outputs"][0]["shape"] == [2, 3]
-    logits = np.frombuffer(answer.content[head:], np.float32).reshape(2, 3)
+    assert response.headers["content-type"] == "application/octet-stream"
+    head = int(response.headers[JSON_LENGTH])
+    assert json.loads(response.content[:head])["outputs"][0]["shape"] == [2, 3]
+    logits = np.frombuffer(response.content[head:], np.float32).reshape(2, 3)
     np.testing.assert_array_equal(logits, pictures[:, 0].sum(axis=1)[:, :3])
 
 
@@ -113,17 +116,17 @@ def test_a_body_without_json_is_the_tensor_of_the_one_input(bundles: BundleWrite
         ([("a", "BYTES", (2,))], b"x", "takes 2 strings"),
     ],
 )
-def test_a_shape_that_does_not_follow_is_refused(specs: Any, body: bytes, message: str) -> None:
+def test_raw_tensor_whose_shape_does_not_follow_is_rejected(specs: Any, body: bytes, message: str) -> None:
     inputs = [TensorSpec(name=name, datatype=datatype, shape=shape) for name, datatype, shape in specs]
 
     with pytest.raises(InvalidRequestError, match=message):
-        raw_request(memoryview(body), ModelSignature(inputs, ()))
+        decode_raw_tensor(memoryview(body), ModelSignature(inputs, ()))
 
 
-def test_a_text_without_json_is_one_element() -> None:
+def test_raw_text_is_one_element() -> None:
     ports = ModelSignature([TensorSpec(name="a", datatype="BYTES", shape=(-1, 1))], ())
 
-    assert raw_request(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
+    assert decode_raw_tensor(memoryview("größer".encode()), ports).tensors["a"].tolist() == [["größer"]]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_a_text_without_json_is_one_element() -> None:
         (b"\x00\x00\x00\x00\x00\x00\x00\x00", "has 2 elements where its shape"),
     ],
 )
-def test_strings_that_lie_are_refused(raw: bytes, message: str) -> None:
+def test_binary_strings_with_wrong_lengths_are_rejected(raw: bytes, message: str) -> None:
     ports = ModelSignature([TensorSpec(name="a", datatype="BYTES", shape=(1,))], ())
     parameters = {"binary_data_size": len(raw)}
     record = {"inputs": [{"name": "a", "datatype": "BYTES", "shape": [1], "parameters": parameters}]}
@@ -150,7 +153,7 @@ def test_strings_that_lie_are_refused(raw: bytes, message: str) -> None:
     size=st.integers(-2, 50),
     shape=st.lists(st.integers(-1, 4)),
 )
-def test_any_bytes_are_a_request_or_a_wire_error(head: bytes, raw: bytes, size: int, shape: list[int]) -> None:
+def test_any_bytes_are_decoded_or_an_invalid_request(head: bytes, raw: bytes, size: int, shape: list[int]) -> None:
     ports = ModelSignature([TensorSpec(name="input", datatype="FP32", shape=(-1, 2))], ())
     record = {"inputs": [binary_input(size, shape)], "id": head.hex()}
 
@@ -162,38 +165,40 @@ def test_any_bytes_are_a_request_or_a_wire_error(head: bytes, raw: bytes, size: 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_compressed_bodies_are_read_and_lengths_count_uncompressed_bytes(served: Service, encoding: str) -> None:
+def test_compressed_body_is_decompressed_and_its_json_length_counts_plain_bytes(served: Service, encoding: str) -> None:
     head = json.dumps({"inputs": [binary_input(1600, (1, 400))]}).encode()
     compress = gzip.compress if encoding == "gzip" else zlib.compress
     fields = {JSON_LENGTH: str(len(head)), "Content-Encoding": encoding, "Accept-Encoding": encoding}
 
-    answer = served.client.post(
+    response = served.client.post(
         "/v2/models/identity-fp32/infer", content=compress(head + np.ones(400, np.float32).tobytes()), headers=fields
     )
 
-    assert answer.status_code == 200
-    assert answer.headers["content-encoding"] == encoding
-    assert answer.json()["outputs"][0]["data"] == [1.0] * 400
+    assert response.status_code == 200
+    assert response.headers["content-encoding"] == encoding
+    assert response.json()["outputs"][0]["data"] == [1.0] * 400
 
 
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "message"),
     [
-        ("br", b"x", 400, "'br' is not known"),
+        ("br", b"x", 400, "'br' is not supported"),
         ("gzip", b"nothing of the kind", 400, "is not gzip"),
-        ("gzip", gzip.compress(b"{}")[:-4], 400, "cut short"),
-        ("deflate", zlib.compress(b"{}") + b"x", 400, "goes on"),
+        ("gzip", gzip.compress(b"{}")[:-4], 400, "is truncated"),
+        ("deflate", zlib.compress(b"{}") + b"x", 400, "bytes after the end"),
         ("gzip", gzip.compress(bytes(50_000_000)), 413, "over the limit"),
     ],
     ids=["unknown", "not-gzip", "cut", "longer", "bomb"],
 )
-def test_bodies_that_are_not_what_they_say(
+def test_body_that_is_not_in_its_content_encoding_is_rejected(
     served: Service, encoding: str, body: bytes, status: int, message: str
 ) -> None:
-    answer = served.client.post("/v2/models/identity-fp32/infer", content=body, headers={"Content-Encoding": encoding})
+    response = served.client.post(
+        "/v2/models/identity-fp32/infer", content=body, headers={"Content-Encoding": encoding}
+    )
 
-    assert answer.status_code == status
-    assert message in answer.json()["error"]
+    assert response.status_code == status
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -207,46 +212,46 @@ def test_bodies_that_are_not_what_they_say(
         (b"*", None),
     ],
 )
-def test_what_a_client_accepts(header: bytes, expected: bytes | None) -> None:
+def test_accept_encoding_selects_gzip_or_deflate(header: bytes, expected: bytes | None) -> None:
     assert accepted_encoding(header) == expected
 
 
 @pytest.mark.parametrize(
     "sent", [b"POST /v2/mod", b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
 )
-def test_a_client_that_is_too_slow_is_told_and_left(bundles: BundleWriter, start: StartService, sent: bytes) -> None:
+def test_request_that_does_not_arrive_in_time_is_408(bundles: BundleWriter, start: StartService, sent: bytes) -> None:
     service = start(bundles.root, wait=False, receive_timeout_s=0.2)
     port = httpx.URL(service.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(sent)
-        answer = connection.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"].startswith(
-        "The request did not come whole within 0.2 s"
+        response = connection.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 408")
+    assert json.loads(response.split(b"\r\n\r\n", 1)[1])["error"].startswith(
+        "The request did not arrive completely within 0.2 s"
     )
 
 
-def test_headers_without_end_are_refused(bundles: BundleWriter, start: StartService) -> None:
+def test_headers_without_end_are_431(bundles: BundleWriter, start: StartService) -> None:
     service = start(bundles.root, wait=False, max_header_bytes=2048)
     port = httpx.URL(service.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 500)
-        answer = connection.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 431")
+        response = connection.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 431")
 
 
-def test_one_connection_too_many_is_answered(bundles: BundleWriter, start: StartService) -> None:
+def test_connection_over_the_limit_is_503(bundles: BundleWriter, start: StartService) -> None:
     service = start(bundles.root, wait=False, max_connections=1)
     assert service.client.get("/v2/health/live").status_code == 200  # this client's connection stays open
     port = httpx.URL(service.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        answer = connection.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 503")
-    assert b"retry-after: 1\r\n" in answer
-    assert b"Too many connections" in answer
+        response = connection.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1\r\n" in response
+    assert b"Too many connections" in response
 
 
-def test_a_full_queue_is_503_with_a_time_and_the_rest_is_answered(
+def test_full_queue_is_503_with_retry_after_and_queued_requests_are_served(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
@@ -272,7 +277,7 @@ def test_a_full_queue_is_503_with_a_time_and_the_rest_is_answered(
     assert statuses == [200, 200]
 
 
-def test_a_deadline_of_the_client_is_504(
+def test_deadline_of_the_client_is_504(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
@@ -280,14 +285,14 @@ def test_a_deadline_of_the_client_is_504(
     service = start(bundles.root)
     slow.holds.set()
 
-    answer = post_picture(service, parameters={"timeout": 50_000})
+    response = post_picture(service, parameters={"timeout": 50_000})
 
     slow.go_on.set()
-    assert answer.status_code == 504
-    assert "deadline" in answer.json()["error"]
+    assert response.status_code == 504
+    assert "deadline" in response.json()["error"]
 
 
-def test_a_client_that_leaves_stops_its_run(
+def test_disconnect_of_the_client_cancels_its_run(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, access_log: AccessLog
 ) -> None:
     bundles.digits()

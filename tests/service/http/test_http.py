@@ -1,4 +1,4 @@
-"""What holds for every route: the form of errors, limits, request ids, the pages."""
+"""Properties of every route: form of errors, limits, request ids, OpenAPI pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import SourceCard, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.service import errors
-from normfold.service.error_responses import NEVER_ANSWERED, STATUS
+from normfold.service.error_responses import STATUS, WITHOUT_STATUS
 from normfold.service.http import body as body_module
 from normfold.service.repository.loaded_model import Model
 from tests.support.bundles import BundleWriter
@@ -28,7 +28,7 @@ from tests.support.service import AccessLog, Service, StartService
 PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2/models/digits/ready", "/v1/models"]
 
 
-def test_every_error_has_its_status() -> None:
+def test_every_error_has_a_status_or_ends_no_request() -> None:
     modules = (bundle, contract_errors, manifest, preprocess, runtime, errors)
     raised = {
         kind
@@ -36,29 +36,29 @@ def test_every_error_has_its_status() -> None:
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, NormfoldError)
     }
-    assert raised == STATUS.keys() | NEVER_ANSWERED
-    assert not STATUS.keys() & NEVER_ANSWERED
+    assert raised == STATUS.keys() | WITHOUT_STATUS
+    assert not STATUS.keys() & WITHOUT_STATUS
 
 
 def exchange(served: Service, sent: bytes) -> tuple[int, Any]:
-    """Send bytes, and read the answer up to where the server closes the connection."""
+    """Send bytes, and return status and JSON of the response that ends the connection."""
     port = httpx.URL(served.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(sent)
-        answer = connection.makefile("rb").read()
-    head, body = answer.split(b"\r\n\r\n", 1)
+        response = connection.makefile("rb").read()
+    head, body = response.split(b"\r\n\r\n", 1)
     return int(head.split()[1]), json.loads(body)
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/v2/models/digits/versions/1", "/v2/models/digits/versions/1/ready"])
-def test_what_can_be_got_is_json(served: Service, path: str) -> None:
-    answer = served.client.get(path)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    assert "error" not in answer.json()
+def test_get_routes_return_json(served: Service, path: str) -> None:
+    response = served.client.get(path)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert "error" not in response.json()
 
 
-def test_metadata_is_the_protocols(served: Service) -> None:
+def test_metadata_has_the_protocols_fields(served: Service) -> None:
     server = served.client.get("/v2").json()
     assert server.keys() == {"name", "version", "extensions", "providers"}
     assert server["providers"] == ["cpu"]
@@ -71,7 +71,7 @@ def test_metadata_is_the_protocols(served: Service) -> None:
     }
 
 
-def test_list_of_models_says_what_they_take(served: Service) -> None:
+def test_list_of_models_describes_their_inputs(served: Service) -> None:
     models = {model["name"]: model["versions"] for model in served.client.get("/v1/models").json()["models"]}
     assert [version["version"] for version in models["digits"]] == ["1", "2"]
     assert models["digits"][0]["labels"] == ["zero", "one", "two"]
@@ -81,16 +81,16 @@ def test_list_of_models_says_what_they_take(served: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models/digits/infer%0A", "/v1/models/digits:predict%0A", "/v2/models/digits%0A"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_path_that_ends_in_a_new_line_is_not_the_path_without(served: Service, method: str, path: str) -> None:
+def test_path_that_ends_in_a_line_feed_is_404(served: Service, method: str, path: str) -> None:
     target = httpx.URL(served.client.base_url).copy_with(raw_path=path.encode())
     assert served.client.request(method, target, content=b"{}").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v2/", "/v1/models/digits", "/v1/models/digits:explain", "/v2/models"])
 def test_unknown_path_is_404(served: Service, path: str) -> None:
-    answer = served.client.get(path)
-    assert answer.status_code == 404
-    assert answer.json() == {"error": f"There is no path {path!r}; GET /docs describes those there are."}
+    response = served.client.get(path)
+    assert response.status_code == 404
+    assert response.json() == {"error": f"There is no path {path!r}; GET /docs lists the routes."}
 
 
 @pytest.mark.parametrize(
@@ -109,18 +109,20 @@ def test_unknown_path_is_404(served: Service, path: str) -> None:
 )
 def test_unknown_model_or_version_is_404(served: Service, method: str, path: str, model: str) -> None:
     target = httpx.URL(served.client.base_url).copy_with(raw_path=path.format(model).encode())
-    answer = served.client.request(method, target, content=b'{"inputs": [], "instances": [1]}')
-    assert answer.status_code == 404
-    assert answer.json().keys() == {"error"}
-    assert answer.json()["error"].startswith("There is no")
+    response = served.client.request(method, target, content=b'{"inputs": [], "instances": [1]}')
+    assert response.status_code == 404
+    assert response.json().keys() == {"error"}
+    assert response.json()["error"].startswith("There is no")
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/v2/models/digits/infer", "/v1/models/digits:predict"])
 def test_wrong_method_is_405_and_says_which(served: Service, path: str) -> None:
-    answer = served.client.delete(path)
-    assert answer.status_code == 405
-    assert answer.headers["allow"] in ("GET", "POST")
-    assert answer.json() == {"error": f"The path {path!r} does not take DELETE; it takes {answer.headers['allow']}."}
+    response = served.client.delete(path)
+    assert response.status_code == 405
+    assert response.headers["allow"] in ("GET", "POST")
+    assert response.json() == {
+        "error": f"The path {path!r} does not support DELETE; it supports {response.headers['allow']}."
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,11 +133,11 @@ def test_wrong_method_is_405_and_says_which(served: Service, path: str) -> None:
         b"GET /v2 HTTP/1.1\r\nHost\r\n\r\n",  # no Host
     ],
 )
-def test_what_is_no_http_is_answered_in_the_one_form(served: Service, sent: bytes) -> None:
+def test_malformed_request_is_400_in_the_form_of_every_error(served: Service, sent: bytes) -> None:
     assert exchange(served, sent) == (400, {"error": "Invalid HTTP request received."})
 
 
-def test_broken_chunk_while_a_refusal_is_on_its_way_ends_the_connection(
+def test_broken_chunk_during_an_error_response_ends_the_connection(
     served: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -151,18 +153,20 @@ def test_broken_chunk_while_a_refusal_is_on_its_way_ends_the_connection(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_client_that_sends_all_before_it_reads_still_gets_the_413(served: Service, declared: bool) -> None:
+def test_client_that_sends_its_whole_body_first_receives_the_413(served: Service, declared: bool) -> None:
     body = bytes(20_000_000)  # more than the system's buffers hold
     length = b"Content-Length: %d" % len(body) if declared else b"Transfer-Encoding: chunked"
     sent = body if declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    status, answer = exchange(
+    status, response = exchange(
         served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n" + sent
     )
     assert status == 413
-    assert answer == {"error": "The body is over the limit of 100,000 bytes."}
+    assert response == {"error": "The body is over the limit of 100,000 bytes."}
 
 
-def test_body_over_the_limit_is_refused_before_it_is_read(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declared_body_over_the_limit_is_413_before_it_is_read(
+    served: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(body_module, "DRAIN_TIMEOUT_S", 0.1)
     status, body = exchange(
         served, b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n"
@@ -171,53 +175,55 @@ def test_body_over_the_limit_is_refused_before_it_is_read(served: Service, monke
     assert body == {"error": "The body is over the limit of 100,000 bytes."}
 
 
-def test_body_over_the_limit_is_refused_while_it_streams(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_body_over_the_limit_is_413_while_it_arrives(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "DRAIN_TIMEOUT_S", 0.1)
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    status, body = exchange(served, head + b"186a1\r\n" + b" " * 100_001)  # no end: the answer comes before it
+    status, body = exchange(
+        served, head + b"186a1\r\n" + b" " * 100_001
+    )  # without an end: the response comes before it
     assert status == 413
     assert body == {"error": "The body is over the limit of 100,000 bytes."}
 
 
 def test_body_at_the_limit_is_read(served: Service) -> None:
-    answer = served.client.post("/v2/models/digits/infer", content=b" " * 100_000)
-    assert answer.status_code == 400
+    response = served.client.post("/v2/models/digits/infer", content=b" " * 100_000)
+    assert response.status_code == 400
 
 
-def test_unexpected_error_is_500_and_tells_the_log_alone(
+def test_fault_is_500_with_its_reason_in_the_log_only(
     served: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def die(*_: Any) -> None:
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(Model, "infer", die)
-    answer = served.client.post(
+    response = served.client.post(
         "/v1/models/rows:predict", json={"instances": [[1, 2]]}, headers={"X-Request-Id": "find-me"}
     )
-    assert answer.status_code == 500
-    assert answer.headers["x-request-id"] == "find-me"
-    assert answer.json().keys() == {"error"}
-    assert "find-me" in answer.json()["error"]
-    assert "planted" not in answer.text
-    assert "Traceback" not in answer.text
+    assert response.status_code == 500
+    assert response.headers["x-request-id"] == "find-me"
+    assert response.json().keys() == {"error"}
+    assert "find-me" in response.json()["error"]
+    assert "planted" not in response.text
+    assert "Traceback" not in response.text
     assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
 
 
-def test_failed_run_is_500_without_onnx_runtimes_words(
+def test_failed_run_is_500_without_onnx_runtimes_message(
     bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in ("input", "output")]
     node = helper.make_node("Reshape", ["input", "shape"], ["output"])
     bundles.write("m", 1, [node], values[:1], values[1:], {"shape": np.array([7, 1], np.int64)}, batchable=False)
     body = {"inputs": [{"name": "input", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}]}
-    answer = start(bundles.root).client.post("/v2/models/m/infer", json=body)
-    assert answer.status_code == 500
-    assert answer.json()["error"].startswith("The network failed while it ran")
+    response = start(bundles.root).client.post("/v2/models/m/infer", json=body)
+    assert response.status_code == 500
+    assert response.json()["error"].startswith("The network failed while it ran")
     assert any("Reshape" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B:2", True), ("a b", False), ("", False), ("x" * 129, False)])
-def test_request_id_is_taken_if_sane_and_otherwise_made(
+def test_request_id_is_kept_if_valid_and_otherwise_made(
     served: Service, access_log: AccessLog, given: str, kept: bool
 ) -> None:
     answered = served.client.get("/v2/models/digits", headers={"X-Request-Id": given}).headers["x-request-id"]
@@ -228,20 +234,20 @@ def test_request_id_is_taken_if_sane_and_otherwise_made(
     assert facts == {"method": "GET", "path": "/v2/models/digits", "status": 200, "model": "digits"}
 
 
-def test_path_cannot_forge_a_line_of_the_log(served: Service, access_log: AccessLog) -> None:
-    answer = served.client.get("/x%0aERROR forged")
-    message = access_log.wait_for(answer.headers["x-request-id"]).getMessage()
+def test_path_cannot_forge_a_log_line(served: Service, access_log: AccessLog) -> None:
+    response = served.client.get("/x%0aERROR forged")
+    message = access_log.wait_for(response.headers["x-request-id"]).getMessage()
     assert "ERROR forged" in message
     assert "\n" not in message
 
 
-def test_root_leads_to_the_pages(served: Service) -> None:
-    answer = served.client.get("/", follow_redirects=True)
-    assert answer.status_code == 200
-    assert "swagger" in answer.text
+def test_root_redirects_to_the_docs(served: Service) -> None:
+    response = served.client.get("/", follow_redirects=True)
+    assert response.status_code == 200
+    assert "swagger" in response.text
 
 
-def test_pages_describe_every_route_and_no_foreign_error(served: Service) -> None:
+def test_openapi_document_has_every_route_and_no_status_422(served: Service) -> None:
     document = served.client.get("/openapi.json").json()
     paths = document["paths"]
     for prefix, suffix in [
@@ -262,7 +268,7 @@ def test_pages_describe_every_route_and_no_foreign_error(served: Service) -> Non
     assert len(set(identities)) == len(identities)
 
 
-def test_examples_of_the_pages_work(bundles: BundleWriter, start: StartService) -> None:
+def test_examples_of_the_openapi_document_are_served(bundles: BundleWriter, start: StartService) -> None:
     preprocessing = ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.305,), std=(1,))
     bundles.write(
         "digits",
@@ -274,11 +280,11 @@ def test_examples_of_the_pages_work(bundles: BundleWriter, start: StartService) 
     )
     client = start(bundles.root).client
     paths = client.get("/openapi.json").json()["paths"]
-    answers = {}
+    responses = {}
     for path in ("/v2/models/{model}/infer", "/v1/models/{model}:predict"):
         example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
-        answer = client.post(path.format(model="digits"), json=example)
-        assert answer.status_code == 200, answer.text
-        answers[path] = answer.json()
+        response = client.post(path.format(model="digits"), json=example)
+        assert response.status_code == 200, response.text
+        responses[path] = response.json()
         shown = paths[path]["post"]["responses"]["200"]["content"]["application/json"]["example"]
-        assert answers[path].keys() == shown.keys()
+        assert responses[path].keys() == shown.keys()

@@ -1,4 +1,4 @@
-"""Requests that might be read in two ways, that trickle in, or come bad among good ones."""
+"""Request smuggling: ambiguous requests, requests that trickle in, invalid ones among pipelined ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from normfold.service.http import protocol
+from normfold.service.http import timeouts
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import JSON_LENGTH, PICTURE, binary_input
 from tests.support.raw_http import INFER_BODY, INFER_HEAD, connect, read_responses
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_for
 
 POST = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\n"
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
-"""What a second reading would take for a request."""
+"""A request in a body, if the length of the body is read another way."""
 
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -71,7 +71,7 @@ TWO_READINGS = {
 
 
 @pytest.mark.parametrize("shape", TWO_READINGS)
-def test_what_might_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(served: Service, shape: str) -> None:
+def test_ambiguous_request_is_400_and_nothing_after_it_is_read(served: Service, shape: str) -> None:
     with connect(served.client) as connection:
         connection.sendall(TWO_READINGS[shape] + HIDDEN)
         found = read_responses(connection)
@@ -89,7 +89,7 @@ def test_what_might_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read
         POST + b"Content-Length:2 \r\n\r\n{}",
     ],
 )
-def test_what_can_be_read_in_one_way_is_read(served: Service, sent: bytes) -> None:
+def test_unambiguous_request_is_served(served: Service, sent: bytes) -> None:
     with connect(served.client) as connection:
         connection.sendall(sent + HIDDEN.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         found = read_responses(connection)
@@ -97,16 +97,16 @@ def test_what_can_be_read_in_one_way_is_read(served: Service, sent: bytes) -> No
     assert b"/hidden" in found[1][1]
 
 
-def test_chunks_before_http_1_1_end_the_connection(served: Service) -> None:
-    """Whoever passes them on may not know chunks at all."""
+def test_chunked_body_in_http_1_0_ends_the_connection(served: Service) -> None:
+    """A proxy of HTTP/1.0 does not know chunks."""
     with connect(served.client) as connection:
         head = CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"\r\nHost", b"\r\nConnection: keep-alive\r\nHost")
         connection.sendall(head + b"0\r\n\r\n" + HIDDEN)
         assert [status for status, _ in read_responses(connection)] == [404]
 
 
-def test_a_bad_request_among_good_ones_spoils_none(served: Service) -> None:
-    """One whose body is wrong is answered in its place; behind one that is no HTTP nothing is read."""
+def test_invalid_request_among_pipelined_ones_spoils_no_other(served: Service) -> None:
+    """One with an invalid body is answered in its place; after a malformed one nothing is read."""
     good, bad = INFER_HEAD % (len(INFER_BODY), b"") + INFER_BODY, INFER_HEAD % (5, b"") + b"wrong"
     with connect(served.client) as connection:
         connection.sendall(good + bad + good + INFER_HEAD % (len(INFER_BODY), b"Connection: close\r\n") + INFER_BODY)
@@ -121,11 +121,11 @@ def test_a_bad_request_among_good_ones_spoils_none(served: Service) -> None:
 
 
 @pytest.mark.parametrize("head", [b"GET /", INFER_HEAD % (1000, b""), CHUNKED.replace(b"none", b"digits")])
-def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
+def test_request_that_trickles_in_is_408_however_steadily(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
-    """Bytes of headers, of a body and of chunks, one after the other: each of them gives no more time."""
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.02)
+    """Bytes of headers, of a body and of chunks, one by one: none of them extends the timeout."""
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.02)
     bundles.digits()
     service = start(bundles.root, receive_timeout_s=0.3)
     drop = b"1\r\n \r\n" if b"chunked" in head else b" " if b"\r\n" in head else b"a"
@@ -138,12 +138,12 @@ def test_a_request_that_trickles_in_is_cut_however_steadily_it_does(
             assert drops < 500
         [(status, body)] = read_responses(connection)
     assert status == 408
-    assert b"did not come whole within 0.3 s" in body
+    assert b"did not arrive completely within 0.3 s" in body
     assert drops > 1
     assert service.client.get("/v2/health/ready").status_code == 200
 
 
-def test_many_who_trickle_do_not_keep_others_waiting(bundles: BundleWriter, start: StartService) -> None:
+def test_many_slow_requests_do_not_delay_others(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root)
     slow = [connect(service.client) for _ in range(200)]
@@ -157,7 +157,7 @@ def test_many_who_trickle_do_not_keep_others_waiting(bundles: BundleWriter, star
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_that_is_cut_short_is_no_request(served: Service, access_log: AccessLog, chunked: bool) -> None:
+def test_truncated_body_is_counted_as_a_disconnect(served: Service, access_log: AccessLog, chunked: bool) -> None:
     head = CHUNKED.replace(b"none", b"digits") if chunked else INFER_HEAD % (len(INFER_BODY), b"")
     head = head.replace(b"Host", b"X-Request-Id: short\r\nHost")
     with connect(served.client) as connection:
@@ -167,29 +167,31 @@ def test_a_body_that_is_cut_short_is_no_request(served: Service, access_log: Acc
     assert access_log.facts_of("short")["status"] == 499
 
 
-def test_a_body_that_goes_on_is_answered_and_the_rest_is_not_read(served: Service) -> None:
+def test_bytes_after_a_body_are_not_read_as_its_part(served: Service) -> None:
     with connect(served.client) as connection:
         connection.sendall(INFER_HEAD % (len(INFER_BODY), b"") + INFER_BODY + b"}\r\n\r\n" + HIDDEN)
         assert [status for status, _ in read_responses(connection)] == [200]
 
 
-def test_a_bomb_is_not_blown_up(served: Service) -> None:
-    """A thousandfold: 50 MB in 50 kB, where 100 kB may come."""
+def test_decompression_bomb_is_413(served: Service) -> None:
+    """50 MB in 50 kB, where the limit is 100 kB."""
     bomb = zlib.compress(bytes(50_000_000))
     paths = ["/v2/models/identity-fp32/infer", "/v1/models/rows:predict", "/v1/models/digits:classify"]
     found = [served.client.post(path, content=bomb, headers={"Content-Encoding": "deflate"}) for path in paths]
-    assert [answer.status_code for answer in found] == [413, 413, 413]
+    assert [response.status_code for response in found] == [413, 413, 413]
 
 
-def test_a_bomb_within_a_bomb_is_data(served: Service) -> None:
-    """Only one layer is taken off."""
+def test_body_compressed_twice_is_decompressed_once(served: Service) -> None:
+    """The second layer is data."""
     layers = gzip.compress(gzip.compress(json.dumps({"inputs": [binary_input()]}).encode()))
-    answer = served.client.post("/v2/models/identity-fp32/infer", content=layers, headers={"Content-Encoding": "gzip"})
-    assert answer.status_code == 400
-    assert "is not JSON" in answer.json()["error"]
+    response = served.client.post(
+        "/v2/models/identity-fp32/infer", content=layers, headers={"Content-Encoding": "gzip"}
+    )
+    assert response.status_code == 400
+    assert "is not JSON" in response.json()["error"]
 
 
-def test_who_leaves_the_queue_is_dropped_and_who_waits_behind_is_answered(
+def test_disconnected_client_leaves_the_queue_and_later_requests_are_served(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, access_log: AccessLog
 ) -> None:
     bundles.digits()
@@ -211,8 +213,8 @@ def test_who_leaves_the_queue_is_dropped_and_who_waits_behind_is_answered(
         assert [status for status, _ in read_responses(first) + read_responses(last)] == [200, 200]
 
 
-def test_shapes_that_do_not_go_together_are_each_answered(bundles: BundleWriter, start: StartService) -> None:
-    """Free sizes besides the rows, of requests that wait together: none is padded, cut, or refused."""
+def test_pipelined_requests_of_different_shapes_are_all_served(bundles: BundleWriter, start: StartService) -> None:
+    """Requests with free sizes besides the rows that are queued together: none is padded, split or rejected."""
     bundles.identity("FP32", "any")
     service = start(bundles.root)
     arrays = [np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) for rows, columns in SHAPES]

@@ -1,4 +1,4 @@
-"""Large bodies that are received past the parser: whole, in place, and with nothing of what stands behind them."""
+"""Zero-copy bodies: read past the parser, whole, in place, and without a byte of the next request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.service.http import connection as module
-from normfold.service.http import protocol
-from normfold.service.http.zero_copy_body import receive_directly
+from normfold.service.http import body as module
+from normfold.service.http import timeouts
 from tests.support.bundles import BundleWriter
 from tests.support.raw_http import connect, read_responses
 from tests.support.service import Service, StartService
@@ -22,7 +21,7 @@ ROWS = np.arange(100_000, dtype=np.float32).reshape(-1, 2)
 
 
 def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
-    """Return head and body of a request for rows as bytes, with JSON that is longer by so much."""
+    """Return head and body of a request with binary rows; `padding` bytes lengthen its JSON."""
     entry: dict[str, Any] = {"name": "input", "datatype": "FP32", "shape": list(rows.shape)}
     entry["parameters"] = {"binary_data_size": rows.nbytes}
     front = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode() + b" " * padding
@@ -32,21 +31,21 @@ def binary_request(rows: np.ndarray, padding: int = 0) -> tuple[bytes, bytes]:
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of bodies that were received directly."""
+    """The sizes of bodies that were read in place."""
     sizes: list[int] = []
-    right = receive_directly
+    right = module.receive_in_place
 
-    async def receive(owner: Any, cycle: Any, size: int, padding: int) -> memoryview:
-        body = await right(owner, cycle, size, padding)
+    async def receive(cycle: Any, length: int, padding: int) -> memoryview:
+        body = await right(cycle, length, padding)
         sizes.append(len(body))
         return body
 
-    monkeypatch.setattr(module, "receive_directly", receive)
+    monkeypatch.setattr(module, "receive_in_place", receive)
     return sizes
 
 
 @pytest.mark.parametrize("padding", range(4))
-def test_a_body_comes_whole_and_what_stands_behind_it_is_the_next_request(
+def test_zero_copy_body_is_whole_and_bytes_after_it_are_the_next_request(
     served_large: Service, received: list[int], padding: int
 ) -> None:
     head, body = binary_request(ROWS, padding)
@@ -60,7 +59,7 @@ def test_a_body_comes_whole_and_what_stands_behind_it_is_the_next_request(
     assert len(body) in received
 
 
-def test_a_body_may_come_slowly(served_large: Service, received: list[int]) -> None:
+def test_zero_copy_body_may_arrive_slowly(served_large: Service, received: list[int]) -> None:
     head, body = binary_request(ROWS)
     cuts = [0, 1, 70_000, 70_001, 200_000, len(body) - 1, len(body)]
     with connect(served_large.client) as connection:
@@ -75,7 +74,9 @@ def test_a_body_may_come_slowly(served_large: Service, received: list[int]) -> N
     assert received == [len(body)]
 
 
-def test_garbage_behind_a_body_is_refused_behind_its_answer(served_large: Service, received: list[int]) -> None:
+def test_garbage_after_a_zero_copy_body_is_rejected_after_its_response(
+    served_large: Service, received: list[int]
+) -> None:
     head, body = binary_request(ROWS)
     with connect(served_large.client) as connection:
         connection.sendall(head + body + b"GARBAGE\0\r\n\r\n")
@@ -85,10 +86,10 @@ def test_garbage_behind_a_body_is_refused_behind_its_answer(served_large: Servic
     assert received == [len(body)]
 
 
-def test_who_leaves_or_stops_amid_a_body_is_left(
+def test_disconnect_or_stall_within_a_zero_copy_body_ends_the_request(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_REAP_EVERY_S", 0.05)
+    monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)
     bundles.identity("FP32")
     service = start(bundles.root, receive_timeout_s=0.3)
     head, body = binary_request(ROWS)
@@ -101,7 +102,7 @@ def test_who_leaves_or_stops_amid_a_body_is_left(
         assert [status for status, _ in read_responses(connection)] == [408]
 
 
-def test_chunks_and_bodies_that_are_refused_take_the_other_way(served_large: Service, received: list[int]) -> None:
+def test_chunked_and_rejected_bodies_are_not_zero_copy(served_large: Service, received: list[int]) -> None:
     head, body = binary_request(ROWS)
     chunked = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked", 1)
     with connect(served_large.client) as connection:
@@ -115,6 +116,6 @@ def test_chunks_and_bodies_that_are_refused_take_the_other_way(served_large: Ser
 
 @pytest.fixture
 def served_large(bundles: BundleWriter, start: StartService) -> Service:
-    """A service that gives back what it takes."""
+    """A service with a model that returns its input."""
     bundles.identity("FP32")
     return start(bundles.root)

@@ -1,4 +1,4 @@
-"""The short way of an infer request, beside the long one: the same answers, counts and lines."""
+"""The fast path of infer requests against ASGI: same responses, metrics and access log lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from normfold.service.batching.batch import QueuedRequest
-from normfold.service.inference import fast_path as fast_path
+from normfold.service.inference import infer_call
+from normfold.service.inference import response as response_module
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.observability.request_trace import RequestTrace
 from tests.support.bundles import BundleWriter
@@ -71,7 +72,7 @@ LONG_CASES = {
 
 
 def receive(connection: socket.socket) -> tuple[bytes, dict[str, str], bytes]:
-    """Read one answer: its status line, its fields without the date, its body."""
+    """Read one response: status line, headers without the date, body."""
     file = connection.makefile("rb")
     status, fields = file.readline(), {}
     while (line := file.readline()) not in (b"\r\n", b""):
@@ -84,7 +85,7 @@ def receive(connection: socket.socket) -> tuple[bytes, dict[str, str], bytes]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_answer_alike(
+def test_fast_path_and_asgi_respond_alike(
     served: Service, fast_path_urls: list[bytes], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head, body = CASES[case]
@@ -104,7 +105,7 @@ def test_both_ways_answer_alike(
     assert found == [long] * 3
 
 
-def test_a_client_that_leaves_amid_its_body_is_counted(bundles: BundleWriter, start: StartService) -> None:
+def test_disconnect_within_a_fast_path_body_is_counted(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root)
     with connect(service.client) as connection:
@@ -114,7 +115,9 @@ def test_a_client_that_leaves_amid_its_body_is_counted(bundles: BundleWriter, st
 
 
 @pytest.mark.parametrize("case", LONG_CASES)
-def test_what_needs_more_takes_the_long_way(served: Service, fast_path_urls: list[bytes], case: str) -> None:
+def test_request_that_needs_asgi_does_not_take_the_fast_path(
+    served: Service, fast_path_urls: list[bytes], case: str
+) -> None:
     with connect(served.client) as connection:
         connection.sendall(b"".join(LONG_CASES[case]))
         status, _, _ = receive(connection)
@@ -122,7 +125,7 @@ def test_what_needs_more_takes_the_long_way(served: Service, fast_path_urls: lis
     assert status == (b"HTTP/1.1 400 Bad Request\r\n" if case == "no host" else b"HTTP/1.1 200 OK\r\n")
 
 
-def test_both_ways_are_counted_and_logged_alike(
+def test_fast_path_and_asgi_count_and_log_alike(
     bundles: BundleWriter, start: StartService, tmp_path: Any, fast_path_urls: list[bytes]
 ) -> None:
     bundles.digits()
@@ -142,7 +145,7 @@ def test_both_ways_are_counted_and_logged_alike(
     metrics = service.client.get("/metrics").text
     assert 'normfold_requests_total{model="digits",status="200",version="1"} 2.0' in metrics
     assert 'normfold_requests_total{model="digits",status="400",version="1"} 4.0' in metrics
-    assert "normfold_in_flight 1.0" in metrics
+    assert "normfold_requests_in_flight 1.0" in metrics
 
 
 def test_large_results_of_a_small_request_are_encoded_in_a_thread(
@@ -150,17 +153,17 @@ def test_large_results_of_a_small_request_are_encoded_in_a_thread(
 ) -> None:
     bundles.identity("FP32")
     service = start(bundles.root)
-    monkeypatch.setattr(fast_path, "INLINE_BYTES", 100)
+    monkeypatch.setattr(response_module, "INLINE_BYTES", 100)
     values = list(range(200))
     record = ROWS | {"shape": [100, 2], "data": values}
 
-    answer = service.client.post("/v2/models/identity-fp32/infer", json={"inputs": [record]})
+    response = service.client.post("/v2/models/identity-fp32/infer", json={"inputs": [record]})
 
     assert fast_path_urls
-    assert answer.json()["outputs"][0]["data"] == values
+    assert response.json()["outputs"][0]["data"] == values
 
 
-def test_a_request_behind_one_that_runs_waits_its_turn(
+def test_pipelined_request_waits_for_the_one_before(
     bundles: BundleWriter, start: StartService, fast_path_urls: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
@@ -178,25 +181,25 @@ def test_a_request_behind_one_that_runs_waits_its_turn(
     assert len(fast_path_urls) == 1
 
 
-def test_a_fault_of_ours_is_500_and_no_connection_hangs(
+def test_fault_on_the_fast_path_is_500_and_the_connection_goes_on(
     bundles: BundleWriter, start: StartService, fast_path_urls: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
     service = start(bundles.root)
-    for broken in ("decode", "encode_response"):
+    for broken in ("decode_request", "encode_response"):
         with monkeypatch.context() as patch:
-            patch.setattr(fast_path, broken, lambda *_: 1 / 0)
-            answer = service.client.post(DIGITS, json=PICTURE)
-        assert answer.status_code == 500
-        assert "failed unexpectedly" in answer.json()["error"]
-        assert "division" not in answer.text
+            patch.setattr(infer_call, broken, lambda *_: 1 / 0)
+            response = service.client.post(DIGITS, json=PICTURE)
+        assert response.status_code == 500
+        assert "failed unexpectedly" in response.json()["error"]
+        assert "division" not in response.text
     assert service.client.post(DIGITS, json=PICTURE).status_code == 200
     assert len(fast_path_urls) == 3
     assert 'status="500",version="1"} 2.0' in service.client.get("/metrics").text
 
 
-def test_requests_leave_nothing_to_the_garbage_collector(bundles: BundleWriter, start: StartService) -> None:
-    """Were there circles, memory would grow by what lies between two collections."""
+def test_requests_leave_no_reference_cycles(bundles: BundleWriter, start: StartService) -> None:
+    """With cycles, memory would grow until the next garbage collection."""
     bundles.digits()
     service = start(bundles.root)
     gc.collect()
@@ -208,4 +211,4 @@ def test_requests_leave_nothing_to_the_garbage_collector(bundles: BundleWriter, 
         left = [found for found in gc.get_objects() if isinstance(found, QueuedRequest | RequestTrace)]
     finally:
         gc.enable()
-    assert len(left) <= 2  # the connection keeps the last
+    assert len(left) <= 2  # the connection holds the last one

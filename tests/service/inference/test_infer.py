@@ -1,3 +1,5 @@
+"""The infer route: values, shapes, outputs and errors as JSON."""
+
 from __future__ import annotations
 
 import json
@@ -25,38 +27,38 @@ def tensor(datatype: str, shape: list[int], data: Any, name: str = "input") -> d
 
 
 def refusal(served: Service, model: str, body: Any) -> str:
-    answer = infer(served, model, body)
-    assert answer.status_code == 400, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json().keys() == {"error"}
-    return answer.json()["error"]
+    response = infer(served, model, body)
+    assert response.status_code == 400, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.json().keys() == {"error"}
+    return response.json()["error"]
 
 
-def test_answers_what_the_network_computes(served: Service) -> None:
+def test_infer_returns_the_networks_outputs(served: Service) -> None:
     data = np.arange(16, dtype=np.float32)
-    answer = infer(served, "digits/versions/1", {"inputs": [tensor("FP32", [1, 1, 4, 4], data.tolist())]})
+    response = infer(served, "digits/versions/1", {"inputs": [tensor("FP32", [1, 1, 4, 4], data.tolist())]})
     columns = data.reshape(4, 4).sum(axis=0)[:3]
-    assert answer.json() == {
+    assert response.json() == {
         "model_name": "digits",
         "model_version": "1",
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 3], "data": columns.tolist()}],
     }
 
 
-def test_no_version_means_the_highest(served: Service) -> None:
+def test_request_without_a_version_goes_to_the_highest(served: Service) -> None:
     body = {"inputs": [tensor("FP32", [1, 1, 4, 4], [0.0] * 16)]}
-    answer = infer(served, "digits", body).json()
-    assert answer["model_version"] == "2"
-    assert answer["outputs"][0]["data"] == [1, 1, 1]
+    response = infer(served, "digits", body).json()
+    assert response["model_version"] == "2"
+    assert response["outputs"][0]["data"] == [1, 1, 1]
 
 
-def test_id_is_answered_only_if_given(served: Service) -> None:
+def test_id_is_returned_only_if_given(served: Service) -> None:
     body = {"id": "a b", "inputs": [tensor("BOOL", [1, 1], [True])]}
     assert infer(served, "identity-bool", body).json()["id"] == "a b"
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/octet-stream", "application/json"])
-def test_content_type_is_not_looked_at(served: Service, content_type: str | None) -> None:
+def test_content_type_of_the_request_is_ignored(served: Service, content_type: str | None) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     body = {"inputs": [tensor("BOOL", [1, 1], [True])]}
     assert infer(served, "identity-bool", body, headers=headers).status_code == 200
@@ -70,7 +72,7 @@ def test_integers_keep_every_value_of_their_type(served: Service, datatype: str,
 
 @pytest.mark.parametrize(("datatype", "limits"), LIMITS.items())
 @pytest.mark.parametrize("side", [0, 1])
-def test_integers_out_of_range_are_refused(served: Service, datatype: str, limits: tuple[int, int], side: int) -> None:
+def test_integers_out_of_range_are_rejected(served: Service, datatype: str, limits: tuple[int, int], side: int) -> None:
     wrong = limits[side] + (1 if side else -1)
     text = refusal(served, f"identity-{datatype.lower()}", {"inputs": [tensor(datatype, [1, 1], [wrong])]})
     assert "'input'" in text
@@ -110,7 +112,7 @@ def test_other_types_keep_their_values(served: Service, datatype: str, data: lis
         ("BYTES", ["x"], "nested"),
     ],
 )
-def test_value_of_another_type_is_refused_and_shown(served: Service, datatype: str, wrong: Any, shown: str) -> None:
+def test_value_of_another_type_is_rejected_and_quoted(served: Service, datatype: str, wrong: Any, shown: str) -> None:
     right = {"FP32": 1.5, "INT32": 1, "BOOL": True, "BYTES": "a"}[datatype]
     text = refusal(served, f"identity-{datatype.lower()}", {"inputs": [tensor(datatype, [1, 2], [right, wrong])]})
     assert shown in text
@@ -143,7 +145,7 @@ def test_data_may_be_flat_or_nested_and_empty(served: Service, shape: list[int],
         ([1, 1], None, "no list of data"),
     ],
 )
-def test_shape_that_does_not_hold_is_refused(served: Service, shape: Any, data: Any, says: str) -> None:
+def test_shape_that_does_not_fit_is_rejected(served: Service, shape: Any, data: Any, says: str) -> None:
     assert says in refusal(served, "identity-int8", {"inputs": [tensor("INT8", shape, data)]})
 
 
@@ -180,28 +182,28 @@ def test_shape_that_does_not_hold_is_refused(served: Service, shape: Any, data: 
         ({"inputs": [tensor("FP32", [1, 1], [1])], "outputs": False}, "no list 'outputs'"),
     ],
 )
-def test_body_that_breaks_the_protocol_is_refused(served: Service, body: Any, says: str) -> None:
+def test_body_that_breaks_the_protocol_is_rejected(served: Service, body: Any, says: str) -> None:
     assert says in refusal(served, "identity-fp32", body)
 
 
 def test_error_of_a_request_with_an_id_begins_with_it(served: Service) -> None:
     assert refusal(served, "identity-fp32", {"id": "r-1", "inputs": []}).startswith("[request id: r-1] The input")
-    answer = infer(served, "none", {"id": "r-2", "inputs": []})
-    assert answer.status_code == 404
-    assert answer.json()["error"].startswith("[request id: r-2] There is no model 'none'")
+    response = infer(served, "none", {"id": "r-2", "inputs": []})
+    assert response.status_code == 404
+    assert response.json()["error"].startswith("[request id: r-2] There is no model 'none'")
 
 
-def test_fp16_is_refused_both_ways(served: Service) -> None:
+def test_fp16_as_json_is_rejected_in_requests_and_responses(served: Service) -> None:
     assert "no JSON form" in refusal(served, "identity-fp16", {"inputs": [tensor("FP16", [1, 1], [1.0])]})
 
 
 @pytest.mark.parametrize("outputs", [None, []])
-def test_no_list_of_outputs_or_an_empty_one_asks_for_all(served: Service, outputs: Any) -> None:
-    answer = infer(served, "identity-int8", {"inputs": [tensor("INT8", [1, 1], [1])], "outputs": outputs})
-    assert [output["name"] for output in answer.json()["outputs"]] == ["output"]
+def test_missing_or_empty_list_of_outputs_requests_all(served: Service, outputs: Any) -> None:
+    response = infer(served, "identity-int8", {"inputs": [tensor("INT8", [1, 1], [1])], "outputs": outputs})
+    assert [output["name"] for output in response.json()["outputs"]] == ["output"]
 
 
-def test_several_inputs_and_chosen_outputs(served: Service) -> None:
+def test_model_with_several_inputs_returns_the_requested_outputs(served: Service) -> None:
     body: dict[str, Any] = {
         "inputs": [tensor("BOOL", [2], [True, False], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")],
         "outputs": [{"name": "opposite", "parameters": {"binary_data": False}}, {"name": "product"}],
@@ -215,19 +217,21 @@ def test_several_inputs_and_chosen_outputs(served: Service) -> None:
     assert [output["name"] for output in infer(served, "pair", body).json()["outputs"]] == ["product"]
 
 
-def test_inputs_that_differ_in_rows_are_refused(served: Service) -> None:
+def test_inputs_that_differ_in_rows_are_rejected(served: Service) -> None:
     body = {"inputs": [tensor("BOOL", [1], [True], "flag"), tensor("INT64", [2, 2], [1, 2, 3, 4], "count")]}
     assert "number of rows" in refusal(served, "pair", body)
 
 
 def test_output_that_is_not_finite_is_an_error_and_never_null(served: Service) -> None:
     body = {"id": "x", "inputs": [tensor("FP32", [2, 1], [1, -1])]}
-    answer = infer(served, "one-by-one", body)
-    assert answer.status_code == 500
-    assert answer.json() == {"error": "[request id: x] Output 'output' holds NaN or Infinity, which JSON cannot carry."}
+    response = infer(served, "one-by-one", body)
+    assert response.status_code == 500
+    assert response.json() == {
+        "error": "[request id: x] Output 'output' holds NaN or Infinity, which JSON cannot carry."
+    }
 
 
-def test_large_body_is_parsed_in_a_thread_and_answered_alike(served: Service) -> None:
+def test_large_body_is_decoded_in_a_thread_with_the_same_response(served: Service) -> None:
     data = np.arange(20_000) % 100
-    answer = infer(served, "identity-int8", {"inputs": [tensor("INT8", [2, 10_000], data.tolist())]})
-    assert answer.json()["outputs"][0]["data"] == data.tolist()
+    response = infer(served, "identity-int8", {"inputs": [tensor("INT8", [2, 10_000], data.tolist())]})
+    assert response.json()["outputs"][0]["data"] == data.tolist()

@@ -1,4 +1,4 @@
-"""Answers of many MB: clients that never read them, several at once, and the memory that they take."""
+"""Responses of many MB: memory, the byte budget, clients that do not read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from uvicorn.protocols.http.flow_control import FlowControl
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.http import protocol, server
-from normfold.service.settings import Settings
+from normfold.service.http.timeouts import ConnectionTimeouts, Timeout
 from tests.support.bundles import BundleWriter
 from tests.support.command import SCRIPT, serving
 from tests.support.raw_http import connect, read_responses
@@ -29,29 +26,29 @@ from tests.support.waiting import wait_for, wait_until_loaded
 
 FLOATS = 10_000_000
 ROW = 4 * FLOATS
-"""Bytes of one row of the model `grow`, as tensor; its JSON, of 1.5 again and again, is as long."""
+"""Bytes of a row of the model `grow` as tensor; its JSON, of the repeated value 1.5, has as many."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 FRUGAL = f"""
 import os, signal
-from normfold.service.runtime.malloc import give_back
+from normfold.service.runtime.malloc import release_memory
 
 def give(*_):
-    give_back()
+    release_memory()
     os.write(1, b"given\\n")
 
 signal.signal(signal.SIGUSR1, give)
 {SCRIPT}
 """
-"""Serves, and gives back what loading has freed, when told to: then answers alone make memory grow."""
+"""Serves, and returns freed memory to the system on SIGUSR1: from then on only responses make memory grow."""
 
-SWEEPING_FAST = f"from normfold.service.http import protocol; protocol._REAP_EVERY_S = 0.05\n{FRUGAL}"
-"""Serves, and looks twenty times a second for clients that do not read."""
+SWEEPING_FAST = f"from normfold.service.http import timeouts; timeouts.REAP_INTERVAL_S = 0.05\n{FRUGAL}"
+"""Serves, and checks timeouts twenty times a second."""
 
 
 def grow(bundles: BundleWriter, floats: int = FLOATS) -> None:
-    """Write a network that makes one number into millions."""
+    """Write a network that expands one number to millions."""
     bundles.write(
         "grow",
         1,
@@ -72,12 +69,12 @@ def asking(binary: bool = True, rows: int = 1, closing: bool = False) -> bytes:
 
 
 def wait_for_answer(connection: socket.socket) -> None:
-    """Wait for the first bytes of a good answer, and leave them unread."""
+    """Wait for the first bytes of a response, and leave them unread."""
     assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"
 
 
 def read_away(connection: socket.socket) -> int:
-    """Read up to the end, keep nothing, and return how many bytes came."""
+    """Read and drop everything; return the number of bytes."""
     size, buffer = 0, bytearray(2**16)
     while read := connection.recv_into(buffer):
         size += read
@@ -87,15 +84,15 @@ def read_away(connection: socket.socket) -> int:
 def ask(service: Service, sent: bytes) -> tuple[int, bytes]:
     with connect(service.client) as connection:
         connection.sendall(sent)
-        [answer] = read_responses(connection)
-    return answer
+        [response] = read_responses(connection)
+    return response
 
 
 @contextlib.contextmanager
 def serving_grow(
     bundles: BundleWriter, floats: int, script: str = FRUGAL, **variables: str
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """Serve `grow` in a process of its own, so that nothing counts that other tests have left and is freed meanwhile.
+    """Serve `grow` in a process of its own, so that memory of other tests does not count.
 
     Returns:
         The service, and what tells how many bytes it has in memory beyond those that it had when it was ready.
@@ -116,19 +113,21 @@ def resident(statm: Path) -> int:
     return int(statm.read_text().split()[1]) * PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_answer_that_nobody_reads_is_held_once_and_given_back(bundles: BundleWriter, binary: bool) -> None:
+def test_unread_response_is_held_once_and_its_memory_returned(bundles: BundleWriter, binary: bool) -> None:
     with serving_grow(bundles, FLOATS) as (service, grown):
         with connect(service.client) as connection:
             connection.sendall(asking(binary))
             wait_for_answer(connection)
-            wait_for(lambda: 0.9 * ROW < grown() < 1.3 * ROW)  # the tensor behind it is freed after its first bytes
+            wait_for(lambda: 0.9 * ROW < grown() < 1.3 * ROW)  # the tensor is freed before the first bytes are sent
         wait_for(lambda: grown() < 0.2 * ROW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # over and under what glibc gives back by itself
-def test_memory_comes_back_when_several_have_read_their_answers(
+@pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # above and below what glibc returns by itself
+def test_memory_of_several_responses_is_returned_once_they_are_read(
     bundles: BundleWriter, binary: bool, floats: int
 ) -> None:
     with serving_grow(bundles, floats) as (service, grown), contextlib.ExitStack() as stack:
@@ -144,7 +143,7 @@ def test_memory_comes_back_when_several_have_read_their_answers(
     assert held > 7.5 * 4 * floats
 
 
-def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: BundleWriter, start: StartService) -> None:
+def test_large_response_is_complete_as_bytes_and_as_json(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=300_000)
     service = start(bundles.root, max_batch_size=1)
     expected = np.full(600_000, 1.5, np.float32)
@@ -158,7 +157,8 @@ def test_a_large_answer_is_whole_in_bytes_and_in_json(bundles: BundleWriter, sta
     np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
 
 
-def test_who_never_reads_is_cut_and_harms_no_other(bundles: BundleWriter, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_client_that_never_reads_is_disconnected_and_others_are_served(bundles: BundleWriter, tmp_path: Path) -> None:
     bundles.digits()
     log, patience = tmp_path / "access.log", {"NORMFOLD_RECEIVE_TIMEOUT_S": "0.5"}
     with (
@@ -168,18 +168,18 @@ def test_who_never_reads_is_cut_and_harms_no_other(bundles: BundleWriter, tmp_pa
         greedy.sendall(20 * asking().replace(b"Host", b"X-Request-Id: greedy\r\nHost"))
         wait_for_answer(greedy)
         assert service.client.get("/v2/models/digits").status_code == 200
-        assert grown() < 2.5 * ROW  # one answer, and one behind it at most
+        assert grown() < 2.5 * ROW  # one response, and the next one at most
         wait_for(lambda: statuses(log, "greedy") == {499})
         assert ask(service, asking(closing=True))[0] == 200
 
 
 def statuses(log: Path, request_id: str) -> set[int]:
-    """Return what became of the requests of an id, as the access log has it by now."""
+    """Return the statuses of requests with an id, from the access log."""
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return {line["status"] for line in lines if line.get("request_id") == request_id}
 
 
-def test_answers_that_nobody_reads_have_a_limit_together(bundles: BundleWriter, start: StartService) -> None:
+def test_unread_responses_share_a_byte_budget(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=2_000_000)
     service = start(bundles.root, max_response_bytes=3 * 8_000_000)
     with contextlib.ExitStack() as stack:
@@ -188,12 +188,12 @@ def test_answers_that_nobody_reads_have_a_limit_together(bundles: BundleWriter, 
             reader.sendall(asking(closing=True))
             wait_for_answer(reader)
         assert ask(service, asking(closing=True))[0] == 503
-        assert [answer[0] for reader in readers for answer in read_responses(reader)] == [200, 200]
+        assert [response[0] for reader in readers for response in read_responses(reader)] == [200, 200]
     wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
+def test_response_over_the_limit_is_rejected_before_the_run(
     bundles: BundleWriter, start: StartService, access_log: AccessLog, binary: bool
 ) -> None:
     grow(bundles, floats=1_000_000)
@@ -203,11 +203,11 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
     status, body = ask(service, sent)
     assert status == 400
     assert json.loads(body)["error"] == (
-        "The response would have 24,000,000 bytes, over the limit of 20,000,000; ask for fewer rows at once."
+        "The response would have 24,000,000 bytes, over the limit of 20,000,000; send fewer rows in one request."
     )
-    assert "rows" not in access_log.facts_of("large")  # it came to no run
-    answer = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
-    assert (answer.status_code, answer.json()) == (400, json.loads(body))
+    assert "rows" not in access_log.facts_of("large")  # it did not run
+    response = service.client.post("/v1/models/grow:predict", json={"instances": [[1.5]] * 6})
+    assert (response.status_code, response.json()) == (400, json.loads(body))
 
 
 @pytest.mark.parametrize(
@@ -216,35 +216,18 @@ def test_an_answer_that_is_too_large_alone_is_refused_before_it_is_computed(
         ([9, 9, 9, 9], (), True),
         ([9, 9, 12, 15], (), True),  # more is written, and nothing read
         ([9, 1, 9, 8], (), False),
-        ([1, 9, 9, 9], (3,), False),  # all but a little was read, and more was written
+        ([1, 9, 9, 9], (3,), False),  # most was read, and more was written
         ([9, 0, 9, 9], (), False),
     ],
 )
-def test_who_reads_slowly_is_told_from_who_does_not_read(
+def test_write_timeout_passes_only_for_a_client_that_reads_nothing(
     waiting: list[int], resumes: tuple[int, ...], is_cut: bool
 ) -> None:
-    """Looked at once a second, with a patience of 2.5 s; `resumes` are looks before which the client had read."""
-
-    class Transport:
-        cut = False
-
-        def is_closing(self) -> bool:
-            return self.cut
-
-        def get_write_buffer_size(self) -> int:
-            return sizes.pop(0)
-
-        def abort(self) -> None:
-            self.cut = True
-
-    sizes = list(waiting)
-    connection = object.__new__(protocol.ServiceProtocol)
-    connection.config = server.ServiceConfig(Settings(receive_timeout_s=2.5))
-    connection.transport = transport = Transport()  # type: ignore[assignment]
-    connection.flow = FlowControl(transport)  # type: ignore[arg-type]
-    connection.pipeline = deque()
-    for second in range(len(waiting)):
+    """Checked once a second with a timeout of 2.5 s; before each check in `resumes` the client has read."""
+    connection = ConnectionTimeouts(receive_timeout_s=2.5, now=100.0)
+    passed = []
+    for second, unread_bytes in enumerate(waiting):
         if second in resumes:
-            connection.resume_writing()
-        connection.look(100.0 + second)
-    assert transport.cut is is_cut
+            connection.note_read()
+        passed.append(connection.find_passed(100.0 + second, unread_bytes, is_reading_paused=True))
+    assert (Timeout.WRITE in passed) is is_cut

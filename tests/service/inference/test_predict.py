@@ -1,3 +1,5 @@
+"""The routes predict and classify: raw inputs, images, labels, masks."""
+
 from __future__ import annotations
 
 import gzip
@@ -30,10 +32,10 @@ def predict(served: Service, model: str, instances: Any) -> Any:
     return served.client.post(f"/v1/models/{model}:predict", json={"instances": instances})
 
 
-def test_classifier_answers_labels_with_probabilities(served: Service) -> None:
-    answer = predict(served, "digits/versions/1", [PICTURE.tolist(), PICTURE[:, ::-1].tolist()])
-    assert answer.status_code == 200
-    for got, picture in zip(answer.json()["predictions"], (PICTURE, PICTURE[:, ::-1]), strict=True):
+def test_predict_returns_labels_with_probabilities(served: Service) -> None:
+    response = predict(served, "digits/versions/1", [PICTURE.tolist(), PICTURE[:, ::-1].tolist()])
+    assert response.status_code == 200
+    for got, picture in zip(response.json()["predictions"], (PICTURE, PICTURE[:, ::-1]), strict=True):
         expected = softmax_by_definition(logits_of(picture))
         np.testing.assert_allclose(got["probabilities"], expected, rtol=1e-5)
         assert got["index"] == expected.argmax()
@@ -42,20 +44,20 @@ def test_classifier_answers_labels_with_probabilities(served: Service) -> None:
 
 
 @pytest.mark.parametrize("route", [":predict", ":classify"])
-def test_bodies_may_be_compressed(served: Service, route: str) -> None:
+def test_predict_and_classify_take_compressed_bodies(served: Service, route: str) -> None:
     body = json.dumps({"instances": [PICTURE.tolist()]}).encode() if route == ":predict" else png_of(PICTURE)
     path, plain = f"/v1/models/digits{route}", None
     for encoding, sent in ((None, body), ("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
         headers = {"Content-Encoding": encoding} if encoding else {}
-        answer = served.client.post(path, content=sent, headers=headers)
-        assert answer.status_code == 200
-        assert answer.json() == (plain := plain or answer.json())
-    answer = served.client.post(path, content=body, headers={"Content-Encoding": "br"})
-    assert answer.status_code == 400
-    assert "Content-Encoding 'br' is not known" in answer.json()["error"]
+        response = served.client.post(path, content=sent, headers=headers)
+        assert response.status_code == 200
+        assert response.json() == (plain := plain or response.json())
+    response = served.client.post(path, content=body, headers={"Content-Encoding": "br"})
+    assert response.status_code == 400
+    assert "Content-Encoding 'br' is not supported" in response.json()["error"]
 
 
-def test_each_instance_gets_its_own_answer_in_order(served: Service) -> None:
+def test_predictions_are_in_the_order_of_the_instances(served: Service) -> None:
     pictures = [np.roll(PICTURE, shift, axis=1) for shift in range(4)]
     together = predict(served, "digits", [picture.tolist() for picture in pictures]).json()["predictions"]
     alone = [predict(served, "digits", [picture.tolist()]).json()["predictions"][0] for picture in pictures]
@@ -63,12 +65,12 @@ def test_each_instance_gets_its_own_answer_in_order(served: Service) -> None:
     assert len({one["index"] for one in together}) > 1
 
 
-def test_rows_are_objects_or_lists_and_keep_large_numbers_apart(served: Service) -> None:
+def test_predict_takes_rows_as_objects_or_lists_of_large_numbers(served: Service) -> None:
     instances = [{"income": 1e9 + 5, "age": 50}, [30, 1e9 - 10]]
     assert predict(served, "rows", instances).json() == {"predictions": [[1.0, 1.0], [-1.0, -2.0]]}
 
 
-def test_several_inputs_and_outputs_go_by_name(served: Service) -> None:
+def test_predict_takes_several_inputs_and_returns_outputs_by_name(served: Service) -> None:
     instances = [{"count": [1, 2], "flag": True}, {"count": [3, 4], "flag": False}]
     assert predict(served, "pair", instances).json()["predictions"] == [
         {"product": 3.0, "opposite": False},
@@ -86,18 +88,18 @@ def test_instances_run_one_at_a_time_where_the_row_axis_is_one(bundles: BundleWr
     assert predict(service, "fixed", [[1, 2], [3, 4]]).json() == {"predictions": [[1, 2], [3, 4]]}
 
 
-def test_model_of_a_fixed_number_of_rows_says_to_use_infer(bundles: BundleWriter, start: StartService) -> None:
+def test_predict_of_a_model_with_fixed_rows_refers_to_infer(bundles: BundleWriter, start: StartService) -> None:
     bundles.identity("INT8", "four", shape=(4, 2))
-    answer = predict(start(bundles.root), "four", [[1, 2]])
-    assert answer.status_code == 400
-    assert "use infer" in answer.json()["error"]
+    response = predict(start(bundles.root), "four", [[1, 2]])
+    assert response.status_code == 400
+    assert "use infer" in response.json()["error"]
 
 
-def test_fp16_is_answered_as_numbers(served: Service) -> None:
+def test_predict_returns_fp16_as_numbers(served: Service) -> None:
     assert predict(served, "identity-fp16", [[0.5, 2]]).json() == {"predictions": [[0.5, 2.0]]}
 
 
-def test_strings_are_answered_as_strings(served: Service) -> None:
+def test_predict_returns_strings(served: Service) -> None:
     assert predict(served, "identity-bytes", [["a", "ü"]]).json() == {"predictions": [["a", "ü"]]}
 
 
@@ -128,16 +130,16 @@ def test_strings_are_answered_as_strings(served: Service) -> None:
         ("identity-int8", [[1, 2.5]], "takes integers"),
     ],
 )
-def test_instance_that_does_not_fit_is_refused(served: Service, model: str, instances: Any, says: str) -> None:
-    answer = predict(served, model, instances)
-    assert answer.status_code == 400
-    assert says in answer.json()["error"]
+def test_instance_that_does_not_fit_is_rejected(served: Service, model: str, instances: Any, says: str) -> None:
+    response = predict(served, model, instances)
+    assert response.status_code == 400
+    assert says in response.json()["error"]
 
 
-def test_picture_is_classified_highest_first(served: Service) -> None:
-    answer = served.client.post("/v1/models/digits/versions/1:classify", content=png_of(PICTURE * 17))
+def test_classify_returns_classes_in_descending_order(served: Service) -> None:
+    response = served.client.post("/v1/models/digits/versions/1:classify", content=png_of(PICTURE * 17))
     expected = softmax_by_definition(logits_of(PICTURE * 17 / 255 * 16))
-    body = answer.json()
+    body = response.json()
     assert (body["model_name"], body["model_version"]) == ("digits", "1")
     assert [one["label"] for one in body["classes"]] == ["two", "one", "zero"]
     assert [one["index"] for one in body["classes"]] == [2, 1, 0]
@@ -152,17 +154,17 @@ def test_classify_and_predict_agree(served: Service) -> None:
     assert classes[0]["probability"] == pytest.approx(prediction["probability"], rel=1e-5)
 
 
-def test_top_says_how_many_classes(served: Service) -> None:
+def test_top_limits_the_number_of_classes(served: Service) -> None:
     for top, count in (("1", 1), ("2", 2), ("99", 3)):
-        answer = served.client.post(f"/v1/models/digits:classify?top={top}", content=png_of(PICTURE))
-        assert len(answer.json()["classes"]) == count
+        response = served.client.post(f"/v1/models/digits:classify?top={top}", content=png_of(PICTURE))
+        assert len(response.json()["classes"]) == count
 
 
 @pytest.mark.parametrize("top", ["0", "-1", "x", "1.5", "", "²", "9" * 5000])
-def test_top_that_is_no_positive_integer_is_refused(served: Service, top: str) -> None:
-    answer = served.client.post("/v1/models/digits:classify", params={"top": top}, content=png_of(PICTURE))
-    assert answer.status_code == 400
-    assert "'top'" in answer.json()["error"]
+def test_top_that_is_no_positive_integer_is_rejected(served: Service, top: str) -> None:
+    response = served.client.post("/v1/models/digits:classify", params={"top": top}, content=png_of(PICTURE))
+    assert response.status_code == 400
+    assert "'top'" in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -174,34 +176,36 @@ def test_top_that_is_no_positive_integer_is_refused(served: Service, top: str) -
         (b"GIF89a" + bytes(20), "neither a PNG nor a JPEG"),
     ],
 )
-def test_body_that_is_no_picture_is_refused(served: Service, content: bytes, says: str) -> None:
-    answer = served.client.post("/v1/models/digits:classify", content=content)
-    assert answer.status_code == 400
-    assert says in answer.json()["error"]
+def test_body_that_is_no_image_is_rejected(served: Service, content: bytes, says: str) -> None:
+    response = served.client.post("/v1/models/digits:classify", content=content)
+    assert response.status_code == 400
+    assert says in response.json()["error"]
 
 
-def test_form_is_refused_and_told_from_a_picture(served: Service) -> None:
-    answer = served.client.post("/v1/models/digits:classify", files={"file": png_of(PICTURE)})
-    assert answer.status_code == 400
-    assert "The body is a form" in answer.json()["error"]
+def test_form_is_rejected_with_a_hint(served: Service) -> None:
+    response = served.client.post("/v1/models/digits:classify", files={"file": png_of(PICTURE)})
+    assert response.status_code == 400
+    assert "The body is a form" in response.json()["error"]
 
 
-def test_picture_over_the_limit_is_refused(bundles: BundleWriter, start: StartService) -> None:
+def test_image_over_the_pixel_limit_is_rejected(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root, max_image_pixels=99)
-    answer = service.client.post("/v1/models/digits:classify", content=png_of(np.zeros((10, 10))))
-    assert answer.status_code == 400
-    assert "10 × 10 pixels, over the limit of 99" in answer.json()["error"]
+    response = service.client.post("/v1/models/digits:classify", content=png_of(np.zeros((10, 10))))
+    assert response.status_code == 400
+    assert "10 × 10 pixels, over the limit of 99" in response.json()["error"]
 
 
-def test_a_network_of_pixels_answers_as_one_of_tensors(bundles: BundleWriter, start: StartService) -> None:
-    """The same raw inputs, the same answers; and infer takes the pixels as they are."""
+def test_model_that_takes_pixels_predicts_like_one_that_takes_tensors(
+    bundles: BundleWriter, start: StartService
+) -> None:
+    """Both return the same predictions for the same raw inputs; infer takes pixels."""
     bundles.digits()
     bundles.pixels()
     service = start(bundles.root)
     picture = np.array([[0.0, 16.0, 3.0, 8.0]] * 4)
 
-    answers = [predict(service, name, [picture.tolist()]).json()["predictions"][0] for name in ("digits", "pixels")]
+    responses = [predict(service, name, [picture.tolist()]).json()["predictions"][0] for name in ("digits", "pixels")]
     classes = [
         service.client.post(f"/v1/models/{name}:classify", content=png_of(picture * 255 / 16)).json()["classes"]
         for name in ("digits", "pixels")
@@ -210,64 +214,66 @@ def test_a_network_of_pixels_answers_as_one_of_tensors(bundles: BundleWriter, st
     record = {"name": "input", "shape": [1, 1, 4, 4], "datatype": "UINT8", "data": pixels.ravel().tolist()}
     logits = service.client.post("/v2/models/pixels/infer", json={"inputs": [record]}).json()["outputs"][0]["data"]
 
-    np.testing.assert_allclose(answers[0]["probabilities"], answers[1]["probabilities"], rtol=0.02)
+    np.testing.assert_allclose(responses[0]["probabilities"], responses[1]["probabilities"], rtol=0.02)
     assert [one["label"] for one in classes[0]] == [one["label"] for one in classes[1]]
-    np.testing.assert_allclose(softmax_by_definition(np.array(logits)), answers[1]["probabilities"], rtol=1e-5)
+    np.testing.assert_allclose(softmax_by_definition(np.array(logits)), responses[1]["probabilities"], rtol=1e-5)
     assert service.client.get("/v2/models/pixels").json()["inputs"][0]["datatype"] == "UINT8"
 
 
-def test_classify_says_why_a_model_cannot(served: Service, bundles: BundleWriter, start: StartService) -> None:
-    answer = served.client.post("/v1/models/rows:classify", content=png_of(PICTURE))
-    assert answer.status_code == 400
-    assert answer.json() == {
-        "error": "Model 'rows' does not take pictures: its manifest has no preprocessing for them."
+def test_classify_names_the_reason_why_a_model_does_not_support_it(
+    served: Service, bundles: BundleWriter, start: StartService
+) -> None:
+    response = served.client.post("/v1/models/rows:classify", content=png_of(PICTURE))
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "Model 'rows' does not take images: its manifest has no preprocessing for them."
     }
     from_digits = bundles.digits()
     card = SourceCard(preprocessing={"kind": "image", "channels": 1, "height": 4, "width": 4, "mean": [0], "std": [1]})
     bundles.change_manifest(from_digits, card=card.model_dump(mode="json"))
-    answer = start(bundles.root).client.post("/v1/models/digits:classify", content=png_of(PICTURE))
-    assert answer.status_code == 400
-    assert answer.json() == {"error": "Model 'digits' does not give classes: its manifest has no labels and logits."}
+    response = start(bundles.root).client.post("/v1/models/digits:classify", content=png_of(PICTURE))
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "Model 'digits' does not return classes: its manifest has no labels and logits."
+    }
 
 
 def pixel_model(bundles: BundleWriter, labels: tuple[str, ...], classes: int = 3) -> None:
-    """A network that gives back its picture of `classes` channels, as logits of each pixel."""
+    """A network that returns its image of `classes` channels as logits of each pixel."""
     spec = {"datatype": "FP32", "shape": (-1, classes, 2, 2)}
     node = [helper.make_node("Identity", ["input"], ["output"])]
     card = SourceCard(labels=labels, logits=("output",))
     bundles.write("pixels", 1, node, [TensorSpec(name="input", **spec)], [TensorSpec(name="output", **spec)], card=card)
 
 
-def test_logits_of_pixels_are_answered_as_the_number_of_each_pixels_class(
-    bundles: BundleWriter, start: StartService
-) -> None:
+def test_predict_returns_a_mask_for_logits_of_pixels(bundles: BundleWriter, start: StartService) -> None:
     pixel_model(bundles, ("a", "b", "c"))
     service = start(bundles.root)
     logits = np.random.default_rng(0).normal(size=(2, 3, 2, 2))
-    answer = predict(service, "pixels", logits.tolist())
-    assert answer.json() == {"predictions": [{"mask": mask} for mask in logits.argmax(axis=1).tolist()]}
+    response = predict(service, "pixels", logits.tolist())
+    assert response.json() == {"predictions": [{"mask": mask} for mask in logits.argmax(axis=1).tolist()]}
     tie = np.zeros((1, 3, 2, 2))
     assert predict(service, "pixels", tie.tolist()).json()["predictions"] == [{"mask": [[0, 0], [0, 0]]}]
 
 
-def test_as_many_labels_as_classes_of_a_pixel(bundles: BundleWriter, start: StartService) -> None:
+def test_labels_that_differ_from_the_classes_of_a_pixel_are_a_failed_run(
+    bundles: BundleWriter, start: StartService
+) -> None:
     pixel_model(bundles, ("a", "b"))
     [model] = start(bundles.root).client.get("/v1/models").json()["models"]
     assert "2 labels for 3 logits" in model["versions"][0]["reason"]
 
 
-def test_classify_says_that_a_class_of_each_pixel_is_none_of_the_picture(
-    bundles: BundleWriter, start: StartService
-) -> None:
+def test_classify_of_a_model_of_pixel_classes_refers_to_predict(bundles: BundleWriter, start: StartService) -> None:
     pixel_model(bundles, ("a",), classes=1)
     card = {"kind": "image", "channels": 1, "height": 2, "width": 2, "mean": [0], "std": [1]}
     folder = bundles.root / "pixels" / "1"
     changed = SourceCard(preprocessing=card, labels=("a",), logits=("output",)).model_dump(mode="json")
     bundles.change_manifest(folder, card=changed)
-    answer = start(bundles.root).client.post("/v1/models/pixels:classify", content=png_of(PICTURE))
-    assert answer.status_code == 400
-    says = "Model 'pixels' gives a class to each pixel, not one to a picture; use :predict or infer."
-    assert answer.json() == {"error": says}
+    response = start(bundles.root).client.post("/v1/models/pixels:classify", content=png_of(PICTURE))
+    assert response.status_code == 400
+    says = "Model 'pixels' classifies pixels, not images; use :predict or infer."
+    assert response.json() == {"error": says}
 
 
 def test_softmax_neither_overflows_nor_rounds(bundles: BundleWriter, start: StartService) -> None:

@@ -1,4 +1,4 @@
-"""The wire, as the real Triton client speaks it."""
+"""The Open Inference Protocol, as Triton's own client speaks it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def same(got: np.ndarray, sent: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("datatype", TENSORS)
-def test_every_datatype_comes_back_bit_by_bit(client: Any, datatype: str, compression: str | None) -> None:
+def test_triton_client_gets_every_datatype_back_bit_by_bit(client: Any, datatype: str, compression: str | None) -> None:
     sent = TENSORS[datatype]
 
     result = client.infer(
@@ -66,7 +66,7 @@ def test_every_datatype_comes_back_bit_by_bit(client: Any, datatype: str, compre
 
 
 @pytest.mark.parametrize("datatype", [name for name in TENSORS if name != "FP16"])
-def test_json_and_bytes_mix(client: Any, datatype: str) -> None:
+def test_triton_client_may_mix_json_and_binary_tensors(client: Any, datatype: str) -> None:
     sent = np.nan_to_num(TENSORS[datatype], posinf=1, neginf=1) if datatype.startswith("FP") else TENSORS[datatype]
 
     for binary in (True, False):
@@ -76,20 +76,20 @@ def test_json_and_bytes_mix(client: Any, datatype: str) -> None:
         assert same(got, sent) if binary is False or datatype != "BYTES" else got.ravel().tolist()[2] in ("a", b"a")
 
 
-def test_without_outputs_all_come_as_bytes(client: Any) -> None:
+def test_triton_client_without_outputs_gets_all_as_bytes(client: Any) -> None:
     result = client.infer("digits", [picture()])
 
     assert result.get_response()["outputs"][0]["parameters"]["binary_data_size"] == 12
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
-def test_tensors_without_elements(client: Any, shape: tuple[int, int]) -> None:
+def test_triton_client_sends_and_gets_empty_tensors(client: Any, shape: tuple[int, int]) -> None:
     result = client.infer("identity-fp32", [tensor(np.zeros(shape, np.float32), "FP32")])
 
     assert result.get_output("output")["shape"] == list(shape)
 
 
-def test_classification(client: Any) -> None:
+def test_triton_client_gets_the_highest_classes(client: Any) -> None:
     outputs = [http.InferRequestedOutput("logits", binary_data=True, class_count=2)]
 
     result = client.infer("digits", [picture(rows=2)], outputs=outputs, model_version="1")
@@ -99,7 +99,7 @@ def test_classification(client: Any) -> None:
     assert texts[0][0] == "32.000000:2:two"
 
 
-def test_integers_are_ranked_as_integers(client: Any) -> None:
+def test_classification_ranks_integers_as_integers(client: Any) -> None:
     outputs = [http.InferRequestedOutput("output", class_count=2)]
 
     result = client.infer("identity-int64", [tensor(np.array([[2**53, 2**53 + 1]]), "INT64")], outputs=outputs)
@@ -107,7 +107,7 @@ def test_integers_are_ranked_as_integers(client: Any) -> None:
     assert [text.decode().split(":")[1] for text in result.as_numpy("output")[0]] == ["1", "0"]
 
 
-def test_equal_values_are_ranked_by_index_and_no_rows_by_nothing(client: Any) -> None:
+def test_classification_ranks_equal_values_by_index(client: Any) -> None:
     outputs = [http.InferRequestedOutput("output", class_count=3)]
 
     result = client.infer("identity-fp32", [tensor(np.zeros((1, 3), np.float32), "FP32")], outputs=outputs)
@@ -117,13 +117,13 @@ def test_equal_values_are_ranked_by_index_and_no_rows_by_nothing(client: Any) ->
     assert nothing.get_output("output")["shape"] == [0, 3]
 
 
-def test_id_version_timeout_and_priority(client: Any) -> None:
+def test_triton_client_sets_id_version_timeout_and_priority(client: Any) -> None:
     result = client.infer("digits", [picture()], request_id="abc", model_version="1", timeout=5_000_000, priority=1)
 
     assert (result.get_response()["id"], result.get_response()["model_version"]) == ("abc", "1")
 
 
-def test_errors_are_the_servers_words(client: Any) -> None:
+def test_triton_client_gets_the_services_error_messages(client: Any) -> None:
     with pytest.raises(InferenceServerException) as raised:
         client.infer("digits", [tensor(np.zeros((1, 1, 4, 5), np.float32), "FP32")], request_id="abc")
 
@@ -131,7 +131,7 @@ def test_errors_are_the_servers_words(client: Any) -> None:
     assert raised.value.message().startswith("[request id: abc] Input 'input' has the shape [1, 1, 4, 5]")
 
 
-def test_what_a_client_asks_first(client: Any) -> None:
+def test_triton_client_reads_health_metadata_and_configuration(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("digits", "2")
@@ -142,7 +142,7 @@ def test_what_a_client_asks_first(client: Any) -> None:
     assert config["input"][0] == {"name": "input", "data_type": "TYPE_FP32", "dims": [1, 4, 4]}
 
 
-def test_statistics_count_rows_and_runs(client: Any) -> None:
+def test_triton_client_reads_statistics_of_rows_and_runs(client: Any) -> None:
     before = client.get_inference_statistics("identity-int8")["model_stats"][0]
 
     client.infer("identity-int8", [tensor(np.zeros((3, 1), np.int8), "INT8")])
@@ -156,7 +156,7 @@ def test_statistics_count_rows_and_runs(client: Any) -> None:
     assert {("digits", "1"), ("digits", "2"), ("pair", "1")} <= every
 
 
-def test_the_asyncio_client_gets_its_own_answers(served: Service) -> None:
+def test_asyncio_triton_client_gets_the_response_to_each_request(served: Service) -> None:
     url = httpx.URL(served.client.base_url)
 
     async def ask(client: aio.InferenceServerClient, number: int) -> float:

@@ -46,21 +46,25 @@ def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
     )
     assert not [record for record in lines.records if record.name.startswith(("opentelemetry", "urllib3"))]
     said = [record.getMessage() for record in lines.records if record.name == "normfold.service.observability.otel"]
-    assert len([line for line in said if line.startswith("OpenTelemetry says")]) <= 1
-    assert [line for line in said if "lost" in line] == ["The last spans were not taken within 0.1 s; they are lost."]
+    assert len([line for line in said if line.startswith("OpenTelemetry: ")]) <= 1
+    assert [line for line in said if "lost" in line] == [
+        "The collector did not accept the last spans within 0.1 s; they are lost."
+    ]
 
 
 def test_a_line_of_opentelemetrys_is_passed_on_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     Spans(InMemorySpanExporter()).close()
     source = logging.getLogger("opentelemetry.exporter.otlp")
-    [handler] = [one for one in logging.getLogger("opentelemetry").handlers if isinstance(one, spans_module._OneLine)]
-    handler._quiet_until = 0.0
+    [handler] = [
+        one for one in logging.getLogger("opentelemetry").handlers if isinstance(one, spans_module._LimitedHandler)
+    ]
+    handler._silent_until = 0.0
 
     for number in range(5):
         source.warning("Cannot export batch %d.", number)
 
     lines = [record.getMessage() for record in caplog.records if record.name == "normfold.service.observability.otel"]
-    assert lines == ["OpenTelemetry says: Cannot export batch 0. (Further lines of its own are left out for 60 s.)"]
+    assert lines == ["OpenTelemetry: Cannot export batch 0. (Its further lines are left out for 60 s.)"]
 
 
 class _Collector(http.server.BaseHTTPRequestHandler):
@@ -102,12 +106,12 @@ def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
 
 
 def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    phases = RequestTrace("r", method="GET", path="/v2", status=200, started=1.0, ended=2.0)
+    trace = RequestTrace("r", method="GET", path="/v2", status=200, started=1.0, ended=2.0)
     for disabled in ("true", "false"):
         monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
         exporter = InMemorySpanExporter()
         spans = Spans(exporter)
-        spans.record(phases, {"type": "http", "method": "GET", "path": "/v2", "headers": []})
+        spans.record(trace, [], "http", "/v2")
         spans.close()
         assert len(exporter.get_finished_spans()) == (disabled == "false")
 
@@ -122,7 +126,7 @@ def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pyte
 def test_a_variable_that_opentelemetry_refuses_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
 
-    with pytest.raises(SettingsError, match="A variable OTEL_… of OpenTelemetry's is wrong: max_queue_size must be"):
+    with pytest.raises(SettingsError, match="A variable OTEL_… of OpenTelemetry is wrong: max_queue_size must be"):
         open_tracing()
 
 

@@ -12,10 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.service.batching import batch_size_tuning as tuning
 from normfold.service.batching.batch import QueuedRequest
-from normfold.service.batching.batch_size_tuning import best_batch, has_shape_switch_penalty, measure_batches
+from normfold.service.batching.batch_size_tuning import choose_batch_size, has_shape_switch_penalty, time_batch_sizes
 from normfold.service.errors import SettingsError
-from normfold.service.observability.access_log import FileLines, facts_of
-from normfold.service.observability.request_trace import SECONDS, Histogram, RequestTrace
+from normfold.service.observability.access_log import FileAccessLog, log_fields
+from normfold.service.observability.request_trace import RequestTrace
+from normfold.service.observability.stats import SECONDS, Histogram
 from tests.support.bundles import BundleWriter, publish_version
 from tests.support.infer_bodies import PICTURE
 from tests.support.service import HeldRuns, Service, StartService, post_picture, queued_rows
@@ -52,15 +53,15 @@ def test_metrics_count_what_was_asked(bundles: BundleWriter, start: StartService
     assert value(found, "normfold_requests_total", **of, status="200") == 3
     assert value(found, "normfold_requests_total", **of, status="400") == 1
     assert value(found, "normfold_rows_total", **of) == 4
-    assert value(found, "normfold_run_rows_count", **of) == 3
-    assert value(found, "normfold_run_rows_sum", **of) == 4
+    assert value(found, "normfold_batch_rows_count", **of) == 3
+    assert value(found, "normfold_batch_rows_sum", **of) == 4
     for phase in ("decode", "queue", "wait", "run", "encode", "total"):
-        assert value(found, "normfold_request_seconds_count", **of, phase=phase) == 3
-    assert value(found, "normfold_request_seconds_sum", **of, phase="total") > 0
-    assert value(found, "normfold_request_seconds_bucket", **of, phase="run", le="+Inf") == 3
+        assert value(found, "normfold_request_duration_seconds_count", **of, phase=phase) == 3
+    assert value(found, "normfold_request_duration_seconds_sum", **of, phase="total") > 0
+    assert value(found, "normfold_request_duration_seconds_bucket", **of, phase="run", le="+Inf") == 3
     assert value(found, "normfold_model_ready", **of, provider="cpu") == 1
     assert value(found, "normfold_queue_rows", **of) == 0
-    assert value(found, "normfold_in_flight") == 1  # the one for these metrics
+    assert value(found, "normfold_requests_in_flight") == 1  # the one for these metrics
     assert value(found, "process_resident_memory_bytes") > 1e6
     assert not any(name.startswith("nv_") for name in found)
 
@@ -112,7 +113,7 @@ def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: BundleWriter,
     found = samples(service)
     assert value(found, "normfold_model_ready", model="digits", version="1", provider="cpu") == 1
     assert found["normfold_model_ready[('model', 'digits'), ('provider', ''), ('version', '2')]"] == 0
-    assert value(found, "normfold_model_wanted", model="digits", version="2") == 1
+    assert value(found, "normfold_model_desired", model="digits", version="2") == 1
 
     broken.write_text(whole)
     wait_for(lambda: value(samples(service), "normfold_model_ready", model="digits", version="2", provider="cpu") == 1)
@@ -136,7 +137,7 @@ def test_versions_that_nobody_wants_are_not_wanted(bundles: BundleWriter, start:
 
     def wanted() -> list[float]:
         found = samples(service)
-        return [found[f"normfold_model_wanted[('model', 'digits'), ('version', '{number}')]"] for number in (1, 2)]
+        return [found[f"normfold_model_desired[('model', 'digits'), ('version', '{number}')]"] for number in (1, 2)]
 
     assert wanted() == [0, 0]
     service.client.post("/v2/repository/models/digits/load")
@@ -156,7 +157,7 @@ def test_a_model_whose_folder_cannot_be_read_is_wanted_and_not_ready(
 
     assert "loop" in service.client.get("/v1/models").text
     assert found["normfold_model_ready[('model', 'loop'), ('provider', ''), ('version', '')]"] == 0
-    assert value(found, "normfold_model_wanted", model="loop", version="") == 1
+    assert value(found, "normfold_model_desired", model="loop", version="") == 1
     assert value(found, "normfold_model_load_failures_total", model="loop") == 1
 
 
@@ -181,7 +182,7 @@ def test_refusals_of_a_full_queue_are_told_from_other_503s(
         thread.join(timeout=20)
 
     found = samples(service)
-    assert value(found, "normfold_queue_refusals_total", **of) == 2
+    assert value(found, "normfold_queue_rejections_total", **of) == 2
     assert value(found, "normfold_requests_total", **of, status="503") == 2
     assert value(found, "normfold_requests_total", **of, status="200") == 2
 
@@ -228,32 +229,32 @@ def test_the_access_log_has_a_line_for_every_request(
 
 @pytest.mark.parametrize("identity", [None, 'a"\\ü'])
 def test_the_quick_line_says_what_the_other_one_says(identity: str | None, tmp_path: Path) -> None:
-    log = FileLines(tmp_path / "log")
-    job = QueuedRequest({}, 3, ("y",), 0.0, queued_at=1.0, started_at=1.5, run_at=1.75, ended_at=2.0)
-    phases = RequestTrace("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
-    phases.encoded, phases.ended, phases.status, phases.job = 2.125, 2.25, 200, job
+    log = FileAccessLog(tmp_path / "log")
+    request = QueuedRequest({}, 3, ("y",), 0.0, queued_at=1.0, batched_at=1.5, run_started_at=1.75, run_ended_at=2.0)
+    trace = RequestTrace("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
+    trace.encoded, trace.ended, trace.status, trace.queued_request = 2.125, 2.25, 200, request
 
-    quick, slow = json.loads(log._quick_line(phases)), json.loads(log._line(phases))
+    quick, slow = json.loads(log._format_inference(trace)), json.loads(log._line(trace))
 
-    assert quick.keys() == slow.keys() == {"time", "request_id", *facts_of(phases)}
+    assert quick.keys() == slow.keys() == {"time", "request_id", *log_fields(trace)}
     assert {key: quick[key] for key in quick if key != "time"} == {key: slow[key] for key in slow if key != "time"}
     log.close()
 
 
 def test_an_access_log_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be written: Is a directory"):
-        FileLines(tmp_path)
+        FileAccessLog(tmp_path)
 
 
 def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixture) -> None:
-    log = FileLines(Path("/dev/full"))
+    log = FileAccessLog(Path("/dev/full"))
     log._lines, log._size = [b"x\n"], 2
 
     log.flush()
     log.close()
 
     assert (
-        "The access log cannot be written, and lines are lost: No space left on device. (Said once a minute.)"
+        "The access log cannot be written, and lines are lost: No space left on device. (Logged once a minute.)"
         in caplog.messages
     )
     assert caplog.records[0].levelno == logging.ERROR
@@ -272,13 +273,13 @@ def test_a_full_disk_loses_lines_and_no_requests(caplog: pytest.LogCaptureFixtur
     ],
 )
 def test_a_batch_is_as_large_as_pays(measured: dict[int, float], best: int) -> None:
-    assert best_batch(measured) == best
+    assert choose_batch_size(measured) == best
 
 
 def test_batches_are_doubled_up_to_the_largest() -> None:
     rows_run: list[int] = []
 
-    measured = measure_batches(rows_run.append, largest=6)
+    measured = time_batch_sizes(rows_run.append, max_batch_size=6)
 
     assert set(measured) <= {1, 2, 4}
     assert max(rows_run) <= 4
@@ -294,7 +295,7 @@ def test_the_first_run_of_a_size_may_take_long(monkeypatch: pytest.MonkeyPatch) 
         now += 0.002 if rows in seen else 0.5
         seen.add(rows)
 
-    assert measure_batches(run, largest=32) == pytest.approx(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.002))
+    assert time_batch_sizes(run, max_batch_size=32) == pytest.approx(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.002))
 
 
 @pytest.mark.parametrize(("behind_another", "dear"), [(0.05, True), (0.003, False)])

@@ -15,9 +15,9 @@ from onnx import helper
 from normfold.contract.manifest import DATATYPES, TensorSpec
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import RunError
-from normfold.service.observability.access_log import LogLines
-from normfold.service.observability.request_trace import Telemetry
-from normfold.service.repository.arena_trimmer import ArenaTrimmer, _Record
+from normfold.service.observability.access_log import LoggerAccessLog
+from normfold.service.observability.telemetry import Telemetry
+from normfold.service.repository.arena_trimmer import ArenaTrimmer, _History
 from normfold.service.repository.repository import Repository
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
@@ -69,14 +69,14 @@ def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles:
     run(LARGE)
     run(1)
     assert rss() - before > LEFT_BEHIND / 2  # or there would be nothing to give back
-    session.give_back_memory()
+    session.shrink_arena()
     assert rss() - before < LEFT_BEHIND / 4
     assert run(2).ravel().tolist() == [WIDE, WIDE]
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_and_free_size_can_give_back(bundles: BundleWriter, datatype: str) -> None:
-    open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).give_back_memory()
+    open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).shrink_arena()
 
 
 def test_another_failure_is_told(bundles: BundleWriter) -> None:
@@ -88,19 +88,19 @@ def test_another_failure_is_told(bundles: BundleWriter) -> None:
 
     session._session = Broken()
     with pytest.raises(RunError):
-        session.give_back_memory()
+        session.shrink_arena()
 
 
 def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_large() -> None:
-    record = _Record(buckets=4)
-    assert record.note([0, 0, 0, 0])  # what was tried while loading
-    assert not record.note([0, 0, 0, 0])
-    assert not record.note([5, 0, 0, 1])
-    assert not record.note([5, 0, 0, 2])  # as large again
-    assert record.note([6, 0, 0, 2])  # small ones alone
-    assert not record.note([7, 0, 0, 2])
-    assert record.note([7, 0, 0, 2])  # none at all
-    assert not record.note([7, 0, 0, 2])
+    history = _History(buckets=4)
+    assert history.update([0, 0, 0, 0])  # what was tried while loading
+    assert not history.update([0, 0, 0, 0])
+    assert not history.update([5, 0, 0, 1])
+    assert not history.update([5, 0, 0, 2])  # as large again
+    assert history.update([6, 0, 0, 2])  # small ones alone
+    assert not history.update([7, 0, 0, 2])
+    assert history.update([7, 0, 0, 2])  # none at all
+    assert not history.update([7, 0, 0, 2])
 
 
 def test_models_of_the_repository_are_looked_at(
@@ -108,16 +108,18 @@ def test_models_of_the_repository_are_looked_at(
 ) -> None:
     bundles.digits()
     given_back: list[Session] = []
-    right = Session.give_back_memory
+    right = Session.shrink_arena
 
-    def give_back(session: Session) -> None:
+    def shrink_arena(session: Session) -> None:
         given_back.append(session)
         right(session)
 
-    monkeypatch.setattr(Session, "give_back_memory", give_back)
+    monkeypatch.setattr(Session, "shrink_arena", shrink_arena)
 
     async def test() -> None:
-        repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
+        repository = Repository(
+            Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LoggerAccessLog())
+        )
         await repository.load()
         keeper = ArenaTrimmer(repository, workers)
         model = repository.find("digits")
@@ -125,20 +127,20 @@ def test_models_of_the_repository_are_looked_at(
         async def infer(rows: int) -> None:
             await model.infer({"input": np.zeros((rows, 1, 4, 4), np.float32)}, ["logits"])
 
-        assert [await keeper.look(), await keeper.look()] == [1, 0]
+        assert [await keeper.check(), await keeper.check()] == [1, 0]
         await infer(4)
-        assert await keeper.look() == 0
+        assert await keeper.check() == 0
         await infer(1)
-        assert await keeper.look() == 1
+        assert await keeper.check() == 1
         assert given_back == [model.session] * 2
         assert not model.in_use
-        monkeypatch.setattr(Session, "give_back_memory", lambda _: 1 / 0)
+        monkeypatch.setattr(Session, "shrink_arena", lambda _: 1 / 0)
         await infer(4)
-        assert [await keeper.look(), await keeper.look()] == [0, 0]  # it says so, and goes on
+        assert [await keeper.check(), await keeper.check()] == [0, 0]  # it says so, and goes on
         await infer(1)
 
     asyncio.run(test())
-    assert "digits/1 could not give memory back." in caplog.text
+    assert "The arena of digits/1 could not be shrunk." in caplog.text
 
 
 def test_what_runs_elsewhere_is_left_alone(
@@ -148,8 +150,10 @@ def test_what_runs_elsewhere_is_left_alone(
     monkeypatch.setattr(Session, "provider", "openvino")
 
     async def test() -> None:
-        repository = Repository(Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LogLines()))
+        repository = Repository(
+            Settings(repository=bundles.root, provider="cpu"), workers, Telemetry(LoggerAccessLog())
+        )
         await repository.load()
-        assert await ArenaTrimmer(repository, workers).look() == 0
+        assert await ArenaTrimmer(repository, workers).check() == 0
 
     asyncio.run(test())

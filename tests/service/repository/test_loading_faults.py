@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from normfold.service.repository import loader as bundle
+from normfold.service.repository import loader
 from normfold.service.runtime import session_factory
 from tests.support.bundles import BundleWriter, publish_version
 from tests.support.service import StartService, answering_version, post_picture, repository_index
@@ -68,13 +68,13 @@ def between(bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch) -> Callable[
         right = session_factory.open_session
 
         def open_session(path: Path, *rest: Any, **options: Any) -> Any:
-            monkeypatch.setattr(bundle, "open_session", right)
+            monkeypatch.setattr(loader, "open_session", right)
             before(path.parent, other)
             opened = right(path, *rest, **options)
             after(path.parent, other)
             return opened
 
-        monkeypatch.setattr(bundle, "open_session", open_session)
+        monkeypatch.setattr(loader, "open_session", open_session)
 
     return plan
 

@@ -17,9 +17,10 @@ from onnx import helper
 
 from normfold.contract.manifest import LARGEST_VERSION, SourceCard, TensorSpec, sha256_of
 from normfold.service.batching.thread_pool import ThreadPool
-from normfold.service.observability.access_log import LogLines
-from normfold.service.observability.request_trace import Telemetry
-from normfold.service.repository import repository
+from normfold.service.observability.access_log import LoggerAccessLog
+from normfold.service.observability.telemetry import Telemetry
+from normfold.service.repository import repository as repository_module
+from normfold.service.repository import version_switch
 from normfold.service.repository.loader import read_bundle
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
@@ -38,7 +39,7 @@ def states(service: Service) -> dict[str, Any]:
 def load(root: Path) -> Repository:
     """Load a repository without the service around it."""
     workers = ThreadPool(threads=1)
-    loaded = Repository(Settings(repository=root, provider="cpu"), workers, Telemetry(LogLines()))
+    loaded = Repository(Settings(repository=root, provider="cpu"), workers, Telemetry(LoggerAccessLog()))
     asyncio.run(loaded.load())
     workers.close()
     return loaded
@@ -391,7 +392,7 @@ def test_scan_that_dies_is_seen(
     def die(_: Repository) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(repository, "scan", die)
+    monkeypatch.setattr(repository_module, "scan", die)
     service = start(bundles.root)
     answer = service.client.get("/v2/health/ready")
     assert answer.status_code == 503
@@ -409,7 +410,7 @@ def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
         return right(folder, *rest)
 
     right = read_bundle
-    monkeypatch.setattr(repository, "read_bundle", die)
+    monkeypatch.setattr(version_switch, "read_bundle", die)
     bundles.digits(name="broken")
     bundles.digits(name="healthy")
     service = start(bundles.root)
@@ -428,7 +429,7 @@ def test_service_is_live_while_models_load(
         assert go_on.wait(timeout=30)
         return right(*arguments)
 
-    monkeypatch.setattr(repository, "read_bundle", wait)
+    monkeypatch.setattr(version_switch, "read_bundle", wait)
     bundles.digits()
     service = start(bundles.root, wait=False)
     try:

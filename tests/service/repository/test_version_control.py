@@ -18,6 +18,7 @@ from normfold.service.repository.version_policy import VersionPolicy
 from normfold.service.settings import load_settings
 from tests.support.bundles import BundleWriter, publish_version
 from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import open_client
 from tests.support.service import HeldRuns, Service, StartService, answering_version, post_picture, repository_index
 from tests.support.waiting import wait_for
 
@@ -161,7 +162,7 @@ def test_no_request_fails_while_versions_come_and_go(polled: Callable[..., Servi
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx.Client(base_url=service.client.base_url, trust_env=False, timeout=20) as client:
+        with open_client(service.client.base_url) as client:
             while not stop.is_set():
                 statuses.add(client.post("/v2/models/digits/infer", json=PICTURE).status_code)
 
@@ -244,7 +245,7 @@ def test_the_index_takes_a_filter_and_no_nonsense(served: Service) -> None:
 def test_version_policies(text: str, ready: int, wanted: list[int]) -> None:
     policy = VersionPolicy.parse(text)
 
-    assert [number for number in (1, 2, 3) if policy.wants(number, ready)] == wanted
+    assert [number for number in (1, 2, 3) if policy.selects(number, ready)] == wanted
 
 
 @pytest.mark.parametrize("text", ["", "latest", "latest:0", "1,,2", "newest", "0"])

@@ -37,18 +37,18 @@ def model(bundles: BundleWriter) -> Path:
 def test_cuda_is_got_with_the_options_that_were_asked_for(
     model: Path, provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = open_session(model, provider, 1).place
-    assert place.provider == "cuda"
-    assert place.nodes is None or place.nodes["cuda"] > 0
-    assert place.options["cudnn_conv_algo_search"] == "HEURISTIC"
-    assert place.options["use_tf32"] == "0"
-    assert not place.runs_on_host
+    placement = open_session(model, provider, 1).placement
+    assert placement.provider == "cuda"
+    assert placement.nodes is None or placement.nodes["cuda"] > 0
+    assert placement.options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert placement.options["use_tf32"] == "0"
+    assert not placement.runs_on_host
     assert capfd.readouterr().err == ""
 
 
 def test_memory_limit_is_in_force(model: Path) -> None:
-    place = open_session(model, "cuda", 1, {"gpu_mem_limit": "268435456"}).place
-    assert place.options["gpu_mem_limit"] == "268435456"
+    placement = open_session(model, "cuda", 1, {"gpu_mem_limit": "268435456"}).placement
+    assert placement.options["gpu_mem_limit"] == "268435456"
 
 
 def convolutions(bundles: BundleWriter) -> Path:
@@ -100,7 +100,7 @@ def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(
 
     before = [run(rows) for rows in sizes]
     assert has_shape_switch_penalty(run, sizes)
-    session.keep_apart(sizes)
+    session.open_per_batch_size(sizes)
     for rows, expected in zip(sizes, before, strict=True):
         np.testing.assert_allclose(run(rows), expected, rtol=1e-5, atol=1e-5)
     assert not has_shape_switch_penalty(run, sizes)
@@ -169,12 +169,12 @@ def test_workers_share_a_gpu_and_end_with_0(bundles: BundleWriter) -> None:
 
 @pytest.mark.parametrize("options", [{"nonsense": "1"}, {"gpu_mem_limit": "much"}])
 def test_wrong_options_are_refused(model: Path, options: dict[str, str]) -> None:
-    with pytest.raises(ProviderError, match="'cuda' was asked for and "):
+    with pytest.raises(ProviderError, match="'cuda' was requested, but "):
         open_session(model, "cuda", 1, options)
 
 
 def test_a_gpu_that_is_not_there_is_an_error(model: Path) -> None:
-    with pytest.raises(ProviderError, match="'cuda' was asked for and "):
+    with pytest.raises(ProviderError, match="'cuda' was requested, but "):
         open_session(model, "cuda", 1, device_id=99)
 
 

@@ -15,7 +15,7 @@ from tests.support.service import StartService
 
 HAS_OPENVINO = "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
 
-pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="no OpenVINO (the extra 'openvino' in place of 'cpu')")
+pytestmark = pytest.mark.skipif(not HAS_OPENVINO, reason="no OpenVINO (the extra 'openvino' in placement of 'cpu')")
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def model(bundles: BundleWriter) -> Path:
 
 
 def test_openvino_is_got_and_takes_the_nodes(model: Path) -> None:
-    place = open_session(model, "openvino", 1).place
-    assert place.provider == "openvino"
-    assert place.nodes == {"openvino": 2}
-    assert place.options["precision"] == "FP32"
-    assert place.runs_on_host
+    placement = open_session(model, "openvino", 1).placement
+    assert placement.provider == "openvino"
+    assert placement.nodes == {"openvino": 2}
+    assert placement.options["precision"] == "FP32"
+    assert placement.runs_on_host
 
 
 def test_answers_are_those_of_the_cpu(model: Path) -> None:
@@ -43,12 +43,12 @@ def test_answers_are_those_of_the_cpu(model: Path) -> None:
     ("options", "why"),
     [
         ({"nonsense": "1"}, "Invalid OpenVINO EP option: nonsense"),
-        ({"device_type": "TPU"}, "took none of the nodes"),
+        ({"device_type": "TPU"}, "runs none of the nodes"),
         ({"num_of_threads": "many"}, "fell back to the CPU"),
     ],
 )
 def test_wrong_options_are_refused(model: Path, options: dict[str, str], why: str) -> None:
-    with pytest.raises(ProviderError, match=f"'openvino' was asked for and .*{why}"):
+    with pytest.raises(ProviderError, match=f"'openvino' was requested, but .*{why}"):
         open_session(model, "openvino", 1, options)
 
 

@@ -21,7 +21,7 @@ def model(bundles: BundleWriter) -> Path:
 
 def test_wrong_tensor_is_the_clients_fault_and_another_failure_is_ours(model: Path) -> None:
     opened = open_session(model, "cpu", 1)
-    with pytest.raises(InvalidRequestError, match="does not take these tensors"):
+    with pytest.raises(InvalidRequestError, match="rejects these tensors"):
         opened.run({"input": np.zeros((1, 1, 5, 5), np.float32)}, ["logits"])
 
     class Broken:

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from normfold.service.errors import BundleError, ProviderError
+from normfold.service.errors import BundleLoadError, ProviderError
 from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
 from tests.support.bundles import BundleWriter
@@ -31,28 +31,28 @@ def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
     assert opened.provider == "cpu"
     assert opened.inputs == {"input": ("FP32", (-1, 1, 4, 4))}
     assert opened.outputs == {"logits": ("FP32", (-1, 3))}
-    assert opened.place.runs_on_host
-    assert not opened.place.left_on_cpu
+    assert opened.placement.runs_on_host
+    assert not opened.placement.left_on_cpu
 
 
 def test_every_node_is_counted_where_it_runs(model: Path) -> None:
-    place = open_session(model, "cpu", 1).place
-    assert place.nodes == {"cpu": 2}
-    assert str(place) == "cpu: 2 nodes on cpu"
+    placement = open_session(model, "cpu", 1).placement
+    assert placement.nodes == {"cpu": 2}
+    assert str(placement) == "cpu: 2 nodes on cpu"
 
 
 def test_a_placement_that_is_not_told_is_not_guessed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = onnxruntime.InferenceSession.__mro__[1]
     monkeypatch.delattr(older, "get_provider_graph_assignment_info")
-    place = open_session(model, "cpu", 1).place
-    assert place.nodes is None
-    assert str(place) == "cpu"
-    assert not place.left_on_cpu
+    placement = open_session(model, "cpu", 1).placement
+    assert placement.nodes is None
+    assert str(placement) == "cpu"
+    assert not placement.left_on_cpu
 
 
 def test_auto_takes_the_cpu_where_there_is_no_cuda(model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = open_session(model, "auto", 1).place
-    assert (place.provider, place.left_on_cpu) == ("cpu", False)
+    placement = open_session(model, "auto", 1).placement
+    assert (placement.provider, placement.left_on_cpu) == ("cpu", False)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -63,14 +63,14 @@ def test_provider_that_is_not_built_in_is_an_error_that_says_what_to_install(
     model: Path, provider: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for and .* without it; .*\.\[{extra}\]"):
+    with pytest.raises(ProviderError, match=rf"'{provider}' was requested, but .* without it; .*\.\[{extra}\]"):
         open_session(model, provider, 1)
 
 
 def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[..., list[Any]]) -> None:
     asked = pretend(nodes={CUDA: 3, CPU: 1})
     opened = open_session(model, "cuda", 1, {"gpu_mem_limit": "1000000", "use_tf32": "1"}, device_id=1)
-    (provider, options), behind = asked[0]
+    (provider, options), fallbacks = asked[0]
     assert provider == CUDA
     assert options == {
         "device_id": "1",
@@ -79,19 +79,19 @@ def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[
         "use_tf32": "1",
         "gpu_mem_limit": "1000000",
     }
-    assert behind == (CPU, {})
-    assert opened.place.options == {**options, "in_force": "1"}
-    assert str(opened.place) == "cuda: 3 nodes on cuda, 1 on cpu"
-    assert opened.place.left_on_cpu
-    assert not opened.place.runs_on_host
+    assert fallbacks == (CPU, {})
+    assert opened.placement.options == {**options, "in_force": "1"}
+    assert str(opened.placement) == "cuda: 3 nodes on cuda, 1 on cpu"
+    assert opened.placement.left_on_cpu
+    assert not opened.placement.runs_on_host
 
 
 def test_a_network_that_cuda_runs_whole_is_not_left_on_the_cpu(
     model: Path, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend()
-    place = open_session(model, "auto", 1).place
-    assert (place.provider, place.left_on_cpu) == ("cuda", False)
+    placement = open_session(model, "auto", 1).placement
+    assert (placement.provider, placement.left_on_cpu) == ("cuda", False)
     assert not caplog.records
 
 
@@ -106,7 +106,7 @@ def test_cuda_that_falls_back_is_an_error_that_names_what_is_missing(
 
 def test_provider_that_takes_no_node_is_an_error(model: Path, pretend: Callable[..., list[Any]]) -> None:
     pretend(nodes={CPU: 2})
-    with pytest.raises(ProviderError, match=r"'cuda' was asked for and it took none of the nodes \(2 nodes on cpu\)"):
+    with pytest.raises(ProviderError, match=r"'cuda' was requested, but it runs none of the nodes \(2 nodes on cpu\)"):
         open_session(model, "cuda", 1)
 
 
@@ -114,7 +114,7 @@ def test_refused_options_are_an_error_of_one_sentence(model: Path, pretend: Call
     pretend(error='/src/parser.cc:12 void onnxruntime::Parse(const Options&) Unknown provider option: "x".\nmore')
     with pytest.raises(ProviderError) as caught:
         open_session(model, "cuda", 1, {"x": "1"})
-    assert 'and ONNX Runtime refused it (Unknown provider option: "x"); check' in str(caught.value)
+    assert 'but ONNX Runtime rejected it (Unknown provider option: "x"); check' in str(caught.value)
 
 
 @pytest.mark.parametrize("fault", [{"got": False}, {"nodes": {CPU: 2}}, {"error": "CUDA failure 35"}], ids=str)
@@ -124,7 +124,7 @@ def test_auto_goes_on_with_the_cpu_and_says_so(
     pretend(**fault)
     opened = open_session(model, "auto", 1)
     assert opened.provider == "cpu"
-    assert opened.place.left_on_cpu
+    assert opened.placement.left_on_cpu
     assert opened.run({"input": np.ones((1, 1, 4, 4), np.float32)}, ["logits"])[0].shape == (1, 3)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.message.startswith("digits/1 does not run on cuda, as provider 'auto' allows: ")
@@ -147,8 +147,8 @@ def test_tensorrt_leaves_to_cuda_what_it_cannot_take(
     assert "trt_fp16_enable" not in cuda_options
     assert cuda_options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert Path(options["trt_engine_cache_path"]).is_dir()
-    assert str(opened.place) == "tensorrt: 5 nodes on tensorrt, 2 on cuda"
-    assert not opened.place.left_on_cpu
+    assert str(opened.placement) == "tensorrt: 5 nodes on tensorrt, 2 on cuda"
+    assert not opened.placement.left_on_cpu
 
 
 def test_cache_that_cannot_be_written_is_an_error(
@@ -167,7 +167,7 @@ def test_file_that_is_no_network_is_the_files_fault_on_every_provider(
     pretend()
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(BundleError, match=r"ONNX Runtime cannot open 'model\.onnx'") as caught:
+    with pytest.raises(BundleLoadError, match=r"ONNX Runtime cannot open 'model\.onnx'") as caught:
         open_session(path, provider, 1)
     assert "\n" not in str(caught.value)
 
@@ -240,7 +240,7 @@ def test_service_says_where_nodes_run_and_with_which_options(
 ) -> None:
     pretend(nodes={CUDA: 120, CPU: 3})
     bundles.digits()
-    with caplog.at_level(logging.INFO, "normfold.service.repository.repository"):
+    with caplog.at_level(logging.INFO, "normfold.service.repository"):
         client = start(bundles.root, provider="cuda", provider_options={"gpu_mem_limit": 1000}, device_id=0).client
     assert "digits/1 is ready on cuda: 120 nodes on cuda, 3 on cpu (" in caplog.text
     config = client.get("/v2/models/digits/config").json()
@@ -272,4 +272,4 @@ def test_model_whose_provider_is_not_got_does_not_load(
     bundles.digits()
     answer = start(bundles.root, provider="cuda").client.get("/v2/health/ready")
     assert answer.status_code == 503
-    assert "'cuda' was asked for and ONNX Runtime fell back to the CPU" in answer.json()["error"]
+    assert "'cuda' was requested, but ONNX Runtime fell back to the CPU" in answer.json()["error"]

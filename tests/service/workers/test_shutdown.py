@@ -14,19 +14,20 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.command import serving
-from tests.support.raw_http import connect, read_responses
+from tests.support.raw_http import connect, open_client, read_responses
 from tests.support.waiting import wait_for, wait_until_loaded
 
 HELD = """
 import os, threading
-from normfold.service.http import protocol
-from normfold.service.repository import loader
+from normfold.service.http import timeouts
+from normfold.service.repository import warmup
 from normfold.service.runtime.session import Session
 
-loader.INLINE_S = 0.0
-protocol._CLOSE_GRACE_S = 5.0
+warmup.MAX_INLINE_RUN_S = 0.0
+timeouts.CLOSE_GRACE_S = 5.0
 right = Session.run
 def run(*arguments):
     if os.path.exists(os.environ["HOLD"]):
@@ -43,9 +44,10 @@ REQUEST = b"POST /v2/models/same/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d
 def in_flight(client: httpx.Client) -> int:
     """Return how many requests are being answered, but for the one that asks."""
     lines = client.get("/metrics").text.splitlines()
-    return next(int(float(line.split()[1])) for line in lines if line.startswith("normfold_in_flight ")) - 1
+    return next(int(float(line.split()[1])) for line in lines if line.startswith("normfold_requests_in_flight ")) - 1
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_is_answered_and_who_comes_later_is_not(identity_repository: Path, tmp_path: Path) -> None:
     pipe = tmp_path.parent / f"{tmp_path.name}-pipe"
     with (
@@ -81,6 +83,7 @@ def refuses(client: httpx.Client) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_under_load_every_request_is_answered_whole_or_not_at_all(identity_repository: Path) -> None:
     """Four clients ask as fast as they can on connections that they keep; each ends on an answer that says so."""
     outcomes: Counter[str] = Counter()
@@ -128,6 +131,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_without_file_descriptors_it_neither_spins_nor_dies(identity_repository: Path) -> None:
     with serving(identity_repository, script=SCARCE) as (process, client), contextlib.ExitStack() as stack:
         assert wait_until_loaded(client) == {"ready": True}
@@ -162,6 +166,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_as_many_files_may_be_open_as_connections_need(identity_repository: Path) -> None:
     with (
         serving(identity_repository, script=LIMITED, NORMFOLD_MAX_CONNECTIONS="100") as (process, client),
@@ -183,7 +188,7 @@ def processor_time(process: int) -> float:
 
 
 def answers_anew(client: httpx.Client) -> bool:
-    with httpx.Client(base_url=client.base_url, trust_env=False, timeout=20) as another:
+    with open_client(client.base_url) as another:
         try:
             return another.get("/v2/health/live").status_code == 200
         except httpx.TransportError:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from normfold.service.errors import SettingsError
-from normfold.service.workers.state_dir import prepared_state
+from normfold.service.workers.state_dir import locked_state_dir
 
 
 def kept(state: Path, version: str) -> Path:
     """Make what a service left of a version."""
-    file = state / "shift" / version / "0123456789abcdef" / "1.samples"
+    file = state / "drift" / version / "0123456789abcdef" / "1.samples"
     file.parent.mkdir(parents=True)
     file.touch()
     return file
@@ -22,7 +22,7 @@ def test_what_was_seen_of_versions_that_are_gone_is_deleted(tmp_path: Path) -> N
     (tmp_path / "repository" / "digits" / "2").mkdir(parents=True)
     gone, there, other = (kept(tmp_path / "state", version) for version in ("digits/1", "digits/2", "cats/2"))
 
-    with prepared_state(tmp_path / "state", 1, tmp_path / "repository"):
+    with locked_state_dir(tmp_path / "state", 1, tmp_path / "repository"):
         assert there.exists()
         assert not gone.exists()
         assert not other.exists()
@@ -31,14 +31,14 @@ def test_what_was_seen_of_versions_that_are_gone_is_deleted(tmp_path: Path) -> N
 def test_a_repository_that_is_away_may_come_back(tmp_path: Path) -> None:
     left = kept(tmp_path / "state", "digits/1")
 
-    with prepared_state(tmp_path / "state", 1, tmp_path / "repository"):
+    with locked_state_dir(tmp_path / "state", 1, tmp_path / "repository"):
         assert left.exists()
 
 
 def test_two_services_never_share_it(tmp_path: Path) -> None:
     with (
-        prepared_state(tmp_path / "state", 1, tmp_path),
+        locked_state_dir(tmp_path / "state", 1, tmp_path),
         pytest.raises(SettingsError, match="in use by another"),
-        prepared_state(tmp_path / "state", 1, tmp_path),
+        locked_state_dir(tmp_path / "state", 1, tmp_path),
     ):
         pass

@@ -1,0 +1,230 @@
+"""The steps of one infer request: admit, decode, enqueue, encode, compress."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+
+from normfold.contract.errors import NormfoldError
+from normfold.service.batching.batch import Future, Results
+from normfold.service.batching.client import Client
+from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
+from normfold.service.codec.compression import choose_encoding, compress, decompress
+from normfold.service.codec.headers import Headers, check_declared_length, read_json_length
+from normfold.service.codec.request import (
+    InferRequest,
+    decode_raw_tensor,
+    decode_request,
+    parse_body,
+    parse_object,
+    read_id,
+)
+from normfold.service.codec.response import encode_response
+from normfold.service.codec.signature import ModelSignature
+from normfold.service.errors import InvalidRequestError
+from normfold.service.inference.large_responses import LargeResponses
+from normfold.service.inference.model_ref import ModelRef
+from normfold.service.inference.response import Response, are_large, to_response
+from normfold.service.inference.steps import fail
+from normfold.service.observability.request_trace import RequestTrace
+from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class InferResources:
+    """What all infer requests share.
+
+    Attributes:
+        repository: finds models.
+        thread_pool: decodes and encodes large bodies.
+        large_responses: encodes large responses within their byte budget.
+        max_body_bytes: limit on a body, before and after decompression.
+    """
+
+    repository: Repository
+    thread_pool: ThreadPool
+    large_responses: LargeResponses
+    max_body_bytes: int
+
+
+class InferCall:
+    """One infer request on its way from headers to response.
+
+    The steps are called in this order: `admit`, `decode` or `decode_async`, `enqueue` or `run`, `encode` or
+    `encode_async`; `fail` in place of the rest when one raises; `close` at the end in any case.
+
+    Args:
+        resources: shared by all requests.
+        headers: the request's.
+        trace: the request's; each step notes there what it learns, and when it was done.
+    """
+
+    __slots__ = (
+        "_held_bytes",
+        "_model",
+        "_request",
+        "_resources",
+        "_uses_model",
+        "headers",
+        "is_admitted",
+        "json_length",
+        "trace",
+    )
+
+    _model: Model
+    _request: InferRequest
+
+    def __init__(self, resources: InferResources, headers: Headers, trace: RequestTrace) -> None:
+        self._resources, self.headers, self.trace = resources, headers, trace
+        self._held_bytes = 0
+        self.json_length: int | None = None
+        self.is_admitted = self._uses_model = False
+
+    def admit(self, reference: ModelRef) -> None:
+        """Find the model, and check by the headers alone that the request can be taken; the body is not read.
+
+        Raises:
+            UnknownModelError, ModelUnavailableError: no model can run it.
+            QueueFullError: the model's queue is full.
+            BodyTooLargeError: the declared length is over the limit.
+            InvalidRequestError: the declared length of the JSON is no length.
+        """
+        trace, resources = self.trace, self._resources
+        model = resources.repository.find(reference.model, reference.version)
+        trace.model, trace.version = model.name, model.version
+        model.batcher.require_capacity()
+        check_declared_length(self.headers, resources.max_body_bytes)
+        self.json_length = read_json_length(self.headers)
+        model.in_use += 1
+        self._model, self.is_admitted, self._uses_model = model, True, True
+
+    def read_id(self, body: memoryview) -> None:
+        """Read the id from the body of a request that was not admitted, so that the error names it."""
+        with suppress(InvalidRequestError):
+            self.trace.identity = read_id(parse_object(body[: read_json_length(self.headers)]))
+
+    def decode(self, body: memoryview) -> None:
+        """Decode a body that is not compressed.
+
+        Raises:
+            InvalidRequestError: it is not an infer request, or does not fit the model.
+        """
+        self._request = decode_body(body, self.json_length, self._model.signature, self.trace)
+        self.trace.decoded = perf_counter()
+
+    async def decode_async(self, body: memoryview) -> None:
+        """Decompress and decode a body, a large one in a thread.
+
+        Raises:
+            InvalidRequestError: as `decode`; or the body is not in its Content-Encoding.
+            BodyTooLargeError: the decompressed body is over the limit.
+        """
+        resources, json_length = self._resources, self.json_length
+        if (encoding := self.headers.get(b"content-encoding")) is not None:
+            limit = resources.max_body_bytes
+            body = await resources.thread_pool.parse(4 * len(body), decompress, body, encoding, limit)
+        has_text = self._model.signature.has_text_input
+        is_small_json = json_length is not None and json_length <= INLINE_BYTES and not has_text
+        if len(body) <= INLINE_BYTES or is_small_json:  # binary tensors are not copied, however large
+            self.decode(body)
+        else:
+            await resources.thread_pool.call(self.decode, body)
+
+    def enqueue(self, client: Client | None, future: Future) -> None:
+        """Put the decoded tensors into the model's queue; the batcher sets the future.
+
+        Raises:
+            QueueFullError: the queue has no capacity for the rows.
+            ResponseTooLargeError: the outputs of so many rows are over the limit on responses.
+            ClientDisconnectedError: the client has disconnected.
+            UnloadedError: the model was unloaded.
+        """
+        request = self._request
+        queued = self._model.make_request(request.tensors, request.output_names, request.timeout_s, request.urgent)
+        queued.future, self.trace.queued_request = future, queued
+        try:
+            self._model.enqueue(queued, client)
+        except NormfoldError:
+            queued.future = None  # the future may refer to this call: without it they form no reference cycle
+            raise
+
+    async def run(self, client: Client | None) -> Results:
+        """Enqueue, and wait for the results.
+
+        Raises:
+            As `enqueue`; DeadlineError, RunError and InvalidRequestError from the run.
+        """
+        future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
+        self.enqueue(client, future)
+        return await future
+
+    def encode(self, results: Results) -> Response:
+        """Encode results that are not large, and compress them as the client accepts; on the event loop.
+
+        Raises:
+            UnwritableOutputError: an output has NaN or Infinity, which JSON cannot carry.
+        """
+        encoded = encode_response(self._model.manifest, self._request.outputs, results, self.trace.identity)
+        self._note_encoded()
+        encoding = choose_encoding(self.headers, encoded.size)
+        return to_response(encoded, self.trace, encoding, compress(encoded.pieces, encoding) if encoding else b"")
+
+    async def encode_async(self, results: Results) -> Response:
+        """Encode and compress results, large ones in a thread and within the byte budget until `close`.
+
+        Raises:
+            As `encode`; ResponseTooLargeError and ResponseBudgetError: over the byte budget.
+        """
+        if not are_large(results):
+            return self.encode(results)
+        large, identity = self._resources.large_responses, self.trace.identity
+        encoded, self._held_bytes = await large.encode(self._model, self._request, results, identity)
+        self._note_encoded()
+        if encoding := choose_encoding(self.headers, encoded.size):
+            compressed = await self._resources.thread_pool.call(compress, encoded.pieces, encoding)
+            return to_response(encoded, self.trace, encoding, compressed)
+        return to_response(encoded, self.trace)
+
+    def fail(self, error: Exception) -> Response:
+        """Return the response to an error of any step."""
+        return fail(self.trace, error)
+
+    def close(self) -> None:
+        """Release the model and the bytes of a large response: the client has read it, or has disconnected."""
+        self._release_model()
+        if self._held_bytes:
+            self._resources.large_responses.release(self._held_bytes)
+            self._held_bytes = 0
+
+    def _release_model(self) -> None:
+        if self._uses_model:
+            self._uses_model = False
+            self._model.in_use -= 1
+
+    def _note_encoded(self) -> None:
+        self.trace.status, self.trace.encoded = 200, perf_counter()
+        self._release_model()  # a client that reads slowly does not keep it from being unloaded
+
+
+def decode_body(
+    body: memoryview, json_length: int | None, signature: ModelSignature, trace: RequestTrace
+) -> InferRequest:
+    """Decode the body of an infer request; the trace gets its id, even if the rest is invalid.
+
+    Args:
+        body: not compressed.
+        json_length: bytes of JSON before binary tensors; None if the whole body is JSON, 0 if it is one tensor.
+        signature: the model's.
+        trace: the request's.
+
+    Raises:
+        InvalidRequestError: the body is not an infer request, or does not fit the model.
+    """
+    if json_length == 0:
+        return decode_raw_tensor(body, signature)
+    record, binary = parse_body(body, json_length)
+    trace.identity = read_id(record)
+    return decode_request(record, signature, binary)

@@ -1,0 +1,50 @@
+"""What the adapters of an infer request need of the connection that it came by; `service.http` implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from normfold.service.batching.client import Client
+from normfold.service.codec.binary_tensors import Piece
+from normfold.service.codec.headers import HeaderFields, Headers
+from normfold.service.inference.response import Response
+
+
+class Exchange(Protocol):
+    """One HTTP request and its response; `service.http.exchange` implements it."""
+
+    headers: Headers
+
+    @property
+    def client(self) -> Client | None:
+        """The request's client; None where the server does not tell when it disconnects."""
+
+    async def read_body(self, max_bytes: int, json_length: int = 0) -> memoryview:
+        """Read the body, so that tensors after `json_length` bytes of JSON are aligned.
+
+        Raises:
+            BodyTooLargeError: it is over the limit.
+            ClientDisconnectedError: the client disconnected before its end.
+        """
+
+    async def send(self, response: Response) -> None:
+        """Send the response.
+
+        Raises:
+            ClientDisconnectedError: the client disconnected before its end.
+        """
+
+
+class ResponseWriter(Client, Protocol):
+    """The client of a request, and how its response is written."""
+
+    def write_response(self, status: int, headers: HeaderFields, body: Sequence[Piece]) -> None:
+        """Write a whole response at once; nothing if the client has disconnected."""
+
+    async def write_chunks(self, status: int, headers: HeaderFields, body: Sequence[Piece]) -> None:
+        """Write a large response as fast as the client reads it.
+
+        Raises:
+            ClientDisconnectedError: the client disconnected before its end.
+        """

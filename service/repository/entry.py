@@ -1,0 +1,55 @@
+"""One version of a model in the repository, whatever its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.scan import Fingerprint
+
+
+@dataclass
+class Entry:
+    """One version of a model.
+
+    Attributes:
+        folder: NAME/VERSION/.
+        state: of the protocol's repository extension.
+        reason: why it is not ready; empty if it is.
+        model: the loaded version; None unless it is ready.
+        failed: fingerprint of the folder when its load failed; it is not loaded again until that changes.
+        is_missing: whether its folder is gone.
+        is_desired: whether it should be ready: the version policy selects it, and it was not unloaded by request.
+    """
+
+    folder: Path
+    state: Literal["LOADING", "READY", "UNAVAILABLE"] = "UNAVAILABLE"
+    reason: str = "it was not loaded."
+    model: Model | None = None
+    failed: Fingerprint | None = None
+    is_missing: bool = False
+    is_desired: bool = False
+
+
+Entries = Mapping[str, Mapping[int, Entry]]
+"""Entries by model and version, both in ascending order."""
+
+
+def list_ready(entries: Entries) -> list[str]:
+    """Return the versions that are ready, as NAME/VERSION."""
+    return [
+        f"{name}/{number}"
+        for name, versions in entries.items()
+        for number, entry in versions.items()
+        if entry.model is not None
+    ]
+
+
+def list_reasons(entries: Entries, unreadable: Mapping[str, str]) -> list[str]:
+    """Return the reason of every version, and of the models whose versions cannot be listed."""
+    return [f"{name}: {reason}" for name, reason in unreadable.items()] + [
+        f"{name}/{number}: {entry.reason}" for name, versions in entries.items() for number, entry in versions.items()
+    ]

@@ -1,11 +1,11 @@
-# The service as a container, and what prepares models for it:
+# Images of the service, and of the tools that prepare models for it:
 #
 #   docker build --tag normfold .                              the service, on the CPU
 #   docker build --tag normfold:gpu --build-arg ORT=gpu .      the service, on NVIDIA GPUs
 #   docker build --tag normfold:export --target export .       fold, verify and export ONNX files (no torch)
 #   docker build --tag normfold:train --target train .         training too (torch)
 #
-# What is installed stands in requirements/, with hashes; `make lock` writes it.
+# Packages are pinned in requirements/, with hashes; `make lock` writes it.
 
 ARG ORT=cpu
 
@@ -13,11 +13,11 @@ FROM python:3.11-slim-bookworm AS base
 ENV PATH=/opt/normfold/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1
-# A volume that is mounted here for the first time belongs to this user.
+# A volume that is first mounted here gets this owner.
 RUN mkdir /models && chown 10001:10001 /models
 WORKDIR /tmp
 
-# Normfold alone, put where it is copied over the packages: its changes leave their layer as it is.
+# Normfold only, copied over the packages: a change of it leaves the layer of packages unchanged.
 FROM base AS normfold
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/normfold
@@ -40,7 +40,7 @@ RUN python -m venv --without-pip /opt/normfold
 FROM packages AS serve-packages
 ARG ORT
 COPY requirements/serve-${ORT}.txt requirements/
-# Tests and sources of other languages, which nothing loads, are an eighth of it.
+# Tests and sources of other languages, which are never loaded, are an eighth of its size.
 RUN pip --python /opt/normfold/bin/python install --no-deps --require-hashes --requirement requirements/serve-${ORT}.txt \
     && find /opt/normfold/lib -depth \
         \( -type d -name tests -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) -exec rm -r {} +
@@ -49,7 +49,7 @@ FROM packages AS export-packages
 COPY requirements/export.txt requirements/
 RUN pip --python /opt/normfold/bin/python install --no-deps --require-hashes --requirement requirements/export.txt
 
-# torch's builds for CPU and CUDA carry one version, so it has no hash here. Empty, TORCH_INDEX takes the CUDA build.
+# torch's CPU and CUDA builds share a version number, so it has no hash here. With an empty TORCH_INDEX: the CUDA build.
 FROM packages AS train-packages
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements/train.txt requirements/torch.txt requirements/
@@ -94,6 +94,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "normfold.service.healthcheck"]
-# It is PID 1: it hears SIGTERM, passes it on to its workers, and waits for them.
+# PID 1: receives SIGTERM, forwards it to the worker processes, and waits for them.
 ENTRYPOINT ["normfold"]
 CMD ["serve"]

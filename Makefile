@@ -18,7 +18,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-shift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo docs notebooks test test-quick fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-drift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -126,7 +126,7 @@ bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
 bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
 	$(BIN)/python -m benchmarks.serve $(BENCH_OPTIONS)
 
-bench-shift: $(INSTALLED)  ## Shifted inputs: what they cost, whether watching sees them, what adapting brings back.
+bench-drift: $(INSTALLED)  ## Shifted inputs: what they cost, whether watching sees them, what adapting brings back.
 	$(BIN)/python -m benchmarks.drift.drift $(BENCH_OPTIONS)
 
 bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the extra gpu).

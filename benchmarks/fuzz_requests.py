@@ -1,9 +1,9 @@
-"""Bodies of every kind against the decoder, for as long as it is told.
+"""Fuzz the request decoder for a given time.
 
     python -m benchmarks.fuzz_requests --seconds 600
 
-The properties are those of tests/service/codec/test_request_fuzz.py: each looks at a thousand new bodies in turn until
-the time is up. The first body for which one does not hold ends it, is made as small as possible, and shown.
+The properties are those of tests/service/codec/test_request_fuzz.py, each checked with a thousand new bodies by turns
+until the time is up. The first body that violates one is minimised and printed, and ends the run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from importlib import import_module
 
 from benchmarks.machine import machine_line
 
-os.environ["HYPOTHESIS_PROFILE"] = "fuzz"  # before the properties are read: how many bodies in one turn
+os.environ["HYPOTHESIS_PROFILE"] = "fuzz"  # before the properties are imported: it sets the number of bodies
 
 
 def main() -> None:
-    """Look until the time is up, and print how many bodies were read."""
+    """Check the properties until the time is up, and print the numbers of bodies."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long")
+    parser.add_argument("--seconds", type=float, default=600.0, help="duration (default: %(default)s)")
     seconds: float = parser.parse_args().seconds
     fuzz = import_module("tests.service.codec.test_request_fuzz")
     begun, readings, seen = time.monotonic(), Counter[str](), fuzz.SEEN

@@ -1,11 +1,11 @@
 """Networks and the service on an NVIDIA GPU: `make bench-gpu`. Needs the extra `gpu` in place of `cpu`.
 
-    fold     milliseconds a run of the network as exported and of the folded one, by rows, from and to host memory
-    shapes   the same where each run has other rows than the last one, in one session and in one for each
-    serve    rows a second that the service answers (binary, one row a request), beside a bare loop of session.run
+    fold     milliseconds per run of the unfolded and the folded network, by batch size, from and to host memory
+    shapes   the same with another batch size in every run, in one session, and in one session for each batch size
+    serve    rows per second of the service (binary, one row per request), compared with a bare loop of session.run
 
-Both sessions are opened as the service opens them. Rounds are interleaved; medians count. The load runs in processes
-of its own; nothing is pinned, since a machine with a GPU has processors enough.
+Sessions are opened as the service opens them. Rounds are interleaved; medians count. The load runs in processes of its
+own, without pinning, since machines with a GPU have enough cores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from benchmarks.machine import machine_line
-from benchmarks.progress import tell
+from benchmarks.progress import show_progress
 from benchmarks.serve.load import Request, wait_until_ready
 from benchmarks.serve.networks import MAKERS, infer_request
 from normfold.contract.errors import NormfoldError
@@ -45,7 +45,7 @@ NETWORK = "resnet18"
 ROWS = (1, 8, 32)
 CONNECTIONS = (1, 8, 32, 64)
 _CLIENTS = 4
-"""Processes that ask."""
+"""Client processes."""
 _WINDOW_S = 0.3
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{gpu_line()}; {machine_line(PACKAGES)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tell(f"making {NETWORK}")
+        show_progress(f"making {NETWORK}")
         exported = MAKERS[NETWORK](folder)
         export_bundle(exported, folder / "repository", NETWORK)
         folded = folder / "repository" / NETWORK / "1" / "model.onnx"
@@ -87,7 +87,7 @@ def gpu_line() -> str:
 
 
 def compare(sessions: Mapping[str, Session], rounds: int) -> dict[int, float]:
-    """Print a run's milliseconds of both; return the second one's rows a second, by rows of a run."""
+    """Print the milliseconds per run of both sessions; return the rows per second of the second, by batch size."""
     for name, session in sessions.items():
         print(f"{name}: {session.placement}")
     print(f"\n{'rows':>5} {'as exported':>12} {'folded':>9} {'ratio':>7}   (ms a run)")
@@ -105,7 +105,7 @@ def compare(sessions: Mapping[str, Session], rounds: int) -> dict[int, float]:
 
 
 def change_shapes(sessions: Sequence[Session], rounds: int) -> None:
-    """Print a run's milliseconds where the rows change from run to run, in one session and in one for each."""
+    """Print the milliseconds per run with changing batch sizes, in one session, and in one session for each."""
     in_one = partial(run_all, [run_of(sessions[0], rows) for rows in ROWS])
     in_each = partial(run_all, [run_of(session, rows) for session, rows in zip(sessions, ROWS, strict=True)])
     seconds = [[seconds_of(run) / len(ROWS) for run in (in_one, in_each)] for _ in range(rounds)]
@@ -115,22 +115,22 @@ def change_shapes(sessions: Sequence[Session], rounds: int) -> None:
 
 
 def run_all(runs: Sequence[Callable[[], Any]]) -> None:
-    """Do one run of each."""
+    """Call each run once."""
     for run in runs:
         run()
 
 
 def run_of(session: Session, rows: int) -> Callable[[], Any]:
-    """Return a run of the session, warmed."""
-    pictures = np.random.default_rng(0).standard_normal((rows, 3, 224, 224)).astype(np.float32)
+    """Return a function that runs the session on a batch, after warm-up runs."""
+    images = np.random.default_rng(0).standard_normal((rows, 3, 224, 224)).astype(np.float32)
     (name,), outputs = session.inputs, list(session.outputs)
     for _ in range(5):
-        session.run({name: pictures}, outputs)
-    return lambda: session.run({name: pictures}, outputs)
+        session.run({name: images}, outputs)
+    return lambda: session.run({name: images}, outputs)
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    """Return the mean seconds of a run."""
+    """Return the mean seconds per run."""
     runs, started = 0, time.perf_counter()
     while time.perf_counter() - started < _WINDOW_S:
         run()
@@ -139,7 +139,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 
 def serve(repository: Path, settings: Mapping[str, str], seconds: float, bare: Mapping[int, float]) -> None:
-    """Print what the service answers under several numbers of connections."""
+    """Print throughput and latency of the service for several numbers of connections."""
     row = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
     sent = infer_request(repository, NETWORK, row, binary=True)
     print("\nbare loop of session.run, rows/s: " + ", ".join(f"{rate:.0f} by {rows}" for rows, rate in bare.items()))
@@ -149,8 +149,8 @@ def serve(repository: Path, settings: Mapping[str, str], seconds: float, bare: M
         print(f"{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of the bare loop of 1':>22}")
         for connections in CONNECTIONS:
             clients = min(_CLIENTS, connections)
-            jobs = [pool.submit(load, port, sent, connections // clients, seconds) for _ in range(clients)]
-            times = sorted(ms for job in jobs for ms in job.result())
+            loads = [pool.submit(load, port, sent, connections // clients, seconds) for _ in range(clients)]
+            times = sorted(ms for each in loads for ms in each.result())
             rate = len(times) / seconds
             p50, p99 = (times[int(share * len(times))] for share in (0.5, 0.99))
             print(f"{connections:11} {rate:8.0f} {p50:8.2f} {p99:8.2f} {rate / bare[1]:22.2f}")
@@ -174,7 +174,7 @@ def normfold(repository: Path, settings: Mapping[str, str]) -> Iterator[int]:
 
 
 def load(port: int, request: Request, connections: int, seconds: float) -> list[float]:
-    """Ask on so many connections, after a second that does not count; return each answer's milliseconds."""
+    """Send requests over several connections, with a second of warm-up; return the milliseconds of each response."""
     import uvloop
 
     return uvloop.run(_load(port, request.as_bytes(), connections, seconds))

@@ -1,12 +1,11 @@
-"""How long models take under ONNX Runtime, compared so that a noisy machine does not decide.
+"""Latency of models in ONNX Runtime, compared robustly on a noisy machine.
 
-Seconds are those that the processor spends on the thread that runs the model (the session has no other): on a machine
-that does nothing else, the time that passes; on a shared one, without what other processes take in between.
+Times are CPU seconds of the one thread that runs the model, so that other processes do not count.
 
-Every model is measured in every round, in an order that is drawn anew each time: what slows the machine down for longer
-than a round slows all models alike. A measurement is the mean of as many runs as fill `WINDOW_S`, after one that is not
-counted, which brings the model's weights back into the caches. Sessions are made anew every few rounds, since where
-their memory happens to lie moves times by a few per cent.
+Every model is measured in every round, in random order: whatever slows the machine down for longer than a round slows
+all models. A measurement is the mean of the runs that fill `WINDOW_S`, after one warm-up run, which loads the model's
+weights into the caches. Sessions are created again every few rounds, since the layout of their memory changes times by
+a few per cent.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import numpy.typing as npt
 import onnxruntime
 
 WINDOW_S = 0.05
-"""A measurement lasts at least so long, in seconds."""
+"""Minimum duration of a measurement, in seconds."""
 
 ROUNDS_PER_SESSION = 10
 RESAMPLES = 2000
@@ -33,19 +32,19 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median over median, with the interval that holds 95 % of what the rounds, drawn again, give (bootstrap)."""
+    """Ratio of two medians, with its 95 % bootstrap interval over the rounds."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """Return it as it stands in a table."""
+        """Return the ratio with its interval, as in a table."""
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
-    """Return a session on the CPU with all of ONNX Runtime's optimisations and one thread."""
+    """Return a session on the CPU with all graph optimisations and one thread."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -54,7 +53,7 @@ def session_of(path: Path) -> onnxruntime.InferenceSession:
 
 
 def measure(models: Mapping[str, Path], rounds: int, progress: Callable[[int], None]) -> dict[str, Times]:
-    """Return each model's processor seconds a run, one number for each round.
+    """Return the CPU seconds per run of each model, one for each round.
 
     Args:
         models: files that take the same inputs.
@@ -78,7 +77,7 @@ def measure(models: Mapping[str, Path], rounds: int, progress: Callable[[int], N
 
 
 def ratio(times: Times, reference: Times) -> Ratio:
-    """Return how much longer one model takes than another, both measured in the same rounds."""
+    """Return the ratio of one model's time to another's, both measured in the same rounds."""
     drawn = np.random.default_rng(0).integers(0, len(times), (RESAMPLES, len(times)))
     resampled = np.median(times[drawn], axis=1) / np.median(reference[drawn], axis=1)
     low, high = np.quantile(resampled, (0.025, 0.975))
@@ -88,12 +87,12 @@ def ratio(times: Times, reference: Times) -> Ratio:
 def _run_of(path: Path) -> Callable[[], Any]:
     session = session_of(path)
     rng = np.random.default_rng(0)
-    feeds = {port.name: rng.standard_normal(port.shape, np.float32) for port in session.get_inputs()}
-    return lambda: session.run(None, feeds)
+    inputs = {value.name: rng.standard_normal(value.shape, np.float32) for value in session.get_inputs()}
+    return lambda: session.run(None, inputs)
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Return the mean processor seconds of some runs, after one that is not counted."""
+    """Return the mean CPU seconds of some runs, after a warm-up run."""
     run()
     started = time.thread_time()
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What a measurement stands on: the machine, the versions, the date; and one core to measure on."""
+"""The machine of a measurement: one line with its processor and versions, and pinning to one core."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def machine_line(packages: Sequence[str]) -> str:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Keep this thread, and those that it starts meanwhile, on one core, where the system can do that."""
+    """Pin this thread, and the threads that it starts in the block, to one core, if the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -1,7 +1,7 @@
-"""Seconds and peak memory of work that runs in a process of its own, sampled from outside.
+"""Time and peak memory of work in a process of its own, sampled from outside.
 
-The worker imports what it needs, calls `timed(work)`, and everything before that does not count. It is watched from
-outside since protobuf keeps every other thread of its own process waiting.
+The child process imports its modules and calls `timed(work)`; time and memory before that do not count. Memory is
+sampled from outside since protobuf blocks every other thread of its process.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def watch(module: str, arguments: Sequence[str], every_s: float = 0.0005) -> tuple[float, int]:
-    """Run `python -m module arguments`; return its seconds, and by how many bytes its anonymous memory rose at most.
+def run_and_sample(module: str, arguments: Sequence[str], every_s: float = 0.0005) -> tuple[float, int]:
+    """Run `python -m module arguments`; return its seconds, and the peak increase of its anonymous memory in bytes.
 
     Args:
-        module: whose worker calls `timed` once.
-        arguments: for it.
+        module: it calls `timed` once.
+        arguments: of its command line.
         every_s: seconds between two samples of RssAnon.
     """
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdout.readline()  # the imports are done
+        process.stdout.readline()  # written after the imports
         before = peak = _anonymous_bytes(process.pid) or 0
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -36,7 +36,7 @@ def watch(module: str, arguments: Sequence[str], every_s: float = 0.0005) -> tup
 
 
 def timed(work: Callable[[], None]) -> None:
-    """In the worker: say that the imports are done, wait to be watched, work, print the seconds."""
+    """In the child process: report that the imports are done, wait for the sampling, run `work`, print its seconds."""
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.perf_counter()
@@ -45,6 +45,6 @@ def timed(work: Callable[[], None]) -> None:
 
 
 def _anonymous_bytes(pid: int) -> int | None:
-    """Return the anonymous memory of a process that is resident now, or None if it has ended."""
+    """Return the resident anonymous memory of a process, or None if it has ended."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)

@@ -1,4 +1,4 @@
-"""What is being done, on a terminal's standard error, for runs that take minutes."""
+"""Progress of benchmarks that take minutes, on standard error if that is a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def tell(what: str) -> None:
-    """Say on standard error what is being done."""
+def show_progress(step: str) -> None:
+    """Replace the line of progress on a terminal."""
     if os.isatty(sys.stderr.fileno()):
-        print(f"\r{what:78}", end="", file=sys.stderr, flush=True)
+        print(f"\r{step:78}", end="", file=sys.stderr, flush=True)

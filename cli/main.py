@@ -1,6 +1,6 @@
 """The `normfold` command.
 
-Exit codes: 0 done; 1 a check said no; 2 wrong use or input; 3 the environment; 70 a fault of ours. A command's module
+Exit codes: 0 done; 1 a check failed; 2 wrong use or input; 3 the environment; 70 a fault of ours. A command's module
 is imported when the command is called or listed; its function imports what it runs on, so that `normfold serve` never
 pays for torch or onnx, and `normfold --help` for none of them.
 """
@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from normfold.contract.errors import NormfoldError
 
 INTERNAL_FAULT = 70
-"""Exit code of an error that no command foresaw: not 1, which says that a check said no."""
+"""Exit code of an error that no command foresaw: not 1, which stands for a check that failed."""
 
 COMMANDS = (
     *("train", "audit", "export", "fold", "inspect", "verify", "adapt", "serve", "study"),
@@ -97,7 +97,7 @@ def main() -> None:
     except NormfoldError as error:
         _fail(_sentence(error))
         raise SystemExit(error.exit_code) from None
-    except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a check that said no
+    except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a failed check
         import traceback
 
         traceback.print_exc()

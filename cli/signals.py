@@ -1,4 +1,4 @@
-"""Being told to stop: by Ctrl-C, or by SIGTERM, as `docker stop` and `timeout` send it."""
+"""SIGTERM, as `docker stop` and `timeout` send it, handled like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come. What lets Ctrl-C through lets this through."""
+    """Raised on SIGTERM; a KeyboardInterrupt, so that code that handles Ctrl-C handles it too."""
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Return 128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Return 128 + the signal's number, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Raise Terminated at the first SIGTERM, so that it ends as Ctrl-C does; a further one disturbs no clean-up."""
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread hear signals
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise Terminated at the first SIGTERM inside the block; further ones are ignored, so that clean-up can finish."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals in Python
         yield
         return
 
-    def stop(number: int, _frame: FrameType | None) -> None:
+    def terminate(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # timeout sends it twice: to the process and to its group
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,1 +1,1 @@
-"""What training, export and serving agree on: the manifest, preprocessing, and the kinds of error."""
+"""File formats and types that training, export and serving share: manifest, preprocessing, monitor, errors."""

@@ -1,10 +1,9 @@
-"""A bundle's folder, NAME/VERSION/ of a repository: what it may be called, and what must be true of its files.
+"""Checks of a bundle's folder, NAME/VERSION/ of a repository.
 
-    read_own_manifest   the manifest can be read, and is about this folder
-    check_files         exactly the files that it lists are there, as they were written
+    read_own_manifest   the manifest is valid, and names this folder's model and version
+    check_files         the folder holds exactly the files that the manifest lists, with their sha256
 
-The service asks this before a bundle may answer, and whoever rolls back before a bundle is copied. Nothing here opens
-the network.
+The service runs them before it loads a bundle, and a rollback before it copies one. None of them opens the network.
 """
 
 from __future__ import annotations
@@ -15,44 +14,44 @@ import stat
 from pathlib import Path
 
 from normfold.contract.errors import InputError
-from normfold.contract.manifest import LARGEST_VERSION, MANIFEST_NAME, MODEL_NAME, Manifest, read_manifest, sha256_of
+from normfold.contract.manifest import MANIFEST_NAME, MAX_VERSION, MODEL_NAME, Manifest, read_manifest, sha256_of
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Folders of a repository that are not named like this hold no model."""
+"""Names of models; other folders of a repository are ignored."""
 
 DIGITS = re.compile(r"[0-9]+")
 
 
 class DamagedBundleError(InputError):
-    """A bundle's folder is not what its manifest says."""
+    """A bundle's folder does not agree with its manifest."""
 
 
 def read_version(text: str) -> int | None:
-    """Return the version that a folder or a request names, or None if it names none."""
-    if not DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(LARGEST_VERSION)):
+    """Parse a version, 1 to MAX_VERSION without leading zeros; return None for any other text."""
+    if not DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(MAX_VERSION)):
         return None
     number = int(text)
-    return number if number <= LARGEST_VERSION else None
+    return number if number <= MAX_VERSION else None
 
 
 def lies_within(path: Path, repository: Path) -> bool:
-    """Return whether a path leads to a place in the repository, once symbolic links are followed.
+    """Return whether a path lies in the repository after symbolic links are followed.
 
-    `realpath` goes as far as it can; `Path.resolve` raises on links that lead in a circle.
+    `realpath` resolves as much of a path as it can; `Path.resolve` raises on circular links.
     """
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(repository))
 
 
 def read_own_manifest(folder: Path, repository: Path) -> Manifest:
-    """Read the manifest of a bundle, which must be about the folder that it lies in.
+    """Read the manifest of a bundle, and check that it names the folder's model and version.
 
     Args:
         folder: NAME/VERSION/.
-        repository: what the manifest may not lie outside of, once symbolic links are followed.
+        repository: folder of all models; the manifest must lie in it after symbolic links are followed.
 
     Raises:
-        ManifestError: it cannot be read.
-        DamagedBundleError: it is no plain file of the repository, or about another bundle.
+        ManifestError: it cannot be read, or a field is wrong.
+        DamagedBundleError: it is not a regular file of the repository, or names another bundle.
     """
     _require_plain_file(folder / MANIFEST_NAME, repository)
     manifest = read_manifest(folder / MANIFEST_NAME)
@@ -67,12 +66,12 @@ def check_files(folder: Path, manifest: Manifest, repository: Path, *, contents:
 
     Args:
         folder: NAME/VERSION/.
-        manifest: the folder's.
-        repository: what no file may lie outside of, once symbolic links are followed.
-        contents: read every file, and compare its sha256; without it, look only whether it is there.
+        manifest: of the folder.
+        repository: folder of all models; every file must lie in it after symbolic links are followed.
+        contents: compare the sha256 of every file; if false, check only that the files exist.
 
     Raises:
-        DamagedBundleError: a file is missing, changed, elsewhere or not listed.
+        DamagedBundleError: a file is missing, changed, outside of the repository, or not listed.
     """
     if MODEL_NAME not in manifest.files:
         raise DamagedBundleError(f"The manifest does not list {MODEL_NAME!r}.")
@@ -82,7 +81,7 @@ def check_files(folder: Path, manifest: Manifest, repository: Path, *, contents:
         _require_plain_file(folder / name, repository)
         if contents:
             _check_contents(folder / name, sha256)
-    _refuse_unlisted(folder, manifest)
+    _check_no_unlisted(folder, manifest)
 
 
 def _check_contents(path: Path, sha256: str) -> None:
@@ -97,7 +96,7 @@ def _check_contents(path: Path, sha256: str) -> None:
 
 
 def _require_plain_file(path: Path, repository: Path) -> None:
-    """Refuse, before it is opened, what is not a file of the repository: opening a pipe would wait for ever."""
+    """Check, before it is opened, that a path is a regular file of the repository; opening a pipe would block."""
     if not lies_within(path, repository):
         raise DamagedBundleError(f"{path.name!r} is a symbolic link that leaves the repository.")
     try:
@@ -108,8 +107,8 @@ def _require_plain_file(path: Path, repository: Path) -> None:
         raise DamagedBundleError(f"{path.name!r} is not a plain file.")
 
 
-def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Refuse what lies in the folder unchecked: ONNX Runtime reads weights from any file there that the model names."""
+def _check_no_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Check that no other file lies in the folder: a model can name any of them as a file of its weights."""
     try:
         found = {path.name for path in folder.iterdir()}
     except OSError as error:

@@ -1,46 +1,74 @@
-"""The root of every error that Normfold raises on purpose.
+"""Base classes of the errors that Normfold raises, with the exit codes of the command line.
 
     NormfoldError
-    ├── InputError          wrong use or wrong input             exit code 2
-    ├── CheckError          a check said no                      exit code 1
-    └── SetupError          the machine is not set up for it     exit code 3
-        └── MissingPackageError     an extra is not installed
+    ├── InputError                  wrong use or wrong input                    exit code 2
+    │   └── RawInputError           an image, row or sequence does not fit the preprocessing
+    ├── CheckError                  a check failed                              exit code 1
+    └── SetupError                  the environment lacks something             exit code 3
+        ├── MissingPackageError     an optional package is not installed
+        └── WriteError              a file or folder cannot be written
 
-Each package subclasses these in its own `errors.py`; `normfold.errors` draws the whole tree. The command line turns
-the kind into an exit code. An error carries its facts as attributes and says in one sentence what is wrong and what to
-do.
+Every package subclasses these in its own `errors.py`; `normfold.errors` draws the whole tree. An error carries its
+facts as attributes; its message is one sentence that says what is wrong and what to do.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
 
 from normfold.contract.install import how_to_install
 
 
 class NormfoldError(Exception):
-    """Any failure that a user can understand and act on."""
+    """A failure that the user can act on; `exit_code` is that of the command line."""
 
     exit_code = 2
 
 
 class InputError(NormfoldError):
-    """What the user gave cannot be used: a file, a name, a shape, an option."""
+    """A file, a name, a shape or an option that the user gave cannot be used."""
 
     exit_code = 2
 
 
+class RawInputError(InputError):
+    """A raw input, an image, row or sequence, does not fit the network's preprocessing."""
+
+
 class CheckError(NormfoldError):
-    """The input was understood, and a check on it said no."""
+    """The input is valid, and a check on it failed."""
 
     exit_code = 1
 
 
 class SetupError(NormfoldError):
-    """The machine lacks something: a package, a provider, a port, disk space."""
+    """The environment lacks a package, an execution provider, a port or disk space."""
 
     exit_code = 3
 
 
 class MissingPackageError(SetupError):
-    """A command needs packages that come with an extra which is not installed."""
+    """A package that a command needs is not installed; it comes with an extra of Normfold."""
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
         super().__init__(f"{needed_for} needs the package {package!r}; install it {how_to_install(extra)}")
         self.package, self.extra, self.needed_for = package, extra, needed_for
+
+
+class WriteError(SetupError):
+    """A file or folder cannot be written: the disk is full, or a permission is missing."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"Cannot write {str(path)!r}: {reason}.")
+        self.path, self.reason = path, reason
+
+
+def first_line(error: BaseException, default: str | None = None) -> str:
+    """Return the first line of an exception's message.
+
+    Args:
+        error: any exception, also of other libraries.
+        default: returned for an empty message; None is the name of the exception's class.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else default or type(error).__name__

@@ -1,7 +1,7 @@
-"""Which ONNX Runtime is installed: exactly one of the packages that share the import name `onnxruntime`.
+"""Check that exactly one of the packages with the import name `onnxruntime` is installed.
 
-Two at once overwrite each other's files, and which providers then work depends on the order of installation. The
-check reads package metadata alone, so that it costs nothing and works where ONNX Runtime itself would not import.
+Two of them overwrite each other's files, and the order of installation decides which execution providers work. The
+check reads package metadata only, so that it is fast, and works where ONNX Runtime cannot be imported.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from normfold.contract.errors import SetupError
 from normfold.contract.install import how_to_install
 
-_SILENT = "ORT_DISABLE_TELEMETRY"
-"""ONNX Runtime's own variable: from 1.32 on it tells its makers of the machine and its use unless this is set."""
+_DISABLE_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""ONNX Runtime's own variable: from 1.32 on it sends usage data to its vendor unless this is set."""
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
@@ -36,14 +36,14 @@ class RuntimePackageError(SetupError):
 
 
 def require_onnxruntime() -> None:
-    """Check that exactly one ONNX Runtime is installed; one of another name (built by hand, say) will do.
+    """Check that exactly one ONNX Runtime is installed, and disable its telemetry unless the environment sets it.
 
-    Before it is imported it is told to report to nobody, unless the environment says otherwise.
+    A build under another package name passes too, if `onnxruntime` can be imported.
 
     Raises:
         RuntimePackageError: none of the packages is installed, or more than one.
     """
-    os.environ.setdefault(_SILENT, "1")
+    os.environ.setdefault(_DISABLE_TELEMETRY, "1")
     installed = tuple(name for name in _PACKAGES if _is_installed(name))
     if len(installed) > 1 or (not installed and find_spec("onnxruntime") is None):
         raise RuntimePackageError(installed)

@@ -1,1 +1,1 @@
-"""The fold, its proof, and the bundle (numpy, onnx, onnx-ir)."""
+"""The fold, its verification, and the bundle (numpy, onnx, onnx-ir)."""

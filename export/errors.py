@@ -1,13 +1,13 @@
-"""What can go wrong between an unfolded model and a bundle, and with bundles in a repository.
+"""Errors between an unfolded model and a bundle, and with bundles in a repository.
 
 NormfoldError (contract)
 ├── InputError
 │   ├── ModelFileError       the file is no ONNX model that can be read and checked
 │   ├── TrainingModeError    a BatchNormalization still learns its statistics
-│   ├── FeedError            no inputs can be made for the model, or the given ones do not fit
+│   ├── ModelInputError      no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
-│   ├── BundleError          the bundle cannot be written under this name and version
-│   ├── NotAdaptableError    the bundle's statistics cannot be re-estimated from its files
+│   ├── BundleExportError    the bundle cannot be written under this name and version
+│   ├── NotAdaptableError    the bundle's statistics cannot be recalibrated from its files
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is no folder
@@ -19,14 +19,14 @@ NormfoldError (contract)
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
 │   ├── DamagedVersionError  a version is not what was exported
-│   └── AdaptationError      the samples are no ground to re-estimate statistics on
-│       ├── SampleCountError     they are too few, or too many
-│       ├── AlikeSamplesError    they are all the same
-│       ├── MovingSamplesError   the first half of them is not like the second
-│       └── SampleStatisticsError    what they give is no number
+│   └── AdaptationError      the samples do not allow to recalibrate statistics
+│       ├── SampleCountError       they are too few, or too many
+│       ├── IdenticalSamplesError  they are all the same
+│       ├── UnstableSamplesError   the first half of them is not like the second
+│       └── SampleStatisticsError  what they give is not finite
 └── SetupError
     ├── ReadError            a folder cannot be read: no permission, a failing disk
-    └── WriteError           the target cannot be written: disk full, no permission
+    └── WriteError (contract)    the target cannot be written: disk full, no permission
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TrainingModeError(InputError):
         self.node = node
 
 
-class FeedError(InputError):
+class ModelInputError(InputError):
     """No inputs can be made for the model, or the given ones do not fit."""
 
 
@@ -63,12 +63,12 @@ class PixelError(InputError):
     """The model cannot take 8-bit pixels, or nothing says what becomes of them."""
 
 
-class BundleError(InputError):
+class BundleExportError(InputError):
     """The bundle cannot be written under this name and version."""
 
 
 class NotAdaptableError(InputError):
-    """The bundle's statistics cannot be re-estimated from its files."""
+    """The bundle's statistics cannot be recalibrated from its files."""
 
 
 class SampleError(InputError):
@@ -76,7 +76,7 @@ class SampleError(InputError):
 
 
 class RepositoryError(InputError):
-    """What was asked of a repository cannot be done."""
+    """A repository cannot do what it was asked for."""
 
 
 class NoRepositoryError(RepositoryError):
@@ -138,7 +138,7 @@ class VerificationError(CheckError):
             problem = f"Output {output!r} differs by {error:.3g}, allowed {allowed:.3g}; nothing was written."
         else:
             problem = (
-                f"Of output {output!r} nothing can be proven, and nothing was written: the original's own values are "
+                f"Of output {output!r} nothing can be verified, and nothing was written: the original's own values are "
                 "not finite, or have no digit in common with those of a float64 run. `normfold audit` names layers "
                 "with numbers that are not finite."
             )
@@ -155,7 +155,7 @@ class DamagedVersionError(CheckError):
 
 
 class AdaptationError(CheckError):
-    """The samples are no ground to re-estimate statistics on; nothing was written."""
+    """The samples do not allow to recalibrate statistics; nothing was written."""
 
 
 class SampleCountError(AdaptationError):
@@ -166,7 +166,7 @@ class SampleCountError(AdaptationError):
         self.count = count
 
 
-class AlikeSamplesError(AdaptationError):
+class IdenticalSamplesError(AdaptationError):
     """All samples are the same."""
 
     def __init__(self, count: int) -> None:
@@ -176,7 +176,7 @@ class AlikeSamplesError(AdaptationError):
         )
 
 
-class MovingSamplesError(AdaptationError):
+class UnstableSamplesError(AdaptationError):
     """The first half of the samples is not like the second."""
 
     def __init__(self, node: str, what: str, gap: float, z: float) -> None:
@@ -189,7 +189,7 @@ class MovingSamplesError(AdaptationError):
 
 
 class SampleStatisticsError(AdaptationError):
-    """What the samples give is no number."""
+    """The statistics of the samples are not finite."""
 
     def __init__(self, node: str) -> None:
         super().__init__(
@@ -203,12 +203,4 @@ class ReadError(SetupError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"Cannot read {str(path)!r}: {reason}.")
-        self.path, self.reason = path, reason
-
-
-class WriteError(SetupError):
-    """The target cannot be written."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"Cannot write {str(path)!r}: {reason}.")
         self.path, self.reason = path, reason

@@ -1,23 +1,23 @@
-"""What can go wrong between a data set and an ONNX file.
+"""Errors and warnings of data sets, training, BatchNorm statistics and the export to ONNX.
 
 InputError
-├── DataError                   a data set cannot be found, read or split
-├── ArchitectureError           no such network, a wrong option, or a factory that fails
-├── RunFolderError              a run folder exists already, or cannot be resumed
-├── WeightsError                a file of weights is missing, damaged, or of another network
-└── OnnxExportError             a network cannot be written as ONNX
-    ├── TrainModeError          a layer is in train mode
+├── DataError                       a data set cannot be found, read or split
+├── ArchitectureError               unknown network, wrong option, or a factory that fails
+├── RunFolderError                  a run folder exists already, or cannot be resumed
+├── WeightsError                    a file of weights is missing, damaged, or of another network
+└── OnnxExportError                 a network cannot be exported to ONNX
+    ├── TrainModeError              a layer is in train mode
     └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
 CheckError
-├── DivergedError               the loss is no longer a finite number
-├── UnmeasurableError           a trained network's loss on held-out rows is not finite
-└── StatisticsError             there is no mean and variance of what a BatchNorm gets
-    └── UnsteadyCallsError          it is called by some batches and not by others
+├── DivergedError                   the loss is not finite during training
+├── UnmeasurableError               the loss of the trained network on a split is not finite
+└── StatisticsError                 the running statistics of a BatchNorm cannot be recalibrated
+    └── VaryingCallsError           some batches call the layer, others do not
 SetupError
-└── PrecisionError              this machine cannot train in the precision asked for
+└── PrecisionError                  the machine cannot train in this precision
 
 UserWarning
-└── TrainingWarning             goes on, but the result may be worse than it could be
+└── TrainingWarning                 training goes on, and its result may be worse than it could be
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class DataError(InputError):
 
 
 class ArchitectureError(InputError):
-    """No such network, a wrong option, or a factory that fails."""
+    """Unknown network, wrong option, or a factory that fails."""
 
 
 class RunFolderError(InputError):
-    """A run folder cannot be used."""
+    """A run folder exists already, or cannot be resumed."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"Run folder {str(folder)!r} {problem}")
@@ -53,11 +53,11 @@ class WeightsError(InputError):
 
 
 class OnnxExportError(InputError):
-    """A network cannot be written as ONNX."""
+    """A network cannot be exported to ONNX."""
 
 
 class TrainModeError(OnnxExportError):
-    """A layer is in train mode: its exported graph would look right and be another function."""
+    """A layer is in train mode; the exported graph would be valid, and compute another function."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         which = f"Layer {layers[0]!r} is" if len(layers) == 1 else f"Layer {layers[0]!r} and {len(layers) - 1} more are"
@@ -66,18 +66,18 @@ class TrainModeError(OnnxExportError):
 
 
 class NoRunningStatisticsError(OnnxExportError):
-    """A BatchNorm keeps no running statistics, so it normalises by the batch even in eval mode."""
+    """A BatchNorm keeps no running statistics, and normalises by the batch even in eval mode."""
 
     def __init__(self, layer: str) -> None:
         super().__init__(
-            f"Layer {layer!r} keeps no running mean and variance, so there are none to export; "
-            "build it with track_running_stats=True and train it."
+            f"Layer {layer!r} keeps no running mean and variance to export; build it with track_running_stats=True and "
+            "train it."
         )
         self.layer = layer
 
 
 class DivergedError(CheckError):
-    """The loss is no longer a finite number."""
+    """The loss is not finite during training."""
 
     def __init__(self, epoch: int, loss: float, lr: float) -> None:
         intact = f" The checkpoint up to epoch {epoch - 1} is intact." if epoch > 1 else ""
@@ -89,34 +89,34 @@ class DivergedError(CheckError):
 
 
 class UnmeasurableError(CheckError):
-    """A trained network's loss on a split is not finite, so the run folder cannot record it."""
+    """The loss of the trained network on a split is not finite, so that the run folder cannot record it."""
 
     def __init__(self, split: str, loss: float, folder: Path) -> None:
         super().__init__(
-            f"The loss on the {split} split is {loss}: look for extreme values in the data, mend them, and train into "
-            f"another --out. The checkpoint in {str(folder)!r} is intact, and records no such loss."
+            f"The loss on the {split} split is {loss}: look for extreme values in the data, correct them, and train "
+            f"into another --out. The checkpoint in {str(folder)!r} is intact, but does not record this loss."
         )
         self.split, self.loss, self.folder = split, loss, folder
 
 
 class StatisticsError(CheckError):
-    """There is no mean and variance of what a BatchNorm gets."""
+    """The running statistics of a BatchNorm cannot be recalibrated."""
 
     def __init__(self, layer: str, problem: str) -> None:
-        super().__init__(f"The statistics of BatchNorm {layer!r} cannot be taken anew: it {problem}")
+        super().__init__(f"The statistics of BatchNorm {layer!r} cannot be recalibrated: it {problem}")
         self.layer, self.problem = layer, problem
 
 
-class UnsteadyCallsError(StatisticsError):
-    """A BatchNorm is called by some batches and not by others, so that it has no statistics of its own."""
+class VaryingCallsError(StatisticsError):
+    """Some batches call a BatchNorm, and others do not, so that its statistics depend on the batches."""
 
     def __init__(self, layer: str) -> None:
-        super().__init__(layer, "is called by some batches and not by others.")
+        super().__init__(layer, "is called for some batches and not for others.")
 
 
 class PrecisionError(SetupError):
-    """This machine cannot train in the precision asked for."""
+    """The machine cannot train in this precision."""
 
 
 class TrainingWarning(UserWarning):
-    """Training goes on, but the result may be worse than it could be."""
+    """Training goes on, and its result may be worse than it could be."""

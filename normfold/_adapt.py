@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, reporting
-from normfold._shared.results import proof_sentence, unfolded_page
+from normfold._shared.results import unfolded_page, verification_sentence
 
 if TYPE_CHECKING:
     from normfold.contract.manifest import Manifest
-    from normfold.export.adapt.adapt import Adapting
-    from normfold.export.adapt.recalibrate import Layer
-    from normfold.export.bundle.export import Exported
+    from normfold.export.adapt.adapt import PendingAdaptation
+    from normfold.export.adapt.recalibrate import RecalibratedLayer
+    from normfold.export.bundle.export import ExportedBundle
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -27,8 +27,8 @@ class AdaptResult:
         exported: the new version; None as long as nothing is written.
     """
 
-    adapted: Adapting
-    exported: Exported | None = None
+    adapted: PendingAdaptation
+    exported: ExportedBundle | None = None
 
     @property
     def source(self) -> Manifest:
@@ -36,14 +36,14 @@ class AdaptResult:
         return self.adapted.manifest
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[RecalibratedLayer, ...]:
         """How far the statistics of each BatchNormalization moved."""
-        return self.adapted.reestimation.layers
+        return self.adapted.recalibration.layers
 
     @property
     def samples(self) -> int:
         """How many samples there were."""
-        return self.adapted.reestimation.samples
+        return self.adapted.recalibration.samples
 
     @property
     def prior(self) -> float:
@@ -59,9 +59,9 @@ class AdaptResult:
         """Raise if the samples are no ground for new statistics.
 
         Raises:
-            MovingSamplesError: their first half is not like their second.
+            UnstableSamplesError: their first half is not like their second.
         """
-        self.adapted.reestimation.require()
+        self.adapted.recalibration.require()
 
     def publish(self, *, inputs: AnyPath | None = None, progress: Progress = False) -> AdaptResult:
         """Fold the adapted model, verify the fold, and write it as the next version.
@@ -71,7 +71,7 @@ class AdaptResult:
             progress: True shows each step on standard error; a function is called with each step, in words.
 
         Raises:
-            MovingSamplesError: the first half of the samples is not like the second.
+            UnstableSamplesError: the first half of the samples is not like the second.
             VerificationError: the folded model differs; nothing was written.
             WriteError: the repository cannot be written.
         """
@@ -82,8 +82,8 @@ class AdaptResult:
         name = f"{self.source.name}/{self.source.version}"
         if self.exported is None:
             return f"AdaptResult({name!r}, {self.samples:,} samples, not written)"
-        proof = proof_sentence(self.exported.verification)
-        return f"AdaptResult({str(self.exported.path)!r} from {name!r}, {self.samples:,} samples. {proof})"
+        verified = verification_sentence(self.exported.verification)
+        return f"AdaptResult({str(self.exported.path)!r} from {name!r}, {self.samples:,} samples. {verified})"
 
     def _repr_html_(self) -> str | None:
         """Return the page of the new version's fold for notebooks; None as long as nothing is written."""
@@ -114,17 +114,17 @@ def adapt(
 
     Example:
         >>> import normfold
-        >>> normfold.adapt("model_repository", "digits", "pictures/").exported.path
+        >>> normfold.adapt("model_repository", "digits", "images/").exported.path
         PosixPath('model_repository/digits/2')
 
     Args:
         repository: folder of models.
         name: of the model.
-        samples: unlabelled, in the order in which they came: a folder of pictures, an .npz (raw inputs "x", or tensors
+        samples: unlabelled, in the order in which they came: a folder of images, an .npz (raw inputs "x", or tensors
             by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
         prior: for how many samples the statistics of training count; 16 without it.
         version: to adapt; the newest without it.
-        as_tensors: whether an .npz holds tensors; the names of its arrays tell without it.
+        as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         inputs: an .npz to verify with, one array for each input; random inputs without it.
         dry_run: write nothing; `publish` of the result does.
         progress: True shows each step on standard error; a function is called with each step, in words.
@@ -134,16 +134,16 @@ def adapt(
         RepositoryError: there is no such model or version.
         DamagedVersionError: the version is not what was exported.
         NotAdaptableError: the version has no unfolded model, or one that cannot be adapted.
-        SampleError, FeedError: the samples cannot be read.
+        SampleError, ModelInputError: the samples cannot be read.
         AdaptationError: the samples are too few, too many, all alike, or their first half is not like their second.
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.
     """
     require_export("normfold adapt")
-    from normfold.contract.manifest import PRIOR
+    from normfold.contract.manifest import DEFAULT_PRIOR
     from normfold.export.adapt.adapt import adapt as recalibrate_bundle
 
-    weight = PRIOR if prior is None else prior
+    weight = DEFAULT_PRIOR if prior is None else prior
     with reporting(progress) as report:
         found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, report)
     result = AdaptResult(found)

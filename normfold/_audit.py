@@ -17,7 +17,7 @@ from normfold.errors import ArgumentError
 if TYPE_CHECKING:
     from torch import nn
 
-    from normfold.contract.findings import Audit, Finding
+    from normfold.contract.audit.findings import Audit, Finding
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +39,7 @@ class AuditResult:
 
     def at_least(self, severity: str) -> tuple[Finding, ...]:
         """Return the findings that matter at least so much: info, warning or error."""
-        from normfold.contract.findings import Severity
+        from normfold.contract.audit.findings import Severity
 
         return self.audit.at_least(Severity(severity))
 
@@ -106,24 +106,24 @@ def audit(
         found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, report)
     result = AuditResult(given.text, dataclasses.replace(found, findings=_worst_first(found)))
     if page is not None:
-        from normfold.export.onnx_io.atomic_write import staged
+        from normfold.contract.atomic_write import atomic_path
 
-        with staged(page) as path:
+        with atomic_path(page) as path:
             path.write_text(result.to_html(), encoding="utf-8")
     return result
 
 
 def _worst_first(found: Audit) -> tuple[Finding, ...]:
-    from normfold.contract.findings import Severity
+    from normfold.contract.audit.findings import Severity
 
     return tuple(sorted(found.findings, key=lambda finding: -list(Severity).index(finding.severity)))
 
 
 def _audit_onnx(given: Source, data: str | None) -> Audit:
     if data is not None:
-        raise ArgumentError("`data` goes with a run folder or module:factory; an ONNX file is judged by itself.")
+        raise ArgumentError("`data` is for a run folder or module:factory; an ONNX file is audited without data.")
     require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold audit")
-    from normfold.export.audit import audit_onnx
+    from normfold.export.files.audit_file import audit_onnx
 
     return audit_onnx(Path(given.text))
 
@@ -136,17 +136,17 @@ def _audit_torch(given: Source, data: str | None, report: Callable[[str], None])
 
     report("reading the data")
     if given.is_run:
-        subject, why_not = subject_of_run(Path(given.text), data)
+        subject, no_rows_reason = subject_of_run(Path(given.text), data)
     else:
         dataset = None if data is None else load_given_data(data)
         if dataset is not None and given.input_shape is not None:
-            raise ArgumentError("`input_shape` and `data` both say what shape a sample has; give one of them.")
+            raise ArgumentError("`input_shape` and `data` both give the shape of a sample; give one of them.")
         if dataset is None and given.input_shape is None:
             raise ArgumentError(f"{given.kind.capitalize()} needs `input_shape`, the shape of one sample, or `data`.")
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
         network = build_network(given, shape, None if dataset is None else len(dataset.labels))
-        subject, why_not = subject_of_network(network, shape, dataset), "no --data were given."
+        subject, no_rows_reason = subject_of_network(network, shape, dataset), "no --data were given."
     found = audit_network(subject, report)
     if subject.rows is not None:
         return found
-    return dataclasses.replace(found, notes=(*found.notes, f"Statistics were not compared with data: {why_not}"))
+    return dataclasses.replace(found, notes=(*found.notes, f"Statistics were not compared with data: {no_rows_reason}"))

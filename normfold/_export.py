@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, reporting
-from normfold._shared.results import proof_sentence, unfolded_page
+from normfold._shared.results import unfolded_page, verification_sentence
 from normfold._shared.source import Source, resolve
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from normfold.contract.drift.monitor import Monitor
     from normfold.contract.manifest import Manifest
-    from normfold.contract.monitor import Monitor
     from normfold.export.fold.report import FoldReport
     from normfold.export.verify.verify import Verification
 
@@ -32,7 +32,7 @@ class ExportResult:
         manifest: all that a server must know of it.
         report: what became of each BatchNormalization, in graph order.
         verification: the comparison of the folded model with the unfolded one.
-        monitor: what the service watches of its inputs; None if nothing.
+        monitor: what the service monitors of its inputs; None if nothing.
         kept_statistics: why the running statistics are those of training; None where they were recalibrated.
     """
 
@@ -46,7 +46,9 @@ class ExportResult:
     def __repr__(self) -> str:
         from normfold.display.terminal.fold import fold_sentence
 
-        return f"ExportResult({str(self.path)!r}: {fold_sentence(self.report)} {proof_sentence(self.verification)})"
+        return (
+            f"ExportResult({str(self.path)!r}: {fold_sentence(self.report)} {verification_sentence(self.verification)})"
+        )
 
     def _repr_html_(self) -> str | None:
         """Return the page of `normfold inspect --html` for notebooks; None where the bundle has no unfolded model."""
@@ -105,7 +107,7 @@ def export(
         keep_source: write the unfolded model into the bundle too; without it the bundle cannot be adapted.
         calibration_data: inputs that the network was not trained on, as the served network takes them, rows first: an
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
-        monitor: write what the service needs to watch its inputs for drift.
+        monitor: write what the service needs to monitor its inputs for drift.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -113,8 +115,8 @@ def export(
         ArgumentError: there is no such source, or an argument does not go with it.
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
         WeightsError, ArchitectureError, OnnxExportError: a torch network cannot be loaded or exported.
-        BundleError: the name, the version or the card does not fit.
-        FeedError: the inputs or the calibration data do not fit.
+        BundleExportError: the name, the version or the card does not fit.
+        ModelInputError: the inputs or the calibration data do not fit.
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.
     """
@@ -148,9 +150,9 @@ def export(
             merge,
             inputs=optional_path(inputs),
             takes_pixels=takes_pixels,
-            watch=monitor,
-            held_out=rows or validation_rows(given, takes_pixels),
-            say=report,
+            monitoring=monitor,
+            calibration=rows or validation_rows(given, takes_pixels),
+            progress=report,
         )
     return ExportResult(
         exported.path,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, reporting
-from normfold._shared.results import proof_sentence
+from normfold._shared.results import verification_sentence
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -36,17 +36,19 @@ class FoldResult:
     def __repr__(self) -> str:
         from normfold.display.terminal.fold import fold_sentence
 
-        return f"FoldResult({str(self.target)!r}: {fold_sentence(self.report)} {proof_sentence(self.verification)})"
+        return (
+            f"FoldResult({str(self.target)!r}: {fold_sentence(self.report)} {verification_sentence(self.verification)})"
+        )
 
     def _repr_html_(self) -> str | None:
         """Return the page of `normfold inspect --html` for notebooks; None where the source is gone."""
         if not self.source.is_file() or self.source.resolve() == self.target.resolve():
             return None
-        from normfold.display.pages.facts import gather
+        from normfold.display.pages.facts import gather_facts
         from normfold.display.pages.fold_page import fold_page
         from normfold.display.pages.notebook import embed
 
-        facts = gather(self.source, False, lambda _: None)
+        facts = gather_facts(self.source, False, lambda _: None)
         return embed(fold_page(replace(facts, verification=self.verification)))
 
 
@@ -92,14 +94,14 @@ def fold(
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
         ArgumentError: `card` is given without `takes_pixels`.
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
-        FeedError: the inputs do not fit, or none can be made.
+        ModelInputError: the inputs do not fit, or none can be made.
         VerificationError: the folded model differs; `target` is as it was.
         WriteError: `target` cannot be written.
     """
     require_export("normfold fold")
     from normfold._shared.source import read_card
+    from normfold.export.files.fold_file import fold_file
     from normfold.export.graph.pixels import from_pixels
-    from normfold.export.onnx_io.fold_file import fold_file
 
     if card is not None and not takes_pixels:
         raise ArgumentError("`card` goes with `takes_pixels`: it says how pixels are standardised.")
@@ -109,10 +111,10 @@ def fold(
         found = fold_file(
             model,
             folded,
-            proven=verify,
+            verified=verify,
             merging=merge,
             inputs=optional_path(inputs),
             pixels=pixels,
-            say=report,
+            progress=report,
         )
     return FoldResult(model, folded, found.report, found.verification)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from normfold._shared.packages import require_export, require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, reporting
-from normfold._shared.results import proof_sentence
+from normfold._shared.results import verification_sentence
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class InspectResult:
         from normfold.display.terminal.fold import fold_sentence
 
         sentence = fold_sentence(self.report, "can be folded")
-        return f"InspectResult({str(self.model)!r}: {sentence} {proof_sentence(self.verification)})"
+        return f"InspectResult({str(self.model)!r}: {sentence} {verification_sentence(self.verification)})"
 
     def _repr_html_(self) -> str:
         from normfold.display.pages.notebook import embed
@@ -88,15 +88,15 @@ def inspect(
         require_export("normfold inspect --html")
     else:
         require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold inspect")
-    from normfold.display.pages.facts import gather
-    from normfold.export.onnx_io.atomic_write import staged
+    from normfold.contract.atomic_write import atomic_path
+    from normfold.display.pages.facts import gather_facts
 
     source, page = Path(model), optional_path(html)
     if page is not None and page.resolve() == source.resolve():
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with ExitStack() as stack:
-        path = None if page is None else stack.enter_context(staged(page))
-        found = InspectResult(source, gather(source, verify, stack.enter_context(reporting(progress))))
+        path = None if page is None else stack.enter_context(atomic_path(page))
+        found = InspectResult(source, gather_facts(source, verify, stack.enter_context(reporting(progress))))
         if path is not None:
             path.write_text(found.to_html(), encoding="utf-8")
     return found

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.predictions import (
     ClassProbability,
-    Picture,
+    ImageInput,
+    image_bytes,
     instances_json,
-    picture_bytes,
     to_prediction,
     to_tensor,
 )
@@ -154,8 +154,8 @@ class RepositoryModel:
         """
         return self._of._run(self._predict(instances_json(rows), version))
 
-    def classify(self, image: Picture, *, top: int = 5, version: int | None = None) -> list[ClassProbability]:
-        """Classify one picture of any size.
+    def classify(self, image: ImageInput, *, top: int = 5, version: int | None = None) -> list[ClassProbability]:
+        """Classify one image of any size.
 
         Args:
             image: the bytes of a PNG or JPEG file, its path, or pixels: uint8, (height, width) or (height, width, 3).
@@ -166,11 +166,11 @@ class RepositoryModel:
             The most probable classes, the highest first.
 
         Raises:
-            ArgumentError: the picture cannot be read, or the array is none.
-            UnsuitableModelError: the model does not take pictures, or does not give classes.
+            ArgumentError: the image cannot be read, or the array is none.
+            UnsuitableModelError: the model does not take images, or does not give classes.
             RawInputError: the bytes are no PNG or JPEG.
         """
-        return self._of._run(self._classify(picture_bytes(image), top, version))
+        return self._of._run(self._classify(image_bytes(image), top, version))
 
     def infer(
         self, inputs: Mapping[str, Any], *, outputs: Sequence[str] | None = None, version: int | None = None
@@ -206,12 +206,12 @@ class RepositoryModel:
             instances = await self._of._threads.call(read_instances, parse_object(body), model.manifest)
             return [to_prediction(one) for one in await predict(model, instances)]
 
-    async def _classify(self, picture: bytes, top: int, version: int | None) -> list[ClassProbability]:
+    async def _classify(self, image: bytes, top: int, version: int | None) -> list[ClassProbability]:
         from normfold.service.inference.predict import predict, rank_classes, read_image
 
         with self._find(version) as model:
             limit = self._of._settings.max_image_pixels
-            instances = await self._of._threads.call(read_image, picture, model, limit)
+            instances = await self._of._threads.call(read_image, image, model, limit)
             [prediction] = await predict(model, instances)
             ranked = rank_classes(prediction, model.manifest.card.labels or (), top)
         return [ClassProbability(**one) for one in ranked]

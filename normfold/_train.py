@@ -138,14 +138,14 @@ def train(
     """
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
     from normfold.models.training.resume import read_progress
-    from normfold.models.training.run_folder import refuse_existing_run
+    from normfold.models.training.run_folder import check_no_run
     from normfold.models.training.train import fit
 
     folder = Path(out)
     if resume:
         recorded = read_progress(folder).config
     else:
-        refuse_existing_run(folder)  # before the data are read, which may take long
+        check_no_run(folder)  # before the data are read, which may take long
         recorded = None
     of_data = {
         "source": data,
@@ -169,9 +169,9 @@ def train(
         "seed": seed,
     }
     config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded)
-    reporter = _make_reporter(progress)
-    with getattr(reporter, "bar", nullcontext()):
-        found = fit(config, dataset, folder, resume=resume, reporter=reporter)
+    callback = _make_callback(progress)
+    with getattr(callback, "bar", nullcontext()):
+        found = fit(config, dataset, folder, resume=resume, callback=callback)
     return TrainResult(found.folder, found.config, found.epochs, found.best_epoch, found.seconds)
 
 
@@ -208,13 +208,13 @@ def _make_config(
     return make_run_config(name, options, data_config, dataset, train_config), dataset
 
 
-def _make_reporter(progress: Progress) -> Any:
-    """Return a Reporter, or None where nothing is shown."""
-    from normfold.display.terminal.train_progress import make_bar_reporter, make_line_reporter
+def _make_callback(progress: Progress) -> Any:
+    """Return a TrainingCallback, or None where nothing is shown."""
+    from normfold.display.terminal.train_progress import make_bar_callback, make_line_callback
 
     if callable(progress):
-        return make_line_reporter(progress)
-    return make_bar_reporter() if progress else None
+        return make_line_callback(progress)
+    return make_bar_callback() if progress else None
 
 
 def _only_given(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, reporting
-from normfold._shared.results import proof_sentence
+from normfold._shared.results import verification_sentence
 
 if TYPE_CHECKING:
     from normfold.export.verify.verify import Verification
@@ -43,7 +43,7 @@ class VerifyResult:
         self.verification.require()
 
     def __repr__(self) -> str:
-        return f"VerifyResult({str(self.folded)!r}: {proof_sentence(self.verification)})"
+        return f"VerifyResult({str(self.folded)!r}: {verification_sentence(self.verification)})"
 
     def _repr_html_(self) -> str:
         """Return a page with a row for each output, for notebooks."""
@@ -89,11 +89,11 @@ def verify(
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
         ModelFileError: a model cannot be read or run, or the two have other inputs or outputs.
-        FeedError: the inputs do not fit, or none can be made.
+        ModelInputError: the inputs do not fit, or none can be made.
         ManifestError, PixelError: the card cannot be used.
     """
     require_export("normfold verify")
-    from normfold.contract.manifest import read_source_card
+    from normfold.contract.source_card import read_source_card
     from normfold.export.graph.pixels import from_pixels
     from normfold.export.verify.verify import verify as compare
 

@@ -23,9 +23,9 @@ import orjson
 
 from normfold._shared.predictions import (
     ClassProbability,
-    Picture,
+    ImageInput,
+    image_bytes,
     instances_json,
-    picture_bytes,
     to_prediction,
     to_tensor,
 )
@@ -138,9 +138,9 @@ class Client:
         return [to_prediction(one) for one in orjson.loads(answer.body)["predictions"]]
 
     def classify(
-        self, model: str, image: Picture, *, top: int = 5, version: int | None = None
+        self, model: str, image: ImageInput, *, top: int = 5, version: int | None = None
     ) -> list[ClassProbability]:
-        """Classify one picture of any size.
+        """Classify one image of any size.
 
         Args:
             model: its name.
@@ -152,13 +152,13 @@ class Client:
             The most probable classes, the highest first.
 
         Raises:
-            ArgumentError: the picture cannot be read, or the array is none.
+            ArgumentError: the image cannot be read, or the array is none.
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
         """
         path = f"{self._path('v1', model, version, ':classify')}?top={int(top)}"
         headers = {"Content-Type": "application/octet-stream"}
-        answer = orjson.loads(self._ask("POST", path, (picture_bytes(image),), headers).body)
+        answer = orjson.loads(self._ask("POST", path, (image_bytes(image),), headers).body)
         return [ClassProbability(**one) for one in answer["classes"]]
 
     def infer(

@@ -7,11 +7,12 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── ArgumentError                   an argument is wrong, or does not go with another
     │   ├── ModelFileError                  a file is no ONNX model that can be read and checked
     │   ├── TrainingModeError               a BatchNormalization of an ONNX model is in training mode
-    │   ├── FeedError                       inputs to verify with do not fit the model, or none can be made
+    │   ├── ModelInputError                 inputs to verify with do not fit the model, or none can be made
     │   ├── PixelError                      a model cannot take 8-bit pixels
     │   ├── ManifestError                   a manifest or source card cannot be read
     │   ├── MonitorError                    a bundle's record of normal inputs cannot be read
     │   ├── DamagedBundleError              a bundle's folder is not what its manifest says
+    │   ├── BundleExportError               a bundle cannot be written under this name, version or card
     │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
     │   ├── RepositoryError                 what was asked of a repository cannot be done
@@ -34,20 +35,20 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   ├── UnknownModelError           no model, or no version of it, has that name
     │   │   └── ResponseTooLargeError       the outputs would be larger than any may be
     │   └── SettingsError                   a setting of the service is wrong
-    │       └── KeysError                   the file of keys is missing or broken
-    ├── CheckError                          a check said no; exit code 1
+    │       └── KeysError                   the key file is missing or broken
+    ├── CheckError                          a check failed; exit code 1
     │   ├── FoldError                       a folded graph is not valid
     │   ├── VerificationError               a folded model does not reproduce the original
     │   ├── DamagedVersionError             a version in a repository is not what was exported
-    │   ├── AdaptationError                 samples are no ground to recalibrate statistics on
+    │   ├── AdaptationError                 samples do not allow to recalibrate statistics
     │   │   ├── SampleCountError            they are too few, or too many
-    │   │   ├── AlikeSamplesError           they are all the same
-    │   │   ├── MovingSamplesError          their first half is not like their second
+    │   │   ├── IdenticalSamplesError       they are all the same
+    │   │   ├── UnstableSamplesError        their first half is not like their second
     │   │   └── SampleStatisticsError       what they give is not finite
     │   ├── DivergedError                   the loss of a training is no longer finite
     │   ├── UnmeasurableError               the loss of a trained network is not finite
     │   └── StatisticsError                 there is no mean and variance of the inputs of a BatchNorm
-    │       └── UnsteadyCallsError          it is called by some batches and not by others
+    │       └── VaryingCallsError          it is called by some batches and not by others
     ├── SetupError                          the machine lacks something; exit code 3
     │   ├── MissingPackageError             a package of an extra is not installed
     │   ├── RuntimePackageError             no ONNX Runtime is installed, or two are
@@ -78,14 +79,15 @@ from normfold.contract.errors import InputError as InputError
 from normfold.contract.errors import MissingPackageError as MissingPackageError
 from normfold.contract.errors import NormfoldError as NormfoldError
 from normfold.contract.errors import SetupError as SetupError
+from normfold.contract.errors import WriteError as WriteError
 from normfold.export.errors import AdaptationError as AdaptationError
-from normfold.export.errors import AlikeSamplesError as AlikeSamplesError
+from normfold.export.errors import BundleExportError as BundleExportError
 from normfold.export.errors import DamagedVersionError as DamagedVersionError
-from normfold.export.errors import FeedError as FeedError
 from normfold.export.errors import FoldError as FoldError
 from normfold.export.errors import ForeignFolderError as ForeignFolderError
+from normfold.export.errors import IdenticalSamplesError as IdenticalSamplesError
 from normfold.export.errors import ModelFileError as ModelFileError
-from normfold.export.errors import MovingSamplesError as MovingSamplesError
+from normfold.export.errors import ModelInputError as ModelInputError
 from normfold.export.errors import NoModelError as NoModelError
 from normfold.export.errors import NoRepositoryError as NoRepositoryError
 from normfold.export.errors import NotAdaptableError as NotAdaptableError
@@ -97,9 +99,9 @@ from normfold.export.errors import SampleError as SampleError
 from normfold.export.errors import SampleStatisticsError as SampleStatisticsError
 from normfold.export.errors import TrainingModeError as TrainingModeError
 from normfold.export.errors import UnknownVersionError as UnknownVersionError
+from normfold.export.errors import UnstableSamplesError as UnstableSamplesError
 from normfold.export.errors import VerificationError as VerificationError
 from normfold.export.errors import VersionChoiceError as VersionChoiceError
-from normfold.export.errors import WriteError as WriteError
 from normfold.models.errors import ArchitectureError as ArchitectureError
 from normfold.models.errors import DataError as DataError
 from normfold.models.errors import DivergedError as DivergedError
@@ -110,7 +112,7 @@ from normfold.models.errors import RunFolderError as RunFolderError
 from normfold.models.errors import StatisticsError as StatisticsError
 from normfold.models.errors import TrainModeError as TrainModeError
 from normfold.models.errors import UnmeasurableError as UnmeasurableError
-from normfold.models.errors import UnsteadyCallsError as UnsteadyCallsError
+from normfold.models.errors import VaryingCallsError as VaryingCallsError
 from normfold.models.errors import WeightsError as WeightsError
 from normfold.service.errors import DeadlineError as DeadlineError
 from normfold.service.errors import InvalidRequestError as InvalidRequestError
@@ -130,15 +132,15 @@ from normfold.service.errors import UnwritableOutputError as UnwritableOutputErr
 
 if TYPE_CHECKING:
     from normfold.contract.bundle import DamagedBundleError as DamagedBundleError
-    from normfold.contract.manifest import ManifestError as ManifestError
-    from normfold.contract.monitor import MonitorError as MonitorError
-    from normfold.contract.preprocess import RawInputError as RawInputError
+    from normfold.contract.drift.monitor import MonitorError as MonitorError
+    from normfold.contract.errors import RawInputError as RawInputError
+    from normfold.contract.record import ManifestError as ManifestError
     from normfold.contract.runtime import RuntimePackageError as RuntimePackageError
 
 _LAZY = {
     "DamagedBundleError": "bundle",
     "ManifestError": "manifest",
-    "MonitorError": "monitor",
+    "MonitorError": "drift.monitor",
     "RawInputError": "preprocess",
     "RuntimePackageError": "runtime",
 }

@@ -1,7 +1,7 @@
-"""The main job, from training to a served prediction, on real handwritten digits: `make demo`.
+"""From training to served predictions, on handwritten digits: `make demo`.
 
-Runs the commands that a user would, then asks the service by all three of its routes and compares each answer with the
-trained network's own, in torch. Writes build/demo.json. Whatever happens, what was started is stopped.
+Runs the commands of a user, sends test digits to the service by its three routes, and compares each response with the
+trained network's predictions in torch. Writes build/demo.json. The service is stopped in any case.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.training.checkpoint import Checkpoint
 
@@ -34,26 +34,26 @@ RUN, REPOSITORY, NAME = BUILD / "demo" / "run", BUILD / "demo" / "model_reposito
 PICTURE = BUILD / "demo" / "digit.png"
 NORMFOLD = [sys.executable, "-m", "normfold"]
 SHOWN = 8
-"""Digits sent one by one to the two routes for people; all held-out ones go to the infer route."""
+"""Number of digits sent one by one to :predict and :classify; all test digits are sent to infer."""
 READY_WITHIN_S = 30.0
 STOPPED_WITHIN_S = 10.0
 TOLERANCE = 1e-4
-"""Largest difference between a served logit and torch's own, relative to the largest logit."""
+"""Largest allowed difference between a served logit and torch's, relative to the largest logit."""
 
 console = Console(highlight=False)
 
 
 class DemoError(Exception):
-    """The demo found something that is not as it must be."""
+    """A step of the demo failed, or a response is wrong."""
 
 
 def main() -> None:
-    """Run the demo; leave with 1 and a sentence if anything is not as it must be."""
+    """Run the demo; exit with 1 and one sentence if a step fails or a response is wrong."""
     shutil.rmtree(BUILD / "demo", ignore_errors=True)
     BUILD.mkdir(exist_ok=True)
     trained, train_s = run("train", "--arch", "convnet", "--data", "digits", "--out", str(RUN))
     exported, export_s = run("export", str(RUN), "--repository", str(REPOSITORY), "--name", NAME)
-    checkpoint = reestimate_run(RUN).checkpoint  # as it was exported, in torch
+    checkpoint = recalibrate_run(RUN).checkpoint  # as it was exported, in torch
     assert checkpoint.config.data is not None  # a run of normfold train records its data
     dataset = load_dataset(checkpoint.config.data)
     with service() as (url, service_ready_s):
@@ -76,18 +76,18 @@ def main() -> None:
 
 
 def run(*arguments: str) -> tuple[dict[str, Any], float]:
-    """Run one normfold command, its progress in view; return what `--json` gave, and its seconds."""
+    """Run a normfold command with visible progress; return its JSON output and its seconds."""
     console.print(f"$ normfold {' '.join(arguments)}", style="bold")
     started = time.perf_counter()
     done = subprocess.run([*NORMFOLD, *arguments, "--json"], stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise DemoError(f"normfold {arguments[0]} left with {done.returncode}.")
+        raise DemoError(f"normfold {arguments[0]} exited with {done.returncode}.")
     return json.loads(done.stdout), time.perf_counter() - started
 
 
 @contextlib.contextmanager
 def service() -> Iterator[tuple[str, float]]:
-    """Start `normfold serve` on a free port; give its address and the seconds it took to be ready; stop it."""
+    """Run `normfold serve` on a free port; yield its URL and the seconds until it was ready; stop it at the end."""
     arguments = ["serve", "--repository", str(REPOSITORY), "--port", "0", "--log-level", "warning"]
     console.print(f"$ normfold {' '.join(arguments)}", style="bold")
     started = time.perf_counter()
@@ -96,7 +96,7 @@ def service() -> Iterator[tuple[str, float]]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise DemoError(f"normfold serve left with {process.wait()}.")
+            raise DemoError(f"normfold serve exited with {process.wait()}.")
         url = json.loads(line)["url"]
         wait_until_ready(url, started)
         yield url, time.perf_counter() - started
@@ -110,7 +110,7 @@ def service() -> Iterator[tuple[str, float]]:
 
 
 def wait_until_ready(url: str, started: float) -> None:
-    """Ask until the service is ready: a service that listens answers at once, so this only spins while it loads."""
+    """Poll until the service is ready; while it loads, it responds with an error at once."""
     while True:
         try:
             with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=READY_WITHIN_S):
@@ -122,7 +122,7 @@ def wait_until_ready(url: str, started: float) -> None:
 
 
 def ask(url: str, checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
-    """Send held-out digits by every route; compare each answer with torch's."""
+    """Send test digits by every route, and compare each response with torch's predictions."""
     rows = dataset.splits.test
     tensors = dataset.tensors(rows)
     expected = logits_of(checkpoint, tensors)
@@ -157,14 +157,14 @@ def ask(url: str, checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
 
 
 def logits_of(checkpoint: Checkpoint, tensors: np.ndarray) -> np.ndarray:
-    """Run the trained network in torch."""
+    """Return the trained network's logits in torch, (N, 10), for tensors (N, 1, 8, 8)."""
     with torch.inference_mode():
         logits: np.ndarray = checkpoint.network(torch.from_numpy(tensors)).numpy()
     return logits
 
 
 def infer(url: str, tensors: np.ndarray) -> np.ndarray:
-    """Send tensors by the Open Inference Protocol."""
+    """Send tensors by the Open Inference Protocol; return the logits."""
     request = {
         "inputs": [
             {"name": "input", "datatype": "FP32", "shape": list(tensors.shape), "data": tensors.ravel().tolist()}
@@ -175,7 +175,7 @@ def infer(url: str, tensors: np.ndarray) -> np.ndarray:
 
 
 def post(url: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
-    """Send JSON or a PNG; return the answer."""
+    """Send JSON or a PNG file; return the JSON of the response."""
     data, kind = (body, "image/png") if isinstance(body, bytes) else (json.dumps(body).encode(), "application/json")
     request = urllib.request.Request(url, data, {"Content-Type": kind})
     try:
@@ -187,29 +187,27 @@ def post(url: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
 
 
 def png(digit: np.ndarray) -> bytes:
-    """Draw a digit with values 0 to 16 as an 8-bit PNG."""
+    """Return a digit with values 0 to 16 as an 8-bit PNG file."""
     file = io.BytesIO()
     Image.fromarray(np.round(digit * (255 / 16)).astype(np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
 def decode(dataset: Dataset, picture: bytes) -> np.ndarray:
-    """Read a picture as the service does."""
+    """Decode a PNG file as the service does."""
     assert dataset.preprocessing.kind == "image"
-    return dataset.preprocessing.decode_picture(picture)
+    return dataset.preprocessing.decode_image(picture)
 
 
 def require_equal(route: str, served: np.ndarray, own: np.ndarray) -> None:
-    """Check that served predictions are the network's own."""
+    """Check that served predictions equal the network's."""
     if not np.array_equal(served, own):
-        raise DemoError(f"{int((served != own).sum())} predictions by {route} are not the network's own.")
+        raise DemoError(f"{int((served != own).sum())} predictions by {route} differ from the network's.")
 
 
 def show(record: dict[str, Any], answers: dict[str, Any], trained: dict[str, Any]) -> None:
-    """Print what was found."""
-    table = Table(
-        "digit", ":predict", ":classify (PNG)", "infer", title="Held-out digits over REST", title_justify="left"
-    )
+    """Print the results."""
+    table = Table("digit", ":predict", ":classify (PNG)", "infer", title="Test digits over REST", title_justify="left")
     for label, by_infer, by_predict, by_classify in zip(
         record["labels"], record["predictions"], answers["predict"], answers["classify"], strict=False
     ):
@@ -219,15 +217,15 @@ def show(record: dict[str, Any], answers: dict[str, Any], trained: dict[str, Any
     console.print(table)
     correct = sum(wanted == got for wanted, got in zip(record["labels"], record["predictions"], strict=True))
     console.print(
-        f"accuracy {record['accuracy']:.4f} ({correct} of {len(record['labels'])} held-out digits), "
-        f"in torch {trained['accuracy']:.4f}; every prediction is the network's own\n"
-        f"BatchNormalization {record['batchnorm_before']} before, {record['batchnorm_after']} after the fold; "
-        f"error {record['verify_error']:.1e} beside noise {record['verify_noise']:.1e}\n"
+        f"accuracy {record['accuracy']:.4f} ({correct} of {len(record['labels'])} test digits), "
+        f"in torch {trained['accuracy']:.4f}; every served prediction equals the network's\n"
+        f"BatchNormalization: {record['batchnorm_before']} before and {record['batchnorm_after']} after the fold; "
+        f"error {record['verify_error']:.1e}, rounding noise {record['verify_noise']:.1e}\n"
         f"trained in {record['train_s']} s, exported in {record['export_s']} s, "
-        f"ready in {record['service_ready_s']} s; all of it in {BUILD / 'demo.json'}\n"
+        f"ready in {record['service_ready_s']} s; the record is {BUILD / 'demo.json'}\n"
     )
     console.print(
-        f"Serve it yourself, and in another terminal ask for {PICTURE}, a {record['labels'][0]}:\n"
+        f"Serve it yourself, and in another terminal classify {PICTURE}, a {record['labels'][0]}:\n"
         f"    {Path(sys.executable).parent / 'normfold'} serve --repository {REPOSITORY}\n"
         f"    curl --data-binary @{PICTURE} localhost:8000/v1/models/{NAME}:classify",
         soft_wrap=True,

@@ -24,7 +24,8 @@ from pydantic import BaseModel
 
 import normfold
 from normfold.cli.main import app as command_line_app
-from normfold.contract.manifest import Manifest, SourceCard
+from normfold.contract.manifest import Manifest
+from normfold.contract.source_card import SourceCard
 from normfold.service.app import create_app
 from normfold.service.settings import PREFIX, Settings
 
@@ -101,10 +102,7 @@ def source_card() -> str:
 
 def reason_codes() -> str:
     """Return a table of the codes that say why a BatchNormalization was kept."""
-    try:
-        from normfold.export.fold.rejection import ReasonCode
-    except ImportError:
-        return ""
+    from normfold.export.fold.reason_codes import ReasonCode
 
     rows = [(f"`{code.value}`", _described(code.description, f"the reason code {code.value!r}")) for code in ReasonCode]
     return _table(("code", "when it occurs, and what to do"), rows)

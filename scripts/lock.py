@@ -1,8 +1,8 @@
-"""Lock what the containers install: `make lock` writes requirements/ROLE.txt, every package with its hashes.
+"""Lock the packages of the containers: `make lock` writes requirements/ROLE.txt, every package with its hashes.
 
-torch stays out, with what its CUDA build alone needs: its builds for CPU and CUDA carry one version and differ. Which
-version of it the image takes stands in requirements/torch.txt. Versions that a file names already are kept while
-pyproject.toml allows them; `--upgrade` takes the newest.
+torch and the packages that only its CUDA build needs are left out, since its builds for CPU and CUDA differ under one
+version; requirements/torch.txt holds the version for the image. Versions in existing files remain while pyproject.toml
+allows them; `--upgrade` takes the newest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROLES = {
     "export": ("cpu", "export"),
     "train": ("cpu", "train"),
 }
-"""Files, and the extras of pyproject.toml that are in each."""
+"""Files, and the extras of pyproject.toml in each."""
 
 _NAME = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)", re.MULTILINE)
 _OF_CUDA = re.compile(r"torch$|triton$|nvidia-|cuda-")
@@ -34,7 +34,7 @@ _RELEASE = re.compile(r"[0-9.]+")
 
 
 def main() -> None:
-    """Write all files."""
+    """Write all lock files."""
     parser = argparse.ArgumentParser(prog="make lock", description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that pyproject.toml allows")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
@@ -53,12 +53,12 @@ def main() -> None:
 
 
 def read_project() -> dict[str, Any]:
-    """Return what stands in pyproject.toml."""
+    """Return the content of pyproject.toml."""
     return tomllib.loads(Path("pyproject.toml").read_text())
 
 
-def first_line(role: str, project: dict[str, Any]) -> str:
-    """Return the first line of a role's file: it tells whether pyproject.toml asks for something else by now."""
+def header(role: str, project: dict[str, Any]) -> str:
+    """Return the header of a role's file, with a digest that changes with the requirements in pyproject.toml."""
     asked = [project["build-system"]["requires"]]
     if role != BUILD:
         extras = project["project"]["optional-dependencies"]
@@ -74,11 +74,11 @@ def _lock(role: str, project: dict[str, Any], asked: list[str]) -> None:
 
 def _write(role: str, project: dict[str, Any], text: str) -> None:
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{role}.txt").write_text(first_line(role, project) + text)
+    (FOLDER / f"{role}.txt").write_text(header(role, project) + text)
 
 
 def _compile(role: str, asked: list[str]) -> str:
-    """Return what uv resolves for every platform that Python 3.11 runs on; versions pinned before are preferred."""
+    """Return uv's resolution for all platforms of Python 3.11; versions pinned before are preferred."""
     fixed = ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "pins.txt"
@@ -86,12 +86,12 @@ def _compile(role: str, asked: list[str]) -> str:
         output.write_text("".join(before))
         command = [sys.executable, "-m", "uv", "pip", "compile", *fixed, *asked, "--output-file", str(output)]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
-            raise SystemExit(f"uv could not resolve what {role} asks for.")
+            raise SystemExit(f"uv could not resolve the requirements of {role}.")
         return output.read_text()
 
 
 def _release(version: str) -> str:
-    """Return a version without the name of its build, which every build of it fits."""
+    """Return the release of a version without its build tag, so that it matches every build."""
     found = _RELEASE.match(version)
     assert found is not None  # a version begins with its release
     return found[0]

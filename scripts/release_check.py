@@ -159,9 +159,9 @@ def check_install(wheel: Path, version: str, folder: Path) -> None:
     subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(python), f"{wheel}[cpu]"], check=True)
     script = str(python.with_name("normfold"))
     for command in ([script, "--version"], [str(python), "-m", "normfold", "--version"]):
-        said = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
-        if said != f"normfold {version}":
-            raise ReleaseError(f"{' '.join(command)} says {said!r}.")
+        printed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+        if printed != f"normfold {version}":
+            raise ReleaseError(f"{' '.join(command)} says {printed!r}.")
     subprocess.run([script, "serve", "--help"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     code = "import normfold; [getattr(normfold, name) for name in ('Client', 'create_app', 'load_repository')]"
     subprocess.run([str(python), "-c", code], cwd=folder, check=True)

@@ -16,9 +16,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.contract.bundle import DamagedBundleError
-from normfold.contract.errors import CheckError, InputError, MissingPackageError, NormfoldError, SetupError
-from normfold.contract.manifest import ManifestError
-from normfold.contract.preprocess import RawInputError
+from normfold.contract.errors import (
+    CheckError,
+    InputError,
+    MissingPackageError,
+    NormfoldError,
+    RawInputError,
+    SetupError,
+)
+from normfold.contract.record import ManifestError
 from normfold.contract.runtime import RuntimePackageError
 from normfold.service.errors import (
     AddressError,

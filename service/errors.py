@@ -106,7 +106,7 @@ class NoSamplesError(RequestError):
     def __init__(self, model: str) -> None:
         super().__init__(
             f"No recent inputs of {model!r} are kept: the operator has not asked for it (NORMFOLD_KEEP_SAMPLES), or "
-            "its bundle is not watched."
+            "its drift is not monitored."
         )
 
 
@@ -180,7 +180,7 @@ class KeysError(SettingsError):
     """The key file is missing or broken, or cannot be changed as requested."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"The file of keys {str(path)!r} {problem}")
+        super().__init__(f"The key file {str(path)!r} {problem}")
         self.path, self.problem = path, problem
 
 
@@ -200,7 +200,7 @@ class KeysUnwritableError(SetupError):
     """The key file cannot be written."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"The file of keys {str(path)!r} cannot be written: {problem}.")
+        super().__init__(f"The key file {str(path)!r} cannot be written: {problem}.")
         self.path, self.problem = path, problem
 
 

@@ -1,10 +1,10 @@
-"""Shifted inputs: what they cost, whether watching sees them, and what adapting brings back: `make bench-shift`.
+"""Drifted inputs: loss of accuracy, detection by the monitor, and recovery by adaptation: `make bench-drift`.
 
-Convnets on digits from several training seeds, each exported by `normfold export`; everything behind that is done on
-the bundle alone. Inputs x go from 0 to 1, are changed and not clipped. Thresholds come from validation pictures, the
-200 unlabelled samples of `normfold adapt` too; scores and accuracies are of test pictures. Windows are drawn from them
-flat; looks are at the service's own sums, which forget, while the same pictures come one by one in shuffled passes.
-Leaves with 1 if a limit is passed.
+Convnets are trained on digits with several seeds and exported by `normfold export`; all measurements use the bundles.
+Inputs x from 0 to 1 are corrupted and not clipped. Validation images set the thresholds, and 200 of them are the
+unlabelled samples of `normfold adapt`; scores and accuracies are those of test images. Windows are random draws of test
+images with equal weights; streams are test images one by one in shuffled passes, with the service's own decaying sums.
+The exit code is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.drift.adapt import CHANGES, Pictures, accuracy, dataset_config, tensors
+from benchmarks.drift.adapt import CHANGES, Images, accuracy, dataset_config, tensors
 from benchmarks.machine import machine_line
-from benchmarks.progress import tell
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, divergence, read_monitor
+from benchmarks.progress import show_progress
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, divergence, read_monitor
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.training.checkpoint import make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.train import fit
 from normfold.service.drift.score import WindowSums, finite_rows, score_drift
 
-CLEAN = "as they were"
-CORRUPTIONS: dict[str, Callable[[Pictures], Pictures]] = {
+CLEAN = "unchanged"
+CORRUPTIONS: dict[str, Callable[[Images], Images]] = {
     CLEAN: lambda x: x,
     "contrast: 0.3 x": lambda x: 0.3 * x,
     "brightness: x + 0.5": lambda x: x + 0.5,
@@ -42,46 +42,51 @@ CORRUPTIONS: dict[str, Callable[[Pictures], Pictures]] = {
     "gamma: x³": lambda x: x**3,
     "inversion: 1 - x": lambda x: 1 - x,
 }
-COME_BACK = ("contrast: 0.3 x", "brightness: x + 0.5", "0.2 x + 0.4")
-"""Those whose accuracy must be within ALLOWED_LOSS of clean behind an adaptation."""
+RECOVERABLE = ("contrast: 0.3 x", "brightness: x + 0.5", "0.2 x + 0.4")
+"""Corruptions after which adaptation must restore accuracy to within ALLOWED_LOSS of that on clean inputs."""
 
 SAMPLES, WINDOWS = 200, 2000
-PASSES, LOOK_EVERY = 50, 20
-"""Of the test pictures through the service's sums, and rows between two looks; looks nearby see much the same."""
+PASSES, EVALUATE_EVERY = 50, 20
+"""Passes over the test images in a stream, and rows between two evaluations of the drift score."""
 
 ALLOWED_LOSS, ALLOWED_CLEAN_LOSS, ALLOWED_FALSE = 0.05, 0.01, 0.01
 
 Rows = list[tuple[np.ndarray, np.ndarray]]
-"""By layer, what the monitor gave: (rows, channels) twice."""
+"""By layer, the monitor's means and squares, (rows, channels) each."""
 
 
 @dataclass
-class Found:
-    """Of one corruption, one value a seed."""
+class CorruptionResults:
+    """Measurements of one corruption, one value per seed."""
 
     before: list[float] = field(default_factory=list)
+    """Accuracy before adaptation."""
     score: list[float] = field(default_factory=list)
+    """Median drift score of the windows, divided by the threshold."""
     flagged: list[float] = field(default_factory=list)
-    looks_flagged: list[float] = field(default_factory=list)
+    """Fraction of windows over the threshold."""
+    stream_flagged: list[float] = field(default_factory=list)
+    """Fraction of the stream's evaluations over the threshold."""
     after: list[float] = field(default_factory=list)
+    """Accuracy after adaptation."""
 
 
 def main() -> None:
-    """Print the table, and leave with 1 if a limit is passed."""
-    parser = argparse.ArgumentParser(prog="make bench-shift", description=__doc__)
+    """Print the table, and exit with 1 if a limit is exceeded."""
+    parser = argparse.ArgumentParser(prog="make bench-drift", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
     print(machine_line(["numpy", "onnxruntime", "torch"]))
-    print(f"{seeds} seeds; {WINDOWS} windows of test pictures each; {SAMPLES} samples to adapt to, the default prior\n")
-    dataset, found = load_dataset(dataset_config()), {name: Found() for name in CORRUPTIONS}
+    print(f"{seeds} seeds; {WINDOWS} windows of test images each; {SAMPLES} samples for adaptation, default prior\n")
+    dataset, found = load_dataset(dataset_config()), {name: CorruptionResults() for name in CORRUPTIONS}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             measure(Path(folder), dataset, seed, found)
-    tell("")
-    print(f"{'inputs':22} {'accuracy':>8} {'score':>8} {'flagged':>8} {'looks':>8} {'adapted':>8}", end="   ")
-    print("(score: of its threshold; flagged: of windows, of looks at the service's sums)")
+    show_progress("")
+    print(f"{'inputs':22} {'accuracy':>8} {'score':>8} {'windows':>8} {'stream':>8} {'adapted':>8}", end="   ")
+    print("(score: drift score / threshold; windows, stream: fraction flagged; adapted: accuracy after adaptation)")
     for name, one in found.items():
-        columns = (one.before, one.score, one.flagged, one.looks_flagged, one.after)
+        columns = (one.before, one.score, one.flagged, one.stream_flagged, one.after)
         means = [float(np.mean(values)) for values in columns]
         print(f"{name:22} {means[0]:8.3f} {means[1]:8.2f} {means[2]:8.4f} {means[3]:8.4f} {means[4]:8.3f}")
     print()
@@ -89,9 +94,9 @@ def main() -> None:
     raise SystemExit(0 if all(passed) else 1)
 
 
-def measure(folder: Path, dataset: Dataset, seed: int, found: dict[str, Found]) -> None:
+def measure(folder: Path, dataset: Dataset, seed: int, found: dict[str, CorruptionResults]) -> None:
     """Train and export one network; then measure each corruption on its bundle."""
-    tell(f"seed {seed}: training")
+    show_progress(f"seed {seed}: training")
     run = folder / "run"
     fit(make_run_config("convnet", {}, dataset_config(), dataset, TrainConfig(seed=seed)), dataset, run)
     normfold("export", str(run), "--repository", str(folder / "models"), "--name", "digits")
@@ -99,7 +104,7 @@ def measure(folder: Path, dataset: Dataset, seed: int, found: dict[str, Found]) 
     monitor = read_monitor(bundle / MONITOR_CARD_NAME)
     order = np.random.default_rng(seed).permutation(dataset.splits.validation)[:SAMPLES]
     for name, change in CORRUPTIONS.items():
-        tell(f"seed {seed}: {name}")
+        show_progress(f"seed {seed}: {name}")
         test = tensors(dataset, dataset.splits.test, change)
         rows, _ = finite_rows(monitor, run_monitor(bundle / MONITOR_NAME, monitor, test))
         scores = window_scores(monitor, rows, seed)
@@ -109,19 +114,19 @@ def measure(folder: Path, dataset: Dataset, seed: int, found: dict[str, Found]) 
         one.before.append(accuracy(bundle / "model.onnx", test, dataset))
         one.score.append(float(np.median(scores)))
         one.flagged.append(float((scores > 1).mean()))
-        one.looks_flagged.append(float(np.mean(looks(monitor, rows, seed))))
+        one.stream_flagged.append(float(np.mean(stream_flags(monitor, rows, seed))))
         one.after.append(accuracy(Path(adapted["bundle"]) / "model.onnx", test, dataset))
 
 
 def run_monitor(path: Path, monitor: Monitor, test: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Return what the monitor gives of each test picture, by output."""
+    """Return the monitor's outputs for the test images, by name."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
     return dict(zip(names, session.run(names, {"input": test}), strict=True))
 
 
 def window_scores(monitor: Monitor, given: Rows, seed: int) -> np.ndarray:
-    """Return, for windows drawn from the test pictures, the largest score of a layer, as a part of its threshold."""
+    """Return the largest ratio of score to threshold over the layers, for windows of test images: (WINDOWS,)."""
     rng, rows = np.random.default_rng(seed), len(given[0][0])
     weights = rng.multinomial(monitor.window_rows, np.full(rows, 1 / rows), WINDOWS) / monitor.window_rows
     parts = []
@@ -130,58 +135,58 @@ def window_scores(monitor: Monitor, given: Rows, seed: int) -> np.ndarray:
         means, squares = (weights @ one.astype(np.float64) for one in pair)
         scores = divergence(means, squares - means**2, np.array(layer.variances)).mean(axis=1)
         parts.append(scores / layer.threshold)
-    largest: np.ndarray = np.max(parts, axis=0)
-    return largest
+    ratios: np.ndarray = np.max(parts, axis=0)
+    return ratios
 
 
-def looks(monitor: Monitor, given: Rows, seed: int) -> list[bool]:
-    """Return what the service would say at every LOOK_EVERY-th row of a stream of test pictures, once a window is full.
+def stream_flags(monitor: Monitor, given: Rows, seed: int) -> list[bool]:
+    """Return the service's drift flag at every EVALUATE_EVERY-th row of a stream, once its window is full.
 
-    The pictures come PASSES times, each time in another order.
+    The stream is PASSES passes over the test images, each in another order.
     """
-    rng, sums, said = np.random.default_rng(seed), WindowSums.of(monitor), []
+    rng, sums, flags = np.random.default_rng(seed), WindowSums.of(monitor), []
     for row in np.concatenate([rng.permutation(len(given[0][0])) for _ in range(PASSES)]):
         observe(sums, given, int(row), monitor.window_rows)
-        if sums.rows % LOOK_EVERY == 0:
-            said.append(score_drift(monitor, sums, max_channels=0).drifted)
-    return [drifted for drifted in said if drifted is not None]
+        if sums.rows % EVALUATE_EVERY == 0:
+            flags.append(score_drift(monitor, sums, max_channels=0).drifted)
+    return [flag for flag in flags if flag is not None]
 
 
 def observe(sums: WindowSums, given: Rows, row: int, window_rows: int) -> None:
-    """Let the service's sums see one picture, as its own request."""
+    """Add one image to the service's sums, as a request of its own."""
     sums.add_request([(means[row : row + 1], squares[row : row + 1]) for means, squares in given], window_rows)
 
 
 def normfold(*arguments: str) -> dict[str, str]:
-    """Run a command of ours; return what `--json` gave."""
+    """Run a command of Normfold; return its JSON output."""
     done = subprocess.run([sys.executable, "-m", "normfold", *arguments, "--json"], capture_output=True, check=False)
     if done.returncode:
-        raise SystemExit(f"normfold {arguments[0]} left with {done.returncode}: {done.stderr.decode()}")
+        raise SystemExit(f"normfold {arguments[0]} exited with {done.returncode}: {done.stderr.decode()}")
     record: dict[str, str] = json.loads(done.stdout)
     return record
 
 
-def verdicts(found: dict[str, Found]) -> list[tuple[str, float, float, str]]:
-    """Return each figure with its limit."""
+def verdicts(found: dict[str, CorruptionResults]) -> list[tuple[str, float, float, str]]:
+    """Return (name, value, limit, kind of limit) of every checked quantity."""
     clean = float(np.mean(found[CLEAN].before))
     lines = [
-        (f"{name}: adapted, behind clean", clean - float(np.mean(found[name].after)), ALLOWED_LOSS, "at most")
-        for name in COME_BACK
+        (f"{name}: loss after adaptation", clean - float(np.mean(found[name].after)), ALLOWED_LOSS, "at most")
+        for name in RECOVERABLE
     ]
-    costly = [name for name in CORRUPTIONS if clean - float(np.mean(found[name].before)) > ALLOWED_LOSS]
+    harmful = [name for name in CORRUPTIONS if clean - float(np.mean(found[name].before)) > ALLOWED_LOSS]
     lines += [
-        (f"{name}: windows flagged, in the worst seed", min(found[name].flagged), 1.0, "at least") for name in costly
+        (f"{name}: windows flagged, in the worst seed", min(found[name].flagged), 1.0, "at least") for name in harmful
     ]
     lines.append(("clean windows flagged", float(np.mean(found[CLEAN].flagged)), ALLOWED_FALSE, "at most"))
-    lines.append(("clean looks flagged", float(np.mean(found[CLEAN].looks_flagged)), ALLOWED_FALSE, "at most"))
+    lines.append(("clean stream flagged", float(np.mean(found[CLEAN].stream_flagged)), ALLOWED_FALSE, "at most"))
     lines.append(
-        ("adapting to clean inputs costs", clean - float(np.mean(found[CLEAN].after)), ALLOWED_CLEAN_LOSS, "at most")
+        ("loss by adapting to clean inputs", clean - float(np.mean(found[CLEAN].after)), ALLOWED_CLEAN_LOSS, "at most")
     )
     return lines
 
 
 def verdict(name: str, value: float, limit: float, kind: str) -> bool:
-    """Print a figure beside its limit; return whether it is within."""
+    """Print a value beside its limit; return whether it is within."""
     passes = value >= limit if kind == "at least" else value <= limit
     print(f"{'ok  ' if passes else 'FAIL'} {name}: {value:.4f} ({kind} {limit:g})")
     return passes

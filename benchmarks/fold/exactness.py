@@ -1,4 +1,4 @@
-"""Is a folded network as near to the truth as the unfolded one? `make bench-fold-exactness`.
+"""Distance of folded and unfolded networks from float64: `make bench-fold-exactness`.
 
 For each of the ten graphs and each seed (weights and input): the truth is a float64 run of the source (see
 `benchmarks.fold.float64_reference`). Both the source and the folded file run in float32 under ONNX Runtime with graph
@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.fold.float64_reference import Array, check_against_onnx, run_in_double
+from benchmarks.fold.float64_reference import Array, check_against_onnx, run_in_float64
 from benchmarks.fold.graphs import NAMES, write_graph
 from benchmarks.machine import machine_line
-from normfold.export.onnx_io.fold_file import fold_file
-from normfold.export.verify.inputs import random_feeds
+from normfold.export.files.fold_file import fold_file
+from normfold.export.verify.inputs import random_inputs
 from normfold.export.verify.runner import Runner
 
 MEDIAN_LIMIT = 1.0
@@ -54,11 +54,11 @@ def ratio(name: str, seed: int, folder: Path) -> float:
     """Return the folded model's distance over the unfolded one's, of the output for which it is largest."""
     source = write_graph(name, folder / "source.onnx", seed)
     folded = folder / "folded.onnx"
-    fold_file(source, folded, proven=False)
+    fold_file(source, folded, verified=False)
     unfolded_run, folded_run = Runner(source), Runner(folded)
-    feeds = dict(random_feeds(unfolded_run.inputs, free_size=32, seed=seed))
-    truth = run_in_double(onnx.load(source), feeds)
-    before, after = (distances(runner.run(feeds), truth) for runner in (unfolded_run, folded_run))
+    inputs = dict(random_inputs(unfolded_run.inputs, free_size=32, seed=seed))
+    truth = run_in_float64(onnx.load(source), inputs)
+    before, after = (distances(runner.run(inputs), truth) for runner in (unfolded_run, folded_run))
     print(f"{name}, seed {seed}: unfolded {before}, folded {after}", file=sys.stderr)
     return max(after[output] / before[output] for output in truth)
 

@@ -7,7 +7,7 @@ optimisations, and the ratio to the exporter's optimiser with a 95 % interval (s
 
 Times are processor time on one core: what passes on a machine that does nothing else. Models run in one thread.
 Changing the file is timed three times, imports and a first, uncounted run apart; the median counts. Leaves with 1 if
-normfold's ratio or time is over its limit, or its output is not proven.
+normfold's ratio or time is over its limit, or its output is not verified.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Result:
     operators: Counter[str]
     seconds: float
     error_over_noise: float
-    proven: bool
+    verified: bool
     milliseconds: float
     ratio: Ratio
 
@@ -58,7 +58,7 @@ class Result:
         found = {
             f"{self.ratio.value:.3f} times the exporter's time, allowed {RATIO_LIMIT}": self.ratio.value > RATIO_LIMIT,
             f"folded in {self.seconds:.2f} s, allowed {SECONDS_LIMIT} s": self.seconds > SECONDS_LIMIT,
-            f"error {self.error_over_noise:.1f} times the noise: not proven": not self.proven,
+            f"error {self.error_over_noise:.1f} times the noise: not verified": not self.verified,
         }
         return [f"{self.graph}: {fault}" for fault, is_fault in found.items() if is_fault]
 
@@ -101,34 +101,36 @@ def warm_up(pipelines: Sequence[Pipeline], folder: Path) -> None:
 
 def measure_graph(name: str, pipelines: Sequence[Pipeline], folder: Path, rounds: int, core: int) -> list[Result]:
     """Run every pipeline on one graph, then prove and time what they wrote."""
-    tell(f"{name}: source")
+    show_progress(f"{name}: source")
     source = write_graph(name, folder / "source.onnx")
     files = {pipeline.name: folder / f"{index}.onnx" for index, pipeline in enumerate(pipelines)}
-    seconds, proofs = {}, {}
+    seconds, verifications = {}, {}
     for pipeline in pipelines:
-        tell(f"{name}: {pipeline.name}")
+        show_progress(f"{name}: {pipeline.name}")
         target = files[pipeline.name]
         with pinned(core):
             seconds[pipeline.name] = statistics.median(time_of(pipeline, source, target) for _ in range(TIMINGS))
-        proofs[pipeline.name] = verify(source, target)
+        verifications[pipeline.name] = verify(source, target)
     with pinned(core):
-        times = measure(files, rounds, lambda done: tell(f"{name}: round {done} of {rounds}"))
+        times = measure(files, rounds, lambda done: show_progress(f"{name}: round {done} of {rounds}"))
     results = []
     for pipeline in pipelines:
-        proof, milliseconds = proofs[pipeline.name], times[pipeline.name] * 1000
+        verification, milliseconds = verifications[pipeline.name], times[pipeline.name] * 1000
         results.append(
             Result(
                 graph=name,
                 pipeline=pipeline,
                 operators=Counter(node.op_type for node in onnx.load(files[pipeline.name]).graph.node),
                 seconds=seconds[pipeline.name],
-                error_over_noise=max(output.ratio for output in proof.outputs.values()),
-                proven=proof.passes,
+                error_over_noise=max(output.ratio for output in verification.outputs.values()),
+                verified=verification.passes,
                 milliseconds=statistics.median(milliseconds),
                 ratio=ratio(times[pipeline.name], times[EXPORTER.name]),
             )
         )
-        tell(f"{name}: {pipeline.name}: {spread(milliseconds)}, of exporter's {results[-1].ratio}", ends=True)
+        show_progress(
+            f"{name}: {pipeline.name}: {interval(milliseconds)}, of exporter's {results[-1].ratio}", ends=True
+        )
     return results
 
 
@@ -139,7 +141,7 @@ def time_of(pipeline: Pipeline, source: Path, target: Path) -> float:
     return time.process_time() - started
 
 
-def spread(times: Times) -> str:
+def interval(times: Times) -> str:
     """Return median and quartiles, in the unit given."""
     quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
     return f"{quartiles[1]:.2f} ms [{quartiles[0]:.2f}, {quartiles[2]:.2f}]"
@@ -160,7 +162,7 @@ def table_of(results: Sequence[Result]) -> Table:
             result.pipeline.name,
             *map(str, (operators["BatchNormalization"], operators.total(), operators["Conv"])),
             f"{result.seconds:.2f}",
-            f"{result.error_over_noise:.2f}{'' if result.proven else ' !'}",
+            f"{result.error_over_noise:.2f}{'' if result.verified else ' !'}",
             f"{result.milliseconds:.2f}",
             str(result.ratio) if result.pipeline is not EXPORTER else "1",
         )
@@ -168,9 +170,9 @@ def table_of(results: Sequence[Result]) -> Table:
     return table
 
 
-def tell(what: str, ends: bool = False) -> None:
-    """Say on standard error what is being done, on one line that is written over unless it ends."""
-    print(f"\r{what:70}", end="\n" if ends else "", file=sys.stderr, flush=True)
+def show_progress(step: str, ends: bool = False) -> None:
+    """Show a step on standard error, on one line that the next step replaces unless `ends`."""
+    print(f"\r{step:70}", end="\n" if ends else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
-def in_double(source: onnx.ModelProto) -> onnx.ModelProto:
+def in_float64(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float64 copy: weights, constants, inputs, outputs, and what Cast makes, where they were float32.
 
     Raises:
@@ -53,18 +53,18 @@ def widen(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
-def run_in_double(source: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
-    """Return the outputs, in float64, of a float32 model; the feeds are widened like its weights.
+def run_in_float64(source: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Return the outputs, in float64, of a float32 model; the inputs are widened like its weights.
 
     Raises:
         ValueError: some value of the graph was not computed in float64.
     """
-    model = in_double(source)
+    model = in_float64(source)
     names = [port.name for port in model.graph.output]
     others = {name for node in model.graph.node for name in node.output if name} - set(names)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(others))
     evaluator = ReferenceEvaluator(model, new_ops=[AveragePool, BatchNormalization, Conv, MaxPool])
-    wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feeds.items()}
+    wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in inputs.items()}
     values = dict(zip(evaluator.output_names, evaluator.run(None, wide), strict=True))
     if narrow := [name for name, value in values.items() if np.asarray(value).dtype in (np.float16, np.float32)]:
         raise ValueError(f"{narrow[0]!r} and {len(narrow) - 1} other values were not computed in float64.")
@@ -147,9 +147,9 @@ def check_against_onnx() -> None:
         result = helper.make_tensor_value_info("y", DOUBLE, None)
         graph = helper.make_graph([helper.make_node(op.__name__, names, ["y"], **attributes)], "case", ports, [result])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        feeds = dict(zip(names, arrays, strict=True))
+        inputs = dict(zip(names, arrays, strict=True))
         [wanted], [got] = (
-            map(np.asarray, ReferenceEvaluator(model, new_ops=ops).run(None, feeds)) for ops in ([], [op])
+            map(np.asarray, ReferenceEvaluator(model, new_ops=ops).run(None, inputs)) for ops in ([], [op])
         )
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12, err_msg=f"{op.__name__} {attributes}")
 

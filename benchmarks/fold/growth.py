@@ -1,4 +1,4 @@
-"""How the time of a fold grows with the number of nodes: `make bench-fold-growth`.
+"""Time of a fold by the number of nodes: `make bench-fold-growth`.
 
 A chain of blocks of Conv (1×1, four channels), BatchNormalization and Relu, once each with 100, 1,000 and 10,000
 blocks. Seconds to load, fold and save, in processor time of one process; the fastest of three runs, after a first that

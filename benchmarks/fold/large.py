@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.memory import timed, watch
+from benchmarks.memory import run_and_sample, timed
 
 BLOCKS, WIDTH = 16, 7_000
 WEIGHT_BYTES = WIDTH * WIDTH * 4
@@ -28,7 +28,7 @@ def main() -> None:
         print("writing the model …", file=sys.stderr)
         make_model(source)
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        seconds, peak = watch(__spec__.name, [str(source), str(target)], every_s=0.002)
+        seconds, peak = run_and_sample(__spec__.name, [str(source), str(target)], every_s=0.002)
         written = target.with_name("folded.onnx.data").stat().st_size
     print(f"{size / 1e9:.2f} GB of {BLOCKS} blocks, {written / 1e9:.2f} GB written, folded in {seconds:.1f} s")
     print(f"anonymous memory at its peak: {peak / 1e6:.0f} MB above the imports (limit {LIMIT / 1e6:.0f} MB)")
@@ -66,10 +66,10 @@ def make_model(path: Path) -> None:
 
 def fold_once(source: Path, target: Path) -> None:
     """Import, wait for a line, fold, print the seconds."""
-    from normfold.export.onnx_io.fold_file import fold_file
+    from normfold.export.files.fold_file import fold_file
 
     def fold() -> None:
-        assert fold_file(source, target, proven=False).report.batchnorm_after == 0
+        assert fold_file(source, target, verified=False).report.batchnorm_after == 0
 
     timed(fold)
 

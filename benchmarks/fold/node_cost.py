@@ -1,4 +1,4 @@
-"""How many bytes move in the time that ONNX Runtime needs to dispatch a node: `make bench-node`.
+"""Bytes that move in the time that ONNX Runtime needs to dispatch a node: `make bench-node`.
 
 `export.fold.cost.NODE_BYTES` stands on this. BatchNormalization and Relu in turn, a hundred times, one thread, all
 optimisation on: with eight numbers a node's time is dispatch alone, with more than a million it is bytes moved.

@@ -1,4 +1,4 @@
-"""The ways to make a file faster that stand side by side: what each is given, and what it does to it.
+"""The pipelines that are compared: what each is given, and what it does to a file.
 
 Every pipeline reads the same unoptimised file, as torch.onnx.export writes it with optimize=False, and writes another.
 All but `normfold` begin with the exporter's own optimiser, which also computes what is constant (shapes, positions),
@@ -67,9 +67,9 @@ def simplify(source: Path, target: Path) -> None:
 
 def normfold(source: Path, target: Path) -> None:
     """Fold and merge, verification apart."""
-    from normfold.export.onnx_io.fold_file import fold_file
+    from normfold.export.files.fold_file import fold_file
 
-    fold_file(source, target, proven=False)
+    fold_file(source, target, verified=False)
 
 
 def in_turn(first: Run, second: Run) -> Run:

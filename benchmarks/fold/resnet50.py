@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.memory import timed, watch
+from benchmarks.memory import run_and_sample, timed
 
 ROUNDS = 9
 TIME_LIMIT, MEMORY_LIMIT = 2.0, 1.5
@@ -27,7 +27,7 @@ def main() -> None:
         results: dict[str, list[dict[str, float]]] = {"load + save": [], "fold": []}
         for _ in range(ROUNDS):
             for kind, runs in results.items():
-                seconds, peak = watch(__spec__.name, [kind, str(source), str(Path(folder, "out.onnx"))])
+                seconds, peak = run_and_sample(__spec__.name, [kind, str(source), str(Path(folder, "out.onnx"))])
                 runs.append({"seconds": seconds, "mebibytes": peak / 2**20})
     medians = {
         kind: {figure: statistics.median(run[figure] for run in runs) for figure in ("seconds", "mebibytes")}

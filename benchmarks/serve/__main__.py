@@ -1,18 +1,18 @@
-"""Normfold's service beside what it stands on and what it replaces: `make bench-serve`. Needs wrk (apt install wrk).
+"""Throughput, latency and memory of Normfold's service: `make bench-serve`. Needs wrk (apt install wrk).
 
-Server on one core, load on the other, everything on that a user would have on: validation, deadlines, limits, request
-ids, metrics, an access log of JSON to a file. Rounds are interleaved; medians count. The parts:
+The server runs on one core and the load on another, with all default features: validation, deadlines, limits, request
+ids, metrics, and a JSON access log in a file. Rounds are interleaved, and medians count. The parts:
 
-    start      from the command to ready with one bundle of digits, and the memory then
-    small      a 64-256-256-10 network: requests a second and latency, beside the bare ASGI echo and a tutorial's server
-    resnet18   224 × 224: rows a second, binary and JSON, beside a bare loop of session.run
-    overload   resnet18, offered three times its peak by an open loop
-    crowd      the small network, 512 connections
-    reload     twenty new versions of resnet18 under load on it and on the small network
-    watch      what watching inputs costs, with and without it by turns
-    soak       a million requests, every answer checked, and a hundred loads and unloads
+    start         time from the command to ready with one bundle of digits, and the memory then
+    small         a 64-256-256-10 network: requests/s and latency, compared with an ASGI echo and a tutorial's server
+    resnet18      224 × 224: rows/s, binary and JSON, compared with a bare loop of session.run
+    overload      resnet18 with three times the requests/s of its peak, from an open loop
+    connections   the small network with 512 connections
+    reload        twenty new versions of resnet18, under load on it and on the small network
+    drift         cost of drift monitoring, on and off by turns
+    soak          a million requests with every response checked, and a hundred loads and unloads
 
-Leaves with 1 if a limit is passed; each part's stand in its own file.
+The exit code is 1 if a limit is exceeded; the limits of a part are in its file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import machine_line
-from benchmarks.progress import tell
+from benchmarks.progress import show_progress
 from benchmarks.serve.load import SERVER_CORE
 from benchmarks.serve.networks import export
 from benchmarks.serve.parts import drift_cost, overload, reload, resnet18, small, soak, start
@@ -35,12 +35,12 @@ PARTS = {
     "small": (small.measure_small, ("small",)),
     "resnet18": (resnet18.measure_resnet18, ("resnet18",)),
     "overload": (overload.measure_overload, ("resnet18",)),
-    "crowd": (overload.measure_crowd, ("small",)),
+    "connections": (overload.measure_many_connections, ("small",)),
     "reload": (reload.measure_reload, ("small", "resnet18")),
-    "watch": (drift_cost.measure_watch, ("digits",)),
+    "drift": (drift_cost.measure_drift_cost, ("digits",)),
     "soak": (soak.measure_soak, ("small", "resnet18")),
 }
-"""What measures a part, and the networks in its repository."""
+"""Function and networks of each part."""
 
 LIMITS = {
     name: limit
@@ -50,7 +50,7 @@ LIMITS = {
 
 
 def main() -> None:
-    """Measure, print, and leave with 1 if a limit is passed."""
+    """Measure, print, and exit with 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(prog="make bench-serve")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: %(default)s)")
@@ -66,7 +66,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for network in networks:
-                tell(f"making {network}")
+                show_progress(f"making {network}")
                 export(folder, folder / "repository", network)
             figures |= measure(folder, folder / "repository", arguments.rounds, arguments.seconds)
     print()
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def verdict(name: str, value: float) -> list[str]:
-    """Print a figure beside its limit; return it if it fails."""
+    """Print a value beside its limit; return its name if it fails."""
     limit, kind = LIMITS[name]
     passes = value >= limit if kind == "at least" else value <= limit
     print(f"{'ok  ' if passes else 'FAIL'} {name}: {value:.3f} ({kind} {limit:g})")

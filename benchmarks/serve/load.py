@@ -1,4 +1,4 @@
-"""Servers on one core, load on the other: wrk for closed loops, and an open loop at a fixed rate."""
+"""Servers on one core and load on another: closed loops by wrk, and an open loop at a fixed rate."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 @dataclass(frozen=True)
 class Request:
-    """A POST request as a client sends it over and over."""
+    """A POST request that a client sends repeatedly."""
 
     path: str
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
 
     def as_bytes(self) -> bytes:
-        """Return the whole request."""
+        """Return the request with its head."""
         fields = {"Host": "127.0.0.1", "Content-Length": str(len(self.body))} | self.headers
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"POST {self.path} HTTP/1.1\r\n{head}\r\n".encode() + self.body
 
     def as_script(self, folder: Path) -> Path:
-        """Write it as a script for wrk."""
+        """Write the request as a script for wrk, and return its path."""
         body, script = folder / "body", folder / "request.lua"
         body.write_bytes(self.body)
         lines = ['wrk.method = "POST"', f'wrk.body = io.open("{body}", "rb"):read("*a")']
@@ -45,10 +45,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Closed:
-    """What wrk measured: requests a second, and milliseconds."""
+class ClosedLoopResult:
+    """The measurements of wrk."""
 
     rate: float
+    """Requests per second."""
     p50_ms: float
     p99_ms: float
     errors: int
@@ -56,7 +57,7 @@ class Closed:
 
 @contextmanager
 def server(command: list[str], port: int, ready: str, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a server on its core until the block is left; give its process id."""
+    """Run a server on its core until the block is left; yield its process id."""
     pinned = ["taskset", "-c", str(SERVER_CORE), sys.executable, *command]
     with subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL) as process:
         try:
@@ -67,33 +68,34 @@ def server(command: list[str], port: int, ready: str, environment: dict[str, str
             process.wait(timeout=30)
 
 
-def closed_loop(port: int, request: Request, connections: int, seconds: float, folder: Path) -> Closed:
-    """Let wrk keep so many connections busy."""
+def closed_loop(port: int, request: Request, connections: int, seconds: float, folder: Path) -> ClosedLoopResult:
+    """Send a request repeatedly over several connections with wrk, each after its previous response."""
     script = request.as_script(folder)
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
     command += ["--timeout", "30s", "-s", str(script), f"http://127.0.0.1:{port}{request.path}"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])  # type: ignore[index]  # wrk always prints it
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    return Closed(rate, _latency(text, 50), _latency(text, 99), int(failed[1]) if failed else 0)
+    return ClosedLoopResult(rate, _latency(text, 50), _latency(text, 99), int(failed[1]) if failed else 0)
 
 
 @dataclass
-class Open:
-    """What an open loop saw: status and milliseconds of every request, in order."""
+class OpenLoopResult:
+    """The responses to an open loop, in order."""
 
     seconds: float
-    answers: list[tuple[int, float, bool]] = field(default_factory=list)
+    responses: list[tuple[int, float, bool]] = field(default_factory=list)
+    """Status, milliseconds, and whether there was a Retry-After header."""
 
     def served(self) -> list[float]:
-        """Return the milliseconds of the requests that were answered 200."""
-        return [ms for status, ms, _ in self.answers if status == 200]
+        """Return the milliseconds of the requests with status 200."""
+        return [ms for status, ms, _ in self.responses if status == 200]
 
 
-def open_loop(port: int, request: Request, rate: float, seconds: float, connections: int) -> Open:
-    """Send so many requests a second, whether or not earlier ones were answered, over kept connections.
+def open_loop(port: int, request: Request, rate: float, seconds: float, connections: int) -> OpenLoopResult:
+    """Send `rate` requests per second over persistent connections, independently of the responses.
 
-    Latency counts from when a request should have been sent.
+    Latency counts from the time at which a request was due.
     """
     with on_load_core():
         return asyncio.run(_open_loop(port, request.as_bytes(), rate, seconds, connections))
@@ -101,7 +103,7 @@ def open_loop(port: int, request: Request, rate: float, seconds: float, connecti
 
 @contextmanager
 def on_load_core() -> Iterator[None]:
-    """Keep this process on the load's core."""
+    """Pin this process to the core of the load."""
     os.sched_setaffinity(0, {LOAD_CORE})
     try:
         yield
@@ -109,8 +111,8 @@ def on_load_core() -> Iterator[None]:
         os.sched_setaffinity(0, {SERVER_CORE, LOAD_CORE})
 
 
-async def _open_loop(port: int, sent: bytes, rate: float, seconds: float, connections: int) -> Open:
-    result, started = Open(seconds), time.perf_counter()
+async def _open_loop(port: int, sent: bytes, rate: float, seconds: float, connections: int) -> OpenLoopResult:
+    result, started = OpenLoopResult(seconds), time.perf_counter()
     due: asyncio.Queue[float] = asyncio.Queue()
 
     async def worker() -> None:
@@ -121,7 +123,7 @@ async def _open_loop(port: int, sent: bytes, rate: float, seconds: float, connec
             length = int(re.search(rb"\r\ncontent-length: (\d+)", head)[1])  # type: ignore[index]  # always there
             await reader.readexactly(length)
             status = int(head[9:12])
-            result.answers.append((status, 1e3 * (time.perf_counter() - at), b"retry-after" in head))
+            result.responses.append((status, 1e3 * (time.perf_counter() - at), b"retry-after" in head))
             if b"connection: close" in head:
                 writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -151,7 +153,7 @@ def _latency(text: str, percent: int) -> float:
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
-    """Wait until a server answers there, as long as its process lives."""
+    """Wait until a server responds at `url`, while its process runs."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -159,4 +161,4 @@ def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
                 return
         except OSError:
             time.sleep(0.02)
-    raise SystemExit(f"{url} never answered.")
+    raise SystemExit(f"{url} does not respond.")

@@ -1,4 +1,4 @@
-"""The bare loop that `make bench-serve` compares with: session.run on one row, again and again, one thread."""
+"""The bare loop that `make bench-serve` compares with: session.run on one row, repeated, on one thread."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from benchmarks.latency import session_of
 
 
 def main() -> None:
-    """Print the runs a second of a model, over so many seconds."""
+    """Print the runs per second of a model; arguments: the model file and the duration in seconds."""
     session, seconds = session_of(Path(sys.argv[1])), float(sys.argv[2])
-    (port,) = session.get_inputs()
-    row = np.random.default_rng(1).standard_normal([1, *port.shape[1:]]).astype(np.float32)
+    (value,) = session.get_inputs()
+    row = np.random.default_rng(1).standard_normal([1, *value.shape[1:]]).astype(np.float32)
     for _ in range(3):
-        session.run(None, {port.name: row})
+        session.run(None, {value.name: row})
     runs, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds:
-        session.run(None, {port.name: row})
+    while (elapsed := time.perf_counter() - started) < seconds:
+        session.run(None, {value.name: row})
         runs += 1
-    print(runs / passed)
+    print(runs / elapsed)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from normfold.export.bundle.export import export_bundle
 
 
 def small_network(folder: Path) -> Path:
-    """Write 64-256-256-10 with seeded weights."""
+    """Write a 64-256-256-10 perceptron with seeded weights."""
     rng = np.random.default_rng(0)
     nodes, weights, value = [], [], "input"
     sizes = (64, 256, 256, 10)
@@ -42,7 +42,7 @@ def small_network(folder: Path) -> Path:
 
 
 def resnet18(folder: Path) -> Path:
-    """Write our ResNet-18 for 224 × 224 with seeded weights."""
+    """Write Normfold's ResNet-18 for images of 224 × 224 with seeded weights."""
     import torch
 
     from normfold.models.architectures.registry import Architecture, build
@@ -57,7 +57,7 @@ def resnet18(folder: Path) -> Path:
 
 
 def infer_request(repository: Path, network: str, array: np.ndarray, binary: bool) -> Request:
-    """Return an infer request as a NumPy client writes it."""
+    """Return an infer request for an array, as JSON or with binary data."""
     entry: dict[str, Any] = {"name": "input", "shape": list(array.shape), "datatype": "FP32"}
     path = f"/v2/models/{network}/infer"
     output = read_manifest(repository / network / "1" / "manifest.json").outputs[0].name
@@ -71,7 +71,7 @@ def infer_request(repository: Path, network: str, array: np.ndarray, binary: boo
 
 
 def digits(folder: Path) -> Path:
-    """Write the small convolutional network for digits, with seeded weights: what a first service serves."""
+    """Write the convolutional network for digits of the tutorials, with seeded weights."""
     import torch
 
     from normfold.models.architectures.registry import Architecture, build
@@ -88,5 +88,5 @@ MAKERS = {"small": small_network, "resnet18": resnet18, "digits": digits}
 
 
 def export(folder: Path, repository: Path, network: str) -> None:
-    """Make a network and export it with the fold."""
+    """Write a network, and export it, folded, into a repository."""
     export_bundle(MAKERS[network](folder), repository, network)

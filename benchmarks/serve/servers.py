@@ -1,4 +1,4 @@
-"""Normfold's service and the servers beside it, each on the server's core until its block is left."""
+"""Normfold's service and the servers that it is compared with, each on the server's core until its block is left."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.serve.load import server
 PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182}
 
 
-def normfold(repository: Path, folder: Path, module: str = "cli", **settings: str) -> Any:
-    """Return Normfold's service, with everything on but what the settings turn off."""
+def normfold(repository: Path, folder: Path, module: str = "normfold", **settings: str) -> Any:
+    """Run Normfold's service with its default features; `settings` are environment variables."""
     environment = {"NORMFOLD_ACCESS_LOG": str(folder / "normfold.log"), "NORMFOLD_LOG_LEVEL": "warning"} | settings
     port = PORTS["normfold"]
     command = ["-m", module, "serve", "--repository", str(repository), "--port", str(port), "--provider", "cpu"]
@@ -19,7 +19,7 @@ def normfold(repository: Path, folder: Path, module: str = "cli", **settings: st
 
 
 def uvicorn_app(name: str, factory: bool, **environment: str) -> Any:
-    """Return one of the other servers."""
+    """Run one of the other servers."""
     command = ["-m", "uvicorn", f"benchmarks.serve.targets:{name}", "--port", str(PORTS[name])]
     command += ["--no-access-log", "--log-level", "warning", *(["--factory"] if factory else [])]
     return server(command, PORTS[name], "/docs" if factory else "/", environment)

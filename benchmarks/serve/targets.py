@@ -1,7 +1,7 @@
-"""The servers that `make bench-serve` asks beside Normfold's: the most an HTTP server can do, and what tutorials do.
+"""The servers that `make bench-serve` compares Normfold with.
 
-echo      uvicorn and the barest application: gives the body back
-tutorial  FastAPI and ONNX Runtime as tutorials write it: a pydantic model, a list of lists, one run a request
+echo      uvicorn with a minimal application that returns the body: an upper limit for an HTTP server
+tutorial  FastAPI and ONNX Runtime as in tutorials: a pydantic model with a list of lists, one run per request
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Message = dict[str, Any]
 
 
 async def echo(scope: Message, receive: Any, send: Any) -> None:
-    """Answer with the request's own body."""
+    """Respond with the request's body."""
     if scope["type"] != "http":
         return
     body, more = b"", True
@@ -29,7 +29,7 @@ async def echo(scope: Message, receive: Any, send: Any) -> None:
 
 
 class Rows(BaseModel):
-    """What the tutorial's server takes."""
+    """Request body of the tutorial's server."""
 
     data: list[list[float]]
 
@@ -43,12 +43,12 @@ def tutorial() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(os.environ["MODEL"], options, providers=["CPUExecutionProvider"])
-    (port,) = session.get_inputs()
+    (value,) = session.get_inputs()
     app = FastAPI()
 
     @app.post("/predict")
     def predict(request: Rows) -> dict[str, Any]:
-        (result,) = session.run(None, {port.name: np.array(request.data, np.float32)})
+        (result,) = session.run(None, {value.name: np.array(request.data, np.float32)})
         return {"result": result.tolist()}
 
     return app

@@ -12,14 +12,14 @@ from rich.text import Text
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,
+    monitor_record,
+    monitor_sentence,
     verification_record,
     verification_table,
-    watch_record,
-    watch_sentence,
 )
 
 if TYPE_CHECKING:
-    from normfold.export.adapt.recalibrate import Layer
+    from normfold.export.adapt.recalibrate import RecalibratedLayer
 
 
 def adapt(
@@ -52,11 +52,11 @@ def adapt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Re-estimate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
+    """Recalibrate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
 
     For inputs that have changed since training: another camera, another light. Needs neither torch nor the checkpoint
-    nor labels, but at least 32 samples of one state of affairs, and 100 if the service is to tell when inputs change
-    again. If their first half is not like their second, or the new fold cannot be proven, nothing is written and the
+    nor labels, but at least 32 samples of one state of affairs, and 100 if the service is to see when inputs drift
+    again. If their first half is not like their second, or the new fold cannot be verified, nothing is written and the
     exit code is 1. `normfold repository rollback` undoes it.
 
     Example: `normfold adapt model_repository/digits --samples pictures/`
@@ -99,14 +99,15 @@ def adapt(
     for sentence in exported.report.warnings:
         warn(sentence)
     if as_json:
-        proof = verification_record(exported.verification)
+        verification = verification_record(exported.verification)
         place = {"version": exported.manifest.version, "bundle": str(exported.path)}
-        watched = watch_record(exported.monitor, "samples")
-        print_json({**record, **place, "fold": exported.report.to_dict(), "verification": proof, "monitor": watched})
+        monitor = monitor_record(exported.monitor, "samples")
+        checked = {"verification": verification, "monitor": monitor}
+        print_json({**record, **place, "fold": exported.report.to_dict(), **checked})
         return
     out.print(fold_sentence(exported.report), markup=False)
     out.print(verification_table(exported.verification))
-    out.print(watch_sentence(exported.monitor, "samples"), markup=False)
+    out.print(monitor_sentence(exported.monitor, "samples"), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "
         f"{adapted.samples:,} samples.",
@@ -114,8 +115,8 @@ def adapt(
     )
 
 
-def _table(layers: tuple[Layer, ...]) -> Table:
-    """Return one row for each layer: how far its statistics moved, and how far the halves of the samples lie apart."""
+def _table(layers: tuple[RecalibratedLayer, ...]) -> Table:
+    """Return one row for each layer: how far its statistics moved, and the gap between the halves of the samples."""
     import numpy as np
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -129,19 +130,19 @@ def _table(layers: tuple[Layer, ...]) -> Table:
     ):
         table.add_column(name, justify="right")
     for layer in layers:
-        halves = max(layer.halves.means, layer.halves.variances, key=lambda gap: (gap.is_real, gap.z))
+        farther = max(layer.stability.means, layer.stability.variances, key=lambda gap: (gap.is_real, gap.z))
         table.add_row(
             Text(layer.node),
             str(layer.new.mean.size),
             f"{np.median(layer.moved):.2g}",
             f"{layer.moved.max():.2g}",
             f"{np.median(layer.variance_ratio):.2g}",
-            Text(f"{halves.gap:.2g}, {halves.z:.1f}", style="red" if halves.is_real else ""),
+            Text(f"{farther.gap:.2g}, {farther.z:.1f}", style="red" if farther.is_real else ""),
         )
     return table
 
 
-def _layer_record(layer: Layer) -> dict[str, Any]:
+def _layer_record(layer: RecalibratedLayer) -> dict[str, Any]:
     """Return plain types for JSON; `z` is null where chance does nothing."""
     import numpy as np
 
@@ -154,8 +155,8 @@ def _layer_record(layer: Layer) -> dict[str, Any]:
             "smallest": float(layer.variance_ratio.min()),
             "largest": float(layer.variance_ratio.max()),
         },
-        "halves": {
+        "stability": {
             name: {"gap": gap.gap, "z": gap.z if np.isfinite(gap.z) else None}
-            for name, gap in (("means", layer.halves.means), ("variances", layer.halves.variances))
+            for name, gap in (("means", layer.stability.means), ("variances", layer.stability.variances))
         },
     }

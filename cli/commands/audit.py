@@ -12,7 +12,7 @@ from normfold.display.terminal.console import err, fail, out, print_json
 
 
 class FailOn(StrEnum):
-    """From which severity on a finding makes the exit code 1."""
+    """Lowest severity of a finding that makes the exit code 1."""
 
     WARNING = "warning"
     ERROR = "error"
@@ -27,7 +27,7 @@ def audit(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Compare with these: digits, npz:PATH, csv:PATH or images:DIR (the data of the run).", metavar="DATA"
+            help="Data to compare with: digits, npz:PATH, csv:PATH or images:DIR (the run's).", metavar="DATA"
         ),
     ] = None,
     weights: Annotated[
@@ -37,23 +37,26 @@ def audit(
     input_: Annotated[
         str | None,
         typer.Option(
-            "--input", help="For module:factory without --data: shape of one sample: 3x224x224.", metavar="SHAPE"
+            "--input", help="Shape of one sample for module:factory without --data: 3x224x224.", metavar="SHAPE"
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="An argument for module:factory; repeat it.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="Argument of module:factory; repeatable.", metavar="NAME=VALUE")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with histograms of gain and drift.", metavar="FILE")
+        Path | None, typer.Option(help="Write an HTML page with histograms per layer.", metavar="FILE")
     ] = None,
-    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if there is a finding this severe.")] = FailOn.ERROR,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit with 1 for a finding of this severity or above.")
+    ] = FailOn.ERROR,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look for what is wrong with BatchNorm layers: in a trained network, an ONNX file, or a network of your own.
+    """Find problems of BatchNorm layers in a trained network, an ONNX file, or a network of your own.
 
-    Statistics never set or far from the data's, variance near zero, dead channels, NaN, an unusual epsilon, train mode,
-    dropout before BatchNorm, batches too small. The source stays as it is; docs/reference/audit-findings.md
-    lists every finding.
+    Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
+    unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
+    docs/reference/audit-findings.md lists
+    every finding.
 
     Example: `normfold audit runs/digits --html audit.html`
 

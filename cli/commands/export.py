@@ -13,11 +13,11 @@ from normfold.cli.input_option import parse_input
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import (
     fold_sentence,
+    monitor_record,
+    monitor_sentence,
     pixel_sentence,
     verification_record,
     verification_table,
-    watch_record,
-    watch_sentence,
 )
 from normfold.display.terminal.statistics import accuracy_sentence, movement_table
 
@@ -64,26 +64,26 @@ def export(
     keep_source: Annotated[
         bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
     ] = True,
-    held_out: Annotated[
+    calibration: Annotated[
         Path | None,
         typer.Option(
-            "--held-out",
+            "--calibration",
             metavar="FILE",
-            help="Normal inputs that it was not trained on, to watch by: .npz, an array for each input. "
+            help="Normal inputs that it was not trained on, for the drift thresholds: .npz, an array for each input. "
             "A run folder's are its validation data.",
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option(help="Write what the service needs to watch for shifted inputs.")] = True,
+    monitor: Annotated[bool, typer.Option(help="Write what the service needs to monitor inputs for drift.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fold a network, prove the fold, and write a bundle that `normfold serve` can run.
+    """Fold a network, verify the fold, and write a bundle that `normfold serve` can run.
 
     The source is a run folder of `normfold train`, any ONNX file (needs no torch), or a function of your own that
     returns a torch network. If the folded network differs from the original by more than its rounding noise, nothing
     is written and the exit code is 1.
 
-    The running statistics of a run folder are first taken anew over all of its training data, with the weights frozen,
-    and kept as trained where that makes validation accuracy worse.
+    The running statistics of a run folder are first recalibrated over all of its training data, with the weights
+    frozen, and kept as trained where that makes validation accuracy worse.
 
     With `--input uint8` clients send pixels, 0 to 255, a quarter of the bytes; the network standardises them itself.
 
@@ -93,7 +93,7 @@ def export(
     from normfold._shared.packages import require_export
 
     require_export("normfold export")
-    from normfold.export.bundle.calibrate import FEWEST_ROWS
+    from normfold.export.bundle.calibrate import MIN_ROWS
     from normfold.export.verify.runner import Engine
 
     input_shape, takes_pixels = parse_input(input_)
@@ -114,22 +114,23 @@ def export(
             inputs=inputs,
             merge=merge,
             keep_source=keep_source,
-            calibration_data=held_out,
-            monitor=watch,
+            calibration_data=calibration,
+            monitor=monitor,
             progress=status.update,
         )
     for sentence in exported.report.warnings:
         warn(sentence)
     if exported.verification.engine is Engine.REFERENCE:
-        warn("ONNX Runtime cannot run this model on the CPU: the bundle is proven, but cannot be served there.")
-    if held_out is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
+        warn("ONNX Runtime cannot run this model on the CPU: the bundle is verified, but cannot be served there.")
+    if calibration is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
         warn(
-            f"The held-out inputs give no threshold: it takes {FEWEST_ROWS} rows, finite in each layer, not all alike."
+            f"The calibration inputs give no threshold: at least {MIN_ROWS} rows are needed, finite in each layer and "
+            "not all equal."
         )
     manifest, report = exported.manifest, exported.report
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
-        warn("The running statistics are those of training: taken anew they make validation accuracy worse.")
+        warn("The running statistics are those of training: recalibration lowers validation accuracy.")
     if as_json:
         print_json(
             {
@@ -141,7 +142,7 @@ def export(
                 "kept_statistics": exported.kept_statistics,
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
-                "monitor": watch_record(exported.monitor),
+                "monitor": monitor_record(exported.monitor),
             }
         )
         return
@@ -153,7 +154,7 @@ def export(
     if report.input is not None:
         out.print(pixel_sentence(report.input), markup=False)
     out.print(verification_table(exported.verification))
-    out.print(watch_sentence(exported.monitor), markup=False)
+    out.print(monitor_sentence(exported.monitor), markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))
     table.add_row("serve it", f"normfold serve --repository {repository}")

@@ -25,7 +25,7 @@ def fold(
     source: Annotated[Path, typer.Argument(help="The unfolded model, from any exporter.", metavar="IN.onnx")],
     target: Annotated[Path, typer.Argument(help="Where the folded model goes.", metavar="OUT.onnx")],
     report: Annotated[
-        Path | None, typer.Option(help="Write what became of every BatchNormalization, as JSON.", metavar="FILE")
+        Path | None, typer.Option(help="Write the report: every BatchNormalization, as JSON.", metavar="FILE")
     ] = None,
     inputs: Annotated[
         Path | None,
@@ -40,7 +40,7 @@ def fold(
         typer.Option(help="For --input uint8: the source card, if not IN.json beside the model.", metavar="FILE"),
     ] = None,
     merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
-    verify: Annotated[bool, typer.Option(help="Prove the fold before OUT.onnx is written.")] = True,
+    verify: Annotated[bool, typer.Option(help="Verify the fold before OUT.onnx is written.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
@@ -58,10 +58,10 @@ def fold(
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
     if input_ not in (None, PIXELS):
         raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
-    from normfold.export.onnx_io.atomic_write import staged
+    from normfold.contract.atomic_write import atomic_path
 
     with ExitStack() as stack:
-        report_path = stack.enter_context(staged(report)) if report is not None else None
+        report_path = stack.enter_context(atomic_path(report)) if report is not None else None
         status = stack.enter_context(err.status("starting"))
         folded = fold_model(
             source,
@@ -78,8 +78,8 @@ def fold(
     for sentence in folded.report.warnings:
         warn(sentence)
     if as_json:
-        proof = None if folded.verification is None else verification_record(folded.verification)
-        print_json(folded.report.to_dict() | {"target": str(target), "verification": proof})
+        verification = None if folded.verification is None else verification_record(folded.verification)
+        print_json(folded.report.to_dict() | {"target": str(target), "verification": verification})
         return
     if folded.report.batchnorm_after:
         out.print(fold_table(folded.report))

@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Show every BatchNormalization of a model: where a fold would put it, or why it would stay.
 
-    Writes nothing but the page, if one is asked for. If the proof on the page fails, the exit code is 1.
+    Writes nothing but the page, if one is asked for. If the verification fails, the exit code is 1.
 
     Example: `normfold inspect resnet50.onnx --html resnet50.html`
     """

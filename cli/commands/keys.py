@@ -1,4 +1,4 @@
-"""`normfold keys`: who may ask the service. A secret is printed once, on standard output, and kept nowhere."""
+"""`normfold keys`: the API keys of the service. A key is printed once, on standard output, and stored nowhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOURS = {"active": "green", "expired": "yellow", "revoked": "bright_black"}
 
 app = typer.Typer(
     name="keys",
-    help="Make, list, rotate and revoke the keys that `normfold serve --keys FILE` asks for.",
+    help="Create, list, rotate and revoke the API keys that `normfold serve --keys FILE` requires.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -34,7 +34,7 @@ class _Scope(StrEnum):
 
 
 File = Annotated[
-    Path, typer.Option("--keys", envvar="NORMFOLD_KEYS", help="File of keys.", metavar="FILE", show_default=False)
+    Path, typer.Option("--keys", envvar="NORMFOLD_KEYS", help="Key file.", metavar="FILE", show_default=False)
 ]
 Identity = Annotated[str, typer.Argument(help="Id of a key, as list shows it.", metavar="ID")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -42,25 +42,26 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose it is; the access log has it.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Name of the client, for the access log.", metavar="NAME")],
     file: File,
     scope: Annotated[
         list[_Scope] | None,
         typer.Option(
-            help="infer: models and what is said of them; admin: load, unload; metrics: what was counted. Repeatable.",
+            help="Repeatable. infer: run models and describe them; admin: load and unload them, read samples; "
+            "metrics: read metrics, statistics and drift.",
             show_default="infer",
         ),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests a second.", show_default="no limit")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second for the key.", show_default="no limit")] = None,
     burst: Annotated[
-        int | None, typer.Option(min=1, help="Requests that may come at once.", show_default="those of one second")
+        int | None, typer.Option(min=1, help="Requests at once for the key.", show_default="the rate")
     ] = None,
     expires_in_days: Annotated[
-        int | None, typer.Option(min=1, max=36_500, help="Days for which it works.", show_default="no end")
+        int | None, typer.Option(min=1, max=36_500, help="Days until the key expires.", show_default="never")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key, in a new file if there is none, and print it: this once, since only its hash is kept.
+    """Create a key and print it, this once: the file keeps only its hash. The file is created if it does not exist.
 
     Example: `normfold keys create ci --keys keys.json --scope infer --rate 50`
     """
@@ -70,12 +71,12 @@ def create(
     expires = now + timedelta(days=expires_in_days) if expires_in_days is not None else None
     scopes = [one.value for one in scope or [_Scope.INFER]]
     key, sent = create_key(file, name, scopes, rate=rate, burst=burst, expires=expires)
-    _show_once(key, sent, file, as_json, "A running service takes it within about a second.")
+    _show_once(key, sent, file, as_json, "A running service accepts it within about a second.")
 
 
 @app.command("list")
 def list_keys(file: File, as_json: Json = False) -> None:
-    """List all keys, those that were revoked too.
+    """List all keys, revoked ones included.
 
     Example: `normfold keys list --keys keys.json`
     """
@@ -93,24 +94,24 @@ def rotate(
     identity: Identity,
     file: File,
     grace_minutes: Annotated[
-        int, typer.Option(min=0, max=525_600, help="Minutes for which the old secret goes on.")
+        int, typer.Option(min=0, max=525_600, help="Minutes for which the old secret stays valid.")
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Give a key a new secret and print it, this once; without a grace time the old one stops at once.
+    """Give a key a new secret and print the new key, this once. Without a grace period the old secret ends at once.
 
     Example: `normfold keys rotate 3f9a1c07 --keys keys.json --grace-minutes 60`
     """
     from normfold.service.auth.key_admin import rotate_key
 
     key, sent = rotate_key(file, identity, timedelta(minutes=grace_minutes))
-    old = f"goes on until {key.former.until:%Y-%m-%d %H:%M:%S} UTC" if key.former else "stops within about a second"
+    old = f"stays valid until {key.former.until:%Y-%m-%d %H:%M:%S} UTC" if key.former else "ends within about a second"
     _show_once(key, sent, file, as_json, f"The old secret {old}.")
 
 
 @app.command()
 def revoke(identity: Identity, file: File, as_json: Json = False) -> None:
-    """End a key for good.
+    """Revoke a key for good.
 
     Example: `normfold keys revoke 3f9a1c07 --keys keys.json`
     """
@@ -120,29 +121,29 @@ def revoke(identity: Identity, file: File, as_json: Json = False) -> None:
     if as_json:
         print_json(_record(key))
     else:
-        sentence = f"Key {key.name!r} ({key.id}) is revoked; a running service refuses it within about a second."
+        sentence = f"Key {key.name!r} ({key.id}) is revoked; a running service rejects it within about a second."
         err.print(sentence, markup=False)
 
 
-def _show_once(key: Key, sent: str, file: Path, as_json: bool, what_follows: str) -> None:
-    """Print what a client sends, alone on standard output, so that a script can take it."""
+def _show_once(key: Key, sent: str, file: Path, as_json: bool, note: str) -> None:
+    """Print the key alone on standard output, so that a script can read it, and the rest on standard error."""
     if as_json:
         print_json(_record(key) | {"key": sent})
         return
     typer.echo(sent)
-    sentence = f"The key {key.name!r}, for {', '.join(key.scopes)}: keep it now, {str(file)!r} has only its hash."
-    err.print(f"{sentence} {what_follows}", markup=False)
+    sentence = f"The key {key.name!r}, for {', '.join(key.scopes)}: store it now, {str(file)!r} has only its hash."
+    err.print(f"{sentence} {note}", markup=False)
 
 
 def _record(key: Key) -> dict[str, Any]:
-    """Return plain types for JSON, without hashes."""
+    """Return a key as plain types for JSON, without hashes."""
     record = key.model_dump(mode="json", exclude={"sha256", "former"})
     former_until = key.former.until.isoformat().replace("+00:00", "Z") if key.former else None
     return record | {"state": key.state(datetime.now(UTC)), "former_until": former_until}
 
 
 def _table(found: tuple[Key, ...]) -> Table:
-    """Return one row for each key."""
+    """Return a table with a row for each key."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "name", "scopes"):
         table.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""`normfold repository`: what an operator does to bundles on disk, beside a service that may be running.
+"""`normfold repository`: versions of bundles on disk, beside a service that may be running.
 
 The base install is enough: no bundle's network is opened. Rolling back publishes, deleting renames away, so that
 a service that looks at the folders at any moment finds whole versions alone.
@@ -92,7 +92,7 @@ def rollback(
     from normfold.export.repository.rollback import roll_back
 
     with err.status("looking at the repository") as status:
-        made = roll_back(repository, name, to, say=status.update)
+        made = roll_back(repository, name, to, progress=status.update)
     manifest = made.manifest
     if as_json:
         record = {"name": name, "version": manifest.version, "copy_of": manifest.copy_of}
@@ -186,7 +186,7 @@ def _ask(question: str, yes: bool) -> None:
     """Ask before something is deleted, unless that was said already.
 
     Raises:
-        InputError: there is nobody to ask.
+        InputError: there is no terminal to ask at.
         Exit: the answer is no.
     """
     if yes:

@@ -1,4 +1,4 @@
-"""`normfold serve`: the repository's models over REST."""
+"""`normfold serve`: serve the models of a repository over REST."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BACKLOG = 2048
 
 MODELS, REQUESTS, LOG = "Models", "Requests", "Log"
 _OTHER_FILES = 256
-"""File descriptors beside those of connections: the log, the event loop, models that are being loaded."""
+"""File descriptors besides those of connections: the log, the event loop, models that are being loaded."""
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
     model_control: Annotated[
         Literal["none", "explicit", "poll"] | None,
         typer.Option(
-            help="When the folders count: at the start alone, when a request asks for it, or every few seconds.",
+            help="When the folder is read: none: at the start; explicit: when a client asks; poll: every few seconds.",
             show_default="none",
             rich_help_panel=MODELS,
         ),
@@ -51,31 +51,33 @@ def serve(
         str | None,
         typer.Option(
             metavar="all|latest:N|N,N…",
-            help="Versions to load: all, the N highest that can answer, or those named.",
+            help="Versions to load of each model: all, the N highest that load, or those listed.",
             show_default="all",
             rich_help_panel=MODELS,
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+        int | None, typer.Option(help="Port to listen on; 0 chooses a free one.", show_default="8000")
     ] = None,
     keys: Annotated[
         Path | None,
-        typer.Option(help="File of keys, as normfold keys writes it.", show_default="nobody needs one", metavar="FILE"),
+        typer.Option(
+            help="File of API keys, made by normfold keys create.", show_default="no key needed", metavar="FILE"
+        ),
     ] = None,
     provider: Annotated[
         Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] | None,
-        typer.Option(help="What runs the networks; auto takes CUDA where it works.", show_default="auto"),
+        typer.Option(help="Execution provider; auto: CUDA where it works, else the CPU.", show_default="auto"),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that serve; processors are shared out among them.", show_default="1")
+        int | None, typer.Option(help="Worker processes; they share the processors evenly.", show_default="1")
     ] = None,
     max_batch_size: Annotated[
         int | None,
         typer.Option(
             metavar="ROWS",
-            help="Rows that a network runs at once.",
+            help="Maximum rows of one batch.",
             show_default="measured for each model",
             rich_help_panel=REQUESTS,
         ),
@@ -84,7 +86,7 @@ def serve(
         int | None,
         typer.Option(
             metavar="ROWS",
-            help="Rows that may wait for a model; more are refused with 503.",
+            help="Rows that may wait for a model; more are answered 503.",
             show_default="1024",
             rich_help_panel=REQUESTS,
         ),
@@ -93,7 +95,7 @@ def serve(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="For queue and run of a request that names no timeout; then 504.",
+            help="Timeout of a request that names none, for queue and run; then it is answered 504.",
             show_default="30",
             rich_help_panel=REQUESTS,
         ),
@@ -102,18 +104,26 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a line of JSON for every request there.",
+            help="Write a line of JSON for every request to this file.",
             show_default="the service's log",
             rich_help_panel=LOG,
         ),
     ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
-        typer.Option(help="The least severe message to log.", show_default="info", rich_help_panel=LOG),
+        typer.Option(
+            help="Lowest level to log; info: every request.",
+            show_default="info",
+            rich_help_panel=LOG,
+        ),
     ] = None,
     log_format: Annotated[
         Literal["json", "text", "auto"] | None,
-        typer.Option(help="JSON lines, or text; auto is text on a terminal.", show_default="auto", rich_help_panel=LOG),
+        typer.Option(
+            help="JSON or text lines; auto: text on a terminal.",
+            show_default="auto",
+            rich_help_panel=LOG,
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the address to standard output as one line of JSON.")
@@ -121,9 +131,9 @@ def serve(
 ) -> None:
     """Serve the models of a repository over REST.
 
-    Options override the environment variables NORMFOLD_REPOSITORY, NORMFOLD_PORT and so on; the documentation has
-    those that are no options. Models load after the port is open: GET /v2/health/ready answers 200 when they can be
-    used. The pages at /docs show every route with examples.
+    Models load after the port is open: GET /v2/health/ready answers 200 once they are ready. The pages at /docs
+    describe every route, with examples. Each option overrides an environment variable of its name, such as
+    NORMFOLD_PORT; the documentation lists the settings that have no option.
 
     Example: normfold serve --repository model_repository --port 8000
     """
@@ -153,8 +163,8 @@ def serve(
     )
     configure_logging(settings)
     if settings.keys is not None:
-        read_keys(settings.keys)  # here already: worker processes that cannot start are replaced for ever
-    _allow_files(settings.max_connections + _OTHER_FILES)
+        read_keys(settings.keys)  # here already: a worker process that cannot start would be replaced for ever
+    _raise_file_limit(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
@@ -166,7 +176,9 @@ def serve(
             run_workers(settings, listener, "normfold.service.app:create_app")
             return
         use_one_arena()
-        from normfold.service.app import create_app  # with several workers it is theirs, and the parent stays small
+        from normfold.service.app import (
+            create_app,  # not with several workers: they import it, and the parent stays small
+        )
 
         app = create_app(settings)
         server = make_server(app, settings)
@@ -180,10 +192,10 @@ def serve(
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Open the port ourselves, so that one in use is an error of one sentence, and port 0 is known before it answers.
+    """Open the port before the server starts: one in use gives an error of one sentence, and port 0 is known at once.
 
     Raises:
-        AddressError: the address is in use, not ours to take, or unknown.
+        AddressError: the address is in use, not permitted, or unknown.
     """
     from normfold.service.errors import AddressError
 
@@ -197,7 +209,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)  # from here on connections wait for the server instead of being refused
+        listener.listen(_BACKLOG)  # from here on connections wait for the server
     except OSError as error:
         listener.close()
         other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
@@ -205,24 +217,24 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _allow_files(wanted: int) -> None:
-    """Let this process open as many files as it may need, where more are allowed than it has; else say so."""
+def _raise_file_limit(required: int) -> None:
+    """Raise the limit on open files to `required` as far as the hard limit allows; log a warning if that is less."""
     try:
         import resource
     except ImportError:  # Windows
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= required:
         return
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    allowed = required if hard == resource.RLIM_INFINITY else min(required, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
+    if allowed < required:
         text = "Only %d files may be open (ulimit -n): connections are closed unanswered before there are %d."
-        logger.warning(text, allowed, wanted - _OTHER_FILES)
+        logger.warning(text, allowed, required - _OTHER_FILES)
 
 
 def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None:
-    """Say where the service listens, and if it is anyone's."""
+    """Log the address, and a warning if everyone on the network can use it; with `as_json` also print the address."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     logger.info("Listening on %s (pages at %s/docs); Ctrl-C stops.", url, url)
@@ -231,13 +243,13 @@ def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None
         sys.stdout.flush()
     if keys is None and not ipaddress.ip_address(host).is_loopback:
         logger.warning(
-            "Anyone who reaches %s can use this service: it has no keys. 'normfold keys create' makes some for --keys.",
+            "Anyone who reaches %s can use this service: it has no keys; see 'normfold keys create' and --keys.",
             host,
         )
 
 
 def _leave_at_once(end: SystemExit) -> NoReturn:
-    """End the process under threads that hang: Python's own way out would wait for them, or be aborted by them."""
+    """Exit while threads hang: the interpreter's own exit would wait for them, or be aborted by them."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(end.code if isinstance(end.code, int) else 1)
@@ -247,8 +259,8 @@ def _leave_at_once(end: SystemExit) -> NoReturn:
 def _leave_quietly() -> Iterator[None]:
     """Make SIGTERM and SIGINT end the command with code 0.
 
-    While it serves, uvicorn handles both: it finishes what it has accepted, within limits. Afterwards it raises them
-    again for whoever handled them before, which is this.
+    While it serves, uvicorn handles both signals: it finishes the requests in flight, within limits. Afterwards it
+    raises them again for the handler that was installed before, which is this one.
     """
 
     def leave(_signal: int, _frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from normfold.cli.signals import exit_code, terminable
+from normfold.cli.signals import exit_code, raise_on_sigterm
 from normfold.contract.errors import InputError, SetupError
 from normfold.display.terminal.console import err, out, print_json
 from normfold.display.terminal.train_progress import is_main_process, warnings_as_sentences
@@ -22,27 +22,36 @@ DATA, TRAINING = "Data", "Training"
 
 
 def train(
-    folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
-    arch: Annotated[str | None, typer.Option(help="Network, or module:factory (convnet).")] = None,
-    arg: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="For the network; repeatable.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Run folder to write, or to resume.")],
+    arch: Annotated[str | None, typer.Option(help="Architecture, or your own module:factory (convnet).")] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of the architecture, such as widths=[32,64]; repeatable."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR (digits).", rich_help_panel=DATA),
     ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Of a csv (the last).", rich_help_panel=DATA)] = None,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Of images, in pixels.", rich_help_panel=DATA)
+    label_column: Annotated[
+        str | None, typer.Option(help="Label column of csv:PATH (the last).", rich_help_panel=DATA)
     ] = None,
-    channels: Annotated[int | None, typer.Option(help="Of images: 1 or 3 (3).", rich_help_panel=DATA)] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size for images:DIR, in pixels.", rich_help_panel=DATA)
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="Channels for images:DIR: 1 or 3 (3).", rich_help_panel=DATA)
+    ] = None,
     validation_fraction: Annotated[
-        float | None, typer.Option(help="Picks the best epoch (0.1).", rich_help_panel=DATA)
+        float | None, typer.Option(help="Fraction to choose the best epoch (0.1).", rich_help_panel=DATA)
     ] = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="Held out to the end (0.2).", rich_help_panel=DATA)
+        float | None, typer.Option(help="Fraction for the final test (0.2).", rich_help_panel=DATA)
     ] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Of the splits (0).", rich_help_panel=DATA)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data (20).", rich_help_panel=TRAINING)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a step (64).", rich_help_panel=TRAINING)] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Seed of the splits (0).", rich_help_panel=DATA)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training split (20).", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step (64).", rich_help_panel=TRAINING)] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd (adamw).", rich_help_panel=TRAINING)] = None,
     lr: Annotated[
         float | None,
@@ -50,32 +59,36 @@ def train(
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(help="Spares norms and biases (0.0005).", rich_help_panel=TRAINING),
+        typer.Option(help="Weight decay, not of BatchNorm or biases (0.0005).", rich_help_panel=TRAINING),
     ] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="In the loss (0.1).", rich_help_panel=TRAINING)] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Label smoothing of the loss (0.1).", rich_help_panel=TRAINING)
+    ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Epochs without gain, then stop (never).", rich_help_panel=TRAINING),
+        typer.Option(help="Stop after so many epochs without improvement (never).", rich_help_panel=TRAINING),
     ] = None,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Of the gradient (no limit).", rich_help_panel=TRAINING)
+        float | None, typer.Option(help="Maximum norm of the gradient (no limit).", rich_help_panel=TRAINING)
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (fp32).", rich_help_panel=TRAINING)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order, dropout (0).", rich_help_panel=TRAINING)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, order of rows, dropout (0).", rich_help_panel=TRAINING)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a batch-normalised network and leave its best checkpoint in a run folder.
+    """Train a batch-normalised network and write its best checkpoint to a run folder.
 
-    Networks: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
-    densenet121, repvgg; temporal for sequences; unet for masks. Defaults stand in parentheses.
+    Architectures: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
+    densenet121, repvgg; temporal for sequences; unet for masks. Defaults are in parentheses.
 
     Example: `normfold train --arch convnet --data digits --out runs/digits`
     """
     from normfold import train as train_network
 
     try:
-        with terminable(), warnings_as_sentences():
+        with raise_on_sigterm(), warnings_as_sentences():
             result = train_network(
                 folder,
                 arch=arch,
@@ -102,10 +115,10 @@ def train(
             )
     except KeyboardInterrupt as error:
         if is_main_process():
-            _say_how_to_resume(folder)
+            _print_interruption(folder)
         raise typer.Exit(exit_code(error)) from None
     except OSError as error:
-        raise _not_written(error, folder) from None
+        raise _write_error(error, folder) from None
     if is_main_process():
         _print_result(result, as_json)
 
@@ -122,30 +135,29 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _how_to_resume(folder: Path) -> str | None:
-    from normfold.models.atomic_write import (
-        STATE_PATH,  # not from where torch is imported, which may be what was interrupted
-    )
+def _resume_advice(folder: Path) -> str | None:
+    """Return how to resume the run, or None if there is nothing to resume."""
+    from normfold.models.training.config import STATE_PATH  # imports no torch, which may be what was interrupted
 
     try:
         if not (folder / STATE_PATH).exists():
             return None
-    except OSError:  # a name too long for the file system, or a folder that may not be entered
+    except OSError:  # a name too long for the file system, or a folder without permission
         return None
-    return f"go on after the last whole epoch with: normfold train --out {shlex.quote(str(folder))} --resume"
+    return f"resume after the last finished epoch with: normfold train --out {shlex.quote(str(folder))} --resume"
 
 
-def _say_how_to_resume(folder: Path) -> None:
-    advice = _how_to_resume(folder)
+def _print_interruption(folder: Path) -> None:
+    advice = _resume_advice(folder)
     if advice is None:
-        err.print("Interrupted before there was anything to resume.")
+        err.print("Interrupted before the first epoch; there is nothing to resume.")
     else:
         err.print(f"Interrupted; {advice}", markup=False)
 
 
-def _not_written(error: OSError, folder: Path) -> SetupError:
-    advice = _how_to_resume(folder)
-    end = "." if advice is None else f"; when that is mended, {advice}"
+def _write_error(error: OSError, folder: Path) -> SetupError:
+    advice = _resume_advice(folder)
+    end = "." if advice is None else f"; when this is fixed, {advice}"
     return SetupError(f"{str(error.filename or folder)!r} cannot be written: {error.strerror or error}{end}")
 
 

@@ -13,7 +13,7 @@ from normfold.display.terminal.fold import verification_record, verification_tab
 
 def verify(
     original: Annotated[Path, typer.Argument(help="The model that is right.", metavar="A.onnx")],
-    folded: Annotated[Path, typer.Argument(help="The model to prove.", metavar="B.onnx")],
+    folded: Annotated[Path, typer.Argument(help="The model to verify.", metavar="B.onnx")],
     inputs: Annotated[
         Path | None, typer.Option(help="Run on these: .npz, an array for each input.", metavar="FILE")
     ] = None,

@@ -1,1 +1,1 @@
-"""The part of `normfold study` that composes training and export."""
+"""The experiment of `normfold study` that needs training, export and ONNX Runtime together."""

@@ -1,4 +1,4 @@
-"""The ninth experiment of `normfold study`: what BatchNorm costs in training, and in inference folded and unfolded."""
+"""Experiment 9 of `normfold study`: cost of BatchNorm in training, and in inference folded and unfolded."""
 
 from __future__ import annotations
 
@@ -19,45 +19,53 @@ from normfold.cli.study.inference import (
 )
 
 if TYPE_CHECKING:
-    from normfold.models.study.finding import Check, Finding
-    from normfold.models.study.training_cost import Cost
+    from normfold.models.study.result import Check, ExperimentResult
+    from normfold.models.study.training_cost import TrainingCost
 
-COLUMNS = ("what", "with BatchNorm; unfolded", "without; folded", "ratio")
+COLUMNS = ("quantity", "with BatchNorm; unfolded", "without; folded", "ratio")
 
 ROUNDS = 60
 
-STEPS_BEFORE = 20
-"""Of training, before a network is exported: a fresh one has offsets of 0, for which the fold writes no bias."""
+STEPS_BEFORE_EXPORT = 20
+"""Training steps before a network is exported; the fold writes no bias for an untrained one, whose offsets are 0."""
 
 Pairs = dict[str, list[tuple[float, float]]]
-"""By what was measured: for each seed the (dearer, cheaper) figure, as the claim has it."""
+"""By quantity: for each seed, (with BatchNorm or unfolded, without BatchNorm or folded)."""
 
 
-def run_cost(seeds: Sequence[int], rounds: int = ROUNDS) -> Finding:
-    """Measure time and memory of both kinds of training, and of both model files.
+def run_cost(seeds: Sequence[int], rounds: int = ROUNDS) -> ExperimentResult:
+    """Measure time and memory of training with and without BatchNorm, and of the unfolded and folded model.
 
     Args:
-        seeds: networks.
-        rounds: of each measurement; its two sides take turns.
+        seeds: one set of networks for each seed.
+        rounds: of each measurement, in which its two sides alternate.
     """
-    from normfold.models.study.finding import Finding, Row, Table, estimate
+    from normfold.models.study.result import ExperimentResult, Row, Table, estimate
 
     pairs = _measure(seeds, rounds)
-    ratios = {what: [dear / cheap if cheap > 0 else math.nan for dear, cheap in found] for what, found in pairs.items()}
+    ratios = {
+        quantity: [first / second if second > 0 else math.nan for first, second in found]
+        for quantity, found in pairs.items()
+    }
     rows: tuple[Row, ...] = tuple(
-        (what, estimate([dear for dear, _ in found]), estimate([cheap for _, cheap in found]), estimate(ratios[what]))
-        for what, found in pairs.items()
+        (
+            quantity,
+            estimate([first for first, _ in found]),
+            estimate([second for _, second in found]),
+            estimate(ratios[quantity]),
+        )
+        for quantity, found in pairs.items()
     )
-    return Finding(
+    return ExperimentResult(
         "cost",
         "Cost in time and memory",
-        "Training: a step with a batch of 64, and the bytes that forward keeps for backward. Inference: the "
-        "convolutional network, exported and folded by Normfold, under ONNX Runtime on one thread, with the runtime’s "
-        "own graph optimisation off and on. Both sides of each pair are measured in turns, "
-        f"{rounds} rounds (in inference for each of {SESSIONS} sets of sessions), and the median is taken. Peak "
-        f"memory: what one batch of {LARGE_BATCH:,} adds to a process of its own, the optimisation off.",
+        "Training: a step with a batch of 64, and the bytes that the forward pass saves for the backward pass. "
+        "Inference: the convolutional network, exported and folded by Normfold, in ONNX Runtime on one thread, with "
+        "its graph optimisation off and on. The two sides of each pair alternate for "
+        f"{rounds} rounds (in inference for each of {SESSIONS} sets of sessions); values are medians. Peak memory: the "
+        f"increase by one batch of {LARGE_BATCH:,} in a process of its own, with the optimisation off.",
         Table(COLUMNS, rows),
-        "Ratios; dotted: no difference. "
+        "Ratios; the dotted line is a ratio of 1. "
         f"Error bars: mean ± standard error over {len(seeds)} networks, one for each seed.",
         _draw(ratios),
         _checks(ratios),
@@ -71,19 +79,19 @@ def _measure(seeds: Sequence[int], rounds: int) -> Pairs:
     pairs: Pairs = {}
     for seed in seeds:
         for kind in NETWORKS:
-            with_norm, without = training_costs(kind, seed, rounds).values()
-            _add_training(pairs, kind, with_norm, without)
+            with_batchnorm, without = training_costs(kind, seed, rounds).values()
+            _add_training(pairs, kind, with_batchnorm, without)
         with tempfile.TemporaryDirectory() as folder:
-            network = make_convnet(seed, norm=True)
-            train(network, load_digits(), seed, STEPS_BEFORE)
+            network = make_convnet(seed, batchnorm=True)
+            train(network, load_digits(), seed, STEPS_BEFORE_EXPORT)
             costs = inference_costs(network, Path(folder), rounds, seed)
         _add_inference(pairs, costs[UNFOLDED], costs[FOLDED])
     return pairs
 
 
-def _add_training(pairs: Pairs, kind: str, with_norm: Cost, without: Cost) -> None:
-    pairs.setdefault(_step(kind), []).append((with_norm.milliseconds, without.milliseconds))
-    pairs.setdefault(_kept(kind), []).append((with_norm.saved_bytes / 1024, without.saved_bytes / 1024))
+def _add_training(pairs: Pairs, kind: str, with_batchnorm: TrainingCost, without: TrainingCost) -> None:
+    pairs.setdefault(_step(kind), []).append((with_batchnorm.milliseconds, without.milliseconds))
+    pairs.setdefault(_saved(kind), []).append((with_batchnorm.saved_bytes / 1024, without.saved_bytes / 1024))
 
 
 def _add_inference(pairs: Pairs, unfolded: InferenceCost, folded: InferenceCost) -> None:
@@ -99,32 +107,32 @@ def _step(kind: str) -> str:
     return f"training step, {kind}, ms"
 
 
-def _kept(kind: str) -> str:
-    return f"kept for backward, {kind}, KiB"
+def _saved(kind: str) -> str:
+    return f"saved for backward, {kind}, KiB"
 
 
 def _run(batch: int, optimised: bool) -> str:
-    return f"run of {batch}, optimiser {'on' if optimised else 'off'}, µs"
+    return f"batch of {batch}, optimisation {'on' if optimised else 'off'}, µs"
 
 
 def _checks(ratios: dict[str, list[float]]) -> tuple[Check, ...]:
-    from normfold.models.study.finding import Check
+    from normfold.models.study.result import Check
 
     return tuple(
-        Check(claim, source, f"{what}: ratio − 1", tuple(ratio - 1 for ratio in ratios[what]))
-        for claim, source, what in (
+        Check(claim, source, f"{quantity}: ratio − 1", tuple(ratio - 1 for ratio in ratios[quantity]))
+        for claim, source, quantity in (
             (
                 "BatchNorm makes a training step slower.",
                 "Gitman & Ginsburg 2017, arXiv:1709.08145",
                 _step("convolutional"),
             ),
             (
-                "BatchNorm takes memory in training: what it needs for its backward pass.",
+                "BatchNorm needs memory in training, for the tensors of its backward pass.",
                 "Rota Bulò et al. 2018, arXiv:1712.02616",
-                _kept("convolutional"),
+                _saved("convolutional"),
             ),
             (
-                "Folding makes inference faster where the runtime runs the graph as it is.",
+                "Folding makes inference faster where the runtime does not optimise the graph.",
                 "Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1: a single linear transform",
                 _run(BATCHES[-1], False),
             ),
@@ -140,11 +148,14 @@ def _checks(ratios: dict[str, list[float]]) -> tuple[Check, ...]:
 def _draw(ratios: dict[str, list[float]]) -> bytes:
     from normfold.models.study.plots import Bars, Series, draw
 
-    half = len(ratios) - len(BATCHES) * 2 - 2
+    inference_start = len(ratios) - len(BATCHES) * 2 - 2
     names = list(ratios)
     panels = []
-    for title, group in (("Training: with / without", names[:half]), ("Inference: unfolded / folded", names[half:])):
-        values = [[ratios[what][seed] for what in group] for seed in range(len(ratios[names[0]]))]
-        labels = [what.rpartition(", ")[0].replace(", ", "\n", 1) for what in group]
+    for title, group in (
+        ("Training: with / without", names[:inference_start]),
+        ("Inference: unfolded / folded", names[inference_start:]),
+    ):
+        values = [[ratios[quantity][seed] for quantity in group] for seed in range(len(ratios[names[0]]))]
+        labels = [quantity.rpartition(", ")[0].replace(", ", "\n", 1) for quantity in group]
         panels.append(Bars(title, "ratio", labels, [Series("ratio", values)], mark=1.0))
     return draw(panels)

@@ -1,4 +1,4 @@
-"""What a BatchNormalization costs ONNX Runtime, folded and not: a network exported, folded, and run in turns."""
+"""Cost of BatchNormalization in ONNX Runtime: a network is exported and folded, and both models run by turns."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 UNFOLDED, FOLDED = "unfolded", "folded"
 BATCHES = (1, 64)
 SESSIONS = 10
-"""Sets of sessions made for each network: where the memory of one lies can make some per cent."""
+"""Number of sets of sessions for each network: the memory layout of a session can change its time by some per cent."""
 LARGE_BATCH = 4096
-"""Rows with which memory is measured."""
+"""Rows of the batch with which memory is measured."""
 
 
 @dataclass(frozen=True)
 class InferenceCost:
-    """Of one model file."""
+    """Cost of one model file."""
 
     microseconds: dict[tuple[int, bool], float]
-    """Median time of a run by (batch, whether the runtime optimises the graph)."""
+    """Median time of a run, by batch size and graph optimisation."""
     file_bytes: int
     peak_bytes: float
-    """By which a run of LARGE_BATCH raises the peak memory of a process of its own, the runtime's optimisation off; NaN
-    where the system does not tell it."""
+    """Increase of the peak memory of a process of its own by a run of LARGE_BATCH, without graph optimisation; NaN on
+    systems without /proc."""
 
 
 def inference_costs(network: nn.Module, folder: Path, rounds: int, seed: int) -> dict[str, InferenceCost]:
-    """Export a network, fold it, and measure both files in turns, on one thread.
+    """Export a network, fold it, and measure both models by turns, on one thread.
 
     Args:
-        network: in eval mode, for pictures (N, 1, 8, 8).
-        folder: where the two files go.
-        rounds: of one run of each session, for each of SESSIONS sets of sessions.
-        seed: of the order in which sessions are made and run.
+        network: in eval mode, for images (N, 1, 8, 8).
+        folder: for the two files.
+        rounds: number of runs of each session, for each of SESSIONS sets of sessions.
+        seed: of the order in which sessions are created and run.
     """
-    from normfold.export.onnx_io.fold_file import fold_file
+    from normfold.export.files.fold_file import fold_file
     from normfold.models.onnx.to_onnx import InputSpec, to_onnx
 
     paths = {kind: folder / f"{kind}.onnx" for kind in (UNFOLDED, FOLDED)}
@@ -62,23 +62,23 @@ def inference_costs(network: nn.Module, folder: Path, rounds: int, seed: int) ->
 
 
 def _times(paths: dict[str, Path], rounds: int, seed: int) -> dict[tuple[str, int, bool], float]:
-    """Return the median microseconds of a run, by (kind, batch, optimised); the runs of a round follow each other."""
+    """Return the median microseconds of a run, by (kind, batch, optimised)."""
     order = random.Random(seed)
-    made = [(kind, optimised) for kind in paths for optimised in (False, True)]
-    keys = [(kind, batch, optimised) for batch in BATCHES for kind, optimised in made]
-    feeds = {batch: {"input": _pictures(batch)} for batch in BATCHES}
+    settings = [(kind, optimised) for kind in paths for optimised in (False, True)]
+    keys = [(kind, batch, optimised) for batch in BATCHES for kind, optimised in settings]
+    inputs = {batch: {"input": _images(batch)} for batch in BATCHES}
     seconds: dict[tuple[str, int, bool], list[float]] = {key: [] for key in keys}
     for _ in range(SESSIONS):
-        order.shuffle(made)
-        sessions = {(kind, optimised): _session(paths[kind], optimised) for kind, optimised in made}
+        order.shuffle(settings)
+        sessions = {(kind, optimised): _session(paths[kind], optimised) for kind, optimised in settings}
         for _ in range(rounds):
             order.shuffle(keys)
             for key in keys:
                 kind, batch, optimised = key
-                session, feed = sessions[kind, optimised], feeds[batch]
-                session.run(None, feed)  # brings its weights back into the caches
+                session = sessions[kind, optimised]
+                session.run(None, inputs[batch])  # loads its weights into the caches
                 started = time.perf_counter()
-                session.run(None, feed)
+                session.run(None, inputs[batch])
                 seconds[key].append(time.perf_counter() - started)
     return {key: 1e6 * statistics.median(values) for key, values in seconds.items()}
 
@@ -93,29 +93,29 @@ def _session(path: Path, optimised: bool) -> Any:
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _pictures(rows: int) -> Any:
+def _images(rows: int) -> Any:
     import numpy as np
 
     return np.random.default_rng(0).standard_normal((rows, 1, 8, 8), np.float32)
 
 
 def _peak_alone(path: Path) -> float:
-    """Run `run_and_peak` in a process of its own: a peak never falls."""
+    """Run `run_and_peak` in a process of its own, since a peak never decreases."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(run_and_peak, path).result()
 
 
 def run_and_peak(path: Path) -> float:
-    """Return by how many bytes one run of a large batch raises this process's peak of resident memory."""
-    session, feed = _session(path, False), {"input": _pictures(LARGE_BATCH)}
-    session.run(None, {"input": _pictures(1)})
+    """Return the increase in bytes of this process's peak resident memory by one run of a large batch."""
+    session, large = _session(path, False), {"input": _images(LARGE_BATCH)}
+    session.run(None, {"input": _images(1)})
     before = _peak()
-    session.run(None, feed)
+    session.run(None, large)
     return _peak() - before
 
 
 def _peak() -> float:
-    """Return this process's own peak; getrusage would count that of the process which started it."""
+    """Return this process's peak resident memory in bytes; getrusage would include that of its parent."""
     status = Path("/proc/self/status")
     if not status.exists():
         return math.nan

@@ -1,4 +1,4 @@
-"""The page of `normfold audit --html`: what was found, and how gain and drift are spread over each layer's channels."""
+"""The page of `normfold audit --html`: the findings, and histograms of gain and drift over each layer's channels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.contract.findings import Audit, Finding, FloatArray, NormLayer, Severity
+from normfold.contract.arrays import Float64Array
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
 from normfold.display.pages.document import document
 from normfold.display.pages.histogram import Axis, histogram
 from normfold.display.pages.markup import Html, element, join, name, row, shortened, table
 from normfold.display.terminal.audit import counted
 
-_SHIFT = Axis(-2.0, 2.0, ((-2.0, "−2"), (-1.0, "−1"), (0.0, "0"), (1.0, "1"), (2.0, "2")))
+_DRIFT = Axis(-2.0, 2.0, ((-2.0, "−2"), (-1.0, "−1"), (0.0, "0"), (1.0, "1"), (2.0, "2")))
 _RATIO = Axis(-3.0, 3.0, ((-3.0, "1/8"), (-1.0, "1/2"), (0.0, "1"), (1.0, "2"), (3.0, "8")))
 """In powers of two."""
 _WIDEST_GAIN = (-6.0, 6.0)
@@ -50,7 +51,7 @@ def _findings(findings: tuple[Finding, ...]) -> Html:
         row(
             element("span", str(finding.severity), class_=f"severity {finding.severity}"),
             "the network" if finding.layer is None else name(finding.layer),
-            join([element("code", finding.code), " ", finding.figure]),
+            join([element("code", finding.code), " ", finding.measurement]),
             finding.advice,
         )
         for finding in findings
@@ -73,13 +74,15 @@ def _layers(audit: Audit) -> Html:
     rows = []
     for layer in audit.layers:
         drawn: list[Html | str] = [_gain(layer, axis)]
-        if audit.drifts:
-            drift = audit.drifts.get(layer.name)
-            drawn += ["not measured"] * 2 if drift is None else [_shift(drift.mean_shift), _ratio(drift.variance_ratio)]
+        if audit.differences:
+            drift = audit.differences.get(layer.name)
+            drawn += (
+                ["not measured"] * 2 if drift is None else [_drift(drift.mean_difference), _ratio(drift.variance_ratio)]
+            )
         rows.append(row(name(layer.name), len(layer.scale), *drawn, numbers=[1]))
     heads = ["BatchNorm", "channels#", "|gain|"]
     sentence = "Gain is |scale| / sqrt(running variance + epsilon), on a logarithmic axis."
-    if audit.drifts:
+    if audit.differences:
         heads += ["mean moved, in std", "variance, new / old"]
         sentence += (
             " Drift is how far the data’s mean and variance are from the running ones; what lies beyond an axis stands "
@@ -88,13 +91,13 @@ def _layers(audit: Audit) -> Html:
     drawing = table("One histogram over the channels of each layer", heads, rows, "layers")
     return element(
         "section",
-        element("h2", "Gain and drift" if audit.drifts else "Gain", id="layers"),
+        element("h2", "Gain and drift" if audit.differences else "Gain", id="layers"),
         element("p", sentence),
         element("div", drawing, class_="scroll", role="region", aria_labelledby="layers", tabindex=0),
     )
 
 
-def _gain_axis(layers: tuple[NormLayer, ...]) -> Axis:
+def _gain_axis(layers: tuple[BatchNormLayer, ...]) -> Axis:
     """Return an axis of whole powers of ten that holds every layer's gains."""
     gains = np.concatenate([_powers(np.abs(layer.gain), 10) for layer in layers])
     finite = np.clip(gains[np.isfinite(gains)], *_WIDEST_GAIN)
@@ -103,27 +106,27 @@ def _gain_axis(layers: tuple[NormLayer, ...]) -> Axis:
     return Axis(low, high, tuple((power, f"{10.0**power:g}") for power in range(low, high + 1)))
 
 
-def _powers(values: FloatArray, base: int) -> FloatArray:
+def _powers(values: Float64Array, base: int) -> Float64Array:
     """Return logarithms; that of 0 is minus infinity."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        logarithms: FloatArray = np.log(values) / np.log(base)
+        logarithms: Float64Array = np.log(values) / np.log(base)
     return logarithms
 
 
-def _gain(layer: NormLayer, axis: Axis) -> Html:
+def _gain(layer: BatchNormLayer, axis: Axis) -> Html:
     gain = np.abs(layer.gain)
-    return histogram(_powers(gain, 10), axis, f"gain of {_spread(gain)}")
+    return histogram(_powers(gain, 10), axis, f"gain of {_summary(gain)}")
 
 
-def _shift(shift: FloatArray) -> Html:
-    return histogram(shift, _SHIFT, f"mean moved by {_spread(shift)} standard deviations")
+def _drift(drift: Float64Array) -> Html:
+    return histogram(drift, _DRIFT, f"mean moved by {_summary(drift)} standard deviations")
 
 
-def _ratio(ratio: FloatArray) -> Html:
-    return histogram(_powers(ratio, 2), _RATIO, f"variance, new over old, of {_spread(ratio)}")
+def _ratio(ratio: Float64Array) -> Html:
+    return histogram(_powers(ratio, 2), _RATIO, f"variance, new over old, of {_summary(ratio)}")
 
 
-def _spread(values: FloatArray) -> str:
+def _summary(values: Float64Array) -> str:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return "no finite value"

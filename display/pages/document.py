@@ -1,4 +1,4 @@
-"""What every page has around its sections.
+"""The document around the sections of every page.
 
 One file complete in itself: no script, no font, nothing fetched, which its own content policy also forbids.
 """

@@ -1,4 +1,4 @@
-"""The drawing of a fold: a mark for each node in the graph's order, an arc from each BatchNormalization to its taker.
+"""The drawing of a fold: a mark for each node, in the graph's order, an arc for each BatchNormalization.
 
 Above the marks stand the arcs of the fold, below them, faintly, values that are read further on; a band lies behind
 each block. Colour is never alone: layers are squares, BatchNormalization nodes discs, kept ones diamonds, and what is
@@ -26,7 +26,7 @@ _GAP = 16
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a mark stands: its line, and the middle of it."""
+    """The place of a mark: its line, and the middle of it."""
 
     line: int
     x: float
@@ -169,8 +169,8 @@ def _batchnorm(mark: Mark, place: _Place, paths: Sequence[str], facts: Facts) ->
     outcome = entry.outcome.value
     into = f" into {', '.join(map(shortened, entry.into))}" if entry.into else ""
     says = f"BatchNormalization {shortened(entry.node)}: {outcome}{into}"
-    if entry.code:
-        says += f" ({entry.code})"
+    if entry.reason_code:
+        says += f" ({entry.reason_code})"
     shape = _diamond if outcome == "kept" else _disc
     drawn = join([element("title", says), *(empty("path", d=path) for path in paths), shape(place.x, place.y)])
     return element(

@@ -1,4 +1,4 @@
-"""The table of the page: one row for each BatchNormalization, its certificate."""
+"""The table of a page with one row for each BatchNormalization."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from normfold.display.pages.markup import Html, element, join, name, row, shorte
 if TYPE_CHECKING:
     from normfold.export.fold.report import Entry, Outcome
 
-_LONGEST_PATH = 4
+_MAX_PATH_NODES = 4
 """Nodes of a path that are shown at once; of a longer one, their number, and on request their names."""
-_LONGEST_REASON = 800
+_MAX_REASON_LENGTH = 800
 
 
 def entry_table(entries: Sequence[Entry]) -> Html:
@@ -29,8 +29,9 @@ def entry_table(entries: Sequence[Entry]) -> Html:
 
 def _way(entry: Entry) -> Html:
     """Return the path to the nodes that took a BatchNormalization, or why it stays."""
-    if entry.code is not None:
-        return join([element("code", entry.code), " ", element("span", reason(entry))])
+    if entry.reason_code is not None:
+        code = element("code", entry.reason_code, title=descriptions(entry))
+        return join([code, " ", element("span", reason(entry))])
     if not entry.into:
         return element("span", "It did nothing, and was taken out.")
     steps = [name(step) for step in entry.path if step not in entry.into]
@@ -38,16 +39,21 @@ def _way(entry: Entry) -> Html:
     if not steps:
         return into
     path = join(_between(steps, " · "))
-    if len(steps) > _LONGEST_PATH:
+    if len(steps) > _MAX_PATH_NODES:
         path = element("details", element("summary", f"by way of {len(steps)} nodes"), path)
     else:
         path = element("span", "by way of ", path, class_="steps")
     return join([into, " ", path])
 
 
+def descriptions(entry: Entry) -> str:
+    """Return the descriptions of an entry's reason codes, without markup."""
+    return " ".join(dict.fromkeys(code.description.replace("`", "") for code in entry.reason_codes))
+
+
 def reason(entry: Entry) -> str:
     """Return why a BatchNormalization stays, as long as fits."""
-    return shortened(entry.reason or "", _LONGEST_REASON)
+    return shortened(entry.reason or "", _MAX_REASON_LENGTH)
 
 
 def _between(parts: list[Html], separator: str) -> Iterator[Html | str]:

@@ -1,4 +1,4 @@
-"""What an inspection finds out about a model, in plain types: read, folded, and on request proven."""
+"""Facts about a model in plain types: read, folded, and on request verified."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from normfold.contract.progress import ProgressCallback
     from normfold.export.fold.report import FoldReport
-    from normfold.export.progress import Say
     from normfold.export.verify.verify import Verification
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
-class Port:
+class ValueRow:
     """An input or output of a model."""
 
     name: str
@@ -58,15 +58,15 @@ class Arc:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a page says. `folded_size` and `verification` are None where the fold was not proven."""
+    """All that a page says. `folded_size` and `verification` are None where the fold was not verified."""
 
     name: str
     sha256: str
     size: int
     opsets: dict[str, int]
     producer: str
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[ValueRow, ...]
+    outputs: tuple[ValueRow, ...]
     report: FoldReport
     marks: tuple[Mark, ...]
     arcs: tuple[Arc, ...]
@@ -76,16 +76,16 @@ class Facts:
     verification: Verification | None
 
 
-def gather(path: Path, proven: bool, say: Say) -> Facts:
+def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Facts:
     """Read a model, fold it in memory, and note what became of it.
 
     Args:
         path: of the model, which stays as it is.
-        proven: also write the folded model to a temporary file and compare the two.
-        say: called with what is being done, in words.
+        verified: also write the folded model to a temporary file and compare the two.
+        progress: called with each step as it begins.
 
     Raises:
-        ModelFileError, TrainingModeError: the model cannot be used, or cannot be run for the proof.
+        ModelFileError, TrainingModeError: the model cannot be used, or cannot be run to verify it.
         WriteError: the temporary file cannot be written.
     """
     import onnx_ir.passes.common as common_passes
@@ -93,19 +93,18 @@ def gather(path: Path, proven: bool, say: Say) -> Facts:
     from normfold.export.fold.fold import fold
     from normfold.export.onnx_io.model_file import load_model
 
-    say("reading the model")
+    progress("reading the model")
     model = load_model(path)
     common_passes.InlinePass()(model)
     nodes = list(model.graph.all_nodes())
     operators = [node.op_type for node in nodes]
     reads = _reads(model.graph, nodes)
     size = _size(path, model)
-    inputs = _ports(value for value in model.graph.inputs if not value.is_initializer())
-    outputs = _ports(model.graph.outputs)
-    say("folding")
-    report = fold(model)
+    inputs = _value_rows(value for value in model.graph.inputs if not value.is_initializer())
+    outputs = _value_rows(model.graph.outputs)
+    report = fold(model, progress)
     marks, arcs = _marks(nodes, operators, reads, report)
-    folded_size, verification = _prove(path, model, say) if proven else (None, None)
+    folded_size, verification = _verify(path, model, progress) if verified else (None, None)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Facts(
@@ -143,8 +142,7 @@ def _marks(
     nodes: Sequence[ir.Node], operators: Sequence[str], reads: Sequence[tuple[int, ...]], report: FoldReport
 ) -> tuple[tuple[Mark, ...], tuple[Arc, ...]]:
     """Return a mark for each node, and an arc for each BatchNormalization and node that took it."""
-    from normfold.export.fold.batchnorm import is_batchnorm
-    from normfold.export.fold.rejection import node_label
+    from normfold.export.graph.nodes import is_batchnorm, node_label
 
     named: dict[str, list[int]] = defaultdict(list)
     for place, node in enumerate(nodes):
@@ -177,13 +175,13 @@ def _is_weight(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None
 
 
-def _ports(values: Iterable[ir.Value]) -> tuple[Port, ...]:
-    ports = []
+def _value_rows(values: Iterable[ir.Value]) -> tuple[ValueRow, ...]:
+    rows = []
     for value in values:
         sizes = None if value.shape is None else [size if isinstance(size, int) else size.value for size in value.shape]
         shape = "rank unknown" if sizes is None else " × ".join(str(size or "?") for size in sizes) or "scalar"
-        ports.append(Port(value.name or "", value.dtype.name.lower() if value.dtype else "unknown", shape))
-    return tuple(ports)
+        rows.append(ValueRow(value.name or "", value.dtype.name.lower() if value.dtype else "unknown", shape))
+    return tuple(rows)
 
 
 def _size(path: Path, model: ir.Model) -> int:
@@ -194,22 +192,22 @@ def _size(path: Path, model: ir.Model) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _prove(path: Path, model: ir.Model, say: Say) -> tuple[int, Verification]:
+def _verify(path: Path, model: ir.Model, progress: ProgressCallback) -> tuple[int, Verification]:
     """Return how many bytes the folded model takes, and how it compares with the file it came from."""
+    from normfold.contract.atomic_write import os_errors_as_write_errors
     from normfold.export.errors import ModelFileError
-    from normfold.export.onnx_io.atomic_write import translated_os_errors
     from normfold.export.onnx_io.model_file import save_model
     from normfold.export.verify.verify import verify
 
     with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         folded = Path(folder, "folded.onnx")
-        with translated_os_errors(folded):
+        with os_errors_as_write_errors(folded):
             save_model(model, folded)
-        say("verifying")
+        progress("verifying")
         try:
-            verification = verify(path, folded)
+            verification = verify(path, folded, progress=progress)
         except ModelFileError as error:
             which = "" if error.path == path else "when folded "
-            hint = "--no-verify makes the page without the proof."
+            hint = "--no-verify makes the page without verification."
             raise ModelFileError(path, f"{which}{error.problem} {hint}") from None
         return sum(file.stat().st_size for file in Path(folder).iterdir()), verification

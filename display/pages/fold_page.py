@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from normfold.display.pages.document import document
 from normfold.display.pages.drawing import draw, key
-from normfold.display.pages.entries import class_of, entry_table, reason
-from normfold.display.pages.facts import Facts, Port
+from normfold.display.pages.entries import class_of, descriptions, entry_table, reason
+from normfold.display.pages.facts import Facts, ValueRow
 from normfold.display.pages.markup import Html, bar, element, join, name, row, shortened, table
 from normfold.display.terminal.fold import fold_sentence, kept_by_reason
 
@@ -28,7 +28,7 @@ def fold_page(facts: Facts) -> str:
 
 def verification_page(title: str, verification: Verification) -> str:
     """Return a page of a verification alone."""
-    return document(shortened(title, 80), [_proof(verification)], "normfold verify --json")
+    return document(shortened(title, 80), [_verification(verification)], "normfold verify --json")
 
 
 def _sections(facts: Facts, title: str) -> Iterator[Html]:
@@ -40,7 +40,7 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
         yield _outcomes(facts)
     if facts.marks:
         yield _map(facts)
-    yield _proof(facts.verification)
+    yield _verification(facts.verification)
     yield element("div", _operators(facts), _model(facts), class_="columns")
     if facts.report.entries:
         yield entry_table(facts.report.entries)
@@ -49,12 +49,12 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
 def _verdict(facts: Facts) -> Html:
     sentence = fold_sentence(facts.report, "can be folded")
     if facts.verification is None:
-        proof = element("span", "Not proven: the folded model was not run.", class_="unproven")
+        verdict = element("span", "Not verified: the folded model was not run.", class_="unverified")
     elif facts.verification.passes:
-        proof = element("span", "Proven: the folded model computes the same.", class_="pass")
+        verdict = element("span", "Verified: the folded model computes the same.", class_="pass")
     else:
-        proof = element("span", "The folded model does not compute the same.", class_="fail")
-    return join([sentence, " ", proof])
+        verdict = element("span", "The folded model does not compute the same.", class_="fail")
+    return join([sentence, " ", verdict])
 
 
 def _figures(facts: Facts) -> Html:
@@ -93,7 +93,7 @@ def _outcomes(facts: Facts) -> Html:
         for code, entries in kept.items():
             example = element("span", "for example: ", reason(entries[0]), class_="example")
             share = join([bar(len(entries) / total, "kept"), example])
-            reasons.append(row(element("code", code), len(entries), share, numbers=[1]))
+            reasons.append(row(element("code", code, title=descriptions(entries[0])), len(entries), share, numbers=[1]))
         parts.append(table("Reasons of those that stay", ["backwards/forwards", "nodes#", "share"], reasons, "bars"))
     return element("section", element("h2", "What becomes of them"), *parts)
 
@@ -129,12 +129,12 @@ def _map(facts: Facts) -> Html:
     )
 
 
-def _proof(verification: Verification | None) -> Html:
+def _verification(verification: Verification | None) -> Html:
     from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR
 
-    title = element("h2", "Error against noise", id="proof")
+    title = element("h2", "Error against noise", id="verification")
     if verification is None:
-        return element("section", title, element("p", "The fold was not proven: the page was made with --no-verify."))
+        return element("section", title, element("p", "The fold was not verified: the page was made with --no-verify."))
     rows = []
     for output, found in verification.outputs.items():
         verdict = element("span", "equal" if found.passes else "different", class_="pass" if found.passes else "fail")
@@ -156,7 +156,7 @@ def _proof(verification: Verification | None) -> Html:
             table(f"By {verification.engine.value}", heads, rows),
             class_="scroll",
             role="region",
-            aria_labelledby="proof",
+            aria_labelledby="verification",
             tabindex=0,
         ),
     )
@@ -185,14 +185,14 @@ def _model(facts: Facts) -> Html:
         row("size", size),
         row("opset", ", ".join(f"{shortened(domain)} {number}" for domain, number in facts.opsets.items())),
         row("made by", shortened(facts.producer) or "not stated"),
-        row("inputs", join(_port(port) for port in facts.inputs)),
-        row("outputs", join(_port(port) for port in facts.outputs)),
+        row("inputs", join(_value(value) for value in facts.inputs)),
+        row("outputs", join(_value(value) for value in facts.outputs)),
     ]
     return element("section", element("h2", "The model"), table("As it is in the file", [], rows, "sheet"))
 
 
-def _port(port: Port) -> Html:
-    return element("div", name(port.name), f" {port.dtype} {shortened(port.shape)}")
+def _value(value: ValueRow) -> Html:
+    return element("div", name(value.name), f" {value.dtype} {shortened(value.shape)}")
 
 
 def _share(found: OutputDifference) -> float:

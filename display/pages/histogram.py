@@ -1,4 +1,4 @@
-"""A small histogram as SVG: how a figure is spread over the channels of a layer."""
+"""A small histogram as SVG: the values of a figure in the channels of a layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BINS = 21
 
 @dataclass(frozen=True)
 class Axis:
-    """What all histograms of a column share, so that they can be compared."""
+    """The axis that all histograms of a column share, so that they can be compared."""
 
     low: float
     high: float

@@ -1,7 +1,7 @@
 """HTML as nested function calls, in which whatever is not HTML already is escaped.
 
-Names come from the model, and so from anybody: they cannot be mistaken for markup, since `element` escapes each child
-and attribute that is no `Html`, and only this module and literals make `Html`.
+Names come from the model, whoever made it: they cannot be mistaken for markup, since `element` escapes each child and
+attribute that is no `Html`, and only this module and literals make `Html`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where each node stands in the drawing: a graph in topological order, broken into lines like text.
+"""The layout of the drawing: a graph in topological order, broken into lines like text.
 
 A line is best broken where nothing is torn: no fold's arc, and few values that are still to be read. Where a single
 value lives, one block of the network ends and the next begins.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
-LONGEST_LINE = 40
-_SHORTEST_BLOCK = 3
+MAX_LINE_NODES = 40
+_MIN_BLOCK_NODES = 3
 _TORN_ARC = 4.0
 _TORN_VALUE = 0.5
-_MOST_VALUES = 6
+_MAX_VALUES = 6
 _LINE = 1.0
 _RAGGED = 3.0
 
@@ -45,11 +45,11 @@ def find_blocks(alive: Sequence[int]) -> list[range]:
     """
     count = len(alive) + 1
     cuts = [0, *(gap + 1 for gap, values in enumerate(alive) if values <= 1), count]
-    blocks = [range(start, end) for start, end in pairwise(cuts) if end - start >= _SHORTEST_BLOCK]
-    return [block for block in blocks if len(block) <= max(LONGEST_LINE, count // 2)]
+    blocks = [range(start, end) for start, end in pairwise(cuts) if end - start >= _MIN_BLOCK_NODES]
+    return [block for block in blocks if len(block) <= max(MAX_LINE_NODES, count // 2)]
 
 
-def break_lines(torn: Sequence[int], alive: Sequence[int], longest: int = LONGEST_LINE) -> list[range]:
+def break_lines(torn: Sequence[int], alive: Sequence[int], longest: int = MAX_LINE_NODES) -> list[range]:
     """Return the lines that tear least, and are of similar length.
 
     Args:
@@ -62,7 +62,7 @@ def break_lines(torn: Sequence[int], alive: Sequence[int], longest: int = LONGES
     start_of = [0] * (count + 1)
     for end in range(1, count + 1):
         last = end == count
-        tear = 0.0 if last else _TORN_ARC * torn[end - 1] + _TORN_VALUE * min(max(alive[end - 1] - 1, 0), _MOST_VALUES)
+        tear = 0.0 if last else _TORN_ARC * torn[end - 1] + _TORN_VALUE * min(max(alive[end - 1] - 1, 0), _MAX_VALUES)
         for start in range(max(0, end - longest), end):
             slack = (longest - (end - start)) / longest
             cost = best[start] + _LINE + tear + (0.0 if last else _RAGGED * slack**2)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from normfold.display.pages.markup import Html, element, empty, join, row, table
 
 if TYPE_CHECKING:
-    from normfold.models.study.finding import Cell, Check, Finding
+    from normfold.models.study.result import Cell, Check, ExperimentResult
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 TITLE = "What batch normalisation does, measured on digits"
 
 
-def study_page(findings: Sequence[Finding], setup: str, rule: str) -> str:
+def study_page(findings: Sequence[ExperimentResult], setup: str, rule: str) -> str:
     """Return the whole page.
 
     Args:
@@ -40,7 +40,7 @@ def study_page(findings: Sequence[Finding], setup: str, rule: str) -> str:
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _sections(findings: Sequence[Finding], setup: str, rule: str) -> Iterator[Html]:
+def _sections(findings: Sequence[ExperimentResult], setup: str, rule: str) -> Iterator[Html]:
     yield element("header", element("h1", TITLE), element("p", setup), element("p", rule))
     counts = Counter(check.verdict.value for finding in findings for check in finding.checks)
     figures = [element("div", element("dt", verdict), element("dd", count)) for verdict, count in counts.most_common()]
@@ -50,7 +50,7 @@ def _sections(findings: Sequence[Finding], setup: str, rule: str) -> Iterator[Ht
         yield _section(number, finding)
 
 
-def _overview(findings: Sequence[Finding]) -> Html:
+def _overview(findings: Sequence[ExperimentResult]) -> Html:
     rows = [
         row(element("a", number, href=f"#{finding.name}"), check.claim, _verdict(check))
         for number, finding in enumerate(findings, start=1)
@@ -60,8 +60,8 @@ def _overview(findings: Sequence[Finding]) -> Html:
     return element("section", element("h2", "The claims"), found)
 
 
-def _section(number: int, finding: Finding) -> Html:
-    picture = f"data:image/png;base64,{base64.b64encode(finding.picture).decode()}"
+def _section(number: int, finding: ExperimentResult) -> Html:
+    picture = f"data:image/png;base64,{base64.b64encode(finding.plot).decode()}"
     columns = finding.table.columns
     rows = [row(*map(_cell, cells), numbers=range(1, len(columns))) for cells in finding.table.rows]
     heads = [columns[0], *(f"{column}#" for column in columns[1:])]
@@ -110,9 +110,9 @@ def _verdict(check: Check) -> Html:
 
 
 def _cell(cell: Cell) -> str:
-    from normfold.models.study.finding import shown
+    from normfold.models.study.result import format_number
 
-    return shown(cell) if isinstance(cell, (int, float)) else str(cell)
+    return format_number(cell) if isinstance(cell, (int, float)) else str(cell)
 
 
 def _footer() -> Html:

@@ -1,4 +1,4 @@
-"""What an audit looks like to a person and to a machine."""
+"""Audits as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from normfold.contract.findings import Audit, FloatArray, NormLayer, Severity
+from normfold.contract.arrays import Float64Array
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Severity
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
@@ -21,7 +22,7 @@ def findings_table(audit: Audit) -> Table:
         table.add_row(
             Text(str(finding.severity), style=_COLOURS[finding.severity], no_wrap=True),
             Text(finding.layer or "the network", overflow="fold"),
-            Text(f"{finding.code}: {finding.figure}", overflow="fold"),
+            Text(f"{finding.code}: {finding.measurement}", overflow="fold"),
             Text(finding.advice, overflow="fold"),
         )
     return table
@@ -60,18 +61,18 @@ def audit_record(source: str, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _layer(layer: NormLayer, audit: Audit) -> dict[str, Any]:
-    drift = audit.drifts.get(layer.name)
+def _layer(layer: BatchNormLayer, audit: Audit) -> dict[str, Any]:
+    drift = audit.differences.get(layer.name)
     return {
         "layer": layer.name,
         "channels": len(layer.scale),
         "epsilon": layer.epsilon,
-        "gain": _spread(np.abs(layer.gain)),
-        "mean_shift": None if drift is None else _spread(drift.mean_shift),
-        "variance_ratio": None if drift is None else _spread(drift.variance_ratio),
+        "gain": _summary(np.abs(layer.gain)),
+        "mean_difference": None if drift is None else _summary(drift.mean_difference),
+        "variance_ratio": None if drift is None else _summary(drift.variance_ratio),
     }
 
 
-def _spread(values: FloatArray) -> list[float] | None:
+def _summary(values: Float64Array) -> list[float] | None:
     finite = values[np.isfinite(values)]
     return [float(finite.min()), float(np.median(finite)), float(finite.max())] if finite.size else None

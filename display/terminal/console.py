@@ -1,4 +1,4 @@
-"""How commands talk: results on standard output, everything else on standard error."""
+"""The consoles of all commands: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Write one JSON object to standard output: what `--json` promises to machines."""
+    """Write one JSON object to standard output: the output of `--json`."""
     sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What folds and verifications look like to a person."""
+"""Folds, verifications and drift monitors as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from normfold.contract.monitor import Monitor
+    from normfold.contract.drift.monitor import Monitor
     from normfold.export.fold.report import Entry, FoldReport
     from normfold.export.graph.pixels import PixelInput
     from normfold.export.verify.verify import Verification
@@ -33,23 +33,23 @@ def pixel_sentence(found: PixelInput) -> str:
     return f"Input {found.name!r} takes 8-bit pixels, 0 to 255; their standardisation is folded{left}."
 
 
-def watch_sentence(monitor: Monitor | None, rows: str = "held-out rows") -> str:
-    """Return what the service will watch of a bundle's inputs, and what its thresholds come from: `rows`."""
-    from normfold.export.bundle.calibrate import FEWEST_ROWS
+def monitor_sentence(monitor: Monitor | None, rows: str = "calibration rows") -> str:
+    """Return how the service will monitor a bundle's inputs for drift; its thresholds come from `rows`."""
+    from normfold.export.bundle.calibrate import MIN_ROWS
 
     if monitor is None:
-        return "Its inputs are not watched."
+        return "Its inputs are not monitored for drift."
     count = len(monitor.layers)
     layers = f"{count} layer{'s' if count > 1 else ''}"
     if monitor.calibration_rows:
-        return f"Inputs are watched at {layers}; {monitor.calibration_rows} {rows} say what is normal there."
+        return f"Inputs are monitored for drift at {layers}; thresholds come from {monitor.calibration_rows} {rows}."
     return (
-        f"Inputs are watched at {layers}, but there are no thresholds, which take at least {FEWEST_ROWS} {rows}: "
+        f"Inputs are monitored for drift at {layers}, but without thresholds, which take at least {MIN_ROWS} {rows}: "
         "scores are shown, `drifted` stays null, and the alert cannot fire."
     )
 
 
-def watch_record(monitor: Monitor | None, rows: str = "held-out rows") -> dict[str, Any] | None:
+def monitor_record(monitor: Monitor | None, rows: str = "calibration rows") -> dict[str, Any] | None:
     """Return the same for JSON."""
     if monitor is None:
         return None
@@ -57,7 +57,7 @@ def watch_record(monitor: Monitor | None, rows: str = "held-out rows") -> dict[s
         "window_rows": monitor.window_rows,
         "calibration_rows": monitor.calibration_rows,
         "layers": [{"node": layer.node, "threshold": layer.threshold} for layer in monitor.layers],
-        "sentence": watch_sentence(monitor, rows),
+        "sentence": monitor_sentence(monitor, rows),
     }
 
 
@@ -77,16 +77,16 @@ def outcome_table(report: FoldReport) -> Table:
 
 
 def kept_by_reason(report: FoldReport) -> dict[str, list[Entry]]:
-    """Return those that were kept, by reason code, the most frequent first."""
+    """Return the entries that were kept, by reason code, the most frequent first."""
     found: dict[str, list[Entry]] = {}
     for entry in report.entries:
         if entry.outcome.value == "kept":
-            found.setdefault(entry.code or "unknown", []).append(entry)
+            found.setdefault(entry.reason_code or "unknown", []).append(entry)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def fold_table(report: FoldReport) -> Table:
-    """Return one row for each BatchNormalization: what became of it, and where it went or why it stays."""
+    """Return one row for each BatchNormalization: its outcome, and the nodes that absorbed it or why it stays."""
     table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
     for entry in report.entries:
         outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"), no_wrap=True)

@@ -1,4 +1,4 @@
-"""What the versions in a repository look like, to a person and to a machine."""
+"""The versions of a repository as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
         return ("–", size, "", "", "", "", "")
-    accuracy = held_out_accuracy(manifest)
+    accuracy = accuracy_on_test_split(manifest)
     return (
         manifest.created[:16].replace("T", " "),
         size,
@@ -67,7 +67,7 @@ def problem_lines(models: Iterable[ModelFolder]) -> Iterator[str]:
 
 
 def leftover_sentence(leftover: Leftover) -> str:
-    """Say what a leftover is."""
+    """Return a sentence on a leftover: whether it is being written, or was left behind."""
     from normfold.export.repository.removal import is_abandoned
 
     if not is_abandoned(leftover):
@@ -76,8 +76,8 @@ def leftover_sentence(leftover: Leftover) -> str:
     return f"{what} left it behind; normfold repository prune removes it."
 
 
-def held_out_accuracy(manifest: Manifest) -> float | None:
-    """Return the accuracy on data held out to the end, if its card has one; nobody measured an adapted network's."""
+def accuracy_on_test_split(manifest: Manifest) -> float | None:
+    """Return the accuracy on the test split, if the card has one; that of an adapted network was not measured."""
     metrics = manifest.card.metrics if manifest.adapted is None else {}
     return metrics.get("test_accuracy", metrics.get("accuracy"))
 
@@ -97,20 +97,20 @@ def describe_model(model: ModelFolder) -> dict[str, Any]:
 def describe(version: Version) -> dict[str, Any]:
     """Return plain types for JSON; what only a manifest says is null where there is none."""
     manifest = version.manifest
-    said: dict[str, Any] = dict.fromkeys(
+    facts: dict[str, Any] = dict.fromkeys(
         ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of", "adapted")
     )
     if manifest is not None:
-        said = {
+        facts = {
             "created": manifest.created,
             "batchnorm_before": manifest.fold.batchnorm_before,
             "batchnorm_after": manifest.fold.batchnorm_after,
-            "accuracy": held_out_accuracy(manifest),
+            "accuracy": accuracy_on_test_split(manifest),
             "origin": manifest.card.origin,
             "copy_of": manifest.copy_of,
             "adapted": None if manifest.adapted is None else manifest.adapted.model_dump(),
         }
-    return {"version": version.number, "bytes": version.size, **said, "problem": version.problem}
+    return {"version": version.number, "bytes": version.size, **facts, "problem": version.problem}
 
 
 def removal_table(removals: Iterable[Removal]) -> Table:

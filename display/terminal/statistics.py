@@ -1,4 +1,4 @@
-"""How far running statistics moved when they were taken anew, as a person sees it."""
+"""Recalibrated running statistics: how far they moved, as a table, and what that does to the accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from normfold.contract.manifest import RunningStatistics
+    from normfold.contract.source_card import RunningStatistics
 
 
 def movement_table(moved: RunningStatistics) -> Table:
@@ -20,9 +20,9 @@ def movement_table(moved: RunningStatistics) -> Table:
     for name in ("mean moved by", "variance changed by"):
         table.add_column(name, justify="right")
     for layer in moved.layers:
-        shift = "–" if layer.mean_shift is None else f"{layer.mean_shift:.2g} std"
+        mean_change = "–" if layer.mean_shift is None else f"{layer.mean_shift:.2g} std"
         ratio = "–" if layer.variance_ratio is None else "× {:.2f} … {:.2f}".format(*layer.variance_ratio)
-        table.add_row(Text(layer.layer, overflow="fold"), shift, ratio)
+        table.add_row(Text(layer.layer, overflow="fold"), mean_change, ratio)
     return table
 
 
@@ -32,5 +32,5 @@ def accuracy_sentence(moved: RunningStatistics) -> str:
         f"{split} accuracy {before:.4f} before, {moved.accuracy_after[split]:.4f} after"
         for split, before in moved.accuracy_before.items()
     ]
-    done = "Taken anew" if moved.taken else "Taken anew, and not kept,"
+    done = "Recalibrated" if moved.taken else "Recalibrated, and not kept,"
     return f"{done} over {moved.samples} training rows: {'; '.join(parts)}."

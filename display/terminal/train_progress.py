@@ -25,32 +25,32 @@ def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
     return line if metrics.validation_mean_iou is None else f"{line}, mean IoU {metrics.validation_mean_iou:.4f}"
 
 
-def make_line_reporter(report: Callable[[str], None]) -> Any:
-    """Return a Reporter that calls a function after each epoch, with its metrics in words."""
-    from normfold.models.training.reporter import Reporter
+def make_line_callback(report: Callable[[str], None]) -> Any:
+    """Return a TrainingCallback that calls a function after each epoch, with its metrics in words."""
+    from normfold.models.training.callback import TrainingCallback
 
-    class LineReporter(Reporter):
+    class LineCallback(TrainingCallback):
         """Calls a function after each epoch."""
 
         def __init__(self) -> None:
             self.epochs = 0
 
-        def start(self, epochs_done: int, epochs: int, steps: int) -> None:  # noqa: ARG002 -- the base's
+        def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:  # noqa: ARG002 -- the base's
             self.epochs = epochs
 
-        def epoch(self, metrics: EpochMetrics) -> None:
+        def on_epoch(self, metrics: EpochMetrics) -> None:
             report(epoch_line(metrics, self.epochs))
 
-    return LineReporter()
+    return LineCallback()
 
 
-def make_bar_reporter() -> Any:
-    """Return a Reporter with a progress bar, `bar`, to be entered while it trains."""
+def make_bar_callback() -> Any:
+    """Return a TrainingCallback with a progress bar, `bar`, to be entered while it trains."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from normfold.models.training.reporter import Reporter
+    from normfold.models.training.callback import TrainingCallback
 
-    class BarReporter(Reporter):
+    class ProgressBar(TrainingCallback):
         """A progress bar on a terminal, a line for each epoch elsewhere."""
 
         def __init__(self) -> None:
@@ -66,23 +66,23 @@ def make_bar_reporter() -> Any:
             self.task: TaskID | None = None
             self.epochs = 0
 
-        def start(self, epochs_done: int, epochs: int, steps: int) -> None:
+        def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
             self.epochs = epochs
             self.task = self.bar.add_task(f"epoch {epochs_done}/{epochs}", total=epochs * steps)
             self.bar.advance(self.task, epochs_done * steps)
 
-        def step(self) -> None:
+        def on_step(self) -> None:
             assert self.task is not None
             self.bar.advance(self.task)
 
-        def epoch(self, metrics: EpochMetrics) -> None:
+        def on_epoch(self, metrics: EpochMetrics) -> None:
             assert self.task is not None
             line = epoch_line(metrics, self.epochs)
             self.bar.update(self.task, description=line)
             if self.bar.disable:
                 err.print(line)
 
-    return BarReporter()
+    return ProgressBar()
 
 
 @contextmanager
@@ -112,5 +112,5 @@ def warnings_as_sentences() -> Iterator[None]:
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for all of a run."""
+    """Return whether this process speaks for all of a run."""
     return os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate launch

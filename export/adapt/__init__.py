@@ -1,1 +1,1 @@
-"""Re-estimate a bundle's statistics from samples, fold again, verify and publish."""
+"""Recalibrate a bundle's statistics from samples, fold again, verify and publish."""

@@ -13,19 +13,20 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.adapt.samples import Samples
+from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError, NotAdaptableError
 from normfold.export.onnx_io.model_file import save_model
-from normfold.export.verify.runner import Feeds, Runner, Tensor
+from normfold.export.verify.runner import Inputs, Runner
 
 CHUNK_BYTES = 2**21
 """Of the network's inputs: what it makes of them may be some twenty times as large."""
-LARGEST_CHUNK = 256
+MAX_CHUNK_ROWS = 256
 
 
-def chunk_rows(feeds: Feeds) -> int:
+def chunk_rows(inputs: Inputs) -> int:
     """Return how many samples to run at once, from the tensors of one."""
-    row_bytes = max(1, sum(array.nbytes for array in feeds.values()))
-    return max(1, min(LARGEST_CHUNK, CHUNK_BYTES // row_bytes))
+    row_bytes = max(1, sum(array.nbytes for array in inputs.values()))
+    return max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // row_bytes))
 
 
 class Activations:
@@ -66,10 +67,10 @@ class Activations:
             save_model(self._piece(model, wanted), path)
             try:
                 runner = Runner(path)
-                names = [port.name for port in runner.inputs]
+                names = [info.name for info in runner.inputs]
                 for chunk in range(len(self._sizes)):
                     self._put(chunk, runner.run({name: self._get(chunk, name) for name in names}))
-            except ModelFileError as error:  # of the piece, which nobody knows
+            except ModelFileError as error:  # of the piece, a file that no user has seen
                 raise NotAdaptableError(f"The network cannot be run on these samples: it {error.problem}") from None
         self._keep({value.name for value in alive})
 
@@ -93,7 +94,7 @@ class Activations:
                 )
         return ir.Model(graph, ir_version=model.ir_version)
 
-    def _put(self, chunk: int, arrays: Feeds) -> None:
+    def _put(self, chunk: int, arrays: Inputs) -> None:
         for name, array in arrays.items():
             if name not in self._numbers:
                 self._numbers[name] = self._made

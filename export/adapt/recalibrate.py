@@ -1,4 +1,4 @@
-"""Statistics of every BatchNormalization, re-estimated from samples: layer after layer, each on what the corrected
+"""Recalibrate the statistics of every BatchNormalization from samples: layer after layer, each on what the corrected
 layers before it give.
 
     mean = (N · trained + n · sampled) / (N + n)        likewise the variance, biased
@@ -10,7 +10,7 @@ Schneider et al. 2020, arXiv:2006.16971.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,25 +19,26 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.activations import Activations, chunk_rows
-from normfold.export.adapt.sample_stability import Halves, compare_halves
+from normfold.export.adapt.liveness import alive_before
+from normfold.export.adapt.sample_stability import SampleStability, measure_stability
 from normfold.export.adapt.samples import Samples
+from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import Statistics
-from normfold.export.errors import MovingSamplesError, NotAdaptableError, SampleError, SampleStatisticsError
-from normfold.export.fold.affine import Array
-from normfold.export.fold.batchnorm import PARAMETERS, BatchNorm, is_batchnorm, read_batchnorm
-from normfold.export.fold.editor import Editor
-from normfold.export.fold.rejection import Refusal, unique_labels
+from normfold.export.errors import NotAdaptableError, SampleError, SampleStatisticsError, UnstableSamplesError
+from normfold.export.fold.batchnorm import PARAMETERS, BatchNorm, read_batchnorm
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import Derived, constant_dtype
-from normfold.export.graph.opsets import opset_of
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 from normfold.export.graph.shapes import infer_shapes
-from normfold.export.onnx_io.atomic_write import translated_os_errors
-from normfold.export.progress import Say, silent
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """What became of one BatchNormalization."""
+class RecalibratedLayer:
+    """One BatchNormalization before and after, and how stable the samples are at it."""
 
     node: str
     trained: Statistics
@@ -45,7 +46,7 @@ class Layer:
     old: Statistics
     new: Statistics
     epsilon: float
-    halves: Halves
+    stability: SampleStability
 
     @property
     def moved(self) -> Array:
@@ -61,10 +62,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Reestimation:
-    """Every BatchNormalization in graph order, and how many samples spoke."""
+class Recalibration:
+    """Every BatchNormalization in graph order, and the number of samples."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[RecalibratedLayer, ...]
     samples: int
 
     @property
@@ -76,39 +77,38 @@ class Reestimation:
         """Raise if the samples' first half is not like their second.
 
         Raises:
-            MovingSamplesError: naming the layer whose halves lie farthest apart, beside chance.
+            UnstableSamplesError: naming the layer whose stability lie farthest apart, beside chance.
         """
         found = [
             (gap.z, gap.gap, layer.node, what)
             for layer in self.layers
-            for gap, what in ((layer.halves.means, "means"), (layer.halves.variances, "variances"))
+            for gap, what in ((layer.stability.means, "means"), (layer.stability.variances, "variances"))
             if gap.is_real
         ]
         if found:
             z, gap, node, what = max(found)
             unit = "standard deviations" if what == "means" else "of themselves"
-            raise MovingSamplesError(node, f"{what} lie {gap:.2g} {unit} apart", gap, z)
+            raise UnstableSamplesError(node, f"{what} lie {gap:.2g} {unit} apart", gap, z)
 
 
-def reestimate(
+def recalibrate(
     model: ir.Model,
     samples: Samples,
     prior: float,
     trained: Mapping[str, Statistics] | None = None,
     batchable: bool = True,
-    say: Say = silent,
-) -> Reestimation:
-    """Re-estimate the statistics of a model, in place.
+    progress: ProgressCallback = ignore_progress,
+) -> Recalibration:
+    """Recalibrate the statistics of a model, in place.
 
     Args:
-        model: the unfolded model, from `export.onnx_io.model_file.load_model`; its functions are inlined, and what
-            nobody reads
-            is removed.
+        model: the unfolded model, from `export.onnx_io.model_file.load_model`; its functions are inlined, and
+            nodes whose outputs are not read are removed.
         samples: what the network takes.
         prior: for how many samples the statistics that training left count.
         trained: those statistics, by node; None where the model still holds them.
         batchable: rows are independent; others run one by one, as a server runs them.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         NotAdaptableError: there is no BatchNormalization, one whose statistics cannot be replaced or sampled,
@@ -126,37 +126,37 @@ def reestimate(
     editor = Editor(model.graph)
     layers = []
     temporary = Path(tempfile.gettempdir())
-    with translated_os_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+    with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         activations = Activations(samples, rows, Path(folder))
         for number, (label, batchnorm) in enumerate(batchnorms.items(), start=1):
-            say(f"re-estimating {number} of {len(batchnorms)}: {label}")
-            activations.advance(model, _alive_before(batchnorm.node, [each.node for each in batchnorms.values()]))
-            with np.errstate(over="ignore", invalid="ignore"):  # _put says so, in a sentence
+            progress(f"recalibrating {number} of {len(batchnorms)}: {label}")
+            activations.advance(model, alive_before(batchnorm.node, [each.node for each in batchnorms.values()]))
+            with np.errstate(over="ignore", invalid="ignore"):  # _put raises for what is not finite
                 means, variances = _sample(activations, batchnorm)
                 sampled = Statistics(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0))
             old = Statistics(batchnorm.running_mean, batchnorm.running_var)
             anchor = old if trained is None else trained[label]
             new = _put(editor, label, batchnorm.node, anchor.blended(sampled, prior, samples.count))
-            halves = compare_halves(means, variances, batchnorm.epsilon)
-            layers.append(Layer(label, anchor, old, new, batchnorm.epsilon, halves))
+            stability = measure_stability(means, variances, batchnorm.epsilon)
+            layers.append(RecalibratedLayer(label, anchor, old, new, batchnorm.epsilon, stability))
     common_passes.RemoveUnusedNodesPass()(model)  # what led to statistics that were replaced
-    return Reestimation(tuple(layers), samples.count)
+    return Recalibration(tuple(layers), samples.count)
 
 
 def _read_all(model: ir.Model) -> dict[str, BatchNorm]:
     """Return the parameters of every BatchNormalization by its label, in graph order."""
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
     if not nodes:
-        raise NotAdaptableError("There is no BatchNormalization in this model, so no statistics to re-estimate.")
+        raise NotAdaptableError("There is no BatchNormalization in this model, so no statistics to recalibrate.")
     found = {}
     for label, node in zip(unique_labels(nodes), nodes, strict=True):
         if node.graph is not model.graph:
             raise NotAdaptableError(
                 f"BatchNormalization {label!r} stands in the subgraph of a control flow node, where its statistics "
-                "cannot be re-estimated."
+                "cannot be recalibrated."
             )
         read = read_batchnorm(node, opset_of(node))
-        if isinstance(read, Refusal):
+        if isinstance(read, Rejection):
             raise NotAdaptableError(f"The statistics of a layer cannot be replaced: {read.sentence}")
         found[label] = read
     return found
@@ -171,43 +171,6 @@ def _rows(model: ir.Model, samples: Samples, batchable: bool) -> int:
     if samples.count % fixed[0]:
         raise SampleError(f"The network takes batches of {fixed[0]}; {samples.count} samples are not whole batches.")
     return fixed[0]
-
-
-def _alive_before(node: ir.Node, batchnorms: Sequence[ir.Node]) -> list[ir.Value]:
-    """Return the values made before a BatchNormalization that it, or one behind it, still needs."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    places = {each: place for place, each in enumerate(graph)}
-    alive: dict[ir.Value, None] = {}
-    queue = [each for each in batchnorms if places[each] >= places[node]]
-    seen = set(queue)
-    while queue:
-        for value in _read_by(queue.pop()):
-            producer = value.producer()
-            if value.is_initializer() or (producer is not None and producer not in places):
-                continue  # a constant, or a value within a subgraph
-            if producer is None or places[producer] < places[node]:
-                alive[value] = None
-            elif producer not in seen:
-                seen.add(producer)
-                queue.append(producer)
-    return list(alive)
-
-
-def _read_by(node: ir.Node) -> list[ir.Value]:
-    """Return what a node reads, and what nodes in its subgraphs read; a subgraph's own inputs come along."""
-    inside = [each for graph in _subgraphs(node) for each in graph.all_nodes()]
-    return [value for each in (node, *inside) for value in each.inputs if value is not None]
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
 
 
 def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
-"""Whether the samples are of one state of affairs: their first half is compared with their second, layer by layer.
+"""Stability of the samples: their first half is compared with their second, layer by layer.
 
-A mean over samples that moved is the mean of nothing. One sample is one observation, however many pixels it has: pixels
+One sample is one observation, however many pixels it has: pixels
 of one picture are alike, so for each channel
 
     m_s    mean over the sample
@@ -22,37 +22,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normfold.export.fold.affine import Array
+from normfold.export.arrays import Array
 
-FEWEST = 4
+MIN_SAMPLES = 4
 """Samples: halves of two, within which there is scatter."""
 
-LARGEST_Z = 4.0
-LARGEST_GAP = 0.25
+MAX_Z = 4.0
+MAX_GAP = 0.25
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far the halves lie apart, and how many times what chance does that is."""
+    """The distance of the halves, absolute (`gap`) and as a multiple of chance (`z`)."""
 
     gap: float
     z: float
 
     @property
     def is_real(self) -> bool:
-        """Whether it is beyond chance, and matters."""
-        return self.z > LARGEST_Z and self.gap > LARGEST_GAP
+        """Return whether it is beyond chance, and matters."""
+        return self.z > MAX_Z and self.gap > MAX_GAP
 
 
 @dataclass(frozen=True)
-class Halves:
+class SampleStability:
     """The gap between the halves' means, and between their variances."""
 
     means: Gap
     variances: Gap
 
 
-def compare_halves(means: Array, variances: Array, epsilon: float) -> Halves:
+def measure_stability(means: Array, variances: Array, epsilon: float) -> SampleStability:
     """Compare the first half of the samples with the second.
 
     Args:
@@ -61,13 +61,13 @@ def compare_halves(means: Array, variances: Array, epsilon: float) -> Halves:
         epsilon: of the layer.
 
     Raises:
-        ValueError: there are fewer than FEWEST samples.
+        ValueError: there are fewer than MIN_SAMPLES samples.
     """
-    if len(means) < FEWEST:
-        raise ValueError(f"{len(means)} samples have no halves to compare; {FEWEST} are the fewest")
+    if len(means) < MIN_SAMPLES:
+        raise ValueError(f"{len(means)} samples have no halves to compare; {MIN_SAMPLES} are needed")
     distances = variances + (means - means.mean(axis=0)) ** 2
     variance = distances.mean(axis=0) + epsilon
-    return Halves(_gap(means / np.sqrt(variance)), _gap(distances / variance))
+    return SampleStability(_gap(means / np.sqrt(variance)), _gap(distances / variance))
 
 
 def _gap(values: Array) -> Gap:

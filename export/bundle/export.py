@@ -1,4 +1,4 @@
-"""From an unfolded model to a bundle in a repository: folded, proven, described, and only then visible."""
+"""Export an unfolded model as a bundle of a repository: folded, verified, described, and only then visible."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
 from normfold.contract.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -19,24 +20,23 @@ from normfold.contract.manifest import (
     FoldSummary,
     Manifest,
     OutputError,
-    SourceCard,
     TensorSpec,
     class_axis,
     sha256_of,
-    to_json,
 )
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor
-from normfold.export.bundle.calibrate import calibrated
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
+from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.monitor import save_monitor
-from normfold.export.bundle.reservation import reserved
+from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
-from normfold.export.errors import BundleError, FoldError
+from normfold.export.errors import BundleExportError, FoldError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, require_consistent, save_model
-from normfold.export.progress import Say, silent
-from normfold.export.verify.runner import Engine, Feeds
+from normfold.export.verify.runner import Engine, Inputs
 from normfold.export.verify.verify import Verification, verify
 
 _DATATYPES = {
@@ -60,16 +60,16 @@ _RECORDED_PACKAGES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Adapted:
-    """What a model whose statistics were re-estimated keeps of where they come from."""
+class AdaptationOrigin:
+    """The origin of recalibrated statistics: the record for the manifest, and the statistics before."""
 
     record: Adaptation
     trained: Mapping[str, Statistics]
-    """What training left, by BatchNormalization."""
+    """Running mean and variance as training left them, by BatchNormalization."""
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedBundle:
     """A bundle that was written."""
 
     path: Path
@@ -89,12 +89,12 @@ def export_bundle(
     merging: bool = True,
     inputs: Path | None = None,
     takes_pixels: bool = False,
-    watch: bool = True,
-    held_out: Path | Feeds | None = None,
-    adapted: Adapted | None = None,
-    say: Say = silent,
-) -> Exported:
-    """Fold a model, prove the fold, and write it as NAME/VERSION of a repository.
+    monitoring: bool = True,
+    calibration: Path | Inputs | None = None,
+    adapted: AdaptationOrigin | None = None,
+    progress: ProgressCallback = ignore_progress,
+) -> ExportedBundle:
+    """Fold a model, verify the fold, and write it as NAME/VERSION of a repository.
 
     Args:
         source: the unfolded ONNX model.
@@ -106,33 +106,32 @@ def export_bundle(
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to verify with; random inputs without it.
         takes_pixels: make the input 8-bit pixels, and fold the card's standardisation, or the model's own, too.
-        watch: write what the service needs to see whether its inputs are like those of training.
-        held_out: rows of that kind that the network was not trained on, as the served network takes them: an .npz file
+        monitoring: write what the service needs to see whether its inputs drift from those of training.
+        calibration: normal rows that the network was not trained on, as the served network takes them: an .npz file
             with one array for each input, or the arrays; without them the service shows how far inputs are from
             training's, and cannot say what is too far.
         adapted: where the model's statistics come from, if not from training.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Returns:
         The bundle as it stands in the repository.
 
     Raises:
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
-        BundleError: the name, the version or the card does not fit.
+        BundleExportError: the name, the version or the card does not fit.
         VerificationError: the folded model differs; nothing was written.
-        FeedError: the held-out rows, or the inputs to verify with, cannot be used.
+        ModelInputError: the calibration rows, or the inputs to verify with, cannot be used.
         WriteError: the repository cannot be written.
     """
     card = card or SourceCard()
-    say("reading the model")
+    progress("reading the model")
     model = load_model(source)
     specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
     _check_card(card, *specs)
     pixels = from_pixels(card.preprocessing) if takes_pixels else None
-    with reserved(repository, name, model_version) as (folder, number):
-        say("folding")
+    with reservation(repository, name, model_version) as (folder, number):
         try:
-            report = fold(model, merging=merging, pixels=pixels)
+            report = fold(model, progress, merging, pixels)
         except FoldError:
             require_consistent(source)
             raise
@@ -142,14 +141,14 @@ def export_bundle(
             save_trained(adapted.trained, folder / TRAINED_NAME)
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
-        say("verifying")
-        verification = verify(source, folder / MODEL_NAME, inputs, pixels=pixels)
+        progress("verifying")
+        verification = verify(source, folder / MODEL_NAME, inputs, progress=progress, pixels=pixels)
         verification.require()
         monitor = None
-        if watch and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
-            say("learning what is normal")
-            monitor = _write_monitor(source, folder, pixels, held_out)
-        say("writing the manifest")
+        if monitoring and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
+            progress("calibrating the drift monitor")
+            monitor = _write_monitor(source, folder, pixels, calibration)
+        progress("writing the manifest")
         manifest = Manifest(
             schema_version=max(card.schema_version, 1 if adapted is None else 3),
             name=name,
@@ -173,21 +172,21 @@ def export_bundle(
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
         (folder / MANIFEST_NAME).write_text(to_json(manifest))
-    return Exported(repository / name / str(number), manifest, report, verification, monitor)
+    return ExportedBundle(repository / name / str(number), manifest, report, verification, monitor)
 
 
 def _write_monitor(
-    source: Path, folder: Path, pixels: FromPixels | None, held_out: Path | Feeds | None
+    source: Path, folder: Path, pixels: FromPixels | None, calibration: Path | Inputs | None
 ) -> Monitor | None:
-    """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be watched.
+    """Write monitor.onnx and monitor.json; neither, and None is returned, where no layer can be monitored.
 
     Raises:
-        FeedError: the held-out rows cannot be used.
+        ModelInputError: the calibration rows cannot be used.
     """
     layers = save_monitor(source, folder / MONITOR_NAME, pixels)
     if not layers:
         return None
-    monitor = calibrated(folder / MONITOR_NAME, layers, held_out)
+    monitor = calibrate(folder / MONITOR_NAME, layers, calibration)
     (folder / MONITOR_CARD_NAME).write_text(to_json(monitor))
     return monitor
 
@@ -200,7 +199,7 @@ def _true_inputs(model: ir.Model) -> list[ir.Value]:
 def _spec(value: ir.Value) -> TensorSpec:
     datatype = _DATATYPES.get(value.dtype) if value.dtype is not None else None
     if datatype is None or value.shape is None:
-        raise BundleError(f"The input or output {value.name!r} has a type or shape that cannot be served.")
+        raise BundleExportError(f"The input or output {value.name!r} has a type or shape that cannot be served.")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
     return TensorSpec(name=value.name or "", datatype=datatype, shape=shape)
 
@@ -209,17 +208,21 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
     by_name = {spec.name: spec for spec in outputs}
     for name in card.logits:
         if name not in by_name:
-            raise BundleError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
+            raise BundleExportError(f"The card calls {name!r} logits; the model's outputs are {sorted(by_name)}.")
         shape = by_name[name].shape
         classes = shape[class_axis(shape)] if shape else -1
         if card.labels is not None and classes not in (-1, len(card.labels)):
-            raise BundleError(f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes.")
+            raise BundleExportError(
+                f"The card has {len(card.labels)} labels; the output {name!r} has {classes} classes."
+            )
     if card.preprocessing is not None:
         sample = card.preprocessing.sample_shape
         fits = len(inputs) == 1 and len(inputs[0].shape) == 1 + len(sample) and inputs[0].datatype == "FP32"
         if not fits or any(size not in (-1, own) for size, own in zip(inputs[0].shape[1:], sample, strict=True)):
             given = ", ".join(f"{spec.name!r} {spec.datatype} {list(spec.shape)}" for spec in inputs)
-            raise BundleError(f"The card's preprocessing makes FP32 samples {list(sample)}; the model takes {given}.")
+            raise BundleExportError(
+                f"The card's preprocessing makes FP32 samples {list(sample)}; the model takes {given}."
+            )
 
 
 def _versions(model: ir.Model) -> dict[str, str]:

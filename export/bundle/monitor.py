@@ -1,7 +1,8 @@
-"""`monitor.onnx`: a network up to a few BatchNormalization layers, giving what their outputs are like.
+"""`monitor.onnx`: a network up to a few BatchNormalization layers, giving the moments of their outputs.
 
-A folded layer still knows its normal state: the value that carries it has, in each channel, the mean `shift` and the
-variance `scale² · running_var / (running_var + epsilon)`. What the graph gives is described in `contract.monitor`.
+A folded layer still knows its normal state: the value that holds its output has, in each channel, the mean `shift`
+and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.drift.monitor` for what the graph
+gives.
 
 A channel with a scale near 0 carries its shift and the rounding of it. Divided by the scale, that rounding is of any
 size, and another on another processor; one such channel outweighs all others of its layer. So it is left out.
@@ -18,21 +19,21 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from normfold.contract.monitor import WatchedLayer
-from normfold.export.bundle.evenly_spaced import spread
+from normfold.contract.drift.monitor import MonitoredLayer
+from normfold.export.bundle.evenly_spaced import evenly_spaced
 from normfold.export.fold.batchnorm import BatchNorm
-from normfold.export.fold.editor import Editor
 from normfold.export.fold.fold import fold
-from normfold.export.graph.opsets import opset_of
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import opset_of
 from normfold.export.graph.pixels import FromPixels
 from normfold.export.graph.shapes import Sizes, sizes_of
 from normfold.export.onnx_io.model_file import check_result, load_model, save_model
 
-MOST_LAYERS = 3
-"""Watched in a network: the first, and those a third and two thirds down. The deepest layers hold most of the weights,
-which the service would hold twice, and what shifts inputs shows before them."""
+MAX_LAYERS = 3
+"""Layers monitored in a network: the first, and those a third and two thirds down. The deepest layers hold most of the
+weights, which the service would hold twice, and a drift of the inputs shows before them."""
 
-PRECISE = 100
+MIN_SCALE_ROUNDINGS = 100
 """Roundings that a channel's scale must be worth. u is then known to about a hundredth of its standard deviation, which
 adds 0.0001 nats to a divergence at most; the lowest thresholds are about 0.001. 1,000 would in float16 leave out
 channels with a scale as large as their shift."""
@@ -42,8 +43,8 @@ _AXES_ARE_INPUTS = 18
 
 
 @dataclass(frozen=True)
-class _Carried:
-    """A BatchNormalization, and the value of the graph that carries what it gave out."""
+class _NormOutput:
+    """A BatchNormalization, and the value of the graph that holds what it gave out."""
 
     node: str
     batchnorm: BatchNorm
@@ -51,7 +52,7 @@ class _Carried:
 
     @property
     def live(self) -> npt.NDArray[np.int64]:
-        """Numbers of the channels whose scale stands out from the rounding of what carries them, ascending.
+        """Numbers of the channels whose scale stands out from the rounding of the value, ascending.
 
         The value lies around `shift`, so it is rounded to eps · |shift|. Where `shift` is 0 it is as precise as numbers
         are, down to those so small that they lose digits (`tiny`).
@@ -60,12 +61,12 @@ class _Carried:
         # Doubles are made float32 before anything else; the CPU has no layers in bfloat16.
         limits = np.finfo(np.float16 if self.value.dtype == ir.DataType.FLOAT16 else np.float32)
         rounding = np.maximum(float(limits.eps) * np.abs(norm.shift), float(limits.tiny))
-        alive = (np.abs(norm.scale) >= PRECISE * rounding) & np.isfinite(norm.running_var)
+        alive = (np.abs(norm.scale) >= MIN_SCALE_ROUNDINGS * rounding) & np.isfinite(norm.running_var)
         return np.flatnonzero(alive)
 
 
-def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[WatchedLayer]:
-    """Write the graph that watches a network.
+def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> list[MonitoredLayer]:
+    """Write the graph that monitors a network.
 
     Args:
         source: the unfolded model.
@@ -73,24 +74,24 @@ def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> 
         pixels: the served network takes 8-bit pixels, and so does this.
 
     Returns:
-        The layers that it watches, from the front to the back; none, and nothing is written, where no value of the
-        network carries what a BatchNormalization gave out, or none but the shifts of channels that are dead.
+        The layers that it monitors, from the front to the back; none, and nothing is written, where no value of the
+        network holds what a BatchNormalization gave out, or none but the shifts of channels that are dead.
     """
     model = load_model(source)
-    report = fold(model, merging=False, pixels=pixels)  # a merged layer carries no one BatchNormalization's output
+    report = fold(model, merging=False, pixels=pixels)  # a merged layer holds no one BatchNormalization's output
     values = {value.name: value for node in model.graph for value in node.outputs}
-    carried = [
-        _Carried(entry.node, report.parameters[entry.node], values[entry.carrier])
+    found = [
+        _NormOutput(entry.node, report.parameters[entry.node], values[entry.output_value])
         for entry in report.entries
-        if entry.carrier in values and entry.node in report.parameters
+        if entry.output_value in values and entry.node in report.parameters
     ]
     rows = sizes_of(model.graph.inputs[0])
-    able = [one for one in carried if _has_channels(one) and _has_rows(one, rows) and one.live.size]
-    chosen = [able[place] for place in spread(len(able), MOST_LAYERS)]
+    able = [one for one in found if _has_channels(one) and _has_rows(one, rows) and one.live.size]
+    chosen = [able[place] for place in evenly_spaced(len(able), MAX_LAYERS)]
     if not chosen:
         return []
     editor = Editor(model.graph)
-    layers = [_watch(editor, one) for one in chosen]
+    layers = [_monitor(editor, one) for one in chosen]
     outputs = {value.name: value for node in model.graph for value in node.outputs}
     del model.graph.outputs[:]
     model.graph.outputs.extend(outputs[name] for layer in layers for name in (layer.means, layer.squares))
@@ -100,20 +101,20 @@ def save_monitor(source: Path, path: Path, pixels: FromPixels | None = None) -> 
     return layers
 
 
-def _has_channels(carried: _Carried) -> bool:
-    sizes = sizes_of(carried.value)
-    return sizes is not None and len(sizes) >= 2 and sizes[1] == carried.batchnorm.scale.size
+def _has_channels(found: _NormOutput) -> bool:
+    sizes = sizes_of(found.value)
+    return sizes is not None and len(sizes) >= 2 and sizes[1] == found.batchnorm.scale.size
 
 
-def _has_rows(carried: _Carried, of_input: Sizes | None) -> bool:
+def _has_rows(found: _NormOutput, of_input: Sizes | None) -> bool:
     """Return whether the value's first axis is that of the input's rows: behind a Reshape it may be another."""
-    sizes = sizes_of(carried.value)
+    sizes = sizes_of(found.value)
     return sizes is not None and of_input is not None and sizes[:1] == of_input[:1]
 
 
-def _watch(editor: Editor, carried: _Carried) -> WatchedLayer:
+def _monitor(editor: Editor, found: _NormOutput) -> MonitoredLayer:
     """Put behind a value what gives its live channels' means and mean squares, row by row."""
-    batchnorm, value, live = carried.batchnorm, carried.value, carried.live
+    batchnorm, value, live = found.batchnorm, found.value, found.live
     sizes = sizes_of(value)
     assert sizes is not None  # or it would not have been chosen
     shape = (1, -1, *[1] * (len(sizes) - 2))
@@ -122,13 +123,13 @@ def _watch(editor: Editor, carried: _Carried) -> WatchedLayer:
 
     def add(op_type: str, *inputs: ir.Value, **attributes: int | Sequence[int]) -> ir.Value:
         node = ir.node(op_type, list(inputs), attributes=dict(attributes))
-        node.name = editor.unused_name(f"{carried.node}.{op_type.lower()}")
+        node.name = editor.unused_name(f"{found.node}.{op_type.lower()}")
         node.outputs[0].name = editor.unused_name(f"{node.name}.out")
         editor.graph.append(node)
         return node.outputs[0]
 
     def constant(name: str, array: np.ndarray) -> ir.Value:
-        return editor.add_initializer(ir.Tensor(array), editor.unused_name(f"{carried.node}.{name}"))
+        return editor.add_initializer(ir.Tensor(array), editor.unused_name(f"{found.node}.{name}"))
 
     def mean(of: ir.Value, what: str) -> ir.Value:
         axes = list(range(2, len(sizes)))
@@ -138,7 +139,7 @@ def _watch(editor: Editor, carried: _Carried) -> WatchedLayer:
             result = add("ReduceMean", of, constant("axes", np.array(axes, np.int64)), keepdims=0)
         else:
             result = add("ReduceMean", of, axes=axes, keepdims=0)
-        result.name = editor.unused_name(f"{carried.node}.{what}")
+        result.name = editor.unused_name(f"{found.node}.{what}")
         result.shape, result.type = ir.Shape([sizes[0], live.size]), ir.TensorType(ir.DataType.FLOAT)
         return result
 
@@ -151,8 +152,8 @@ def _watch(editor: Editor, carried: _Carried) -> WatchedLayer:
     normal = running_var / (running_var + batchnorm.epsilon)
     assert means.name is not None
     assert squares.name is not None
-    return WatchedLayer(
-        node=carried.node,
+    return MonitoredLayer(
+        node=found.node,
         means=means.name,
         squares=squares.name,
         variances=tuple(map(float, np.clip(normal, 0, 1))),

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normfold.contract.manifest import LARGEST_VERSION
-from normfold.export.errors import BundleError
-from normfold.export.onnx_io.atomic_write import sync, translated_os_errors
+from normfold.contract.atomic_write import os_errors_as_write_errors, sync
+from normfold.contract.manifest import MAX_VERSION
+from normfold.export.errors import BundleExportError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -23,16 +23,16 @@ def check_name(name: str) -> None:
     """Check that a model's name can be a folder's name and a part of a URL.
 
     Raises:
-        BundleError: it cannot.
+        BundleExportError: it cannot.
     """
     if not _NAME.fullmatch(name):
-        raise BundleError(
+        raise BundleExportError(
             f"The name {name!r} cannot be served: use letters, digits, '.', '_' and '-', first a letter or a digit."
         )
 
 
 @contextmanager
-def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple[Path, int]]:
+def reservation(repository: Path, name: str, version: int | None) -> Iterator[tuple[Path, int]]:
     """Give a folder to fill, and its version; on leaving without an error, make it the version.
 
     Args:
@@ -41,14 +41,14 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
         version: a positive number, or None for the next free one.
 
     Raises:
-        BundleError: the name or version cannot be used, or the version exists.
+        BundleExportError: the name or version cannot be used, or the version exists.
         WriteError: the repository cannot be written, or the disk is full.
     """
     check_name(name)
-    if version is not None and not 1 <= version <= LARGEST_VERSION:
-        raise BundleError(f"Version {version} is not a number from 1 to {LARGEST_VERSION}.")
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise BundleExportError(f"Version {version} is not a number from 1 to {MAX_VERSION}.")
     model = repository / name
-    with translated_os_errors(model):
+    with os_errors_as_write_errors(model):
         found_repository = repository.exists()
         model.mkdir(parents=True, exist_ok=True)
         partial, number = _reserve(model, version)
@@ -70,16 +70,16 @@ def reserved(repository: Path, name: str, version: int | None) -> Iterator[tuple
 def _reserve(model: Path, version: int | None) -> tuple[Path, int]:
     number = version or 1 + max((int(path.name.split(".")[0]) for path in _versions(model)), default=0)
     while True:
-        if number > LARGEST_VERSION:
-            raise BundleError(f"There is no free version of {model.name!r}: the largest is {LARGEST_VERSION}.")
+        if number > MAX_VERSION:
+            raise BundleExportError(f"There is no free version of {model.name!r}: the largest is {MAX_VERSION}.")
         if (model / str(number)).exists():
-            raise BundleError(f"Version {number} of {model.name!r} exists; a version is never overwritten.")
+            raise BundleExportError(f"Version {number} of {model.name!r} exists; a version is never overwritten.")
         partial = model / f"{number}.partial"
         try:
             partial.mkdir()
         except FileExistsError:
             if version is not None:
-                raise BundleError(
+                raise BundleExportError(
                     f"Version {number} of {model.name!r} is being written; if that export was cut off, "
                     f"remove {str(partial)!r}."
                 ) from None

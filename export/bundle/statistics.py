@@ -6,9 +6,9 @@ Tensors, for each BatchNormalization NODE, float64 of shape (C,):
 
     NODE.scale  NODE.shift  NODE.running_mean  NODE.running_var
 
-Metadata: `batchnorm`, a JSON array in graph order of {node, epsilon, outcome, carrier}; the carrier is the value of the
-folded graph that holds what the node gave out, or null where no value does. And `merging`, `true` or `false`: whether
-the fold made one layer of parallel branches.
+Metadata: `batchnorm`, a JSON array in graph order of {node, epsilon, outcome, output_value}; the last is the
+value of the folded graph that holds what the node gave out, or null where no value does. And `merging`, `true` or
+`false`: whether the fold made one layer of parallel branches.
 
 `trained.safetensors`, in adapted bundles alone: what training left, as NODE.running_mean and NODE.running_var.
 """
@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from normfold.export.fold.affine import Array
+from normfold.export.arrays import Array
 from normfold.export.fold.batchnorm import PARAMETERS
 from normfold.export.fold.report import FoldReport
 
@@ -65,7 +65,7 @@ def save_statistics(report: FoldReport, path: Path, merging: bool) -> None:
             "node": entry.node,
             "epsilon": report.parameters[entry.node].epsilon,
             "outcome": entry.outcome.value,
-            "carrier": entry.carrier,
+            "output_value": entry.output_value,
         }
         for entry in entries
     ]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import onnx_ir as ir
 
-Array = npt.NDArray[np.float64]
+from normfold.export.arrays import Array
+from normfold.export.graph.shapes import sizes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,38 +43,29 @@ class Affine:
 
     @property
     def has_offset(self) -> bool:
-        """Whether any offset differs from zero."""
+        """Return whether any offset differs from zero."""
         return bool(np.any(self.offset))
 
     @property
     def has_gain(self) -> bool:
-        """Whether any gain differs from one."""
+        """Return whether any gain differs from one."""
         return bool(np.any(self.gain != 1))
 
     @property
     def is_identity(self) -> bool:
-        """Whether the affine leaves every value as it is."""
+        """Return whether the affine leaves every value as it is."""
         return not self.has_gain and not self.has_offset
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether gain and offset are the same everywhere."""
-        return bool(np.all(self.gain == self.gain.flat[0]) and np.all(self.offset == self.offset.flat[0]))
 
     def without_offset(self) -> Affine:
         """Return the affine's gain alone."""
         return Affine(self.gain, np.zeros([1] * self.rank))
-
-    def without_gain(self) -> Affine:
-        """Return the affine's offset alone."""
-        return Affine(np.ones([1] * self.rank), self.offset)
 
     def map(self, change: Callable[[Array], Array]) -> Affine:
         """Return the affine with both arrays changed alike."""
         return Affine(change(self.gain), change(self.offset))
 
     def varies_along(self, axes: Sequence[int]) -> bool:
-        """Whether gain or offset vary along any of the axes."""
+        """Return whether gain or offset vary along any of the axes."""
         return any(array.shape[axis] != 1 for array in (self.gain, self.offset) for axis in axes)
 
     def part(self, axis: int, start: int, end: int) -> Affine:
@@ -100,14 +92,14 @@ class Affine:
         return vectors[0], vectors[1]
 
     def equals(self, other: Affine) -> bool:
-        """Whether both are the same affine, bit for bit."""
+        """Return whether both are the same affine, bit for bit."""
         return np.array_equal(self.gain, other.gain) and np.array_equal(self.offset, other.offset)
 
-
-def constant_axes_dropped(array: Array) -> Array:
-    """Return the array with size 1 on every axis along which it is constant."""
-    for axis, size in enumerate(array.shape):
-        first = np.take(array, [0], axis) if size > 1 else array
-        if size > 1 and np.all(array == first):
-            array = first
-    return array
+    def fits(self, value: ir.Value | None) -> bool:
+        """Return whether the affine has a value's rank, and the value a known, full size wherever the affine varies."""
+        sizes = sizes_of(value)
+        if sizes is None or len(sizes) != self.rank:
+            return False
+        return all(
+            size in (1, own) for array in (self.gain, self.offset) for size, own in zip(array.shape, sizes, strict=True)
+        )

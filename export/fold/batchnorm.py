@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.arrays import Array
 from normfold.export.errors import TrainingModeError
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.rejection import Refusal, node_label
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor, exact
+from normfold.export.graph.nodes import node_label
 
 DEFAULT_EPSILON = 1e-5
 PARAMETERS = ("scale", "shift", "running_mean", "running_var")
@@ -40,21 +43,16 @@ class BatchNorm:
 
     @property
     def statistics_never_set(self) -> bool:
-        """Whether the statistics are those of a layer that never saw a batch: mean 0 and variance 1 throughout."""
+        """Return whether the statistics are those of a layer without any training: mean 0 and variance 1 throughout."""
         return not self.running_mean.any() and bool(np.all(self.running_var == 1))
 
 
-def is_batchnorm(node: ir.Node) -> bool:
-    """Whether a node is ONNX's BatchNormalization."""
-    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
-
-
 def is_training(node: ir.Node, opset: int) -> bool:
-    """Whether a BatchNormalization normalises by the batch: until opset 13 that shows in the number of outputs."""
+    """Return whether a BatchNormalization normalises by the batch; until opset 13 the number of outputs says so."""
     return bool(node.attributes.get_int("training_mode", 0)) or (opset < 14 and bool(_further_outputs(node)))
 
 
-def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
+def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Rejection:
     """Read a BatchNormalization's parameters, to fold them.
 
     Args:
@@ -70,12 +68,12 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Refusal:
     if is_training(node, opset):
         raise TrainingModeError(node_label(node))
     if any(value.uses() or value.is_graph_output() for value in _further_outputs(node)):
-        return Refusal("further-outputs", "its statistics are outputs that somebody reads", node)
+        return Rejection(ReasonCode.FURTHER_OUTPUTS, node, "its statistics are outputs that are read")
     read = read_parameters(node, opset)
-    return read if isinstance(read, Refusal) or _is_usable(read) else _unusable(node)
+    return read if isinstance(read, Rejection) or _is_usable(read) else _unusable(node)
 
 
-def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Refusal:
+def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Rejection:
     """Read a BatchNormalization's parameters, whatever their values and its mode.
 
     Args:
@@ -86,17 +84,19 @@ def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Refusal:
         The parameters in float64, or why they cannot be read.
     """
     if opset < 9 and not node.attributes.get_int("spatial", 1):
-        return Refusal("not-spatial", "it keeps statistics for every position (spatial=0), not for every channel", node)
+        return Rejection(
+            ReasonCode.NOT_SPATIAL, node, "it keeps statistics for every position (spatial=0), not for every channel"
+        )
     vectors: list[Array] = []
     for name, value in zip(PARAMETERS, node.inputs[1:], strict=True):
         tensor = constant_tensor(value)
         if tensor is None:
             cause = "may be overridden by the caller" if value is not None and value.is_graph_input() else "is computed"
-            return Refusal("parameter-not-constant", f"its {name} {cause}", node)
+            return Rejection(ReasonCode.PARAMETER_NOT_CONSTANT, node, f"its {name} {cause}")
         vectors.append(exact(value)().reshape(-1))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     if len({vector.size for vector in vectors}) > 1:
-        return Refusal("parameter-mismatch", "its parameters differ in length", node)
+        return Rejection(ReasonCode.PARAMETER_MISMATCH, node, "its parameters differ in length")
     scale, shift, mean, var = vectors
     return BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
 
@@ -111,5 +111,5 @@ def _is_usable(batchnorm: BatchNorm) -> bool:
     return bool(np.isfinite(affine.gain).all() and np.isfinite(affine.offset).all())
 
 
-def _unusable(node: ir.Node) -> Refusal:
-    return Refusal("statistics-not-finite", "its parameters give a gain or offset that is not finite", node)
+def _unusable(node: ir.Node) -> Rejection:
+    return Rejection(ReasonCode.STATISTICS_NOT_FINITE, node, "its parameters give a gain or offset that is not finite")

@@ -1,4 +1,4 @@
-"""What a rewrite costs when the network runs, and whether it pays. Three things are counted, for one row of the batch:
+"""Cost of a rewrite when the network runs, and whether it pays. Three things are counted, for one row of the batch:
 
     nodes              a runtime dispatches each
     multiplications    of a linear operator, at one position of its output
@@ -32,7 +32,7 @@ class Cost:
 
 
 def pays(before: Cost, after: Cost) -> bool:
-    """Whether the network runs no slower with what costs `after` in the place of what costs `before`."""
+    """Return whether the network runs no slower with what costs `after` in the place of what costs `before`."""
     gone = before.nodes - after.nodes
     return (
         gone > 0 and after.multiplications <= before.multiplications and after.bytes <= before.bytes + gone * NODE_BYTES

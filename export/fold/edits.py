@@ -1,20 +1,22 @@
-"""What a plan does to the nodes that absorb."""
+"""Edits: how a plan changes the nodes that absorb an affine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.arrays import Array
 from normfold.export.fold.cost import bytes_of
-from normfold.export.fold.editor import Editor
-from normfold.export.graph.constants import Derived
+from normfold.export.graph.constants import Derived, constant_dtype, constant_shape
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import node_label
 
 
-class Change(Protocol):
+class Edit(Protocol):
     """A change of one node. It adds no node."""
 
     @property
@@ -30,21 +32,21 @@ class Change(Protocol):
         """Bytes of constants that the node will read, minus those that it reads now."""
 
     def apply(self, editor: Editor) -> None:
-        """Carry the change out."""
+        """Carry it out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
     """A node with other constants and float attributes, and if `op_type` is given, as another operator.
 
-    `taken` are attributes as another node has them; None where that has none.
+    `copied` are attributes as another node has them, None for one that it lacks.
     """
 
     node: ir.Node
     constants: Mapping[int, Derived]
     op_type: str | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
-    taken: Mapping[str, ir.Attr | None] = field(default_factory=dict)
+    copied: Mapping[str, ir.Attr | None] = field(default_factory=dict)
 
     @property
     def made(self) -> Sequence[Derived]:
@@ -66,7 +68,7 @@ class Rewrite:
             self.node.op_type = self.op_type
         for name, number in self.attributes.items():
             self.node.attributes[name] = ir.AttrFloat32(name, number)
-        for name, attribute in self.taken.items():
+        for name, attribute in self.copied.items():
             self.node.attributes.pop(name, None)
             if attribute is not None:
                 self.node.attributes[name] = attribute
@@ -115,3 +117,26 @@ class GemmBehindReshape:
         matmul.op_type = "Gemm"
         editor.put_constant(matmul, 1, self.weight)
         editor.put_constant(matmul, 2, self.bias)
+
+
+def replacement(
+    node: ir.Node, index: int, role: str, compute: Callable[[], Array], shape: tuple[int, ...] | None = None
+) -> Derived:
+    """Return a constant to put in the place of another, under its name and of its dtype.
+
+    Args:
+        node: reads the other.
+        index: of the node's input.
+        role: names the constant, behind the node's label, where the other has no name.
+        compute: gives the values, float64.
+        shape: of the values; None where it stays as it is.
+    """
+    value = node.inputs[index]
+    shape = constant_shape(value) if shape is None else shape
+    return Derived(input_name(node, index, role), shape, constant_dtype(value), compute)
+
+
+def input_name(node: ir.Node, index: int, role: str) -> str:
+    """Return the name of a node's input; where there is none, the node's label and the role."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return (value.name if value is not None else None) or f"{node_label(node)}.{role}"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array, constant_axes_dropped
+from normfold.export.arrays import Array, constant_axes_dropped
+from normfold.export.fold.affine import Affine
 from normfold.export.graph.constants import constant_shape, exact, is_constant
 from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
 
@@ -51,14 +52,14 @@ def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None
 
 def constant_operand(node: ir.Node) -> int | None:
     """Return which operand of an Add, Sub, Mul or Div is a constant that may be replaced, if exactly one is."""
-    if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in OPERATORS or node.domain != "":
         return None
     constant = [is_constant(value) for value in node.inputs]
     return constant.index(True) if sum(constant) == 1 else None
 
 
 def scales_a_normalised_value(node: ir.Node) -> bool:
-    """Whether a node belongs to the affine at the end of a decomposed LayerNormalization.
+    """Return whether a node belongs to the affine at the end of a decomposed LayerNormalization.
 
     Runtimes recognise that by its nodes, and run it much faster as a whole: to push its affine forward would cost more
     than it gains.

@@ -1,4 +1,4 @@
-"""A node with a constant weight and bias: what Conv, ConvTranspose and Gemm have in common."""
+"""Layers: nodes with a constant weight and bias, such as Conv, ConvTranspose and Gemm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Array
-from normfold.export.fold.edits import Rewrite
+from normfold.export.arrays import Array
+from normfold.export.fold.edits import Rewrite, input_name, replacement
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal, node_label
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import Derived, constant_dtype, constant_shape, exact, is_constant
 
 
@@ -34,23 +35,21 @@ class Layer:
         op_type: str | None = None,
     ) -> Step:
         """Return the step that gives the node another weight, of the same shape, and another bias of a given shape."""
-        constants = {1: Derived(self._name(1, "weight"), self.weight_shape, self.dtype, weight)}
+        constants = {1: replacement(self.node, 1, "weight", weight)}
         if bias is not None:
-            constants[2] = Derived(self._name(2, "bias"), bias[0], self.dtype, bias[1])
-        return Step(change=Rewrite(self.node, constants, op_type, attributes or {}))
+            constants[2] = Derived(self._bias_name(), bias[0], self.dtype, bias[1])
+        return Step(edit=Rewrite(self.node, constants, op_type, attributes or {}))
 
-    def _name(self, index: int, role: str) -> str:
-        """Return the constant's own name; for a bias that did not exist, the weight's with the role changed."""
-        value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        if value is not None and value.name:
-            return value.name
+    def _bias_name(self) -> str:
+        """Return the bias's own name; where there is none, the weight's with the role changed."""
         weight = self.node.inputs[1]
-        if weight is not None and weight.name and weight.name.endswith(".weight"):
-            return weight.name.removesuffix("weight") + role
-        return f"{node_label(self.node)}.{role}"
+        is_named = len(self.node.inputs) > 2 and self.node.inputs[2] is not None
+        if not is_named and weight is not None and weight.name and weight.name.endswith(".weight"):
+            return weight.name.removesuffix("weight") + "bias"
+        return input_name(self.node, 2, "bias")
 
 
-def read_layer(node: ir.Node) -> Layer | Refusal:
+def read_layer(node: ir.Node) -> Layer | Rejection:
     """Read a node's weight and bias, or say why they cannot be replaced."""
     weight = node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -58,7 +57,9 @@ def read_layer(node: ir.Node) -> Layer | Refusal:
         if role == "bias" and value is None:
             continue
         if not is_constant(value):
-            return Refusal("weights-not-constant", f"its {role} is computed or may be overridden by the caller", node)
+            return Rejection(
+                ReasonCode.WEIGHTS_NOT_CONSTANT, node, f"its {role} is computed or may be overridden by the caller"
+            )
     return Layer(
         node,
         weight=exact(weight),
@@ -69,7 +70,7 @@ def read_layer(node: ir.Node) -> Layer | Refusal:
     )
 
 
-def spread(vector: Array, axis: int, rank: int) -> Array:
+def along_axis(vector: Array, axis: int, rank: int) -> Array:
     """Return a vector as an array of the given rank that varies along one axis."""
     return vector.reshape([-1 if index == axis else 1 for index in range(rank)])
 
@@ -86,18 +87,3 @@ def by_group(vector: Array, groups: int, rows: int) -> Array:
         (rows, n): row r holds the n values of the group that r belongs to.
     """
     return np.repeat(vector.reshape(groups, -1), rows // groups, axis=0)
-
-
-def not_per_channel(node: ir.Node) -> Refusal:
-    """Return the refusal for an affine that varies within a channel."""
-    return Refusal("not-per-channel", "the affine is not one gain and offset for each of its channels", node)
-
-
-def read_as_weight(node: ir.Node) -> Refusal:
-    """Return the refusal for a value that a node takes as its weight or bias."""
-    return Refusal("weights-not-constant", "it reads the value as its weight or bias", node)
-
-
-def invalid_group(node: ir.Node) -> Refusal:
-    """Return the refusal for groups that do not divide the channels."""
-    return Refusal("invalid-group", "its groups do not divide its channels", node)

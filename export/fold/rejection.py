@@ -1,38 +1,44 @@
-"""Why an affine stops at a node."""
+"""A rejection: a fold that is not done, with its reason code, and a sentence that names the node."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-
-def node_label(node: ir.Node) -> str:
-    """Return what a person can find a node by: its name, or its first output's."""
-    return node.name or node.outputs[0].name or node.op_type
-
-
-def unique_labels(nodes: Iterable[ir.Node]) -> list[str]:
-    """Return a label for each node; names need not be unique in a graph, labels are."""
-    seen: Counter[str] = Counter()
-    labels = []
-    for label in map(node_label, nodes):
-        seen[label] += 1
-        labels.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
-    return labels
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.graph.nodes import node_label
 
 
 @dataclass(frozen=True, eq=False)
-class Refusal:
-    """Why an affine stops at a node: a code for machines, and the rest of a sentence whose subject is the node."""
+class Rejection:
+    """A fold that is not done: the reason, the node that it stops at, and the rest of a sentence about that node."""
 
-    code: str
-    because: str
+    code: ReasonCode
     node: ir.Node
+    detail: str
 
     @property
     def sentence(self) -> str:
         """The whole sentence."""
-        return f"{self.node.op_type} {node_label(self.node)!r}: {self.because}."
+        return f"{self.node.op_type} {node_label(self.node)!r}: {self.detail}."
+
+
+def not_per_channel(node: ir.Node) -> Rejection:
+    """Return the rejection of an affine that varies within a channel."""
+    return Rejection(ReasonCode.NOT_PER_CHANNEL, node, "the affine is not one gain and offset for each of its channels")
+
+
+def read_as_weight(node: ir.Node) -> Rejection:
+    """Return the rejection of a value that a node takes as its weight or bias."""
+    return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "it reads the value as its weight or bias")
+
+
+def invalid_group(node: ir.Node) -> Rejection:
+    """Return the rejection of groups that do not divide the channels."""
+    return Rejection(ReasonCode.INVALID_GROUP, node, "its groups do not divide its channels")
+
+
+def unknown_shape(node: ir.Node) -> Rejection:
+    """Return the rejection at a node whose shapes inference did not find."""
+    return Rejection(ReasonCode.UNKNOWN_SHAPE, node, "the shapes around it cannot be inferred")

@@ -1,18 +1,21 @@
-"""What became of every BatchNormalization, and why one was kept."""
+"""The report of a fold: the outcome for every BatchNormalization, and why one was kept."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from normfold.export.fold.batchnorm import BatchNorm
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.pixels import PixelInput
 
 
 class Outcome(StrEnum):
-    """What a fold did with one BatchNormalization."""
+    """The outcome of a fold for one BatchNormalization."""
 
     FOLDED_BACK = "folded back"
     FOLDED_FORWARD = "folded forward"
@@ -24,20 +27,39 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one BatchNormalization of the source.
+    """The outcome for one BatchNormalization of the source, and how it came about.
 
-    `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both
-    are empty where it was kept, and `code` and `reason` say why. `carrier` is the value of the folded graph that
-    carries what the BatchNormalization gave out.
+    `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both are
+    empty where it was kept, and `reason_codes` (backwards and forwards, or one where neither was tried) and `reason`
+    say why. `output_value` is the value of the folded graph that holds what the BatchNormalization gave out.
     """
 
     node: str
     outcome: Outcome
     into: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
-    code: str | None = None
+    reason_codes: tuple[ReasonCode, ...] = ()
     reason: str | None = None
-    carrier: str | None = None
+    output_value: str | None = None
+
+    @staticmethod
+    def kept(node: str, rejections: Sequence[Rejection], output_value: str | None) -> Entry:
+        """Return the entry of a BatchNormalization that was rejected, in one direction or in both."""
+        sentences = [rejection.sentence for rejection in rejections]
+        if len(rejections) == 2:
+            sentences = [f"{way}: {reason}" for way, reason in zip(("Backwards", "Forwards"), sentences, strict=True)]
+        codes = tuple(rejection.code for rejection in rejections)
+        return Entry(node, Outcome.KEPT, reason_codes=codes, reason=" ".join(sentences), output_value=output_value)
+
+    @staticmethod
+    def removed(node: str) -> Entry:
+        """Return the entry of a BatchNormalization whose output is read nowhere."""
+        return Entry(node, Outcome.REMOVED, reason_codes=(ReasonCode.UNREAD,), reason="Its output is not read.")
+
+    @property
+    def reason_code(self) -> str | None:
+        """The reason codes as text, `backwards/forwards` or a single one; None where it was folded."""
+        return "/".join(self.reason_codes) or None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
@@ -46,9 +68,9 @@ class Entry:
             "outcome": self.outcome.value,
             "into": ", ".join(self.into) or None,
             "path": list(self.path),
-            "code": self.code,
+            "reason_code": self.reason_code,
             "reason": self.reason,
-            "carrier": self.carrier,
+            "output_value": self.output_value,
         }
 
 
@@ -79,7 +101,7 @@ class FoldReport:
     @property
     def kept(self) -> dict[str, int]:
         """Reason code to the number of BatchNormalization nodes kept for it."""
-        return dict(Counter(entry.code for entry in self.entries if entry.code is not None))
+        return dict(Counter(entry.reason_code for entry in self.entries if entry.reason_code is not None))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `normfold fold --report` writes."""

@@ -1,1 +1,1 @@
-"""What is known of a graph (constants, shapes, opsets), and rewrites that prepare a fold."""
+"""Facts about a graph (constants, shapes, opsets), and edits that keep it valid."""

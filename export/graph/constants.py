@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Array
+from normfold.export.arrays import Array
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -35,7 +35,7 @@ class Derived:
 
     @property
     def fits(self) -> bool:
-        """Whether every value is finite in float16, which reaches no further than 65504; others are not looked at."""
+        """Return whether every value is finite in float16, which ends at 65504; other dtypes always fit."""
         if self.dtype != ir.DataType.FLOAT16:
             return True
         with np.errstate(over="ignore"):
@@ -88,7 +88,7 @@ def _cast(tensor: ir.TensorProtocol | None, dtype: ir.DataType | None) -> ir.Ten
 
 
 def is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is a float constant that may be read and replaced."""
+    """Return whether a value is a float constant that may be read and replaced."""
     tensor = constant_tensor(value)
     return tensor is not None and tensor.dtype in FLOATS
 

@@ -1,4 +1,4 @@
-"""What exporters write in a roundabout way: computed before a fold, joined behind it.
+"""Simplifications of what exporters write: constants computed before a fold, equal nodes joined behind it.
 
 torch's exporter, its optimiser off, writes a missing bias as Expand and CastLike nodes, and the same shape arithmetic
 before every Reshape. onnxscript and onnx-ir, which that optimiser is made of, do both. Equal nodes are joined last: two
@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants_ir
 
-from normfold.export.fold.batchnorm import is_batchnorm
+from normfold.export.graph.nodes import is_batchnorm
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 """Some operators that differ from run to run; RandomNormal and its like are known to the pass itself."""
@@ -36,10 +36,15 @@ def compute_constants(model: ir.Model) -> bool:
     return bool(result.modified)
 
 
-def join_equal_nodes(model: ir.Model) -> None:
-    """Make one node of those that compute the same of the same values, in place; not where nodes may draw lots."""
-    if not any(node.domain or node.op_type in _RANDOM for node in model.graph.all_nodes()):
-        common_passes.CommonSubexpressionEliminationPass()(model)
+def join_equal_nodes(model: ir.Model) -> bool:
+    """Make one node of those that compute the same of the same values, in place; not where nodes may be random.
+
+    Returns:
+        Whether any were joined.
+    """
+    if any(node.domain or node.op_type in _RANDOM for node in model.graph.all_nodes()):
+        return False
+    return bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
 
 
 def _gives_a_mask(node: ir.Node) -> bool:

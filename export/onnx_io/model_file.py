@@ -11,17 +11,17 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from normfold.export.errors import FoldError, ModelFileError
-from normfold.export.onnx_io.strip_weights import skeleton, without_weights
+from normfold.export.onnx_io.strip_weights import without_initializers, without_weights
 
-OLDEST_OPSET = 7
+MIN_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"
 """Key in the metadata, in memory, of a model that was loaded."""
-_LARGEST_MESSAGE = 2**31 - 1
+_MAX_MESSAGE_BYTES = 2**31 - 1
 """Bytes: protobuf reads no larger message."""
 _CAME_EXTERNAL = "came_external"
 _USUAL_IR_VERSION = 10
 """Of 2024: older runtimes are not worth lowering it further."""
-_SMALLEST_EXTERNAL = 256
+_MIN_EXTERNAL_BYTES = 256
 """Bytes: smaller weights stay in the model's own file."""
 
 # Numbers of the fields written by hand below, from onnx.proto.
@@ -50,7 +50,7 @@ def load_model(path: Path) -> ir.Model:
         raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
     needed = onnx.helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
     model.meta[IR_VERSION_IN_FILE] = proto.ir_version
-    model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _SMALLEST_EXTERNAL for tensor in external_tensors(model))
+    model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     model.ir_version = min(proto.ir_version, max(needed, _USUAL_IR_VERSION))
     ir.external_data.set_base_dir(model.graph, path.parent)
     for value in model.graph.initializers.values():
@@ -59,7 +59,7 @@ def load_model(path: Path) -> ir.Model:
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Write a model. To make it appear only when complete, write to a path from `export.onnx_io.atomic_write.staged`.
+    """Write a model. To make it appear only when complete, write to a path from `contract.atomic_write.atomic_path`.
 
     If the model came with external data, or is too large for one file, its weights go to `path` + ".data".
 
@@ -68,7 +68,7 @@ def save_model(model: ir.Model, path: Path) -> None:
     """
     if _needs_external_data(model):
         ir.save(
-            model, path, format="protobuf", external_data=f"{path.name}.data", size_threshold_bytes=_SMALLEST_EXTERNAL
+            model, path, format="protobuf", external_data=f"{path.name}.data", size_threshold_bytes=_MIN_EXTERNAL_BYTES
         )
         return
     with path.open("wb") as file:
@@ -124,8 +124,8 @@ def _check_supported(path: Path, proto: onnx.ModelProto) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     newest = onnx.defs.onnx_opset_version()
     opset = opsets.get("", opsets.get("ai.onnx"))
-    if opset is not None and not OLDEST_OPSET <= opset <= newest:
-        raise ModelFileError(path, f"has opset {opset}; opsets {OLDEST_OPSET} to {newest} are supported.")
+    if opset is not None and not MIN_OPSET <= opset <= newest:
+        raise ModelFileError(path, f"has opset {opset}; opsets {MIN_OPSET} to {newest} are supported.")
     if proto.graph.sparse_initializer:
         raise ModelFileError(path, f"has a sparse initializer {proto.graph.sparse_initializer[0].values.name!r}.")
     for tensor in proto.graph.initializer:
@@ -168,8 +168,8 @@ def _innermost(error: BaseException) -> str:
 
 def _needs_external_data(model: ir.Model) -> bool:
     sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
-    wanted = model.meta.get(_CAME_EXTERNAL, False) and any(size > _SMALLEST_EXTERNAL for size in sizes)
-    return wanted or sum(sizes) > 0.95 * _LARGEST_MESSAGE
+    wanted = model.meta.get(_CAME_EXTERNAL, False) and any(size > _MIN_EXTERNAL_BYTES for size in sizes)
+    return wanted or sum(sizes) > 0.95 * _MAX_MESSAGE_BYTES
 
 
 def _serialised(model: ir.Model) -> Iterator[bytes]:
@@ -179,7 +179,7 @@ def _serialised(model: ir.Model) -> Iterator[bytes]:
     the message is made by onnx-ir; the initializers, which may stand anywhere in it, follow.
     """
     initializers = list(model.graph.initializers.values())
-    small = skeleton(model)
+    small = without_initializers(model)
     graph = small.graph.SerializeToString(deterministic=True)
     small.ClearField("graph")
 

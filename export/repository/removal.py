@@ -1,4 +1,4 @@
-"""Versions and leftovers taken out of a repository beside a service that may look at any moment.
+"""Remove versions and leftovers from a repository beside a service that may look at any moment.
 
 A folder is first renamed to VERSION.deleted, which no server takes for a version, and then removed: a version is there
 whole or not at all. A removal that is cut off leaves that folder behind, for prune to clean.
@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.contract.atomic_write import os_errors_as_write_errors, sync
 from normfold.export.errors import VersionChoiceError
-from normfold.export.onnx_io.atomic_write import sync, translated_os_errors
-from normfold.export.repository.versions import Leftover, ModelFolder, Version, facts_of
+from normfold.export.repository.versions import Leftover, ModelFolder, Version, file_stats
 
 ABANDONED_AFTER_S = 3600
 """A reserved folder in which nothing has changed for this long is taken for one that was given up."""
@@ -25,7 +25,7 @@ ABANDONED_AFTER_S = 3600
 
 @dataclass(frozen=True)
 class Removal:
-    """What is to be removed from one model's folder, and not removed yet."""
+    """Folders of one model that are chosen to be removed, and not removed yet."""
 
     model: ModelFolder
     versions: tuple[Version, ...]
@@ -60,7 +60,7 @@ def choose_versions(model: ModelFolder, numbers: Iterable[int], *, last: bool = 
 
 
 def choose_old(model: ModelFolder, keep: int) -> Removal:
-    """Choose the versions below the `keep` highest that can answer, and the leftovers that nobody fills any more.
+    """Choose the versions below the `keep` highest that can answer, and the leftovers that no export fills any more.
 
     Versions with a problem are not counted: otherwise those that answer would go, and those that cannot would stay.
     """
@@ -71,7 +71,7 @@ def choose_old(model: ModelFolder, keep: int) -> Removal:
 
 
 def is_abandoned(leftover: Leftover) -> bool:
-    """Whether nobody fills a leftover any more, as far as its age can tell."""
+    """Return whether a leftover is given up, as far as its age can tell."""
     return not leftover.is_reserved or time.time() - leftover.changed > ABANDONED_AFTER_S
 
 
@@ -80,7 +80,7 @@ def freed_bytes(folders: Iterable[Path]) -> int:
     names: Counter[tuple[int, int]] = Counter()
     freed = 0
     for folder in folders:
-        for facts in facts_of(folder):
+        for facts in file_stats(folder):
             file = facts.st_dev, facts.st_ino
             names[file] += 1
             if names[file] == facts.st_nlink:
@@ -95,7 +95,7 @@ def remove(removal: Removal) -> None:
         WriteError: the file system does not let go of it.
     """
     for folder in removal.folders:
-        with translated_os_errors(folder):
+        with os_errors_as_write_errors(folder):
             _remove(folder)
     with suppress(OSError):  # not empty
         removal.model.folder.rmdir()

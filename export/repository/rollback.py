@@ -1,4 +1,4 @@
-"""An earlier version that answers again: published as a copy of it, under a new number that is the highest.
+"""Roll back to an earlier version: publish a copy of it under a new number, the highest.
 
 Versions are never changed and history stays as it was, so a service that polls loads the copy aside and switches to it
 without a gap, as it does with any new version.
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from normfold.contract.manifest import MANIFEST_NAME, Manifest, to_json
-from normfold.export.bundle.reservation import reserved
+from normfold.contract.manifest import MANIFEST_NAME, Manifest
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.record import to_json
+from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import VersionChoiceError
-from normfold.export.progress import Say, silent
 from normfold.export.repository.versions import check_version, find_model
 
 
@@ -29,14 +30,16 @@ class RolledBack:
     """Whether its files are those of the version copied, under a second name: it takes no room on the disk."""
 
 
-def roll_back(repository: Path, name: str, to: int | None = None, say: Say = silent) -> RolledBack:
+def roll_back(
+    repository: Path, name: str, to: int | None = None, progress: ProgressCallback = ignore_progress
+) -> RolledBack:
     """Publish a copy of an earlier version as the highest one.
 
     Args:
         repository: the folder of models.
         name: of the model.
         to: the version to copy; None for the one before the newest.
-        say: called with what is being done, in words.
+        progress: called with each step as it begins.
 
     Raises:
         NoModelError, UnknownVersionError: there is no such model or version.
@@ -53,11 +56,11 @@ def roll_back(repository: Path, name: str, to: int | None = None, say: Say = sil
     source = model.version(to)
     if to == numbers[-1]:
         raise VersionChoiceError(f"Version {to} of {name!r} is the newest already; name an earlier one with --to.")
-    say(f"checking {name}/{to}")
+    progress(f"checking {name}/{to}")
     manifest = check_version(source.folder, repository)
-    with reserved(repository, name, None) as (folder, number):
-        say(f"writing {name}/{number}")
-        copy = manifest.as_copy(number, datetime.now(UTC).isoformat(timespec="seconds"))
+    with reservation(repository, name, None) as (folder, number):
+        progress(f"writing {name}/{number}")
+        copy = manifest.copy_as_version(number, datetime.now(UTC).isoformat(timespec="seconds"))
         linked = [link_or_copy(source.folder / file, folder / file) for file in manifest.files]
         (folder / MANIFEST_NAME).write_text(to_json(copy))
     return RolledBack(model.folder / str(number), copy, all(linked))

@@ -1,7 +1,7 @@
-"""What lies in a repository, as whoever keeps it sees it: versions, what is wrong with them, and what was left behind.
+"""The contents of a repository on disk: versions, what is wrong with them, and leftovers of exports and deletions.
 
     NAME/VERSION/           a version
-    NAME/VERSION.partial/   a leftover: a version that is being written, or that was given up half-written (reserve.py)
+    NAME/VERSION.partial/   a leftover: a version that is being written, or was given up (bundle/reservation.py)
     NAME/VERSION.deleted/   a leftover: a version that is being removed, or whose removal was cut off (removal.py)
 
 Models and versions are looked up in what was found: nothing that a user types becomes a path.
@@ -25,7 +25,8 @@ from normfold.contract.bundle import (
     read_version,
 )
 from normfold.contract.errors import NormfoldError
-from normfold.contract.manifest import Manifest, ManifestError
+from normfold.contract.manifest import Manifest
+from normfold.contract.record import ManifestError
 from normfold.export.errors import (
     DamagedVersionError,
     ForeignFolderError,
@@ -101,7 +102,7 @@ def find_models(repository: Path, contents: bool = False) -> dict[str, ModelFold
         raise NoRepositoryError(repository) from None
     except OSError as error:
         raise ReadError(repository, _reason(error)) from None
-    models = (_look_at(path, repository, contents) for path in folders)
+    models = (_read_model_folder(path, repository, contents) for path in folders)
     return {model.name: model for model in models if model.versions or model.leftovers or model.fault}
 
 
@@ -137,8 +138,8 @@ def check_version(folder: Path, repository: Path) -> Manifest:
     return manifest
 
 
-def facts_of(folder: Path) -> Iterator[os.stat_result]:
-    """Yield what the file system says of each file in a folder; nothing for what vanishes meanwhile, or is a link."""
+def file_stats(folder: Path) -> Iterator[os.stat_result]:
+    """Yield the stat of each file in a folder; none for files that vanish meanwhile, or where the folder is a link."""
     for parent, _, names in os.walk(folder) if not folder.is_symlink() else ():
         for name in names:
             try:
@@ -149,12 +150,12 @@ def facts_of(folder: Path) -> Iterator[os.stat_result]:
 
 def held_bytes(folders: Iterable[Path]) -> int:
     """Return how many bytes the files in some folders hold, those with several names counted once."""
-    return sum({(facts.st_dev, facts.st_ino): facts.st_size for path in folders for facts in facts_of(path)}.values())
+    return sum({(entry.st_dev, entry.st_ino): entry.st_size for path in folders for entry in file_stats(path)}.values())
 
 
-def _look_at(folder: Path, repository: Path, contents: bool) -> ModelFolder:
+def _read_model_folder(folder: Path, repository: Path, contents: bool) -> ModelFolder:
     name = folder.name
-    if (leads_to := _find_foreign(folder, repository)) is not None:
+    if (leads_to := _foreign_target(folder, repository)) is not None:
         return ModelFolder(name, folder, fault=ForeignFolderError(folder, leads_to))
     try:
         if not stat.S_ISDIR(folder.stat().st_mode):
@@ -162,14 +163,18 @@ def _look_at(folder: Path, repository: Path, contents: bool) -> ModelFolder:
         found = sorted(folder.iterdir())
     except OSError as error:
         return ModelFolder(name, folder, fault=ReadError(folder, _reason(error)))
-    numbers = {number: path for path in found if (number := read_version(path.name)) is not None and _may_be_one(path)}
-    versions = {number: _look_at_version(number, numbers[number], repository, contents) for number in sorted(numbers)}
-    leftovers = [_look_at_leftover(path) for path in found if _LEFTOVER.fullmatch(path.name)]
+    numbers = {
+        number: path for path in found if (number := read_version(path.name)) is not None and _may_be_folder(path)
+    }
+    versions = {
+        number: _read_version_folder(number, numbers[number], repository, contents) for number in sorted(numbers)
+    }
+    leftovers = [_read_leftover(path) for path in found if _LEFTOVER.fullmatch(path.name)]
     return ModelFolder(name, folder, versions, tuple(leftover for leftover in leftovers if leftover is not None))
 
 
-def _find_foreign(folder: Path, repository: Path) -> str | None:
-    """Say where a model's folder leads to, if what lies there is not its own: a model's, or out of the repository."""
+def _foreign_target(folder: Path, repository: Path) -> str | None:
+    """Return where a model's folder leads to, if that is another model's folder, or out of the repository."""
     if not folder.is_symlink():
         return None
     if not lies_within(folder, repository):
@@ -179,15 +184,15 @@ def _find_foreign(folder: Path, repository: Path) -> str | None:
     return f"to the model {target.name!r}" if is_model else None
 
 
-def _may_be_one(path: Path) -> bool:
-    """Whether a path is a folder, or may be one for all that can be told."""
+def _may_be_folder(path: Path) -> bool:
+    """Return whether a path is a folder, or may be one for all that can be told."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:
         return True
 
 
-def _look_at_version(number: int, folder: Path, repository: Path, contents: bool) -> Version:
+def _read_version_folder(number: int, folder: Path, repository: Path, contents: bool) -> Version:
     if not lies_within(folder, repository):
         return Version(number, folder, 0, None, "It is a symbolic link that leaves the repository.")
     size = held_bytes([Path(os.path.realpath(folder))])
@@ -202,9 +207,9 @@ def _look_at_version(number: int, folder: Path, repository: Path, contents: bool
     return Version(number, folder, size, manifest, None)
 
 
-def _look_at_leftover(folder: Path) -> Leftover | None:
+def _read_leftover(folder: Path) -> Leftover | None:
     try:
-        changed = max([folder.lstat().st_mtime, *(facts.st_mtime for facts in facts_of(folder))])
+        changed = max([folder.lstat().st_mtime, *(entry.st_mtime for entry in file_stats(folder))])
     except OSError:  # it has just become a version, or is gone
         return None
     return Leftover(folder, folder.name.endswith(".partial"), changed)

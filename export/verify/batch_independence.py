@@ -1,4 +1,4 @@
-"""Whether the rows of a batch are independent: only then may a server run the rows of different requests together."""
+"""A check that the rows of a batch are independent: only then may a server batch rows of different requests."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
-from normfold.export.verify.runner import Feeds, Runner, Tensor
+from normfold.export.verify.runner import Inputs, Runner
 from normfold.export.verify.tolerance import measure
 
 
 def rows_are_independent(
-    runner: Runner, feeds: Feeds, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
+    runner: Runner, inputs: Inputs, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
 ) -> bool:
     """Run each row alone, and compare with the rows run together.
 
     Args:
         runner: the model.
-        feeds: of several rows, if its first axis is free.
+        inputs: of several rows, if its first axis is free.
         together: what the model gave for them.
         moved: what it gave for them moved a little, in groups of ways: its noise.
 
     Returns:
         False also where the first axis is fixed, or not an axis of every input and output.
     """
-    if any(isinstance(port.shape[0], int) if port.shape else True for port in (*runner.inputs, *runner.outputs)):
+    if any(isinstance(info.shape[0], int) if info.shape else True for info in (*runner.inputs, *runner.outputs)):
         return False
-    rows = {len(array) for array in feeds.values()}
+    rows = {len(array) for array in inputs.values()}
     if len(rows) != 1 or any(tensor.shape[:1] != (*rows,) for tensor in together.values()):
         return False
     (count,) = rows
     try:
-        alone = [runner.run({name: array[row : row + 1] for name, array in feeds.items()}) for row in range(count)]
+        alone = [runner.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(count)]
     except ModelFileError:
         return False
     for name, tensor in together.items():

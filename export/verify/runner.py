@@ -1,4 +1,4 @@
-"""Runs a model exactly as it is written, without the optimisations that would hide what a fold did."""
+"""Runners: a model run exactly as it is written, without the optimisations that would hide what a fold did."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from normfold.contract.errors import SetupError
 from normfold.contract.runtime import require_onnxruntime
+from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
 from normfold.export.graph.constants import FLOATS
 from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, save_model
 
 _QUANTISING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
-Tensor = npt.NDArray[Any]
-Feeds = Mapping[str, Tensor]
+Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output: a size in `shape` is an int, a name for a free axis, or None for a free axis without one."""
+class ValueInfo:
+    """An input or output: name, dtype and shape.
+
+    A size in `shape` is an int, a name for a free axis, or None for a free axis without one.
+    """
 
     name: str
     dtype: ir.DataType
     shape: tuple[int | str | None, ...]
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of this shape may stand here."""
+        """Return whether a tensor of this shape may stand here."""
         sizes = zip(self.shape, shape, strict=False)
         return len(shape) == len(self.shape) and all(size == given for size, given in sizes if isinstance(size, int))
 
 
 class Engine(StrEnum):
-    """What runs a model."""
+    """The engines that can run a model."""
 
     ONNXRUNTIME = "ONNX Runtime, on the CPU with graph optimisation off"
     REFERENCE = "onnx's reference evaluator"
@@ -64,39 +66,39 @@ class Runner:
     def __init__(self, path: Path, engine: Engine | None = None) -> None:
         model = load_model(path)
         self.path = path
-        self.inputs = input_ports(path, model)
-        self.outputs = [_port(path, value) for value in model.graph.outputs]
+        self.inputs = input_infos(path, model)
+        self.outputs = [_value_info(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.engine, self._run = _start(path, model, engine)
 
-    def run(self, feeds: Feeds) -> dict[str, Tensor]:
+    def run(self, inputs: Inputs) -> dict[str, Tensor]:
         """Run once.
 
         Raises:
             ModelFileError: the run fails; the message holds the cause.
         """
-        names = [port.name for port in self.outputs]
+        names = [info.name for info in self.outputs]
         try:
-            results = self._run(names, dict(feeds))
+            results = self._run(names, dict(inputs))
         except Exception as error:  # noqa: BLE001 -- as above
-            raise ModelFileError(self.path, f"failed to run: {_one_line(error)}") from None
+            raise ModelFileError(self.path, f"failed to run: {_in_one_line(error)}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
 
-def input_ports(path: Path, model: ir.Model) -> list[Port]:
+def input_infos(path: Path, model: ir.Model) -> list[ValueInfo]:
     """Return the inputs that a caller must give: those without a default among the initializers.
 
     Raises:
         ModelFileError: one is no tensor, or of unknown rank.
     """
-    return [_port(path, value) for value in model.graph.inputs if not value.is_initializer()]
+    return [_value_info(path, value) for value in model.graph.inputs if not value.is_initializer()]
 
 
-def _rounds_at_once(model: ir.Model, inputs: Sequence[Port]) -> bool:
-    """Whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
-    if not all(port.dtype.is_floating_point() for port in inputs):
+def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
+    """Return whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
+    if not all(info.dtype.is_floating_point() for info in inputs):
         return True
-    widest = max((port.dtype.bitwidth for port in inputs), default=0)
+    widest = max((info.dtype.bitwidth for info in inputs), default=0)
     weights = [value.dtype for value in model.graph.initializers.values()]
     narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in weights if dtype is not None)
     return narrower or any(node.op_type in _QUANTISING for node in model.graph.all_nodes())
@@ -114,7 +116,7 @@ def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, 
         except SetupError:
             raise
         except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know
-            first_fault = first_fault or _one_line(error)
+            first_fault = first_fault or _in_one_line(error)
     raise ModelFileError(path, f"cannot be run by {engines[0].value}: {first_fault}")
 
 
@@ -146,13 +148,13 @@ def _reference(path: Path) -> Any:
     return ReferenceEvaluator(str(path), new_ops=[BatchNormalization]).run
 
 
-def _port(path: Path, value: ir.Value) -> Port:
+def _value_info(path: Path, value: ir.Value) -> ValueInfo:
     if not isinstance(value.type, ir.TensorType) or value.shape is None:
         raise ModelFileError(path, f"has an input or output {value.name!r} that is no tensor of known rank.")
     sizes = (size if isinstance(size, int) else size.value for size in value.shape)
-    return Port(value.name or "", value.type.dtype, tuple(sizes))
+    return ValueInfo(value.name or "", value.type.dtype, tuple(sizes))
 
 
-def _one_line(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     """Return an error's message in one line, without ONNX Runtime's place in its own source."""
     return re.sub(r"(?<=:)\S*/onnxruntime/\S+ .*\) (?=[A-Z])", " ", " ".join(str(error).split()))

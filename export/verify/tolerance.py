@@ -1,4 +1,4 @@
-"""How far a folded output is from the original's, beside the network's own noise.
+"""The tolerance of a verification: a folded output's error beside the network's own noise.
 
 A fixed tolerance is wrong both ways: one rounding may move a deep, ill-conditioned network by 1e-2 and a shallow one by
 1e-7. So the allowance is measured. Noise is how far the original's own outputs move when each input moves by one unit
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normfold.export.verify.runner import Tensor
+from normfold.export.arrays import Tensor
 
 NOISE_FACTOR = 8.0
 FLOOR = 1e-6
@@ -33,14 +33,14 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """How far one output of the folded model is from the original's, relative to the output's range."""
+    """Error of one output of the folded model, and the original's noise, relative to the output's range."""
 
     error: float
     noise: float
 
     @property
     def allowed(self) -> float:
-        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be proven."""
+        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be verified."""
         return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else 0.0
 
     @property
@@ -55,12 +55,12 @@ class OutputDifference:
 
     @property
     def passes(self) -> bool:
-        """Whether the error is allowed; an error that is no number is not."""
+        """Return whether the error is allowed; an error that is no number is not."""
         return bool(np.isfinite(self.noise)) and self.error <= self.allowed
 
 
 def is_float(tensor: Tensor) -> bool:
-    """Whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
+    """Return whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
     return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
 
 

@@ -1,4 +1,4 @@
-"""The proof of a fold: original and folded run on the same inputs, and compared with the network's own noise.
+"""Verification of a fold: original and folded run on the same inputs, compared beside the network's own noise.
 
 How far two outputs may differ, and what noise is, stands in `export.verify.tolerance`.
 """
@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError, VerificationError
 from normfold.export.graph.constants import FLOATS
 from normfold.export.graph.pixels import FromPixels, Pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.verify.batch_independence import rows_are_independent
-from normfold.export.verify.inputs import FREE_SIZES, moved_by_one_ulp, next_float, random_feeds, read_feeds
-from normfold.export.verify.runner import Engine, Feeds, Port, Runner, Tensor
+from normfold.export.verify.inputs import FREE_SIZES, moved_by_one_ulp, next_float, random_inputs, read_inputs
+from normfold.export.verify.runner import Engine, Inputs, Runner, ValueInfo
 from normfold.export.verify.tolerance import OutputDifference, measure
 
 SEEDS = 4
@@ -40,7 +42,7 @@ class Verification:
 
     @property
     def passes(self) -> bool:
-        """Whether every output's error is allowed."""
+        """Return whether every output's error is allowed."""
         return all(difference.passes for difference in self.outputs.values())
 
     def require(self) -> None:
@@ -59,89 +61,90 @@ def verify(
     folded: Path,
     inputs: Path | None = None,
     seeds: int = SEEDS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback = ignore_progress,
     pixels: FromPixels | None = None,
 ) -> Verification:
     """Compare two models on the same inputs.
 
     Args:
         original: the model that is right.
-        folded: the model to prove.
+        folded: the model to verify.
         inputs: an .npz file with one array for each input; random inputs without it.
         seeds: number of random inputs.
-        progress: called with the number of inputs done and their total.
+        progress: called with each input as its runs begin.
         pixels: the folded model takes 8-bit pixels; the original gets them standardised.
 
     Returns:
-        The difference of each output; whether it is allowed is the caller's to ask (`passes`, `require`).
+        The difference of each output; `passes` and `require` say whether it is allowed.
 
     Raises:
         ModelFileError: a model cannot be read or run, or the two differ in their inputs or outputs.
-        FeedError: no inputs can be made, or those given do not fit.
+        ModelInputError: no inputs can be made, or those given do not fit.
     """
     first = Runner(original)
     second = Runner(folded, first.engine)
-    standardise = partial(_standardise, first, pixels) if pixels is not None else _as_they_are
+    standardise = partial(_standardise, first, pixels) if pixels is not None else _unchanged
     _require_same_ports(first, second, takes_pixels=pixels is not None)
-    all_feeds = _make_feeds(second.inputs, inputs, seeds, lambda feeds: first.run(standardise(feeds)))
-    originals = [standardise(feeds) for feeds in all_feeds]
+    all_inputs = _make_inputs(second.inputs, inputs, seeds, lambda given: first.run(standardise(given)))
+    originals = [standardise(given) for given in all_inputs]
     with tempfile.TemporaryDirectory() as folder:
         moved_runs = _moved_runs(first, Path(folder))
         wanted, got, moved = [], [], []
-        for index, (feeds, folded_feeds) in enumerate(zip(originals, all_feeds, strict=True), start=1):
-            wanted.append(first.run(feeds))
-            got.append(second.run(folded_feeds))
-            moved.append([[run(feeds) for run in group] for group in moved_runs])
-            if progress is not None:
-                progress(index, len(all_feeds))
+        for number, (given, folded_given) in enumerate(zip(originals, all_inputs, strict=True), start=1):
+            progress(f"verifying: input {number} of {len(all_inputs)}")
+            wanted.append(first.run(given))
+            got.append(second.run(folded_given))
+            moved.append([[run(given) for run in group] for group in moved_runs])
     outputs = {
         name: measure(
             [run[name] for run in wanted],
             [run[name] for run in got],
             [[[run[name] for run in group] for group in groups] for groups in moved],
         )
-        for name in (port.name for port in first.outputs)
+        for name in (info.name for info in first.outputs)
     }
     return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], moved[0]), first.engine)
 
 
-def _make_feeds(ports: Sequence[Port], inputs: Path | None, seeds: int, run: Callable[[Feeds], object]) -> list[Feeds]:
-    """Return the feeds of a file, or random ones of sizes that the original runs with.
+def _make_inputs(
+    infos: Sequence[ValueInfo], path: Path | None, seeds: int, run: Callable[[Inputs], object]
+) -> list[Inputs]:
+    """Return the inputs of a file, or random ones of sizes that the original runs with.
 
-    Free axes get the smallest size that works in one half of the feeds, and larger ones, different from each other, in
-    the other half if they work too: what holds for one size alone is no equality.
+    Free axes get the smallest size that works in every second set of inputs. In the others they get larger sizes,
+    different from each other, if these work too: what holds for one size alone is no equality.
     """
-    if inputs is not None:
-        return [read_feeds(inputs, ports)]
+    if path is not None:
+        return [read_inputs(path, infos)]
     for free_size in FREE_SIZES:
         try:
-            run(random_feeds(ports, free_size, seed=0))
+            run(random_inputs(infos, free_size, seed=0))
         except ModelFileError as error:
             if free_size == FREE_SIZES[-1]:
                 text = f"{error.problem} (on random inputs; give some that suit it with --inputs)"
                 raise ModelFileError(error.path, text) from None
         else:
             break
-    spread = free_size
+    step = free_size
     try:
-        run(random_feeds(ports, free_size, seed=0, spread=spread))
+        run(random_inputs(infos, free_size, seed=0, step=step))
     except ModelFileError:
-        spread = 0
-    return [random_feeds(ports, free_size, seed, spread * (seed % 2)) for seed in range(seeds)]
+        step = 0
+    return [random_inputs(infos, free_size, seed, step * (seed % 2)) for seed in range(seeds)]
 
 
-def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Feeds], dict[str, Tensor]]]]:
+def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Inputs], dict[str, Tensor]]]]:
     """Return functions that run the model a little moved: its float inputs, its float weights if need be, or both."""
-    groups: list[list[Callable[[Feeds], dict[str, Tensor]]]] = []
-    if any(port.dtype.is_floating_point() for port in runner.inputs):
+    groups: list[list[Callable[[Inputs], dict[str, Tensor]]]] = []
+    if any(info.dtype.is_floating_point() for info in runner.inputs):
         groups.append([partial(_run_moved, runner, seed=seed) for seed in range(MOVES)])
     if not groups or runner.rounds_at_once:
         groups.append([_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)])
     return groups
 
 
-def _run_moved(runner: Runner, feeds: Feeds, seed: int) -> dict[str, Tensor]:
-    return runner.run(moved_by_one_ulp(feeds, seed))
+def _run_moved(runner: Runner, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+    return runner.run(moved_by_one_ulp(inputs, seed))
 
 
 def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
@@ -157,7 +160,7 @@ def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
 def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> None:
     for what in ("inputs", "outputs"):
         ours, theirs = (
-            {port.name: (port.dtype.name, len(port.shape)) for port in getattr(runner, what)}
+            {info.name: (info.dtype.name, len(info.shape)) for info in getattr(runner, what)}
             for runner in (first, second)
         )
         if what == "inputs" and takes_pixels:
@@ -170,11 +173,11 @@ def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> No
             raise ModelFileError(second.path, text)
 
 
-def _standardise(runner: Runner, pixels: FromPixels, feeds: Feeds) -> Feeds:
+def _standardise(runner: Runner, pixels: FromPixels, inputs: Inputs) -> Inputs:
     """Return what the original takes for a picture of pixels."""
     standard = Pixels.of(pixels.preprocessing)
-    return {port.name: standard.standardised(feeds[port.name], port.dtype) for port in runner.inputs}
+    return {info.name: standard.standardised(inputs[info.name], info.dtype) for info in runner.inputs}
 
 
-def _as_they_are(feeds: Feeds) -> Feeds:
-    return feeds
+def _unchanged(inputs: Inputs) -> Inputs:
+    return inputs

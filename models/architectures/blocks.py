@@ -1,26 +1,21 @@
-"""Blocks of a network: a weight layer, BatchNorm, and an activation, in this order.
+"""Layers of a network: a weight layer, BatchNorm and an activation, in this order or pre-activated.
 
-The order matters twice. The weight layer needs no bias, since the shift follows; and in inference the normalisation
-is a channel-wise affine right behind a linear layer, so that it folds away (Ioffe & Szegedy 2015, section 3.1). Blocks
-of the other order, pre-activation, are for the networks that were published so.
+The weight layer has no bias, since the `shift` of the BatchNorm after it takes the bias's place. In inference a
+BatchNorm is an affine per channel; right after a linear layer it folds into that layer's weights (Ioffe & Szegedy 2015,
+arXiv:1502.03167, section 3.1). Pre-activated layers are for the architectures that were published with them.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor, nn
 
 from normfold.models.errors import ArchitectureError
-
-Rank = Literal[1, 2, 3]
 
 EPSILON = 1e-5
 """Added to the variance, inside the root."""
 
 MOMENTUM = 0.1
-"""Weight of the new batch in the running statistics: torch's convention; ONNX weights the old ones."""
+"""Weight of the new batch in the running statistics, as torch has it; ONNX's `momentum` is the weight of the old."""
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -51,55 +46,58 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def make_activation(name: str) -> nn.Module:
     """Return a new activation by its name.
 
+    Args:
+        name: a key of ACTIVATIONS.
+
     Raises:
-        ArchitectureError: no such activation.
+        ArchitectureError: unknown name.
     """
     if name not in ACTIVATIONS:
-        raise ArchitectureError(f"Unknown activation {name!r}; there are {', '.join(ACTIVATIONS)}.")
+        raise ArchitectureError(f"Unknown activation {name!r}; choose from {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]()
 
 
-class _WeightNormActivation(nn.Module):
-    """activation(norm(weight(x))), with the three layers as attributes."""
+class _WeightBatchNormActivation(nn.Module):
+    """activation(norm(weight_layer(x))), with the three layers as attributes."""
 
     weight_layer: nn.Module
     norm: nn.Module
     activation: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.activation(self.norm(self.weight_layer(x)))
-        return normalised
+        activated: Tensor = self.activation(self.norm(self.weight_layer(x)))
+        return activated
 
 
-class ConvNorm(_WeightNormActivation):
+class ConvBatchNorm(_WeightBatchNormActivation):
     """Convolution without bias, BatchNorm over the channels, activation.
 
-    With u = Conv(x), and per channel c a mean and variance:
+    With u = Conv(x), and for each channel c its mean and variance:
         y = activation(scale_c * (u - mean_c) / sqrt(var_c + epsilon) + shift_c)
 
-    Training takes the mean and the biased variance (divided by the count) of u over the batch and all positions, and
-    moves the running statistics towards them, the variance unbiased (divided by the count - 1):
+    In training, mean and variance are those of u over the batch and all positions, the variance biased (divided by the
+    count), and the running statistics move towards them, the variance unbiased (divided by the count - 1):
         running <- (1 - momentum) * running + momentum * batch          momentum = 0.1 weights the new batch
-    Inference takes the running statistics.
+    In inference, mean and variance are the running statistics.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
+
+    Shapes:
+        x (N, channels_in, *size) -> y (N, channels_out, *ceil(size / stride)); `size` has `rank` axes.
 
     Args:
         channels_in: channels of x.
         channels_out: channels of y.
-        kernel_size: edge of the kernel, the same along every axis; odd, so that `same` padding is symmetric.
-        rank: spatial axes: 1, 2 or 3.
+        kernel_size: size of the kernel along every axis; odd, so that the padding is symmetric.
+        rank: number of spatial axes: 1, 2 or 3.
         stride: along every axis.
-        groups: as in torch: channels_in for a depthwise convolution.
-        dilation: distance between taps of the kernel, along every axis.
-        activation: a name in ACTIVATIONS.
-
-    Shapes:
-        x (N, channels_in, *size) -> y (N, channels_out, *ceil(size / stride)), `size` having `rank` axes.
+        groups: groups of channels, as in torch; channels_in for a depthwise convolution.
+        dilation: distance between the taps of the kernel, along every axis.
+        activation: a key of ACTIVATIONS.
 
     Raises:
         ArchitectureError: unknown activation or rank, or an even kernel_size.
-        ValueError: from torch, in training, if the batch leaves one value per channel.
+        ValueError: raised by torch in training, if the batch has one value per channel.
     """
 
     def __init__(
@@ -117,7 +115,7 @@ class ConvNorm(_WeightNormActivation):
         super().__init__()
         _check_rank(rank)
         if kernel_size % 2 == 0:
-            raise ArchitectureError(f"A kernel size must be odd here, to keep the centre; got {kernel_size}.")
+            raise ArchitectureError(f"The kernel size must be odd, for a symmetric padding; got {kernel_size}.")
         padding = dilation * (kernel_size // 2)
         self.weight_layer = CONVOLUTIONS[rank](
             channels_in, channels_out, kernel_size, stride, padding, dilation, groups, bias=False
@@ -126,13 +124,21 @@ class ConvNorm(_WeightNormActivation):
         self.activation = make_activation(activation)
 
 
-class ConvTransposeNorm(_WeightNormActivation):
-    """Transposed convolution that enlarges by `stride`, without bias; BatchNorm; activation.
+class ConvTransposeBatchNorm(_WeightBatchNormActivation):
+    """Transposed convolution without bias that enlarges by `stride`, BatchNorm over the channels, activation.
 
-    Formula as for ConvNorm. The kernel is as large as the stride, so that no output position is covered twice.
+    The formula is that of ConvBatchNorm with u = ConvTranspose(x). The kernel is as large as the stride, so that no
+    output position is covered twice.
 
     Shapes:
-        x (N, channels_in, *size) -> y (N, channels_out, *(size * stride)).
+        x (N, channels_in, *size) -> y (N, channels_out, *(size * stride)); `size` has `rank` axes.
+
+    Args:
+        channels_in: channels of x.
+        channels_out: channels of y.
+        rank: number of spatial axes: 1, 2 or 3.
+        stride: along every axis, and size of the kernel.
+        activation: a key of ACTIVATIONS.
 
     Raises:
         ArchitectureError: unknown activation or rank.
@@ -148,17 +154,22 @@ class ConvTransposeNorm(_WeightNormActivation):
         self.activation = make_activation(activation)
 
 
-class LinearNorm(_WeightNormActivation):
+class LinearBatchNorm(_WeightBatchNormActivation):
     """Linear layer without bias, BatchNorm over its features, activation.
 
-    Formula as for ConvNorm, with u = W x and one statistic per feature.
+    The formula is that of ConvBatchNorm with u = W x, and a mean and variance for each feature.
 
     Shapes:
         x (N, features_in) -> y (N, features_out).
 
+    Args:
+        features_in: features of x.
+        features_out: features of y.
+        activation: a key of ACTIVATIONS.
+
     Raises:
         ArchitectureError: unknown activation.
-        ValueError: from torch, in training, for a batch of one row, whose variance is 0.
+        ValueError: raised by torch in training for a batch of one row, whose variance is 0.
     """
 
     def __init__(self, features_in: int, features_out: int, *, activation: str = "relu") -> None:
@@ -168,11 +179,15 @@ class LinearNorm(_WeightNormActivation):
         self.activation = make_activation(activation)
 
 
-class NormActivation(nn.Module):
-    """BatchNorm over the channels of a picture, then the activation.
+class BatchNormActivation(nn.Module):
+    """BatchNorm over the channels of an image, then an activation: y = activation(norm(x)).
 
     Shapes:
-        x (N, channels, H, W) -> the same.
+        x (N, channels, H, W) -> y (N, channels, H, W).
+
+    Args:
+        channels: channels of x and y.
+        activation: a key of ACTIVATIONS.
 
     Raises:
         ArchitectureError: unknown activation.
@@ -188,23 +203,23 @@ class NormActivation(nn.Module):
         return activated
 
 
-class NormConv(NormActivation):
-    """Pre-activation: BatchNorm, activation, and then the convolution, without bias.
+class PreActivationConv(BatchNormActivation):
+    """BatchNorm, activation, then a convolution without bias: y = Conv(activation(norm(x))).
 
-    What this BatchNorm normalises is often read by others too, and the activation stands between it and its own
-    convolution: where no linear layer comes right before it, it cannot fold.
+    The activation stands between this BatchNorm and its convolution, and x often has other readers: the BatchNorm folds
+    only where a linear layer comes right before it.
 
     Source: He et al. 2016, arXiv:1603.05027, figure 4e.
+
+    Shapes:
+        x (N, channels_in, H, W) -> y (N, channels_out, ceil(H / stride), ceil(W / stride)).
 
     Args:
         channels_in: channels of x.
         channels_out: channels of y.
-        kernel_size: edge of the kernel; odd.
+        kernel_size: size of the kernel along both axes; odd.
         stride: along both axes.
-        activation: a name in ACTIVATIONS.
-
-    Shapes:
-        x (N, channels_in, H, W) -> y (N, channels_out, ceil(H / stride), ceil(W / stride)).
+        activation: a key of ACTIVATIONS.
 
     Raises:
         ArchitectureError: unknown activation.
@@ -214,34 +229,33 @@ class NormConv(NormActivation):
         self, channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1, activation: str = "relu"
     ) -> None:
         super().__init__(channels_in, activation=activation)
-        self.convolution = plain_convolution(channels_in, channels_out, kernel_size, stride)
+        self.convolution = conv2d_without_bias(channels_in, channels_out, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         convolved: Tensor = self.convolution(super().forward(x))
         return convolved
 
 
-def plain_convolution(channels_in: int, channels_out: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution of pictures without bias, padded as ConvNorm's is."""
+def conv2d_without_bias(channels_in: int, channels_out: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    """Return a Conv2d without bias, padded by half of an odd kernel, so that only `stride` reduces the size."""
     return nn.Conv2d(channels_in, channels_out, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the weights of convolutions and linear layers from He's normal distribution; biases become 0.
+    """Draw the weights of convolutions and linear layers from He's normal distribution, and set biases to 0.
 
-    Source: He et al. 2015, arXiv:1502.01852. BatchNorm keeps torch's start: scale 1, shift 0, running mean 0 and
-    variance 1.
+    With fan_in the number of inputs of an output value:
+        weight ~ N(0, 2 / fan_in)
+
+    BatchNorm keeps torch's start: scale 1, shift 0, running_mean 0 and running_var 1.
+
+    Source: He et al. 2015, arXiv:1502.01852, equation 10.
     """
     for module in network.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def global_average(x: Tensor) -> Tensor:
-    """Average over every spatial axis: (N, C, *size) -> (N, C)."""
-    return torch.mean(x, dim=tuple(range(2, x.ndim)))
 
 
 def _check_rank(rank: int) -> None:

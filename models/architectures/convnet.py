@@ -1,4 +1,7 @@
-"""A plain convolutional network: stages of ConvNorm blocks, halved between, then a linear classifier."""
+"""A plain convolutional network: stages of ConvBatchNorm layers with max pooling between them, and a linear classifier.
+
+The layout is VGG's (Simonyan & Zisserman 2015, arXiv:1409.1556), with BatchNorm and global average pooling.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from normfold.models.architectures.arg_checks import check_dropout
-from normfold.models.architectures.blocks import ConvNorm, global_average, initialise
+from normfold.models.architectures.arg_checks import check_dropout, check_min_size
+from normfold.models.architectures.blocks import ConvBatchNorm
+from normfold.models.architectures.classifier import PooledClassifier
 from normfold.models.errors import ArchitectureError
 
 MAX_POOLS: dict[int, type[nn.MaxPool1d] | type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {
@@ -17,13 +21,11 @@ MAX_POOLS: dict[int, type[nn.MaxPool1d] | type[nn.MaxPool2d] | type[nn.MaxPool3d
 }
 
 
-class ConvNet(nn.Module):
-    """Stages of ConvNorm blocks with max pooling between them, global average, optional dropout, linear classifier.
-
-    Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
+class ConvNet(PooledClassifier):
+    """Stages of ConvBatchNorm layers with max pooling between them, then the head of PooledClassifier.
 
     Shapes:
-        x (N, channels, *size) -> logits (N, classes); any size that survives the pooling.
+        x (N, channels, *size) -> logits (N, classes); every axis at least 2^(stages - 1) long.
     """
 
     def __init__(
@@ -44,18 +46,14 @@ class ConvNet(nn.Module):
             if stage > 0:
                 layers.append(MAX_POOLS[rank](2))
             for _ in range(blocks_per_stage):
-                layers.append(ConvNorm(channels, width, kernel_size, rank=rank, activation=activation))
+                layers.append(ConvBatchNorm(channels, width, kernel_size, rank=rank, activation=activation))
                 channels = width
         self.stages = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, classes)
-        initialise(self)
+        self.add_head(channels, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.stages(x)  # (N, C, *size) -> (N, widths[-1], *size / 2^(stages - 1))
-        pooled = global_average(features)  # (N, widths[-1])
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (N, classes)
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.stages(x)  # (N, C, *size) -> (N, widths[-1], *size / 2^(stages - 1))
+        return features
 
 
 def convnet(
@@ -68,34 +66,29 @@ def convnet(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> ConvNet:
-    """Build a plain convolutional network for signals, pictures or volumes.
+    """Build a plain convolutional network for signals, images or volumes.
 
     Args:
         input_shape: (channels, *size) with 1, 2 or 3 spatial axes.
         classes: number of logits.
         widths: channels of each stage; the size is halved between stages.
-        blocks_per_stage: ConvNorm blocks in each stage.
-        kernel_size: odd edge of every kernel.
-        activation: a name in `models.architectures.blocks.ACTIVATIONS`.
+        blocks_per_stage: ConvBatchNorm layers in each stage.
+        kernel_size: size of every kernel along every axis; odd.
+        activation: a key of `normfold.models.architectures.blocks.ACTIVATIONS`.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: rows instead of pictures, a picture too small for the stages, or a wrong option.
+        ArchitectureError: samples without a spatial axis, a size too small for the stages, or a wrong option.
     """
     rank = len(input_shape) - 1
     if rank not in MAX_POOLS:
         raise ArchitectureError(
             f"A convnet takes samples of shape (channels, *size) with 1 to 3 spatial axes, got {list(input_shape)}; "
-            "for rows use mlp."
+            "use mlp for table rows."
         )
     if not widths or blocks_per_stage < 1:
         raise ArchitectureError("A convnet needs at least one width and one block per stage.")
-    smallest = 2 ** (len(widths) - 1)
-    if min(input_shape[1:]) < smallest:
-        raise ArchitectureError(
-            f"{len(widths)} stages need a size of at least {smallest} along every axis, got {list(input_shape[1:])}; "
-            "give fewer widths."
-        )
+    check_min_size(input_shape, 2 ** (len(widths) - 1), f"{len(widths)} stages", "widths")
     check_dropout(dropout)
     return ConvNet(
         input_shape[0],

@@ -1,4 +1,4 @@
-"""Multilayer perceptron: LinearNorm blocks and a linear classifier."""
+"""Multilayer perceptron: LinearBatchNorm blocks and a linear classifier."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from normfold.models.architectures.arg_checks import check_dropout
-from normfold.models.architectures.blocks import LinearNorm, initialise
+from normfold.models.architectures.blocks import LinearBatchNorm, initialise
 from normfold.models.errors import ArchitectureError
 
 
 class Mlp(nn.Module):
-    """LinearNorm blocks, optional dropout, and a linear classifier.
+    """LinearBatchNorm blocks, dropout, and a linear classifier: logits = W dropout(blocks(flatten(x))) + b.
 
-    Dropout stands after the last BatchNorm: before one, it would make the variance in training differ from that in
+    Dropout stands after the last BatchNorm: before one, it would make the variance in training larger than in
     inference (Li et al. 2019, arXiv:1801.05134).
 
     Shapes:
@@ -27,14 +27,14 @@ class Mlp(nn.Module):
         super().__init__()
         sizes = [features, *widths]
         self.blocks = nn.Sequential(
-            *(LinearNorm(before, after, activation=activation) for before, after in itertools.pairwise(sizes))
+            *(LinearBatchNorm(before, after, activation=activation) for before, after in itertools.pairwise(sizes))
         )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(sizes[-1], classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.blocks(x.flatten(1))  # (N, features) -> (N, widths[-1])
+        hidden = self.blocks(x.flatten(1))  # (N, *input_shape) -> (N, features) -> (N, widths[-1])
         logits: Tensor = self.classifier(self.dropout(hidden))  # (N, classes)
         return logits
 
@@ -53,11 +53,11 @@ def mlp(
         input_shape: shape of one sample, without the batch axis.
         classes: number of logits.
         widths: features after each block.
-        activation: a name in `models.architectures.blocks.ACTIVATIONS`.
+        activation: a key of `normfold.models.architectures.blocks.ACTIVATIONS`.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: no widths, or an unknown activation.
+        ArchitectureError: no widths, an unknown activation, or a wrong dropout.
     """
     if not widths:
         raise ArchitectureError("An mlp needs at least one width, for example widths=[64].")

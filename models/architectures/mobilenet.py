@@ -1,4 +1,4 @@
-"""Inverted residuals with linear bottlenecks, whose 3 × 3 convolutions are depthwise.
+"""MobileNetV2: inverted residuals with linear bottlenecks, whose 3 × 3 convolutions are depthwise.
 
 Source: Sandler et al. 2018, arXiv:1801.04381.
 """
@@ -13,17 +13,21 @@ from normfold.models.architectures.arg_checks import (
     check_count,
     check_counts,
     check_dropout,
-    check_picture,
+    check_image_shape,
     check_stages,
 )
-from normfold.models.architectures.blocks import ConvNorm, global_average, initialise
+from normfold.models.architectures.blocks import ConvBatchNorm
+from normfold.models.architectures.classifier import PooledClassifier, plan_blocks
 from normfold.models.errors import ArchitectureError
 
 ACTIVATION = "relu6"
 
 
 class InvertedResidual(nn.Module):
-    """y = F(x), plus x where the shape stays; F widens by a 1 × 1, filters depthwise, and narrows by a linear 1 × 1.
+    """y = F(x) + x, or y = F(x) where the shape changes.
+
+    F is a 1 × 1 convolution to `expansion * channels_in` channels, a depthwise 3 × 3 convolution, and a 1 × 1
+    convolution to `channels_out` channels without activation, each a ConvBatchNorm.
 
     Shapes:
         x (N, channels_in, H, W) -> y (N, channels_out, ceil(H / stride), ceil(W / stride)).
@@ -32,16 +36,16 @@ class InvertedResidual(nn.Module):
         channels_in: channels of x.
         channels_out: channels of y.
         stride: of the depthwise convolution.
-        expansion: times as many channels in between; with 1 there is no widening convolution.
+        expansion: channels inside, as a multiple of `channels_in`; with 1, F has no first convolution.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = channels_in * expansion
-        layers: list[nn.Module] = [ConvNorm(channels_in, wide, 1, activation=ACTIVATION)] if expansion > 1 else []
+        layers: list[nn.Module] = [ConvBatchNorm(channels_in, wide, 1, activation=ACTIVATION)] if expansion > 1 else []
         layers += [
-            ConvNorm(wide, wide, 3, stride=stride, groups=wide, activation=ACTIVATION),
-            ConvNorm(wide, channels_out, 1, activation="none"),
+            ConvBatchNorm(wide, wide, 3, stride=stride, groups=wide, activation=ACTIVATION),
+            ConvBatchNorm(wide, channels_out, 1, activation="none"),
         ]
         self.residual = nn.Sequential(*layers)
         self.has_shortcut = stride == 1 and channels_in == channels_out
@@ -51,10 +55,8 @@ class InvertedResidual(nn.Module):
         return x + residual if self.has_shortcut else residual
 
 
-class MobileNet(nn.Module):
-    """Stem, stages of inverted residuals, a widening 1 × 1, global average, optional dropout, linear classifier.
-
-    Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
+class MobileNet(PooledClassifier):
+    """Stem, stages of inverted residuals, a 1 × 1 convolution to `head_width` channels, the head of PooledClassifier.
 
     Shapes:
         x (N, channels, H, W) -> logits (N, classes).
@@ -75,25 +77,20 @@ class MobileNet(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.stem = ConvNorm(channels, stem_width, 3, stride=stem_stride, activation=ACTIVATION)
+        self.stem = ConvBatchNorm(channels, stem_width, 3, stride=stem_stride, activation=ACTIVATION)
         channels = stem_width
         layers: list[nn.Module] = []
-        for stage, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True)):
-            for index in range(depth):
-                own_stride = stride if index == 0 else 1
-                layers.append(InvertedResidual(channels, width, own_stride, 1 if stage == 0 else expansion))
-                channels = width
+        for stage, width, stride in plan_blocks(depths, widths, strides):
+            layers.append(InvertedResidual(channels, width, stride, 1 if stage == 0 else expansion))
+            channels = width
         self.stages = nn.Sequential(*layers)
-        self.head = ConvNorm(channels, head_width, 1, activation=ACTIVATION)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(head_width, classes)
-        initialise(self)
+        self.head = ConvBatchNorm(channels, head_width, 1, activation=ACTIVATION)
+        self.add_head(head_width, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.head(self.stages(self.stem(x)))  # (N, C, H, W) -> (N, head_width, H', W')
-        pooled = global_average(features)  # (N, head_width)
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (N, classes)
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (N, C, H, W) -> (N, stem_width, H / stem_stride, W / stem_stride)
+        features: Tensor = self.head(self.stages(x))  # (N, head_width, H', W'), divided by the strides
+        return features
 
 
 def mobilenet(
@@ -117,16 +114,16 @@ def mobilenet(
         depths: blocks in each stage.
         widths: channels of each stage.
         strides: of the first block of each stage.
-        expansion: times as many channels inside a block; the first stage has as many as it takes, as published.
+        expansion: channels inside a block, as a multiple of its input's; always 1 in the first stage, as published.
         stem_width: channels of the first convolution.
-        stem_stride: of the first convolution; 2 for large pictures.
+        stem_stride: stride of the first convolution; 2 for large images.
         head_width: channels of the last convolution.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: rows instead of pictures, or a wrong option.
+        ArchitectureError: samples that are not images, or a wrong option.
     """
-    check_picture("mobilenet", input_shape)
+    check_image_shape("mobilenet", input_shape)
     check_stages(depths, widths)
     check_counts("strides", strides)
     if len(strides) != len(widths):

@@ -1,7 +1,9 @@
-"""Residual networks, version 2: the normalisation stands before the weight layer, and the shortcut stays clean.
+"""Residual networks, version 2: BatchNorm and relu stand before the weight layer, and the shortcut has neither.
 
-Source: He et al. 2016, arXiv:1603.05027. The sum that ends a unit goes to a BatchNorm and, past it, into the next sum:
-that BatchNorm can fold neither back, since the sum has another reader, nor forward, since a relu follows.
+The first BatchNorm of a block cannot fold: its input, the sum of the block before, is also read by the shortcut, and
+its output goes into a relu.
+
+Source: He et al. 2016, arXiv:1603.05027.
 """
 
 from __future__ import annotations
@@ -11,15 +13,20 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from normfold.models.architectures.arg_checks import check_choice, check_dropout, check_picture, check_stages
-from normfold.models.architectures.blocks import NormActivation, NormConv, global_average, initialise, plain_convolution
+from normfold.models.architectures.arg_checks import check_choice, check_dropout, check_image_shape, check_stages
+from normfold.models.architectures.blocks import (
+    BatchNormActivation,
+    PreActivationConv,
+    conv2d_without_bias,
+)
+from normfold.models.architectures.classifier import PooledClassifier, halving_strides, plan_blocks
 from normfold.models.architectures.stem import Stem, make_stem
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
-"""Channels that a unit gives, in its width."""
+"""Output channels of a block, as a multiple of its width."""
 
 
-class PreactUnit(nn.Module):
+class PreActivationBlock(nn.Module):
     """y = F(a) + x with a = relu(norm(x)); where the shape changes, y = F(a) + projection(a).
 
     Shapes:
@@ -27,27 +34,31 @@ class PreactUnit(nn.Module):
 
     Args:
         channels_in: channels of x.
-        width: channels inside.
+        width: channels inside F.
         stride: of the first 3 × 3 convolution, and of the projection.
-        block: F is two 3 × 3 convolutions (`basic`), or a 1 × 1, a 3 × 3 and a widening 1 × 1 (`bottleneck`).
-        first: the unit comes right behind the stem, whose activation it shares with the shortcut: a = x.
+        block: `basic`, where F is two 3 × 3 convolutions, or `bottleneck`, where F is a 1 × 1, a 3 × 3 and a 1 × 1
+            convolution to `4 * width` channels.
+        first: True for the block right after the stem, which ends in BatchNorm and relu already: a = x.
     """
 
     def __init__(self, channels_in: int, width: int, stride: int, *, block: str, first: bool) -> None:
         super().__init__()
         channels_out = width * EXPANSIONS[block]
-        self.activated = nn.Identity() if first else NormActivation(channels_in)
+        self.activated = nn.Identity() if first else BatchNormActivation(channels_in)
         if block == "basic":
-            layers: list[nn.Module] = [plain_convolution(channels_in, width, 3, stride), NormConv(width, width, 3)]
+            layers: list[nn.Module] = [
+                conv2d_without_bias(channels_in, width, 3, stride),
+                PreActivationConv(width, width, 3),
+            ]
         else:
             layers = [
-                plain_convolution(channels_in, width, 1),
-                NormConv(width, width, 3, stride=stride),
-                NormConv(width, channels_out, 1),
+                conv2d_without_bias(channels_in, width, 1),
+                PreActivationConv(width, width, 3, stride=stride),
+                PreActivationConv(width, channels_out, 1),
             ]
         self.residual = nn.Sequential(*layers)
         changes = channels_in != channels_out or stride != 1
-        self.projection = plain_convolution(channels_in, channels_out, 1, stride) if changes else None
+        self.projection = conv2d_without_bias(channels_in, channels_out, 1, stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.activated(x)
@@ -56,13 +67,11 @@ class PreactUnit(nn.Module):
         return total
 
 
-class PreactResNet(nn.Module):
-    """Stem, stages of units, BatchNorm, global average, optional dropout, linear classifier.
-
-    Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
+class PreactResNet(PooledClassifier):
+    """Stem, stages of pre-activated residual blocks, BatchNorm and relu, then the head of PooledClassifier.
 
     Shapes:
-        x (N, channels, H, W) -> logits (N, classes).
+        x (N, C, H, W) -> logits (N, classes).
     """
 
     def __init__(
@@ -79,23 +88,18 @@ class PreactResNet(nn.Module):
         super().__init__()
         self.stem = make_stem(input_shape, widths[0], stem)
         channels = widths[0]
-        units: list[nn.Module] = []
-        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                units.append(PreactUnit(channels, width, stride, block=block, first=not units))
-                channels = width * EXPANSIONS[block]
-        self.stages = nn.Sequential(*units)
-        self.last = NormActivation(channels)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, classes)
-        initialise(self)
+        blocks: list[nn.Module] = []
+        for _, width, stride in plan_blocks(depths, widths, halving_strides(len(widths))):
+            blocks.append(PreActivationBlock(channels, width, stride, block=block, first=not blocks))
+            channels = width * EXPANSIONS[block]
+        self.stages = nn.Sequential(*blocks)
+        self.last = BatchNormActivation(channels)
+        self.add_head(channels, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.last(self.stages(self.stem(x)))  # (N, C, H, W) -> (N, channels, H', W')
-        pooled = global_average(features)  # (N, channels)
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (N, classes)
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (N, C, H, W) -> (N, widths[0], H / stem stride, W / stem stride)
+        features: Tensor = self.last(self.stages(x))  # (N, widths[-1] * expansion, H', W'), half after each stage
+        return features
 
 
 def preact_resnet(
@@ -108,21 +112,21 @@ def preact_resnet(
     stem: Stem = "auto",
     dropout: float = 0.0,
 ) -> PreactResNet:
-    """Build a residual network of pre-activated units.
+    """Build a residual network of pre-activated blocks.
 
     Args:
         input_shape: (channels, height, width).
         classes: number of logits.
-        block: two 3 × 3 convolutions, or a bottleneck of 1 × 1, 3 × 3 and 1 × 1.
-        depths: units in each stage; the size is halved between stages.
-        widths: channels of each stage, a quarter of the output for bottlenecks.
-        stem: see `models.architectures.stem.make_stem`.
+        block: `basic`, two 3 × 3 convolutions, or `bottleneck`, a 1 × 1, a 3 × 3 and a 1 × 1 convolution.
+        depths: blocks in each stage; the size is halved between stages.
+        widths: channels inside the blocks of each stage; a bottleneck's output has four times as many.
+        stem: see `normfold.models.architectures.stem.make_stem`.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: rows instead of pictures, or a wrong option.
+        ArchitectureError: samples that are not images, or a wrong option.
     """
-    check_picture("preact_resnet", input_shape)
+    check_image_shape("preact_resnet", input_shape)
     check_choice("block", block, list(EXPANSIONS))
     check_stages(depths, widths)
     check_dropout(dropout)

@@ -1,8 +1,8 @@
-"""From a name to a network: the architectures that come with Normfold, and `module:factory` of the user's own.
+"""Build a network by its name: a registered architecture, or `module:factory` of the user's own code.
 
-A factory is a function that returns an `nn.Module`. It is given its options by name, and `input_shape` (one sample,
-without the batch axis) and `classes` if its signature has them. Where there are no data to tell `classes`, as when the
-user's own network is exported, it is an option like any other.
+A factory is a function that returns an `nn.Module`. It gets its options by name, and `input_shape` (one sample, without
+the batch axis) and `classes` if its signature has them. Without data to derive `classes` from, as when a user's own
+network is exported, `classes` is an option like any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from normfold.contract.errors import NormfoldError
+from normfold.contract.errors import NormfoldError, first_line
 from normfold.models.architectures.convnet import convnet
 from normfold.models.architectures.densenet import densenet
 from normfold.models.architectures.mlp import mlp
@@ -61,28 +61,28 @@ FACTORIES: dict[str, Factory] = {
     "temporal": temporal,
 }
 
-OWN_PACKAGES = ("contract", "models", "export", "service", "cli")
-"""Normfold's own top-level packages, already imported: a user's module of such a name cannot be reached."""
-
 
 class Architecture(BaseModel):
-    """All that it takes to build a network again, save its weights."""
+    """Everything that is needed to build a network again, except its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="A registered name, or module:factory.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Given to the factory by name.")
-    input_shape: tuple[int, ...] = Field(description="One sample, without the batch axis.")
-    classes: int | None = Field(default=None, description="Number of logits; null if the factory is not to be told.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    input_shape: tuple[int, ...] = Field(description="Shape of one sample, without the batch axis.")
+    classes: int | None = Field(default=None, description="Number of logits; null if the factory does not get it.")
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """Build a network with fresh weights, drawn from torch's global random state.
+    """Build a network with initial weights, drawn from torch's global random state.
 
     The module of a `module:factory` is imported, which runs its code; the current folder is searched last.
 
+    Args:
+        architecture: factory, options and shapes.
+
     Returns:
-        The network in train mode, as a factory leaves it.
+        The network as the factory returns it, usually in train mode.
 
     Raises:
         ArchitectureError: unknown name or option, a module that cannot be imported, or a factory that fails or returns
@@ -93,7 +93,7 @@ def build(architecture: Architecture) -> nn.Module:
     given = {"input_shape": architecture.input_shape, "classes": architecture.classes}
     given = {key: value for key, value in given.items() if value is not None}
     _check_options(name, architecture.options, list_options(factory), given)
-    # Where there is **options too, only what the signature names is surely wanted.
+    # A factory with **options accepts any name, but expects only the names in its signature.
     arguments = {key: value for key, value in given.items() if key in _named_parameters(factory)}
     arguments |= architecture.options
     _check_required(name, factory, arguments)
@@ -102,7 +102,8 @@ def build(architecture: Architecture) -> nn.Module:
     except NormfoldError:
         raise
     except Exception as error:  # a user's factory may raise anything
-        raise ArchitectureError(f"{name!r} could not be built: {type(error).__name__}: {_first_line(error)}") from error
+        reason = first_line(error, default="no message")
+        raise ArchitectureError(f"{name!r} could not be built: {type(error).__name__}: {reason}") from error
     if not isinstance(network, nn.Module):
         raise ArchitectureError(f"{name!r} returned {type(network).__name__}, not a torch.nn.Module.")
     return network
@@ -110,16 +111,16 @@ def build(architecture: Architecture) -> nn.Module:
 
 @torch.no_grad()
 def check_logits(network: nn.Module, architecture: Architecture, target_shape: tuple[int, ...] = ()) -> None:
-    """Make sure, before training, that two samples give logits of the right shape; the network is left unchanged.
+    """Check that a network returns logits of the right shape for two samples of zeros; the network is left unchanged.
 
     Args:
-        network: as built.
-        architecture: of the network.
-        target_shape: of what a sample is labelled with: () for a class, which needs logits (2, classes); (height,
-            width) for a mask, which needs (2, classes, height, width).
+        network: as built, in any mode.
+        architecture: of the network; `classes` is set.
+        target_shape: shape of one sample's target: () for a class, where the logits must be of shape (2, classes), or
+            (height, width) for a mask, where they must be of shape (2, classes, height, width).
 
     Raises:
-        ArchitectureError: they do not.
+        ArchitectureError: the network does not take the samples, or returns another shape.
     """
     name, shape, classes = architecture.name, architecture.input_shape, architecture.classes
     was_training = network.training
@@ -127,9 +128,8 @@ def check_logits(network: nn.Module, architecture: Architecture, target_shape: t
     try:
         logits = network(torch.zeros(2, *shape))
     except Exception as error:  # a user's own network may raise anything
-        raise ArchitectureError(
-            f"{name!r} does not take samples of shape {list(shape)}: {_first_line(error)}"
-        ) from error
+        reason = first_line(error, default="no message")
+        raise ArchitectureError(f"{name!r} does not take samples of shape {list(shape)}: {reason}") from error
     finally:
         network.train(was_training)
     got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -145,23 +145,25 @@ def find_factory(name: str) -> Factory:
     """Return the factory of a registered name or of `module:factory`.
 
     Raises:
-        ArchitectureError: no such name, module or factory.
+        ArchitectureError: unknown name, a module that cannot be imported, or no such factory in it.
     """
     if name in FACTORIES:
         return FACTORIES[name]
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         known = ", ".join(FACTORIES)
-        raise ArchitectureError(f"Unknown architecture {name!r}; there are {known}, and module:factory of your own.")
-    factory = getattr(_import_module(module_name), attribute, None)
+        raise ArchitectureError(f"Unknown architecture {name!r}; choose from {known}, or give your own module:factory.")
+    module = _import_module(module_name)
+    factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise ArchitectureError(f"Module {module_name!r} has no function {attribute!r}.")
+        place = getattr(module, "__file__", None) or "without a file"
+        raise ArchitectureError(f"Module {module_name!r} ({place}) has no function {attribute!r}.")
     found: Factory = factory
     return found
 
 
 def list_options(factory: Factory) -> list[str] | None:
-    """Return the names that a factory takes, or None if it takes any (`**options`)."""
+    """Return the names of a factory's keyword arguments, or None if it accepts any (`**options`)."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except ValueError:  # no signature, as for some classes written in C
@@ -172,10 +174,13 @@ def list_options(factory: Factory) -> list[str] | None:
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `name=value` pairs; a value that is JSON is read as JSON, any other is a string.
+    """Parse `name=value` pairs; a value that is valid JSON is parsed as JSON, any other is a string.
+
+    Args:
+        pairs: for example `["widths=[32,64]", "activation=silu"]`.
 
     Raises:
-        ArchitectureError: a pair without `=`, or a name given twice.
+        ArchitectureError: a pair without `=`, a name given twice, or a value that JSON cannot record.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -213,7 +218,7 @@ def _named_parameters(factory: Factory) -> list[str]:
 def _check_options(name: str, options: Mapping[str, Any], accepted: list[str] | None, given: Mapping[str, Any]) -> None:
     for option in options:
         if option in given:
-            raise ArchitectureError(f"Option {option!r} follows from the data or the input, it cannot be given.")
+            raise ArchitectureError(f"Option {option!r} is derived from the data or the input and cannot be given.")
         if accepted is not None and option not in accepted:
             known = ", ".join(key for key in accepted if key not in given) or "none"
             raise ArchitectureError(f"{name!r} has no option {option!r}; its options are: {known}.")
@@ -231,12 +236,6 @@ def _check_required(name: str, factory: Factory, arguments: Mapping[str, Any]) -
 
 
 def _import_module(name: str) -> Any:
-    package = name.partition(".")[0]
-    if package in OWN_PACKAGES:
-        raise ArchitectureError(
-            f"Module {name!r} collides with Normfold's own package {package!r}; "
-            f"rename yours, for example 'my_{package}'."
-        )
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)  # last, so that nothing in it can hide an installed package
@@ -248,15 +247,7 @@ def _import_module(name: str) -> Any:
             raise ArchitectureError(
                 f"There is no module {name!r}, neither installed nor in the current folder."
             ) from None
-        collides = missing.partition(".")[0] in OWN_PACKAGES
-        hint = f", which collides with Normfold's own package {missing.partition('.')[0]!r}" if collides else ""
-        raise ArchitectureError(f"Module {name!r} imports {missing!r}, which is not there{hint}.") from None
+        raise ArchitectureError(f"Module {name!r} imports {missing!r}, which is not installed.") from None
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
-        raise ArchitectureError(
-            f"Module {name!r} cannot be imported: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"
+        reason = first_line(error, default="no message")
+        raise ArchitectureError(f"Module {name!r} cannot be imported: {type(error).__name__}: {reason}") from error

@@ -1,6 +1,8 @@
-"""Blocks of three branches in training, which are one 3 × 3 convolution in inference.
+"""RepVGG: blocks of three branches in training, each of which merges into one 3 × 3 convolution for inference.
 
-Source: Ding et al. 2021, arXiv:2101.03697. The merge is not done here: the fold finds it in the exported graph.
+The network keeps its branches here; `normfold fold` merges them in the exported graph.
+
+Source: Ding et al. 2021, arXiv:2101.03697.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normfold.models.architectures.arg_checks import check_count, check_dropout, check_picture, check_stages
-from normfold.models.architectures.blocks import EPSILON, MOMENTUM, ConvNorm, global_average, initialise
+from normfold.models.architectures.arg_checks import check_count, check_dropout, check_image_shape, check_stages
+from normfold.models.architectures.blocks import EPSILON, MOMENTUM, ConvBatchNorm
+from normfold.models.architectures.classifier import PooledClassifier, halving_strides, plan_blocks
 
 
 class RepVggBlock(nn.Module):
-    """y = relu(3 × 3 ConvNorm(x) + 1 × 1 ConvNorm(x) + BatchNorm(x)), the last only where the shape stays.
+    """y = relu(dense(x) + pointwise(x) + identity(x)).
+
+    `dense` is a 3 × 3 and `pointwise` a 1 × 1 ConvBatchNorm; `identity` is a BatchNorm, and left out where the shape
+    changes.
 
     Shapes:
         x (N, channels_in, H, W) -> y (N, width, ceil(H / stride), ceil(W / stride)).
@@ -23,8 +29,8 @@ class RepVggBlock(nn.Module):
 
     def __init__(self, channels_in: int, width: int, stride: int) -> None:
         super().__init__()
-        self.dense = ConvNorm(channels_in, width, 3, stride=stride, activation="none")
-        self.pointwise = ConvNorm(channels_in, width, 1, stride=stride, activation="none")
+        self.dense = ConvBatchNorm(channels_in, width, 3, stride=stride, activation="none")
+        self.pointwise = ConvBatchNorm(channels_in, width, 1, stride=stride, activation="none")
         stays = channels_in == width and stride == 1
         self.identity = nn.BatchNorm2d(width, eps=EPSILON, momentum=MOMENTUM) if stays else None
 
@@ -33,10 +39,8 @@ class RepVggBlock(nn.Module):
         return F.relu(total if self.identity is None else total + self.identity(x))
 
 
-class RepVgg(nn.Module):
-    """Stages of three-branched blocks, global average, optional dropout, linear classifier.
-
-    Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
+class RepVgg(PooledClassifier):
+    """Stages of RepVggBlock, then the head of PooledClassifier.
 
     Shapes:
         x (N, channels, H, W) -> logits (N, classes).
@@ -54,21 +58,15 @@ class RepVgg(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            for index in range(depth):
-                stride = 1 if index > 0 else 2 if stage > 0 else first_stride
-                layers.append(RepVggBlock(channels, width, stride))
-                channels = width
+        for _, width, stride in plan_blocks(depths, widths, halving_strides(len(widths), first_stride)):
+            layers.append(RepVggBlock(channels, width, stride))
+            channels = width
         self.stages = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, classes)
-        initialise(self)
+        self.add_head(channels, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.stages(x)  # (N, C, H, W) -> (N, widths[-1], H', W')
-        pooled = global_average(features)  # (N, widths[-1])
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (N, classes)
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.stages(x)  # (N, C, H, W) -> (N, widths[-1], H', W'), divided by the strides
+        return features
 
 
 def repvgg(
@@ -87,13 +85,13 @@ def repvgg(
         classes: number of logits.
         depths: blocks in each stage; the size is halved between stages.
         widths: channels of each stage.
-        first_stride: of the first block; 2 for large pictures, as published.
+        first_stride: stride of the first block; 2 for large images, as published.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: rows instead of pictures, or a wrong option.
+        ArchitectureError: samples that are not images, or a wrong option.
     """
-    check_picture("repvgg", input_shape)
+    check_image_shape("repvgg", input_shape)
     check_stages(depths, widths)
     check_count("first_stride", first_stride)
     check_dropout(dropout)

@@ -1,6 +1,6 @@
-"""Residual networks, version 1 (normalisation after the weight layer, so that everything folds).
+"""Residual networks, version 1: every BatchNorm stands right after its convolution, so that all of them fold.
 
-Source: He et al. 2015, arXiv:1512.03385. Bottlenecks stride in their 3 × 3 convolution, as torchvision's do.
+Source: He et al. 2015, arXiv:1512.03385. A bottleneck has its stride in the 3 × 3 convolution, as torchvision's has.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normfold.models.architectures.arg_checks import check_choice, check_dropout, check_picture, check_stages
-from normfold.models.architectures.blocks import ConvNorm, global_average, initialise
+from normfold.models.architectures.arg_checks import check_choice, check_dropout, check_image_shape, check_stages
+from normfold.models.architectures.blocks import ConvBatchNorm
+from normfold.models.architectures.classifier import PooledClassifier, halving_strides, plan_blocks
 from normfold.models.architectures.stem import Stem, make_stem
 
 
 class BasicBlock(nn.Module):
-    """y = relu(F(x) + shortcut(x)), F two 3 × 3 ConvNorms.
+    """y = relu(F(x) + shortcut(x)); F is two 3 × 3 ConvBatchNorm layers, the second without activation.
+
+    The shortcut is the identity, or a 1 × 1 ConvBatchNorm where the shape changes.
 
     Shapes:
         x (N, channels_in, H, W) -> y (N, width, ceil(H / stride), ceil(W / stride)).
@@ -28,7 +31,7 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            ConvNorm(channels_in, width, 3, stride=stride), ConvNorm(width, width, 3, activation="none")
+            ConvBatchNorm(channels_in, width, 3, stride=stride), ConvBatchNorm(width, width, 3, activation="none")
         )
         self.shortcut = _make_shortcut(channels_in, width, stride)
 
@@ -37,7 +40,9 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """y = relu(F(x) + shortcut(x)), F a 1 × 1, a 3 × 3 and a widening 1 × 1 ConvNorm.
+    """y = relu(F(x) + shortcut(x)); F is a 1 × 1, a 3 × 3 and a 1 × 1 ConvBatchNorm to four times as many channels.
+
+    The shortcut is the identity, or a 1 × 1 ConvBatchNorm where the shape changes.
 
     Shapes:
         x (N, channels_in, H, W) -> y (N, 4 * width, ceil(H / stride), ceil(W / stride)).
@@ -49,9 +54,9 @@ class BottleneckBlock(nn.Module):
         super().__init__()
         channels_out = width * self.expansion
         self.residual = nn.Sequential(
-            ConvNorm(channels_in, width, 1),
-            ConvNorm(width, width, 3, stride=stride),
-            ConvNorm(width, channels_out, 1, activation="none"),
+            ConvBatchNorm(channels_in, width, 1),
+            ConvBatchNorm(width, width, 3, stride=stride),
+            ConvBatchNorm(width, channels_out, 1, activation="none"),
         )
         self.shortcut = _make_shortcut(channels_in, channels_out, stride)
 
@@ -62,11 +67,11 @@ class BottleneckBlock(nn.Module):
 BLOCKS: dict[str, type[BasicBlock] | type[BottleneckBlock]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 
 
-class ResNet(nn.Module):
-    """Stem, stages of residual blocks, global average, optional dropout, linear classifier.
+class ResNet(PooledClassifier):
+    """Stem, stages of residual blocks, then the head of PooledClassifier.
 
     Shapes:
-        x (N, channels, H, W) -> logits (N, classes).
+        x (N, C, H, W) -> logits (N, classes).
     """
 
     def __init__(
@@ -86,23 +91,18 @@ class ResNet(nn.Module):
         self.stem = make_stem(input_shape, widths[0], stem)
         channels = widths[0]
         layers: list[nn.Module] = []
-        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                layers.append(make_block(channels, width, stride))
-                channels = width * make_block.expansion
+        for _, width, stride in plan_blocks(depths, widths, halving_strides(len(widths))):
+            layers.append(make_block(channels, width, stride))
+            channels = width * make_block.expansion
         self.stages = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, classes)
-        initialise(self)
+        self.add_head(channels, classes, dropout)
         if zero_init:
-            _start_as_identity(self)
+            _zero_last_scales(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.stages(self.stem(x))  # (N, C, H, W) -> (N, channels, H', W')
-        pooled = global_average(features)  # (N, channels)
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (N, classes)
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (N, C, H, W) -> (N, widths[0], H / stem stride, W / stem stride)
+        features: Tensor = self.stages(x)  # (N, widths[-1] * expansion, H', W'), half the size after each stage
+        return features
 
 
 def resnet(
@@ -121,18 +121,18 @@ def resnet(
     Args:
         input_shape: (channels, height, width).
         classes: number of logits.
-        block: two 3 × 3 convolutions, or a bottleneck of 1 × 1, 3 × 3 and 1 × 1.
+        block: `basic`, two 3 × 3 convolutions, or `bottleneck`, a 1 × 1, a 3 × 3 and a 1 × 1 convolution.
         depths: blocks in each stage; the size is halved between stages.
-        widths: channels of each stage, a quarter of the output for bottlenecks.
-        stem: see `models.architectures.stem.make_stem`.
-        zero_init: start the last scale of every block at 0, so that each block starts as its shortcut
-            (Goyal et al. 2017, arXiv:1706.02677).
+        widths: channels inside the blocks of each stage; a bottleneck's output has four times as many.
+        stem: see `normfold.models.architectures.stem.make_stem`.
+        zero_init: set the scale of the last BatchNorm of every block to 0, so that each block begins as its shortcut
+            (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: rows instead of pictures, or a wrong option.
+        ArchitectureError: samples that are not images, or a wrong option.
     """
-    check_picture("resnet", input_shape)
+    check_image_shape("resnet", input_shape)
     check_choice("block", block, list(BLOCKS))
     check_stages(depths, widths)
     check_dropout(dropout)
@@ -151,13 +151,13 @@ def resnet(
 def _make_shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     if channels_in == channels_out and stride == 1:
         return nn.Identity()
-    return ConvNorm(channels_in, channels_out, 1, stride=stride, activation="none")
+    return ConvBatchNorm(channels_in, channels_out, 1, stride=stride, activation="none")
 
 
-def _start_as_identity(network: nn.Module) -> None:
+def _zero_last_scales(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (BasicBlock, BottleneckBlock)):
             last = module.residual[-1]
-            assert isinstance(last, ConvNorm)
+            assert isinstance(last, ConvBatchNorm)
             assert isinstance(last.norm, nn.BatchNorm2d)
             nn.init.zeros_(last.norm.weight)

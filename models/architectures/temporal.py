@@ -1,7 +1,7 @@
-"""Residual blocks of dilated convolutions over time, for sequences.
+"""Temporal convolutional network for sequences: residual blocks of dilated convolutions over time.
 
-Source: Bai et al. 2018, arXiv:1803.01271, with BatchNorm in the place of weight normalisation, and padded on both
-sides: a whole sequence gets one class, so that nothing needs to be kept from looking ahead.
+Source: Bai et al. 2018, arXiv:1803.01271, with BatchNorm in the place of weight normalisation, and with symmetric
+instead of causal padding, since the network classifies whole sequences.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normfold.models.architectures.arg_checks import check_count, check_counts, check_dropout
-from normfold.models.architectures.blocks import ConvNorm, global_average, initialise
+from normfold.models.architectures.blocks import ConvBatchNorm
+from normfold.models.architectures.classifier import PooledClassifier
 from normfold.models.errors import ArchitectureError
 
 
 class TemporalBlock(nn.Module):
-    """y = relu(F(x) + shortcut(x)), F two dilated ConvNorms.
+    """y = relu(F(x) + shortcut(x)); F is two dilated ConvBatchNorm layers, the second without activation.
+
+    The shortcut is the identity, or a ConvBatchNorm of kernel size 1 where the number of channels changes.
 
     Shapes:
         x (N, channels_in, length) -> y (N, width, length).
@@ -26,21 +29,19 @@ class TemporalBlock(nn.Module):
     def __init__(self, channels_in: int, width: int, kernel_size: int, dilation: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            ConvNorm(channels_in, width, kernel_size, rank=1, dilation=dilation),
-            ConvNorm(width, width, kernel_size, rank=1, dilation=dilation, activation="none"),
+            ConvBatchNorm(channels_in, width, kernel_size, rank=1, dilation=dilation),
+            ConvBatchNorm(width, width, kernel_size, rank=1, dilation=dilation, activation="none"),
         )
         self.shortcut = (
-            nn.Identity() if channels_in == width else ConvNorm(channels_in, width, 1, rank=1, activation="none")
+            nn.Identity() if channels_in == width else ConvBatchNorm(channels_in, width, 1, rank=1, activation="none")
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.residual(x) + self.shortcut(x))
 
 
-class TemporalNet(nn.Module):
-    """Blocks, each of twice the dilation of the one before; average over time, optional dropout, linear classifier.
-
-    Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
+class TemporalNet(PooledClassifier):
+    """Temporal blocks, each of twice the dilation of the one before, then the head of PooledClassifier.
 
     Shapes:
         x (N, channels, length) -> logits (N, classes); any length.
@@ -53,15 +54,11 @@ class TemporalNet(nn.Module):
             layers.append(TemporalBlock(channels, width, kernel_size, dilation=2**block))
             channels = width
         self.blocks = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, classes)
-        initialise(self)
+        self.add_head(channels, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.blocks(x)  # (N, C, length) -> (N, widths[-1], length)
-        pooled = global_average(features)  # (N, widths[-1])
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (N, classes)
-        return logits
+    def features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.blocks(x)  # (N, C, length) -> (N, widths[-1], length)
+        return features
 
 
 def temporal(
@@ -72,22 +69,22 @@ def temporal(
     kernel_size: int = 3,
     dropout: float = 0.0,
 ) -> TemporalNet:
-    """Build a network for sequences.
+    """Build a temporal convolutional network for sequences.
 
     Args:
         input_shape: (channels, length).
         classes: number of logits.
         widths: channels of each block; block i has dilation 2^i.
-        kernel_size: odd length of every kernel.
+        kernel_size: length of every kernel; odd.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: pictures or rows instead of sequences, or a wrong option.
+        ArchitectureError: samples that are not sequences, or a wrong option.
     """
     if len(input_shape) != 2:
         raise ArchitectureError(
-            f"A temporal network takes samples of shape (channels, length), got {list(input_shape)}; in an .npz, an "
-            "array 'channels' with the names of the channels makes 'x' sequences (N, channels, length)."
+            f"A temporal network takes samples of shape (channels, length), got {list(input_shape)}. In an .npz file, "
+            "an array 'channels' with the channels' names marks 'x' as sequences (N, channels, length)."
         )
     check_counts("widths", widths)
     check_count("kernel_size", kernel_size)

@@ -1,6 +1,6 @@
-"""A network that gives a class to every pixel: down by max pools, up again by transposed convolutions.
+"""U-Net for semantic segmentation: max pooling on the way down, transposed convolutions on the way up.
 
-Source: Ronneberger et al. 2015, arXiv:1505.04597, with BatchNorm, and padded so that the size stays.
+Source: Ronneberger et al. 2015, arXiv:1505.04597, with BatchNorm, and with padding that preserves the size.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normfold.models.architectures.arg_checks import check_counts, check_dropout, check_picture
-from normfold.models.architectures.blocks import ConvNorm, ConvTransposeNorm, initialise
+from normfold.models.architectures.arg_checks import check_counts, check_dropout, check_image_shape
+from normfold.models.architectures.blocks import ConvBatchNorm, ConvTransposeBatchNorm, initialise
 from normfold.models.errors import ArchitectureError
 
 
 class UpBlock(nn.Module):
-    """Enlarge x, set the skip of the same size beside it, and two 3 × 3 ConvNorms.
+    """y = F(concat(skip, up(x))); `up` is a ConvTransposeBatchNorm of stride 2, F two 3 × 3 ConvBatchNorm layers.
 
     Shapes:
         x (N, channels_in, H, W), skip (N, width, 2 H, 2 W) -> y (N, width, 2 H, 2 W).
@@ -26,16 +26,17 @@ class UpBlock(nn.Module):
 
     def __init__(self, channels_in: int, width: int) -> None:
         super().__init__()
-        self.up = ConvTransposeNorm(channels_in, width, activation="none")
+        self.up = ConvTransposeBatchNorm(channels_in, width, activation="none")
         self.layers = _two_layers(2 * width, width)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        joined: Tensor = self.layers(torch.cat([skip, self.up(x)], dim=1))
-        return joined
+        enlarged = self.up(x)  # (N, channels_in, H, W) -> (N, width, 2 H, 2 W)
+        y: Tensor = self.layers(torch.cat([skip, enlarged], dim=1))  # (N, 2 width, …) -> (N, width, 2 H, 2 W)
+        return y
 
 
 class UNet(nn.Module):
-    """Levels of two ConvNorms going down, as many going up, optional dropout, and a 1 × 1 convolution as classifier.
+    """Levels of two ConvBatchNorm layers down, UpBlocks up, dropout, and a 1 × 1 convolution as classifier.
 
     Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
 
@@ -70,28 +71,30 @@ def unet(
     widths: Sequence[int] = (16, 32, 64),
     dropout: float = 0.0,
 ) -> UNet:
-    """Build a network that gives a class to every pixel; it trains on masks.
+    """Build a U-Net for semantic segmentation; it trains on masks.
 
     Args:
         input_shape: (channels, height, width).
-        classes: number of logits of a pixel.
-        widths: channels of each level; the size is halved from one to the next.
+        classes: number of logits per pixel.
+        widths: channels of each level; the size is halved from level to level.
         dropout: probability, before the classifier.
 
     Raises:
-        ArchitectureError: rows instead of pictures, a size that cannot be halved so often, or a wrong option.
+        ArchitectureError: samples that are not images, a size that is not divisible by 2^(levels - 1), or a wrong
+            option.
     """
-    check_picture("unet", input_shape)
+    check_image_shape("unet", input_shape)
     check_counts("widths", widths)
     check_dropout(dropout)
     factor = 2 ** (len(widths) - 1)
     if any(size % factor for size in input_shape[1:]):
         raise ArchitectureError(
             f"{len(widths)} levels need a height and width that are multiples of {factor}, got "
-            f"{list(input_shape[1:])}; give fewer widths, or pictures of another size."
+            f"{list(input_shape[1:])}; give fewer widths, or resize the images."
         )
     return UNet(input_shape[0], classes, widths=widths, dropout=dropout)
 
 
 def _two_layers(channels_in: int, width: int) -> nn.Sequential:
-    return nn.Sequential(ConvNorm(channels_in, width, 3), ConvNorm(width, width, 3))
+    """Return two 3 × 3 ConvBatchNorm layers: (N, channels_in, H, W) -> (N, width, H, W)."""
+    return nn.Sequential(ConvBatchNorm(channels_in, width, 3), ConvBatchNorm(width, width, 3))

@@ -1,1 +1,1 @@
-"""Inspect, audit and recalibrate the BatchNorm layers of a torch network."""
+"""Audit and recalibrate the BatchNorm layers of a torch network."""

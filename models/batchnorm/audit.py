@@ -1,8 +1,8 @@
-"""What is wrong with the BatchNorm layers of a torch network: by its parameters, its modes, its graph, and on data."""
+"""Audit the BatchNorm layers of a torch network: parameters, modes, dropout before them, and statistics on data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -10,34 +10,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normfold.contract.batchnorm_checks import check_layer
-from normfold.contract.findings import Audit, Finding, FloatArray, NormLayer, Severity
-from normfold.models.batchnorm.audit_data import Seen, compare_with_data, first_line
-from normfold.models.batchnorm.dropout_order import dropout_before_norms
-from normfold.models.batchnorm.hooks import named_norms
+from normfold.contract.arrays import Float64Array
+from normfold.contract.audit.batchnorm_checks import check_layer
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.models.batchnorm.audit_data import DataComparison, as_sentence, compare_with_data
+from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
+from normfold.models.batchnorm.hooks import named_batchnorms
 from normfold.models.errors import ArchitectureError
-from normfold.models.training.config import FEWEST_ROWS
+from normfold.models.training.config import MIN_USUAL_BATCH_ROWS
+
+INVALID_STATISTICS = ("statistics-unset", "not-finite")
+"""Codes of findings after which a comparison of the layer's statistics with data is pointless."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and what is known of its training."""
+    """A network to audit, and facts about its training."""
 
     network: nn.Module
     example: Tensor
-    """(2, *input_shape): shows what the network calls."""
+    """A batch (2, *input_shape), to find out which layers the network calls."""
     rows: Tensor | None = None
-    """(N, *input_shape): training rows; None where there are none."""
+    """Training rows (N, *input_shape), or None."""
     batch_rows: int | None = None
-    """In a batch of its training; None where that is not known."""
+    """Rows per training batch, or None if unknown."""
 
 
-def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None) -> Audit:
-    """Audit a network; what the data tell is taken from copies, and only the network's mode is changed, to eval.
+def audit_network(subject: Subject, progress: ProgressCallback = ignore_progress) -> Audit:
+    """Audit a network. It is put in eval mode and not changed otherwise: comparisons with data work on copies.
 
     Args:
-        subject: the network with its modes as it is to be used.
-        say: called with what is being done, in words.
+        subject: the network, in the modes in which it is to be used.
+        progress: called with each step, in words.
 
     Raises:
         ArchitectureError: the network does not take the example.
@@ -45,84 +50,86 @@ def audit_network(subject: Subject, say: Callable[[str], None] = lambda _: None)
     network, subject = subject.network, _in_type_of_network(subject)
     findings = [*_modes(network), *_small_batch(subject)]
     network.eval()
-    _try(network, subject.example)
+    _check_takes(network, subject.example)
     layers = tuple(_layers(network))
     for layer in layers:
         findings += check_layer(layer)
     findings += _without_statistics(network)
-    seen = Seen()
+    comparison = DataComparison()
     if subject.rows is not None and layers:
-        unfit = {found.layer for found in findings if found.layer and found.code in ("statistics-unset", "not-finite")}
-        seen = compare_with_data(network, subject.rows, unfit, say)
-        known = "not-finite" in {found.code for found in findings}  # then it is no wonder that values are not
-        findings += [found for found in seen.findings if not (known and found.code == "input-not-finite")]
-    notes = [*_never_shaped(network), *seen.notes]
-    say("looking for dropout before BatchNorm")
+        invalid = {finding.layer for finding in findings if finding.layer and finding.code in INVALID_STATISTICS}
+        comparison = compare_with_data(network, subject.rows, invalid, progress)
+        explained = "not-finite" in {finding.code for finding in findings}  # it causes input-not-finite
+        findings += [
+            finding for finding in comparison.findings if not (explained and finding.code == "input-not-finite")
+        ]
+    notes = [*_uninitialised(network), *comparison.notes]
+    progress("looking for dropout before BatchNorm")
     try:
-        findings += _dropout(network, subject.example, seen.fitting)
+        findings += _dropout(network, subject.example, comparison.matching)
     except Exception as error:  # noqa: BLE001 -- a user's own network may raise anything where gradients are kept
-        notes.append(f"Dropout before BatchNorm was not looked for: {first_line(error)}")
-    return Audit(layers, tuple(findings), seen.drifts, tuple(notes))
+        notes.append(f"Dropout before BatchNorm was not checked: {as_sentence(error)}")
+    return Audit(layers, tuple(findings), comparison.differences, tuple(notes))
 
 
 def _in_type_of_network(subject: Subject) -> Subject:
-    """Return the data in the floating-point type, and on the device, of the network's first tensor, if it has any."""
+    """Return the subject with its data in the dtype and on the device of the network's first floating-point tensor."""
     tensors = chain(subject.network.parameters(), subject.network.buffers())
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
-    if like is None:
+    first = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    if first is None:
         return subject
-    rows = None if subject.rows is None else subject.rows.to(like.device, like.dtype)
-    return replace(subject, example=subject.example.to(like.device, like.dtype), rows=rows)
+    rows = None if subject.rows is None else subject.rows.to(first.device, first.dtype)
+    return replace(subject, example=subject.example.to(first.device, first.dtype), rows=rows)
 
 
-def _try(network: nn.Module, example: Tensor) -> None:
+def _check_takes(network: nn.Module, example: Tensor) -> None:
     try:
         with torch.no_grad():
             network(example)
     except Exception as error:  # a user's own network may raise anything
         raise ArchitectureError(
-            f"The network does not take samples of shape {list(example.shape[1:])}: {first_line(error)}"
+            f"The network does not take samples of shape {list(example.shape[1:])}: {as_sentence(error)}"
         ) from error
 
 
-def _layers(network: nn.Module) -> Iterator[NormLayer]:
-    for name, module in named_norms(network):
+def _layers(network: nn.Module) -> Iterator[BatchNormLayer]:
+    for name, module in named_batchnorms(network):
         if module.running_mean is None or module.running_var is None or is_lazy(module.running_mean):
             continue
         weight: Tensor | None = module.weight  # both None with affine=False
         bias: Tensor | None = module.bias
         scale = torch.ones_like(module.running_var) if weight is None else weight
         shift = torch.zeros_like(module.running_var) if bias is None else bias
-        arrays = [_array(tensor) for tensor in (scale, shift, module.running_mean, module.running_var)]
-        yield NormLayer(name, *arrays, module.eps)  # type: ignore[call-arg, arg-type]
+        arrays = [_to_float64(tensor) for tensor in (scale, shift, module.running_mean, module.running_var)]
+        yield BatchNormLayer(name, *arrays, module.eps)  # type: ignore[call-arg, arg-type]
 
 
-def _never_shaped(network: nn.Module) -> Iterator[str]:
-    """Say which layers have no parameters yet: a LazyBatchNorm gets them from its first call."""
-    for name, module in named_norms(network):
+def _uninitialised(network: nn.Module) -> Iterator[str]:
+    """Yield a note for every LazyBatchNorm without parameters; it gets them from its first call."""
+    for name, module in named_batchnorms(network):
         if any(is_lazy(tensor) for tensor in (module.running_mean, module.weight) if tensor is not None):
-            yield f"BatchNorm {name!r} is lazy and was not called, so it has no parameters to look at."
+            yield f"BatchNorm {name!r} is lazy and was not called, so it has no parameters to check."
 
 
-def _array(tensor: Tensor) -> FloatArray:
-    array: FloatArray = tensor.detach().cpu().double().numpy()
+def _to_float64(tensor: Tensor) -> Float64Array:
+    array: Float64Array = tensor.detach().cpu().double().numpy()
     return array
 
 
 def _modes(network: nn.Module) -> Iterator[Finding]:
-    for name, module in named_norms(network):
+    for name, module in named_batchnorms(network):
         if module.training:
             yield Finding(
                 Severity.ERROR,
                 "train-mode",
                 name,
-                "normalises by the batch and moves its statistics with every call",
+                "normalises by the batch, and every call changes its running statistics",
                 "Call network.eval() before inference or export.",
             )
 
 
 def _without_statistics(network: nn.Module) -> Iterator[Finding]:
-    for name, module in named_norms(network):
+    for name, module in named_batchnorms(network):
         if module.running_mean is None or module.running_var is None:
             yield Finding(
                 Severity.ERROR,
@@ -134,23 +141,24 @@ def _without_statistics(network: nn.Module) -> Iterator[Finding]:
 
 
 def _small_batch(subject: Subject) -> Iterator[Finding]:
-    if subject.batch_rows is not None and subject.batch_rows < FEWEST_ROWS and any(named_norms(subject.network)):
+    rows = subject.batch_rows
+    if rows is not None and rows < MIN_USUAL_BATCH_ROWS and any(named_batchnorms(subject.network)):
         yield Finding(
             Severity.WARNING,
             "small-batch",
             None,
-            f"{subject.batch_rows} rows in a batch of its training; fewer than {FEWEST_ROWS} are noisy (Wu & He 2018)",
-            f"Train with --batch-size {FEWEST_ROWS} or more, or with statistics over several processes.",
+            f"{rows} rows per training batch; statistics of fewer than {MIN_USUAL_BATCH_ROWS} are noisy (Wu & He 2018)",
+            f"Train with --batch-size {MIN_USUAL_BATCH_ROWS} or more, or synchronise BatchNorm over several processes.",
         )
 
 
-def _dropout(network: nn.Module, example: Tensor, sound: Collection[str | None]) -> Iterator[Finding]:
-    """Find layers behind a dropout; those whose statistics fit the data all the same are no more than worth knowing."""
-    for name, p in dropout_before_norms(network, example).items():
+def _dropout(network: nn.Module, example: Tensor, matching: Collection[str | None]) -> Iterator[Finding]:
+    """Yield a finding for each layer after a dropout: only for information if its statistics match the data."""
+    for name, p in dropout_before_batchnorms(network, example).items():
         yield Finding(
-            Severity.INFO if name in sound else Severity.WARNING,
+            Severity.INFO if name in matching else Severity.WARNING,
             "dropout-before",
             name,
-            f"behind a dropout of p = {p:g}: variance in training up to {1 / (1 - p):.3g} times that of inference",
-            "Put the dropout behind the last BatchNorm, or take the statistics anew (normfold export of a run folder).",
+            f"after a dropout of p = {p:g}: variance in training up to {1 / (1 - p):.3g} times that in inference",
+            "Move the dropout after the last BatchNorm, or recalibrate (normfold export of a run folder does).",
         )

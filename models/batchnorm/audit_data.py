@@ -1,10 +1,10 @@
-"""What data tell of a network's BatchNorm layers: stale statistics, values that are not finite, train against eval."""
+"""Audit of BatchNorm layers on data: stale statistics, values that are not finite, and train against eval mode."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,111 +13,117 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from normfold.contract.findings import Finding, LayerDrift, Severity
-from normfold.models.batchnorm.hooks import keeps_statistics, named_norms
-from normfold.models.batchnorm.recalibrate import reestimate
-from normfold.models.errors import StatisticsError, UnsteadyCallsError
+from normfold.contract.audit.findings import Finding, Severity, StatisticsDifference
+from normfold.contract.errors import first_line
+from normfold.contract.progress import ProgressCallback
+from normfold.models.batchnorm.hooks import has_running_statistics, named_batchnorms
+from normfold.models.batchnorm.recalibrate import recalibrate
+from normfold.models.errors import StatisticsError, VaryingCallsError
 
-FEWEST_ROWS_TO_JUDGE = 128
-"""With fewer, the data's own noise would be what is seen. The mean of so many values is off by 0.09 standard deviations
-(one standard error), their variance by 12 %, by 25 % where they are exponential. Of layers with exact statistics, 1 to
-512 channels, none of 5,000 was found with normal values and 2 of 5,000 with exponential ones; with 20 normal rows every
-fifth is. Rows are counted, and not the positions of a picture, which are much alike."""
+MIN_ROWS = 128
+"""Rows below which statistics are not compared, since the data's own noise would be found. The mean of 128 values has a
+standard error of 0.09 standard deviations, their variance one of 12 %, or 25 % where the values are exponential. Of
+5,000 layers with exact statistics and 1 to 512 channels, none was stale with normal values and 2 with exponential ones;
+with 20 normal rows, every fifth was. Rows are counted, not the positions of an image, which are correlated."""
 
 COMPARED_ROWS = 256
-"""At most, in the one batch in which train and eval mode are compared."""
+"""Maximum number of rows of the batch on which train and eval mode are compared."""
 
-LARGEST_DISAGREEMENT = 0.4
-"""Root mean square of eval - train, as part of the outputs' own spread over the batch. Sound networks trained on digits
-(convnet, mlp, resnet; 2 to 20 epochs) gave 0.04 to 0.13 with 256 rows; those with one layer's mean off by a standard
-deviation 0.7 to 1.2, or its variance by a factor of 4, 0.5 to 0.8."""
+MAX_DISAGREEMENT = 0.4
+"""Root mean square of (eval output - train output), divided by the outputs' standard deviation over the batch. Sound
+networks trained on digits (convnet, mlp, resnet; 2 to 20 epochs) had 0.04 to 0.13 with 256 rows; 0.7 to 1.2 with one
+layer's mean wrong by a standard deviation, 0.5 to 0.8 with one layer's variance wrong by a factor of 4."""
 
-FAR_SHIFT, FAR_RATIO = 1.0, 4.0
-"""A single channel that far off is found. A moving average of torch's momentum 0.1 has the noise of 19 batches: with 32
-rows in each, 0.04 standard deviations of the mean and 6 % of the variance (20 % with heavy tails), and four times as
-much in the worst of a thousand channels."""
+STALE_MEAN, STALE_RATIO = 1.0, 4.0
+"""Mean difference in standard deviations, and variance ratio, above which a single channel makes a layer stale. A
+moving average with momentum 0.1 has the noise of 19 batches: with 32 rows each, 0.04 standard deviations of the mean
+and 6 % of the variance (20 % with heavy tails), and four times as much in the worst of a thousand channels."""
 
-NEAR_SHIFT, NEAR_RATIO, NEAR_SHARE, FEWEST_NEAR = 0.5, 2.0, 0.1, 2
-"""So is a tenth of a layer's channels at half of that, and two at least: that many are no outliers of noise."""
+STALE_MEAN_OF_MANY, STALE_RATIO_OF_MANY, MANY_FRACTION, MIN_MANY = 0.5, 2.0, 0.1, 2
+"""The same above which a tenth of a layer's channels, and at least two, make it stale: so many are no outliers."""
 
 
 @dataclass
-class Seen:
-    """What data told."""
+class DataComparison:
+    """Result of comparing a network with data."""
 
     findings: list[Finding] = field(default_factory=list)
-    drifts: dict[str, LayerDrift] = field(default_factory=dict)
+    differences: dict[str, StatisticsDifference] = field(default_factory=dict)
+    """Running statistics against those of the data, by layer."""
     notes: list[str] = field(default_factory=list)
-    fitting: set[str] = field(default_factory=set)
-    """Layers whose statistics were judged, and fit the data."""
+    """Comparisons that were left out, with the reason."""
+    matching: set[str] = field(default_factory=set)
+    """Layers whose running statistics match the data."""
 
 
-def compare_with_data(network: nn.Module, rows: Tensor, unfit: Collection[str], say: Callable[[str], None]) -> Seen:
-    """Compare statistics with those of data, and train with eval mode; the network stays as it is.
+def compare_with_data(
+    network: nn.Module, rows: Tensor, invalid: Collection[str], progress: ProgressCallback
+) -> DataComparison:
+    """Compare running statistics with those of data, and the outputs in train mode with those in eval mode.
 
     Args:
-        network: in eval mode.
+        network: in eval mode; it is not changed.
         rows: (N, *input_shape).
-        unfit: layers whose statistics are known to be wrong already.
-        say: called with what is being done, in words.
+        invalid: layers whose statistics are known to be wrong, and are not compared.
+        progress: called with each step, in words.
 
     Returns:
-        All of it; what cannot be judged is a note.
+        Findings and differences; a comparison that is not possible is a note.
     """
-    seen = Seen()
-    _compare_statistics(network, rows, unfit, say, seen)
-    if len(rows) < FEWEST_ROWS_TO_JUDGE:
-        seen.notes.append(
-            f"Whether statistics are stale, and train and eval mode agree, was not judged: that takes "
-            f"{FEWEST_ROWS_TO_JUDGE} rows, and the data have {len(rows)}."
+    result = DataComparison()
+    _compare_statistics(network, rows, invalid, progress, result)
+    if len(rows) < MIN_ROWS:
+        result.notes.append(
+            f"Statistics were not checked for staleness, and train and eval mode were not compared: this needs "
+            f"{MIN_ROWS} rows, and the data have {len(rows)}."
         )
-        return seen
-    say("comparing train and eval mode")
+        return result
+    progress("comparing train and eval mode")
     try:
-        seen.findings += _disagreement(network, rows)
+        result.findings += _disagreement(network, rows)
     except _NoOutputsError:
-        seen.notes.append(
-            "Train and eval mode were not compared: the network gives no floating-point output of one row a sample."
+        result.notes.append(
+            "Train and eval mode were not compared: the network returns no floating-point output with a row per sample."
         )
     except Exception as error:  # noqa: BLE001 -- a user's own network may raise anything
-        seen.notes.append(f"Train and eval mode were not compared: {first_line(error)}")
-    return seen
+        result.notes.append(f"Train and eval mode were not compared: {as_sentence(error)}")
+    return result
 
 
-def first_line(error: Exception) -> str:
-    """Return what an error says, as the end of a sentence."""
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return line if line.endswith(".") else f"{line}."
+def as_sentence(error: Exception) -> str:
+    """Return the first line of an error's message with a full stop."""
+    return first_line(error).rstrip(".") + "."
 
 
 def _compare_statistics(
-    network: nn.Module, rows: Tensor, unfit: Collection[str], say: Callable[[str], None], seen: Seen
+    network: nn.Module, rows: Tensor, invalid: Collection[str], progress: ProgressCallback, result: DataComparison
 ) -> None:
     try:
-        seen.drifts = {drift.layer: drift for drift in reestimate(copy.deepcopy(network), rows, say)}
-    except UnsteadyCallsError as error:
-        seen.notes.append(str(error))
+        recalibrated = recalibrate(copy.deepcopy(network), rows, progress)
+    except VaryingCallsError as error:
+        result.notes.append(str(error))
         return
     except StatisticsError as error:
-        seen.findings.append(_overflow(error.layer))
+        result.findings.append(_input_not_finite(error.layer))
         return
     except Exception as error:  # noqa: BLE001 -- a user's own network may raise anything
-        seen.notes.append(f"Statistics were not compared with data: {first_line(error)}")
+        result.notes.append(f"Statistics were not compared with data: {as_sentence(error)}")
         return
-    seen.notes += [
+    result.differences = {difference.layer: difference for difference in recalibrated}
+    result.notes += [
         f"BatchNorm {name!r} is not called in inference, so its statistics were not compared with data."
-        for name, norm in named_norms(network)
-        if keeps_statistics(norm) and name not in seen.drifts
+        for name, layer in named_batchnorms(network)
+        if has_running_statistics(layer) and name not in result.differences
     ]
-    if len(rows) < FEWEST_ROWS_TO_JUDGE:
+    if len(rows) < MIN_ROWS:
         return
-    judged = [drift for drift in seen.drifts.values() if drift.layer not in unfit]
-    stale = [found for drift in judged for found in _stale(drift)]
-    seen.findings += stale
-    seen.fitting = {drift.layer for drift in judged} - {found.layer for found in stale if found.layer}
+    compared = [difference for difference in recalibrated if difference.layer not in invalid]
+    stale = [finding for difference in compared for finding in _stale(difference)]
+    result.findings += stale
+    result.matching = {each.layer for each in compared} - {finding.layer for finding in stale if finding.layer}
 
 
-def _overflow(layer: str) -> Finding:
+def _input_not_finite(layer: str) -> Finding:
     return Finding(
         Severity.ERROR,
         "input-not-finite",
@@ -127,31 +133,31 @@ def _overflow(layer: str) -> Finding:
     )
 
 
-def _stale(drift: LayerDrift) -> Iterator[Finding]:
-    shift = np.abs(drift.mean_shift)
+def _stale(difference: StatisticsDifference) -> Iterator[Finding]:
+    means = np.abs(difference.mean_difference)
     with np.errstate(divide="ignore"):  # a variance of 0 and no epsilon
-        ratio = np.maximum(drift.variance_ratio, 1 / drift.variance_ratio)
-    far = (shift > FAR_SHIFT) | (ratio > FAR_RATIO)
-    near = (shift > NEAR_SHIFT) | (ratio > NEAR_RATIO)
-    if far.any() or (near.sum() >= FEWEST_NEAR and near.mean() > NEAR_SHARE):
-        lowest, highest = drift.variance_ratio.min(), drift.variance_ratio.max()
+        ratios = np.maximum(difference.variance_ratio, 1 / difference.variance_ratio)
+    single = (means > STALE_MEAN) | (ratios > STALE_RATIO)
+    many = (means > STALE_MEAN_OF_MANY) | (ratios > STALE_RATIO_OF_MANY)
+    if single.any() or (many.sum() >= MIN_MANY and many.mean() > MANY_FRACTION):
+        lowest, highest = difference.variance_ratio.min(), difference.variance_ratio.max()
         yield Finding(
             Severity.WARNING,
             "statistics-stale",
-            drift.layer,
-            f"{near.sum()} of {len(near)} channels: the data's mean is up to {shift.max():.2g} std away, "
+            difference.layer,
+            f"{many.sum()} of {len(many)} channels: the data's mean is up to {means.max():.2g} std away, "
             f"their variance {lowest:.2g} to {highest:.2g} times as large",
-            "Take the statistics anew, as normfold export of a run folder does.",
+            "Recalibrate the statistics, as normfold export of a run folder does.",
         )
 
 
 class _NoOutputsError(Exception):
-    """Nothing that a network gives can be compared row by row."""
+    """The network returns no output that can be compared row by row."""
 
 
 @torch.no_grad()
 def _disagreement(network: nn.Module, rows: Tensor) -> Iterator[Finding]:
-    """Compare eval mode with BatchNorm alone in train mode, on the same batch; dropout is off in both."""
+    """Compare the outputs in eval mode with those with only BatchNorm in train mode, on one batch, without dropout."""
     generator = torch.Generator().manual_seed(0)
     batch = rows[torch.randperm(len(rows), generator=generator)[:COMPARED_ROWS]]
     in_eval = _outputs(network, batch)
@@ -161,28 +167,28 @@ def _disagreement(network: nn.Module, rows: Tensor) -> Iterator[Finding]:
             "output-not-finite",
             None,
             f"outputs for a batch of {len(batch)} rows are NaN or infinite",
-            "Look for weights that are not finite or far too large, first in the layers named here.",
+            "Look for weights that are not finite or far too large, first in the layers with findings.",
         )
         return
     training = copy.deepcopy(network)
-    for _, norm in named_norms(training):
-        norm.train()
+    for _, layer in named_batchnorms(training):
+        layer.train()
     in_train = _outputs(training, batch)
-    spread = (in_train - in_train.mean(dim=0)).square().mean().sqrt()
-    distance = (in_eval - in_train).square().mean().sqrt()
-    share = (distance / spread).item() if spread > 0 else 0.0
-    if not share <= LARGEST_DISAGREEMENT:
+    deviation = (in_train - in_train.mean(dim=0)).square().mean().sqrt()
+    difference = (in_eval - in_train).square().mean().sqrt()
+    relative = (difference / deviation).item() if deviation > 0 else 0.0
+    if not relative <= MAX_DISAGREEMENT:
         yield Finding(
             Severity.WARNING,
             "train-eval-disagree",
             None,
-            f"outputs differ by {share:.2g} of their own spread over a batch of {len(batch)} rows",
-            "Take the statistics anew; if that does not help, train with larger batches or without dropout in between.",
+            f"outputs differ by {relative:.2g} of their standard deviation over a batch of {len(batch)} rows",
+            "Recalibrate; if that does not help, train with larger batches, or without dropout before a BatchNorm.",
         )
 
 
 def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
-    """Return all floating-point outputs of one row a sample as one table: (rows, values), float64."""
+    """Return all floating-point outputs with a row per sample as one array: (rows, values), float64."""
     by_row = [
         leaf.double().reshape(len(batch), -1)
         for leaf in _tensors(network(batch))
@@ -194,7 +200,7 @@ def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors in what a network gives: a tensor, or tuples, lists, dicts and dataclasses of them."""
+    """Yield the tensors of a network's result: a tensor, or tuples, lists, dicts and dataclasses of tensors."""
     for leaf in tree_leaves(outputs):
         if isinstance(leaf, Tensor):
             yield leaf

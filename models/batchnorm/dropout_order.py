@@ -1,6 +1,7 @@
-"""Which BatchNorm layers get values that went through a dropout, with no BatchNorm in between.
+"""Find BatchNorm layers whose inputs come from a dropout without another BatchNorm in between.
 
-Such a layer takes its running variance from values with dropout, which is larger than that in inference, without.
+Dropout raises the variance of its output in training, by up to 1 / (1 - p). A BatchNorm after it has that variance as
+its running_var, and normalises by too much in inference, where dropout does nothing.
 
 Source: Li et al. 2019, Understanding the disharmony between dropout and batch normalization, arXiv:1801.05134.
 """
@@ -16,18 +17,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from normfold.models.batchnorm.hooks import looking_at, named_norms
+from normfold.models.batchnorm.hooks import input_hooks, named_batchnorms
 
 DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
     {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 )
-"""What layers and functions of that name come down to."""
+"""The functions that torch's dropout layers call."""
 
 DEFAULT_P = 0.5
 
 
-class _Marks(TorchFunctionMode):
-    """Adds a 0 of its own to what a dropout returns, so that autograd tells where it goes; an Add keeps no tensors."""
+class _DropoutMarks(TorchFunctionMode):
+    """Adds a zero that requires a gradient to the output of every dropout, so that autograd finds where it goes.
+
+    An addition saves no tensors for the backward pass.
+    """
 
     def __init__(self) -> None:
         self.marks: list[tuple[Tensor, float]] = []
@@ -46,30 +50,34 @@ class _Marks(TorchFunctionMode):
 
 
 @torch.enable_grad()
-def dropout_before_norms(network: nn.Module, example: Tensor) -> dict[str, float]:
-    """Return the largest p of the dropouts whose results reach each BatchNorm, by its name, where there are any.
+def dropout_before_batchnorms(network: nn.Module, example: Tensor) -> dict[str, float]:
+    """Return the largest dropout probability p that reaches each BatchNorm, by its name.
 
     Args:
-        network: in eval mode, where dropout does nothing; it is run once.
-        example: a batch that it takes.
+        network: in eval mode, where dropout does nothing; it runs once.
+        example: a batch (N, *input_shape).
+
+    Returns:
+        Only layers that a dropout reaches.
     """
     found: dict[str, float] = {}
-    marking = _Marks()
+    dropouts = _DropoutMarks()
 
-    def look(name: str, _: _BatchNorm, x: Tensor) -> None:
-        if marking.marks and x.requires_grad:
-            marks = [mark for mark, _ in marking.marks]
+    def find_dropouts(name: str, _: _BatchNorm, x: Tensor) -> None:
+        if dropouts.marks and x.requires_grad:
+            marks = [mark for mark, _ in dropouts.marks]
             gradients: Sequence[Tensor | None] = torch.autograd.grad(
                 x.sum(), marks, retain_graph=True, allow_unused=True
             )
-            reached = [p for gradient, (_, p) in zip(gradients, marking.marks, strict=True) if gradient is not None]
+            reached = [p for gradient, (_, p) in zip(gradients, dropouts.marks, strict=True) if gradient is not None]
             if reached:
                 found[name] = max(found.get(name, 0.0), *reached)
 
-    norms = list(named_norms(network))
-    handles = [norm.register_forward_hook(lambda _module, _args, result: result.detach()) for _, norm in norms]
+    layers = list(named_batchnorms(network))
+    # A detached output ends the search at the next BatchNorm.
+    handles = [layer.register_forward_hook(lambda _module, _args, result: result.detach()) for _, layer in layers]
     try:
-        with marking, looking_at(norms, look):
+        with dropouts, input_hooks(layers, find_dropouts):
             network(example)
     finally:
         for handle in handles:

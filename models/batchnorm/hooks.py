@@ -1,4 +1,4 @@
-"""The BatchNorm layers of any network by name, and what each is given while the network runs."""
+"""The BatchNorm layers of a network by name, and hooks on their inputs."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+InputHook = Callable[[str, _BatchNorm, Tensor], None]
+"""Called with the name of a BatchNorm, the layer, and its input (N, C, *size)."""
 
-def named_norms(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    """Yield every BatchNorm once, in the order of registration; a network that is one goes by its class."""
+
+def named_batchnorms(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    """Yield every BatchNorm with its name, in order of registration; a network that is one has its class as name."""
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm):
             yield name or type(module).__name__, module
 
 
-def keeps_statistics(norm: _BatchNorm) -> bool:
-    """Whether a BatchNorm has running statistics, set or not."""
-    return norm.running_mean is not None and norm.running_var is not None
+def has_running_statistics(batchnorm: _BatchNorm) -> bool:
+    """Return whether a BatchNorm keeps running statistics (track_running_stats), with whatever values."""
+    return batchnorm.running_mean is not None and batchnorm.running_var is not None
 
 
 @contextmanager
-def looking_at(
-    norms: Iterable[tuple[str, _BatchNorm]], look: Callable[[str, _BatchNorm, Tensor], None]
-) -> Iterator[None]:
-    """Call `look` with the name, the layer and its input before each call of these layers, however it is passed."""
+def input_hooks(batchnorms: Iterable[tuple[str, _BatchNorm]], hook: InputHook) -> Iterator[None]:
+    """Call `hook` before each call of these layers, until the block is left.
+
+    Args:
+        batchnorms: names and layers.
+        hook: gets the input, whether it is passed by position or by name.
+    """
     handles = [
-        norm.register_forward_pre_hook(
-            lambda layer, args, kwargs, name=name: look(name, layer, next(iter((*args, *kwargs.values())))),
+        batchnorm.register_forward_pre_hook(
+            lambda layer, args, kwargs, name=name: hook(name, layer, next(iter((*args, *kwargs.values())))),
             with_kwargs=True,
         )
-        for name, norm in norms
+        for name, batchnorm in batchnorms
     ]
     try:
         yield

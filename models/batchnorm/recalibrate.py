@@ -1,37 +1,40 @@
-"""Running statistics taken anew: the mean and variance of all that a BatchNorm gets from the training data.
+"""Recalibration: running statistics over the whole training data, with the weights frozen ("precise BN").
 
-A moving average remembers batches that older weights made, the more so the faster the weights moved, and the noise of
-each batch. Here the weights are frozen and every training row runs through the network in inference.
+A moving average contains batches of earlier weights, the more the faster the weights changed, and the noise of every
+batch. Here all training rows run through the network in inference mode.
 
-Layers are measured one after the other, in the order of their calls, each with the new statistics of those before it
-already in place. So the result is what it says: with it in place, each BatchNorm normalises the training data to mean 0
-and variance 1. All at once, in inference, would measure each layer behind the old statistics of the others, and correct
-the same change again in every later layer.
+Layers are measured one after the other, in the order of their calls, each with the new statistics of the layers before
+it in place. So each BatchNorm of the result normalises the training data to mean 0 and variance 1. Measuring all layers
+at once would measure each behind the old statistics of the others, and correct the same difference again in every later
+layer.
 
-Where all rows fit into memory together, one pass does it: each layer is measured when its input arrives, and goes on
-with the new statistics. Where they do not, the rows run in batches, and for L layers the data run L times, on average
-through half of the network.
+Where all rows fit into memory together, one pass is enough: each layer is measured when its input arrives, and the pass
+goes on with the new statistics. Where they do not, the rows run in batches, and the data run L times for L layers, on
+average through half of the network.
 
-`torch.optim.swa_utils.update_bn` does something else. It puts the network in train mode, dropout included, normalises
-each batch by itself, and with momentum None averages means and unbiased variances of batches: a last batch of few rows
-counts as much as any other, and the variance between the batches' means is lost (the law of total variance).
+`torch.optim.swa_utils.update_bn` computes something else: it runs in train mode, with dropout, normalises each batch by
+itself, and with momentum None averages the batches' means and unbiased variances. A last batch of few rows then counts
+as much as any other, and the variance between the batches' means is lost (the law of total variance).
+
+Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.2 (PreciseBN); here layer by layer and in inference mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import LayerDrift
-from normfold.models.batchnorm.hooks import keeps_statistics, looking_at, named_norms
-from normfold.models.errors import StatisticsError, UnsteadyCallsError
+from normfold.contract.audit.findings import StatisticsDifference
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.models.batchnorm.hooks import has_running_statistics, input_hooks, named_batchnorms
+from normfold.models.errors import StatisticsError, VaryingCallsError
 
-VALUES = 2**25
-"""Most values that the widest layer gets at a time, 256 MiB in float64; how many changes no result."""
+MAX_VALUES = 2**25
+"""Maximum number of values that the widest layer gets at a time, 256 MiB in float64; it does not change the result."""
 
 
 class Moments:
@@ -49,85 +52,87 @@ class Moments:
         self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
-        """Add a batch: (N, C, *size), of any floating-point type; computed in float64."""
+        """Add a batch (N, C, *size) of any floating-point dtype; computed in float64."""
         count = x.numel() // x.shape[1]
-        variance, mean = torch.var_mean(x.double(), dim=[0, *range(2, x.ndim)], correction=0)
-        both = self.count + count
-        apart, share = mean - self.mean, count / both
-        self._squares = self._squares + variance * count + apart.square() * self.count * share
-        self.mean = self.mean + apart * share
-        self.count = both
+        variance, mean = torch.var_mean(x.double(), dim=[0, *range(2, x.ndim)], correction=0)  # (C,), (C,)
+        total = self.count + count
+        difference, fraction = mean - self.mean, count / total
+        self._squares = self._squares + variance * count + difference.square() * self.count * fraction
+        self.mean = self.mean + difference * fraction
+        self.count = total
 
     @property
     def variance(self) -> Tensor:
-        """Of the values themselves, divided by their number, as a batch in training is normalised."""
+        """Biased variance (C,), float64: divided by the count, as a training batch is normalised."""
         return self._squares / self.count
 
 
-class _MeasuredError(Exception):
-    """Leaves a forward pass at the layer that is measured: nothing behind it matters."""
+class _LayerMeasuredError(Exception):
+    """Ends a forward pass at the layer that is measured, since the layers after it do not matter."""
 
 
 @torch.no_grad()
-def reestimate(network: nn.Module, x: Tensor, say: Callable[[str], None] = lambda _: None) -> tuple[LayerDrift, ...]:
-    """Set the running statistics of every BatchNorm that the network calls to the true ones over some rows.
+def recalibrate(
+    network: nn.Module, x: Tensor, progress: ProgressCallback = ignore_progress
+) -> tuple[StatisticsDifference, ...]:
+    """Set the running statistics of every BatchNorm that the network calls to the statistics of its inputs over `x`.
 
     A BatchNorm that is called several times gets the statistics of all its calls together. The counter of batches, and
-    a BatchNorm that is never called or keeps no statistics, are left alone. The network is put in eval mode.
+    layers that are never called or keep no running statistics, are not changed. The network is put in eval mode.
 
     Args:
-        network: any that takes one tensor.
-        x: (N, *input_shape), the training rows.
-        say: called with what is being done, in words.
+        network: any network that takes one tensor.
+        x: the training rows, (N, *input_shape).
+        progress: called with each step, in words.
 
     Returns:
-        How far each moved, in the order of their first calls.
+        Difference between old and new statistics, by layer, in the order of their first calls.
 
     Raises:
-        StatisticsError: a layer gets values that are not finite; those before it have new statistics.
-        UnsteadyCallsError: a layer is called by some batches and not by others; likewise.
+        StatisticsError: a layer gets values that are not finite; the layers before it have new statistics.
+        VaryingCallsError: a layer is called for some batches and not for others; likewise.
     """
     network.eval()
-    calls, widest = _survey(network, x[:2])
-    batches = torch.split(x, max(1, VALUES // widest))
+    calls, widest = _count_calls(network, x[:2])
+    batches = torch.split(x, max(1, MAX_VALUES // widest))
     pending = list(calls)
-    drifts: list[LayerDrift] = []
-    moments, seen = Moments(), 0
+    differences: list[StatisticsDifference] = []
+    moments, calls_measured = Moments(), 0
 
-    def look(name: str, layer: _BatchNorm, values: Tensor) -> None:
-        nonlocal moments, seen
+    def measure(name: str, layer: _BatchNorm, values: Tensor) -> None:
+        nonlocal moments, calls_measured
         if not pending or name != pending[0]:
             return
         moments.add(values)
-        seen += 1
-        if seen % calls[name]:
-            return  # it is called again for this batch
-        if seen == calls[name] * len(batches):
-            say(f"running statistics: BatchNorm {len(drifts) + 1} of {len(calls)} measured")
-            drifts.append(_settle(name, layer, moments))
+        calls_measured += 1
+        if calls_measured % calls[name]:
+            return  # the layer is called again for this batch
+        if calls_measured == calls[name] * len(batches):
+            progress(f"running statistics: BatchNorm {len(differences) + 1} of {len(calls)} measured")
+            differences.append(_replace_statistics(name, layer, moments))
             pending.pop(0)
-            moments, seen = Moments(), 0
+            moments, calls_measured = Moments(), 0
             if pending and len(batches) == 1 and calls[name] == 1:
-                return  # all rows are here: on with the new statistics to the next layer
-        raise _MeasuredError
+                return  # the batch holds all rows: it goes on to the next layer, with the new statistics
+        raise _LayerMeasuredError
 
-    with looking_at(_kept(network), look):
+    with input_hooks(_with_statistics(network), measure):
         while pending:
             first = pending[0]
             for batch in batches:
-                with suppress(_MeasuredError):
+                with suppress(_LayerMeasuredError):
                     network(batch)
             if pending and pending[0] == first:
-                raise UnsteadyCallsError(first)
-    return tuple(drifts)
+                raise VaryingCallsError(first)
+    return tuple(differences)
 
 
-def _kept(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    return ((name, norm) for name, norm in named_norms(network) if keeps_statistics(norm))
+def _with_statistics(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    return ((name, layer) for name, layer in named_batchnorms(network) if has_running_statistics(layer))
 
 
-def _survey(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
-    """Return how often each BatchNorm is called for one batch, by first calls, and the values of the widest, a row."""
+def _count_calls(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
+    """Return the calls of each BatchNorm per batch, in order of first calls, and the values per row of the widest."""
     calls: dict[str, int] = {}
     widest = max(1, example[0].numel())
 
@@ -136,20 +141,20 @@ def _survey(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
         calls[name] = calls.get(name, 0) + 1
         widest = max(widest, values.numel() // len(example))
 
-    with looking_at(_kept(network), count):
+    with input_hooks(_with_statistics(network), count):
         network(example)
     return calls, widest
 
 
-def _settle(name: str, layer: _BatchNorm, moments: Moments) -> LayerDrift:
-    """Put new statistics in the place of the old, and return how far they moved."""
+def _replace_statistics(name: str, layer: _BatchNorm, moments: Moments) -> StatisticsDifference:
+    """Replace a layer's running statistics, and return their difference from the old ones."""
     mean, variance = moments.mean, moments.variance
     if not (mean.isfinite().all() and variance.isfinite().all()):
         raise StatisticsError(name, "gets values that are not finite; look for weights or data that are not finite.")
-    assert layer.running_mean is not None  # nobody looks at one without
+    assert layer.running_mean is not None  # only layers with statistics have the hook
     assert layer.running_var is not None
     old_mean, old_var = layer.running_mean.double(), layer.running_var.double() + layer.eps
-    shift, ratio = (mean - old_mean) / old_var.sqrt(), (variance + layer.eps) / old_var
+    difference, ratio = (mean - old_mean) / old_var.sqrt(), (variance + layer.eps) / old_var
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(variance)
-    return LayerDrift(name, shift.cpu().numpy(), ratio.cpu().numpy())
+    return StatisticsDifference(name, difference.cpu().numpy(), ratio.cpu().numpy())

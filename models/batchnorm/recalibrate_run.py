@@ -1,11 +1,10 @@
-"""A run folder's network with its running statistics taken anew, where that can be done and does no harm."""
+"""Recalibrate the network of a run folder, unless that lowers its validation accuracy."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,50 +13,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import LayerDrift
-from normfold.contract.manifest import LayerMovement, RunningStatistics
-from normfold.models.batchnorm.recalibrate import reestimate
+from normfold.contract.audit.findings import StatisticsDifference
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
+from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.training.checkpoint import Checkpoint, RunConfig, load_checkpoint
-from normfold.models.training.metrics import Result
+from normfold.models.training.evaluate import Result, evaluate
 from normfold.models.training.run import with_metrics
-from normfold.models.training.train import evaluate
 
 
 @dataclass(frozen=True)
-class Reestimated:
-    """A network as it is to be exported."""
+class RecalibratedRun:
+    """The network of a run folder as it is to be exported."""
 
     checkpoint: Checkpoint
-    """Its card has the record, and the metrics of the network as it is here."""
+    """Network and config; the card holds `record`, and the metrics of this network."""
     record: RunningStatistics | None
-    """None where the statistics could not be taken anew."""
+    """Result of the recalibration; None where it was not possible."""
     note: str | None
-    """Why the statistics are those of training; None where they are not."""
+    """The reason why the statistics are those of training; None where they are recalibrated."""
 
 
-def reestimate_run(folder: Path, say: Callable[[str], None] = lambda _: None) -> Reestimated:
-    """Load a run folder, and take its running statistics anew over its training split; the folder is left as it is.
+def recalibrate_run(folder: Path, progress: ProgressCallback = ignore_progress) -> RecalibratedRun:
+    """Load the network of a run folder, and recalibrate it over the run's training split; the folder is not changed.
 
-    They are kept as training left them where there is no BatchNorm, where the data are gone or are others by now, and
-    where validation accuracy falls by more than `allowed_fall`.
+    The network keeps the statistics of its training if it has no BatchNorm, if the training data are missing or have
+    changed, or if validation accuracy falls by more than `allowed_fall`.
+
+    Args:
+        folder: run folder of `fit`.
+        progress: called with each step, in words.
 
     Raises:
-        WeightsError, ArchitectureError: the checkpoint cannot be loaded.
+        WeightsError: the checkpoint is missing, damaged or of another network.
+        ArchitectureError: the network cannot be built.
     """
     trained = load_checkpoint(folder)
     if not any(isinstance(module, _BatchNorm) for module in trained.network.modules()):
-        return Reestimated(trained, None, "the network has no BatchNorm")
-    say("reading the training data")
+        return RecalibratedRun(trained, None, "the network has no BatchNorm")
+    progress("reading the training data")
     try:
         dataset = load_training_data(trained.config)
         network = copy.deepcopy(trained.network)
-        drifts = reestimate(network, tensors_of(dataset, dataset.splits.train), say)
+        differences = recalibrate(network, tensors_of(dataset, dataset.splits.train), progress)
     except (DataError, StatisticsError) as error:
-        return Reestimated(trained, None, str(error).rstrip("."))
-    say("measuring the accuracy before and after")
+        return RecalibratedRun(trained, None, str(error).rstrip("."))
+    progress("measuring the accuracy before and after")
     before, after = _evaluate(trained.network, dataset), _evaluate(network, dataset)
     fall = before["validation"].accuracy - after["validation"].accuracy
     allowed = allowed_fall(before["validation"].accuracy, len(dataset.splits.validation))
@@ -67,41 +71,48 @@ def reestimate_run(folder: Path, say: Callable[[str], None] = lambda _: None) ->
         taken=taken,
         accuracy_before={part: result.accuracy for part, result in before.items()},
         accuracy_after={part: result.accuracy for part, result in after.items()},
-        layers=tuple(map(_movement, drifts)),
+        layers=tuple(map(_summarise, differences)),
     )
     config = with_metrics(trained.config, folder, trained.config.epoch, after) if taken else trained.config
     config = config.model_copy(update={"card": config.card.model_copy(update={"running_statistics": record})})
-    note = None if taken else "taken anew they make validation accuracy worse"
-    return Reestimated(Checkpoint(network if taken else trained.network, config), record, note)
+    note = None if taken else "recalibration lowers validation accuracy"
+    return RecalibratedRun(Checkpoint(network if taken else trained.network, config), record, note)
 
 
 def allowed_fall(accuracy: float, rows: int) -> float:
-    """Return the largest fall of an accuracy that says nothing: one standard error over so many rows, or one row.
+    """Return the largest fall of an accuracy that is not significant: one standard error, or one row if that is more.
 
-    Source: the standard error of a proportion, sqrt(p (1 - p) / rows).
+    The standard error of a proportion p over n rows is sqrt(p (1 - p) / n).
+
+    Args:
+        accuracy: before recalibration, 0 to 1.
+        rows: number of rows that it was measured on.
     """
-    one_row = 1.5 / rows  # between one and two, since accuracies are rounded quotients
+    one_row = 1.5 / rows  # between the fall of one row and of two: accuracies are rounded quotients
     return max(math.sqrt(accuracy * (1 - accuracy) / rows), one_row)
 
 
 def load_training_data(config: RunConfig) -> Dataset:
-    """Return the data that a network was trained on.
+    """Load the data set that a network was trained on.
+
+    Args:
+        config: of the run.
 
     Raises:
-        DataError: they are not recorded, cannot be read, or are others by now.
+        DataError: the data are not recorded, cannot be read, or have changed.
     """
     if config.data is None:
         raise DataError("The run does not record its training data.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TrainingWarning)  # of the data: training has said so
+        warnings.simplefilter("ignore", TrainingWarning)  # training has warned already
         dataset = load_dataset(config.data)
     if dataset.labels != config.card.labels or dataset.preprocessing != config.card.preprocessing:
-        raise DataError(f"The data {config.data.source!r} are no longer those of the training.")
+        raise DataError(f"The data {config.data.source!r} have changed since the training.")
     return dataset
 
 
 def tensors_of(dataset: Dataset, rows: IndexArray) -> Tensor:
-    """Return the network's inputs: (len(rows), *input_shape), float32."""
+    """Return the network's inputs for some rows of a data set: (len(rows), *input_shape), float32."""
     return torch.from_numpy(dataset.tensors(rows))
 
 
@@ -113,10 +124,10 @@ def _evaluate(network: nn.Module, dataset: Dataset) -> dict[str, Result]:
     }
 
 
-def _movement(drift: LayerDrift) -> LayerMovement:
-    shift, ratio = np.abs(drift.mean_shift), drift.variance_ratio
-    return LayerMovement(
-        layer=drift.layer,
-        mean_shift=float(shift.max()) if np.isfinite(shift).all() else None,
+def _summarise(difference: StatisticsDifference) -> LayerStatisticsChange:
+    means, ratio = np.abs(difference.mean_difference), difference.variance_ratio
+    return LayerStatisticsChange(
+        layer=difference.layer,
+        mean_shift=float(means.max()) if np.isfinite(means).all() else None,
         variance_ratio=(float(ratio.min()), float(ratio.max())) if np.isfinite(ratio).all() else None,
     )

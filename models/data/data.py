@@ -1,11 +1,11 @@
-"""Data sets: raw samples and labels, their splits, and the preprocessing measured on the training split.
+"""Data sets: raw samples and labels, their splits, and the preprocessing with the statistics of the training split.
 
-    digits        scikit-learn's handwritten digits: 1797 pictures of 8 × 8, values 0 to 16
-    npz:PATH      arrays x and y of a NumPy archive: pictures, with classes or masks, sequences, or rows
+    digits        scikit-learn's handwritten digits: 1797 images of 8 × 8, values 0 to 16
+    npz:PATH      arrays x and y of a NumPy archive: images with classes or masks, sequences, or rows
     csv:PATH      a table with a header and a label column
-    images:DIR    a folder of PNG and JPEG files for each class
+    images:DIR    a folder with a folder of PNG and JPEG files for each class
 
-Samples stay in raw units; `contract.preprocess` alone makes tensors of them, here as in serving.
+Samples stay in raw units; `normfold.contract.preprocess` makes tensors of them, here as in serving.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from normfold.contract.arrays import Array, Float32Array
 from normfold.contract.preprocess import (
-    FloatArray,
     ImagePreprocessing,
     Preprocessing,
     RowPreprocessing,
@@ -32,24 +32,27 @@ from normfold.models.data.images import read_images
 from normfold.models.data.splits import IndexArray, Splits, split_by_class, split_rows
 from normfold.models.errors import DataError, TrainingWarning
 
-ROWS_AT_A_TIME = 1024
+MAX_CHUNK_ROWS = 1024
+"""Maximum number of rows that are standardised at a time."""
 
-FARTHEST = math.sqrt(FLOAT32_MAX)
-"""Standard deviations from the mean."""
+MAX_STANDARDISED = math.sqrt(FLOAT32_MAX)
+"""Maximum magnitude of a standardised value, in standard deviations from the mean."""
 
 
 class DataConfig(BaseModel):
-    """Which data, and how they are split. With the files unchanged, it gives the same data set again."""
+    """Source of a data set, and its splits. With unchanged files, it gives the same data set again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str = Field(default="digits", description="digits, npz:PATH, csv:PATH or images:DIR.")
-    label_column: str | None = Field(default=None, description="Of a CSV; null is its last column.")
+    label_column: str | None = Field(default=None, description="Name of the label column of csv:PATH; null: the last.")
     image_size: tuple[int, int] | None = Field(default=None, description="Height and width for images:DIR, in pixels.")
     channels: Literal[1, 3] = Field(default=3, description="For images:DIR: 1 for grey, 3 for RGB.")
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Of each class.")
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Of each class, held out to the end.")
-    split_seed: int = Field(default=0, ge=0, description="Apart from the training seed, so that runs share a test set.")
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Fraction of each class for validation.")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Fraction of each class for the final test.")
+    split_seed: int = Field(
+        default=0, ge=0, description="Seed of the splits; independent of training's, so that runs share a test split."
+    )
 
     @model_validator(mode="after")
     def _check_fractions(self) -> Self:
@@ -63,17 +66,17 @@ class DataConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Raw samples with labels, and what a network needs to know of them."""
+    """Raw samples with labels, splits and preprocessing."""
 
     name: str
-    x: npt.NDArray[Any]
-    """(N, *sample_shape), in raw units."""
+    x: Array
+    """Samples in raw units, (N, *sample_shape)."""
     y: npt.NDArray[np.int64]
-    """(N,), numbers of classes; or masks: (N, height, width)."""
+    """Class indices, (N,), or masks of them, (N, height, width)."""
     labels: tuple[str, ...]
     """Names of the classes."""
     preprocessing: Preprocessing
-    """With the mean and standard deviation of the training split."""
+    """From raw units to tensors, with the mean and standard deviation of the training split."""
     splits: Splits
 
     @property
@@ -83,20 +86,23 @@ class Dataset:
 
     @property
     def target_shape(self) -> tuple[int, ...]:
-        """Of what a sample is labelled with: () for a class, (height, width) for a mask."""
+        """Shape of one sample's target: () for a class, (height, width) for a mask."""
         return self.y.shape[1:]
 
-    def tensors(self, rows: IndexArray) -> FloatArray:
+    def tensors(self, rows: IndexArray) -> Float32Array:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
         return self.preprocessing.standardise(self.x[rows])
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """Read a data set, split it, and measure mean and standard deviation on its training split.
+    """Read a data set, split it, and compute mean and standard deviation of its training split.
+
+    Args:
+        config: source and splits.
 
     Raises:
-        DataError: unknown source, a file that is missing or wrong, one class, a class too small to be split, or a value
-            too far from the training split's.
+        DataError: unknown source, a missing or invalid file, a single class, a class too small to be split, or a value
+            too far from the training split's mean.
     """
     try:
         raw = _read(config)
@@ -106,13 +112,13 @@ def load_dataset(config: DataConfig) -> Dataset:
         raise DataError(f"Data {config.source!r} do not fit into this machine's memory.") from None
     splits = _split(raw, config)
     preprocessing = _measure(raw, splits.train)
-    _check_reach(raw, preprocessing)
+    _check_standardised(raw, preprocessing)
     return Dataset(name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits)
 
 
 def read_digits() -> RawData:
-    """Return scikit-learn's digits: x (1797, 1, 8, 8) float32 in 0..16, white on black."""
-    from sklearn.datasets import load_digits  # half a second that other data sets need not pay
+    """Return scikit-learn's handwritten digits: x (1797, 1, 8, 8), float32, 0 to 16, white on black."""
+    from sklearn.datasets import load_digits  # takes half a second, which other data sets save
 
     digits = load_digits()
     return RawData(
@@ -120,22 +126,22 @@ def read_digits() -> RawData:
         y=digits.target.astype(np.int64),
         labels=tuple(str(name) for name in digits.target_names),
         value_max=16.0,
-        background=0.0,  # strokes are bright: what is transparent is empty
+        background=0.0,  # strokes are bright, so that transparent pixels are dark
     )
 
 
 def _read(config: DataConfig) -> RawData:
-    kind, colon, place = config.source.partition(":")
+    kind, colon, path = config.source.partition(":")
     if config.source == "digits":
         return read_digits()
-    if colon and place:
+    if colon and path:
         if kind == "npz":
-            return read_npz(Path(place))
+            return read_npz(Path(path))
         if kind == "csv":
-            return read_csv(Path(place), config.label_column)
+            return read_csv(Path(path), config.label_column)
         if kind == "images":
-            return read_images(Path(place), config.image_size, config.channels)
-    raise DataError(f"Unknown data {config.source!r}; there are digits, npz:PATH, csv:PATH and images:DIR.")
+            return read_images(Path(path), config.image_size, config.channels)
+    raise DataError(f"Unknown data {config.source!r}; give digits, npz:PATH, csv:PATH or images:DIR.")
 
 
 def _split(raw: RawData, config: DataConfig) -> Splits:
@@ -146,7 +152,10 @@ def _split(raw: RawData, config: DataConfig) -> Splits:
 
 
 def _measure(raw: RawData, train: IndexArray) -> Preprocessing:
-    """Mean and (biased) standard deviation per column, or per channel over all positions, in float64."""
+    """Return the preprocessing with mean and biased standard deviation per column, or per channel over all positions.
+
+    They are computed in float64.
+    """
     if raw.columns is not None:
         measured = [_mean_and_std(raw.x[train, index], f"Column {name!r}") for index, name in enumerate(raw.columns)]
         mean, std = zip(*measured, strict=True)
@@ -156,7 +165,7 @@ def _measure(raw: RawData, train: IndexArray) -> Preprocessing:
         mean, std = zip(*measured, strict=True)
         return SequencePreprocessing(channels=raw.channels, length=raw.x.shape[2], mean=mean, std=std)
     channels, height, width = raw.x.shape[1:]
-    # One channel at a time: a folder of pictures may fill much of the memory.
+    # One channel at a time, since a folder of images may fill much of the memory.
     measured = [_mean_and_std(raw.x[train, index], f"Channel {index}", raw.value_max) for index in range(channels)]
     mean, std = zip(*measured, strict=True)
     return ImagePreprocessing(
@@ -170,15 +179,16 @@ def _measure(raw: RawData, train: IndexArray) -> Preprocessing:
     )
 
 
-def _check_reach(raw: RawData, preprocessing: Preprocessing) -> None:
-    """Make sure that float32 can hold the square of every standardised value, as a batch's variance needs.
+def _check_standardised(raw: RawData, preprocessing: Preprocessing) -> None:
+    """Check that float32 can hold the square of every standardised value, as a batch's variance needs.
 
-    A value far out in the training split widens the deviation; one in another split would first be met after training.
+    An extreme value in the training split increases the standard deviation; one in another split would cause an error
+    only after training.
     """
-    for start in range(0, len(raw.x), ROWS_AT_A_TIME):
-        part = raw.x[start : start + ROWS_AT_A_TIME]
-        with np.errstate(all="ignore"):  # what overflows is told below
-            wrong = ~(np.abs(preprocessing.standardise(part)) <= FARTHEST)
+    for start in range(0, len(raw.x), MAX_CHUNK_ROWS):
+        part = raw.x[start : start + MAX_CHUNK_ROWS]
+        with np.errstate(all="ignore"):  # an overflow is reported below
+            wrong = ~(np.abs(preprocessing.standardise(part)) <= MAX_STANDARDISED)
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())
             names, kind = (raw.columns, "column") if raw.channels is None else (raw.channels, "channel")
@@ -189,11 +199,11 @@ def _check_reach(raw: RawData, preprocessing: Preprocessing) -> None:
             )
 
 
-def _mean_and_std(values: npt.NDArray[Any], name: str, value_max: float = 1.0) -> tuple[float, float]:
+def _mean_and_std(values: Array, name: str, value_max: float = 1.0) -> tuple[float, float]:
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     if values.min() == values.max() or not std > 0:
         warnings.warn(
-            f"{name} is constant in the training split: it tells nothing, and is left unscaled.",
+            f"{name} is constant in the training split: it carries no information, and is not scaled.",
             TrainingWarning,
             stacklevel=4,
         )

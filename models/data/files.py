@@ -12,43 +12,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from normfold.contract.arrays import Array
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
-"""Networks take float32: what lies beyond is infinite to them."""
+"""Largest finite value of float32, the dtype of networks' inputs."""
 
 
 @dataclass(frozen=True)
 class RawData:
     """Samples in raw units and their labels, as read."""
 
-    x: npt.NDArray[Any]
+    x: Array
     """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
     y: npt.NDArray[np.int64]
-    """(N,), or masks: (N, height, width)."""
+    """Class indices, (N,), or masks of them, (N, height, width)."""
     labels: tuple[str, ...]
     """Names of the classes."""
     columns: tuple[str, ...] | None = None
-    """Names of the columns of rows; None for others."""
+    """For rows: names of the columns; otherwise None."""
     channels: tuple[str, ...] | None = None
-    """Names of the channels of sequences; None for others."""
+    """For sequences: names of the channels; otherwise None."""
     value_max: float = 255.0
-    """Pictures: the raw value that means full intensity."""
+    """For images: the raw value of full intensity."""
     background: float = 1.0
-    """Pictures: intensity where one is transparent."""
+    """For images: intensity behind transparent pixels, 0 to 1."""
 
 
 def read_npz(path: Path) -> RawData:
-    """Read `x` and `y` of a NumPy archive.
+    """Read a data set from a NumPy archive.
 
-    x: pictures (N, C, H, W) or (N, H, W), rows (N, columns), or sequences (N, C, length), told from pictures by
-    `channels`. y: (N,), integers or strings; for pictures also masks (N, H, W), with a class for each pixel.
-    Optional: `labels`, the names of classes 0, 1, …; `columns`, the names of columns; `channels`, the names of the
-    channels of sequences; `value_max`, the value of full intensity, otherwise 255 for uint8, 65535 for uint16, and the
-    largest value found for any other dtype.
+        x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
+        y           classes (N,), integers or strings; for images also masks (N, H, W) with a class for each pixel
+        labels      optional: names of the classes 0, 1, …
+        columns     optional, for rows: names of the columns
+        channels    for sequences: names of the channels
+        value_max   optional, for images: value of full intensity; by default 255 for uint8, 65535 for uint16, and the
+                    largest value of `x` for other dtypes
+
+    Args:
+        path: of the .npz file.
 
     Raises:
-        DataError: missing or damaged file, arrays missing, or of wrong shape, dtype or values.
+        DataError: the file is missing or damaged, an array is missing, or has a wrong shape, dtype or value.
     """
     arrays = _load_arrays(path)
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
@@ -64,7 +70,7 @@ def read_npz(path: Path) -> RawData:
     channels = _names(arrays, "channels", path)
     if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
         raise DataError(
-            f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need pictures of their height and width; "
+            f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need images of their height and width; "
             f"x is {list(x.shape)}."
         )
     if channels is not None:
@@ -90,14 +96,15 @@ def read_npz(path: Path) -> RawData:
 
 
 def read_csv(path: Path, label_column: str | None) -> RawData:
-    """Read a comma-separated table with a header: a label column, all others numbers.
+    """Read a comma-separated table with a header, a label column, and numbers in all other columns.
 
     Args:
-        path: the file, UTF-8.
-        label_column: its name; None for the last column.
+        path: of the file, UTF-8.
+        label_column: name of the label column; None for the last.
 
     Raises:
-        DataError: missing file or column, or a value that is missing or no finite float32 number, with row and column.
+        DataError: the file or label column is missing, or a value is missing or not a finite float32 number; row and
+            column are named.
     """
     lines = _csv_lines(path)
     _, header = next(lines, (0, []))
@@ -129,15 +136,15 @@ def read_csv(path: Path, label_column: str | None) -> RawData:
     return RawData(np.asarray(rows, np.float64), numbers, labels, columns=columns)
 
 
-def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _load_arrays(path: Path) -> dict[str, Array]:
     try:
-        with path.open("rb") as file:  # opened here, since numpy leaves a damaged one open
+        with path.open("rb") as file:  # opened here, since numpy does not close a damaged file
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{str(path)!r} holds one bare array; save x and y together with numpy.savez.")
             with archive:
                 members: dict[str, Any] = {name: archive[name] for name in archive.files}
-            # A member that is no .npy file comes as bytes.
+            # A member that is not a .npy file is read as bytes.
             return {name: member for name, member in members.items() if isinstance(member, np.ndarray)}
     except DataError:
         raise
@@ -146,20 +153,20 @@ def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     except MemoryError:
         raise DataError(f"{str(path)!r} holds arrays larger than this machine's memory.") from None
     except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib raise many kinds for a damaged file
-        # numpy's own words advise to load pickled objects, which could run code.
+        # numpy's own message recommends to load pickled objects, which could run code.
         reason = "it holds Python objects" if "pickle" in str(error) else str(error).rstrip(".") or type(error).__name__
-        raise DataError(f"{str(path)!r} is no NumPy archive of plain arrays: {reason}.") from None
+        raise DataError(f"{str(path)!r} is not a NumPy archive of plain arrays: {reason}.") from None
 
 
-def _require(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> npt.NDArray[Any]:
+def _require(arrays: dict[str, Array], name: str, path: Path) -> Array:
     if name not in arrays:
         raise DataError(f"{str(path)!r} has no array {name!r}; it holds: {', '.join(arrays) or 'nothing'}.")
     return arrays[name]
 
 
-def _check_float32(x: npt.NDArray[Any], path: Path) -> None:
-    """Make sure that every value is finite as float32."""
-    if x.dtype.kind != "f":  # integers of 64 bits all are
+def _check_float32(x: Array, path: Path) -> None:
+    """Check that every value is finite in float32."""
+    if x.dtype.kind != "f":  # all 64-bit integers are
         return
     wrong = ~(np.abs(x) <= FLOAT32_MAX)  # NaN too
     if wrong.any():
@@ -168,12 +175,12 @@ def _check_float32(x: npt.NDArray[Any], path: Path) -> None:
         column = f", column {rest[0]}" if len(rest) == 1 else ""
         raise DataError(
             f"Array 'x' of {str(path)!r} holds {x[first]} in row {row}{column} (counted from 0), "
-            "which is no finite float32 number."
+            "which is not a finite float32 number."
         )
 
 
-def _names(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> tuple[str, ...] | None:
-    """Return an optional array of names, each there once."""
+def _names(arrays: dict[str, Array], name: str, path: Path) -> tuple[str, ...] | None:
+    """Return an optional array of unique names."""
     if name not in arrays:
         return None
     array = arrays[name]
@@ -190,7 +197,7 @@ def _names(arrays: dict[str, npt.NDArray[Any]], name: str, path: Path) -> tuple[
 
 
 def _number_classes(
-    y: npt.NDArray[Any], labels: tuple[str, ...] | None, path: Path
+    y: Array, labels: tuple[str, ...] | None, path: Path
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if labels is None:
         if y.dtype.kind not in "iuUb":
@@ -202,7 +209,7 @@ def _number_classes(
     return y.astype(np.int64), labels
 
 
-def _full_intensity(x: npt.NDArray[Any], given: npt.NDArray[Any] | None, path: Path) -> float:
+def _full_intensity(x: Array, given: Array | None, path: Path) -> float:
     if given is not None:
         value = float(given) if given.ndim == 0 and given.dtype.kind in "iuf" else math.nan
         if not float(np.finfo(np.float32).tiny) <= value <= FLOAT32_MAX:
@@ -210,12 +217,12 @@ def _full_intensity(x: npt.NDArray[Any], given: npt.NDArray[Any] | None, path: P
         return value
     if x.dtype in (np.uint8, np.uint16):
         return float(np.iinfo(x.dtype).max)
-    largest = float(x.max())
-    return largest if largest > 0 else 1.0
+    maximum = float(x.max())
+    return maximum if maximum > 0 else 1.0
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of each line, from 1, and its cells; lines that are blank are left out."""
+    """Yield the number of each line, from 1, and its cells; blank lines are left out."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -225,7 +232,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(path)!r} is no comma-separated UTF-8 table: {error}.") from None
+        raise DataError(f"{str(path)!r} is not a comma-separated UTF-8 table: {error}.") from None
 
 
 def _read_number(cell: str, row: int, column: str, path: Path) -> float:
@@ -237,6 +244,6 @@ def _read_number(cell: str, row: int, column: str, path: Path) -> float:
         value = math.nan
     if not abs(value) <= FLOAT32_MAX:  # NaN too
         raise DataError(
-            f"Row {row} of {str(path)!r} has {cell!r} in column {column!r}, which is no finite float32 number."
+            f"Row {row} of {str(path)!r} has {cell!r} in column {column!r}, which is not a finite float32 number."
         )
     return value

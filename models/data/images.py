@@ -1,4 +1,4 @@
-"""Reader of a folder of pictures."""
+"""Reader of a folder of image files."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from normfold.contract.preprocess import ImagePreprocessing, RawInputError
+from normfold.contract.errors import RawInputError
+from normfold.contract.preprocess import ImagePreprocessing
 from normfold.models.data.files import RawData
 from normfold.models.errors import DataError, TrainingWarning
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 MAX_IMAGE_SIDE = 4096
-"""Pixels: the largest height or width that pictures of a folder are brought to."""
+"""Maximum height and width, in pixels, to which the images of a folder are resized."""
 
 
 def read_images(folder: Path, size: tuple[int, int] | None, channels: Literal[1, 3]) -> RawData:
-    """Read a folder that holds a folder of PNG and JPEG files for each class; all are held in memory.
+    """Read a folder with a folder of PNG and JPEG files for each class; all images are held in memory.
 
     Args:
-        folder: the outer folder; the inner ones give the names of the classes, in alphabetical order.
-        size: height and width that every picture is brought to.
+        folder: its folders are the classes, in alphabetical order of their names.
+        size: height and width, in pixels, to which every image is resized.
         channels: 1 for grey, 3 for RGB.
 
     Raises:
-        DataError: no size, no such folder, fewer than two classes, an empty class, a file that cannot be read, or more
-            pictures than the memory holds.
+        DataError: `size` is None or too large, the folder is missing, there are fewer than two classes, a class is
+            empty, a file cannot be read, or the images do not fit into memory.
     """
     if size is None:
-        raise DataError("Pictures of a folder need one common size; give --image-size HEIGHTxWIDTH, for example 32x32.")
+        raise DataError("Images of a folder need one common size; give --image-size HEIGHTxWIDTH, for example 32x32.")
     if not all(0 < side <= MAX_IMAGE_SIDE for side in size):
-        raise DataError(f"Pictures can be brought to 1 to {MAX_IMAGE_SIDE} pixels a side, not to {size[0]}x{size[1]}.")
+        raise DataError(f"Images can be resized to 1 to {MAX_IMAGE_SIDE} pixels a side, not to {size[0]}x{size[1]}.")
     if not folder.is_dir():
         raise DataError(f"There is no folder {str(folder)!r}.")
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -44,23 +45,23 @@ def read_images(folder: Path, size: tuple[int, int] | None, channels: Literal[1,
     decoder = ImagePreprocessing(
         channels=channels, height=size[0], width=size[1], mean=(0.0,) * channels, std=(1.0,) * channels
     )
-    files = [(number, file) for number, inner in enumerate(classes) for file in _list_pictures(inner)]
+    files = [(index, file) for index, class_folder in enumerate(classes) for file in _list_images(class_folder)]
     try:
-        pictures = np.empty((len(files), channels, *size), np.float32)
+        images = np.empty((len(files), channels, *size), np.float32)
     except MemoryError:
         gib = len(files) * channels * size[0] * size[1] * 4 / 2**30
         raise DataError(
-            f"{len(files)} pictures of {size[0]}x{size[1]} take {gib:.0f} GiB, more than this machine's memory; "
+            f"{len(files)} images of {size[0]}x{size[1]} take {gib:.0f} GiB, more than this machine's memory; "
             "give a smaller --image-size."
         ) from None
-    for picture, (_, file) in zip(pictures, files, strict=True):
-        picture[:] = _decode(decoder, file)
-    labels = tuple(_utf8(inner) for inner in classes)
-    return RawData(pictures, np.asarray([number for number, _ in files], np.int64), labels)
+    for image, (_, file) in zip(images, files, strict=True):
+        image[:] = _decode(decoder, file)
+    labels = tuple(_class_name(class_folder) for class_folder in classes)
+    return RawData(images, np.asarray([index for index, _ in files], np.int64), labels)
 
 
-def _utf8(folder: Path) -> str:
-    """Return a class folder's name, which is to stand in JSON."""
+def _class_name(folder: Path) -> str:
+    """Return a class folder's name, which must be UTF-8 for JSON."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:
@@ -68,15 +69,15 @@ def _utf8(folder: Path) -> str:
     return folder.name
 
 
-def _list_pictures(folder: Path) -> list[Path]:
+def _list_images(folder: Path) -> list[Path]:
     entries = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.suffix.lower() in PICTURE_SUFFIXES]
+    files = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"Class folder {str(folder)!r} holds no PNG or JPEG file.")
     if len(files) < len(entries):
-        left_out = len(entries) - len(files)
+        ignored = len(entries) - len(files)
         warnings.warn(
-            f"{left_out} of {len(entries)} files in {str(folder)!r} are left out: neither PNG nor JPEG by name.",
+            f"{ignored} of {len(entries)} files in {str(folder)!r} are ignored: their suffix is not PNG's or JPEG's.",
             TrainingWarning,
             stacklevel=4,
         )
@@ -85,7 +86,7 @@ def _list_pictures(folder: Path) -> list[Path]:
 
 def _decode(decoder: ImagePreprocessing, file: Path) -> npt.NDArray[np.float32]:
     try:
-        return decoder.decode_picture(file.read_bytes())
+        return decoder.decode_image(file.read_bytes())
     except OSError as error:
         raise DataError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
     except RawInputError as error:

@@ -1,4 +1,4 @@
-"""Seeded splits into training, validation and test rows, stratified where each row has one class."""
+"""Seeded splits into training, validation and test rows, stratified where every row has one class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Splits:
-    """Row numbers of each split, ascending; no row is in two."""
+    """Row indices of each split, in ascending order; the splits are disjoint."""
 
     train: IndexArray
     validation: IndexArray
@@ -30,25 +30,25 @@ def split_by_class(
     test_fraction: float,
     seed: int,
 ) -> Splits:
-    """Split so that every class has its share in every split, and at least one row.
+    """Split rows so that every class has the same fractions in every split, and at least one row.
 
     Args:
-        y: (N,) class numbers in [0, classes).
-        class_names: for the error.
-        validation_fraction: of each class, rounded.
-        test_fraction: of each class, rounded.
-        seed: the same seed and labels give the same splits.
+        y: class indices in [0, classes), (N,).
+        class_names: names of the classes.
+        validation_fraction: of each class; the number of rows is rounded.
+        test_fraction: of each class; the number of rows is rounded.
+        seed: of the shuffle; the same seed and labels give the same splits.
 
     Raises:
-        DataError: fewer than two classes, a class of fewer than three rows, or one too small to leave a training row.
+        DataError: fewer than two classes, or a class too small to have a row in each split.
     """
     _check_classes(class_names)
     rng = np.random.default_rng(seed)
     train: list[IndexArray] = []
     validation: list[IndexArray] = []
     test: list[IndexArray] = []
-    for number, name in enumerate(class_names):
-        rows = rng.permutation(np.flatnonzero(y == number))
+    for index, name in enumerate(class_names):
+        rows = rng.permutation(np.flatnonzero(y == index))
         parts = _cut(rows, f"Class {name!r}", validation_fraction, test_fraction)
         for split, part in zip((train, validation, test), parts, strict=True):
             split.append(part)
@@ -58,17 +58,17 @@ def split_by_class(
 def split_rows(
     rows: int, class_names: Sequence[str], *, validation_fraction: float, test_fraction: float, seed: int
 ) -> Splits:
-    """Split pictures whose pixels have classes of their own: by chance alone, each split of at least one.
+    """Split rows at random, for images with masks, whose pixels have classes of their own.
 
     Args:
-        rows: how many there are.
-        class_names: for the error.
-        validation_fraction: of the rows, rounded.
-        test_fraction: of the rows, rounded.
-        seed: the same seed and number of rows give the same splits.
+        rows: number of rows.
+        class_names: names of the classes.
+        validation_fraction: of the rows; their number is rounded.
+        test_fraction: of the rows; their number is rounded.
+        seed: of the shuffle; the same seed and number of rows give the same splits.
 
     Raises:
-        DataError: fewer than two classes, or too few rows to leave one for training.
+        DataError: fewer than two classes, or too few rows to have one in each split.
     """
     _check_classes(class_names)
     order = np.random.default_rng(seed).permutation(rows)
@@ -81,14 +81,14 @@ def _check_classes(class_names: Sequence[str]) -> None:
 
 
 def _cut(
-    rows: IndexArray, what: str, validation_fraction: float, test_fraction: float
+    rows: IndexArray, subject: str, validation_fraction: float, test_fraction: float
 ) -> tuple[IndexArray, IndexArray, IndexArray]:
-    """Cut rows that were shuffled into those for training, validation and test."""
+    """Divide shuffled rows into those for training, validation and test; `subject` begins the error."""
     count_test = max(1, round(len(rows) * test_fraction))
     count_validation = max(1, round(len(rows) * validation_fraction))
     if len(rows) < count_test + count_validation + 1:
         raise DataError(
-            f"{what} has {len(rows)} rows, too few to have one each for training, validation and test "
+            f"{subject} has {len(rows)} rows, too few to have one each for training, validation and test "
             f"at fractions of {validation_fraction:g} and {test_fraction:g}."
         )
     return rows[count_test + count_validation :], rows[count_test : count_test + count_validation], rows[:count_test]

@@ -1,4 +1,4 @@
-"""Tidying of an exported graph, without changing what it computes."""
+"""Clean-up of an exported graph, which does not change the function that it computes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from onnxscript.optimizer import fold_constants_ir
 from normfold.models.errors import OnnxExportError
 
 OPTIONAL_BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
-"""Operators whose last input is a bias that may be left out, and its position."""
+"""Operators with an optional bias as last input, and the bias's index among the inputs."""
 
 _RUNNING_MEAN = 3
-"""Its position among a BatchNormalization's inputs."""
+"""Index of running_mean among the inputs of a BatchNormalization."""
 
 
-def tidy(model: ir.Model) -> None:
-    """Fold constants, drop biases that the exporter made of zeros, unused nodes, and traces of the machine; and name
-    each BatchNormalization as the network names its module.
+def clean_up(model: ir.Model) -> None:
+    """Fold constants, remove zero biases of the exporter, unused nodes and metadata, and name the BatchNormalizations.
 
-    The exporter spells a missing bias out as a chain of nodes that ends in zeros, and notes the file and line of every
-    call in the metadata of its nodes.
+    The exporter replaces a missing bias by a chain of nodes that ends in zeros, and records the file and line of every
+    call in the metadata of its nodes. A BatchNormalization gets the name of its module in the network.
 
-    Ensures: every BatchNormalization is left as it was.
+    Ensures: no BatchNormalization is changed except for its name.
     """
     own = set(model.graph.initializers)
     fold_constants_ir(model, should_fold=lambda node: False if node.op_type == "BatchNormalization" else None)
@@ -38,7 +37,7 @@ def tidy(model: ir.Model) -> None:
     IdentityEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
     RemoveUnusedOpsetsPass()(model)
-    _name_norms(model)
+    _name_batchnorms(model)
     ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -47,15 +46,15 @@ def tidy(model: ir.Model) -> None:
 
 
 def count_nodes(model: ir.Model, op_type: str) -> int:
-    """Return the number of nodes of an operator, in subgraphs too."""
+    """Return the number of nodes of an operator, including subgraphs."""
     return sum(node.op_type == op_type for node in model.graph.all_nodes())
 
 
 def serialise(model: ir.Model) -> bytes:
-    """Return the bytes of the file, the same for the same graph.
+    """Return the bytes of the model file; equal graphs give equal bytes.
 
     Raises:
-        OnnxExportError: over the 2 GiB that one protobuf can hold.
+        OnnxExportError: the model exceeds the 2 GiB that one protobuf file can hold.
     """
     try:
         return ir.to_proto(model).SerializeToString(deterministic=True)
@@ -63,10 +62,10 @@ def serialise(model: ir.Model) -> bytes:
         raise OnnxExportError(f"The graph cannot be written as one file (protobuf holds 2 GiB): {error}") from error
 
 
-def _name_norms(model: ir.Model) -> None:
-    """Call nodes by the module whose statistics they have: reports, the audit and the service speak of the same layer.
+def _name_batchnorms(model: ir.Model) -> None:
+    """Give each BatchNormalization the name of its module, so that reports, the audit and the service agree.
 
-    A module that is called again has a number behind its name from the second call on.
+    From a module's second call on, `#2`, `#3`, … is appended.
     """
     calls: Counter[str] = Counter()
     for node in model.graph.all_nodes():
@@ -79,7 +78,7 @@ def _name_norms(model: ir.Model) -> None:
 
 
 def _drop_zero_biases(model: ir.Model, own: set[str]) -> None:
-    """Leave out biases of zeros, unless they are the network's own."""
+    """Remove biases of zeros, except those in `own`, the network's own initializers."""
     for node in model.graph.all_nodes():
         position = OPTIONAL_BIAS.get(node.op_type)
         if position is None or len(node.inputs) <= position:

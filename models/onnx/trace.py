@@ -1,4 +1,4 @@
-"""torch's exporter, called so that it stays quiet and its refusals are one sentence."""
+"""Calls torch's ONNX exporter without its log output, and turns its exceptions into one-sentence errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOISY_LOGGERS = (
 
 NOISY_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch's own use of torch
-    (UserWarning, r"# The axis name: \w+ will not be used, since it shares"),  # wanted: inputs share the batch axis
+    (UserWarning, r"# The axis name: \w+ will not be used, since it shares"),  # intended: inputs share the batch axis
 )
 
 
@@ -35,17 +35,17 @@ def trace(
     outputs: Sequence[str],
     opset: int,
 ) -> ir.Model:
-    """Trace a network by torch.export and translate it, unoptimised: the optimiser would fold BatchNormalization.
+    """Trace a network with torch.export and translate it to ONNX, unoptimised, since the optimiser folds BatchNorm.
 
     Args:
         network: in eval mode.
-        examples: by input name, in the order of the arguments of `forward`.
-        axes: of each input, the axes whose size is free, with their names.
+        examples: example tensor by input, in the order of the arguments of `forward`.
+        axes: names of the dynamic axes, by input and axis index.
         outputs: names, in the order in which torch flattens the result.
-        opset: of the standard operators.
+        opset: version of the standard operators.
 
     Raises:
-        OnnxExportError: torch cannot trace or translate the network, or fixes the size of an axis that was to be free.
+        OnnxExportError: torch cannot trace or translate the network, or fixes the size of a dynamic axis.
     """
     try:
         with _quiet():
@@ -61,17 +61,17 @@ def trace(
                 output_names=list(outputs),
                 dynamic_shapes=[dict(axes[name]) for name in examples],
             )
-    except Exception as error:  # the exporter lets through whatever the network or it itself raises
+    except Exception as error:  # the exporter or the network may raise anything
         raise OnnxExportError(f"torch cannot export the network: {_reason(error)}") from error
     assert program is not None
     model: ir.Model = program.model
-    _check_free(model, axes)
+    _check_dynamic(model, axes)
     return model
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence these loggers and warnings, no others."""
+    """Silence NOISY_LOGGERS and NOISY_WARNINGS."""
     loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
@@ -87,19 +87,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the exception at the root: torch wraps it in pages of advice."""
+    """Return the first line of the original exception, which torch wraps in several others."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__)
 
 
-def _check_free(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> None:
+def _check_dynamic(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> None:
     shapes: dict[str | None, Any] = {value.name: value.shape for value in model.graph.inputs}
-    for name, free in axes.items():
+    for name, dynamic in axes.items():
         if name not in shapes or shapes[name] is None:
             raise OnnxExportError(f"The exported graph has no input {name!r}; the network seems not to use it.")
-        for axis, axis_name in free.items():
+        for axis, axis_name in dynamic.items():
             if isinstance(shapes[name][axis], int):
                 raise OnnxExportError(
                     f"The network fixes axis {axis_name!r} of input {name!r} to {shapes[name][axis]}; "

@@ -1,1 +1,1 @@
-"""The claims about batch normalisation, measured on the digits: the same networks trained with and without it."""
+"""Experiments on claims about batch normalisation: the same networks trained on the digits with and without it."""

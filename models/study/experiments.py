@@ -1,4 +1,4 @@
-"""The experiments that need torch alone, in the report's order; the ninth, of cost, needs the other rooms too."""
+"""The experiments that need only torch, in the report's order; the ninth, on cost, also needs ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from normfold.models.study import (
     regularisation,
     serving_modes,
 )
-from normfold.models.study.finding import Finding
+from normfold.models.study.result import ExperimentResult
 
 STEPS = 300
-"""Of training, in each experiment."""
+"""Training steps of each experiment."""
 
-EXPERIMENTS: dict[str, Callable[[Sequence[int], int], Finding]] = {
+EXPERIMENTS: dict[str, Callable[[Sequence[int], int], ExperimentResult]] = {
     "the inputs of a layer": layer_inputs.run,
     "convergence": convergence.run,
     "learning rates": ranges.run_rates,

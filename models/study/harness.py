@@ -1,12 +1,11 @@
-"""One way to train for all experiments: Normfold's own networks on the digits, with BatchNorm or without.
+"""Networks, data and training of all experiments: Normfold's own networks on the digits, with and without BatchNorm.
 
-Everything follows from the seed: weights, the order of rows, dropout. The two networks of a seed start from the same
-weights and see the same batches, so that their difference is BatchNorm's doing.
+The seed determines weights, order of rows and dropout. The two networks of a seed have the same initial weights and the
+same batches, so that BatchNorm causes their difference.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from normfold.models.architectures.blocks import ConvNorm, LinearNorm
+from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.convnet import ConvNet, convnet
 from normfold.models.architectures.mlp import Mlp, mlp
 from normfold.models.data.batches import epoch_batches, seed_everything
@@ -27,7 +26,7 @@ from normfold.models.training.config import TrainConfig
 from normfold.models.training.optimizer import make_optimizer
 
 WIDTHS = (64, 64, 64, 64, 64)
-"""Of the perceptron: deep enough that what BatchNorm does to signals adds up."""
+"""Widths of the perceptron, which is deep enough for BatchNorm's effect on activations to accumulate."""
 
 STAGES = (16, 32)
 """Channels of the convolutional network."""
@@ -35,14 +34,14 @@ STAGES = (16, 32)
 BATCH_SIZE = 64
 LR = 0.1
 
-ARMS = {"with BatchNorm": True, "without": False}
+VARIANTS = {"with BatchNorm": True, "without": False}
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits as tensors: x (N, 1, 8, 8) float32, standardised by the training split; y (N,) int64."""
+    """The digits as tensors: x (N, 1, 8, 8), float32, standardised by the training split; y (N,), int64."""
 
     train_x: Tensor
     train_y: Tensor
@@ -50,14 +49,14 @@ class Digits:
     test_y: Tensor
 
     def first(self, rows: int, seed: int) -> Digits:
-        """Return the same with a random part of the training rows."""
+        """Return the digits with a random subset of the training rows."""
         chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train_y))[:rows])
         return Digits(self.train_x[chosen], self.train_y[chosen], self.test_x, self.test_y)
 
 
 @cache
 def load_digits() -> Digits:
-    """Read and split the digits as `normfold train` does by default."""
+    """Load and split the digits with the defaults of `normfold train`."""
     data = load_dataset(DataConfig())
     train, test = data.splits.train, data.splits.test
     return Digits(
@@ -68,44 +67,44 @@ def load_digits() -> Digits:
     )
 
 
-def make_mlp(seed: int, norm: bool, *, scale: float = 1.0, dropout: float = 0.0) -> Mlp:
-    """Return a perceptron of WIDTHS.
+def make_mlp(seed: int, batchnorm: bool, *, scale: float = 1.0, dropout: float = 0.0) -> Mlp:
+    """Return a perceptron of WIDTHS for x (N, 1, 8, 8).
 
     Args:
         seed: of the weights.
-        norm: with BatchNorm; without, a bias stands in its place.
-        scale: factor on the hidden layers' weights, above He's.
-        dropout: probability, behind the last block.
+        batchnorm: with BatchNorm; if false, the linear layers have a bias instead.
+        scale: factor on the initial weights of the hidden layers.
+        dropout: probability, after the last block.
     """
     seed_everything(seed, 0, 0)
     network = mlp((1, 8, 8), 10, widths=WIDTHS, dropout=dropout)
     with torch.no_grad():
         for block in blocks_of(network):
             weight_of(block).mul_(scale)
-    return network if norm else strip(network)
+    return network if batchnorm else remove_batchnorms(network)
 
 
-def make_convnet(seed: int, norm: bool) -> ConvNet:
-    """Return a convolutional network of STAGES; without `norm`, a bias stands in place of each BatchNorm."""
+def make_convnet(seed: int, batchnorm: bool) -> ConvNet:
+    """Return a convolutional network of STAGES for x (N, 1, 8, 8); without BatchNorm, its convolutions have a bias."""
     seed_everything(seed, 0, 0)
     network = convnet((1, 8, 8), 10, widths=STAGES, blocks_per_stage=1)
-    return network if norm else strip(network)
+    return network if batchnorm else remove_batchnorms(network)
 
 
-def strip(network: Network) -> Network:
-    """Take every BatchNorm out of a network's blocks, and give their weight layers a bias of 0. Changes the network."""
+def remove_batchnorms(network: Network) -> Network:
+    """Replace every BatchNorm of a network's blocks by a bias of 0 in the weight layer; the network is changed."""
     for block in blocks_of(network):
         block.norm = nn.Identity()
         block.weight_layer.bias = nn.Parameter(torch.zeros(len(weight_of(block))))
     return network
 
 
-def blocks_of(network: nn.Module) -> list[ConvNorm | LinearNorm]:
+def blocks_of(network: nn.Module) -> list[ConvBatchNorm | LinearBatchNorm]:
     """Return the blocks of weight layer, BatchNorm and activation, in order."""
-    return [module for module in network.modules() if isinstance(module, (ConvNorm, LinearNorm))]
+    return [module for module in network.modules() if isinstance(module, (ConvBatchNorm, LinearBatchNorm))]
 
 
-def weight_of(block: ConvNorm | LinearNorm) -> Tensor:
+def weight_of(block: ConvBatchNorm | LinearBatchNorm) -> Tensor:
     """Return the weights of a block's convolution or linear layer."""
     weight = block.weight_layer.weight
     assert isinstance(weight, Tensor)
@@ -113,7 +112,7 @@ def weight_of(block: ConvNorm | LinearNorm) -> Tensor:
 
 
 def batches(digits: Digits, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches without end, epoch after epoch."""
+    """Yield shuffled batches (x, y) endlessly, epoch after epoch."""
     for epoch in count(1):
         for rows in epoch_batches(len(digits.train_y), batch_size, seed=seed, epoch=epoch):
             chosen = torch.from_numpy(rows)
@@ -129,26 +128,26 @@ def train(
     lr: float = LR,
     batch_size: int = BATCH_SIZE,
     every: int = 1,
-    look: Callable[[int], None] | None = None,
+    observe: Callable[[int], None] | None = None,
 ) -> None:
-    """Train by plain stochastic gradient descent at a constant rate, and leave the network in eval mode.
+    """Train by plain stochastic gradient descent at a constant learning rate, and put the network in eval mode.
 
     Args:
         network: changed in place.
-        digits: the training split is used.
+        digits: its training split is used.
         seed: of the order of rows and of dropout.
-        steps: batches; fewer where the loss is no longer a finite number, from which no step leads back.
+        steps: number of batches; training ends earlier if the loss is not finite.
         lr: learning rate.
-        batch_size: rows in a step.
-        every: steps between two looks.
-        look: called with the number of steps done, from 0, in between; may change the network's mode.
+        batch_size: rows per step.
+        every: steps between two calls of `observe`.
+        observe: called with the number of steps done, from 0 and at the end; it may change the network's mode.
     """
     config = TrainConfig(optimizer="sgd", lr=lr, sgd_momentum=0.0, weight_decay=0.0)
     optimizer = make_optimizer(network, config)
     seed_everything(seed, 1, 0)
     for step, (x, y) in zip(range(steps), batches(digits, batch_size, seed), strict=False):
-        if look is not None and step % every == 0:
-            look(step)
+        if observe is not None and step % every == 0:
+            observe(step)
         network.train()
         loss = cross_entropy(network(x), y)
         if not torch.isfinite(loss):
@@ -156,20 +155,15 @@ def train(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if look is not None:
-        look(steps)
+    if observe is not None:
+        observe(steps)
     network.eval()
 
 
 def measure(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Return (loss, accuracy) in eval mode; a network that gives no numbers has accuracy 0."""
+    """Return loss and accuracy in eval mode; rows whose logits are not finite count as wrong."""
     network.eval()
     with torch.inference_mode():
-        logits = network(x)
-        right = (logits.argmax(1) == y) & torch.isfinite(logits).all(1)
-        return float(cross_entropy(logits, y)), float(right.float().mean())
-
-
-def twin(network: Network) -> Network:
-    """Return a copy to try something on, so that the network itself, its statistics too, stays as it is."""
-    return copy.deepcopy(network)
+        logits = network(x)  # (N, 10)
+        correct = (logits.argmax(1) == y) & torch.isfinite(logits).all(1)
+        return float(cross_entropy(logits, y)), float(correct.float().mean())

@@ -1,4 +1,4 @@
-"""Pictures of the study: panels of lines or bars, each value a mean over seeds with its standard error."""
+"""Plots of the study: panels of lines or bars; each value is a mean over seeds with its standard error."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#4477aa", "#cc6677", "#ddaa33", "#228833", "#aa3377", "#66ccee")
-"""Paul Tol's: told apart also without red or green."""
+"""Paul Tol's palette, distinct for colour-blind readers too."""
 
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = "osD^vP"
-MOST_BARS = 16
-"""Points of a line that get error bars; with more, a band is drawn."""
+MAX_ERROR_BARS = 16
+"""Maximum number of points of a line with error bars; with more, a band is drawn."""
 
-MOST_TICKS = 10
-"""Points on a logarithmic axis that are each labelled; with more, powers of ten are."""
+MAX_LABELLED_TICKS = 10
+"""Maximum number of points on a logarithmic axis that are all labelled; with more, powers of ten are."""
 
 ERRORS = "Error bars and bands: mean ± standard error over {} seeds."
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one arm: (seeds, points); one row has no error."""
+    """Values of one variant, (seeds, points); a single row has no error bars."""
 
     label: str
     values: npt.ArrayLike
@@ -37,7 +37,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Lines:
-    """A panel of lines over x."""
+    """A panel of lines against x."""
 
     title: str
     x_label: str
@@ -47,27 +47,27 @@ class Lines:
     log_x: bool = False
     log_y: bool = False
     limits: tuple[float, float] | None = None
-    """Least and greatest y, where panels are to be compared."""
+    """Range of y, where panels are to be compared."""
     mark: float | None = None
-    """A y at which a dotted line is drawn."""
+    """The y of a dotted line."""
 
 
 @dataclass(frozen=True)
 class Bars:
-    """A panel of horizontal bars in groups: a group for each label, in it one bar for each series."""
+    """A panel of horizontal bars: a group for each label, with a bar for each series."""
 
     title: str
     x_label: str
     groups: Sequence[str]
     series: Sequence[Series]
     limits: tuple[float, float] | None = None
-    """Where the axis begins and ends, if it does not begin at 0."""
+    """Range of the axis, if it does not begin at 0."""
     mark: float | None = None
-    """A value at which a dotted line is drawn."""
+    """The value of a dotted line."""
 
 
 def draw(panels: Sequence[Lines | Bars]) -> bytes:
-    """Draw panels side by side, four in two lines, as a PNG."""
+    """Draw panels side by side, four in two rows, and return the PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
     from matplotlib.figure import Figure
 
@@ -92,14 +92,14 @@ def _lines(axes: Axes, panel: Lines) -> None:
     for index, series in enumerate(panel.series):
         mean, error = _mean_and_error(series)
         style: dict[str, Any] = {"color": COLOURS[index % 6], "linestyle": DASHES[index % 6], "label": series.label}
-        if len(panel.x) <= MOST_BARS:
+        if len(panel.x) <= MAX_ERROR_BARS:
             axes.errorbar(panel.x, mean, error, marker=MARKERS[index % 6], markersize=4, capsize=3, **style)
         else:
             axes.plot(panel.x, mean, **style)
             axes.fill_between(panel.x, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
     if panel.log_x:
         axes.set_xscale("log")
-        if len(panel.x) <= MOST_TICKS:
+        if len(panel.x) <= MAX_LABELLED_TICKS:
             axes.set_xticks(panel.x, [f"{x:,}" for x in panel.x])
             axes.minorticks_off()
     if panel.log_y:

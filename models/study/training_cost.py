@@ -1,4 +1,4 @@
-"""Experiment 9, its first half: what BatchNorm costs in training, in time and memory."""
+"""Experiment 9, training: cost of BatchNorm in time and memory."""
 
 from __future__ import annotations
 
@@ -11,62 +11,71 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from normfold.models.study.harness import ARMS, BATCH_SIZE, LR, load_digits, make_convnet, make_mlp
+from normfold.models.study.harness import BATCH_SIZE, LR, VARIANTS, load_digits, make_convnet, make_mlp
 
 NETWORKS: dict[str, Callable[[int, bool], nn.Module]] = {"perceptron": make_mlp, "convolutional": make_convnet}
 
-STEPS_A_ROUND = 5
+STEPS_PER_ROUND = 5
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one training step."""
+class TrainingCost:
+    """Cost of one training step."""
 
     milliseconds: float
     """Median over the rounds."""
     saved_bytes: int
-    """What forward keeps for backward, weights left out."""
+    """Size of the tensors that the forward pass saves for the backward pass, without parameters."""
 
 
-def training_costs(kind: str, seed: int, rounds: int) -> dict[str, Cost]:
-    """Return the cost of a training step of both arms, measured in turns.
+def training_costs(kind: str, seed: int, rounds: int) -> dict[str, TrainingCost]:
+    """Return the cost of a training step of both variants, measured by turns.
 
     Args:
-        kind: a name in NETWORKS.
+        kind: a key of NETWORKS.
         seed: of the weights.
-        rounds: of STEPS_A_ROUND steps of each arm.
+        rounds: number of rounds, each with STEPS_PER_ROUND steps of each variant.
     """
     digits = load_digits()
     x, y = digits.train_x[:BATCH_SIZE], digits.train_y[:BATCH_SIZE]
-    networks = {arm: NETWORKS[kind](seed, norm).train() for arm, norm in ARMS.items()}
-    optimizers = {arm: torch.optim.SGD(network.parameters(), lr=LR) for arm, network in networks.items()}
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    networks = {variant: NETWORKS[kind](seed, batchnorm).train() for variant, batchnorm in VARIANTS.items()}
+    optimizers = {variant: torch.optim.SGD(network.parameters(), lr=LR) for variant, network in networks.items()}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for _ in range(1 + rounds):
-        for arm, network in networks.items():
+        for variant, network in networks.items():
             started = time.perf_counter()
-            for _ in range(STEPS_A_ROUND):
-                optimizers[arm].zero_grad()
+            for _ in range(STEPS_PER_ROUND):
+                optimizers[variant].zero_grad()
                 cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
-                optimizers[arm].step()
-            seconds[arm].append(time.perf_counter() - started)
+                optimizers[variant].step()
+            seconds[variant].append(time.perf_counter() - started)
     return {
-        arm: Cost(1e3 * statistics.median(seconds[arm][1:]) / STEPS_A_ROUND, saved_bytes(network, x, y))  # 0 warms up
-        for arm, network in networks.items()
+        # The first round warms up.
+        variant: TrainingCost(
+            1e3 * statistics.median(seconds[variant][1:]) / STEPS_PER_ROUND, saved_bytes(network, x, y)
+        )
+        for variant, network in networks.items()
     }
 
 
 def saved_bytes(network: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return how many bytes a forward pass keeps for the backward pass, each storage once, without parameters."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    kept: dict[int, Tensor] = {}
+    """Return the bytes that a forward pass saves for the backward pass: each storage once, without parameters.
 
-    def keep(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            kept[place] = tensor
+    Args:
+        network: in train mode.
+        x: (B, 1, 8, 8).
+        y: (B,), int64.
+    """
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in parameters:
+            saved[address] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         loss = cross_entropy(network(x), y)
     del loss
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

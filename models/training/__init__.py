@@ -1,1 +1,1 @@
-"""Train a network, and the run folder that a training leaves."""
+"""Training of a network, and the run folder with its result."""

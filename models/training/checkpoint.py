@@ -1,12 +1,12 @@
-"""The run folder: what a training run leaves, without pickle.
+"""The run folder of a training run; it holds no pickle files.
 
-    weights.safetensors     the best network so far, by validation
-    config.json             how to build it, the data it saw, how it was trained, and its source card
-    metrics.jsonl           one line an epoch
-    curves.png              loss and accuracy
-    resume/                 the state after the last epoch (see resume.py)
+    weights.safetensors     weights and running statistics of the best epoch, by validation
+    config.json             architecture, data, training settings, and source card
+    metrics.jsonl           metrics, one line per epoch
+    curves.png              plot of loss and accuracy
+    resume/                 state after the last epoch (see resume.py)
 
-Weights are written before the config, each whole or not at all.
+The weights are written before the config, each file atomically.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save
 from torch import nn
 
-from normfold.contract.manifest import SourceCard, to_json
+from normfold.contract.atomic_write import write_atomically
+from normfold.contract.record import first_validation_error, to_json
+from normfold.contract.source_card import SourceCard
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.atomic_write import write_atomically
+from normfold.models.architectures.weights import assign_weights, read_safetensors
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
 from normfold.models.training.config import TrainConfig
-from normfold.models.training.weights import assign_weights, read_safetensors
 
 WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
 SCHEMA_VERSION = 1
 
 LOGITS = "logits"
-"""Name of a trained classifier's only output."""
+"""Name of a trained classifier's output."""
 
 
 class RunConfig(BaseModel):
-    """What is known of a trained network beside its weights."""
+    """All facts about a training run and its network except the weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,14 +49,14 @@ class RunConfig(BaseModel):
     architecture: Architecture
     data: DataConfig | None = None
     train: TrainConfig | None = None
-    card: SourceCard = Field(default_factory=SourceCard, description="Goes along with the exported network.")
-    epoch: int = Field(default=0, description="After which the weights were taken.")
-    versions: dict[str, str] = Field(default_factory=dict, description="Package to version, at training.")
+    card: SourceCard = Field(default_factory=SourceCard, description="Is exported with the network.")
+    epoch: int = Field(default=0, description="Epoch of the checkpoint's weights, from 1.")
+    versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network, in eval mode, and what is known of it."""
+    """A trained network, in eval mode, with its config."""
 
     network: nn.Module
     config: RunConfig
@@ -64,10 +65,17 @@ class Checkpoint:
 def make_run_config(
     name: str, options: dict[str, Any], data: DataConfig, dataset: Dataset, train: TrainConfig
 ) -> RunConfig:
-    """Return the config of a run that has not begun: architecture and card follow from the data set.
+    """Return the config of a new run, with input shape, classes and source card of the data set.
+
+    Args:
+        name: registered architecture, or module:factory.
+        options: of the architecture.
+        data: configuration of `dataset`.
+        dataset: from `load_dataset(data)`.
+        train: training settings.
 
     Raises:
-        DataError: the data's place, or an option, holds what JSON cannot.
+        DataError: the data source, or an option, cannot be written as JSON.
     """
     config = RunConfig(
         architecture=Architecture(
@@ -93,7 +101,7 @@ def make_run_config(
 
 
 def save_checkpoint(folder: Path, network: nn.Module, config: RunConfig) -> None:
-    """Write a network's weights and config into a folder, which is made if need be.
+    """Write a network's weights and config into a folder, which is created if it does not exist.
 
     Raises:
         OSError: the folder cannot be written.
@@ -105,14 +113,17 @@ def save_checkpoint(folder: Path, network: nn.Module, config: RunConfig) -> None
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
-    """Write the config alone."""
+    """Write the config of a run folder."""
     write_atomically(folder / CONFIG_NAME, to_json(config).encode())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Build the network of a run folder, load its weights, and put it in eval mode.
 
-    An architecture `module:factory` imports that module, which runs its code: load only folders whose origin you trust.
+    An architecture `module:factory` imports that module, which runs its code: load only folders that you trust.
+
+    Args:
+        folder: run folder of `fit`.
 
     Raises:
         WeightsError: a file is missing, damaged or of another network.
@@ -121,7 +132,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     config = load_config(folder)
     weights = folder / WEIGHTS_NAME
     tensors = read_safetensors(weights)
-    with torch.random.fork_rng(devices=[]):  # the first weights are drawn and thrown away
+    with torch.random.fork_rng(devices=[]):  # the initial weights, which are replaced, do not change torch's state
         network = build(config.architecture)
     assign_weights(network, tensors, weights)
     return Checkpoint(network.eval(), config)
@@ -131,7 +142,7 @@ def load_config(folder: Path) -> RunConfig:
     """Read the config of a run folder.
 
     Raises:
-        WeightsError: no such folder, or a config that is missing or wrong.
+        WeightsError: the folder or its config is missing, or a field of the config is wrong.
     """
     path = folder / CONFIG_NAME
     if not folder.is_dir():
@@ -150,14 +161,11 @@ def load_config(folder: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(
-            path, f"has a wrong field {where!r}: {first['msg'].removeprefix('Value error, ')}."
-        ) from None
+        field, message = first_validation_error(error)
+        raise WeightsError(path, f"has a wrong field {field!r}: {message.removeprefix('Value error, ')}.") from None
 
 
 def current_versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of Python and of the packages that a training result depends on."""
     packages = ("normfold", "torch", "numpy", "safetensors")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -1,21 +1,26 @@
-"""How a network is trained: every setting that changes the result, as a record that goes to JSON and back."""
+"""Training settings: every setting that changes the result, as a record that is written to the run folder."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from normfold.models.errors import TrainingWarning
 
-FEWEST_ROWS = 32
-"""Statistics of fewer rows are noisy: Wu & He 2018, arXiv:1803.08494, figure 1."""
+STATE_PATH = Path("resume") / "state.safetensors"
+"""State from which a run is resumed, in the run folder. It stands here, where torch is not imported."""
 
-MOST_ROWS = 256
-"""Larger batches generalise worse at the same number of epochs: Keskar et al. 2017, arXiv:1609.04836."""
+MIN_USUAL_BATCH_ROWS = 32
+"""Rows per batch below which BatchNorm's statistics are noisy: Wu & He 2018, arXiv:1803.08494, figure 1."""
+
+MAX_USUAL_BATCH_ROWS = 256
+"""Rows per batch above which networks generalise worse for the same epochs: Keskar et al. 2017, arXiv:1609.04836."""
 
 PEAK_LR = {"adamw": 5e-3, "sgd": 0.1}
+"""Default peak learning rate by optimizer."""
 
 
 class TrainConfig(BaseModel):
@@ -24,43 +29,52 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=20, gt=0, le=1_000_000, description="Passes over the training split.")
-    batch_size: int = Field(default=64, ge=2, description="Rows in one step, over all processes together.")
+    batch_size: int = Field(default=64, ge=2, description="Rows per step, over all processes together.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd has Nesterov momentum.")
     lr: float | None = Field(
         default=None, gt=0, le=1e30, description="Peak learning rate; null is 0.005 for adamw, 0.1 for sgd."
     )
-    sgd_momentum: float = Field(default=0.9, ge=0, lt=1, description="Weight of the past gradients; not BatchNorm's.")
-    weight_decay: float = Field(default=5e-4, ge=0, description="Of weights; scales, shifts and biases are spared.")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability spread over all classes.")
-    warmup_fraction: float = Field(default=0.3, gt=0, lt=1, description="Of all steps, until the peak learning rate.")
-    patience: int | None = Field(
-        default=None, gt=0, description="Stop after so many epochs without a better validation result; null is never."
+    sgd_momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd; not BatchNorm's.")
+    weight_decay: float = Field(
+        default=5e-4, ge=0, description="Of weights; BatchNorm's scale and shift, and biases, are not decayed."
     )
-    clip_norm: float | None = Field(default=None, gt=0, description="Largest norm of the gradient; null is no limit.")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Target probability shared by all classes.")
+    warmup_fraction: float = Field(default=0.3, gt=0, lt=1, description="Fraction of the steps before the peak.")
+    patience: int | None = Field(
+        default=None, gt=0, description="Epochs without a better validation result before training stops; null: never."
+    )
+    clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null is no limit.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="Of the arithmetic; weights are fp32."
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the first weights, the order of rows, and dropout.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Of initial weights, order of rows, and dropout.")
 
     @property
     def peak_lr(self) -> float:
-        """The peak learning rate: the one given, or the optimizer's default."""
+        """Peak learning rate: `lr`, or the optimizer's default."""
         return PEAK_LR[self.optimizer] if self.lr is None else self.lr
 
 
-def warn_of_batch_size(rows: int) -> None:
-    """Warn if BatchNorm's statistics, or the training, suffer from so many rows in a batch."""
-    if rows < FEWEST_ROWS:
+def warn_about_batch_size(rows: int) -> None:
+    """Warn if a batch has too few rows for BatchNorm's statistics, or too many to generalise well.
+
+    Args:
+        rows: number of rows over which BatchNorm computes its statistics.
+
+    Warns:
+        TrainingWarning: fewer than 32, or more than 256.
+    """
+    if rows < MIN_USUAL_BATCH_ROWS:
         warnings.warn(
-            f"BatchNorm takes its statistics from {rows} rows: under {FEWEST_ROWS} they are noisy and the running ones "
-            "fit inference less well (Wu & He 2018).",
+            f"BatchNorm computes its statistics over {rows} rows: with fewer than {MIN_USUAL_BATCH_ROWS} they are "
+            "noisy, and the running statistics suit inference less well (Wu & He 2018).",
             TrainingWarning,
             stacklevel=3,
         )
-    if rows > MOST_ROWS:
+    if rows > MAX_USUAL_BATCH_ROWS:
         warnings.warn(
-            f"BatchNorm takes its statistics from {rows} rows: over {MOST_ROWS} the noise that regularises is gone and "
-            "networks tend to generalise worse (Keskar et al. 2017).",
+            f"BatchNorm computes its statistics over {rows} rows: with more than {MAX_USUAL_BATCH_ROWS} their noise no "
+            "longer regularises, and networks tend to generalise worse (Keskar et al. 2017).",
             TrainingWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""A picture of a training run: loss and accuracy by epoch."""
+"""Plot of a training run: loss and accuracy by epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normfold.models.atomic_write import write_atomically
+from normfold.contract.atomic_write import write_atomically
 from normfold.models.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:
@@ -15,14 +15,23 @@ if TYPE_CHECKING:
 
 CURVES_NAME = "curves.png"
 
-TRAIN_COLOUR, VALIDATION_COLOUR = "#4477aa", "#cc6677"  # told apart also without red or green
+TRAIN_COLOUR, VALIDATION_COLOUR = "#4477aa", "#cc6677"  # distinct for colour-blind readers too
 
 
 def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, title: str) -> None:
-    """Draw loss and accuracy of both splits against the epoch, mark the best epoch, and write a PNG.
+    """Plot loss and accuracy of both splits against the epoch, with the best epoch marked, as a PNG file.
 
-    Training figures are means over the epoch, in train mode, while the weights move; validation figures are taken after
-    the epoch, in eval mode.
+    Training metrics are means over the steps of an epoch, in train mode; validation metrics are those after the epoch,
+    in eval mode.
+
+    Args:
+        records: metrics of every epoch.
+        best_epoch: from 1.
+        path: of the file.
+        title: above the plot.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
     from matplotlib.figure import Figure
@@ -38,8 +47,8 @@ def draw_curves(records: Sequence[EpochMetrics], best_epoch: int, path: Path, ti
     left.axvline(best.epoch, color="0.5", linestyle=":")
     _draw(right, epochs, [r.train_accuracy for r in records], [r.validation_accuracy for r in records])
     right.set_ylabel("accuracy")
-    kept = f"epoch kept: {best.epoch} (validation accuracy {best.validation_accuracy:.4f})"
-    right.axvline(best.epoch, color="0.5", linestyle=":", label=kept)
+    label = f"best epoch: {best.epoch} (validation accuracy {best.validation_accuracy:.4f})"
+    right.axvline(best.epoch, color="0.5", linestyle=":", label=label)
     right.legend(loc="lower right")
     figure.suptitle(title)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Several processes and mixed precision, through accelerate, which is imported only here and only when asked."""
+"""Distributed training and mixed precision through accelerate, which only these functions import."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from normfold.models.errors import PrecisionError, TrainingWarning
-from normfold.models.training.config import TrainConfig, warn_of_batch_size
-from normfold.models.training.metrics import Result
+from normfold.models.training.config import TrainConfig, warn_about_batch_size
+from normfold.models.training.evaluate import Result
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 def make_accelerator(settings: TrainConfig) -> Accelerator:
-    """Join the processes started by torchrun or accelerate launch, if any, in the precision asked for.
+    """Return an accelerator in the precision of the settings; it joins the processes of torchrun or accelerate launch.
 
     Raises:
         PrecisionError: the precision needs another device.
@@ -26,13 +26,13 @@ def make_accelerator(settings: TrainConfig) -> Accelerator:
 
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
-        raise PrecisionError("Precision 'fp16' needs a GPU, and there is none; take bf16 or fp32.")
+    if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 without a warning
+        raise PrecisionError("Precision 'fp16' needs a GPU, and this machine has none; use bf16 or fp32.")
     try:
-        # Said outright: left to itself on a machine without a GPU, accelerate takes each process for the only one.
+        # Without cpu=True on a machine without a GPU, accelerate treats each process as the only one.
         return Accelerator(mixed_precision=mixed, cpu=on_cpu)
     except ValueError as error:
-        raise PrecisionError(f"Precision {settings.precision!r} is not to be had here: {error}") from None
+        raise PrecisionError(f"Precision {settings.precision!r} is not available here: {error}") from None
 
 
 def release(accelerator: Accelerator) -> None:
@@ -40,37 +40,42 @@ def release(accelerator: Accelerator) -> None:
     from accelerate.state import AcceleratorState
 
     accelerator.end_training()
-    # Otherwise a second run in this process could choose neither another precision nor another device.
+    # Without a reset, a second run in this process keeps the precision and device of the first.
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def synchronise_norms(network: nn.Module, settings: TrainConfig, accelerator: Accelerator) -> nn.Module:
-    """Let BatchNorm take its statistics over all processes where it can, on GPUs; warn where they will be poor.
+def synchronise_batchnorms(network: nn.Module, settings: TrainConfig, accelerator: Accelerator) -> nn.Module:
+    """Replace BatchNorm by SyncBatchNorm on several GPUs, so that its statistics are those of all processes' rows.
+
+    Args:
+        network: as built.
+        settings: of the run.
+        accelerator: device and processes.
 
     Returns:
-        The network, with every BatchNorm replaced by SyncBatchNorm of the same names and values, or as it was.
+        The network with SyncBatchNorm layers of the same names and values; unchanged in one process or on CPUs.
 
     Warns:
         TrainingWarning: fewer than 32 or more than 256 rows in BatchNorm's batch, or unsynchronised processes.
     """
     processes = accelerator.num_processes
     if processes > 1 and accelerator.device.type == "cuda":
-        warn_of_batch_size(settings.batch_size)
+        warn_about_batch_size(settings.batch_size)
         synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return synchronised
-    warn_of_batch_size(settings.batch_size // processes)
+    warn_about_batch_size(settings.batch_size // processes)
     if processes > 1:
         warnings.warn(
-            f"BatchNorm cannot be synchronised on CPU: each of {processes} processes takes statistics of its own rows.",
+            f"BatchNorm cannot be synchronised on CPU: each of {processes} processes has statistics of its own rows.",
             TrainingWarning,
             stacklevel=2,
         )
     return network
 
 
-def agree(result: Result) -> Result:
-    """Return the main process's result in all of them, so that all stop in the same epoch."""
+def broadcast_result(result: Result) -> Result:
+    """Return the main process's result in every process, so that all of them stop in the same epoch."""
     from accelerate.utils import broadcast_object_list
 
-    agreed: list[Result] = broadcast_object_list([result])
-    return agreed[0]
+    results: list[Result] = broadcast_object_list([result])
+    return results[0]

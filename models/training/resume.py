@@ -1,11 +1,11 @@
-"""The state of a training run after an epoch, in one safetensors file, so that it is there whole or not at all.
+"""The state of a training run after an epoch, in one safetensors file that is written atomically.
 
     network.NAME            weights and running statistics, by their names in the state dict
     optimizer.INDEX.NAME    the optimizer's state of each parameter
-    metadata                the rest, as JSON: epoch, best epoch, loss scale, and the run's config
+    metadata                as JSON: epoch, best epoch, loss scale, and the run's config
 
-There is no random state and no schedule in it: the order of rows, the masks of dropout, and the learning rate are
-functions of (seed, epoch, step). So a run that was interrupted ends in the same weights as one that was not.
+It holds no random state and no schedule: the order of rows, dropout's masks and the learning rate are functions of
+(seed, epoch, step). So an interrupted run ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from normfold.models.atomic_write import STATE_PATH, write_atomically
+from normfold.contract.atomic_write import write_atomically
+from normfold.models.architectures.weights import assign_weights, read_safetensors
 from normfold.models.errors import RunFolderError
 from normfold.models.training.checkpoint import RunConfig
-from normfold.models.training.weights import assign_weights, read_safetensors
+from normfold.models.training.config import STATE_PATH
 
 METADATA_KEY = "normfold"
 
 
 class Progress(BaseModel):
-    """How far a run has come."""
+    """Progress of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: RunConfig
     epoch: int = Field(default=0, description="Epochs done.")
-    best_epoch: int = Field(default=0, description="Whose weights the checkpoint holds; 0 before the first.")
+    best_epoch: int = Field(default=0, description="Epoch of the checkpoint's weights; 0 before the first.")
     best_accuracy: float = Field(default=-1.0, description="On the validation split.")
     best_loss: float = Field(default=0.0, description="On the validation split, in the best epoch.")
     loss_scale: dict[str, float] | None = Field(default=None, description="Of fp16 training.")
 
     def is_better(self, accuracy: float, loss: float) -> bool:
-        """Tell whether this validation result beats the best so far: accuracy first, loss between equals."""
+        """Return whether a validation result is better than the best so far: by accuracy, then by loss."""
         return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch is left, or patience is exhausted."""
+        """True if no epoch is left, or patience is exhausted."""
         train = self.config.train
         assert train is not None
         out_of_patience = train.patience is not None and self.epoch - self.best_epoch >= train.patience
@@ -53,21 +54,25 @@ class Progress(BaseModel):
 
 
 def save_state(folder: Path, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the state after an epoch, replacing the one before."""
+    """Write the state after an epoch; it replaces the previous one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
-    # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+    # Copies, since safetensors does not save tensors that share memory, as tied weights do.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     (folder / STATE_PATH).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / STATE_PATH, save(plain, metadata={METADATA_KEY: progress.model_dump_json()}))
 
 
 def read_progress(folder: Path) -> Progress:
-    """Read how far a run has come, and its config.
+    """Read the progress and config of a run.
 
     Raises:
-        RunFolderError: no run to resume, or a damaged state.
+        RunFolderError: the folder holds no run to resume, or its state is damaged.
     """
     path = folder / STATE_PATH
     if not path.exists():
@@ -81,10 +86,10 @@ def read_progress(folder: Path) -> Progress:
 
 
 def restore_state(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Copy the saved weights, running statistics and optimizer state into a network and optimizer as built anew.
+    """Load the saved weights, running statistics and optimizer state into a new network and optimizer.
 
     Raises:
-        WeightsError: a damaged file, or one of another network.
+        WeightsError: the file is damaged, or of another network.
     """
     path = folder / STATE_PATH
     tensors = read_safetensors(path)
@@ -100,10 +105,10 @@ def restore_state(folder: Path, network: nn.Module, optimizer: torch.optim.Optim
 
 
 def check_same_run(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
-    """Make sure that a run goes on with the settings and data it began with.
+    """Check that a run is resumed with the settings and data that it began with.
 
     Raises:
-        RunFolderError: one differs; it is named.
+        RunFolderError: a setting differs, which is named, or the data have changed.
     """
     for part in ("architecture", "data", "train"):
         before, now = getattr(recorded, part), getattr(given, part)
@@ -112,7 +117,9 @@ def check_same_run(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
                 raise RunFolderError(
                     folder,
                     f"was trained with {field}={getattr(before, field)!r}, not {getattr(now, field)!r}; "
-                    "go on with the former, or give another --out.",
+                    "resume it with the former, or give another --out.",
                 )
     if recorded.card.preprocessing != given.card.preprocessing or recorded.card.labels != given.card.labels:
-        raise RunFolderError(folder, "was trained on other data: their labels, mean or deviation have changed.")
+        raise RunFolderError(
+            folder, "was trained on other data: their labels, mean or standard deviation have changed."
+        )

@@ -1,4 +1,4 @@
-"""A run under way: what one call of `fit` works on, and what it writes after an epoch."""
+"""The state of a run during one call of `fit`, and the files that are written after an epoch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from normfold.models.data.batches import seed_everything
 from normfold.models.errors import UnmeasurableError
 from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
-from normfold.models.training.distributed import synchronise_norms
-from normfold.models.training.metrics import EpochMetrics, Result, append_metrics, read_metrics, rewrite_metrics
+from normfold.models.training.distributed import synchronise_batchnorms
+from normfold.models.training.evaluate import Result
+from normfold.models.training.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from normfold.models.training.optimizer import make_optimizer
 from normfold.models.training.resume import Progress, read_progress, restore_state, save_state
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """What one call of `fit` works on; progress and records grow with every epoch."""
+    """State of a run during one call of `fit`; progress and records change with every epoch."""
 
     config: RunConfig
     folder: Path
     network: nn.Module
-    """Itself, without the wrapper of processes."""
+    """The network without the accelerator's wrapper."""
     trained: nn.Module
-    """As prepared by the accelerator; the same weights."""
+    """The network as prepared by the accelerator, with the same weights."""
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     progress: Progress
@@ -48,11 +49,26 @@ def begin_run(
     resume: bool,
     accelerator: Accelerator,
 ) -> Run:
-    """Build network and optimizer as they were first, or after the last epoch of the run that is resumed."""
-    seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same first weights
+    """Build network and optimizer in their initial state, or in that of the run in `folder` if it is resumed.
+
+    Args:
+        config: of the run.
+        settings: training settings of `config`.
+        target_shape: shape of one sample's target: () or (height, width).
+        folder: run folder.
+        resume: load the state in `folder`.
+        accelerator: device, precision and processes.
+
+    Raises:
+        ArchitectureError: the network cannot be built, or does not return logits.
+        RunFolderError: the state or the metrics in `folder` are damaged.
+        WeightsError: the state is of another network.
+        OSError: the folder cannot be written.
+    """
+    seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same initial weights
     network = build(config.architecture)
     check_logits(network, config.architecture, target_shape)
-    network = synchronise_norms(network, settings, accelerator)
+    network = synchronise_batchnorms(network, settings, accelerator)
     optimizer = make_optimizer(network, settings)
     progress = Progress(config=config)
     if resume:
@@ -65,12 +81,22 @@ def begin_run(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         rewrite_metrics(folder, records)
-        save_state(folder, progress, network, optimizer)  # from here on there is a run to resume
+        save_state(folder, progress, network, optimizer)  # from now on the run can be resumed
     return Run(config, folder, network, trained, optimizer, accelerator, progress, records)
 
 
 def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:
-    """Count an epoch as done, and write its metrics, its weights if they are the best so far, and its state."""
+    """Record a finished epoch: write its metrics, the checkpoint if it is the best so far, and the state to resume.
+
+    Args:
+        run: progress and records are updated.
+        train: result on the training split, during the epoch.
+        validation: result on the validation split, after the epoch.
+        seconds: duration of the epoch.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     epoch = run.progress.epoch + 1
     metrics = EpochMetrics(
         epoch=epoch,
@@ -94,15 +120,21 @@ def record_epoch(run: Run, train: Result, validation: Result, seconds: float) ->
         if better:
             measured = with_metrics(run.config, run.folder, epoch, {"validation": validation})
             save_checkpoint(run.folder, run.network, measured)
-        save_state(run.folder, run.progress, run.network, run.optimizer)  # last: what it counts as done is on disk
+        save_state(run.folder, run.progress, run.network, run.optimizer)  # last, since it marks the epoch as done
     return metrics
 
 
 def with_metrics(config: RunConfig, folder: Path, epoch: int, results: dict[str, Result]) -> RunConfig:
-    """Return the config with these results in it; JSON has no NaN or infinity, so the folder could not be read again.
+    """Return the config with these results as metrics of its source card.
+
+    Args:
+        config: of the run.
+        folder: run folder, for the error.
+        epoch: epoch of the network that was evaluated.
+        results: by split.
 
     Raises:
-        UnmeasurableError: a loss is not finite.
+        UnmeasurableError: a loss is not finite, which JSON cannot record.
     """
     metrics: dict[str, float] = {}
     for split, result in results.items():

@@ -1,4 +1,4 @@
-"""Held-out rows of what a network was trained on: what watching takes for normal."""
+"""Calibration rows of a run folder: the validation data of a network, which the drift thresholds are taken from."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _INPUT = "input"
 
 
 def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None:
-    """Return the validation split of a run's data, or rows spread over it, as the served network takes them, by input.
+    """Return rows of a run's validation split, evenly spaced, as the served network takes them, by input.
 
     Returns:
-        None for what is no run folder, or where its data are gone: then nobody can say what is normal.
+        None for what is no run folder, or where its data are gone: then there are no thresholds.
     """
     if not source.is_run:
         return None
-    from normfold.export.bundle.calibrate import MOST_ROWS
-    from normfold.export.bundle.evenly_spaced import spread
+    from normfold.export.bundle.calibrate import MAX_ROWS
+    from normfold.export.bundle.evenly_spaced import evenly_spaced
     from normfold.models.data.data import load_dataset
     from normfold.models.errors import DataError
     from normfold.models.training.checkpoint import load_config
@@ -34,7 +34,7 @@ def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None
     except DataError:
         return None
     validation = dataset.splits.validation  # ascending, and pictures of a folder lie class by class
-    rows = validation[spread(len(validation), MOST_ROWS)]
+    rows = validation[evenly_spaced(len(validation), MAX_ROWS)]
     if takes_pixels and isinstance(dataset.preprocessing, ImagePreprocessing):
         return {_INPUT: dataset.preprocessing.to_pixels(dataset.x[rows])}
     return {_INPUT: dataset.tensors(rows)}

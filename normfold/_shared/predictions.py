@@ -16,7 +16,7 @@ import orjson
 from normfold._shared.paths import AnyPath
 from normfold.errors import ArgumentError
 
-Picture = bytes | AnyPath | npt.NDArray[np.uint8]
+ImageInput = bytes | AnyPath | npt.NDArray[np.uint8]
 """The bytes of a PNG or JPEG file, its path, or pixels: uint8, (height, width) or (height, width, 3)."""
 
 
@@ -42,7 +42,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """One class of a picture: its label, its number, and its softmax probability, 0 to 1."""
+    """One class of an image: its label, its number, and its softmax probability, 0 to 1."""
 
     label: str
     index: int
@@ -79,23 +79,23 @@ def to_prediction(answer: Any) -> Any:
     return np.asarray(answer)
 
 
-def picture_bytes(picture: Picture) -> bytes:
-    """Return the bytes of a picture's file; pixels are written as PNG.
+def image_bytes(image: ImageInput) -> bytes:
+    """Return the bytes of an image's file; pixels are written as PNG.
 
     Raises:
-        ArgumentError: the file cannot be read, or the array is no picture.
+        ArgumentError: the file cannot be read, or the array is no image.
     """
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, str | os.PathLike):
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | os.PathLike):
         try:
-            return Path(picture).read_bytes()
+            return Path(image).read_bytes()
         except OSError as error:
-            raise ArgumentError(f"The picture {str(picture)!r} cannot be read: {error.strerror}.") from None
-    array = np.asarray(picture)
+            raise ArgumentError(f"The image {str(image)!r} cannot be read: {error.strerror}.") from None
+    array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
         raise ArgumentError(
-            f"An array of dtype {array.dtype} and shape {array.shape} is no picture; `image` takes uint8 of shape "
+            f"An array of dtype {array.dtype} and shape {array.shape} is no image; `image` takes uint8 of shape "
             "(height, width) or (height, width, 3), the bytes of a file, or its path."
         )
     from PIL import Image

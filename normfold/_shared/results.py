@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from normfold.export.verify.verify import Verification
 
 
-def proof_sentence(verification: Verification | None) -> str:
+def verification_sentence(verification: Verification | None) -> str:
     """Return whether a folded model was compared with the original, and how near it is."""
     if verification is None:
         return "Not verified."
@@ -23,12 +23,12 @@ def proof_sentence(verification: Verification | None) -> str:
 def unfolded_page(bundle: Path, verification: Verification) -> str | None:
     """Return the page of a bundle's fold for notebooks; None where the bundle has no unfolded model."""
     from normfold.contract.manifest import UNFOLDED_NAME
-    from normfold.display.pages.facts import gather
+    from normfold.display.pages.facts import gather_facts
     from normfold.display.pages.fold_page import fold_page
     from normfold.display.pages.notebook import embed
 
     model = bundle / UNFOLDED_NAME
     if not model.is_file():
         return None
-    facts = gather(model, False, lambda _: None)
+    facts = gather_facts(model, False, lambda _: None)
     return embed(fold_page(replace(facts, name=f"{bundle.parent.name}/{bundle.name}", verification=verification)))

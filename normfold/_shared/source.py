@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
 from normfold.contract.errors import SetupError
-from normfold.contract.manifest import RunningStatistics, SourceCard, read_source_card
+from normfold.contract.source_card import RunningStatistics, SourceCard, read_source_card
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -141,17 +141,17 @@ def _checkpoint_to_onnx(
     source: Source, target: Path, say: Callable[[str], None]
 ) -> tuple[RunningStatistics | None, str | None]:
     """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
-    from normfold.models.batchnorm.recalibrate_run import Reestimated, reestimate_run
-    from normfold.models.onnx.to_onnx import OPSET, trained_to_onnx
+    from normfold.models.batchnorm.recalibrate_run import RecalibratedRun, recalibrate_run
+    from normfold.models.onnx.to_onnx import OPSET, checkpoint_to_onnx
     from normfold.models.training.checkpoint import load_checkpoint
 
     folder = Path(source.text)
     if source.keep_statistics:
-        network = Reestimated(load_checkpoint(folder), None, "--keep-statistics")
+        network = RecalibratedRun(load_checkpoint(folder), None, "--keep-statistics")
     else:
-        network = reestimate_run(folder, say)
+        network = recalibrate_run(folder, say)
     say("tracing the network")
-    trained_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
+    checkpoint_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note
 
 
@@ -182,7 +182,7 @@ def build_network(source: Source, shape: tuple[int, ...], classes: int | None = 
     if source.network is not None:
         return source.network
     from normfold.models.architectures.registry import Architecture, build, parse_options
-    from normfold.models.training.weights import load_weights
+    from normfold.models.architectures.weights import load_weights
 
     given = source.arguments
     options = dict(given) if isinstance(given, Mapping) else parse_options(given)

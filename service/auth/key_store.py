@@ -98,7 +98,7 @@ class KeyStore:
             try:
                 self.reload_if_changed()
             except Exception:
-                logger.exception("The file of keys could not be polled; the keys that were read before stay valid.")
+                logger.exception("The key file could not be polled; the keys that were read before stay valid.")
 
     def _describe(self) -> str:
         active = sum(time() < entry.expires_at for entry in self._entries.values())

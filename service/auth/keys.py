@@ -95,7 +95,7 @@ class KeyFile(_Record):
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Read a file of keys.
+    """Read a key file.
 
     Raises:
         KeysError: it is missing or unreadable, not JSON, of a newer schema version, or a field is invalid.

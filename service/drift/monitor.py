@@ -14,7 +14,7 @@ from functools import partial
 from time import perf_counter, process_time, thread_time
 from typing import Any
 
-from normfold.contract.monitor import Monitor
+from normfold.contract.drift.monitor import Monitor
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.score import DriftScore, WindowSums, finite_rows, score_drift

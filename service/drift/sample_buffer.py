@@ -1,4 +1,4 @@
-"""Recent inputs for `normfold adapt`: rows as the network takes them (`contract.samples`).
+"""Recent inputs for `normfold adapt`: rows as the network takes them (`contract.drift.samples`).
 
 They are rows that the drift monitor sampled. They are the clients' data: none are kept unless NORMFOLD_KEEP_SAMPLES
 says how many.
@@ -16,7 +16,15 @@ from time import monotonic, time
 
 import numpy as np
 
-from normfold.contract.samples import KEPT_SUFFIX, KeptRow, newest, read_kept, stacked, write_archive, write_kept
+from normfold.contract.drift.samples import (
+    SAMPLES_SUFFIX,
+    StoredSample,
+    newest_samples,
+    read_stored_samples,
+    stack_samples,
+    write_archive,
+    write_stored_samples,
+)
 from normfold.service.codec.json_tensors import Array
 from normfold.service.drift.process_files import ProcessFiles
 
@@ -39,7 +47,7 @@ class SampleBuffer:
 
     def __init__(self, max_rows: int, files: ProcessFiles) -> None:
         self._max_rows, self._files = max_rows, files
-        self._rows: deque[KeptRow] = deque()
+        self._rows: deque[StoredSample] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
         self._saved_at, self._has_failed, self._is_changed = monotonic(), False, False
@@ -54,12 +62,12 @@ class SampleBuffer:
         with self._lock:
             now = max(time(), self._rows[-1].time if self._rows else 0.0)  # the clock may be set back
             for place in np.flatnonzero(selected):
-                self._append(KeptRow(now, {name: array[place].copy() for name, array in tensors.items()}))
+                self._append(StoredSample(now, {name: array[place].copy() for name, array in tensors.items()}))
 
     def adopt(self, stem: Path) -> None:
         """Add the rows of a process that ended, by the stem of its files."""
         with self._lock:
-            rows = newest([*self._rows, *read_kept(stem.with_suffix(KEPT_SUFFIX))], self._max_rows)
+            rows = newest_samples([*self._rows, *read_stored_samples(stem.with_suffix(SAMPLES_SUFFIX))], self._max_rows)
             self._rows.clear()
             self._bytes = 0
             for row in rows:
@@ -80,7 +88,7 @@ class SampleBuffer:
         with self._lock:
             self._saved_at, self._is_changed = monotonic(), False
             try:
-                write_kept(self._files.own(KEPT_SUFFIX), list(self._rows))
+                write_stored_samples(self._files.own(SAMPLES_SUFFIX), list(self._rows))
             except OSError as error:
                 if not self._has_failed:
                     self._has_failed = True
@@ -90,12 +98,12 @@ class SampleBuffer:
         """Return the newest rows of all processes as an .npz file; those of other processes as they last saved them."""
         with self._lock:
             own = list(self._rows)
-        others = [row for path in self._files.others(KEPT_SUFFIX) for row in read_kept(path)]
+        others = [row for path in self._files.others(SAMPLES_SUFFIX) for row in read_stored_samples(path)]
         file = io.BytesIO()
-        write_archive(file, stacked(newest([*others, *own], self._max_rows))[1])
+        write_archive(file, stack_samples(newest_samples([*others, *own], self._max_rows))[1])
         return file.getvalue()
 
-    def _append(self, row: KeptRow) -> None:
+    def _append(self, row: StoredSample) -> None:
         self._rows.append(row)
         self._bytes += _size(row)
         self._is_changed = True
@@ -103,5 +111,5 @@ class SampleBuffer:
             self._bytes -= _size(self._rows.popleft())
 
 
-def _size(row: KeptRow) -> int:
+def _size(row: StoredSample) -> int:
     return sum(array.nbytes for array in row.tensors.values())

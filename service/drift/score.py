@@ -2,8 +2,8 @@
 
 A sample of the inputs also runs through the bundle's `monitor.onnx`, in a thread and for a bounded share of one
 processor's time. The statistics of its rows go into exponentially decayed sums: a row that is `window_rows` rows old
-has little weight. A layer's score is the divergence of its sums from the statistics of training (`contract.monitor`),
-the mean over its channels, in nats.
+has little weight. A layer's score is the divergence of its sums from the statistics of training
+(`contract.drift.monitor`), the mean over its channels, in nats.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from normfold.contract.monitor import Array, Monitor, WatchedLayer, divergence
+from normfold.contract.arrays import Float64Array
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer, divergence
 
 MIN_WINDOW_FILL = 0.9
 """Part of a window that must be filled before a score is compared with its threshold."""
@@ -23,8 +24,8 @@ MIN_WINDOW_FILL = 0.9
 class LayerSums:
     """Decayed sums over rows of u and u², (channels,), float64. u is centred, so that little cancels."""
 
-    means: Array
-    squares: Array
+    means: Float64Array
+    squares: Float64Array
 
 
 @dataclass
@@ -56,7 +57,7 @@ class WindowSums:
         """Effective sample size of the weights w: (Σw)² / Σw² (Kish 1965, Survey Sampling)."""
         return self.weight**2 / self.weight_of_squares if self.weight_of_squares else 0.0
 
-    def add_request(self, rows: Sequence[tuple[Array, Array]], window_rows: int) -> None:
+    def add_request(self, rows: Sequence[tuple[Float64Array, Float64Array]], window_rows: int) -> None:
         """Add the statistics of one request, as the mean over its rows.
 
         Rows of one request are often alike, as the frames of a film are, while thresholds are those of independent
@@ -148,20 +149,24 @@ def score_drift(monitor: Monitor, sums: WindowSums, max_channels: int = 5) -> Dr
     return DriftScore(sums.rows, sums.rows_not_finite, fill, any(known) if known else None, layers)
 
 
-def _score_layer(layer: WatchedLayer, sums: LayerSums, weight: float, is_full: bool, max_channels: int) -> LayerDrift:
+def _score_layer(layer: MonitoredLayer, sums: LayerSums, weight: float, is_full: bool, max_channels: int) -> LayerDrift:
     means = sums.means / weight
     variances = np.maximum(sums.squares / weight - means**2, 0.0)
     scores = divergence(means, variances, np.array(layer.variances))
     score = float(scores.mean())
     channels = tuple(
-        ChannelDrift(layer.numbers[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place])))
+        ChannelDrift(
+            layer.channel_indices[place], float(scores[place]), float(means[place]), float(np.sqrt(variances[place]))
+        )
         for place in np.argsort(-scores, kind="stable")[:max_channels]
     )
     drifted = score > layer.threshold if is_full and layer.threshold is not None else None
     return LayerDrift(layer.node, score, layer.threshold, drifted, channels)
 
 
-def finite_rows(monitor: Monitor, results: Mapping[str, Array]) -> tuple[list[tuple[Array, Array]], Array]:
+def finite_rows(
+    monitor: Monitor, results: Mapping[str, Float64Array]
+) -> tuple[list[tuple[Float64Array, Float64Array]], Float64Array]:
     """Return the rows of a run of the monitor whose statistics are finite.
 
     Args:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normfold.contract.monitor import Monitor
+from normfold.contract.drift.monitor import Monitor
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.score import LayerSums, WindowSums

@@ -95,6 +95,11 @@ class AsgiCycle(RequestCycle):
             self.keep_alive = False
             self.write_response(status, headers, (body,))
 
+    def disconnect(self) -> None:
+        """Note that the client has disconnected, unless its response is complete."""
+        super().disconnect()
+        self._notify()
+
     def feed_body(self, piece: bytes) -> None:
         """Take a piece of the body from the parser."""
         if self.response_complete:
@@ -194,6 +199,10 @@ class AsgiCycle(RequestCycle):
 
     def _is_over(self) -> bool:
         return self.is_disconnected or self.response_complete
+
+    def _complete(self) -> None:
+        super()._complete()
+        self._notify()
 
     def _notify(self) -> None:
         if self._changed is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
+from uvicorn.server import ServerState
+
 from normfold.contract.errors import NormfoldError
 from normfold.service.codec.binary_tensors import Piece
 from normfold.service.codec.headers import HeaderFields
@@ -53,10 +55,7 @@ class Connection(Protocol):
 
     transport: asyncio.Transport
     flow: FlowControl
-
-    @property
-    def default_headers(self) -> HeaderFields:
-        """Headers of every response: the date."""
+    server_state: ServerState
 
     def response_completed(self) -> None:
         """Go on with the next request."""
@@ -92,7 +91,6 @@ class RequestCycle:
         """Note that the client has disconnected, unless its response is complete."""
         if not self.response_complete:
             self.is_disconnected = True
-            self._notify()
             if self.on_disconnect is not None:
                 self.on_disconnect()
 
@@ -129,23 +127,19 @@ class RequestCycle:
     def _head(self, status: int, headers: HeaderFields) -> list[bytes]:
         """Return the head of the response in pieces; headers that close the connection are obeyed."""
         self.response_started = True
-        if self.waits_for_continue:  # the client may send its body all the same, or not: nobody can tell
+        if self.waits_for_continue:  # the client may still send its body, or not: the next bytes are ambiguous
             self.keep_alive = self.waits_for_continue = False
-        if CLOSE in headers:
+        if status >= 400 and CLOSE in headers:
             self.keep_alive = False
         elif not self.keep_alive:
             headers = [*headers, CLOSE]
-        return format_head(status, [*self.connection.default_headers, *headers])
+        return format_head(status, [*self.connection.server_state.default_headers, *headers])
 
     def _complete(self) -> None:
         self.response_complete = True
-        self._notify()
         if not self.keep_alive:
             self.connection.transport.close()
         self.connection.response_completed()
-
-    def _notify(self) -> None:
-        """Wake the application if it waits for the body or for the end of the request."""
 
 
 def split_chunks(body: Sequence[Piece]) -> Iterator[bytes]:

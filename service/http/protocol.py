@@ -17,7 +17,7 @@ from starlette.types import Scope
 from uvicorn.server import ServerState
 
 from normfold.contract.errors import NormfoldError
-from normfold.service.codec.headers import HeaderFields, Headers, declared_length
+from normfold.service.codec.headers import Headers, declared_length
 from normfold.service.errors import ConnectionLimitError, ReceiveTimeoutError, RequestError
 from normfold.service.http import timeouts
 from normfold.service.http.asgi_cycle import CYCLE, AsgiCycle, make_scope
@@ -67,7 +67,7 @@ class HttpProtocol(ZeroCopyReader):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._settings, self._reaper = settings, reaper
-        self._app, self._server_state, self._app_state = config.loaded_app, server_state, app_state
+        self._app, self.server_state, self._app_state = config.loaded_app, server_state, app_state
         self._fast_path: FastPath | None = getattr(config.loaded_app, "fast_path", None)
         self.loop = _loop or asyncio.get_running_loop()
         self._pipeline: deque[tuple[AsgiCycle, Scope]] = deque()
@@ -84,15 +84,15 @@ class HttpProtocol(ZeroCopyReader):
             "client": transport.get_extra_info("peername")[:2],
         }
         self._reaper.add(self)
-        self._server_state.connections.add(self)  # type: ignore[arg-type]  # typed as a protocol of uvicorn's
-        if len(self._server_state.connections) > self._settings.max_connections:
+        self.server_state.connections.add(self)  # type: ignore[arg-type]  # typed as a protocol of uvicorn's
+        if len(self.server_state.connections) > self._settings.max_connections:
             self._reject(ConnectionLimitError())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the connection's requests that the client has disconnected."""
         self._move_to_asgi()
         self._reaper.discard(self)
-        self._server_state.connections.discard(self)
+        self.server_state.connections.discard(self)
         for cycle in (self._active, *(cycle for cycle, _ in self._pipeline)):
             if cycle is not None:
                 cycle.disconnect()
@@ -156,19 +156,13 @@ class HttpProtocol(ZeroCopyReader):
 
     # Called by the request's cycle
 
-    @property
-    def default_headers(self) -> HeaderFields:
-        """Headers of every response: the date."""
-        return self._server_state.default_headers
-
     def response_completed(self) -> None:
         """Serve the next pipelined request, or wait for one."""
         self._timeouts.idle_since = self.loop.time()
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self._pipeline:
-            self._start_task(*self._pipeline.popleft())
+        if (self._pipeline or self.flow.is_reading_paused) and not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self._pipeline:
+                self._start_task(*self._pipeline.popleft())
 
     # Called by uvicorn's server and by the reaper
 
@@ -232,8 +226,8 @@ class HttpProtocol(ZeroCopyReader):
     def _start_task(self, cycle: AsgiCycle, scope: Scope) -> None:
         self._active = cycle
         task = self.loop.create_task(cycle.run(self._app, scope))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
 
     def _move_to_asgi(self) -> None:
         """Serve a request of the fast path through ASGI, if its body may never be complete: a task can be cancelled."""

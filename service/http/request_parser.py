@@ -5,6 +5,7 @@ Upgrades to another protocol are ignored, as RFC 9110, section 7.8, allows: ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
@@ -38,36 +39,30 @@ class RequestParser:
         max_header_bytes: limit on the headers of a request.
 
     Attributes:
+        method: of the request, once its headers are complete.
+        version: of HTTP, `1.1` or `1.0`; likewise.
+        keep_alive: whether the client lets the connection stay open after the response; likewise.
         url: the request target as it came.
         headers: names in lower case, and values.
         is_in_headers: whether a request has begun whose headers are not complete.
+        on_body: takes a part of the body.
     """
 
+    method = b""
+    version = "1.1"
+    keep_alive = True
     url = b""
     headers: HeaderFields
     is_in_headers = False
+    on_body: Callable[[bytes], None]
     _chunk_bytes = 0
     _header_bytes = 0
     _unparsed_body_bytes = 0
 
     def __init__(self, receiver: RequestReceiver, max_header_bytes: int) -> None:
         self._receiver, self._max_header_bytes = receiver, max_header_bytes
+        self.on_body = receiver.body_chunk_received
         self._reset()
-
-    @property
-    def method(self) -> bytes:
-        """The HTTP method."""
-        return self._parser.get_method()
-
-    @property
-    def version(self) -> str:
-        """The HTTP version, `1.1` or `1.0`."""
-        return self._parser.get_http_version()
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client lets the connection stay open after the response."""
-        return self._parser.should_keep_alive()
 
     def feed(self, data: bytes) -> None:
         """Parse bytes.
@@ -93,8 +88,8 @@ class RequestParser:
         self.on_message_complete()
 
     def close(self) -> None:
-        """Break the reference cycle with httptools' parser, which holds this one's methods."""
-        del self._parser
+        """Break the reference cycles: httptools' parser holds this one's methods, and this one the receiver's."""
+        del self._parser, self._receiver, self.on_body
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -114,14 +109,12 @@ class RequestParser:
         """End the headers."""
         if self._chunk_bytes + self._header_bytes > self._max_header_bytes:
             self._check_headers()
-        self.is_in_headers = False
-        if self._parser.should_upgrade():  # httptools takes the request as complete, and leaves its body unparsed
+        self.is_in_headers, parser = False, self._parser
+        self.method, self.version = parser.get_method(), parser.get_http_version()
+        self.keep_alive = parser.should_keep_alive()
+        if parser.should_upgrade():  # httptools takes the request as complete, and leaves its body unparsed
             self._unparsed_body_bytes = declared_length(dict(self.headers)) or 0
         self._receiver.headers_received()
-
-    def on_body(self, chunk: bytes) -> None:
-        """Take a part of the body."""
-        self._receiver.body_chunk_received(chunk)
 
     def on_message_complete(self) -> None:
         """End the request, unless its body is still to be read."""
@@ -130,7 +123,7 @@ class RequestParser:
 
     def _reset(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
-        # A request may follow one with `Connection: close`, before its response has told the client to stop.
+        # A request may follow one with `Connection: close`, before its response asks the client to stop.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _parse(self, data: bytes) -> bytes:
@@ -149,7 +142,7 @@ class RequestParser:
         """Take bytes of a body that httptools has left; return those that follow it."""
         chunk, rest = data[: self._unparsed_body_bytes], data[self._unparsed_body_bytes :]
         self._unparsed_body_bytes -= len(chunk)
-        self._receiver.body_chunk_received(chunk)
+        self.on_body(chunk)
         if not self._unparsed_body_bytes:
             self.skip_body()
         return rest

@@ -100,7 +100,7 @@ def run_workers(settings: Settings, listener: socket.socket, factory: str) -> No
         settings: with a state_dir, which the workers share.
         listener: an open socket, from which all of them accept connections.
         factory: name of the function that makes the application of the settings, `module:function`. The parent process
-            does not import it: it needs none of the application's memory.
+            does not import it, which would take memory for nothing.
 
     Raises:
         SystemExit: the workers could not start; their log has the reason.

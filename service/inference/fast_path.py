@@ -13,7 +13,7 @@ from time import perf_counter
 
 from normfold.service.batching.batch import CallbackFuture, Results
 from normfold.service.batching.thread_pool import INLINE_BYTES
-from normfold.service.codec.headers import Headers, declared_length
+from normfold.service.codec.headers import Headers
 from normfold.service.error_responses import log_fault
 from normfold.service.inference.infer_call import InferCall, InferResources
 from normfold.service.inference.model_ref import ModelRef, match_infer_url
@@ -48,8 +48,10 @@ class FastPath:
         """Return the model that a POST request names; None if the request must go through ASGI."""
         if len(url) > _MAX_URL_BYTES or b"host" not in headers or not self._asgi_headers.isdisjoint(headers):
             return None
-        length = declared_length(headers)
-        return None if length is None or length > self._max_body_bytes else match_infer_url(url)
+        length = headers.get(b"content-length", b"0")
+        if len(length) > 9 or not length.isdigit() or int(length) > self._max_body_bytes:
+            return None
+        return match_infer_url(url)
 
     def start(
         self, url: bytes, headers: Headers, body: bytes, reference: ModelRef, writer: ResponseWriter, started: float

@@ -26,8 +26,8 @@ from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.model_ref import ModelRef
-from normfold.service.inference.response import Response, are_large, to_response
-from normfold.service.inference.steps import fail
+from normfold.service.inference.response import Response, are_large, to_compressed_response, to_response
+from normfold.service.inference.steps import admit, fail
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
@@ -92,10 +92,8 @@ class InferCall:
             BodyTooLargeError: the declared length is over the limit.
             InvalidRequestError: the declared length of the JSON is no length.
         """
-        trace, resources = self.trace, self._resources
-        model = resources.repository.find(reference.model, reference.version)
-        trace.model, trace.version = model.name, model.version
-        model.batcher.require_capacity()
+        resources = self._resources
+        model = admit(resources.repository, reference, self.trace)
         check_declared_length(self.headers, resources.max_body_bytes)
         self.json_length = read_json_length(self.headers)
         model.in_use += 1
@@ -169,8 +167,10 @@ class InferCall:
         """
         encoded = encode_response(self._model.manifest, self._request.outputs, results, self.trace.identity)
         self._note_encoded()
-        encoding = choose_encoding(self.headers, encoded.size)
-        return to_response(encoded, self.trace, encoding, compress(encoded.pieces, encoding) if encoding else b"")
+        nbytes = encoded.size
+        if encoding := choose_encoding(self.headers, nbytes):
+            return to_compressed_response(encoded, self.trace, encoding, compress(encoded.pieces, encoding))
+        return to_response(encoded, self.trace, nbytes)
 
     async def encode_async(self, results: Results) -> Response:
         """Encode and compress results, large ones in a thread and within the byte budget until `close`.
@@ -183,10 +183,11 @@ class InferCall:
         large, identity = self._resources.large_responses, self.trace.identity
         encoded, self._held_bytes = await large.encode(self._model, self._request, results, identity)
         self._note_encoded()
-        if encoding := choose_encoding(self.headers, encoded.size):
+        nbytes = encoded.size
+        if encoding := choose_encoding(self.headers, nbytes):
             compressed = await self._resources.thread_pool.call(compress, encoded.pieces, encoding)
-            return to_response(encoded, self.trace, encoding, compressed)
-        return to_response(encoded, self.trace)
+            return to_compressed_response(encoded, self.trace, encoding, compressed)
+        return to_response(encoded, self.trace, nbytes)
 
     def fail(self, error: Exception) -> Response:
         """Return the response to an error of any step."""
@@ -194,19 +195,17 @@ class InferCall:
 
     def close(self) -> None:
         """Release the model and the bytes of a large response: the client has read it, or has disconnected."""
-        self._release_model()
+        if self._uses_model:
+            self._uses_model = False
+            self._model.in_use -= 1
         if self._held_bytes:
             self._resources.large_responses.release(self._held_bytes)
             self._held_bytes = 0
 
-    def _release_model(self) -> None:
-        if self._uses_model:
-            self._uses_model = False
-            self._model.in_use -= 1
-
     def _note_encoded(self) -> None:
         self.trace.status, self.trace.encoded = 200, perf_counter()
-        self._release_model()  # a client that reads slowly does not keep it from being unloaded
+        self._uses_model = False
+        self._model.in_use -= 1  # a client that reads slowly does not keep it from being unloaded
 
 
 def decode_body(

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest, TensorSpec
-from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RawInputError
+from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
 from normfold.service.batching.client import Client
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
 from normfold.service.codec.signature import shape_matches
@@ -70,7 +71,7 @@ def read_image(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Arr
         raise UnsuitableModelError(model.name, "does not return classes: its manifest has no labels and logits.")
     if not data:
         raise RawInputError("The body is empty; send the bytes of a PNG or JPEG file.")
-    raw = preprocessing.decode_picture(data, max_pixels)
+    raw = preprocessing.decode_image(data, max_pixels)
     return [_to_tensor(preprocessing, raw, model.manifest)]
 
 

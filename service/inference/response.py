@@ -33,23 +33,19 @@ def are_large(results: Results) -> bool:
     return sum([array.nbytes for array in results.values()]) > INLINE_BYTES
 
 
-def to_response(
-    encoded: InferResponse, trace: RequestTrace, encoding: bytes | None = None, compressed: bytes = b""
-) -> Response:
-    """Return the response with encoded results.
+def to_response(encoded: InferResponse, trace: RequestTrace, nbytes: int) -> Response:
+    """Return the response with encoded results, which have `nbytes` bytes."""
+    return Response(200, [*_type_headers(encoded, trace), (b"content-length", b"%d" % nbytes)], encoded.pieces)
 
-    Args:
-        encoded: JSON and binary tensors.
-        trace: the request's.
-        encoding: content coding of `compressed`; None if the response is not compressed.
-        compressed: the body in that coding.
-    """
-    headers = [JSON_TYPE if encoded.json_bytes is None else _BINARY_TYPE, (b"x-request-id", trace.request_id.encode())]
-    if encoded.json_bytes is not None:
-        headers.append((JSON_LENGTH_HEADER, b"%d" % encoded.json_bytes))
-    if encoding is None:
-        headers.append((b"content-length", b"%d" % encoded.size))
-        return Response(200, headers, encoded.pieces)
-    headers += ((b"content-encoding", encoding), (b"vary", b"accept-encoding"))
-    headers.append((b"content-length", b"%d" % len(compressed)))
-    return Response(200, headers, (compressed,))
+
+def to_compressed_response(encoded: InferResponse, trace: RequestTrace, encoding: bytes, body: bytes) -> Response:
+    """Return the response with encoded results that were compressed to `body`."""
+    coding = ((b"content-encoding", encoding), (b"vary", b"accept-encoding"), (b"content-length", b"%d" % len(body)))
+    return Response(200, [*_type_headers(encoded, trace), *coding], (body,))
+
+
+def _type_headers(encoded: InferResponse, trace: RequestTrace) -> HeaderFields:
+    request_id = (b"x-request-id", trace.request_id.encode())
+    if encoded.json_bytes is None:
+        return [JSON_TYPE, request_id]
+    return [_BINARY_TYPE, request_id, (JSON_LENGTH_HEADER, b"%d" % encoded.json_bytes)]

@@ -18,11 +18,14 @@ from normfold.contract.errors import NormfoldError
 from normfold.service.auth.authorization import Authorizer
 from normfold.service.codec.headers import Headers
 from normfold.service.error_responses import describe_error, describe_fault, log_fault
+from normfold.service.inference.model_ref import ModelRef
 from normfold.service.inference.response import JSON_TYPE, Response
 from normfold.service.logs import REQUEST_ID, TRACE_ID
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import read_trace_id
+from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.repository import Repository
 
 if TYPE_CHECKING:
     from normfold.service.observability.otel import Spans
@@ -91,6 +94,19 @@ class RequestSteps:
         self._telemetry.record(trace)
         if self._spans is not None:
             self._spans.record(trace, headers, scheme, route)
+
+
+def admit(repository: Repository, reference: ModelRef, trace: RequestTrace) -> Model:
+    """Return the model of a request, if its queue is not full; the trace gets its name and version.
+
+    Raises:
+        UnknownModelError, ModelUnavailableError: no model can serve the request.
+        QueueFullError: the model's queue is full.
+    """
+    model = repository.find(reference.model, reference.version)
+    trace.model, trace.version = model.name, model.version
+    model.batcher.require_capacity()
+    return model
 
 
 def fail(trace: RequestTrace, error: Exception) -> Response:

@@ -18,7 +18,7 @@ class Exchange(Protocol):
 
     @property
     def client(self) -> Client | None:
-        """The request's client; None where the server does not tell when it disconnects."""
+        """The request's client; None if the server does not report when it disconnects."""
 
     async def read_body(self, max_bytes: int, json_length: int = 0) -> memoryview:
         """Read the body, so that tensors after `json_length` bytes of JSON are aligned.

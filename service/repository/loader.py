@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from normfold.contract.bundle import check_files, read_own_manifest
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.contract.drift.samples import drift_folder
 from normfold.contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
-from normfold.contract.samples import drift_folder
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.signature import shape_matches

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normfold.contract.bundle import DIGITS, NAME_PATTERN, lies_within, read_version
-from normfold.contract.manifest import LARGEST_VERSION
+from normfold.contract.manifest import MAX_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _list_versions(model: Path, root: Path) -> dict[int, Path]:
         if number is not None and _is_usable_folder(folder, root):
             versions[number] = folder
         elif number is None and DIGITS.fullmatch(folder.name):
-            logger.warning("%s is ignored: versions go from 1 to %d.", folder, LARGEST_VERSION)
+            logger.warning("%s is ignored: versions go from 1 to %d.", folder, MAX_VERSION)
     return dict(sorted(versions.items()))
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from normfold.contract.manifest import LARGEST_VERSION
+from normfold.contract.manifest import MAX_VERSION
 from normfold.service.settings import check_version_policy
 
 
@@ -30,7 +30,7 @@ class VersionPolicy:
             return VersionPolicy(text, math.inf, None)
         if text.startswith("latest:"):
             return VersionPolicy(text, int(text.removeprefix("latest:")), None)
-        numbers = frozenset(int(number) for number in text.split(",") if int(number) <= LARGEST_VERSION)
+        numbers = frozenset(int(number) for number in text.split(",") if int(number) <= MAX_VERSION)
         return VersionPolicy(text, math.inf, numbers)
 
     def selects(self, number: int, ready: int) -> bool:

@@ -15,12 +15,14 @@ from normfold.service.codec.compression import decompress
 from normfold.service.codec.request import parse_object
 from normfold.service.errors import RequestError
 from normfold.service.http.asgi_cycle import CYCLE
+from normfold.service.inference.model_ref import ModelRef
 from normfold.service.inference.predict import predict, rank_classes, read_image, read_instances
+from normfold.service.inference.steps import admit
 from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.examples import CLASSIFY_RESPONSE, PREDICT_REQUEST, PREDICT_RESPONSE, image_body, json_body
-from normfold.service.routes.paths import add_model_route, describe_responses, find_model
+from normfold.service.routes.paths import add_model_route, describe_responses
 from normfold.service.settings import Settings
 
 _DEFAULT_TOP = 5
@@ -112,12 +114,9 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
 
 
 def _admit(request: Request, repository: Repository) -> Model:
-    """Return the model if its queue is not full; the trace gets its name and version."""
-    model = find_model(request, repository)
-    trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
-    trace.model, trace.version = model.name, model.version
-    model.batcher.require_capacity()
-    return model
+    """Return the model that the path names, if its queue is not full."""
+    reference = ModelRef(request.path_params["model"], request.path_params.get("version"))
+    return admit(repository, reference, request.scope[REQUEST_TRACE_KEY])
 
 
 def _read_top(text: str | None) -> int:

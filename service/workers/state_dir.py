@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normfold.contract.samples import DRIFT_FOLDER
+from normfold.contract.drift.samples import DRIFT_FOLDER
 from normfold.service.errors import SettingsError
 from normfold.service.file_lock import try_lock
 

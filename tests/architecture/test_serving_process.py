@@ -11,7 +11,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of, to_json
+from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
+from normfold.contract.record import to_json
 
 # The command itself, ended from within once its repository is loaded: then it prints what it has imported.
 RUNNER = """

@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.manifest import read_manifest
-from normfold.export.onnx_io.fold_file import Folded, fold_file
+from normfold.export.files.fold_file import FoldedFile, fold_file
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.onnx.to_onnx import InputSpec, to_onnx
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
@@ -45,7 +45,7 @@ def trained_like(name: str, shape: tuple[int, ...], **options: Any) -> nn.Module
     return network
 
 
-def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any) -> tuple[Folded, Counter[str]]:
+def fold_network(folder: Path, name: str, shape: tuple[int, ...], **options: Any) -> tuple[FoldedFile, Counter[str]]:
     """Export a network, fold it and prove it; return that, and the operators that are left."""
     written = to_onnx(trained_like(name, shape, **options), folder / "unfolded.onnx", {"input": InputSpec(shape)})
     folded = fold_file(written.path, folder / "folded.onnx")
@@ -156,7 +156,7 @@ def test_masks_go_from_training_to_the_class_of_every_served_pixel(normfold: Run
     assert code == 0, err
     manifest = read_manifest(tmp_path / "model_repository" / "masks" / "1" / "manifest.json")
     assert manifest.fold.batchnorm_after == 0
-    checkpoint = reestimate_run(Path("run")).checkpoint
+    checkpoint = recalibrate_run(Path("run")).checkpoint
     assert manifest.card == checkpoint.config.card
     assert manifest.card.metrics["test_mean_iou"] > 0.9
     preprocessing = checkpoint.config.card.preprocessing
@@ -192,7 +192,7 @@ def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_
     assert code == 0, err
     manifest = read_manifest(tmp_path / "model_repository" / "waves" / "1" / "manifest.json")
     assert (manifest.schema_version, manifest.fold.batchnorm_after) == (3, 0)
-    checkpoint = reestimate_run(Path("run")).checkpoint
+    checkpoint = recalibrate_run(Path("run")).checkpoint
     preprocessing = checkpoint.config.card.preprocessing
     assert preprocessing is not None
     expected = checkpoint.network(torch.from_numpy(preprocessing.standardise(x[:3]))).softmax(1).detach()

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from normfold.contract.manifest import SourceCard, read_manifest, to_json
+from normfold.contract.manifest import read_manifest
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from tests.support.command import RunCommand
 from tests.support.onnx_models import COLOUR_CARD, colour_convnet
 

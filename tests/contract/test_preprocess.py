@@ -1,4 +1,4 @@
-"""Numbers to raw units, and raw units to the network's tensor."""
+"""Decoding of nested lists to raw units, and standardisation to the network's tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from normfold.contract.preprocess import ImagePreprocessing, RawInputError, RowPreprocessing, SequencePreprocessing
+from normfold.contract.errors import RawInputError
+from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 
 DIGITS = ImagePreprocessing(channels=1, height=2, width=3, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=2, width=2, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
@@ -20,7 +21,7 @@ INTENSITIES = st.floats(0, 16)
 
 
 @given(st.lists(st.lists(INTENSITIES, min_size=3, max_size=3), min_size=2, max_size=2))
-def test_picture_is_standardised_as_defined(pixels: list[list[float]]) -> None:
+def test_image_is_standardised_by_its_formula(pixels: list[list[float]]) -> None:
     raw = DIGITS.decode(pixels)
     assert (raw.dtype, raw.shape) == (np.float32, (1, 2, 3))
     tensor = DIGITS.standardise(raw)
@@ -28,7 +29,7 @@ def test_picture_is_standardised_as_defined(pixels: list[list[float]]) -> None:
     np.testing.assert_allclose(tensor[0], (np.array(pixels) / 16 - 0.25) / 0.5, rtol=1e-5, atol=1e-6)
 
 
-def test_each_channel_has_its_own_statistics_and_batches_are_welcome() -> None:
+def test_standardise_uses_statistics_per_channel_and_takes_batches() -> None:
     raw = np.random.default_rng(0).uniform(0, 255, (5, 3, 2, 2))
     tensor = COLOUR.standardise(raw)
     for channel, (mean, std) in enumerate(zip(COLOUR.mean, COLOUR.std, strict=True)):
@@ -36,13 +37,13 @@ def test_each_channel_has_its_own_statistics_and_batches_are_welcome() -> None:
     np.testing.assert_array_equal(COLOUR.standardise(raw[2]), tensor[2])
 
 
-def test_grey_picture_may_leave_out_its_channel() -> None:
+def test_grey_image_needs_no_channel_axis() -> None:
     pixels = [[1, 2, 3], [4, 5, 6]]
     np.testing.assert_array_equal(DIGITS.decode(pixels), DIGITS.decode([pixels]))
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
-def test_row_is_standardised_as_defined_and_by_name(values: list[float]) -> None:
+def test_row_is_standardised_by_its_formula_in_order_or_by_name(values: list[float]) -> None:
     tensor = ROW.standardise(ROW.decode(values))
     assert (tensor.dtype, tensor.shape) == (np.float32, (2,))
     np.testing.assert_allclose(tensor, [(values[0] - 40) / 10, (values[1] - 1e9) / 2], rtol=1e-6, atol=1e-6)
@@ -50,12 +51,12 @@ def test_row_is_standardised_as_defined_and_by_name(values: list[float]) -> None
     np.testing.assert_array_equal(ROW.standardise(ROW.decode(named)), tensor)
 
 
-def test_large_numbers_close_together_stay_apart() -> None:
+def test_large_numbers_that_are_close_stay_distinct() -> None:
     tensors = [ROW.standardise(ROW.decode([40, 1e9 + step]))[1] for step in (0, 1, 2)]
     assert tensors == [0, 0.5, 1]
 
 
-def test_sequence_is_standardised_channel_by_channel_and_by_name() -> None:
+def test_sequence_is_standardised_per_channel_in_order_or_by_name() -> None:
     heat, load = [1e9 + 2, 1e9, 1e9 + 1], [4, 4.5, 3]
     tensor = SEQUENCE.standardise(SEQUENCE.decode([heat, load]))
     assert (tensor.dtype, tensor.shape) == (np.float32, (2, 3))
@@ -70,10 +71,10 @@ def test_integers_and_floats_may_be_mixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("instance", "says"),
+    ("instance", "message"),
     [
         ([[1, 2, 3]], "got shape [1, 3]"),
-        ([[1, 2], [3, 4]], "Expected a picture of shape [1, 2, 3] or [2, 3]"),
+        ([[1, 2], [3, 4]], "Expected an image of shape [1, 2, 3] or [2, 3]"),
         ([[1, 2, 3], [4, 5]], "not nested evenly"),
         (5, "got a single number"),
         (None, "not all numbers"),
@@ -89,27 +90,27 @@ def test_integers_and_floats_may_be_mixed() -> None:
         ([[1, 2, 3], [4, 5, float("nan")]], "not all finite"),
         ([[1, 2, 3], [4, 5, float("inf")]], "not all finite"),
         ([[1, 2, 3], [4, 5, 1e39]], "not all finite"),
-        ([[1, 2, 3], [4, 5, -1]], "The value -1 is outside the range of the picture's values, 0 to 16."),
-        ([[1, 2, 3], [4, 5, 256]], "The value 256 is outside the range of the picture's values, 0 to 16."),
+        ([[1, 2, 3], [4, 5, -1]], "The value -1 is outside the range of the image's values, 0 to 16."),
+        ([[1, 2, 3], [4, 5, 256]], "The value 256 is outside the range of the image's values, 0 to 16."),
         ([[1, 2, 3], [4, 5, 1e30]], "The value 1e+30 is outside"),
         ([[[1, 2, 3], [4, 5, 16.00001]]], "The value 16.00001 is outside"),
     ],
 )
-def test_picture_of_wrong_numbers_is_refused(instance: Any, says: str) -> None:
+def test_image_of_wrong_numbers_is_rejected(instance: Any, message: str) -> None:
     with pytest.raises(RawInputError) as caught:
         DIGITS.decode(instance)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("value_max", [16, 0.1, 1 / 3, 65535])
-def test_ends_of_the_range_are_taken_whatever_float32_makes_of_them(value_max: float) -> None:
+def test_ends_of_the_value_range_are_valid_after_rounding_to_float32(value_max: float) -> None:
     preprocessing = ImagePreprocessing(channels=1, height=1, width=3, value_max=value_max, mean=(0,), std=(1,))
     raw = preprocessing.decode([[-0.0, value_max, float(np.float32(value_max))]])
     np.testing.assert_array_equal(raw, np.array([[[0, value_max, value_max]]], np.float32))
 
 
 @pytest.mark.parametrize(
-    ("instance", "says"),
+    ("instance", "message"),
     [
         ({"age": 1}, "The row lacks the columns ['income']."),
         ({"age": 1, "income": 2, "size": 3}, "The row has unknown columns ['size']."),
@@ -121,14 +122,14 @@ def test_ends_of_the_range_are_taken_whatever_float32_makes_of_them(value_max: f
         ([True, 2], "The values are not all numbers."),
     ],
 )
-def test_row_of_wrong_columns_is_refused(instance: Any, says: str) -> None:
+def test_row_of_wrong_columns_is_rejected(instance: Any, message: str) -> None:
     with pytest.raises(RawInputError) as caught:
         ROW.decode(instance)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("instance", "says"),
+    ("instance", "message"),
     [
         ({"heat": [1, 2, 3]}, "The sequence lacks the channels ['load']."),
         ({"heat": [1, 2, 3], "load": [1, 2, 3], "x": 1}, "The sequence has unknown channels ['x']."),
@@ -140,10 +141,10 @@ def test_row_of_wrong_columns_is_refused(instance: Any, says: str) -> None:
         ([[1, 2, 1e39], [3, 4, 5]], "The values are not all finite float32 numbers."),
     ],
 )
-def test_sequence_of_wrong_channels_is_refused(instance: Any, says: str) -> None:
+def test_sequence_of_wrong_channels_is_rejected(instance: Any, message: str) -> None:
     with pytest.raises(RawInputError) as caught:
         SEQUENCE.decode(instance)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 INSTANCES = st.recursive(
@@ -153,7 +154,7 @@ INSTANCES = st.recursive(
 
 
 @given(INSTANCES)
-def test_any_instance_is_decoded_or_refused(instance: Any) -> None:
+def test_any_instance_is_decoded_or_raises_raw_input_error(instance: Any) -> None:
     for preprocessing in (DIGITS, ROW, SEQUENCE):
         try:
             raw = preprocessing.decode(instance)
@@ -185,6 +186,6 @@ def test_any_instance_is_decoded_or_refused(instance: Any) -> None:
         (SequencePreprocessing, {"channels": ["a", "b"], "length": 1, "mean": [0], "std": [1]}),
     ],
 )
-def test_preprocessing_that_cannot_be_is_refused(kind: Any, fields: dict[str, Any]) -> None:
+def test_invalid_preprocessing_is_refused(kind: Any, fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         kind(**fields)

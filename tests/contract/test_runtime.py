@@ -18,12 +18,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, installed: set[str], importable: bo
 
 
 @pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, {"onnxruntime-openvino"}, set()])
-def test_one_onnx_runtime_is_right_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch, installed: set[str]) -> None:
+def test_one_onnx_runtime_package_of_any_name_passes(monkeypatch: pytest.MonkeyPatch, installed: set[str]) -> None:
     pretend(monkeypatch, installed, importable=True)
     require_onnxruntime()
 
 
-def test_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onnx_runtime_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, set(), importable=False)
     with pytest.raises(
         RuntimePackageError, match=r"pip install '\.\[cpu\]' \(or '\.\[gpu\]', '\.\[openvino\]'\)"
@@ -33,26 +33,26 @@ def test_none_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code == 3
 
 
-def test_both_say_what_to_remove(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_onnx_runtimes_name_the_packages_to_remove(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, {"onnxruntime", "onnxruntime-gpu"}, importable=True)
     with pytest.raises(RuntimePackageError, match="pip uninstall onnxruntime onnxruntime-gpu") as caught:
         require_onnxruntime()
     assert caught.value.installed == ("onnxruntime", "onnxruntime-gpu")
 
 
-def test_openvinos_package_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_package_counts_as_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, {"onnxruntime", "onnxruntime-openvino"}, importable=True)
     with pytest.raises(RuntimePackageError, match="both installed .* pip uninstall onnxruntime onnxruntime-openvino"):
         require_onnxruntime()
 
 
-def test_what_is_installed_is_read_from_the_packages() -> None:
+def test_installed_packages_are_read_from_their_metadata() -> None:
     assert runtime._is_installed("pytest")
     assert not runtime._is_installed("no-such-package-at-all")
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
-def test_it_reports_to_nobody_unless_somebody_wants_it(
+def test_telemetry_is_off_unless_the_environment_sets_it(
     monkeypatch: pytest.MonkeyPatch, given: str | None, kept: str
 ) -> None:
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
@@ -65,7 +65,7 @@ def test_it_reports_to_nobody_unless_somebody_wants_it(
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
 
 
-def test_serving_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
+def test_serving_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
     """Where ONNX Runtime reports, it keeps a device's number there."""
     code = (
         "import sys; from pathlib import Path; from normfold.contract.runtime import require_onnxruntime;"

@@ -188,14 +188,14 @@ def test_service_links_are_off_since_the_service_rejects_their_variables(monkeyp
 
 def test_time_to_stop_covers_what_the_service_takes() -> None:
     environment = environment_of(DEPLOYMENT)
-    longest = (
+    max_shutdown_s = (
         float(environment["NORMFOLD_SHUTDOWN_DELAY_S"])
         + float(environment["NORMFOLD_SHUTDOWN_GRACE_S"])
         + LOADING_AND_SPANS_S
     )
     inference_service = read_document(ROOT / "deploy" / "kserve" / "inferenceservice.yaml")
-    assert pod_of(DEPLOYMENT)["terminationGracePeriodSeconds"] > longest
-    assert inference_service["spec"]["predictor"]["terminationGracePeriodSeconds"] > longest
+    assert pod_of(DEPLOYMENT)["terminationGracePeriodSeconds"] > max_shutdown_s
+    assert inference_service["spec"]["predictor"]["terminationGracePeriodSeconds"] > max_shutdown_s
 
 
 @pytest.mark.parametrize("resource", PODS)

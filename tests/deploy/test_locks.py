@@ -7,7 +7,7 @@ import re
 import pytest
 from packaging.requirements import Requirement
 
-from scripts.lock import BUILD, ROLES, TORCH, first_line, read_project
+from scripts.lock import BUILD, ROLES, TORCH, header, read_project
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "requirements"
@@ -42,7 +42,7 @@ def test_each_role_has_a_requirements_file() -> None:
 def test_requirements_file_is_made_from_the_current_project_file(role: str) -> None:
     made_for = PINS[role].read_text().splitlines(keepends=True)[0]
 
-    assert made_for == first_line(role, read_project()), "pyproject.toml asks for something else: run make lock"
+    assert made_for == header(role, read_project()), "pyproject.toml asks for something else: run make lock"
 
 
 @pytest.mark.parametrize("role", ROLES)

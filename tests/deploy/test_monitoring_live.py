@@ -118,7 +118,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     folder = tmp_path_factory.mktemp("service")
     bundles = BundleWriter(folder / "repository")
     bundles.root.mkdir()
-    bundles.watch(bundles.digits(1, bias=1.0))
+    bundles.add_drift_monitor(bundles.digits(1, bias=1.0))
     bundles.one_by_one()
     _, key = create_key(folder / "keys.json", "all", ["infer", "metrics"])
     _, seldom = create_key(folder / "keys.json", "seldom", ["infer"], rate=0.001, burst=1)

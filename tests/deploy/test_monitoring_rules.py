@@ -10,6 +10,7 @@ import yaml
 from tests.support.deploy_files import PROMETHEUS, RULES, prometheus_command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")],

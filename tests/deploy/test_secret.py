@@ -29,9 +29,9 @@ def test_keys_of_a_changed_secret_are_taken(tmp_path: Path) -> None:
     (mount / keys.name).symlink_to(f"..data/{keys.name}")
     create_key(keys, "first", ("infer",))
     _publish(keys, mount, 1)
-    ring = KeyStore(mount / keys.name)
+    store = KeyStore(mount / keys.name)
     _, late = create_key(keys, "late", ("infer",))
-    assert ring.find(late.encode()) == (None, False)
+    assert store.find(late.encode()) == (None, False)
     _publish(keys, mount, 2)
-    ring.reload_if_changed()
-    assert ring.find(late.encode())[1]
+    store.reload_if_changed()
+    assert store.find(late.encode())[1]

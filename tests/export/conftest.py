@@ -1,4 +1,4 @@
-"""How long hypothesis looks: `HYPOTHESIS_PROFILE=fuzz` for `make fuzz`."""
+"""Profiles of hypothesis: `HYPOTHESIS_PROFILE=fuzz` for `make fuzz`."""
 
 from __future__ import annotations
 

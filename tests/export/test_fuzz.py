@@ -61,13 +61,13 @@ def grow_conv(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, i
     stride, dilation = data.draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]), "stride and dilation")
     pads = data.draw(st.sampled_from([[0] * 4, [0] * 4, [kernel // 2] * 4, [0, 1, 1, 2]]), "pads")
     reach = dilation * (kernel - 1) + 1
-    room = [length + pads[axis] + pads[axis + 2] - reach for axis, length in enumerate((height, width))]
-    if min(room) < 0:
+    slack = [length + pads[axis] + pads[axis + 2] - reach for axis, length in enumerate((height, width))]
+    if min(slack) < 0:
         return
     outputs = data.draw(st.sampled_from([channels, 2 * group]), "outputs")
     weight = graph.constant(graph.rng.normal(size=(outputs, channels // group, kernel, kernel)) / channels)
     bias = [graph.constant(graph.rng.normal(size=outputs))] if data.draw(st.booleans(), "bias") else []
-    size = (outputs, *(length // stride + 1 for length in room))
+    size = (outputs, *(length // stride + 1 for length in slack))
     windows = {"pads": pads, "strides": [stride] * 2, "dilations": [dilation] * 2}
     graph.add("Conv", [value, weight, *bias], size, group=group, **windows)
 

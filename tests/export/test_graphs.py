@@ -1,4 +1,4 @@
-"""Ten real graphs: what a fold may leave at most, with the batch of two that they were exported with and a free one."""
+"""Ten published graphs: the most that a fold may leave, with a fixed batch of two and a free one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.report import Outcome
-from normfold.export.onnx_io.fold_file import fold_file
 from tests.support.published_graphs import published_graph
 
 

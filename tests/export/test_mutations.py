@@ -1,4 +1,4 @@
-"""Ten wrong folds, planted one at a time: the proof catches every one."""
+"""Ten wrong folds, planted one at a time: verification catches every one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from normfold.export.errors import VerificationError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.affine import Affine
-from normfold.export.onnx_io.fold_file import fold_file
 from tests.support.onnx_models import batchnorm, model, statistics
 
 
@@ -52,7 +52,7 @@ def offset_dropped(affine: Affine) -> Affine:
 
 
 def gain_dropped(affine: Affine) -> Affine:
-    return affine.without_gain()
+    return Affine(np.ones_like(affine.gain), affine.offset)
 
 
 def gain_without_sign(affine: Affine) -> Affine:
@@ -93,20 +93,20 @@ def groups_laid_out_wrong(patch: pytest.MonkeyPatch) -> None:
 def beta_forgotten(patch: pytest.MonkeyPatch) -> None:
     from normfold.export.fold.operators import gemm
 
-    right = gemm.pull
+    right = gemm.fold_backward
 
     def wrong(node: Any, wanted: Any) -> Any:
         beta = node.attributes.get_float("beta", 1.0)
         return right(node, {index: Affine(affine.gain, affine.offset * beta) for index, affine in wanted.items()})
 
-    patch.setattr(gemm, "pull", wrong)
+    patch.setattr(gemm, "fold_backward", wrong)
 
 
 def sign_forgotten_in_merge(patch: pytest.MonkeyPatch) -> None:
-    from normfold.export.fold.merge import merge
+    from normfold.export.fold.merge import branches
     from normfold.export.fold.merge.kernel import summed as right
 
-    patch.setattr(merge, "summed", lambda kernels, signs: right(kernels, [1] * len(signs)))
+    patch.setattr(branches, "summed", lambda kernels, signs: right(kernels, [1] * len(signs)))
 
 
 def kernel_off_centre(patch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ FAULTS = {
 
 
 @pytest.mark.slow
-def test_without_a_fault_all_folds_and_passes(tmp_path: Path) -> None:
+def test_network_without_a_fault_folds_and_passes(tmp_path: Path) -> None:
     onnx.save(network(), tmp_path / "a.onnx")
 
     report = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").report

@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 import normfold
-from normfold.contract.manifest import SourceCard
+from normfold.contract.source_card import SourceCard
 from normfold.errors import ArgumentError, ResponseError, UnreachableError
 from normfold.service.auth.key_admin import create_key
 from tests.support.bundles import DIGITS, LABELS, BundleWriter
 from tests.support.service import Service, StartService
+from tests.support.waiting import wait_for
 
 PICTURES = np.arange(32, dtype=np.float64).reshape(2, 4, 4) % 17
 
@@ -115,9 +116,12 @@ def test_classify_takes_pixels_bytes_and_paths(client: normfold.Client, tmp_path
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("none.png", "'none.png' cannot be read: No such file"), (np.zeros((4, 4)), "dtype float64 and shape .* no pict")],
+    [
+        ("none.png", "'none.png' cannot be read: No such file"),
+        (np.zeros((4, 4)), "dtype float64 and shape .* no image"),
+    ],
 )
-def test_classify_rejects_what_is_no_picture(client: normfold.Client, given: Any, message: str) -> None:
+def test_classify_rejects_an_input_that_is_no_image(client: normfold.Client, given: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         client.classify("digits", given)
 
@@ -226,8 +230,10 @@ def test_key_opens_the_service(bundles: BundleWriter, start: StartService, tmp_p
     bundles.digits(1)
     _, key = create_key(tmp_path / "keys.json", "test", ["infer"])
     url = str(start(bundles.root, keys=tmp_path / "keys.json").client.base_url)
-    with normfold.Client(url) as client, pytest.raises(ResponseError, match="This needs a key") as caught:
-        client.predict("digits", PICTURES)
+    with normfold.Client(url) as client:
+        wait_for(client.ready)  # without a key the reason is not in the answer
+        with pytest.raises(ResponseError, match="This needs a key") as caught:
+            client.predict("digits", PICTURES)
     assert caught.value.status == 401
     with normfold.Client(url, key=key) as client:
         assert len(client.predict("digits", PICTURES)) == 2

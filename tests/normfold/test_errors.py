@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from normfold import errors
+from normfold import contract, errors
 from normfold.cli.main import OPTIONS
 from normfold.errors import ArgumentError, NormfoldError
+from tests.support.paths import ROOT
 
 SOURCES = (
-    *("contract.errors", "contract.bundle", "contract.manifest", "contract.monitor", "contract.preprocess"),
-    *("contract.runtime", "export.errors", "models.errors", "service.errors"),
+    *(
+        module.name.removeprefix("normfold.")
+        for module in pkgutil.walk_packages(contract.__path__, "normfold.contract.")
+    ),
+    *("export.errors", "models.errors", "service.errors"),
 )
 
 OF_HTTP = {
@@ -25,7 +32,7 @@ OF_HTTP = {
 }
 """Errors that end as an answer of HTTP: a client sees their status and sentence in a ResponseError."""
 
-OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleError"}
+OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleLoadError"}
 """Errors that end a command, or become the reason of a ModelUnavailableError: no public function raises them."""
 
 
@@ -68,6 +75,19 @@ def test_every_error_of_a_package_is_drawn(source: str) -> None:
     assert own - OF_HTTP - OF_COMMANDS <= DRAWN.keys()
     for name in own & DRAWN.keys():
         assert getattr(errors, name) is getattr(module, name), f"two errors are called {name}"
+
+
+def test_every_error_that_is_not_drawn_exists() -> None:
+    modules = [importlib.import_module(f"normfold.{source}") for source in SOURCES]
+    assert all(any(hasattr(module, name) for module in modules) for name in OF_HTTP | OF_COMMANDS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "normfold").glob("*.py")), ids=lambda path: path.stem)
+def test_documented_errors_exist(path: Path) -> None:
+    """The lines of `Raises:` begin with names of errors, joined by commas."""
+    lines = re.findall(r"^ +((?:\w+Error, )*\w+Error): ", path.read_text("utf-8"), re.MULTILINE)
+    names = {name for line in lines for name in line.split(", ")}
+    assert not {name for name in names if not hasattr(errors, name) and not hasattr(builtins, name)}
 
 
 def test_argument_error_names_options_on_the_command_line() -> None:

@@ -105,9 +105,9 @@ def test_infer_rejects_tensors_that_the_model_does_not_declare(
 
 def test_predict_and_classify_reject_what_the_model_does_not_take(repository: Path) -> None:
     with normfold.load_repository(repository, provider="cpu") as models:
-        with pytest.raises(RawInputError, match="Instance 0: Expected a picture of shape"):
+        with pytest.raises(RawInputError, match="Instance 0: Expected an image of shape"):
             models["digits"].predict(np.zeros((1, 5, 5)))
-        with pytest.raises(UnsuitableModelError, match="does not take pictures"):
+        with pytest.raises(UnsuitableModelError, match="does not take images"):
             models["rows"].classify(b"")
         with pytest.raises(RawInputError, match="neither a PNG nor a JPEG"):
             models["digits"].classify(b"text")
@@ -160,7 +160,7 @@ def test_create_app_is_the_service(repository: Path) -> None:
     assert len(answer["predictions"]) == 2
 
 
-def test_app_is_told_apart_as_asgi_3(repository: Path) -> None:
+def test_app_is_recognised_as_asgi_3(repository: Path) -> None:
     app = normfold.create_app(repository, provider="cpu")
     assert asyncio.iscoroutinefunction(app.__call__)
 

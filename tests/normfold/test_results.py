@@ -14,12 +14,13 @@ import pytest
 from onnx import numpy_helper
 
 import normfold
-from normfold.contract.manifest import SourceCard, to_json
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from normfold.errors import (
     ArgumentError,
-    MovingSamplesError,
     RunFolderError,
     TrainModeError,
+    UnstableSamplesError,
     VerificationError,
 )
 from tests.support.command import Page
@@ -66,7 +67,7 @@ def test_fold_writes_the_folded_model(net: Path, kind: type) -> None:
 def test_fold_shows_the_graph_in_a_notebook(net: Path) -> None:
     page = framed_page(normfold.fold(net, net.with_name("folded.onnx")))
     assert "svg" in page.tags
-    assert "Proven: the folded model computes the same." in page.text
+    assert "Verified: the folded model computes the same." in page.text
 
 
 def test_fold_in_place_has_no_picture(net: Path) -> None:
@@ -84,7 +85,12 @@ def test_fold_takes_pixels_as_a_card_says(net: Path) -> None:
 def test_progress_is_called_with_each_step(net: Path) -> None:
     steps: list[str] = []
     normfold.fold(net, net.with_name("folded.onnx"), progress=steps.append)
-    assert steps == ["reading the model", "folding", "verifying"]
+    assert list(dict.fromkeys(step.partition(":")[0] for step in steps)) == [
+        "reading the model",
+        "folding",
+        "verifying",
+    ]
+    assert "folding: fold and merge" in steps
 
 
 def test_progress_true_shows_a_status(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +108,7 @@ def changed(net: Path) -> Path:
     return net.with_name("changed.onnx")
 
 
-def test_verify_tells_equal_models_from_different_ones(net: Path) -> None:
+def test_verify_distinguishes_equal_from_different_models(net: Path) -> None:
     normfold.fold(net, net.with_name("folded.onnx"))
     right, wrong = normfold.verify(net, net.with_name("folded.onnx")), normfold.verify(net, changed(net))
 
@@ -240,7 +246,7 @@ def test_adapt_publishes_a_version_or_shows_it_first(net: Path, tmp_path: Path) 
     np.savez(tmp_path / "moving.npz", x=rows + np.linspace(0, 50, 64, dtype=np.float32)[:, None, None, None])
 
     moving = normfold.adapt(tmp_path / "models", "net", tmp_path / "moving.npz", dry_run=True)
-    with pytest.raises(MovingSamplesError):
+    with pytest.raises(UnstableSamplesError):
         moving.require()
     dry = normfold.adapt(str(tmp_path / "models"), "net", str(tmp_path / "samples.npz"), dry_run=True)
     dry.require()

@@ -74,10 +74,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Return a function that makes ONNX Runtime list CUDA and TensorRT, and act as given when a session is opened.
 
-    `got`: which of the providers asked for are in the session; `nodes`: their placement; `error`: raised for anything
-    but the CPU; `printed`: by the search for libraries; `most`: sessions that there is room for; `most_got`: of
-    those on the provider asked for; `on_cpu`: whether the CPU can run the network. It returns the list of what is asked
-    for.
+    `got`: whether the session has the requested provider; `nodes`: their placement; `error`: raised for all but the
+    CPU provider; `printed`: by the search for libraries; `max_sessions`: that fit into memory; `max_on_provider`: of
+    those, on the requested provider; `on_cpu`: whether the CPU can run the network. It returns the requests.
     """
     right = onnxruntime.InferenceSession
 
@@ -86,8 +85,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         nodes: Mapping[str, int] | None = None,
         error: str | None = None,
         printed: str = "",
-        most: int = 100,
-        most_got: int = 100,
+        max_sessions: int = 100,
+        max_on_provider: int = 100,
         on_cpu: bool = True,
     ) -> list[Any]:
         asked: list[Any] = []
@@ -98,11 +97,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
             real = right(path, options, providers=[CPU], enable_fallback=0)
             if providers[0][0] == CPU and not on_cpu:
                 raise RuntimeError("NOT_IMPLEMENTED: no kernel on the CPU")
-            if providers[0][0] == CPU or not got or len(asked) > most_got:
+            if providers[0][0] == CPU or not got or len(asked) > max_on_provider:
                 return real
             if error is not None:
                 raise RuntimeError(error)
-            if len(asked) > most:
+            if len(asked) > max_sessions:
                 raise RuntimeError("CUDA out of memory")
             return PretendedSession(real, providers, {CUDA: 2} if nodes is None else nodes)
 

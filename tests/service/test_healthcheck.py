@@ -20,11 +20,11 @@ def probe(port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_service_that_is_ready_is_healthy(served: Service) -> None:
+def test_healthcheck_passes_for_a_ready_service(served: Service) -> None:
     assert probe(served.client.base_url.port or 0).returncode == 0
 
 
-def test_one_that_is_not_ready_is_not_healthy_and_says_why(start: Any, tmp_path: Any) -> None:
+def test_healthcheck_fails_with_the_reason_for_a_service_that_is_not_ready(start: Any, tmp_path: Any) -> None:
     service = start(tmp_path)
 
     done = probe(service.client.base_url.port)
@@ -33,7 +33,7 @@ def test_one_that_is_not_ready_is_not_healthy_and_says_why(start: Any, tmp_path:
     assert done.stderr.strip() == service.client.get("/v2/health/ready").text
 
 
-def test_none_at_all_is_not_healthy() -> None:
+def test_healthcheck_fails_without_a_service() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -45,7 +45,7 @@ def test_none_at_all_is_not_healthy() -> None:
 
 
 @pytest.mark.parametrize("module", ["fastapi", "numpy", "onnxruntime", "typer"])
-def test_it_loads_little(module: str) -> None:
+def test_healthcheck_imports_little(module: str) -> None:
     code = f"import sys, normfold.service.healthcheck; sys.exit({module!r} in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

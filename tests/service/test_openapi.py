@@ -24,8 +24,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from normfold.contract.manifest import SourceCard, TensorSpec
+from normfold.contract.manifest import TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
+from normfold.contract.source_card import SourceCard
 from normfold.service.app import create_app
 from normfold.service.error_responses import STATUS
 from normfold.service.errors import ControlError, RateError, ScopeError, UnauthenticatedError

@@ -1,3 +1,5 @@
+"""Settings, the limits of processors, and the format of log lines."""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +17,7 @@ from normfold.service.runtime.providers.session_request import as_text
 from normfold.service.settings import Settings, load_settings
 
 
-def test_every_field_says_what_it_is() -> None:
+def test_every_field_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
@@ -31,7 +33,7 @@ def test_environment_is_read_and_arguments_override_it(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "near"), [("NORMFOLD_PROT", "'NORMFOLD_PORT'"), ("normfold_max_body_byte", "'NORMFOLD_MAX_BODY_BYTES'")]
 )
-def test_unknown_variable_is_refused_with_the_nearest_known(
+def test_unknown_variable_is_rejected_with_the_nearest_known_one(
     monkeypatch: pytest.MonkeyPatch, name: str, near: str
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -39,7 +41,7 @@ def test_unknown_variable_is_refused_with_the_nearest_known(
         load_settings()
 
 
-def test_unknown_variable_like_no_other_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_variable_without_a_near_match_lists_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMFOLD_QQQQQQQQ", "1")
     with pytest.raises(SettingsError, match=r"known are NORMFOLD_ACCESS_LOG, .*NORMFOLD_REPOSITORY"):
         load_settings()
@@ -49,7 +51,7 @@ def test_unknown_variable_like_no_other_lists_the_known(monkeypatch: pytest.Monk
     ("name", "value"),
     [("PORT", "x"), ("PORT", "65536"), ("PROVIDER", "tpu"), ("MAX_BODY_BYTES", "0"), ("INTRA_OP_THREADS", "0")],
 )
-def test_wrong_value_names_variable_and_option(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_value_names_variable_and_option(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"NORMFOLD_{name}", value)
     with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} is wrong: "):
         load_settings()
@@ -68,7 +70,7 @@ def test_provider_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("text", ["gpu_mem_limit=1", "[1]", '{"a": [1]}', '{"a": null}'])
-def test_provider_options_that_are_no_such_object_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_provider_options_that_are_not_a_json_object_are_rejected(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("NORMFOLD_PROVIDER", "cuda")
     monkeypatch.setenv("NORMFOLD_PROVIDER_OPTIONS", text)
     with pytest.raises(
@@ -88,7 +90,7 @@ def test_provider_options_that_are_no_such_object_are_refused(monkeypatch: pytes
         ("DEVICE_ID", "-1", "cuda"),
     ],
 )
-def test_what_the_provider_would_not_read_is_refused(
+def test_options_that_the_provider_does_not_use_are_rejected(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, provider: str
 ) -> None:
     monkeypatch.setenv("NORMFOLD_PROVIDER", provider)
@@ -98,7 +100,7 @@ def test_what_the_provider_would_not_read_is_refused(
 
 
 @pytest.mark.parametrize("provider", ["cpu", "auto", "openvino"])
-def test_what_says_nothing_is_taken_by_every_provider(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+def test_default_options_are_valid_with_every_provider(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
     monkeypatch.setenv("NORMFOLD_PROVIDER_OPTIONS", "{}")
     monkeypatch.setenv("NORMFOLD_DEVICE_ID", "0")
     assert load_settings(provider=provider).provider_options == {}
@@ -119,7 +121,7 @@ def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch, value: st
 
 
 @pytest.mark.parametrize("value", ["a.example", "https://a.example/", "https://a.example/x", '["https://a.example"]'])
-def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_invalid_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("NORMFOLD_CORS_ORIGINS", value)
     with pytest.raises(
         SettingsError, match="is wrong: '.*' is neither \\* nor an origin like https://app.example:8443"
@@ -127,7 +129,7 @@ def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, value: st
         load_settings()
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
 
@@ -168,13 +170,15 @@ QUOTAS = {
 
 
 @pytest.mark.parametrize("case", QUOTAS)
-def test_processors_follow_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_available_processors_follow_the_cgroup_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     membership, files, expected = QUOTAS[case]
     monkeypatch.setattr("normfold.service.runtime.cpu_limits._affinity", lambda: 8)
     assert available_processors(cgroup(tmp_path, membership, files)) == expected
 
 
-def test_processors_follow_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_processors_follow_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.service.runtime.cpu_limits._affinity", lambda: 1)
     assert available_processors(cgroup(tmp_path, "0::/\n", {"sys/fs/cgroup/cpu.max": "400000 100000"})) == 1
     assert available_processors(tmp_path / "nothing") == 1
@@ -186,7 +190,7 @@ def record(message: str, **extra: object) -> logging.LogRecord:
     return made
 
 
-def test_json_line_has_the_request_id_and_facts() -> None:
+def test_json_log_line_has_the_request_id_and_fields() -> None:
     token = REQUEST_ID.set("r-1")
     try:
         line = JsonFormatter().format(record("two\nlines", **{FACTS: {"status": 200}}))
@@ -204,7 +208,7 @@ def test_json_line_has_the_request_id_and_facts() -> None:
     }
 
 
-def test_json_line_holds_the_traceback() -> None:
+def test_json_log_line_holds_the_traceback() -> None:
     try:
         raise ZeroDivisionError("planted")
     except ZeroDivisionError:
@@ -214,5 +218,5 @@ def test_json_line_holds_the_traceback() -> None:
     assert "request_id" not in fields
 
 
-def test_text_line_is_for_people() -> None:
+def test_text_log_line_has_time_level_and_message() -> None:
     assert TextFormatter().format(record("hello")).endswith("INFO    hello")

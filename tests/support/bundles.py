@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.contract.manifest import FoldSummary, Manifest, SourceCard, TensorSpec, sha256_of, to_json
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, WatchedLayer
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Monitor, MonitoredLayer
+from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from normfold.service.drift.score import WindowSums
 
 ONNX_TYPES = {
@@ -172,8 +174,8 @@ class BundleWriter:
             batchable=False,
         )
 
-    def watch(self, folder: Path) -> None:
-        """Add to a bundle of `digits` what watches its 16 pixels, normally of mean 0 and variance 1."""
+    def add_drift_monitor(self, folder: Path) -> None:
+        """Add a drift monitor of the 16 pixels to a bundle of `digits`; in training they had mean 0 and variance 1."""
         nodes = [
             helper.make_node("Flatten", ["input"], ["means"]),
             helper.make_node("Mul", ["means", "means"], ["squares"]),
@@ -186,7 +188,7 @@ class BundleWriter:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         onnx.save(model, folder / MONITOR_NAME)
-        layer = WatchedLayer(node="pixels", means="means", squares="squares", variances=(1.0,) * 16, threshold=0.5)
+        layer = MonitoredLayer(node="pixels", means="means", squares="squares", variances=(1.0,) * 16, threshold=0.5)
         (folder / MONITOR_CARD_NAME).write_text(to_json(Monitor(window_rows=4, layers=(layer,))))
         files = json.loads((folder / "manifest.json").read_text())["files"]
         added = {name: sha256_of(folder / name) for name in (MONITOR_NAME, MONITOR_CARD_NAME)}
@@ -223,7 +225,7 @@ def publish_version(bundles: BundleWriter, version: int, **changes: Any) -> Path
 
 
 TWO_CHANNEL_MONITOR = Monitor(
-    window_rows=50, layers=(WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0)),)
+    window_rows=50, layers=(MonitoredLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0)),)
 )
 """The monitor of one layer with two channels."""
 

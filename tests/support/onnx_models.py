@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from normfold.contract.monitor import WatchedLayer, divergence
+from normfold.contract.drift.monitor import MonitoredLayer, divergence
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
@@ -232,7 +232,7 @@ def operators(source: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in source.graph.node]
 
 
-def window_scores(path: Path, layers: Sequence[WatchedLayer], rows: Mapping[str, np.ndarray]) -> list[float]:
+def window_scores(path: Path, layers: Sequence[MonitoredLayer], rows: Mapping[str, np.ndarray]) -> list[float]:
     """Return each layer's drift score of one window of rows, by the monitor graph at `path`."""
     given = [one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(path), rows)]
     return [

@@ -1,9 +1,9 @@
-"""What watching inputs costs: a service that watches by turns, as `serve_switch` does, with as much load as it takes.
+"""Cost of drift monitoring: a service under full load that switches its monitor on and off (`drift_switch`).
 
-The network is the small convolutional one for digits, whose requests are so cheap that anything beside them shows. What
-is due while it is not watching's turn comes in the next, so a turn has twice its runs of the monitor, and what is told
-is more than the cost. The interval holds 95 % of what seconds of the measurement, drawn again, give (bootstrap); its
-upper end is held against the limit, so that a noisy measurement does not pass by luck.
+The network is the small convolutional one for digits, whose requests are so cheap that any other work is visible.
+Monitor runs that are due while the monitor is off happen in the next period, so that a period with it has twice as many
+runs, and the result overestimates the cost. The interval is a 95 % bootstrap interval over blocks of the measurement;
+its upper end is compared with the limit, so that a noisy measurement does not pass by chance.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from benchmarks.progress import tell
+from benchmarks.progress import show_progress
+from benchmarks.serve.drift_switch import PERIOD_S, SWITCH_LOG
 from benchmarks.serve.load import closed_loop
 from benchmarks.serve.networks import infer_request
 from benchmarks.serve.servers import PORTS, normfold
-from benchmarks.serve.switch import TURN_S, TURNS
 
-FIGURE = "watching: throughput that it costs, as a part, upper end of the interval"
+FIGURE = "drift: fraction of throughput that monitoring costs, upper end of the interval"
 LIMITS = {FIGURE: (0.02, "at most")}
 
-TIMES = 14
-"""As long as other measurements: at six times, the interval was as wide as the limit."""
+DURATION_FACTOR = 14
+"""Duration relative to other measurements; with 6, the interval was as wide as the limit."""
 
-_SETTLED_TURNS = round(1 / TURN_S)
-_BLOCK = round(1.2 / TURN_S)
-"""Turns that are drawn together: whole orders of them, and long enough for a run of the monitor."""
+_SETTLING_PERIODS = round(1 / PERIOD_S)
+_BLOCK = round(1.2 / PERIOD_S)
+"""Periods of a bootstrap block: whole cycles of on and off, and long enough for a run of the monitor."""
 
 _RESAMPLES = 2000
 
 
-def measure_watch(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
-    """Compare the service while it watches and while it does not."""
+def measure_drift_cost(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
+    """Compare the throughput of the service with the monitor on and off."""
     row = np.random.default_rng(1).standard_normal((1, 1, 8, 8)).astype(np.float32)
-    request, path = infer_request(repository, "digits", row, binary=False), folder / "turns.json"
-    with normfold(repository, folder, module="benchmarks.serve.switch", **{TURNS: str(path)}):
-        tell(f"watching, by turns: {TIMES * rounds * seconds:g} s")
-        closed_loop(PORTS["normfold"], request, 64, TIMES * rounds * seconds, folder)
+    request, path = infer_request(repository, "digits", row, binary=False), folder / "periods.json"
+    with normfold(repository, folder, module="benchmarks.serve.drift_switch", **{SWITCH_LOG: str(path)}):
+        show_progress(f"drift monitoring on and off: {DURATION_FACTOR * rounds * seconds:g} s")
+        closed_loop(PORTS["normfold"], request, 64, DURATION_FACTOR * rounds * seconds, folder)
         with urlopen(f"http://127.0.0.1:{PORTS['normfold']}/v2/models/digits/drift", timeout=10) as answer:
             seen = json.load(answer)
-    cost, low, high, turns = cost_of(json.loads(path.read_text()))
+    cost, low, high, periods = cost_of(json.loads(path.read_text()))
     sampling = seen["sampling"]
-    windows = 3600 * min(10.0, sampling["most_rows_per_hour"] / 3600) / seen["window_rows"]
+    windows = 3600 * min(10.0, sampling["max_rows_per_hour"] / 3600) / seen["window_rows"]
     print(
-        f"\nwatching: {turns} pairs of turns of {TURN_S:g} s, costs {100 * cost:.2f} % of throughput "
+        f"\ndrift: {periods} pairs of periods of {PERIOD_S:g} s; monitoring costs {100 * cost:.2f} % of throughput "
         f"(95 %: {100 * low:.2f} to {100 * high:.2f}); {seen['rows']:,} rows seen;"
     )
     print(
@@ -56,13 +56,15 @@ def measure_watch(folder: Path, repository: Path, rounds: int, seconds: float) -
     return {FIGURE: high}
 
 
-def cost_of(turns: list[tuple[bool, int, float]]) -> tuple[float, float, float, int]:
-    """Return what watching costs, as a part of throughput, the ends of its interval, and the pairs of turns."""
-    loaded = [place for place, (_, requests, _) in enumerate(turns) if requests]
-    used = np.array(turns[loaded[0] + _SETTLED_TURNS : loaded[-1]], np.float64)  # the last turn may be half
+def cost_of(periods: list[tuple[bool, int, float]]) -> tuple[float, float, float, int]:
+    """Return the fraction of throughput that monitoring costs, the ends of its interval, and the pairs of periods."""
+    loaded = [index for index, (_, requests, _) in enumerate(periods) if requests]
+    used = np.array(
+        periods[loaded[0] + _SETTLING_PERIODS : loaded[-1]], np.float64
+    )  # the last period may be incomplete
     used = used[: len(used) // _BLOCK * _BLOCK].reshape(-1, _BLOCK, 3)
-    watched = used[:, :, :1] == 1
-    sides = [(used[:, :, 1:] * (watched == side)).sum(axis=1) for side in (True, False)]  # (blocks, requests and s)
+    monitored = used[:, :, :1] == 1
+    sides = [(used[:, :, 1:] * (monitored == side)).sum(axis=1) for side in (True, False)]  # (blocks, requests and s)
 
     def cost(blocks: np.ndarray) -> float:
         rates = [side[blocks].sum(axis=0) for side in sides]

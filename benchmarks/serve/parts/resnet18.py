@@ -1,4 +1,4 @@
-"""ResNet-18 at 224 × 224: rows a second, binary and JSON, beside a bare loop of session.run."""
+"""ResNet-18 at 224 × 224: rows per second, binary and JSON, compared with a bare loop of session.run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.progress import tell
+from benchmarks.progress import show_progress
 from benchmarks.serve.load import SERVER_CORE, closed_loop
 from benchmarks.serve.networks import infer_request
 from benchmarks.serve.servers import PORTS, normfold
@@ -25,14 +25,14 @@ _SETTLED_S = 1.0
 def measure_resnet18(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
     """Compare the service with a bare loop of session.run, on the same core.
 
-    Each round starts the service anew, as it does the loop: where a process's memory happens to lie moves either by a
-    per cent. The service is measured for longer, since what is under way at the end is not counted.
+    Each round starts a new service and a new loop, since the memory layout of a process changes either by a per cent.
+    The service is measured for longer, since requests that are unfinished at the end do not count.
     """
     row = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
     requests = {binary: infer_request(repository, "resnet18", row, binary) for binary in (True, False)}
     rates: dict[str, list[float]] = {"bare loop": [], "binary": [], "JSON": []}
     for number in range(rounds):
-        tell(f"resnet18: round {number + 1}")
+        show_progress(f"resnet18: round {number + 1}")
         rates["bare loop"].append(bare_loop(repository / "resnet18" / "1" / "model.onnx", seconds))
         with normfold(repository, folder):
             for name, binary in (("binary", True), ("JSON", False)):
@@ -42,16 +42,16 @@ def measure_resnet18(folder: Path, repository: Path, rounds: int, seconds: float
                     raise SystemExit(f"resnet18, {name}: {measured.errors} requests failed")
                 rates[name].append(measured.rate)
     print(f"\n{'resnet18':20} {'rows/s':>11}")
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    for name, rate in middle.items():
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, rate in medians.items():
         print(f"{name:20} {rate:11.2f}")
     return {
-        "resnet18, binary: rows a second, of the bare loop's": middle["binary"] / middle["bare loop"],
-        "resnet18, JSON: rows a second, of the bare loop's": middle["JSON"] / middle["bare loop"],
+        "resnet18, binary: rows a second, of the bare loop's": medians["binary"] / medians["bare loop"],
+        "resnet18, JSON: rows a second, of the bare loop's": medians["JSON"] / medians["bare loop"],
     }
 
 
 def bare_loop(model: Path, seconds: float) -> float:
-    """Return the rows a second of session.run on the server's core, in a process of its own."""
+    """Return the rows per second of session.run on the server's core, in a process of its own."""
     command = ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", "benchmarks.serve.loop", str(model)]
     return float(subprocess.run([*command, str(seconds)], check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""A 64-256-256-10 network: requests a second and latency, beside the bare ASGI echo and a tutorial's server."""
+"""A 64-256-256-10 network: requests per second and latency, compared with an ASGI echo and a tutorial's server."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.progress import tell
-from benchmarks.serve.load import Closed, Request, closed_loop
+from benchmarks.progress import show_progress
+from benchmarks.serve.load import ClosedLoopResult, Request, closed_loop
 from benchmarks.serve.networks import infer_request
 from benchmarks.serve.servers import PORTS, normfold, uvicorn_app
 
@@ -24,7 +24,7 @@ LIMITS = {
 }
 
 _PAIRS = 3
-"""Of JSON and binary in a round: they are so near to each other that one measurement of each may swap them."""
+"""Pairs of JSON and binary measurements per round; a single pair could swap their order, since they are close."""
 
 
 def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
@@ -40,34 +40,35 @@ def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -
         *[json64, binary64] * _PAIRS,
         ("tutorial", "tutorial", theirs, 64),
     ]
-    found: dict[tuple[str, int], list[Closed]] = {}
+    found: dict[tuple[str, int], list[ClosedLoopResult]] = {}
     with ExitStack() as stack:
         stack.enter_context(normfold(repository, folder))
         stack.enter_context(uvicorn_app("echo", factory=False))
         stack.enter_context(uvicorn_app("tutorial", factory=True, MODEL=str(model)))
         for number in range(rounds):
             for name, target, request, count in runs:
-                tell(f"small: round {number + 1}, {name}, {count} connections")
+                show_progress(f"small: round {number + 1}, {name}, {count} connections")
                 measured = closed_loop(PORTS[target], request, count, seconds, folder)
                 found.setdefault((name, count), []).append(measured)
     print(f"\n{'small':20} {'connections':>11} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7}")
-    middle = {key: median(measured) for key, measured in found.items()}
-    for (name, count), one in middle.items():
+    medians = {key: median(measured) for key, measured in found.items()}
+    for (name, count), one in medians.items():
         print(f"{name:20} {count:11} {one.rate:11,.0f} {one.p50_ms:8.3f} {one.p99_ms:8.3f} {one.errors:7}")
-    ours64 = middle["normfold", 64]
+    ours64 = medians["normfold", 64]
     return {
-        "small, 64 connections: requests a second, of the echo's": ours64.rate / middle["echo", 64].rate,
-        "small, 64 connections: requests a second, of the tutorial's": ours64.rate / middle["tutorial", 64].rate,
-        "small, 16 connections: p99 over p50": middle["normfold", 16].p99_ms / middle["normfold", 16].p50_ms,
+        "small, 64 connections: requests a second, of the echo's": ours64.rate / medians["echo", 64].rate,
+        "small, 64 connections: requests a second, of the tutorial's": ours64.rate / medians["tutorial", 64].rate,
+        "small, 16 connections: p99 over p50": medians["normfold", 16].p99_ms / medians["normfold", 16].p50_ms,
         "small, 64 connections: p99 over p50": ours64.p99_ms / ours64.p50_ms,
-        "small, 1 connection: p50, of the echo's": middle["normfold", 1].p50_ms / middle["echo", 1].p50_ms,
-        "small, 64 connections: binary requests a second, of JSON's": middle["normfold, binary", 64].rate / ours64.rate,
+        "small, 1 connection: p50, of the echo's": medians["normfold", 1].p50_ms / medians["echo", 1].p50_ms,
+        "small, 64 connections: binary requests a second, of JSON's": medians["normfold, binary", 64].rate
+        / ours64.rate,
     }
 
 
-def median(measured: list[Closed]) -> Closed:
+def median(measured: list[ClosedLoopResult]) -> ClosedLoopResult:
     """Return the median of each figure."""
     rate, p50, p99 = (
         statistics.median(getattr(one, name) for one in measured) for name in ("rate", "p50_ms", "p99_ms")
     )
-    return Closed(rate, p50, p99, errors=sum(one.errors for one in measured))
+    return ClosedLoopResult(rate, p50, p99, errors=sum(one.errors for one in measured))

@@ -1,4 +1,4 @@
-"""A million requests and a hundred loads and unloads: does memory grow, is any answer lost, doubled or mixed up?"""
+"""A million requests and a hundred loads and unloads: growth of memory, and lost, duplicate or swapped responses."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import count
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from benchmarks.progress import tell
-from benchmarks.serve.client import Question, Seen, ask_on, questions
+from benchmarks.progress import show_progress
+from benchmarks.serve.client import CheckedRequest, ClientResult, make_checked_requests, send_on_connection
 from benchmarks.serve.load import on_load_core, rss_mb
 from benchmarks.serve.servers import PORTS, normfold
 
 LIMITS = {
-    "soak: requests that were not answered right": (0.0, "at most"),
+    "soak: requests that failed": (0.0, "at most"),
     "soak: memory at the end, of that after a tenth": (1.05, "at most"),
 }
 
@@ -21,44 +21,44 @@ REQUESTS, LOADS, CONNECTIONS = 1_000_000, 100, 16
 
 
 def measure_soak(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
-    """Ask the small network a million times, while ResNet-18 is loaded and unloaded a hundred times beside it."""
+    """Send a million requests to the small network, while ResNet-18 is loaded and unloaded a hundred times."""
     del rounds, seconds
-    pool = questions(repository / "small" / "1" / "model.onnx")
+    pool = make_checked_requests(repository / "small" / "1" / "model.onnx")
     with normfold(repository, folder, NORMFOLD_MODEL_CONTROL="explicit") as process:
         post("/v2/repository/models/small/load")
         with on_load_core():
             seen, memory = asyncio.run(_soak(pool, process))
     early, late = memory[LOADS // 10 - 1], memory[-1]
-    print(f"\nsoak: {seen.statuses.total():,} requests, answers {dict(seen.statuses)}, {seen.wrong} of them wrong; ")
+    print(f"\nsoak: {seen.statuses.total():,} requests, statuses {dict(seen.statuses)}, {seen.wrong} responses wrong;")
     print(f"{LOADS} loads and unloads of ResNet-18; memory {early:.0f} MiB after a tenth, then {late:.0f} MiB")
     return {
-        "soak: requests that were not answered right": REQUESTS - seen.statuses.total() + seen.failed,
+        "soak: requests that failed": REQUESTS - seen.statuses.total() + seen.failed,
         "soak: memory at the end, of that after a tenth": late / early,
     }
 
 
-async def _soak(pool: list[Question], process: int) -> tuple[Seen, list[float]]:
-    """Return what was seen, and the memory after each unload."""
-    seen, ids, stop, memory = Seen(), count(), asyncio.Event(), []
+async def _soak(pool: list[CheckedRequest], process: int) -> tuple[ClientResult, list[float]]:
+    """Return the client's results, and the memory in MiB after each unload."""
+    seen, ids, stop, memory = ClientResult(), count(), asyncio.Event(), []
     path = "/v2/models/small/infer"
     asking = [
-        asyncio.create_task(ask_on(PORTS["normfold"], path, pool, seen, ids, stop, REQUESTS))
+        asyncio.create_task(send_on_connection(PORTS["normfold"], path, pool, seen, ids, stop, REQUESTS))
         for _ in range(CONNECTIONS)
     ]
     for load in range(1, LOADS + 1):
         while seen.statuses.total() < REQUESTS * load / LOADS - CONNECTIONS:
-            tell(f"soak: {seen.statuses.total():,} of {REQUESTS:,} requests, {load - 1} of {LOADS} loads")
-            seen.times.clear()  # nobody looks at them
+            show_progress(f"soak: {seen.statuses.total():,} of {REQUESTS:,} requests, {load - 1} of {LOADS} loads")
+            seen.times.clear()  # not used here
             await asyncio.sleep(0.2)
         await asyncio.to_thread(post, "/v2/repository/models/resnet18/load")
         await asyncio.to_thread(post, "/v2/repository/models/resnet18/unload")
-        await asyncio.sleep(0.2)  # what is unloaded is closed behind the answer
+        await asyncio.sleep(0.2)  # the session is closed after the response
         memory.append(rss_mb(process))
     await asyncio.gather(*asking)
     return seen, memory
 
 
 def post(path: str) -> None:
-    """Send a request without a body; raise if it is not answered 200."""
+    """Send a POST request without a body; raise unless the status is 200."""
     with urlopen(Request(f"http://127.0.0.1:{PORTS['normfold']}{path}", method="POST"), timeout=60):
         pass

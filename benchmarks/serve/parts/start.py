@@ -1,4 +1,4 @@
-"""How long a service takes to be ready, and what memory it has then, with one bundle of digits."""
+"""Time until a service with one bundle of digits is ready, and its memory then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import time
 from pathlib import Path
 
-from benchmarks.progress import tell
+from benchmarks.progress import show_progress
 from benchmarks.serve.load import rss_mb
 from benchmarks.serve.servers import normfold
 
@@ -17,11 +17,11 @@ LIMITS = {
 
 
 def measure_start(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
-    """Start the service again and again."""
+    """Start the service once per round."""
     del seconds
     times, memory = [], []
     for number in range(rounds):
-        tell(f"start: round {number + 1}")
+        show_progress(f"start: round {number + 1}")
         began = time.perf_counter()
         with normfold(repository, folder) as process:
             times.append(time.perf_counter() - began)

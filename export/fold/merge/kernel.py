@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Array
+from normfold.export.arrays import Array
 from normfold.export.fold.cost import Cost, pays
 from normfold.export.fold.layer import read_layer
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.rejection import Rejection
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """What a Conv computes: weight (C_out, C_in / group, *size), bias (C_out,), both in float64 when asked."""
+    """The operation of a Conv: weight (C_out, C_in / group, *size), bias (C_out,), both in float64 when asked."""
 
     weight: Callable[[], Array]
     bias: Callable[[], Array]
@@ -47,11 +48,10 @@ class Kernel:
 def conv_kernel(node: ir.Node) -> Kernel | None:
     """Return the kernel of a Conv with constant weights and pads that do not depend on its input's size."""
     layer = read_layer(node)
-    if isinstance(layer, Refusal) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if isinstance(layer, Rejection) or pads_by_input(node):
         return None
     outputs, inputs_per_group, *size = layer.weight_shape
-    rank, group = len(size), node.attributes.get_int("group", 1)
-    pads = node.attributes.get_ints("pads", (0,) * 2 * rank)
+    group = node.attributes.get_int("group", 1)
     return Kernel(
         weight=layer.weight,
         bias=layer.bias or (lambda: np.zeros(outputs)),
@@ -59,10 +59,7 @@ def conv_kernel(node: ir.Node) -> Kernel | None:
         inputs=inputs_per_group * group,
         size=tuple(size),
         group=group,
-        strides=tuple(node.attributes.get_ints("strides", (1,) * rank)),
-        dilations=tuple(node.attributes.get_ints("dilations", (1,) * rank)),
-        begins=tuple(pads[:rank]),
-        ends=tuple(pads[rank:]),
+        **_window(node, len(size)),
     )
 
 
@@ -70,14 +67,9 @@ def pool_kernel(node: ir.Node, channels: int) -> Kernel | None:
     """Return the kernel of an AveragePool all of whose windows count the same number of elements."""
     attributes = node.attributes
     size = tuple(attributes.get_ints("kernel_shape"))
-    rank = len(size)
-    pads = attributes.get_ints("pads", (0,) * 2 * rank)
-    if (
-        attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-        or attributes.get_int("ceil_mode", 0) != 0
-    ):
+    if pads_by_input(node) or attributes.get_int("ceil_mode", 0) != 0:
         return None
-    if any(pads) and not attributes.get_int("count_include_pad", 0):
+    if any(attributes.get_ints("pads", ())) and not attributes.get_int("count_include_pad", 0):
         return None
     return Kernel(
         weight=lambda: np.full((channels, 1, *size), 1 / math.prod(size)),
@@ -86,11 +78,24 @@ def pool_kernel(node: ir.Node, channels: int) -> Kernel | None:
         inputs=channels,
         size=size,
         group=channels,
-        strides=tuple(attributes.get_ints("strides", (1,) * rank)),
-        dilations=tuple(attributes.get_ints("dilations", (1,) * rank)),
-        begins=tuple(pads[:rank]),
-        ends=tuple(pads[rank:]),
+        **_window(node, len(size)),
     )
+
+
+def pads_by_input(node: ir.Node) -> bool:
+    """Return whether the pads of a Conv or pool depend on the size of its input: auto_pad SAME_UPPER or SAME_LOWER."""
+    return node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+
+
+def _window(node: ir.Node, rank: int) -> dict[str, Any]:
+    """Return how the window of a Conv or pool moves, as fields of a Kernel."""
+    pads = node.attributes.get_ints("pads", (0,) * 2 * rank)
+    return {
+        "strides": tuple(node.attributes.get_ints("strides", (1,) * rank)),
+        "dilations": tuple(node.attributes.get_ints("dilations", (1,) * rank)),
+        "begins": tuple(pads[:rank]),
+        "ends": tuple(pads[rank:]),
+    }
 
 
 def affine_kernel(gain: Array, offset: Array, rank: int) -> Kernel:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Array
+from normfold.export.arrays import Array
 from normfold.export.fold.cost import Cost, pays
-from normfold.export.fold.editor import Editor
-from normfold.export.fold.edits import Rewrite
+from normfold.export.fold.edits import Rewrite, input_name, replacement
 from normfold.export.fold.layer import Layer, read_layer
-from normfold.export.fold.rejection import node_label
+from normfold.export.fold.merge.kernel import pads_by_input
 from normfold.export.graph.constants import Derived
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import sole_reader
 
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 """Attributes of a Conv that say how its window moves."""
@@ -38,10 +39,10 @@ def merge_sequences(editor: Editor) -> list[tuple[ir.Node, ir.Node]]:
         first = second.inputs[0].producer() if second.inputs and second.inputs[0] is not None else None
         if first is None or not _is_pair(first, second):
             continue
-        change = _product(first, second)
-        if change is not None and all(derived.fits for derived in change.made):
+        edit = _product(first, second)
+        if edit is not None and all(derived.fits for derived in edit.made):
             source = first.inputs[0]
-            change.apply(editor)
+            edit.apply(editor)
             second.replace_input_with(0, source)
             editor.graph.remove(first, safe=True)
             merged.append((second, first))
@@ -49,10 +50,8 @@ def merge_sequences(editor: Editor) -> list[tuple[ir.Node, ir.Node]]:
 
 
 def _is_pair(first: ir.Node, second: ir.Node) -> bool:
-    value = first.outputs[0]
-    alone = len(value.uses()) == 1 and not value.is_graph_output() and first.graph is second.graph
     same = first.op_type == second.op_type and first.op_type in ("Conv", "Gemm")
-    return alone and same and all(node.domain in ("", "ai.onnx") for node in (first, second))
+    return same and first.domain == second.domain == "" and sole_reader(first.outputs[0]) is second
 
 
 def _product(first: ir.Node, second: ir.Node) -> Rewrite | None:
@@ -98,7 +97,7 @@ def _conv_product(first: Layer, second: Layer) -> Rewrite | None:
 
 
 def _is_pointwise(layer: Layer) -> bool:
-    """Whether a Conv sees one position at a time, and every one."""
+    """Return whether a Conv sees one position at a time, and every one."""
     plain = all(
         number == neutral
         for name, neutral in (("strides", 1), ("pads", 0))
@@ -108,8 +107,7 @@ def _is_pointwise(layer: Layer) -> bool:
 
 
 def _pads(node: ir.Node) -> bool:
-    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
-    return any(node.attributes.get_ints("pads", ())) or auto_pad not in ("NOTSET", "VALID")
+    return any(node.attributes.get_ints("pads", ())) or pads_by_input(node)
 
 
 def _gemm_product(first: Layer, second: Layer) -> Rewrite | None:
@@ -157,13 +155,8 @@ def _rewrite(
     window: ir.Node | None = None,
 ) -> Rewrite:
     """Return the second layer with these weights; a Conv moves its window as `window` does."""
-    values = [second.node.inputs[index] if index < len(second.node.inputs) else None for index in (1, 2)]
-    names = [
-        (value.name if value is not None else None) or f"{node_label(second.node)}.{role}"
-        for value, role in zip(values, ("weight", "bias"), strict=True)
-    ]
-    constants = {1: Derived(names[0], shape, second.dtype, weight)}
+    constants = {1: replacement(second.node, 1, "weight", weight, shape)}
     if first.bias is not None or second.bias is not None:
-        constants[2] = Derived(names[1], (outputs,), second.dtype, bias)
+        constants[2] = Derived(input_name(second.node, 2, "bias"), (outputs,), second.dtype, bias)
     moved = {} if window is None or window is second.node else {name: window.attributes.get(name) for name in _WINDOW}
-    return Rewrite(second.node, constants, taken=moved)
+    return Rewrite(second.node, constants, copied=moved)

@@ -7,37 +7,39 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.edits import Rewrite
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal, node_label
-from normfold.export.graph.constants import Derived, constant_dtype, constant_shape, exact, is_constant
-from normfold.export.graph.shapes import broadcasts_into, fits, rank_of, sizes_of
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
+from normfold.export.graph.constants import constant_shape, exact, is_constant
+from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
 
 # Below this gain, relative to the largest, (c + h) / g would grow out of all proportion to what it is added to.
-_SMALLEST_RELATIVE_GAIN = 1e-4
-_SMALLEST_GAIN = 1e-12
+_MIN_RELATIVE_GAIN = 1e-4
+_MIN_GAIN = 1e-12
 
 _TAKES_OFFSET = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the offset in a constant, or hand it to one branch; ask every branch for the gain.
 
     g * (x + c) + h = (g * x) + (g * c + h)        g * (x + z) + h = (g * x + h) + (g * z)
     """
     affine, index = wanted[0], constant_index(node)
     if index is None:
-        return _pull_branches(node, affine)
-    if isinstance(index, Refusal):
+        return _backward_branches(node, affine)
+    if isinstance(index, Rejection):
         return index
     sign = _sign(node, index)
-    change = _with_constant(node, index, affine.gain * exact(node.inputs[index])() + sign * affine.offset)
-    pulls = {1 - index: affine.without_offset()} if affine.has_gain else {}
-    return Step(pulls=pulls, change=change)
+    edit = _with_constant(node, index, affine.gain * exact(node.inputs[index])() + sign * affine.offset)
+    backward = {1 - index: affine.without_offset()} if affine.has_gain else {}
+    return Step(backward=backward, edit=edit)
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the offset in a constant and leave the gain to the readers: g * x + h + c = g * (x + (c + h) / g).
 
     Where a gain is too small to divide by, the constant stays and the readers get the offset too:
@@ -45,20 +47,20 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     """
     index = constant_index(node)
     if index is None:
-        return _push_branches(node, missing)
-    if isinstance(index, Refusal):
+        return _forward_branches(node, missing)
+    if isinstance(index, Rejection):
         return index
     # With s and t the signs of x and c: y = s * (g * x + h) + t * c. The constant that does all is c'.
     own, other = _sign(node, 1 - index), _sign(node, index)
     constant, affine = exact(node.inputs[index])(), missing[1 - index]
     sizes = np.abs(affine.gain)
-    if sizes.min() <= max(_SMALLEST_RELATIVE_GAIN * sizes.max(), _SMALLEST_GAIN):
-        return Step(pushes={0: Affine(affine.gain, own * affine.offset + other * (constant - affine.gain * constant))})
-    change = _with_constant(node, index, (constant + own * other * affine.offset) / affine.gain)
-    return Step(pushes={0: affine.without_offset()} if affine.has_gain else {}, change=change)
+    if sizes.min() <= max(_MIN_RELATIVE_GAIN * sizes.max(), _MIN_GAIN):
+        return Step(forward={0: Affine(affine.gain, own * affine.offset + other * (constant - affine.gain * constant))})
+    edit = _with_constant(node, index, (constant + own * other * affine.offset) / affine.gain)
+    return Step(forward={0: affine.without_offset()} if affine.has_gain else {}, edit=edit)
 
 
-def constant_index(node: ir.Node) -> int | Refusal | None:
+def constant_index(node: ir.Node) -> int | Rejection | None:
     """Return which operand is the constant, None if there is none, or why the node cannot take up an affine."""
     if len(node.inputs) != 2:
         return None
@@ -66,7 +68,9 @@ def constant_index(node: ir.Node) -> int | Refusal | None:
         if is_constant(node.inputs[index]):
             if broadcasts_into(constant_shape(node.inputs[index]), sizes_of(node.inputs[1 - index])):
                 return index
-            return Refusal("broadcast", "its constant enlarges the other operand, or that one's shape is unknown", node)
+            return Rejection(
+                ReasonCode.BROADCAST, node, "its constant enlarges the other operand, or that one's shape is unknown"
+            )
     return None
 
 
@@ -75,36 +79,33 @@ def _sign(node: ir.Node, index: int) -> int:
 
 
 def _with_constant(node: ir.Node, index: int, values: Array) -> Rewrite:
-    value = node.inputs[index]
-    assert value is not None  # a constant
-    name = value.name or f"{node_label(node)}.bias"
-    return Rewrite(node, {index: Derived(name, values.shape, constant_dtype(value), lambda: values)})
+    return Rewrite(node, {index: replacement(node, index, "bias", lambda: values, values.shape)})
 
 
-def _pull_branches(node: ir.Node, affine: Affine) -> Step | Refusal:
-    if not all(fits(affine, value) for value in node.inputs):
+def _backward_branches(node: ir.Node, affine: Affine) -> Step | Rejection:
+    if not all(affine.fits(value) for value in node.inputs):
         return _unequal_branches(node)
-    pulls = {index: affine.without_offset() for index in range(len(node.inputs))}
+    backward = {index: affine.without_offset() for index in range(len(node.inputs))}
     if affine.has_offset:
-        taker = max(range(len(node.inputs)), key=lambda index: _takes_offset(node.inputs[index]))
-        pulls[taker] = Affine(affine.gain, _sign(node, taker) * affine.offset)
-    return Step(pulls=pulls)
+        branch = max(range(len(node.inputs)), key=lambda index: _takes_offset(node.inputs[index]))
+        backward[branch] = Affine(affine.gain, _sign(node, branch) * affine.offset)
+    return Step(backward=backward)
 
 
-def _push_branches(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def _forward_branches(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Push what all branches lack alike: equal gains (a branch that lacks none has gain 1), offsets added up."""
     rank = rank_of(node.outputs[0])
     if rank is None or any(affine.rank != rank for affine in missing.values()):
         return _unequal_branches(node)
     affines = [missing.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
     if not all(np.all(affine.gain == affines[0].gain) for affine in affines):
-        return Refusal("unequal-gains", "its branches would arrive with different gains", node)
+        return Rejection(ReasonCode.UNEQUAL_GAINS, node, "its branches would arrive with different gains")
     offset = sum((_sign(node, index) * affine.offset for index, affine in enumerate(affines)), np.zeros([1] * rank))
-    return Step(pushes={0: Affine(affines[0].gain, offset)})
+    return Step(forward={0: Affine(affines[0].gain, offset)})
 
 
-def _unequal_branches(node: ir.Node) -> Refusal:
-    return Refusal("two-branches", "its branches differ in shape, or their shapes are not known", node)
+def _unequal_branches(node: ir.Node) -> Rejection:
+    return Rejection(ReasonCode.TWO_BRANCHES, node, "its branches differ in shape, or their shapes are not known")
 
 
 def _takes_offset(value: ir.Value | None) -> bool:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
 from normfold.export.fold.batchnorm import BatchNorm, read_batchnorm
-from normfold.export.fold.edits import Rewrite
-from normfold.export.fold.layer import not_per_channel, read_as_weight
+from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal, node_label
-from normfold.export.graph.constants import Derived, constant_dtype, constant_shape
-from normfold.export.graph.opsets import opset_of
+from normfold.export.fold.rejection import Rejection, not_per_channel, read_as_weight
+from normfold.export.graph.nodes import opset_of
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: scale' = g * scale, shift' = g * shift + h."""
     own = _read(node)
-    if isinstance(own, Refusal):
+    if isinstance(own, Rejection):
         return own
     channels = wanted[0].along(1, own.scale.size)
     if channels is None:
@@ -29,7 +28,7 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     return _rewritten(own, gain * own.scale, gain * own.shift + offset)
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: scale' = scale * g, and shift' = shift + scale * (g * mean - mean + h) / sqrt(var + epsilon).
 
     The statistics stay those of the value before the affine went missing; they are only numbers here.
@@ -37,7 +36,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     if set(missing) != {0}:
         return read_as_weight(node)
     own = _read(node)
-    if isinstance(own, Refusal):
+    if isinstance(own, Rejection):
         return own
     channels = missing[0].along(1, own.scale.size)
     if channels is None:
@@ -47,20 +46,14 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     return _rewritten(own, own.scale * gain, own.shift + own.scale * moved / np.sqrt(own.running_var + own.epsilon))
 
 
-def _read(node: ir.Node) -> BatchNorm | Refusal:
+def _read(node: ir.Node) -> BatchNorm | Rejection:
     return read_batchnorm(node, opset_of(node))
 
 
 def _rewritten(own: BatchNorm, scale: Array, shift: Array) -> Step:
     node = own.node
     return Step(
-        change=Rewrite(
-            node, {1: _derived(node, 1, "scale", lambda: scale), 2: _derived(node, 2, "shift", lambda: shift)}
+        edit=Rewrite(
+            node, {1: replacement(node, 1, "scale", lambda: scale), 2: replacement(node, 2, "shift", lambda: shift)}
         )
     )
-
-
-def _derived(node: ir.Node, index: int, role: str, compute: Callable[[], Array]) -> Derived:
-    value = node.inputs[index]
-    name = (value.name if value is not None else None) or f"{node_label(node)}.{role}"
-    return Derived(name, constant_shape(value), constant_dtype(value), compute)

@@ -7,27 +7,28 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array, constant_axes_dropped
+from normfold.export.arrays import Array, constant_axes_dropped
+from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
-from normfold.export.graph.shapes import static_sizes, unknown_shape
+from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.graph.shapes import static_sizes
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, each input its own part of the affine."""
     affine, axis = wanted[0], node.attributes.get_int("axis")
     if not affine.varies_along([axis]):
-        return Step(pulls=dict.fromkeys(range(len(node.inputs)), affine))
+        return Step(backward=dict.fromkeys(range(len(node.inputs)), affine))
     sizes = static_sizes(node.inputs, axis)
     if sizes is None:
         return unknown_shape(node)
     ends = np.cumsum(sizes)
     return Step(
-        pulls={i: affine.part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))}
+        backward={i: affine.part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))}
     )
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the parts joined; an input that lacks nothing has gain 1 and offset 0."""
     axis, rank = node.attributes.get_int("axis"), next(iter(missing.values())).rank
     sizes = static_sizes(node.inputs, axis)
@@ -36,7 +37,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     affines = [missing.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
     gain = join([affine.gain for affine in affines], sizes, axis)
     offset = join([affine.offset for affine in affines], sizes, axis)
-    return Step(pushes={0: Affine(gain, offset)})
+    return Step(forward={0: Affine(gain, offset)})
 
 
 def join(arrays: list[Array], sizes: list[int], axis: int) -> Array:

@@ -8,28 +8,22 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array, constant_axes_dropped
-from normfold.export.fold.layer import (
-    Layer,
-    by_group,
-    invalid_group,
-    not_per_channel,
-    read_as_weight,
-    read_layer,
-    spread,
-)
+from normfold.export.arrays import Array, constant_axes_dropped
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.layer import Layer, along_axis, by_group, read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
 from normfold.export.graph.shapes import static_size
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per output channel, W' = g * W and b' = g * b + h.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1.
     """
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     outputs, rank = layer.weight_shape[0], len(layer.weight_shape)
     channels = wanted[0].along(1, outputs)
@@ -42,12 +36,12 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
 
     needs_bias = layer.bias is not None or bool(offset.any())
     return layer.rewritten(
-        weight=lambda: layer.weight() * spread(gain, 0, rank),
+        weight=lambda: layer.weight() * along_axis(gain, 0, rank),
         bias=((outputs,), bias) if needs_bias else None,
     )
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per input channel, W' = W * g and b' = b + sum(W * h) over inputs and taps.
 
     The sum is the same at every position only if every tap reads the image. With zero padding the border sees fewer;
@@ -56,7 +50,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     if set(missing) != {0}:
         return read_as_weight(node)
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     outputs, inputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
@@ -79,7 +73,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     return _with_map(step, node, layer, offset) if padded else step
 
 
-def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Refusal:
+def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Rejection:
     """Return the step with the map of offsets that a zero-padded Conv makes of an offset per channel.
 
         map[o, p] = sum over the taps k that read the image at position p of (sum over i of W[o, i, k] h[i])
@@ -90,15 +84,15 @@ def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | 
         layer: its weight.
         offset: (C_out, C_in / group).
     """
-    refusal = Refusal("zero-padding", "its zero padding would lack the offset at the border", node)
+    rejection = Rejection(ReasonCode.ZERO_PADDING, node, "its zero padding would lack the offset at the border")
     taps = _taps(node, layer.weight_shape[2:])
     if taps is None:
-        return refusal
+        return rejection
     added: Array = np.einsum("oi...,oi->o...", layer.weight(), offset)
     for sees in taps:  # each takes the first axis of taps, and puts its positions last
         added = np.tensordot(added, sees, (1, 0))
     affine = Affine(np.ones([1] * (1 + added.ndim)), constant_axes_dropped(added[None]))
-    return replace(step, pushes={0: affine}, unless_taken=refusal)
+    return replace(step, forward={0: affine}, if_blocked=rejection)
 
 
 def _taps(node: ir.Node, kernel: Sequence[int]) -> list[Array] | None:
@@ -123,7 +117,7 @@ def _taps(node: ir.Node, kernel: Sequence[int]) -> list[Array] | None:
 
 
 def _may_pad(node: ir.Node, kernel: list[int]) -> bool:
-    """Whether the node may read zeros beyond its input."""
+    """Return whether the node may read zeros beyond its input."""
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad == "NOTSET":
         return any(node.attributes.get_ints("pads", ()))

@@ -7,19 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.layer import by_group, invalid_group, not_per_channel, read_as_weight, read_layer, spread
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.layer import along_axis, by_group, read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per output channel, W' = W * g and b' = g * b + h.
 
     The bias is added everywhere, whatever the stride and the padding of the output.
     """
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
@@ -41,7 +43,7 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     )
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per input channel, W' = g * W, and b' = b + sum(W * h) where that is uniform.
 
     Every output position sees every tap, so that the sum is the same everywhere, only for stride 1 with pads of at
@@ -50,7 +52,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     if set(missing) != {0}:
         return read_as_weight(node)
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
@@ -61,7 +63,9 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         return not_per_channel(node)
     gain, offset = channels
     if missing[0].has_offset and not _sees_every_tap(node, kernel):
-        return Refusal("uneven-taps", "its output positions see different taps, so the offset is not uniform", node)
+        return Rejection(
+            ReasonCode.UNEVEN_TAPS, node, "its output positions see different taps, so the offset is not uniform"
+        )
 
     def bias() -> Array:
         weight = layer.weight().reshape(groups, inputs // groups, outputs_per_group, -1)
@@ -69,7 +73,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         return added if layer.bias is None else layer.bias() + added
 
     return layer.rewritten(
-        weight=lambda: layer.weight() * spread(gain, 0, len(layer.weight_shape)),
+        weight=lambda: layer.weight() * along_axis(gain, 0, len(layer.weight_shape)),
         bias=((outputs_per_group * groups,), bias) if missing[0].has_offset else None,
     )
 

@@ -8,11 +8,12 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
-from normfold.export.graph.shapes import fits, rank_of, unknown_shape
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.graph.shapes import rank_of
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, if the affine is constant along the axes that are new or enlarged."""
     rank = rank_of(node.inputs[0])
     if rank is None or rank > wanted[0].rank:
@@ -20,15 +21,15 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     new = wanted[0].rank - rank
     if not wanted[0].varies_along(range(new)):
         affine = wanted[0].map(lambda array: array.reshape(array.shape[new:]))
-        if fits(affine, node.inputs[0]):
-            return Step(pulls={0: affine})
-    return Refusal("expanded", "the affine varies along an axis that it enlarges", node)
+        if affine.fits(node.inputs[0]):
+            return Step(backward={0: affine})
+    return Rejection(ReasonCode.EXPANDED, node, "the affine varies along an axis that it enlarges")
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays with an axis of size 1 for each new one."""
     rank = rank_of(node.outputs[0])
     if set(missing) != {0} or rank is None:
         return unknown_shape(node)
     new = (1,) * (rank - missing[0].rank)
-    return Step(pushes={0: missing[0].map(lambda array: array.reshape(*new, *array.shape))})
+    return Step(forward={0: missing[0].map(lambda array: array.reshape(*new, *array.shape))})

@@ -7,19 +7,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.layer import Layer, not_per_channel, read_as_weight, read_layer, spread
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.layer import Layer, along_axis, read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.rejection import Rejection, not_per_channel, read_as_weight
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per column of Y, B' columns times g and C' = (beta * C * g + h) / beta.
 
     With beta 0 or C absent, C' = h and beta 1.
     """
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     axis = _column_axis(node)
     columns = wanted[0].along(1, layer.weight_shape[axis])
@@ -28,18 +29,18 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     gain, offset = columns
     return _absorb(
         layer,
-        weight=lambda: layer.weight() * spread(gain, axis, 2),
+        weight=lambda: layer.weight() * along_axis(gain, axis, 2),
         bias_gain=gain,
         added=(lambda: offset) if offset.any() else None,
     )
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per column of A', B' rows times g and beta * C' = beta * C + alpha * h B'."""
     if set(missing) != {0}:
         return read_as_weight(node)
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     axis = 1 - _column_axis(node)
     contracted = 0 if node.attributes.get_int("transA", 0) else 1
@@ -50,7 +51,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
     alpha = node.attributes.get_float("alpha", 1.0)
     return _absorb(
         layer,
-        weight=lambda: layer.weight() * spread(gain, axis, 2),
+        weight=lambda: layer.weight() * along_axis(gain, axis, 2),
         bias_gain=np.ones(layer.weight_shape[1 - axis]),
         added=(lambda: alpha * np.tensordot(offset, layer.weight(), (0, axis))) if offset.any() else None,
     )
@@ -63,7 +64,7 @@ def _column_axis(node: ir.Node) -> int:
 
 def _absorb(
     layer: Layer, weight: Callable[[], Array], bias_gain: Array, added: Callable[[], Array] | None
-) -> Step | Refusal:
+) -> Step | Rejection:
     """Rewrite so that beta * C' = beta * C * bias_gain + added, with arrays of shape (columns,) for the latter two."""
     beta = layer.node.attributes.get_float("beta", 1.0)
     old = layer.bias if beta != 0 else None

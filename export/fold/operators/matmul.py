@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.edits import GemmBehindReshape, Rewrite
-from normfold.export.fold.layer import not_per_channel, spread
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.edits import GemmBehindReshape, Rewrite, input_name, replacement
+from normfold.export.fold.layer import along_axis
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal, node_label
-from normfold.export.graph.constants import Derived, constant_dtype, constant_shape, exact, is_constant
-from normfold.export.graph.opsets import opset_of
-from normfold.export.graph.shapes import fits, rank_of, static_size
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, not_per_channel
+from normfold.export.graph.constants import Derived, constant_shape, exact, is_constant
+from normfold.export.graph.nodes import opset_of, sole_reader
+from normfold.export.graph.shapes import rank_of, static_size
 
 # A constant right factor (K, N) holds the columns of Y on its axis 1, a constant left factor (M, K) the rows of Y on
 # its axis 0. The other axis is contracted with the last (right) or second-last (left) axis of the activation. Counted
@@ -22,16 +23,16 @@ from normfold.export.graph.shapes import fits, rank_of, static_size
 _CHANNEL_FROM_BACK = {1: -1, 0: -2}
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: the gain scales the columns (or rows) of the constant.
 
     MatMul has no bias to take an offset. With a constant on the right and Y of rank 2, or reshaped to rank 2, it
-    becomes a Gemm, which has one. Of two activations one takes the affine: see `_pull_activations`.
+    becomes a Gemm, which has one. Of two activations one takes the affine: see `_backward_activations`.
     """
     index = _constant_index(node)
     if index is None:
-        return _pull_activations(node, wanted[0])
-    if isinstance(index, Refusal):
+        return _backward_activations(node, wanted[0])
+    if isinstance(index, Rejection):
         return index
     shape = constant_shape(node.inputs[index])
     vectors = wanted[0].along(_CHANNEL_FROM_BACK[index], shape[index]) if wanted[0].rank >= 2 else None
@@ -39,23 +40,23 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
         return not_per_channel(node)
     gain, offset = vectors
     weight = exact(node.inputs[index])
-    scaled = _derived(node, index, lambda: weight() * spread(gain, index, 2))
+    scaled = replacement(node, index, "weight", lambda: weight() * along_axis(gain, index, 2))
     if not offset.any():
-        return Step(change=Rewrite(node, {index: scaled}))
-    bias = Derived(_bias_name(node), gain.shape, scaled.dtype, lambda: offset)
+        return Step(edit=Rewrite(node, {index: scaled}))
+    bias = Derived(input_name(node, 2, "bias"), gain.shape, scaled.dtype, lambda: offset)
     if index == 1 and wanted[0].rank == 2:
         return _become_gemm(node, scaled, bias)
     if index == 1 and (reshape := _reshape_to_matrix(node, shape[1])) is not None:
-        return Step(change=GemmBehindReshape(node, reshape, scaled, bias))
-    return Refusal("no-bias", "it has no bias that could take the offset", node)
+        return Step(edit=GemmBehindReshape(node, reshape, scaled, bias))
+    return Rejection(ReasonCode.NO_BIAS, node, "it has no bias that could take the offset")
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the gain; the offset h becomes h B (or A h): a Gemm's bias if Y is a matrix, else left to the readers."""
     index = _constant_index(node)
     if index is None:
-        return _push_activations(node, missing)
-    if isinstance(index, Refusal):
+        return _forward_activations(node, missing)
+    if isinstance(index, Rejection):
         return index
     affine = missing[1 - index]
     shape, contracted = constant_shape(node.inputs[index]), 1 - index
@@ -64,50 +65,42 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         return not_per_channel(node)
     gain, offset = vectors
     weight = exact(node.inputs[index])
-    scaled = _derived(node, index, lambda: weight() * spread(gain, contracted, 2))
+    scaled = replacement(node, index, "weight", lambda: weight() * along_axis(gain, contracted, 2))
     if not offset.any():
-        return Step(change=Rewrite(node, {index: scaled}))
+        return Step(edit=Rewrite(node, {index: scaled}))
 
     added = np.tensordot(weight(), offset, (contracted, 0))
     if index == 1 and affine.rank == 2:
-        return _become_gemm(node, scaled, Derived(_bias_name(node), added.shape, scaled.dtype, lambda: added))
+        return _become_gemm(
+            node, scaled, Derived(input_name(node, 2, "bias"), added.shape, scaled.dtype, lambda: added)
+        )
     lacking = Affine.per_channel(np.ones_like(added), added, affine.rank, axis=_CHANNEL_FROM_BACK[index])
-    return Step(pushes={0: lacking}, change=Rewrite(node, {index: scaled}))
+    return Step(forward={0: lacking}, edit=Rewrite(node, {index: scaled}))
 
 
-def _constant_index(node: ir.Node) -> int | Refusal | None:
+def _constant_index(node: ir.Node) -> int | Rejection | None:
     for index in (1, 0):
         if is_constant(node.inputs[index]):
             if len(constant_shape(node.inputs[index])) == 2:
                 return index
-            return Refusal("weight-rank", "its constant factor is not of rank 2", node)
+            return Rejection(ReasonCode.WEIGHT_RANK, node, "its constant factor is not of rank 2")
     return None
 
 
-def _derived(node: ir.Node, index: int, compute: Callable[[], Array]) -> Derived:
-    value = node.inputs[index]
-    assert value is not None  # a constant
-    return Derived(value.name or f"{node_label(node)}.weight", constant_shape(value), constant_dtype(value), compute)
-
-
-def _bias_name(node: ir.Node) -> str:
-    return f"{node_label(node)}.bias"
-
-
 def _become_gemm(node: ir.Node, weight: Derived, bias: Derived) -> Step:
-    return Step(change=Rewrite(node, {1: weight, 2: bias}, op_type="Gemm"))
+    return Step(edit=Rewrite(node, {1: weight, 2: bias}, op_type="Gemm"))
 
 
 def _reshape_to_matrix(node: ir.Node, columns: int) -> ir.Node | None:
     """Return the Reshape that alone reads the node, if it makes a matrix with the same last axis."""
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Reshape" or node.outputs[0].is_graph_output():
+    reader = sole_reader(node.outputs[0])
+    if reader is None or reader.op_type != "Reshape":
         return None
-    result = uses[0].node.outputs[0]
-    return uses[0].node if rank_of(result) == 2 and static_size(result, 1) == columns else None
+    result = reader.outputs[0]
+    return reader if rank_of(result) == 2 and static_size(result, 1) == columns else None
 
 
-def _pull_activations(node: ir.Node, affine: Affine) -> Step | Refusal:
+def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     """Ask the right factor for an affine along the columns of Y, or the left one for one along its rows.
 
     An offset along the columns, A (g * B + h) = g * (A B) + h, needs rows of A that add up to one, as Softmax makes;
@@ -116,17 +109,19 @@ def _pull_activations(node: ir.Node, affine: Affine) -> Step | Refusal:
     if not _are_matrices(node):
         return not_per_channel(node)
     for index in (1, 0):
-        if not affine.varies_along([_contracted_axis(index)]) and fits(affine, node.inputs[index]):
+        if not affine.varies_along([_contracted_axis(index)]) and affine.fits(node.inputs[index]):
             if affine.has_offset and not _adds_up_to_one(node, 1 - index):
-                return Refusal("no-bias", "it multiplies two activations, and the sums of one are not one", node)
-            return Step(pulls={index: affine})
+                return Rejection(
+                    ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one"
+                )
+            return Step(backward={index: affine})
     return not_per_channel(node)
 
 
-def _push_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
-    """Pass what one factor lacks along its own axis of Y; an offset only as in `_pull_activations`."""
+def _forward_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+    """Pass what one factor lacks along its own axis of Y; an offset only as in `_backward_activations`."""
     if len(missing) > 1:
-        return Refusal("product", "both of its factors would lack an affine", node)
+        return Rejection(ReasonCode.PRODUCT, node, "both of its factors would lack an affine")
     ((index, affine),) = missing.items()
     if (
         not _are_matrices(node)
@@ -135,12 +130,12 @@ def _push_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Re
     ):
         return not_per_channel(node)
     if affine.has_offset and not _adds_up_to_one(node, 1 - index):
-        return Refusal("no-bias", "it multiplies two activations, and the sums of one are not one", node)
-    return Step(pushes={0: affine})
+        return Rejection(ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one")
+    return Step(forward={0: affine})
 
 
 def _are_matrices(node: ir.Node) -> bool:
-    """Whether both factors have rows and columns; a vector loses its axis in the product."""
+    """Return whether both factors have rows and columns; a vector loses its axis in the product."""
     return all((rank_of(value) or 0) >= 2 for value in node.inputs)
 
 
@@ -150,10 +145,10 @@ def _contracted_axis(index: int) -> int:
 
 
 def _adds_up_to_one(node: ir.Node, index: int) -> bool:
-    """Whether a factor adds up to one along its contracted axis: it is a Softmax along exactly that axis."""
+    """Return whether a factor adds up to one along its contracted axis: it is a Softmax along exactly that axis."""
     value = node.inputs[index]
     producer, rank = (value.producer() if value is not None else None), rank_of(value)
-    if producer is None or producer.op_type != "Softmax" or producer.domain not in ("", "ai.onnx") or rank is None:
+    if producer is None or producer.op_type != "Softmax" or producer.domain != "" or rank is None:
         return False
     flattens = opset_of(producer) < 13  # then all axes from this one on are one
     axis = producer.attributes.get_int("axis", 1 if flattens else -1) % rank

@@ -7,58 +7,56 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.edits import Rewrite
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.edits import Rewrite, replacement
+from normfold.export.fold.operators.add import constant_index
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal, node_label
-from normfold.export.graph.constants import Derived, constant_dtype, constant_shape, exact, is_constant
-from normfold.export.graph.shapes import broadcasts_into, fits, rank_of, sizes_of
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
+from normfold.export.graph.constants import exact, is_constant
+from normfold.export.graph.shapes import rank_of
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb a gain; with an offset, ask x for both, the offset over the constant: g * c * x + h = c * (g * x + h / c).
 
     Of two activations one takes the gain; an offset has no place there.
     """
     affine, index = wanted[0], _constant_index(node)
-    if isinstance(index, Refusal):
+    if isinstance(index, Rejection):
         return index
     if index is None:
-        return _pull_activations(node, affine)
+        return _backward_activations(node, affine)
     factor = _factor(node, index)
     if not affine.has_offset:
         return _step(node, index, affine.gain * factor)
     if not np.all(factor):
-        return Refusal("zero-gain", "it multiplies by zero, and no offset before it would show behind", node)
-    return Step(pulls={1 - index: Affine(affine.gain, affine.offset / factor)})
+        return Rejection(ReasonCode.ZERO_GAIN, node, "it multiplies by zero, and no offset before it would show behind")
+    return Step(backward={1 - index: Affine(affine.gain, affine.offset / factor)})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the gain, and leave the offset times the constant to the readers: c * (g * x + h) = (c * g) * x + c * h.
 
-    Of two activations a gain passes; an offset refuses.
+    Of two activations a gain passes; an offset does not.
     """
     index = _constant_index(node)
-    if isinstance(index, Refusal):
+    if isinstance(index, Rejection):
         return index
     if index is None:
-        return _push_activations(node, missing)
+        return _forward_activations(node, missing)
     affine, factor = missing[1 - index], _factor(node, index)
-    pushes = {}
+    forward = {}
     if affine.has_offset:
-        pushes[0] = Affine(np.ones([1] * affine.rank), affine.offset * factor)
-    return _step(node, index, affine.gain * factor, pushes=pushes)
+        forward[0] = Affine(np.ones([1] * affine.rank), affine.offset * factor)
+    return _step(node, index, affine.gain * factor, forward=forward)
 
 
-def _constant_index(node: ir.Node) -> int | Refusal | None:
-    for index in (1, 0):
-        if is_constant(node.inputs[index]):
-            if node.op_type == "Div" and index == 0:
-                return Refusal("reciprocal", "it divides by the value", node)
-            if broadcasts_into(constant_shape(node.inputs[index]), sizes_of(node.inputs[1 - index])):
-                return index
-            return Refusal("broadcast", "its constant enlarges the other operand, or that one's shape is unknown", node)
-    return None
+def _constant_index(node: ir.Node) -> int | Rejection | None:
+    if node.op_type == "Div" and is_constant(node.inputs[0]) and not is_constant(node.inputs[1]):
+        return Rejection(ReasonCode.RECIPROCAL, node, "it divides by the value")
+    return constant_index(node)
 
 
 def _factor(node: ir.Node, index: int) -> Array:
@@ -71,41 +69,42 @@ def _step(
     node: ir.Node,
     index: int,
     factor: Array,
-    pushes: Mapping[int, Affine] | None = None,
-) -> Step | Refusal:
+    forward: Mapping[int, Affine] | None = None,
+) -> Step | Rejection:
     """Return the step that makes the node multiply by another factor."""
-    value = node.inputs[index]
-    assert value is not None  # a constant
     with np.errstate(divide="ignore"):
         constant = 1 / factor if node.op_type == "Div" else factor
     if not np.isfinite(constant).all():
-        return Refusal("zero-gain", "it would divide by zero, or does", node)
-    name = value.name or f"{node_label(node)}.factor"
-    change = Rewrite(node, {index: Derived(name, constant.shape, constant_dtype(value), lambda: constant)})
-    return Step(pushes=pushes or {}, change=change)
+        return Rejection(ReasonCode.ZERO_GAIN, node, "it would divide by zero, or does")
+    edit = Rewrite(node, {index: replacement(node, index, "factor", lambda: constant, constant.shape)})
+    return Step(forward=forward or {}, edit=edit)
 
 
-def _pull_activations(node: ir.Node, affine: Affine) -> Step | Refusal:
+def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     if affine.has_offset:
-        return Refusal("product-offset", "it multiplies two activations, and neither can take an offset", node)
+        return Rejection(
+            ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, and neither can take an offset"
+        )
     for index in (0, 1):
         if index == 1 and node.op_type == "Div":
             break
         value = node.inputs[index]
-        if value is not None and len(value.uses()) == 1 and fits(affine, value):
-            return Step(pulls={index: affine})
-    return Refusal("product", "neither of its factors is read by it alone and of the shape that the gain needs", node)
+        if value is not None and len(value.uses()) == 1 and affine.fits(value):
+            return Step(backward={index: affine})
+    return Rejection(
+        ReasonCode.PRODUCT, node, "neither of its factors is read by it alone and of the shape that the gain needs"
+    )
 
 
-def _push_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def _forward_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     if any(affine.has_offset for affine in missing.values()):
-        return Refusal("product-offset", "it multiplies two activations, of which one lacks an offset", node)
+        return Rejection(ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, of which one lacks an offset")
     if node.op_type == "Div" and 1 in missing:
-        return Refusal("reciprocal", "it divides by the value", node)
+        return Rejection(ReasonCode.RECIPROCAL, node, "it divides by the value")
     rank = rank_of(node.outputs[0])
     if rank is None or any(affine.rank != rank for affine in missing.values()):
-        return Refusal("two-branches", "its factors differ in rank, or their shapes are not known", node)
+        return Rejection(ReasonCode.TWO_BRANCHES, node, "its factors differ in rank, or their shapes are not known")
     gain: Array = np.ones([1] * rank)
     for affine in missing.values():
         gain = gain * affine.gain
-    return Step(pushes={0: Affine(gain, np.zeros([1] * gain.ndim))})
+    return Step(forward={0: Affine(gain, np.zeros([1] * gain.ndim))})

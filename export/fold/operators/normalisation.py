@@ -7,18 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.layer import not_per_channel, read_layer
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.layer import read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, not_per_channel
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: scale' = g * scale, shift' = g * shift + h."""
     if set(wanted) != {0}:
-        return Refusal("operator", "its statistics are read too, and carry no affine", node)
+        return Rejection(ReasonCode.OPERATOR, node, "its statistics are read too, and carry no affine")
     layer = read_layer(node)
-    if isinstance(layer, Refusal):
+    if isinstance(layer, Rejection):
         return layer
     shape = layer.weight_shape
     arrays = _as_parameters(node, wanted[0], shape)
@@ -33,10 +35,10 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     return layer.rewritten(lambda: layer.weight() * gain, bias=(shape, bias) if needs_bias else None)
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
-    """Refuse: it measures what comes in."""
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+    """Reject every affine: the node normalises by statistics of its input."""
     del missing
-    return Refusal("non-linear", "it normalises by statistics of its input", node)
+    return Rejection(ReasonCode.NON_LINEAR, node, "it normalises by statistics of its input")
 
 
 def _as_parameters(node: ir.Node, affine: Affine, shape: tuple[int, ...]) -> tuple[Array, Array] | None:

@@ -7,22 +7,22 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.layer import not_per_channel
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, not_per_channel
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass: a mean of g * x + h is g times the mean, plus h."""
-    return _refuse(node, wanted[0]) or Step(pulls={0: wanted[0]})
+    return _reject(node, wanted[0]) or Step(backward={0: wanted[0]})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, likewise; of an offset that varies over the positions its mean, where all of them are one window."""
     affine = missing[0]
     if node.op_type == "GlobalAveragePool":
         affine = mean_offset(affine, range(2, affine.rank))
-    return _refuse(node, affine) or Step(pushes={0: affine})
+    return _reject(node, affine) or Step(forward={0: affine})
 
 
 def mean_offset(affine: Affine, axes: Iterable[int]) -> Affine:
@@ -30,12 +30,12 @@ def mean_offset(affine: Affine, axes: Iterable[int]) -> Affine:
     return Affine(affine.gain, affine.offset.mean(tuple(axes), keepdims=True))
 
 
-def _refuse(node: ir.Node, affine: Affine) -> Refusal | None:
-    """Refuse an affine that varies within a window, and an offset where a window counts zeros of the padding."""
+def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
+    """Reject an affine that varies within a window, and an offset where a window counts zeros of the padding."""
     if affine.varies_along(range(2, affine.rank)):
         return not_per_channel(node)
     if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
-        return Refusal("zero-padding", "it counts its zero padding, which would lack the offset", node)
+        return Rejection(ReasonCode.ZERO_PADDING, node, "it counts its zero padding, which would lack the offset")
     return None
 
 
@@ -47,5 +47,5 @@ def _counts_padding(node: ir.Node) -> bool:
 
 
 def _rounds_up(node: ir.Node) -> bool:
-    """Whether the last windows may reach beyond the input, which runtimes count in different ways."""
+    """Return whether the last windows may reach beyond the input, which runtimes count in different ways."""
     return bool(node.attributes.get_int("ceil_mode", 0))

@@ -10,57 +10,60 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.operators.pool import mean_offset
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, unknown_shape
 from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.shapes import rank_of, unknown_shape
+from normfold.export.graph.shapes import rank_of
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass: wherever the positions went into one, they share its affine. A maximum needs a positive gain."""
     rank = rank_of(node.inputs[0])
     if rank is None:
         return unknown_shape(node)
     axes = _axes(node, rank)
-    if isinstance(axes, Refusal):
+    if isinstance(axes, Rejection):
         return axes
     affine = wanted[0] if _keeps(node) else wanted[0].map(lambda array: np.expand_dims(array, tuple(axes)))
-    return _not_positive(node, affine) or Step(pulls={0: affine})
+    return _not_positive(node, affine) or Step(backward={0: affine})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, if the gain is constant along the reduced axes, and for a maximum positive, the offset constant too."""
     if set(missing) != {0}:
-        return Refusal("indices", "it reads the value as axes", node)
+        return Rejection(ReasonCode.INDICES, node, "it reads the value as axes")
     affine = missing[0]
     axes = _axes(node, affine.rank)
-    if isinstance(axes, Refusal):
+    if isinstance(axes, Rejection):
         return axes
     if node.op_type == "ReduceMean":
         affine = mean_offset(affine, axes)
     if affine.varies_along(axes):
-        return Refusal("reduced-axis", "the affine varies along an axis that it reduces", node)
+        return Rejection(ReasonCode.REDUCED_AXIS, node, "the affine varies along an axis that it reduces")
     kept = affine if _keeps(node) else affine.map(lambda array: np.squeeze(array, tuple(axes)))
-    return _not_positive(node, affine) or Step(pushes={0: kept})
+    return _not_positive(node, affine) or Step(forward={0: kept})
 
 
 def _keeps(node: ir.Node) -> bool:
     return bool(node.attributes.get_int("keepdims", 1))
 
 
-def _axes(node: ir.Node, rank: int) -> Sequence[int] | Refusal:
+def _axes(node: ir.Node, rank: int) -> Sequence[int] | Rejection:
     """Return the reduced axes: an attribute in older opsets, an input in newer ones; none means all, or no-op."""
     given: Sequence[int] = node.attributes.get_ints("axes", ())
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         tensor = constant_tensor(node.inputs[1])
         if tensor is None:
-            return Refusal("computed-axes", "its axes are computed, not constant", node)
+            return Rejection(ReasonCode.COMPUTED_AXES, node, "its axes are computed, not constant")
         given = [int(axis) for axis in tensor.numpy()]
     if not given and not node.attributes.get_int("noop_with_empty_axes", 0):
         given = range(rank)
     return sorted(axis % rank for axis in given)
 
 
-def _not_positive(node: ir.Node, affine: Affine) -> Refusal | None:
+def _not_positive(node: ir.Node, affine: Affine) -> Rejection | None:
     if node.op_type == "ReduceMax" and not np.all(affine.gain > 0):
-        return Refusal("gain-sign", "a gain that is not positive turns its maximum into something else", node)
+        return Rejection(
+            ReasonCode.GAIN_SIGN, node, "a gain that is not positive turns its maximum into something else"
+        )
     return None

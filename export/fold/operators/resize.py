@@ -8,36 +8,37 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection, unknown_shape
 from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.shapes import fits, sizes_of, unknown_shape
+from normfold.export.graph.shapes import sizes_of
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, if the affine is constant along the resized axes."""
-    return _refuse(node, wanted[0]) or Step(pulls={0: wanted[0]})
+    return _reject(node, wanted[0]) or Step(backward={0: wanted[0]})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, likewise."""
     if set(missing) != {0}:
-        return Refusal("indices", "it reads the value as its scales or sizes", node)
-    return _refuse(node, missing[0]) or Step(pushes={0: missing[0]})
+        return Rejection(ReasonCode.INDICES, node, "it reads the value as its scales or sizes")
+    return _reject(node, missing[0]) or Step(forward={0: missing[0]})
 
 
-def _refuse(node: ir.Node, affine: Affine) -> Refusal | None:
+def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
     if node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        return Refusal("extrapolation", "it fills what lies outside with a value of its own", node)
+        return Rejection(ReasonCode.EXTRAPOLATION, node, "it fills what lies outside with a value of its own")
     before, after = sizes_of(node.inputs[0]), sizes_of(node.outputs[0])
     if before is None or after is None:
         return unknown_shape(node)
-    if not fits(affine, node.inputs[0]) or not fits(affine, node.outputs[0]) or not _keeps(node, affine):
-        return Refusal("resized-axis", "the affine varies along an axis that it resizes", node)
+    if not affine.fits(node.inputs[0]) or not affine.fits(node.outputs[0]) or not _keeps(node, affine):
+        return Rejection(ReasonCode.RESIZED_AXIS, node, "the affine varies along an axis that it resizes")
     return None
 
 
 def _keeps(node: ir.Node, affine: Affine) -> bool:
-    """Whether the axes along which the affine varies are scaled by exactly 1: another scale may keep a size and mix."""
+    """Return whether the axes along which the affine varies are scaled by 1: another scale may keep a size and mix."""
     sizes = len(node.inputs) > 3 and node.inputs[3] is not None
     given = node.attributes.get_floats("scales", ())
     value = None if sizes or given else node.inputs[2 if len(node.inputs) > 2 else 1]

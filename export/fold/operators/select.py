@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.affine import Affine, Array
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import static_size
 
@@ -17,35 +19,35 @@ Chosen = dict[int, list[int]]
 """Axis to the indices that are taken along it, in order."""
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
-    """Pass; elements that are not taken get gain 1 and offset 0 (nobody reads them: the planner sees to that)."""
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+    """Pass; elements that are not taken get gain 1 and offset 0 (the planner makes sure that they are not read)."""
     chosen = _chosen(node, wanted[0])
-    if isinstance(chosen, Refusal):
+    if isinstance(chosen, Rejection):
         return chosen
     affine = wanted[0]
     for axis, indices in chosen.items():
         if affine.varies_along([axis]):
             if len(set(indices)) != len(indices):
-                return Refusal("repeated", "it takes an element twice, each with an affine of its own", node)
+                return Rejection(ReasonCode.REPEATED, node, "it takes an element twice, each with an affine of its own")
             size = static_size(node.inputs[0], axis) or 0  # known where indices are
             affine = Affine(
                 _put(affine.gain, axis, indices, size, filling=1.0),
                 _put(affine.offset, axis, indices, size, filling=0.0),
             )
-    return Step(pulls={0: affine})
+    return Step(backward={0: affine})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays with the elements that are taken."""
     if set(missing) != {0}:
-        return Refusal("indices", "it reads the value as indices", node)
+        return Rejection(ReasonCode.INDICES, node, "it reads the value as indices")
     chosen = _chosen(node, missing[0])
-    if isinstance(chosen, Refusal):
+    if isinstance(chosen, Rejection):
         return chosen
     affine = missing[0]
     for axis, indices in chosen.items():
         affine = Affine(_take(affine.gain, axis, indices), _take(affine.offset, axis, indices))
-    return Step(pushes={0: affine})
+    return Step(forward={0: affine})
 
 
 def _take(array: Array, axis: int, indices: list[int]) -> Array:
@@ -63,17 +65,17 @@ def _put(array: Array, axis: int, indices: list[int], size: int, filling: float)
     return result
 
 
-def _chosen(node: ir.Node, affine: Affine) -> Chosen | Refusal:
+def _chosen(node: ir.Node, affine: Affine) -> Chosen | Rejection:
     """Return the indices taken along each axis on which the affine varies; other axes do not matter."""
     found = _gathered(node) if node.op_type == "Gather" else _sliced(node)
     if found is None:
-        return Refusal("computed-indices", "what it takes is computed, not constant", node)
+        return Rejection(ReasonCode.COMPUTED_INDICES, node, "what it takes is computed, not constant")
     chosen = {}
     for axis, indices in found.items():
         size = static_size(node.inputs[0], axis)
         if affine.varies_along([axis]):
             if size is None:
-                return Refusal("unknown-shape", "the size of the axis that it takes from is not known", node)
+                return Rejection(ReasonCode.UNKNOWN_SHAPE, node, "the size of the axis that it takes from is not known")
             chosen[axis] = list(range(size)[indices]) if isinstance(indices, slice) else [i % size for i in indices]
     return chosen
 

@@ -10,11 +10,11 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.operators.concat import join
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
-from normfold.export.graph.shapes import static_sizes, unknown_shape
+from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.graph.shapes import static_sizes
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, with gain 1 and offset 0 for the parts of which nothing is wanted."""
     axis = node.attributes.get_int("axis", 0)
     sizes = static_sizes(node.outputs, axis)
@@ -24,10 +24,10 @@ def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
     affines = [wanted.get(index, Affine.identity(rank)) for index in range(len(node.outputs))]
     gain = join([affine.gain for affine in affines], sizes, axis)
     offset = join([affine.offset for affine in affines], sizes, axis)
-    return Step(pulls={0: Affine(gain, offset)})
+    return Step(backward={0: Affine(gain, offset)})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, each part its own part of the affine."""
     axis = node.attributes.get_int("axis", 0)
     sizes = static_sizes(node.outputs, axis)
@@ -35,7 +35,7 @@ def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
         return unknown_shape(node)
     ends = np.cumsum(sizes)
     return Step(
-        pushes={
+        forward={
             i: missing[0].part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
         }
     )

@@ -1,4 +1,4 @@
-"""Which file answers for which operator. A type that is not listed refuses."""
+"""The file that answers for each operator. One that is not listed rejects every affine."""
 
 from __future__ import annotations
 

@@ -9,19 +9,19 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Refusal
+from normfold.export.fold.rejection import Rejection
 
 
-def pull(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Refusal:
+def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays' axes put back."""
     order = _order(node, wanted[0].rank)
-    return Step(pulls={0: wanted[0].map(lambda array: array.transpose(np.argsort(order)))})
+    return Step(backward={0: wanted[0].map(lambda array: array.transpose(np.argsort(order)))})
 
 
-def push(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Refusal:
+def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays' axes put in the node's order."""
     order = _order(node, missing[0].rank)
-    return Step(pushes={0: missing[0].map(lambda array: array.transpose(order))})
+    return Step(forward={0: missing[0].map(lambda array: array.transpose(order))})
 
 
 def _order(node: ir.Node, rank: int) -> Sequence[int]:

@@ -15,8 +15,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from normfold.contract.manifest import PRIOR, SourceCard, read_manifest, sha256_of
-from normfold.contract.monitor import divergence, read_monitor
+from normfold.contract.drift.monitor import divergence, read_monitor
+from normfold.contract.manifest import DEFAULT_PRIOR, read_manifest, sha256_of
+from normfold.contract.source_card import SourceCard
 from normfold.export.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.statistics import read_merging
@@ -81,7 +82,7 @@ def test_adapted_version_names_its_parent_and_keeps_everything_else(
     manifest = read_manifest(folder / "manifest.json")
     assert manifest.schema_version == 3
     assert manifest.adapted is not None
-    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": PRIOR}
+    assert manifest.adapted.model_dump() == {"from_version": 1, "samples": 64, "prior": DEFAULT_PRIOR}
     assert (manifest.card, manifest.takes_pixels, manifest.copy_of) == (CARD, False, None)
     assert set(manifest.files) == {
         "trained.safetensors",
@@ -110,7 +111,7 @@ def test_json_output_of_adapt_is_the_record(normfold: RunCommand, repository: Pa
     assert layer["mean_moved"] == pytest.approx({"median": np.median(moved), "largest": moved.max()}, rel=1e-5)
     ratio = (new_var + 1e-5) / (old_var + 1e-5)
     assert layer["variance_ratio"]["largest"] == pytest.approx(ratio.max(), rel=1e-5)
-    assert 0 < layer["halves"]["means"]["z"] < 4
+    assert 0 < layer["stability"]["means"]["z"] < 4
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
@@ -162,7 +163,7 @@ def test_adapt_takes_any_version(normfold: RunCommand, repository: Path, samples
 def test_thresholds_are_computed_from_the_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     """Windows of such inputs are below the thresholds of the new version, windows of what training saw above them."""
     np.savez(tmp_path / "samples.npz", x=shifted(400))
-    assert "Inputs are watched at 1 layer" in normfold("adapt", "models/net", "--samples", "samples.npz")[1]
+    assert "Inputs are monitored for drift at 1 layer" in normfold("adapt", "models/net", "--samples", "samples.npz")[1]
 
     monitor = read_monitor(repository / "net" / "2" / "monitor.json")
     assert monitor.calibration_rows == 400
@@ -183,10 +184,10 @@ def test_thresholds_use_as_many_samples_as_allowed(
     normfold: RunCommand, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every second of 201 would be no more than 101."""
-    monkeypatch.setattr(adapt, "MOST_NORMAL", 150)
+    monkeypatch.setattr(adapt, "MAX_CALIBRATION_SAMPLES", 150)
     np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).permutation(shifted(201)))
 
-    assert "150 samples say what is normal there." in _in_one_line(
+    assert "thresholds come from 150 samples." in _in_one_line(
         normfold("adapt", "models/net", "--samples", "samples.npz")[1]
     )
     assert read_monitor(repository / "net" / "2" / "monitor.json").calibration_rows == 150
@@ -207,7 +208,7 @@ def test_too_few_samples_for_thresholds_are_reported(
     normfold: RunCommand, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
 ) -> None:
     """Enough to adapt, and not to tell when inputs change again; the version that is adapted may well have told."""
-    says = "no thresholds, which take at least 100 samples: scores are shown, `drifted` stays null, and the alert"
+    says = "without thresholds, which take at least 100 samples: scores are shown, `drifted` stays null, and the alert"
     np.savez(tmp_path / "samples.npz", x=shifted(count))
     assert repository.exists()
 
@@ -226,9 +227,9 @@ def _in_one_line(text: str) -> str:
 
 def test_bundle_without_drift_monitor_stays_without(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
-    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", watch=False)
+    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", monitoring=False)
 
-    assert "Its inputs are not watched." in normfold("adapt", "models/net", "--samples", str(samples))[1]
+    assert "Its inputs are not monitored for drift." in normfold("adapt", "models/net", "--samples", str(samples))[1]
 
     assert not (tmp_path / "models" / "net" / "2" / "monitor.onnx").exists()
 
@@ -329,7 +330,7 @@ def test_rejected_dry_run_shows_the_layers(normfold: RunCommand, repository: Pat
         (["none/net"], 2, "There is no folder 'none'"),
         (["models/net", "--version", "9"], 2, "There is no version 9 of 'net'; there are 1."),
         (["models/bare"], 2, "Version 1 of 'bare' was exported without its unfolded model (--no-source)"),
-        (["models/relu"], 2, "There is no BatchNormalization in this model, so no statistics to re-estimate."),
+        (["models/relu"], 2, "There is no BatchNormalization in this model, so no statistics to recalibrate."),
         (["models/damaged"], 1, "Version 1 of 'damaged' is damaged, and nothing was written"),
         (["models/net", "--samples", "none.npz"], 2, "'none.npz' cannot be read: No such file or directory."),
         (["models/net", "--prior", "-1"], 2, "Invalid value for '--prior'"),

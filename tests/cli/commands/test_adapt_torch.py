@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.manifest import SourceCard
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
 from normfold.export.verify.verify import verify
 from normfold.models.architectures.registry import FACTORIES
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
 from normfold.models.onnx.to_onnx import InputSpec, checkpoint_to_onnx, to_onnx
-from normfold.models.training.checkpoint import make_run_config
+from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.train import fit
 from tests.support.command import RunCommand
@@ -94,7 +94,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
     data = DataConfig(validation_fraction=0.15)
     dataset = load_dataset(data)
     fit(make_run_config("convnet", {}, data, dataset, TrainConfig(epochs=4)), dataset, folder / "run")
-    exported = checkpoint_to_onnx(folder / "run", folder / "digits.onnx")
+    exported = checkpoint_to_onnx(load_checkpoint(folder / "run"), folder / "digits.onnx")
     card = SourceCard.model_validate_json(exported.card_path.read_text())
     for name, takes_pixels in (("digits", False), ("pixels", True)):
         export_bundle(folder / "digits.onnx", folder / "models", name, card=card, takes_pixels=takes_pixels)

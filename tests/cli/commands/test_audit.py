@@ -15,7 +15,7 @@ from onnx import helper
 from safetensors.torch import save_file
 from torch import nn
 
-from normfold.contract.findings import Finding, Severity
+from normfold.contract.audit.findings import Finding, Severity
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.command import Page, RunCommand
 from tests.support.onnx_models import batchnorm, model, set_training_mode
@@ -114,7 +114,7 @@ def test_json_output_has_every_finding_and_every_layer(normfold: RunCommand, spo
     assert record["source"] == "run"
     first = record["findings"][0]
     assert (first["severity"], first["code"], first["layer"]) == ("error", "not-finite", "blocks.1.norm")
-    assert set(first) == {"severity", "code", "layer", "figure", "advice"}
+    assert set(first) == {"severity", "code", "layer", "measurement", "advice"}
     assert record["counts"]["error"] == sum(found["severity"] == "error" for found in record["findings"])
     assert [layer["layer"] for layer in record["layers"]] == ["blocks.0.norm", "blocks.1.norm"]
     low, middle, high = record["layers"][0]["gain"]
@@ -224,12 +224,12 @@ def test_a_model_without_batchnorm_gets_a_page_too(normfold: RunCommand, tmp_pat
     [
         (["none.onnx"], 2, "'none.onnx' cannot be read"),
         (["neither"], 2, "'neither' is no run folder, no .onnx file and no module:factory"),
-        (["net.onnx", "--data", "digits"], 2, "--data goes with a run folder or module:factory"),
+        (["net.onnx", "--data", "digits"], 2, "--data is for a run folder or module:factory"),
         (["net.onnx", "--weights", "w.pt"], 2, "--weights goes with module:factory"),
         (["net.onnx", "--html", "net.onnx"], 2, "--html 'net.onnx' is the model itself"),
         (["net.onnx", "--html", "none/page.html"], 3, "Cannot write 'none/page.html': no such file or directory."),
         (["{}:net"], 2, "A module:factory needs --input, the shape of one sample, or --data."),
-        (["{}:net", "--input", "4", "--data", "digits"], 2, "--input and --data both say what shape a sample has"),
+        (["{}:net", "--input", "4", "--data", "digits"], 2, "--input and --data both give the shape of a sample"),
         (["{}:net", "--input", "5"], 2, "The network does not take samples of shape [5]"),
     ],
 )

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from normfold.contract.manifest import SourceCard, to_json
+from normfold.contract.record import to_json
+from normfold.contract.source_card import SourceCard
 from tests.support.command import RunCommand
 from tests.support.onnx_models import model, small_convnet
 
@@ -150,14 +151,16 @@ def test_export_says_whether_the_calibration_rows_give_thresholds(
     x = np.random.default_rng(0).normal(size=(count, 4, 5, 5)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", x=x)
 
-    code, out, err = normfold("export", "net.onnx", "--held-out", "rows.npz", "--name", "text")
-    watched = json.loads(normfold("export", "net.onnx", "--held-out", "rows.npz", "--json")[1])["monitor"]
+    code, out, err = normfold("export", "net.onnx", "--calibration", "rows.npz", "--name", "text")
+    monitor = json.loads(normfold("export", "net.onnx", "--calibration", "rows.npz", "--json")[1])["monitor"]
 
     assert code == 0
-    assert ("The held-out inputs give no threshold: it takes 100 rows" in err) is (count == 99)
-    says = "100 held-out rows say what" if count == 100 else "no thresholds, which take at least 100 held-out rows: "
+    assert ("The calibration inputs give no threshold: at least 100 rows are needed" in err) is (count == 99)
+    says = (
+        "thresholds come from 100 calibration rows." if count == 100 else "without thresholds, which take at least 100"
+    )
     assert says in " ".join(out.split())
-    assert says in watched["sentence"]
+    assert says in monitor["sentence"]
 
 
 def test_export_of_an_onnx_file_needs_no_torch(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from normfold.contract.manifest import read_manifest
-from normfold.models.batchnorm.recalibrate_run import reestimate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.command import RunCommand
 from tests.support.onnx_models import small_convnet
@@ -39,7 +39,7 @@ def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manif
     assert (code, err) == (0, "")
     assert "running statistics  mean moved by  variance changed by" in out
     assert "blocks.0.norm" in out
-    assert "Taken anew over 84 training rows: validation accuracy" in " ".join(out.split())
+    assert "Recalibrated over 84 training rows: validation accuracy" in " ".join(out.split())
 
     record = json.loads(normfold("export", "run", "--json")[1])
 
@@ -64,7 +64,7 @@ def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     )
     x = torch.randn(20, 4)
     (served,) = session.run(None, {"input": x.numpy()})
-    anew, trained = reestimate_run(run).checkpoint.network, load_checkpoint(run).network
+    anew, trained = recalibrate_run(run).checkpoint.network, load_checkpoint(run).network
     np.testing.assert_allclose(served, anew(x).detach(), rtol=1e-4, atol=1e-5)
     assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
 
@@ -106,11 +106,11 @@ def test_statistics_that_lower_accuracy_are_discarded_with_a_warning(
     )  # any accuracy is a fall then
     code, out, err = normfold("export", "run")
     assert code == 0
-    assert err.startswith("warning: The running statistics are those of training: taken anew they make validation")
+    assert err.startswith("warning: The running statistics are those of training: recalibration lowers validation")
     assert "Taken anew, and not kept, over 84 training rows" in " ".join(out.split())
     record = json.loads(normfold("export", "run", "--json")[1])
     assert record["running_statistics"]["taken"] is False
-    assert record["kept_statistics"] == "taken anew they make validation accuracy worse"
+    assert record["kept_statistics"] == "recalibration lowers validation accuracy"
 
 
 @pytest.mark.slow

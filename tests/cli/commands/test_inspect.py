@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 from normfold.display.pages.markup import element, name, printable, shortened
-from normfold.display.pages.strip import LONGEST_LINE, break_lines, find_blocks, living
+from normfold.display.pages.strip import MAX_LINE_NODES, break_lines, find_blocks, living
 from tests.support.command import Page, RunCommand
 from tests.support.onnx_models import batchnorm, model, small_convnet, statistics
 
@@ -71,9 +71,9 @@ def test_page_shows_the_outcome_of_each_batchnorm(normfold: RunCommand, net: Pat
     for text, entry in zip(page.rows.values(), report["entries"], strict=True):
         assert text.startswith(entry["node"] + entry["outcome"])
         assert (entry["reason"] or entry["into"]) in text
-        assert (entry["code"] or "") in text
+        assert (entry["reason_code"] or "") in text
     assert "4 of 5 BatchNormalization nodes can be folded" in page.text
-    assert "Proven: the folded model computes the same." in page.text
+    assert "Verified: the folded model computes the same." in page.text
     assert hashlib.sha256(net.read_bytes()).hexdigest() in page.text
     assert "n × 4 × 5 × 5" in page.text
     assert "equal" in out
@@ -160,8 +160,8 @@ def test_page_without_verification_says_so(normfold: RunCommand, net: Path, tmp_
 
     assert normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")[0] == 0
     text = Page((tmp_path / "page.html").read_text()).text
-    assert "Not proven" in text
-    assert "Proven" not in text
+    assert "Not verified" in text
+    assert "Verified" not in text
 
 
 def test_failed_verification_is_on_the_page_and_in_the_exit_code(
@@ -177,7 +177,7 @@ def test_failed_verification_is_on_the_page_and_in_the_exit_code(
     assert err == "error: 'net.onnx' does not compute the same when it is folded; 'page.html' shows by how much.\n"
     text = Page((tmp_path / "page.html").read_text()).text
     assert "The folded model does not compute the same." in text
-    assert "Proven" not in text
+    assert "Verified" not in text
 
 
 def test_model_that_no_runtime_runs_gets_a_page_without_verification(normfold: RunCommand, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_markup_escapes_what_is_not_markup() -> None:
     assert shortened("x" * 200, 11) == "xxxxx…xxxxx"
 
 
-@pytest.mark.parametrize("count", [1, 2, 20, LONGEST_LINE, 42, 1000])
+@pytest.mark.parametrize("count", [1, 2, 20, MAX_LINE_NODES, 42, 1000])
 def test_lines_hold_each_node_once_and_split_no_block_that_fits(count: int) -> None:
     block = 7  # a residual block: every seventh node reads what stands before the block
     reads = [(index - 1,) if (index + 1) % block else (index - 1, index - block) for index in range(count)]
@@ -261,9 +261,9 @@ def test_lines_hold_each_node_once_and_split_no_block_that_fits(count: int) -> N
     lines = break_lines([0] * (count - 1), alive)
 
     assert [index for line in lines for index in line] == list(range(count))
-    assert max(map(len, lines)) <= LONGEST_LINE
+    assert max(map(len, lines)) <= MAX_LINE_NODES
     assert all(line.start % block == 0 for line in lines)
-    assert all(len(line) >= LONGEST_LINE // 2 for line in lines[:-1])
+    assert all(len(line) >= MAX_LINE_NODES // 2 for line in lines[:-1])
 
 
 def test_lines_do_not_split_arcs_where_another_break_is_near() -> None:

@@ -36,7 +36,7 @@ def test_create_prints_the_key_alone_on_standard_output(normfold: RunCommand) ->
     assert out.count("\n") == 1
     assert opens(out.strip())
     assert out.strip() not in err
-    assert err.startswith("The key 'ci', for infer: keep it now, 'keys.json' has only its hash. ")
+    assert err.startswith("The key 'ci', for infer: store it now, 'keys.json' has only its hash. ")
 
 
 def test_create_takes_scopes_rate_and_end(normfold: RunCommand) -> None:
@@ -84,14 +84,14 @@ def test_rotate_ends_the_old_secret_or_lets_it_go_on(normfold: RunCommand) -> No
     identity, first = create(normfold, "ci")
     code, second, err = normfold("keys", "rotate", identity, *FILE)
     assert code == 0
-    assert "The old secret stops within about a second." in err
+    assert "The old secret ends within about a second." in err
     assert (opens(first), opens(second.strip())) == (False, True)
     code, out, _ = normfold("keys", "rotate", identity, *FILE, "--grace-minutes", "60", "--json")
     third = json.loads(out)
     assert third["former_until"] > third["created"]
     assert (opens(second.strip()), opens(third["key"])) == (True, True)
     err = normfold("keys", "rotate", identity, *FILE, "--grace-minutes", "60")[2]
-    assert "The old secret goes on until 20" in err
+    assert "The old secret stays valid until 20" in err
 
 
 def test_revoke_ends_a_key(normfold: RunCommand) -> None:
@@ -164,5 +164,5 @@ def test_serve_does_not_start_without_the_configured_key_file(tmp_path: Path, te
         file.write_text(text)
     ended = run_serve("--port", "0", "--keys", str(file))
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: The file of keys {str(file)!r} ")
+    assert ended.stderr.startswith(f"error: The key file {str(file)!r} ")
     assert len(ended.stderr.splitlines()) == 1

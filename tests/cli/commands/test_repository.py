@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from normfold.contract.manifest import LARGEST_VERSION, FoldSummary, SourceCard, read_manifest
-from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import WriteError
+from normfold.contract.errors import WriteError
+from normfold.contract.manifest import MAX_VERSION, FoldSummary, read_manifest
+from normfold.contract.source_card import SourceCard
+from normfold.export.bundle.reservation import reservation
 from normfold.service.app import create_app
 from normfold.service.repository.scan import scan
 from normfold.service.settings import Settings
@@ -265,13 +266,13 @@ def test_a_rollback_that_is_cut_off_leaves_nothing(
 def test_rollback_after_the_largest_version_is_an_error(normfold: RunCommand, root: Path) -> None:
     writer = BundleWriter(root)
     writer.digits(1)
-    writer.digits(LARGEST_VERSION)
+    writer.digits(MAX_VERSION)
 
     code, _, err = normfold("repository", "rollback", "digits")
 
     assert code == 2
     assert "There is no free version of 'digits': the largest is 999999999." in err
-    assert versions(root) == ["1", str(LARGEST_VERSION)]
+    assert versions(root) == ["1", str(MAX_VERSION)]
 
 
 def test_delete_removes_versions_and_reports_the_freed_bytes(normfold: RunCommand, digits: BundleWriter) -> None:
@@ -461,7 +462,7 @@ def test_prune_removes_abandoned_folders_and_spares_those_being_written(
     os.utime(model / "8.partial" / "model.onnx")  # a large file that is still growing
     os.utime(model / "9.partial")  # a file that has just been begun, or linked
 
-    with reserved(digits.root, "digits", None) as (living, number):
+    with reservation(digits.root, "digits", None) as (living, number):
         assert normfold("repository", "prune", "--keep", "3", "--yes")[0] == 0
         shutil.copy(model / "1" / "model.onnx", living)
 
@@ -472,7 +473,7 @@ def test_an_export_whose_folder_was_removed_fails_and_leaves_nothing(
     normfold: RunCommand, digits: BundleWriter
 ) -> None:
     def export_slowly() -> None:
-        with reserved(digits.root, "digits", None) as (folder, _):
+        with reservation(digits.root, "digits", None) as (folder, _):
             (folder / "model.onnx").touch()
             make_old(folder)
             assert normfold("repository", "prune", "--keep", "3", "--yes")[0] == 0

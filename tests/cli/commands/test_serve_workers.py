@@ -83,7 +83,7 @@ def test_workers_are_one_service(identity_repository: Path, tmp_path: Path) -> N
         assert process.returncode == 0
     assert "Traceback" not in log
     lines = [json.loads(line) for line in log.splitlines()]
-    assert [line["level"] for line in lines if "takes its place" in line["message"]] == ["warning"]
+    assert [line["level"] for line in lines if "this one replaces it" in line["message"]] == ["warning"]
 
 
 @pytest.mark.slow

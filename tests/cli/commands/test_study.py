@@ -14,8 +14,8 @@ from PIL import Image
 
 from normfold.cli.study.cost import COLUMNS, run_cost
 from normfold.models.study import experiments
-from normfold.models.study.finding import Check, Finding, Table
 from normfold.models.study.plots import Bars, Series, draw
+from normfold.models.study.result import Check, ExperimentResult, Table
 from tests.support.command import Page, RunCommand
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,18 +26,20 @@ NAMES = [
 ]  # fmt: skip
 
 
-def made_up(name: str, differences: tuple[float, ...]) -> Finding:
-    picture = draw([Bars("Bars", "value", ["a"], [Series("s", [[1.0]])])])
+def made_up(name: str, differences: tuple[float, ...]) -> ExperimentResult:
+    plot = draw([Bars("Bars", "value", ["a"], [Series("s", [[1.0]])])])
     check = Check(f"The claim of {name}.", "Nobody 2026", "a − b", differences)
-    return Finding(name, f"Title of {name}", "method", Table(("a", "b"), (("x", 0.5),)), "caption", picture, (check,))
+    return ExperimentResult(
+        name, f"Title of {name}", "method", Table(("a", "b"), (("x", 0.5),)), "caption", plot, (check,)
+    )
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put findings of made-up numbers in the experiments' place: theirs are tested where they are."""
+    """Put results of made-up numbers in the experiments' place: theirs are tested where they are."""
     outcomes = [(1.0, 1.1), (-1.0, -1.1), (1.0, -1.0)]
-    findings = {name: made_up(name, outcomes[number % 3]) for number, name in enumerate(NAMES[:-1])}
-    runs = {name: lambda _seeds, _steps, name=name: findings[name] for name in findings}
+    results = {name: made_up(name, outcomes[number % 3]) for number, name in enumerate(NAMES[:-1])}
+    runs = {name: lambda _seeds, _steps, name=name: results[name] for name in results}
     monkeypatch.setattr(experiments, "EXPERIMENTS", runs)
     monkeypatch.setattr("normfold.cli.study.cost.run_cost", lambda _seeds, _rounds: made_up("cost", (1.0, 1.1)))
 
@@ -71,7 +73,7 @@ def test_page_has_every_verdict_and_loads_nothing_from_other_hosts(normfold: Run
     assert page.text.count("contradicted: a − b: −1.050 ± 0.050") == 3
     assert page.text.count("not supported on these data: a − b: 0.0 ± 1.0") == 2
     assert "10 seeds" in page.text
-    assert "exceeds 2 standard errors" in page.text
+    assert "is above 2 standard errors" in page.text
     assert not re.search(r"https?:|@import|url\(", text)
     assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
     assert {value[1:] for value in page.values("href")} == set(NAMES)

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from normfold.cli.main import app, main
-from normfold.cli.signals import Terminated, exit_code, terminable
+from normfold.cli.signals import Terminated, exit_code, raise_on_sigterm
 from normfold.models.architectures.registry import FACTORIES
 from normfold.models.data.data import DataConfig
 from normfold.models.training.checkpoint import load_checkpoint
@@ -96,7 +96,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
         patch.setattr("normfold.models.training.train.train_one_epoch", stop_in_second)
         code, _, err = run("--out", "r", *ROWS)
     assert code == 130
-    assert err.endswith("Interrupted; go on after the last whole epoch with: normfold train --out r --resume\n")
+    assert err.endswith("Interrupted; resume after the last finished epoch with: normfold train --out r --resume\n")
     assert run("--out", "r", "--resume")[0] == 0
     assert Path("r/weights.safetensors").read_bytes() == Path("whole/weights.safetensors").read_bytes()
 
@@ -104,8 +104,8 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--arch", "vgg"], 2, "Unknown architecture 'vgg'; there are mlp, convnet"),
-        (["--arch", "models:net"], 2, "collides with Normfold's own package 'models'"),
+        (["--arch", "vgg"], 2, "Unknown architecture 'vgg'; choose from mlp, convnet"),
+        (["--arch", "json:net"], 2, "has no function 'net'"),
         (["--arch", "mlp", "--arg", "width=3"], 2, "'mlp' has no option 'width'"),
         (["--data", "iris"], 2, "Unknown data 'iris'"),
         (["--data", "csv:bad.csv"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),
@@ -113,7 +113,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
         (["--image-size", "8"], 2, "--image-size '8' is not of the form HEIGHTxWIDTH"),
         (["--image-size", "9" * 5000 + "x8"], 2, "is not of the form HEIGHTxWIDTH"),
         (["--data", "images:two", "--image-size", "99999999x99999999"], 2, "1 to 4096 pixels a side, not to 99999999x"),
-        (["--data", "csv:huge.csv"], 2, "Row 3 of 'huge.csv' has '1e300' in column 'b', which is no finite float32"),
+        (["--data", "csv:huge.csv"], 2, "Row 3 of 'huge.csv' has '1e300' in column 'b', which is not a finite float32"),
         (["--epochs", "0"], 2, "--epochs must be greater than 0, not 0."),
         (["--batch-size", "1"], 2, "--batch-size must be greater than or equal to 2, not 1."),
         (["--lr", "-1"], 2, "--lr must be greater than 0, not -1.0."),
@@ -159,7 +159,7 @@ def test_bad_input_is_one_sentence_with_its_exit_code(run: Run, arguments: list[
 def test_small_batches_warn_in_a_sentence(run: Run) -> None:
     code, _, err = run("--out", "r", *ROWS, "--batch-size", "8")
     assert code == 0
-    assert "warning: BatchNorm takes its statistics from 8 rows" in err
+    assert "warning: BatchNorm computes its statistics over 8 rows" in err
 
 
 def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:
@@ -193,7 +193,7 @@ def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: p
         patch.setattr("normfold.models.training.run.save_state", full_later)
         code, _, err = run("--out", "r", *ROWS)
     assert code == 3
-    advice = "when that is mended, go on after the last whole epoch with: normfold train --out r --resume\n"
+    advice = "when this is fixed, resume after the last finished epoch with: normfold train --out r --resume\n"
     assert err.endswith(f"error: 'r/resume' cannot be written: No space left on device; {advice}")
     assert run("--out", "r", "--resume")[0] == 0
 
@@ -213,7 +213,9 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
         rest = process.stderr.read()
     assert process.returncode == 143
     assert "Traceback" not in rest
-    assert rest.endswith("Interrupted; go on after the last whole epoch with: normfold train --out 'my run' --resume\n")
+    assert rest.endswith(
+        "Interrupted; resume after the last finished epoch with: normfold train --out 'my run' --resume\n"
+    )
     assert {entry.name for entry in Path("my run").rglob("*")} == {
         *("weights.safetensors", "config.json", "metrics.jsonl", "resume", "state.safetensors")
     }
@@ -223,7 +225,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(run: Run, tmp_path: Path) -> None:
 
 def test_sigterm_is_handled_once_and_its_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated) as caught, terminable():
+    with pytest.raises(Terminated) as caught, raise_on_sigterm():
         signal.raise_signal(signal.SIGTERM)
     assert exit_code(caught.value) == 143
     assert signal.getsignal(signal.SIGTERM) == before
@@ -240,7 +242,7 @@ def test_second_sigterm_disturbs_no_clean_up() -> None:
             signal.raise_signal(signal.SIGTERM)
             cleaned = True
 
-    with pytest.raises(Terminated), terminable():
+    with pytest.raises(Terminated), raise_on_sigterm():
         run_and_clean_up()
     assert cleaned
 

@@ -1,4 +1,4 @@
-"""Statistics re-estimated inside a graph, against float64 references written apart."""
+"""Statistics recalibrated inside a graph, against float64 references that share no code with it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.export.adapt import activations
-from normfold.export.adapt.recalibrate import Reestimation, reestimate
-from normfold.export.adapt.sample_stability import FEWEST, compare_halves
+from normfold.export.adapt.recalibrate import Recalibration, recalibrate
+from normfold.export.adapt.sample_stability import MIN_SAMPLES, measure_stability
 from normfold.export.adapt.samples import Samples
 from normfold.export.errors import (
-    MovingSamplesError,
     NotAdaptableError,
     SampleError,
     SampleStatisticsError,
     TrainingModeError,
+    UnstableSamplesError,
 )
 from normfold.export.onnx_io.model_file import load_model, save_model
 from tests.support.onnx_models import batchnorm, model, run32, run64, statistics
@@ -37,11 +37,11 @@ def samples(**arrays: np.ndarray) -> Samples:
 
 def adapted(
     proto: onnx.ModelProto, given: Samples, tmp_path: Path, **options: Any
-) -> tuple[onnx.ModelProto, Reestimation]:
+) -> tuple[onnx.ModelProto, Recalibration]:
     """Re-estimate a copy of a model."""
     onnx.save(proto, tmp_path / "source.onnx")
     working = load_model(tmp_path / "source.onnx")
-    found = reestimate(working, given, options.pop("prior", PRIOR), **options)
+    found = recalibrate(working, given, options.pop("prior", PRIOR), **options)
     save_model(working, tmp_path / "adapted.onnx")
     result = onnx.load(tmp_path / "adapted.onnx")
     onnx.checker.check_model(result, full_check=True)
@@ -49,7 +49,7 @@ def adapted(
 
 
 def corrected(
-    proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray], layers: Mapping[str, str], prior: float = PRIOR
+    proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray], layers: Mapping[str, str], prior: float = PRIOR
 ) -> onnx.ModelProto:
     """Correct one layer after the other by running the whole model on all samples: the reference.
 
@@ -60,12 +60,12 @@ def corrected(
         probe = onnx.ModelProto.FromString(proto.SerializeToString())
         del probe.graph.output[:]
         probe.graph.output.append(onnx.ValueInfoProto(name=source))
-        (x,) = run64(probe, feeds) if source not in feeds else [feeds[source]]
+        (x,) = run64(probe, inputs) if source not in inputs else [inputs[source]]
         axes = (0, *range(2, x.ndim))
         for field, sampled in (("mean", x.mean(axes)), ("var", x.var(axes))):
             tensor = next(each for each in proto.graph.initializer if each.name == f"{name}.{field}")
             old = onnx.numpy_helper.to_array(tensor)
-            count = len(next(iter(feeds.values())))
+            count = len(next(iter(inputs.values())))
             blended = (prior * old + count * sampled) / (prior + count)
             tensor.CopyFrom(onnx.numpy_helper.from_array(blended, tensor.name))
     return proto
@@ -89,15 +89,15 @@ def chain(rng: np.random.Generator, spatial: int) -> tuple[onnx.ModelProto, dict
 
 
 @pytest.mark.parametrize("spatial", [0, 1, 2, 3])
-def test_every_rank_is_corrected_layer_after_layer(spatial: int, tmp_path: Path) -> None:
-    proto, feeds = chain(np.random.default_rng(spatial), spatial)
+def test_recalibration_corrects_every_rank_layer_after_layer(spatial: int, tmp_path: Path) -> None:
+    proto, inputs = chain(np.random.default_rng(spatial), spatial)
 
-    result, found = adapted(proto, samples(**feeds), tmp_path)
+    result, found = adapted(proto, samples(**inputs), tmp_path)
 
-    wanted = corrected(proto, feeds, {"one": "x", "two": "r"})
+    wanted = corrected(proto, inputs, {"one": "x", "two": "r"})
     assert_same_statistics(wanted, result)
     with pytest.raises(AssertionError):  # the second layer on what the uncorrected first one gives
-        assert_same_statistics(corrected(proto, feeds, {"two": "r", "one": "x"}), result)
+        assert_same_statistics(corrected(proto, inputs, {"two": "r", "one": "x"}), result)
     assert [layer.node for layer in found.layers] == ["one", "two"]
     one = found.layers[0]
     assert one.moved[2] == pytest.approx(abs(one.new.mean[2] - one.old.mean[2]) / np.sqrt(one.old.var[2] + 1e-5))
@@ -105,21 +105,21 @@ def test_every_rank_is_corrected_layer_after_layer(spatial: int, tmp_path: Path)
 
 
 def test_the_prior_weighs_samples_not_pixels(tmp_path: Path) -> None:
-    proto, feeds = chain(np.random.default_rng(0), 2)
+    proto, inputs = chain(np.random.default_rng(0), 2)
 
-    _, found = adapted(proto, samples(**feeds), tmp_path, prior=float(COUNT))
+    _, found = adapted(proto, samples(**inputs), tmp_path, prior=float(COUNT))
 
     layer = found.layers[0]
-    np.testing.assert_allclose(layer.new.mean, (layer.old.mean + feeds["x"].mean((0, 2, 3))) / 2)
+    np.testing.assert_allclose(layer.new.mean, (layer.old.mean + inputs["x"].mean((0, 2, 3))) / 2)
 
 
-def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proto, feeds = chain(np.random.default_rng(0), 2)
-    whole, _ = adapted(proto, samples(**feeds), tmp_path)
-    monkeypatch.setattr(activations, "LARGEST_CHUNK", 7)  # 5 chunks of 7, and one of 5
+def test_chunk_size_does_not_change_the_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto, inputs = chain(np.random.default_rng(0), 2)
+    whole, _ = adapted(proto, samples(**inputs), tmp_path)
+    monkeypatch.setattr(activations, "MAX_CHUNK_ROWS", 7)  # 5 chunks of 7, and one of 5
 
-    pieces, _ = adapted(proto, samples(**feeds), tmp_path)
-    alone, _ = adapted(proto, samples(**feeds), tmp_path, batchable=False)
+    pieces, _ = adapted(proto, samples(**inputs), tmp_path)
+    alone, _ = adapted(proto, samples(**inputs), tmp_path, batchable=False)
 
     assert_same_statistics(whole, pieces)
     assert_same_statistics(whole, alone)
@@ -127,12 +127,12 @@ def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_mean_far_from_zero_keeps_its_variance(tmp_path: Path) -> None:
     """E[x²] - E[x]² would lose it all: 1e8² is 1e16."""
-    proto, feeds = chain(np.random.default_rng(0), 2)
-    feeds["x"] += 1e8
+    proto, inputs = chain(np.random.default_rng(0), 2)
+    inputs["x"] += 1e8
 
-    _, found = adapted(proto, samples(**feeds), tmp_path, prior=0.0)
+    _, found = adapted(proto, samples(**inputs), tmp_path, prior=0.0)
 
-    np.testing.assert_allclose(found.layers[0].new.var, feeds["x"].var((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(found.layers[0].new.var, inputs["x"].var((0, 2, 3)), rtol=1e-6)
 
 
 def test_parallel_branches_are_corrected_each(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_parallel_branches_are_corrected_each(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         constants |= statistics(rng, 3, name)
     proto = model(nodes, {"x": ["n", 3, 4, 4]}, ["y"], constants)
-    feeds = {"x": 1 + rng.normal(size=(COUNT, 3, 4, 4))}
+    inputs = {"x": 1 + rng.normal(size=(COUNT, 3, 4, 4))}
 
-    result, _ = adapted(proto, samples(**feeds), tmp_path)
+    result, _ = adapted(proto, samples(**inputs), tmp_path)
 
-    assert_same_statistics(corrected(proto, feeds, {"one": "c", "two": "x", "three": "s"}), result)
+    assert_same_statistics(corrected(proto, inputs, {"one": "c", "two": "x", "three": "s"}), result)
 
 
 def test_rows_behind_a_reshape_belong_to_their_samples(tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_rows_behind_a_reshape_belong_to_their_samples(tmp_path: Path) -> None:
     ]
     constants = statistics(rng, 4) | {"flat": np.array([-1, 4]), "back": np.array([-1, 5, 4])}
     proto = model(nodes, {"x": ["n", 5, 4]}, ["y"], constants)
-    feeds = {"x": rng.normal(size=(COUNT, 5, 4)) + rng.normal(size=(COUNT, 1, 4))}
+    inputs = {"x": rng.normal(size=(COUNT, 5, 4)) + rng.normal(size=(COUNT, 1, 4))}
 
-    result, found = adapted(proto, samples(**feeds), tmp_path)
+    result, found = adapted(proto, samples(**inputs), tmp_path)
 
-    assert_same_statistics(corrected(proto, feeds, {"bn": "f"}), result)
-    per_sample = compare_halves(feeds["x"].mean(1), feeds["x"].var(1), 1e-5)
-    assert found.layers[0].halves.means.z == pytest.approx(per_sample.means.z)
+    assert_same_statistics(corrected(proto, inputs, {"bn": "f"}), result)
+    per_sample = measure_stability(inputs["x"].mean(1), inputs["x"].var(1), 1e-5)
+    assert found.layers[0].stability.means.z == pytest.approx(per_sample.means.z)
 
 
 def test_two_layers_that_share_their_statistics_get_their_own(tmp_path: Path) -> None:
@@ -190,13 +190,13 @@ def test_two_layers_that_share_their_statistics_get_their_own(tmp_path: Path) ->
 def test_a_network_that_fixes_its_batch_gets_whole_batches(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     proto = model([batchnorm("x", "y")], {"x": [8, 3]}, ["y"], statistics(rng, 3))
-    feeds = {"x": rng.normal(size=(COUNT, 3))}
+    inputs = {"x": rng.normal(size=(COUNT, 3))}
 
-    _, found = adapted(proto, samples(**feeds), tmp_path, prior=0.0)
+    _, found = adapted(proto, samples(**inputs), tmp_path, prior=0.0)
 
-    np.testing.assert_allclose(found.layers[0].new.mean, feeds["x"].mean(0))
+    np.testing.assert_allclose(found.layers[0].new.mean, inputs["x"].mean(0))
     with pytest.raises(SampleError, match="takes batches of 8; 39 samples are not whole batches"):
-        adapted(proto, samples(x=feeds["x"][:39]), tmp_path)
+        adapted(proto, samples(x=inputs["x"][:39]), tmp_path)
 
 
 def test_several_inputs_and_a_branch_that_reads_outer_values(tmp_path: Path) -> None:
@@ -224,11 +224,11 @@ def test_several_inputs_and_a_branch_that_reads_outer_values(tmp_path: Path) -> 
     constants = statistics(rng, 2, "one") | statistics(rng, 2, "two")
     constants |= {"limit": np.array(-1e9), "shape": np.array([-1, 2])}
     proto = model(nodes, {"x": ["n", 2], "z": ["n", 2]}, ["y"], constants)
-    feeds = {name: rng.normal(size=(COUNT, 2)) for name in "xz"}
+    inputs = {name: rng.normal(size=(COUNT, 2)) for name in "xz"}
 
-    result, _ = adapted(proto, samples(**feeds), tmp_path)
+    result, _ = adapted(proto, samples(**inputs), tmp_path)
 
-    assert_same_statistics(corrected(proto, feeds, {"one": "s", "two": "j"}), result)
+    assert_same_statistics(corrected(proto, inputs, {"one": "s", "two": "j"}), result)
 
 
 def test_functions_are_inlined(tmp_path: Path) -> None:
@@ -270,17 +270,17 @@ def test_published_graphs_end_with_the_statistics_of_their_own_activations(name:
     for node in nodes:
         given = given_to[node.input[0]].astype(np.float64)
         over = (0, *range(2, given.ndim))
-        spread = np.sqrt(given.var(over)) + 1e-6 * np.abs(given).max()
-        assert (np.abs(held[node.input[3]] - given.mean(over)) <= 1e-4 * spread).all()
-        assert (np.abs(np.sqrt(held[node.input[4]]) - given.std(over)) <= 1e-4 * spread).all()
+        deviation = np.sqrt(given.var(over)) + 1e-6 * np.abs(given).max()
+        assert (np.abs(held[node.input[3]] - given.mean(over)) <= 1e-4 * deviation).all()
+        assert (np.abs(np.sqrt(held[node.input[4]]) - given.std(over)) <= 1e-4 * deviation).all()
 
 
-def test_what_training_left_is_blended_with_if_it_is_given(tmp_path: Path) -> None:
-    proto, feeds = chain(np.random.default_rng(0), 1)
-    once, found = adapted(proto, samples(**feeds), tmp_path)
+def test_recalibration_blends_with_given_trained_statistics(tmp_path: Path) -> None:
+    proto, inputs = chain(np.random.default_rng(0), 1)
+    once, found = adapted(proto, samples(**inputs), tmp_path)
 
-    twice, again = adapted(once, samples(**feeds), tmp_path, trained=found.trained)
-    drifted, _ = adapted(once, samples(**feeds), tmp_path)
+    twice, again = adapted(once, samples(**inputs), tmp_path, trained=found.trained)
+    drifted, _ = adapted(once, samples(**inputs), tmp_path)
 
     assert_same_statistics(once, twice)
     assert all((layer.moved < 1e-9).all() for layer in again.layers)
@@ -319,12 +319,14 @@ def overridden() -> onnx.ModelProto:
         (overridden(), (2,), "cannot be replaced: BatchNormalization 'bn': its running_mean may be overridden"),
     ],
 )
-def test_what_cannot_be_adapted_says_why(proto: onnx.ModelProto, shape: Any, says: str, tmp_path: Path) -> None:
+def test_model_that_cannot_be_adapted_is_named_with_the_reason(
+    proto: onnx.ModelProto, shape: Any, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(NotAdaptableError, match=says):
         adapted(proto, samples(x=np.ones((COUNT, *shape))), tmp_path)
 
 
-def test_training_mode_is_refused(tmp_path: Path) -> None:
+def test_batchnorm_in_training_mode_is_rejected(tmp_path: Path) -> None:
     node = batchnorm("x", "y", training_mode=1)
     node.output.extend(["m", "v"])
     proto = model([node], {"x": ["n", 2]}, ["y"], statistics(np.random.default_rng(0), 2))
@@ -332,7 +334,7 @@ def test_training_mode_is_refused(tmp_path: Path) -> None:
         adapted(proto, samples(x=np.ones((COUNT, 2))), tmp_path)
 
 
-def test_statistics_beyond_their_dtype_are_refused(tmp_path: Path) -> None:
+def test_statistics_beyond_their_dtype_are_rejected(tmp_path: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["e"]), batchnorm("e", "y")]
     constants = statistics(np.random.default_rng(0), 2, dtype=np.float32)
     proto = model(nodes, {"x": ["n", 2]}, ["y"], constants, dtype=np.float32)
@@ -340,7 +342,7 @@ def test_statistics_beyond_their_dtype_are_refused(tmp_path: Path) -> None:
         adapted(proto, samples(x=np.full((COUNT, 2), 1e4, np.float32)), tmp_path)
 
 
-def test_samples_that_the_network_cannot_run_on_are_refused(tmp_path: Path) -> None:
+def test_samples_that_the_network_cannot_run_on_are_rejected(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "x"], ["t"]), batchnorm("t", "y")]
     constants = statistics(np.random.default_rng(0), 2, dtype=np.float32) | {"table": np.zeros((4, 2), np.float32)}
     proto = model(nodes, {"x": ["n"]}, ["y"], constants, dtype=np.int64)
@@ -349,19 +351,19 @@ def test_samples_that_the_network_cannot_run_on_are_refused(tmp_path: Path) -> N
         adapted(proto, samples(x=np.full(COUNT, 9)), tmp_path)
 
 
-def halves_differ(x: np.ndarray, tmp_path: Path) -> Reestimation:
+def recalibrate_at_one_layer(x: np.ndarray, tmp_path: Path) -> Recalibration:
     nodes = [helper.make_node("Identity", ["x"], ["i"]), batchnorm("i", "y")]
     proto = model(nodes, {"x": ["n", *x.shape[1:]]}, ["y"], statistics(np.random.default_rng(0), x.shape[1]))
     return adapted(proto, samples(x=x), tmp_path)[1]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_halves_of_equal_samples_agree_though_their_pixels_are_alike(seed: int, tmp_path: Path) -> None:
+def test_equal_samples_are_stable_though_their_pixels_are_alike(seed: int, tmp_path: Path) -> None:
     """Each sample has a level of its own: halves of as many independent pixels would never differ so much."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(COUNT, 3, 8, 8)) * 0.1 + rng.normal(size=(COUNT, 1, 1, 1))
 
-    halves_differ(x, tmp_path).require()
+    recalibrate_at_one_layer(x, tmp_path).require()
 
 
 @pytest.mark.parametrize(
@@ -372,42 +374,42 @@ def test_halves_of_equal_samples_agree_though_their_pixels_are_alike(seed: int, 
         (lambda x, _: x + 2 * np.linspace(0, 1, len(x)).reshape(-1, 1, 1, 1), "means lie"),
     ],
 )
-def test_samples_that_change_half_way_are_refused(change: Any, says: str, tmp_path: Path) -> None:
+def test_samples_that_change_half_way_are_rejected(change: Any, says: str, tmp_path: Path) -> None:
     late = (np.arange(COUNT) >= COUNT // 2).reshape(-1, 1, 1, 1)
     x = change(np.random.default_rng(0).normal(size=(COUNT, 3, 8, 8)), late)
 
-    with pytest.raises(MovingSamplesError, match=says) as caught:
-        halves_differ(x, tmp_path).require()
+    with pytest.raises(UnstableSamplesError, match=says) as caught:
+        recalibrate_at_one_layer(x, tmp_path).require()
 
     assert caught.value.z > 4
     shuffled = np.random.default_rng(1).permutation(x)  # the order is what tells
-    halves_differ(shuffled, tmp_path).require()
+    recalibrate_at_one_layer(shuffled, tmp_path).require()
 
 
-def test_a_change_too_small_to_matter_is_none_however_sure_it_is(tmp_path: Path) -> None:
+def test_small_gap_between_samples_is_stable_however_certain(tmp_path: Path) -> None:
     late = (np.arange(4000) >= 2000).reshape(-1, 1)
 
-    found = halves_differ(np.random.default_rng(0).normal(size=(4000, 3)) + 0.2 * late, tmp_path)
+    found = recalibrate_at_one_layer(np.random.default_rng(0).normal(size=(4000, 3)) + 0.2 * late, tmp_path)
 
-    assert found.layers[0].halves.means.z > 4
+    assert found.layers[0].stability.means.z > 4
     found.require()
 
 
-def test_nothing_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_leave_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "aside").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "aside"))
-    proto, feeds = chain(np.random.default_rng(0), 2)
+    proto, inputs = chain(np.random.default_rng(0), 2)
 
-    adapted(proto, samples(**feeds), tmp_path)
+    adapted(proto, samples(**inputs), tmp_path)
     with pytest.raises(NotAdaptableError):
         adapted(other_axis(), samples(x=np.ones((COUNT, 3, 2))), tmp_path)
 
     assert list((tmp_path / "aside").iterdir()) == []
 
 
-def test_halves_of_one_sample_cannot_be_compared() -> None:
-    means = np.random.default_rng(0).normal(size=(FEWEST, 2))
+def test_stability_needs_a_minimum_of_samples() -> None:
+    means = np.random.default_rng(0).normal(size=(MIN_SAMPLES, 2))
 
-    assert np.isfinite(compare_halves(means, np.ones_like(means), 1e-5).means.z)
+    assert np.isfinite(measure_stability(means, np.ones_like(means), 1e-5).means.z)
     with pytest.raises(ValueError, match="3 samples have no halves to compare"):
-        compare_halves(means[1:], np.ones_like(means[1:]), 1e-5)
+        measure_stability(means[1:], np.ones_like(means[1:]), 1e-5)

@@ -1,4 +1,4 @@
-"""Samples as people and services leave them: pictures, tables, arrays; and what is wrong with them, in a sentence."""
+"""Samples of people and services: pictures, tables, arrays; and every fault of them named in a sentence."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
-from normfold.export.adapt.samples import Taker, read_samples
-from normfold.export.errors import FeedError, SampleError
+from normfold.export.adapt.read_samples import read_samples
+from normfold.export.adapt.samples import SampleFormat
+from normfold.export.errors import ModelInputError, SampleError
 from normfold.export.graph.pixels import Pixels
-from normfold.export.verify.runner import Port
+from normfold.export.verify.runner import ValueInfo
 
 GREY = ImagePreprocessing(channels=1, height=4, width=4, value_max=16, mean=(0.25,), std=(0.5,))
 COLOUR = ImagePreprocessing(channels=3, height=4, width=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -23,13 +24,15 @@ SEQUENCES = SequencePreprocessing(channels=("left", "right"), length=3, mean=(1.
 RNG = np.random.default_rng(0)
 
 
-def taker(preprocessing: Any = None, shape: Any = ("n", 1, 4, 4), name: str = "input", **pixels: bool) -> Taker:
-    return Taker([Port(name, ir.DataType.FLOAT, shape)], preprocessing, pixels.get("takes_pixels", False))
+def expected(
+    preprocessing: Any = None, shape: Any = ("n", 1, 4, 4), name: str = "input", **pixels: bool
+) -> SampleFormat:
+    return SampleFormat([ValueInfo(name, ir.DataType.FLOAT, shape)], preprocessing, pixels.get("takes_pixels", False))
 
 
-PICTURES = taker(GREY)
-TABLE = taker(ROWS, ("n", 2))
-PLAIN = taker()
+PICTURES = expected(GREY)
+TABLE = expected(ROWS, ("n", 2))
+PLAIN = expected()
 
 
 def archive(tmp_path: Path, **arrays: np.ndarray) -> Path:
@@ -81,7 +84,7 @@ def test_raw_rows_and_a_table_are_the_same(tmp_path: Path) -> None:
 
 
 def test_raw_sequences_are_standardised(tmp_path: Path) -> None:
-    x, given = RNG.normal(size=(5, 2, 3)), taker(SEQUENCES, ("n", 2, 3))
+    x, given = RNG.normal(size=(5, 2, 3)), expected(SEQUENCES, ("n", 2, 3))
 
     found = read_samples(archive(tmp_path, x=x, channels=np.array(["left", "right"])), given)
 
@@ -100,25 +103,25 @@ def test_tensors_are_taken_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.read(0, 5)["input"], tensors)
 
 
-def test_several_inputs_come_together(tmp_path: Path) -> None:
-    ports = [Port("a", ir.DataType.FLOAT, ("n", 2)), Port("b", ir.DataType.INT64, ("n",))]
+def test_samples_of_several_inputs_come_together(tmp_path: Path) -> None:
+    infos = [ValueInfo("a", ir.DataType.FLOAT, ("n", 2)), ValueInfo("b", ir.DataType.INT64, ("n",))]
     arrays: dict[str, np.ndarray] = {"a": RNG.normal(size=(5, 2)).astype(np.float32), "b": np.arange(5)}
 
-    found = read_samples(archive(tmp_path, **arrays), Taker(ports, None, False))
+    found = read_samples(archive(tmp_path, **arrays), SampleFormat(infos, None, False))
 
     assert found.count == 5
     for name, array in arrays.items():
         np.testing.assert_array_equal(found.read(1, 3)[name], array[1:3])
     arrays["b"] = np.arange(4)
     with pytest.raises(SampleError, match="different numbers of samples: {'a': 5, 'b': 4}"):
-        read_samples(archive(tmp_path, **arrays), Taker(ports, None, False))
+        read_samples(archive(tmp_path, **arrays), SampleFormat(infos, None, False))
 
 
 @pytest.mark.parametrize("preprocessing", [COLOUR, None])
-def test_where_the_bundle_takes_pixels_tensors_are_pixels(preprocessing: Any, tmp_path: Path) -> None:
+def test_tensors_are_pixels_where_the_bundle_takes_pixels(preprocessing: Any, tmp_path: Path) -> None:
     """The unfolded network takes them standardised."""
     pixels = RNG.integers(0, 256, (5, 3, 4, 4), np.uint8)
-    given = taker(preprocessing, ("n", 3, 4, 4), takes_pixels=True)
+    given = expected(preprocessing, ("n", 3, 4, 4), takes_pixels=True)
 
     found = read_samples(archive(tmp_path, input=pixels), given).read(0, 5)["input"]
 
@@ -128,16 +131,16 @@ def test_where_the_bundle_takes_pixels_tensors_are_pixels(preprocessing: Any, tm
         read_samples(archive(tmp_path, input=found), given)
 
 
-def test_an_array_that_may_be_either_is_asked_about(tmp_path: Path) -> None:
+def test_ambiguous_array_needs_an_option(tmp_path: Path) -> None:
     x = RNG.uniform(0, 16, (5, 1, 4, 4)).astype(np.float32)
-    path, both = archive(tmp_path, x=x), taker(GREY, name="x")
+    path, both = archive(tmp_path, x=x), expected(GREY, name="x")
 
     with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*say --raw or --tensors"):
         read_samples(path, both)
 
     np.testing.assert_array_equal(read_samples(path, both, True).read(0, 5)["x"], x)
     np.testing.assert_array_equal(read_samples(path, both, False).read(0, 5)["x"], GREY.standardise(x))
-    np.testing.assert_array_equal(read_samples(path, taker(name="x")).read(0, 5)["x"], x)
+    np.testing.assert_array_equal(read_samples(path, expected(name="x")).read(0, 5)["x"], x)
 
 
 def infinite(*shape: int, at: Any) -> np.ndarray:
@@ -169,7 +172,7 @@ def infinite(*shape: int, at: Any) -> np.ndarray:
         ({"input": np.zeros((), np.float32)}, PLAIN, r"shape \[\], the input"),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(arrays: Any, given: Taker, says: str, tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_are_named(arrays: Any, given: SampleFormat, says: str, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=says):
         read_samples(archive(tmp_path, **arrays), given)
 
@@ -201,11 +204,11 @@ def test_a_header_alone_is_no_sample(tmp_path: Path) -> None:
 def test_a_damaged_picture_is_named_when_its_turn_comes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     found = read_samples(tmp_path, PICTURES)
-    with pytest.raises(SampleError, match="a.png' cannot be used: The picture is neither a PNG nor a JPEG file"):
+    with pytest.raises(SampleError, match="a.png' cannot be used: The image is neither a PNG nor a JPEG file"):
         found.read(0, 1)
 
 
-def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
+def test_samples_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     (tmp_path / "s.txt").touch()
     (tmp_path / "s.csv").write_bytes(b"\xff\xfe\n")
     (tmp_path / "s.npz").write_bytes(b"no archive")
@@ -219,7 +222,7 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(SampleError, match=says):
             read_samples(path, given)
-    with pytest.raises(FeedError, match="is no .npz file of plain arrays"):
+    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays"):
         read_samples(tmp_path / "s.npz", PICTURES)
-    with pytest.raises(FeedError, match="cannot be read: No such file"):
+    with pytest.raises(ModelInputError, match="cannot be read: No such file"):
         read_samples(tmp_path / "none.npz", PICTURES)

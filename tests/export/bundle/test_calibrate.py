@@ -1,4 +1,4 @@
-"""What scores are normal: which rows thresholds come from, and when there are none."""
+"""Thresholds of the drift monitor: the rows that they come from, and when there are none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import MONITOR_NAME
-from normfold.export.bundle.calibrate import FEWEST_ROWS, MOST_ROWS, WINDOW_ROWS, calibrated
+from normfold.contract.drift.monitor import MONITOR_NAME
+from normfold.export.bundle.calibrate import MAX_ROWS, MIN_ROWS, WINDOW_ROWS, calibrate
 from normfold.export.bundle.monitor import save_monitor
 from tests.support.onnx_models import conv_blocks, fitted_conv_block, gemm_block, save_model, varied_rows, window_scores
 
@@ -21,7 +21,7 @@ def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> No
         save_model(fitted_conv_block(np.random.default_rng(0), varied_rows(2000, seed=0)["x"]), tmp_path), path
     )
 
-    monitor = calibrated(path, layers, varied_rows(300, seed=1))
+    monitor = calibrate(path, layers, varied_rows(300, seed=1))
     (layer,) = monitor.layers
     assert layer.threshold is not None
 
@@ -42,9 +42,9 @@ def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wro
     spoilt = x.copy()
     spoilt[[3, 70, 299]] = wrong
 
-    monitor = calibrated(path, layers, {"x": spoilt})
+    monitor = calibrate(path, layers, {"x": spoilt})
 
-    without = calibrated(path, layers, {"x": np.delete(x, [3, 70, 299], axis=0)})
+    without = calibrate(path, layers, {"x": np.delete(x, [3, 70, 299], axis=0)})
     assert monitor.calibration_rows == without.calibration_rows == 297
     assert monitor.layers[0].threshold == pytest.approx(without.layers[0].threshold, rel=1e-5)
 
@@ -52,15 +52,15 @@ def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wro
 def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), 1), tmp_path), path)
-    x = varied_rows(FEWEST_ROWS + 20, 0)["x"]
+    x = varied_rows(MIN_ROWS + 20, 0)["x"]
     x[:21] = 1e25
 
-    monitor = calibrated(path, layers, {"x": x})
+    monitor = calibrate(path, layers, {"x": x})
 
     assert (monitor.calibration_rows, [layer.threshold for layer in monitor.layers]) == (0, [None])
 
 
-def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(tmp_path: Path) -> None:
+def test_calibration_takes_limited_rows_from_everywhere(tmp_path: Path) -> None:
     """Rows of two kinds, one behind the other, as pictures lie class by class."""
     path = tmp_path / MONITOR_NAME
     count = 40_000  # shares of all of them in each window would be 640 MB
@@ -69,21 +69,21 @@ def test_of_many_rows_so_many_are_taken_from_everywhere_and_memory_stays_small(t
     x[count // 2 :] += 3
     tracemalloc.start()
 
-    monitor = calibrated(path, layers, {"x": x})
+    monitor = calibrate(path, layers, {"x": x})
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
-    assert monitor.calibration_rows == MOST_ROWS
-    assert monitor == calibrated(path, layers, {"x": x[:: count // MOST_ROWS]})
+    assert monitor.calibration_rows == MAX_ROWS
+    assert monitor == calibrate(path, layers, {"x": x[:: count // MAX_ROWS]})
 
 
-@pytest.mark.parametrize("count", [None, FEWEST_ROWS - 1])
-def test_of_too_few_rows_no_threshold_is_taken(tmp_path: Path, count: int | None) -> None:
+@pytest.mark.parametrize("count", [None, MIN_ROWS - 1])
+def test_calibration_of_too_few_rows_gives_no_threshold(tmp_path: Path, count: int | None) -> None:
     path = tmp_path / MONITOR_NAME
     layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), 1), tmp_path), path)
 
-    monitor = calibrated(path, layers, None if count is None else varied_rows(count, 0))
+    monitor = calibrate(path, layers, None if count is None else varied_rows(count, 0))
 
     assert monitor.calibration_rows == 0
     assert [layer.threshold for layer in monitor.layers] == [None]

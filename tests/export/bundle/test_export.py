@@ -1,4 +1,4 @@
-"""Bundles: complete, described truly, never overwritten, never half-written."""
+"""Bundles: complete, described correctly, never overwritten, never half-written."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import pytest
 from onnx import numpy_helper
 from safetensors import safe_open
 
-from normfold.contract.manifest import SourceCard, read_manifest, sha256_of
+from normfold.contract.errors import WriteError
+from normfold.contract.manifest import read_manifest, sha256_of
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
-from normfold.export.bundle.reservation import reserved
-from normfold.export.errors import BundleError, VerificationError, WriteError
+from normfold.export.bundle.reservation import reservation
+from normfold.export.errors import BundleExportError, VerificationError
 from tests.support.onnx_models import run32, small_convnet
 
 
@@ -55,8 +57,8 @@ def test_a_bundle_holds_all_that_a_server_must_know(source: Path, repository: Pa
     assert (manifest.fold.batchnorm_before, manifest.fold.batchnorm_after) == (1, 0)
     assert manifest.verification["y"].error <= manifest.verification["y"].allowed
     assert manifest.card == card
-    feeds = {"x": np.random.default_rng(1).normal(size=(2, 4, 5, 5)).astype(np.float32)}
-    models = [run32(onnx.load(path), feeds)[0] for path in (source, folder / "model.onnx", folder / "unfolded.onnx")]
+    inputs = {"x": np.random.default_rng(1).normal(size=(2, 4, 5, 5)).astype(np.float32)}
+    models = [run32(onnx.load(path), inputs)[0] for path in (source, folder / "model.onnx", folder / "unfolded.onnx")]
     np.testing.assert_array_equal(models[0], models[2])
     np.testing.assert_allclose(models[0], models[1], rtol=1e-4, atol=1e-4)
 
@@ -72,7 +74,9 @@ def test_statistics_keep_the_full_vectors_and_where_they_went(source: Path, repo
     assert set(kept) == {f"bn.{name}" for name in renamed}
     for ours, theirs in renamed.items():
         np.testing.assert_array_equal(kept[f"bn.{ours}"], original[f"bn.{theirs}"].astype(np.float64))
-    assert [(entry["node"], entry["outcome"], entry["carrier"]) for entry in index] == [("bn", "folded back", "n1")]
+    assert [(entry["node"], entry["outcome"], entry["output_value"]) for entry in index] == [
+        ("bn", "folded back", "n1")
+    ]
     assert index[0]["epsilon"] == pytest.approx(1e-5)
 
 
@@ -100,12 +104,12 @@ def test_versions_count_up_and_are_never_overwritten(source: Path, repository: P
     before = sorted(repository.rglob("*"))
 
     assert versions == [1, 7, 8]
-    with pytest.raises(BundleError, match="Version 7 of 'net' exists; a version is never overwritten"):
+    with pytest.raises(BundleExportError, match="Version 7 of 'net' exists; a version is never overwritten"):
         export_bundle(source, repository, "net", model_version=7)
     assert sorted(repository.rglob("*")) == before
 
 
-def test_external_data_goes_along(source: Path, repository: Path) -> None:
+def test_saved_model_takes_its_external_data_along(source: Path, repository: Path) -> None:
     proto = onnx.load(source)
     onnx.save_model(proto, source, save_as_external_data=True, location="w.bin", size_threshold=0)
 
@@ -115,13 +119,13 @@ def test_external_data_goes_along(source: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "x" * 200])
-def test_a_name_that_is_no_folder_is_refused(source: Path, repository: Path, name: str) -> None:
-    with pytest.raises(BundleError, match="cannot be served"):
+def test_name_that_is_no_folder_is_rejected(source: Path, repository: Path, name: str) -> None:
+    with pytest.raises(BundleExportError, match="cannot be served"):
         export_bundle(source, repository, name)
     assert not repository.exists()
 
 
-def test_a_failed_proof_leaves_nothing(source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_verification_leaves_nothing(source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
 
     with pytest.raises(VerificationError):
@@ -130,7 +134,7 @@ def test_a_failed_proof_leaves_nothing(source: Path, repository: Path, monkeypat
     assert list(repository.rglob("*")) == []
 
 
-def test_a_network_that_gives_no_numbers_says_so(source: Path, repository: Path, tmp_path: Path) -> None:
+def test_network_with_outputs_that_are_not_finite_is_named(source: Path, repository: Path, tmp_path: Path) -> None:
     proto = onnx.load(source)
     for weight in proto.graph.initializer:
         array = numpy_helper.to_array(weight)
@@ -145,10 +149,13 @@ def test_a_network_that_gives_no_numbers_says_so(source: Path, repository: Path,
 
 
 def test_two_exports_at_once_get_versions_of_their_own(repository: Path) -> None:
-    with reserved(repository, "net", None) as (first, one), reserved(repository, "net", None) as (second, two):
+    with reservation(repository, "net", None) as (first, one), reservation(repository, "net", None) as (second, two):
         assert (one, two) == (1, 2)
         assert {first.name, second.name} == {"1.partial", "2.partial"}
-        with pytest.raises(BundleError, match="Version 2 of 'net' is being written"), reserved(repository, "net", 2):
+        with (
+            pytest.raises(BundleExportError, match="Version 2 of 'net' is being written"),
+            reservation(repository, "net", 2),
+        ):
             pass
     assert sorted(path.name for path in (repository / "net").iterdir()) == ["1", "2"]
 
@@ -165,10 +172,10 @@ def test_a_full_disk_leaves_nothing_wherever_it_is_met(source: Path, repository:
     written = export_bundle(source, tmp_path / "whole", "net").path
     sizes = {path.stat().st_size for path in written.iterdir()}
     for limit in (0, *(size - 1 for size in sizes)):
-        with largest_file(limit), pytest.raises(WriteError, match="file too large"):
+        with file_size_limit(limit), pytest.raises(WriteError, match="file too large"):
             export_bundle(source, repository, "net")
         assert list(repository.rglob("*")) == []
-    with largest_file(max(sizes)):
+    with file_size_limit(max(sizes)):
         assert export_bundle(source, repository, "net").path == repository / "net" / "1"
 
 
@@ -194,7 +201,7 @@ def test_a_disk_that_is_full_when_files_are_synced_leaves_nothing(
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
+def file_size_limit(size: int) -> Iterator[None]:
     """Let this process write files of at most so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -216,7 +223,7 @@ IMAGE = ImagePreprocessing(channels=1, height=5, width=5, mean=(0.5,), std=(0.5,
         ({"preprocessing": RowPreprocessing(columns=("a",), mean=(0.0,), std=(1.0,))}, r"makes FP32 samples \[1\]"),
     ],
 )
-def test_a_card_that_does_not_fit_is_refused(source: Path, repository: Path, card: Any, says: str) -> None:
-    with pytest.raises(BundleError, match=says):
+def test_card_that_does_not_fit_is_rejected(source: Path, repository: Path, card: Any, says: str) -> None:
+    with pytest.raises(BundleExportError, match=says):
         export_bundle(source, repository, "net", card=SourceCard(**card))
     assert not repository.exists()

@@ -1,4 +1,4 @@
-"""monitor.onnx gives what the network's own layers give, and a bundle has it."""
+"""monitor.onnx gives the moments of the network's own layers, and a bundle contains it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from normfold.contract.manifest import SourceCard
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, divergence, read_monitor
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, divergence, read_monitor
 from normfold.contract.preprocess import ImagePreprocessing
-from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrated
+from normfold.contract.source_card import SourceCard
+from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrate
 from normfold.export.bundle.export import export_bundle
-from normfold.export.bundle.monitor import MOST_LAYERS, save_monitor
-from normfold.export.errors import FeedError
+from normfold.export.bundle.monitor import MAX_LAYERS, save_monitor
+from normfold.export.errors import ModelInputError
 from tests.support.onnx_models import (
     batchnorm,
     conv_blocks,
@@ -43,7 +43,7 @@ def parameter(proto: onnx.ModelProto, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("opset", [13, 17, 18, 21])
 @pytest.mark.parametrize("make", [conv_blocks, gemm_block])
-def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Path, make: Any, opset: int) -> None:
+def test_monitor_gives_means_and_squares_of_each_row(tmp_path: Path, make: Any, opset: int) -> None:
     proto = (
         conv_blocks(np.random.default_rng(0), 1, opset)
         if make is conv_blocks
@@ -51,14 +51,14 @@ def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Pat
     )
     source = save_model(proto, tmp_path)
     (bn,) = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
-    feeds = {
+    inputs = {
         "x": np.random.default_rng(0).normal(size=(5, 6) if make is gemm_block else (5, 4, 5, 5)).astype(np.float32)
     }
 
     (layer,) = save_monitor(source, tmp_path / MONITOR_NAME)
-    means, squares = run32(onnx.load(tmp_path / MONITOR_NAME), feeds)
+    means, squares = run32(onnx.load(tmp_path / MONITOR_NAME), inputs)
 
-    (y,) = run32(with_output(proto, bn.output[0]), feeds)
+    (y,) = run32(with_output(proto, bn.output[0]), inputs)
     scale, shift = parameter(proto, bn.input[1]), parameter(proto, bn.input[2])
     var = parameter(proto, bn.input[4])
     axes = (1, -1, *[1] * (y.ndim - 2))
@@ -68,7 +68,7 @@ def test_it_gives_each_rows_means_and_squares_of_the_layers_output(tmp_path: Pat
     np.testing.assert_allclose(means, u.mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(squares, (u**2).mean(axis=spatial), rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(layer.variances, (var / (var + 1e-5))[live], rtol=1e-6)
-    assert layer.numbers == (1, 2, 3)
+    assert layer.channel_indices == (1, 2, 3)
 
 
 def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
@@ -82,21 +82,19 @@ def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "watched"), [(1, ["bn0"]), (2, ["bn0", "bn1"]), (3, ["bn0", "bn1", "bn2"]), (9, ["bn0", "bn3", "bn6"])]
+    ("blocks", "monitored"), [(1, ["bn0"]), (2, ["bn0", "bn1"]), (3, ["bn0", "bn1", "bn2"]), (9, ["bn0", "bn3", "bn6"])]
 )
-def test_a_few_layers_are_watched_and_nothing_behind_them_is_kept(
-    tmp_path: Path, blocks: int, watched: list[str]
-) -> None:
+def test_monitor_has_a_few_layers_and_nothing_behind_them(tmp_path: Path, blocks: int, monitored: list[str]) -> None:
     layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), blocks), tmp_path), tmp_path / MONITOR_NAME)
 
-    assert [layer.node for layer in layers] == watched
-    assert len(layers) <= MOST_LAYERS
+    assert [layer.node for layer in layers] == monitored
+    assert len(layers) <= MAX_LAYERS
     kept = onnx.load(tmp_path / MONITOR_NAME).graph
-    assert sum(node.op_type == "Conv" for node in kept.node) == int(watched[-1][2:]) + 1
+    assert sum(node.op_type == "Conv" for node in kept.node) == int(monitored[-1][2:]) + 1
     assert not [node for node in kept.node if node.op_type == "BatchNormalization"]
 
 
-def test_a_network_without_batch_normalisation_is_not_watched(tmp_path: Path) -> None:
+def test_network_without_batchnorm_is_not_monitored(tmp_path: Path) -> None:
     proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 2]}, ["y"], {}, dtype=np.float32)
 
     assert save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME) == []
@@ -137,7 +135,7 @@ def one_layer(channels: Sequence[int], scales: Mapping[int, float], shift: float
         ({1: 1e-8, 4: 1e-40, 5: 0.0}, 0.0, (0, 1, 2, 3, 6)),
     ],
 )
-def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
+def test_dead_channels_do_not_change_the_score_of_a_layer(
     tmp_path: Path, dead: Mapping[int, float], shift: float, live: tuple[int, ...]
 ) -> None:
     """Beside a shift, a scale near 0 is lost in rounding; without one, 1e-8 is a scale like others."""
@@ -145,7 +143,7 @@ def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
     for channels, scales in ((range(7), dead), (live, {})):
         path = tmp_path / MONITOR_NAME
         layers = save_monitor(save_model(one_layer(channels, scales, shift), tmp_path), path)
-        (layer,) = calibrated(path, layers, varied_rows(300, seed=1)).layers
+        (layer,) = calibrate(path, layers, varied_rows(300, seed=1)).layers
         assert layer.threshold is not None
         (score,) = window_scores(path, (layer,), {"x": 0.8 * varied_rows(WINDOW_ROWS, 7)["x"] + 0.3})
         ratios.append(score / layer.threshold)
@@ -153,7 +151,7 @@ def test_dead_channels_neither_blind_a_layer_nor_dilute_its_score(
 
     assert ratios[1] > 1.5
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-3)
-    assert [layer.numbers for layer in judged] == [live, tuple(range(len(live)))]
+    assert [layer.channel_indices for layer in judged] == [live, tuple(range(len(live)))]
 
 
 def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> 
 
         (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
-        assert layer.numbers == live
+        assert layer.channel_indices == live
 
 
 def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
@@ -178,7 +176,7 @@ def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
 
     (layer,) = save_monitor(save_model(proto, tmp_path), tmp_path / MONITOR_NAME)
 
-    assert layer.numbers == (1, 3)
+    assert layer.channel_indices == (1, 3)
 
 
 def without_scale(proto: onnx.ModelProto, *names: str) -> onnx.ModelProto:
@@ -197,10 +195,12 @@ def test_layers_are_chosen_among_those_that_live(tmp_path: Path) -> None:
     assert [layer.node for layer in layers] == ["bn1", "bn2", "bn4"]
 
 
-def test_a_network_without_a_living_channel_is_not_watched(tmp_path: Path) -> None:
+def test_network_without_a_live_channel_is_not_monitored(tmp_path: Path) -> None:
     proto = without_scale(conv_blocks(np.random.default_rng(0), 2), "bn0", "bn1")
 
-    exported = export_bundle(save_model(proto, tmp_path), tmp_path / "repository", "net", held_out=varied_rows(150, 3))
+    exported = export_bundle(
+        save_model(proto, tmp_path), tmp_path / "repository", "net", calibration=varied_rows(150, 3)
+    )
 
     assert exported.monitor is None
     assert not {MONITOR_NAME, MONITOR_CARD_NAME} & exported.manifest.files.keys()
@@ -213,9 +213,9 @@ def test_scores_that_are_all_0_give_no_threshold_and_a_bundle_that_is_read(tmp_p
     constants = {name: array.astype(np.float32) for name, array in constants.items()}
     nodes = [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), batchnorm("h", "y")]
     proto = model(nodes, {"x": ["n", 3]}, ["y"], constants, dtype=np.float32)
-    held_out = {"x": np.zeros((150, 3), np.float32)}
+    calibration = {"x": np.zeros((150, 3), np.float32)}
 
-    exported = export_bundle(save_model(proto, tmp_path), tmp_path / "repository", "net", held_out=held_out)
+    exported = export_bundle(save_model(proto, tmp_path), tmp_path / "repository", "net", calibration=calibration)
 
     monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
     assert monitor == exported.monitor
@@ -223,7 +223,7 @@ def test_scores_that_are_all_0_give_no_threshold_and_a_bundle_that_is_read(tmp_p
     assert monitor.calibration_rows == 0
 
 
-def test_a_layer_that_has_the_rows_several_times_is_not_watched(tmp_path: Path) -> None:
+def test_layer_that_has_the_rows_several_times_is_not_monitored(tmp_path: Path) -> None:
     """Positions of a sequence stand as rows of their own: a window of them is not a window of the network's rows."""
     rng = np.random.default_rng(0)
     nodes = [
@@ -244,11 +244,14 @@ def test_a_layer_that_has_the_rows_several_times_is_not_watched(tmp_path: Path) 
 
 
 def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
-    held_out = tmp_path / "rows.npz"
-    np.savez(held_out, x=varied_rows(150, 3)["x"])
+    calibration = tmp_path / "rows.npz"
+    np.savez(calibration, x=varied_rows(150, 3)["x"])
 
     exported = export_bundle(
-        save_model(small_convnet(np.random.default_rng(0)), tmp_path), tmp_path / "repository", "net", held_out=held_out
+        save_model(small_convnet(np.random.default_rng(0)), tmp_path),
+        tmp_path / "repository",
+        "net",
+        calibration=calibration,
     )
 
     monitor = read_monitor(exported.path / MONITOR_CARD_NAME)
@@ -257,30 +260,30 @@ def test_a_bundle_has_the_monitor_and_its_thresholds(tmp_path: Path) -> None:
     assert {MONITOR_NAME, MONITOR_CARD_NAME} <= exported.manifest.files.keys()
 
 
-def test_a_bundle_may_be_without(tmp_path: Path) -> None:
+def test_bundle_may_be_exported_without_a_monitor(tmp_path: Path) -> None:
     exported = export_bundle(
-        save_model(small_convnet(np.random.default_rng(0)), tmp_path), tmp_path / "repository", "net", watch=False
+        save_model(small_convnet(np.random.default_rng(0)), tmp_path), tmp_path / "repository", "net", monitoring=False
     )
 
     assert not (exported.path / MONITOR_NAME).exists()
 
 
 def test_wrong_rows_write_nothing(tmp_path: Path) -> None:
-    held_out = tmp_path / "rows.npz"
-    np.savez(held_out, z=np.zeros(3))
+    calibration = tmp_path / "rows.npz"
+    np.savez(calibration, z=np.zeros(3))
 
-    with pytest.raises(FeedError, match="the model's inputs are"):
+    with pytest.raises(ModelInputError, match="the model's inputs are"):
         export_bundle(
             save_model(small_convnet(np.random.default_rng(0)), tmp_path),
             tmp_path / "repository",
             "net",
-            held_out=held_out,
+            calibration=calibration,
         )
 
     assert not list((tmp_path / "repository").glob("net/*"))
 
 
-def test_a_network_of_pixels_is_watched_in_pixels(tmp_path: Path) -> None:
+def test_network_of_pixels_is_monitored_in_pixels(tmp_path: Path) -> None:
     card = SourceCard(
         preprocessing=ImagePreprocessing(channels=3, height=5, width=5, value_max=255, mean=(0.5,) * 3, std=(0.3,) * 3)
     )
@@ -288,7 +291,7 @@ def test_a_network_of_pixels_is_watched_in_pixels(tmp_path: Path) -> None:
     source = save_model(conv_blocks(np.random.default_rng(0), 2, channels=3), tmp_path)
 
     exported = export_bundle(
-        source, tmp_path / "repository", "net", card=card, takes_pixels=True, held_out={"x": pixels}
+        source, tmp_path / "repository", "net", card=card, takes_pixels=True, calibration={"x": pixels}
     )
 
     path = exported.path / MONITOR_NAME

@@ -1,4 +1,4 @@
-"""What pays, and what a node moves."""
+"""The cost of rewrites, and the bytes that a node moves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from normfold.export.fold.cost import NODE_BYTES, Cost, bytes_of, moved_by, pays
         (Cost(3, 10, 100), Cost(1, 10, 100 + 2 * NODE_BYTES), True),
     ],
 )
-def test_fewer_nodes_no_more_multiplications_and_few_more_bytes_pay(before: Cost, after: Cost, expected: bool) -> None:
+def test_rewrite_pays_by_nodes_multiplications_and_bytes(before: Cost, after: Cost, expected: bool) -> None:
     assert pays(before, after) == expected
 
 

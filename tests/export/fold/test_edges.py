@@ -11,14 +11,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.export.errors import FoldError, ModelFileError, PixelError, WriteError
+from normfold.contract.errors import WriteError
+from normfold.export.errors import FoldError, ModelFileError, PixelError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.graph.pixels import FromPixels
-from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import COLOUR_CARD, assert_same, batchnorm, folded, model, operators, statistics
 
 
-def test_shapes_of_other_inputs_are_not_believed() -> None:
+def test_stated_shapes_of_other_inputs_are_ignored() -> None:
     """A network exported for 32 × 32 pictures, whose input was made free afterwards: its values still say 32."""
     rng = np.random.default_rng(0)
     nodes = [
@@ -35,7 +36,7 @@ def test_shapes_of_other_inputs_are_not_believed() -> None:
 
     result, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
     assert_same(source, result, {"x": rng.normal(size=(2, 3, 8, 9))})
 
 
@@ -181,7 +182,7 @@ OVERFLOWING: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", OVERFLOWING)
-def test_what_float16_cannot_hold_is_kept_and_the_rest_is_proven(name: str, tmp_path: Path) -> None:
+def test_fold_beyond_float16_is_kept_and_the_rest_verified(name: str, tmp_path: Path) -> None:
     nodes, constants = OVERFLOWING[name]
     small = helper.make_node("Mul", ["x", "small"], ["s"])
     onnx.save(half([small, *nodes], constants | {"small": np.array(1e-3)}, ["n", 3, 4, 4]), tmp_path / "a.onnx")
@@ -227,7 +228,7 @@ def test_float16_behind_a_cast_and_quanta_have_noise_of_their_own(tmp_path: Path
         assert report.verification.passes
 
 
-def test_a_resize_that_mixes_channels_without_changing_their_number_is_no_way() -> None:
+def test_resize_that_mixes_channels_rejects_an_affine() -> None:
     rng = np.random.default_rng(6)
     nodes = [
         batchnorm("x", "n"),
@@ -239,7 +240,7 @@ def test_a_resize_that_mixes_channels_without_changing_their_number_is_no_way() 
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/resized-axis"
+    assert report.entries[0].reason_code == "graph-input/resized-axis"
 
 
 def test_a_mask_that_is_read_is_not_written_out() -> None:
@@ -274,7 +275,7 @@ def test_a_folder_is_no_target(target: str, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("contradicts", [True, False])
-def test_a_fold_that_fails_on_a_file_that_contradicts_itself_is_not_our_fault(
+def test_file_that_contradicts_itself_is_named_as_the_fault(
     contradicts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LayerNormalization's mean is float32, whatever its input is."""
@@ -287,13 +288,13 @@ def test_a_fold_that_fails_on_a_file_that_contradicts_itself_is_not_our_fault(
     def fail(_: Any) -> None:
         raise FoldError("planted")
 
-    monkeypatch.setattr("normfold.export.fold.fold.check_result", fail)
+    monkeypatch.setattr("normfold.export.fold.stages.finish.check_result", fail)
     with pytest.raises(ModelFileError if contradicts else FoldError, match="contradicts itself|planted"):
         fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
 
 
-def test_inputs_that_do_not_suit_are_asked_for(tmp_path: Path) -> None:
+def test_model_that_random_inputs_do_not_suit_asks_for_inputs(tmp_path: Path) -> None:
     """A table of eight positions: no free size that is tried runs, and the original is named, not the result."""
     nodes = [helper.make_node("Add", ["x", "table"], ["y"])]
     table = numpy_helper.from_array(np.zeros((1, 8, 4), np.float32), "table")

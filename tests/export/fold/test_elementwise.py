@@ -1,4 +1,4 @@
-"""Mul, Add, Sub and Div by a constant vector are affines too."""
+"""Mul, Add, Sub and Div by a constant vector fold as affines."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_layer_scale_between_a_layer_and_a_batchnorm_goes_with_it(rng: np.rand
     check(nodes, constants, ["Conv"])
 
 
-def test_what_stands_on_a_batchnorm_that_stays_is_composed_with_it(rng: np.random.Generator) -> None:
+def test_affine_behind_a_kept_batchnorm_is_composed_with_it(rng: np.random.Generator) -> None:
     nodes = [node("Tanh", "x", "t"), batchnorm("t", "n"), node("Mul", "n k", "m"), node("Tanh", "m", "y")]
 
     report = check(
@@ -85,13 +85,13 @@ def test_two_batchnorms_in_a_row_become_one(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(("op_type", "number"), [("Add", 0.0), ("Sub", 0.0), ("Mul", 1.0), ("Div", 1.0)])
-def test_what_does_nothing_goes(op_type: str, number: float) -> None:
+def test_identity_affine_is_removed(op_type: str, number: float) -> None:
     nodes = [node("Tanh", "x", "t"), node(op_type, "t c", "s"), node("Tanh", "s", "y")]
 
     check(nodes, {"c": np.float64(number)}, ["Tanh", "Tanh"])
 
 
-def test_what_does_nothing_between_input_and_output_stays() -> None:
+def test_identity_affine_between_input_and_output_stays() -> None:
     check([node("Add", "x c", "y")], {"c": np.float64(0)}, ["Add"])
 
 

@@ -1,4 +1,4 @@
-"""The pass as a whole: what may change, what must not, and what the report says."""
+"""The fold as a whole: values that may change and must not, and the entries of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.export.errors import FoldError
-from normfold.export.fold.fold import fold
+from normfold.export.fold.fold import STAGES, fold
 from normfold.export.fold.report import Outcome
 from tests.support.onnx_models import (
     IMAGE,
@@ -39,7 +39,7 @@ def test_a_layer_that_is_also_an_output_keeps_its_value() -> None:
     assert_same(source, result, image_rows(rng))
 
 
-def test_a_layer_that_somebody_else_reads_keeps_its_value() -> None:
+def test_layer_with_another_reader_keeps_its_value() -> None:
     rng = np.random.default_rng(1)
     nodes, constants = conv_batchnorm(rng)
     nodes.append(helper.make_node("Relu", ["h"], ["z"], name="relu"))
@@ -47,11 +47,11 @@ def test_a_layer_that_somebody_else_reads_keeps_its_value() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "other-readers/graph-output"
+    assert report.entries[0].reason_code == "other-readers/graph-output"
     assert "also read by Relu 'relu'" in (report.entries[0].reason or "")
 
 
-def test_forward_folds_only_if_all_readers_absorb() -> None:
+def test_batchnorm_folds_forwards_only_if_all_readers_absorb() -> None:
     rng = np.random.default_rng(2)
     convs = [helper.make_node("Conv", ["n", name], [f"{name}.y"], name=name) for name in ("a", "b")]
     relu = helper.make_node("Sigmoid", ["n"], ["r"], name="relu")
@@ -66,7 +66,7 @@ def test_forward_folds_only_if_all_readers_absorb() -> None:
     assert report.entries[0].into == ("a", "b")
     assert_same(source, result, image_rows(rng))
     assert operators(kept) == operators(mixed)
-    assert kept_report.entries[0].code == "graph-input/operator"
+    assert kept_report.entries[0].reason_code == "graph-input/operator"
     assert {tensor.name for tensor in kept.graph.initializer} == set(constants)
 
 
@@ -109,7 +109,7 @@ def test_identity_and_dropout_do_not_stand_in_the_way(back: bool, between: str) 
     assert_same(source, result, image_rows(rng))
 
 
-def test_a_batchnorm_that_nobody_reads_is_removed_and_reported() -> None:
+def test_unread_batchnorm_is_removed_and_reported() -> None:
     rng = np.random.default_rng(27)
     nodes = [helper.make_node("Tanh", ["x"], ["y"]), batchnorm("x", "dead")]
 
@@ -169,7 +169,7 @@ def test_equal_names_mean_equal_content() -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_the_carrier_holds_what_the_batchnorm_gave_out() -> None:
+def test_output_value_holds_the_output_of_the_batchnorm() -> None:
     rng = np.random.default_rng(21)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"]),
@@ -186,7 +186,7 @@ def test_the_carrier_holds_what_the_batchnorm_gave_out() -> None:
 
     result, report = folded(model(nodes, IMAGE, ["y"], constants))
 
-    assert [entry.carrier for entry in report.entries] == [None, "b", None]
+    assert [entry.output_value for entry in report.entries] == [None, "b", None]
     assert operators(result) == ["Conv", "Relu", "Conv"]
 
 
@@ -199,7 +199,7 @@ def test_nodes_of_one_name_have_entries_of_their_own() -> None:
     assert [entry.node for entry in report.entries] == ["bn", "bn#2"]
 
 
-def test_rank_two_and_three() -> None:
+def test_batchnorm_of_rank_two_and_three_folds() -> None:
     rng = np.random.default_rng(23)
     for shape in (["n", 4], ["n", 4, 5]):
         rank = len(shape)
@@ -214,13 +214,15 @@ def test_rank_two_and_three() -> None:
         assert_same(source, result, {"x": rng.normal(size=[2, *shape[1:]])})
 
 
-def test_progress_is_told() -> None:
+def test_fold_reports_each_stage_and_the_number_of_folded_nodes_as_progress() -> None:
     nodes, constants = conv_batchnorm(np.random.default_rng(24))
-    told: list[tuple[int, int]] = []
+    steps: list[str] = []
 
-    fold(ir.from_proto(model(nodes, IMAGE, ["y"], constants)), progress=lambda done, total: told.append((done, total)))
+    fold(ir.from_proto(model(nodes, IMAGE, ["y"], constants)), progress=steps.append)
 
-    assert told == [(1, 1)]
+    stages = [f"folding: {stage.__name__.replace('_', ' ')}" for stage in STAGES]
+    assert [step for step in steps if step in stages] == stages
+    assert "folding: 1 of 1 BatchNormalization nodes" in steps
 
 
 def test_a_model_without_batchnorm_is_untouched() -> None:
@@ -248,7 +250,7 @@ def test_a_result_that_is_not_valid_is_caught(monkeypatch: pytest.MonkeyPatch) -
         node.op_type = "Nonsense"
         return node.outputs[0]
 
-    monkeypatch.setattr("normfold.export.fold.fold.fold_back", wrong)
+    monkeypatch.setattr("normfold.export.fold.stages.fold_and_merge.apply_backward", wrong)
 
     with pytest.raises(FoldError, match="Nonsense"):
         fold(ir.from_proto(source))

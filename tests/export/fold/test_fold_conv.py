@@ -41,8 +41,8 @@ def convolution(
             helper.make_node("Conv", ["h", *names], ["y"], name="conv", group=group, **attributes),
         ]
         constants |= statistics(rng, inputs)
-    feeds = {"x": rng.normal(size=(2, inputs, *[7] * rank))}
-    return model(nodes, {"x": [batch, inputs, *[7] * rank]}, ["y"], constants), feeds
+    arrays = {"x": rng.normal(size=(2, inputs, *[7] * rank))}
+    return model(nodes, {"x": [batch, inputs, *[7] * rank]}, ["y"], constants), arrays
 
 
 @pytest.mark.parametrize("batch", ["batch", 2])
@@ -50,14 +50,14 @@ def convolution(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("back", [True, False])
 def test_conv_absorbs_on_either_side(back: bool, bias: bool, rank: int, batch: int | str) -> None:
-    source, feeds = convolution(np.random.default_rng(0), back, rank=rank, bias=bias, batch=batch)
+    source, inputs = convolution(np.random.default_rng(0), back, rank=rank, bias=bias, batch=batch)
 
     result, report = folded(source)
 
     assert operators(result) == ["Conv"]
     assert report.entries[0].outcome == (Outcome.FOLDED_BACK if back else Outcome.FOLDED_FORWARD)
     assert report.entries[0].into == ("conv",)
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @settings(max_examples=80, deadline=None)
@@ -75,7 +75,7 @@ def test_conv_absorbs_on_either_side(back: bool, bias: bool, rank: int, batch: i
 def test_conv_is_exact_whatever_its_attributes(
     seed: int, back: bool, rank: int, group: int, bias: bool, stride: int, dilation: int, pad: int, kernel: int
 ) -> None:
-    source, feeds = convolution(
+    source, inputs = convolution(
         np.random.default_rng(seed),
         back,
         rank=rank,
@@ -92,33 +92,33 @@ def test_conv_is_exact_whatever_its_attributes(
 
     assert (report.batchnorm_after == 0) == (back or pad == 0)
     assert len(result.graph.node) == 1 + report.batchnorm_after
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
-def test_forward_keeps_before_automatic_padding(auto_pad: str) -> None:
+def test_batchnorm_before_automatic_padding_is_kept(auto_pad: str) -> None:
     source, _ = convolution(np.random.default_rng(1), back=False, auto_pad=auto_pad)
 
     result, report = folded(source)
 
     assert operators(result) == ["BatchNormalization", "Conv"]
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
     assert "zero padding" in (report.entries[0].reason or "")
 
 
 @pytest.mark.parametrize(("auto_pad", "kernel"), [("VALID", 3), ("SAME_UPPER", 1)])
-def test_forward_folds_where_automatic_padding_adds_nothing(auto_pad: str, kernel: int) -> None:
-    source, feeds = convolution(np.random.default_rng(1), back=False, kernel=kernel, auto_pad=auto_pad, strides=[2, 2])
+def test_conv_absorbs_forwards_where_automatic_padding_adds_nothing(auto_pad: str, kernel: int) -> None:
+    source, inputs = convolution(np.random.default_rng(1), back=False, kernel=kernel, auto_pad=auto_pad, strides=[2, 2])
 
     result, _ = folded(source)
 
     assert operators(result) == ["Conv"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
-def test_forward_folds_a_gain_without_offset_through_padding() -> None:
+def test_padded_conv_absorbs_a_gain_without_offset_forwards() -> None:
     rng = np.random.default_rng(2)
-    source, feeds = convolution(rng, back=False, bias=False, pads=[1, 1, 1, 1])
+    source, inputs = convolution(rng, back=False, bias=False, pads=[1, 1, 1, 1])
     zero = {"bn.shift", "bn.mean"}
     for initializer in source.graph.initializer:
         if initializer.name in zero:
@@ -128,7 +128,7 @@ def test_forward_folds_a_gain_without_offset_through_padding() -> None:
 
     assert operators(result) == ["Conv"]
     assert len(result.graph.node[0].input) == 2
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 def test_two_convs_that_share_a_weight_each_get_their_own() -> None:
@@ -156,7 +156,7 @@ def test_a_conv_that_reads_itself_the_other_way_round_is_left_alone() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/weights-not-constant"
+    assert report.entries[0].reason_code == "graph-input/weights-not-constant"
 
 
 def test_an_empty_bias_name_is_no_bias() -> None:
@@ -195,8 +195,8 @@ def padded_conv(rng: np.random.Generator, behind: list[Any], more: dict[str, Any
     nodes = [batchnorm("x", "h"), helper.make_node("Conv", ["h", "w", "b"], ["c"], name="conv", **given), *behind]
     weight = rng.normal(size=(6, 4 // given["group"], 3, 2))
     constants = {"w": weight, "b": rng.normal(size=6)} | statistics(rng, 4) | more
-    feeds = {"x": rng.normal(size=(2, 4, 5, 7))}
-    return model(nodes, {"x": ["n", 4, 5, 7]}, [output], constants), feeds
+    inputs = {"x": rng.normal(size=(2, 4, 5, 7))}
+    return model(nodes, {"x": ["n", 4, 5, 7]}, [output], constants), inputs
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -205,13 +205,13 @@ def test_a_map_of_offsets_goes_into_a_constant_behind_a_padded_conv(group: int, 
     rng = np.random.default_rng(8)
     embedding = rng.normal(size=(1, 6, 2, 8) if positions else (6, 1, 1))
     behind = [helper.make_node("Add", ["c", "p"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
-    source, feeds = padded_conv(rng, behind, {"p": embedding}, "y", group=group)
+    source, inputs = padded_conv(rng, behind, {"p": embedding}, "y", group=group)
 
     result, report = folded(source)
 
     assert operators(result) == ["Conv", "Add", "Relu"]
     assert report.entries[0].outcome == Outcome.FOLDED_FORWARD
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 def test_the_mean_of_a_map_goes_into_a_gemm_behind_a_padded_conv() -> None:
@@ -221,13 +221,13 @@ def test_the_mean_of_a_map_goes_into_a_gemm_behind_a_padded_conv() -> None:
         helper.make_node("Flatten", ["g"], ["f"]),
         helper.make_node("Gemm", ["f", "m"], ["y"], name="gemm"),
     ]
-    source, feeds = padded_conv(rng, behind, {"m": rng.normal(size=(6, 3))}, "y")
+    source, inputs = padded_conv(rng, behind, {"m": rng.normal(size=(6, 3))}, "y")
 
     result, report = folded(source)
 
     assert operators(result) == ["Conv", "GlobalAveragePool", "Flatten", "Gemm"]
     assert report.entries[0].into == ("conv", "gemm")
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize("keepdims", [0, 1])
@@ -238,12 +238,12 @@ def test_a_mean_takes_the_mean_of_a_map_along_one_axis(keepdims: int) -> None:
         helper.make_node("Flatten", ["r"], ["f"]),
         helper.make_node("Gemm", ["f", "m"], ["y"]),
     ]
-    source, feeds = padded_conv(rng, behind, {"m": rng.normal(size=(12, 3))}, "y")
+    source, inputs = padded_conv(rng, behind, {"m": rng.normal(size=(12, 3))}, "y")
 
     result, report = folded(source)
 
     assert report.batchnorm_after == 0
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 def test_a_map_that_nothing_takes_up_is_not_made_and_the_padding_is_the_reason() -> None:
@@ -253,7 +253,7 @@ def test_a_map_that_nothing_takes_up_is_not_made_and_the_padding_is_the_reason()
     result, report = folded(source)
 
     assert operators(result) == ["BatchNormalization", "Conv", "Relu"]
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
 
 
 def test_a_map_of_unknown_size_is_not_made() -> None:
@@ -268,7 +268,7 @@ def test_a_map_of_unknown_size_is_not_made() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/zero-padding"
+    assert report.entries[0].reason_code == "graph-input/zero-padding"
 
 
 def test_a_map_that_costs_more_than_the_node_is_not_made() -> None:
@@ -285,4 +285,4 @@ def test_a_map_that_costs_more_than_the_node_is_not_made() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/cost"
+    assert report.entries[0].reason_code == "graph-input/cost"

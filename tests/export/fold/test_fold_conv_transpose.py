@@ -29,8 +29,8 @@ def transposed(
             helper.make_node("ConvTranspose", ["h", *names], ["y"], group=group, **attributes),
         ]
     constants |= statistics(rng, outputs if back else inputs, dtype=np.float32)
-    feeds = {"x": rng.normal(size=(2, inputs, 5, 5)).astype(np.float32)}
-    return model(nodes, {"x": ["batch", inputs, 5, 5]}, ["y"], constants, dtype=np.float32), feeds
+    arrays = {"x": rng.normal(size=(2, inputs, 5, 5)).astype(np.float32)}
+    return model(nodes, {"x": ["batch", inputs, 5, 5]}, ["y"], constants, dtype=np.float32), arrays
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -39,13 +39,15 @@ def transposed(
     "attributes",
     [{}, {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}, {"dilations": [2, 2]}],
 )
-def test_back_absorbs_with_any_attributes(attributes: dict[str, Any], group: int, bias: bool) -> None:
-    source, feeds = transposed(np.random.default_rng(0), True, group, bias, **attributes)
+def test_conv_transpose_absorbs_backwards_with_any_attributes(
+    attributes: dict[str, Any], group: int, bias: bool
+) -> None:
+    source, inputs = transposed(np.random.default_rng(0), True, group, bias, **attributes)
 
     result, _ = folded(source)
 
     assert operators(result) == ["ConvTranspose"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -53,15 +55,15 @@ def test_back_absorbs_with_any_attributes(attributes: dict[str, Any], group: int
 @pytest.mark.parametrize(
     "attributes", [{"kernel": 1}, {"pads": [2, 2, 2, 2]}, {"pads": [4, 4, 4, 4], "dilations": [2, 2]}]
 )
-def test_forward_absorbs_where_every_position_sees_every_tap(
+def test_conv_transpose_absorbs_forwards_where_positions_see_every_tap(
     attributes: dict[str, Any], group: int, bias: bool
 ) -> None:
-    source, feeds = transposed(np.random.default_rng(1), False, group, bias, **attributes)
+    source, inputs = transposed(np.random.default_rng(1), False, group, bias, **attributes)
 
     result, _ = folded(source)
 
     assert operators(result) == ["ConvTranspose"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +79,10 @@ def test_forward_absorbs_where_every_position_sees_every_tap(
         {"auto_pad": "SAME_UPPER"},
     ],
 )
-def test_forward_keeps_where_positions_see_different_taps(attributes: dict[str, Any]) -> None:
+def test_batchnorm_is_kept_where_positions_see_different_taps(attributes: dict[str, Any]) -> None:
     source, _ = transposed(np.random.default_rng(2), False, **attributes)
 
     result, report = folded(source)
 
     assert operators(result) == ["BatchNormalization", "ConvTranspose"]
-    assert report.entries[0].code == "graph-input/uneven-taps"
+    assert report.entries[0].reason_code == "graph-input/uneven-taps"

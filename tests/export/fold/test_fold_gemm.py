@@ -33,29 +33,31 @@ def gemm(
 @pytest.mark.parametrize("attributes", [{}, {"alpha": 0.5, "beta": 2.0}, {"transB": 1}, {"beta": 0.0}])
 @pytest.mark.parametrize("c_shape", [None, (), (1,), (COLUMNS,), (1, COLUMNS), (ROWS, 1), (ROWS, COLUMNS)])
 @pytest.mark.parametrize("trans_a", [0, 1])
-def test_back_absorbs_with_any_bias_and_factor(
+def test_gemm_absorbs_backwards_with_any_bias_and_factor(
     trans_a: int, c_shape: tuple[int, ...] | None, attributes: dict[str, Any]
 ) -> None:
-    source, feeds = gemm(np.random.default_rng(0), True, c_shape, trans_a, **attributes)
+    source, inputs = gemm(np.random.default_rng(0), True, c_shape, trans_a, **attributes)
 
     result, _ = folded(source)
 
     assert operators(result) == ["Gemm"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize("attributes", [{}, {"alpha": 0.5, "beta": 2.0}, {"transB": 1}, {"beta": 0.0}])
 @pytest.mark.parametrize("c_shape", [None, (), (1,), (COLUMNS,), (1, COLUMNS), (ROWS, 1), (ROWS, COLUMNS)])
-def test_forward_absorbs_with_any_bias_and_factor(c_shape: tuple[int, ...] | None, attributes: dict[str, Any]) -> None:
-    source, feeds = gemm(np.random.default_rng(1), False, c_shape, **attributes)
+def test_gemm_absorbs_forwards_with_any_bias_and_factor(
+    c_shape: tuple[int, ...] | None, attributes: dict[str, Any]
+) -> None:
+    source, inputs = gemm(np.random.default_rng(1), False, c_shape, **attributes)
 
     result, _ = folded(source)
 
     assert operators(result) == ["Gemm"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
-def test_forward_keeps_where_the_channel_is_not_contracted() -> None:
+def test_batchnorm_is_kept_where_the_channel_is_not_contracted() -> None:
     """With transA the channel axis of x is the row axis of Y: no weight sees one channel alone."""
     rng = np.random.default_rng(2)
     nodes = [batchnorm("x", "h"), helper.make_node("Gemm", ["h", "w"], ["y"], transA=1)]
@@ -64,7 +66,7 @@ def test_forward_keeps_where_the_channel_is_not_contracted() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "graph-input/not-per-channel"
+    assert report.entries[0].reason_code == "graph-input/not-per-channel"
 
 
 def test_a_bias_that_is_computed_keeps_the_node() -> None:
@@ -75,7 +77,7 @@ def test_a_bias_that_is_computed_keeps_the_node() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "weights-not-constant/graph-output"
+    assert report.entries[0].reason_code == "weights-not-constant/graph-output"
 
 
 def matmul(
@@ -109,7 +111,7 @@ def matmul(
 @pytest.mark.parametrize("swapped", [True, False])
 @pytest.mark.parametrize("back", [True, False])
 def test_matmul_and_add_absorb(back: bool, swapped: bool, bias: tuple[int, ...]) -> None:
-    source, feeds = matmul(np.random.default_rng(4), back, rank=2, left=False, bias=bias, swapped=swapped)
+    source, inputs = matmul(np.random.default_rng(4), back, rank=2, left=False, bias=bias, swapped=swapped)
 
     result, _ = folded(source)
 
@@ -117,27 +119,27 @@ def test_matmul_and_add_absorb(back: bool, swapped: bool, bias: tuple[int, ...])
         assert operators(result) == (["MatMul", "Add"] if bias == (ROWS, COLUMNS) else ["Gemm"])
     else:
         assert operators(result) == (["Gemm"] if bias in [(COLUMNS,), (1, COLUMNS)] else ["Gemm", "Add"])
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize("back", [True, False])
 def test_matmul_without_bias_becomes_gemm(back: bool) -> None:
-    source, feeds = matmul(np.random.default_rng(5), back, rank=2, left=False, bias=None)
+    source, inputs = matmul(np.random.default_rng(5), back, rank=2, left=False, bias=None)
 
     result, _ = folded(source)
 
     assert operators(result) == ["Gemm"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_constant_on_the_left_absorbs_along_the_rows(back: bool) -> None:
-    source, feeds = matmul(np.random.default_rng(6), back, rank=3, left=True, bias=(COLUMNS, 1))
+def test_matmul_by_a_constant_on_the_left_absorbs_along_the_rows(back: bool) -> None:
+    source, inputs = matmul(np.random.default_rng(6), back, rank=3, left=True, bias=(COLUMNS, 1))
 
     result, _ = folded(source)
 
     assert operators(result) == ["MatMul", "Add"]
-    assert_same(source, result, feeds)
+    assert_same(source, result, inputs)
 
 
 def test_matmul_without_bias_and_with_more_axes_keeps() -> None:
@@ -145,7 +147,7 @@ def test_matmul_without_bias_and_with_more_axes_keeps() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "no-bias/graph-output"
+    assert report.entries[0].reason_code == "no-bias/graph-output"
 
 
 def test_matmul_with_more_axes_never_becomes_gemm() -> None:
@@ -157,7 +159,7 @@ def test_matmul_with_more_axes_never_becomes_gemm() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "no-bias/graph-output"
+    assert report.entries[0].reason_code == "no-bias/graph-output"
 
 
 def test_channels_that_the_weight_does_not_carry_keep() -> None:
@@ -166,7 +168,7 @@ def test_channels_that_the_weight_does_not_carry_keep() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "not-per-channel/graph-output"
+    assert report.entries[0].reason_code == "not-per-channel/graph-output"
 
 
 def test_an_add_whose_constant_enlarges_the_other_operand_keeps() -> None:
@@ -181,7 +183,7 @@ def test_an_add_whose_constant_enlarges_the_other_operand_keeps() -> None:
 
     _, report = folded(source)
 
-    assert report.entries[0].code == "broadcast/graph-output"
+    assert report.entries[0].reason_code == "broadcast/graph-output"
 
 
 def test_an_add_takes_the_offset_even_where_a_gain_is_zero() -> None:

@@ -128,7 +128,7 @@ def test_an_average_pool_is_a_uniform_kernel(rng: np.random.Generator) -> None:
     check(nodes, {"w": rng.normal(size=(4, 1, 3, 3))}, ["Conv"])
 
 
-def test_an_average_pool_that_leaves_padding_out_is_none(rng: np.random.Generator) -> None:
+def test_average_pool_that_leaves_padding_out_is_no_kernel(rng: np.random.Generator) -> None:
     nodes = [
         conv("w", "a", 3, group=CHANNELS),
         node("AveragePool", "x", "p", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
@@ -174,7 +174,7 @@ def test_kernels_that_do_not_lie_on_one_grid_stay_apart(
         check([*nodes, node("Add", "wo vo", "y")], constants, ["Conv", "Conv", "Add"])
 
 
-def test_a_branch_that_somebody_else_reads_stays(rng: np.random.Generator) -> None:
+def test_branch_with_another_reader_stays(rng: np.random.Generator) -> None:
     nodes = [
         conv("w3", "a", 3),
         conv("w1", "b"),
@@ -187,7 +187,7 @@ def test_a_branch_that_somebody_else_reads_stays(rng: np.random.Generator) -> No
     check(nodes, constants, ["Conv", "Conv", "Tanh", "Add", "Mul"])
 
 
-def test_merging_can_be_left_out(rng: np.random.Generator) -> None:
+def test_fold_can_leave_merging_out(rng: np.random.Generator) -> None:
     import onnx_ir as ir
 
     from normfold.export.fold.fold import fold
@@ -235,7 +235,7 @@ BRANCHES = {
     signs=st.lists(st.booleans(), min_size=6, max_size=6),
     seed=st.integers(0, 1000),
 )
-def test_any_sum_of_branches_is_what_it_was(names: list[str], signs: list[bool], seed: int) -> None:
+def test_sum_of_random_branches_keeps_its_value(names: list[str], signs: list[bool], seed: int) -> None:
     rng = np.random.default_rng(seed)
     nodes, constants, total = [node("Tanh", "i", "x"), node("Sigmoid", "i", "z")], {}, "z"
     for index, name in enumerate(names):

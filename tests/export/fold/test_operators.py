@@ -214,18 +214,18 @@ def around(row: Row, back: bool, batch: int | str) -> tuple[onnx.ModelProto, dic
 @pytest.mark.parametrize("name", ROWS)
 def test_an_affine_passes_or_is_kept_with_the_reason(name: str, back: bool, batch: int | str) -> None:
     row = ROWS[name]
-    source, feeds = around(row, back, batch)
+    source, inputs = around(row, back, batch)
 
     result, report = folded(source)
 
-    refused = row.back if back else row.forward
+    rejected = row.back if back else row.forward
     (entry,) = report.entries
-    if refused is None:
+    if rejected is None:
         assert entry.outcome is (Outcome.FOLDED_BACK if back else Outcome.FOLDED_FORWARD), entry.reason
         assert "layer" in entry.into
         assert len(result.graph.node) < len(source.graph.node)
     else:
         assert entry.outcome is Outcome.KEPT
-        assert entry.code is not None
-        assert entry.code.split("/")[0 if back else 1] == refused
-    assert_same(source, result, feeds)
+        assert entry.reason_code is not None
+        assert entry.reason_code.split("/")[0 if back else 1] == rejected
+    assert_same(source, result, inputs)

@@ -13,10 +13,10 @@ from onnx import helper
 
 from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing, SequencePreprocessing
 from normfold.export.errors import ModelFileError, PixelError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, Pixels, from_pixels
-from normfold.export.onnx_io.fold_file import fold_file
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import COLOUR_CARD, batchnorm, colour_convnet, model, operators, run32, statistics
 
@@ -133,7 +133,7 @@ def test_a_wrong_standardisation_is_caught(wrong: int, tmp_path: Path) -> None:
     assert not verify(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=other).passes
 
 
-def test_pixels_of_ones_own_prove_it_too(tmp_path: Path) -> None:
+def test_given_pixels_verify_the_fold_too(tmp_path: Path) -> None:
     onnx.save(colour_convnet(np.random.default_rng(7)), tmp_path / "a.onnx")
     np.savez(tmp_path / "pixels.npz", x=np.arange(216, dtype=np.uint8).reshape(2, 3, 6, 6))
 
@@ -145,7 +145,7 @@ def test_pixels_of_ones_own_prove_it_too(tmp_path: Path) -> None:
     assert folded.verification.batchable
 
 
-def test_without_pixels_the_two_have_different_inputs(tmp_path: Path) -> None:
+def test_verify_needs_the_card_where_a_model_takes_pixels(tmp_path: Path) -> None:
     onnx.save(colour_convnet(np.random.default_rng(8)), tmp_path / "a.onnx")
     fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx", pixels=FromPixels(COLOUR_CARD))
 
@@ -165,7 +165,7 @@ def test_without_pixels_the_two_have_different_inputs(tmp_path: Path) -> None:
         ({"x": ["n", 3, 6, 6], "z": ["n", 3, 6, 6]}, COLOUR_CARD, "one input; this one has ['x', 'z']"),
     ],
 )
-def test_what_cannot_take_pixels_says_so(shapes: Any, preprocessing: Any, message: str) -> None:
+def test_model_that_cannot_take_pixels_is_named_with_the_reason(shapes: Any, preprocessing: Any, message: str) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"]), *[helper.make_node("Relu", [name], ["v"]) for name in shapes][1:]]
     source = model(nodes, shapes, ["y"], {}, dtype=np.float32)
 

@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from normfold.export.errors import ModelFileError, WriteError
-from normfold.export.onnx_io.atomic_write import staged
-from normfold.export.onnx_io.fold_file import fold_file
+from normfold.contract.atomic_write import atomic_path
+from normfold.contract.errors import WriteError
+from normfold.export.errors import ModelFileError
+from normfold.export.files.fold_file import fold_file
 from normfold.export.onnx_io.model_file import load_model, save_model
 from tests.support.onnx_models import model
 
@@ -59,7 +60,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_external_data_stays_external(tmp_path: Path) -> None:
     onnx.save_model(small(), tmp_path / "a.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
 
-    with staged(tmp_path / "b.onnx") as path:
+    with atomic_path(tmp_path / "b.onnx") as path:
         save_model(load_model(tmp_path / "a.onnx"), path)
 
     assert (tmp_path / "b.onnx.data").stat().st_size >= 1600
@@ -207,31 +208,31 @@ def test_a_file_is_taken_for_what_it_is_not_for_its_ending(tmp_path: Path) -> No
         load_model(path)
 
 
-def test_a_link_is_followed_and_a_device_is_refused(tmp_path: Path) -> None:
+def test_atomic_path_follows_a_link_and_rejects_a_device(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "there" / "real.txt")
 
-    with staged(link) as path:
+    with atomic_path(link) as path:
         path.write_text("new")
 
     assert link.is_symlink()
     assert (tmp_path / "there" / "real.txt").read_text() == "new"
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(WriteError, match="it is not a regular file"), staged(tmp_path / "pipe"):
+    with pytest.raises(WriteError, match="it is not a regular file"), atomic_path(tmp_path / "pipe"):
         pass
 
 
-def test_what_is_staged_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_atomic_path_puts_a_file_in_place_only_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
 
-    with pytest.raises(UnicodeEncodeError), staged(target) as path:
+    with pytest.raises(UnicodeEncodeError), atomic_path(target) as path:
         path.write_text("half, then \N{SNOWMAN}", encoding="ascii", errors="strict")
     assert [file.name for file in tmp_path.iterdir()] == ["out.txt"]
     assert target.read_text() == "old"
 
-    with staged(target) as path:
+    with atomic_path(target) as path:
         path.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
@@ -240,6 +241,6 @@ def test_what_is_staged_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     target = tmp_path / "none" / "out.onnx"
-    with pytest.raises(WriteError, match="no such file or directory") as caught, staged(target):
+    with pytest.raises(WriteError, match="no such file or directory") as caught, atomic_path(target):
         pass
     assert caught.value.exit_code == 3

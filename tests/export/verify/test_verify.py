@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.export.errors import FeedError, ModelFileError, VerificationError
-from normfold.export.onnx_io.fold_file import fold_file
-from normfold.export.verify.inputs import ROWS
+from normfold.export.errors import ModelFileError, ModelInputError, VerificationError
+from normfold.export.files.fold_file import fold_file
+from normfold.export.verify.inputs import BATCH_SIZE
 from normfold.export.verify.runner import Engine
 from normfold.export.verify.tolerance import measure
 from normfold.export.verify.verify import verify
@@ -160,8 +160,8 @@ def test_rows_that_interact_are_not_batchable(tmp_path: Path) -> None:
 
 
 def test_integer_outputs_are_compared_element_by_element(tmp_path: Path) -> None:
-    for name, largest in (("a", 1), ("b", 0)):
-        nodes = [helper.make_node("ArgMax" if largest else "ArgMin", ["x"], ["y"], axis=1)]
+    for name, maximum in (("a", 1), ("b", 0)):
+        nodes = [helper.make_node("ArgMax" if maximum else "ArgMin", ["x"], ["y"], axis=1)]
         onnx.save(model(nodes, {"x": ["n", 4]}, ["y"], {}, dtype=np.float32), tmp_path / f"{name}.onnx")
 
     assert verify(tmp_path / "a.onnx", tmp_path / "a.onnx").outputs["y"].error == 0
@@ -181,7 +181,7 @@ def embedding(rng: np.random.Generator, scale: float) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def test_without_float_inputs_the_weights_are_moved(tmp_path: Path) -> None:
+def test_weights_are_moved_where_no_input_is_float(tmp_path: Path) -> None:
     onnx.save(embedding(np.random.default_rng(3), 1.0), tmp_path / "a.onnx")
     onnx.save(embedding(np.random.default_rng(3), 1.001), tmp_path / "b.onnx")
 
@@ -201,7 +201,7 @@ def test_a_model_that_cannot_run_on_small_pictures_gets_larger_ones(tmp_path: Pa
     assert verify(tmp_path / "a.onnx", tmp_path / "a.onnx").passes
 
 
-def test_other_inputs_or_outputs_are_refused(pair: Any, tmp_path: Path) -> None:
+def test_models_with_other_inputs_or_outputs_are_rejected(pair: Any, tmp_path: Path) -> None:
     original, _, source, _ = pair
     source.graph.output[0].name = "z"
     source.graph.node[-1].output[0] = "z"
@@ -230,15 +230,15 @@ def test_the_users_inputs_are_used(pair: Any, tmp_path: Path) -> None:
 def test_inputs_that_do_not_fit_are_named(pair: Any, tmp_path: Path, arrays: Any, says: str) -> None:
     np.savez(tmp_path / "bad.npz", **arrays)
 
-    with pytest.raises(FeedError, match=says):
+    with pytest.raises(ModelInputError, match=says):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_inputs_that_prove_nothing_are_refused(pair: Any, tmp_path: Path, number: float) -> None:
+def test_inputs_that_verify_nothing_are_rejected(pair: Any, tmp_path: Path, number: float) -> None:
     np.savez(tmp_path / "bad.npz", x=np.full((1, 4, 5, 5), number, np.float32))
 
-    with pytest.raises(FeedError, match="holds NaN or infinity"):
+    with pytest.raises(ModelInputError, match="holds NaN or infinity"):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
@@ -248,11 +248,11 @@ def test_damaged_archives_are_named(pair: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((1, 4, 5, 5), np.float32))
 
     for name in ("cut.npz", "one.npy"):
-        with pytest.raises(FeedError, match="is no .npz file of plain arrays, or is damaged"):
+        with pytest.raises(ModelInputError, match="is no .npz file of plain arrays, or is damaged"):
             verify(pair[0], pair[1], tmp_path / name)
 
 
-def test_noise_without_bound_proves_nothing() -> None:
+def test_noise_without_bound_verifies_nothing() -> None:
     wanted = [np.array([0.0, 1.0])]
 
     difference = measure(wanted, wanted, [[[np.array([0.0])] * 4]])
@@ -261,7 +261,7 @@ def test_noise_without_bound_proves_nothing() -> None:
     assert not difference.passes
 
 
-def test_an_output_that_is_never_finite_proves_nothing() -> None:
+def test_output_that_is_never_finite_verifies_nothing() -> None:
     wanted = [np.array([np.nan, np.inf])]
 
     assert not measure(wanted, wanted, [[wanted]]).passes
@@ -277,7 +277,7 @@ def test_one_unit_in_the_last_place_of_a_nearly_constant_output_is_allowed() -> 
 def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_text("no archive")
 
-    with pytest.raises(FeedError, match="is no .npz file of plain arrays, or is damaged"):
+    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays, or is damaged"):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
@@ -291,11 +291,11 @@ def test_text_inputs_ask_for_a_file(tmp_path: Path) -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.save(proto, tmp_path / "a.onnx")
 
-    with pytest.raises(FeedError, match="Input 'x' is STRING; give inputs in an .npz file"):
+    with pytest.raises(ModelInputError, match="Input 'x' is STRING; give inputs in an .npz file"):
         verify(tmp_path / "a.onnx", tmp_path / "a.onnx")
 
 
-def test_the_measure_is_relative_to_the_range_and_takes_median_noise() -> None:
+def test_error_is_relative_to_the_range_and_noise_is_a_median() -> None:
     wanted, got = np.array([0.0, 10.0]), np.array([0.0, 10.5])
     moved = [np.array([0.0, 10.1]), np.array([0.2, 10.0]), np.array([9.0, 10.0])]
 
@@ -308,7 +308,7 @@ def test_the_measure_is_relative_to_the_range_and_takes_median_noise() -> None:
 
 
 @pytest.mark.parametrize(("calm_error", "wild_error", "passes"), [(1e-5, 0.5, True), (1e-3, 0.5, False)])
-def test_each_input_is_allowed_its_own_noise(calm_error: float, wild_error: float, passes: bool) -> None:
+def test_tolerance_of_each_input_is_from_its_own_noise(calm_error: float, wild_error: float, passes: bool) -> None:
     """A network may be calm at one input and chaotic at another: neither lends the other its allowance."""
     wanted = [np.array([0.0, 10.0])] * 2
     got = [np.array([0.0, 10.0 + calm_error]), np.array([0.0, 10.0 + wild_error])]
@@ -321,7 +321,7 @@ def test_each_input_is_allowed_its_own_noise(calm_error: float, wild_error: floa
 
 
 @pytest.mark.parametrize("got", [np.array([np.inf, 1.0]), np.array([np.nan, 1.0]), np.array([1.0])])
-def test_what_cannot_be_compared_is_infinitely_far(got: np.ndarray) -> None:
+def test_outputs_that_cannot_be_compared_have_infinite_error(got: np.ndarray) -> None:
     wanted = [np.array([0.5, 1.0])]
 
     assert measure(wanted, [got], [[wanted]]).error == float("inf")
@@ -334,4 +334,4 @@ def test_infinities_that_agree_are_equal() -> None:
 
 
 def test_free_axes_get_several_rows() -> None:
-    assert ROWS > 1
+    assert BATCH_SIZE > 1

@@ -1,4 +1,4 @@
-"""The inference equation against its definition, computed in float64 by NumPy."""
+"""Blocks against their formulas, computed in float64 by NumPy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from normfold.models.architectures.blocks import (
-    ConvNorm,
-    ConvTransposeNorm,
-    LinearNorm,
-    NormConv,
-    global_average,
+    ConvBatchNorm,
+    ConvTransposeBatchNorm,
+    LinearBatchNorm,
+    PreActivationConv,
     initialise,
 )
+from normfold.models.architectures.classifier import global_average, halving_strides, plan_blocks
 from normfold.models.errors import ArchitectureError
 
 Array = npt.NDArray[np.float64]
@@ -34,13 +34,13 @@ def make_block(kind: str) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(1)
     block: nn.Module
     if kind == "linear":
-        block, x = LinearNorm(5, 4, activation="none"), torch.randn(6, 5)
+        block, x = LinearBatchNorm(5, 4, activation="none"), torch.randn(6, 5)
     elif kind.startswith("conv"):
         rank = int(kind[-1])
-        block, x = ConvNorm(2, 4, rank=rank, activation="none"), torch.randn(6, 2, *(5,) * rank)
+        block, x = ConvBatchNorm(2, 4, rank=rank, activation="none"), torch.randn(6, 2, *(5,) * rank)
     else:
         rank = int(kind[-1])
-        block, x = ConvTransposeNorm(2, 4, rank=rank, activation="none"), torch.randn(6, 2, *(3,) * rank)
+        block, x = ConvTransposeBatchNorm(2, 4, rank=rank, activation="none"), torch.randn(6, 2, *(3,) * rank)
     block.double()
     nn.init.uniform_(block.norm.weight, 0.5, 2)
     nn.init.normal_(block.norm.bias)
@@ -96,20 +96,20 @@ def test_train_and_eval_differ(kind: str) -> None:
     assert not torch.allclose(block.train()(x), in_eval, rtol=1e-3, atol=1e-3)
 
 
-def test_activation_follows_normalisation() -> None:
-    block = ConvNorm(1, 2, activation="relu").eval()
+def test_activation_follows_batchnorm() -> None:
+    block = ConvBatchNorm(1, 2, activation="relu").eval()
     nn.init.constant_(block.norm.bias, -100.0)
     assert torch.equal(block(torch.randn(2, 1, 4, 4)), torch.zeros(2, 2, 4, 4))
 
 
 @pytest.mark.parametrize(("size", "stride", "expected"), [(8, 1, 8), (8, 2, 4), (7, 2, 4)])
-def test_conv_keeps_the_size_or_divides_it_rounding_up(size: int, stride: int, expected: int) -> None:
-    assert ConvNorm(1, 3, 5, stride=stride)(torch.zeros(2, 1, size, size)).shape == (2, 3, expected, expected)
+def test_conv_divides_the_size_by_its_stride_rounding_up(size: int, stride: int, expected: int) -> None:
+    assert ConvBatchNorm(1, 3, 5, stride=stride)(torch.zeros(2, 1, size, size)).shape == (2, 3, expected, expected)
 
 
 @pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 2), (3, 5), (5, 3)])
-def test_dilated_conv_keeps_the_size_and_the_centre(kernel_size: int, dilation: int) -> None:
-    block = ConvNorm(1, 1, kernel_size, rank=1, dilation=dilation, activation="none").eval()
+def test_dilated_conv_is_centred_and_preserves_the_size(kernel_size: int, dilation: int) -> None:
+    block = ConvBatchNorm(1, 1, kernel_size, rank=1, dilation=dilation, activation="none").eval()
     nn.init.ones_(block.weight_layer.weight)
     impulse = torch.zeros(1, 1, 31)
     impulse[0, 0, 15] = 1
@@ -121,9 +121,9 @@ def test_dilated_conv_keeps_the_size_and_the_centre(kernel_size: int, dilation: 
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_preactivated_conv_normalises_what_it_reads(stride: int) -> None:
+def test_preactivated_conv_normalises_its_input(stride: int) -> None:
     torch.manual_seed(1)
-    block = NormConv(3, 4, 3, stride=stride).double().eval()
+    block = PreActivationConv(3, 4, 3, stride=stride).double().eval()
     nn.init.uniform_(block.norm.weight, 0.5, 2)
     nn.init.normal_(block.norm.bias)
     nn.init.normal_(block.norm.running_mean)
@@ -137,17 +137,17 @@ def test_preactivated_conv_normalises_what_it_reads(stride: int) -> None:
 
 
 def test_transposed_conv_enlarges_by_its_stride() -> None:
-    assert ConvTransposeNorm(1, 3, stride=3)(torch.zeros(2, 1, 4, 5)).shape == (2, 3, 12, 15)
+    assert ConvTransposeBatchNorm(1, 3, stride=3)(torch.zeros(2, 1, 4, 5)).shape == (2, 3, 12, 15)
 
 
 def test_weight_layers_have_no_bias() -> None:
-    blocks = (ConvNorm(1, 2), ConvTransposeNorm(1, 2), LinearNorm(1, 2))
+    blocks = (ConvBatchNorm(1, 2), ConvTransposeBatchNorm(1, 2), LinearBatchNorm(1, 2))
     assert all(block.weight_layer.bias is None for block in blocks)
 
 
-def test_one_row_cannot_be_normalised_in_training() -> None:
+def test_batch_of_one_row_raises_in_training() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        LinearNorm(3, 2)(torch.zeros(1, 3))
+        LinearBatchNorm(3, 2)(torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize(
@@ -155,15 +155,15 @@ def test_one_row_cannot_be_normalised_in_training() -> None:
     [
         ({"activation": "swoosh"}, "Unknown activation 'swoosh'"),
         ({"rank": 4}, "1, 2 or 3 spatial axes; got 4"),
-        ({"kernel_size": 2}, "must be odd here, to keep the centre; got 2"),
+        ({"kernel_size": 2}, "must be odd, for a symmetric padding; got 2"),
     ],
 )
-def test_wrong_options_are_named(arguments: dict[str, object], message: str) -> None:
+def test_block_names_a_wrong_argument(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ArchitectureError, match=message):
-        ConvNorm(1, 2, **arguments)
+        ConvBatchNorm(1, 2, **arguments)
 
 
-def test_initial_weights_have_the_variance_of_he() -> None:
+def test_initial_weights_have_the_variance_of_he_et_al() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(64, 64, 3)
     initialise(conv)
@@ -171,6 +171,13 @@ def test_initial_weights_have_the_variance_of_he() -> None:
     assert torch.count_nonzero(conv.bias) == 0
 
 
-def test_global_average_takes_every_position() -> None:
+def test_global_average_is_the_mean_over_all_positions() -> None:
     x = torch.arange(24.0).reshape(2, 3, 2, 2)
     assert torch.equal(global_average(x), x.flatten(2).mean(2))
+
+
+def test_block_plan_strides_in_the_first_block_of_a_stage() -> None:
+    assert halving_strides(3, 4) == [4, 2, 2]
+    assert list(plan_blocks([1, 2], [8, 16], [1, 2])) == [(0, 8, 1), (1, 16, 2), (1, 16, 1)]
+    with pytest.raises(ValueError, match="shorter"):
+        list(plan_blocks([1, 2], [8, 16], [1]))

@@ -36,7 +36,7 @@ number = 3
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A user's module in the current folder, under a name that no other test has imported."""
+    """Return the name of a user's module in the current folder, which no other test has imported."""
     name = f"nets_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def make(name: str, **options: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_every_network_of_ours_takes_dropout_and_is_told_shape_and_classes(name: str) -> None:
+def test_registered_factories_accept_dropout_input_shape_and_classes(name: str) -> None:
     options = list_options(FACTORIES[name])
     assert options is not None
     assert {"input_shape", "classes", "dropout"} <= set(options)
@@ -57,7 +57,7 @@ def test_every_network_of_ours_takes_dropout_and_is_told_shape_and_classes(name:
         make(name, drop=0.1)
 
 
-def test_a_preset_is_a_network_whose_options_may_still_be_given() -> None:
+def test_preset_accepts_options_that_replace_its_own() -> None:
     architecture = Architecture(name="mobilenet_v2", options={"stem_stride": 1}, input_shape=(3, 8, 8), classes=4)
     with torch.device("meta"):
         network = build(architecture)
@@ -66,18 +66,18 @@ def test_a_preset_is_a_network_whose_options_may_still_be_given() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FACTORIES if name != "mlp"])
-def test_rows_are_refused_by_networks_for_other_samples(name: str) -> None:
+def test_architectures_for_images_and_sequences_refuse_table_rows(name: str) -> None:
     with pytest.raises(ArchitectureError, match=r"takes samples of shape \(channels, .*got \[5\]"):
         make(name)
 
 
-def test_own_factory_is_given_shape_classes_and_options(own_module: str) -> None:
+def test_user_factory_gets_shape_classes_and_options(own_module: str) -> None:
     network = make(f"{own_module}:linear", bias=False)
     assert network.weight.shape == (3, 5)
     assert network.bias is None
 
 
-def test_own_factory_that_names_neither_is_given_neither(own_module: str) -> None:
+def test_user_factory_without_shape_and_classes_in_its_signature_gets_neither(own_module: str) -> None:
     assert make(f"{own_module}:fixed").weight.shape == (2, 2)
 
 
@@ -96,12 +96,12 @@ def test_current_folder_is_searched_last(own_module: str, tmp_path: Path) -> Non
         ("absent", "has no function 'absent'"),
     ],
 )
-def test_factory_that_fails_is_one_sentence(own_module: str, factory: str, message: str) -> None:
+def test_failing_factory_is_reported_in_one_sentence(own_module: str, factory: str, message: str) -> None:
     with pytest.raises(ArchitectureError, match=message):
         make(f"{own_module}:{factory}")
 
 
-def test_classes_are_an_option_where_no_data_tell_them(own_module: str) -> None:
+def test_classes_are_an_option_without_data_to_derive_them_from(own_module: str) -> None:
     def architecture(**options: Any) -> Architecture:
         return Architecture(name=f"{own_module}:needs", options=options, input_shape=(5,))
 
@@ -112,11 +112,11 @@ def test_classes_are_an_option_where_no_data_tell_them(own_module: str) -> None:
         build(architecture(depth=5))
     with pytest.raises(ArchitectureError, match="needs 'width'; give --arg width=VALUE"):
         make(f"{own_module}:needs")
-    with pytest.raises(ArchitectureError, match="'input_shape' follows from"):
+    with pytest.raises(ArchitectureError, match="'input_shape' is derived from"):
         build(architecture(input_shape=[5]))
 
 
-def test_module_missing_from_its_package_is_not_said_to_import_itself(own_module: str, tmp_path: Path) -> None:
+def test_module_missing_from_its_package_is_named_as_missing(own_module: str, tmp_path: Path) -> None:
     package = f"{own_module}_package"
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("")
@@ -125,35 +125,48 @@ def test_module_missing_from_its_package_is_not_said_to_import_itself(own_module
             make(f"{module}:net")
 
 
-def test_module_that_is_a_script_and_leaves_is_one_sentence(own_module: str, tmp_path: Path) -> None:
+def test_module_that_exits_while_imported_is_reported_in_one_sentence(own_module: str, tmp_path: Path) -> None:
     (tmp_path / f"{own_module}_d.py").write_text("raise SystemExit(0)")
     with pytest.raises(ArchitectureError, match="cannot be imported: SystemExit: 0$"):
         make(f"{own_module}_d:net")
 
 
-@pytest.mark.parametrize("package", ["contract", "models", "export", "service", "cli"])
-def test_module_named_like_our_package_is_called_a_collision(package: str) -> None:
-    for module in (package, f"{package}.nets"):
-        with pytest.raises(
-            ArchitectureError, match=f"collides with Normfold's own package '{package}'.*'my_{package}'"
-        ):
-            make(f"{module}:net")
+@pytest.mark.parametrize("package", ["contract", "models", "export", "service", "cli", "display"])
+def test_user_module_may_be_named_like_a_subpackage_of_normfold(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{package}.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    # A clone's own folders are found first where it is on the path, as in these tests; an installed wheel has none.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not Path(entry, package).is_dir()])
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    try:
+        assert make(f"{package}:linear").weight.shape == (3, 5)
+    finally:
+        sys.modules.pop(package, None)
 
 
-def test_module_that_imports_its_own_models_package_hears_of_the_collision(own_module: str, tmp_path: Path) -> None:
+def test_module_without_the_factory_is_named_with_its_file() -> None:
+    with pytest.raises(ArchitectureError, match=r"Module 'json' \(.*json.__init__.py\) has no function 'net'"):
+        make("json:net")
+    with pytest.raises(ArchitectureError, match=r"Module 'sys' \(without a file\) has no function 'net'"):
+        make("sys:net")
+
+
+def test_missing_import_of_a_user_module_is_named(own_module: str, tmp_path: Path) -> None:
     (tmp_path / f"{own_module}_b.py").write_text("import models.my_layers")
-    with pytest.raises(ArchitectureError, match="imports 'models.my_layers', which is not there, which collides"):
+    with pytest.raises(ArchitectureError, match="imports 'models.my_layers', which is not installed"):
         make(f"{own_module}_b:net")
 
 
-def test_module_that_breaks_while_imported_is_one_sentence(own_module: str, tmp_path: Path) -> None:
+def test_module_that_raises_while_imported_is_reported_in_one_sentence(own_module: str, tmp_path: Path) -> None:
     (tmp_path / f"{own_module}_c.py").write_text("1 / 0")
     with pytest.raises(ArchitectureError, match="cannot be imported: ZeroDivisionError: division by zero$"):
         make(f"{own_module}_c:net")
 
 
-def test_unknown_names_list_what_there_is(own_module: str) -> None:
-    with pytest.raises(ArchitectureError, match=f"Unknown architecture 'vgg'; there are {', '.join(FACTORIES)}"):
+def test_unknown_names_are_reported_with_the_known_ones(own_module: str) -> None:
+    with pytest.raises(ArchitectureError, match=f"Unknown architecture 'vgg'; choose from {', '.join(FACTORIES)}"):
         make("vgg")
     with pytest.raises(ArchitectureError, match="There is no module 'absent_module'"):
         make("absent_module:net")
@@ -161,18 +174,18 @@ def test_unknown_names_list_what_there_is(own_module: str) -> None:
         make("mlp", width=3)
     with pytest.raises(ArchitectureError, match="has no option 'width'; its options are: bias"):
         make(f"{own_module}:linear", width=3)
-    with pytest.raises(ArchitectureError, match="'classes' follows from the data"):
+    with pytest.raises(ArchitectureError, match="'classes' is derived from the data"):
         make("mlp", classes=3)
 
 
-def test_option_values_are_json_or_else_strings() -> None:
+def test_option_values_are_parsed_as_json_or_kept_as_strings() -> None:
     pairs = ["widths=[8, 16]", "dropout=0.5", "zero_init=false", "stem=small", "name=a=b"]
     expected = {"widths": [8, 16], "dropout": 0.5, "zero_init": False, "stem": "small", "name": "a=b"}
     assert parse_options(pairs) == expected
 
 
 @pytest.mark.parametrize("text", ["NaN", "[1, -Infinity]", "1e999", "[" * 100_000])
-def test_option_that_a_run_could_not_record_is_refused(text: str) -> None:
+def test_option_that_json_cannot_record_is_refused(text: str) -> None:
     with pytest.raises(ArchitectureError, match="Option 'dropout' (holds NaN or infinity|is nested too deeply)"):
         parse_options([f"dropout={text}"])
 
@@ -183,7 +196,7 @@ def test_malformed_options_are_refused(pairs: list[str]) -> None:
         parse_options(pairs)
 
 
-def test_architecture_goes_to_json_and_back() -> None:
+def test_architecture_survives_json() -> None:
     architecture = Architecture(name="mlp", options={"widths": [3]}, input_shape=(5,), classes=2)
     again = Architecture.model_validate_json(architecture.model_dump_json())
     assert again == architecture

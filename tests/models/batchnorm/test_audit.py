@@ -1,4 +1,4 @@
-"""Planted faults of torch networks, each found under its name, and sound networks, of which nothing is found."""
+"""Audit of torch networks: planted faults are found under their codes, and sound networks have no findings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normfold.contract.findings import Audit, Finding, Severity
-from normfold.models.architectures.blocks import ConvNorm
+from normfold.contract.audit.findings import Audit, Finding, Severity
+from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.architectures.registry import FACTORIES, Architecture, build
 from normfold.models.batchnorm.audit import Subject, audit_network
 from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
-from normfold.models.batchnorm.dropout_order import dropout_before_norms
-from normfold.models.batchnorm.recalibrate import reestimate
+from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
+from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.errors import ArchitectureError, DataError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
@@ -65,11 +65,12 @@ def of_layer(audit: Audit, layer: str) -> dict[str, Finding]:
     return {finding.code: finding for finding in audit.findings if finding.layer == layer}
 
 
-def test_nothing_is_found_of_a_network_trained_on_the_digits(trained: Path) -> None:
+@pytest.mark.slow
+def test_audit_of_a_network_trained_on_digits_has_no_findings(trained: Path) -> None:
     subject, _ = subject_of_run(trained, None)
     audit = audit_network(subject)
     assert audit.findings == ()
-    assert [layer.name for layer in audit.layers] == list(audit.drifts) == ["stages.0.norm", "stages.2.norm"]
+    assert [layer.name for layer in audit.layers] == list(audit.differences) == ["stages.0.norm", "stages.2.norm"]
 
 
 @pytest.mark.parametrize(
@@ -101,34 +102,34 @@ def test_nothing_is_found_of_a_network_trained_on_the_digits(trained: Path) -> N
         ),
     ],
 )
-def test_a_planted_fault_of_a_checkpoint_is_found_in_its_layer(
+def test_audit_finds_a_planted_fault_in_its_layer(
     trained: Path, tmp_path: Path, change: Change, code: str, severity: Severity, figure: str
 ) -> None:
     audit = audit_changed(trained, tmp_path, change)
     found = of_layer(audit, "stages.2.norm")
     assert code in found
     assert found[code].severity is severity
-    assert figure in found[code].figure
+    assert figure in found[code].measurement
     assert found[code].advice.endswith(".")
     assert not of_layer(audit, "stages.0.norm")
 
 
 @pytest.mark.parametrize("epsilon", [1e-8, 0.1])
-def test_an_unusual_epsilon_is_found(trained: Path, epsilon: float) -> None:
+def test_audit_finds_an_unusual_epsilon(trained: Path, epsilon: float) -> None:
     subject, _ = subject_of_run(trained, None)
     norm(subject.network).eps = epsilon
     found = of_layer(audit_network(subject), "stages.2.norm")
-    assert f"epsilon {epsilon:g}" in found["epsilon-unusual"].figure
+    assert f"epsilon {epsilon:g}" in found["epsilon-unusual"].measurement
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 2e-5, 1e-3])
-def test_the_epsilons_of_frameworks_are_not(trained: Path, epsilon: float) -> None:
+def test_audit_accepts_the_epsilons_of_frameworks(trained: Path, epsilon: float) -> None:
     subject, _ = subject_of_run(trained, None)
     norm(subject.network).eps = epsilon
     assert not audit_network(subject).findings
 
 
-def test_a_channel_without_variance_that_has_a_small_gain_is_harmless(trained: Path, tmp_path: Path) -> None:
+def test_audit_accepts_a_constant_channel_with_a_small_gain(trained: Path, tmp_path: Path) -> None:
     def silence(network: nn.Module) -> None:
         norm(network).running_var[0] = 0
         norm(network).weight.data[0] = 0.01
@@ -136,21 +137,21 @@ def test_a_channel_without_variance_that_has_a_small_gain_is_harmless(trained: P
     assert "variance-near-zero" not in of_layer(audit_changed(trained, tmp_path, silence), "stages.2.norm")
 
 
-def test_train_and_eval_that_disagree_are_found_on_a_batch(trained: Path, tmp_path: Path) -> None:
+def test_audit_finds_train_and_eval_outputs_that_disagree(trained: Path, tmp_path: Path) -> None:
     audit = audit_changed(trained, tmp_path, lambda n: norm(n).running_var.mul_(30))
     (found,) = [finding for finding in audit.findings if finding.layer is None]
     assert (found.code, found.severity) == ("train-eval-disagree", Severity.WARNING)
-    assert "of their own spread over a batch of 256 rows" in found.figure
+    assert "of their standard deviation over a batch of 256 rows" in found.measurement
 
 
-def test_weights_that_overflow_are_found_where_they_arrive(trained: Path, tmp_path: Path) -> None:
+def test_audit_names_the_layer_whose_input_overflows(trained: Path, tmp_path: Path) -> None:
     audit = audit_changed(
         trained, tmp_path, lambda n: n.get_submodule("stages.2.weight_layer").weight.data.fill_(float("inf"))
     )
     assert set(of_layer(audit, "stages.2.norm")) == {"input-not-finite"}
 
 
-def test_small_batches_of_the_training_are_found(tmp_path: Path, make_run: MakeRun) -> None:
+def test_audit_finds_small_training_batches(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(batch_size=8, epochs=6)
     with pytest.warns(UserWarning, match="8 rows"):
         folder = fit(config, dataset, tmp_path / "run").folder
@@ -158,7 +159,7 @@ def test_small_batches_of_the_training_are_found(tmp_path: Path, make_run: MakeR
     assert [(found.code, found.layer, found.severity) for found in audit.findings] == [
         ("small-batch", None, Severity.WARNING)
     ]
-    assert "8 rows in a batch" in audit.findings[0].figure
+    assert "8 rows per training batch" in audit.findings[0].measurement
 
 
 def plausible(name: str, shape: tuple[int, ...], rows: Tensor) -> nn.Module:
@@ -169,7 +170,7 @@ def plausible(name: str, shape: tuple[int, ...], rows: Tensor) -> nn.Module:
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, 0.2, 0.6)  # above 0: few rows must not leave a relu off throughout
-    reestimate(network, rows)
+    recalibrate(network, rows)
     return network
 
 
@@ -178,7 +179,7 @@ OURS = [name for name, factory in FACTORIES.items() if not isinstance(factory, p
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_nothing_is_found_of_our_own_architectures(name: str) -> None:
+def test_audit_of_the_registered_architectures_has_no_findings(name: str) -> None:
     torch.manual_seed(0)
     shape = (3, 16) if name == "temporal" else (1, 16, 16)
     rows = torch.randn(130, *shape)
@@ -193,7 +194,7 @@ class WithDropout(nn.Module):
         super().__init__()
         self.p, self.functional = p, functional
         self.layer_dropout = nn.Dropout2d(p)
-        self.first, self.second, self.third, self.last = (ConvNorm(2, 2) for _ in range(4))
+        self.first, self.second, self.third, self.last = (ConvBatchNorm(2, 2) for _ in range(4))
         self.final_dropout = nn.Dropout(0.9)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,17 +206,17 @@ class WithDropout(nn.Module):
 
 
 @pytest.mark.parametrize("functional", [False, True])
-def test_dropout_is_followed_to_the_norms_that_it_reaches(functional: bool) -> None:
+def test_dropout_is_followed_to_the_batchnorms_that_it_reaches(functional: bool) -> None:
     network = WithDropout(functional=functional).eval()
     before = copy.deepcopy(network.state_dict())
     x = torch.randn(2, 2, 4, 4)
-    assert dropout_before_norms(network, x) == {"second.norm": 0.5, "last.norm": 0.5}
+    assert dropout_before_batchnorms(network, x) == {"second.norm": 0.5, "last.norm": 0.5}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not network(x).isnan().any()
-    assert dropout_before_norms(WithDropout(p=0.0).eval(), x) == {}
+    assert dropout_before_batchnorms(WithDropout(p=0.0).eval(), x) == {}
 
 
-def test_dropout_before_a_norm_is_a_warning_until_the_statistics_are_seen_to_fit() -> None:
+def test_dropout_before_a_batchnorm_is_a_warning_unless_its_statistics_match_the_data() -> None:
     torch.manual_seed(0)
     rows = torch.randn(200, 2, 4, 4)
     network = WithDropout()
@@ -227,15 +228,17 @@ def test_dropout_before_a_norm_is_a_warning_until_the_statistics_are_seen_to_fit
         ("dropout-before", "second.norm", Severity.WARNING),
         ("dropout-before", "last.norm", Severity.WARNING),
     }
-    assert "p = 0.5: variance in training up to 2 times" in blind.findings[0].figure
-    reestimate(network, rows)
+    assert "p = 0.5: variance in training up to 2 times" in blind.findings[0].measurement
+    recalibrate(network, rows)
     seen = audit_network(Subject(network, rows[:2], rows))
     assert {(found.code, found.severity) for found in seen.findings} == {("dropout-before", Severity.INFO)}
 
 
-def test_train_mode_is_found_layer_by_layer_and_statistics_that_are_not_kept() -> None:
+def test_audit_finds_layers_in_train_mode_and_layers_without_statistics() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(ConvNorm(1, 2), ConvNorm(2, 2), nn.BatchNorm2d(2, track_running_stats=False)).train()
+    network = nn.Sequential(
+        ConvBatchNorm(1, 2), ConvBatchNorm(2, 2), nn.BatchNorm2d(2, track_running_stats=False)
+    ).train()
     network(torch.randn(20, 1, 4, 4))
     network[1].eval()
     audit = audit_network(Subject(network, torch.randn(2, 1, 4, 4)))
@@ -247,7 +250,7 @@ def test_train_mode_is_found_layer_by_layer_and_statistics_that_are_not_kept() -
     assert [layer.name for layer in audit.layers] == ["0.norm", "1.norm"]
 
 
-def test_a_norm_without_scale_and_shift_has_the_scale_1() -> None:
+def test_batchnorm_without_affine_has_scale_1() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3, affine=False))
     network(torch.randn(20, 3, 4, 4))
     (layer,) = audit_network(Subject(network.eval(), torch.randn(2, 3, 4, 4))).layers
@@ -255,12 +258,12 @@ def test_a_norm_without_scale_and_shift_has_the_scale_1() -> None:
     np.testing.assert_allclose(layer.gain, 1 / np.sqrt(layer.running_var + 1e-5))
 
 
-def test_a_network_that_does_not_take_the_example_is_one_sentence() -> None:
+def test_network_that_does_not_take_the_example_is_reported_in_one_sentence() -> None:
     with pytest.raises(ArchitectureError, match=r"does not take samples of shape \[2, 4, 4\]"):
-        audit_network(Subject(nn.Sequential(ConvNorm(1, 2)), torch.zeros(2, 2, 4, 4)))
+        audit_network(Subject(nn.Sequential(ConvBatchNorm(1, 2)), torch.zeros(2, 2, 4, 4)))
 
 
-def test_other_data_are_standardised_as_those_of_the_training(trained: Path, digits: Any, tmp_path: Path) -> None:
+def test_other_data_are_standardised_as_in_training(trained: Path, digits: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "same.npz", x=digits.x, y=digits.y, value_max=16.0)
     np.savez(tmp_path / "brighter.npz", x=np.minimum(digits.x + 8, 16), y=digits.y, value_max=16.0)
     np.savez(tmp_path / "larger.npz", x=np.repeat(digits.x, 2, axis=2), y=digits.y)
@@ -274,9 +277,9 @@ def test_other_data_are_standardised_as_those_of_the_training(trained: Path, dig
         subject_of_run(trained, f"npz:{tmp_path}/larger.npz")
 
 
-def test_any_network_is_audited_with_data() -> None:
+def test_network_without_a_run_folder_is_audited_with_data() -> None:
     dataset = load_given_data("digits")
-    network = nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(128, 10)).eval()
+    network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(128, 10)).eval()
     subject = subject_of_network(network, dataset.input_shape, dataset)
     assert subject.rows is not None
     assert len(subject.rows) == 1797

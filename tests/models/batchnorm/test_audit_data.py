@@ -1,4 +1,4 @@
-"""What an audit says of data: few rows condemn nobody, and no network of a user's own makes it fall over."""
+"""Audit on data: few rows give no findings, and a network that fails or returns odd outputs gives notes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normfold.contract.findings import Audit
+from normfold.contract.audit.findings import Audit
 from normfold.models.batchnorm.audit import Subject, audit_network
-from normfold.models.batchnorm.audit_data import FEWEST_ROWS_TO_JUDGE
-from normfold.models.batchnorm.dropout_order import dropout_before_norms
+from normfold.models.batchnorm.audit_data import MIN_ROWS
+from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
 
-ENOUGH = FEWEST_ROWS_TO_JUDGE
+ENOUGH = MIN_ROWS
 
 
 def norm_of_its_own_data(channels: int = 64) -> nn.BatchNorm1d:
@@ -30,7 +30,7 @@ def codes(audit: Audit) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 6, 8, 12, 20, 30, 64, ENOUGH - 1, ENOUGH, 300])
-def test_rows_of_a_layers_own_statistics_are_never_stale(count: int) -> None:
+def test_rows_with_the_layers_statistics_are_not_stale(count: int) -> None:
     for seed in range(50):
         torch.manual_seed(seed)
         rows = torch.randn(count, 64)
@@ -40,7 +40,7 @@ def test_rows_of_a_layers_own_statistics_are_never_stale(count: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_one_channel_of_a_narrow_layer_is_not_many(channels: int) -> None:
+def test_one_channel_over_the_lower_thresholds_is_not_stale(channels: int) -> None:
     for seed in range(100):
         torch.manual_seed(seed)
         norm = norm_of_its_own_data(channels)
@@ -49,7 +49,7 @@ def test_one_channel_of_a_narrow_layer_is_not_many(channels: int) -> None:
         assert "statistics-stale" not in codes(audit_network(Subject(norm, rows[:2], rows)))
 
 
-def test_a_stale_layer_is_named_with_enough_rows_and_noted_with_fewer() -> None:
+def test_stale_layer_is_a_finding_with_enough_rows_and_a_note_with_fewer() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(norm_of_its_own_data(), nn.Linear(64, 64), nn.BatchNorm1d(64)).eval()
     rows = torch.randn(ENOUGH, 64)
@@ -59,14 +59,14 @@ def test_a_stale_layer_is_named_with_enough_rows_and_noted_with_fewer() -> None:
     assert ("statistics-stale", "0") not in {(found.code, found.layer) for found in enough.findings}
     fewer = audit_network(Subject(network, rows[:2], rows[1:]))
     assert codes(fewer) == []
-    assert list(fewer.drifts) == ["0", "2"]
+    assert list(fewer.differences) == ["0", "2"]
     assert fewer.notes == (
-        "Whether statistics are stale, and train and eval mode agree, was not judged: that takes 128 rows, and the "
-        "data have 127.",
+        "Statistics were not checked for staleness, and train and eval mode were not compared: this needs 128 rows, "
+        "and the data have 127.",
     )
 
 
-def test_half_a_threshold_in_two_channels_of_four_is_stale() -> None:
+def test_two_channels_of_four_over_the_lower_thresholds_are_stale() -> None:
     torch.manual_seed(0)
     norm = norm_of_its_own_data(4)
     norm.get_buffer("running_mean")[:2] += 0.8
@@ -74,7 +74,7 @@ def test_half_a_threshold_in_two_channels_of_four_is_stale() -> None:
     assert "statistics-stale" in codes(audit_network(Subject(norm, rows[:2], rows)))
 
 
-def test_few_rows_say_nothing_of_the_statistics_behind_a_dropout() -> None:
+def test_few_rows_do_not_lower_the_severity_of_a_dropout() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Dropout(0.5), norm_of_its_own_data()).eval()
     rows = torch.randn(20, 64)
@@ -118,7 +118,7 @@ NOT_COMPARABLE = {
 
 
 @pytest.mark.parametrize("kind", COMPARABLE)
-def test_what_can_be_compared_of_an_answer_is(kind: str) -> None:
+def test_floating_point_outputs_with_a_row_per_sample_are_compared(kind: str) -> None:
     torch.manual_seed(0)
     rows = torch.randn(200, 8)
     sound = audit_network(Subject(Net(COMPARABLE[kind]), rows[:2], rows))
@@ -130,22 +130,22 @@ def test_what_can_be_compared_of_an_answer_is(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NOT_COMPARABLE)
-def test_an_answer_of_no_rows_is_a_note_and_the_rest_is_audited(kind: str) -> None:
+def test_output_without_a_row_per_sample_is_a_note_and_the_rest_is_audited(kind: str) -> None:
     torch.manual_seed(0)
     rows = torch.randn(200, 8)
     audit = audit_network(Subject(Net(NOT_COMPARABLE[kind], 3.0), rows[:2], rows))
     assert codes(audit) == ["statistics-stale"]
     assert audit.notes == (
-        "Train and eval mode were not compared: the network gives no floating-point output of one row a sample.",
+        "Train and eval mode were not compared: the network returns no floating-point output with a row per sample.",
     )
 
 
-def test_dropout_is_followed_to_a_norm_that_is_called_by_keyword() -> None:
+def test_dropout_is_followed_to_a_batchnorm_that_is_called_by_keyword() -> None:
     class Behind(Net):
         def forward(self, x: Tensor) -> Any:
             return super().forward(nn.functional.dropout(x, 0.4, self.training))
 
-    assert dropout_before_norms(Behind(lambda y: y).eval(), torch.randn(2, 8)) == {"norm": 0.4}
+    assert dropout_before_batchnorms(Behind(lambda y: y).eval(), torch.randn(2, 8)) == {"norm": 0.4}
 
 
 class Twice(nn.Module):
@@ -160,7 +160,7 @@ class Twice(nn.Module):
         return result
 
 
-def test_a_norm_that_runs_twice_is_judged_and_one_that_never_does_is_a_note() -> None:
+def test_batchnorm_called_twice_is_compared_and_one_never_called_is_a_note() -> None:
     torch.manual_seed(0)
     rows = torch.randn(200, 8)
     network = Twice()
@@ -185,7 +185,7 @@ def test_a_norm_that_runs_twice_is_judged_and_one_that_never_does_is_a_note() ->
     ],
     ids=repr,
 )
-def test_every_kind_of_norm_is_audited(norm: nn.Module) -> None:
+def test_all_batchnorm_classes_are_audited(norm: nn.Module) -> None:
     torch.manual_seed(0)
     rows = 2 * torch.randn(200, 8) + 5
     tracked = getattr(norm, "track_running_stats", True)
@@ -195,7 +195,7 @@ def test_every_kind_of_norm_is_audited(norm: nn.Module) -> None:
     assert audit.notes == ()
 
 
-def test_a_norm_without_epsilon_and_a_channel_without_variance_is_audited() -> None:
+def test_batchnorm_with_epsilon_0_and_a_constant_channel_is_audited() -> None:
     rows = torch.randn(200, 8)
     rows[:, 0] = 0.0
     norm = nn.BatchNorm1d(8, eps=0.0).eval()
@@ -208,7 +208,7 @@ def test_a_norm_without_epsilon_and_a_channel_without_variance_is_audited() -> N
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_a_lazy_norm_that_never_ran_is_a_note(affine: bool) -> None:
+def test_lazy_batchnorm_that_was_never_called_is_a_note(affine: bool) -> None:
     class Unused(Net):
         def __init__(self) -> None:
             super().__init__(lambda y: y)
@@ -216,12 +216,12 @@ def test_a_lazy_norm_that_never_ran_is_a_note(affine: bool) -> None:
 
     rows = torch.randn(200, 8)
     audit = audit_network(Subject(Unused(), rows[:2], rows))
-    assert audit.notes[0] == "BatchNorm 'lazy' is lazy and was not called, so it has no parameters to look at."
+    assert audit.notes[0] == "BatchNorm 'lazy' is lazy and was not called, so it has no parameters to check."
     assert [layer.name for layer in audit.layers] == ["norm"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_data_go_in_in_the_type_of_the_network(dtype: torch.dtype) -> None:
+def test_data_are_converted_to_the_dtype_of_the_network(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     rows = torch.randn(200, 8)
     network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).to(dtype)
@@ -245,7 +245,7 @@ class WithoutGradients(Net):
         return torch.from_numpy(super().forward(nn.functional.dropout(x, 0.5, self.training)).numpy())
 
 
-def test_a_network_that_fails_on_a_batch_is_a_note_each() -> None:
+def test_network_that_fails_on_a_batch_is_a_note_for_each_comparison() -> None:
     rows = torch.randn(200, 8)
     audit = audit_network(Subject(OfTwoRows(lambda y: y), rows[:2], rows))
     assert codes(audit) == []
@@ -256,9 +256,9 @@ def test_a_network_that_fails_on_a_batch_is_a_note_each() -> None:
     assert all("shape '[2, 8]' is invalid" in note for note in audit.notes)
 
 
-def test_a_network_that_takes_no_gradients_is_a_note() -> None:
+def test_network_without_gradients_is_a_note() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         audit = audit_network(Subject(WithoutGradients(lambda y: y * nn.Parameter(y)), torch.randn(2, 8)))
     (note,) = audit.notes
-    assert note.startswith("Dropout before BatchNorm was not looked for: Can't call numpy() on Tensor")
+    assert note.startswith("Dropout before BatchNorm was not checked: Can't call numpy() on Tensor")

@@ -1,4 +1,4 @@
-"""Running statistics taken anew, against what they are by their definition, in float64."""
+"""Recalibration against the definition of the statistics, computed in float64."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normfold.models.architectures.blocks import ConvNorm, LinearNorm
+from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.batchnorm.recalibrate import Moments, reestimate
-from normfold.models.batchnorm.recalibrate_run import allowed_fall, reestimate_run
+from normfold.models.batchnorm.recalibrate import Moments, recalibrate
+from normfold.models.batchnorm.recalibrate_run import allowed_fall, recalibrate_run
 from normfold.models.errors import StatisticsError
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
@@ -26,10 +26,10 @@ class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.BatchNorm2d(3)
-        self.first = ConvNorm(1, 3)
+        self.first = ConvBatchNorm(1, 3)
         self.dropout = nn.Dropout(0.5)
-        self.twice = ConvNorm(3, 3)
-        self.head = LinearNorm(3, 2)
+        self.twice = ConvBatchNorm(3, 3)
+        self.head = LinearBatchNorm(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -66,14 +66,14 @@ def test_moments_of_unequal_batches_are_those_of_all_values() -> None:
 
 
 @pytest.mark.parametrize("at_once", [2**25, 700])  # values: all rows together, and batches of nine
-def test_every_layer_that_is_called_gets_the_statistics_of_its_input(
+def test_recalibrated_statistics_are_those_of_the_inputs_of_each_called_layer(
     rows: Tensor, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normfold.models.batchnorm.recalibrate.VALUES", at_once)
+    monkeypatch.setattr("normfold.models.batchnorm.recalibrate.MAX_VALUES", at_once)
     network = Residual().train()
-    drifts = reestimate(network, rows)
+    differences = recalibrate(network, rows)
     assert not network.training
-    assert [drift.layer for drift in drifts] == ["first.norm", "twice.norm", "head.norm"]
+    assert [difference.layer for difference in differences] == ["first.norm", "twice.norm", "head.norm"]
     for name in ("first.norm", "head.norm"):
         layer = network.get_submodule(name)
         values = inputs_of(network, layer, rows)
@@ -83,27 +83,27 @@ def test_every_layer_that_is_called_gets_the_statistics_of_its_input(
     assert not network.unused.running_mean.any()
 
 
-def test_a_norm_that_is_called_twice_gets_the_statistics_of_both_calls(rows: Tensor) -> None:
+def test_batchnorm_called_twice_gets_the_statistics_of_both_calls(rows: Tensor) -> None:
     network = Residual().eval()
-    reestimate(network, rows)
+    recalibrate(network, rows)
     nn.init.normal_(network.twice.norm.running_mean)
     wanted = inputs_of(network, network.twice.norm, rows)
     assert wanted.shape[1] == 2 * 101 * 25
-    reestimate(network, rows)
+    recalibrate(network, rows)
     torch.testing.assert_close(network.twice.norm.running_mean.double(), wanted.mean(1), rtol=1e-6, atol=1e-6)
 
 
-def test_drift_is_in_old_standard_deviations_and_what_is_right_does_not_move(rows: Tensor) -> None:
-    network = nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(50, 2)).eval()
-    reestimate(network, rows)
+def test_difference_is_in_old_standard_deviations_and_zero_after_recalibration(rows: Tensor) -> None:
+    network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(50, 2)).eval()
+    recalibrate(network, rows)
     norm = network[0].norm
     std = torch.sqrt(norm.running_var + norm.eps)
     norm.running_mean -= 3 * std
-    (drift,) = reestimate(network, rows)
-    np.testing.assert_allclose(drift.mean_shift, 3, rtol=1e-5)
-    np.testing.assert_allclose(drift.variance_ratio, 1, rtol=1e-5)
-    (again,) = reestimate(network, rows)
-    assert np.abs(again.mean_shift).max() < 1e-6
+    (difference,) = recalibrate(network, rows)
+    np.testing.assert_allclose(difference.mean_difference, 3, rtol=1e-5)
+    np.testing.assert_allclose(difference.variance_ratio, 1, rtol=1e-5)
+    (again,) = recalibrate(network, rows)
+    assert np.abs(again.mean_difference).max() < 1e-6
 
 
 class Fickle(nn.Module):
@@ -111,42 +111,42 @@ class Fickle(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.block = ConvNorm(1, 2)
+        self.block = ConvBatchNorm(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return x if len(x) % 2 else self.block(x)  # type: ignore[no-any-return]
 
 
-def test_a_layer_that_only_some_batches_call_is_named(rows: Tensor) -> None:
-    with pytest.raises(StatisticsError, match="'block.norm' cannot be taken anew: it is called by some batches and"):
-        reestimate(Fickle(), rows)
+def test_layer_that_only_some_batches_call_is_named(rows: Tensor) -> None:
+    with pytest.raises(StatisticsError, match="'block.norm' cannot be recalibrated: it is called for some batches and"):
+        recalibrate(Fickle(), rows)
 
 
-def test_how_many_rows_run_together_changes_no_statistic(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recalibrated_statistics_do_not_depend_on_the_batch_size(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     together, apart = Residual(), Residual()
     apart.load_state_dict(together.state_dict())
-    one = reestimate(together, rows)
-    monkeypatch.setattr("normfold.models.batchnorm.recalibrate.VALUES", 300)
-    many = reestimate(apart, rows)
+    one = recalibrate(together, rows)
+    monkeypatch.setattr("normfold.models.batchnorm.recalibrate.MAX_VALUES", 300)
+    many = recalibrate(apart, rows)
     for first, second in zip(one, many, strict=True):
-        np.testing.assert_allclose(first.mean_shift, second.mean_shift, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(first.mean_difference, second.mean_difference, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(first.variance_ratio, second.variance_ratio, rtol=1e-5)
 
 
-def test_values_that_are_not_finite_name_the_layer(rows: Tensor) -> None:
+def test_layer_with_inputs_that_are_not_finite_is_named(rows: Tensor) -> None:
     network = Residual()
     nn.init.constant_(network.twice.weight_layer.weight, float("inf"))
     with pytest.raises(
-        StatisticsError, match="of BatchNorm 'twice.norm' cannot be taken anew: it gets values that are"
+        StatisticsError, match="of BatchNorm 'twice.norm' cannot be recalibrated: it gets values that are"
     ) as caught:
-        reestimate(network, rows)
+        recalibrate(network, rows)
     assert caught.value.layer == "twice.norm"
 
 
 @pytest.mark.parametrize(
     ("accuracy", "rows_", "fall"), [(1.0, 100, 0.015), (0.5, 100, 0.05), (0.9, 10_000, 0.003), (0.0, 10, 0.15)]
 )
-def test_one_row_or_one_standard_error_says_nothing(accuracy: float, rows_: int, fall: float) -> None:
+def test_allowed_fall_is_one_row_or_one_standard_error(accuracy: float, rows_: int, fall: float) -> None:
     assert allowed_fall(accuracy, rows_) == pytest.approx(fall)
 
 
@@ -168,13 +168,13 @@ def forget(network: nn.Module) -> None:
             module.reset_running_stats()
 
 
-def test_statistics_that_were_lost_come_back_and_the_card_says_so(run: Path) -> None:
+def test_lost_statistics_are_restored_and_recorded_in_the_card(run: Path) -> None:
     accuracy = load_checkpoint(run).config.card.metrics["test_accuracy"]
     assert accuracy > 0.9
     spoil(run, forget)
     files = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
-    found = reestimate_run(run)
+    found = recalibrate_run(run)
 
     assert found.note is None
     record = found.record
@@ -189,16 +189,16 @@ def test_statistics_that_were_lost_come_back_and_the_card_says_so(run: Path) -> 
     assert files == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
-def test_statistics_that_are_not_finite_are_healed_and_their_movement_is_not_a_number(run: Path) -> None:
+def test_statistics_that_are_not_finite_are_replaced_and_recorded_as_null(run: Path) -> None:
     spoil(run, lambda network: network.stages[0].norm.running_var.fill_(float("nan")))
-    record = reestimate_run(run).record
+    record = recalibrate_run(run).record
     assert record is not None
     assert record.taken
     assert (record.layers[0].mean_shift, record.layers[0].variance_ratio) == (None, None)
     assert record.accuracy_after["test"] > 0.9
 
 
-def test_statistics_that_make_it_worse_are_not_kept(run: Path) -> None:
+def test_recalibration_that_lowers_accuracy_is_not_used(run: Path) -> None:
     def silence(network: nn.Module) -> None:
         """Give half of the channels a variance that mutes them, and a scale that is wrong once they are heard."""
         norm = network.stages[2].norm
@@ -208,34 +208,34 @@ def test_statistics_that_make_it_worse_are_not_kept(run: Path) -> None:
     spoil(run, silence)
     trained = load_checkpoint(run)
 
-    found = reestimate_run(run)
+    found = recalibrate_run(run)
 
     record = found.record
     assert record is not None
     assert record.accuracy_after["validation"] < record.accuracy_before["validation"] - 0.15
     assert not record.taken
-    assert found.note == "taken anew they make validation accuracy worse"
+    assert found.note == "recalibration lowers validation accuracy"
     assert found.checkpoint.config.card.metrics == trained.config.card.metrics
     assert found.checkpoint.config.card.running_statistics == record
     for name, tensor in trained.network.state_dict().items():
         assert torch.equal(found.checkpoint.network.state_dict()[name], tensor)
 
 
-def test_without_the_data_of_the_training_they_are_kept(run: Path, pictures: Path) -> None:
-    with np.load(pictures) as arrays:
+def test_statistics_of_training_remain_without_the_training_data(run: Path, images: Path) -> None:
+    with np.load(images) as arrays:
         found = dict(arrays)
-    np.savez(pictures, **{**found, "x": found["x"] + 1})
-    changed = reestimate_run(run)
+    np.savez(images, **{**found, "x": found["x"] + 1})
+    changed = recalibrate_run(run)
     assert changed.record is None
-    assert changed.note == f"The data 'npz:{pictures}' are no longer those of the training"
-    pictures.unlink()
-    gone = reestimate_run(run)
+    assert changed.note == f"The data 'npz:{images}' have changed since the training"
+    images.unlink()
+    gone = recalibrate_run(run)
     assert gone.record is None
     assert gone.note is not None
     assert "cannot be read" in gone.note
 
 
-def test_a_network_without_batchnorm_has_nothing_to_take(tmp_path: Path, make_run: MakeRun) -> None:
+def test_network_without_batchnorm_is_not_recalibrated(tmp_path: Path, make_run: MakeRun) -> None:
     config, _ = make_run()
     (tmp_path / "plain_net.py").write_text(
         "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"
@@ -245,5 +245,5 @@ def test_a_network_without_batchnorm_has_nothing_to_take(tmp_path: Path, make_ru
         patch.syspath_prepend(tmp_path)
         (tmp_path / "plain_net.py").rename(tmp_path / f"{tmp_path.name}_none.py")
         save_checkpoint(tmp_path / "run", build(architecture), config.model_copy(update={"architecture": architecture}))
-        found = reestimate_run(tmp_path / "run")
+        found = recalibrate_run(tmp_path / "run")
     assert (found.record, found.note) == (None, "the network has no BatchNorm")

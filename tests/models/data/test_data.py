@@ -21,7 +21,7 @@ def test_digits_are_split_seventy_ten_twenty_in_every_class() -> None:
         assert np.abs(np.bincount(digits.y[part]) - fraction * np.bincount(digits.y)).max() <= 0.5
 
 
-def test_statistics_are_of_the_training_split_alone() -> None:
+def test_mean_and_std_are_those_of_the_training_split() -> None:
     digits = load_dataset(DataConfig())
     train = digits.x[digits.splits.train].astype(np.float64) / 16
     assert isinstance(digits.preprocessing, ImagePreprocessing)
@@ -32,7 +32,7 @@ def test_statistics_are_of_the_training_split_alone() -> None:
     assert digits.preprocessing.mean != pytest.approx([everything.mean()], rel=1e-6)
 
 
-def test_tensors_are_the_contracts_own_standardisation() -> None:
+def test_tensors_are_standardised_by_the_preprocessing() -> None:
     digits = load_dataset(DataConfig())
     rows = digits.splits.train
     tensors = digits.tensors(rows)
@@ -41,7 +41,7 @@ def test_tensors_are_the_contracts_own_standardisation() -> None:
     assert tensors.std() == pytest.approx(1, abs=1e-4)
 
 
-def test_channels_of_pictures_are_measured_apart(tmp_path: Path) -> None:
+def test_images_have_a_mean_and_std_per_channel(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, [[[50]], [[100]], [[200]]], (60, 3, 4, 5), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 2)
@@ -52,7 +52,7 @@ def test_channels_of_pictures_are_measured_apart(tmp_path: Path) -> None:
     assert dataset.preprocessing.std == pytest.approx(train.std((0, 2, 3)), rel=1e-12)
 
 
-def test_constant_column_is_left_unscaled_with_a_warning(tmp_path: Path) -> None:
+def test_constant_column_is_not_scaled_and_warned_about(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(30, 3))
     x[:, 1] = 0.1
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(30) % 2, columns=["a", "b", "c"])
@@ -63,7 +63,7 @@ def test_constant_column_is_left_unscaled_with_a_warning(tmp_path: Path) -> None
     assert np.abs(dataset.tensors(dataset.splits.train)[:, 1]).max() < 1e-12
 
 
-def test_channels_of_sequences_are_measured_over_time_and_keep_their_names(tmp_path: Path) -> None:
+def test_sequences_have_a_mean_and_std_per_named_channel(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal([[1.0], [1e6]], [[2.0], [0.5]], (60, 2, 7))
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 2, channels=["heat", "load"])
     dataset = load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
@@ -79,7 +79,7 @@ def test_channels_of_sequences_are_measured_over_time_and_keep_their_names(tmp_p
         load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
 
 
-def test_masks_go_along_with_their_pictures(tmp_path: Path) -> None:
+def test_masks_are_split_with_their_images(tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 255, (30, 3, 4, 6), np.uint8)
     np.savez(tmp_path / "x.npz", x=x, y=(x[:, 0] > 99).astype(np.int32))
     dataset = load_dataset(DataConfig(source=f"npz:{tmp_path / 'x.npz'}"))
@@ -90,7 +90,7 @@ def test_masks_go_along_with_their_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extreme", [3e38, -1e25])
-def test_value_too_far_out_for_float32_is_refused_in_whatever_split(tmp_path: Path, extreme: float) -> None:
+def test_extreme_value_is_refused_in_any_split(tmp_path: Path, extreme: float) -> None:
     x = np.random.default_rng(0).normal(size=(30, 3))
     for row in load_splits(tmp_path, x):
         spoilt = x.copy()
@@ -110,8 +110,8 @@ def load_splits(folder: Path, x: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("source", ["iris", "npz:", "tsv:x", ""])
-def test_unknown_data_lists_what_there_is(source: str) -> None:
-    with pytest.raises(DataError, match="there are digits, npz:PATH, csv:PATH and images:DIR"):
+def test_unknown_data_source_is_reported_with_the_known_ones(source: str) -> None:
+    with pytest.raises(DataError, match="give digits, npz:PATH, csv:PATH or images:DIR"):
         load_dataset(DataConfig(source=source))
 
 
@@ -125,6 +125,6 @@ def test_fractions_that_json_cannot_hold_are_refused() -> None:
         DataConfig(test_fraction=float("nan"))
 
 
-def test_config_goes_to_json_and_back() -> None:
+def test_data_config_survives_json() -> None:
     config = DataConfig(source="images:cats", image_size=(8, 9), channels=1)
     assert DataConfig.model_validate_json(config.model_dump_json()) == config

@@ -23,7 +23,7 @@ def save(path: Path, **arrays: Any) -> Path:
 @pytest.mark.parametrize(
     ("shape", "expected"), [((6, 4, 5), (6, 1, 4, 5)), ((6, 3, 4, 5), (6, 3, 4, 5)), ((6, 7), (6, 7))]
 )
-def test_npz_holds_pictures_or_rows(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_npz_holds_images_or_rows(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     raw = read_npz(save(tmp_path, x=np.ones(shape), y=Y))
     assert raw.x.shape == expected
     assert raw.columns == (None if len(expected) == 4 else tuple(f"x{index}" for index in range(7)))
@@ -38,14 +38,14 @@ def test_npz_labels_may_be_strings_sparse_or_named(tmp_path: Path) -> None:
     assert read_npz(save(tmp_path, x=np.ones((6, 2)), y=Y, labels=["no", "yes"])).labels == ("no", "yes")
 
 
-def test_npz_with_names_of_channels_holds_sequences(tmp_path: Path) -> None:
+def test_npz_with_channels_holds_sequences(tmp_path: Path) -> None:
     raw = read_npz(save(tmp_path, x=np.ones((6, 2, 5)), y=Y, channels=["a", "b"]))
     assert (raw.x.shape, raw.channels, raw.columns) == ((6, 2, 5), ("a", "b"), None)
     assert read_npz(save(tmp_path, x=np.ones((6, 2, 5)), y=Y)).channels is None
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 5), (6, 1, 4, 5), (6, 3, 4, 5)])
-def test_npz_may_hold_a_mask_for_each_picture(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_npz_may_hold_a_mask_for_each_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
     masks = np.arange(120).reshape(6, 4, 5) % 3
     raw = read_npz(save(tmp_path, x=np.ones(shape), y=masks * 7))
     assert (raw.labels, raw.y.dtype) == (("0", "7", "14"), np.int64)
@@ -65,7 +65,7 @@ def test_npz_may_hold_a_mask_for_each_picture(tmp_path: Path, shape: tuple[int, 
         (np.ones((6, 2, 2)), {"value_max": 4.0}, 4),
     ],
 )
-def test_full_intensity_follows_from_the_dtype_or_is_given(
+def test_full_intensity_is_given_or_derived_from_the_dtype(
     tmp_path: Path, x: np.ndarray, more: dict[str, float], expected: float
 ) -> None:
     assert read_npz(save(tmp_path, x=x, y=Y, **more)).value_max == expected
@@ -102,9 +102,9 @@ def test_full_intensity_follows_from_the_dtype_or_is_given(
         ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 4), int)}, r"masks \[6, 4, 4\].* x is \[6, 4, 5\]"),
         (
             {"x": np.ones((6, 20)), "y": np.ones((6, 4, 5), int)},
-            r"need pictures of their height and width; x is \[6, 20",
+            r"need images of their height and width; x is \[6, 20",
         ),
-        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5), int), "channels": list("abcd")}, "which need pictures"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5), int), "channels": list("abcd")}, "which need images"),
         ({"x": np.ones((6, 4, 5)), "y": np.ones((5, 4, 5), int)}, r"N rows as 'x' has.*y is \[5, 4, 5\]"),
         ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5))}, "must be integers or strings"),
         ({"x": np.ones((6, 4, 5)), "y": np.full((6, 4, 5), 2), "labels": ["a", "b"]}, "integers from 0 to 1"),
@@ -114,15 +114,15 @@ def test_full_intensity_follows_from_the_dtype_or_is_given(
             r"names 1 channels, so .* \(N, 1, length\); it is \[6, 2",
         ),
         ({"x": np.ones((6, 2)), "y": Y, "channels": ["a", "b"]}, r"so 'x' must be sequences .* it is \[6, 2\]"),
-        ({"x": np.array([{}] * 6), "y": Y}, "no NumPy archive of plain arrays: it holds Python objects\\.$"),
+        ({"x": np.array([{}] * 6), "y": Y}, "not a NumPy archive of plain arrays: it holds Python objects\\.$"),
     ],
 )
-def test_npz_of_wrong_content_is_explained(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+def test_npz_with_wrong_arrays_is_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_npz(save(tmp_path, **arrays))
 
 
-def test_npz_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_npz_with_other_content_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_npz(path)
@@ -138,7 +138,7 @@ def test_npz_that_is_no_archive_is_refused(tmp_path: Path) -> None:
         read_npz(path)
 
 
-def test_npz_whose_members_are_no_arrays_is_refused(tmp_path: Path) -> None:
+def test_npz_with_members_other_than_arrays_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x", b"raw")
@@ -152,7 +152,7 @@ def test_npz_whose_members_are_no_arrays_is_refused(tmp_path: Path) -> None:
         read_npz(path)
 
 
-def test_csv_has_numbers_and_a_label_column(tmp_path: Path) -> None:
+def test_csv_is_read_as_numbers_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("\ufeffa,kind,b\n1,x,2.5\n\n-3e2,y,0\n")
     raw = read_csv(path, "kind")
@@ -167,8 +167,8 @@ def test_csv_has_numbers_and_a_label_column(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,b,y\n1,2,x\n1,,y\n", "Row 3 of .* has no value in column 'b'"),
-        ("a,b,y\n1,two,x\n", "Row 2 of .* has 'two' in column 'b', which is no finite float32 number"),
-        ("a,b,y\n1,1e300,x\n", "Row 2 of .* has '1e300' in column 'b', which is no finite float32 number"),
+        ("a,b,y\n1,two,x\n", "Row 2 of .* has 'two' in column 'b', which is not a finite float32 number"),
+        ("a,b,y\n1,1e300,x\n", "Row 2 of .* has '1e300' in column 'b', which is not a finite float32 number"),
         ("a,b,y\n1,nan,x\n", "Row 2 of .* has 'nan' in column 'b'"),
         ("a,b,y\n1,2,\n", "Row 2 of .* has no value in column 'y'"),
         ("a,b,y\n1,2\n", "Row 2 of .* has 2 values, the header 3"),
@@ -178,19 +178,19 @@ def test_csv_has_numbers_and_a_label_column(tmp_path: Path) -> None:
         ("a,y\n", "a header and no rows"),
     ],
 )
-def test_csv_fault_names_row_and_column(tmp_path: Path, text: str, message: str) -> None:
+def test_csv_error_names_row_and_column(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_csv(path, None)
 
 
-def test_csv_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_csv_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_csv(path, None)
     path.write_bytes(b"a,y\n\xff\xfe,x\n")
-    with pytest.raises(DataError, match="no comma-separated UTF-8 table"):
+    with pytest.raises(DataError, match="not a comma-separated UTF-8 table"):
         read_csv(path, None)
     path.write_text("a,y\n1,x\n")
     with pytest.raises(DataError, match="no column 'z'; its columns are: a, y"):

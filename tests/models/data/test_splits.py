@@ -15,7 +15,7 @@ def split(y: np.ndarray, validation: float = 0.1, test: float = 0.2, seed: int =
 
 
 @given(st.lists(st.integers(5, 60), min_size=2, max_size=5), st.integers(0, 9))
-def test_every_row_is_in_one_split_and_every_class_in_each(counts: list[int], seed: int) -> None:
+def test_rows_are_in_one_split_and_classes_in_all(counts: list[int], seed: int) -> None:
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     parts = split(y, seed=seed)
     rows = np.concatenate([parts.train, parts.validation, parts.test])
@@ -24,7 +24,7 @@ def test_every_row_is_in_one_split_and_every_class_in_each(counts: list[int], se
         assert list(np.bincount(y[part])) == [max(1, round(count * fraction)) for count in counts]
 
 
-def test_same_seed_same_splits_other_seed_others() -> None:
+def test_splits_depend_on_the_seed() -> None:
     y = np.arange(100) % 4
     assert np.array_equal(split(y).test, split(y).test)
     assert not np.array_equal(split(y).test, split(y, seed=1).test)
@@ -46,14 +46,14 @@ def split_masks(rows: int, classes: int = 2, seed: int = 0) -> Splits:
 
 
 @given(st.integers(3, 300), st.integers(0, 9))
-def test_every_picture_with_a_mask_is_in_one_split(rows: int, seed: int) -> None:
+def test_images_with_masks_are_in_one_split(rows: int, seed: int) -> None:
     parts = split_masks(rows, seed=seed)
     assert sorted(np.concatenate([parts.train, parts.validation, parts.test])) == list(range(rows))
     assert (len(parts.validation), len(parts.test)) == (max(1, round(rows * 0.1)), max(1, round(rows * 0.2)))
     assert np.array_equal(parts.test, split_masks(rows, seed=seed).test)
 
 
-def test_too_few_masks_or_classes_of_pixels_are_refused() -> None:
+def test_too_few_masks_or_classes_are_refused() -> None:
     with pytest.raises(DataError, match="The data set has 2 rows, too few"):
         split_masks(2)
     with pytest.raises(DataError, match="only one class, '0'"):

@@ -1,7 +1,7 @@
-"""Claims of the study on made-up networks: where the effect is planted it is supported, the other way contradicted.
+"""Claims of the study with planted measurements: supported if the effect is as claimed, contradicted if it is opposite.
 
-What each network would give stands in place of its training; a check that took the wrong arm, column or sign would say
-something else.
+Given measurements replace the training of each network; a check with a wrong variant, column or sign would give another
+verdict.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from normfold.models.study import (
     serving_modes,
 )
 from normfold.models.study.batch_sizes import Trained
-from normfold.models.study.finding import Finding, Verdict
-from normfold.models.study.harness import ARMS
+from normfold.models.study.harness import VARIANTS
 from normfold.models.study.layer_inputs import Record
+from normfold.models.study.result import ExperimentResult, Verdict
 
 SEEDS = (0, 1, 2)
 
 Fakes = dict[str, Callable[..., Any]]
-"""What stands in place of a module's functions that train."""
+"""Replacements of a module's functions that train, by name."""
 
 
 def noise(seed: int) -> float:
@@ -40,93 +40,95 @@ def noise(seed: int) -> float:
     return 0.01 * (seed - 1)
 
 
-def of_arm(with_norm: Any, without: Any, swapped: bool) -> Callable[[bool], Any]:
-    return lambda norm: with_norm if norm != swapped else without
+def of_variant(with_batchnorm: Any, without: Any, swapped: bool) -> Callable[[bool], Any]:
+    return lambda batchnorm: with_batchnorm if batchnorm != swapped else without
 
 
 def layer_inputs_fakes(swapped: bool) -> Fakes:
-    move, turn = of_arm(0.1, 0.4, swapped), of_arm(0.2, 0.7, swapped)
+    mean, gradient = of_variant(0.1, 0.4, swapped), of_variant(0.2, 0.7, swapped)
 
-    def follow(seed: int, norm: bool, _steps: int) -> Record:
-        means = [torch.full((4,), move(norm) * look + noise(seed)) for look in range(3)]
-        return Record([0, 1, 2], [[0.0] * 3] * 3, means, [torch.ones(4)] * 3, [turn(norm) + noise(seed)] * 3)
+    def train_and_measure(seed: int, batchnorm: bool, _steps: int) -> Record:
+        means = [torch.full((4,), mean(batchnorm) * index + noise(seed)) for index in range(3)]
+        return Record([0, 1, 2], [[0.0] * 3] * 3, means, [torch.ones(4)] * 3, [gradient(batchnorm) + noise(seed)] * 3)
 
-    return {"follow": follow}
+    return {"train_and_measure": train_and_measure}
 
 
 def convergence_fakes(swapped: bool) -> Fakes:
-    looks_until = {0.03: of_arm(4, 10, swapped), 0.1: of_arm(2, 7, swapped)}
+    measurements_until = {0.03: of_variant(4, 10, swapped), 0.1: of_variant(2, 7, swapped)}
 
-    def follow(seed: int, norm: bool, lr: float, steps: int) -> Any:
-        until = looks_until[lr](norm) + seed
-        accuracy = [0.96 if look >= until else 0.5 for look in range(len(convergence.looks(steps)))]
+    def train_and_measure(seed: int, batchnorm: bool, lr: float, steps: int) -> Any:
+        until = measurements_until[lr](batchnorm) + seed
+        accuracy = [0.96 if index >= until else 0.5 for index in range(len(convergence.measured_steps(steps)))]
         return np.array([(1.0, one, 0.2) for one in accuracy])  # a test accuracy that reaches nothing
 
-    return {"follow": follow}
+    return {"train_and_measure": train_and_measure}
 
 
 def rate_fakes(swapped: bool) -> Fakes:
-    trains = of_arm((0.1, 1.0, 10.0), (0.1,), swapped)
-    return {"_train": lambda _seed, norm, _steps, rate, _scale: 0.95 if rate in trains(norm) else 0.2}
+    trains = of_variant((0.1, 1.0, 10.0), (0.1,), swapped)
+    return {"_train": lambda _seed, batchnorm, _steps, rate, _scale: 0.95 if rate in trains(batchnorm) else 0.2}
 
 
 def scale_fakes(swapped: bool) -> Fakes:
-    trains = of_arm((0.1, 1.0, 10.0), (0.1,), swapped)
-    return {"_train": lambda _seed, norm, _steps, _rate, scale: 0.95 if scale in trains(norm) else 0.2}
+    trains = of_variant((0.1, 1.0, 10.0), (0.1,), swapped)
+    return {"_train": lambda _seed, batchnorm, _steps, _rate, scale: 0.95 if scale in trains(batchnorm) else 0.2}
 
 
 def regularisation_fakes(swapped: bool) -> Fakes:
-    arms = regularisation.ARMS
-    test = {"neither": 0.5, "dropout behind": 0.7, "dropout before": 0.65}
-    test |= {"BatchNorm alone": 0.8, "BatchNorm, dropout behind": 0.85, "BatchNorm, dropout before": 0.6}
-    shift = {"BatchNorm alone": 1.0, "BatchNorm, dropout behind": 0.99, "BatchNorm, dropout before": 0.6}
+    variants = regularisation.VARIANTS
+    test = {"neither": 0.5, "dropout after": 0.7, "dropout before": 0.65}
+    test |= {"BatchNorm alone": 0.8, "BatchNorm, dropout after": 0.85, "BatchNorm, dropout before": 0.6}
+    ratios = {"BatchNorm alone": 1.0, "BatchNorm, dropout after": 0.99, "BatchNorm, dropout before": 0.6}
     sign = -1 if swapped else 1
 
-    def follow(seed: int, arm: Any, _steps: int) -> tuple[float, float, float]:
-        (name,) = [name for name, one in arms.items() if one == arm]
-        ratio = shift.get(name, float("nan"))
+    def train_and_measure(seed: int, variant: Any, _steps: int) -> tuple[float, float, float]:
+        (name,) = [name for name, one in variants.items() if one == variant]
+        ratio = ratios.get(name, float("nan"))
         if swapped:
             ratio = {0.99: 0.6, 0.6: 0.99}.get(ratio, ratio)
         return 0.1 * len(name), sign * test[name] + noise(seed), ratio
 
-    return {"follow": follow}
+    return {"train_and_measure": train_and_measure}
 
 
 def generalisation_fakes(swapped: bool) -> Fakes:
-    test = {70: of_arm(0.8, 0.6, swapped), 100: of_arm(0.9, 0.8, swapped)}
-    return {"follow": lambda seed, norm, size, _steps: (0.98, test[size](norm) + noise(seed))}
+    test = {70: of_variant(0.8, 0.6, swapped), 100: of_variant(0.9, 0.8, swapped)}
+    return {"train_and_measure": lambda seed, batchnorm, size, _steps: (0.98, test[size](batchnorm) + noise(seed))}
 
 
 def batch_size_fakes(swapped: bool) -> Fakes:
-    # With BatchNorm: accuracy, that with precise statistics, error of the means; and the accuracy without.
+    # With BatchNorm: accuracy, that with recalibrated statistics, error of the means; and the accuracy without.
     small, usual = ((0.3, 0.5, 0.4), 0.6), ((0.9, 0.95, 0.1), 0.8)
     other_small, other_usual = ((0.5, 0.3, 0.1), 0.6), ((0.5, 0.95, 0.4), 0.9)
     of = {2: other_small if swapped else small, 32: other_usual if swapped else usual}
 
-    def with_norm(seed: int, size: int, _steps: int) -> Trained:
-        accuracy, precise, error = (value + noise(seed) for value in of[size][0])
-        return Trained(accuracy, precise, error, 9.0)
+    def with_batchnorm(seed: int, size: int, _steps: int) -> Trained:
+        accuracy, recalibrated, error = (value + noise(seed) for value in of[size][0])
+        return Trained(accuracy, recalibrated, error, 9.0)
 
     return {
-        "train_with_norm": with_norm,
+        "train_with_batchnorm": with_batchnorm,
         "_accuracy_without": lambda seed, size, _steps: of[size][1] + noise(seed),
     }
 
 
 def serving_fakes(swapped: bool) -> Fakes:
     # In inference mode, in training mode, in inference mode after it.
-    served = {serving_modes.ONE: (0.9, 0.4, 0.8), serving_modes.MIXED: (0.9, 0.7, 0.6)}
-    served[serving_modes.ALIKE] = (0.9, 0.2, 0.3)
+    served = {serving_modes.SINGLE: (0.9, 0.4, 0.8), serving_modes.MIXED: (0.9, 0.7, 0.6)}
+    served[serving_modes.ONE_CLASS] = (0.9, 0.2, 0.3)
     sign = -1 if swapped else 1
 
-    def serve(seed: int, _steps: int, cut: Any) -> tuple[float, ...]:
-        (kind,) = [kind for kind, one in serving_modes.REQUESTS.items() if one is cut]
+    def serve(seed: int, _steps: int, split: Any) -> tuple[float, ...]:
+        (kind,) = [kind for kind, one in serving_modes.REQUESTS.items() if one is split]
         return tuple(sign * value + noise(seed) for value in served.get(kind, (0.1, 0.5, 0.2)))
 
     return {"serve": serve}
 
 
-PLANTED: dict[str, tuple[ModuleType, Callable[[bool], Fakes], Callable[[], Finding], list[float], list[float]]] = {
+PLANTED: dict[
+    str, tuple[ModuleType, Callable[[bool], Fakes], Callable[[], ExperimentResult], list[float], list[float]]
+] = {
     "layer-inputs": (layer_inputs, layer_inputs_fakes, lambda: layer_inputs.run(SEEDS, 3), [0.3, 0.5], [-0.3, -0.5]),
     "convergence": (
         convergence,
@@ -176,7 +178,7 @@ PLANTED: dict[str, tuple[ModuleType, Callable[[bool], Fakes], Callable[[], Findi
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["as claimed", "the other way"])
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_difference_is_what_every_claim_finds(
+def test_checks_find_a_planted_difference_with_its_sign(
     name: str, swapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, fakes, run, as_claimed, other_way = PLANTED[name]
@@ -193,10 +195,10 @@ def test_a_planted_difference_is_what_every_claim_finds(
     assert {check.verdict for check in mirrored} == {Verdict.SUPPORTED if swapped else Verdict.CONTRADICTED}
 
 
-WITH, WITHOUT = ARMS
+WITH, WITHOUT = VARIANTS
 
 RANGES = {
-    # Of one seed: accuracies at 1, 10, 100, 1000; the decades by which the range is wider, and its end higher.
+    # Of one seed: accuracies at 1, 10, 100, 1000; differences of the ranges' widths, and of their ends, in decades.
     "wider above": ([0.95, 0.95, 0.95, 0.2], [0.95, 0.2, 0.2, 0.2], 2, 2),
     "wider below alone": ([0.95, 0.95, 0.95, 0.2], [0.2, 0.2, 0.95, 0.2], 2, 0),
     "as wide, and higher": ([0.2, 0.2, 0.95, 0.95], [0.95, 0.95, 0.2, 0.2], 0, 2),
@@ -208,15 +210,15 @@ RANGES = {
 
 
 @pytest.mark.parametrize("kind", RANGES)
-def test_ranges_are_compared_with_batchnorm_less_without(kind: str) -> None:
-    with_norm, without, wider, higher = RANGES[kind]
+def test_ranges_are_compared_with_minus_without_batchnorm(kind: str) -> None:
+    with_batchnorm, without, wider, higher = RANGES[kind]
     points = (1.0, 10.0, 100.0, 1000.0)
-    found = {WITHOUT: [without, without], WITH: [with_norm, with_norm]}
+    found = {WITHOUT: [without, without], WITH: [with_batchnorm, with_batchnorm]}
     assert ranges._wider(found, points) == pytest.approx((wider, wider))
     assert ranges._higher(found, points) == pytest.approx((higher, higher), nan_ok=True)
 
 
-def test_ranges_are_in_decades_whatever_their_spacing() -> None:
+def test_ranges_are_in_decades_for_any_spacing() -> None:
     points = tuple(10 ** (third / 3) for third in range(4))
     found = {WITH: [[0.95, 0.95, 0.95, 0.95]], WITHOUT: [[0.95, 0.2, 0.2, 0.2]]}
     assert ranges._wider(found, points) == pytest.approx((1.0,))

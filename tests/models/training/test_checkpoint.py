@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from normfold.contract.atomic_write import write_atomically
 from normfold.models.architectures.registry import build
-from normfold.models.atomic_write import write_atomically
 from normfold.models.errors import ArchitectureError, DataError, WeightsError
 from normfold.models.training.checkpoint import load_checkpoint, load_config, save_checkpoint
 from tests.support.training import MakeRun
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, make_run: MakeRun) -> Path:
     return tmp_path / "run"
 
 
-def test_checkpoint_comes_back_in_eval_mode_bit_by_bit(tmp_path: Path, make_run: MakeRun) -> None:
+def test_checkpoint_loads_bit_for_bit_in_eval_mode(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run()
     network = build(config.architecture).eval()
     save_checkpoint(tmp_path / "run", network, config)
@@ -33,7 +33,7 @@ def test_checkpoint_comes_back_in_eval_mode_bit_by_bit(tmp_path: Path, make_run:
     assert torch.equal(loaded.network(x), network(x))
 
 
-def test_config_carries_preprocessing_labels_and_what_is_logits(folder: Path, make_run: MakeRun) -> None:
+def test_card_of_a_run_has_preprocessing_labels_and_logits(folder: Path, make_run: MakeRun) -> None:
     card, dataset = load_config(folder).card, make_run()[1]
     assert card.preprocessing == dataset.preprocessing
     assert card.labels == ("0", "1", "2")
@@ -42,12 +42,12 @@ def test_config_carries_preprocessing_labels_and_what_is_logits(folder: Path, ma
 
 
 @pytest.mark.parametrize("option", ["\udcff", json.loads("[" * 300 + "]" * 300)])
-def test_config_that_could_not_be_read_again_is_refused_before_training(make_run: MakeRun, option: object) -> None:
+def test_config_that_json_cannot_record_is_refused_before_training(make_run: MakeRun, option: object) -> None:
     with pytest.raises(DataError, match="'mlp' on .* cannot be recorded"):
         make_run("mlp", {"activation": option})
 
 
-def test_loading_leaves_the_random_state(folder: Path) -> None:
+def test_loading_does_not_change_the_random_state(folder: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -78,7 +78,7 @@ def change_config(folder: Path, **fields: object) -> None:
         (lambda f: [file.unlink() for file in f.iterdir()] and f.rmdir(), "is no run folder"),
     ],
 )
-def test_spoilt_checkpoint_is_one_sentence_that_names_the_file(
+def test_damaged_checkpoint_is_reported_with_the_name_of_the_file(
     folder: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(folder)
@@ -86,7 +86,7 @@ def test_spoilt_checkpoint_is_one_sentence_that_names_the_file(
         load_checkpoint(folder)
 
 
-def test_config_of_another_network_names_the_tensor(folder: Path) -> None:
+def test_config_of_another_network_is_reported_with_the_name_of_the_tensor(folder: Path) -> None:
     architecture = json.loads((folder / "config.json").read_text())["architecture"]
     architecture["options"]["widths"] = [4, 9]
     change_config(folder, architecture=architecture)
@@ -98,7 +98,7 @@ def test_config_of_another_network_names_the_tensor(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_failed_write_leaves_the_old_file_and_no_other(
+def test_failed_write_keeps_the_old_file_and_leaves_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     path = tmp_path / "file"

@@ -24,14 +24,14 @@ def epoch(number: int) -> EpochMetrics:
 
 
 @pytest.mark.parametrize("epochs", [1, 5])
-def test_curves_are_a_picture_with_something_on_it(tmp_path: Path, epochs: int) -> None:
+def test_curves_are_a_png_with_lines(tmp_path: Path, epochs: int) -> None:
     draw_curves([epoch(number) for number in range(1, epochs + 1)], epochs, tmp_path / "c.png", "a title")
-    with Image.open(tmp_path / "c.png") as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    with Image.open(tmp_path / "c.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(np.int64) @ [1 << 16, 1 << 8, 1]
     assert {0x4477AA, 0xCC6677} <= set(np.unique(pixels).tolist())
 
 
-def test_metrics_read_back_up_to_the_epoch_asked_for(tmp_path: Path) -> None:
+def test_metrics_are_read_up_to_the_given_epoch(tmp_path: Path) -> None:
     records = [epoch(number) for number in (1, 2, 3)]
     for record in records:
         append_metrics(tmp_path, record)
@@ -41,7 +41,7 @@ def test_metrics_read_back_up_to_the_epoch_asked_for(tmp_path: Path) -> None:
     assert len((tmp_path / METRICS_NAME).read_text().splitlines()) == 1
 
 
-def test_metrics_that_miss_an_epoch_or_are_damaged_are_refused(tmp_path: Path) -> None:
+def test_metrics_with_a_missing_or_damaged_line_are_refused(tmp_path: Path) -> None:
     append_metrics(tmp_path, epoch(1))
     with pytest.raises(RunFolderError, match=r"lacks epochs in metrics.jsonl"):
         read_metrics(tmp_path, 2)

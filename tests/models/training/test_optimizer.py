@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from normfold.models.architectures.blocks import ConvNorm
+from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.errors import TrainingWarning
-from normfold.models.training.config import TrainConfig, warn_of_batch_size
+from normfold.models.training.config import TrainConfig, warn_about_batch_size
 from normfold.models.training.optimizer import make_optimizer, one_cycle, split_parameters
 
 
-def test_weight_decay_spares_scale_shift_and_bias() -> None:
-    network = nn.Sequential(ConvNorm(1, 2), nn.Flatten(), nn.Linear(2, 3))
+def test_scale_shift_and_bias_have_no_weight_decay() -> None:
+    network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(2, 3))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     decayed, spared = ([names[id(parameter)] for parameter in part] for part in split_parameters(network))
     assert decayed == ["0.weight_layer.weight", "2.weight"]
@@ -20,8 +20,8 @@ def test_weight_decay_spares_scale_shift_and_bias() -> None:
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
 
 
-def test_spared_parameters_stay_where_they_are_without_gradient() -> None:
-    block = ConvNorm(1, 2)
+def test_parameters_without_weight_decay_do_not_change_without_gradient() -> None:
+    block = ConvBatchNorm(1, 2)
     before = block.weight_layer.weight.clone()
     for parameter in block.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -39,7 +39,7 @@ def test_frozen_parameters_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "kind", "lr"), [("adamw", torch.optim.AdamW, 5e-3), ("sgd", torch.optim.SGD, 0.1)]
 )
-def test_optimizer_and_its_default_learning_rate(optimizer: str, kind: type, lr: float) -> None:
+def test_optimizers_have_a_default_learning_rate(optimizer: str, kind: type, lr: float) -> None:
     made = make_optimizer(nn.Linear(2, 3), TrainConfig(optimizer=optimizer))
     assert isinstance(made, kind)
     assert made.param_groups[0]["lr"] == lr
@@ -47,7 +47,7 @@ def test_optimizer_and_its_default_learning_rate(optimizer: str, kind: type, lr:
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(10, 0.3), (37, 0.25), (1000, 0.1)])
-def test_one_cycle_is_torchs_own(steps: int, warmup: float) -> None:
+def test_one_cycle_equals_torchs_schedule(steps: int, warmup: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 0.5, total_steps=steps, pct_start=warmup, cycle_momentum=False
@@ -60,22 +60,22 @@ def test_one_cycle_is_torchs_own(steps: int, warmup: float) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_one_cycle_of_hardly_any_steps_stays_within_the_peak(steps: int) -> None:
+def test_one_cycle_of_few_steps_does_not_exceed_the_peak(steps: int) -> None:
     assert all(0 < one_cycle(step, steps, 0.5, 0.3) <= 0.5 for step in range(steps))
 
 
 @pytest.mark.parametrize(("rows", "reason"), [(31, "noisy.*Wu & He 2018"), (257, "generalise worse.*Keskar")])
-def test_batch_size_out_of_bounds_warns_with_the_reason(rows: int, reason: str) -> None:
+def test_unusual_batch_size_warns_with_the_reason(rows: int, reason: str) -> None:
     with pytest.warns(TrainingWarning, match=reason):
-        warn_of_batch_size(rows)
+        warn_about_batch_size(rows)
 
 
 @pytest.mark.parametrize("rows", [32, 256])
-def test_batch_size_within_bounds_is_silent(rows: int) -> None:
-    warn_of_batch_size(rows)
+def test_usual_batch_size_does_not_warn(rows: int) -> None:
+    warn_about_batch_size(rows)
 
 
-def test_train_config_goes_to_json_and_back_and_describes_itself() -> None:
+def test_train_config_survives_json_and_all_fields_have_a_description() -> None:
     config = TrainConfig(optimizer="sgd", lr=0.3, patience=2)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert all(field.description for field in TrainConfig.model_fields.values())

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from normfold.models.errors import DivergedError
+from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import load_checkpoint
-from normfold.models.training.reporter import Reporter
 from normfold.models.training.train import fit
 from tests.support.training import MakeRun
 
@@ -32,7 +32,7 @@ def fill_disk_at(monkeypatch: pytest.MonkeyPatch, write: int) -> None:
 
 
 @pytest.mark.parametrize("write", [1, 2, 3, 4])  # metrics, state, weights, config
-def test_failed_write_before_the_first_checkpoint_leaves_nothing(
+def test_failed_write_before_the_first_checkpoint_leaves_no_file(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     config, dataset = make_run("mlp", epochs=1)
@@ -51,7 +51,7 @@ def test_failed_write_before_the_first_checkpoint_leaves_nothing(
     fit(config, dataset, tmp_path / "new" / "run")
 
 
-def test_failed_write_after_a_checkpoint_keeps_all(
+def test_failed_write_after_a_checkpoint_keeps_all_files(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, dataset = make_run("mlp", epochs=3)
@@ -65,7 +65,7 @@ def test_failed_write_after_a_checkpoint_keeps_all(
     assert (resumed.folder / "weights.safetensors").read_bytes() == (whole.folder / "weights.safetensors").read_bytes()
 
 
-def test_failed_run_leaves_what_is_not_its_own(tmp_path: Path, make_run: MakeRun) -> None:
+def test_failed_run_keeps_files_of_others(tmp_path: Path, make_run: MakeRun) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -75,18 +75,18 @@ def test_failed_run_leaves_what_is_not_its_own(tmp_path: Path, make_run: MakeRun
     assert names(folder) == {"notes.txt"}
 
 
-class StopAtOnce(Reporter):
-    def step(self) -> None:
+class StopAtOnce(TrainingCallback):
+    def on_step(self) -> None:
         raise KeyboardInterrupt
 
 
-def test_interrupted_run_keeps_its_state_also_when_its_resumption_fails(
+def test_interrupted_run_keeps_its_state_if_resuming_fails(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, dataset = make_run("mlp", epochs=1)
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, folder, reporter=StopAtOnce())
+        fit(config, dataset, folder, callback=StopAtOnce())
     kept = names(folder)
     assert "resume/state.safetensors" in kept
     with monkeypatch.context() as patch:
@@ -98,7 +98,7 @@ def test_interrupted_run_keeps_its_state_also_when_its_resumption_fails(
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_what_a_killed_run_left_half_written_is_removed_at_the_next_start(
+def test_temporary_files_of_a_killed_run_are_removed_at_the_next_start(
     tmp_path: Path, make_run: MakeRun, resume: bool
 ) -> None:
     config, dataset = make_run("mlp", epochs=1)

@@ -25,9 +25,9 @@ from normfold.models.errors import (
 )
 from normfold.models.training.checkpoint import load_checkpoint, make_run_config
 from normfold.models.training.config import TrainConfig
-from normfold.models.training.distributed import synchronise_norms
-from normfold.models.training.metrics import mean_iou
-from normfold.models.training.train import evaluate, fit
+from normfold.models.training.distributed import synchronise_batchnorms
+from normfold.models.training.evaluate import evaluate, mean_iou
+from normfold.models.training.train import fit
 from tests.support.paths import ROOT
 from tests.support.training import MakeRun, StopAfter
 
@@ -41,7 +41,7 @@ def read_lines(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def test_run_learns_and_leaves_a_whole_folder(tmp_path: Path, make_run: MakeRun) -> None:
+def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=8)
     result = fit(config, dataset, tmp_path / "run")
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == FILES
@@ -56,7 +56,7 @@ def test_run_learns_and_leaves_a_whole_folder(tmp_path: Path, make_run: MakeRun)
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run: MakeRun) -> None:
+def test_checkpoint_is_that_of_the_best_validation_epoch(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=6, lr=0.3)
     result = fit(config, dataset, tmp_path / "run")
     lines = read_lines(result.folder)
@@ -66,16 +66,17 @@ def test_checkpoint_is_of_the_best_epoch_by_validation(tmp_path: Path, make_run:
     assert result.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "clip_norm": 1.0}])
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_interrupted_run_ends_in_the_same_weights(
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, make_run: MakeRun, settings: dict[str, object], epoch: int
 ) -> None:
     config, dataset = make_run(epochs=4, **settings)
     whole = fit(config, dataset, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "broken", reporter=StopAfter(epoch))
+        fit(config, dataset, tmp_path / "broken", callback=StopAfter(epoch))
     with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 99, of an epoch that left no checkpoint')
     torch.manual_seed(123)  # whatever happened between
@@ -89,12 +90,12 @@ def test_interrupted_run_ends_in_the_same_weights(
 
 
 def torch_state(folder: Path) -> dict[str, torch.Tensor]:
-    from normfold.models.training.weights import read_safetensors
+    from normfold.models.architectures.weights import read_safetensors
 
     return read_safetensors(folder / "resume" / "state.safetensors")
 
 
-def test_other_seed_other_weights(tmp_path: Path, make_run: MakeRun) -> None:
+def test_weights_depend_on_the_seed(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         config, dataset = make_run(epochs=1, seed=seed)
         fit(config, dataset, tmp_path / str(seed))
@@ -102,14 +103,14 @@ def test_other_seed_other_weights(tmp_path: Path, make_run: MakeRun) -> None:
     assert weights[0] != weights[1]
 
 
-def test_finished_run_resumes_to_its_own_result(tmp_path: Path, make_run: MakeRun) -> None:
+def test_resuming_a_finished_run_returns_its_result(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2)
     first = fit(config, dataset, tmp_path / "run")
     again = fit(config, dataset, tmp_path / "run", resume=True)
     assert (again.epochs, again.metrics) == (first.epochs, first.metrics)
 
 
-def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: MakeRun) -> None:
+def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1)
     folder = tmp_path / "run"
     with pytest.raises(RunFolderError, match="holds no run to resume"):
@@ -117,7 +118,7 @@ def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: Make
     assert not folder.exists()
     fit(config, dataset, folder)
     before = (folder / "weights.safetensors").read_bytes()
-    with pytest.raises(RunFolderError, match="holds a run already; go on with it by --resume"):
+    with pytest.raises(RunFolderError, match="holds a run already; resume it with --resume"):
         fit(config, dataset, folder)
     with pytest.raises(RunFolderError, match="was trained with seed=0, not 7"):
         fit(make_run(epochs=1, seed=7)[0], dataset, folder, resume=True)
@@ -136,7 +137,7 @@ def test_run_folder_is_never_overwritten_or_mixed(tmp_path: Path, make_run: Make
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_patience_ends_the_run(tmp_path: Path, make_run: MakeRun) -> None:
+def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=50, patience=2, lr=1e-9)
     result = fit(config, dataset, tmp_path / "run")
     assert result.epochs < 50
@@ -146,7 +147,7 @@ def test_patience_ends_the_run(tmp_path: Path, make_run: MakeRun) -> None:
     assert load_checkpoint(result.folder).config.epoch == result.best_epoch
 
 
-def test_diverging_run_stops_with_advice_and_may_begin_anew(tmp_path: Path, make_run: MakeRun) -> None:
+def test_diverging_run_stops_with_advice_and_can_be_started_again(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run("mlp", epochs=2, optimizer="sgd", lr=1e30)
     with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower --lr \(it was 1e\+30\)"):
         fit(config, dataset, tmp_path / "run")
@@ -166,7 +167,7 @@ class Cubes(nn.Module):
 """
 
 
-def test_test_loss_that_json_cannot_hold_is_refused_and_the_folder_stays_readable(
+def test_infinite_test_loss_raises_and_the_folder_stays_readable(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"cubes_{tmp_path.name}.py").write_text(CUBES)
@@ -182,13 +183,11 @@ def test_test_loss_that_json_cannot_hold_is_refused_and_the_folder_stays_readabl
 
 def test_small_batches_warn(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1, batch_size=16)
-    with pytest.warns(TrainingWarning, match="16 rows: under 32"):
+    with pytest.warns(TrainingWarning, match="16 rows: with fewer than 32"):
         fit(config, dataset, tmp_path / "run")
 
 
-def test_fp16_without_gpu_is_refused_not_ignored(
-    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_without_gpu_is_refused(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     config, dataset = make_run(precision="fp16")
     with pytest.raises(PrecisionError, match="'fp16' needs a GPU"):
@@ -199,7 +198,7 @@ def test_fp16_without_gpu_is_refused_not_ignored(
 def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2, precision="bf16")
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "run", reporter=StopAfter(1))
+        fit(config, dataset, tmp_path / "run", callback=StopAfter(1))
     result = fit(config, dataset, tmp_path / "run", resume=True)
     floats = [t for t in load_checkpoint(result.folder).network.state_dict().values() if t.is_floating_point()]
     assert all(tensor.dtype == torch.float32 for tensor in floats)
@@ -207,7 +206,7 @@ def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: MakeRun) -
     assert result.metrics["test_loss"] != fp32.metrics["test_loss"]
 
 
-def test_network_that_returns_no_logits_is_refused_before_training(
+def test_network_without_logits_is_refused_before_training(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"odd_{tmp_path.name}.py").write_text(
@@ -224,7 +223,7 @@ def test_network_that_returns_no_logits_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluation_is_in_eval_mode_and_leaves_the_mode() -> None:
+def test_evaluation_is_in_eval_mode_and_restores_the_mode() -> None:
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
     x, y = torch.randn(10, 4), torch.arange(10) % 2
     before = network[1].running_mean.clone()
@@ -236,12 +235,12 @@ def test_evaluation_is_in_eval_mode_and_leaves_the_mode() -> None:
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
 
 
-def test_norms_are_synchronised_over_gpus_and_keep_their_names(make_run: MakeRun) -> None:
+def test_batchnorms_are_synchronised_over_gpus_and_keep_their_names(make_run: MakeRun) -> None:
     config, _ = make_run()
     network = build(config.architecture)
     names = list(network.state_dict())
     gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    synchronised = synchronise_norms(network, config.train, gpus)
+    synchronised = synchronise_batchnorms(network, config.train, gpus)
     norms = [module for module in synchronised.modules() if isinstance(module, _BatchNorm)]
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
@@ -266,12 +265,13 @@ print("unsynchronised", any("each of 2 processes" in str(warning.message) for wa
 """
 
 
-def test_two_processes_train_one_network(tmp_path: Path, pictures: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_train_one_network(tmp_path: Path, images: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = ROOT
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), f"npz:{pictures}", str(tmp_path / "run")],
+        [*command, str(tmp_path / "script.py"), f"npz:{images}", str(tmp_path / "run")],
         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -283,14 +283,14 @@ def test_two_processes_train_one_network(tmp_path: Path, pictures: Path) -> None
     load_checkpoint(tmp_path / "run")
 
 
-def test_mean_iou_is_as_defined_over_the_classes_that_occur() -> None:
+def test_mean_iou_is_over_the_classes_that_occur() -> None:
     confusion = torch.tensor([[5, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]])
     expected = (5 / 8 + 3 / 7 + 0) / 3  # the third class neither occurs nor was predicted
     assert mean_iou(confusion) == pytest.approx(expected, rel=1e-12)
     assert mean_iou(torch.diag(torch.tensor([4, 0, 9]))) == 1
 
 
-def test_evaluation_of_masks_counts_pixels_however_they_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_of_masks_does_not_depend_on_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Conv2d(1, 3, 1)
     x, y = torch.randn(10, 1, 4, 5), torch.randint(3, (10, 4, 5))
     predicted = network(x).argmax(1)
@@ -303,13 +303,13 @@ def test_evaluation_of_masks_counts_pixels_however_they_are_batched(monkeypatch:
     assert whole.accuracy == (predicted == y).double().mean().item()
     assert whole.loss == pytest.approx(nn.functional.cross_entropy(network(x), y).item(), rel=1e-5)
     assert whole.mean_iou == pytest.approx(sum(ious) / len(ious), rel=1e-12)
-    monkeypatch.setattr("normfold.models.training.train.EVALUATION_VALUES", 3 * 20)
+    monkeypatch.setattr("normfold.models.training.evaluate.MAX_VALUES", 3 * 20)
     split = evaluate(network, x, y)
     assert (split.accuracy, split.mean_iou) == (whole.accuracy, whole.mean_iou)
     assert split.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
-def test_a_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
+def test_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, (40, 4, 4))
     np.savez(tmp_path / "masks.npz", x=(y + rng.uniform(0, 0.5, y.shape)).astype(np.float32), y=y)
@@ -323,13 +323,13 @@ def test_a_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
     }
     assert read_lines(whole.folder)[whole.best_epoch - 1]["validation_mean_iou"] == whole.metrics["validation_mean_iou"]
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "broken", reporter=StopAfter(1))
+        fit(config, dataset, tmp_path / "broken", callback=StopAfter(1))
     fit(config, dataset, tmp_path / "broken", resume=True)
     for name in ("weights.safetensors", "config.json"):
         assert (tmp_path / "broken" / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_a_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: MakeRun) -> None:
+def test_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: MakeRun) -> None:
     result = fit(*make_run(epochs=1), tmp_path / "run")
     assert "validation_mean_iou" not in read_lines(result.folder)[0]
     assert not [name for name in result.metrics if "iou" in name]

@@ -9,7 +9,8 @@ import torch
 
 from normfold.models.data.data import Dataset
 from normfold.models.training.checkpoint import load_checkpoint
-from normfold.models.training.train import evaluate, fit
+from normfold.models.training.evaluate import evaluate
+from normfold.models.training.train import fit
 from tests.support.training import MakeRun, StopAfter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU, or no build of torch for it")
@@ -22,7 +23,7 @@ def measured_on_cpu(folder: Path, dataset: Dataset) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_run_learns_on_the_gpu_and_its_checkpoint_serves_the_cpu(
+def test_run_learns_on_the_gpu_and_its_checkpoint_loads_on_the_cpu(
     tmp_path: Path, make_run: MakeRun, precision: str
 ) -> None:
     torch.cuda.reset_peak_memory_stats()
@@ -35,17 +36,17 @@ def test_run_learns_on_the_gpu_and_its_checkpoint_serves_the_cpu(
     assert {value.dtype for value in load_checkpoint(result.folder).network.parameters()} == {torch.float32}
 
 
-def test_interrupted_run_goes_on(tmp_path: Path, make_run: MakeRun) -> None:
+def test_interrupted_run_resumes_on_the_gpu(tmp_path: Path, make_run: MakeRun) -> None:
     """Not bit for bit: cuDNN adds gradients up in no fixed order."""
     config, dataset = make_run(epochs=8)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, dataset, tmp_path / "run", reporter=StopAfter(4))
+        fit(config, dataset, tmp_path / "run", callback=StopAfter(4))
     resumed = fit(config, dataset, tmp_path / "run", resume=True)
     assert resumed.epochs == 8
     assert measured_on_cpu(resumed.folder, dataset) > 0.9
 
 
-def test_a_second_run_may_take_the_cpu(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_may_use_the_cpu(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = make_run(epochs=1)
     fit(config, dataset, tmp_path / "on-gpu")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

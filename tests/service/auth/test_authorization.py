@@ -1,4 +1,4 @@
-"""Who may pass: keys by scope and rate, paths that try to look like others, and web pages of other origins."""
+"""Authorization: scopes and rates of keys, variants of paths, and pages of other origins (CORS)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.routing import Match
 
 from normfold.service import app
 from normfold.service.app import create_app
-from normfold.service.auth import key_store as keyring
+from normfold.service.auth import key_store
 from normfold.service.auth.authorization import required_scope
 from normfold.service.auth.key_admin import create_key, revoke_key
 from normfold.service.errors import KeysError
@@ -28,7 +28,7 @@ from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
 from tests.support.raw_http import open_client
 from tests.support.service import AccessLog, Service, StartService, serve_app
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_until_ready
 
 LOCKED = {"error": "This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."}
 PAGE = "https://app.example:8443"
@@ -90,7 +90,7 @@ def route_of(path: str) -> str | None:
     return None
 
 
-def test_every_route_has_its_need_decided() -> None:
+def test_every_route_is_in_the_table_of_scopes() -> None:
     paths = {route.path for route in routes(APP.router.routes)}
     assert paths >= set(APP.openapi()["paths"])  # the walk sees them all
     assert {path: required_scope(path) for path in paths} == REQUIRED_SCOPES
@@ -104,7 +104,7 @@ PIECES = (
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
-def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
+def test_path_variants_never_reach_a_route_with_another_scope(path: str) -> None:
     need, route = required_scope(path), route_of(path)
     if need is not None:
         assert route is None or REQUIRED_SCOPES[route] == need
@@ -122,7 +122,7 @@ def test_no_path_opens_a_route_that_needs_something_else(path: str) -> None:
         *("/v2/models/a/versions/1/2/infer", "/v1/models/a:explain", "/v2/models//infer", "/v2/models/a/b/stats"),
     ],
 )
-def test_a_path_that_is_none_of_ours_has_no_need(path: str) -> None:
+def test_unknown_path_has_no_scope(path: str) -> None:
     assert required_scope(path) is None
 
 
@@ -158,7 +158,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
         cors_origins=(PAGE,),
     )
     with serve_app(create_app(settings), settings) as service:
-        service.wait_until_loaded()
+        wait_until_ready(service.client)  # without a key the reason for not being ready is not shown
         yield Keys(folder, service, sent, ids)
 
 
@@ -171,7 +171,7 @@ def lines(keys: Keys, request_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"])
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_probes_and_pages_need_no_key(keys: Keys, path: str, key: str | None) -> None:
+def test_public_paths_need_no_key(keys: Keys, path: str, key: str | None) -> None:
     assert keys.ask(key, "GET", path).status_code == 200
 
 
@@ -199,9 +199,7 @@ def test_probes_and_pages_need_no_key(keys: Keys, path: str, key: str | None) ->
         ("GET", "/docs/oauth2-redirect"),
     ],
 )
-def test_everything_else_needs_one_and_tells_nothing_without(
-    keys: Keys, method: str, path: str, key: str | None
-) -> None:
+def test_other_paths_answer_401_without_a_valid_key(keys: Keys, method: str, path: str, key: str | None) -> None:
     answer = keys.ask(key, method, path)
     assert answer.status_code == 401
     assert answer.json() == LOCKED
@@ -225,26 +223,24 @@ def test_everything_else_needs_one_and_tells_nothing_without(
         ("GET", "/v2/models/stats", "metrics", 200),
         ("GET", "/v2/models/digits/stats", "metrics", 200),
         ("GET", "/v2/models/digits/versions/1/stats", "metrics", 200),
-        ("POST", "/v2/repository/models/digits/load", "admin", 403),  # by model_control, not by the doors
+        ("POST", "/v2/repository/models/digits/load", "admin", 403),  # by model_control, not by the key
         ("POST", "/v2/repository/models/digits/unload", "admin", 403),
     ],
 )
-def test_a_key_opens_what_its_scope_names_and_nothing_more(
-    keys: Keys, method: str, path: str, scope: str, status: int
-) -> None:
+def test_key_gives_access_to_its_scope_only(keys: Keys, method: str, path: str, scope: str, status: int) -> None:
     body = {"json": PICTURE} if path == INFER else {}
     for name in ("infer", "admin", "metrics"):
         answer = keys.ask(name, method, path, **body)
-        refusal = {"error": f"This needs a key with the scope {scope!r}."}
+        rejection = {"error": f"This needs a key with the scope {scope!r}."}
         if name == scope:
             assert answer.status_code == status
-            assert not answer.headers["content-type"].startswith("application/json") or answer.json() != refusal
+            assert not answer.headers["content-type"].startswith("application/json") or answer.json() != rejection
         else:
-            assert (answer.status_code, answer.json()) == (403, refusal)
+            assert (answer.status_code, answer.json()) == (403, rejection)
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/metrics%0a", "//v2", "/v2/health/live%0a"])
-def test_with_a_key_a_path_that_is_not_there_is_404(keys: Keys, path: str) -> None:
+def test_unknown_path_is_404_with_a_key(keys: Keys, path: str) -> None:
     for name in ("infer", "admin", "metrics"):
         answer = keys.ask(name, "GET", path)
         assert answer.status_code == 404
@@ -266,7 +262,7 @@ def test_with_a_key_a_path_that_is_not_there_is_404(keys: Keys, path: str) -> No
         ({"Cookie": "key={}"}, 401),
     ],
 )
-def test_a_key_comes_in_one_of_two_headers(keys: Keys, headers: dict[str, str], status: int) -> None:
+def test_key_is_read_from_either_header(keys: Keys, headers: dict[str, str], status: int) -> None:
     sent = {name: value.format(keys.sent["infer"]) for name, value in headers.items()}
     assert keys.ask(None, "GET", "/v2", headers=sent).status_code == status
     assert keys.ask(None, "POST", INFER, headers=sent, json=PICTURE).status_code == status
@@ -280,14 +276,14 @@ def exchange(keys: Keys, sent: bytes) -> bytes:
         return connection.makefile("rb").read()
 
 
-def test_a_refusal_comes_before_the_body_is_sent(keys: Keys) -> None:
+def test_rejection_is_sent_before_the_body_is_read(keys: Keys) -> None:
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
     answer = exchange(keys, head.encode())
     assert answer.startswith(b"HTTP/1.1 401")
-    assert b"\r\nconnection: close\r\n" in answer  # whether it sends its body now, nobody knows
+    assert b"\r\nconnection: close\r\n" in answer  # the client may or may not send its body now
 
 
-def test_a_client_that_sends_all_before_it_reads_gets_its_refusal_and_may_go_on(keys: Keys) -> None:
+def test_connection_stays_usable_after_a_rejection(keys: Keys) -> None:
     with open_client(keys.client.base_url) as client:
         for _ in range(2):
             assert client.post(INFER, content=bytes(20_000_000)).json() == LOCKED
@@ -304,7 +300,7 @@ def in_one_piece(keys: Keys, key: str | None, field: str = "") -> tuple[bytes, A
     return answer, json.loads(text)
 
 
-def test_the_short_way_has_the_same_doors(keys: Keys, fast_path_urls: list[bytes]) -> None:
+def test_fast_path_checks_keys_like_asgi(keys: Keys, fast_path_urls: list[bytes]) -> None:
     head, answer = in_one_piece(keys, "infer")
     assert head.startswith(b"HTTP/1.1 200")
     assert answer["outputs"]
@@ -324,14 +320,14 @@ def test_the_short_way_has_the_same_doors(keys: Keys, fast_path_urls: list[bytes
     assert len(fast_path_urls) == 6
 
 
-def test_a_page_of_another_origin_takes_the_long_way(keys: Keys, fast_path_urls: list[bytes]) -> None:
+def test_request_with_an_origin_goes_through_asgi(keys: Keys, fast_path_urls: list[bytes]) -> None:
     head, answer = in_one_piece(keys, "infer", f"Origin: {PAGE}\r\n")
     assert answer["outputs"]
     assert f"access-control-allow-origin: {PAGE}".encode() in head
     assert not fast_path_urls
 
 
-def test_workers_share_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_is_shared_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
     monkeypatch.setattr(app, "RateLimiter", lambda share: shares.append(share))
     create_key(tmp_path / "keys.json", "ci", ["infer"])
@@ -340,7 +336,7 @@ def test_workers_share_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert shares == [1, 0.25]
 
 
-def test_the_access_log_names_the_key_and_never_its_secret(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_access_log_names_the_key_and_never_its_secret(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     asked = {
         name: [
@@ -359,7 +355,7 @@ def test_the_access_log_names_the_key_and_never_its_secret(keys: Keys, caplog: p
             assert sent.rpartition("_")[2] not in everything
 
 
-def test_the_services_own_log_names_the_key_too(
+def test_service_log_names_the_key(
     bundles: BundleWriter, start: StartService, access_log: AccessLog, tmp_path: Path
 ) -> None:
     key, sent = create_key(tmp_path / "keys.json", "ci", ["infer"])
@@ -369,7 +365,7 @@ def test_the_services_own_log_names_the_key_too(
     assert facts["key"] == {"id": key.id, "name": "ci"}
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_others_go_on(keys: Keys) -> None:
+def test_key_over_its_rate_gets_429_with_retry_after_and_other_keys_do_not(keys: Keys) -> None:
     answers = [keys.ask("slow", "POST", INFER, json=PICTURE) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     wait_s = int(answers[2].headers["retry-after"])
@@ -383,10 +379,10 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_others_go_on(ke
     assert (line["status"], line["key"]) == (429, {"id": keys.ids["slow"], "name": "slow"})
 
 
-def test_a_running_service_takes_new_keys_and_drops_revoked_ones(
+def test_running_service_accepts_new_keys_and_rejects_revoked_ones(
     bundles: BundleWriter, start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyring, "POLL_INTERVAL_S", 0.02)
+    monkeypatch.setattr(key_store, "POLL_INTERVAL_S", 0.02)
     file = tmp_path / "keys.json"
     first, sent = create_key(file, "first", ["infer"])
     client = start(bundles.root, keys=file).client
@@ -402,12 +398,12 @@ def test_a_running_service_takes_new_keys_and_drops_revoked_ones(
     assert status(second) == 200
 
 
-def test_a_service_whose_keys_cannot_be_read_does_not_start(tmp_path: Path) -> None:
+def test_service_without_a_readable_key_file_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="does not exist"):
         create_app(Settings(keys=tmp_path / "keys.json"))
 
 
-def test_pages_have_a_field_for_the_key_where_keys_are_needed(keys: Keys, served: Service) -> None:
+def test_openapi_document_has_a_security_scheme_where_keys_are_needed(keys: Keys, served: Service) -> None:
     document = keys.client.get("/openapi.json").json()
     [(name, scheme)] = document["components"]["securitySchemes"].items()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
@@ -427,7 +423,7 @@ def preflight(keys: Any, origin: str, method: str = "POST") -> httpx.Response:
     return answer
 
 
-def test_a_page_of_an_origin_that_may_asks_and_reads_the_answer(keys: Keys) -> None:
+def test_page_of_an_allowed_origin_sends_requests_and_reads_responses(keys: Keys) -> None:
     asked = preflight(keys, PAGE)  # without a key: browsers send none
     assert asked.status_code == 200
     assert asked.headers["access-control-allow-origin"] == PAGE
@@ -452,14 +448,16 @@ def test_a_page_of_an_origin_that_may_asks_and_reads_the_answer(keys: Keys) -> N
         ("infer", "POST", INFER, 400),
     ],
 )
-def test_a_page_may_read_refusals_too(keys: Keys, key: str | None, method: str, path: str, status: int) -> None:
+def test_page_of_an_allowed_origin_reads_errors(
+    keys: Keys, key: str | None, method: str, path: str, status: int
+) -> None:
     answer = keys.ask(key, method, path, headers={"Origin": PAGE})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, PAGE)
     assert answer.json().keys() == {"error"}
 
 
 @pytest.mark.parametrize("origin", ["https://other.example", "http://app.example:8443", "https://app.example", "null"])
-def test_a_page_of_another_origin_may_not(keys: Keys, origin: str) -> None:
+def test_page_of_another_origin_is_rejected(keys: Keys, origin: str) -> None:
     asked = preflight(keys, origin)
     assert asked.status_code == 400
     assert asked.json() == {"error": "Disallowed CORS origin."}
@@ -467,12 +465,12 @@ def test_a_page_of_another_origin_may_not(keys: Keys, origin: str) -> None:
     assert "access-control-allow-origin" not in asked.headers.keys() | answer.headers.keys()
 
 
-def test_without_an_origin_the_answer_is_as_ever(keys: Keys) -> None:
+def test_request_without_an_origin_gets_no_cors_headers(keys: Keys) -> None:
     answer = keys.ask("infer", "POST", INFER, json=PICTURE)
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_every_page_may_where_all_origins_may(bundles: BundleWriter, start: StartService) -> None:
+def test_wildcard_allows_every_origin(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     service = start(bundles.root, cors_origins=("*",))
     assert preflight(service, "null").headers["access-control-allow-origin"] == "*"
@@ -480,14 +478,14 @@ def test_every_page_may_where_all_origins_may(bundles: BundleWriter, start: Star
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
 
 
-def test_without_the_setting_no_page_may(served: Service) -> None:
+def test_cors_is_off_by_default(served: Service) -> None:
     assert preflight(served, PAGE).status_code == 405
     answer = served.client.post(INFER, json=PICTURE, headers={"Origin": PAGE})
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_who_has_no_key_is_not_told_why_the_service_is_not_ready(tmp_path: Path) -> None:
+def test_readiness_hides_its_reason_where_keys_are_needed(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     create_key(file, "any", ["infer"])
     settings = Settings(repository=tmp_path / "no-such-folder", provider="cpu", keys=file)

@@ -1,4 +1,4 @@
-"""The file of keys, what changes it, what a running service knows of it, and how often a key may ask."""
+"""The key file, its changes, the key store of a running service, and rate limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from normfold.service.auth import key_store as keyring
+from normfold.service.auth import key_store
 from normfold.service.auth.key_admin import create_key, revoke_key, rotate_key
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.keys import read_keys, split_key
@@ -37,11 +37,11 @@ def change(file: Path, **fields: Any) -> None:
     file.write_text(json.dumps(record))
 
 
-def opens(ring: KeyStore, sent: str) -> bool:
-    return ring.find(sent.encode())[1]
+def opens(store: KeyStore, sent: str) -> bool:
+    return store.find(sent.encode())[1]
 
 
-def test_the_file_holds_the_hash_of_the_secret_and_no_secret(file: Path) -> None:
+def test_key_file_holds_the_hash_of_a_secret_only(file: Path) -> None:
     key, sent = create_key(file, "ci", ("infer", "infer", "metrics"), rate=2.5)
     identity, secret = split_key(sent.encode())
     assert sent == f"nf_{identity}_{secret.decode()}"
@@ -52,7 +52,7 @@ def test_the_file_holds_the_hash_of_the_secret_and_no_secret(file: Path) -> None
     assert secret.decode() not in file.read_text()
 
 
-def test_the_file_is_for_its_owner_alone_whatever_it_was_before(file: Path) -> None:
+def test_key_file_is_readable_for_its_owner_only(file: Path) -> None:
     create_key(file, "one", ("infer",))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.chmod(0o644)
@@ -60,7 +60,7 @@ def test_the_file_is_for_its_owner_alone_whatever_it_was_before(file: Path) -> N
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(
+def test_full_disk_leaves_the_key_file_unchanged_and_no_temporary_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_key(file, "one", ("infer",))
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(
     assert (file.read_bytes(), sorted(file.parent.iterdir())) == (before, beside)
 
 
-def test_a_link_to_the_file_stays_a_link(file: Path) -> None:
+def test_symbolic_link_to_the_key_file_is_kept(file: Path) -> None:
     create_key(file, "one", ("infer",))
     link = file.with_name("link.json")
     link.symlink_to(file)
@@ -85,7 +85,7 @@ def test_a_link_to_the_file_stays_a_link(file: Path) -> None:
     assert [key.name for key in read_keys(file)] == ["one", "two"]
 
 
-def test_changes_at_once_lose_nothing_of_each_other(file: Path) -> None:
+def test_concurrent_changes_are_all_kept(file: Path) -> None:
     together, names = threading.Barrier(8), {f"{thread}-{number}" for thread in range(8) for number in range(4)}
 
     def create(thread: int) -> None:
@@ -101,7 +101,7 @@ def test_changes_at_once_lose_nothing_of_each_other(file: Path) -> None:
     assert {key.name for key in read_keys(file)} == names
 
 
-def test_a_name_is_taken_while_its_key_is_active(file: Path) -> None:
+def test_name_is_unique_among_active_keys(file: Path) -> None:
     key, _ = create_key(file, "ci", ("infer",))
     with pytest.raises(KeysError, match="has an active key named 'ci'"):
         create_key(file, "ci", ("admin",))
@@ -126,7 +126,7 @@ def test_a_name_is_taken_while_its_key_is_active(file: Path) -> None:
         ("a", ["infer"], {"burst": 1}, "a burst needs a rate"),
     ],
 )
-def test_a_key_that_makes_no_sense_is_not_made(
+def test_invalid_key_is_not_created(
     file: Path, name: str, scopes: list[str], limits: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(KeysError, match=f"was not changed: .*{says}"):
@@ -147,10 +147,10 @@ def test_a_key_that_makes_no_sense_is_not_made(
         ('{"schema_version": 1, "keys": [{"id": "x"}]}', "is wrong: keys.0.id: "),
     ],
 )
-def test_a_file_that_is_broken_is_named_with_what_is_wrong(file: Path, text: str | None, says: str) -> None:
+def test_invalid_key_file_is_named_with_its_problem(file: Path, text: str | None, says: str) -> None:
     if text is not None:
         file.write_text(text)
-    with pytest.raises(KeysError, match=f"^The file of keys '.*keys.json' {says}"):
+    with pytest.raises(KeysError, match=f"^The key file '.*keys.json' {says}"):
         read_keys(file)
     with pytest.raises(KeysError, match=says):
         KeyStore(file)
@@ -159,7 +159,7 @@ def test_a_file_that_is_broken_is_named_with_what_is_wrong(file: Path, text: str
     assert (file.read_text() if file.exists() else None) == text
 
 
-def test_two_keys_of_one_id_are_refused(file: Path) -> None:
+def test_duplicate_ids_are_rejected(file: Path) -> None:
     create_key(file, "one", ("infer",))
     record = json.loads(file.read_text())
     file.write_text(json.dumps(record | {"keys": record["keys"] * 2}))
@@ -167,11 +167,11 @@ def test_two_keys_of_one_id_are_refused(file: Path) -> None:
         read_keys(file)
 
 
-def test_a_key_is_found_by_what_was_shown_and_nothing_near_it(file: Path) -> None:
+def test_key_store_finds_a_key_by_its_exact_text_only(file: Path) -> None:
     key, sent = create_key(file, "ci", ("infer",))
     _, other = create_key(file, "other", ("infer",))
-    ring = KeyStore(file)
-    assert ring.find(sent.encode()) == (key, True)
+    store = KeyStore(file)
+    assert store.find(sent.encode()) == (key, True)
     secret = sent.rpartition("_")[2]
     wrong = "1" if sent[-1] == "0" else "0"
     for near in [
@@ -179,12 +179,12 @@ def test_a_key_is_found_by_what_was_shown_and_nothing_near_it(file: Path) -> Non
         *(sent[:-1], sent + "0", sent[:-1] + wrong, sent.upper(), f"xf{sent[2:]}", f"nf_00000000_{secret}"),
         *(f"nf__{secret}", f"nf_{key.id}_{other.rpartition('_')[2]}", f"\xff_{key.id}_{secret}"),
     ]:
-        assert ring.find(near.encode("latin-1")) == (None, False), near
+        assert store.find(near.encode("latin-1")) == (None, False), near
 
 
-def test_digests_are_compared_for_ids_that_do_not_exist_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_are_compared_for_unknown_ids_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, sent = create_key(file, "ci", ("infer",))
-    ring, compared = KeyStore(file), []
+    store, compared = KeyStore(file), []
 
     def compare(one: str, other: str) -> bool:
         compared.append((len(one), len(other)))
@@ -193,23 +193,23 @@ def test_digests_are_compared_for_ids_that_do_not_exist_too(file: Path, monkeypa
     monkeypatch.setattr("hmac.compare_digest", compare)
     for presented in (sent, f"nf_{key.id}_wrong", "nf_00000000_wrong", ""):
         compared.clear()
-        assert opens(ring, presented) is (presented == sent)
+        assert opens(store, presented) is (presented == sent)
         assert compared == [(64, 64), (64, 64)]
 
 
-def test_an_expired_or_revoked_key_is_known_and_opens_nothing(file: Path) -> None:
+def test_expired_or_revoked_key_is_found_and_inactive(file: Path) -> None:
     late, sent_late = create_key(file, "late", ("infer",), expires=PAST)
     soon, sent_soon = create_key(file, "soon", ("infer",), expires=datetime.now(UTC) + timedelta(days=1))
     gone, sent_gone = create_key(file, "gone", ("infer",))
     gone = revoke_key(file, gone.id)
-    ring = KeyStore(file)
-    assert ring.find(sent_late.encode()) == (late, False)
-    assert ring.find(sent_soon.encode()) == (soon, True)
-    assert ring.find(sent_gone.encode()) == (gone, False)
+    store = KeyStore(file)
+    assert store.find(sent_late.encode()) == (late, False)
+    assert store.find(sent_soon.encode()) == (soon, True)
+    assert store.find(sent_gone.encode()) == (gone, False)
     assert revoke_key(file, gone.id) == gone
 
 
-def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_the_grace_time_alone(file: Path) -> None:
+def test_rotated_key_keeps_its_old_secret_for_the_grace_period_only(file: Path) -> None:
     key, first = create_key(file, "ci", ("infer",), rate=3)
     rotated, second = rotate_key(file, key.id, timedelta(minutes=5))
     assert (rotated.id, rotated.name, rotated.rate) == (key.id, "ci", 3)
@@ -220,14 +220,14 @@ def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_the_grace_time_alone
     assert [opens(KeyStore(file), sent) for sent in (first, second, third)] == [False, False, True]
 
 
-def test_revoking_ends_the_grace_time_too(file: Path) -> None:
+def test_revoked_key_has_no_grace_period(file: Path) -> None:
     key, first = create_key(file, "ci", ("infer",))
     _, second = rotate_key(file, key.id, timedelta(minutes=5))
     revoke_key(file, key.id)
     assert [opens(KeyStore(file), sent) for sent in (first, second)] == [False, False]
 
 
-def test_only_an_active_key_that_is_there_is_rotated(file: Path) -> None:
+def test_rotation_rejects_unknown_and_inactive_keys(file: Path) -> None:
     gone, _ = create_key(file, "gone", ("infer",))
     late, _ = create_key(file, "late", ("infer",), expires=PAST)
     revoke_key(file, gone.id)
@@ -240,28 +240,30 @@ def test_only_an_active_key_that_is_there_is_rotated(file: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_a_change_is_noticed_and_a_broken_file_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_key_store_reloads_a_changed_file_and_keeps_its_keys_if_it_is_invalid(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     key, first = create_key(file, "ci", ("infer",))
-    ring = KeyStore(file)
+    store = KeyStore(file)
     _, second = rotate_key(file, key.id)
-    assert [opens(ring, sent) for sent in (first, second)] == [True, False]  # nobody has looked yet
-    ring.reload_if_changed()
-    assert [opens(ring, sent) for sent in (first, second)] == [False, True]
+    assert [opens(store, sent) for sent in (first, second)] == [True, False]  # not polled yet
+    store.reload_if_changed()
+    assert [opens(store, sent) for sent in (first, second)] == [False, True]
     whole = file.read_text()
-    for _ in range(2):  # said once, not at each look
+    for _ in range(2):  # logged once, not at each poll
         file.write_text("{") if file.read_text() != "{" else None
-        ring.reload_if_changed()
+        store.reload_if_changed()
     file.unlink()
-    ring.reload_if_changed()
-    assert opens(ring, second)
+    store.reload_if_changed()
+    assert opens(store, second)
     file.write_text(whole)
     revoke_key(file, key.id)
-    ring.reload_if_changed()
-    assert not opens(ring, second)
-    named = f"The file of keys {str(file)!r} "
-    said = [(record.levelname, record.getMessage().removeprefix(named)) for record in caplog.records]
-    assert said == [
+    store.reload_if_changed()
+    assert not opens(store, second)
+    named = f"The key file {str(file)!r} "
+    messages = [(record.levelname, record.getMessage().removeprefix(named)) for record in caplog.records]
+    assert messages == [
         ("INFO", f"The keys were read again: {str(file)!r} has 1 active."),
         ("ERROR", f"is not JSON; it is written by 'normfold keys', not by hand. {STAY_VALID}"),
         ("ERROR", f"does not exist; 'normfold keys create' makes it. {STAY_VALID}"),
@@ -270,11 +272,11 @@ def test_a_change_is_noticed_and_a_broken_file_changes_nothing(file: Path, caplo
     assert not any(sent.rpartition("_")[2] in caplog.text for sent in (first, second))
 
 
-def test_the_watcher_outlives_what_nobody_foresaw(
+def test_key_store_keeps_polling_after_an_unexpected_error(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, sent = create_key(file, "ci", ("infer",))
-    ring, read, failed = KeyStore(file), read_keys, threading.Event()
+    store, read, failed = KeyStore(file), read_keys, threading.Event()
 
     def fail_once(path: Path) -> Any:
         if not failed.is_set():
@@ -282,17 +284,17 @@ def test_the_watcher_outlives_what_nobody_foresaw(
             raise ZeroDivisionError("planted")
         return read(path)
 
-    monkeypatch.setattr(keyring, "POLL_INTERVAL_S", 0.01)
-    monkeypatch.setattr(keyring, "read_keys", fail_once)
-    ring.start()
+    monkeypatch.setattr(key_store, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(key_store, "read_keys", fail_once)
+    store.start()
     try:
         rotate_key(file, key.id)
         assert failed.wait(timeout=20)
         revoke_key(file, key.id)
-        wait_for(lambda: not opens(ring, sent))
+        wait_for(lambda: not opens(store, sent))
     finally:
-        ring.close()
-    assert "The file of keys could not be polled" in caplog.text
+        store.close()
+    assert "The key file could not be polled" in caplog.text
 
 
 class Clock:
@@ -302,7 +304,7 @@ class Clock:
         return self.now
 
 
-def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
+def test_token_bucket_grants_its_burst_then_its_rate() -> None:
     clock = Clock()
     limiter = RateLimiter(clock=clock)
     assert [limiter.acquire("a", 2, 3) for _ in range(5)] == [0, 0, 0, 0.5, 0.5]
@@ -315,14 +317,14 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     assert [limiter.acquire("a", 2, 3) for _ in range(4)] == [0, 0, 0, 0.5]
 
 
-def test_a_share_is_of_rate_and_burst_and_lets_one_through() -> None:
+def test_share_scales_rate_and_burst_and_grants_at_least_one() -> None:
     limiter = RateLimiter(share=0.25, clock=Clock())
     assert [limiter.acquire("a", 4, 8) for _ in range(3)] == [0, 0, 1]
     assert [limiter.acquire("b", 4, 1) for _ in range(2)] == [0, 1]
 
 
-def test_a_burst_that_is_left_out_is_what_comes_in_a_second(file: Path) -> None:
-    def most(**limits: Any) -> int:
+def test_default_burst_is_the_rate_of_one_second(file: Path) -> None:
+    def max_burst(**limits: Any) -> int:
         return create_key(file, f"{limits}", ("infer",), **limits)[0].max_burst
 
-    assert [most(rate=0.5), most(rate=2.5), most(rate=2.5, burst=7)] == [1, 3, 7]
+    assert [max_burst(rate=0.5), max_burst(rate=2.5), max_burst(rate=2.5, burst=7)] == [1, 3, 7]

@@ -1,4 +1,4 @@
-"""Where a change of shape is dear, as on CUDA, each batch size has a session of its own; CUDA is pretended here."""
+"""A session for each batch size where a change of shape costs time, as on CUDA; CUDA is simulated here."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
 def serve(bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that serves batches of 1, 2, 4 and 6, and gives the client."""
 
-    def serve_digits(dear: bool = True, provider: str = "cuda") -> Any:
-        monkeypatch.setattr(warmup, "has_shape_switch_penalty", lambda *_: dear)
+    def serve_digits(penalty: bool = True, provider: str = "cuda") -> Any:
+        monkeypatch.setattr(warmup, "has_shape_switch_penalty", lambda *_: penalty)
         bundles.digits()
         return start(bundles.root, provider=provider, max_batch_size=6).client
 
@@ -46,7 +46,7 @@ def ask_for_all_sizes(client: Any) -> None:
         assert answer.json()["outputs"][0]["data"] == [4.0] * 3 * rows
 
 
-def test_each_size_has_a_session_of_its_own_which_was_warmed(
+def test_each_batch_size_has_its_own_warm_session(
     serve: Any, pretend: Callable[..., list[Any]], runs: dict[int, list[int]]
 ) -> None:
     asked = pretend()
@@ -58,24 +58,24 @@ def test_each_size_has_a_session_of_its_own_which_was_warmed(
     assert {place: set(seen) for place, seen in runs.items()} == {0: {6}, 1: {1}, 2: {2}, 3: {4}}
 
 
-@pytest.mark.parametrize(("dear", "provider"), [(False, "cuda"), (True, "tensorrt"), (True, "cpu")])
-def test_elsewhere_one_session_runs_all_sizes(
-    serve: Any, pretend: Callable[..., list[Any]], dear: bool, provider: str
+@pytest.mark.parametrize(("penalty", "provider"), [(False, "cuda"), (True, "tensorrt"), (True, "cpu")])
+def test_one_session_runs_all_sizes_without_a_shape_switch_penalty(
+    serve: Any, pretend: Callable[..., list[Any]], penalty: bool, provider: str
 ) -> None:
     asked = pretend(nodes={TENSORRT: 2} if provider == "tensorrt" else None)
-    ask_for_all_sizes(serve(dear, provider))
+    ask_for_all_sizes(serve(penalty, provider))
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ({"most": 3}, "CUDA out of memory"),
-        ({"most": 3, "on_cpu": False}, "CUDA out of memory"),
-        ({"most_got": 3}, "The provider 'cuda' was requested, but ONNX Runtime fell back to the CPU"),
+        ({"max_sessions": 3}, "CUDA out of memory"),
+        ({"max_sessions": 3, "on_cpu": False}, "CUDA out of memory"),
+        ({"max_on_provider": 3}, "The provider 'cuda' was requested, but ONNX Runtime fell back to the CPU"),
     ],
 )
-def test_if_one_of_them_cannot_be_had_one_session_runs_all_sizes(
+def test_one_session_runs_all_sizes_if_another_cannot_be_opened(
     serve: Any,
     pretend: Callable[..., list[Any]],
     runs: dict[int, list[int]],
@@ -88,7 +88,7 @@ def test_if_one_of_them_cannot_be_had_one_session_runs_all_sizes(
     check_that_one_runs_all(client, runs, caplog, reason)
 
 
-def test_if_one_of_them_cannot_run_one_session_runs_all_sizes(
+def test_one_session_runs_all_sizes_if_another_cannot_run(
     serve: Any,
     pretend: Callable[..., list[Any]],
     runs: dict[int, list[int]],

@@ -1,4 +1,4 @@
-"""The queue: what runs together, what waits, what is dropped."""
+"""The batcher: which requests run together, which wait, which are dropped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Network:
         assert await asyncio.to_thread(self.entered.acquire, timeout=20)
 
 
-def job(*values: float, outputs: Sequence[str] = ("y",), timeout_s: float = 20.0, **changes: Any) -> QueuedRequest:
+def request(*values: float, outputs: Sequence[str] = ("y",), timeout_s: float = 20.0, **changes: Any) -> QueuedRequest:
     array = np.array(values, np.float64).reshape(-1, 1)
     fields: dict[str, Any] = {"rows": len(values), "outputs": outputs, "deadline": perf_counter() + timeout_s}
     return QueuedRequest({"x": array}, **fields | changes)
@@ -60,20 +60,20 @@ def job(*values: float, outputs: Sequence[str] = ("y",), timeout_s: float = 20.0
 
 def run(test: Callable[[Network, Batcher], Awaitable[None]], **policy: Any) -> Network:
     """Run a test with a batcher; in a thread unless the policy says inline."""
-    network, workers = Network(), ThreadPool(threads=1)
-    batcher = Batcher(network, BatchPolicy(**{"max_batch_size": 4, "queue_capacity": 8} | policy), workers)
+    network, thread_pool = Network(), ThreadPool(threads=1)
+    batcher = Batcher(network, BatchPolicy(**{"max_batch_size": 4, "queue_capacity": 8} | policy), thread_pool)
     try:
         asyncio.run(asyncio.wait_for(test(network, batcher), timeout=30))
     finally:
         network.go_on.set()
-        workers.close()
+        thread_pool.close()
     return network
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_what_came_together_runs_together_and_everyone_gets_his_own(inline: bool) -> None:
+def test_batcher_runs_simultaneous_requests_together_and_splits_the_results(inline: bool) -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        results = await asyncio.gather(*(batcher.submit(job(number)) for number in range(6)))
+        results = await asyncio.gather(*(batcher.submit(request(number)) for number in range(6)))
         assert [result["y"].tolist() for result in results] == [[[2.0 * number]] for number in range(6)]
 
     network = run(test, inline=inline)
@@ -81,9 +81,9 @@ def test_what_came_together_runs_together_and_everyone_gets_his_own(inline: bool
     assert max(network.rows) == 4
 
 
-def test_a_request_of_more_rows_than_a_batch_is_cut_and_put_together() -> None:
+def test_batcher_splits_a_request_over_max_batch_size() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        large, small = await asyncio.gather(batcher.submit(job(*range(6))), batcher.submit(job(50, 51)))
+        large, small = await asyncio.gather(batcher.submit(request(*range(6))), batcher.submit(request(50, 51)))
         assert large["y"].ravel().tolist() == [0, 2, 4, 6, 8, 10]
         assert small["y"].ravel().tolist() == [100, 102]
 
@@ -91,15 +91,15 @@ def test_a_request_of_more_rows_than_a_batch_is_cut_and_put_together() -> None:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_a_batch_is_padded_to_a_warmed_size_and_nobody_sees_it(inline: bool) -> None:
+def test_batch_is_padded_to_a_warm_size_and_padding_is_not_returned(inline: bool) -> None:
     observed: list[int] = []
 
     async def test(network: Network, batcher: Batcher) -> None:
         batcher._on_run = lambda rows, _: observed.append(rows)
-        results = await asyncio.gather(*map(batcher.submit, (job(1), job(2, 3))))
+        results = await asyncio.gather(*map(batcher.submit, (request(1), request(2, 3))))
         assert [result["y"].ravel().tolist() for result in results] == [[2.0], [4.0, 6.0]]
         network.rows.clear()
-        assert (await batcher.submit(job(5)))["y"].tolist() == [[10.0]]
+        assert (await batcher.submit(request(5)))["y"].tolist() == [[10.0]]
         assert network.rows == [1]
 
     network = run(test, inline=inline, sizes=(1, 4))
@@ -107,9 +107,9 @@ def test_a_batch_is_padded_to_a_warmed_size_and_nobody_sees_it(inline: bool) -> 
     assert observed == [3, 1]
 
 
-def test_a_request_that_is_cut_is_padded_at_its_end_alone() -> None:
+def test_split_request_is_padded_in_its_last_batch_only() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        result = await batcher.submit(job(*range(1, 8)))
+        result = await batcher.submit(request(*range(1, 8)))
         assert result["y"].ravel().tolist() == [2.0 * number for number in range(1, 8)]
 
     assert run(test, inline=True, sizes=(1, 2, 4)).seen == [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 0.0]]
@@ -117,15 +117,15 @@ def test_a_request_that_is_cut_is_padded_at_its_end_alone() -> None:
 
 def test_rows_that_are_not_independent_are_never_padded() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        assert (await batcher.submit(job(1, 2, 3, rows=None)))["y"].ravel().tolist() == [2.0, 4.0, 6.0]
+        assert (await batcher.submit(request(1, 2, 3, rows=None)))["y"].ravel().tolist() == [2.0, 4.0, 6.0]
 
     assert run(test, inline=True, sizes=(1, 2, 4)).rows == [3]
 
 
-def test_a_padded_batch_of_a_wrong_number_of_rows_is_still_a_fault() -> None:
+def test_padded_batch_with_a_wrong_number_of_output_rows_fails() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         with pytest.raises(RunError):
-            await batcher.submit(job(1, 2, 3, outputs=("short",)))
+            await batcher.submit(request(1, 2, 3, outputs=("short",)))
 
     run(test, inline=True, sizes=(4,))
 
@@ -136,12 +136,12 @@ def test_rows_are_padded_to_the_next_size(rows: int, padding: int) -> None:
     assert BatchPolicy().padding(rows) == 0
 
 
-def test_what_waits_runs_as_soon_as_nothing_runs() -> None:
+def test_queued_requests_run_as_soon_as_nothing_runs() -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()
-        first = batcher.submit(job(1))
+        first = batcher.submit(request(1))
         await network.wait_for_run()
-        others = [batcher.submit(job(number)) for number in (2, 3)]
+        others = [batcher.submit(request(number)) for number in (2, 3)]
         network.go_on.set()
         await asyncio.gather(first, *others)
         assert batcher.is_idle
@@ -149,33 +149,33 @@ def test_what_waits_runs_as_soon_as_nothing_runs() -> None:
     assert run(test).rows == [1, 2]
 
 
-def test_only_rows_of_one_shape_run_together_and_the_order_is_kept() -> None:
+def test_batch_holds_rows_of_one_shape_in_order() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         shapes: list[tuple[tuple[int, ...], ...]] = [((1,),), ((2,),), ((1,),)]
-        jobs = [job(number, shapes=shape) for number, shape in enumerate(shapes)]
-        await asyncio.gather(*map(batcher.submit, jobs))
+        requests = [request(number, shapes=shape) for number, shape in enumerate(shapes)]
+        await asyncio.gather(*map(batcher.submit, requests))
 
     assert run(test, inline=True).seen == [[0.0, 2.0], [1.0]]
 
 
 def test_rows_that_are_not_independent_run_alone() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        await asyncio.gather(*(batcher.submit(job(number, rows=None)) for number in range(3)))
+        await asyncio.gather(*(batcher.submit(request(number, rows=None)) for number in range(3)))
 
     assert run(test, inline=True).rows == [1, 1, 1]
 
 
 def test_urgent_requests_go_first() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        await asyncio.gather(*(batcher.submit(job(number, urgent=number == 5)) for number in range(6)))
+        await asyncio.gather(*(batcher.submit(request(number, urgent=number == 5)) for number in range(6)))
 
     assert run(test, inline=True).seen[0][0] == 5.0
 
 
-def test_one_bad_member_fails_alone() -> None:
+def test_invalid_request_in_a_batch_fails_alone() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        jobs = [job(1), job(13), job(2)]
-        results = await asyncio.gather(*map(batcher.submit, jobs), return_exceptions=True)
+        requests = [request(1), request(13), request(2)]
+        results = await asyncio.gather(*map(batcher.submit, requests), return_exceptions=True)
         assert [type(result) for result in results] == [dict, InvalidRequestError, dict]
         assert isinstance(results[2], dict)
         assert results[2]["y"].tolist() == [[4.0]]
@@ -183,16 +183,16 @@ def test_one_bad_member_fails_alone() -> None:
     assert run(test, inline=True).rows == [3, 1, 1, 1]
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+def test_full_queue_rejects_requests_with_retry_after() -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()
-        waiting = [batcher.submit(job(0))]
+        waiting = [batcher.submit(request(0))]
         await network.wait_for_run()
-        waiting += [batcher.submit(job(number)) for number in range(8)]
+        waiting += [batcher.submit(request(number)) for number in range(8)]
         assert batcher.queued_rows == 8
-        with pytest.raises(QueueFullError) as refused:
-            batcher.submit(job(9))
-        assert refused.value.retry_after_s >= 1
+        with pytest.raises(QueueFullError) as rejected:
+            batcher.submit(request(9))
+        assert rejected.value.retry_after_s >= 1
         network.go_on.set()
         await asyncio.gather(*waiting)
         assert batcher.queued_rows == 0
@@ -200,20 +200,20 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     run(test)
 
 
-def test_a_request_of_more_rows_than_the_queue_is_taken_when_nothing_waits() -> None:
+def test_empty_queue_accepts_a_request_over_its_capacity() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        assert len((await batcher.submit(job(*[1.0] * 20)))["y"]) == 20
+        assert len((await batcher.submit(request(*[1.0] * 20)))["y"]) == 20
 
     run(test, inline=True)
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_a_deadline_holds_in_the_queue_and_in_the_run(running: bool) -> None:
+def test_deadline_ends_queued_and_running_requests(running: bool) -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()
-        first = batcher.submit(job(1, timeout_s=0.05 if running else 20))
+        first = batcher.submit(request(1, timeout_s=0.05 if running else 20))
         await network.wait_for_run()
-        late = first if running else batcher.submit(job(2, timeout_s=0.05))
+        late = first if running else batcher.submit(request(2, timeout_s=0.05))
         with pytest.raises(DeadlineError):
             await late
         assert batcher.queued_rows == 0
@@ -225,46 +225,46 @@ def test_a_deadline_holds_in_the_queue_and_in_the_run(running: bool) -> None:
     assert network.rows == [1]
 
 
-def test_a_deadline_that_has_passed_never_runs() -> None:
+def test_request_past_its_deadline_never_runs() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         with pytest.raises(DeadlineError):
-            await batcher.submit(job(1, timeout_s=-1))
+            await batcher.submit(request(1, timeout_s=-1))
 
     assert run(test, inline=True).rows == []
 
 
-def test_who_leaves_the_queue_is_dropped_and_harms_nobody() -> None:
+def test_cancelled_request_is_dropped_and_others_run() -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()
-        first = batcher.submit(job(1))
+        first = batcher.submit(request(1))
         await network.wait_for_run()
-        leaver = job(2)
-        left, stayed = batcher.submit(leaver), batcher.submit(job(3))
-        batcher.cancel(leaver)
+        cancelled = request(2)
+        lost, kept = batcher.submit(cancelled), batcher.submit(request(3))
+        batcher.cancel(cancelled)
         with pytest.raises(ClientDisconnectedError):
-            await left
+            await lost
         network.go_on.set()
-        await asyncio.gather(first, stayed)
+        await asyncio.gather(first, kept)
 
     assert run(test).seen == [[1.0], [3.0]]
 
 
-def test_the_last_to_leave_a_run_stops_it() -> None:
+def test_run_stops_when_its_last_request_is_cancelled() -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()
-        first = batcher.submit(job(0))
+        first = batcher.submit(request(0))
         await network.wait_for_run()
-        jobs = [job(1), job(2)]
-        futures = list(map(batcher.submit, jobs))
+        requests = [request(1), request(2)]
+        futures = list(map(batcher.submit, requests))
         held, network.go_on = network.go_on, threading.Event()  # the second run is held as well
         held.set()
         await first
         await network.wait_for_run()
         cancel = network.cancels[1]
         assert cancel is not None
-        batcher.cancel(jobs[0])
+        batcher.cancel(requests[0])
         assert not cancel.is_set
-        batcher.cancel(jobs[1])
+        batcher.cancel(requests[1])
         assert cancel.is_set
         network.go_on.set()
         await asyncio.gather(*futures, return_exceptions=True)
@@ -272,29 +272,29 @@ def test_the_last_to_leave_a_run_stops_it() -> None:
     run(test)
 
 
-def test_a_batch_that_is_full_does_not_wait_and_one_that_is_not_keeps_deadlines() -> None:
+def test_full_batch_skips_the_delay_and_a_waiting_batch_keeps_deadlines() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         started = perf_counter()
-        await asyncio.gather(*(batcher.submit(job(number)) for number in range(4)))
+        await asyncio.gather(*(batcher.submit(request(number)) for number in range(4)))
         assert perf_counter() - started < 5
         with pytest.raises(DeadlineError):
-            await batcher.submit(job(1, timeout_s=0.05))
+            await batcher.submit(request(1, timeout_s=0.05))
         assert perf_counter() - started < 5
 
     run(test, inline=True, delay_s=10.0)
 
 
-def test_a_wrong_number_of_rows_is_a_fault_of_the_network() -> None:
+def test_wrong_number_of_output_rows_fails_the_run() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
         with pytest.raises(RunError):
-            await batcher.submit(job(1, 2, outputs=("short",)))
+            await batcher.submit(request(1, 2, outputs=("short",)))
 
     run(test, inline=True)
 
 
-def test_outputs_that_differ_are_all_computed() -> None:
+def test_batch_computes_the_outputs_of_all_its_requests() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        one, both = job(1), job(2, outputs=("y", "z"))
+        one, both = request(1), request(2, outputs=("y", "z"))
         results = await asyncio.gather(batcher.submit(one), batcher.submit(both))
         assert [sorted(result) for result in results] == [["y"], ["y", "z"]]
 
@@ -303,19 +303,19 @@ def test_outputs_that_differ_are_all_computed() -> None:
             return [tensors["x"] for _ in outputs]
 
     async def main() -> None:
-        await test(Same(), Batcher(Same(), BatchPolicy(inline=True), workers))
+        await test(Same(), Batcher(Same(), BatchPolicy(inline=True), thread_pool))
 
-    workers = ThreadPool(threads=1)
+    thread_pool = ThreadPool(threads=1)
     asyncio.run(main())
-    workers.close()
+    thread_pool.close()
 
 
-def test_unloading_ends_what_waits() -> None:
+def test_closed_batcher_fails_queued_and_running_requests() -> None:
     async def test(network: Network, batcher: Batcher) -> None:
         network.go_on.clear()
-        first = batcher.submit(job(1))
+        first = batcher.submit(request(1))
         await network.wait_for_run()
-        second = batcher.submit(job(2))
+        second = batcher.submit(request(2))
         batcher.close()
         for future in (first, second):
             with pytest.raises(UnloadedError):

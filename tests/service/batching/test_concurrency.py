@@ -1,4 +1,4 @@
-"""Many clients at once, and clients that leave."""
+"""Concurrent clients, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, Service, StartService
 
 
-def test_every_client_gets_its_own_answer(served: Service) -> None:
+def test_concurrent_clients_get_their_own_results(served: Service) -> None:
     def ask(number: int) -> tuple[list[float], str]:
         body = {"instances": [[40 + 10 * number, 1e9]]}
         headers = {"X-Request-Id": f"id-{number}"}
@@ -56,7 +56,7 @@ def test_long_run_does_not_stop_the_event_loop(
         assert slow.result(timeout=20).json() == {"predictions": [[0.0, 0.0]]}
 
 
-def test_client_that_leaves_while_it_sends_is_no_error_of_ours(
+def test_client_that_disconnects_while_sending_is_not_a_server_error(
     served: Service, access_log: AccessLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nX-Request-Id: leaver\r\nContent-Length: 100\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Networks that fail while they run, and clocks that jump: each harms its own request alone, or none."""
+"""Runs that fail, and wall clocks that jump: no other request is affected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TOO_MUCH = 2**46
 """Floats: more than there are addresses."""
 
 
-def test_memory_that_is_not_there_fails_one_request(
+def test_failed_allocation_fails_one_request(
     bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     allocator(bundles)
@@ -64,7 +64,7 @@ def test_memory_that_is_not_there_fails_one_request(
     assert any("allocate" in message for message in caplog.messages)
 
 
-def test_a_bad_member_of_a_batch_fails_alone(
+def test_invalid_request_of_a_batch_fails_alone_over_http(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten requests wait while one runs, then run together: one that asks for too much fails all, then only itself."""
@@ -92,7 +92,7 @@ def test_a_bad_member_of_a_batch_fails_alone(
 
 @pytest.mark.parametrize("error", [MemoryError("planted"), RuntimeError("planted"), OSError("planted")])
 @pytest.mark.parametrize("inline", [True, False])
-def test_whatever_a_run_raises_is_500_and_the_next_is_answered(
+def test_any_exception_of_a_run_is_500_and_the_next_request_succeeds(
     bundles: BundleWriter,
     start: StartService,
     monkeypatch: pytest.MonkeyPatch,
@@ -121,7 +121,7 @@ def test_whatever_a_run_raises_is_500_and_the_next_is_answered(
     assert post_picture(service).status_code == 200
 
 
-def test_a_clock_that_jumps_changes_nothing(
+def test_jumping_wall_clock_has_no_effect(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An hour forward, two back, and so on, at every look at it."""
@@ -139,7 +139,7 @@ def test_a_clock_that_jumps_changes_nothing(
     assert all(0 < line["ms"] < 20_000 for line in lines)
 
 
-def test_nothing_is_decided_by_a_clock_that_can_be_set() -> None:
+def test_wall_clock_is_read_in_listed_modules_only() -> None:
     """Only what is told to people and machines has the time of day, the days on which keys end, and the order in which
     several processes kept inputs, each of which keeps its own order whatever the clock says.
     """

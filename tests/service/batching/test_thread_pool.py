@@ -1,4 +1,4 @@
-"""The threads that compute: what callers get from them, and how they end."""
+"""The thread pool: results and errors of its calls, and how it is closed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normfold.service.batching.thread_pool import ThreadPool
 WHO: ContextVar[str] = ContextVar("who")
 
 
-def test_call_runs_in_another_thread_in_the_callers_context() -> None:
+def test_thread_pool_runs_a_call_in_the_callers_context() -> None:
     async def ask(name: str) -> tuple[str, str]:
         WHO.set(name)
         return await workers.call(lambda: (WHO.get(), threading.current_thread().name))
@@ -31,7 +31,7 @@ def test_call_runs_in_another_thread_in_the_callers_context() -> None:
 
 
 @pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit])
-def test_callers_get_what_a_job_raises_and_the_thread_goes_on(kind: type[BaseException]) -> None:
+def test_thread_pool_raises_a_tasks_error_in_its_caller_and_keeps_its_thread(kind: type[BaseException]) -> None:
     def die() -> None:
         raise kind("planted")
 
@@ -48,7 +48,7 @@ def test_callers_get_what_a_job_raises_and_the_thread_goes_on(kind: type[BaseExc
     assert workers.ended
 
 
-def test_job_whose_caller_has_left_is_not_run() -> None:
+def test_task_of_a_cancelled_caller_does_not_run() -> None:
     ran: list[str] = []
 
     async def ask() -> None:
@@ -74,7 +74,7 @@ def test_job_whose_caller_has_left_is_not_run() -> None:
     assert ran == ["third"]
 
 
-def test_close_waits_for_what_runs_and_drops_what_waits() -> None:
+def test_close_waits_for_running_tasks_and_drops_waiting_ones() -> None:
     running, go_on = threading.Event(), threading.Event()
     ran: list[Any] = []
 
@@ -101,7 +101,7 @@ def test_close_waits_for_what_runs_and_drops_what_waits() -> None:
     assert workers.ended
 
 
-def test_close_leaves_a_job_that_hangs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_abandons_a_task_that_hangs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.05)
     running, go_on = threading.Event(), threading.Event()
 

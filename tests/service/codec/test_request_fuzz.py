@@ -162,7 +162,7 @@ def test_decoder_returns_the_arrays_of_a_valid_request(
 
 @LOOK
 @given(st.data(), tensors())
-def test_raw_tensor_is_decoded_where_at_most_one_size_is_free(data: st.DataObject, array: Array) -> None:
+def test_raw_tensor_is_decoded_without_a_second_free_size(data: st.DataObject, array: Array) -> None:
     spec = data.draw(declared(array, "a"))
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
     signature, text = ModelSignature([spec], GIVEN), array.dtype.kind == "O"
@@ -299,7 +299,7 @@ def test_fuzzer_finds_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PROPERTIES = (
     test_decoder_returns_the_arrays_of_a_valid_request,
-    test_raw_tensor_is_decoded_where_at_most_one_size_is_free,
+    test_raw_tensor_is_decoded_without_a_second_free_size,
     test_broken_body_is_rejected_or_valid,
     test_any_json_structure_is_rejected_or_valid,
     test_both_json_parsers_decode_the_same_numbers,

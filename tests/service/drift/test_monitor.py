@@ -1,4 +1,4 @@
-"""A service that watches real bundles: what is normal, what is not, what it costs, and what outlives a restart."""
+"""Drift monitoring of real bundles in a service: scores, verdicts, cost, and state over a restart."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
-from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, to_json
-from normfold.contract.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
+from normfold.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
+from normfold.contract.record import to_json
 from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
 from normfold.export.errors import SampleError
@@ -55,9 +56,9 @@ def repository(tmp_path: Path) -> Path:
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    export_bundle(path, tmp_path / "repository", "net", held_out={"input": rows(300)})
+    export_bundle(path, tmp_path / "repository", "net", calibration={"input": rows(300)})
     export_bundle(path, tmp_path / "repository", "unknown")
-    export_bundle(path, tmp_path / "repository", "unwatched", watch=False)
+    export_bundle(path, tmp_path / "repository", "unwatched", monitoring=False)
     return tmp_path / "repository"
 
 
@@ -68,21 +69,21 @@ def ask(service: Service, array: np.ndarray, model: str = "net") -> None:
         assert service.client.post(f"/v2/models/{model}/infer", json={"inputs": [entry]}).status_code == 200
 
 
-def shift(service: Service, model: str = "net") -> dict[str, Any]:
+def drift(service: Service, model: str = "net") -> dict[str, Any]:
     """Return what the service says of a model's inputs."""
     found: dict[str, Any] = service.client.get(f"/v2/models/{model}/drift").json()
     return found
 
 
 @pytest.mark.slow
-def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: StartService) -> None:
+def test_normal_rows_do_not_drift_and_moved_rows_do(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     fed = {"normal": rows(600), "moved": rows(600, offset=1.0)}
 
     ask(service, fed["normal"])
-    normal = shift(service)
+    normal = drift(service)
     ask(service, fed["moved"])
-    moved = shift(service)
+    moved = drift(service)
 
     assert normal["window_fill"] > 0.9
     assert normal["drifted"] is False
@@ -94,12 +95,12 @@ def test_normal_rows_are_normal_and_moved_ones_are_not(repository: Path, start: 
 
 
 @pytest.mark.slow
-def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: StartService) -> None:
+def test_bundle_without_calibration_rows_has_scores_and_no_verdict(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
 
     ask(service, rows(500, offset=1.0), "unknown")
 
-    found = shift(service, "unknown")
+    found = drift(service, "unknown")
     assert found["monitored"] is True
     assert found["drifted"] is None
     assert found["layers"][0]["threshold"] is None
@@ -107,14 +108,14 @@ def test_without_held_out_rows_there_are_scores_alone(repository: Path, start: S
 
 
 @pytest.mark.parametrize(("model", "settings"), [("unwatched", {"drift_share": 1.0}), ("net", {"drift_share": 0.0})])
-def test_what_is_not_watched_says_so(
+def test_drift_route_reports_a_model_that_is_not_monitored(
     repository: Path, start: StartService, model: str, settings: dict[str, Any]
 ) -> None:
     service = start(repository, **settings)
 
     ask(service, rows(3), model)
 
-    assert shift(service, model) == {
+    assert drift(service, model) == {
         "model_name": model,
         "model_version": "1",
         "monitored": False,
@@ -123,20 +124,20 @@ def test_what_is_not_watched_says_so(
 
 
 @pytest.mark.slow
-def test_a_small_share_looks_at_few(repository: Path, start: StartService) -> None:
+def test_small_share_samples_few_requests(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=0.01)
     begun = time.monotonic()
 
     ask(service, rows(300))
 
-    seconds, found = time.monotonic() - begun, shift(service)
+    seconds, found = time.monotonic() - begun, drift(service)
     allowed = 1 + seconds * 0.01 / 0.0003  # what handing over costs alone
     assert 1 <= found["rows"] <= allowed
     assert found["sampling"]["max_rows_per_hour"] <= 3600 * 0.01 / 0.0003
 
 
 @pytest.mark.slow
-def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, start: StartService) -> None:
+def test_drift_state_survives_a_restart(repository: Path, tmp_path: Path, start: StartService) -> None:
     settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state"}
     chosen = Settings(repository=repository, provider="cpu", **settings)
     with serve_app(create_app(chosen), chosen) as first:
@@ -148,10 +149,10 @@ def test_what_was_seen_outlives_a_restart(repository: Path, tmp_path: Path, star
     second = start(repository, **settings)
 
     assert seen > 50
-    assert shift(second)["rows"] == seen
+    assert drift(second)["rows"] == seen
 
 
-def test_the_last_of_it_is_written_down_while_nobody_asks(
+def test_last_rows_are_saved_without_further_requests(
     repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.service.drift.monitor.SAVE_INTERVAL_S", 0.05)
@@ -165,11 +166,11 @@ def test_the_last_of_it_is_written_down_while_nobody_asks(
     card = repository / "net" / "1" / MONITOR_CARD_NAME
     (path,) = (tmp_path / "state" / "drift" / "net").rglob("*.npz")
     wait_for(written)
-    assert shift(service)["rows"] == 1
+    assert drift(service)["rows"] == 1
 
 
 @pytest.mark.slow
-def test_rows_that_are_not_finite_are_counted_and_not_kept(
+def test_non_finite_rows_are_counted_and_not_summed(
     repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("normfold.service.drift.monitor.SAVE_INTERVAL_S", 0.05)
@@ -177,20 +178,20 @@ def test_rows_that_are_not_finite_are_counted_and_not_kept(
     huge = np.full((1, 2, 4, 4), 1e25, np.float32)  # the square of which is none
 
     ask(service, huge)
-    wait_for(lambda: shift(service)["rows_not_finite"] == 1)
+    wait_for(lambda: drift(service)["rows_not_finite"] == 1)
     ask(service, rows(1))
-    wait_for(lambda: shift(service)["rows"] == 1)
+    wait_for(lambda: drift(service)["rows"] == 1)
 
     with np.load(io.BytesIO(service.client.get("/v2/models/net/samples").content)) as found:
         assert len(found["input"]) == 1
 
 
 @pytest.mark.slow
-def test_metrics_tell_the_same(repository: Path, start: StartService) -> None:
+def test_drift_metrics_match_the_drift_route(repository: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0)
     ask(service, rows(600, offset=1.0))
 
-    found = shift(service)
+    found = drift(service)
     families = {one.name: one for one in text_string_to_metric_families(service.client.get("/metrics").text)}
 
     def value(name: str) -> float:
@@ -203,7 +204,7 @@ def test_metrics_tell_the_same(repository: Path, start: StartService) -> None:
     assert value("normfold_drift_sampled_rows") >= found["rows"]
 
 
-def test_a_monitor_of_another_network_is_refused(repository: Path, start: StartService) -> None:
+def test_monitor_of_another_network_is_rejected(repository: Path, start: StartService) -> None:
     folder = repository / "net" / "1"
     proto = onnx.load(folder / MONITOR_NAME)
     for output in proto.graph.output:
@@ -222,7 +223,7 @@ def test_a_monitor_of_another_network_is_refused(repository: Path, start: StartS
     assert "monitor.json" in answer.json()["error"]
 
 
-def test_recent_inputs_are_kept_if_somebody_asks_for_it(repository: Path, tmp_path: Path, start: StartService) -> None:
+def test_recent_inputs_are_kept_with_keep_samples(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     sent = rows(200)
 
@@ -237,7 +238,7 @@ def test_recent_inputs_are_kept_if_somebody_asks_for_it(repository: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: StartService) -> None:
+def test_kept_inputs_can_be_used_by_adapt(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=500)
     ask(service, rows(300, offset=2.0))
     (tmp_path / "samples.npz").write_bytes(service.client.get("/v2/models/net/samples").content)
@@ -246,8 +247,8 @@ def test_they_are_what_adapt_takes(repository: Path, tmp_path: Path, start: Star
 
     again = start(repository, drift_share=1.0)
     ask(again, rows(600, offset=2.0))
-    assert shift(again)["model_version"] == str(version)
-    assert shift(again)["drifted"] is False
+    assert drift(again)["model_version"] == str(version)
+    assert drift(again)["drifted"] is False
 
 
 def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:
@@ -267,14 +268,14 @@ def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> N
         assert np.array_equal(taken["input"], arrays["input"])
 
 
-def test_a_state_folder_without_inputs_says_how_to_keep_them(repository: Path, tmp_path: Path) -> None:
+def test_adapt_explains_how_to_keep_inputs(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "state" / "drift").mkdir(parents=True)
 
     with pytest.raises(SampleError, match="keeps no inputs of net/1; .* NORMFOLD_KEEP_SAMPLES"):
         adapt(repository, "net", tmp_path / "state")
 
 
-def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: StartService) -> None:
+def test_inputs_are_not_kept_by_default(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
     ask(service, rows(20))
 
@@ -285,6 +286,6 @@ def test_otherwise_nothing_is_kept(repository: Path, tmp_path: Path, start: Star
     assert not list((tmp_path / "state").rglob("*.samples"))
 
 
-def test_keeping_needs_a_folder() -> None:
+def test_keep_samples_needs_a_state_dir() -> None:
     with pytest.raises(SettingsError, match="state_dir, which is not set"):
         load_settings(keep_samples=5)

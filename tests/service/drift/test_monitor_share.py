@@ -1,4 +1,4 @@
-"""How often a service looks at inputs, by a clock that the test moves."""
+"""The share of processor time that a drift monitor takes, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 from normfold.service.drift import monitor as module
 from normfold.service.drift.monitor import BUSY_UTILIZATION, HANDOVER_S, DriftMonitor
 
@@ -47,30 +47,30 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, *, busy: float, share: float, pro
     monkeypatch.setattr(module, "process_time", machine.process_time)
     monkeypatch.setattr(module, "thread_time", machine.thread_time)
     monkeypatch.setattr(module, "perf_counter", lambda: machine.now)
-    layer = WatchedLayer(node="norm", means="m", squares="s", variances=(1.0, 1.0, 1.0))
+    layer = MonitoredLayer(node="norm", means="m", squares="s", variances=(1.0, 1.0, 1.0))
     monitor = Monitor(window_rows=200, layers=(layer,))
 
     async def ask() -> None:
-        watch = DriftMonitor(monitor, machine, machine, share, processors)
+        drift_monitor = DriftMonitor(monitor, machine, machine, share, processors)
         for _ in range(1000 * SECONDS):
             machine.now += 0.001
-            watch.offer({"input": np.zeros((1, 4), np.float32)}, machine.now)
+            drift_monitor.offer({"input": np.zeros((1, 4), np.float32)}, machine.now)
 
     asyncio.run(ask())
     return int(machine.ran)
 
 
 @pytest.mark.parametrize(("busy", "processors"), [(0.9 * BUSY_UTILIZATION, 1), (1.8 * BUSY_UTILIZATION, 2)])
-def test_with_time_to_spare_it_takes_its_share(monkeypatch: pytest.MonkeyPatch, busy: float, processors: int) -> None:
+def test_monitor_takes_its_share_in_an_idle_process(
+    monkeypatch: pytest.MonkeyPatch, busy: float, processors: int
+) -> None:
     seen = looked_at(monkeypatch, busy=busy, share=0.01, processors=processors)
 
     assert seen == pytest.approx(0.01 * SECONDS / RUN_S, rel=0.03)
 
 
 @pytest.mark.parametrize(("busy", "processors"), [(1.1 * BUSY_UTILIZATION, 1), (1.0, 1), (2.2 * BUSY_UTILIZATION, 2)])
-def test_a_busy_process_is_watched_less_but_watched(
-    monkeypatch: pytest.MonkeyPatch, busy: float, processors: int
-) -> None:
+def test_monitor_samples_less_in_a_busy_process(monkeypatch: pytest.MonkeyPatch, busy: float, processors: int) -> None:
     seen = looked_at(monkeypatch, busy=busy, share=0.01, processors=processors)
 
     spared = looked_at(monkeypatch, busy=0.0, share=0.01)
@@ -79,5 +79,5 @@ def test_a_busy_process_is_watched_less_but_watched(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("busy", [0.0, 1.0])
-def test_a_share_of_one_looks_at_every_request(monkeypatch: pytest.MonkeyPatch, busy: float) -> None:
+def test_share_of_one_samples_every_request(monkeypatch: pytest.MonkeyPatch, busy: float) -> None:
     assert looked_at(monkeypatch, busy=busy, share=1.0) == 1000 * SECONDS

@@ -1,4 +1,4 @@
-"""Recent inputs that a service keeps: the newest of all processes, in order, for the owner alone."""
+"""Recent inputs that a service keeps: the newest of all processes, in order, readable for their owner only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract import samples as kept
-from normfold.contract.samples import read_kept
+from normfold.contract.drift import samples as kept
+from normfold.contract.drift.samples import read_stored_samples
 from normfold.service.drift import sample_buffer as module
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.sample_buffer import SampleBuffer
@@ -54,20 +54,20 @@ def ended(folder: Path, samples: SampleBuffer, files: ProcessFiles) -> None:
     assert list(folder.glob("*.samples"))
 
 
-@pytest.mark.parametrize(("most", "told"), [(10, [0, 1, 2, 3, 4, 5]), (4, [2, 3, 4, 5])])
-def test_the_newest_rows_of_all_processes_come_in_the_order_of_time(
-    tmp_path: Path, clock: list[float], most: int, told: list[float]
+@pytest.mark.parametrize(("max_rows", "expected"), [(10, [0, 1, 2, 3, 4, 5]), (4, [2, 3, 4, 5])])
+def test_newest_rows_of_all_processes_are_in_order_of_time(
+    tmp_path: Path, clock: list[float], max_rows: int, expected: list[float]
 ) -> None:
-    one, other = SampleBuffer(most, ProcessFiles(tmp_path)), SampleBuffer(most, ProcessFiles(tmp_path))
+    one, other = SampleBuffer(max_rows, ProcessFiles(tmp_path)), SampleBuffer(max_rows, ProcessFiles(tmp_path))
     for number in range(6):
         clock[0] += 1
         add(one if number % 2 else other, number)
     other.save()
 
-    assert values(one.to_npz()) == told
+    assert values(one.to_npz()) == expected
 
 
-def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[float]) -> None:
+def test_order_is_kept_when_the_clock_is_set_back(tmp_path: Path, clock: list[float]) -> None:
     samples = SampleBuffer(3, ProcessFiles(tmp_path))
     for number in range(5):
         clock[0] -= 3600
@@ -76,7 +76,7 @@ def test_a_clock_that_is_set_back_leaves_the_order(tmp_path: Path, clock: list[f
     assert values(samples.to_npz()) == [2, 3, 4]
 
 
-def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Path, clock: list[float]) -> None:
+def test_rows_of_ended_processes_are_adopted_within_the_limit(tmp_path: Path, clock: list[float]) -> None:
     for number in range(4):
         clock[0] += 1
         files = ProcessFiles(tmp_path)
@@ -93,7 +93,7 @@ def test_what_ended_processes_kept_is_taken_over_and_does_not_grow(tmp_path: Pat
     assert len(list(tmp_path.glob("*.samples"))) == 1
 
 
-def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
+def test_rows_are_deleted_once_they_are_not_kept_any_more(tmp_path: Path) -> None:
     files = ProcessFiles(tmp_path)
     samples = SampleBuffer(5, files)
     add(samples, 1.0)
@@ -105,7 +105,7 @@ def test_once_nobody_wants_them_they_go(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.samples"))
 
 
-def test_the_owner_alone_may_read_them(tmp_path: Path) -> None:
+def test_sample_files_are_readable_for_their_owner_only(tmp_path: Path) -> None:
     samples = SampleBuffer(5, ProcessFiles(tmp_path))
     add(samples, 1.0)
 
@@ -115,7 +115,7 @@ def test_the_owner_alone_may_read_them(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_rows_that_are_not_wanted_are_not_kept(tmp_path: Path) -> None:
+def test_unselected_rows_are_not_kept(tmp_path: Path) -> None:
     samples = SampleBuffer(5, ProcessFiles(tmp_path))
 
     samples.add(rows(1.0, np.nan, 3.0), np.array([True, False, True]))
@@ -123,7 +123,7 @@ def test_rows_that_are_not_wanted_are_not_kept(tmp_path: Path) -> None:
     assert values(samples.to_npz()) == [1, 3]
 
 
-def test_they_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_buffer_stays_within_its_byte_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 12)
     samples = SampleBuffer(1000, ProcessFiles(tmp_path))
 
@@ -132,7 +132,7 @@ def test_they_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pyt
     assert values(samples.to_npz()) == [97, 98, 99]
 
 
-def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_threads_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     samples = SampleBuffer(500, ProcessFiles(tmp_path))
     add(samples, *range(500))
 
@@ -143,7 +143,7 @@ def test_two_may_save_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         thread.join()
 
     (path,) = tmp_path.iterdir()
-    assert len(read_kept(path)) == 500
+    assert len(read_stored_samples(path)) == 500
     assert not caplog.records
 
 
@@ -154,20 +154,20 @@ def test_inputs_may_have_any_name(tmp_path: Path, name: str) -> None:
     samples.save()
 
     (path,) = tmp_path.glob("*.samples")
-    assert [list(row.tensors) for row in read_kept(path)] == [[name], [name]]
+    assert [list(row.tensors) for row in read_stored_samples(path)] == [[name], [name]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04", b"PK\x05\x06"])
-def test_a_damaged_file_holds_nothing(tmp_path: Path, content: bytes) -> None:
+def test_damaged_sample_file_is_read_as_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "1.samples"
     path.write_bytes(content)
 
-    assert read_kept(path) == []
+    assert read_stored_samples(path) == []
 
 
-def test_a_file_whose_arrays_do_not_fit_holds_nothing(tmp_path: Path) -> None:
+def test_sample_file_with_mismatched_arrays_is_read_as_empty(tmp_path: Path) -> None:
     path = tmp_path / "1.samples"
     with path.open("wb") as file:
         kept.write_archive(file, {"times": np.zeros(3), "inputs/x": np.zeros((2, 1))})
 
-    assert read_kept(path) == []
+    assert read_stored_samples(path) == []

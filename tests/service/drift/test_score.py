@@ -1,15 +1,15 @@
-"""WindowSums that forget, and what is said of them."""
+"""Decayed sums of inputs, and the drift scores computed from them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor, WatchedLayer
+from normfold.contract.drift.monitor import Monitor, MonitoredLayer
 from normfold.service.drift.score import LayerSums, WindowSums, finite_rows, score_drift
 
 WINDOW = 50
-LAYER = WatchedLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0, 0.0), threshold=0.2)
+LAYER = MonitoredLayer(node="bn", means="m", squares="s", variances=(1.0, 1.0, 0.0), threshold=0.2)
 MONITOR = Monitor(window_rows=WINDOW, layers=(LAYER,))
 RNG = np.random.default_rng(0)
 
@@ -24,17 +24,17 @@ def rows(count: int, mean: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
 def seen(count: int, mean: float = 0.0) -> WindowSums:
     """Return the sums of so many requests of a row each."""
     sums = WindowSums.of(MONITOR)
-    watch(sums, count, mean)
+    add_rows(sums, count, mean)
     return sums
 
 
-def watch(sums: WindowSums, count: int, mean: float = 0.0) -> None:
+def add_rows(sums: WindowSums, count: int, mean: float = 0.0) -> None:
     """Add so many requests of a row each."""
     for _ in range(count):
         sums.add_request(rows(1, mean), WINDOW)
 
 
-def test_requests_weigh_less_the_older_they_are() -> None:
+def test_weight_of_a_request_decays() -> None:
     sums, given = WindowSums.of(MONITOR), [rows(1) for _ in range(7)]
     decay = (WINDOW - 1) / (WINDOW + 1)
 
@@ -48,7 +48,7 @@ def test_requests_weigh_less_the_older_they_are() -> None:
     assert sums.rows == 7
 
 
-def test_rows_of_one_request_count_as_one_of_a_window() -> None:
+def test_rows_of_one_request_count_as_one_row_of_a_window() -> None:
     given, sums = rows(8), WindowSums.of(MONITOR)
 
     for _ in range(10):
@@ -59,16 +59,16 @@ def test_rows_of_one_request_count_as_one_of_a_window() -> None:
     assert np.allclose(sums.layers[0].means / sums.weight, given[0][0].mean(axis=0, dtype=np.float64))
 
 
-def test_an_endless_stream_is_worth_a_window() -> None:
+def test_effective_rows_of_an_endless_stream_are_a_window() -> None:
     sums = seen(40 * WINDOW)
 
     assert sums.effective_rows == pytest.approx(WINDOW, rel=1e-6)
 
 
-def test_nothing_is_said_before_the_window_is_nearly_full() -> None:
+def test_verdict_waits_until_the_window_is_nearly_full() -> None:
     sums = WindowSums.of(MONITOR)
     assert score_drift(MONITOR, sums).layers == ()
-    watch(sums, 20, mean=5.0)
+    add_rows(sums, 20, mean=5.0)
 
     found = score_drift(MONITOR, sums)
 
@@ -77,7 +77,7 @@ def test_nothing_is_said_before_the_window_is_nearly_full() -> None:
 
 
 @pytest.mark.parametrize(("mean", "drifted"), [(0.0, False), (2.0, True)])
-def test_what_is_far_is_said_to_be(mean: float, drifted: bool) -> None:
+def test_rows_far_from_training_are_drifted(mean: float, drifted: bool) -> None:
     sums = seen(200, mean)
 
     found = score_drift(MONITOR, sums)
@@ -86,7 +86,7 @@ def test_what_is_far_is_said_to_be(mean: float, drifted: bool) -> None:
     assert found.layers[0].drifted is drifted
 
 
-def test_without_thresholds_there_is_a_score_and_no_verdict() -> None:
+def test_layer_without_a_threshold_has_a_score_and_no_verdict() -> None:
     monitor = Monitor(window_rows=WINDOW, layers=(LAYER.model_copy(update={"threshold": None}),))
     sums = seen(200, 5.0)
 
@@ -97,14 +97,14 @@ def test_without_thresholds_there_is_a_score_and_no_verdict() -> None:
     assert found.layers[0].score > 1
 
 
-def test_an_old_shift_is_forgotten() -> None:
+def test_old_drift_is_forgotten() -> None:
     sums = seen(200, 3.0)
-    watch(sums, 10 * WINDOW)
+    add_rows(sums, 10 * WINDOW)
 
     assert score_drift(MONITOR, sums).drifted is False
 
 
-def test_the_worst_channels_come_first() -> None:
+def test_channels_are_sorted_by_score() -> None:
     sums = WindowSums.of(MONITOR)
     given = rows(200)
     given[0][0][:, 1] += 4
@@ -119,7 +119,7 @@ def test_the_worst_channels_come_first() -> None:
     assert [one.score for one in worst] == sorted((one.score for one in worst), reverse=True)
 
 
-def test_channels_are_called_what_they_are_in_the_network() -> None:
+def test_channels_have_their_numbers_in_the_network() -> None:
     layer = LAYER.model_copy(update={"channels": (2, 5, 9)})
     sums = WindowSums.of(MONITOR)
     given = rows(200)
@@ -133,7 +133,7 @@ def test_channels_are_called_what_they_are_in_the_network() -> None:
     assert {one.channel for one in worst} == {2, 5, 9}
 
 
-def test_processes_add_up() -> None:
+def test_sums_of_processes_add_up() -> None:
     one, other = seen(30), seen(40)
     other.rows_not_finite = 2
     together = WindowSums([LayerSums(np.zeros(3), np.zeros(3))])
@@ -146,7 +146,7 @@ def test_processes_add_up() -> None:
     assert np.array_equal(together.layers[0].means, one.layers[0].means + other.layers[0].means)
 
 
-def test_rows_that_are_not_finite_are_left_out() -> None:
+def test_non_finite_rows_are_left_out() -> None:
     means, squares = np.zeros((3, 3), np.float32), np.ones((3, 3), np.float32)
     means[1, 2] = np.nan
 
@@ -156,12 +156,12 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
     assert finite.tolist() == [True, False, True]
 
 
-def test_a_copy_stays_as_it_is() -> None:
+def test_copy_of_sums_is_independent() -> None:
     sums = seen(5)
     copy = sums.copy()
     means = copy.layers[0].means.copy()
 
-    watch(sums, 5, mean=3.0)
+    add_rows(sums, 5, mean=3.0)
 
     assert copy.rows == 5
     assert np.array_equal(copy.layers[0].means, means)

@@ -1,4 +1,4 @@
-"""What is kept of watching: over a restart, among processes, and nothing that cannot be trusted."""
+"""State of drift monitoring on disk: over a restart, among processes, and with damaged files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normfold.contract.monitor import Monitor
+from normfold.contract.drift.monitor import Monitor
 from normfold.service.drift.process_files import ProcessFiles
 from normfold.service.drift.store import DriftStore, read_sums
 from tests.support.bundles import TWO_CHANNEL_MONITOR, drift_sums
@@ -33,7 +33,7 @@ def store_in(folder: Path) -> DriftStore:
     return DriftStore(ProcessFiles(folder), TWO_CHANNEL_MONITOR)
 
 
-def test_what_a_process_left_is_taken_over_once(tmp_path: Path, opened: Open) -> None:
+def test_sums_of_an_ended_process_are_adopted_once(tmp_path: Path, opened: Open) -> None:
     first = store_in(tmp_path)
     first.adopt()
     first.save(drift_sums(30))
@@ -47,7 +47,7 @@ def test_what_a_process_left_is_taken_over_once(tmp_path: Path, opened: Open) ->
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
-def test_processes_of_one_number_have_files_of_their_own() -> None:
+def test_processes_with_the_same_id_have_their_own_files() -> None:
     """In a container each start has the number 1."""
     code = (
         "import os; os.getpid = lambda: 1; from pathlib import Path;"
@@ -61,7 +61,7 @@ def test_processes_of_one_number_have_files_of_their_own() -> None:
     assert len(names) == 2
 
 
-def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: Open) -> None:
+def test_sums_of_living_processes_are_read_and_kept(tmp_path: Path, opened: Open) -> None:
     one, other = opened(tmp_path), opened(tmp_path)
     one.adopt()
     one.save(drift_sums(30))
@@ -70,7 +70,7 @@ def test_of_those_that_live_the_sums_are_read_and_left(tmp_path: Path, opened: O
     assert [sums.rows for sums in other.read_others()] == [30]
 
 
-def test_a_process_that_was_killed_leaves_its_sums(tmp_path: Path, opened: Open) -> None:
+def test_sums_of_a_killed_process_are_adopted(tmp_path: Path, opened: Open) -> None:
     code = (
         "import os, sys; from pathlib import Path; from normfold.service.drift.store import DriftStore;"
         "from normfold.service.drift.process_files import ProcessFiles;"
@@ -84,7 +84,7 @@ def test_a_process_that_was_killed_leaves_its_sums(tmp_path: Path, opened: Open)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04", b"PK\x05\x06"])
-def test_a_damaged_file_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
+def test_damaged_file_of_sums_is_ignored(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "1-0.npz"
     path.write_bytes(content)
 
@@ -104,7 +104,7 @@ def test_a_damaged_file_counts_for_nothing(tmp_path: Path, content: bytes) -> No
         {"squares0": np.ones(3)},
     ],
 )
-def test_a_file_that_lies_counts_for_nothing(tmp_path: Path, opened: Open, wrong: dict[str, np.ndarray]) -> None:
+def test_implausible_file_of_sums_is_ignored(tmp_path: Path, opened: Open, wrong: dict[str, np.ndarray]) -> None:
     first = store_in(tmp_path)
     first.adopt()
     first.save(drift_sums(30))
@@ -117,7 +117,7 @@ def test_a_file_that_lies_counts_for_nothing(tmp_path: Path, opened: Open, wrong
     assert not path.exists()
 
 
-def test_what_cannot_be_read_now_is_left(tmp_path: Path, opened: Open) -> None:
+def test_unreadable_file_of_sums_is_kept(tmp_path: Path, opened: Open) -> None:
     (tmp_path / "1.npz").mkdir()
     (tmp_path / "1.lock").touch()
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_read_now_is_left(tmp_path: Path, opened: Open) -> None:
     assert (tmp_path / "1.npz").exists()
 
 
-def test_taken_sums_are_written_before_the_old_ones_go(
+def test_adopted_sums_are_saved_before_the_old_files_are_deleted(
     tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = store_in(tmp_path)
@@ -146,7 +146,7 @@ def test_taken_sums_are_written_before_the_old_ones_go(
     assert found == [30, 30]  # for a moment both
 
 
-def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:
+def test_closed_store_writes_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.adopt()
     store.save(drift_sums(30))
@@ -157,7 +157,7 @@ def test_nothing_is_written_once_it_is_closed(tmp_path: Path) -> None:
     assert [sums.rows for sums in store_in(tmp_path).read_others()] == [30]
 
 
-def test_what_killed_processes_had_half_written_goes(tmp_path: Path, opened: Open) -> None:
+def test_partial_files_of_killed_processes_are_deleted(tmp_path: Path, opened: Open) -> None:
     for name in ("1-0.new", "1-0.new-samples", "1-0.lock"):
         (tmp_path / name).touch()
 
@@ -166,7 +166,7 @@ def test_what_killed_processes_had_half_written_goes(tmp_path: Path, opened: Ope
     assert not list(tmp_path.glob("1-0.*"))
 
 
-def test_sums_of_another_monitor_count_for_nothing(tmp_path: Path, opened: Open) -> None:
+def test_sums_of_another_monitor_are_ignored(tmp_path: Path, opened: Open) -> None:
     store = opened(tmp_path)
     store.adopt()
     (layer,) = TWO_CHANNEL_MONITOR.layers
@@ -178,7 +178,7 @@ def test_sums_of_another_monitor_count_for_nothing(tmp_path: Path, opened: Open)
     assert read_sums(path, other) is None
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     store = store_in(tmp_path / "file" / "folder")
 

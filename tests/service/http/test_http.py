@@ -16,8 +16,9 @@ from onnx import helper
 from normfold.contract import bundle, manifest, preprocess, runtime
 from normfold.contract import errors as contract_errors
 from normfold.contract.errors import NormfoldError
-from normfold.contract.manifest import SourceCard, TensorSpec
+from normfold.contract.manifest import TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
+from normfold.contract.source_card import SourceCard
 from normfold.service import errors
 from normfold.service.error_responses import STATUS, WITHOUT_STATUS
 from normfold.service.http import body as body_module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import json
 import logging
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from normfold.service.app import create_app
+from normfold.service.http.cycle import RequestCycle
 from normfold.service.http.protocol import HttpProtocol
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
@@ -290,3 +292,27 @@ def test_application_serves_behind_another_asgi_server(bundles: BundleWriter) ->
     assert responses[1].json()["error"].startswith("[request id: 7] ")
     assert responses[2].json()["error"].startswith("[request id: 8] ")
     assert all("x-request-id" in response.headers for response in responses)
+
+
+def test_closed_connections_leave_no_reference_cycles() -> None:
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        body = await read_all(receive)
+        await send(start_message((b"content-length", b"%d" % len(body))))
+        await send(body_message(body))
+
+    upgrade = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello"
+    with serving(app) as running:
+        exchange(running, LAST)
+        gc.collect()
+        gc.disable()
+        try:
+            for sent in (LAST, GET + LAST, upgrade + LAST, b"malformed\r\n\r\n"):
+                exchange(running, sent)
+            with connect(running.client) as connection:
+                connection.sendall(upgrade)
+                connection.recv(4096)
+            wait_for(lambda: not running.server.server_state.connections)
+            left = [found for found in gc.get_objects() if isinstance(found, HttpProtocol | RequestCycle)]
+        finally:
+            gc.enable()
+    assert not left

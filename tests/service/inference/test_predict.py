@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from normfold.contract.manifest import SourceCard, TensorSpec
+from normfold.contract.manifest import TensorSpec
+from normfold.contract.source_card import SourceCard
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import png_of
 from tests.support.service import Service, StartService
@@ -111,7 +112,7 @@ def test_predict_returns_strings(served: Service) -> None:
         (
             "digits",
             [PICTURE.tolist(), [[1, 2], [3, 4]]],
-            "Instance 1: Expected a picture of shape [1, 4, 4] or [4, 4], got shape [2, 2]",
+            "Instance 1: Expected an image of shape [1, 4, 4] or [4, 4], got shape [2, 2]",
         ),
         ("digits", [7], "got a single number"),
         ("digits", [[[1, 2, 3, 4]] * 3 + [[1, 2, 3]]], "not nested evenly"),

@@ -1,4 +1,4 @@
-"""Where spans go: the collector that OpenTelemetry's variables name, and what happens where there is none."""
+"""Export of spans: to the collector that OpenTelemetry's variables name, and without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from normfold.contract.errors import MissingPackageError
 from normfold.service.app import create_app
 from normfold.service.errors import SettingsError
-from normfold.service.observability import otel as spans_module
+from normfold.service.observability import otel
 from normfold.service.observability.otel import Spans
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.trace_context import open_tracing
@@ -26,12 +26,12 @@ from tests.support.service import LogRecords, post_picture, serve_app
 from tests.support.waiting import wait_for
 
 
-def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
+def test_absent_collector_costs_neither_time_nor_log_lines(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: LogRecords
 ) -> None:
     bundles.digits()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
-        monkeypatch.setattr(spans_module, "FLUSH_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(otel, "FLUSH_TIMEOUT_S", 0.1)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
@@ -45,19 +45,17 @@ def test_a_collector_that_is_gone_costs_neither_time_nor_lines(
         lambda: not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "normfold-sp"))]
     )
     assert not [record for record in lines.records if record.name.startswith(("opentelemetry", "urllib3"))]
-    said = [record.getMessage() for record in lines.records if record.name == "normfold.service.observability.otel"]
-    assert len([line for line in said if line.startswith("OpenTelemetry: ")]) <= 1
-    assert [line for line in said if "lost" in line] == [
+    messages = [record.getMessage() for record in lines.records if record.name == "normfold.service.observability.otel"]
+    assert len([line for line in messages if line.startswith("OpenTelemetry: ")]) <= 1
+    assert [line for line in messages if "lost" in line] == [
         "The collector did not accept the last spans within 0.1 s; they are lost."
     ]
 
 
-def test_a_line_of_opentelemetrys_is_passed_on_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_opentelemetry_log_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     Spans(InMemorySpanExporter()).close()
     source = logging.getLogger("opentelemetry.exporter.otlp")
-    [handler] = [
-        one for one in logging.getLogger("opentelemetry").handlers if isinstance(one, spans_module._LimitedHandler)
-    ]
+    [handler] = [one for one in logging.getLogger("opentelemetry").handlers if isinstance(one, otel._LimitedHandler)]
     handler._silent_until = 0.0
 
     for number in range(5):
@@ -81,7 +79,7 @@ class _Collector(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
+def test_spans_are_exported_to_the_collector_of_the_environment(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()
@@ -105,7 +103,7 @@ def test_spans_go_to_the_collector_that_opentelemetrys_variables_name(
     assert b"POST /v2/models/{model}/infer" in sent
 
 
-def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_otel_sdk_disabled_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = RequestTrace("r", method="GET", path="/v2", status=200, started=1.0, ended=2.0)
     for disabled in ("true", "false"):
         monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
@@ -116,21 +114,21 @@ def test_opentelemetrys_own_switch_is_respected(monkeypatch: pytest.MonkeyPatch)
         assert len(exporter.get_finished_spans()) == (disabled == "false")
 
 
-def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
 
     with pytest.raises(MissingPackageError, match=r"Tracing \(NORMFOLD_TRACING\) needs the package .*\.\[tracing\]"):
         create_app(Settings(tracing=True))
 
 
-def test_a_variable_that_opentelemetry_refuses_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_otel_variable_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
 
     with pytest.raises(SettingsError, match="A variable OTEL_… of OpenTelemetry is wrong: max_queue_size must be"):
         open_tracing()
 
 
-def test_the_exporter_is_opentelemetrys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exporter_is_otlp_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/here")
     spans = open_tracing()
     processors = spans._provider._active_span_processor._span_processors

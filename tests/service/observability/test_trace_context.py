@@ -1,4 +1,4 @@
-"""A request's trace: in the lines of the log, and as spans that OpenTelemetry gets."""
+"""The trace id of a request in log lines, and its spans."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def traced(bundles: BundleWriter) -> Iterator[Traced]:
 
 
 @pytest.mark.parametrize("sent", [SAMPLED.encode(), f" {SAMPLED}\t".encode(), f"cc-{TRACE}-{PARENT}-01-more".encode()])
-def test_a_trace_is_read_from_its_header(sent: bytes) -> None:
+def test_trace_id_is_read_from_traceparent(sent: bytes) -> None:
     assert read_trace_id(sent) == TRACE
 
 
@@ -89,12 +89,12 @@ def test_a_trace_is_read_from_its_header(sent: bytes) -> None:
         f'00-{TRACE[:-1]}"-{PARENT}-01',
     ],
 )
-def test_a_header_that_is_malformed_names_no_trace(sent: str) -> None:
+def test_malformed_traceparent_is_ignored(sent: str) -> None:
     assert read_trace_id(sent.encode()) is None
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_lines_of_the_log_carry_the_trace_without_opentelemetry(
+def test_log_lines_carry_the_trace_id_without_opentelemetry(
     bundles: BundleWriter, start: Any, tmp_path: Path, named: bool
 ) -> None:
     bundles.digits()
@@ -111,7 +111,7 @@ def test_lines_of_the_log_carry_the_trace_without_opentelemetry(
     assert found == ([TRACE] * 2 if named else [None] * 2)
 
 
-def test_every_line_that_a_request_causes_carries_its_trace(
+def test_every_log_line_of_a_request_carries_its_trace_id(
     traced: Traced, access_log: AccessLog, lines: LogRecords
 ) -> None:
     # The sum is 0, so that what is divided by it is not finite: a fault that the log explains.
@@ -128,7 +128,7 @@ def test_every_line_that_a_request_causes_carries_its_trace(
 
 
 @pytest.mark.parametrize("route", ["infer", ":predict", ":classify"])
-def test_a_request_has_a_span_and_its_phases_within(traced: Traced, route: str) -> None:
+def test_request_has_a_span_with_its_phases_as_children(traced: Traced, route: str) -> None:
     headers = {"traceparent": SAMPLED, "tracestate": "vendor=1", "X-Request-Id": "mine"}
     if route == "infer":
         path = "/v2/models/digits/versions/1/infer"
@@ -168,7 +168,7 @@ def test_a_request_has_a_span_and_its_phases_within(traced: Traced, route: str) 
     assert root.resource.attributes["service.name"] == "normfold"
 
 
-def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: AccessLog) -> None:
+def test_rows_that_run_singly_have_one_run_span(traced: Traced, access_log: AccessLog) -> None:
     body = {"instances": [[2.0], [6.0], [7.0]]}
     answer = traced.client.post("/v1/models/one-by-one:predict", json=body)
     assert answer.status_code == 200
@@ -189,7 +189,7 @@ def test_rows_that_run_one_by_one_are_one_run(traced: Traced, access_log: Access
 
 
 @pytest.mark.parametrize("header", [None, "nonsense", f"00-{'0' * 32}-{PARENT}-01"])
-def test_a_request_without_a_parent_begins_a_trace(traced: Traced, access_log: AccessLog, header: str | None) -> None:
+def test_request_without_a_parent_starts_a_trace(traced: Traced, access_log: AccessLog, header: str | None) -> None:
     headers = {} if header is None else {"traceparent": header}
     answer = traced.client.get("/v2/models/digits", headers=headers)
 
@@ -201,7 +201,7 @@ def test_a_request_without_a_parent_begins_a_trace(traced: Traced, access_log: A
     assert int(line["trace_id"], 16) != 0
 
 
-def test_what_the_parent_left_out_is_left_out(traced: Traced, access_log: AccessLog) -> None:
+def test_unsampled_parent_is_respected(traced: Traced, access_log: AccessLog) -> None:
     left_out = traced.client.get("/v2/models/digits", headers={"traceparent": NOT_SAMPLED, "X-Request-Id": "out"})
     traced.client.get("/v2/models/digits", headers={"traceparent": SAMPLED, "X-Request-Id": "in"})
 
@@ -211,7 +211,7 @@ def test_what_the_parent_left_out_is_left_out(traced: Traced, access_log: Access
     assert access_log.facts_of("out")["trace_id"] == TRACE
 
 
-def test_a_state_in_parts_is_put_together_and_one_too_long_left_out(traced: Traced) -> None:
+def test_tracestate_headers_are_joined_and_a_long_one_is_dropped(traced: Traced) -> None:
     parts = [("traceparent", SAMPLED), ("tracestate", "a=1"), ("tracestate", "b=2")]
     traced.client.get("/v2", headers=[*parts, ("X-Request-Id", "parts")])
     traced.client.get("/v2", headers={"traceparent": SAMPLED, "tracestate": "a=" + "1" * 600, "X-Request-Id": "long"})
@@ -231,7 +231,7 @@ def test_a_state_in_parts_is_put_together_and_one_too_long_left_out(traced: Trac
         ("PURGE", "/v2", None, 405, None, []),
     ],
 )
-def test_what_the_client_did_wrong_is_no_error_of_the_span(
+def test_client_error_does_not_set_the_span_status(
     traced: Traced, method: str, path: str, body: Any, status: int, name: str | None, phases: list[str]
 ) -> None:
     answer = traced.client.request(method, path, json=body, headers={"X-Request-Id": "mine"})
@@ -250,7 +250,7 @@ def test_what_the_client_did_wrong_is_no_error_of_the_span(
         assert attributes(root)["http.request.method_original"] == "PURGE"
 
 
-def test_what_the_service_did_wrong_is_an_error_of_the_span(traced: Traced) -> None:
+def test_server_error_sets_the_span_status(traced: Traced) -> None:
     body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [2, 1], "data": [1, -1]}]}
     answer = traced.client.post("/v2/models/one-by-one/infer", json=body, headers={"X-Request-Id": "mine"})
     assert answer.status_code == 500
@@ -264,7 +264,7 @@ def test_what_the_service_did_wrong_is_an_error_of_the_span(traced: Traced) -> N
 
 
 @pytest.mark.parametrize("route", ["infer", ":predict"])
-def test_a_client_that_leaves_has_a_span_without_a_status(
+def test_disconnected_client_has_a_span_without_an_http_status(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
     bundles.digits()

@@ -1,4 +1,4 @@
-"""Memory that large batches left behind."""
+"""Memory of ONNX Runtime's CPU arena after large batches."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def workers() -> Iterator[ThreadPool]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no Linux: the test reads /proc")
-def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles: BundleWriter) -> None:
+def test_arena_of_a_large_batch_is_shrunk_and_the_network_still_runs(bundles: BundleWriter) -> None:
     session = open_session(wide(bundles) / "model.onnx", "cpu", 1)
 
     def run(rows: int) -> np.ndarray:
@@ -75,11 +75,11 @@ def test_memory_of_a_large_batch_is_given_back_and_the_network_works_on(bundles:
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_and_free_size_can_give_back(bundles: BundleWriter, datatype: str) -> None:
+def test_arena_is_shrunk_for_every_datatype_and_free_size(bundles: BundleWriter, datatype: str) -> None:
     open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).shrink_arena()
 
 
-def test_another_failure_is_told(bundles: BundleWriter) -> None:
+def test_other_error_of_shrinking_is_raised(bundles: BundleWriter) -> None:
     session = open_session(bundles.digits() / "model.onnx", "cpu", 1)
 
     class Broken:
@@ -91,7 +91,7 @@ def test_another_failure_is_told(bundles: BundleWriter) -> None:
         session.shrink_arena()
 
 
-def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_large() -> None:
+def test_arena_is_shrunk_after_loading_and_when_batches_become_half_as_large() -> None:
     history = _History(buckets=4)
     assert history.update([0, 0, 0, 0])  # what was tried while loading
     assert not history.update([0, 0, 0, 0])
@@ -103,7 +103,7 @@ def test_memory_is_given_back_after_loading_and_when_batches_become_half_as_larg
     assert not history.update([7, 0, 0, 2])
 
 
-def test_models_of_the_repository_are_looked_at(
+def test_trimmer_checks_every_model_of_the_repository(
     bundles: BundleWriter, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundles.digits()
@@ -143,7 +143,7 @@ def test_models_of_the_repository_are_looked_at(
     assert "The arena of digits/1 could not be shrunk." in caplog.text
 
 
-def test_what_runs_elsewhere_is_left_alone(
+def test_trimmer_skips_models_on_other_providers(
     bundles: BundleWriter, workers: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits()

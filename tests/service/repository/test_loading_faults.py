@@ -1,4 +1,4 @@
-"""Files that change, vanish or cannot be written while a service loads from them and answers."""
+"""Files that change, disappear or cannot be written while a service loads and serves."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def between(bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch) -> Callable[
     ],
     ids=lambda act: act.__name__,
 )
-def test_what_was_checked_is_what_is_opened(
+def test_bundle_that_changes_while_loading_is_rejected(
     bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None], before: Act, after: Act
 ) -> None:
     between(before, after)
@@ -102,7 +102,7 @@ def test_what_was_checked_is_what_is_opened(
     assert answer.json()["error"].endswith("Its files changed while it was being loaded.")
 
 
-def test_a_file_that_is_only_read_meanwhile_has_not_changed(
+def test_file_that_is_only_read_does_not_count_as_changed(
     bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
     def read(folder: Path, _: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_file_that_is_only_read_meanwhile_has_not_changed(
     assert answering_version(start(bundles.root)) == 0
 
 
-def test_a_version_that_changed_is_tried_again(
+def test_changed_version_is_loaded_again(
     bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
     between(replace_for_a_moment, put_back)
@@ -122,7 +122,7 @@ def test_a_version_that_changed_is_tried_again(
     wait_for(lambda: answering_version(service) == 1)
 
 
-def test_a_link_to_another_file_is_a_change(
+def test_link_to_another_file_counts_as_a_change(
     bundles: BundleWriter, start: StartService, between: Callable[[Act, Act], None]
 ) -> None:
     def write_behind_the_link(folder: Path, other: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_link_to_another_file_is_a_change(
     assert repository_index(service)["digits/1"] == ("UNAVAILABLE", "Its files changed while it was being loaded.")
 
 
-def test_a_repository_that_vanishes_takes_nothing_down(
+def test_loaded_models_survive_a_missing_repository(
     bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish_version(bundles, 1)
@@ -151,7 +151,7 @@ def test_a_repository_that_vanishes_takes_nothing_down(
     wait_for(lambda: answering_version(service) == 2)
 
 
-def test_a_load_from_a_repository_that_vanished_says_so(bundles: BundleWriter, start: StartService) -> None:
+def test_load_request_reports_a_missing_repository(bundles: BundleWriter, start: StartService) -> None:
     publish_version(bundles, 1)
     service = start(bundles.root, model_control="explicit")
     assert service.client.post("/v2/repository/models/digits/load").status_code == 200
@@ -164,7 +164,7 @@ def test_a_load_from_a_repository_that_vanished_says_so(bundles: BundleWriter, s
     assert service.client.post("/v2/repository/models/digits/load").status_code == 200
 
 
-def test_models_load_and_answer_on_a_full_disk(
+def test_models_load_and_run_on_a_full_disk(
     bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The access log is all that a service writes."""

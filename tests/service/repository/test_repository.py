@@ -1,3 +1,5 @@
+"""A repository with valid and invalid bundles: which are ready, and the reason of the others."""
+
 from __future__ import annotations
 
 import asyncio
@@ -15,7 +17,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from normfold.contract.manifest import LARGEST_VERSION, SourceCard, TensorSpec, sha256_of
+from normfold.contract.manifest import MAX_VERSION, TensorSpec, sha256_of
+from normfold.contract.source_card import SourceCard
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.observability.access_log import LoggerAccessLog
 from normfold.service.observability.telemetry import Telemetry
@@ -206,7 +209,7 @@ BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
     break_circle: "'model.onnx' cannot be read: Too many levels of symbolic links.",
     break_folder_circle: "'manifest.json' cannot be read: Too many levels of symbolic links.",
     break_manifest_depth: "'broken/1/manifest.json' is nested too deeply.",
-    break_manifest_infinity: "'broken/1/manifest.json' is not JSON: Infinity is no number in JSON.",
+    break_manifest_infinity: "'broken/1/manifest.json' is not JSON: Infinity is not a JSON number.",
     break_unlisted_file: "The folder holds 'weights.bin', which the manifest does not list.",
     break_unlisted_folder: "The folder holds 'data', which the manifest does not list.",
     break_manifest_syntax: "'broken/1/manifest.json' is not JSON",
@@ -233,7 +236,7 @@ BREAKS: dict[Callable[[BundleWriter, Path], None], str] = {
 
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
-def test_broken_bundle_is_unavailable_with_its_reason_and_harms_no_other(
+def test_invalid_bundle_is_unavailable_with_its_reason_and_others_load(
     bundles: BundleWriter, caplog: pytest.LogCaptureFixture, damage: Callable[[BundleWriter, Path], None]
 ) -> None:
     bundles.digits(name="healthy")
@@ -258,7 +261,7 @@ def test_network_that_fails_on_zeros_is_unavailable(bundles: BundleWriter, start
     assert reason.startswith("The network fails on zeros")
 
 
-def test_broken_new_version_leaves_the_one_before_answering(bundles: BundleWriter, start: Start) -> None:
+def test_invalid_new_version_leaves_the_older_one_ready(bundles: BundleWriter, start: Start) -> None:
     bundles.digits(1)
     break_changed_file(bundles, bundles.digits(2))
     service = start(bundles.root)
@@ -270,7 +273,9 @@ def test_broken_new_version_leaves_the_one_before_answering(bundles: BundleWrite
     assert "Version 2 of model 'digits' is not ready" in answer.json()["error"]
 
 
-def test_what_is_no_bundle_is_ignored(bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_without_bundles_are_ignored(
+    bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = bundles.digits(10)
     for name in ("0", "01", "latest", ".staging", "-1"):
         shutil.copytree(folder, folder.parent / name)
@@ -286,7 +291,7 @@ def test_what_is_no_bundle_is_ignored(bundles: BundleWriter, start: Start, caplo
     assert sum("leaves the repository" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
+def test_unreadable_folder_makes_only_its_model_unavailable(
     bundles: BundleWriter, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.digits(name="healthy")
@@ -313,7 +318,7 @@ def test_unreadable_folder_of_a_model_makes_that_model_alone_unavailable(
 
 
 @pytest.mark.parametrize("level", ["model", "version"])
-def test_folder_that_cannot_be_looked_at_harms_no_other(
+def test_folder_without_permissions_does_not_affect_other_models(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
     bundles.digits(1, name="healthy")
@@ -340,19 +345,19 @@ def test_folder_that_cannot_be_looked_at_harms_no_other(
         assert repository.find("locked").version == 1
 
 
-def test_versions_end_at_the_largest_and_what_lies_beyond_is_logged(
+def test_versions_over_the_maximum_are_logged_and_ignored(
     bundles: BundleWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = bundles.digits(LARGEST_VERSION)
-    for name in (str(LARGEST_VERSION + 1), "9" * 200, "01"):
+    folder = bundles.digits(MAX_VERSION)
+    for name in (str(MAX_VERSION + 1), "9" * 200, "01"):
         shutil.copytree(folder, folder.parent / name)
     repository = load(bundles.root)
-    assert list(repository.entries["digits"]) == [LARGEST_VERSION]
-    assert repository.find("digits", str(LARGEST_VERSION)).version == LARGEST_VERSION
+    assert list(repository.entries["digits"]) == [MAX_VERSION]
+    assert repository.find("digits", str(MAX_VERSION)).version == MAX_VERSION
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert sorted(messages) == sorted(
         f"{folder.parent / name} is ignored: versions go from 1 to 999999999."
-        for name in (str(LARGEST_VERSION + 1), "9" * 200, "01")
+        for name in (str(MAX_VERSION + 1), "9" * 200, "01")
     )
 
 
@@ -378,7 +383,7 @@ def test_repository_without_models_starts_and_says_why_it_is_not_ready(
     assert any(record.getMessage() == f"Not ready: {answer.json()['error']}" for record in caplog.records)
 
 
-def test_no_healthy_model_is_not_ready_and_names_each(bundles: BundleWriter, start: Start) -> None:
+def test_service_without_a_valid_model_is_not_ready_and_names_each(bundles: BundleWriter, start: Start) -> None:
     break_missing_manifest(bundles, bundles.digits(1, name="a"))
     break_name(bundles, bundles.digits(1, name="b"))
     text = start(bundles.root).client.get("/v2/health/ready").json()["error"]
@@ -386,7 +391,7 @@ def test_no_healthy_model_is_not_ready_and_names_each(bundles: BundleWriter, sta
     assert "b/1: The manifest is about" in text
 
 
-def test_scan_that_dies_is_seen(
+def test_unexpected_error_of_a_scan_makes_the_service_unready(
     bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(_: Repository) -> None:
@@ -401,7 +406,7 @@ def test_scan_that_dies_is_seen(
     assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
 
 
-def test_bundle_that_fails_unexpectedly_harms_no_other_and_is_traced(
+def test_unexpected_error_of_a_bundle_is_logged_and_others_load(
     bundles: BundleWriter, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(folder: Path, *rest: Any) -> Any:

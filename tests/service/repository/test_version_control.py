@@ -1,4 +1,4 @@
-"""Versions that come and go while the service runs."""
+"""Versions that are added, replaced, loaded and unloaded while the service runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def polled(bundles: BundleWriter, start: StartService) -> Callable[..., Any]:
     return serve
 
 
-def test_a_new_version_answers_once_it_is_ready_and_the_old_one_can_still_be_asked(
+def test_new_version_answers_once_ready_and_the_older_one_stays_available(
     polled: Callable[..., Service], bundles: BundleWriter
 ) -> None:
     service = polled()
@@ -51,21 +51,19 @@ def test_a_new_version_answers_once_it_is_ready_and_the_old_one_can_still_be_ask
 
 
 @pytest.mark.parametrize(
-    ("policy", "told"),
+    ("policy", "expected"),
     [
         ("all", {"all": {}}),
         ("latest:2", {"latest": {"num_versions": 2}}),
         ("1,3", {"specific": {"versions": [1, 3]}}),
     ],
 )
-def test_the_configuration_has_the_version_policy_in_force(
-    polled: Callable[..., Service], policy: str, told: Any
-) -> None:
+def test_model_configuration_has_the_version_policy(polled: Callable[..., Service], policy: str, expected: Any) -> None:
     service = polled(version_policy=policy)
-    assert service.client.get("/v2/models/digits/config").json()["version_policy"] == told
+    assert service.client.get("/v2/models/digits/config").json()["version_policy"] == expected
 
 
-def test_with_latest_1_the_old_version_is_let_go_behind_the_new_one(
+def test_latest_1_unloads_the_older_version_after_the_new_one_is_ready(
     polled: Callable[..., Service], bundles: BundleWriter
 ) -> None:
     service = polled(version_policy="latest:1")
@@ -77,7 +75,7 @@ def test_with_latest_1_the_old_version_is_let_go_behind_the_new_one(
     assert repository_index(service)["digits/1"] == ("UNAVAILABLE", "the version policy latest:1 leaves it out.")
 
 
-def test_a_broken_version_takes_nothing_down_and_is_tried_again_when_it_is_put_right(
+def test_invalid_version_affects_no_other_and_loads_once_it_is_repaired(
     polled: Callable[..., Service], bundles: BundleWriter
 ) -> None:
     service = polled(version_policy="latest:1")
@@ -97,7 +95,7 @@ def test_a_broken_version_takes_nothing_down_and_is_tried_again_when_it_is_put_r
     wait_for(lambda: answering_version(service) == 4)
 
 
-def test_a_bundle_that_is_still_being_copied_is_taken_once_it_is_whole(
+def test_partial_copy_of_a_bundle_loads_once_it_is_complete(
     polled: Callable[..., Service], bundles: BundleWriter
 ) -> None:
     service = polled()
@@ -116,7 +114,7 @@ def test_a_bundle_that_is_still_being_copied_is_taken_once_it_is_whole(
     wait_for(lambda: answering_version(service) == 9)
 
 
-def test_a_version_that_is_loaded_again_is_counted_anew(controlled: Any) -> None:
+def test_reloaded_version_starts_with_new_sums(controlled: Any) -> None:
     for _ in range(2):
         controlled.client.post("/v2/repository/models/digits/load")
         post_picture(controlled)
@@ -125,7 +123,7 @@ def test_a_version_that_is_loaded_again_is_counted_anew(controlled: Any) -> None
         controlled.client.post("/v2/repository/models/digits/unload")
 
 
-def test_a_version_whose_folder_is_gone_is_let_go(polled: Callable[..., Service], bundles: BundleWriter) -> None:
+def test_version_without_a_folder_is_unloaded(polled: Callable[..., Service], bundles: BundleWriter) -> None:
     service = polled()
     publish_version(bundles, 2)
     wait_for(lambda: answering_version(service) == 2)
@@ -136,7 +134,7 @@ def test_a_version_whose_folder_is_gone_is_let_go(polled: Callable[..., Service]
     assert service.client.get("/v2/models/digits/versions/2").status_code == 404
 
 
-def test_what_a_version_was_asked_is_answered_before_it_goes(
+def test_unloaded_version_answers_its_requests_first(
     polled: Callable[..., Service], bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = HeldRuns(monkeypatch)
@@ -156,7 +154,7 @@ def test_what_a_version_was_asked_is_answered_before_it_goes(
     assert answers[0].json()["model_version"] == "1"
 
 
-def test_no_request_fails_while_versions_come_and_go(polled: Callable[..., Service], bundles: BundleWriter) -> None:
+def test_requests_succeed_while_versions_are_switched(polled: Callable[..., Service], bundles: BundleWriter) -> None:
     service = polled(version_policy="latest:1")
     statuses: set[int] = set()
     stop = threading.Event()
@@ -181,7 +179,7 @@ def test_no_request_fails_while_versions_come_and_go(polled: Callable[..., Servi
 
 @pytest.fixture
 def controlled(bundles: BundleWriter, start: StartService) -> Any:
-    """A service that loads what it is told to."""
+    """A service that loads models on request."""
     publish_version(bundles, 1)
     return start(bundles.root, model_control="explicit")
 
@@ -210,7 +208,9 @@ def test_clients_load_and_unload(controlled: Any) -> None:
             client.unload_model("none")
 
 
-def test_a_load_that_fails_says_why_and_works_once_it_is_put_right(controlled: Any, bundles: BundleWriter) -> None:
+def test_failed_load_has_a_reason_and_succeeds_once_the_bundle_is_repaired(
+    controlled: Any, bundles: BundleWriter
+) -> None:
     path = bundles.root / "digits" / "1" / "model.onnx"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -225,14 +225,14 @@ def test_a_load_that_fails_says_why_and_works_once_it_is_put_right(controlled: A
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])
-def test_control_is_off_by_default(served: Service, what: str) -> None:
+def test_model_control_is_off_by_default(served: Service, what: str) -> None:
     answer = served.client.post(f"/v2/repository/models/digits/{what}")
 
     assert answer.status_code == 403
     assert "model_control is 'none'" in answer.json()["error"]
 
 
-def test_the_index_takes_a_filter_and_no_nonsense(served: Service) -> None:
+def test_repository_index_validates_its_filter(served: Service) -> None:
     every = served.client.post("/v2/repository/index").json()
     assert {"name": "digits", "version": "2", "state": "READY", "reason": ""} in every
     assert served.client.post("/v2/repository/index", json={"ready": 1}).status_code == 400
@@ -242,19 +242,19 @@ def test_the_index_takes_a_filter_and_no_nonsense(served: Service) -> None:
     ("text", "ready", "wanted"),
     [("all", 5, [1, 2, 3]), ("latest:2", 0, [1, 2, 3]), ("latest:2", 2, []), ("1,3", 9, [1, 3])],
 )
-def test_version_policies(text: str, ready: int, wanted: list[int]) -> None:
+def test_version_policy_selects_versions(text: str, ready: int, wanted: list[int]) -> None:
     policy = VersionPolicy.parse(text)
 
     assert [number for number in (1, 2, 3) if policy.selects(number, ready)] == wanted
 
 
 @pytest.mark.parametrize("text", ["", "latest", "latest:0", "1,,2", "newest", "0"])
-def test_a_policy_that_is_none_is_refused(text: str) -> None:
+def test_invalid_version_policy_is_rejected(text: str) -> None:
     with pytest.raises(Exception, match="NORMFOLD_VERSION_POLICY"):
         load_settings(version_policy=text)
 
 
-def test_memory_comes_back(bundles: BundleWriter, start: StartService) -> None:
+def test_unloaded_model_releases_its_memory(bundles: BundleWriter, start: StartService) -> None:
     """Loading and unloading again and again holds on to nothing."""
     publish_version(bundles, 1)
     service = start(bundles.root, model_control="explicit")

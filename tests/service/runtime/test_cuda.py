@@ -34,9 +34,7 @@ def model(bundles: BundleWriter) -> Path:
 
 
 @pytest.mark.parametrize("provider", ["cuda", "auto"])
-def test_cuda_is_got_with_the_options_that_were_asked_for(
-    model: Path, provider: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_cuda_session_has_the_requested_options(model: Path, provider: str, capfd: pytest.CaptureFixture[str]) -> None:
     placement = open_session(model, provider, 1).placement
     assert placement.provider == "cuda"
     assert placement.nodes is None or placement.nodes["cuda"] > 0
@@ -71,14 +69,14 @@ def convolutions(bundles: BundleWriter) -> Path:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 33])
-def test_answers_are_those_of_the_cpu(bundles: BundleWriter, rows: int) -> None:
+def test_cuda_outputs_equal_those_of_the_cpu(bundles: BundleWriter, rows: int) -> None:
     model = convolutions(bundles)
     maps = np.random.default_rng(1).standard_normal((rows, 32, 14, 14), np.float32)
     on_cuda, on_cpu = (open_session(model, name, 1).run({"input": maps}, ["output"])[0] for name in ("cuda", "cpu"))
     assert np.abs(on_cuda - on_cpu).max() < 1e-5 * np.abs(on_cpu).max()
 
 
-def test_threads_may_run_one_session_at_once(bundles: BundleWriter) -> None:
+def test_threads_may_run_one_cuda_session_concurrently(bundles: BundleWriter) -> None:
     session = open_session(convolutions(bundles), "cuda", 1)
     maps = np.random.default_rng(2).standard_normal((8, 2, 32, 14, 14), np.float32)
     expected = [session.run({"input": rows}, ["output"])[0] for rows in maps]
@@ -89,7 +87,7 @@ def test_threads_may_run_one_session_at_once(bundles: BundleWriter) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1, 2), (4, 8)])
-def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(
+def test_change_of_shape_is_fast_with_a_session_for_each_batch_size(
     bundles: BundleWriter, sizes: tuple[int, int]
 ) -> None:
     session = open_session(convolutions(bundles), "cuda", 1)
@@ -106,7 +104,7 @@ def test_a_change_of_shape_is_dear_and_is_not_with_a_session_for_each(
     assert not has_shape_switch_penalty(run, sizes)
 
 
-def test_a_run_is_stopped_and_the_next_is_not(model: Path) -> None:
+def test_cancelled_run_stops_and_the_next_one_does_not(model: Path) -> None:
     session, cancel = open_session(model, "cuda", 1), Cancel()
     pictures = np.ones((1, 1, 4, 4), np.float32)
     cancel.set()
@@ -115,7 +113,7 @@ def test_a_run_is_stopped_and_the_next_is_not(model: Path) -> None:
     np.testing.assert_array_equal(session.run({"input": pictures}, ["logits"], Cancel())[0], [[4.0] * 3])
 
 
-def test_a_batch_over_the_memory_limit_fails_alone(bundles: BundleWriter) -> None:
+def test_batch_over_the_gpu_memory_limit_fails_alone(bundles: BundleWriter) -> None:
     floats = 10_000_000
     specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, size)) for name, size in (("input", 1), ("output", -1))]
     nodes = [helper.make_node("Expand", ["input", "shape"], ["output"])]
@@ -135,7 +133,7 @@ def used_mb() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def test_memory_of_the_gpu_comes_back_after_unloading(bundles: BundleWriter, start: StartService) -> None:
+def test_unloaded_model_releases_gpu_memory(bundles: BundleWriter, start: StartService) -> None:
     side = 4096
     specs = [TensorSpec(name=name, datatype="FP32", shape=(-1, side)) for name in ("input", "output")]
     weight = np.full((side, side), 1 / side, np.float32)
@@ -153,7 +151,7 @@ def test_memory_of_the_gpu_comes_back_after_unloading(bundles: BundleWriter, sta
     assert used[-1] - used[1] < 64  # MB; the weights of `wide` alone have 67
 
 
-def test_workers_share_a_gpu_and_end_with_0(bundles: BundleWriter) -> None:
+def test_workers_share_a_gpu_and_exit_with_0(bundles: BundleWriter) -> None:
     bundles.digits()
     with serving(bundles.root, "--workers", "2", "--provider", "cuda") as (process, client):
         wait_until_ready(client)
@@ -168,17 +166,17 @@ def test_workers_share_a_gpu_and_end_with_0(bundles: BundleWriter) -> None:
 
 
 @pytest.mark.parametrize("options", [{"nonsense": "1"}, {"gpu_mem_limit": "much"}])
-def test_wrong_options_are_refused(model: Path, options: dict[str, str]) -> None:
+def test_invalid_cuda_options_are_rejected(model: Path, options: dict[str, str]) -> None:
     with pytest.raises(ProviderError, match="'cuda' was requested, but "):
         open_session(model, "cuda", 1, options)
 
 
-def test_a_gpu_that_is_not_there_is_an_error(model: Path) -> None:
+def test_missing_gpu_is_an_error(model: Path) -> None:
     with pytest.raises(ProviderError, match="'cuda' was requested, but "):
         open_session(model, "cuda", 1, device_id=99)
 
 
-def test_service_pads_to_sizes_that_were_warmed(bundles: BundleWriter, start: StartService) -> None:
+def test_service_pads_to_warm_sizes_on_cuda(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     client = start(bundles.root, provider="cuda", max_batch_size=6).client
     config = client.get("/v2/models/digits/config").json()

@@ -23,7 +23,7 @@ def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
 
 
-def test_openvino_is_got_and_takes_the_nodes(model: Path) -> None:
+def test_openvino_session_runs_the_nodes(model: Path) -> None:
     placement = open_session(model, "openvino", 1).placement
     assert placement.provider == "openvino"
     assert placement.nodes == {"openvino": 2}
@@ -31,7 +31,7 @@ def test_openvino_is_got_and_takes_the_nodes(model: Path) -> None:
     assert placement.runs_on_host
 
 
-def test_answers_are_those_of_the_cpu(model: Path) -> None:
+def test_openvino_outputs_equal_those_of_the_cpu(model: Path) -> None:
     pictures = np.random.default_rng(0).standard_normal((5, 1, 4, 4), np.float32)
     with_openvino, without = (
         open_session(model, name, 1).run({"input": pictures}, ["logits"])[0] for name in ("openvino", "cpu")
@@ -47,12 +47,12 @@ def test_answers_are_those_of_the_cpu(model: Path) -> None:
         ({"num_of_threads": "many"}, "fell back to the CPU"),
     ],
 )
-def test_wrong_options_are_refused(model: Path, options: dict[str, str], why: str) -> None:
+def test_invalid_openvino_options_are_rejected(model: Path, options: dict[str, str], why: str) -> None:
     with pytest.raises(ProviderError, match=f"'openvino' was requested, but .*{why}"):
         open_session(model, "openvino", 1, options)
 
 
-def test_service_answers_and_says_what_it_runs_on(bundles: BundleWriter, start: StartService) -> None:
+def test_service_reports_openvino_as_its_provider(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     client = start(bundles.root, provider="openvino").client
     three = {"name": "input", "datatype": "FP32", "shape": [3, 1, 4, 4], "data": [1.0] * 48}

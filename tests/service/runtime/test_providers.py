@@ -1,4 +1,4 @@
-"""What each provider is asked for, as far as that can be told without its hardware."""
+"""Options and batch sizes of each provider, tested without its hardware."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def test_every_provider_of_the_settings_is_in_the_table() -> None:
     assert "tensorrt" not in AUTO_ORDER
 
 
-def test_names_go_both_ways() -> None:
+def test_provider_names_convert_both_ways() -> None:
     assert all(short_name(provider.onnx_name) == name for name, provider in PROVIDERS.items())
     assert short_name("OtherExecutionProvider") == "OtherExecutionProvider"
 
 
 @pytest.mark.parametrize(
-    ("largest", "sizes"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))]
+    ("max_batch_size", "sizes"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))]
 )
-def test_warmed_sizes_are_powers_of_two_and_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
-    assert cuda.warmup_sizes(largest) == sizes
+def test_warmup_sizes_are_powers_of_two_and_the_maximum(max_batch_size: int, sizes: tuple[int, ...]) -> None:
+    assert cuda.warmup_sizes(max_batch_size) == sizes
 
 
-def test_results_are_not_rounded_unless_somebody_asks() -> None:
+def test_default_options_keep_the_precision_of_results() -> None:
     assert cuda.options(SessionRequest(NOWHERE))["use_tf32"] == "0"
     assert tensorrt.options(SessionRequest(NOWHERE))["trt_fp16_enable"] == "False"
     assert openvino.options(SessionRequest(NOWHERE))["precision"] == "FP32"
     assert openvino.options(SessionRequest(NOWHERE, options={"device_type": "GPU"}))["precision"] == "ACCURACY"
 
 
-def test_openvino_runs_on_the_cpu_with_our_threads_unless_told_otherwise() -> None:
+def test_openvino_runs_on_the_cpu_with_our_threads_by_default() -> None:
     assert openvino.options(SessionRequest(NOWHERE, threads=3)) == {
         "device_type": "CPU",
         "num_of_threads": "3",
@@ -54,13 +54,13 @@ def test_openvino_runs_on_the_cpu_with_our_threads_unless_told_otherwise() -> No
     assert not openvino.runs_on_host(SessionRequest(NOWHERE, options={"device_type": "GPU.1"}))
 
 
-def test_openvino_keeps_what_it_builds_for_a_gpu(tmp_path: Path) -> None:
+def test_openvino_caches_compiled_models_for_a_gpu(tmp_path: Path) -> None:
     assert "cache_dir" not in openvino.options(SessionRequest(NOWHERE, cache=tmp_path))
     chosen = openvino.options(SessionRequest(NOWHERE, options={"device_type": "GPU"}, cache=tmp_path))
     assert Path(chosen["cache_dir"]).is_dir()
 
 
-def test_engines_are_never_shared_between_networks_or_options(bundles: BundleWriter, tmp_path: Path) -> None:
+def test_tensorrt_engines_are_cached_by_network_and_options(bundles: BundleWriter, tmp_path: Path) -> None:
     one, other = (bundles.digits(version, bias=float(version)) / "model.onnx" for version in (1, 2))
     folders = [
         tensorrt.engine_folder(tmp_path, request)
@@ -75,17 +75,17 @@ def test_engines_are_never_shared_between_networks_or_options(bundles: BundleWri
     assert tensorrt.engine_folder(tmp_path, SessionRequest(one)) == folders[0]
 
 
-def test_no_cache_keeps_no_engine() -> None:
+def test_tensorrt_without_a_cache_keeps_no_engine() -> None:
     assert "trt_engine_cache_enable" not in tensorrt.options(SessionRequest(NOWHERE))
 
 
-def test_an_engine_is_built_for_the_smallest_and_the_largest_batch_before_others() -> None:
+def test_tensorrt_warms_up_the_smallest_and_the_largest_batch_first() -> None:
     assert tensorrt.warmup_order(16) == (1, 16)
     assert tensorrt.warmup_order(1) == (1,)
     assert PROVIDERS["cpu"].warmup_order(16) == ()
 
 
-def test_cpu_takes_none_of_these(bundles: BundleWriter) -> None:
+def test_cpu_provider_has_no_options_and_no_warmup_sizes(bundles: BundleWriter) -> None:
     opened = open_session(bundles.digits() / "model.onnx", "cpu", 1)
     assert (opened.warmup_order(8), opened.warmup_sizes(8), dict(opened.placement.options)) == ((), (), {})
 
@@ -99,7 +99,7 @@ def test_cpu_takes_none_of_these(bundles: BundleWriter) -> None:
         ({}, "no nodes"),
     ],
 )
-def test_placement_in_words(placement: dict[str, int], text: str) -> None:
+def test_placement_is_described_in_words(placement: dict[str, int], text: str) -> None:
     assert describe_nodes(placement) == text
 
 
@@ -127,7 +127,7 @@ def test_placement_in_words(placement: dict[str, int], text: str) -> None:
         ("", "RuntimeError"),
     ],
 )
-def test_what_onnx_runtime_says_without_its_place(messages: str, message: str) -> None:
+def test_onnx_runtime_message_is_given_without_its_source_position(messages: str, message: str) -> None:
     assert message_of(RuntimeError(messages)) == message
 
 

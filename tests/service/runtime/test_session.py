@@ -1,4 +1,4 @@
-"""What an open session takes, gives, and gives back."""
+"""An open session: its errors and its datatypes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
 
 
-def test_wrong_tensor_is_the_clients_fault_and_another_failure_is_ours(model: Path) -> None:
+def test_invalid_tensor_is_a_client_error_and_other_failures_are_server_errors(model: Path) -> None:
     opened = open_session(model, "cpu", 1)
     with pytest.raises(InvalidRequestError, match="rejects these tensors"):
         opened.run({"input": np.zeros((1, 1, 5, 5), np.float32)}, ["logits"])
@@ -35,7 +35,7 @@ def test_wrong_tensor_is_the_clients_fault_and_another_failure_is_ours(model: Pa
     assert "planted" not in str(caught.value)
 
 
-def test_every_datatype_has_onnx_runtimes_name() -> None:
+def test_every_datatype_maps_to_an_onnx_runtime_type() -> None:
     from normfold.contract.manifest import DATATYPES
 
     assert sorted(module._DATATYPES.values()) == sorted(DATATYPES)

@@ -1,6 +1,6 @@
-"""A session is opened on the provider that was asked for, or not at all.
+"""Sessions are opened on the requested provider, or not at all.
 
-There is no GPU where most of these run: CUDA is played by a session that computes on the CPU and says otherwise.
+Most of these tests run without a GPU: CUDA is simulated by a session that computes on the CPU and reports otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def model(bundles: BundleWriter) -> Path:
     return bundles.digits() / "model.onnx"
 
 
-def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
+def test_cpu_provider_is_opened_on_request(model: Path) -> None:
     opened = open_session(model, "cpu", 1)
     assert opened.provider == "cpu"
     assert opened.inputs == {"input": ("FP32", (-1, 1, 4, 4))}
@@ -35,13 +35,13 @@ def test_cpu_is_got_where_it_is_asked_for(model: Path) -> None:
     assert not opened.placement.left_on_cpu
 
 
-def test_every_node_is_counted_where_it_runs(model: Path) -> None:
+def test_placement_counts_every_node(model: Path) -> None:
     placement = open_session(model, "cpu", 1).placement
     assert placement.nodes == {"cpu": 2}
     assert str(placement) == "cpu: 2 nodes on cpu"
 
 
-def test_a_placement_that_is_not_told_is_not_guessed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_placement_is_unknown_with_an_older_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = onnxruntime.InferenceSession.__mro__[1]
     monkeypatch.delattr(older, "get_provider_graph_assignment_info")
     placement = open_session(model, "cpu", 1).placement
@@ -50,7 +50,7 @@ def test_a_placement_that_is_not_told_is_not_guessed(model: Path, monkeypatch: p
     assert not placement.left_on_cpu
 
 
-def test_auto_takes_the_cpu_where_there_is_no_cuda(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_uses_the_cpu_without_cuda(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     placement = open_session(model, "auto", 1).placement
     assert (placement.provider, placement.left_on_cpu) == ("cpu", False)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -59,7 +59,7 @@ def test_auto_takes_the_cpu_where_there_is_no_cuda(model: Path, caplog: pytest.L
 @pytest.mark.parametrize(
     ("provider", "extra"), [("cuda", "gpu"), ("tensorrt", "gpu"), ("openvino", "openvino")], ids=lambda value: value
 )
-def test_provider_that_is_not_built_in_is_an_error_that_says_what_to_install(
+def test_provider_that_is_not_built_in_is_an_error_with_the_extra_to_install(
     model: Path, provider: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
@@ -67,7 +67,7 @@ def test_provider_that_is_not_built_in_is_an_error_that_says_what_to_install(
         open_session(model, provider, 1)
 
 
-def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[..., list[Any]]) -> None:
+def test_working_cuda_is_opened_with_its_options(model: Path, pretend: Callable[..., list[Any]]) -> None:
     asked = pretend(nodes={CUDA: 3, CPU: 1})
     opened = open_session(model, "cuda", 1, {"gpu_mem_limit": "1000000", "use_tf32": "1"}, device_id=1)
     (provider, options), fallbacks = asked[0]
@@ -86,7 +86,7 @@ def test_cuda_that_works_is_got_with_its_options(model: Path, pretend: Callable[
     assert not opened.placement.runs_on_host
 
 
-def test_a_network_that_cuda_runs_whole_is_not_left_on_the_cpu(
+def test_network_that_runs_on_cuda_entirely_is_not_left_on_the_cpu(
     model: Path, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend()
@@ -95,7 +95,7 @@ def test_a_network_that_cuda_runs_whole_is_not_left_on_the_cpu(
     assert not caplog.records
 
 
-def test_cuda_that_falls_back_is_an_error_that_names_what_is_missing(
+def test_fallback_from_cuda_is_an_error_that_names_the_missing_library(
     model: Path, pretend: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend(got=False, printed="Failed to load libcublas.so.13: no such file\nPlease install CUDA.")
@@ -104,13 +104,13 @@ def test_cuda_that_falls_back_is_an_error_that_names_what_is_missing(
     assert capsys.readouterr().out == ""  # standard output is for --json
 
 
-def test_provider_that_takes_no_node_is_an_error(model: Path, pretend: Callable[..., list[Any]]) -> None:
+def test_provider_that_runs_no_node_is_an_error(model: Path, pretend: Callable[..., list[Any]]) -> None:
     pretend(nodes={CPU: 2})
     with pytest.raises(ProviderError, match=r"'cuda' was requested, but it runs none of the nodes \(2 nodes on cpu\)"):
         open_session(model, "cuda", 1)
 
 
-def test_refused_options_are_an_error_of_one_sentence(model: Path, pretend: Callable[..., list[Any]]) -> None:
+def test_rejected_options_are_an_error_of_one_sentence(model: Path, pretend: Callable[..., list[Any]]) -> None:
     pretend(error='/src/parser.cc:12 void onnxruntime::Parse(const Options&) Unknown provider option: "x".\nmore')
     with pytest.raises(ProviderError) as caught:
         open_session(model, "cuda", 1, {"x": "1"})
@@ -118,7 +118,7 @@ def test_refused_options_are_an_error_of_one_sentence(model: Path, pretend: Call
 
 
 @pytest.mark.parametrize("fault", [{"got": False}, {"nodes": {CPU: 2}}, {"error": "CUDA failure 35"}], ids=str)
-def test_auto_goes_on_with_the_cpu_and_says_so(
+def test_auto_falls_back_to_the_cpu_with_a_warning(
     model: Path, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture, fault: dict[str, Any]
 ) -> None:
     pretend(**fault)
@@ -130,13 +130,13 @@ def test_auto_goes_on_with_the_cpu_and_says_so(
     assert warning.message.startswith("digits/1 does not run on cuda, as provider 'auto' allows: ")
 
 
-def test_auto_never_asks_for_tensorrt(model: Path, pretend: Callable[..., list[Any]]) -> None:
+def test_auto_never_requests_tensorrt(model: Path, pretend: Callable[..., list[Any]]) -> None:
     asked = pretend()
     open_session(model, "auto", 1)
     assert [providers[0][0] for providers in asked] == [CUDA]
 
 
-def test_tensorrt_leaves_to_cuda_what_it_cannot_take(
+def test_tensorrt_falls_back_to_cuda_for_unsupported_nodes(
     model: Path, pretend: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
     asked = pretend(nodes={TENSORRT: 5, CUDA: 2})
@@ -151,9 +151,7 @@ def test_tensorrt_leaves_to_cuda_what_it_cannot_take(
     assert not opened.placement.left_on_cpu
 
 
-def test_cache_that_cannot_be_written_is_an_error(
-    model: Path, pretend: Callable[..., list[Any]], tmp_path: Path
-) -> None:
+def test_unwritable_cache_is_an_error(model: Path, pretend: Callable[..., list[Any]], tmp_path: Path) -> None:
     pretend()
     (tmp_path / "file").write_text("")
     with pytest.raises(ProviderError, match="its cache cannot be written"):
@@ -161,7 +159,7 @@ def test_cache_that_cannot_be_written_is_an_error(
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "auto"])
-def test_file_that_is_no_network_is_the_files_fault_on_every_provider(
+def test_invalid_file_is_a_bundle_error_on_every_provider(
     tmp_path: Path, pretend: Callable[..., list[Any]], provider: str
 ) -> None:
     pretend()
@@ -172,7 +170,7 @@ def test_file_that_is_no_network_is_the_files_fault_on_every_provider(
     assert "\n" not in str(caught.value)
 
 
-def test_threads_are_as_told_and_do_not_spin(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_as_set_and_do_not_spin(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     right = onnxruntime.InferenceSession
 
@@ -187,7 +185,7 @@ def test_threads_are_as_told_and_do_not_spin(model: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
-def test_service_on_an_accelerator_pads_to_sizes_that_were_warmed(
+def test_service_on_an_accelerator_pads_to_warm_sizes(
     bundles: BundleWriter,
     start: StartService,
     pretend: Callable[..., list[Any]],
@@ -224,7 +222,7 @@ def test_service_on_an_accelerator_pads_to_sizes_that_were_warmed(
 
 
 @pytest.mark.parametrize("provider", ["cuda", "cpu"])
-def test_network_of_a_fixed_number_of_rows_is_neither_batched_nor_padded(
+def test_network_with_fixed_rows_is_neither_batched_nor_padded(
     bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]], provider: str
 ) -> None:
     pretend()
@@ -235,7 +233,7 @@ def test_network_of_a_fixed_number_of_rows_is_neither_batched_nor_padded(
     assert "batch_sizes" not in config["parameters"]
 
 
-def test_service_says_where_nodes_run_and_with_which_options(
+def test_service_reports_placement_and_options(
     bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend(nodes={CUDA: 120, CPU: 3})
@@ -258,14 +256,14 @@ def test_service_says_where_nodes_run_and_with_which_options(
     assert 'normfold_model_provider_fallback{model="digits",version="1"} 1.0' in metrics
 
 
-def test_service_on_the_cpu_alone_has_no_fallback(bundles: BundleWriter, start: StartService) -> None:
+def test_service_on_the_cpu_has_no_fallback(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     metrics = start(bundles.root, provider="cpu").client.get("/metrics").text
     assert 'normfold_model_nodes{model="digits",provider="cpu",version="1"} 2.0' in metrics
     assert 'normfold_model_provider_fallback{model="digits",version="1"} 0.0' in metrics
 
 
-def test_model_whose_provider_is_not_got_does_not_load(
+def test_model_without_its_requested_provider_does_not_load(
     bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]]
 ) -> None:
     pretend(got=False)

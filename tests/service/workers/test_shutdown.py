@@ -1,4 +1,4 @@
-"""`normfold serve` as a process of its own: told to end while it works, and without file descriptors."""
+"""`normfold serve` as a process: shutdown under load, and without file descriptors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def in_flight(client: httpx.Client) -> int:
 
 
 @pytest.mark.slow
-def test_what_is_in_flight_is_answered_and_who_comes_later_is_not(identity_repository: Path, tmp_path: Path) -> None:
+def test_shutdown_answers_requests_in_flight_and_rejects_new_connections(
+    identity_repository: Path, tmp_path: Path
+) -> None:
     pipe = tmp_path.parent / f"{tmp_path.name}-pipe"
     with (
         serving(identity_repository, script=HELD, HOLD=str(pipe)) as (process, client),
@@ -84,7 +86,7 @@ def refuses(client: httpx.Client) -> bool:
 
 
 @pytest.mark.slow
-def test_under_load_every_request_is_answered_whole_or_not_at_all(identity_repository: Path) -> None:
+def test_shutdown_under_load_answers_every_request_whole_or_not_at_all(identity_repository: Path) -> None:
     """Four clients ask as fast as they can on connections that they keep; each ends on an answer that says so."""
     outcomes: Counter[str] = Counter()
     asked = threading.Barrier(5)
@@ -104,7 +106,7 @@ def test_under_load_every_request_is_answered_whole_or_not_at_all(identity_repos
                 length = next(int(field.split(b":")[1]) for field in fields if field.startswith(b"content-length"))
                 assert len(file.read(length)) == length
                 if b"connection: close\r\n" in fields:
-                    outcomes["told"] += 1
+                    outcomes["closed"] += 1
                     return
 
     with serving(identity_repository, NORMFOLD_LOG_LEVEL="warning") as (process, client):
@@ -118,8 +120,8 @@ def test_under_load_every_request_is_answered_whole_or_not_at_all(identity_repos
             thread.join(timeout=20)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert outcomes.keys() == {"200", "told"}
-    assert outcomes["told"] == 4
+    assert outcomes.keys() == {"200", "closed"}
+    assert outcomes["closed"] == 4
     assert "Traceback" not in log
 
 
@@ -132,7 +134,7 @@ main()
 
 
 @pytest.mark.slow
-def test_without_file_descriptors_it_neither_spins_nor_dies(identity_repository: Path) -> None:
+def test_server_without_file_descriptors_neither_spins_nor_ends(identity_repository: Path) -> None:
     with serving(identity_repository, script=SCARCE) as (process, client), contextlib.ExitStack() as stack:
         assert wait_until_loaded(client) == {"ready": True}
         connections = [stack.enter_context(connect(client)) for _ in range(100)]
@@ -167,7 +169,7 @@ main()
 
 
 @pytest.mark.slow
-def test_as_many_files_may_be_open_as_connections_need(identity_repository: Path) -> None:
+def test_file_limit_is_raised_to_max_connections(identity_repository: Path) -> None:
     with (
         serving(identity_repository, script=LIMITED, NORMFOLD_MAX_CONNECTIONS="100") as (process, client),
         contextlib.ExitStack() as stack,

@@ -1,4 +1,4 @@
-"""The folder that the service writes: what of it outlives a restart."""
+"""The state_dir: which state is deleted at the start, and its lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def kept(state: Path, version: str) -> Path:
     return file
 
 
-def test_what_was_seen_of_versions_that_are_gone_is_deleted(tmp_path: Path) -> None:
+def test_drift_state_of_deleted_versions_is_deleted(tmp_path: Path) -> None:
     (tmp_path / "repository" / "digits" / "2").mkdir(parents=True)
     gone, there, other = (kept(tmp_path / "state", version) for version in ("digits/1", "digits/2", "cats/2"))
 
@@ -28,14 +28,14 @@ def test_what_was_seen_of_versions_that_are_gone_is_deleted(tmp_path: Path) -> N
         assert not other.exists()
 
 
-def test_a_repository_that_is_away_may_come_back(tmp_path: Path) -> None:
+def test_drift_state_is_kept_while_the_repository_is_missing(tmp_path: Path) -> None:
     left = kept(tmp_path / "state", "digits/1")
 
     with locked_state_dir(tmp_path / "state", 1, tmp_path / "repository"):
         assert left.exists()
 
 
-def test_two_services_never_share_it(tmp_path: Path) -> None:
+def test_state_dir_is_never_shared_by_two_services(tmp_path: Path) -> None:
     with (
         locked_state_dir(tmp_path / "state", 1, tmp_path),
         pytest.raises(SettingsError, match="in use by another"),

@@ -1,0 +1,1 @@
+"""Findings of an audit, and the checks that parameters alone allow."""

@@ -1,0 +1,164 @@
+"""Read unlabelled samples to recalibrate statistics from: a folder of pictures, a table, or arrays.
+
+    FOLDER   PNG and JPEG files, in the order of their names, decoded and standardised as the bundle's card says
+    .csv     rows with a header; columns that the card does not name, such as labels, are ignored
+    .npz     `x`, raw inputs as training data have them; or an array for each input of the network, tensors as it takes
+             them; any further array, such as `y`, is ignored
+    STATE    the state folder of a service that keeps recent inputs: those of this version, of all its processes
+
+The network is the unfolded one: where the bundle takes pixels, it takes them standardised.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from normfold.contract.drift.monitor import MONITOR_NAME
+from normfold.contract.drift.samples import (
+    SAMPLES_SUFFIX,
+    drift_folder,
+    newest_samples,
+    read_stored_samples,
+    stack_samples,
+)
+from normfold.contract.errors import RawInputError
+from normfold.contract.manifest import Manifest
+from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.export.adapt.samples import RAW, SampleFormat, Samples, raw_samples, standardised_samples, tensor_samples
+from normfold.export.arrays import Tensor
+from normfold.export.errors import SampleError
+from normfold.export.verify.inputs import read_arrays
+from normfold.export.verify.runner import Inputs
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = None) -> Samples:
+    """Read samples; pictures are decoded later, when their turn comes.
+
+    Args:
+        path: a folder, or an .npz or .csv file.
+        expected: that of the network.
+        as_tensors: whether an .npz holds tensors; None to tell by the names of its arrays.
+
+    Raises:
+        ModelInputError: an .npz file cannot be read.
+        SampleError: anything else that is wrong with the samples, naming the file, row or array.
+    """
+    if path.is_dir():
+        return _pictures(path, expected)
+    if path.suffix.lower() == ".csv":
+        return _table(path, expected)
+    if path.suffix.lower() == ".npz":
+        return _archive(path, expected, as_tensors)
+    raise SampleError(f"{str(path)!r} is no folder of pictures and no .npz or .csv file.")
+
+
+def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleFormat) -> Samples:
+    """Read what a service kept of a version's inputs, in the order in which they came.
+
+    Args:
+        state_dir: the service's folder.
+        manifest: the version's.
+        expected: that of the network.
+
+    Raises:
+        SampleError: there are none, or they are of another network.
+    """
+    folder = drift_folder(state_dir, manifest) if MONITOR_NAME in manifest.files else state_dir
+    found = [row for path in sorted(folder.glob(f"*{SAMPLES_SUFFIX}")) for row in read_stored_samples(path)]
+    if not found:
+        raise SampleError(
+            f"{str(state_dir)!r} keeps no inputs of {manifest.name}/{manifest.version}; a service keeps them with "
+            "NORMFOLD_KEEP_SAMPLES, of versions that it monitors for drift."
+        )
+    _, arrays = stack_samples(newest_samples(found, len(found)))
+    missing = [info.name for info in expected.infos if info.name not in arrays]
+    if missing:
+        raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
+    return tensor_samples(folder, arrays, expected)
+
+
+def _pictures(folder: Path, expected: SampleFormat) -> Samples:
+    preprocessing = expected.preprocessing
+    if not isinstance(preprocessing, ImagePreprocessing):
+        raise SampleError(f"{str(folder)!r} is a folder, but the bundle's card does not say how to read pictures.")
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    except OSError as error:
+        raise SampleError(f"{str(folder)!r} cannot be read: {error.strerror}.") from None
+    if not files:
+        raise SampleError(f"{str(folder)!r} holds no PNG or JPEG file.")
+
+    def read(start: int, stop: int) -> Inputs:
+        raw = np.stack([_decode(preprocessing, file) for file in files[start:stop]])
+        return {expected.infos[0].name: preprocessing.standardise(raw)}
+
+    return Samples(len(files), read)
+
+
+def _decode(preprocessing: ImagePreprocessing, file: Path) -> Tensor:
+    try:
+        return preprocessing.decode_image(file.read_bytes())
+    except OSError as error:
+        raise SampleError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
+    except RawInputError as error:
+        raise SampleError(f"{str(file)!r} cannot be used: {error}") from None
+
+
+def _table(path: Path, expected: SampleFormat) -> Samples:
+    preprocessing = expected.preprocessing
+    if not isinstance(preprocessing, RowPreprocessing):
+        raise SampleError(f"{str(path)!r} is a table, but the bundle's card does not say how to read rows.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(_rows(path, csv.reader(file), preprocessing))
+    except OSError as error:
+        raise SampleError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SampleError(f"{str(path)!r} is no comma-separated UTF-8 table: {error}.") from None
+    table = np.array(rows).reshape(len(rows), len(preprocessing.columns))
+    return standardised_samples(table, preprocessing, expected)
+
+
+def _rows(path: Path, lines: Iterator[list[str]], preprocessing: RowPreprocessing) -> Iterator[Tensor]:
+    header = next(lines, [])
+    missing = [column for column in preprocessing.columns if header.count(column) != 1]
+    if missing:
+        raise SampleError(f"{str(path)!r} must have one column {missing[0]!r}; its columns are {header}.")
+    places = [header.index(column) for column in preprocessing.columns]
+    for number, cells in enumerate(lines, start=2):
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise SampleError(f"Row {number} of {str(path)!r} has {len(cells)} values, the header {len(header)}.")
+        try:
+            yield preprocessing.decode([float(cells[place]) for place in places])
+        except ValueError as error:
+            raise SampleError(f"Row {number} of {str(path)!r} cannot be used: {error}.") from None
+        except RawInputError as error:
+            raise SampleError(f"Row {number} of {str(path)!r} cannot be used: {error}") from None
+
+
+def _archive(path: Path, expected: SampleFormat, as_tensors: bool | None) -> Samples:
+    arrays = read_arrays(path)
+    names = [info.name for info in expected.infos]
+    may_be_tensors = arrays.keys() >= set(names)
+    may_be_raw = RAW in arrays and (expected.preprocessing is not None or len(names) == 1)
+    if as_tensors is None and may_be_tensors and may_be_raw and expected.preprocessing is not None:
+        raise SampleError(
+            f"{str(path)!r} may hold raw inputs or the network's tensors, which has an input of that name too; "
+            "say --raw or --tensors."
+        )
+    if may_be_tensors and as_tensors is not False:
+        return tensor_samples(path, {name: arrays[name] for name in names}, expected)
+    if not may_be_raw or as_tensors:
+        raw = f", or raw inputs {RAW!r}" if expected.preprocessing is not None else ""
+        raise SampleError(f"{str(path)!r} holds the arrays {sorted(arrays)}; wanted are tensors {names}{raw}.")
+    if expected.preprocessing is None:  # raw inputs are tensors
+        return tensor_samples(path, {names[0]: arrays[RAW]}, expected)
+    return raw_samples(path, arrays, expected.preprocessing, expected)

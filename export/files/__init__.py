@@ -1,0 +1,1 @@
+"""Whole commands on ONNX files: fold one into another, audit one."""

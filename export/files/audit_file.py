@@ -1,0 +1,88 @@
+"""Audit the BatchNormalization nodes of an ONNX file: their mode and their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from normfold.contract.audit.batchnorm_checks import check_layer
+from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
+from normfold.export.fold.batchnorm import BatchNorm, is_training, read_parameters
+from normfold.export.fold.rejection import Rejection
+from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
+from normfold.export.graph.shapes import infer_shapes
+from normfold.export.graph.simplify import compute_constants
+from normfold.export.onnx_io.model_file import load_model
+
+NOTE = "Whether the statistics fit any data was not looked at: an ONNX file comes without."
+
+
+def audit_onnx(path: Path) -> Audit:
+    """Audit a model; the file stays as it is.
+
+    Raises:
+        ModelFileError: missing, unreadable, not ONNX, or using what is not supported.
+    """
+    model = load_model(path)
+    common_passes.InlinePass()(model)
+    nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
+    findings = list(_dropouts(model))
+    infer_shapes(model, afresh=True)
+    while compute_constants(model) and infer_shapes(model):  # parameters that the exporter left to be computed
+        pass
+    layers = []
+    for node, label in zip(nodes, unique_labels(nodes), strict=True):
+        if is_training(node, opset_of(node)):
+            findings.append(_training(label))
+        read = read_parameters(node, opset_of(node))
+        if isinstance(read, Rejection):
+            findings.append(_unreadable(label, read))
+        else:
+            layers.append(_layer(label, read))
+            findings += check_layer(layers[-1])
+    return Audit(tuple(layers), tuple(findings), {}, (NOTE,))
+
+
+def _layer(label: str, read: BatchNorm) -> BatchNormLayer:
+    return BatchNormLayer(label, read.scale, read.shift, read.running_mean, read.running_var, read.epsilon)
+
+
+def _training(label: str) -> Finding:
+    return Finding(
+        Severity.ERROR,
+        "train-mode",
+        label,
+        "training_mode=1: it normalises by the batch",
+        "Export the network again in evaluation mode.",
+    )
+
+
+def _unreadable(label: str, rejection: Rejection) -> Finding:
+    return Finding(
+        Severity.INFO,
+        "not-readable",
+        label,
+        rejection.sentence,
+        "Export the network again with its parameters as initializers.",
+    )
+
+
+def _dropouts(model: ir.Model) -> Iterator[Finding]:
+    """Find Dropout nodes that drop: from opset 12 an input says so, before that the number of outputs told nothing."""
+    for node in model.graph.all_nodes():
+        if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 3:
+            continue
+        tensor = constant_tensor(node.inputs[2])
+        if tensor is not None and np.asarray(tensor.numpy()).any():
+            yield Finding(
+                Severity.ERROR,
+                "train-mode",
+                node_label(node),
+                "training_mode is true: this Dropout sets values to 0 by chance",
+                "Export the network again in evaluation mode.",
+            )

@@ -1,0 +1,86 @@
+"""Fold an ONNX file into another, verify the result, and only then write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from normfold.contract.atomic_write import atomic_path
+from normfold.contract.errors import WriteError
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.errors import FoldError, ModelFileError
+from normfold.export.fold.fold import fold
+from normfold.export.fold.report import FoldReport
+from normfold.export.graph.pixels import FromPixels
+from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
+from normfold.export.verify.verify import Verification, verify
+
+
+@dataclass(frozen=True)
+class FoldedFile:
+    """The report of a fold, and its verification unless that was left out."""
+
+    report: FoldReport
+    verification: Verification | None
+
+
+def fold_file(
+    source: Path,
+    target: Path,
+    verified: bool = True,
+    merging: bool = True,
+    inputs: Path | None = None,
+    pixels: FromPixels | None = None,
+    progress: ProgressCallback = ignore_progress,
+) -> FoldedFile:
+    """Fold a model's BatchNormalization nodes and write the result, if verification passes.
+
+    Args:
+        source: the unfolded ONNX model.
+        target: where the folded one goes; an existing file is replaced, as a whole.
+        verified: compare both before the target is written.
+        merging: make one layer of parallel linear branches.
+        inputs: an .npz file to compare with; random inputs without it.
+        pixels: make the input 8-bit pixels, and fold their standardisation too.
+        progress: called with each step as it begins.
+
+    Raises:
+        ModelFileError, TrainingModeError, PixelError: the model cannot be used.
+        VerificationError: the folded model differs; the target is as it was.
+        WriteError: the target cannot be written.
+    """
+    if not target.name or target.is_dir():
+        raise WriteError(target, "it is a folder")
+    progress("reading the model")
+    model = load_model(source)
+    _keep_source_weights(source, target, model)
+    try:
+        report = fold(model, progress, merging, pixels)
+    except FoldError:
+        require_consistent(source)
+        raise
+    with atomic_path(target) as path:
+        save_model(model, path)
+        verification = None
+        if verified:
+            progress("verifying")
+            try:
+                verification = verify(source, path, inputs, progress=progress, pixels=pixels)
+            except ModelFileError as error:
+                raise ModelFileError(target if error.path == path else error.path, error.problem) from None
+            verification.require()
+    return FoldedFile(report, verification)
+
+
+def _keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
+    """Check that no weights of the source are overwritten, unless the source itself is replaced too.
+
+    Raises:
+        ModelFileError: the target's weights would go where the source keeps its own.
+    """
+    data = target.with_name(f"{target.name}.data").resolve()
+    kept = {Path(tensor.path).resolve() for tensor in external_tensors(model)}
+    if data in kept and source.resolve() != target.resolve():
+        raise ModelFileError(target, f"would overwrite the weights of {str(source)!r}; choose another name.")

@@ -1,0 +1,234 @@
+"""Reason codes of folds that are not done, each with a description for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+
+class ReasonCode(StrEnum):
+    """A reason for which a fold is not done; `description` says when it occurs and what a user can do."""
+
+    description: str
+
+    def __new__(cls, code: str, description: str) -> ReasonCode:
+        """Make a member of a code and its description."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.description = member.__doc__ = description
+        return member
+
+    # The BatchNormalization itself
+    PARAMETER_NOT_CONSTANT = (
+        "parameter-not-constant",
+        "`scale`, `shift`, `running_mean` or `running_var` is computed, or is an initializer that is also an input, "
+        "which a caller may override. Export with the parameters as initializers that are no inputs.",
+    )
+    PARAMETER_MISMATCH = (
+        "parameter-mismatch",
+        "The four parameters differ in length, so the node cannot run. Correct the file.",
+    )
+    STATISTICS_NOT_FINITE = (
+        "statistics-not-finite",
+        "The parameters give a gain or offset that is NaN or infinite. `normfold audit` names the channels; train or "
+        "recalibrate the layer again.",
+    )
+    NOT_SPATIAL = (
+        "not-spatial",
+        "The node has spatial=0 (until opset 8): statistics for every position, not for every channel. Export with a "
+        "newer opset.",
+    )
+    FURTHER_OUTPUTS = (
+        "further-outputs",
+        "The mean or variance that the node gives out is read. Export for inference, with one output.",
+    )
+    SUBGRAPH = (
+        "subgraph",
+        "The node stands in the body of an If, Loop or Scan, or a value on the way is read in one or comes from "
+        "outside of it. Export without the control flow, if the network allows it.",
+    )
+    UNREAD = (
+        "unread",
+        "Nothing reads the node's output, so the node was removed. Nothing needs to be done.",
+    )
+
+    # The place in the graph
+    GRAPH_INPUT = (
+        "graph-input",
+        "The node reads an input of the graph or an initializer: no operator before it can absorb the affine. Where "
+        "the input is standardised by the caller, nothing is lost.",
+    )
+    GRAPH_OUTPUT = (
+        "graph-output",
+        "A value that would change is an output of the graph, which must stay as it is. Drop the output, if no caller "
+        "reads it.",
+    )
+    OTHER_READERS = (
+        "other-readers",
+        "A value that would change is also read by another node, as in DenseNet's concatenations. The network's form "
+        "decides it.",
+    )
+    CONFLICT = (
+        "conflict",
+        "Two paths need two different affines on the same value. The network's form decides it.",
+    )
+    COST = (
+        "cost",
+        "The readers could absorb the affine, but their constants would grow by more bytes than the node moves. Fixed "
+        "spatial sizes that are smaller may change it.",
+    )
+    OVERFLOW = (
+        "overflow",
+        "A constant of the folded network would exceed what float16 holds, 65504. Fold the network in float32, then "
+        "convert it.",
+    )
+
+    # Operators that no affine passes
+    OPERATOR = (
+        "operator",
+        "The affine can neither pass the operator nor be absorbed by it, or the operator is not known to the fold. A "
+        "node on the other side may still absorb it.",
+    )
+    NON_LINEAR = (
+        "non-linear",
+        "The operator is not linear in what it reads: an activation that an offset would move, a normalisation by "
+        "statistics of its input, a Cast to or from integers. The network's form decides it.",
+    )
+    GAIN_SIGN = (
+        "gain-sign",
+        "A maximum or a rectifier lets only positive gains pass, and a gain is negative or zero. Training decides it.",
+    )
+    TRAINING_MODE = (
+        "training-mode",
+        "A Dropout on the way may drop values: its training_mode is true or computed. Export in evaluation mode.",
+    )
+    RECIPROCAL = (
+        "reciprocal",
+        "The operator divides by the value. The network's form decides it.",
+    )
+    PRODUCT = (
+        "product",
+        "The operator multiplies two activations, and no one factor can take the gain. The network's form decides it.",
+    )
+    PRODUCT_OFFSET = (
+        "product-offset",
+        "The operator multiplies two activations: a gain passes, an offset does not. The network's form decides it.",
+    )
+    NO_BIAS = (
+        "no-bias",
+        "A MatMul has no bias for the offset and cannot become a Gemm, or multiplies two activations. Export the layer "
+        "as Linear on a matrix, or with a bias.",
+    )
+    UNEQUAL_GAINS = (
+        "unequal-gains",
+        "The branches of a sum would arrive with different gains. The network's form decides it.",
+    )
+    TWO_BRANCHES = (
+        "two-branches",
+        "The branches of a sum or product differ in shape, or their shapes are not known. Export with shapes that "
+        "inference can find.",
+    )
+    REPEATED = (
+        "repeated",
+        "A Gather takes an element twice, each copy with another affine. The network's form decides it.",
+    )
+    BLOCK_NOT_UNIFORM = (
+        "block-not-uniform",
+        "DepthToSpace or SpaceToDepth lays channels side by side whose affines differ. Training decides it.",
+    )
+    ZERO_GAIN = (
+        "zero-gain",
+        "The fold would divide by a gain or factor of zero. Training decides it: the channel is dead.",
+    )
+
+    # Borders
+    ZERO_PADDING = (
+        "zero-padding",
+        "A convolution or pool pads with zeros, where the offset would be missing, and no constant behind it takes up "
+        "the difference. Where sizes are not fixed, fixing them may help.",
+    )
+    UNEVEN_TAPS = (
+        "uneven-taps",
+        "The output positions of a ConvTranspose see different taps, so the offset would not be the same everywhere. "
+        "The network's form decides it.",
+    )
+    PADDING_NOT_UNIFORM = (
+        "padding-not-uniform",
+        "A Pad fills all channels with one constant, and each would need its own. The network's form decides it.",
+    )
+    PADDED_AXIS = (
+        "padded-axis",
+        "The affine varies along an axis that a Pad enlarges. The network's form decides it.",
+    )
+    EXTRAPOLATION = (
+        "extrapolation",
+        "A Resize by tf_crop_and_resize fills what lies outside with a constant. Use another coordinate mode.",
+    )
+
+    # Shapes
+    NOT_PER_CHANNEL = (
+        "not-per-channel",
+        "The affine is not one gain and offset for each channel of the operator that would absorb it. The network's "
+        "form decides it.",
+    )
+    MIXED_AXES = (
+        "mixed-axes",
+        "A Reshape joins the channels with an axis of unknown size. Export with that size fixed.",
+    )
+    UNKNOWN_SHAPE = (
+        "unknown-shape",
+        "Shape inference does not find a shape or dtype that is needed. Export with fixed sizes, apart from the batch.",
+    )
+    BROADCAST = (
+        "broadcast",
+        "A constant enlarges the other operand, or that operand's shape is not known. Export with known shapes.",
+    )
+    EXPANDED = (
+        "expanded",
+        "The affine varies along an axis that an Expand enlarges. The network's form decides it.",
+    )
+    REDUCED_AXIS = (
+        "reduced-axis",
+        "The affine varies along an axis that is reduced to one value. The network's form decides it.",
+    )
+    RESIZED_AXIS = (
+        "resized-axis",
+        "The affine varies along an axis that a Resize scales. The network's form decides it.",
+    )
+    WEIGHT_RANK = (
+        "weight-rank",
+        "The constant factor of a MatMul is not a matrix. The network's form decides it.",
+    )
+    INVALID_GROUP = (
+        "invalid-group",
+        "The groups of a convolution do not divide its channels, so the node cannot run. Correct the file.",
+    )
+
+    # What must be constant
+    WEIGHTS_NOT_CONSTANT = (
+        "weights-not-constant",
+        "A weight or bias is computed, or is an initializer that is also an input. Export with the weights as "
+        "initializers that are no inputs.",
+    )
+    INDICES = (
+        "indices",
+        "The value is read as indices, sizes or pads, or the operator gives indices. The network's form decides it.",
+    )
+    COMPUTED_INDICES = (
+        "computed-indices",
+        "A Slice or Gather takes elements by computed indices. Export with constant indices.",
+    )
+    COMPUTED_AXES = (
+        "computed-axes",
+        "A reduction has computed axes. Export with constant axes.",
+    )
+    COMPUTED_PADS = (
+        "computed-pads",
+        "A Pad has computed pads. Export with constant pads.",
+    )
+
+
+def reason_codes() -> Iterator[tuple[str, str]]:
+    """Yield each reason code and its description, in the order of their definition."""
+    for code in ReasonCode:
+        yield code.value, code.description

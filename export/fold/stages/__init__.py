@@ -1,0 +1,1 @@
+"""The stages of a fold, in files by what they are about."""

@@ -1,0 +1,76 @@
+"""Stages that prepare a model: functions inlined, shapes inferred, constants computed, BatchNormalization read."""
+
+from __future__ import annotations
+
+import onnx_ir.passes.common as common_passes
+
+from normfold.export.fold.batchnorm import BatchNorm, read_batchnorm
+from normfold.export.fold.state import FoldState
+from normfold.export.graph import shapes, simplify
+from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
+
+
+def inline_functions(state: FoldState) -> bool:
+    """Inline functions, and list every BatchNormalization of the source.
+
+    Requires: a model from `load_model`.
+    Ensures: no node calls a function of the model; `state.batchnorms` is complete.
+    """
+    result = common_passes.InlinePass()(state.model)
+    nodes = [node for node in state.model.graph.all_nodes() if is_batchnorm(node)]
+    state.batchnorms.update(zip(unique_labels(nodes), nodes, strict=True))
+    return bool(result.modified)
+
+
+def infer_shapes(state: FoldState) -> bool:
+    """Infer the shapes of all values from those of the inputs.
+
+    Requires: no calls of functions.
+    Ensures: values have the shapes that follow from the inputs, whatever the file says of values in between.
+    """
+    return shapes.infer_shapes(state.model, afresh=True)
+
+
+def compute_constants(state: FoldState) -> bool:
+    """Compute what is constant, and then shapes that are known with it, until nothing more is found.
+
+    Requires: shapes inferred.
+    Ensures: constant expressions are initializers; each BatchNormalization is still a node.
+    """
+    changed = False
+    while simplify.compute_constants(state.model):
+        changed = True
+        if not shapes.infer_shapes(state.model):
+            break
+    return changed
+
+
+def read_parameters(state: FoldState) -> bool:
+    """Read the parameters of every BatchNormalization into the report, and warn of statistics that were never set.
+
+    Requires: constants computed.
+    Ensures: `state.report.parameters` holds those that can be read; the model is as it was.
+
+    Raises:
+        TrainingModeError: a BatchNormalization is in training mode.
+    """
+    for label, node in state.batchnorms.items():
+        read = read_batchnorm(node, opset_of(node))
+        if isinstance(read, BatchNorm):
+            state.report.parameters[label] = read
+            if read.statistics_never_set:
+                state.report.warnings.append(
+                    f"BatchNormalization {label!r} has mean 0 and variance 1 in every channel: "
+                    "its statistics were probably never set by training."
+                )
+    return False
+
+
+def remove_unused_nodes(state: FoldState) -> bool:
+    """Remove nodes whose outputs are read nowhere.
+
+    Requires: nothing.
+    Ensures: every node leads to an output of the graph; shapes are known as far as inference finds them.
+    """
+    result = common_passes.RemoveUnusedNodesPass()(state.model)
+    return shapes.infer_shapes(state.model) or bool(result.modified)

@@ -1,0 +1,57 @@
+"""The state of a fold, and the shape that all of its stages have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.fold.rejection import Rejection
+from normfold.export.fold.report import FoldReport, Outcome
+from normfold.export.graph.pixels import FromPixels
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """The choices of a caller, for the stages that ask for them."""
+
+    merging: bool = True
+    """Make one layer of parallel linear branches and of layers in a row."""
+    pixels: FromPixels | None = None
+    """Make the input 8-bit pixels, and fold their standardisation too."""
+
+
+@dataclass(frozen=True)
+class FoldedNode:
+    """A node that was folded: how, the labels of the nodes that absorbed it, and of all nodes on the way."""
+
+    outcome: Outcome
+    into: tuple[str, ...]
+    path: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class FoldState:
+    """A model while it is folded, and what is known so far."""
+
+    model: ir.Model
+    options: FoldOptions = field(default_factory=FoldOptions)
+    progress: ProgressCallback = ignore_progress
+    report: FoldReport = field(default_factory=FoldReport)
+    """Parameters, warnings, the pixel input and the count of affines; the entries are made from the rest at the end."""
+    batchnorms: dict[str, ir.Node] = field(default_factory=dict)
+    """Every BatchNormalization of the source by its label, in graph order."""
+    folded: dict[ir.Node, FoldedNode] = field(default_factory=dict)
+    rejections: dict[ir.Node, tuple[Rejection, ...]] = field(default_factory=dict)
+    """Why a node was not folded when it was tried last: backwards and forwards, or one where neither was tried."""
+    output_values: dict[ir.Value, ir.Node] = field(default_factory=dict)
+    """Values that hold what a BatchNormalization of the source gave out, whether it is still there or was folded."""
+
+
+Stage = Callable[[FoldState], bool]
+"""One stage: changes the model of a state in place, and returns whether it changed the model.
+
+The docstring of a stage says what it requires of the model and what it ensures.
+"""

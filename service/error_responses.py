@@ -23,6 +23,7 @@ from normfold.contract.errors import (
     NormfoldError,
     RawInputError,
     SetupError,
+    WriteError,
 )
 from normfold.contract.record import ManifestError
 from normfold.contract.runtime import RuntimePackageError

@@ -117,13 +117,12 @@ def install(packages: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """Install what is missing; return 0, or 3 where apt-get fails."""
+    """Install what is missing; return 0, or 3 if a program is still missing at the end."""
     missing = missing_programs()
     if not missing:
         return 0
     if shutil.which("apt-get") is None:
-        report(missing, "there is no apt-get to install it")
-        return 0
+        return report(missing, "there is no apt-get to install it")
     if os.geteuid() != 0:
         sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "--non-interactive"]
         may_sudo = (
@@ -131,8 +130,7 @@ def main() -> int:
             and not subprocess.run([*sudo, "true"], stderr=subprocess.DEVNULL, check=False).returncode
         )
         if not may_sudo:
-            report(missing, "installing it needs root or sudo")
-            return 0
+            return report(missing, "installing it needs root or sudo")
         return subprocess.run([*sudo, sys.executable, __file__], check=False).returncode
     subprocess.run(["apt-get", "update", "--quiet=2"], stdout=subprocess.DEVNULL, check=False)
     chosen = {program.name: choose_package(program) for program in missing}
@@ -141,16 +139,15 @@ def main() -> int:
         sys.stdout.write(f"Installing {', '.join(packages)}.\n")
         sys.stdout.flush()
         if install(packages):
-            report(missing_programs(missing), "apt-get could not install it")
-            return 3
-    report(missing_programs(missing), "apt has no package with it")
-    return 0
+            return report(missing_programs(missing), "apt-get could not install it")
+    return report(missing_programs(missing), "apt has no package with it")
 
 
-def report(programs: Sequence[Program], reason: str) -> None:
-    """Print a line for each program that is missing."""
+def report(programs: Sequence[Program], reason: str) -> int:
+    """Print a line for each program that is missing; return 3 if there is one, else 0."""
     for program in programs:
         sys.stdout.write(f"{program.name} is missing ({program.purpose}): {reason}.\n")
+    return 3 if programs else 0
 
 
 if __name__ == "__main__":

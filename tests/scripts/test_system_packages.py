@@ -88,7 +88,7 @@ def test_missing_programs_are_installed_without_starting_a_service(
     monkeypatch: pytest.MonkeyPatch, policy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = Machine(monkeypatch, policy, {"prometheus": "2.42.0", "wrk": "4.1.0"})
-    assert system_packages.main() == 0
+    assert system_packages.main() == 3
     [install] = [command for command in machine.commands if command[1] == "install"]
     assert install[-2:] == ["prometheus", "wrk"]
     assert not machine.started
@@ -101,7 +101,7 @@ def test_missing_programs_are_installed_without_starting_a_service(
 def test_policy_of_the_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch, policy: Path) -> None:
     policy.write_text("#!/bin/sh\nexit 101\n# the machine's own\n")
     machine = Machine(monkeypatch, policy, {"wrk": "4.1.0"})
-    assert system_packages.main() == 0
+    assert system_packages.main() == 3
     assert not machine.started
     assert policy.read_text().endswith("# the machine's own\n")
 
@@ -118,6 +118,6 @@ def test_user_who_may_not_install_gets_a_line_for_each_program(
     monkeypatch: pytest.MonkeyPatch, policy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = Machine(monkeypatch, policy, {"wrk": "4.1.0"}, user=1000)
-    assert system_packages.main() == 0
+    assert system_packages.main() == 3
     assert len(capsys.readouterr().out.splitlines()) == len(PROGRAMS)
     assert not [command for command in machine.commands if "apt-get" in command]

@@ -31,6 +31,8 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 
 autodoc_typehints = "signature"
+add_module_names = False  # a reader imports from normfold, wherever a name is defined
+default_role = "code"  # `name` in a docstring is code, as in Markdown
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 
@@ -52,6 +54,11 @@ def _insert_generated(_: Sphinx, __: str, source: list[str]) -> None:
     source[0] = _GENERATED.sub(lambda match: GENERATORS[match[1]](), source[0])
 
 
+def _escape_underscores(_: Sphinx, __: str, ___: str, ____: Any, _____: Any, lines: list[str]) -> None:
+    """Make a final underscore, as in NORMFOLD_, plain text: to docutils it would be a link."""
+    lines[:] = [re.sub(r"(?<=\w)_(?=[\s,.;:)]|$)", r"\\_", line) for line in lines]
+
+
 def _reject_outside_addresses(app: Sphinx, exception: Exception | None) -> None:
     """Fail if a page loads anything from another host: the pages are read without a network."""
     if exception is not None:
@@ -67,6 +74,7 @@ def _reject_outside_addresses(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Register the two hooks."""
+    """Register the hooks."""
     app.connect("source-read", _insert_generated)
+    app.connect("autodoc-process-docstring", _escape_underscores)
     app.connect("build-finished", _reject_outside_addresses)

@@ -139,9 +139,9 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "DamagedBundleError": "bundle",
-    "ManifestError": "manifest",
+    "ManifestError": "record",
     "MonitorError": "drift.monitor",
-    "RawInputError": "preprocess",
+    "RawInputError": "errors",
     "RuntimePackageError": "runtime",
 }
 """Errors that stand beside what imports numpy or pydantic, and their module in `normfold.contract`."""

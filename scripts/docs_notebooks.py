@@ -17,7 +17,7 @@ TUTORIALS = Path(__file__).resolve().parent.parent / "docs" / "tutorials"
 
 _SECTION = re.compile(r"^# --- (\w+)\n", re.MULTILINE)
 _INCLUDE = re.compile(
-    r'^```\{literalinclude\} (\w+\.py)\n:start-after: "# --- (\w+)"\n:end-before: "# ---"\n```$', re.MULTILINE
+    r'^```\{literalinclude\} (\w+\.py)\n:start-after: "# --- (\w+)"\n(?::end-before: "# ---"\n)?```$', re.MULTILINE
 )
 
 

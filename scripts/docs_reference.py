@@ -6,9 +6,12 @@ that nothing which the code states is typed a second time.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import re
 import tempfile
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,31 +110,47 @@ def reason_codes() -> str:
 
 def python_api() -> str:
     """Return a section for each public name of the package `normfold`, rendered by autodoc from its docstring."""
-    sections = []
-    for name in public_names():
+    functions, classes, errors = [], [], []
+    for name in normfold.__all__:
         member = getattr(normfold, name)
-        if name == "__version__":
-            continue
-        _described(inspect.getdoc(member), f"normfold.{name}")
-        if inspect.ismodule(member) and not callable(member):
-            sections.append(_error_section(name, member))
-            continue
-        kind = "autoclass" if inspect.isclass(member) else "autofunction"
-        options = ":members:" if inspect.isclass(member) else ""
-        sections.append(f"## {name}\n\n```{{eval-rst}}\n.. {kind}:: normfold.{name}\n   {options}\n```")
-    return "\n\n".join(sections)
+        if inspect.isclass(member) and issubclass(member, Exception):
+            continue  # in the tree of errors
+        if name == "errors":
+            errors.append(_errors_tree(member))
+        elif inspect.isclass(member):
+            classes.append(_api_section(name, "autoclass", member))
+        else:
+            functions.append(_api_section(name, "autofunction", member))
+    return "\n\n".join(("## Functions", *functions, "## Classes", *classes, "## Errors", *errors))
 
 
-def _error_section(name: str, module: types.ModuleType) -> str:
-    """Return the section of `normfold.errors`: its tree, and every error that has no section of its own."""
-    members = ", ".join(one for one in dir(module) if one.endswith("Error") and one not in public_names())
-    options = f":members: {members}\n   :imported-members:"
-    return f"## {name}\n\n```{{eval-rst}}\n.. automodule:: normfold.{name}\n   {options}\n```"
+def _api_section(name: str, directive: str, member: Any) -> str:
+    """Return the heading of a public name, and the directive that renders it."""
+    if inspect.ismodule(member):  # normfold.export is a package that can be called
+        member = inspect.unwrap(importlib.import_module(f"normfold._{name}").__dict__[name])
+    _described(inspect.getdoc(member), f"normfold.{name}")
+    if inspect.isclass(member):
+        for attribute, value in vars(member).items():
+            if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                _described(inspect.getdoc(value), f"normfold.{name}.{attribute}")
+    options = "\n   :members:" if inspect.isclass(member) else ""
+    target = f"{member.__module__}.{member.__qualname__}"
+    return f"### {name}\n\n```{{eval-rst}}\n.. {directive}:: {target}{options}\n```"
 
 
-def public_names() -> list[str]:
-    """Return the public names of the package `normfold`, in the order of its `__all__`."""
-    return list(getattr(normfold, "__all__", ()))
+def _errors_tree(module: types.ModuleType) -> str:
+    """Return the docstring of `normfold.errors`, which draws the tree of all errors.
+
+    Raises:
+        UndocumentedError: an error of the module, or of the package itself, is not in the tree.
+    """
+    text = _described(inspect.getdoc(module), module.__name__)
+    for name in (*getattr(module, "__all__", ()), *normfold.__all__):
+        member = getattr(module, name, None)
+        if inspect.isclass(member) and issubclass(member, Exception) and not re.search(rf"\b{name}\b", text):
+            raise UndocumentedError(f"normfold.errors.{name} is not in the tree of errors")
+    summary, _, tree = text.partition("\n    ")
+    return f"{summary}\n\n```text\n{textwrap.dedent('    ' + tree)}\n```"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {

@@ -37,7 +37,7 @@ labels = torch.tensor(digits.target)
 torch.manual_seed(0)
 network = small_cnn(width=16)
 optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-for _ in range(40):
+for _ in range(20):
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(network(images), labels).backward()
     optimizer.step()

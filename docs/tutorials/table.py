@@ -49,7 +49,7 @@ for prediction in client.predict("wine", rows):
 # --- wrong
 try:
     client.predict("wine", [{"alcohol": 13.2}])
-except normfold.ServiceError as error:
+except normfold.errors.ResponseError as error:
     print(error.status, error)
 
 # --- stop

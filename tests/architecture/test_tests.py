@@ -125,9 +125,6 @@ NO_SUBJECTS = re.compile(
 )
 """Beginnings of a test's name that do not name its subject."""
 
-NOT_YET_RENAMED = ("contract", "models", "service")
-"""Folders whose tests still have names without a subject."""
-
 
 def names_without_subject(source: str) -> list[str]:
     """Return the names of tests in a source that begin with a pronoun or a question word."""
@@ -137,7 +134,7 @@ def names_without_subject(source: str) -> list[str]:
 
 def test_names_of_tests_begin_with_their_subject() -> None:
     found = {str(path.relative_to(TESTS)): names_without_subject(path.read_text()) for path in FILES}
-    assert {path: names for path, names in found.items() if names and not path.startswith(NOT_YET_RENAMED)} == {}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize("name", ["what_cannot_be_read_is_refused", "it_is_small", "they_end", "none_is_left"])

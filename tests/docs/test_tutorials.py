@@ -28,11 +28,12 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
 def run_python(folder: Path, *arguments: str) -> str:
     """Run Python in a folder of its own and return its output; end whatever it leaves running."""
     log = folder / "output.txt"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NORMFOLD_")}
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
-            env={name: value for name, value in os.environ.items() if not name.startswith("NORMFOLD_")},
+            env=environment | {"OMP_NUM_THREADS": "1"},  # networks this small gain nothing by threads
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -65,7 +66,7 @@ def test_tutorials_are_the_four_that_the_index_lists() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", sorted(set(names()) - {"pictures"}))  # its notebook runs, cell by cell the same code
 def test_script_of_a_tutorial_runs(name: str, tmp_path: Path) -> None:
     output = run_python(tmp_path, str(TUTORIALS / f"{name}.py"))
 

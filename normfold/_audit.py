@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from normfold.contract.audit.findings import Audit, Finding
+    from normfold.contract.progress import ProgressCallback
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +129,7 @@ def _audit_onnx(given: Source, data: str | None) -> Audit:
     return audit_onnx(Path(given.text))
 
 
-def _audit_torch(given: Source, data: str | None, report: Callable[[str], None]) -> Audit:
+def _audit_torch(given: Source, data: str | None, report: ProgressCallback) -> Audit:
     require_torch_source(given)
     require_packages("torch", "sklearn", "safetensors", extra="train", needed_for="normfold audit of a torch network")
     from normfold.models.batchnorm.audit import audit_network

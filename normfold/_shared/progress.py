@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-Progress = bool | Callable[[str], None]
+from normfold.contract.progress import ProgressCallback, ignore_progress
+
+Progress = bool | ProgressCallback
 """False shows nothing, True each step on standard error; a function is called with each step, in words."""
 
 
 @contextmanager
-def reporting(progress: Progress) -> Iterator[Callable[[str], None]]:
+def reporting(progress: Progress) -> Iterator[ProgressCallback]:
     """Give the function that is called with each step."""
     if callable(progress):
         yield progress
@@ -20,7 +22,4 @@ def reporting(progress: Progress) -> Iterator[Callable[[str], None]]:
         with err.status("starting") as status:
             yield status.update
     else:
-        yield _ignore
-
-
-def _ignore(_step: str) -> None: ...
+        yield ignore_progress

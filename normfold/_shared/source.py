@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
 from normfold.contract.errors import SetupError
+from normfold.contract.progress import ProgressCallback
 from normfold.contract.source_card import RunningStatistics, SourceCard, read_source_card
 from normfold.errors import ArgumentError
 
@@ -103,7 +104,7 @@ class Resolved:
     kept_statistics: str | None
 
 
-def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolved:
+def resolve(source: Source, folder: Path, progress: ProgressCallback) -> Resolved:
     """Return the unfolded ONNX file of a source, written to `folder` if need be, and its card.
 
     The statistics of a run folder are recalibrated over its training data, unless `keep_statistics` is set.
@@ -111,7 +112,7 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
     Raises:
         ArgumentError: there is no such source, or an option that does not go with it.
         SetupError: `folder` cannot be written.
-        NormfoldError: whatever reading or exporting it says.
+        NormfoldError: it cannot be read or exported.
     """
     check_arguments(source)
     if source.is_onnx:
@@ -124,11 +125,11 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
     record, kept = None, None
     try:
         if not source.is_run:
-            say("tracing the network")
+            progress("tracing the network")
             _network_to_onnx(source, target)
             kept = f"{source.kind} has no training data"
         else:
-            record, kept = _checkpoint_to_onnx(source, target, say)
+            record, kept = _checkpoint_to_onnx(source, target, progress)
     except OSError as error:
         raise SetupError(
             f"The unfolded model cannot be written to {str(folder)!r}: {error.strerror or error}."
@@ -138,9 +139,9 @@ def resolve(source: Source, folder: Path, say: Callable[[str], None]) -> Resolve
 
 
 def _checkpoint_to_onnx(
-    source: Source, target: Path, say: Callable[[str], None]
+    source: Source, target: Path, progress: ProgressCallback
 ) -> tuple[RunningStatistics | None, str | None]:
-    """Write the network of a run folder; return what taking its statistics anew came to, and why they were kept."""
+    """Write the network of a run folder; return the record of its recalibration, and why the statistics were kept."""
     from normfold.models.batchnorm.recalibrate_run import RecalibratedRun, recalibrate_run
     from normfold.models.onnx.to_onnx import OPSET, checkpoint_to_onnx
     from normfold.models.training.checkpoint import load_checkpoint
@@ -149,8 +150,8 @@ def _checkpoint_to_onnx(
     if source.keep_statistics:
         network = RecalibratedRun(load_checkpoint(folder), None, "--keep-statistics")
     else:
-        network = recalibrate_run(folder, say)
-    say("tracing the network")
+        network = recalibrate_run(folder, progress)
+    progress("tracing the network")
     checkpoint_to_onnx(network.checkpoint, target, opset=source.opset or OPSET, dynamic_size=source.dynamic_size)
     return network.record, network.note
 
@@ -245,7 +246,7 @@ def parse_shape(given: str | Sequence[int]) -> tuple[int, ...]:
 def _is_there(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name too long for the file system, say
+    except (OSError, ValueError):  # for example a name that is too long for the file system
         return False
 
 

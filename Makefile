@@ -44,7 +44,7 @@ test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are pytest's own.
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 test-quick: $(INSTALLED)  ## Run the tests that take less than a second each, in two processes.
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff format --check .

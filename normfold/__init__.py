@@ -1,4 +1,4 @@
-"""Train, fold, verify, export and serve batch-normalised networks.
+"""Train, fold, verify, export and serve batch-normalised networks::
 
     train       train a network, and leave a run folder
     audit       look for what is wrong with BatchNorm layers
@@ -56,32 +56,35 @@ if TYPE_CHECKING:
     __version__: str
 
 _MODULES = {
-    "_adapt": ("adapt", "AdaptResult"),
-    "_app": ("create_app",),
+    "_train": ("train", "TrainResult"),
     "_audit": ("audit", "AuditResult"),
-    "_export": ("ExportResult",),
     "_fold": ("fold", "FoldResult"),
     "_inspect": ("inspect", "InspectResult"),
-    "_repository": ("load_repository", "ModelRepository", "RepositoryModel"),
-    "_shared.predictions": ("ClassProbability", "Prediction"),
-    "_train": ("train", "TrainResult"),
     "_verify": ("verify", "VerifyResult"),
+    "_export": ("export", "ExportResult"),
+    "_adapt": ("adapt", "AdaptResult"),
+    "_repository": ("load_repository", "ModelRepository", "RepositoryModel"),
+    "_app": ("create_app",),
     "client": ("Client", "ModelVersion"),
-    "errors": ("CheckError", "ClientError", "InputError", "NormfoldError", "SetupError"),
+    "_shared.predictions": ("Prediction", "ClassProbability"),
+    "errors": ("NormfoldError", "InputError", "CheckError", "SetupError", "ClientError"),
 }
-"""Module to the public names that it has. `export` is not among them: see `_ExportPackage`."""
+"""Module to the public names that it has."""
 
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [*sorted(_PLACES), "errors", "export"]
+__all__ = [*_PLACES, "errors"]
 
 
 class _ExportPackage(ModuleType):
-    """The package `normfold.export`, which can be called: `normfold.export("runs/digits")` is the function.
+    # The package `normfold.export`, which can be called: `normfold.export("runs/digits")` is the function. Importing a
+    # module of the package binds the package to the name `export` here, so a function of that name could not stay.
 
-    Importing a module of the package binds the package to the name `export` here, so a function of that name could not
-    stay.
-    """
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        from normfold._export import export
+
+        return export.__doc__
 
     @property
     def __signature__(self) -> Any:

@@ -102,11 +102,11 @@ def adapt(
     dry_run: bool = False,
     progress: Progress = False,
 ) -> AdaptResult:
-    """Recalibrate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
+    """Recalibrate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version::
 
         running_mean' = (prior * running_mean + n * mean) / (prior + n)
 
-    and likewise the variance, over n samples, layer by layer. For inputs that have drifted since training: another
+    Likewise the variance, over n samples, layer by layer. For inputs that have drifted since training: another
     camera, another light. Needs neither torch nor the checkpoint nor labels, but at least 32 samples of one state of
     affairs, and 100 for thresholds of drift.
 

@@ -24,11 +24,11 @@ def create_app(repository: AnyPath | None = None, **settings: Any) -> FastAPI:
 
     Args:
         repository: folder of models; NORMFOLD_REPOSITORY or `model_repository` without it.
-        settings: of the service, by name (docs/operations.md); they override the environment's NORMFOLD_ variables.
+        settings: of the service, by name (docs/operations.md); they override the environment's variables.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
-        SettingsError: a setting is wrong, or a NORMFOLD_ variable has an unknown name.
+        SettingsError: a setting, or a variable of the environment that sets one, is wrong or unknown.
     """
     require_packages("fastapi", extra="cpu", needed_for="normfold.create_app")
     from normfold.contract.runtime import require_onnxruntime

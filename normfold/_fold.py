@@ -63,11 +63,11 @@ def fold(
     merge: bool = True,
     progress: Progress = False,
 ) -> FoldResult:
-    """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
+    """Fold the BatchNormalization nodes of an ONNX file into the weights around them::
 
         y = scale * (x - running_mean) / sqrt(running_var + epsilon) + shift = gain * x + offset
 
-    is an affine of each channel, which a Conv, Gemm or MatMul before or behind it can take up. The folded model is
+    That is an affine of each channel, which a Conv, Gemm or MatMul before or behind it can take up. The folded model is
     compared with the original before it is written: 8 times the network's own rounding noise, plus 1e-6 of an output's
     range, is allowed.
 

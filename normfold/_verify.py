@@ -62,7 +62,7 @@ def verify(
     card: AnyPath | None = None,
     progress: Progress = False,
 ) -> VerifyResult:
-    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
+    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise::
 
         error <= 8 * noise + 1e-6        both relative to the output's range
 

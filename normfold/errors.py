@@ -1,6 +1,6 @@
 """Every error that Normfold raises on purpose, in one tree.
 
-Each carries its facts as attributes, and one sentence that says what is wrong and what to do.
+Each carries its facts as attributes, and one sentence that says what is wrong and what to do::
 
     NormfoldError
     ├── InputError                          what was given cannot be used; exit code 2
@@ -139,9 +139,9 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "DamagedBundleError": "bundle",
-    "ManifestError": "manifest",
+    "ManifestError": "record",
     "MonitorError": "drift.monitor",
-    "RawInputError": "preprocess",
+    "RawInputError": "errors",
     "RuntimePackageError": "runtime",
 }
 """Errors that stand beside what imports numpy or pydantic, and their module in `normfold.contract`."""

@@ -23,6 +23,7 @@ from normfold.contract.errors import (
     NormfoldError,
     RawInputError,
     SetupError,
+    WriteError,
 )
 from normfold.contract.record import ManifestError
 from normfold.contract.runtime import RuntimePackageError
@@ -100,7 +101,7 @@ STATUS: dict[type[NormfoldError], int] = {
 
 WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
     {  # at start they end the command; while a model loads they become the reason of a ModelUnavailableError
-        *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError),
+        *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError, WriteError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
         *(BundleLoadError, DamagedBundleError, ManifestError),
         *(KeysError, KeysUnwritableError),

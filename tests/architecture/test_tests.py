@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,31 @@ def test_option_fail_on_skip_fails_a_run_with_a_skip_that_is_not_allowed(
     found, out = run_planted(tmp_path, source, "--fail-on-skip")
     assert found == code
     assert ("may not be (--fail-on-skip)" in out) == (code == 1)
+
+
+NO_SUBJECTS = re.compile(
+    "test_(what|whatever|its?|they|them|their|those|these|this|that|he|she|we|you|his|how|whether|which|who|whom|whose"
+    "|whoever|nobody|none|somebody|anybody|everybody|there)_"
+)
+"""Beginnings of a test's name that do not name its subject."""
+
+
+def names_without_subject(source: str) -> list[str]:
+    """Return the names of tests in a source that begin with a pronoun or a question word."""
+    names = re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE)
+    return [name for name in names if NO_SUBJECTS.match(name)]
+
+
+def test_names_of_tests_begin_with_their_subject() -> None:
+    found = {str(path.relative_to(TESTS)): names_without_subject(path.read_text()) for path in FILES}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("name", ["what_cannot_be_read_is_refused", "it_is_small", "they_end", "none_is_left"])
+def test_name_without_a_subject_is_found(name: str) -> None:
+    assert names_without_subject(f"def test_{name}():\n    pass") == [f"test_{name}"]
+
+
+@pytest.mark.parametrize("name", ["batcher_splits_a_batch", "itself", "theirs_is_no_pronoun_here"])
+def test_name_with_a_subject_is_allowed(name: str) -> None:
+    assert names_without_subject(f"def test_{name}():\n    pass") == []

@@ -40,7 +40,7 @@ def test_stream_is_evaluated_every_twenty_rows_once_its_window_is_full(monkeypat
     assert len(found) == 2 * ROWS // 20 - int(fills) // 20
 
 
-def test_stream_is_flagged_by_recent_rows_though_most_of_a_flat_window_is_clean(
+def test_stream_is_flagged_by_recent_rows_though_a_flat_window_is_clean_as_a_rule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A few far-off rows weigh more while they are new: a stream is flagged now and then where flat windows are not."""

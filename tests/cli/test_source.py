@@ -73,7 +73,7 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
             "give --weights, or let it load them itself and return network.eval().",
         ),
         (["{}.nope:img", "--input", "1x8x8"], "There is no module '{}.nope', neither installed nor in the current"),
-        (["{}.nets:nope", "--input", "1x8x8"], "Module '{}.nets' has no function 'nope'."),
+        (["{}.nets:nope", "--input", "1x8x8"], "has no function 'nope'."),
         (["{}.nets:img", "--weights", "none.safetensors", "--input", "1x8x8"], "'none.safetensors' cannot be read"),
         (
             ["{}.nets:img", "--weights", "rows.safetensors", "--input", "1x8x8"],

@@ -132,7 +132,7 @@ def test_class_axis_is_the_channel_axis_of_masks_and_otherwise_the_last() -> Non
     assert [class_axis(shape) for shape in ((-1, 3), (-1, 3, 8, 8), (-1, 8, 3))] == [1, 1, 2]
 
 
-def test_copy_over_the_largest_version_is_refused() -> None:
+def test_copy_over_the_highest_version_is_refused() -> None:
     with pytest.raises(ValidationError, match="less than or equal to 999999999"):
         MANIFEST.copy_as_version(MAX_VERSION + 1, MANIFEST.created)
 
@@ -260,7 +260,7 @@ def test_number_over_the_range_of_float_is_refused(tmp_path: Path) -> None:
         read_manifest(path)
 
 
-def test_largest_version_is_valid(tmp_path: Path) -> None:
+def test_highest_version_is_valid(tmp_path: Path) -> None:
     assert read_manifest(written(tmp_path, version=MAX_VERSION)).version == MAX_VERSION
 
 

@@ -24,6 +24,8 @@ from tests.support.raw_http import open_client
 from tests.support.service import HeldRuns, Service, serve_app
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 INTERVAL = "500ms"
 WINDOW = "2m"
 """Longer than the traffic takes."""

@@ -111,7 +111,7 @@ def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_readme_is_at_most_130_lines() -> None:
+def test_readme_has_130_lines_or_fewer() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 

@@ -116,7 +116,7 @@ def test_public_name_is_found_and_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in normfold.__all__ if name[0].islower() and name != "errors"])
 def test_public_function_has_an_example_arguments_and_errors(name: str) -> None:
-    function = normfold._export.export if name == "export" else getattr(normfold, name)
+    function = getattr(normfold, name)
     text = inspect.getdoc(function) or ""
     documented = text[text.index("Args:") :]
     assert "Example:\n    >>> import normfold\n" in text
@@ -140,6 +140,7 @@ def test_export_is_a_function_and_a_package() -> None:
 
     assert normfold.export is sys.modules["normfold.export"]
     assert errors.ModelFileError is normfold.errors.ModelFileError
+    assert (inspect.getdoc(normfold.export) or "").startswith("Fold a network, verify the fold")
     assert list(inspect.signature(normfold.export).parameters)[:2] == ["source", "repository"]
 
 

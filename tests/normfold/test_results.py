@@ -235,7 +235,7 @@ def test_audit_returns_findings_the_worst_first(net: Path) -> None:
 
 
 def test_audit_checks_arguments_by_their_names(net: Path) -> None:
-    with pytest.raises(ArgumentError, match="`data` goes with a run folder"):
+    with pytest.raises(ArgumentError, match="`data` is for a run folder"):
         normfold.audit(net, data="digits")
 
 

@@ -165,6 +165,12 @@ def test_folding_works(installed: Installed) -> None:
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
+def test_factory_in_a_module_called_models_is_the_users(installed: Installed) -> None:
+    done = installed.run("normfold", "export", "models:net", "--input", "1x8x8", "--no-monitor", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bundle"] == "model_repository/net/1"
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_bundle_is_served(installed: Installed, tmp_path: Path, workers: str) -> None:
     BundleWriter(tmp_path).digits()

@@ -19,9 +19,9 @@ class StopAfter(TrainingCallback):
     def __init__(self, epoch: int) -> None:
         self.last, self.done = epoch, 0
 
-    def epoch(self, metrics: EpochMetrics) -> None:
+    def on_epoch(self, metrics: EpochMetrics) -> None:
         self.done = metrics.epoch
 
-    def step(self) -> None:
+    def on_step(self) -> None:
         if self.done == self.last:
             raise KeyboardInterrupt

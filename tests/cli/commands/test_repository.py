@@ -263,7 +263,7 @@ def test_a_rollback_that_is_cut_off_leaves_nothing(
     assert versions(digits.root) == ["1", "2", "3"]
 
 
-def test_rollback_after_the_largest_version_is_an_error(normfold: RunCommand, root: Path) -> None:
+def test_rollback_after_the_highest_version_is_an_error(normfold: RunCommand, root: Path) -> None:
     writer = BundleWriter(root)
     writer.digits(1)
     writer.digits(MAX_VERSION)

@@ -79,7 +79,7 @@ def test_tensorrt_without_a_cache_keeps_no_engine() -> None:
     assert "trt_engine_cache_enable" not in tensorrt.options(SessionRequest(NOWHERE))
 
 
-def test_tensorrt_warms_up_the_smallest_and_the_largest_batch_first() -> None:
+def test_tensorrt_warms_up_the_minimum_and_the_maximum_batch_size_first() -> None:
     assert tensorrt.warmup_order(16) == (1, 16)
     assert tensorrt.warmup_order(1) == (1,)
     assert PROVIDERS["cpu"].warmup_order(16) == ()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -31,6 +32,7 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 
 autodoc_typehints = "signature"
+maximum_signature_line_length = 80
 add_module_names = False  # a reader imports from normfold, wherever a name is defined
 default_role = "code"  # `name` in a docstring is code, as in Markdown
 autodoc_member_order = "bysource"
@@ -59,6 +61,15 @@ def _escape_underscores(_: Sphinx, __: str, ___: str, ____: Any, _____: Any, lin
     lines[:] = [re.sub(r"(?<=\w)_(?=[\s,.;:)]|$)", r"\\_", line) for line in lines]
 
 
+def _strip_code(_: Sphinx, doctree: nodes.document) -> None:
+    """Remove the blank lines with which a section of an included script ends."""
+    for block in doctree.findall(nodes.literal_block):
+        text = block.astext().strip("\n")
+        block.rawsource = text  # code is highlighted only where both are equal
+        block.children = []
+        block += nodes.Text(text)
+
+
 def _reject_outside_addresses(app: Sphinx, exception: Exception | None) -> None:
     """Fail if a page loads anything from another host: the pages are read without a network."""
     if exception is not None:
@@ -76,5 +87,6 @@ def _reject_outside_addresses(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Register the hooks."""
     app.connect("source-read", _insert_generated)
+    app.connect("doctree-read", _strip_code)
     app.connect("autodoc-process-docstring", _escape_underscores)
     app.connect("build-finished", _reject_outside_addresses)

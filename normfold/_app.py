@@ -24,7 +24,7 @@ def create_app(repository: AnyPath | None = None, **settings: Any) -> FastAPI:
 
     Args:
         repository: folder of models; NORMFOLD_REPOSITORY or `model_repository` without it.
-        settings: of the service, by name (docs/operations.md); they override the environment's variables.
+        settings: of the service, by name (docs/reference/settings.md); they override the environment's variables.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.

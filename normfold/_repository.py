@@ -272,7 +272,7 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
 
     Args:
         repository: folder of models: NAME/VERSION/ with a bundle in each.
-        settings: of the service, by name (docs/operations.md): `provider`, `version_policy`, `intra_op_threads` …
+        settings: of the service, by name (docs/reference/settings.md): `provider`, `version_policy` …
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.

@@ -150,7 +150,8 @@ def _errors_tree(module: types.ModuleType) -> str:
         if inspect.isclass(member) and issubclass(member, Exception) and not re.search(rf"\b{name}\b", text):
             raise UndocumentedError(f"normfold.errors.{name} is not in the tree of errors")
     summary, _, tree = text.partition("\n    ")
-    return f"{summary}\n\n```text\n{textwrap.dedent('    ' + tree)}\n```"
+    where = f"All are in `{module.__name__}`, the roots of the tree in `normfold` too."
+    return f"{summary} {where}\n\n```text\n{textwrap.dedent('    ' + tree)}\n```"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {

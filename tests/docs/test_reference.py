@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import normfold
 from normfold.contract.manifest import Manifest
 from normfold.service.settings import Settings
 from scripts import docs_reference
@@ -40,6 +41,19 @@ def test_manifest_table_has_every_field() -> None:
 def test_text_without_a_description_is_an_error() -> None:
     with pytest.raises(UndocumentedError, match="the setting 'x' has no description"):
         docs_reference._described("  ", "the setting 'x'")
+
+
+def test_python_api_has_every_public_name() -> None:
+    text = docs_reference.python_api()
+
+    assert [name for name in normfold.__all__ if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_public_name_without_a_docstring_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normfold.fold, "__doc__", None)
+
+    with pytest.raises(UndocumentedError, match=r"normfold\.fold has no description"):
+        docs_reference.python_api()
 
 
 def test_table_leaves_out_empty_columns_and_escapes_bars() -> None:

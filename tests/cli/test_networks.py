@@ -219,7 +219,7 @@ def test_sequences_go_from_training_to_a_served_class(normfold: RunCommand, tmp_
             ["--arch", "convnet", "--data", "npz:masks.npz"],
             "'convnet' returns [2, 2] for 2 samples; training on masks needs logits of shape [2, 2, 4, 4].",
         ),
-        (["--arch", "temporal"], "an array 'channels' with the names of the channels makes 'x' sequences"),
+        (["--arch", "temporal"], "an array 'channels' with the channels' names marks 'x' as sequences"),
         (["--arch", "repvgg", "--data", "npz:waves.npz"], "A repvgg takes samples of shape (channels, height, width)"),
     ],
 )

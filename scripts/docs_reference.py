@@ -6,6 +6,7 @@ that nothing which the code states is typed a second time.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -29,9 +30,14 @@ from normfold.contract.source_card import SourceCard
 from normfold.service.app import create_app
 from normfold.service.settings import PREFIX, Settings
 
+ROOT = Path(__file__).resolve().parent.parent
+
+PACKAGES = ("contract", "models", "export", "service", "normfold", "cli", "display")
+"""Top-level folders of the product, in the order in which the documentation shows them."""
+
 
 class UndocumentedError(Exception):
-    """A public name, option, setting or metric has no description."""
+    """A public name, module, option, setting or metric has no description."""
 
 
 def settings() -> str:
@@ -124,6 +130,51 @@ def python_api() -> str:
     return "\n\n".join(("## Functions", *functions, "## Classes", *classes, "## Errors", *errors))
 
 
+def folders() -> str:
+    """Return a table of the packages and the folders in them, with the first sentence of each docstring."""
+    rows = [
+        (f"`{folder.as_posix()}/`", _summary(folder / "__init__.py"))
+        for package in PACKAGES
+        for folder in _folders(Path(package))
+    ]
+    return _table(("folder", "contents"), rows)
+
+
+def modules() -> str:
+    """Return a section for each folder: the modules in it, with the first sentence of each docstring."""
+    sections = []
+    for package in PACKAGES:
+        for folder in _folders(Path(package)):
+            sections.append(f"{'##' if len(folder.parts) == 1 else '###'} {folder.as_posix()}")
+            sections.append(_summary(folder / "__init__.py"))
+            names = sorted(path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py")
+            if names:
+                rows = [(f"`{name}`", _summary(folder / name)) for name in names]
+                sections.append(_table(("module", "contents"), rows))
+    return "\n\n".join(sections)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Yield a package and all packages below it, relative to the repository; links of an editable install are not."""
+    yield folder
+    for path in sorted((ROOT / folder).iterdir()):
+        if path.is_dir() and not path.is_symlink() and (path / "__init__.py").exists():
+            yield from _folders(path.relative_to(ROOT))
+
+
+def _summary(module: Path) -> str:
+    """Return the first sentence of a module's docstring; the module is parsed, not imported."""
+    text = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8")))
+    return _first_sentence(_described(text, module.as_posix()))
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of the first paragraph, on one line."""
+    paragraph = _one_line(text.partition("\n\n")[0])
+    sentence = re.split(r"(?<=\.) ", paragraph, maxsplit=1)[0]
+    return sentence.rstrip(".:") + "."
+
+
 def _api_section(name: str, directive: str, member: Any) -> str:
     """Return the heading of a public name, and the directive that renders it."""
     if inspect.ismodule(member):  # normfold.export is a package that can be called
@@ -164,6 +215,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "source-card": source_card,
     "reason-codes": reason_codes,
     "python-api": python_api,
+    "folders": folders,
+    "modules": modules,
 }
 
 

@@ -14,9 +14,11 @@ import typer
 from normfold.cli.main import app
 from normfold.service.settings import PREFIX, Settings
 from scripts.docs_reference import metrics, triton_metrics
+from tests.architecture.test_inner_layers import LAYERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+CHANGELOG = ROOT / "CHANGELOG.md"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 OTHER_VARIABLES = {"NORMFOLD_COMPOSE"}
@@ -56,7 +58,7 @@ def parse(arguments: list[str]) -> None:
     command.make_context(path, list(arguments))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=[*NAMES, "CHANGELOG.md"])
 def test_links_of_a_page_lead_to_a_file_and_a_heading(page: Path) -> None:
     for found in _LINK.findall(page.read_text()):
         target, _, anchor = (found[0] or found[1]).partition("#")
@@ -109,6 +111,41 @@ def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
     top = "cli|contract|display|export|models|service|tests|benchmarks|scripts|deploy|docs"
     for path in re.findall(rf"`((?:{top})/[\w/.-]*)`", text):
         assert (ROOT / path).exists(), path
+
+
+def unknown_tests(text: str) -> set[str]:
+    """Return the tests, and files of tests, that a text names in backticks and that do not exist."""
+    paths = [*(ROOT / "tests").rglob("test_*.py")]
+    files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    found = set()
+    for name in re.findall(r"`((?:tests/[\w/]+\.py::)?test_\w+)`", text):
+        file, _, function = name.rpartition("::")
+        sources = [files.get(file, "")] if file else list(files.values())
+        if not any(re.search(rf"^\s*(?:async )?def {function}\(", source, re.MULTILINE) for source in sources):
+            found.add(name)
+    known_files = {path.name for path in paths}
+    return found | {name for name in re.findall(r"`(test_\w+\.py)`", text) if name not in known_files}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    assert not unknown_tests(page.read_text())
+
+
+def test_planted_names_of_missing_tests_are_found() -> None:
+    here = "tests/docs/test_pages.py"
+    missing = [f"{here}::test_gone", f"tests/gone.py::{test_readme_has_130_lines_or_fewer.__name__}", "test_gone.py"]
+    present = [f"{here}::test_readme_has_130_lines_or_fewer", "test_readme_has_130_lines_or_fewer", "test_pages.py"]
+
+    assert unknown_tests(" ".join(f"`{name}`" for name in [*missing, *present])) == set(missing)
+
+
+def test_architecture_page_has_the_layers_that_the_tests_hold() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    block = re.sub(r"\n +", " ", page.partition("## Layers")[2].split("```")[1].removeprefix("text\n"))
+    written = dict(line.split(":") for line in block.strip().splitlines())
+
+    assert {package: tuple(names.split()) for package, names in written.items()} == LAYERS
 
 
 def test_readme_has_130_lines_or_fewer() -> None:

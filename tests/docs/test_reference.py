@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from normfold.contract.manifest import Manifest
 from normfold.service.settings import Settings
 from scripts import docs_reference
 from scripts.docs_reference import GENERATORS, UndocumentedError
+from tests.support.paths import modules
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -54,6 +56,43 @@ def test_public_name_without_a_docstring_is_an_error(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(UndocumentedError, match=r"normfold\.fold has no description"):
         docs_reference.python_api()
+
+
+def test_module_list_has_every_module_of_the_packages_once() -> None:
+    rows = re.findall(r"^#+ (\S+)$|^\| `(\w+\.py)` \|", docs_reference.modules(), re.MULTILINE)
+    listed, folder = [], ""
+    for heading, name in rows:
+        folder = heading or folder
+        listed += [f"{folder}/{name}"] if name else []
+
+    assert sorted(listed) == [path.as_posix() for path in modules() if path.parts[0] in docs_reference.PACKAGES]
+
+
+def test_folder_list_has_every_folder_with_modules() -> None:
+    listed = re.findall(r"^\| `(\S+)/` \|", docs_reference.folders(), re.MULTILINE)
+
+    assert {path.parent.as_posix() for path in modules() if path.parts[0] in docs_reference.PACKAGES} <= set(listed)
+
+
+def test_module_without_a_docstring_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module.py").write_text("x = 1\n")
+    monkeypatch.setattr(docs_reference, "ROOT", tmp_path)
+
+    with pytest.raises(UndocumentedError, match=r"module\.py has no description"):
+        docs_reference._summary(Path("module.py"))
+
+
+@pytest.mark.parametrize(
+    ("docstring", "sentence"),
+    [
+        ("One sentence.", "One sentence."),
+        ("One, of two\nlines. Another.\n\nMore.", "One, of two lines."),
+        ("ASGI, version 2.3, in full. More.", "ASGI, version 2.3, in full."),
+        ("Ends before a block::\n\n    code", "Ends before a block."),
+    ],
+)
+def test_first_sentence_of_a_docstring(docstring: str, sentence: str) -> None:
+    assert docs_reference._first_sentence(docstring) == sentence
 
 
 def test_table_leaves_out_empty_columns_and_escapes_bars() -> None:

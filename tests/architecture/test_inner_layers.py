@@ -8,21 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT, modules
-
-LAYERS = {
-    "export": (
-        *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
-        *("files", "repository", "adapt"),
-    ),
-    "models": ("errors", "architectures", "data", "training", "batchnorm", "onnx", "study"),
-    "service": (
-        *("errors", "settings", "logs", "error_responses", "file_lock"),
-        *("codec", "auth", "runtime", "batching", "observability"),
-        *("drift", "repository", "workers", "inference", "http", "routes", "app", "healthcheck"),
-    ),
-}
-"""Folders, and modules beside them from the lowest to the highest: each may import itself and what stands before it."""
+from tests.support.paths import LAYERS, ROOT, modules
 
 FILES = [path for path in modules() if path.parts[0] in LAYERS]
 

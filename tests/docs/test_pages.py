@@ -14,7 +14,7 @@ import typer
 from normfold.cli.main import app
 from normfold.service.settings import PREFIX, Settings
 from scripts.docs_reference import metrics, triton_metrics
-from tests.architecture.test_inner_layers import LAYERS
+from tests.support.paths import LAYERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])

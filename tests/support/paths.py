@@ -1,4 +1,4 @@
-"""Folders of the repository that tests read."""
+"""Folders of the repository that tests read, and the layers that they form."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ GRAPHS = ROOT / "tests" / "graphs"
 
 FOLDERS = ("benchmarks", "cli", "contract", "display", "export", "models", "normfold", "scripts", "service", "tests")
 """Top-level folders that hold Python modules."""
+
+LAYERS = {
+    "export": (
+        *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
+        *("files", "repository", "adapt"),
+    ),
+    "models": ("errors", "architectures", "data", "training", "batchnorm", "onnx", "study"),
+    "service": (
+        *("errors", "settings", "logs", "error_responses", "file_lock"),
+        *("codec", "auth", "runtime", "batching", "observability"),
+        *("drift", "repository", "workers", "inference", "http", "routes", "app", "healthcheck"),
+    ),
+}
+"""Folders and modules of a package, from the lowest to the highest: each imports only itself and those before it."""
 
 
 def modules() -> list[Path]:

@@ -16,7 +16,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
     │   ├── RepositoryError                 what was asked of a repository cannot be done
-    │   │   ├── NoRepositoryError           it is no folder
+    │   │   ├── NoRepositoryError           it is not a folder
     │   │   ├── NoModelError                it has no model of that name
     │   │   ├── UnknownVersionError         a model has no such version
     │   │   ├── ForeignFolderError          a folder is a symbolic link that leads elsewhere

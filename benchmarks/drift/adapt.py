@@ -129,7 +129,7 @@ def rejections(source: Path, dataset: Dataset, drift: str, count: int) -> str:
         given = np.concatenate([tensors(dataset, part, change) for change, part in parts])
         layers = recalibrate(load_model(source), Samples(count, partial(cut, given)), 16.0).layers
         gaps = [gap for layer in layers for gap in (layer.stability.means, layer.stability.variances)]
-        rejected += any(gap.is_real for gap in gaps)
+        rejected += any(gap.is_significant for gap in gaps)
         max_z.append(max(gap.z for gap in gaps))
     return f"n {count}: {rejected}, {np.median(max_z):.1f}"
 

@@ -149,7 +149,7 @@ def _line_number(line: range, places: Sequence[_Place]) -> Html:
 
 
 def _node(mark: Mark, place: _Place) -> Html:
-    """Return the mark of a node that is no BatchNormalization."""
+    """Return the mark of a node that is not a BatchNormalization."""
     says = f"{mark.operator} {shortened(mark.label)}"
     if mark.takes:
         says += f": takes {mark.takes} BatchNormalization"

@@ -196,7 +196,7 @@ def _value(value: ValueRow) -> Html:
 
 
 def _share(found: OutputDifference) -> float:
-    """Return the error as a part of what is allowed; infinite where nothing is, or the error is no number."""
+    """Return the error as a part of what is allowed; infinite where nothing is, or the error is NaN."""
     return found.error / found.allowed if found.error < float("inf") and found.allowed else float("inf")
 
 

@@ -77,13 +77,13 @@ class Recalibration:
         """Raise if the samples' first half is not like their second.
 
         Raises:
-            UnstableSamplesError: naming the layer whose stability lie farthest apart, beside chance.
+            UnstableSamplesError: naming the layer whose halves differ with the largest z-score.
         """
         found = [
             (gap.z, gap.gap, layer.node, what)
             for layer in self.layers
             for gap, what in ((layer.stability.means, "means"), (layer.stability.variances, "variances"))
-            if gap.is_real
+            if gap.is_significant
         ]
         if found:
             z, gap, node, what = max(found)

@@ -59,7 +59,7 @@ def fold(
     Raises:
         TrainingModeError: a BatchNormalization is in training mode.
         PixelError: the model cannot take pixels.
-        FoldError: the result is no valid graph, which would be a fault of the fold.
+        FoldError: the result is not a valid graph, which would be a fault of the fold.
     """
     state = FoldState(model, FoldOptions(merging, pixels), progress)
     for stage in STAGES:

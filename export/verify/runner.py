@@ -89,7 +89,7 @@ def input_infos(path: Path, model: ir.Model) -> list[ValueInfo]:
     """Return the inputs that a caller must give: those without a default among the initializers.
 
     Raises:
-        ModelFileError: one is no tensor, or of unknown rank.
+        ModelFileError: one is not a tensor, or of unknown rank.
     """
     return [_value_info(path, value) for value in model.graph.inputs if not value.is_initializer()]
 
@@ -150,7 +150,7 @@ def _reference(path: Path) -> Any:
 
 def _value_info(path: Path, value: ir.Value) -> ValueInfo:
     if not isinstance(value.type, ir.TensorType) or value.shape is None:
-        raise ModelFileError(path, f"has an input or output {value.name!r} that is no tensor of known rank.")
+        raise ModelFileError(path, f"has an input or output {value.name!r} that is not a tensor of known rank.")
     sizes = (size if isinstance(size, int) else size.value for size in value.shape)
     return ValueInfo(value.name or "", value.type.dtype, tuple(sizes))
 

@@ -55,7 +55,7 @@ class OutputDifference:
 
     @property
     def passes(self) -> bool:
-        """Return whether the error is allowed; an error that is no number is not."""
+        """Return whether the error is allowed; a NaN error is not."""
         return bool(np.isfinite(self.noise)) and self.error <= self.allowed
 
 

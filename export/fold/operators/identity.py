@@ -30,7 +30,7 @@ def _reject(node: ir.Node) -> Rejection | None:
         return (
             None
             if dtypes <= FLOATS
-            else Rejection(ReasonCode.NON_LINEAR, node, "it casts from or to a type that is no float")
+            else Rejection(ReasonCode.NON_LINEAR, node, "it casts from or to a type that is not a float")
         )
     training_mode = node.inputs[2] if len(node.inputs) > 2 else None
     if training_mode is None:

@@ -41,7 +41,7 @@ def _take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> P
     if value.dtype == ir.DataType.UINT8:
         raise PixelError(f"The input {value.name!r} takes 8-bit pixels already.")
     if value.dtype not in FLOATS or sizes is None or len(sizes) < 3:
-        raise PixelError(f"The input {value.name!r} is no picture of floats, so it cannot take pixels instead.")
+        raise PixelError(f"The input {value.name!r} is not a picture of floats, so it cannot take pixels instead.")
     if value.is_graph_output() or not value.uses():
         raise PixelError(f"The input {value.name!r} is read by nothing, or is an output too: its type must stay.")
     if preprocessing is not None:

@@ -135,7 +135,7 @@ def test_ambiguous_array_needs_an_option(tmp_path: Path) -> None:
     x = RNG.uniform(0, 16, (5, 1, 4, 4)).astype(np.float32)
     path, both = archive(tmp_path, x=x), expected(GREY, name="x")
 
-    with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*say --raw or --tensors"):
+    with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*pass --raw or --tensors"):
         read_samples(path, both)
 
     np.testing.assert_array_equal(read_samples(path, both, True).read(0, 5)["x"], x)
@@ -215,9 +215,9 @@ def test_samples_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     for path, given, says in (
         (tmp_path, TABLE, "is a folder, but the bundle's card does not say how to read pictures"),
         (tmp_path, PICTURES, "holds no PNG or JPEG file"),
-        (tmp_path / "s.txt", PICTURES, "is no folder of pictures and no .npz or .csv file"),
+        (tmp_path / "s.txt", PICTURES, "is not a folder of pictures, nor an .npz or .csv file"),
         (tmp_path / "s.csv", PICTURES, "is a table, but the bundle's card does not say how to read rows"),
-        (tmp_path / "s.csv", TABLE, "is no comma-separated UTF-8 table"),
+        (tmp_path / "s.csv", TABLE, "is not a comma-separated UTF-8 table"),
         (tmp_path / "none.csv", TABLE, "cannot be read: No such file"),
     ):
         with pytest.raises(SampleError, match=says):

@@ -56,8 +56,8 @@ def adapt(
 
     For inputs that have changed since training: another camera, another light. Needs neither torch nor the checkpoint
     nor labels, but at least 32 samples from one distribution (one camera, one light), and 100 if the service is to see
-    when inputs drift again. If their first half is not like their second, or the new fold cannot be verified, nothing is written and the
-    exit code is 1. `normfold repository rollback` undoes it.
+    when inputs drift again. If their first half is not like their second, or the new fold cannot be verified, nothing
+    is written and the exit code is 1. `normfold repository rollback` undoes it.
 
     Example: `normfold adapt model_repository/digits --samples pictures/`
     """

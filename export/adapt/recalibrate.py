@@ -176,7 +176,7 @@ def _rows(model: ir.Model, samples: Samples, batchable: bool) -> int:
 def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Array]:
     """Return mean and biased variance within each sample of what a BatchNormalization is given.
 
-    The first axis holds the samples, each perhaps several times in a row, as behind a Reshape of (N, T, C) to (N·T, C).
+    The first axis holds the samples, each perhaps several times in a row, as after a Reshape of (N, T, C) to (N·T, C).
 
     Args:
         activations: advanced up to the BatchNormalization.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.fold.report import Entry, FoldReport
+from normfold.export.fold.report import BatchNormOutcome, FoldReport
 from normfold.export.fold.stages.finish import check, join_equal_nodes
 from normfold.export.fold.stages.fold_and_merge import fold_and_merge
 from normfold.export.fold.stages.pixels import take_pixels
@@ -18,7 +18,7 @@ from normfold.export.fold.stages.prepare import (
     compute_constants,
     infer_shapes,
     inline_functions,
-    read_parameters,
+    record_batchnorm_parameters,
     remove_unused_nodes,
 )
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
@@ -28,7 +28,7 @@ STAGES: tuple[Stage, ...] = (
     inline_functions,
     infer_shapes,
     compute_constants,
-    read_parameters,
+    record_batchnorm_parameters,
     remove_unused_nodes,
     take_pixels,
     fold_and_merge,
@@ -54,7 +54,7 @@ def fold(
         pixels: make the input 8-bit pixels, and fold their standardisation too.
 
     Returns:
-        What became of each BatchNormalization, in graph order.
+        The outcome for each BatchNormalization, in graph order.
 
     Raises:
         TrainingModeError: a BatchNormalization is in training mode.
@@ -69,16 +69,16 @@ def fold(
     return state.report
 
 
-def _entries(state: FoldState) -> list[Entry]:
+def _entries(state: FoldState) -> list[BatchNormOutcome]:
     there = {value for node in state.model.graph.all_nodes() for value in node.outputs}
     names = {node: value.name for value, node in state.output_values.items() if value.name and value in there}
     return [_entry(state, label, node, names.get(node)) for label, node in state.batchnorms.items()]
 
 
-def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> Entry:
+def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> BatchNormOutcome:
     """Return what became of one BatchNormalization."""
     if (folded := state.folded.get(node)) is not None:
-        return Entry(label, folded.outcome, folded.into, folded.path, output_value=output_value)
+        return BatchNormOutcome(label, folded.outcome, folded.into, folded.path, output_value=output_value)
     if node.graph is None:
-        return Entry.removed(label)
-    return Entry.kept(label, state.rejections[node], output_value)
+        return BatchNormOutcome.removed(label)
+    return BatchNormOutcome.kept(label, state.rejections[node], output_value)

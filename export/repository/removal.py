@@ -53,9 +53,7 @@ def choose_versions(model: ModelFolder, numbers: Iterable[int], *, last: bool = 
     left = [version for version in model.versions.values() if version not in chosen]
     takes_an_answer = any(version.problem is None for version in chosen)
     if not last and (not left or (takes_an_answer and all(version.problem for version in left))):
-        raise VersionChoiceError(
-            f"No version of {model.name!r} that can answer would be left; pass --last to confirm."
-        )
+        raise VersionChoiceError(f"No version of {model.name!r} that can answer would be left; pass --last to confirm.")
     return Removal(model, tuple(chosen))
 
 

@@ -95,7 +95,7 @@ def input_infos(path: Path, model: ir.Model) -> list[ValueInfo]:
 
 
 def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
-    """Return whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
+    """Return whether the first rounding may remove a perturbation of the inputs by one unit in the last place."""
     if not all(info.dtype.is_floating_point() for info in inputs):
         return True
     widest = max((info.dtype.bitwidth for info in inputs), default=0)

@@ -2,7 +2,7 @@
 
 NormfoldError (contract)
 ├── InputError
-│   ├── ModelFileError       the file is no ONNX model that can be read and checked
+│   ├── ModelFileError       the file is not an ONNX model that can be read and checked
 │   ├── TrainingModeError    a BatchNormalization still learns its statistics
 │   ├── ModelInputError      no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
@@ -37,7 +37,7 @@ from normfold.contract.errors import CheckError, InputError, SetupError
 
 
 class ModelFileError(InputError):
-    """The file is no ONNX model that can be read and checked."""
+    """The file is not an ONNX model that can be read and checked."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{str(path)!r} {problem}")

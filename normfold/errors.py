@@ -5,7 +5,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     NormfoldError
     ├── InputError                          what was given cannot be used; exit code 2
     │   ├── ArgumentError                   an argument is wrong, or does not go with another
-    │   ├── ModelFileError                  a file is no ONNX model that can be read and checked
+    │   ├── ModelFileError                  a file is not an ONNX model that can be read and checked
     │   ├── TrainingModeError               a BatchNormalization of an ONNX model is in training mode
     │   ├── ModelInputError                 inputs to verify with do not fit the model, or none can be made
     │   ├── PixelError                      a model cannot take 8-bit pixels

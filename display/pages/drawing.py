@@ -109,19 +109,19 @@ def _bend_depth(distance: int) -> float:
 def _fold_path(start: _Place, end: _Place) -> str:
     """Return the arc of a fold, with an arrow's head at its end."""
     if start.line == end.line:
-        way, reach = -1, _arc_height(round((end.x - start.x) / PITCH)) * 4 / 3 - 8
+        direction, reach = -1, _arc_height(round((end.x - start.x) / PITCH)) * 4 / 3 - 8
         first = last = start.y - _MARK - 2
         bend = first - reach
         curve = f"C{start.x:.0f} {bend:.0f} {end.x:.0f} {bend:.0f} {end.x:.0f} {last:.0f}"
     else:
-        way = 1 if end.line < start.line else -1
-        first, last, reach = start.y - way * (_MARK + 2), end.y + way * (_MARK + 2), 34 * way
+        direction = 1 if end.line < start.line else -1
+        first, last, reach = start.y - direction * (_MARK + 2), end.y + direction * (_MARK + 2), 34 * direction
         curve = f"C{start.x:.0f} {first - reach:.0f} {end.x:.0f} {last + reach:.0f} {end.x:.0f} {last:.0f}"
-    return f"M{start.x:.0f} {first:.0f}{curve}m-3 {5 * way}l3 {-5 * way}l3 {5 * way}"
+    return f"M{start.x:.0f} {first:.0f}{curve}m-3 {5 * direction}l3 {-5 * direction}l3 {5 * direction}"
 
 
 def _value_paths(marks: Sequence[Mark], places: Sequence[_Place]) -> Iterator[str]:
-    """Yield the ways of the values: straight to the next node, bent to a later one, a stub towards another line."""
+    """Yield the paths of the values: straight to the next node, bent to a later one, a stub towards another line."""
     stubs = set()
     for index, (mark, place) in enumerate(zip(marks, places, strict=True)):
         for source in (source for source in mark.reads if 0 <= source < index):
@@ -134,8 +134,8 @@ def _value_paths(marks: Sequence[Mark], places: Sequence[_Place]) -> Iterator[st
             else:
                 width, depth = place.x - other.x, _bend_depth(index - source) * 4 / 3 - 4
                 yield f"M{other.x:.0f} {top:.0f}c0 {depth:.0f} {width:.0f} {depth:.0f} {width:.0f} 0"
-    for index, way in sorted(stubs):
-        yield f"M{places[index].x:.0f} {places[index].y + _MARK + 1:.0f}q{2 * way} 9 {10 * way} 9"
+    for index, direction in sorted(stubs):
+        yield f"M{places[index].x:.0f} {places[index].y + _MARK + 1:.0f}q{2 * direction} 9 {10 * direction} 9"
 
 
 def _band(block: range, line: range, places: Sequence[_Place]) -> Html | None:
@@ -155,8 +155,8 @@ def _line_number(line: range, places: Sequence[_Place]) -> Html:
 def _node(mark: Mark, place: _Place) -> Html:
     """Return the mark of a node that is not a BatchNormalization."""
     says = f"{mark.operator} {shortened(mark.label)}"
-    if mark.takes:
-        says += f": takes {mark.takes} BatchNormalization"
+    if mark.absorbed:
+        says += f": absorbs {mark.absorbed} BatchNormalization"
     if mark.now is None:
         says += ": not in the folded graph"
     elif mark.now != mark.operator:

@@ -87,7 +87,7 @@ def kept_by_reason(report: FoldReport) -> dict[str, list[BatchNormOutcome]]:
 
 
 def fold_table(report: FoldReport) -> Table:
-    """Return one row for each BatchNormalization: its outcome, and the nodes that absorbed it or why it stays."""
+    """Return one row for each BatchNormalization: its outcome, and the nodes that absorbed it or why it was kept."""
     table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
     for entry in report.entries:
         outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"), no_wrap=True)

@@ -1,4 +1,4 @@
-"""The fold: every BatchNormalization that a neighbour can absorb goes, every other stays, with the reason.
+"""The fold: every BatchNormalization that a neighbour can absorb is removed, every other is kept, with the reason.
 
 requires   an inference graph of opset 7 or newer
 ensures    inputs, outputs, and every value that keeps its name are what they were, within rounding; no node is
@@ -76,7 +76,7 @@ def _entries(state: FoldState) -> list[BatchNormOutcome]:
 
 
 def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> BatchNormOutcome:
-    """Return what became of one BatchNormalization."""
+    """Return the outcome of one BatchNormalization."""
     if (folded := state.folded.get(node)) is not None:
         return BatchNormOutcome(label, folded.outcome, folded.into, folded.path, output_value=output_value)
     if node.graph is None:

@@ -144,7 +144,7 @@ class ReasonCode(StrEnum):
     # Borders
     ZERO_PADDING = (
         "zero-padding",
-        "A convolution or pool pads with zeros, where the offset would be missing, and no constant after it takes up "
+        "A convolution or pool pads with zeros, where the offset would be missing, and no constant after it can absorb "
         "the difference. Where sizes are not fixed, fixing them may help.",
     )
     UNEVEN_TAPS = (

@@ -1,6 +1,6 @@
 """Initializers: which may be read and replaced, and the exact values of those that a fold makes.
 
-A weight that takes up two affines must be rounded once. So a fold never computes a weight when it is planned: it
+A weight that absorbs two affines must be rounded once. So a fold never computes a weight when it is planned: it
 derives one, a function of others in float64, and the function runs when the file is written. Nothing larger than a
 single weight is in memory then.
 """

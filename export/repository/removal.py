@@ -87,7 +87,7 @@ def freed_bytes(folders: Iterable[Path]) -> int:
 
 
 def remove(removal: Removal) -> None:
-    """Remove what was chosen, and the model's folder if nothing is left in it. What is gone already is not an error.
+    """Remove what was chosen, and the model's folder if nothing is left in it. A missing folder is not an error.
 
     Raises:
         WriteError: the file system refuses to delete it.

@@ -61,7 +61,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
 
 
 def constant_index(node: ir.Node) -> int | Rejection | None:
-    """Return which operand is the constant, None if there is none, or why the node cannot take up an affine."""
+    """Return which operand is the constant, None if there is none, or why the node cannot absorb an affine."""
     if len(node.inputs) != 2:
         return None
     for index in (1, 0):

@@ -108,7 +108,8 @@ class _Folder:
             return False
         forward = self._planner.plan_forward(node, affine)
         if isinstance(forward, Plan) and not forward.pays(node):
-            forward = Rejection(ReasonCode.COST, node, "what its readers would take up is larger than what it moves")
+            detail = "the constants that its readers would absorb are larger than the bytes that it moves"
+            forward = Rejection(ReasonCode.COST, node, detail)
         forward = _without_overflow(forward)
         if isinstance(forward, Plan):
             self._forget_outputs(node, forward)

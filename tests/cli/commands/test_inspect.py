@@ -15,6 +15,7 @@ from onnx import helper
 
 from normfold.display.pages.line_layout import MAX_LINE_NODES, break_lines, find_blocks, live_values
 from normfold.display.pages.markup import element, name, printable, shortened
+from normfold.export.fold.report import Outcome
 from tests.support.command import Page, RunCommand
 from tests.support.onnx_models import batchnorm, model, small_convnet, statistics
 
@@ -114,9 +115,19 @@ def test_the_drawing_has_a_mark_for_each_node(normfold: RunCommand, net: Path, t
     titles = re.findall(r"<(?:g|a)[^>]*><title>(.*?)</title>", drawing)
     assert len(titles) == 14
     assert "BatchNormalization bn1: folded back into conv1" in titles
-    assert "Conv conv2: takes 2 BatchNormalization" in titles
+    assert "Conv conv2: absorbs 2 BatchNormalization" in titles
     assert "Add add: not in the folded graph" in titles
     assert len([title for title in titles if ": kept (" in title]) == 1
+
+
+def test_legend_describes_the_outcomes_that_the_graph_has(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+    assert net.exists()
+    normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")
+
+    text = (tmp_path / "page.html").read_text()
+    legend = text[text.index('class="legend"') : text.index('role="img"')]
+    described = {outcome for outcome in Outcome if f"{outcome.value}: {outcome.description}</li>" in legend}
+    assert described == {Outcome.FOLDED_BACK, Outcome.FOLDED_FORWARD, Outcome.MERGED, Outcome.KEPT}
 
 
 def test_the_same_model_gives_the_same_page(normfold: RunCommand, net: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def infinite(*shape: int, at: Any) -> np.ndarray:
             r"\['income', 'age'\], the card \['age",
         ),
         ({"x": np.array(["a", "b"])}, PICTURES, "is <U1; it must hold real numbers"),
-        ({"x": infinite(5, 4, 4, at=(3, 1, 1))}, PICTURES, "Sample 3 of the array 'x' of .*no finite number"),
+        ({"x": infinite(5, 4, 4, at=(3, 1, 1))}, PICTURES, "Sample 3 of the array 'x' of .*not a finite number"),
         ({"x": np.array([[0, 0], [0, 1e39]])}, TABLE, "Sample 1 of the array 'x'"),
         ({"input": infinite(5, 1, 4, 4, at=2)}, PLAIN, "Sample 2 of the array 'input'"),
         ({"input": np.zeros((5, 1, 4, 4))}, PLAIN, "'input' of .* is float64, the network takes float32"),
@@ -222,7 +222,7 @@ def test_samples_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(SampleError, match=says):
             read_samples(path, given)
-    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays"):
+    with pytest.raises(ModelInputError, match="is not an .npz file of plain arrays"):
         read_samples(tmp_path / "s.npz", PICTURES)
     with pytest.raises(ModelInputError, match="cannot be read: No such file"):
         read_samples(tmp_path / "none.npz", PICTURES)

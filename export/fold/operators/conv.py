@@ -87,7 +87,9 @@ def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | 
         layer: its weight.
         offset: (C_out, C_in / group).
     """
-    rejection = Rejection(ReasonCode.ZERO_PADDING, node, "its zero padding would lack the offset at the border")
+    rejection = Rejection(
+        ReasonCode.ZERO_PADDING, node, "the offset would not be added to its zero padding at the border"
+    )
     taps = _taps(node, layer.weight_shape[2:])
     if taps is None:
         return rejection

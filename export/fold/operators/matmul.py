@@ -121,7 +121,7 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
 def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass what is removed from one factor along its own axis of Y; an offset only as in `_backward_activations`."""
     if len(removed) > 1:
-        return Rejection(ReasonCode.PRODUCT, node, "both of its factors would lack an affine")
+        return Rejection(ReasonCode.PRODUCT, node, "the affine would be removed from both of its factors")
     ((index, affine),) = removed.items()
     if (
         not _are_matrices(node)

@@ -100,7 +100,9 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
 
 def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     if any(affine.has_offset for affine in removed.values()):
-        return Rejection(ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, of which one lacks an offset")
+        return Rejection(
+            ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, and an offset was removed from one"
+        )
     if node.op_type == "Div" and 1 in removed:
         return Rejection(ReasonCode.RECIPROCAL, node, "it divides by the value")
     rank = rank_of(node.outputs[0])

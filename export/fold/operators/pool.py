@@ -35,7 +35,9 @@ def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
     if affine.varies_along(range(2, affine.rank)):
         return not_per_channel(node)
     if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
-        return Rejection(ReasonCode.ZERO_PADDING, node, "it counts its zero padding, which would lack the offset")
+        return Rejection(
+            ReasonCode.ZERO_PADDING, node, "it counts its zero padding, to which the offset would not be added"
+        )
     return None
 
 

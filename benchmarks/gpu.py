@@ -146,14 +146,14 @@ def serve(repository: Path, settings: Mapping[str, str], seconds: float, bare: M
     with normfold(repository, settings) as port, ProcessPoolExecutor(_CLIENTS) as pool:
         with urlopen(f"http://127.0.0.1:{port}/v2/models/{NETWORK}/config") as answer:
             print(f"the service runs up to {json.load(answer)['max_batch_size']} rows at once")
-        print(f"{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of the bare loop of 1':>22}")
+        print(f"{'connections':>11} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'service / bare loop':>19}")
         for connections in CONNECTIONS:
             clients = min(_CLIENTS, connections)
             loads = [pool.submit(load, port, sent, connections // clients, seconds) for _ in range(clients)]
             times = sorted(ms for each in loads for ms in each.result())
             rate = len(times) / seconds
             p50, p99 = (times[int(share * len(times))] for share in (0.5, 0.99))
-            print(f"{connections:11} {rate:8.0f} {p50:8.2f} {p99:8.2f} {rate / bare[1]:22.2f}")
+            print(f"{connections:11} {rate:8.0f} {p50:8.2f} {p99:8.2f} {rate / bare[1]:19.2f}")
 
 
 @contextlib.contextmanager

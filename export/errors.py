@@ -2,7 +2,7 @@
 
 NormfoldError (contract)
 ├── InputError
-│   ├── ModelFileError       the file is no ONNX model that can be read and checked
+│   ├── ModelFileError       the file is not an ONNX model that can be read and checked
 │   ├── TrainingModeError    a BatchNormalization still learns its statistics
 │   ├── ModelInputError      no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
@@ -10,7 +10,7 @@ NormfoldError (contract)
 │   ├── NotAdaptableError    the bundle's statistics cannot be recalibrated from its files
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
-│       ├── NoRepositoryError    it is no folder
+│       ├── NoRepositoryError    it is not a folder
 │       ├── NoModelError         no model has that name
 │       ├── UnknownVersionError  the model has no such version
 │       ├── ForeignFolderError   a model's folder is a symbolic link to what is not its own
@@ -37,7 +37,7 @@ from normfold.contract.errors import CheckError, InputError, SetupError
 
 
 class ModelFileError(InputError):
-    """The file is no ONNX model that can be read and checked."""
+    """The file is not an ONNX model that can be read and checked."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{str(path)!r} {problem}")
@@ -80,7 +80,7 @@ class RepositoryError(InputError):
 
 
 class NoRepositoryError(RepositoryError):
-    """The repository is no folder."""
+    """The repository is not a folder."""
 
     def __init__(self, repository: Path) -> None:
         super().__init__(f"There is no folder {str(repository)!r}; name the repository with --repository.")
@@ -171,8 +171,7 @@ class IdenticalSamplesError(AdaptationError):
 
     def __init__(self, count: int) -> None:
         super().__init__(
-            f"All {count:,} samples are the same, as those of a covered camera are; nothing can be learnt from them. "
-            "Nothing was written."
+            f"All {count:,} samples are the same; statistics cannot be estimated from them. Nothing was written."
         )
 
 
@@ -182,8 +181,8 @@ class UnstableSamplesError(AdaptationError):
     def __init__(self, node: str, what: str, gap: float, z: float) -> None:
         super().__init__(
             f"The first half of the samples is not like the second: at BatchNormalization {node!r} their {what}, "
-            f"{z:.0f} times what chance does. Either the inputs were still changing, or the samples are sorted; give "
-            "samples of one state of affairs, in the order in which they came. Nothing was written."
+            f"z-score {z:.0f}. Either the inputs were still changing, or the samples are sorted; give samples from one "
+            "distribution (one camera, one light), in the order in which they came. Nothing was written."
         )
         self.node, self.gap, self.z = node, gap, z
 

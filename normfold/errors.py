@@ -5,7 +5,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     NormfoldError
     ├── InputError                          what was given cannot be used; exit code 2
     │   ├── ArgumentError                   an argument is wrong, or does not go with another
-    │   ├── ModelFileError                  a file is no ONNX model that can be read and checked
+    │   ├── ModelFileError                  a file is not an ONNX model that can be read and checked
     │   ├── TrainingModeError               a BatchNormalization of an ONNX model is in training mode
     │   ├── ModelInputError                 inputs to verify with do not fit the model, or none can be made
     │   ├── PixelError                      a model cannot take 8-bit pixels
@@ -16,7 +16,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
     │   ├── RepositoryError                 what was asked of a repository cannot be done
-    │   │   ├── NoRepositoryError           it is no folder
+    │   │   ├── NoRepositoryError           it is not a folder
     │   │   ├── NoModelError                it has no model of that name
     │   │   ├── UnknownVersionError         a model has no such version
     │   │   ├── ForeignFolderError          a folder is a symbolic link that leads elsewhere

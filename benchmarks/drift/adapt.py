@@ -69,14 +69,14 @@ def main() -> None:
     dataset = load_dataset(dataset_config())
     with tempfile.TemporaryDirectory() as folder:
         found = [dict(accuracies(Path(folder), dataset, seed)) for seed in range(seeds)]
-        cells = [f"n {count}, N {prior:g}" for count in COUNTS for prior in PRIORS]
+        cells = [f"{count} samples, prior {prior:g}" for count in COUNTS for prior in PRIORS]
         print(" | ".join(["change", "before", *cells]))
         for change in (*CHANGES, FEW_CLASSES):
             rows = np.median([each[change] for each in found], axis=0)
             print(" | ".join([change, *(f"{value:.3f}" for value in rows)]))
         for drift in DRIFTS:
             cells = [rejections(Path(folder, "0.onnx"), dataset, drift, count) for count in COUNTS]
-            print(" | ".join([f"second half {drift}: rejected of {DRAWS}, median z", *cells]))
+            print(" | ".join([f"second half {drift}: rejected of {DRAWS}, median z-score", *cells]))
         network = Path(folder, "resnet18.onnx")
         show_progress("exporting ResNet-18")
         write_resnet(network)
@@ -129,7 +129,7 @@ def rejections(source: Path, dataset: Dataset, drift: str, count: int) -> str:
         given = np.concatenate([tensors(dataset, part, change) for change, part in parts])
         layers = recalibrate(load_model(source), Samples(count, partial(cut, given)), 16.0).layers
         gaps = [gap for layer in layers for gap in (layer.stability.means, layer.stability.variances)]
-        rejected += any(gap.is_real for gap in gaps)
+        rejected += any(gap.is_significant for gap in gaps)
         max_z.append(max(gap.z for gap in gaps))
     return f"n {count}: {rejected}, {np.median(max_z):.1f}"
 

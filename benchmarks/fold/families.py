@@ -2,7 +2,7 @@
 
 For each graph and each pipeline (see `benchmarks.fold.pipelines`): what is left of BatchNormalization, all nodes, Conv
 nodes; seconds to read, change and write the file; error over the network's own noise against the unoptimised file, with
-a ! where `export.verify.verify` refuses it; milliseconds a run for the batch of two under ONNX Runtime with all of its
+a ! where `export.verify.verify` rejects it; milliseconds a run for the batch of two under ONNX Runtime with all of its
 optimisations, and the ratio to the exporter's optimiser with a 95 % interval (see `benchmarks.latency`).
 
 Times are processor time on one core: what passes on a machine that does nothing else. Models run in one thread.
@@ -129,7 +129,7 @@ def measure_graph(name: str, pipelines: Sequence[Pipeline], folder: Path, rounds
             )
         )
         show_progress(
-            f"{name}: {pipeline.name}: {interval(milliseconds)}, of exporter's {results[-1].ratio}", ends=True
+            f"{name}: {pipeline.name}: {interval(milliseconds)}, run / exporter's {results[-1].ratio}", ends=True
         )
     return results
 
@@ -150,7 +150,7 @@ def interval(times: Times) -> str:
 def table_of(results: Sequence[Result]) -> Table:
     """Return the table, graph by graph."""
     table = Table("graph", "pipeline")
-    for heading in ("BN", "nodes", "Conv", "seconds", "error / noise", "ms", "of exporter's [95 %]"):
+    for heading in ("BN", "nodes", "Conv", "optimise s", "error / noise", "run ms", "run / exporter's [95 %]"):
         table.add_column(heading, justify="right")
     graph = ""
     for result in results:

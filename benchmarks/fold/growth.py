@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=0, help="the core to measure on (default: %(default)s)")
     core = parser.parse_args().core
     print(machine_line(("onnx", "onnx-ir", "numpy")))
-    print(f"{'blocks':>8}{'load s':>10}{'fold s':>10}{'save s':>10}{'sum s':>10}{'ms a block':>12}")
+    print(f"{'blocks':>8}{'load s':>10}{'fold s':>10}{'save s':>10}{'total s':>10}{'ms per block':>13}")
     per_block = {}
     with tempfile.TemporaryDirectory() as folder, pinned(core):
         source, target = Path(folder, "chain.onnx"), Path(folder, "folded.onnx")
@@ -44,7 +44,7 @@ def main() -> None:
             per_block[blocks], first = sum(seconds.values()) / blocks, not per_block
             if not first:
                 columns = "".join(f"{seconds[step]:10.3f}" for step in STEPS)
-                print(f"{blocks:8,}{columns}{sum(seconds.values()):10.3f}{1000 * per_block[blocks]:12.3f}", flush=True)
+                print(f"{blocks:8,}{columns}{sum(seconds.values()):10.3f}{1000 * per_block[blocks]:13.3f}", flush=True)
     growth = per_block[BLOCKS[2]] / per_block[BLOCKS[1]]
     print(
         f"a block among {BLOCKS[2]:,} takes {growth:.2f} times what it takes among {BLOCKS[1]:,}; limit {GROWTH_LIMIT}"

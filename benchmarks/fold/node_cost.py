@@ -41,7 +41,7 @@ def chain(channels: int, size: int) -> onnx.ModelProto:
 def main() -> None:
     """Print a row for each size."""
     print(machine_line(("onnxruntime", "numpy")))
-    print(f"{'numbers':>12} {'us a node':>10} {'GB/s':>8}")
+    print(f"{'elements':>12} {'us per node':>11} {'GB/s':>8}")
     with tempfile.TemporaryDirectory() as folder, pinned(0):
         path = Path(folder, "chain.onnx")
         dispatch, speed = 0.0, 0.0
@@ -52,8 +52,8 @@ def main() -> None:
             numbers = channels * size * size
             rate = 2 * 4 * numbers / seconds
             dispatch, speed = dispatch or seconds, rate
-            print(f"{numbers:12,} {seconds * 1e6:10.2f} {rate / 1e9:8.1f}")
-    print(f"a node's dispatch is worth {dispatch * speed / 1024:.0f} KiB")
+            print(f"{numbers:12,} {seconds * 1e6:11.2f} {rate / 1e9:8.1f}")
+    print(f"dispatching a node takes as long as moving {dispatch * speed / 1024:.0f} KiB")
 
 
 def time_of(path: Path, shape: tuple[int, ...]) -> float:

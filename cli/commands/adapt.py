@@ -55,9 +55,9 @@ def adapt(
     """Recalibrate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
 
     For inputs that have changed since training: another camera, another light. Needs neither torch nor the checkpoint
-    nor labels, but at least 32 samples of one state of affairs, and 100 if the service is to see when inputs drift
-    again. If their first half is not like their second, or the new fold cannot be verified, nothing is written and the
-    exit code is 1. `normfold repository rollback` undoes it.
+    nor labels, but at least 32 samples from one distribution (one camera, one light), and 100 if the service is to see
+    when inputs drift again. If their first half is not like their second, or the new fold cannot be verified, nothing
+    is written and the exit code is 1. `normfold repository rollback` undoes it.
 
     Example: `normfold adapt model_repository/digits --samples pictures/`
     """
@@ -126,24 +126,24 @@ def _table(layers: tuple[RecalibratedLayer, ...]) -> Table:
         "mean moved\n(old std)",
         "largest",
         "variance\nnew / old",
-        "halves apart\n(std, × chance)",
+        "halves apart\n(std, z-score)",
     ):
         table.add_column(name, justify="right")
     for layer in layers:
-        farther = max(layer.stability.means, layer.stability.variances, key=lambda gap: (gap.is_real, gap.z))
+        farther = max(layer.stability.means, layer.stability.variances, key=lambda gap: (gap.is_significant, gap.z))
         table.add_row(
             Text(layer.node),
             str(layer.new.mean.size),
             f"{np.median(layer.moved):.2g}",
             f"{layer.moved.max():.2g}",
             f"{np.median(layer.variance_ratio):.2g}",
-            Text(f"{farther.gap:.2g}, {farther.z:.1f}", style="red" if farther.is_real else ""),
+            Text(f"{farther.gap:.2g}, {farther.z:.1f}", style="red" if farther.is_significant else ""),
         )
     return table
 
 
 def _layer_record(layer: RecalibratedLayer) -> dict[str, Any]:
-    """Return plain types for JSON; `z` is null where chance does nothing."""
+    """Return plain types for JSON; `z` is null where the samples of each half are equal."""
     import numpy as np
 
     return {

@@ -1,6 +1,6 @@
 """The drawing of a fold: a mark for each node, in the graph's order, an arc for each BatchNormalization.
 
-Above the marks stand the arcs of the fold, below them, faintly, values that are read further on; a band lies behind
+Above the marks stand the arcs of the fold, below them, faintly, values that are read further on; a band marks
 each block. Colour is never alone: layers are squares, BatchNormalization nodes discs, kept ones diamonds, and what is
 not in the folded graph is hollow.
 """
@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from normfold.display.pages.entries import class_of
+from normfold.display.pages.batchnorm_outcomes import class_of
 from normfold.display.pages.facts import Arc, Facts, Mark
+from normfold.display.pages.line_layout import break_lines, crossings, find_blocks, live_values
 from normfold.display.pages.markup import Html, element, empty, join, shortened
-from normfold.display.pages.strip import break_lines, crossings, find_blocks, living
 
 PITCH = 24
 _LEFT, _RIGHT = 44, 16
@@ -36,8 +36,8 @@ class _Place:
 def draw(facts: Facts) -> Html:
     """Return the drawing as one SVG element."""
     marks = facts.marks
-    alive = living([mark.reads for mark in marks])
-    lines = break_lines(crossings(((arc.start, arc.end) for arc in facts.arcs), len(marks)), alive)
+    live = live_values([mark.reads for mark in marks])
+    lines = break_lines(crossings(((arc.start, arc.end) for arc in facts.arcs), len(marks)), live)
     places, height = _places(lines, marks, facts.arcs)
     width = _LEFT + PITCH * max(map(len, lines)) + _RIGHT
     arcs = defaultdict(list)
@@ -53,8 +53,12 @@ def draw(facts: Facts) -> Html:
     ]
     return element(
         "svg",
-        element("title", f"The {len(marks)} nodes of the graph, and where each BatchNormalization goes", id="drawn"),
-        *(_band(block, line, places) for block in find_blocks(alive) for line in lines),
+        element(
+            "title",
+            f"The {len(marks)} nodes of the graph, and the nodes that absorb each BatchNormalization",
+            id="drawn",
+        ),
+        *(_band(block, line, places) for block in find_blocks(live) for line in lines),
         empty("path", class_="value", d=" ".join(_value_paths(marks, places))),
         *(_line_number(line, places) for line in lines),
         *others,
@@ -81,11 +85,11 @@ def _places(lines: Sequence[range], marks: Sequence[Mark], arcs: Sequence[Arc]) 
     above, below = [18.0] * len(lines), [8.0] * len(lines)
     for arc in arcs:
         if (own := line_of[arc.start]) == line_of[arc.end]:
-            above[own] = max(above[own], _rise(arc.end - arc.start))
+            above[own] = max(above[own], _arc_height(arc.end - arc.start))
     for index, mark in enumerate(marks):
         for source in mark.reads:
             if source >= 0 and line_of[source] == (own := line_of[index]) and index - source > 1:
-                below[own] = max(below[own], _sag(index - source))
+                below[own] = max(below[own], _bend_depth(index - source))
     places, y = [], 0.0
     for number, line in enumerate(lines):
         y += above[number] + _MARK
@@ -94,30 +98,30 @@ def _places(lines: Sequence[range], marks: Sequence[Mark], arcs: Sequence[Arc]) 
     return places, y - _GAP + 4
 
 
-def _rise(distance: int) -> float:
+def _arc_height(distance: int) -> float:
     return min(13.0 + 3.0 * abs(distance), 52.0)
 
 
-def _sag(distance: int) -> float:
+def _bend_depth(distance: int) -> float:
     return min(7.0 + 1.3 * abs(distance), 34.0)
 
 
 def _fold_path(start: _Place, end: _Place) -> str:
     """Return the arc of a fold, with an arrow's head at its end."""
     if start.line == end.line:
-        way, reach = -1, _rise(round((end.x - start.x) / PITCH)) * 4 / 3 - 8
+        direction, reach = -1, _arc_height(round((end.x - start.x) / PITCH)) * 4 / 3 - 8
         first = last = start.y - _MARK - 2
         bend = first - reach
         curve = f"C{start.x:.0f} {bend:.0f} {end.x:.0f} {bend:.0f} {end.x:.0f} {last:.0f}"
     else:
-        way = 1 if end.line < start.line else -1
-        first, last, reach = start.y - way * (_MARK + 2), end.y + way * (_MARK + 2), 34 * way
+        direction = 1 if end.line < start.line else -1
+        first, last, reach = start.y - direction * (_MARK + 2), end.y + direction * (_MARK + 2), 34 * direction
         curve = f"C{start.x:.0f} {first - reach:.0f} {end.x:.0f} {last + reach:.0f} {end.x:.0f} {last:.0f}"
-    return f"M{start.x:.0f} {first:.0f}{curve}m-3 {5 * way}l3 {-5 * way}l3 {5 * way}"
+    return f"M{start.x:.0f} {first:.0f}{curve}m-3 {5 * direction}l3 {-5 * direction}l3 {5 * direction}"
 
 
 def _value_paths(marks: Sequence[Mark], places: Sequence[_Place]) -> Iterator[str]:
-    """Yield the ways of the values: straight to the next node, bent to a later one, a stub towards another line."""
+    """Yield the paths of the values: straight to the next node, bent to a later one, a stub towards another line."""
     stubs = set()
     for index, (mark, place) in enumerate(zip(marks, places, strict=True)):
         for source in (source for source in mark.reads if 0 <= source < index):
@@ -128,14 +132,14 @@ def _value_paths(marks: Sequence[Mark], places: Sequence[_Place]) -> Iterator[st
             elif index - source == 1:
                 yield f"M{other.x:.0f} {other.y:.0f}H{place.x:.0f}"
             else:
-                way, sag = place.x - other.x, _sag(index - source) * 4 / 3 - 4
-                yield f"M{other.x:.0f} {top:.0f}c0 {sag:.0f} {way:.0f} {sag:.0f} {way:.0f} 0"
-    for index, way in sorted(stubs):
-        yield f"M{places[index].x:.0f} {places[index].y + _MARK + 1:.0f}q{2 * way} 9 {10 * way} 9"
+                width, depth = place.x - other.x, _bend_depth(index - source) * 4 / 3 - 4
+                yield f"M{other.x:.0f} {top:.0f}c0 {depth:.0f} {width:.0f} {depth:.0f} {width:.0f} 0"
+    for index, direction in sorted(stubs):
+        yield f"M{places[index].x:.0f} {places[index].y + _MARK + 1:.0f}q{2 * direction} 9 {10 * direction} 9"
 
 
 def _band(block: range, line: range, places: Sequence[_Place]) -> Html | None:
-    """Return what lies behind the part of a block that stands in a line."""
+    """Return the band of the part of a block that stands in a line."""
     start, end = max(block.start, line.start), min(block.stop, line.stop)
     if start >= end:
         return None
@@ -149,10 +153,10 @@ def _line_number(line: range, places: Sequence[_Place]) -> Html:
 
 
 def _node(mark: Mark, place: _Place) -> Html:
-    """Return the mark of a node that is no BatchNormalization."""
+    """Return the mark of a node that is not a BatchNormalization."""
     says = f"{mark.operator} {shortened(mark.label)}"
-    if mark.takes:
-        says += f": takes {mark.takes} BatchNormalization"
+    if mark.absorbed:
+        says += f": absorbs {mark.absorbed} BatchNormalization"
     if mark.now is None:
         says += ": not in the folded graph"
     elif mark.now != mark.operator:

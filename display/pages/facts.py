@@ -34,7 +34,7 @@ class Mark:
     """A node of the source, at its place in the graph's order.
 
     `reads` holds the places of the nodes that it reads, -1 for an input of the graph. `now` is its operator in the
-    folded graph, None if it is no longer there. `takes` counts the BatchNormalization nodes that went into it, and
+    folded graph, None if it is no longer there. `absorbed` counts the BatchNormalization nodes that it absorbs, and
     `entry` is the place in the report of a BatchNormalization's own entry.
     """
 
@@ -43,13 +43,13 @@ class Mark:
     is_layer: bool
     reads: tuple[int, ...]
     now: str | None
-    takes: int = 0
+    absorbed: int = 0
     entry: int | None = None
 
 
 @dataclass(frozen=True)
 class Arc:
-    """The way of a BatchNormalization: from its mark to that of the node which took it."""
+    """The arc of a BatchNormalization: from its mark to that of a node that absorbs it."""
 
     entry: int
     start: int
@@ -77,7 +77,7 @@ class Facts:
 
 
 def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Facts:
-    """Read a model, fold it in memory, and note what became of it.
+    """Read a model, fold it in memory, and collect the facts about both.
 
     Args:
         path: of the model, which stays as it is.
@@ -141,7 +141,7 @@ def _reads(graph: ir.Graph, nodes: Sequence[ir.Node]) -> list[tuple[int, ...]]:
 def _marks(
     nodes: Sequence[ir.Node], operators: Sequence[str], reads: Sequence[tuple[int, ...]], report: FoldReport
 ) -> tuple[tuple[Mark, ...], tuple[Arc, ...]]:
-    """Return a mark for each node, and an arc for each BatchNormalization and node that took it."""
+    """Return a mark for each node, and an arc for each BatchNormalization and node that absorbs it."""
     from normfold.export.graph.nodes import is_batchnorm, node_label
 
     named: dict[str, list[int]] = defaultdict(list)
@@ -154,7 +154,7 @@ def _marks(
         for label in entry.into
         if (places := [other for other in named[label] if other != place])
     ]
-    taken = Counter(arc.end for arc in arcs)
+    absorbed = Counter(arc.end for arc in arcs)
     entries = {place: number for number, place in enumerate(own)}
     marks = tuple(
         Mark(
@@ -163,7 +163,7 @@ def _marks(
             is_layer=operator in LAYERS and (operator != "MatMul" or any(_is_weight(value) for value in node.inputs)),
             reads=reads[place],
             now=None if node.graph is None else node.op_type,
-            takes=taken[place],
+            absorbed=absorbed[place],
             entry=entries.get(place),
         )
         for place, (node, operator) in enumerate(zip(nodes, operators, strict=True))

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from normfold.display.pages.batchnorm_outcomes import batchnorm_table, class_of, descriptions, reason
 from normfold.display.pages.document import document
 from normfold.display.pages.drawing import draw, key
-from normfold.display.pages.entries import class_of, descriptions, entry_table, reason
 from normfold.display.pages.facts import Facts, ValueRow
 from normfold.display.pages.markup import Html, bar, element, join, name, row, shortened, table
 from normfold.display.terminal.fold import fold_sentence, kept_by_reason
@@ -43,7 +43,7 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
     yield _verification(facts.verification)
     yield element("div", _operators(facts), _model(facts), class_="columns")
     if facts.report.entries:
-        yield entry_table(facts.report.entries)
+        yield batchnorm_table(facts.report.entries)
 
 
 def _verdict(facts: Facts) -> Html:
@@ -94,8 +94,15 @@ def _outcomes(facts: Facts) -> Html:
             example = element("span", "for example: ", reason(entries[0]), class_="example")
             share = join([bar(len(entries) / total, "kept"), example])
             reasons.append(row(element("code", code, title=descriptions(entries[0])), len(entries), share, numbers=[1]))
-        parts.append(table("Reasons of those that stay", ["backwards/forwards", "nodes#", "share"], reasons, "bars"))
-    return element("section", element("h2", "What becomes of them"), *parts)
+        parts.append(
+            table(
+                "Reasons why BatchNormalization nodes are kept",
+                ["backwards/forwards", "nodes#", "share"],
+                reasons,
+                "bars",
+            )
+        )
+    return element("section", element("h2", "Outcomes"), *parts)
 
 
 def _map(facts: Facts) -> Html:
@@ -107,7 +114,12 @@ def _map(facts: Facts) -> Html:
         ("layer", "layer", "layer", (True, False) in operators),
         ("layer", "layer gone", "layer merged into another", (True, True) in operators),
         *(
-            ("kept" if outcome is Outcome.KEPT else "batchnorm", f"bn {class_of(outcome)}", outcome.value, True)
+            (
+                "kept" if outcome is Outcome.KEPT else "batchnorm",
+                f"bn {class_of(outcome)}",
+                f"{outcome.value}: {outcome.description}",
+                True,
+            )
             for outcome in Outcome
             if outcome in present
         ),
@@ -117,11 +129,11 @@ def _map(facts: Facts) -> Html:
     legend = [element("li", key(shape, class_), label) for shape, class_, label, shown in items if shown]
     return element(
         "section",
-        element("h2", "Where they go", id="map"),
+        element("h2", "Graph", id="map"),
         element(
             "p",
             "The graph in its order, line by line; the number at the left counts nodes. An arc above leads from a "
-            "BatchNormalization to the node that takes it up; the faint lines below are values read further on; a band "
+            "BatchNormalization to the node that absorbs it; the faint lines below are values read further on; a band "
             "is a block of the network, which one value enters and one leaves. Point at a mark for its name.",
         ),
         element("ul", *legend, class_="legend"),
@@ -147,8 +159,8 @@ def _verification(verification: Verification | None) -> Html:
         title,
         element(
             "p",
-            "Noise is how far the model’s own outputs move when each input moves by one unit in the last place; error "
-            "is how far the folded model is from the model. Both are parts of the output’s range. "
+            "Noise is how far the model’s own outputs change when each input changes by one unit in the last place; "
+            "error is how far the folded model is from the model. Both are parts of the output’s range. "
             f"Allowed is {NOISE_FACTOR:g} times the noise, plus {FLOOR:g}.",
         ),
         element(
@@ -196,7 +208,7 @@ def _value(value: ValueRow) -> Html:
 
 
 def _share(found: OutputDifference) -> float:
-    """Return the error as a part of what is allowed; infinite where nothing is, or the error is no number."""
+    """Return the error as a part of what is allowed; infinite where nothing is, or the error is NaN."""
     return found.error / found.allowed if found.error < float("inf") and found.allowed else float("inf")
 
 

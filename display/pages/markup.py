@@ -34,7 +34,7 @@ def empty(tag: str, **attributes: Attribute) -> Html:
 
 
 def join(children: Iterable[Child]) -> Html:
-    """Return children one after the other, escaped where they are no HTML; None is left out."""
+    """Return children one after the other, escaped where they are not HTML; None is left out."""
     parts = (child if isinstance(child, Html) else escape(printable(str(child))) for child in children if child != None)  # noqa: E711
     return Html("".join(parts))
 

@@ -31,7 +31,7 @@ def findings_table(audit: Audit) -> Table:
 def verdict(audit: Audit) -> str:
     """Return the counts in one sentence."""
     if not audit.layers and not audit.findings:
-        return "Nothing was looked at: it has no BatchNorm layer that keeps running statistics."
+        return "Nothing to audit: the network has no BatchNorm layer with running statistics."
     layers = f"{len(audit.layers)} BatchNorm layer{'s' * (len(audit.layers) != 1)}"
     if not audit.findings:
         return f"{layers}: nothing was found."

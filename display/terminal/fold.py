@@ -10,7 +10,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from normfold.contract.drift.monitor import Monitor
-    from normfold.export.fold.report import Entry, FoldReport
+    from normfold.export.fold.report import BatchNormOutcome, FoldReport
     from normfold.export.graph.pixels import PixelInput
     from normfold.export.verify.verify import Verification
 
@@ -62,13 +62,14 @@ def monitor_record(monitor: Monitor | None, rows: str = "calibration rows") -> d
 
 
 def outcome_table(report: FoldReport) -> Table:
-    """Return a summary: how many had each outcome, and for those that were kept, how many for each reason."""
+    """Return the number of each outcome, with its description, and of each reason for which one was kept."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(justify="right")
     table.add_column()
-    for outcome, number in Counter(entry.outcome.value for entry in report.entries).most_common():
-        table.add_row(str(number), Text(outcome, style=_COLOURS.get(outcome, "green")))
-        if outcome == "kept":
+    for outcome, number in Counter(entry.outcome for entry in report.entries).most_common():
+        name = Text(outcome.value, style=_COLOURS.get(outcome.value, "green"))
+        table.add_row(str(number), Text.assemble(name, f": {outcome.description}"))
+        if outcome.value == "kept":
             for code, entries in kept_by_reason(report).items():
                 table.add_row("", Text(f"{len(entries)} {code}"))
     if report.affines:
@@ -76,9 +77,9 @@ def outcome_table(report: FoldReport) -> Table:
     return table
 
 
-def kept_by_reason(report: FoldReport) -> dict[str, list[Entry]]:
+def kept_by_reason(report: FoldReport) -> dict[str, list[BatchNormOutcome]]:
     """Return the entries that were kept, by reason code, the most frequent first."""
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[BatchNormOutcome]] = {}
     for entry in report.entries:
         if entry.outcome.value == "kept":
             found.setdefault(entry.reason_code or "unknown", []).append(entry)
@@ -86,16 +87,18 @@ def kept_by_reason(report: FoldReport) -> dict[str, list[Entry]]:
 
 
 def fold_table(report: FoldReport) -> Table:
-    """Return one row for each BatchNormalization: its outcome, and the nodes that absorbed it or why it stays."""
+    """Return one row for each BatchNormalization: its outcome, and the nodes that absorbed it or why it was kept."""
     table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
     for entry in report.entries:
         outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"), no_wrap=True)
-        table.add_row(Text(entry.node, overflow="fold"), outcome, Text(entry.reason or _way(entry), overflow="fold"))
+        table.add_row(
+            Text(entry.node, overflow="fold"), outcome, Text(entry.reason or _absorbers(entry), overflow="fold")
+        )
     return table
 
 
-def _way(entry: Entry) -> str:
-    """Return where a BatchNormalization went, and by how many nodes; `--json` names them."""
+def _absorbers(entry: BatchNormOutcome) -> str:
+    """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
     between = sum(step not in entry.into for step in entry.path)
     by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
     return ", ".join(entry.into) + by_way

@@ -59,7 +59,7 @@ class Activations:
         """Run the piece of the graph between what is there and what shall be alive; forget everything else.
 
         Raises:
-            NotAdaptableError: a value is no tensor of known rank, or the piece cannot be run.
+            NotAdaptableError: a value is not a tensor of known rank, or the piece cannot be run.
         """
         wanted = [value for value in alive if value.name not in self]
         if wanted:

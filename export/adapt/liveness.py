@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 
 def alive_before(node: ir.Node, batchnorms: Sequence[ir.Node]) -> list[ir.Value]:
-    """Return the values made before a BatchNormalization that it, or one behind it, still needs."""
+    """Return the values made before a BatchNormalization that it, or one after it, still needs."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     places = {each: place for place, each in enumerate(graph)}

@@ -55,7 +55,7 @@ def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = N
         return _table(path, expected)
     if path.suffix.lower() == ".npz":
         return _archive(path, expected, as_tensors)
-    raise SampleError(f"{str(path)!r} is no folder of pictures and no .npz or .csv file.")
+    raise SampleError(f"{str(path)!r} is not a folder of pictures, nor an .npz or .csv file.")
 
 
 def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleFormat) -> Samples:
@@ -120,7 +120,7 @@ def _table(path: Path, expected: SampleFormat) -> Samples:
     except OSError as error:
         raise SampleError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SampleError(f"{str(path)!r} is no comma-separated UTF-8 table: {error}.") from None
+        raise SampleError(f"{str(path)!r} is not a comma-separated UTF-8 table: {error}.") from None
     table = np.array(rows).reshape(len(rows), len(preprocessing.columns))
     return standardised_samples(table, preprocessing, expected)
 
@@ -152,7 +152,7 @@ def _archive(path: Path, expected: SampleFormat, as_tensors: bool | None) -> Sam
     if as_tensors is None and may_be_tensors and may_be_raw and expected.preprocessing is not None:
         raise SampleError(
             f"{str(path)!r} may hold raw inputs or the network's tensors, which has an input of that name too; "
-            "say --raw or --tensors."
+            "pass --raw or --tensors."
         )
     if may_be_tensors and as_tensors is not False:
         return tensor_samples(path, {name: arrays[name] for name in names}, expected)

@@ -77,13 +77,13 @@ class Recalibration:
         """Raise if the samples' first half is not like their second.
 
         Raises:
-            UnstableSamplesError: naming the layer whose stability lie farthest apart, beside chance.
+            UnstableSamplesError: naming the layer whose halves differ with the largest z-score.
         """
         found = [
             (gap.z, gap.gap, layer.node, what)
             for layer in self.layers
             for gap, what in ((layer.stability.means, "means"), (layer.stability.variances, "variances"))
-            if gap.is_real
+            if gap.is_significant
         ]
         if found:
             z, gap, node, what = max(found)
@@ -176,7 +176,7 @@ def _rows(model: ir.Model, samples: Samples, batchable: bool) -> int:
 def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Array]:
     """Return mean and biased variance within each sample of what a BatchNormalization is given.
 
-    The first axis holds the samples, each perhaps several times in a row, as behind a Reshape of (N, T, C) to (N·T, C).
+    The first axis holds the samples, each perhaps several times in a row, as after a Reshape of (N, T, C) to (N·T, C).
 
     Args:
         activations: advanced up to the BatchNormalization.

@@ -10,9 +10,9 @@ are compared between the halves. With Δ the difference of the halves' means of 
 scatter within the halves, and v the channel's variance plus epsilon, over the channels of a layer:
 
     gap    sqrt(mean Δ² / v)                        in standard deviations (for q: sqrt(mean Δ² / v²), relative)
-    z      sqrt(mean(Δ² / v) / mean(se² / v))       about 1 by chance, however the channels hang together
+    z      sqrt(mean(Δ² / v) / mean(se² / v))       about 1 by chance, whatever the correlation between channels
 
-The halves disagree where a gap is both beyond chance and large enough to matter.
+The halves differ where a gap is both statistically significant (z) and large enough to matter (gap).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ MAX_GAP = 0.25
 
 @dataclass(frozen=True)
 class Gap:
-    """The distance of the halves, absolute (`gap`) and as a multiple of chance (`z`)."""
+    """The distance of the halves in standard deviations (`gap`), and its z-score (`z`)."""
 
     gap: float
     z: float
 
     @property
-    def is_real(self) -> bool:
-        """Return whether it is beyond chance, and matters."""
+    def is_significant(self) -> bool:
+        """Return whether `z` exceeds MAX_Z and `gap` exceeds MAX_GAP."""
         return self.z > MAX_Z and self.gap > MAX_GAP
 
 
@@ -73,5 +73,5 @@ def measure_stability(means: Array, variances: Array, epsilon: float) -> SampleS
 def _gap(values: Array) -> Gap:
     first, second = values[: len(values) // 2], values[len(values) // 2 :]
     gap = float(np.mean((first.mean(axis=0) - second.mean(axis=0)) ** 2))
-    chance = float(np.mean(sum(half.var(axis=0, ddof=1) / len(half) for half in (first, second))))
-    return Gap(math.sqrt(gap), math.sqrt(gap / chance) if chance else math.inf if gap else 0.0)
+    expected = float(np.mean(sum(half.var(axis=0, ddof=1) / len(half) for half in (first, second))))
+    return Gap(math.sqrt(gap), math.sqrt(gap / expected) if expected else math.inf if gap else 0.0)

@@ -143,7 +143,7 @@ def _require_finite(array: Tensor, where: str) -> None:
         usable = np.abs(array) <= limit if np.isfinite(limit) else np.isfinite(array)
     wrong = np.flatnonzero(~usable.all(axis=tuple(range(1, array.ndim))))
     if wrong.size:
-        raise SampleError(f"Sample {wrong[0]} of {where}, counted from 0, holds what is no finite number.")
+        raise SampleError(f"Sample {wrong[0]} of {where}, counted from 0, holds a value that is not a finite number.")
 
 
 def _capitalised(text: str) -> str:

@@ -28,9 +28,9 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import calibrate
-from normfold.export.bundle.monitor import save_monitor
 from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
+from normfold.export.bundle.write_monitor import save_monitor
 from normfold.export.errors import BundleExportError, FoldError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport

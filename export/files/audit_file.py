@@ -19,7 +19,7 @@ from normfold.export.graph.shapes import infer_shapes
 from normfold.export.graph.simplify import compute_constants
 from normfold.export.onnx_io.model_file import load_model
 
-NOTE = "Whether the statistics fit any data was not looked at: an ONNX file comes without."
+NOTE = "The statistics were not compared with data: an ONNX file contains none."
 
 
 def audit_onnx(path: Path) -> Audit:

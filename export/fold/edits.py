@@ -77,7 +77,7 @@ class Rewrite:
 
 
 @dataclass(frozen=True, eq=False)
-class GemmBehindReshape:
+class GemmAfterReshape:
     """MatMul, then Reshape to a matrix, becomes Reshape, then Gemm, which has a bias.
 
     The Reshape must keep the last axis. `weight` is (K, N), `bias` (N,).
@@ -127,7 +127,7 @@ def replacement(
     Args:
         node: reads the other.
         index: of the node's input.
-        role: names the constant, behind the node's label, where the other has no name.
+        role: names the constant, after the node's label, where the other has no name.
         compute: gives the values, float64.
         shape: of the values; None where it stays as it is.
     """

@@ -17,7 +17,7 @@ from normfold.export.fold.affine import Affine
 from normfold.export.graph.constants import constant_shape, exact, is_constant
 from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
 
-OPERATORS = frozenset({"Add", "Sub", "Mul", "Div"})
+ELEMENTWISE_OPS = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None
 
 def constant_operand(node: ir.Node) -> int | None:
     """Return which operand of an Add, Sub, Mul or Div is a constant that may be replaced, if exactly one is."""
-    if node.op_type not in OPERATORS or node.domain != "":
+    if node.op_type not in ELEMENTWISE_OPS or node.domain != "":
         return None
     constant = [is_constant(value) for value in node.inputs]
     return constant.index(True) if sum(constant) == 1 else None

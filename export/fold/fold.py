@@ -1,4 +1,4 @@
-"""The fold: every BatchNormalization that a neighbour can absorb goes, every other stays, with the reason.
+"""The fold: every BatchNormalization that a neighbour can absorb is removed, every other is kept, with the reason.
 
 requires   an inference graph of opset 7 or newer
 ensures    inputs, outputs, and every value that keeps its name are what they were, within rounding; no node is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.fold.report import Entry, FoldReport
+from normfold.export.fold.report import BatchNormOutcome, FoldReport
 from normfold.export.fold.stages.finish import check, join_equal_nodes
 from normfold.export.fold.stages.fold_and_merge import fold_and_merge
 from normfold.export.fold.stages.pixels import take_pixels
@@ -18,7 +18,7 @@ from normfold.export.fold.stages.prepare import (
     compute_constants,
     infer_shapes,
     inline_functions,
-    read_parameters,
+    record_batchnorm_parameters,
     remove_unused_nodes,
 )
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
@@ -28,7 +28,7 @@ STAGES: tuple[Stage, ...] = (
     inline_functions,
     infer_shapes,
     compute_constants,
-    read_parameters,
+    record_batchnorm_parameters,
     remove_unused_nodes,
     take_pixels,
     fold_and_merge,
@@ -54,12 +54,12 @@ def fold(
         pixels: make the input 8-bit pixels, and fold their standardisation too.
 
     Returns:
-        What became of each BatchNormalization, in graph order.
+        The outcome for each BatchNormalization, in graph order.
 
     Raises:
         TrainingModeError: a BatchNormalization is in training mode.
         PixelError: the model cannot take pixels.
-        FoldError: the result is no valid graph, which would be a fault of the fold.
+        FoldError: the result is not a valid graph, which would be a fault of the fold.
     """
     state = FoldState(model, FoldOptions(merging, pixels), progress)
     for stage in STAGES:
@@ -69,16 +69,16 @@ def fold(
     return state.report
 
 
-def _entries(state: FoldState) -> list[Entry]:
+def _entries(state: FoldState) -> list[BatchNormOutcome]:
     there = {value for node in state.model.graph.all_nodes() for value in node.outputs}
     names = {node: value.name for value, node in state.output_values.items() if value.name and value in there}
     return [_entry(state, label, node, names.get(node)) for label, node in state.batchnorms.items()]
 
 
-def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> Entry:
-    """Return what became of one BatchNormalization."""
+def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> BatchNormOutcome:
+    """Return the outcome of one BatchNormalization."""
     if (folded := state.folded.get(node)) is not None:
-        return Entry(label, folded.outcome, folded.into, folded.path, output_value=output_value)
+        return BatchNormOutcome(label, folded.outcome, folded.into, folded.path, output_value=output_value)
     if node.graph is None:
-        return Entry.removed(label)
-    return Entry.kept(label, state.rejections[node], output_value)
+        return BatchNormOutcome.removed(label)
+    return BatchNormOutcome.kept(label, state.rejections[node], output_value)

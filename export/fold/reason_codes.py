@@ -22,7 +22,7 @@ class ReasonCode(StrEnum):
     PARAMETER_NOT_CONSTANT = (
         "parameter-not-constant",
         "`scale`, `shift`, `running_mean` or `running_var` is computed, or is an initializer that is also an input, "
-        "which a caller may override. Export with the parameters as initializers that are no inputs.",
+        "which a caller may override. Export with the parameters as initializers that are not inputs.",
     )
     PARAMETER_MISMATCH = (
         "parameter-mismatch",
@@ -144,7 +144,7 @@ class ReasonCode(StrEnum):
     # Borders
     ZERO_PADDING = (
         "zero-padding",
-        "A convolution or pool pads with zeros, where the offset would be missing, and no constant behind it takes up "
+        "A convolution or pool pads with zeros, where the offset would be missing, and no constant after it can absorb "
         "the difference. Where sizes are not fixed, fixing them may help.",
     )
     UNEVEN_TAPS = (
@@ -208,7 +208,7 @@ class ReasonCode(StrEnum):
     WEIGHTS_NOT_CONSTANT = (
         "weights-not-constant",
         "A weight or bias is computed, or is an initializer that is also an input. Export with the weights as "
-        "initializers that are no inputs.",
+        "initializers that are not inputs.",
     )
     INDICES = (
         "indices",

@@ -15,7 +15,13 @@ from normfold.export.graph.pixels import PixelInput
 
 
 class Outcome(StrEnum):
-    """The outcome of a fold for one BatchNormalization."""
+    """The outcome of a fold for one BatchNormalization.
+
+    FOLDED_BACK: layers before it absorbed it, or it was the identity. FOLDED_FORWARD: layers after it absorbed it.
+    COMPOSED: combined with another affine, a BatchNormalization or a Mul, Add, Sub or Div by a constant, which stays.
+    MERGED: it became part of one layer, merged of parallel branches. KEPT: it is still in the graph. REMOVED: its
+    output was not read.
+    """
 
     FOLDED_BACK = "folded back"
     FOLDED_FORWARD = "folded forward"
@@ -24,9 +30,24 @@ class Outcome(StrEnum):
     KEPT = "kept"
     REMOVED = "removed"
 
+    @property
+    def description(self) -> str:
+        """One phrase for legends."""
+        return _DESCRIPTIONS[self]
+
+
+_DESCRIPTIONS = {
+    Outcome.FOLDED_BACK: "absorbed by layers before it",
+    Outcome.FOLDED_FORWARD: "absorbed by layers after it",
+    Outcome.COMPOSED: "combined with another affine",
+    Outcome.MERGED: "merged into one layer with parallel branches",
+    Outcome.KEPT: "still in the graph",
+    Outcome.REMOVED: "its output was not read",
+}
+
 
 @dataclass(frozen=True)
-class Entry:
+class BatchNormOutcome:
     """The outcome for one BatchNormalization of the source, and how it came about.
 
     `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both are
@@ -43,18 +64,22 @@ class Entry:
     output_value: str | None = None
 
     @staticmethod
-    def kept(node: str, rejections: Sequence[Rejection], output_value: str | None) -> Entry:
+    def kept(node: str, rejections: Sequence[Rejection], output_value: str | None) -> BatchNormOutcome:
         """Return the entry of a BatchNormalization that was rejected, in one direction or in both."""
         sentences = [rejection.sentence for rejection in rejections]
         if len(rejections) == 2:
             sentences = [f"{way}: {reason}" for way, reason in zip(("Backwards", "Forwards"), sentences, strict=True)]
         codes = tuple(rejection.code for rejection in rejections)
-        return Entry(node, Outcome.KEPT, reason_codes=codes, reason=" ".join(sentences), output_value=output_value)
+        return BatchNormOutcome(
+            node, Outcome.KEPT, reason_codes=codes, reason=" ".join(sentences), output_value=output_value
+        )
 
     @staticmethod
-    def removed(node: str) -> Entry:
+    def removed(node: str) -> BatchNormOutcome:
         """Return the entry of a BatchNormalization whose output is read nowhere."""
-        return Entry(node, Outcome.REMOVED, reason_codes=(ReasonCode.UNREAD,), reason="Its output is not read.")
+        return BatchNormOutcome(
+            node, Outcome.REMOVED, reason_codes=(ReasonCode.UNREAD,), reason="Its output is not read."
+        )
 
     @property
     def reason_code(self) -> str | None:
@@ -82,7 +107,7 @@ class FoldReport:
     `node`, what each BatchNormalization held before the fold. `input` is set where the model takes pixels now.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[BatchNormOutcome] = field(default_factory=list)
     affines: int = 0
     parameters: dict[str, BatchNorm] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

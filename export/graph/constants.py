@@ -1,6 +1,6 @@
-"""Initializers: which may be read and replaced, and the exact values behind those that a fold makes.
+"""Initializers: which may be read and replaced, and the exact values of those that a fold makes.
 
-A weight that takes up two affines must be rounded once. So a fold never computes a weight when it is planned: it
+A weight that absorbs two affines must be rounded once. So a fold never computes a weight when it is planned: it
 derives one, a function of others in float64, and the function runs when the file is written. Nothing larger than a
 single weight is in memory then.
 """
@@ -97,7 +97,7 @@ def constant_shape(value: ir.Value | None) -> tuple[int, ...]:
     """Return the shape of a constant.
 
     Raises:
-        ValueError: the value is no constant.
+        ValueError: the value is not a constant.
     """
     return tuple(_tensor(value).shape.numpy())
 
@@ -106,7 +106,7 @@ def constant_dtype(value: ir.Value | None) -> ir.DataType:
     """Return the dtype of a constant.
 
     Raises:
-        ValueError: the value is no constant.
+        ValueError: the value is not a constant.
     """
     return _tensor(value).dtype
 
@@ -117,7 +117,7 @@ def exact(value: ir.Value | None) -> Callable[[], Array]:
     The function holds on to the constant itself, so it stays valid when the graph takes another in its place.
 
     Raises:
-        ValueError: the value is no constant.
+        ValueError: the value is not a constant.
     """
     tensor = _tensor(value)
     if isinstance(tensor, _DerivedTensor):
@@ -128,5 +128,5 @@ def exact(value: ir.Value | None) -> Callable[[], Array]:
 def _tensor(value: ir.Value | None) -> ir.TensorProtocol:
     tensor = constant_tensor(value)
     if tensor is None:
-        raise ValueError(f"{value} is no constant")
+        raise ValueError(f"{value} is not a constant")
     return tensor

@@ -61,7 +61,7 @@ class Editor:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def unused_name(self, base: str) -> str:
-        """Return the name, with a number behind it if it is taken."""
+        """Return the name, with a number appended if it is taken."""
         name, number = base, 1
         while name in self._names:
             name, number = f"{base}.{number}", number + 1

@@ -54,7 +54,7 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
 
 
 def _free_part(value: ir.Value) -> Sequence[int | ir.SymbolicDim]:
-    """Return the sizes of an input behind its axis of rows."""
+    """Return the sizes of an input after its axis of rows."""
     return () if value.shape is None else tuple(value.shape)[1:]
 
 

@@ -1,4 +1,4 @@
-"""Simplifications of what exporters write: constants computed before a fold, equal nodes joined behind it.
+"""Simplifications of what exporters write: constants computed before a fold, equal nodes joined after it.
 
 torch's exporter, its optimiser off, writes a missing bias as Expand and CastLike nodes, and the same shape arithmetic
 before every Reshape. onnxscript and onnx-ir, which that optimiser is made of, do both. Equal nodes are joined last: two

@@ -33,7 +33,7 @@ _RAW_DATA_OF_TENSOR = 9
 def load_model(path: Path) -> ir.Model:
     """Read and check an ONNX model; weights in external files stay on disk until they are asked for.
 
-    The model declares no newer IR version than its opset needs: runtimes refuse a newer one whatever the file uses, and
+    The model declares no newer IR version than its opset needs: runtimes reject a newer one whatever the file uses, and
     onnx's helpers write the newest.
 
     Raises:

@@ -41,8 +41,8 @@ def choose_versions(model: ModelFolder, numbers: Iterable[int], *, last: bool = 
     """Choose versions by number.
 
     Args:
-        model: whose.
-        numbers: of its versions.
+        model: the model.
+        numbers: the numbers of its versions.
         last: whether all versions that can answer may be among them.
 
     Raises:
@@ -53,9 +53,7 @@ def choose_versions(model: ModelFolder, numbers: Iterable[int], *, last: bool = 
     left = [version for version in model.versions.values() if version not in chosen]
     takes_an_answer = any(version.problem is None for version in chosen)
     if not last and (not left or (takes_an_answer and all(version.problem for version in left))):
-        raise VersionChoiceError(
-            f"No version of {model.name!r} that can answer would be left; say --last if that is meant."
-        )
+        raise VersionChoiceError(f"No version of {model.name!r} that can answer would be left; pass --last to confirm.")
     return Removal(model, tuple(chosen))
 
 
@@ -89,10 +87,10 @@ def freed_bytes(folders: Iterable[Path]) -> int:
 
 
 def remove(removal: Removal) -> None:
-    """Remove what was chosen, and the model's folder if nothing is left in it. What is gone already is no fault.
+    """Remove what was chosen, and the model's folder if nothing is left in it. A missing folder is not an error.
 
     Raises:
-        WriteError: the file system does not let go of it.
+        WriteError: the file system refuses to delete it.
     """
     for folder in removal.folders:
         with os_errors_as_write_errors(folder):

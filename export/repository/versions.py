@@ -93,7 +93,7 @@ def find_models(repository: Path, contents: bool = False) -> dict[str, ModelFold
         contents: read every file whole, and hold it against its sha256.
 
     Raises:
-        NoRepositoryError: it is no folder.
+        NoRepositoryError: it is not a folder.
         ReadError: it cannot be read.
     """
     try:
@@ -110,7 +110,7 @@ def find_model(repository: Path, name: str, contents: bool = False) -> ModelFold
     """Return one model, whose versions could be listed; `contents` as in `find_models`.
 
     Raises:
-        NoRepositoryError: the repository is no folder.
+        NoRepositoryError: the repository is not a folder.
         NoModelError: there is no model of that name.
         ForeignFolderError: its folder is a link to what is not its own.
         ReadError: the repository or the model's folder cannot be read.
@@ -185,7 +185,7 @@ def _foreign_target(folder: Path, repository: Path) -> str | None:
 
 
 def _may_be_folder(path: Path) -> bool:
-    """Return whether a path is a folder, or may be one for all that can be told."""
+    """Return whether a path is a folder, or may be one as far as known."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:

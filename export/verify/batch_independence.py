@@ -13,7 +13,7 @@ from normfold.export.verify.tolerance import measure
 
 
 def rows_are_independent(
-    runner: Runner, inputs: Inputs, together: dict[str, Tensor], moved: Sequence[Sequence[dict[str, Tensor]]]
+    runner: Runner, inputs: Inputs, together: dict[str, Tensor], perturbed: Sequence[Sequence[dict[str, Tensor]]]
 ) -> bool:
     """Run each row alone, and compare with the rows run together.
 
@@ -21,7 +21,7 @@ def rows_are_independent(
         runner: the model.
         inputs: of several rows, if its first axis is free.
         together: what the model gave for them.
-        moved: what it gave for them moved a little, in groups of ways: its noise.
+        perturbed: what it gave for them perturbed by one ulp, in groups of perturbations: its noise.
 
     Returns:
         False also where the first axis is fixed, or not an axis of every input and output.
@@ -38,6 +38,6 @@ def rows_are_independent(
         return False
     for name, tensor in together.items():
         joined = np.concatenate([result[name] for result in alone])
-        if not measure([tensor], [joined], [[[run[name] for run in group] for group in moved]]).passes:
+        if not measure([tensor], [joined], [[[run[name] for run in group] for group in perturbed]]).passes:
             return False
     return True

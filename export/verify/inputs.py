@@ -1,4 +1,4 @@
-"""Inputs to run a model on: seeded random ones, or the user's own from a file, and the same moved a little."""
+"""Inputs to run a model on: seeded random ones, or the user's own from a file, and the same perturbed by one ulp."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FREE_SIZES = (32, 96, 224)
 def random_inputs(inputs: Sequence[ValueInfo], free_size: int, seed: int, step: int = 0) -> Inputs:
     """Make one tensor for each input.
 
-    Free axes behind the first have `free_size`; with `step` each has that much more than the one before. Those of one
+    Free axes after the first have `free_size`; with `step` each has that much more than the one before. Those of one
     name agree.
 
     Floats are standard normal; 8-bit integers take every value; wider integers are 0 or 1, since they may be indices
@@ -80,20 +80,20 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ModelInputError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     except (zipfile.BadZipFile, ValueError, EOFError, zlib.error):
-        raise ModelInputError(f"{str(path)!r} is no .npz file of plain arrays, or is damaged.") from None
+        raise ModelInputError(f"{str(path)!r} is not an .npz file of plain arrays, or is damaged.") from None
 
 
-def moved_by_one_ulp(inputs: Inputs, seed: int) -> Inputs:
-    """Return the inputs with every float moved by one unit in the last place, up or down at random."""
+def perturbed_by_one_ulp(inputs: Inputs, seed: int) -> Inputs:
+    """Return the inputs with every float perturbed by one unit in the last place, up or down at random."""
     rng = np.random.default_rng(seed)
     return {name: next_float(array, rng) if is_float(array) else array for name, array in inputs.items()}
 
 
 def next_float(array: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return an array of floats, each moved to a neighbouring float, up or down at random."""
+    """Return an array of floats, each replaced by a neighbouring float, up or down at random."""
     towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
-    moved: Tensor = np.nextafter(array, towards)
-    return moved
+    perturbed: Tensor = np.nextafter(array, towards)
+    return perturbed
 
 
 def _axis_name(info: ValueInfo, axis: int) -> str:

@@ -89,13 +89,13 @@ def input_infos(path: Path, model: ir.Model) -> list[ValueInfo]:
     """Return the inputs that a caller must give: those without a default among the initializers.
 
     Raises:
-        ModelFileError: one is no tensor, or of unknown rank.
+        ModelFileError: one is not a tensor, or of unknown rank.
     """
     return [_value_info(path, value) for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
-    """Return whether a move of the inputs by one unit in the last place may vanish in the first rounding."""
+    """Return whether the first rounding may remove a perturbation of the inputs by one unit in the last place."""
     if not all(info.dtype.is_floating_point() for info in inputs):
         return True
     widest = max((info.dtype.bitwidth for info in inputs), default=0)
@@ -150,7 +150,7 @@ def _reference(path: Path) -> Any:
 
 def _value_info(path: Path, value: ir.Value) -> ValueInfo:
     if not isinstance(value.type, ir.TensorType) or value.shape is None:
-        raise ModelFileError(path, f"has an input or output {value.name!r} that is no tensor of known rank.")
+        raise ModelFileError(path, f"has an input or output {value.name!r} that is not a tensor of known rank.")
     sizes = (size if isinstance(size, int) else size.value for size in value.shape)
     return ValueInfo(value.name or "", value.type.dtype, tuple(sizes))
 

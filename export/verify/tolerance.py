@@ -1,21 +1,21 @@
 """The tolerance of a verification: a folded output's error beside the network's own noise.
 
-A fixed tolerance is wrong both ways: one rounding may move a deep, ill-conditioned network by 1e-2 and a shallow one by
-1e-7. So the allowance is measured. Noise is how far the original's own outputs move when each input moves by one unit
-in the last place; a folded network may differ by 8 times that, plus 1e-6.
+A fixed tolerance is wrong both ways: one rounding may change a deep, ill-conditioned network by 1e-2 and a shallow one
+by 1e-7. So the allowance is measured. Noise is how far the original's own outputs change when each input changes by one
+unit in the last place; a folded network may differ by 8 times that, plus 1e-6.
 
     error      max |original - folded| / range
-    noise      max |original(x) - original(x moved by one ulp)| / range, the median over several moves
+    noise      max |original(x) - original(x perturbed by one ulp)| / range, the median over several perturbations
     range      max - min of the original's output over all inputs; at least so much that the floor below is one unit in
                the last place of its largest magnitude
 
-Both are taken for each input x by itself, and the worst one is reported: a network may be calm at one input and chaotic
-at the next, where its own noise is ten thousand times as large.
+Both are taken for each input x by itself, and the worst one is reported: a network may be well-conditioned at one input
+and ill-conditioned at the next, where its own noise is ten thousand times as large.
 
-Where the first rounding would swallow so small a move of the input (no input is a float, or it becomes float16 or a
-quantum at once), the original's float weights are moved too: each by one unit in the last place, which is what folding
-does to a weight at most. The larger noise counts. An output of integers or truth values has no small distance: error
-and noise are the share of elements that differ.
+Where the first operation rounds away a one-ulp perturbation of the input (no input is a float, or it is cast to float16
+or is quantised at once), the original's float weights are perturbed too: each by one unit in the last place, which is
+what folding does to a weight at most. The larger noise counts. An output of integers or booleans has no small distance:
+error and noise are the share of elements that differ.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import numpy as np
 from normfold.export.arrays import Tensor
 
 NOISE_FACTOR = 8.0
+"""Quoted, as FLOOR is, in the docstrings of `normfold.fold` and `normfold.verify` and in the help of both commands; a
+test compares them."""
 FLOOR = 1e-6
 
 
@@ -55,7 +57,7 @@ class OutputDifference:
 
     @property
     def passes(self) -> bool:
-        """Return whether the error is allowed; an error that is no number is not."""
+        """Return whether the error is allowed; a NaN error is not."""
         return bool(np.isfinite(self.noise)) and self.error <= self.allowed
 
 
@@ -65,18 +67,18 @@ def is_float(tensor: Tensor) -> bool:
 
 
 def measure(
-    wanted: Sequence[Tensor], got: Sequence[Tensor], moved: Sequence[Sequence[Sequence[Tensor]]]
+    wanted: Sequence[Tensor], got: Sequence[Tensor], perturbed: Sequence[Sequence[Sequence[Tensor]]]
 ) -> OutputDifference:
     """Return error and noise of one output at the input where the error exceeds its allowance most.
 
     Args:
         wanted: the original's tensor for each input.
         got: the folded model's.
-        moved: for each input the original's, moved, in groups: ways to move the input, ways to move the weights.
+        perturbed: for each input the original's, perturbed, in groups: perturbations of the input, of the weights.
     """
     distance = _Distance(wanted) if is_float(wanted[0]) else _share_of_different
     differences = []
-    for original, folded, groups in zip(wanted, got, moved, strict=True):
+    for original, folded, groups in zip(wanted, got, perturbed, strict=True):
         noises = [float(np.median([distance(original, other) for other in group])) for group in groups]
         differences.append(OutputDifference(error=distance(original, folded), noise=max(noises)))
     return max(differences, key=lambda difference: difference.excess)

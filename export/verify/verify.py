@@ -21,15 +21,15 @@ from normfold.export.graph.constants import FLOATS
 from normfold.export.graph.pixels import FromPixels, Pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.verify.batch_independence import rows_are_independent
-from normfold.export.verify.inputs import FREE_SIZES, moved_by_one_ulp, next_float, random_inputs, read_inputs
+from normfold.export.verify.inputs import FREE_SIZES, next_float, perturbed_by_one_ulp, random_inputs, read_inputs
 from normfold.export.verify.runner import Engine, Inputs, Runner, ValueInfo
 from normfold.export.verify.tolerance import OutputDifference, measure
 
 SEEDS = 4
 """Random inputs."""
 
-MOVES = 4
-"""Ways in which each input is moved to measure the noise."""
+PERTURBATIONS = 4
+"""Random perturbations of each input to measure the noise."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,22 @@ def verify(
     all_inputs = _make_inputs(second.inputs, inputs, seeds, lambda given: first.run(standardise(given)))
     originals = [standardise(given) for given in all_inputs]
     with tempfile.TemporaryDirectory() as folder:
-        moved_runs = _moved_runs(first, Path(folder))
-        wanted, got, moved = [], [], []
+        perturbed_runs = _perturbed_runs(first, Path(folder))
+        wanted, got, perturbed = [], [], []
         for number, (given, folded_given) in enumerate(zip(originals, all_inputs, strict=True), start=1):
             progress(f"verifying: input {number} of {len(all_inputs)}")
             wanted.append(first.run(given))
             got.append(second.run(folded_given))
-            moved.append([[run(given) for run in group] for group in moved_runs])
+            perturbed.append([[run(given) for run in group] for group in perturbed_runs])
     outputs = {
         name: measure(
             [run[name] for run in wanted],
             [run[name] for run in got],
-            [[[run[name] for run in group] for group in groups] for groups in moved],
+            [[[run[name] for run in group] for group in groups] for groups in perturbed],
         )
         for name in (info.name for info in first.outputs)
     }
-    return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], moved[0]), first.engine)
+    return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], perturbed[0]), first.engine)
 
 
 def _make_inputs(
@@ -112,7 +112,7 @@ def _make_inputs(
     """Return the inputs of a file, or random ones of sizes that the original runs with.
 
     Free axes get the smallest size that works in every second set of inputs. In the others they get larger sizes,
-    different from each other, if these work too: what holds for one size alone is no equality.
+    different from each other, if these work too: what holds for one size alone is not equality.
     """
     if path is not None:
         return [read_inputs(path, infos)]
@@ -133,21 +133,23 @@ def _make_inputs(
     return [random_inputs(infos, free_size, seed, step * (seed % 2)) for seed in range(seeds)]
 
 
-def _moved_runs(runner: Runner, folder: Path) -> list[list[Callable[[Inputs], dict[str, Tensor]]]]:
-    """Return functions that run the model a little moved: its float inputs, its float weights if need be, or both."""
+def _perturbed_runs(runner: Runner, folder: Path) -> list[list[Callable[[Inputs], dict[str, Tensor]]]]:
+    """Return functions that run the model with float inputs, float weights if needed, or both perturbed by one ulp."""
     groups: list[list[Callable[[Inputs], dict[str, Tensor]]]] = []
     if any(info.dtype.is_floating_point() for info in runner.inputs):
-        groups.append([partial(_run_moved, runner, seed=seed) for seed in range(MOVES)])
+        groups.append([partial(_run_perturbed, runner, seed=seed) for seed in range(PERTURBATIONS)])
     if not groups or runner.rounds_at_once:
-        groups.append([_with_moved_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(MOVES)])
+        groups.append(
+            [_with_perturbed_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(PERTURBATIONS)]
+        )
     return groups
 
 
-def _run_moved(runner: Runner, inputs: Inputs, seed: int) -> dict[str, Tensor]:
-    return runner.run(moved_by_one_ulp(inputs, seed))
+def _run_perturbed(runner: Runner, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+    return runner.run(perturbed_by_one_ulp(inputs, seed))
 
 
-def _with_moved_weights(runner: Runner, path: Path, seed: int) -> Runner:
+def _with_perturbed_weights(runner: Runner, path: Path, seed: int) -> Runner:
     model, rng = load_model(runner.path), np.random.default_rng(seed)
     for value in model.graph.initializers.values():
         tensor = value.const_value

@@ -42,7 +42,8 @@ def measure_reload(folder: Path, repository: Path, rounds: int, seconds: float) 
         seen, reloads = asyncio.run(_reload(pools, repository))
     figures = {"reload: requests that failed": float(sum(one.failed for one in seen.values()))}
     print(f"\nreload: {len(reloads)} reloads of {np.median([e - b for b, e in reloads]):.2f} s (median)")
-    print(f"{'reload':12} {'requests':>9} {'failed':>7} {'quiet p99 ms':>13} {'reload p99 ms':>14} {'of these':>8}")
+    print("p99 while no reload runs, and during one; and the number of requests during one")
+    print(f"{'network':12} {'requests':>9} {'failed':>7} {'p99 ms':>8} {'during':>8} {'requests':>9}")
     for name, one in seen.items():
         overlapping = [any(b < end and start < e for b, e in reloads) for start, end in one.times]
         quiet, during = (
@@ -51,7 +52,7 @@ def measure_reload(folder: Path, repository: Path, rounds: int, seconds: float) 
             )
             for overlaps in (False, True)
         )
-        print(f"{name:12} {len(one.times):9,} {one.failed:7} {quiet:13.2f} {during:14.2f} {sum(overlapping):8,}")
+        print(f"{name:12} {len(one.times):9,} {one.failed:7} {quiet:8.2f} {during:8.2f} {sum(overlapping):9,}")
         title = "small while ResNet-18" if name == "small" else "resnet18 while it"
         figures[f"reload: p99 of {title} is reloaded, of the quiet p99"] = float(during / quiet)
     return figures

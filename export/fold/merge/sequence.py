@@ -4,7 +4,7 @@
     Conv before 1×1: W'[o, i, k] = sum over c of B[o, c] A[c, i, k]      b' = b + sum over c of B[o, c] a[c]
     Gemm and Gemm:   the same without k
 
-The bias a of a 1×1 Conv passes a padded Conv behind it only if it is zero: padding stands for zeros behind the first.
+The bias a of a 1×1 Conv passes a padded Conv after it only if it is zero: padding stands for zeros after the first.
 """
 
 from __future__ import annotations
@@ -55,28 +55,28 @@ def _is_pair(first: ir.Node, second: ir.Node) -> bool:
 
 
 def _product(first: ir.Node, second: ir.Node) -> Rewrite | None:
-    before, behind = read_layer(first), read_layer(second)
-    if not isinstance(before, Layer) or not isinstance(behind, Layer):
+    before, after = read_layer(first), read_layer(second)
+    if not isinstance(before, Layer) or not isinstance(after, Layer):
         return None
-    return _conv_product(before, behind) if first.op_type == "Conv" else _gemm_product(before, behind)
+    return _conv_product(before, after) if first.op_type == "Conv" else _gemm_product(before, after)
 
 
 def _conv_product(first: Layer, second: Layer) -> Rewrite | None:
     """Return the second Conv with both weights; dense layers only, one of kernel 1 and stride 1 without padding."""
     middle, inputs, *before = first.weight_shape
-    outputs, _, *behind = second.weight_shape
+    outputs, _, *after = second.weight_shape
     if any(layer.node.attributes.get_int("group", 1) != 1 for layer in (first, second)):
         return None
     if _is_pointwise(first):
         carried = first.bias is not None and bool(np.any(first.bias()))
         if carried and _pads(second.node):
             return None
-        size, window = behind, second.node
+        size, window = after, second.node
     elif _is_pointwise(second):
         size, window = before, first.node
     else:
         return None
-    own = middle * inputs * math.prod(before), outputs * middle * math.prod(behind)
+    own = middle * inputs * math.prod(before), outputs * middle * math.prod(after)
     if not pays(Cost(2, sum(own)), Cost(1, outputs * inputs * math.prod(size))):
         return None
     shape = (outputs, inputs, *size)

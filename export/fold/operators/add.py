@@ -23,12 +23,12 @@ _MIN_GAIN = 1e-12
 _TAKES_OFFSET = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the offset in a constant, or hand it to one branch; ask every branch for the gain.
 
     g * (x + c) + h = (g * x) + (g * c + h)        g * (x + z) + h = (g * x + h) + (g * z)
     """
-    affine, index = wanted[0], constant_index(node)
+    affine, index = required[0], constant_index(node)
     if index is None:
         return _backward_branches(node, affine)
     if isinstance(index, Rejection):
@@ -39,7 +39,7 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     return Step(backward=backward, edit=edit)
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the offset in a constant and leave the gain to the readers: g * x + h + c = g * (x + (c + h) / g).
 
     Where a gain is too small to divide by, the constant stays and the readers get the offset too:
@@ -47,12 +47,12 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
     """
     index = constant_index(node)
     if index is None:
-        return _forward_branches(node, missing)
+        return _forward_branches(node, removed)
     if isinstance(index, Rejection):
         return index
     # With s and t the signs of x and c: y = s * (g * x + h) + t * c. The constant that does all is c'.
     own, other = _sign(node, 1 - index), _sign(node, index)
-    constant, affine = exact(node.inputs[index])(), missing[1 - index]
+    constant, affine = exact(node.inputs[index])(), removed[1 - index]
     sizes = np.abs(affine.gain)
     if sizes.min() <= max(_MIN_RELATIVE_GAIN * sizes.max(), _MIN_GAIN):
         return Step(forward={0: Affine(affine.gain, own * affine.offset + other * (constant - affine.gain * constant))})
@@ -61,7 +61,7 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
 
 
 def constant_index(node: ir.Node) -> int | Rejection | None:
-    """Return which operand is the constant, None if there is none, or why the node cannot take up an affine."""
+    """Return which operand is the constant, None if there is none, or why the node cannot absorb an affine."""
     if len(node.inputs) != 2:
         return None
     for index in (1, 0):
@@ -92,12 +92,12 @@ def _backward_branches(node: ir.Node, affine: Affine) -> Step | Rejection:
     return Step(backward=backward)
 
 
-def _forward_branches(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
-    """Push what all branches lack alike: equal gains (a branch that lacks none has gain 1), offsets added up."""
+def _forward_branches(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
+    """Push what is removed from all branches: equal gains (1 for a branch without an affine), offsets added up."""
     rank = rank_of(node.outputs[0])
-    if rank is None or any(affine.rank != rank for affine in missing.values()):
+    if rank is None or any(affine.rank != rank for affine in removed.values()):
         return _unequal_branches(node)
-    affines = [missing.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
+    affines = [removed.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
     if not all(np.all(affine.gain == affines[0].gain) for affine in affines):
         return Rejection(ReasonCode.UNEQUAL_GAINS, node, "its branches would arrive with different gains")
     offset = sum((_sign(node, index) * affine.offset for index, affine in enumerate(affines)), np.zeros([1] * rank))

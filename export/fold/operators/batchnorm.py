@@ -16,29 +16,29 @@ from normfold.export.fold.rejection import Rejection, not_per_channel, read_as_w
 from normfold.export.graph.nodes import opset_of
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: scale' = g * scale, shift' = g * shift + h."""
     own = _read(node)
     if isinstance(own, Rejection):
         return own
-    channels = wanted[0].along(1, own.scale.size)
+    channels = required[0].along(1, own.scale.size)
     if channels is None:
         return not_per_channel(node)
     gain, offset = channels
     return _rewritten(own, gain * own.scale, gain * own.shift + offset)
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: scale' = scale * g, and shift' = shift + scale * (g * mean - mean + h) / sqrt(var + epsilon).
 
-    The statistics stay those of the value before the affine went missing; they are only numbers here.
+    The statistics stay those of the value before the affine was removed; they are only numbers here.
     """
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return read_as_weight(node)
     own = _read(node)
     if isinstance(own, Rejection):
         return own
-    channels = missing[0].along(1, own.scale.size)
+    channels = removed[0].along(1, own.scale.size)
     if channels is None:
         return not_per_channel(node)
     gain, offset = channels

@@ -14,9 +14,9 @@ from normfold.export.fold.rejection import Rejection, unknown_shape
 from normfold.export.graph.shapes import static_sizes
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, each input its own part of the affine."""
-    affine, axis = wanted[0], node.attributes.get_int("axis")
+    affine, axis = required[0], node.attributes.get_int("axis")
     if not affine.varies_along([axis]):
         return Step(backward=dict.fromkeys(range(len(node.inputs)), affine))
     sizes = static_sizes(node.inputs, axis)
@@ -28,13 +28,13 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     )
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass, the parts joined; an input that lacks nothing has gain 1 and offset 0."""
-    axis, rank = node.attributes.get_int("axis"), next(iter(missing.values())).rank
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
+    """Pass, the parts joined; an input without a removed affine has gain 1 and offset 0."""
+    axis, rank = node.attributes.get_int("axis"), next(iter(removed.values())).rank
     sizes = static_sizes(node.inputs, axis)
     if sizes is None:
         return unknown_shape(node)
-    affines = [missing.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
+    affines = [removed.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
     gain = join([affine.gain for affine in affines], sizes, axis)
     offset = join([affine.offset for affine in affines], sizes, axis)
     return Step(forward={0: Affine(gain, offset)})

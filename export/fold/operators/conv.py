@@ -17,8 +17,11 @@ from normfold.export.fold.rejection import Rejection, invalid_group, not_per_cha
 from normfold.export.graph.shapes import static_size
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per output channel, W' = g * W and b' = g * b + h.
+
+    The weight itself changes later: `Layer.rewritten` puts an `export.fold.edits.Rewrite` into the step, the planner
+    puts it into the plan, `export.fold.stages.apply_plan` calls `Edit.apply`, and that calls `Editor.put_constant`.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1.
     """
@@ -26,7 +29,7 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     if isinstance(layer, Rejection):
         return layer
     outputs, rank = layer.weight_shape[0], len(layer.weight_shape)
-    channels = wanted[0].along(1, outputs)
+    channels = required[0].along(1, outputs)
     if channels is None:
         return not_per_channel(node)
     gain, offset = channels
@@ -41,13 +44,13 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     )
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per input channel, W' = W * g and b' = b + sum(W * h) over inputs and taps.
 
     The sum is the same at every position only if every tap reads the image. With zero padding the border sees fewer;
-    then the readers lack a map of offsets, which varies over the positions.
+    then a map of offsets, which varies over the positions, is removed from the output.
     """
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return read_as_weight(node)
     layer = read_layer(node)
     if isinstance(layer, Rejection):
@@ -56,7 +59,7 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
     groups = node.attributes.get_int("group", 1)
     if outputs % groups:
         return invalid_group(node)
-    channels = missing[0].along(1, inputs_per_group * groups)
+    channels = removed[0].along(1, inputs_per_group * groups)
     if channels is None:
         return not_per_channel(node)
     gain, offset = (by_group(vector, groups, outputs) for vector in channels)  # (C_out, C_in / group)
@@ -65,10 +68,10 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
         added: Array = np.einsum("oik,oi->o", layer.weight().reshape(outputs, inputs_per_group, -1), offset)
         return added if layer.bias is None else layer.bias() + added
 
-    padded = missing[0].has_offset and _may_pad(node, kernel)
+    padded = removed[0].has_offset and _may_pad(node, kernel)
     step = layer.rewritten(
         weight=lambda: layer.weight() * gain.reshape(*gain.shape, *(1 for _ in kernel)),
-        bias=((outputs,), bias) if missing[0].has_offset and not padded else None,
+        bias=((outputs,), bias) if removed[0].has_offset and not padded else None,
     )
     return _with_map(step, node, layer, offset) if padded else step
 
@@ -84,7 +87,9 @@ def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | 
         layer: its weight.
         offset: (C_out, C_in / group).
     """
-    rejection = Rejection(ReasonCode.ZERO_PADDING, node, "its zero padding would lack the offset at the border")
+    rejection = Rejection(
+        ReasonCode.ZERO_PADDING, node, "the offset would not be added to its zero padding at the border"
+    )
     taps = _taps(node, layer.weight_shape[2:])
     if taps is None:
         return rejection

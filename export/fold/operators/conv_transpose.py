@@ -15,7 +15,7 @@ from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per output channel, W' = W * g and b' = g * b + h.
 
     The bias is added everywhere, whatever the stride and the padding of the output.
@@ -27,7 +27,7 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     groups = node.attributes.get_int("group", 1)
     if inputs % groups:
         return invalid_group(node)
-    channels = wanted[0].along(1, outputs_per_group * groups)
+    channels = required[0].along(1, outputs_per_group * groups)
     if channels is None:
         return not_per_channel(node)
     gain, offset = channels
@@ -43,13 +43,13 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     )
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per input channel, W' = g * W, and b' = b + sum(W * h) where that is uniform.
 
     Every output position sees every tap, so that the sum is the same everywhere, only for stride 1 with pads of at
     least dilation * (kernel - 1) on both sides of every axis.
     """
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return read_as_weight(node)
     layer = read_layer(node)
     if isinstance(layer, Rejection):
@@ -58,11 +58,11 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
     groups = node.attributes.get_int("group", 1)
     if inputs % groups:
         return invalid_group(node)
-    channels = missing[0].along(1, inputs)
+    channels = removed[0].along(1, inputs)
     if channels is None:
         return not_per_channel(node)
     gain, offset = channels
-    if missing[0].has_offset and not _sees_every_tap(node, kernel):
+    if removed[0].has_offset and not _sees_every_tap(node, kernel):
         return Rejection(
             ReasonCode.UNEVEN_TAPS, node, "its output positions see different taps, so the offset is not uniform"
         )
@@ -74,7 +74,7 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
 
     return layer.rewritten(
         weight=lambda: layer.weight() * along_axis(gain, 0, len(layer.weight_shape)),
-        bias=((outputs_per_group * groups,), bias) if missing[0].has_offset else None,
+        bias=((outputs_per_group * groups,), bias) if removed[0].has_offset else None,
     )
 
 

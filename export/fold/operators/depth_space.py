@@ -15,15 +15,15 @@ from normfold.export.fold.rejection import Rejection, not_per_channel, unknown_s
 from normfold.export.graph.shapes import static_size
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the channels permuted; SpaceToDepth only where the positions of a block share gain and offset."""
-    affine = _to_deep(node, wanted[0]) if node.op_type == "DepthToSpace" else _to_wide(node, wanted[0])
+    affine = _to_deep(node, required[0]) if node.op_type == "DepthToSpace" else _to_wide(node, required[0])
     return affine if isinstance(affine, Rejection) else Step(backward={0: affine})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, likewise; DepthToSpace only where the positions of a block share gain and offset."""
-    affine = _to_wide(node, missing[0]) if node.op_type == "DepthToSpace" else _to_deep(node, missing[0])
+    affine = _to_wide(node, removed[0]) if node.op_type == "DepthToSpace" else _to_deep(node, removed[0])
     return affine if isinstance(affine, Rejection) else Step(forward={0: affine})
 
 

@@ -14,7 +14,7 @@ from normfold.export.fold.plan import Step
 from normfold.export.fold.rejection import Rejection, not_per_channel, read_as_weight
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per column of Y, B' columns times g and C' = (beta * C * g + h) / beta.
 
     With beta 0 or C absent, C' = h and beta 1.
@@ -23,7 +23,7 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     if isinstance(layer, Rejection):
         return layer
     axis = _column_axis(node)
-    columns = wanted[0].along(1, layer.weight_shape[axis])
+    columns = required[0].along(1, layer.weight_shape[axis])
     if columns is None:
         return not_per_channel(node)
     gain, offset = columns
@@ -35,16 +35,16 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     )
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per column of A', B' rows times g and beta * C' = beta * C + alpha * h B'."""
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return read_as_weight(node)
     layer = read_layer(node)
     if isinstance(layer, Rejection):
         return layer
     axis = 1 - _column_axis(node)
     contracted = 0 if node.attributes.get_int("transA", 0) else 1
-    rows = missing[0].along(contracted, layer.weight_shape[axis])
+    rows = removed[0].along(contracted, layer.weight_shape[axis])
     if rows is None:
         return not_per_channel(node)
     gain, offset = rows

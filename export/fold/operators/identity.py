@@ -13,14 +13,14 @@ from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import FLOATS, constant_tensor
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass."""
-    return _reject(node) or Step(backward={0: wanted[0]})
+    return _reject(node) or Step(backward={0: required[0]})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass."""
-    return _reject(node) or Step(forward={0: missing[0]})
+    return _reject(node) or Step(forward={0: removed[0]})
 
 
 def _reject(node: ir.Node) -> Rejection | None:
@@ -30,7 +30,7 @@ def _reject(node: ir.Node) -> Rejection | None:
         return (
             None
             if dtypes <= FLOATS
-            else Rejection(ReasonCode.NON_LINEAR, node, "it casts from or to a type that is no float")
+            else Rejection(ReasonCode.NON_LINEAR, node, "it casts from or to a type that is not a float")
         )
     training_mode = node.inputs[2] if len(node.inputs) > 2 else None
     if training_mode is None:

@@ -1,4 +1,4 @@
-"""MatMul: Y = A B, by a constant matrix (its bias, if it has one, is an Add behind) or of two activations."""
+"""MatMul: Y = A B, by a constant matrix (its bias, if it has one, is an Add after it) or of two activations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.edits import GemmBehindReshape, Rewrite, input_name, replacement
+from normfold.export.fold.edits import GemmAfterReshape, Rewrite, input_name, replacement
 from normfold.export.fold.layer import along_axis
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
@@ -23,7 +23,7 @@ from normfold.export.graph.shapes import rank_of, static_size
 _CHANNEL_FROM_BACK = {1: -1, 0: -2}
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: the gain scales the columns (or rows) of the constant.
 
     MatMul has no bias to take an offset. With a constant on the right and Y of rank 2, or reshaped to rank 2, it
@@ -31,11 +31,11 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     """
     index = _constant_index(node)
     if index is None:
-        return _backward_activations(node, wanted[0])
+        return _backward_activations(node, required[0])
     if isinstance(index, Rejection):
         return index
     shape = constant_shape(node.inputs[index])
-    vectors = wanted[0].along(_CHANNEL_FROM_BACK[index], shape[index]) if wanted[0].rank >= 2 else None
+    vectors = required[0].along(_CHANNEL_FROM_BACK[index], shape[index]) if required[0].rank >= 2 else None
     if vectors is None:
         return not_per_channel(node)
     gain, offset = vectors
@@ -44,21 +44,21 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     if not offset.any():
         return Step(edit=Rewrite(node, {index: scaled}))
     bias = Derived(input_name(node, 2, "bias"), gain.shape, scaled.dtype, lambda: offset)
-    if index == 1 and wanted[0].rank == 2:
+    if index == 1 and required[0].rank == 2:
         return _become_gemm(node, scaled, bias)
     if index == 1 and (reshape := _reshape_to_matrix(node, shape[1])) is not None:
-        return Step(edit=GemmBehindReshape(node, reshape, scaled, bias))
+        return Step(edit=GemmAfterReshape(node, reshape, scaled, bias))
     return Rejection(ReasonCode.NO_BIAS, node, "it has no bias that could take the offset")
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the gain; the offset h becomes h B (or A h): a Gemm's bias if Y is a matrix, else left to the readers."""
     index = _constant_index(node)
     if index is None:
-        return _forward_activations(node, missing)
+        return _forward_activations(node, removed)
     if isinstance(index, Rejection):
         return index
-    affine = missing[1 - index]
+    affine = removed[1 - index]
     shape, contracted = constant_shape(node.inputs[index]), 1 - index
     vectors = affine.along(_CHANNEL_FROM_BACK[index], shape[contracted]) if affine.rank >= 2 else None
     if vectors is None:
@@ -118,11 +118,11 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     return not_per_channel(node)
 
 
-def _forward_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass what one factor lacks along its own axis of Y; an offset only as in `_backward_activations`."""
-    if len(missing) > 1:
-        return Rejection(ReasonCode.PRODUCT, node, "both of its factors would lack an affine")
-    ((index, affine),) = missing.items()
+def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
+    """Pass what is removed from one factor along its own axis of Y; an offset only as in `_backward_activations`."""
+    if len(removed) > 1:
+        return Rejection(ReasonCode.PRODUCT, node, "the affine would be removed from both of its factors")
+    ((index, affine),) = removed.items()
     if (
         not _are_matrices(node)
         or affine.rank != rank_of(node.outputs[0])

@@ -18,18 +18,18 @@ from normfold.export.fold.rejection import Rejection, not_per_channel
 _MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass where the gain is positive; a rectifier, only without an offset."""
-    if set(wanted) != {0}:
+    if set(required) != {0}:
         return Rejection(ReasonCode.INDICES, node, "its second output is not a value but indices")
-    return _reject(node, wanted[0]) or Step(backward={0: wanted[0]})
+    return _reject(node, required[0]) or Step(backward={0: required[0]})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, likewise."""
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "it reads the value as its slope")
-    return _reject(node, missing[0]) or Step(forward={0: missing[0]})
+    return _reject(node, removed[0]) or Step(forward={0: removed[0]})
 
 
 def _reject(node: ir.Node, affine: Affine) -> Rejection | None:

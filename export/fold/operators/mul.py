@@ -18,12 +18,12 @@ from normfold.export.graph.constants import exact, is_constant
 from normfold.export.graph.shapes import rank_of
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb a gain; with an offset, ask x for both, the offset over the constant: g * c * x + h = c * (g * x + h / c).
 
     Of two activations one takes the gain; an offset has no place there.
     """
-    affine, index = wanted[0], _constant_index(node)
+    affine, index = required[0], _constant_index(node)
     if isinstance(index, Rejection):
         return index
     if index is None:
@@ -32,11 +32,13 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     if not affine.has_offset:
         return _step(node, index, affine.gain * factor)
     if not np.all(factor):
-        return Rejection(ReasonCode.ZERO_GAIN, node, "it multiplies by zero, and no offset before it would show behind")
+        return Rejection(
+            ReasonCode.ZERO_GAIN, node, "it multiplies by zero, and no offset before it would show after it"
+        )
     return Step(backward={1 - index: Affine(affine.gain, affine.offset / factor)})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the gain, and leave the offset times the constant to the readers: c * (g * x + h) = (c * g) * x + c * h.
 
     Of two activations a gain passes; an offset does not.
@@ -45,8 +47,8 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
     if isinstance(index, Rejection):
         return index
     if index is None:
-        return _forward_activations(node, missing)
-    affine, factor = missing[1 - index], _factor(node, index)
+        return _forward_activations(node, removed)
+    affine, factor = removed[1 - index], _factor(node, index)
     forward = {}
     if affine.has_offset:
         forward[0] = Affine(np.ones([1] * affine.rank), affine.offset * factor)
@@ -96,15 +98,17 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     )
 
 
-def _forward_activations(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
-    if any(affine.has_offset for affine in missing.values()):
-        return Rejection(ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, of which one lacks an offset")
-    if node.op_type == "Div" and 1 in missing:
+def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
+    if any(affine.has_offset for affine in removed.values()):
+        return Rejection(
+            ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, and an offset was removed from one"
+        )
+    if node.op_type == "Div" and 1 in removed:
         return Rejection(ReasonCode.RECIPROCAL, node, "it divides by the value")
     rank = rank_of(node.outputs[0])
-    if rank is None or any(affine.rank != rank for affine in missing.values()):
+    if rank is None or any(affine.rank != rank for affine in removed.values()):
         return Rejection(ReasonCode.TWO_BRANCHES, node, "its factors differ in rank, or their shapes are not known")
     gain: Array = np.ones([1] * rank)
-    for affine in missing.values():
+    for affine in removed.values():
         gain = gain * affine.gain
     return Step(forward={0: Affine(gain, np.zeros([1] * gain.ndim))})

@@ -15,15 +15,15 @@ from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, not_per_channel
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: scale' = g * scale, shift' = g * shift + h."""
-    if set(wanted) != {0}:
+    if set(required) != {0}:
         return Rejection(ReasonCode.OPERATOR, node, "its statistics are read too, and carry no affine")
     layer = read_layer(node)
     if isinstance(layer, Rejection):
         return layer
     shape = layer.weight_shape
-    arrays = _as_parameters(node, wanted[0], shape)
+    arrays = _as_parameters(node, required[0], shape)
     if arrays is None:
         return not_per_channel(node)
     gain, offset = arrays
@@ -35,9 +35,9 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     return layer.rewritten(lambda: layer.weight() * gain, bias=(shape, bias) if needs_bias else None)
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Reject every affine: the node normalises by statistics of its input."""
-    del missing
+    del removed
     return Rejection(ReasonCode.NON_LINEAR, node, "it normalises by statistics of its input")
 
 

@@ -16,18 +16,18 @@ from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import Derived, constant_dtype, constant_tensor, exact, is_constant
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass; a constant c becomes g * c + h, if that is the same for all channels."""
-    affine = wanted[0]
+    affine = required[0]
     edit = _edit(node, affine, lambda c: affine.gain * c + affine.offset)
     return edit if isinstance(edit, Rejection) else Step(backward={0: affine}, edit=edit)
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass; a constant c becomes (c - h) / g, if that is the same for all channels and no gain is zero."""
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return Rejection(ReasonCode.INDICES, node, "it reads the value as its pads")
-    affine = missing[0]
+    affine = removed[0]
     if not np.all(affine.gain) and node.attributes.get_string("mode", "constant") == "constant":
         return Rejection(ReasonCode.ZERO_GAIN, node, "a gain of zero would lose the constant that it pads with")
     edit = _edit(node, affine, lambda c: (c - affine.offset) / affine.gain)

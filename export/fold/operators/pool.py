@@ -12,14 +12,14 @@ from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, not_per_channel
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass: a mean of g * x + h is g times the mean, plus h."""
-    return _reject(node, wanted[0]) or Step(backward={0: wanted[0]})
+    return _reject(node, required[0]) or Step(backward={0: required[0]})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, likewise; of an offset that varies over the positions its mean, where all of them are one window."""
-    affine = missing[0]
+    affine = removed[0]
     if node.op_type == "GlobalAveragePool":
         affine = mean_offset(affine, range(2, affine.rank))
     return _reject(node, affine) or Step(forward={0: affine})
@@ -35,7 +35,9 @@ def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
     if affine.varies_along(range(2, affine.rank)):
         return not_per_channel(node)
     if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
-        return Rejection(ReasonCode.ZERO_PADDING, node, "it counts its zero padding, which would lack the offset")
+        return Rejection(
+            ReasonCode.ZERO_PADDING, node, "it counts its zero padding, to which the offset would not be added"
+        )
     return None
 
 

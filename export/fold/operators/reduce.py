@@ -16,7 +16,7 @@ from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import rank_of
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass: wherever the positions went into one, they share its affine. A maximum needs a positive gain."""
     rank = rank_of(node.inputs[0])
     if rank is None:
@@ -24,15 +24,15 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     axes = _axes(node, rank)
     if isinstance(axes, Rejection):
         return axes
-    affine = wanted[0] if _keeps(node) else wanted[0].map(lambda array: np.expand_dims(array, tuple(axes)))
+    affine = required[0] if _keeps(node) else required[0].map(lambda array: np.expand_dims(array, tuple(axes)))
     return _not_positive(node, affine) or Step(backward={0: affine})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, if the gain is constant along the reduced axes, and for a maximum positive, the offset constant too."""
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return Rejection(ReasonCode.INDICES, node, "it reads the value as axes")
-    affine = missing[0]
+    affine = removed[0]
     axes = _axes(node, affine.rank)
     if isinstance(axes, Rejection):
         return axes

@@ -19,15 +19,15 @@ from normfold.export.fold.rejection import Rejection, unknown_shape
 from normfold.export.graph.shapes import Sizes, sizes_of
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays shaped as the input is."""
-    affine = _carry(node, wanted[0], sizes_of(node.outputs[0]), sizes_of(node.inputs[0]))
+    affine = _carry(node, required[0], sizes_of(node.outputs[0]), sizes_of(node.inputs[0]))
     return affine if isinstance(affine, Rejection) else Step(backward={0: affine})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays shaped as the output is."""
-    affine = _carry(node, missing[0], sizes_of(node.inputs[0]), sizes_of(node.outputs[0]))
+    affine = _carry(node, removed[0], sizes_of(node.inputs[0]), sizes_of(node.outputs[0]))
     return affine if isinstance(affine, Rejection) else Step(forward={0: affine})
 
 

@@ -14,16 +14,16 @@ from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import sizes_of
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, if the affine is constant along the resized axes."""
-    return _reject(node, wanted[0]) or Step(backward={0: wanted[0]})
+    return _reject(node, required[0]) or Step(backward={0: required[0]})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, likewise."""
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return Rejection(ReasonCode.INDICES, node, "it reads the value as its scales or sizes")
-    return _reject(node, missing[0]) or Step(forward={0: missing[0]})
+    return _reject(node, removed[0]) or Step(forward={0: removed[0]})
 
 
 def _reject(node: ir.Node, affine: Affine) -> Rejection | None:

@@ -19,12 +19,12 @@ Chosen = dict[int, list[int]]
 """Axis to the indices that are taken along it, in order."""
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass; elements that are not taken get gain 1 and offset 0 (the planner makes sure that they are not read)."""
-    chosen = _chosen(node, wanted[0])
+    chosen = _chosen(node, required[0])
     if isinstance(chosen, Rejection):
         return chosen
-    affine = wanted[0]
+    affine = required[0]
     for axis, indices in chosen.items():
         if affine.varies_along([axis]):
             if len(set(indices)) != len(indices):
@@ -37,14 +37,14 @@ def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejecti
     return Step(backward={0: affine})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, the arrays with the elements that are taken."""
-    if set(missing) != {0}:
+    if set(removed) != {0}:
         return Rejection(ReasonCode.INDICES, node, "it reads the value as indices")
-    chosen = _chosen(node, missing[0])
+    chosen = _chosen(node, removed[0])
     if isinstance(chosen, Rejection):
         return chosen
-    affine = missing[0]
+    affine = removed[0]
     for axis, indices in chosen.items():
         affine = Affine(_take(affine.gain, axis, indices), _take(affine.offset, axis, indices))
     return Step(forward={0: affine})

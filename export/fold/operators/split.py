@@ -14,20 +14,20 @@ from normfold.export.fold.rejection import Rejection, unknown_shape
 from normfold.export.graph.shapes import static_sizes
 
 
-def fold_backward(node: ir.Node, wanted: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass, with gain 1 and offset 0 for the parts of which nothing is wanted."""
+def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
+    """Pass, with gain 1 and offset 0 for the parts that require no affine."""
     axis = node.attributes.get_int("axis", 0)
     sizes = static_sizes(node.outputs, axis)
     if sizes is None:
         return unknown_shape(node)
-    rank = next(iter(wanted.values())).rank
-    affines = [wanted.get(index, Affine.identity(rank)) for index in range(len(node.outputs))]
+    rank = next(iter(required.values())).rank
+    affines = [required.get(index, Affine.identity(rank)) for index in range(len(node.outputs))]
     gain = join([affine.gain for affine in affines], sizes, axis)
     offset = join([affine.offset for affine in affines], sizes, axis)
     return Step(backward={0: Affine(gain, offset)})
 
 
-def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejection:
+def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, each part its own part of the affine."""
     axis = node.attributes.get_int("axis", 0)
     sizes = static_sizes(node.outputs, axis)
@@ -36,6 +36,6 @@ def fold_forward(node: ir.Node, missing: Mapping[int, Affine]) -> Step | Rejecti
     ends = np.cumsum(sizes)
     return Step(
         forward={
-            i: missing[0].part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+            i: removed[0].part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
         }
     )

@@ -1,4 +1,4 @@
-"""The file that answers for each operator. One that is not listed rejects every affine."""
+"""The operator family that handles each operator. One that is not listed rejects every affine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from normfold.export.fold.operators import (
     split,
     transpose,
 )
-from normfold.export.fold.plan import Operator
+from normfold.export.fold.plan import OperatorFamily
 
-OPERATORS: dict[str, Operator] = {
+OPERATORS: dict[str, OperatorFamily] = {
     "Add": add,
     "AveragePool": pool,
     "BatchNormalization": batchnorm,

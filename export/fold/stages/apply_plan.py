@@ -1,4 +1,4 @@
-"""Carry a plan out on the graph: replace constants, rename changed values, remove the node that became needless.
+"""Carry a plan out on the graph: replace constants, rename changed values, remove the node that became unnecessary.
 
 Equal names in the source and the result mean equal content: a value whose content a plan changes gets another name.
 """
@@ -21,8 +21,8 @@ def apply_backward(node: ir.Node, index: int, plan: Plan, editor: Editor) -> ir.
     for edit in plan.edits:
         edit.apply(editor)
     source = node.inputs[index]
-    assert source is not None  # the plan wants an affine on it
-    for value in plan.wanted:
+    assert source is not None  # the plan requires an affine on it
+    for value in plan.required:
         if value is not source:
             editor.rename_changed(value)
     editor.bypass(node, source)
@@ -31,10 +31,10 @@ def apply_backward(node: ir.Node, index: int, plan: Plan, editor: Editor) -> ir.
 
 
 def apply_forward(node: ir.Node, index: int, plan: Plan, editor: Editor) -> None:
-    """Remove a node whose readers do without it, and read its input number `index`."""
+    """Remove a node whose readers compensate for it, and read its input number `index`."""
     for edit in plan.edits:
         edit.apply(editor)
-    for value in plan.missing:
+    for value in plan.removed:
         if value is not node.outputs[0]:
             editor.rename_changed(value)
     source = node.inputs[index]

@@ -6,8 +6,12 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.batchnorm import read_batchnorm
-from normfold.export.fold.elementwise import OPERATORS as ELEMENTWISE
-from normfold.export.fold.elementwise import constant_operand, read_elementwise, scales_a_normalised_value
+from normfold.export.fold.elementwise import (
+    ELEMENTWISE_OPS,
+    constant_operand,
+    read_elementwise,
+    scales_a_normalised_value,
+)
 from normfold.export.fold.merge.branches import merge_branches
 from normfold.export.fold.merge.sequence import merge_sequences
 from normfold.export.fold.operators.table import OPERATORS
@@ -26,12 +30,12 @@ def fold_and_merge(state: FoldState) -> bool:
     """Fold affines into their neighbours, merge layers unless the options say otherwise, and begin again.
 
     Each BatchNormalization, and each Mul, Add, Sub or Div by a constant vector, is tried backwards first (the layer
-    before it absorbs the affine), then forwards. BatchNormalization goes first: a Mul or Add behind a layer may be what
+    before it absorbs the affine), then forwards. BatchNormalization goes first: a Mul or Add after a layer may be what
     absorbs it.
 
     Requires: shapes inferred, constants computed, no unused nodes.
     Ensures: nothing folds or merges any more; every value that keeps its name is what it was, within rounding; no node
-        is added. `state.folded` and `state.rejections` say what became of each BatchNormalization that was read.
+        is added. `state.folded` and `state.rejections` hold the outcome of each BatchNormalization that was read.
     """
     folder = _Folder(state)
     changed = folder.fold()
@@ -42,7 +46,7 @@ def fold_and_merge(state: FoldState) -> bool:
 
 
 class _Folder:
-    """Folds and merges in the graph of a state, and notes in the state what became of which node."""
+    """Folds and merges in the graph of a state, and records in the state the outcome for each node."""
 
     def __init__(self, state: FoldState) -> None:
         self._state = state
@@ -79,7 +83,7 @@ class _Folder:
             for node in merged.gone:
                 self._state.folded[node] = FoldedNode(Outcome.MERGED, into, into)
                 self._forget_outputs(node)
-                self._state.report.affines += node.op_type in ELEMENTWISE
+                self._state.report.affines += node.op_type in ELEMENTWISE_OPS
         return bool(merges or pairs)
 
     def _fold(self, node: ir.Node) -> bool:
@@ -104,7 +108,8 @@ class _Folder:
             return False
         forward = self._planner.plan_forward(node, affine)
         if isinstance(forward, Plan) and not forward.pays(node):
-            forward = Rejection(ReasonCode.COST, node, "what its readers would take up is larger than what it moves")
+            detail = "the constants that its readers would absorb are larger than the bytes that it moves"
+            forward = Rejection(ReasonCode.COST, node, detail)
         forward = _without_overflow(forward)
         if isinstance(forward, Plan):
             self._forget_outputs(node, forward)
@@ -151,7 +156,7 @@ class _Folder:
 
     def _forget_outputs(self, node: ir.Node, plan: Plan | None = None) -> None:
         """Forget that values hold what a BatchNormalization gave out: those of a node that goes, and of its plan."""
-        changed = () if plan is None else (*plan.wanted, *plan.missing)
+        changed = () if plan is None else (*plan.required, *plan.removed)
         for value in (*node.outputs, *changed):
             self._state.output_values.pop(value, None)
 
@@ -162,4 +167,4 @@ def _without_overflow(plan: Plan | Rejection) -> Plan | Rejection:
 
 
 def _is_affine(node: ir.Node) -> bool:
-    return is_batchnorm(node) or node.op_type in ELEMENTWISE
+    return is_batchnorm(node) or node.op_type in ELEMENTWISE_OPS

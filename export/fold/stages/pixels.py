@@ -21,7 +21,7 @@ def take_pixels(state: FoldState) -> bool:
     begins with arithmetic on constants that standardises them.
 
     Requires: shapes and constants known.
-    Ensures: the input is uint8, and what standardises it stands behind it, as Cast, Add and Mul; `state.report.input`
+    Ensures: the input is uint8, and what standardises it follows it, as Cast, Add and Mul; `state.report.input`
         names those nodes. Without the option the model is as it was.
 
     Raises:
@@ -41,7 +41,7 @@ def _take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> P
     if value.dtype == ir.DataType.UINT8:
         raise PixelError(f"The input {value.name!r} takes 8-bit pixels already.")
     if value.dtype not in FLOATS or sizes is None or len(sizes) < 3:
-        raise PixelError(f"The input {value.name!r} is no picture of floats, so it cannot take pixels instead.")
+        raise PixelError(f"The input {value.name!r} is not a picture of floats, so it cannot take pixels instead.")
     if value.is_graph_output() or not value.uses():
         raise PixelError(f"The input {value.name!r} is read by nothing, or is an output too: its type must stay.")
     if preprocessing is not None:
@@ -68,7 +68,7 @@ def _check_layout(value: ir.Value, sizes: Sizes, channels: int) -> None:
 
 
 def _own_arithmetic(value: ir.Value) -> list[ir.Node]:
-    """Return the nodes behind a value, one after the other, that are affines by constants."""
+    """Return the nodes after a value, one after the other, that are affines by constants."""
     found = []
     while len(uses := list(value.uses())) == 1 and read_elementwise(uses[0].node, scalars=True) is not None:
         found.append(uses[0].node)
@@ -77,7 +77,7 @@ def _own_arithmetic(value: ir.Value) -> list[ir.Node]:
 
 
 def _front(value: ir.Value, pixels: Pixels | None, editor: Editor) -> list[ir.Node]:
-    """Make the input uint8, and put a Cast behind it; with `pixels`, an Add and a Mul too, which are returned."""
+    """Make the input uint8, and put a Cast after it; with `pixels`, an Add and a Mul too, which are returned."""
     graph, dtype, readers = editor.graph, value.dtype, list(value.uses())
     assert dtype is not None  # a float
     nodes = [

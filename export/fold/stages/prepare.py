@@ -45,7 +45,7 @@ def compute_constants(state: FoldState) -> bool:
     return changed
 
 
-def read_parameters(state: FoldState) -> bool:
+def record_batchnorm_parameters(state: FoldState) -> bool:
     """Read the parameters of every BatchNormalization into the report, and warn of statistics that were never set.
 
     Requires: constants computed.

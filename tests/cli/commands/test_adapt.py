@@ -193,7 +193,7 @@ def test_thresholds_use_as_many_samples_as_allowed(
     assert read_monitor(repository / "net" / "2" / "monitor.json").calibration_rows == 150
 
 
-def test_samples_of_a_covered_camera_are_rejected(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
+def test_adapt_rejects_identical_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", x=np.zeros_like(shifted(64)))
 
     code, _, error = normfold("adapt", "models/net", "--samples", "samples.npz")
@@ -292,7 +292,11 @@ def broken() -> np.ndarray:
         (np.zeros((20_001, 4, 5, 5), np.float32), 1, "20,001 samples are more than the 20,000 that can help"),
         (moving(), 1, "The first half of the samples is not like the second: at BatchNormalization 'bn' their means"),
         (3e38 * np.sign(shifted(64)), 1, "drive BatchNormalization 'bn' beyond what its numbers can hold"),
-        (broken(), 2, "Sample 17 of the array 'x' of 'samples.npz', counted from 0, holds what is no finite number."),
+        (
+            broken(),
+            2,
+            "Sample 17 of the array 'x' of 'samples.npz', counted from 0, holds a value that is not a finite",
+        ),
         (np.zeros((64, 4, 5, 6), np.float32), 2, "has shape [64, 4, 5, 6]"),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_model_without_batchnorm_gets_a_page_too(normfold: RunCommand, tmp_pat
     onnx.save(proto, tmp_path / "relu.onnx")
     code, out, _ = normfold("audit", "relu.onnx", "--html", "page.html")
     assert code == 0
-    assert "Nothing was looked at: it has no BatchNorm layer" in out
+    assert "Nothing to audit: the network has no BatchNorm layer" in out
     assert "Nothing was found." in Page((tmp_path / "page.html").read_text()).text
 
 

@@ -13,8 +13,9 @@ import onnx
 import pytest
 from onnx import helper
 
+from normfold.display.pages.line_layout import MAX_LINE_NODES, break_lines, find_blocks, live_values
 from normfold.display.pages.markup import element, name, printable, shortened
-from normfold.display.pages.strip import MAX_LINE_NODES, break_lines, find_blocks, living
+from normfold.export.fold.report import Outcome
 from tests.support.command import Page, RunCommand
 from tests.support.onnx_models import batchnorm, model, small_convnet, statistics
 
@@ -114,9 +115,19 @@ def test_the_drawing_has_a_mark_for_each_node(normfold: RunCommand, net: Path, t
     titles = re.findall(r"<(?:g|a)[^>]*><title>(.*?)</title>", drawing)
     assert len(titles) == 14
     assert "BatchNormalization bn1: folded back into conv1" in titles
-    assert "Conv conv2: takes 2 BatchNormalization" in titles
+    assert "Conv conv2: absorbs 2 BatchNormalization" in titles
     assert "Add add: not in the folded graph" in titles
     assert len([title for title in titles if ": kept (" in title]) == 1
+
+
+def test_legend_describes_the_outcomes_that_the_graph_has(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+    assert net.exists()
+    normfold("inspect", "net.onnx", "--html", "page.html", "--no-verify")
+
+    text = (tmp_path / "page.html").read_text()
+    legend = text[text.index('class="legend"') : text.index('role="img"')]
+    described = {outcome for outcome in Outcome if f"{outcome.value}: {outcome.description}</li>" in legend}
+    assert described == {Outcome.FOLDED_BACK, Outcome.FOLDED_FORWARD, Outcome.MERGED, Outcome.KEPT}
 
 
 def test_the_same_model_gives_the_same_page(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
@@ -231,7 +242,7 @@ def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> 
 
     assert code == 0
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    kept = lines.index("1 kept")
+    kept = lines.index("1 kept: still in the graph")
     assert lines[kept + 1] == "1 gain-sign/operator"
     assert kept < lines.index("BatchNormalization outcome into, or why not")
     assert "bn5 folded forward gemm, by way of 1 node" in lines
@@ -256,9 +267,9 @@ def test_markup_escapes_what_is_not_markup() -> None:
 def test_lines_hold_each_node_once_and_split_no_block_that_fits(count: int) -> None:
     block = 7  # a residual block: every seventh node reads what stands before the block
     reads = [(index - 1,) if (index + 1) % block else (index - 1, index - block) for index in range(count)]
-    alive = living(reads)
+    live = live_values(reads)
 
-    lines = break_lines([0] * (count - 1), alive)
+    lines = break_lines([0] * (count - 1), live)
 
     assert [index for line in lines for index in line] == list(range(count))
     assert max(map(len, lines)) <= MAX_LINE_NODES
@@ -267,12 +278,12 @@ def test_lines_hold_each_node_once_and_split_no_block_that_fits(count: int) -> N
 
 
 def test_lines_do_not_split_arcs_where_another_break_is_near() -> None:
-    torn = [int(30 <= gap <= 41) for gap in range(99)]
+    crossing_arcs = [int(30 <= gap <= 41) for gap in range(99)]
 
-    assert not any(torn[line.stop - 1] for line in break_lines(torn, [1] * 99)[:-1])
+    assert not any(crossing_arcs[line.stop - 1] for line in break_lines(crossing_arcs, [1] * 99)[:-1])
 
 
 def test_block_has_one_value_in_and_one_value_out() -> None:
     reads = [(-1,), (0,), (1,), (2,), (1, 3), (4,)]  # 2, 3 and 4 stand beside the value of 1
 
-    assert find_blocks(living(reads)) == [range(2, 5)]
+    assert find_blocks(live_values(reads)) == [range(2, 5)]

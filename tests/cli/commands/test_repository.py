@@ -317,7 +317,7 @@ def test_delete_of_the_last_servable_version_needs_its_option(normfold: RunComma
 
     code, _, err = normfold("repository", "delete", "digits", "1", "2", "--yes")
     assert code == 2
-    assert err == "error: No version of 'digits' that can answer would be left; say --last if that is meant.\n"
+    assert err == "error: No version of 'digits' that can answer would be left; pass --last to confirm.\n"
     assert versions(digits.root) == ["1", "2", "3"]
     assert normfold("repository", "delete", "digits", "3", "--yes")[0] == 0
 

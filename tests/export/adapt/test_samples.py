@@ -135,7 +135,7 @@ def test_ambiguous_array_needs_an_option(tmp_path: Path) -> None:
     x = RNG.uniform(0, 16, (5, 1, 4, 4)).astype(np.float32)
     path, both = archive(tmp_path, x=x), expected(GREY, name="x")
 
-    with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*say --raw or --tensors"):
+    with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*pass --raw or --tensors"):
         read_samples(path, both)
 
     np.testing.assert_array_equal(read_samples(path, both, True).read(0, 5)["x"], x)
@@ -163,7 +163,7 @@ def infinite(*shape: int, at: Any) -> np.ndarray:
             r"\['income', 'age'\], the card \['age",
         ),
         ({"x": np.array(["a", "b"])}, PICTURES, "is <U1; it must hold real numbers"),
-        ({"x": infinite(5, 4, 4, at=(3, 1, 1))}, PICTURES, "Sample 3 of the array 'x' of .*no finite number"),
+        ({"x": infinite(5, 4, 4, at=(3, 1, 1))}, PICTURES, "Sample 3 of the array 'x' of .*not a finite number"),
         ({"x": np.array([[0, 0], [0, 1e39]])}, TABLE, "Sample 1 of the array 'x'"),
         ({"input": infinite(5, 1, 4, 4, at=2)}, PLAIN, "Sample 2 of the array 'input'"),
         ({"input": np.zeros((5, 1, 4, 4))}, PLAIN, "'input' of .* is float64, the network takes float32"),
@@ -215,14 +215,14 @@ def test_samples_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     for path, given, says in (
         (tmp_path, TABLE, "is a folder, but the bundle's card does not say how to read pictures"),
         (tmp_path, PICTURES, "holds no PNG or JPEG file"),
-        (tmp_path / "s.txt", PICTURES, "is no folder of pictures and no .npz or .csv file"),
+        (tmp_path / "s.txt", PICTURES, "is not a folder of pictures, nor an .npz or .csv file"),
         (tmp_path / "s.csv", PICTURES, "is a table, but the bundle's card does not say how to read rows"),
-        (tmp_path / "s.csv", TABLE, "is no comma-separated UTF-8 table"),
+        (tmp_path / "s.csv", TABLE, "is not a comma-separated UTF-8 table"),
         (tmp_path / "none.csv", TABLE, "cannot be read: No such file"),
     ):
         with pytest.raises(SampleError, match=says):
             read_samples(path, given)
-    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays"):
+    with pytest.raises(ModelInputError, match="is not an .npz file of plain arrays"):
         read_samples(tmp_path / "s.npz", PICTURES)
     with pytest.raises(ModelInputError, match="cannot be read: No such file"):
         read_samples(tmp_path / "none.npz", PICTURES)

@@ -10,7 +10,7 @@ import pytest
 
 from normfold.contract.drift.monitor import MONITOR_NAME
 from normfold.export.bundle.calibrate import MAX_ROWS, MIN_ROWS, WINDOW_ROWS, calibrate
-from normfold.export.bundle.monitor import save_monitor
+from normfold.export.bundle.write_monitor import save_monitor
 from tests.support.onnx_models import conv_blocks, fitted_conv_block, gemm_block, save_model, varied_rows, window_scores
 
 

@@ -42,7 +42,7 @@ def test_audit_of_a_sound_file_has_gains_and_no_findings(tmp_path: Path) -> None
     assert (layer.name, layer.epsilon) == ("bn", float(np.float32(1e-5)))
     expected = constants["bn.scale"].astype(float) / np.sqrt(constants["bn.var"].astype(float) + layer.epsilon)
     np.testing.assert_allclose(layer.gain, expected, rtol=1e-12)
-    assert audit.notes == ("Whether the statistics fit any data was not looked at: an ONNX file comes without.",)
+    assert audit.notes == ("The statistics were not compared with data: an ONNX file contains none.",)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_two_batchnorms_in_a_row_become_one(rng: np.random.Generator) -> None:
     report = check(nodes, constants, ["Tanh", "BatchNormalization", "Tanh"])
 
     assert [entry.outcome for entry in report.entries] == [Outcome.COMPOSED, Outcome.KEPT]
+    assert report.entries[0].outcome.description == "combined with another affine"
     assert report.entries[0].into == ("second",)
 
 

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from normfold.display.pages.entries import descriptions, entry_table
+from normfold.display.pages.batchnorm_outcomes import batchnorm_table, descriptions
 from normfold.display.terminal.fold import kept_by_reason
 from normfold.export.fold.reason_codes import ReasonCode, reason_codes
-from normfold.export.fold.report import Entry, Outcome
+from normfold.export.fold.report import BatchNormOutcome, Outcome
 from tests.support.onnx_models import batchnorm, folded, model, statistics
 from tests.support.paths import ROOT
 
@@ -47,9 +47,9 @@ def test_kept_batchnorm_has_a_reason_code_for_each_direction() -> None:
 
 
 def test_page_and_table_have_the_reason_code() -> None:
-    entry = Entry("bn", Outcome.KEPT, reason_codes=(ReasonCode.COST,), reason="It costs more.")
+    entry = BatchNormOutcome("bn", Outcome.KEPT, reason_codes=(ReasonCode.COST,), reason="It costs more.")
 
-    page = str(entry_table([entry]))
+    page = str(batchnorm_table([entry]))
 
     assert '<code title="The readers could absorb the affine' in page
     assert ">cost</code>" in page

@@ -18,7 +18,7 @@ from normfold.export.fold.stages.prepare import (
     compute_constants,
     infer_shapes,
     inline_functions,
-    read_parameters,
+    record_batchnorm_parameters,
     remove_unused_nodes,
 )
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
@@ -102,10 +102,10 @@ def test_compute_constants_returns_whether_there_were_any() -> None:
     assert [node.op_type for node in state.model.graph] == ["Conv", "BatchNormalization"]
 
 
-def test_read_parameters_changes_the_report_alone() -> None:
+def test_record_batchnorm_parameters_changes_the_report_alone() -> None:
     state = state_of(conv_then_batchnorm(), inline_functions, infer_shapes)
 
-    assert read_parameters(state) is False
+    assert record_batchnorm_parameters(state) is False
 
     assert state.report.parameters["bn"].scale.shape == (3,)
 

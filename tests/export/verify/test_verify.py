@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import normfold
+from normfold.cli.commands import fold as fold_command
+from normfold.cli.commands import verify as verify_command
 from normfold.export.errors import ModelFileError, ModelInputError, VerificationError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.verify.inputs import BATCH_SIZE
 from normfold.export.verify.runner import Engine
-from normfold.export.verify.tolerance import measure
+from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR, measure
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import folded, model, small_convnet
 
@@ -181,7 +186,7 @@ def embedding(rng: np.random.Generator, scale: float) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def test_weights_are_moved_where_no_input_is_float(tmp_path: Path) -> None:
+def test_weights_are_perturbed_where_no_input_is_float(tmp_path: Path) -> None:
     onnx.save(embedding(np.random.default_rng(3), 1.0), tmp_path / "a.onnx")
     onnx.save(embedding(np.random.default_rng(3), 1.001), tmp_path / "b.onnx")
 
@@ -248,7 +253,7 @@ def test_damaged_archives_are_named(pair: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((1, 4, 5, 5), np.float32))
 
     for name in ("cut.npz", "one.npy"):
-        with pytest.raises(ModelInputError, match="is no .npz file of plain arrays, or is damaged"):
+        with pytest.raises(ModelInputError, match="is not an .npz file of plain arrays, or is damaged"):
             verify(pair[0], pair[1], tmp_path / name)
 
 
@@ -277,7 +282,7 @@ def test_one_unit_in_the_last_place_of_a_nearly_constant_output_is_allowed() -> 
 def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_text("no archive")
 
-    with pytest.raises(ModelInputError, match="is no .npz file of plain arrays, or is damaged"):
+    with pytest.raises(ModelInputError, match="is not an .npz file of plain arrays, or is damaged"):
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
@@ -297,9 +302,9 @@ def test_text_inputs_ask_for_a_file(tmp_path: Path) -> None:
 
 def test_error_is_relative_to_the_range_and_noise_is_a_median() -> None:
     wanted, got = np.array([0.0, 10.0]), np.array([0.0, 10.5])
-    moved = [np.array([0.0, 10.1]), np.array([0.2, 10.0]), np.array([9.0, 10.0])]
+    perturbed = [np.array([0.0, 10.1]), np.array([0.2, 10.0]), np.array([9.0, 10.0])]
 
-    difference = measure([wanted], [got], [[moved]])
+    difference = measure([wanted], [got], [[perturbed]])
 
     assert difference.error == pytest.approx(0.05)
     assert difference.noise == pytest.approx(0.02)
@@ -312,9 +317,9 @@ def test_tolerance_of_each_input_is_from_its_own_noise(calm_error: float, wild_e
     """A network may be calm at one input and chaotic at another: neither lends the other its allowance."""
     wanted = [np.array([0.0, 10.0])] * 2
     got = [np.array([0.0, 10.0 + calm_error]), np.array([0.0, 10.0 + wild_error])]
-    moved = [[[np.array([0.0, 10.0 + 1e-5])] * 4], [[np.array([0.0, 10.3])] * 4]]
+    perturbed = [[[np.array([0.0, 10.0 + 1e-5])] * 4], [[np.array([0.0, 10.3])] * 4]]
 
-    difference = measure(wanted, got, moved)
+    difference = measure(wanted, got, perturbed)
 
     assert difference.passes == passes
     assert difference.error == pytest.approx(wild_error / 10 if passes else calm_error / 10)
@@ -335,3 +340,15 @@ def test_infinities_that_agree_are_equal() -> None:
 
 def test_free_axes_get_several_rows() -> None:
     assert BATCH_SIZE > 1
+
+
+@pytest.mark.parametrize(
+    "quoting",
+    [normfold.fold, normfold.verify, fold_command.fold, verify_command.verify],
+    ids=["normfold.fold", "normfold.verify", "fold command", "verify command"],
+)
+def test_docstrings_state_the_tolerance_of_the_verification(quoting: Callable[..., object]) -> None:
+    text = " ".join((quoting.__doc__ or "").split())
+
+    assert re.search(rf"\b{NOISE_FACTOR:g} (times|\* noise)", text)
+    assert FLOOR in [float(number) for number in re.findall(r"\b\d+e-\d+\b", text)]

@@ -16,7 +16,7 @@ from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import WINDOW_ROWS, calibrate
 from normfold.export.bundle.export import export_bundle
-from normfold.export.bundle.monitor import MAX_LAYERS, save_monitor
+from normfold.export.bundle.write_monitor import MAX_LAYERS, save_monitor
 from normfold.export.errors import ModelInputError
 from tests.support.onnx_models import (
     batchnorm,
@@ -84,7 +84,7 @@ def test_inputs_of_training_have_no_divergence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("blocks", "monitored"), [(1, ["bn0"]), (2, ["bn0", "bn1"]), (3, ["bn0", "bn1", "bn2"]), (9, ["bn0", "bn3", "bn6"])]
 )
-def test_monitor_has_a_few_layers_and_nothing_behind_them(tmp_path: Path, blocks: int, monitored: list[str]) -> None:
+def test_monitor_has_a_few_layers_and_no_node_after_them(tmp_path: Path, blocks: int, monitored: list[str]) -> None:
     layers = save_monitor(save_model(conv_blocks(np.random.default_rng(0), blocks), tmp_path), tmp_path / MONITOR_NAME)
 
     assert [layer.node for layer in layers] == monitored

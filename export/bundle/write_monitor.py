@@ -39,7 +39,7 @@ adds 0.0001 nats to a divergence at most; the lowest thresholds are about 0.001.
 channels with a scale as large as their shift."""
 
 _AXES_ARE_INPUTS = 18
-"""Opset of ReduceMean from which on."""
+"""First opset whose ReduceMean takes axes as an input."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def _has_channels(found: _NormOutput) -> bool:
 
 
 def _has_rows(found: _NormOutput, of_input: Sizes | None) -> bool:
-    """Return whether the value's first axis is that of the input's rows: behind a Reshape it may be another."""
+    """Return whether the value's first axis is that of the input's rows: after a Reshape it may be another."""
     sizes = sizes_of(found.value)
     return sizes is not None and of_input is not None and sizes[:1] == of_input[:1]
 
 
 def _monitor(editor: Editor, found: _NormOutput) -> MonitoredLayer:
-    """Put behind a value what gives its live channels' means and mean squares, row by row."""
+    """Append nodes after a value that compute its live channels' means and mean squares, row by row."""
     batchnorm, value, live = found.batchnorm, found.value, found.live
     sizes = sizes_of(value)
     assert sizes is not None  # or it would not have been chosen

@@ -143,7 +143,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         spans: exports traces; left out, as the setting `tracing` says.
 
     Returns:
-        An ASGI application for any ASGI server. Behind the server of `service.http.server` small infer requests take
+        An ASGI application for any ASGI server. Under the server of `service.http.server` small infer requests take
         the fast path.
 
     Raises:

@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS,
         ge=1,
-        description="Pixels of a picture; larger ones are rejected before decoding.",
+        description="Pixels of an image; larger ones are rejected before decoding.",
     )
     drift_share: float = Field(
         default=0.005,

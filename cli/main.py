@@ -61,7 +61,10 @@ def _load_command(name: str) -> Any:
 app = typer.Typer(
     name="normfold",
     cls=_LazyGroup,
-    help="Fit batch-normalised networks, fold them while exporting to ONNX, prove the fold, serve the result.",
+    help=(
+        "Train batch-normalised networks, fold BatchNormalization while exporting to ONNX, verify the fold, "
+        "serve the result."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

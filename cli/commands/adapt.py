@@ -29,7 +29,7 @@ def adapt(
     samples: Annotated[
         Path,
         typer.Option(
-            help="Unlabelled samples in the order in which they came: a folder of pictures, an .npz (raw inputs 'x', "
+            help="Unlabelled samples in the order in which they came: a folder of images, an .npz (raw inputs 'x', "
             "or tensors by the names of the network's inputs), a .csv, or the state folder of a service that keeps "
             "inputs.",
             metavar="FILE|DIR",
@@ -59,7 +59,7 @@ def adapt(
     again. If their first half is not like their second, or the new fold cannot be verified, nothing is written and the
     exit code is 1. `normfold repository rollback` undoes it.
 
-    Example: `normfold adapt model_repository/digits --samples pictures/`
+    Example: `normfold adapt model_repository/digits --samples images/`
     """
     from normfold import adapt as adapt_bundle
 

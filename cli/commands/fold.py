@@ -39,7 +39,9 @@ def fold(
         Path | None,
         typer.Option(help="For --input uint8: the source card, if not IN.json beside the model.", metavar="FILE"),
     ] = None,
-    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
+    merge: Annotated[
+        bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
+    ] = True,
     verify: Annotated[bool, typer.Option(help="Verify the fold before OUT.onnx is written.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

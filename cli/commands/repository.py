@@ -33,7 +33,7 @@ app = typer.Typer(
 
 Repository = Annotated[Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.")]
 Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -41,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def list_(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     repository: Repository = Path(REPOSITORY),
-    check: Annotated[bool, typer.Option("--check", help="Read every file, and hold it against its sha256.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read every file, and verify its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List every version of every model, and what is wrong with it.
@@ -85,7 +85,7 @@ def rollback(
 
     No version changes or goes: rolling back once more undoes it. The files are checked against their sha256 sums first;
     if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file system can, so
-    that the copy takes no room.
+    that the copy takes no disk space.
 
     Example: `normfold repository rollback digits --to 3`
     """
@@ -111,7 +111,7 @@ def delete(
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
-    """Delete versions of a model. A service that polls lets go of them once others answer.
+    """Delete versions of a model. A service that polls unloads them once others answer.
 
     Asks first; if the answer is no, the exit code is 1. A deletion that is cut off is finished by
     `normfold repository prune`.
@@ -144,7 +144,7 @@ def prune(
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
-    """Delete all but the highest versions of each model, and what exports and deletions that were cut off left behind.
+    """Delete all but the highest versions of each model, and what exports and deletions that were cut off left.
 
     A version with a problem does not count among those that stay, so that those that can answer do; it goes once it
     is lower than all of them. VERSION.partial, which an export fills, goes when nothing in it has changed for an hour.
@@ -183,16 +183,16 @@ def prune(
 
 
 def _ask(question: str, yes: bool) -> None:
-    """Ask before something is deleted, unless that was said already.
+    """Ask before something is deleted, unless --yes was passed.
 
     Raises:
-        InputError: there is no terminal to ask at.
+        InputError: standard input is not a terminal.
         Exit: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError("There is no terminal to ask at; say --yes to delete, nothing was deleted.")
+        raise InputError("Standard input is not a terminal, so nothing was deleted; pass --yes to confirm.")
     err.print(f"{question} [y/N]", end=" ", markup=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         err.print("Nothing was deleted.")

@@ -306,7 +306,7 @@ def test_delete_without_a_terminal_needs_the_option_yes(
     code, _, err = normfold("repository", *command)
 
     assert code == 2
-    assert "say --yes" in err
+    assert "pass --yes to confirm" in err
     assert versions(digits.root) == ["1", "2", "3"]
     assert normfold("repository", *command, "--yes")[0] == 0
     assert "1" not in versions(digits.root)

@@ -90,7 +90,7 @@ def export(
     Args:
         source: a run folder, an ONNX file (needs no torch), a torch network in eval mode, or module:factory, a function
             that returns one.
-        repository: folder of models; made if need be.
+        repository: folder of models; created if missing.
         name: to serve it under; taken from the source without it.
         version: a positive number; the next free one without it.
         card: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the model without
@@ -103,7 +103,7 @@ def export(
         dynamic_size: leave height and width free, when exporting from torch.
         keep_statistics: of a run folder: leave the running mean and variance as trained.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
-        merge: make one layer of parallel linear branches.
+        merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         keep_source: write the unfolded model into the bundle too; without it the bundle cannot be adapted.
         calibration_data: inputs that the network was not trained on, as the served network takes them, rows first: an
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.

@@ -67,7 +67,7 @@ def fold(
 
         y = scale * (x - running_mean) / sqrt(running_var + epsilon) + shift = gain * x + offset
 
-    That is an affine of each channel, which a Conv, Gemm or MatMul before or behind it can take up. The folded model is
+    That is an affine of each channel, which a Conv, Gemm or MatMul before or after it can take up. The folded model is
     compared with the original before it is written: 8 times the network's own rounding noise, plus 1e-6 of an output's
     range, is allowed.
 
@@ -87,7 +87,7 @@ def fold(
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
         card: with `takes_pixels`, the source card, a JSON file that says how pixels are standardised; without it, the
             one beside the model is read, and without one of those the model's own arithmetic is folded.
-        merge: make one layer of parallel linear branches.
+        merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:

@@ -84,7 +84,7 @@ class ModelRepository:
         return sum(1 for _ in self)
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Unload the models."""
         if self._loop.is_closed():
             return
         self._run(self._repository.close())

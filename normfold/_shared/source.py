@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_INPUT_VALUES = 2**28
-"""In one sample of a factory's network, a GiB of float32: more is a slip of the pen, and would fill the memory."""
+"""In one sample of a factory's network, a GiB of float32: more is a typo, and would fill the memory."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import unfolded_page, verification_sentence
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class AdaptResult:
             VerificationError: the folded model differs; nothing was written.
             WriteError: the repository cannot be written.
         """
-        with reporting(progress) as report:
-            return replace(self, exported=self.adapted.publish(optional_path(inputs), report))
+        with progress_callback(progress) as progress:
+            return replace(self, exported=self.adapted.publish(optional_path(inputs), progress))
 
     def __repr__(self) -> str:
         name = f"{self.source.name}/{self.source.version}"
@@ -144,7 +144,7 @@ def adapt(
     from normfold.export.adapt.adapt import adapt as recalibrate_bundle
 
     weight = DEFAULT_PRIOR if prior is None else prior
-    with reporting(progress) as report:
-        found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, report)
+    with progress_callback(progress) as progress:
+        found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, progress)
     result = AdaptResult(found)
     return result if dry_run else result.publish(inputs=inputs, progress=progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import unfolded_page, verification_sentence
 from normfold._shared.source import Source, resolve
 
@@ -138,8 +138,8 @@ def export(
     model = name or given.default_name
     check_name(model)
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
-    with tempfile.TemporaryDirectory() as folder, reporting(progress) as report:
-        found = resolve(given, Path(folder), report)
+    with tempfile.TemporaryDirectory() as folder, progress_callback(progress) as progress:
+        found = resolve(given, Path(folder), progress)
         exported = export_bundle(
             found.path,
             Path(repository),
@@ -152,7 +152,7 @@ def export(
             takes_pixels=takes_pixels,
             monitoring=monitor,
             calibration=rows or validation_rows(given, takes_pixels),
-            progress=report,
+            progress=progress,
         )
     return ExportResult(
         exported.path,

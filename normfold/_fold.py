@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
 from normfold.errors import ArgumentError
 
@@ -107,7 +107,7 @@ def fold(
         raise ArgumentError("`card` goes with `takes_pixels`: it says how pixels are standardised.")
     model, folded = Path(source), Path(target)
     pixels = from_pixels(read_card(model, optional_path(card)).preprocessing) if takes_pixels else None
-    with reporting(progress) as report:
+    with progress_callback(progress) as progress:
         found = fold_file(
             model,
             folded,
@@ -115,6 +115,6 @@ def fold(
             merging=merge,
             inputs=optional_path(inputs),
             pixels=pixels,
-            progress=report,
+            progress=progress,
         )
     return FoldResult(model, folded, found.report, found.verification)

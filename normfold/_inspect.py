@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export, require_packages
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
 from normfold.errors import ArgumentError
 
@@ -96,7 +96,7 @@ def inspect(
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with ExitStack() as stack:
         path = None if page is None else stack.enter_context(atomic_path(page))
-        found = InspectResult(source, gather_facts(source, verify, stack.enter_context(reporting(progress))))
+        found = InspectResult(source, gather_facts(source, verify, stack.enter_context(progress_callback(progress))))
         if path is not None:
             path.write_text(found.to_html(), encoding="utf-8")
     return found

@@ -37,26 +37,26 @@ class AdaptResult:
 
     @property
     def layers(self) -> tuple[RecalibratedLayer, ...]:
-        """How far the statistics of each BatchNormalization moved."""
+        """Movement of the statistics of each BatchNormalization."""
         return self.adapted.recalibration.layers
 
     @property
     def samples(self) -> int:
-        """How many samples there were."""
+        """Number of samples."""
         return self.adapted.recalibration.samples
 
     @property
     def prior(self) -> float:
-        """For how many samples the statistics of training count."""
+        """Weight of the statistics of training, as a number of samples."""
         return self.adapted.prior
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is worth knowing of the samples."""
+        """Warnings about the samples, one sentence each."""
         return tuple(self.adapted.samples.warnings)
 
     def require(self) -> None:
-        """Raise if the samples are no ground for new statistics.
+        """Raise if the samples do not justify new statistics.
 
         Raises:
             UnstableSamplesError: their first half is not like their second.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class AuditResult:
-    """What is wrong with the BatchNorm layers of a network.
+    """The result of `audit`: findings about the BatchNorm layers of a network.
 
     Attributes:
         source: what was looked at, as given.

@@ -30,7 +30,7 @@ class ExportResult:
     Attributes:
         path: REPOSITORY/NAME/VERSION.
         manifest: all that a server must know of it.
-        report: what became of each BatchNormalization, in graph order.
+        report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of the folded model with the unfolded one.
         monitor: what the service monitors of its inputs; None if nothing.
         kept_statistics: why the running statistics are those of training; None where they were recalibrated.

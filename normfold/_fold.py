@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class FoldResult:
-    """What a fold did.
+    """The result of `fold`.
 
     Attributes:
         source: the unfolded model.
         target: the folded one.
-        report: what became of each BatchNormalization, in graph order.
+        report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of both models; None where it was left out.
     """
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class InspectResult:
-    """What a fold would do to a model.
+    """The result of `inspect`: the outcome of a fold that is not written.
 
     Attributes:
         model: its path.
-        facts: what stands on the page: operators before and after, sizes, every node.
+        facts: the contents of the page: operators before and after, sizes, every node.
     """
 
     model: Path
@@ -33,7 +33,7 @@ class InspectResult:
 
     @property
     def report(self) -> FoldReport:
-        """What would become of each BatchNormalization, in graph order."""
+        """The outcome of each BatchNormalization, in graph order."""
         return self.facts.report
 
     @property

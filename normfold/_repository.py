@@ -57,7 +57,7 @@ class ModelRepository:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Why models (NAME) and versions (NAME/VERSION) are not loaded, in one sentence each."""
+        """Reason by model (NAME) and version (NAME/VERSION) that is not loaded, in one sentence."""
         found = dict(self._repository.unreadable)
         for name, versions in self._repository.entries.items():
             found |= {f"{name}/{number}": entry.reason for number, entry in versions.items() if entry.model is None}
@@ -277,7 +277,7 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
         SettingsError: a setting is wrong.
-        InputError: the repository cannot be read, or not one model of it can be loaded.
+        InputError: the repository cannot be read, or none of its models can be loaded.
     """
     from normfold.contract.runtime import require_onnxruntime
     from normfold.service.settings import load_settings

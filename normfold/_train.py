@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_ARCH = "convnet"
 
 PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
-"""What training needs."""
+"""Packages that training needs."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class VerifyResult:
-    """How far two models are apart.
+    """The difference between the outputs of two models.
 
     Attributes:
         original: the model that is right.

@@ -43,7 +43,7 @@ class TrainConfig(BaseModel):
     patience: int | None = Field(
         default=None, gt=0, description="Epochs without a better validation result before training stops; null: never."
     )
-    clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null is no limit.")
+    clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null: unlimited.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="Of the arithmetic; weights are fp32."
     )

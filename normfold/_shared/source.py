@@ -74,7 +74,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """What it is, as a sentence names it."""
+        """The kind of source, as messages name it."""
         if self.network is not None:
             return "a torch network"
         return "an ONNX file" if self.is_onnx else "a module:factory" if self.is_factory else "a path"
@@ -165,11 +165,11 @@ def require_torch_source(source: Source) -> None:
     if source.network is not None:
         if not hasattr(source.network, "named_modules"):
             raise ArgumentError(
-                f"An object of type {source.text!r} is no path, no module:factory and no torch network."
+                f"An object of type {source.text!r} is not a path, a module:factory or a torch network."
             )
     elif not source.is_factory and not _is_folder(Path(source.text)):
         raise ArgumentError(
-            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
+            f"{source.text!r} is not a run folder, an .onnx file or a module:factory; normfold train makes run folders."
         )
 
 

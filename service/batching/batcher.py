@@ -5,6 +5,8 @@
                     └ deadline or cancel:      └ deadline or cancel: its last open request
                       the request is dropped     stops the run
 
+`RequestQueue.form_batch` in request_queue.py forms the batches; `run_batch` in batch_run.py pads and runs them.
+
 Work-conserving: whenever nothing runs, what waits runs at once, up to `max_batch_size` rows. Rows are counted, not
 requests; a request with more rows is split and its results are concatenated. Where a new batch size is expensive, a
 batch is padded with rows of zeros to a size that was warmed up. A network that runs faster than a thread is woken runs

@@ -35,7 +35,7 @@ from normfold.service.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class InferResources:
-    """What all infer requests share.
+    """Resources that all infer requests share.
 
     Attributes:
         repository: finds models.
@@ -90,7 +90,7 @@ class InferCall:
             UnknownModelError, ModelUnavailableError: no model can run it.
             QueueFullError: the model's queue is full.
             BodyTooLargeError: the declared length is over the limit.
-            InvalidRequestError: the declared length of the JSON is no length.
+            InvalidRequestError: the declared length of the JSON is not a length.
         """
         resources = self._resources
         model = admit(resources.repository, reference, self.trace)

@@ -1,4 +1,4 @@
-"""What the adapters of an infer request need of the connection that it came by; `service.http` implements it."""
+"""The part of a connection that an infer request uses; `service.http` implements it."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def adapt(
         name: of the model.
         samples: unlabelled, in the order in which they came: a folder of images, an .npz (raw inputs "x", or tensors
             by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
-        prior: for how many samples the statistics of training count; 16 without it.
+        prior: weight of the statistics of training, in samples; 16 without it.
         version: to adapt; the newest without it.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         inputs: an .npz to verify with, one array for each input; random inputs without it.

@@ -212,10 +212,10 @@ def check_version_policy(text: str) -> str:
     """Return a version policy: `all`, `latest:N`, or numbers joined by commas.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is not a version policy.
     """
     if not _VERSION_POLICY.fullmatch(text):
-        raise ValueError(f"{text!r} is none of all, latest:N, and numbers joined by commas")
+        raise ValueError(f"{text!r} is not all, latest:N or numbers joined by commas")
     return text
 
 

@@ -37,14 +37,12 @@ def adapt(
     ],
     prior: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1e9, help="For how many samples the statistics of training count.", show_default="16.0"
-        ),
+        typer.Option(min=0, max=1e9, help="Weight of the statistics of training, in samples.", show_default="16.0"),
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
         bool | None,
-        typer.Option("--tensors/--raw", help="What an .npz holds, where the names of its arrays do not tell."),
+        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")

@@ -23,7 +23,7 @@ from normfold.display.terminal.fold import (
 
 def fold(
     source: Annotated[Path, typer.Argument(help="The unfolded model, from any exporter.", metavar="IN.onnx")],
-    target: Annotated[Path, typer.Argument(help="Where the folded model goes.", metavar="OUT.onnx")],
+    target: Annotated[Path, typer.Argument(help="Path of the folded model to write.", metavar="OUT.onnx")],
     report: Annotated[
         Path | None, typer.Option(help="Write the report: every BatchNormalization, as JSON.", metavar="FILE")
     ] = None,

@@ -139,7 +139,9 @@ def delete(
 def prune(
     keep: Annotated[int, typer.Option(min=1, help="How many versions of each model stay: the highest.")],
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and delete nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
+    ] = False,
     yes: Yes = False,
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
@@ -177,7 +179,7 @@ def prune(
     elif not folders:
         out.print("There is nothing to delete.")
     elif dry_run:
-        out.print(f"Nothing was deleted; {what} would go and free {size_text(freed)}.", markup=False)
+        out.print(f"Nothing was deleted; {what} would be deleted, {size_text(freed)} freed.", markup=False)
     else:
         out.print(_done(what, freed), markup=False)
 

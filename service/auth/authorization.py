@@ -32,7 +32,7 @@ REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
 
 
 class KeyHolder(Protocol):
-    """Takes note of a request's key: its trace."""
+    """An object that records the key of a request: its `RequestTrace`."""
 
     key: Key | None
 

@@ -183,7 +183,7 @@ def _read_output(entry: Mapping[str, Any], spec: TensorSpec, signature: ModelSig
     if type(classes) is not int or classes < 1:
         raise InvalidRequestError(f"Output {name!r} has a classification that is not a positive integer.")
     if spec.datatype in ("BYTES", "BOOL"):
-        raise InvalidRequestError(f"Output {name!r} is {spec.datatype}, which has no highest classes.")
+        raise InvalidRequestError(f"Output {name!r} is {spec.datatype}; a classification needs numbers.")
     return OutputRequest(name, binary, classes)
 
 

@@ -411,7 +411,7 @@ def test_prune_keeps_the_highest_of_each_model(normfold: RunCommand, digits: Bun
     assert code == 0
     assert out.splitlines() == [
         f"digits/1  {size / 1000:.1f} kB",
-        f"Nothing was deleted; 1 folder would go and free {size / 1000:.1f} kB.",
+        f"Nothing was deleted; 1 folder would be deleted, {size / 1000:.1f} kB freed.",
     ]
     assert versions(digits.root) == ["1", "2", "3"]
 

@@ -81,7 +81,7 @@ def fold(
 
     Args:
         source: the unfolded model, from any exporter, opset 7 or newer.
-        target: where the folded model goes; an existing file is replaced as a whole.
+        target: path of the folded model to write; an existing file is replaced as a whole.
         verify: compare both models before `target` is written.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.

@@ -263,7 +263,7 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
     """Load the models of a repository into this process, for inference without HTTP.
 
     The models are checked, loaded, warmed and batched as `normfold serve` does it; calls from several threads run
-    together. A version that cannot be loaded stands in `problems`, and the others go on.
+    together. A version that cannot be loaded is listed in `problems`, and the others are served.
 
     Example:
         >>> import normfold

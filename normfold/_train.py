@@ -222,7 +222,7 @@ def _only_given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Say what is wrong with the first argument, which stands in back quotes."""
+    """Return a sentence about the first invalid argument, with its name in back quotes."""
     first = error.errors()[0]
     if not first["loc"]:  # of several arguments together
         text = first["msg"].removeprefix("Value error, ")

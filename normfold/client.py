@@ -1,6 +1,6 @@
 """A client of the service: numpy arrays in, numpy arrays out, over HTTP.
 
-It stands on `http.client`, so that it needs no package beside numpy and orjson, and takes one connection from a pool
+It uses `http.client`, so that it needs no package beside numpy and orjson, and takes one connection from a pool
 for each request under way: a client may be shared between threads.
 """
 

@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_origins(cls, given: object) -> object:
-        """Split text joined by commas, as it stands in an environment variable."""
+        """Split text joined by commas, as in an environment variable."""
         if not isinstance(given, str):
             return given
         return tuple(part.strip().lower() for part in given.split(",") if part.strip())

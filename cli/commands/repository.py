@@ -83,9 +83,9 @@ def rollback(
 ) -> None:
     """Make an earlier version answer again: publish a copy of it as a new, highest version.
 
-    No version changes or goes: rolling back once more undoes it. The files are checked against their sha256 sums first;
-    if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file system can, so
-    that the copy takes no disk space.
+    No version is changed or deleted: rolling back once more undoes it. The files are checked against their sha256
+    sums first; if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file
+    system can, so that the copy takes no disk space.
 
     Example: `normfold repository rollback digits --to 3`
     """
@@ -146,11 +146,11 @@ def prune(
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
-    """Delete all but the highest versions of each model, and what exports and deletions that were cut off left.
+    """Delete all but the highest versions of each model, and the remains of interrupted exports and deletions.
 
-    A version with a problem does not count among those that stay, so that those that can answer do; it goes once it
-    is lower than all of them. VERSION.partial, which an export fills, goes when nothing in it has changed for an hour.
-    A file that a version that stays shares (by a rollback) frees nothing.
+    --keep counts only versions without a problem; a version with a problem is deleted once all kept versions are
+    higher. VERSION.partial, the folder of an export in progress, is deleted when nothing in it has changed for an hour.
+    A file that a kept version shares (after a rollback) frees nothing.
 
     Example: `normfold repository prune --keep 3 --dry-run`
     """

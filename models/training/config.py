@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from normfold.models.errors import TrainingWarning
 
 STATE_PATH = Path("resume") / "state.safetensors"
-"""State from which a run is resumed, in the run folder. It stands here, where torch is not imported."""
+"""State from which a run is resumed, in the run folder. It is defined here, since this module does not import torch."""
 
 MIN_USUAL_BATCH_ROWS = 32
 """Rows per batch below which BatchNorm's statistics are noisy: Wu & He 2018, arXiv:1803.08494, figure 1."""

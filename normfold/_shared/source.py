@@ -69,7 +69,7 @@ class Source:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is to be a run folder: nothing else."""
+        """Whether it is taken as the path of a run folder: it is none of the other kinds."""
         return self.network is None and not self.is_onnx and not self.is_factory
 
     @property

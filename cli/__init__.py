@@ -1,1 +1,1 @@
-"""The `normfold` command: one file a command, each importing only the rooms it needs."""
+"""The `normfold` command: one file for each command, which imports only the packages it needs."""

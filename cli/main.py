@@ -1,8 +1,9 @@
 """The `normfold` command.
 
-Exit codes: 0 done; 1 a check failed; 2 wrong use or input; 3 the environment; 70 a fault of ours. A command's module
-is imported when the command is called or listed; its function imports what it runs on, so that `normfold serve` never
-pays for torch or onnx, and `normfold --help` for none of them.
+Exit codes: 0 done; 1 a check failed; 2 wrong use or input; 3 the environment; 70 an error in Normfold itself.
+
+A command's module is imported when the command is called or listed; its function imports the packages that it runs
+on, so that `normfold serve` never imports torch or onnx, and `normfold --help` none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typer.core import TyperGroup
 from normfold.contract.errors import NormfoldError
 
 INTERNAL_FAULT = 70
-"""Exit code of an error that no command foresaw: not 1, which stands for a check that failed."""
+"""Exit code of an unforeseen error: not 1, which means that a check failed."""
 
 COMMANDS = (
     *("train", "audit", "export", "fold", "inspect", "verify", "adapt", "serve", "study"),
@@ -61,7 +62,10 @@ def _load_command(name: str) -> Any:
 app = typer.Typer(
     name="normfold",
     cls=_LazyGroup,
-    help="Fit batch-normalised networks, fold them while exporting to ONNX, prove the fold, serve the result.",
+    help=(
+        "Train batch-normalised networks, fold BatchNormalization while exporting to ONNX, verify the fold, "
+        "serve the result."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -70,8 +74,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from normfold import __version__
 
         typer.echo(f"normfold {__version__}")
@@ -81,7 +85,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None: ...
 

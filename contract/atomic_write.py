@@ -48,7 +48,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises:
         OSError: the folder is missing or cannot be written, or the disk is full; it names `path`, and no temporary file
-            stays behind.
+            is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -51,7 +51,7 @@ def decode_planes(
     """
     image = _blend_transparency(_open(data, max_pixels), background)
     planes, full_intensity = _split_planes(image, channels)
-    # Planes become float32 one at a time, so that a large image does not stand in memory as floats three times.
+    # Planes become float32 one at a time, so that memory does not hold a large image as floats three times.
     resized = [_resize(plane.convert("F"), height, width, resize) for plane in planes]
     return np.stack(resized), full_intensity
 

@@ -1,4 +1,4 @@
-"""How Normfold is installed: the one place that knows, for error messages and for the docs.
+"""The commands that install Normfold, for error messages and the docs.
 
 The name `normfold` is on no package index yet, so pip is given the clone that it is called in. A release changes
 `REQUIREMENT` to "normfold" and `PLACE` to "".
@@ -7,10 +7,10 @@ The name `normfold` is on no package index yet, so pip is given the clone that i
 from __future__ import annotations
 
 REQUIREMENT = "."
-"""What pip installs: the clone, the path of a wheel, or a name on an index."""
+"""Requirement for pip: the clone, the path of a wheel, or a name on an index."""
 
 PLACE = "in Normfold's clone"
-"""Where the command must be called, for `REQUIREMENT` to be found."""
+"""Folder in which the command must be called, so that pip finds `REQUIREMENT`."""
 
 
 def pip_install(*extras: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import unfolded_page, verification_sentence
 
 if TYPE_CHECKING:
@@ -37,26 +37,26 @@ class AdaptResult:
 
     @property
     def layers(self) -> tuple[RecalibratedLayer, ...]:
-        """How far the statistics of each BatchNormalization moved."""
+        """Movement of the statistics of each BatchNormalization."""
         return self.adapted.recalibration.layers
 
     @property
     def samples(self) -> int:
-        """How many samples there were."""
+        """Number of samples."""
         return self.adapted.recalibration.samples
 
     @property
     def prior(self) -> float:
-        """For how many samples the statistics of training count."""
+        """Weight of the statistics of training, as a number of samples."""
         return self.adapted.prior
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is worth knowing of the samples."""
+        """Warnings about the samples, one sentence each."""
         return tuple(self.adapted.samples.warnings)
 
     def require(self) -> None:
-        """Raise if the samples are no ground for new statistics.
+        """Raise if the samples do not justify new statistics.
 
         Raises:
             UnstableSamplesError: their first half is not like their second.
@@ -75,8 +75,8 @@ class AdaptResult:
             VerificationError: the folded model differs; nothing was written.
             WriteError: the repository cannot be written.
         """
-        with reporting(progress) as report:
-            return replace(self, exported=self.adapted.publish(optional_path(inputs), report))
+        with progress_callback(progress) as progress:
+            return replace(self, exported=self.adapted.publish(optional_path(inputs), progress))
 
     def __repr__(self) -> str:
         name = f"{self.source.name}/{self.source.version}"
@@ -122,7 +122,7 @@ def adapt(
         name: of the model.
         samples: unlabelled, in the order in which they came: a folder of images, an .npz (raw inputs "x", or tensors
             by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
-        prior: for how many samples the statistics of training count; 16 without it.
+        prior: weight of the statistics of training, in samples; 16 without it.
         version: to adapt; the newest without it.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         inputs: an .npz to verify with, one array for each input; random inputs without it.
@@ -144,7 +144,7 @@ def adapt(
     from normfold.export.adapt.adapt import adapt as recalibrate_bundle
 
     weight = DEFAULT_PRIOR if prior is None else prior
-    with reporting(progress) as report:
-        found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, report)
+    with progress_callback(progress) as progress:
+        found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, progress)
     result = AdaptResult(found)
     return result if dry_run else result.publish(inputs=inputs, progress=progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.source import Source, build_network, check_arguments, parse_shape, require_torch_source
 from normfold.errors import ArgumentError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class AuditResult:
-    """What is wrong with the BatchNorm layers of a network.
+    """The result of `audit`: findings about the BatchNorm layers of a network.
 
     Attributes:
         source: what was looked at, as given.
@@ -103,8 +103,8 @@ def audit(
     page = optional_path(html)
     if page is not None and given.is_onnx and page.resolve() == Path(given.text).resolve():
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
-    with reporting(progress) as report:
-        found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, report)
+    with progress_callback(progress) as progress:
+        found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, progress)
     result = AuditResult(given.text, dataclasses.replace(found, findings=_worst_first(found)))
     if page is not None:
         from normfold.contract.atomic_write import atomic_path
@@ -129,13 +129,13 @@ def _audit_onnx(given: Source, data: str | None) -> Audit:
     return audit_onnx(Path(given.text))
 
 
-def _audit_torch(given: Source, data: str | None, report: ProgressCallback) -> Audit:
+def _audit_torch(given: Source, data: str | None, progress: ProgressCallback) -> Audit:
     require_torch_source(given)
     require_packages("torch", "sklearn", "safetensors", extra="train", needed_for="normfold audit of a torch network")
     from normfold.models.batchnorm.audit import audit_network
     from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
 
-    report("reading the data")
+    progress("reading the data")
     if given.is_run:
         subject, no_rows_reason = subject_of_run(Path(given.text), data)
     else:
@@ -147,7 +147,7 @@ def _audit_torch(given: Source, data: str | None, report: ProgressCallback) -> A
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
         network = build_network(given, shape, None if dataset is None else len(dataset.labels))
         subject, no_rows_reason = subject_of_network(network, shape, dataset), "no --data were given."
-    found = audit_network(subject, report)
+    found = audit_network(subject, progress)
     if subject.rows is not None:
         return found
     return dataclasses.replace(found, notes=(*found.notes, f"Statistics were not compared with data: {no_rows_reason}"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import unfolded_page, verification_sentence
 from normfold._shared.source import Source, resolve
 
@@ -30,7 +30,7 @@ class ExportResult:
     Attributes:
         path: REPOSITORY/NAME/VERSION.
         manifest: all that a server must know of it.
-        report: what became of each BatchNormalization, in graph order.
+        report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of the folded model with the unfolded one.
         monitor: what the service monitors of its inputs; None if nothing.
         kept_statistics: why the running statistics are those of training; None where they were recalibrated.
@@ -90,7 +90,7 @@ def export(
     Args:
         source: a run folder, an ONNX file (needs no torch), a torch network in eval mode, or module:factory, a function
             that returns one.
-        repository: folder of models; made if need be.
+        repository: folder of models; created if missing.
         name: to serve it under; taken from the source without it.
         version: a positive number; the next free one without it.
         card: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the model without
@@ -103,7 +103,7 @@ def export(
         dynamic_size: leave height and width free, when exporting from torch.
         keep_statistics: of a run folder: leave the running mean and variance as trained.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
-        merge: make one layer of parallel linear branches.
+        merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         keep_source: write the unfolded model into the bundle too; without it the bundle cannot be adapted.
         calibration_data: inputs that the network was not trained on, as the served network takes them, rows first: an
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
@@ -138,8 +138,8 @@ def export(
     model = name or given.default_name
     check_name(model)
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
-    with tempfile.TemporaryDirectory() as folder, reporting(progress) as report:
-        found = resolve(given, Path(folder), report)
+    with tempfile.TemporaryDirectory() as folder, progress_callback(progress) as progress:
+        found = resolve(given, Path(folder), progress)
         exported = export_bundle(
             found.path,
             Path(repository),
@@ -152,7 +152,7 @@ def export(
             takes_pixels=takes_pixels,
             monitoring=monitor,
             calibration=rows or validation_rows(given, takes_pixels),
-            progress=report,
+            progress=progress,
         )
     return ExportResult(
         exported.path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
 from normfold.errors import ArgumentError
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class FoldResult:
-    """What a fold did.
+    """The result of `fold`.
 
     Attributes:
         source: the unfolded model.
         target: the folded one.
-        report: what became of each BatchNormalization, in graph order.
+        report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of both models; None where it was left out.
     """
 
@@ -67,7 +67,7 @@ def fold(
 
         y = scale * (x - running_mean) / sqrt(running_var + epsilon) + shift = gain * x + offset
 
-    That is an affine of each channel, which a Conv, Gemm or MatMul before or behind it can take up. The folded model is
+    That is an affine of each channel, which a Conv, Gemm or MatMul before or after it can take up. The folded model is
     compared with the original before it is written: 8 times the network's own rounding noise, plus 1e-6 of an output's
     range, is allowed.
 
@@ -81,13 +81,13 @@ def fold(
 
     Args:
         source: the unfolded model, from any exporter, opset 7 or newer.
-        target: where the folded model goes; an existing file is replaced as a whole.
+        target: path of the folded model to write; an existing file is replaced as a whole.
         verify: compare both models before `target` is written.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
         card: with `takes_pixels`, the source card, a JSON file that says how pixels are standardised; without it, the
             one beside the model is read, and without one of those the model's own arithmetic is folded.
-        merge: make one layer of parallel linear branches.
+        merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -107,7 +107,7 @@ def fold(
         raise ArgumentError("`card` goes with `takes_pixels`: it says how pixels are standardised.")
     model, folded = Path(source), Path(target)
     pixels = from_pixels(read_card(model, optional_path(card)).preprocessing) if takes_pixels else None
-    with reporting(progress) as report:
+    with progress_callback(progress) as progress:
         found = fold_file(
             model,
             folded,
@@ -115,6 +115,6 @@ def fold(
             merging=merge,
             inputs=optional_path(inputs),
             pixels=pixels,
-            progress=report,
+            progress=progress,
         )
     return FoldResult(model, folded, found.report, found.verification)

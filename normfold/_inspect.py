@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export, require_packages
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
 from normfold.errors import ArgumentError
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class InspectResult:
-    """What a fold would do to a model.
+    """The result of `inspect`: the outcome of a fold that is not written.
 
     Attributes:
         model: its path.
-        facts: what stands on the page: operators before and after, sizes, every node.
+        facts: the contents of the page: operators before and after, sizes, every node.
     """
 
     model: Path
@@ -33,7 +33,7 @@ class InspectResult:
 
     @property
     def report(self) -> FoldReport:
-        """What would become of each BatchNormalization, in graph order."""
+        """The outcome of each BatchNormalization, in graph order."""
         return self.facts.report
 
     @property
@@ -96,7 +96,7 @@ def inspect(
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with ExitStack() as stack:
         path = None if page is None else stack.enter_context(atomic_path(page))
-        found = InspectResult(source, gather_facts(source, verify, stack.enter_context(reporting(progress))))
+        found = InspectResult(source, gather_facts(source, verify, stack.enter_context(progress_callback(progress))))
         if path is not None:
             path.write_text(found.to_html(), encoding="utf-8")
     return found

@@ -57,7 +57,7 @@ class ModelRepository:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Why models (NAME) and versions (NAME/VERSION) are not loaded, in one sentence each."""
+        """Reason by model (NAME) and version (NAME/VERSION) that is not loaded, in one sentence."""
         found = dict(self._repository.unreadable)
         for name, versions in self._repository.entries.items():
             found |= {f"{name}/{number}": entry.reason for number, entry in versions.items() if entry.model is None}
@@ -84,7 +84,7 @@ class ModelRepository:
         return sum(1 for _ in self)
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Unload the models."""
         if self._loop.is_closed():
             return
         self._run(self._repository.close())
@@ -263,7 +263,7 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
     """Load the models of a repository into this process, for inference without HTTP.
 
     The models are checked, loaded, warmed and batched as `normfold serve` does it; calls from several threads run
-    together. A version that cannot be loaded stands in `problems`, and the others go on.
+    together. A version that cannot be loaded is listed in `problems`, and the others are served.
 
     Example:
         >>> import normfold
@@ -277,7 +277,7 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
         SettingsError: a setting is wrong.
-        InputError: the repository cannot be read, or not one model of it can be loaded.
+        InputError: the repository cannot be read, or none of its models can be loaded.
     """
     from normfold.contract.runtime import require_onnxruntime
     from normfold.service.settings import load_settings

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_ARCH = "convnet"
 
 PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
-"""What training needs."""
+"""Packages that training needs."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,13 +55,13 @@ class TrainResult:
         return f"TrainResult({str(self.folder)!r}: test accuracy {accuracy:.4f}, best epoch {self.best_epoch})"
 
     def _repr_html_(self) -> str | None:
-        """Return the picture of loss and accuracy by epoch for notebooks; None where it has gone."""
+        """Return the plot of loss and accuracy by epoch for notebooks; None if the file is gone."""
         from normfold.models.training.curves import CURVES_NAME
 
-        picture = self.folder / CURVES_NAME
-        if not picture.is_file():
+        plot = self.folder / CURVES_NAME
+        if not plot.is_file():
             return None
-        return f'<img alt="Loss and accuracy" src="data:image/png;base64,{b64encode(picture.read_bytes()).decode()}">'
+        return f'<img alt="Loss and accuracy" src="data:image/png;base64,{b64encode(plot.read_bytes()).decode()}">'
 
 
 def train(
@@ -222,7 +222,7 @@ def _only_given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Say what is wrong with the first argument, which stands in back quotes."""
+    """Return a sentence about the first invalid argument, with its name in back quotes."""
     first = error.errors()[0]
     if not first["loc"]:  # of several arguments together
         text = first["msg"].removeprefix("Value error, ")

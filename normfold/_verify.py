@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
-from normfold._shared.progress import Progress, reporting
+from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class VerifyResult:
-    """How far two models are apart.
+    """The difference between the outputs of two models.
 
     Attributes:
         original: the model that is right.
@@ -98,7 +98,7 @@ def verify(
     from normfold.export.verify.verify import verify as compare
 
     pixels = None if card is None else from_pixels(read_source_card(Path(card)).preprocessing)
-    with reporting(progress) as report:
-        report("running both models")
+    with progress_callback(progress) as progress:
+        progress("running both models")
         found = compare(Path(original), Path(folded), optional_path(inputs), seeds, pixels=pixels)
     return VerifyResult(Path(original), Path(folded), found)

@@ -1,6 +1,6 @@
 """A client of the service: numpy arrays in, numpy arrays out, over HTTP.
 
-It stands on `http.client`, so that it needs no package beside numpy and orjson, and takes one connection from a pool
+It uses `http.client`, so that it needs no package beside numpy and orjson, and takes one connection from a pool
 for each request under way: a client may be shared between threads.
 """
 
@@ -177,7 +177,7 @@ class Client:
             inputs: name to array, in the datatype and shape that the model declares; texts as str.
             outputs: names of those to return; all without it.
             version: of the model; the highest that is ready without it.
-            binary: send and ask for tensors as bytes behind the JSON; JSON alone otherwise, which FP16 has no form in.
+            binary: send and ask for tensors as bytes after the JSON; otherwise JSON alone, which cannot carry FP16.
 
         Returns:
             Output name to array, in its datatype; BYTES as objects of str.
@@ -353,7 +353,7 @@ def _datatype(name: str, array: Array) -> str:
 
 
 def _read_outputs(response: _Response) -> dict[str, Array]:
-    """Return the tensors of an infer response: JSON, and bytes behind it."""
+    """Return the tensors of an infer response: JSON, and bytes after it."""
     length = response.headers.get(_HEADER_LENGTH)
     body = memoryview(response.body)
     at = len(body) if length is None else int(length)

@@ -3,69 +3,69 @@
 Each carries its facts as attributes, and one sentence that says what is wrong and what to do::
 
     NormfoldError
-    ├── InputError                          what was given cannot be used; exit code 2
+    ├── InputError                          a file, a name, a shape or an option cannot be used; exit code 2
     │   ├── ArgumentError                   an argument is wrong, or does not go with another
     │   ├── ModelFileError                  a file is not an ONNX model that can be read and checked
     │   ├── TrainingModeError               a BatchNormalization of an ONNX model is in training mode
-    │   ├── ModelInputError                 inputs to verify with do not fit the model, or none can be made
+    │   ├── ModelInputError                 inputs for the verification do not fit, or cannot be made
     │   ├── PixelError                      a model cannot take 8-bit pixels
-    │   ├── ManifestError                   a manifest or source card cannot be read
-    │   ├── MonitorError                    a bundle's record of normal inputs cannot be read
-    │   ├── DamagedBundleError              a bundle's folder is not what its manifest says
+    │   ├── ManifestError                   a manifest or source card cannot be read, or a field is wrong
+    │   ├── MonitorError                    monitor.json cannot be read, or a field of it is wrong
+    │   ├── DamagedBundleError              a bundle's folder does not agree with its manifest
     │   ├── BundleExportError               a bundle cannot be written under this name, version or card
     │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
-    │   ├── RepositoryError                 what was asked of a repository cannot be done
-    │   │   ├── NoRepositoryError           it is not a folder
-    │   │   ├── NoModelError                it has no model of that name
-    │   │   ├── UnknownVersionError         a model has no such version
-    │   │   ├── ForeignFolderError          a folder is a symbolic link that leads elsewhere
-    │   │   └── VersionChoiceError          these versions are not ones to roll back to, or to delete
+    │   ├── RepositoryError                 a repository cannot carry out a command
+    │   │   ├── NoRepositoryError           the repository is not a folder
+    │   │   ├── NoModelError                the repository has no model of that name
+    │   │   ├── UnknownVersionError         the model has no such version
+    │   │   ├── ForeignFolderError          a model's folder is a symbolic link out of the repository
+    │   │   └── VersionChoiceError          the versions cannot be rolled back to, or deleted
     │   ├── DataError                       a data set cannot be found, read or split
-    │   ├── ArchitectureError               no such network, a wrong option, or a factory that fails
+    │   ├── ArchitectureError               unknown network, wrong option, or a factory that fails
     │   ├── RunFolderError                  a run folder exists already, or cannot be resumed
     │   ├── WeightsError                    a file of weights is missing, damaged, or of another network
-    │   ├── OnnxExportError                 a torch network cannot be written as ONNX
+    │   ├── OnnxExportError                 a torch network cannot be exported to ONNX
     │   │   ├── TrainModeError              a layer is in train mode
-    │   │   └── NoRunningStatisticsError    a BatchNorm keeps no running mean and variance
-    │   ├── RawInputError                   a raw input is not what the model's preprocessing takes
-    │   ├── RequestError                    what a loaded model was asked cannot be answered as it stands
+    │   │   └── NoRunningStatisticsError    a BatchNorm keeps no running statistics
+    │   ├── RawInputError                   a raw input does not fit the network's preprocessing
+    │   ├── RequestError                    a request to a loaded model is wrong, or not allowed
     │   │   ├── InvalidRequestError         the inputs are not what the model takes
-    │   │   ├── UnsuitableModelError        the model cannot do that
+    │   │   ├── UnsuitableModelError        the model does not support the call
     │   │   ├── UnknownModelError           no model, or no version of it, has that name
-    │   │   └── ResponseTooLargeError       the outputs would be larger than any may be
+    │   │   └── ResponseTooLargeError       the outputs are over the limit on responses
     │   └── SettingsError                   a setting of the service is wrong
     │       └── KeysError                   the key file is missing or broken
     ├── CheckError                          a check failed; exit code 1
-    │   ├── FoldError                       a folded graph is not valid
+    │   ├── FoldError                       a folded graph is not valid; exit code 70
     │   ├── VerificationError               a folded model does not reproduce the original
     │   ├── DamagedVersionError             a version in a repository is not what was exported
-    │   ├── AdaptationError                 samples do not allow to recalibrate statistics
-    │   │   ├── SampleCountError            they are too few, or too many
-    │   │   ├── IdenticalSamplesError       they are all the same
-    │   │   ├── UnstableSamplesError        their first half is not like their second
-    │   │   └── SampleStatisticsError       what they give is not finite
-    │   ├── DivergedError                   the loss of a training is no longer finite
+    │   ├── AdaptationError                 the samples do not allow recalibrating statistics
+    │   │   ├── SampleCountError            the samples are too few, or too many
+    │   │   ├── IdenticalSamplesError       all samples are the same
+    │   │   ├── UnstableSamplesError        the first half of the samples is not like the second
+    │   │   └── SampleStatisticsError       the statistics of the samples are not finite
+    │   ├── DivergedError                   the loss is not finite during training
     │   ├── UnmeasurableError               the loss of a trained network is not finite
-    │   └── StatisticsError                 there is no mean and variance of the inputs of a BatchNorm
-    │       └── VaryingCallsError          it is called by some batches and not by others
-    ├── SetupError                          the machine lacks something; exit code 3
+    │   └── StatisticsError                 the statistics of a BatchNorm cannot be recalibrated
+    │       └── VaryingCallsError           some batches call the BatchNorm, and others do not
+    ├── SetupError                          the environment lacks something; exit code 3
     │   ├── MissingPackageError             a package of an extra is not installed
-    │   ├── RuntimePackageError             no ONNX Runtime is installed, or two are
-    │   ├── ProviderError                   a provider was asked for and not got
-    │   ├── PrecisionError                  this machine cannot train in that precision
+    │   ├── RuntimePackageError             no ONNX Runtime is installed, or more than one
+    │   ├── ProviderError                   a provider was requested and is not available
+    │   ├── PrecisionError                  the machine cannot train in this precision
     │   ├── ReadError                       a folder cannot be read
     │   ├── WriteError                      a file or folder cannot be written
     │   └── UnreachableError                a service does not answer (ClientError too)
-    ├── ServingError                        a loaded model cannot answer
-    │   ├── ModelUnavailableError           it is loading, or could not be loaded
-    │   ├── QueueFullError                  as many rows wait as may
-    │   ├── DeadlineError                   the time of a request was up
-    │   ├── UnloadedError                   it was unloaded meanwhile
-    │   ├── RunError                        the network failed
-    │   └── UnwritableOutputError           an output holds NaN or infinity
-    └── ClientError                         a request of Client was not answered as it should
-        └── ResponseError                   the service answered with an error: its status and sentence
+    ├── ServingError                        the request is right, and the model cannot answer it
+    │   ├── ModelUnavailableError           the model is loading, or could not be loaded
+    │   ├── QueueFullError                  the model's queue is full
+    │   ├── DeadlineError                   the deadline of the request passed before the answer
+    │   ├── UnloadedError                   the model was unloaded while the request was queued
+    │   ├── RunError                        the network failed while it ran
+    │   └── UnwritableOutputError           an output has NaN or infinity, which JSON cannot carry
+    └── ClientError                         a request of Client was not answered as it should be
+        └── ResponseError                   the service answered with an error
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ _LAZY = {
     "RawInputError": "errors",
     "RuntimePackageError": "runtime",
 }
-"""Errors that stand beside what imports numpy or pydantic, and their module in `normfold.contract`."""
+"""Errors in modules of `normfold.contract` that import numpy or pydantic, by the name of the module."""
 
 
 class ArgumentError(InputError):

@@ -68,7 +68,7 @@ The examples fit a model named `digits` of 8 × 8 grey images. Every error is `{
 """
 
 _GC_THRESHOLDS = (20_000, 20, 50)
-"""Of the garbage collector's generations; requests leave no reference cycles."""
+"""Thresholds of the garbage collector's generations; requests leave no reference cycles."""
 
 _NO_FRAMEWORK_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 """FastAPI's own telemetry would not see infer requests, and would count the others twice."""
@@ -143,7 +143,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         spans: exports traces; left out, as the setting `tracing` says.
 
     Returns:
-        An ASGI application for any ASGI server. Behind the server of `service.http.server` small infer requests take
+        An ASGI application for any ASGI server. Under the server of `service.http.server` small infer requests take
         the fast path.
 
     Raises:

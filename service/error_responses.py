@@ -118,12 +118,12 @@ _CLOSING = (BodyTooLargeError, MalformedRequestError, AmbiguousRequestError, Hea
 _RETRIABLE = (ConnectionLimitError, QueueFullError, BodyBudgetError, ResponseBudgetError, RateError)
 
 
-def describe_error(error: NormfoldError, identity: str | None = None) -> Described | None:
+def describe_error(error: NormfoldError, client_request_id: str | None = None) -> Described | None:
     """Return the response to an error; one with status 500 is logged.
 
     Args:
         error: any error of the service.
-        identity: the id that the request has in its body.
+        client_request_id: the id that the request has in its body.
 
     Returns:
         The response; None if the error is not in STATUS, which makes it a fault of the service.
@@ -140,13 +140,13 @@ def describe_error(error: NormfoldError, identity: str | None = None) -> Describ
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, _RETRIABLE):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    return status, _error_body(str(error), identity), headers
+    return status, _error_body(str(error), client_request_id), headers
 
 
-def describe_fault(identity: str | None = None) -> Described:
+def describe_fault(client_request_id: str | None = None) -> Described:
     """Return the response to a fault of the service: where to find the reason, and nothing of it."""
     text = f"The service failed unexpectedly; its log has the reason under the request id {REQUEST_ID.get()}."
-    return 500, _error_body(text, identity), []
+    return 500, _error_body(text, client_request_id), []
 
 
 def log_fault(method: str, path: str, error: Exception) -> None:
@@ -167,8 +167,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _respond_to_fault)
 
 
-def _error_body(text: str, identity: str | None) -> bytes:
-    prefix = f"[request id: {identity}] " if identity else ""
+def _error_body(text: str, client_request_id: str | None) -> bytes:
+    prefix = f"[request id: {client_request_id}] " if client_request_id else ""
     return orjson.dumps({"error": prefix + text})
 
 

@@ -12,9 +12,9 @@
     │   │   ├── UnknownModelError       no model, or no version of it, has that name
     │   │   ├── UnknownPathError        no route has that path
     │   │   ├── NoSamplesError          recent inputs of the model are not kept
-    │   │   ├── ControlError            model_control does not allow to load and unload models by request
+    │   │   ├── ControlError            model_control does not allow loading models by request
     │   │   ├── UnauthenticatedError    the request has no valid key
-    │   │   ├── ScopeError              its key has not the required scope
+    │   │   ├── ScopeError              its key lacks the required scope
     │   │   ├── RateError               its key is over its rate limit
     │   │   ├── BodyTooLargeError       its body is over the limit
     │   │   └── ResponseTooLargeError   its response would be over the limit
@@ -111,7 +111,7 @@ class NoSamplesError(RequestError):
 
 
 class ControlError(RequestError):
-    """The setting model_control does not allow to load and unload models by request."""
+    """The setting model_control does not allow loading and unloading models by request."""
 
     def __init__(self, model_control: str) -> None:
         super().__init__(
@@ -121,14 +121,14 @@ class ControlError(RequestError):
 
 
 class UnauthenticatedError(RequestError):
-    """The request has no valid key; the message does not tell a missing key from an invalid one."""
+    """The request has no valid key; the message does not distinguish a missing key from an invalid one."""
 
     def __init__(self) -> None:
         super().__init__("This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
 
 
 class ScopeError(RequestError):
-    """The request's key has not the required scope."""
+    """The request's key lacks the required scope."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"This needs a key with the scope {scope!r}.")

@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS,
         ge=1,
-        description="Pixels of a picture; larger ones are rejected before decoding.",
+        description="Pixels of an image; larger ones are rejected before decoding.",
     )
     drift_share: float = Field(
         default=0.005,
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_origins(cls, given: object) -> object:
-        """Split text joined by commas, as it stands in an environment variable."""
+        """Split text joined by commas, as in an environment variable."""
         if not isinstance(given, str):
             return given
         return tuple(part.strip().lower() for part in given.split(",") if part.strip())
@@ -212,10 +212,10 @@ def check_version_policy(text: str) -> str:
     """Return a version policy: `all`, `latest:N`, or numbers joined by commas.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is not a version policy.
     """
     if not _VERSION_POLICY.fullmatch(text):
-        raise ValueError(f"{text!r} is none of all, latest:N, and numbers joined by commas")
+        raise ValueError(f"{text!r} is not all, latest:N or numbers joined by commas")
     return text
 
 

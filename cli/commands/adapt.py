@@ -29,7 +29,7 @@ def adapt(
     samples: Annotated[
         Path,
         typer.Option(
-            help="Unlabelled samples in the order in which they came: a folder of pictures, an .npz (raw inputs 'x', "
+            help="Unlabelled samples in the order in which they came: a folder of images, an .npz (raw inputs 'x', "
             "or tensors by the names of the network's inputs), a .csv, or the state folder of a service that keeps "
             "inputs.",
             metavar="FILE|DIR",
@@ -37,14 +37,12 @@ def adapt(
     ],
     prior: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1e9, help="For how many samples the statistics of training count.", show_default="16.0"
-        ),
+        typer.Option(min=0, max=1e9, help="Weight of the statistics of training, in samples.", show_default="16.0"),
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
         bool | None,
-        typer.Option("--tensors/--raw", help="What an .npz holds, where the names of its arrays do not tell."),
+        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
@@ -59,7 +57,7 @@ def adapt(
     when inputs drift again. If their first half is not like their second, or the new fold cannot be verified, nothing
     is written and the exit code is 1. `normfold repository rollback` undoes it.
 
-    Example: `normfold adapt model_repository/digits --samples pictures/`
+    Example: `normfold adapt model_repository/digits --samples images/`
     """
     from normfold import adapt as adapt_bundle
 

@@ -27,7 +27,9 @@ def export(
         str,
         typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
     ],
-    repository: Annotated[Path, typer.Option(help="Folder of models to write to; made if need be.")] = Path(REPOSITORY),
+    repository: Annotated[Path, typer.Option(help="Folder of models to write to; created if missing.")] = Path(
+        REPOSITORY
+    ),
     name: Annotated[
         str | None, typer.Option(help="Name to serve it under; taken from the source if not given.")
     ] = None,
@@ -60,7 +62,9 @@ def export(
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
     ] = None,
-    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
+    merge: Annotated[
+        bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
+    ] = True,
     keep_source: Annotated[
         bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
     ] = True,

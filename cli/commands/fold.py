@@ -23,7 +23,7 @@ from normfold.display.terminal.fold import (
 
 def fold(
     source: Annotated[Path, typer.Argument(help="The unfolded model, from any exporter.", metavar="IN.onnx")],
-    target: Annotated[Path, typer.Argument(help="Where the folded model goes.", metavar="OUT.onnx")],
+    target: Annotated[Path, typer.Argument(help="Path of the folded model to write.", metavar="OUT.onnx")],
     report: Annotated[
         Path | None, typer.Option(help="Write the report: every BatchNormalization, as JSON.", metavar="FILE")
     ] = None,
@@ -39,7 +39,9 @@ def fold(
         Path | None,
         typer.Option(help="For --input uint8: the source card, if not IN.json beside the model.", metavar="FILE"),
     ] = None,
-    merge: Annotated[bool, typer.Option(help="Make one layer of parallel linear branches.")] = True,
+    merge: Annotated[
+        bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
+    ] = True,
     verify: Annotated[bool, typer.Option(help="Verify the fold before OUT.onnx is written.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -33,7 +33,7 @@ app = typer.Typer(
 
 Repository = Annotated[Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.")]
 Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -41,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def list_(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     repository: Repository = Path(REPOSITORY),
-    check: Annotated[bool, typer.Option("--check", help="Read every file, and hold it against its sha256.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read every file, and verify its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List every version of every model, and what is wrong with it.
@@ -83,9 +83,9 @@ def rollback(
 ) -> None:
     """Make an earlier version answer again: publish a copy of it as a new, highest version.
 
-    No version changes or goes: rolling back once more undoes it. The files are checked against their sha256 sums first;
-    if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file system can, so
-    that the copy takes no room.
+    No version is changed or deleted: rolling back once more undoes it. The files are checked against their sha256
+    sums first; if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file
+    system can, so that the copy takes no disk space.
 
     Example: `normfold repository rollback digits --to 3`
     """
@@ -111,7 +111,7 @@ def delete(
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
-    """Delete versions of a model. A service that polls lets go of them once others answer.
+    """Delete versions of a model. A service that polls unloads them once others answer.
 
     Asks first; if the answer is no, the exit code is 1. A deletion that is cut off is finished by
     `normfold repository prune`.
@@ -139,16 +139,18 @@ def delete(
 def prune(
     keep: Annotated[int, typer.Option(min=1, help="How many versions of each model stay: the highest.")],
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and delete nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
+    ] = False,
     yes: Yes = False,
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
-    """Delete all but the highest versions of each model, and what exports and deletions that were cut off left behind.
+    """Delete all but the highest versions of each model, and the remains of interrupted exports and deletions.
 
-    A version with a problem does not count among those that stay, so that those that can answer do; it goes once it
-    is lower than all of them. VERSION.partial, which an export fills, goes when nothing in it has changed for an hour.
-    A file that a version that stays shares (by a rollback) frees nothing.
+    --keep counts only versions without a problem; a version with a problem is deleted once all kept versions are
+    higher. VERSION.partial, the folder of an export in progress, is deleted when nothing in it has changed for an hour.
+    A file that a kept version shares (after a rollback) frees nothing.
 
     Example: `normfold repository prune --keep 3 --dry-run`
     """
@@ -177,22 +179,22 @@ def prune(
     elif not folders:
         out.print("There is nothing to delete.")
     elif dry_run:
-        out.print(f"Nothing was deleted; {what} would go and free {size_text(freed)}.", markup=False)
+        out.print(f"Nothing was deleted; {what} would be deleted, {size_text(freed)} freed.", markup=False)
     else:
         out.print(_done(what, freed), markup=False)
 
 
 def _ask(question: str, yes: bool) -> None:
-    """Ask before something is deleted, unless that was said already.
+    """Ask before something is deleted, unless --yes was passed.
 
     Raises:
-        InputError: there is no terminal to ask at.
+        InputError: standard input is not a terminal.
         Exit: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError("There is no terminal to ask at; say --yes to delete, nothing was deleted.")
+        raise InputError("Standard input is not a terminal, so nothing was deleted; pass --yes to confirm.")
     err.print(f"{question} [y/N]", end=" ", markup=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         err.print("Nothing was deleted.")

@@ -168,7 +168,7 @@ def serve(
     with (
         _bind(settings.host, settings.port) as listener,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
-        _leave_quietly(),
+        _exit_zero_on_signal(),
     ):
         settings = settings.model_copy(update={"state_dir": state_dir})
         if settings.workers > 1:
@@ -187,7 +187,7 @@ def serve(
             server.run(sockets=[listener])
         except SystemExit as end:
             if not app.state.thread_pool.ended:
-                _leave_at_once(end)
+                _exit_immediately(end)
             raise
 
 
@@ -229,7 +229,10 @@ def _raise_file_limit(required: int) -> None:
     allowed = required if hard == resource.RLIM_INFINITY else min(required, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < required:
-        text = "Only %d files may be open (ulimit -n): connections are closed unanswered before there are %d."
+        text = (
+            "Only %d files may be open (ulimit -n), too few for %d connections; the service closes connections over "
+            "the limit without a response."
+        )
         logger.warning(text, allowed, required - _OTHER_FILES)
 
 
@@ -248,7 +251,7 @@ def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None
         )
 
 
-def _leave_at_once(end: SystemExit) -> NoReturn:
+def _exit_immediately(end: SystemExit) -> NoReturn:
     """Exit while threads hang: the interpreter's own exit would wait for them, or be aborted by them."""
     logging.shutdown()
     sys.stdout.flush()
@@ -256,18 +259,18 @@ def _leave_at_once(end: SystemExit) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _leave_quietly() -> Iterator[None]:
-    """Make SIGTERM and SIGINT end the command with code 0.
+def _exit_zero_on_signal() -> Iterator[None]:
+    """Exit with code 0 on SIGTERM and SIGINT.
 
     While it serves, uvicorn handles both signals: it finishes the requests in flight, within limits. Afterwards it
     raises them again for the handler that was installed before, which is this one.
     """
 
-    def leave(_signal: int, _frame: FrameType | None) -> None:
+    def exit_zero(_signal: int, _frame: FrameType | None) -> None:
         raise SystemExit(0)
 
     handled = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, leave) for number in handled}
+    before = {number: signal.signal(number, exit_zero) for number in handled}
     try:
         yield
     finally:

@@ -81,7 +81,7 @@ def divergence(means: Float64Array, variances: Float64Array, training_variances:
         ½ (s² + r + m² − 1 − ln(s² + r))        r = 1 − v = epsilon / (running_var + epsilon)
 
     r is the part of the BatchNormalization's denominator that epsilon contributes: nearly 0 where the training inputs
-    vary, and 1 where they are constant, so that a variance of 0 is no drift there.
+    vary, and 1 where they are constant, so that a variance of 0 does not count as drift there.
 
     Source: Kullback & Leibler 1951, The Annals of Mathematical Statistics 22(1), for two normal distributions.
 

@@ -25,7 +25,7 @@ def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
     return line if metrics.validation_mean_iou is None else f"{line}, mean IoU {metrics.validation_mean_iou:.4f}"
 
 
-def make_line_callback(report: Callable[[str], None]) -> Any:
+def make_line_callback(progress: Callable[[str], None]) -> Any:
     """Return a TrainingCallback that calls a function after each epoch, with its metrics in words."""
     from normfold.models.training.callback import TrainingCallback
 
@@ -39,7 +39,7 @@ def make_line_callback(report: Callable[[str], None]) -> Any:
             self.epochs = epochs
 
         def on_epoch(self, metrics: EpochMetrics) -> None:
-            report(epoch_line(metrics, self.epochs))
+            progress(epoch_line(metrics, self.epochs))
 
     return LineCallback()
 

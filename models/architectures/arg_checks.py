@@ -15,7 +15,7 @@ def check_image_shape(architecture: str, input_shape: Sequence[int]) -> None:
     """Check that samples are images, (channels, height, width).
 
     Raises:
-        ArchitectureError: `input_shape` has not three axes.
+        ArchitectureError: `input_shape` does not have three axes.
     """
     if len(input_shape) != 3:
         raise ArchitectureError(

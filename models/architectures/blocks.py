@@ -206,7 +206,7 @@ class BatchNormActivation(nn.Module):
 class PreActivationConv(BatchNormActivation):
     """BatchNorm, activation, then a convolution without bias: y = Conv(activation(norm(x))).
 
-    The activation stands between this BatchNorm and its convolution, and x often has other readers: the BatchNorm folds
+    The activation is between this BatchNorm and its convolution, and x often has other readers: the BatchNorm folds
     only where a linear layer comes right before it.
 
     Source: He et al. 2016, arXiv:1603.05027, figure 4e.

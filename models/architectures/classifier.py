@@ -14,7 +14,7 @@ from normfold.models.architectures.blocks import initialise
 class PooledClassifier(nn.Module):
     """A classifier over channels: logits = W dropout(mean over space of features(x)) + b.
 
-    A subclass builds its layers, calls `add_head` last, and implements `features`. Dropout stands after the last
+    A subclass builds its layers, calls `add_head` last, and implements `features`. Dropout follows the last
     BatchNorm: before one, it would make the variance in training larger than in inference (Li et al. 2019,
     arXiv:1801.05134).
 

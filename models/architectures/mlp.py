@@ -16,7 +16,7 @@ from normfold.models.errors import ArchitectureError
 class Mlp(nn.Module):
     """LinearBatchNorm blocks, dropout, and a linear classifier: logits = W dropout(blocks(flatten(x))) + b.
 
-    Dropout stands after the last BatchNorm: before one, it would make the variance in training larger than in
+    Dropout follows the last BatchNorm: before one, it would make the variance in training larger than in
     inference (Li et al. 2019, arXiv:1801.05134).
 
     Shapes:

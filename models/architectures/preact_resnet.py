@@ -1,4 +1,4 @@
-"""Residual networks, version 2: BatchNorm and relu stand before the weight layer, and the shortcut has neither.
+"""Residual networks, version 2: BatchNorm and relu precede the weight layer, and the shortcut has neither.
 
 The first BatchNorm of a block cannot fold: its input, the sum of the block before, is also read by the shortcut, and
 its output goes into a relu.

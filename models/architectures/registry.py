@@ -60,6 +60,11 @@ FACTORIES: dict[str, Factory] = {
     "unet": unet,
     "temporal": temporal,
 }
+"""Factory of each architecture, by name.
+
+This module imports torch, so the help of `normfold train` and the docstring of `normfold.train` list the names
+themselves; tests/cli/commands/test_train.py compares both lists with this one.
+"""
 
 
 class Architecture(BaseModel):

@@ -1,4 +1,4 @@
-"""Residual networks, version 1: every BatchNorm stands right after its convolution, so that all of them fold.
+"""Residual networks, version 1: every BatchNorm directly follows its convolution, so that all of them fold.
 
 Source: He et al. 2015, arXiv:1512.03385. A bottleneck has its stride in the 3 × 3 convolution, as torchvision's has.
 """

@@ -38,7 +38,7 @@ class UpBlock(nn.Module):
 class UNet(nn.Module):
     """Levels of two ConvBatchNorm layers down, UpBlocks up, dropout, and a 1 × 1 convolution as classifier.
 
-    Dropout stands after the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
+    Dropout follows the last BatchNorm (Li et al. 2019, arXiv:1801.05134).
 
     Shapes:
         x (N, channels, H, W) -> logits (N, classes, H, W); H and W multiples of 2^(levels - 1).

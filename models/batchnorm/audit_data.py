@@ -40,7 +40,7 @@ moving average with momentum 0.1 has the noise of 19 batches: with 32 rows each,
 and 6 % of the variance (20 % with heavy tails), and four times as much in the worst of a thousand channels."""
 
 STALE_MEAN_OF_MANY, STALE_RATIO_OF_MANY, MANY_FRACTION, MIN_MANY = 0.5, 2.0, 0.1, 2
-"""The same above which a tenth of a layer's channels, and at least two, make it stale: so many are no outliers."""
+"""The two limits for many channels: a layer is stale if a tenth of its channels, and at least two, exceed them."""
 
 
 @dataclass

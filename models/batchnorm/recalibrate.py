@@ -5,7 +5,7 @@ batch. Here all training rows run through the network in inference mode.
 
 Layers are measured one after the other, in the order of their calls, each with the new statistics of the layers before
 it in place. So each BatchNorm of the result normalises the training data to mean 0 and variance 1. Measuring all layers
-at once would measure each behind the old statistics of the others, and correct the same difference again in every later
+at once would measure each after the old statistics of the others, and correct the same difference again in every later
 layer.
 
 Where all rows fit into memory together, one pass is enough: each layer is measured when its input arrives, and the pass

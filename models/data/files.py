@@ -89,7 +89,7 @@ def read_npz(path: Path) -> RawData:
         x = x[:, None]
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(
-            f"Array 'x' of {str(path)!r} must be pictures (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
+            f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
             f"or rows (N, columns); it is {list(arrays['x'].shape)}."
         )
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))

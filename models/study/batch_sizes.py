@@ -37,9 +37,9 @@ class Trained:
     accuracy: float
     recalibrated_accuracy: float
     mean_error: float
-    """Of the running means, in standard deviations."""
+    """Error of the running means, in standard deviations."""
     variance_error: float
-    """Of the running variances, relative."""
+    """Relative error of the running variances."""
 
 
 def run(seeds: Sequence[int], steps: int = 300, sizes: Sequence[int] = SIZES) -> ExperimentResult:

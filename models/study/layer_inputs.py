@@ -34,11 +34,11 @@ class Record:
 
     steps: list[int] = field(default_factory=list)
     percentiles: list[list[float]] = field(default_factory=list)
-    """Of the first unit: (measurements, percentiles)."""
+    """Percentiles of the first unit's inputs: (measurements, percentiles)."""
     means: list[Tensor] = field(default_factory=list)
-    """Of every unit, (units,) each."""
+    """Mean of every unit's inputs, (units,) each."""
     stds: list[Tensor] = field(default_factory=list)
-    """Of every unit, (units,) each."""
+    """Standard deviation of every unit's inputs, (units,) each."""
     gradient_changes: list[float] = field(default_factory=list)
     """1 − cosine; see `gradient_change`."""
 

@@ -72,7 +72,7 @@ class Table:
     def __post_init__(self) -> None:
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
         if wrong:
-            raise ValueError(f"Row {wrong[0]!r} has not one cell for each of {len(self.columns)} columns.")
+            raise ValueError(f"Row {wrong[0]!r} does not have one cell for each of {len(self.columns)} columns.")
 
     def to_csv(self) -> str:
         """Return the table as CSV; a column of estimates is followed by one of their standard errors."""
@@ -118,7 +118,7 @@ class ExperimentResult:
     method: str
     table: Table
     caption: str
-    """Of the plot, with the meaning of its error bars."""
+    """Caption of the plot, with the meaning of its error bars."""
     plot: bytes
     """A PNG file."""
     checks: tuple[Check, ...]

@@ -146,7 +146,7 @@ def load_config(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG_NAME
     if not folder.is_dir():
-        raise WeightsError(folder, "is no run folder; normfold train writes one with --out.")
+        raise WeightsError(folder, "is not a run folder; normfold train writes one with --out.")
     try:
         record = json.loads(path.read_bytes())
     except OSError as error:
@@ -154,7 +154,7 @@ def load_config(folder: Path) -> RunConfig:
     except ValueError as error:
         raise WeightsError(path, f"is not JSON: {error}.") from None
     except RecursionError:
-        raise WeightsError(path, "is no config: its JSON is nested too deeply.") from None
+        raise WeightsError(path, "is not a config: its JSON is nested too deeply.") from None
     found = record.get("schema_version") if isinstance(record, dict) else None
     if found != SCHEMA_VERSION:
         raise WeightsError(path, f"has schema version {found!r}; this normfold reads {SCHEMA_VERSION}.")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from normfold.models.errors import TrainingWarning
 
 STATE_PATH = Path("resume") / "state.safetensors"
-"""State from which a run is resumed, in the run folder. It stands here, where torch is not imported."""
+"""State from which a run is resumed, in the run folder. It is defined here, since this module does not import torch."""
 
 MIN_USUAL_BATCH_ROWS = 32
 """Rows per batch below which BatchNorm's statistics are noisy: Wu & He 2018, arXiv:1803.08494, figure 1."""
@@ -43,7 +43,7 @@ class TrainConfig(BaseModel):
     patience: int | None = Field(
         default=None, gt=0, description="Epochs without a better validation result before training stops; null: never."
     )
-    clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null is no limit.")
+    clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null: unlimited.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="Of the arithmetic; weights are fp32."
     )

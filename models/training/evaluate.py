@@ -20,7 +20,7 @@ class Result:
     loss: float
     accuracy: float
     mean_iou: float | None = None
-    """Of masks in evaluation: see `mean_iou`."""
+    """Mean intersection over union of masks, in evaluation; see `mean_iou`."""
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""What several functions of the public API share."""
+"""Code that several functions of the public API share."""

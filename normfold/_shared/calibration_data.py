@@ -16,7 +16,7 @@ def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None
     """Return rows of a run's validation split, evenly spaced, as the served network takes them, by input.
 
     Returns:
-        None for what is no run folder, or where its data are gone: then there are no thresholds.
+        None if the source is not a run folder or its data are gone: then there are no thresholds.
     """
     if not source.is_run:
         return None
@@ -33,7 +33,7 @@ def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None
         dataset = load_dataset(config.data)
     except DataError:
         return None
-    validation = dataset.splits.validation  # ascending, and pictures of a folder lie class by class
+    validation = dataset.splits.validation  # ascending, and images of a folder lie class by class
     rows = validation[evenly_spaced(len(validation), MAX_ROWS)]
     if takes_pixels and isinstance(dataset.preprocessing, ImagePreprocessing):
         return {_INPUT: dataset.preprocessing.to_pixels(dataset.x[rows])}

@@ -83,7 +83,7 @@ def image_bytes(image: ImageInput) -> bytes:
     """Return the bytes of an image's file; pixels are written as PNG.
 
     Raises:
-        ArgumentError: the file cannot be read, or the array is no image.
+        ArgumentError: the file cannot be read, or the array is not an image.
     """
     if isinstance(image, bytes):
         return image
@@ -95,7 +95,7 @@ def image_bytes(image: ImageInput) -> bytes:
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
         raise ArgumentError(
-            f"An array of dtype {array.dtype} and shape {array.shape} is no image; `image` takes uint8 of shape "
+            f"An array of dtype {array.dtype} and shape {array.shape} is not an image; `image` takes uint8 of shape "
             "(height, width) or (height, width, 3), the bytes of a file, or its path."
         )
     from PIL import Image

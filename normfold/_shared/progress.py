@@ -1,4 +1,4 @@
-"""How a function of the public API says what it is doing."""
+"""Progress of the functions of the public API: shown on standard error, or passed to a function."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Progress = bool | ProgressCallback
 
 
 @contextmanager
-def reporting(progress: Progress) -> Iterator[ProgressCallback]:
-    """Give the function that is called with each step."""
+def progress_callback(progress: Progress) -> Iterator[ProgressCallback]:
+    """Yield the function that is called with each step."""
     if callable(progress):
         yield progress
     elif progress:

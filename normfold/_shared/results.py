@@ -1,4 +1,4 @@
-"""What the results of the public API have in common."""
+"""Parts that the results of the public API share."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_INPUT_VALUES = 2**28
-"""In one sample of a factory's network, a GiB of float32: more is a slip of the pen, and would fill the memory."""
+"""In one sample of a factory's network, a GiB of float32: more is a typo, and would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Source:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is to be a run folder: nothing else."""
+        """Whether it is taken as the path of a run folder: it is none of the other kinds."""
         return self.network is None and not self.is_onnx and not self.is_factory
 
     @property
     def kind(self) -> str:
-        """What it is, as a sentence names it."""
+        """The kind of source, as messages name it."""
         if self.network is not None:
             return "a torch network"
         return "an ONNX file" if self.is_onnx else "a module:factory" if self.is_factory else "a path"
@@ -165,11 +165,11 @@ def require_torch_source(source: Source) -> None:
     if source.network is not None:
         if not hasattr(source.network, "named_modules"):
             raise ArgumentError(
-                f"An object of type {source.text!r} is no path, no module:factory and no torch network."
+                f"An object of type {source.text!r} is not a path, a module:factory or a torch network."
             )
     elif not source.is_factory and not _is_folder(Path(source.text)):
         raise ArgumentError(
-            f"{source.text!r} is no run folder, no .onnx file and no module:factory; normfold train makes a run folder."
+            f"{source.text!r} is not a run folder, an .onnx file or a module:factory; normfold train makes run folders."
         )
 
 

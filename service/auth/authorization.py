@@ -32,7 +32,7 @@ REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
 
 
 class KeyHolder(Protocol):
-    """Takes note of a request's key: its trace."""
+    """An object that records the key of a request: its `RequestTrace`."""
 
     key: Key | None
 
@@ -51,13 +51,13 @@ class Authorizer:
     def __init__(self, key_store: KeyStore, limiter: RateLimiter) -> None:
         self._key_store, self._limiter = key_store, limiter
 
-    def check(self, path: str, headers: Headers, trace: KeyHolder) -> RequestError | None:
+    def check(self, path: str, headers: Headers, holder: KeyHolder) -> RequestError | None:
         """Check a request's key, scope and rate.
 
         Args:
             path: percent-decoded.
             headers: names in lower case.
-            trace: gets the key, for the access log.
+            holder: gets the key, for the access log.
 
         Returns:
             None if the request is authorized, otherwise the error to answer with: UnauthenticatedError,
@@ -67,7 +67,7 @@ class Authorizer:
         if scope == "public":
             return None
         key, is_active = self._key_store.find(_read_key(headers))
-        trace.key = key
+        holder.key = key
         if key is None or not is_active:
             return UnauthenticatedError()
         if scope is None:

@@ -42,19 +42,19 @@ def create_key(path: Path, name: str, scopes: Sequence[str], **limits: Any) -> t
         now = _now()
         if any(key.name == name and key.state(now) == "active" for key in keys.values()):
             raise KeysError(path, f"has an active key named {name!r}; choose another name, or rotate that one.")
-        identity, secret = secrets.token_hex(4), secrets.token_hex(32)
-        while identity in keys:
-            identity = secrets.token_hex(4)
+        key_id, secret = secrets.token_hex(4), secrets.token_hex(32)
+        while key_id in keys:
+            key_id = secrets.token_hex(4)
         try:
-            facts = {"id": identity, "name": name, "scopes": tuple(dict.fromkeys(scopes)), "created": now, **limits}
+            facts = {"id": key_id, "name": name, "scopes": tuple(dict.fromkeys(scopes)), "created": now, **limits}
             key = Key.model_validate({**facts, "sha256": hash_secret(secret)})
         except ValidationError as error:
             raise KeysError(path, f"was not changed: {first_problem(error)}") from None
-        keys[identity] = key
-    return key, join_key(identity, secret)
+        keys[key_id] = key
+    return key, join_key(key_id, secret)
 
 
-def rotate_key(path: Path, identity: str, grace: timedelta = timedelta(0)) -> tuple[Key, str]:
+def rotate_key(path: Path, key_id: str, grace: timedelta = timedelta(0)) -> tuple[Key, str]:
     """Give a key a new secret; the secret before it stays valid for `grace`, older ones do not.
 
     Returns:
@@ -65,16 +65,16 @@ def rotate_key(path: Path, identity: str, grace: timedelta = timedelta(0)) -> tu
         KeysUnwritableError: the file cannot be written.
     """
     with _edited(path) as keys:
-        key, now = _find(path, keys, identity), _now()
+        key, now = _find(path, keys, key_id), _now()
         if (state := key.state(now)) != "active":
-            raise KeysError(path, f"has a key {identity!r}, but it is {state}; create a new one.")
+            raise KeysError(path, f"has a key {key_id!r}, but it is {state}; create a new one.")
         secret = secrets.token_hex(32)
         former = Former(sha256=key.sha256, until=now + grace) if grace else None
-        keys[identity] = key = key.model_copy(update={"sha256": hash_secret(secret), "former": former})
-    return key, join_key(identity, secret)
+        keys[key_id] = key = key.model_copy(update={"sha256": hash_secret(secret), "former": former})
+    return key, join_key(key_id, secret)
 
 
-def revoke_key(path: Path, identity: str) -> Key:
+def revoke_key(path: Path, key_id: str) -> Key:
     """Revoke a key for good; a key that was revoked before stays as it is.
 
     Raises:
@@ -82,9 +82,9 @@ def revoke_key(path: Path, identity: str) -> Key:
         KeysUnwritableError: the file cannot be written.
     """
     with _edited(path) as keys:
-        key = _find(path, keys, identity)
+        key = _find(path, keys, key_id)
         if key.revoked is None:
-            keys[identity] = key = key.model_copy(update={"revoked": _now(), "former": None})
+            keys[key_id] = key = key.model_copy(update={"revoked": _now(), "former": None})
     return key
 
 
@@ -127,10 +127,10 @@ def _write(path: Path, file: KeyFile) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _find(path: Path, keys: dict[str, Key], identity: str) -> Key:
-    if identity not in keys:
-        raise KeysError(path, f"has no key with the id {identity!r}; 'normfold keys list' lists the keys.")
-    return keys[identity]
+def _find(path: Path, keys: dict[str, Key], key_id: str) -> Key:
+    if key_id not in keys:
+        raise KeysError(path, f"has no key with the id {key_id!r}; 'normfold keys list' lists the keys.")
+    return keys[key_id]
 
 
 def _now() -> datetime:

@@ -23,7 +23,7 @@ POLL_INTERVAL_S = 1.0
 logger = logging.getLogger(__name__)
 
 
-class _Entry(NamedTuple):
+class _StoredKey(NamedTuple):
     """A key, the digests to compare with, and when they expire; times in seconds since 1970."""
 
     key: Key | None
@@ -36,7 +36,7 @@ class _Entry(NamedTuple):
 _NO_DIGEST = secrets.token_hex(32)
 """Compared where there is no digest: no secret has this SHA-256."""
 
-_NO_KEY = _Entry(None, _NO_DIGEST, _NO_DIGEST, 0.0, 0.0)
+_NO_KEY = _StoredKey(None, _NO_DIGEST, _NO_DIGEST, 0.0, 0.0)
 
 
 class KeyStore:
@@ -61,8 +61,8 @@ class KeyStore:
 
         Both digests are always compared, so that the time of a call reveals nothing about them.
         """
-        identity, secret = split_key(presented)
-        entry, digest, now = self._entries.get(identity, _NO_KEY), hash_secret(secret), time()
+        key_id, secret = split_key(presented)
+        entry, digest, now = self._entries.get(key_id, _NO_KEY), hash_secret(secret), time()
         is_current = hmac.compare_digest(digest, entry.sha256)
         is_former = hmac.compare_digest(digest, entry.former_sha256) and now < entry.former_until
         if entry.key is None or not (is_current or is_former):
@@ -105,13 +105,13 @@ class KeyStore:
         return f"{str(self._path)!r} has {active} active"
 
 
-def _index(keys: tuple[Key, ...]) -> dict[str, _Entry]:
-    return {key.id: _entry(key) for key in keys}
+def _index(keys: tuple[Key, ...]) -> dict[str, _StoredKey]:
+    return {key.id: _stored_key(key) for key in keys}
 
 
-def _entry(key: Key) -> _Entry:
+def _stored_key(key: Key) -> _StoredKey:
     former, expires_at = key.former, inf if key.expires is None else key.expires.timestamp()
-    return _Entry(
+    return _StoredKey(
         key,
         key.sha256,
         former.sha256 if former is not None else _NO_DIGEST,

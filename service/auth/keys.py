@@ -121,16 +121,16 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise KeysError(path, f"is wrong: {first_problem(error)}") from None
 
 
-def join_key(identity: str, secret: str) -> str:
+def join_key(key_id: str, secret: str) -> str:
     """Return the key as a client sends it."""
-    return f"{_PREFIX}_{identity}_{secret}"
+    return f"{_PREFIX}_{key_id}_{secret}"
 
 
 def split_key(presented: bytes) -> tuple[str, bytes]:
     """Return the id and the secret of a key that a client sent; an empty id if it has another form."""
     prefix, _, rest = presented.partition(b"_")
-    identity, _, secret = rest.partition(b"_")
-    return identity.decode("latin-1") if prefix == _PREFIX.encode() else "", secret
+    key_id, _, secret = rest.partition(b"_")
+    return key_id.decode("latin-1") if prefix == _PREFIX.encode() else "", secret
 
 
 def hash_secret(secret: str | bytes) -> str:

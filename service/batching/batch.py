@@ -66,7 +66,7 @@ class QueuedRequest:
         rows: None if the model's rows are not independent: the request then runs alone.
         outputs: names of those to compute.
         deadline: for queue and run together.
-        urgent: goes before every request that is not.
+        urgent: runs before every request that is not urgent.
         shapes: of a row of each input, where sizes are free; a batch holds rows of equal shapes only.
         queued_at: when it was put into the queue.
         batched_at: when its first rows were put into a batch.

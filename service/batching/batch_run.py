@@ -13,7 +13,7 @@ from normfold.service.errors import RunError
 from normfold.service.runtime.session import Array, Cancel
 
 
-class Run(Protocol):
+class RunNetwork(Protocol):
     """Runs a network once; may be called from a thread."""
 
     def __call__(
@@ -22,7 +22,7 @@ class Run(Protocol):
         """Return the outputs, in the order of their names."""
 
 
-def run_batch(run: Run, batch: Batch, policy: BatchPolicy) -> Results:
+def run_batch(run: RunNetwork, batch: Batch, policy: BatchPolicy) -> Results:
     """Run a batch, in the calling thread.
 
     Returns:
@@ -55,7 +55,7 @@ def run_batch(run: Run, batch: Batch, policy: BatchPolicy) -> Results:
 
 
 def _concatenate(batch: Batch, padding: int) -> dict[str, Array]:
-    """Return the members' rows by input, and as many rows of zeros behind them as `padding` says."""
+    """Return the members' rows by input, and as many rows of zeros after them as `padding` says."""
     return {
         name: np.concatenate(
             [

@@ -5,6 +5,8 @@
                     └ deadline or cancel:      └ deadline or cancel: its last open request
                       the request is dropped     stops the run
 
+`RequestQueue.form_batch` in request_queue.py forms the batches; `run_batch` in batch_run.py pads and runs them.
+
 Work-conserving: whenever nothing runs, what waits runs at once, up to `max_batch_size` rows. Rows are counted, not
 requests; a request with more rows is split and its results are concatenated. Where a new batch size is expensive, a
 batch is padded with rows of zeros to a size that was warmed up. A network that runs faster than a thread is woken runs
@@ -26,7 +28,7 @@ from typing import Any
 
 from normfold.contract.errors import NormfoldError
 from normfold.service.batching.batch import Batch, BatchPolicy, QueuedRequest, Results, concatenate
-from normfold.service.batching.batch_run import Run, run_batch
+from normfold.service.batching.batch_run import RunNetwork, run_batch
 from normfold.service.batching.deadline_timer import DeadlineTimer
 from normfold.service.batching.request_queue import RequestQueue
 from normfold.service.batching.thread_pool import ThreadPool
@@ -49,7 +51,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Run,
+        run: RunNetwork,
         policy: BatchPolicy,
         thread_pool: ThreadPool,
         on_run: Callable[[int, float], None] = lambda *_: None,
@@ -87,7 +89,7 @@ class Batcher:
         A request with more rows than `queue_capacity` is accepted when the queue is empty; else it could never run.
 
         Raises:
-            QueueFullError: it has not; the error says when to retry.
+            QueueFullError: the queue lacks that capacity; the error says when to retry.
         """
         if self._queue.rows and self._queue.rows + rows > self.policy.queue_capacity:
             self._on_rejected()

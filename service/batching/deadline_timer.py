@@ -1,4 +1,8 @@
-"""One timer for the deadlines of all requests of a queue."""
+"""One timer for the deadlines of all requests of a queue.
+
+The timer enforces nothing itself. `Batcher._expire_overdue`, which it calls, fails the requests whose deadline has
+passed, and `RequestQueue.form_batch` fails those that it meets before they join a batch.
+"""
 
 from __future__ import annotations
 

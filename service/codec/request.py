@@ -84,15 +84,15 @@ def parse_body(body: memoryview, json_length: int | None) -> tuple[dict[str, Any
 
 
 def read_id(record: Mapping[str, Any]) -> str | None:
-    """Return the request's id, or None if it has none.
+    """Return the request's id, or None if the body names none.
 
     Raises:
         InvalidRequestError: the id is not a string.
     """
-    identity = record.get("id")
-    if identity is not None and not isinstance(identity, str):
+    client_request_id = record.get("id")
+    if client_request_id is not None and not isinstance(client_request_id, str):
         raise InvalidRequestError("The id is not a string.")
-    return identity
+    return client_request_id
 
 
 def decode_raw_tensor(body: memoryview, signature: ModelSignature) -> InferRequest:
@@ -183,7 +183,7 @@ def _read_output(entry: Mapping[str, Any], spec: TensorSpec, signature: ModelSig
     if type(classes) is not int or classes < 1:
         raise InvalidRequestError(f"Output {name!r} has a classification that is not a positive integer.")
     if spec.datatype in ("BYTES", "BOOL"):
-        raise InvalidRequestError(f"Output {name!r} is {spec.datatype}, which has no highest classes.")
+        raise InvalidRequestError(f"Output {name!r} is {spec.datatype}; a classification needs numbers.")
     return OutputRequest(name, binary, classes)
 
 

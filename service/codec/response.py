@@ -40,7 +40,10 @@ class InferResponse(NamedTuple):
 
 
 def encode_response(
-    manifest: Manifest, outputs: Sequence[OutputRequest], results: Mapping[str, Array], identity: str | None = None
+    manifest: Manifest,
+    outputs: Sequence[OutputRequest],
+    results: Mapping[str, Array],
+    client_request_id: str | None = None,
 ) -> InferResponse:
     """Encode an infer response.
 
@@ -48,15 +51,15 @@ def encode_response(
         manifest: the model's.
         outputs: the requested ones, in order.
         results: by output.
-        identity: the request's id, if it has one.
+        client_request_id: the request's id, if it has one.
 
     Raises:
         UnwritableOutputError: an output that is to be JSON holds NaN or Infinity.
     """
     datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
     begin = _begin(manifest.name, manifest.version)
-    if identity is not None:
-        begin = b'{"id":%b,%b' % (orjson.dumps(identity), begin[1:])
+    if client_request_id is not None:
+        begin = b'{"id":%b,%b' % (orjson.dumps(client_request_id), begin[1:])
     text, comma = begin, b""
     pieces: list[Piece] = []
     tails: list[Piece] = []

@@ -88,7 +88,7 @@ class DriftMonitor:
 
     @property
     def busy_share(self) -> float:
-        """Of one processor's time, the most that the monitor takes while the process is busy."""
+        """Maximum share of one processor's time that the monitor takes while the process is busy."""
         return self.share / (self.share + BUSY_GAPS * (1 - self.share))
 
     def offer(self, tensors: Mapping[str, Array], now: float) -> None:

@@ -31,7 +31,7 @@ from normfold.service.drift.process_files import ProcessFiles
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 2**20
-"""Of the rows of a version, in one process."""
+"""Maximum bytes of the rows of a version, in one process."""
 
 SAVE_INTERVAL_S = 60.0
 """Seconds between two writes of the rows."""

@@ -150,8 +150,8 @@ class AsgiCycle(RequestCycle):
         """Take a message of the application's and write what it says.
 
         Raises:
-            RuntimeError: the message comes out of order, has an invalid header, or its body has not the length that
-                its headers declare.
+            RuntimeError: the message comes out of order, has an invalid header, or its body does not have the length
+                that its headers declare.
         """
         await self.connection.flow.drain()
         if self.is_disconnected:
@@ -191,7 +191,7 @@ class AsgiCycle(RequestCycle):
         else:
             self._bytes_left -= len(body)
             if self._bytes_left < 0 or (self._bytes_left and not more_body):
-                raise RuntimeError("The response's body has not the length that its Content-Length declares.")
+                raise RuntimeError("The response's body does not have the length that its Content-Length declares.")
         if body:
             self.connection.transport.write(body)
         if not more_body:

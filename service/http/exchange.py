@@ -29,7 +29,7 @@ class Exchange:
         max_body_bytes: limit on the body that `receive` returns.
 
     Attributes:
-        client: the request's `AsgiCycle`; None behind another server than ours.
+        request_connection: the request's `AsgiCycle`; None under another server than ours.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Exchange:
         self._is_direct = THROUGH_ASGI not in scope and scope["method"] != "HEAD"
         self._received_bytes, self._more_body = 0, True
         self.headers = headers
-        self.client: AsgiCycle | None = scope.get(CYCLE)
+        self.request_connection: AsgiCycle | None = scope.get(CYCLE)
 
     async def read_body(self, max_bytes: int, json_length: int = 0) -> memoryview:
         """Read the body, so that binary tensors after `json_length` bytes of JSON are aligned.
@@ -48,8 +48,8 @@ class Exchange:
             BodyTooLargeError: it is over the limit; the rest is not read.
             ClientDisconnectedError: the client disconnected before its end.
         """
-        if self.client is not None:
-            return await read_body(self.client, self.headers, max_bytes, json_length)
+        if self.request_connection is not None:
+            return await read_body(self.request_connection, self.headers, max_bytes, json_length)
         return await read_asgi_body(self._receive, max_bytes, json_length)
 
     async def receive(self) -> Message:
@@ -87,14 +87,14 @@ class Exchange:
             ClientDisconnectedError: the client disconnected before the end of a large one.
         """
         status, headers, body = response
-        if self.client is None or not self._is_direct or status == _TOO_LARGE:
+        if self.request_connection is None or not self._is_direct or status == _TOO_LARGE:
             await self.send_message({"type": "http.response.start", "status": status, "headers": headers})
             for chunk in split_chunks(body):
                 await self.send_message({"type": "http.response.body", "body": chunk, "more_body": True})
-                if self.client is not None and self.client.is_disconnected:
+                if self.request_connection is not None and self.request_connection.is_disconnected:
                     raise ClientDisconnectedError
             await self.send_message({"type": "http.response.body"})
-        elif response.body_bytes <= MAX_WRITE_BYTES and not self.client.connection.flow.is_writing_paused:
-            self.client.write_response(status, headers, body)
+        elif response.body_bytes <= MAX_WRITE_BYTES and not self.request_connection.connection.flow.is_writing_paused:
+            self.request_connection.write_response(status, headers, body)
         else:
-            await self.client.write_chunks(status, headers, body)
+            await self.request_connection.write_chunks(status, headers, body)

@@ -41,7 +41,7 @@ class InferRoute:
                 trace.received = perf_counter()
                 await call.decode_async(body)
                 del body  # the tensors hold it while the request is queued, and no longer
-                response = await call.encode_async(await call.run(exchange.client))
+                response = await call.encode_async(await call.run(exchange.request_connection))
             except ClientDisconnectedError:
                 raise
             except Exception as error:  # noqa: BLE001 -- every error gets its response

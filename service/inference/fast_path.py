@@ -63,7 +63,7 @@ class FastPath:
             headers: likewise.
             body: the whole body.
             reference: as `match` returned it.
-            writer: the request's client.
+            writer: the request's connection.
             started: when the headers were complete, on the clock of perf_counter.
         """
         trace = self.steps.begin("POST", url.decode("ascii"), headers, started)

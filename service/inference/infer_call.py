@@ -9,7 +9,7 @@ from time import perf_counter
 
 from normfold.contract.errors import NormfoldError
 from normfold.service.batching.batch import Future, Results
-from normfold.service.batching.client import Client
+from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
 from normfold.service.codec.compression import choose_encoding, compress, decompress
 from normfold.service.codec.headers import Headers, check_declared_length, read_json_length
@@ -35,7 +35,7 @@ from normfold.service.repository.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class InferResources:
-    """What all infer requests share.
+    """Resources that all infer requests share.
 
     Attributes:
         repository: finds models.
@@ -90,7 +90,7 @@ class InferCall:
             UnknownModelError, ModelUnavailableError: no model can run it.
             QueueFullError: the model's queue is full.
             BodyTooLargeError: the declared length is over the limit.
-            InvalidRequestError: the declared length of the JSON is no length.
+            InvalidRequestError: the declared length of the JSON is not a length.
         """
         resources = self._resources
         model = admit(resources.repository, reference, self.trace)
@@ -102,7 +102,7 @@ class InferCall:
     def read_id(self, body: memoryview) -> None:
         """Read the id from the body of a request that was not admitted, so that the error names it."""
         with suppress(InvalidRequestError):
-            self.trace.identity = read_id(parse_object(body[: read_json_length(self.headers)]))
+            self.trace.client_request_id = read_id(parse_object(body[: read_json_length(self.headers)]))
 
     def decode(self, body: memoryview) -> None:
         """Decode a body that is not compressed.
@@ -131,7 +131,7 @@ class InferCall:
         else:
             await resources.thread_pool.call(self.decode, body)
 
-    def enqueue(self, client: Client | None, future: Future) -> None:
+    def enqueue(self, connection: RequestConnection | None, future: Future) -> None:
         """Put the decoded tensors into the model's queue; the batcher sets the future.
 
         Raises:
@@ -144,19 +144,19 @@ class InferCall:
         queued = self._model.make_request(request.tensors, request.output_names, request.timeout_s, request.urgent)
         queued.future, self.trace.queued_request = future, queued
         try:
-            self._model.enqueue(queued, client)
+            self._model.enqueue(queued, connection)
         except NormfoldError:
             queued.future = None  # the future may refer to this call: without it they form no reference cycle
             raise
 
-    async def run(self, client: Client | None) -> Results:
+    async def run(self, connection: RequestConnection | None) -> Results:
         """Enqueue, and wait for the results.
 
         Raises:
             As `enqueue`; DeadlineError, RunError and InvalidRequestError from the run.
         """
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
-        self.enqueue(client, future)
+        self.enqueue(connection, future)
         return await future
 
     def encode(self, results: Results) -> Response:
@@ -165,7 +165,7 @@ class InferCall:
         Raises:
             UnwritableOutputError: an output has NaN or Infinity, which JSON cannot carry.
         """
-        encoded = encode_response(self._model.manifest, self._request.outputs, results, self.trace.identity)
+        encoded = encode_response(self._model.manifest, self._request.outputs, results, self.trace.client_request_id)
         self._note_encoded()
         nbytes = encoded.size
         if encoding := choose_encoding(self.headers, nbytes):
@@ -180,8 +180,8 @@ class InferCall:
         """
         if not are_large(results):
             return self.encode(results)
-        large, identity = self._resources.large_responses, self.trace.identity
-        encoded, self._held_bytes = await large.encode(self._model, self._request, results, identity)
+        large, client_request_id = self._resources.large_responses, self.trace.client_request_id
+        encoded, self._held_bytes = await large.encode(self._model, self._request, results, client_request_id)
         self._note_encoded()
         nbytes = encoded.size
         if encoding := choose_encoding(self.headers, nbytes):
@@ -225,5 +225,5 @@ def decode_body(
     if json_length == 0:
         return decode_raw_tensor(body, signature)
     record, binary = parse_body(body, json_length)
-    trace.identity = read_id(record)
+    trace.client_request_id = read_id(record)
     return decode_request(record, signature, binary)

@@ -28,7 +28,7 @@ class LargeResponses:
         self._trimming: asyncio.Task[None] | None = None
 
     async def encode(
-        self, model: Model, request: InferRequest, results: Mapping[str, Array], identity: str | None
+        self, model: Model, request: InferRequest, results: Mapping[str, Array], client_request_id: str | None
     ) -> tuple[InferResponse, int]:
         """Encode results in a thread.
 
@@ -43,7 +43,9 @@ class LargeResponses:
         held = sum(array.nbytes for array in results.values())
         self._reserve(held)
         try:
-            response = await self._thread_pool.call(encode_response, model.manifest, request.outputs, results, identity)
+            response = await self._thread_pool.call(
+                encode_response, model.manifest, request.outputs, results, client_request_id
+            )
             self._reserve(response.size, held)
         except BaseException:
             self.release(held)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest, TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
-from normfold.service.batching.client import Client
+from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
 from normfold.service.codec.signature import shape_matches
 from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
@@ -79,7 +79,7 @@ async def predict(
     model: Model,
     instances: Sequence[Mapping[str, Array]],
     trace: RequestTrace | None = None,
-    client: Client | None = None,
+    connection: RequestConnection | None = None,
 ) -> list[Any]:
     """Run a model on instances.
 
@@ -87,7 +87,7 @@ async def predict(
         model: the model.
         instances: the tensors of each by input, without the row axis.
         trace: the request's; gets the times of queue and run.
-        client: waits for the results; a disconnect cancels them.
+        connection: on which the client waits for the results; a disconnect cancels them.
 
     Returns:
         For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits;
@@ -107,7 +107,7 @@ async def predict(
     outputs = [card_output] if card_output is not None else [spec.name for spec in specs]
     rows: list[dict[str, Array]] = []
     for batch in _batches(model.manifest, instances):
-        rows += _split_rows(batch, await model.infer(batch, outputs, trace, client))
+        rows += _split_rows(batch, await model.infer(batch, outputs, trace, connection))
     if logits is not None:
         return [_describe_class(model, logits, row[logits]) for row in rows]
     if pixels is not None:

@@ -114,10 +114,10 @@ def fail(trace: RequestTrace, error: Exception) -> Response:
 
     The trace gets the status.
     """
-    described = describe_error(error, trace.identity) if isinstance(error, NormfoldError) else None
+    described = describe_error(error, trace.client_request_id) if isinstance(error, NormfoldError) else None
     if described is None:
         log_fault(trace.method, trace.path, error)
-        described = describe_fault(trace.identity)
+        described = describe_fault(trace.client_request_id)
     trace.status, body, headers = described
     request_id = (b"x-request-id", trace.request_id.encode())
     return Response(trace.status, [JSON_TYPE, request_id, (b"content-length", b"%d" % len(body)), *headers], (body,))

@@ -1,11 +1,11 @@
-"""What the adapters of an infer request need of the connection that it came by; `service.http` implements it."""
+"""The part of a connection that an infer request uses; `service.http` implements it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from normfold.service.batching.client import Client
+from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.binary_tensors import Piece
 from normfold.service.codec.headers import HeaderFields, Headers
 from normfold.service.inference.response import Response
@@ -17,8 +17,8 @@ class Exchange(Protocol):
     headers: Headers
 
     @property
-    def client(self) -> Client | None:
-        """The request's client; None if the server does not report when it disconnects."""
+    def request_connection(self) -> RequestConnection | None:
+        """The request's connection; None if the server does not report when the client disconnects."""
 
     async def read_body(self, max_bytes: int, json_length: int = 0) -> memoryview:
         """Read the body, so that tensors after `json_length` bytes of JSON are aligned.
@@ -36,8 +36,8 @@ class Exchange(Protocol):
         """
 
 
-class ResponseWriter(Client, Protocol):
-    """The client of a request, and how its response is written."""
+class ResponseWriter(RequestConnection, Protocol):
+    """The connection of a request, and how its response is written."""
 
     def write_response(self, status: int, headers: HeaderFields, body: Sequence[Piece]) -> None:
         """Write a whole response at once; nothing if the client has disconnected."""

@@ -37,8 +37,8 @@ def log_fields(trace: RequestTrace) -> dict[str, Any]:
         facts["model"] = trace.model
     if trace.version:
         facts["version"] = trace.version
-    if trace.identity is not None:
-        facts["id"] = trace.identity
+    if trace.client_request_id is not None:
+        facts["id"] = trace.client_request_id
     if trace.key is not None:
         facts["key"] = _describe(trace.key)
     if trace.trace_id is not None:
@@ -112,7 +112,7 @@ class FileAccessLog:
         """Return the same as `_line` for a request that a network answered, in half the time."""
         queued = trace.queued_request
         assert queued is not None  # the caller has checked it
-        extra = "" if trace.identity is None else f',"id":{orjson.dumps(trace.identity).decode()}'
+        extra = "" if trace.client_request_id is None else f',"id":{orjson.dumps(trace.client_request_id).decode()}'
         if trace.key is not None:
             extra += f',"key":{orjson.dumps(_describe(trace.key)).decode()}'
         if trace.trace_id is not None:

@@ -187,7 +187,7 @@ def _attributes(trace: RequestTrace, scheme: str | None, route: str | None) -> d
         "normfold.rows": trace.queued_request and trace.queued_request.row_count,
     }
     if trace.status == CLIENT_DISCONNECTED:
-        found["error.type"] = "client_left"
+        found["error.type"] = "client_disconnected"
     elif trace.status >= 500:
         found["error.type"] = str(trace.status)
     return {name: value for name, value in found.items() if value is not None}

@@ -23,7 +23,7 @@ class RequestTrace:
         request_id: from its X-Request-Id header, or generated.
         model: that it named, if it exists.
         version: that answers it; 0 before that is known.
-        identity: the `id` in the body of an infer request.
+        client_request_id: the `id` in the body of an infer request.
         method: HTTP's.
         path: HTTP's, decoded.
         started: when its headers were read.
@@ -40,7 +40,7 @@ class RequestTrace:
     request_id: str
     model: str = ""
     version: int = 0
-    identity: str | None = None
+    client_request_id: str | None = None
     method: str = "POST"
     path: str = ""
     started: float = field(default_factory=perf_counter)

@@ -1,10 +1,10 @@
-"""Sums of requests and runs, by version of a model: cheap to add to, read when somebody asks for metrics.
+"""Sums of requests and runs, by version of a model: cheap to add to, read when metrics are requested.
 
 The phases of a request, each with a histogram of its seconds:
 
     decode   from the body's last byte to tensors
-    queue    from there until its first rows are put into a batch
-    wait     from there until the run begins, in a thread
+    queue    from there until its first rows are put into a batch: the wait for other runs and for the batch delay
+    wait     from there until the run begins: the hand-over of the batch to a free thread; near 0 on the event loop
     run      the network
     encode   from its outputs to the response's bytes
     total    from the request's headers to the response

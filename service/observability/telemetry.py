@@ -52,7 +52,7 @@ class Telemetry:
         return f"{self._id_prefix}-{next(self._ids):x}"
 
     def stats(self, model: str, version: int) -> ModelStats:
-        """Return the sums of a version; new ones if it has none."""
+        """Return the sums of a version; new ones for a version without sums."""
         found = self.models.get((model, version))
         if found is None:
             found = self.models[model, version] = ModelStats()

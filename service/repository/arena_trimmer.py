@@ -1,6 +1,6 @@
 """Release the memory that large batches leave in ONNX Runtime's CPU arena.
 
-The arena keeps its peak: after a batch of 64 pictures it held 780 MB for a DenseNet-121 whose single pictures need 20.
+The arena keeps its peak: after a batch of 64 images it held 780 MB for a DenseNet-121 whose single images need 20.
 So every `INTERVAL_S` each model is checked. The arena is shrunk if all runs of the last interval were in a lower bucket
 of the histogram of batch sizes (powers of two) than the largest run since it was last shrunk, or if there were none.
 The next large batch allocates again, which costs it some milliseconds.

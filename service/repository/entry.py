@@ -12,7 +12,7 @@ from normfold.service.repository.scan import Fingerprint
 
 
 @dataclass
-class Entry:
+class VersionEntry:
     """One version of a model.
 
     Attributes:
@@ -34,7 +34,7 @@ class Entry:
     is_desired: bool = False
 
 
-Entries = Mapping[str, Mapping[int, Entry]]
+Entries = Mapping[str, Mapping[int, VersionEntry]]
 """Entries by model and version, both in ascending order."""
 
 

@@ -15,7 +15,7 @@ from time import perf_counter
 from normfold.contract.manifest import Manifest
 from normfold.service.batching.batch import QueuedRequest, Results
 from normfold.service.batching.batcher import Batcher
-from normfold.service.batching.client import Client
+from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.codec.signature import ModelSignature
 from normfold.service.drift.monitor import DriftMonitor
@@ -139,7 +139,7 @@ class Model:
                 raise ResponseTooLargeError(size, self.max_response_bytes)
         return request
 
-    def submit(self, request: QueuedRequest, client: Client | None = None) -> asyncio.Future[Results]:
+    def submit(self, request: QueuedRequest, connection: RequestConnection | None = None) -> asyncio.Future[Results]:
         """Queue a request; it is cancelled if its client disconnects.
 
         Returns:
@@ -150,28 +150,28 @@ class Model:
             QueueFullError: the queue is full.
             ClientDisconnectedError: the client has disconnected already.
         """
-        _require_client(client)
+        _require_connection(connection)
         future = self.batcher.submit(request)
-        self._on_queued(request, client)
+        self._on_queued(request, connection)
         return future
 
-    def enqueue(self, request: QueuedRequest, client: Client | None = None) -> None:
+    def enqueue(self, request: QueuedRequest, connection: RequestConnection | None = None) -> None:
         """Queue a request that has a future, as `submit` does.
 
         Raises:
             QueueFullError: the queue is full.
             ClientDisconnectedError: the client has disconnected already.
         """
-        _require_client(client)
+        _require_connection(connection)
         self.batcher.enqueue(request)
-        self._on_queued(request, client)
+        self._on_queued(request, connection)
 
     async def infer(
         self,
         tensors: Mapping[str, Array],
         outputs: Sequence[str],
         trace: RequestTrace | None = None,
-        client: Client | None = None,
+        connection: RequestConnection | None = None,
     ) -> Results:
         """Run tensors with the default timeout: `make_request` and `submit` in one.
 
@@ -179,7 +179,7 @@ class Model:
             tensors: in the datatypes and shapes of the manifest.
             outputs: names of those to compute.
             trace: gets the queued request; of several for one HTTP request, their times together.
-            client: waits for the results; a disconnect cancels the request.
+            connection: on which the client waits for the results; a disconnect cancels the request.
 
         Returns:
             Output name to array.
@@ -189,9 +189,9 @@ class Model:
         """
         request = self.make_request(tensors, outputs)
         if trace is None:
-            return await self.submit(request, client)
+            return await self.submit(request, connection)
         before, trace.queued_request = trace.queued_request, trace.queued_request or request
-        results = await self.submit(request, client)
+        results = await self.submit(request, connection)
         trace.queued_request = request if before is None else before.followed_by(request)
         return results
 
@@ -206,10 +206,10 @@ class Model:
         if self.drift_monitor is not None:
             self.drift_monitor.save_and_close()
 
-    def _on_queued(self, request: QueuedRequest, client: Client | None) -> None:
+    def _on_queued(self, request: QueuedRequest, connection: RequestConnection | None) -> None:
         """Cancel the request if its client disconnects, and offer its tensors to the drift monitor."""
-        if client is not None:
-            client.on_disconnect = partial(self.batcher.cancel, request)
+        if connection is not None:
+            connection.on_disconnect = partial(self.batcher.cancel, request)
         if self.drift_monitor is not None:
             self.drift_monitor.offer(request.tensors, request.queued_at)
 
@@ -226,6 +226,6 @@ class Model:
         return rows if rows > 0 else None
 
 
-def _require_client(client: Client | None) -> None:
-    if client is not None and client.is_disconnected:
+def _require_connection(connection: RequestConnection | None) -> None:
+    if connection is not None and connection.is_disconnected:
         raise ClientDisconnectedError

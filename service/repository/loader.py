@@ -33,7 +33,10 @@ from normfold.service.runtime.session_factory import open_session
 from normfold.service.settings import Settings
 
 _LARGE_ROW_BYTES = 2**20
-"""From so many bytes of outputs a row on, the CPU's arena is off: it would keep the memory of the largest response."""
+"""The CPU's memory arena is off for networks whose rows have at least this many bytes of outputs.
+
+The arena would keep the memory of the largest response.
+"""
 
 
 def read_bundle(folder: Path, repository: Path) -> Manifest:

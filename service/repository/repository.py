@@ -20,7 +20,7 @@ from normfold.contract.bundle import read_version
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import ControlError, ModelUnavailableError, UnknownModelError
 from normfold.service.observability.telemetry import Telemetry
-from normfold.service.repository.entry import Entries, Entry, list_ready, list_reasons
+from normfold.service.repository.entry import Entries, VersionEntry, list_ready, list_reasons
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.scan import scan
 from normfold.service.repository.version_policy import VersionPolicy
@@ -44,7 +44,7 @@ class Repository:
         self._root = settings.repository
         self._policy = VersionPolicy.parse(settings.version_policy)
         self._switch = VersionSwitch(settings, self._policy, thread_pool, telemetry)
-        self._entries: dict[str, dict[int, Entry]] = {}
+        self._entries: dict[str, dict[int, VersionEntry]] = {}
         self._unreadable: dict[str, str] = {}
         self._unloaded: set[str] = set()
         self._problem: str | None = "The models are being loaded."
@@ -214,7 +214,7 @@ class Repository:
         for name, folders in found.models.items():
             known = self._entries.get(name, {})
             if known.keys() != folders.keys():
-                new = {number: Entry(folder) for number, folder in folders.items() if number not in known}
+                new = {number: VersionEntry(folder) for number, folder in folders.items() if number not in known}
                 self._entries[name] = dict(sorted((known | new).items()))
         self._entries = dict(sorted(self._entries.items()))
 

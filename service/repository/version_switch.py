@@ -16,7 +16,7 @@ from normfold.contract.errors import NormfoldError
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import BundleLoadError, RunError
 from normfold.service.observability.telemetry import Telemetry
-from normfold.service.repository.entry import Entry
+from normfold.service.repository.entry import VersionEntry
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.loader import open_bundle, read_bundle
 from normfold.service.repository.scan import Fingerprint, fingerprint
@@ -51,7 +51,7 @@ class VersionSwitch:
         self._threads = settings.intra_op_threads or share_of_processors(settings.workers)
         self._draining: set[asyncio.Task[None]] = set()
 
-    async def apply_policy(self, name: str, versions: Mapping[int, Entry]) -> None:
+    async def apply_policy(self, name: str, versions: Mapping[int, VersionEntry]) -> None:
         """Load the versions that the policy selects, the highest first, then unload all others."""
         ready = 0
         surplus = []
@@ -65,7 +65,7 @@ class VersionSwitch:
             left_out = f"the version policy {self._policy} leaves it out."
             self.unload(name, number, entry, "its folder is gone." if entry.is_missing else left_out)
 
-    async def _load(self, name: str, number: int, entry: Entry) -> bool:
+    async def _load(self, name: str, number: int, entry: VersionEntry) -> bool:
         """Load a version; return whether it is ready now."""
         entry.is_desired = True
         found = await self._thread_pool.call(fingerprint, entry.folder)
@@ -85,7 +85,7 @@ class VersionSwitch:
         logger.info("%s/%d is ready on %s (%.2f s).", name, number, model.session.placement, seconds)
         return True
 
-    def unload(self, name: str, number: int, entry: Entry, reason: str) -> None:
+    def unload(self, name: str, number: int, entry: VersionEntry, reason: str) -> None:
         """Unload a version: it gets no further requests, and those that it has are drained in a task of its own."""
         model, entry.model = entry.model, None
         entry.state, entry.reason, entry.is_desired = "UNAVAILABLE", reason, False

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from normfold.contract.manifest import TensorSpec
 from normfold.service.errors import ModelUnavailableError
-from normfold.service.repository.entry import Entry
+from normfold.service.repository.entry import VersionEntry
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.repository.version_policy import VersionPolicy
@@ -135,7 +135,7 @@ def _parameters(model: Model) -> dict[str, str]:
     return parameters
 
 
-def _describe(number: int, entry: Entry) -> dict[str, Any]:
+def _describe(number: int, entry: VersionEntry) -> dict[str, Any]:
     described: dict[str, Any] = {"version": str(number), "state": entry.state}
     if entry.reason:
         described["reason"] = entry.reason

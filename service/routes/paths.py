@@ -18,7 +18,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _ERRORS = {
     400: "The request is invalid.",
     401: "The request has no valid key.",
-    403: "The key has not the required scope, or the setting model_control does not allow it.",
+    403: "The key lacks the required scope, or the setting model_control does not allow it.",
     404: "No model or version has that name.",
     408: "The request did not arrive completely in time.",
     413: "The body is too large.",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from normfold.contract.errors import first_line
 from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.errors import InvalidRequestError, RunError
 from normfold.service.runtime.providers import cuda
-from normfold.service.runtime.providers.ort_messages import first_line
 from normfold.service.runtime.providers.placement import Placement
 from normfold.service.runtime.providers.table import PROVIDERS
 

@@ -137,7 +137,7 @@ def test_run_for_rows_has_no_size_to_leave_free(export: Export, rows_run: Path) 
 
 def test_config_nested_without_end_is_one_sentence(export: Export, rows_run: Path) -> None:
     (rows_run / "config.json").write_text("[" * 100_000)
-    assert export(str(rows_run)) == (2, "error: 'run/config.json' is no config: its JSON is nested too deeply.\n")
+    assert export(str(rows_run)) == (2, "error: 'run/config.json' is not a config: its JSON is nested too deeply.\n")
 
 
 def test_full_disk_while_the_network_is_traced_is_of_the_environment(

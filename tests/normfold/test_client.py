@@ -118,10 +118,10 @@ def test_classify_takes_pixels_bytes_and_paths(client: normfold.Client, tmp_path
     ("given", "message"),
     [
         ("none.png", "'none.png' cannot be read: No such file"),
-        (np.zeros((4, 4)), "dtype float64 and shape .* no image"),
+        (np.zeros((4, 4)), "dtype float64 and shape .* is not an image"),
     ],
 )
-def test_classify_rejects_an_input_that_is_no_image(client: normfold.Client, given: Any, message: str) -> None:
+def test_classify_rejects_an_input_that_is_not_an_image(client: normfold.Client, given: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         client.classify("digits", given)
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import re
 
+from normfold.contract.errors import first_line
+
 _POSITION = re.compile(r"^\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ ")
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _AFTER_SIGNATURE = re.compile(r"^(?: const)?(?: \[with [^\]]*\])?(?:::<lambda[^>]*>)?(?: const)? ")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message; the name of its class if the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def message_of(error: BaseException) -> str:
@@ -31,7 +28,10 @@ def message_of(error: BaseException) -> str:
 
 
 def _end_of_signature(text: str) -> int:
-    """Return the index behind a function's signature, by its parentheses; 0 without a signature."""
+    """Return the index of the first character after a function's signature, or 0 if the text has no signature.
+
+    The end of the signature is found by counting parentheses.
+    """
     depth = 0
     for index, sign in enumerate(text):
         depth += (sign == "(") - (sign == ")")

@@ -231,7 +231,7 @@ def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfo
         (["{}:net", "--input", "1x8x8", "--arg", "height=5"], "height"),
         (["{}:none", "--input", "1x8x8"], "none"),
         (["nowhere_at_all:net", "--input", "1x8x8"], "nowhere_at_all"),
-        (["neither"], "'neither' is no run folder, no .onnx file and no module:factory"),
+        (["neither"], "'neither' is not a run folder, an .onnx file or a module:factory"),
         (["net.onnx", "--weights", "weights.pt"], "--weights goes with module:factory; 'net.onnx' is an ONNX file"),
         (["net.onnx", "--opset", "18"], "an ONNX file keeps its own"),
         (["net.onnx", "--name", "a/b"], "The name 'a/b' cannot be served"),

@@ -306,7 +306,7 @@ def test_delete_without_a_terminal_needs_the_option_yes(
     code, _, err = normfold("repository", *command)
 
     assert code == 2
-    assert "say --yes" in err
+    assert "pass --yes to confirm" in err
     assert versions(digits.root) == ["1", "2", "3"]
     assert normfold("repository", *command, "--yes")[0] == 0
     assert "1" not in versions(digits.root)
@@ -411,7 +411,7 @@ def test_prune_keeps_the_highest_of_each_model(normfold: RunCommand, digits: Bun
     assert code == 0
     assert out.splitlines() == [
         f"digits/1  {size / 1000:.1f} kB",
-        f"Nothing was deleted; 1 folder would go and free {size / 1000:.1f} kB.",
+        f"Nothing was deleted; 1 folder would be deleted, {size / 1000:.1f} kB freed.",
     ]
     assert versions(digits.root) == ["1", "2", "3"]
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import typer
 
+from normfold import train
+from normfold.cli.commands.train import train as train_command
 from normfold.cli.main import app, main
 from normfold.cli.signals import Terminated, exit_code, raise_on_sigterm
 from normfold.models.architectures.registry import FACTORIES
@@ -262,7 +264,6 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert "normfold train --arch convnet --data digits --out runs/digits" in out
-    assert all(re.search(rf"\b{name}\b", out) for name in FACTORIES)
     group = typer.main.get_command(app)
     helps = {parameter.name: getattr(parameter, "help", "") for parameter in vars(group)["commands"]["train"].params}
     for config in (TrainConfig(), DataConfig()):
@@ -271,3 +272,14 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
                 assert f"({value})" in helps[name]
     assert f"({TrainConfig().peak_lr}; sgd {TrainConfig(optimizer='sgd').peak_lr})" in helps["lr"]
     assert len(out.splitlines()) <= 50
+
+
+@pytest.mark.parametrize(
+    ("function", "listed"),
+    [(train_command, r"Architectures: (.*?)\. Defaults"), (train, r"arch: (.*?); or module:factory")],
+    ids=["command", "api"],
+)
+def test_help_and_docstring_list_every_registered_architecture(function: Callable[..., Any], listed: str) -> None:
+    found = re.search(listed, function.__doc__ or "", re.DOTALL)
+    assert found is not None
+    assert {name.split()[0] for name in re.split("[,;]", found[1])} == set(FACTORIES)

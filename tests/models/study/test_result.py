@@ -76,7 +76,7 @@ def test_number_is_formatted_with_three_digits(number: float, text: str) -> None
 
 
 def test_table_row_needs_a_cell_for_each_column() -> None:
-    with pytest.raises(ValueError, match="has not one cell for each of 2 columns"):
+    with pytest.raises(ValueError, match="does not have one cell for each of 2 columns"):
         Table(("a", "b"), ((1, 2), (3,)))
 
 

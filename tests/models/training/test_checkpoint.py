@@ -67,7 +67,7 @@ def change_config(folder: Path, **fields: object) -> None:
         (lambda f: (f / "config.json").unlink(), "config.json' cannot be read: No such file"),
         (lambda f: (f / "config.json").write_text("{"), "config.json' is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "schema version None"),
-        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json' is no config: .* nested too deeply"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json' is not a config: .* nested too deeply"),
         (lambda f: change_config(f, schema_version=2), "schema version 2; this normfold reads 1"),
         (lambda f: change_config(f, epoch="late"), "wrong field 'epoch'"),
         (lambda f: change_config(f, surprise=1), "wrong field 'surprise'"),
@@ -75,7 +75,7 @@ def change_config(folder: Path, **fields: object) -> None:
             lambda f: (f / "weights.safetensors").write_bytes((f / "weights.safetensors").read_bytes()[:-9]),
             "weights.safetensors' is damaged",
         ),
-        (lambda f: [file.unlink() for file in f.iterdir()] and f.rmdir(), "is no run folder"),
+        (lambda f: [file.unlink() for file in f.iterdir()] and f.rmdir(), "is not a run folder"),
     ],
 )
 def test_damaged_checkpoint_is_reported_with_the_name_of_the_file(

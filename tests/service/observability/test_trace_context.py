@@ -287,7 +287,7 @@ def test_disconnected_client_has_a_span_without_an_http_status(
         slow.go_on.set()
         wait_for(lambda: f'status="{CLIENT_DISCONNECTED}"' in service.client.get("/metrics").text)
     assert root.status.status_code == StatusCode.UNSET
-    assert attributes(root)["error.type"] == "client_left"
+    assert attributes(root)["error.type"] == "client_disconnected"
     assert "http.response.status_code" not in attributes(root)
     assert [child.name for child in children] == ["decode", "queue", "run"]
     assert children[-1].end_time == root.end_time

@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 
+from normfold.contract.errors import first_line
 from normfold.service.runtime.providers import cuda, openvino, tensorrt
-from normfold.service.runtime.providers.ort_messages import first_line, message_of
+from normfold.service.runtime.providers.ort_messages import message_of
 from normfold.service.runtime.providers.placement import describe_nodes
 from normfold.service.runtime.providers.session_request import SessionRequest
 from normfold.service.runtime.providers.table import AUTO, AUTO_ORDER, PROVIDERS, short_name

@@ -157,7 +157,8 @@ def test_server_without_file_descriptors_neither_spins_nor_ends(identity_reposit
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert "Only 48 files may be open (ulimit -n)" in log
+    assert "Only 48 files may be open (ulimit -n), too few for " in log
+    assert "the service closes connections over the limit without a response." in log
 
 
 LIMITED = """

@@ -1,4 +1,4 @@
-"""The client of a queued request, as far as the queue must know it: a request without a client is cancelled."""
+"""The connection of a queued request, as the queue uses it: a request whose client disconnects is cancelled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Client(Protocol):
-    """The client that waits for the response to one request."""
+class RequestConnection(Protocol):
+    """The connection on which the client waits for the response to one request."""
 
     is_disconnected: bool
     """Whether the client has disconnected."""

@@ -80,7 +80,7 @@ def build(folder: Path, root: Path = ROOT) -> tuple[Path, Path]:
     """Build the source distribution, and the wheel from it; return both.
 
     Args:
-        folder: where they go; made if need be.
+        folder: where they go; created if missing.
         root: of the clone.
 
     Raises:

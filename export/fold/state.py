@@ -18,7 +18,7 @@ class FoldOptions:
     """The choices of a caller, for the stages that ask for them."""
 
     merging: bool = True
-    """Make one layer of parallel linear branches and of layers in a row."""
+    """Merge parallel linear branches, and layers in a row, into one layer."""
     pixels: FromPixels | None = None
     """Make the input 8-bit pixels, and fold their standardisation too."""
 

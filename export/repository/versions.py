@@ -90,7 +90,7 @@ def find_models(repository: Path, contents: bool = False) -> dict[str, ModelFold
 
     Args:
         repository: the folder.
-        contents: read every file whole, and hold it against its sha256.
+        contents: read every file whole, and verify its sha256.
 
     Raises:
         NoRepositoryError: it is not a folder.

@@ -314,7 +314,7 @@ def test_error_is_relative_to_the_range_and_noise_is_a_median() -> None:
 
 @pytest.mark.parametrize(("calm_error", "wild_error", "passes"), [(1e-5, 0.5, True), (1e-3, 0.5, False)])
 def test_tolerance_of_each_input_is_from_its_own_noise(calm_error: float, wild_error: float, passes: bool) -> None:
-    """A network may be calm at one input and chaotic at another: neither lends the other its allowance."""
+    """A network may be well-conditioned at one input and ill-conditioned at another: each has its own allowance."""
     wanted = [np.array([0.0, 10.0])] * 2
     got = [np.array([0.0, 10.0 + calm_error]), np.array([0.0, 10.0 + wild_error])]
     perturbed = [[[np.array([0.0, 10.0 + 1e-5])] * 4], [[np.array([0.0, 10.3])] * 4]]

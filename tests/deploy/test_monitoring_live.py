@@ -93,13 +93,17 @@ class Prometheus:
     """The HTTP API."""
 
     def __init__(self, url: str) -> None:
-        self._client = open_client(f"{url}/api/v1")
+        self._client = open_client(url)
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer."""
-        answer = self._client.get(path, params=parameters).json()
+        answer = self._client.get(f"/api/v1{path}", params=parameters).json()
         assert answer["status"] == "success", answer
         return answer["data"]
+
+    def is_ready(self) -> bool:
+        """Return whether it answers queries; until its storage is open, it answers all of them with 503."""
+        return self._client.get("/-/ready").status_code == 200
 
     def values(self, expression: str) -> list[float]:
         """Return the values of an expression, now."""
@@ -164,6 +168,7 @@ def prometheus(traffic: Traffic, tmp_path_factory: pytest.TempPathFactory) -> It
         found = address.search((folder / "log").read_text())
         assert found
         with Prometheus(f"http://{found[1]}") as api:
+            wait_for(api.is_ready, timeout_s=60, poll_s=0.05)
             scrape_traffic(api, traffic)
             yield api
     finally:

@@ -8,6 +8,9 @@ from typing import Any
 
 import httpx
 
+CLOSE = {"Connection": "close"}
+"""The connection is not kept: a test may kill the worker process at its other end."""
+
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20, poll_s: float = 0.001) -> None:
     """Return once a condition holds.
@@ -32,7 +35,7 @@ def wait_until_loaded(client: httpx.Client) -> dict[str, Any]:
 
     def is_loaded() -> bool:
         nonlocal body
-        body = client.get("/v2/health/ready").json()
+        body = client.get("/v2/health/ready", headers=CLOSE).json()
         return body.get("error") != "The models are being loaded."
 
     wait_for(is_loaded, timeout_s=30)
@@ -41,4 +44,4 @@ def wait_until_loaded(client: httpx.Client) -> dict[str, Any]:
 
 def wait_until_ready(client: httpx.Client) -> None:
     """Wait until `/v2/health/ready` answers with 200."""
-    wait_for(lambda: client.get("/v2/health/ready").status_code == 200, timeout_s=30)
+    wait_for(lambda: client.get("/v2/health/ready", headers=CLOSE).status_code == 200, timeout_s=30)

@@ -20,7 +20,7 @@ from normfold.service.errors import (
     StoppingError,
     UnknownPathError,
 )
-from normfold.service.http.exchange import Exchange
+from normfold.service.http.asgi_exchange import Exchange
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import ByteBudget, body_reservation
 from normfold.service.inference.model_ref import match_infer_path

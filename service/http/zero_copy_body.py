@@ -9,6 +9,7 @@ body is read past the parser. Everything else is read into a small shared buffer
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 MIN_ZERO_COPY_BYTES = 64 * 1024
 """Bytes of a body that have not arrived yet, from which on reading past the parser pays."""
@@ -17,18 +18,18 @@ _SHARED_BUFFER = memoryview(bytearray(32 * 1024))
 """For all connections: its content is copied out before anything else is read into it."""
 
 
-class ZeroCopyReader(asyncio.BufferedProtocol):
+class ZeroCopyReader(asyncio.BufferedProtocol, ABC):
     """The reading side of a protocol: bytes for the parser, and bytes of a body past it."""
 
     _body: memoryview | None = None
 
+    @abstractmethod
     def data_received(self, data: bytes) -> None:
         """Take bytes for the parser."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body_received(self) -> None:
         """Note that the buffer of `receive_into` is full; the next bytes are for the parser again."""
-        raise NotImplementedError
 
     def receive_into(self, body: memoryview) -> None:
         """Read what arrives next into a buffer, and not a byte more."""

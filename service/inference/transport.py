@@ -12,7 +12,7 @@ from normfold.service.inference.response import Response
 
 
 class Exchange(Protocol):
-    """One HTTP request and its response; `service.http.exchange` implements it."""
+    """One HTTP request and its response; `service.http.asgi_exchange` implements it."""
 
     headers: Headers
 

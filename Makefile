@@ -43,7 +43,7 @@ demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, ask; writes
 test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are pytest's own.
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-test-quick: $(INSTALLED)  ## Run the tests that take less than a second each, in two processes.
+test-quick: $(INSTALLED)  ## Run the tests that take less than half a second each, in two processes.
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.

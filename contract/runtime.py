@@ -6,6 +6,7 @@ check reads package metadata only, so that it is fast, and works where ONNX Runt
 
 from __future__ import annotations
 
+import functools
 import os
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -49,6 +50,7 @@ def require_onnxruntime() -> None:
         raise RuntimePackageError(installed)
 
 
+@functools.cache  # asked for every session, 0.7 ms each
 def _is_installed(package: str) -> bool:
     try:
         version(package)

@@ -80,6 +80,7 @@ def tracked() -> list[Path]:
     return [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
 
 
+@pytest.mark.slow
 def test_no_file_names_a_module_that_moved() -> None:
     found = {
         path.relative_to(ROOT).as_posix(): old

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, other or name.rpartition(".")[2]
 
 
+@functools.cache
 def coined(name: str) -> bool:
     """Return whether a name holds a word that only this project used."""
     return name not in STANDARD and any(f"_{word}_" in words(name) for word in COINED)

@@ -1,4 +1,4 @@
-"""What the serving process has loaded once it serves: neither torch nor onnx, and no other room."""
+"""What the serving process has loaded once it serves: neither torch nor onnx, and nothing of another folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from normfold.contract.manifest import FoldSummary, Manifest, TensorSpec, sha256_of
@@ -40,6 +41,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_serving_loads_neither_torch_nor_onnx(tmp_path: Path) -> None:
     write_bundle(tmp_path / "same" / "1")
     ended = subprocess.run(

@@ -40,6 +40,7 @@ def forbidden_imports(source: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_no_module_imports_a_test_module() -> None:
     found = {str(path.relative_to(TESTS)): forbidden_imports(path.read_text()) for path in FILES}
     assert {path: modules for path, modules in found.items() if modules} == {}

@@ -25,6 +25,7 @@ def rows_with(mean: float) -> tuple[np.ndarray, np.ndarray]:
     return u.mean(axis=2), (u**2).mean(axis=2)
 
 
+@pytest.mark.slow
 def test_clean_rows_are_not_flagged_and_drifted_ones_always() -> None:
     monitor = monitor_of(0.05, 0.05)
     assert not any(stream_flags(monitor, [rows_with(0), rows_with(0)], 0))

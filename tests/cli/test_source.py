@@ -100,6 +100,7 @@ def test_wrong_use_of_a_factory_is_one_sentence(
     assert not Path("model_repository").exists()
 
 
+@pytest.mark.slow
 def test_factory_gets_the_arguments_of_the_option_arg(export: Export, package: str) -> None:
     source = [f"{package}.nets:rows", "--weights", "rows.safetensors", "--input", "5"]
     assert export(*source, "--arg", "classes=2") == (0, "")
@@ -140,6 +141,7 @@ def test_config_nested_without_end_is_one_sentence(export: Export, rows_run: Pat
     assert export(str(rows_run)) == (2, "error: 'run/config.json' is not a config: its JSON is nested too deeply.\n")
 
 
+@pytest.mark.slow
 def test_full_disk_while_the_network_is_traced_is_of_the_environment(
     export: Export, rows_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

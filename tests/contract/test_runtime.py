@@ -65,6 +65,7 @@ def test_telemetry_is_off_unless_the_environment_sets_it(
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
 
 
+@pytest.mark.slow
 def test_serving_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
     """Where ONNX Runtime reports, it keeps a device's number there."""
     code = (

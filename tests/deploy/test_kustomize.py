@@ -99,6 +99,7 @@ def _walk(node: Any, keys: list[str]) -> None:
         node = node[int(key)] if isinstance(node, list) else node[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
 def test_resources_built_by_kubectl_fit_the_schema(folder: Path) -> None:
     built = _build(folder)

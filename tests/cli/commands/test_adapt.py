@@ -203,6 +203,7 @@ def test_adapt_rejects_identical_samples(normfold: RunCommand, repository: Path,
     assert [path.name for path in (repository / "net").iterdir() if path.name.isdigit()] == ["1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "has_thresholds"), [(32, False), (99, False), (100, True)])
 def test_too_few_samples_for_thresholds_are_reported(
     normfold: RunCommand, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
@@ -242,6 +243,7 @@ def test_bundle_that_was_not_merged_stays_unmerged(normfold: RunCommand, tmp_pat
         assert read_merging(tmp_path / "models" / name / "2" / "statistics.safetensors") is merging
 
 
+@pytest.mark.slow
 def test_bundle_that_takes_pixels_adapts_to_pictures_and_to_samples_of_the_service(
     normfold: RunCommand, tmp_path: Path
 ) -> None:

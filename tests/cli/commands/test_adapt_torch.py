@@ -142,6 +142,7 @@ def test_accuracy_comes_back_after_a_change_of_light(
     assert accuracy(bundle, dataset, change) > clean - 0.05
 
 
+@pytest.mark.slow
 def test_adapting_to_unchanged_data_costs_almost_no_accuracy(
     normfold: RunCommand, digits: tuple[Path, Dataset]
 ) -> None:
@@ -153,6 +154,7 @@ def test_adapting_to_unchanged_data_costs_almost_no_accuracy(
     assert accuracy(bundle, dataset, lambda x: x) > clean - 0.01
 
 
+@pytest.mark.slow
 def test_network_that_takes_pixels_is_adapted(normfold: RunCommand, digits: tuple[Path, Dataset]) -> None:
     models, dataset = digits
     rows, test = dataset.splits.validation[:200], dataset.splits.test

@@ -77,12 +77,14 @@ def save_onnx(path: Path, training: bool = False) -> None:
     onnx.save(proto, path)
 
 
+@pytest.mark.slow
 def test_a_sound_run_has_no_finding(normfold: RunCommand, run: Path) -> None:
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert normfold("audit", "run", "--fail-on", "warning") == (0, "2 BatchNorm layers: nothing was found.\n", "")
     assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_findings_are_a_table_the_worst_first_and_the_exit_code(normfold: RunCommand, spoilt: Path) -> None:
     assert spoilt.exists()
     code, out, err = normfold("audit", "run")
@@ -106,6 +108,7 @@ def test_option_fail_on_sets_the_severity_of_exit_code_1(
     assert ("of severity warning or above" in err) == bool(code)
 
 
+@pytest.mark.slow
 def test_json_output_has_every_finding_and_every_layer(normfold: RunCommand, spoilt: Path) -> None:
     assert spoilt.exists()
     code, out, _ = normfold("audit", "run", "--json")
@@ -122,6 +125,7 @@ def test_json_output_has_every_finding_and_every_layer(normfold: RunCommand, spo
     assert [len(layer["variance_ratio"]) for layer in record["layers"]] == [3, 3]
 
 
+@pytest.mark.slow
 def test_page_of_the_audit_has_the_findings_and_a_histogram_for_each_layer(
     normfold: RunCommand, spoilt: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +154,7 @@ def test_the_bars_of_a_histogram_count_every_channel() -> None:
     assert "<title>of &lt;b&gt;</title>" in drawn
 
 
+@pytest.mark.slow
 def test_audit_takes_other_data(normfold: RunCommand, run: Path) -> None:
     assert run.exists()
     with np.load("rows.npz") as arrays:
@@ -162,6 +167,7 @@ def test_audit_takes_other_data(normfold: RunCommand, run: Path) -> None:
     assert "'none.npz' cannot be read" in err
 
 
+@pytest.mark.slow
 def test_audit_without_the_data_checks_the_rest(normfold: RunCommand, run: Path, tmp_path: Path) -> None:
     assert run.exists()
     (tmp_path / "rows.npz").unlink()

@@ -213,6 +213,7 @@ def test_export_of_a_factory_with_weights(normfold: RunCommand, factory: str) ->
     assert (record["fold"]["batchnorm_before"], record["fold"]["batchnorm_after"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfold: RunCommand, factory: str) -> None:
     code, _, err = normfold("export", f"{factory}:ready", "--input", "1x8x8")
 

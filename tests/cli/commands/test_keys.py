@@ -131,6 +131,7 @@ def test_wrong_use_changes_nothing(normfold: RunCommand, arguments: tuple[str, .
     assert {path.name for path in Path().iterdir()} == {"keys.json", ".keys.json.lock"}
 
 
+@pytest.mark.slow
 def test_serve_takes_the_file_and_says_that_keys_are_needed(normfold: RunCommand, tmp_path: Path) -> None:
     _, sent = create(normfold, "ci")
     with serving(tmp_path / "none", "--keys", str(tmp_path / "keys.json"), "--host", "0.0.0.0") as (process, client):
@@ -144,6 +145,7 @@ def test_serve_takes_the_file_and_says_that_keys_are_needed(normfold: RunCommand
     assert sent.split("_")[2] not in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_serve_without_keys_warns_once_where_others_reach_it(tmp_path: Path, host: str) -> None:
     with serving(tmp_path / "none", "--host", host) as (process, client):

@@ -634,6 +634,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("list",), ("rollback", "digits"), ("delete", "digits", "1", "--yes"), ("prune", "--keep", "1", "--yes")],

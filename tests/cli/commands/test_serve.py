@@ -46,6 +46,7 @@ def test_serve_exits_with_0_on_a_signal(identity_repository: Path, number: int) 
     )
 
 
+@pytest.mark.slow
 def test_request_in_flight_is_answered_before_the_end(identity_repository: Path) -> None:
     with serving(identity_repository) as (process, client):
         wait_until_loaded(client)
@@ -75,6 +76,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_load_that_hangs_does_not_delay_the_exit(identity_repository: Path) -> None:
     with serving(identity_repository, script=HANGING, NORMFOLD_SHUTDOWN_GRACE_S="0.2") as (process, client):
         assert client.get("/v2/health/live").status_code == 200

@@ -150,6 +150,7 @@ def test_workers_end_when_the_coordinator_is_killed(identity_repository: Path) -
         wait_for(lambda: not any(is_alive(worker) for worker in workers))
 
 
+@pytest.mark.slow
 def test_service_is_unready_and_serves_on_during_the_shutdown_delay(identity_repository: Path) -> None:
     with serving(identity_repository, NORMFOLD_SHUTDOWN_DELAY_S="60") as (process, client):
         wait_until_loaded(client)
@@ -169,6 +170,7 @@ def test_state_folder_that_cannot_be_made_ends_with_2(tmp_path: Path) -> None:
     assert "cannot be written" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["0", "257", "x"])
 def test_number_of_workers_is_checked(number: str) -> None:
     ended = run_serve("--workers", number)

@@ -44,6 +44,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.cli.study.cost.run_cost", lambda _seeds, _rounds: made_up("cost", (1.0, 1.1)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_the_report_has_nine_sections_each_with_its_picture(normfold: RunCommand, tmp_path: Path) -> None:
     code, out, err = normfold("study", "--out", "report/new", "--json")
@@ -63,6 +64,7 @@ def test_the_report_has_nine_sections_each_with_its_picture(normfold: RunCommand
     assert json.loads(out) == json.loads((folder / "study.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_page_has_every_verdict_and_loads_nothing_from_other_hosts(normfold: RunCommand, tmp_path: Path) -> None:
     assert normfold("study", "--out", "report")[0] == 0
@@ -79,6 +81,7 @@ def test_page_has_every_verdict_and_loads_nothing_from_other_hosts(normfold: Run
     assert {value[1:] for value in page.values("href")} == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_the_terminal_shows_claims_and_verdicts(normfold: RunCommand) -> None:
     code, out, _ = normfold("study", "--out", "report", "--quick")
@@ -88,6 +91,7 @@ def test_the_terminal_shows_claims_and_verdicts(normfold: RunCommand) -> None:
     assert "report/index.html" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_folder_that_cannot_be_written_is_named(normfold: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")

@@ -62,6 +62,7 @@ def test_defaults_train_a_convnet_on_digits(run: Run) -> None:
     assert err.count("epoch ") == 5
 
 
+@pytest.mark.slow
 def test_result_is_a_short_table_and_progress_goes_to_standard_error(run: Run) -> None:
     code, out, err = run("--out", "r", *ROWS, "--arg", "widths=[8]")
     assert code == 0
@@ -71,6 +72,7 @@ def test_result_is_a_short_table_and_progress_goes_to_standard_error(run: Run) -
     assert json.loads(Path("r/config.json").read_text())["architecture"]["options"] == {"widths": [8]}
 
 
+@pytest.mark.slow
 def test_run_is_resumed_with_its_own_settings_and_never_overwritten(run: Run) -> None:
     assert run("--out", "r", *ROWS)[0] == 0
     before = Path("r/weights.safetensors").read_bytes()
@@ -84,6 +86,7 @@ def test_run_is_resumed_with_its_own_settings_and_never_overwritten(run: Run) ->
     assert Path("r/weights.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from normfold.models.training.train import train_one_epoch
 
@@ -158,6 +161,7 @@ def test_bad_input_is_one_sentence_with_its_exit_code(run: Run, arguments: list[
     assert not Path("r/config.json").exists()
 
 
+@pytest.mark.slow
 def test_small_batches_warn_in_a_sentence(run: Run) -> None:
     code, _, err = run("--out", "r", *ROWS, "--batch-size", "8")
     assert code == 0

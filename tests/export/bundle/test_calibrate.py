@@ -60,6 +60,7 @@ def test_too_few_finite_rows_give_no_threshold(tmp_path: Path) -> None:
     assert (monitor.calibration_rows, [layer.threshold for layer in monitor.layers]) == (0, [None])
 
 
+@pytest.mark.slow
 def test_calibration_takes_limited_rows_from_everywhere(tmp_path: Path) -> None:
     """Rows of two kinds, one behind the other, as pictures lie class by class."""
     path = tmp_path / MONITOR_NAME

@@ -193,6 +193,7 @@ def test_fold_beyond_float16_is_kept_and_the_rest_verified(name: str, tmp_path: 
     assert report.verification.passes
 
 
+@pytest.mark.slow
 def test_float16_behind_a_cast_and_quanta_have_noise_of_their_own(tmp_path: Path) -> None:
     """One unit in the last place of a float32 input vanishes in the first rounding; a right fold moves the weights."""
     rng = np.random.default_rng(5)

@@ -229,6 +229,7 @@ BRANCHES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     names=st.lists(st.sampled_from(sorted(BRANCHES)), min_size=2, max_size=6),

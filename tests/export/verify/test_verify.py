@@ -198,6 +198,7 @@ def test_weights_are_perturbed_where_no_input_is_float(tmp_path: Path) -> None:
     assert not other.passes
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_run_on_small_pictures_gets_larger_ones(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     weight = np.ones((1, 1, 40, 40), np.float32)

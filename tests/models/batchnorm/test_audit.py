@@ -73,6 +73,7 @@ def test_audit_of_a_network_trained_on_digits_has_no_findings(trained: Path) -> 
     assert [layer.name for layer in audit.layers] == list(audit.differences) == ["stages.0.norm", "stages.2.norm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "code", "severity", "figure"),
     [
@@ -114,6 +115,7 @@ def test_audit_finds_a_planted_fault_in_its_layer(
     assert not of_layer(audit, "stages.0.norm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1e-8, 0.1])
 def test_audit_finds_an_unusual_epsilon(trained: Path, epsilon: float) -> None:
     subject, _ = subject_of_run(trained, None)
@@ -151,6 +153,7 @@ def test_audit_names_the_layer_whose_input_overflows(trained: Path, tmp_path: Pa
     assert set(of_layer(audit, "stages.2.norm")) == {"input-not-finite"}
 
 
+@pytest.mark.slow
 def test_audit_finds_small_training_batches(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(batch_size=8, epochs=6)
     with pytest.warns(UserWarning, match="8 rows"):
@@ -178,6 +181,7 @@ OURS = [name for name, factory in FACTORIES.items() if not isinstance(factory, p
 """Of each kind one; the others are larger ones of the same code."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OURS)
 def test_audit_of_the_registered_architectures_has_no_findings(name: str) -> None:
     torch.manual_seed(0)

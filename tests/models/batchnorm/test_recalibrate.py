@@ -168,6 +168,7 @@ def forget(network: nn.Module) -> None:
             module.reset_running_stats()
 
 
+@pytest.mark.slow
 def test_lost_statistics_are_restored_and_recorded_in_the_card(run: Path) -> None:
     accuracy = load_checkpoint(run).config.card.metrics["test_accuracy"]
     assert accuracy > 0.9
@@ -189,6 +190,7 @@ def test_lost_statistics_are_restored_and_recorded_in_the_card(run: Path) -> Non
     assert files == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 def test_statistics_that_are_not_finite_are_replaced_and_recorded_as_null(run: Path) -> None:
     spoil(run, lambda network: network.stages[0].norm.running_var.fill_(float("nan")))
     record = recalibrate_run(run).record
@@ -198,6 +200,7 @@ def test_statistics_that_are_not_finite_are_replaced_and_recorded_as_null(run: P
     assert record.accuracy_after["test"] > 0.9
 
 
+@pytest.mark.slow
 def test_recalibration_that_lowers_accuracy_is_not_used(run: Path) -> None:
     def silence(network: nn.Module) -> None:
         """Give half of the channels a variance that mutes them, and a scale that is wrong once they are heard."""
@@ -221,6 +224,7 @@ def test_recalibration_that_lowers_accuracy_is_not_used(run: Path) -> None:
         assert torch.equal(found.checkpoint.network.state_dict()[name], tensor)
 
 
+@pytest.mark.slow
 def test_statistics_of_training_remain_without_the_training_data(run: Path, images: Path) -> None:
     with np.load(images) as arrays:
         found = dict(arrays)

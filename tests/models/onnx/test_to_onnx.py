@@ -71,6 +71,7 @@ def test_batchnorm_nodes_have_the_names_of_their_modules(everything: tuple[nn.Mo
     assert names == ["down.norm", "twice.norm", "twice.norm#2", "up.norm", "linear.norm"]
 
 
+@pytest.mark.slow
 def test_graph_equals_eval_and_not_train_for_any_batch_and_size(everything: tuple[nn.Module, OnnxFile]) -> None:
     network, written = everything
     model = onnx.load(written.path)
@@ -86,6 +87,7 @@ def test_graph_equals_eval_and_not_train_for_any_batch_and_size(everything: tupl
     assert not np.allclose(y, in_train, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_batchnorms_remain_and_nodes_added_by_the_exporter_are_removed(everything: tuple[nn.Module, OnnxFile]) -> None:
     path = everything[1].path
     assert kinds(path).count("BatchNormalization") == 5
@@ -148,12 +150,14 @@ def test_several_inputs_and_outputs_keep_their_names_and_dtypes(
     assert not list(recwarn)
 
 
+@pytest.mark.slow
 def test_export_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     to_onnx(unsettle(LinearBatchNorm(2, 2)), tmp_path / "m.onnx", {"x": InputSpec((2,))})
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
 
 
+@pytest.mark.slow
 def test_linear_on_sequences_has_its_weight_as_an_initializer(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     to_onnx(nn.Linear(200, 100).eval(), path, {"x": InputSpec((7, 200))})
@@ -204,6 +208,7 @@ class Number(nn.Module):
         return x, 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "inputs", "more", "message"),
     [
@@ -259,6 +264,7 @@ def test_unused_input_remains_an_input(tmp_path: Path) -> None:
     assert [value.name for value in onnx.load(tmp_path / "m.onnx").graph.input] == ["x", "y"]
 
 
+@pytest.mark.slow
 def test_batchnorm_removed_by_the_exporter_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.models.onnx.to_onnx.count_nodes", lambda *_: 0)
     with pytest.raises(OnnxExportError, match="calls BatchNorm 1 times, the exported graph has 0"):
@@ -266,6 +272,7 @@ def test_batchnorm_removed_by_the_exporter_raises(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_checkpoint_is_exported_with_its_card(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run()
     network = unsettle(build(config.architecture))

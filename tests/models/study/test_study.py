@@ -45,6 +45,7 @@ def test_all_experiments_are_tested() -> None:
     assert len(EXPERIMENTS) == len(TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_experiment_returns_its_rows_and_a_plot(name: str) -> None:
     run, columns, rows = TINY[name]

@@ -23,6 +23,7 @@ def epoch(number: int) -> EpochMetrics:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 5])
 def test_curves_are_a_png_with_lines(tmp_path: Path, epochs: int) -> None:
     draw_curves([epoch(number) for number in range(1, epochs + 1)], epochs, tmp_path / "c.png", "a title")

@@ -31,6 +31,7 @@ def fill_disk_at(monkeypatch: pytest.MonkeyPatch, write: int) -> None:
     monkeypatch.setattr("os.fsync", fsync)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [1, 2, 3, 4])  # metrics, state, weights, config
 def test_failed_write_before_the_first_checkpoint_leaves_no_file(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, write: int
@@ -51,6 +52,7 @@ def test_failed_write_before_the_first_checkpoint_leaves_no_file(
     fit(config, dataset, tmp_path / "new" / "run")
 
 
+@pytest.mark.slow
 def test_failed_write_after_a_checkpoint_keeps_all_files(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +82,7 @@ class StopAtOnce(TrainingCallback):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_its_state_if_resuming_fails(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +100,7 @@ def test_interrupted_run_keeps_its_state_if_resuming_fails(
     fit(config, dataset, folder, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [False, True])
 def test_temporary_files_of_a_killed_run_are_removed_at_the_next_start(
     tmp_path: Path, make_run: MakeRun, resume: bool

@@ -41,6 +41,7 @@ def read_lines(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
+@pytest.mark.slow
 def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=8)
     result = fit(config, dataset, tmp_path / "run")
@@ -55,6 +56,7 @@ def test_run_learns_and_writes_all_files(tmp_path: Path, make_run: MakeRun) -> N
     assert measured.accuracy == result.metrics["test_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 def test_checkpoint_is_that_of_the_best_validation_epoch(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=6, lr=0.3)
@@ -95,6 +97,7 @@ def torch_state(folder: Path) -> dict[str, torch.Tensor]:
     return read_safetensors(folder / "resume" / "state.safetensors")
 
 
+@pytest.mark.slow
 def test_weights_depend_on_the_seed(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         config, dataset = make_run(epochs=1, seed=seed)
@@ -103,6 +106,7 @@ def test_weights_depend_on_the_seed(tmp_path: Path, make_run: MakeRun) -> None:
     assert weights[0] != weights[1]
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_returns_its_result(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2)
     first = fit(config, dataset, tmp_path / "run")
@@ -110,6 +114,7 @@ def test_resuming_a_finished_run_returns_its_result(tmp_path: Path, make_run: Ma
     assert (again.epochs, again.metrics) == (first.epochs, first.metrics)
 
 
+@pytest.mark.slow
 def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1)
     folder = tmp_path / "run"
@@ -136,6 +141,7 @@ def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_p
         fit(config, dataset, folder, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=50, patience=2, lr=1e-9)
@@ -147,6 +153,7 @@ def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: MakeRun) 
     assert load_checkpoint(result.folder).config.epoch == result.best_epoch
 
 
+@pytest.mark.slow
 def test_diverging_run_stops_with_advice_and_can_be_started_again(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run("mlp", epochs=2, optimizer="sgd", lr=1e30)
     with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower --lr \(it was 1e\+30\)"):
@@ -181,6 +188,7 @@ def test_infinite_test_loss_raises_and_the_folder_stays_readable(
         assert set(load_checkpoint(tmp_path / "run").config.card.metrics) == {"validation_loss", "validation_accuracy"}
 
 
+@pytest.mark.slow
 def test_small_batches_warn(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=1, batch_size=16)
     with pytest.warns(TrainingWarning, match="16 rows: with fewer than 32"):
@@ -195,6 +203,7 @@ def test_fp16_without_gpu_is_refused(tmp_path: Path, make_run: MakeRun, monkeypa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run(epochs=2, precision="bf16")
     with pytest.raises(KeyboardInterrupt):
@@ -309,6 +318,7 @@ def test_evaluation_of_masks_does_not_depend_on_the_batch_size(monkeypatch: pyte
     assert split.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, (40, 4, 4))
@@ -329,6 +339,7 @@ def test_run_on_masks_records_mean_iou_and_resumes(tmp_path: Path) -> None:
         assert (tmp_path / "broken" / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_run_on_classes_records_no_mean_iou(tmp_path: Path, make_run: MakeRun) -> None:
     result = fit(*make_run(epochs=1), tmp_path / "run")
     assert "validation_mean_iou" not in read_lines(result.folder)[0]

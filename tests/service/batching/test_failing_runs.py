@@ -121,6 +121,7 @@ def test_any_exception_of_a_run_is_500_and_the_next_request_succeeds(
     assert post_picture(service).status_code == 200
 
 
+@pytest.mark.slow
 def test_jumping_wall_clock_has_no_effect(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

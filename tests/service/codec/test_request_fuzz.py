@@ -51,7 +51,7 @@ from tests.support.infer_bodies import (
     written,
 )
 
-EXAMPLES = {"default": 150, "fuzz": 1000}[os.environ.get("HYPOTHESIS_PROFILE", "default")]
+EXAMPLES = {"default": 150, "quick": 15, "fuzz": 1000}[os.environ.get("HYPOTHESIS_PROFILE", "default")]
 LOOK = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 LIMIT = 1_000_000

@@ -126,6 +126,7 @@ def test_last_value_of_a_repeated_key_counts() -> None:
     assert decoded(record or parse_object(body), "FP32")[0] == np.float32(3).tobytes()
 
 
+@pytest.mark.slow
 def test_large_json_body_is_served(served: Service) -> None:
     data = np.arange(3600, dtype=np.float32).reshape(60, 60) / 7
     entry = {"name": "input", "datatype": "FP32", "shape": [60, 60], "data": data.tolist()}

@@ -107,6 +107,7 @@ def test_bundle_without_calibration_rows_has_scores_and_no_verdict(repository: P
     assert found["layers"][0]["score"] > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "settings"), [("unwatched", {"drift_share": 1.0}), ("net", {"drift_share": 0.0})])
 def test_drift_route_reports_a_model_that_is_not_monitored(
     repository: Path, start: StartService, model: str, settings: dict[str, Any]
@@ -152,6 +153,7 @@ def test_drift_state_survives_a_restart(repository: Path, tmp_path: Path, start:
     assert drift(second)["rows"] == seen
 
 
+@pytest.mark.slow
 def test_last_rows_are_saved_without_further_requests(
     repository: Path, tmp_path: Path, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,7 @@ def test_monitor_of_another_network_is_rejected(repository: Path, start: StartSe
     assert "monitor.json" in answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_recent_inputs_are_kept_with_keep_samples(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state", keep_samples=50)
     sent = rows(200)
@@ -251,6 +254,7 @@ def test_kept_inputs_can_be_used_by_adapt(repository: Path, tmp_path: Path, star
     assert drift(again)["drifted"] is False
 
 
+@pytest.mark.slow
 def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"drift_share": 1.0, "state_dir": tmp_path / "state", "keep_samples": 500}
     chosen = Settings(repository=repository, provider="cpu", **settings)
@@ -275,6 +279,7 @@ def test_adapt_explains_how_to_keep_inputs(repository: Path, tmp_path: Path) -> 
         adapt(repository, "net", tmp_path / "state")
 
 
+@pytest.mark.slow
 def test_inputs_are_not_kept_by_default(repository: Path, tmp_path: Path, start: StartService) -> None:
     service = start(repository, drift_share=1.0, state_dir=tmp_path / "state")
     ask(service, rows(20))

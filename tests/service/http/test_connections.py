@@ -50,6 +50,7 @@ def test_pipelined_requests_are_answered_in_order(slow: Any) -> None:
     assert [json.loads(body)["id"] for _, body in found] == [str(number) for number in range(20)]
 
 
+@pytest.mark.slow
 def test_idle_connection_is_closed_after_the_keep_alive_timeout(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that begin no request do not keep a connection open."""
     monkeypatch.setattr(timeouts, "REAP_INTERVAL_S", 0.05)

@@ -216,6 +216,7 @@ def test_accept_encoding_selects_gzip_or_deflate(header: bytes, expected: bytes 
     assert accepted_encoding(header) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent", [b"POST /v2/mod", b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
 )

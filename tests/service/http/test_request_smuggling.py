@@ -120,6 +120,7 @@ def test_invalid_request_among_pipelined_ones_spoils_no_other(served: Service) -
     assert b"HTTP/1.1 400" in rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [b"GET /", INFER_HEAD % (1000, b""), CHUNKED.replace(b"none", b"digits")])
 def test_request_that_trickles_in_is_408_however_steadily(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch, head: bytes

@@ -86,6 +86,7 @@ def test_garbage_after_a_zero_copy_body_is_rejected_after_its_response(
     assert received == [len(body)]
 
 
+@pytest.mark.slow
 def test_disconnect_or_stall_within_a_zero_copy_body_ends_the_request(
     bundles: BundleWriter, start: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

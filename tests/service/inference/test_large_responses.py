@@ -192,6 +192,7 @@ def test_unread_responses_share_a_byte_budget(bundles: BundleWriter, start: Star
     wait_for(lambda: ask(service, asking(closing=True))[0] == 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 def test_response_over_the_limit_is_rejected_before_the_run(
     bundles: BundleWriter, start: StartService, access_log: AccessLog, binary: bool

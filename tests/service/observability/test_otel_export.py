@@ -79,6 +79,7 @@ class _Collector(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_spans_are_exported_to_the_collector_of_the_environment(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,7 @@ def test_histogram_counts_values_up_to_its_bounds() -> None:
     assert list(SECONDS) == sorted(SECONDS)
 
 
+@pytest.mark.slow
 def test_access_log_has_a_line_for_every_request(bundles: BundleWriter, start: StartService, tmp_path: Path) -> None:
     bundles.digits()
     path = tmp_path / "access.log"

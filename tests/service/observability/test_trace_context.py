@@ -93,6 +93,7 @@ def test_malformed_traceparent_is_ignored(sent: str) -> None:
     assert read_trace_id(sent.encode()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_log_lines_carry_the_trace_id_without_opentelemetry(
     bundles: BundleWriter, start: Any, tmp_path: Path, named: bool

@@ -164,6 +164,7 @@ def test_load_request_reports_a_missing_repository(bundles: BundleWriter, start:
     assert service.client.post("/v2/repository/models/digits/load").status_code == 200
 
 
+@pytest.mark.slow
 def test_models_load_and_run_on_a_full_disk(
     bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:

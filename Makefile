@@ -71,7 +71,7 @@ docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, 
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --nitpicky --doctree-dir build/docs-cache docs build/docs
 	@echo "The documentation is in build/docs/index.html"
 
-notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb anew from the tutorials' pages and scripts.
+notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb again from the tutorials' pages and scripts.
 	$(BIN)/python -m scripts.docs_notebooks
 
 lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.

@@ -116,7 +116,7 @@ def recalibrate(
         TrainingModeError: a BatchNormalization is in training mode.
         SampleError: the samples cannot be cut into batches of the size that the model fixes.
         SampleStatisticsError: what the samples give is not finite.
-        WriteError: there is no room for the activations.
+        WriteError: the disk has no space for the activations.
     """
     common_passes.InlinePass()(model)
     common_passes.RemoveUnusedNodesPass()(model)

@@ -73,7 +73,7 @@ def _unreadable(label: str, rejection: Rejection) -> Finding:
 
 
 def _dropouts(model: ir.Model) -> Iterator[Finding]:
-    """Find Dropout nodes that drop: from opset 12 an input says so, before that the number of outputs told nothing."""
+    """Find Dropout nodes that drop: from opset 12 an input says so, before that nothing in the file does."""
     for node in model.graph.all_nodes():
         if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 3:
             continue

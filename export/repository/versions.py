@@ -49,7 +49,7 @@ class Version:
     """Bytes that its files hold."""
     manifest: Manifest | None
     problem: str | None
-    """Why it cannot answer, in one sentence; None if nothing is wrong, as far as can be told without reading it all."""
+    """Why it cannot answer, in one sentence; None if nothing is wrong in what is read without loading it."""
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_nothing_wherever_it_is_met(source: Path, repository:
 def test_a_disk_that_is_full_when_files_are_synced_leaves_nothing(
     source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    """File systems that allocate late say only then that there is no room; servers see no version meanwhile."""
+    """File systems that allocate late report only then that the disk is full; servers see no version meanwhile."""
     calls = []
     right = os.fsync
 

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_for
 
 
 def allocator(bundles: BundleWriter) -> None:
-    """Write a network that makes as many zeros as it is told, and of rows that run together as the largest says."""
+    """Write a network that makes as many zeros as its input says; of rows that run together the largest counts."""
     bundles.write(
         "allocator",
         1,

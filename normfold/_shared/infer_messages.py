@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from http.client import HTTPMessage
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def write_infer_request(
     return [head, *tensors], headers
 
 
-def read_infer_response(headers: Mapping[str, str], body: bytes) -> dict[str, Array]:
+def read_infer_response(headers: HTTPMessage, body: bytes) -> dict[str, Array]:
     """Return the tensors of an infer response, by output: JSON, and bytes after it."""
     length = headers.get(_HEADER_LENGTH)
     view = memoryview(body)

@@ -134,8 +134,8 @@ if TYPE_CHECKING:
     from normfold.contract.bundle import DamagedBundleError as DamagedBundleError
     from normfold.contract.drift.monitor import MonitorError as MonitorError
     from normfold.contract.errors import RawInputError as RawInputError
+    from normfold.contract.onnxruntime_package import RuntimePackageError as RuntimePackageError
     from normfold.contract.record import ManifestError as ManifestError
-    from normfold.contract.runtime import RuntimePackageError as RuntimePackageError
 
 _LAZY = {
     "DamagedBundleError": "bundle",

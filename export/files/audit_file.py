@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common_passes
 
 from normfold.contract.audit.batchnorm_checks import check_layer
 from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
-from normfold.export.fold.batchnorm import BatchNorm, is_training, read_parameters
+from normfold.export.fold.batchnorm_parameters import BatchNorm, is_training, read_parameters
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels

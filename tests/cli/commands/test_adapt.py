@@ -365,7 +365,7 @@ def test_fold_that_fails_verification_writes_no_version(
     normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(repository)
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
     code, _, err = normfold("adapt", "models/net", "--samples", str(samples))
 

@@ -126,7 +126,7 @@ def test_name_that_is_no_folder_is_rejected(source: Path, repository: Path, name
 
 
 def test_failed_verification_leaves_nothing(source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
     with pytest.raises(VerificationError):
         export_bundle(source, repository, "net")

@@ -1,8 +1,9 @@
 """The batch size of a network and where it runs: measured while the model loads.
 
 A row costs its part of a run and what a run costs besides: waking a thread and returning, over code and data that the
-network has driven from the processor's caches. The batch size is doubled for as long as a row costs
-at most _MAX_COST_RATIO of what it did, and a run stays short. A network whose largest batch takes less time than a thread costs runs on the event loop.
+network has driven from the processor's caches. The batch size is doubled for as long as a row costs at
+most _MAX_COST_RATIO of what it did, and a run stays short. A network whose largest batch takes less time than a thread
+costs runs on the event loop.
 """
 
 from __future__ import annotations

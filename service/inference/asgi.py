@@ -13,7 +13,7 @@ from normfold.service.codec.headers import declared_length
 from normfold.service.errors import ClientDisconnectedError
 from normfold.service.inference.infer_call import InferCall, InferResources
 from normfold.service.inference.model_ref import ModelRef
-from normfold.service.inference.transport import AsgiExchange
+from normfold.service.inference.transport import Exchange
 from normfold.service.observability.request_trace import RequestTrace
 
 
@@ -27,7 +27,7 @@ class InferRoute:
     def __init__(self, resources: InferResources) -> None:
         self._resources = resources
 
-    async def __call__(self, exchange: AsgiExchange, trace: RequestTrace, reference: ModelRef) -> None:
+    async def __call__(self, exchange: Exchange, trace: RequestTrace, reference: ModelRef) -> None:
         """Serve one request for a model.
 
         Raises:
@@ -53,7 +53,7 @@ class InferRoute:
             call.close()
 
 
-async def _read_id(call: InferCall, exchange: AsgiExchange) -> None:
+async def _read_id(call: InferCall, exchange: Exchange) -> None:
     """Read the id in the body of a request that was not admitted, if the body is small."""
     length = declared_length(exchange.headers)
     if length and length <= INLINE_BYTES and b"content-encoding" not in exchange.headers:

@@ -142,7 +142,7 @@ _LAZY = {
     "ManifestError": "record",
     "MonitorError": "drift.monitor",
     "RawInputError": "errors",
-    "RuntimePackageError": "runtime",
+    "RuntimePackageError": "onnxruntime_package",
 }
 """Errors in modules of `normfold.contract` that import numpy or pydantic, by the name of the module."""
 

@@ -48,7 +48,7 @@ class Kernel:
 def conv_kernel(node: ir.Node) -> Kernel | None:
     """Return the kernel of a Conv with constant weights and pads that do not depend on its input's size."""
     layer = read_layer(node)
-    if isinstance(layer, Rejection) or pads_by_input(node):
+    if isinstance(layer, Rejection) or not layer.is_stored or pads_by_input(node):
         return None
     outputs, inputs_per_group, *size = layer.weight_shape
     group = node.attributes.get_int("group", 1)
@@ -93,8 +93,8 @@ def _window(node: ir.Node, rank: int) -> dict[str, Any]:
     return {
         "strides": tuple(node.attributes.get_ints("strides", (1,) * rank)),
         "dilations": tuple(node.attributes.get_ints("dilations", (1,) * rank)),
-        "begins": tuple(pads[:rank]),
-        "ends": tuple(pads[rank:]),
+        "pads_begin": tuple(pads[:rank]),
+        "pads_end": tuple(pads[rank:]),
     }
 
 

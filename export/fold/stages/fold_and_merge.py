@@ -20,6 +20,7 @@ from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.stages.apply_plan import apply_backward, apply_forward
+from normfold.export.fold.stages.one_of_several import one_of_several, plan_one_of_several
 from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
@@ -39,7 +40,7 @@ def fold_and_merge(state: FoldState) -> bool:
     """
     folder = _FoldPass(state)
     changed = folder.fold()
-    while state.options.merging and folder.merge():
+    while (state.options.merging and folder.merge()) or folder.fold_one_of_several():
         folder.fold()
         changed = True
     return changed
@@ -86,6 +87,16 @@ class _FoldPass:
                 self._state.report.affines += node.op_type in ELEMENTWISE_OPS
         return bool(merges or pairs)
 
+    def fold_one_of_several(self) -> bool:
+        """Fold one of several BatchNormalization nodes that read one value backwards; return whether there was one."""
+        for first, others in one_of_several(self._graph):
+            plan = plan_one_of_several(first, others, self._planner)
+            if plan is not None:
+                for edit in plan.compensations:
+                    edit.apply(self._editor)
+                return self._fold_backward(first.node, 0, plan.backward)
+        return False
+
     def _fold(self, node: ir.Node) -> bool:
         """Fold one node backwards, or else forwards, or note why not."""
         target = self._read(node)
@@ -99,11 +110,7 @@ class _FoldPass:
             return True
         backward = _without_overflow(self._planner.plan_backward(node, affine, index))
         if isinstance(backward, Plan):
-            self._forget_outputs(node, backward)
-            value = apply_backward(node, index, backward, self._editor)
-            if is_batchnorm(node):
-                self._state.output_values[value] = node
-            return self._note(node, Outcome.FOLDED_BACK, backward)
+            return self._fold_backward(node, index, backward)
         if not is_batchnorm(node) and is_layernorm_affine(node):
             return False
         forward = self._planner.plan_forward(node, affine)
@@ -117,6 +124,13 @@ class _FoldPass:
             return self._note(node, Outcome.FOLDED_FORWARD, forward)
         self._state.rejections[node] = (backward, forward)
         return False
+
+    def _fold_backward(self, node: ir.Node, index: int, plan: Plan) -> bool:
+        self._forget_outputs(node, plan)
+        value = apply_backward(node, index, plan, self._editor)
+        if is_batchnorm(node):
+            self._state.output_values[value] = node
+        return self._note(node, Outcome.FOLDED_BACK, plan)
 
     def _bypass(self, node: ir.Node, index: int) -> bool:
         """Remove a node that does nothing, unless it hands an input of the graph, or an output, on to the caller."""

@@ -1,0 +1,122 @@
+"""Several BatchNormalization nodes read one value: the layer before it absorbs one, the others compensate for it.
+
+    before   y1 = g1 x + h1            y2 = g2 x + h2
+    after    x' = g1 x + h1 = y1       y2 = (g2 / g1) x' + (h2 - (g2 / g1) h1)
+
+One node less. The layer's output is rounded, and the others enlarge its rounding error by g2 / g1, so no fold of this
+kind is made where that gain is large: see `MAX_GROWTH`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.arrays import Array
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
+from normfold.export.fold.edits import Edit
+from normfold.export.fold.operators import batchnorm
+from normfold.export.fold.plan import Plan, Planner, Step
+from normfold.export.fold.rejection import Rejection
+from normfold.export.graph.nodes import is_batchnorm, opset_of
+from normfold.export.graph.shapes import rank_of
+
+MAX_GROWTH = 8.0
+"""How many times larger, relative to what the other BatchNormalization gives in the same channel, the rounding error of
+the layer's output may become.
+
+In float32 that is at most 8 * 2^-24 = 4.8e-7 of a channel's largest values: less than half of what verification allows
+any network, 1e-6."""
+
+_DEVIATIONS = 3.0
+"""Standard deviations around its mean within which a normalised value lies, nearly always."""
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPlan:
+    """A plan to fold one BatchNormalization backwards, and the edits of the others that read the same value."""
+
+    backward: Plan
+    compensations: Sequence[Edit]
+
+
+def one_of_several(graph: ir.Graph) -> Iterator[tuple[BatchNorm, list[BatchNorm]]]:
+    """Yield a BatchNormalization that could be folded, and the others that read its input.
+
+    Only where no other node and no caller reads that value. Of the nodes that read one value the one comes first whose
+    removal enlarges the rounding error least; those that would enlarge it too much are left out.
+    """
+    for value in [node.inputs[0] for node in graph if is_batchnorm(node)]:
+        if value is None or value.is_graph_output() or len(value.uses()) < 2:
+            continue
+        readers = [reader for reader, index in value.uses() if index == 0 and is_batchnorm(reader)]
+        if len(readers) < len(value.uses()) or any(reader.graph is not graph for reader in readers):
+            continue
+        read = [read_batchnorm(reader, opset_of(reader)) for reader in readers]
+        usable = [one for one in read if isinstance(one, BatchNorm)]
+        if len(usable) == len(read) and len({one.scale.size for one in usable}) == 1:
+            yield from _by_growth(usable)
+
+
+def plan_one_of_several(first: BatchNorm, others: Sequence[BatchNorm], planner: Planner) -> SharedPlan | None:
+    """Plan for the layer before to absorb `first`; the others read its output then. None if that cannot be.
+
+    With a plan, the graph is changed: the others read what `first` gives out, which is right once the plan and the
+    compensations are applied. Without one it is as it was.
+    """
+    value, rank = first.node.inputs[0], rank_of(first.node.inputs[0])
+    if rank is None or rank < 2:
+        return None
+    affine = first.affine(rank)
+    with np.errstate(divide="ignore"):
+        inverse = 1 / affine.gain
+    # Where both gains are zero, the other does not read the channel: any finite inverse serves.
+    inverse = np.where(np.isfinite(inverse), inverse, 0.0)
+    removed = Affine(inverse, -inverse * affine.offset)
+    steps = [batchnorm.fold_forward(other.node, {0: removed}) for other in others]
+    edits = [step.edit for step in steps if isinstance(step, Step) and step.edit is not None]
+    if len(edits) < len(steps) or not all(constant.fits for edit in edits for constant in edit.new_constants):
+        return None
+    for other in others:
+        other.node.replace_input_with(0, first.node.outputs[0])
+    plan = planner.plan_backward(first.node, affine)
+    if isinstance(plan, Rejection) or plan.overflow() is not None:
+        for other in others:
+            other.node.replace_input_with(0, value)
+        return None
+    return SharedPlan(plan, edits)
+
+
+def _by_growth(batchnorms: Sequence[BatchNorm]) -> Iterator[tuple[BatchNorm, list[BatchNorm]]]:
+    """Yield each as the one that goes, with the others, by how much rounding errors grow; not those above the limit."""
+    found = []
+    for first in batchnorms:
+        others = [other for other in batchnorms if other is not first]
+        found.append((max(_growth(first, other) for other in others), first, others))
+    for growth, first, others in sorted(found, key=lambda one: one[0]):
+        if growth <= MAX_GROWTH:
+            yield first, others
+
+
+def _growth(first: BatchNorm, other: BatchNorm) -> float:
+    """Return how many times the rounding error of `first`'s output grows, relative to the output of `other`.
+
+    The largest value over the channels of  |g2 / g1| size1 / size2,  where a size is the largest absolute value that a
+    channel takes, by the statistics: |shift| + 3 |scale|, and for `first` its offset too, if that is larger.
+    """
+    own, theirs = first.affine(2), other.affine(2)
+    size = np.maximum(_size(first), np.abs(own.offset.reshape(-1)))
+    gain, divisor = np.abs(theirs.gain.reshape(-1)), np.abs(own.gain.reshape(-1)) * _size(other)
+    reads = gain > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = gain[reads] * size[reads] / divisor[reads]
+    return float(np.max(growth, initial=0.0)) if np.isfinite(growth).all() else float("inf")
+
+
+def _size(one: BatchNorm) -> Array:
+    size: Array = np.abs(one.shift) + _DEVIATIONS * np.abs(one.scale)
+    return size

@@ -93,9 +93,15 @@ class Layer:
         return input_name(self.node, self.bias_index, "bias")
 
 
-def read_layer(node: ir.Node, bias_index: int = 2) -> Layer | Rejection:
-    """Read a node's weight and bias, or say why they cannot be replaced."""
-    weight = read_weight(node, 1)
+def read_layer(node: ir.Node, bias_index: int = 2, output_axis: int = 0) -> Layer | Rejection:
+    """Read a node's weight and bias, or say why they cannot be replaced.
+
+    Args:
+        node: the layer, its weight input 1.
+        bias_index: the bias's input.
+        output_axis: the weight's axis of the layer's outputs.
+    """
+    weight = read_weight(node, 1, output_axis=output_axis)
     if isinstance(weight, Rejection):
         return weight
     if len(node.inputs) <= bias_index or node.inputs[bias_index] is None:

@@ -25,7 +25,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
     The bias is added everywhere, whatever the stride and the padding of the output.
     """
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=1)
     if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
@@ -56,7 +56,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     """
     if set(removed) != {0}:
         return reject_read_as_weight(node)
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=1)
     if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape

@@ -19,7 +19,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
     With beta 0 or C absent, C' = h and beta 1.
     """
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=_column_axis(node))
     if isinstance(layer, Rejection):
         return layer
     axis = _column_axis(node)
@@ -39,7 +39,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     """Absorb: with gain g and offset h per column of A', B' rows times g and beta * C' = beta * C + alpha * h B'."""
     if set(removed) != {0}:
         return reject_read_as_weight(node)
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=_column_axis(node))
     if isinstance(layer, Rejection):
         return layer
     axis = 1 - _column_axis(node)

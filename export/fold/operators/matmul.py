@@ -85,7 +85,7 @@ def _read_weight(node: ir.Node) -> Weight | Rejection | None:
     """Return the constant factor, why it cannot be changed, or None where both are activations."""
     for index in (1, 0):
         if is_weight(node, index):
-            weight = read_weight(node, index)
+            weight = read_weight(node, index, output_axis=index)
             if isinstance(weight, Weight) and len(weight.shape) != 2:
                 return Rejection(ReasonCode.WEIGHT_RANK, node, "its constant factor is not of rank 2")
             return weight

@@ -38,7 +38,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
             return Rejection(ReasonCode.OPERATOR, node, f"it reads the value as {_ROLES[index]}")
         if index != 0:
             return reject_read_as_weight(node)
-    layer = read_layer(node, _BIAS)
+    layer = read_layer(node, _BIAS, output_axis=1)
     if isinstance(layer, Rejection):
         return layer
     directions, rows, features = layer.weight_shape

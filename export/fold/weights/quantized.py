@@ -61,6 +61,11 @@ class Quantized:
         """Whether there is one scale for the whole weight."""
         return int(np.prod(self.scale_shape)) == 1 and not self.block_size
 
+    @property
+    def has_vector(self) -> bool:
+        """Whether there is a scale for each channel along the axis."""
+        return not self.is_uniform and not self.block_size
+
     def spread(self, array: Array) -> Array:
         """Return a scale or zero point as an array that broadcasts against the weight."""
         if array.size == 1:

@@ -7,6 +7,11 @@
 
 A scale is never negative and never zero: the standard does not forbid it, kernels that multiply integers do not expect
 it. It is never subnormal either: a runtime may flush it to zero, and it has fewer digits.
+
+Scales for each channel are those of the layer's outputs. The standard allows any axis, and the result is exact; but a
+runtime that finds a DequantizeLinear at the layer's input too, and a QuantizeLinear behind it, makes one kernel of
+integers of them, and takes a vector of scales for those of the outputs without a look at `axis`: ONNX Runtime 1.32's
+QLinearConv and QGemm gave wrong results, or failed, with its optimisations on.
 """
 
 from __future__ import annotations
@@ -43,12 +48,13 @@ class _Scale:
     axis: int | None = None
 
 
-def rescale(quantized: Quantized, factor: Array) -> Rewrite | str:
+def rescale(quantized: Quantized, factor: Array, output_axis: int | None) -> Rewrite | str:
     """Return the DequantizeLinear with other constants, so that its weight is the old one times `factor`.
 
     Args:
         quantized: the constants that it reads.
         factor: of the weight's rank, broadcasting against it, float64.
+        output_axis: the weight's axis of the layer's outputs; None for an operator that has no kernel of integers.
 
     Returns:
         The rewrite; or the rest of a sentence that begins "the weight is quantised, and", which says why not.
@@ -56,7 +62,7 @@ def rescale(quantized: Quantized, factor: Array) -> Rewrite | str:
     factor = constant_axes_dropped(factor)
     if not np.all(factor):
         return "a gain of zero would make a scale zero"
-    scale = _gain_of_scale(quantized, factor)
+    scale = _gain_of_scale(quantized, factor, output_axis)
     if isinstance(scale, str):
         return scale
     old = quantized.scale()
@@ -89,10 +95,12 @@ def _constant(
     return DerivedConstant(input_name(quantized.node, index, role), shape, dtype, lambda: spread)
 
 
-def _gain_of_scale(quantized: Quantized, factor: Array) -> _Scale | str:
+def _gain_of_scale(quantized: Quantized, factor: Array, output_axis: int | None) -> _Scale | str:
     """Return the factor as gains of the scales, or why there is no scale for each of them."""
     shape = quantized.scale_shape
     varying = [axis for axis, size in enumerate(factor.shape) if size != 1]
+    if quantized.has_vector and output_axis not in (None, quantized.axis):
+        return "its scales are not those of its outputs, which kernels of integers take them for"
     if not varying:
         return _Scale(factor.reshape(()), shape)
     if len(varying) > 1:
@@ -100,11 +108,13 @@ def _gain_of_scale(quantized: Quantized, factor: Array) -> _Scale | str:
     if quantized.block_size:
         if varying[0] == quantized.axis:
             return "the gain varies within the blocks that have one scale"
-        return _Scale(factor, shape) if shape[varying[0]] != 1 else "the gain varies where there is one scale"
-    if not quantized.is_uniform:
+        return _Scale(factor, shape)
+    if quantized.has_vector:
         if varying[0] != quantized.axis:
-            return f"the gain varies along axis {varying[0]} of it, its scales along axis {quantized.axis}"
+            return "the gain varies along another axis of it than its scales"
         return _Scale(factor.reshape(-1), shape)
+    if output_axis not in (None, varying[0]):
+        return "the gain varies between its inputs, while kernels of integers take scales for those of its outputs"
     if opset_of(quantized.node) < _FIRST_OPSET_WITH_AXIS:
         return f"until opset {_FIRST_OPSET_WITH_AXIS - 1} it has one scale, while the gain varies"
     return _Scale(factor.reshape(-1), (factor.size,), varying[0])

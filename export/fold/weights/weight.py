@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -31,7 +31,7 @@ class Weight:
     """Input number `index` of a layer, read in float64 when asked.
 
     `source` holds the nodes that make it, the DequantizeLinear first, then each Transpose; it is empty for an
-    initializer.
+    initializer. `output_axis` is the axis of the layer's outputs, None where the layer has no kernel of integers.
     """
 
     node: ir.Node
@@ -40,6 +40,7 @@ class Weight:
     dtype: ir.DataType
     read: Callable[[], Array]
     source: Sequence[ir.Node] = field(default=())
+    output_axis: int | None = None
 
     def scaled(self, factor: Array) -> ScaledWeight | Rejection:
         """Return the weight times a factor that broadcasts against it, or why it cannot take that."""
@@ -53,17 +54,20 @@ class Weight:
                     f"its weight is made by {node.op_type} {node_label(node)!r}, whose output is read elsewhere too"
                 )
                 return Rejection(ReasonCode.OTHER_READERS, self.node, because)
+        output_axis = self.output_axis
         for transpose in reversed(self.source[1:]):
-            factor = factor.transpose(np.argsort(_order(transpose, factor.ndim)))
+            order = _order(transpose, factor.ndim)
+            factor = factor.transpose(np.argsort(order))
+            output_axis = None if output_axis is None else order[output_axis]
         quantized = read_quantized(self.source[0])
         assert quantized is not None  # `_read_dequantized` read it
-        rewrite = rescale(quantized, factor)
+        rewrite = rescale(quantized, factor, output_axis)
         if isinstance(rewrite, str):
             return Rejection(ReasonCode.QUANTIZED_WEIGHT, self.node, f"its weight is quantised, and {rewrite}")
         return ScaledWeight({}, (rewrite, *(Rewrite(node, {}) for node in self.source[1:])))
 
 
-def read_weight(node: ir.Node, index: int, role: str = "weight") -> Weight | Rejection:
+def read_weight(node: ir.Node, index: int, role: str = "weight", output_axis: int | None = None) -> Weight | Rejection:
     """Read a weight or bias, or say why it cannot be replaced."""
     value = node.inputs[index]
     if is_constant(value):
@@ -72,7 +76,7 @@ def read_weight(node: ir.Node, index: int, role: str = "weight") -> Weight | Rej
     if weight is None:
         because = f"its {role} is computed or may be overridden by the caller"
         return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, because)
-    return weight
+    return replace(weight, output_axis=output_axis)
 
 
 def is_weight(node: ir.Node, index: int) -> bool:

@@ -36,7 +36,7 @@ _NORMAL = {
     ir.DataType.FLOAT16: (2.0**-14, 65504.0),
     ir.DataType.BFLOAT16: (2.0**-126, (2 - 2.0**-7) * 2.0**127),
 }
-"""The smallest and the largest normal number of each float type."""
+"""The low and the high normal number of each float type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +67,8 @@ def rescale(quantized: Quantized, factor: Array, output_axis: int | None) -> Rew
         return scale
     old = quantized.scale()
     steps = np.abs(scale.gain) * (old.reshape(()) if quantized.is_uniform else old)
-    smallest, largest = _NORMAL[quantized.scale_dtype]
-    if np.any(np.abs(steps) < smallest) or np.any(np.abs(steps) > largest):
+    low, high = _NORMAL[quantized.scale_dtype]
+    if np.any(np.abs(steps) < low) or np.any(np.abs(steps) > high):
         return f"a scale times its gain is not a normal number of type {quantized.scale_dtype.name.lower()}"
     constants = {1: _constant(quantized, 1, "scale", scale.shape, quantized.scale_dtype, steps)}
     zero_point = quantized.zero_point()
@@ -138,16 +138,16 @@ def _negated(quantized: Quantized, negative: Array, negative_scale: Array) -> _N
     """
     if quantized.kind not in RANGES:
         return f"a gain is negative, for which there is no form with the type {quantized.kind.name.lower()}"
-    smallest, largest = RANGES[quantized.kind]
+    low, high = RANGES[quantized.kind]
     read, zeros = quantized.integers, quantized.spread(quantized.zero_point())
     mirrored = np.where(negative, 2 * zeros - read(), zeros)
-    fits = bool(np.all((mirrored >= smallest) & (mirrored <= largest)))
-    if smallest < 0 and np.any(negative & (zeros != 0)):
+    fits = bool(np.all((mirrored >= low) & (mirrored <= high)))
+    if low < 0 and np.any(negative & (zeros != 0)):
         return "a gain is negative, and the zero point of its signed integers is not zero"
-    if smallest < 0 and not fits:
-        return f"a gain is negative, and its integers hold {smallest}, which the type cannot negate"
+    if low < 0 and not fits:
+        return f"a gain is negative, and its integers hold {low}, which the type cannot negate"
     if fits:
         return _Negated(lambda: np.where(negative, 2 * zeros - read(), read()))
     old = quantized.zero_point()
     old = old.reshape(()) if old.size == 1 else old
-    return _Negated(lambda: np.where(negative, largest - read(), read()), np.where(negative_scale, largest - old, old))
+    return _Negated(lambda: np.where(negative, high - read(), read()), np.where(negative_scale, high - old, old))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -120,6 +121,26 @@ def test_conv_with_a_quantised_weight_absorbs(form: str, negative: bool) -> None
     assert constant(result, "q").dtype == constant(source, "q").dtype
     assert_same(source, result, picture())
     assert_same_optimised(source, result, picture())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "zero_point"),
+    [
+        (ml_dtypes.int4, -7, 8, None),
+        (ml_dtypes.uint4, 0, 16, 8),
+        (ml_dtypes.uint4, 0, 16, 3),
+        (np.int16, -3000, 3000, 0),
+        (np.uint16, 0, 65536, 32768),
+    ],
+)
+def test_weight_of_other_integers_absorbs(dtype: Any, low: int, high: int, zero_point: int | None) -> None:
+    integers = np.random.default_rng(4).integers(low, high, KERNEL).astype(dtype)
+    source = conv(Stored(integers, zero_point=zero_point), negative=True, opset=21)
+
+    result, _ = folded(source)
+
+    assert operators(result) == ["DequantizeLinear", "Conv", *LAST]
+    assert_same(source, result, picture())
 
 
 def test_conv_with_a_quantised_weight_keeps_its_float_bias_exact() -> None:

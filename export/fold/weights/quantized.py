@@ -122,7 +122,7 @@ def _quantize(value: ir.Value | None) -> tuple[tuple[int, ...], ir.DataType, Cal
         return None
     tensors = [constant_tensor(one) for one in node.inputs[:3]]
     weight, scale, zero_point = tensors
-    if weight is None or scale is None or zero_point is None or node.attributes.get_int("block_size", 0):
+    if weight is None or scale is None or zero_point is None or "block_size" in node.attributes:
         return None
     if {weight.dtype, scale.dtype} != {ir.DataType.FLOAT} or zero_point.dtype not in RANGES:
         return None

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Array, constant_axes_dropped
+from normfold.export.arrays import Array, Tensor, constant_axes_dropped
 from normfold.export.fold.edits import Rewrite, input_name
 from normfold.export.fold.weights.quantized import RANGES, Quantized
 from normfold.export.graph.constants import DerivedConstant
@@ -128,7 +128,7 @@ class _Negated:
     zero_point: Array | None = None
 
 
-def _negated(quantized: Quantized, negative: Array, negative_scale: Array) -> _Negated | str:
+def _negated(quantized: Quantized, negative: Tensor, negative_scale: Tensor) -> _Negated | str:
     """Negate a weight where a gain is negative, or say why its integers do not allow it.
 
     Args:

@@ -20,7 +20,7 @@ from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.stages.apply_plan import apply_backward, apply_forward
-from normfold.export.fold.stages.one_of_several import one_of_several, plan_one_of_several
+from normfold.export.fold.stages.one_of_several import fold_one_of_several
 from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
@@ -40,7 +40,7 @@ def fold_and_merge(state: FoldState) -> bool:
     """
     folder = _FoldPass(state)
     changed = folder.fold()
-    while (state.options.merging and folder.merge()) or folder.fold_one_of_several():
+    while (state.options.merging and folder.merge()) or fold_one_of_several(state, folder.editor):
         folder.fold()
         changed = True
     return changed
@@ -53,7 +53,7 @@ class _FoldPass:
         self._state = state
         self._graph = state.model.graph
         self._scalars = state.report.input.nodes if state.report.input is not None else ()
-        self._editor = Editor(self._graph)
+        self.editor = Editor(self._graph)
         for node in self._graph.all_nodes():
             if is_batchnorm(node):
                 state.output_values[node.outputs[0]] = node
@@ -74,10 +74,10 @@ class _FoldPass:
 
     def merge(self) -> bool:
         """Merge layers in a row and parallel branches; return whether there were any."""
-        pairs = merge_sequences(self._editor)
+        pairs = merge_sequences(self.editor)
         for _, gone in pairs:
             self._forget_outputs(gone)
-        merges = merge_branches(self._editor)
+        merges = merge_branches(self.editor)
         for merged in merges:
             into = (node_label(merged.into),)
             self._forget_outputs(merged.into)
@@ -86,16 +86,6 @@ class _FoldPass:
                 self._forget_outputs(node)
                 self._state.report.affines += node.op_type in ELEMENTWISE_OPS
         return bool(merges or pairs)
-
-    def fold_one_of_several(self) -> bool:
-        """Fold one of several BatchNormalization nodes that read one value backwards; return whether there was one."""
-        for first, others in one_of_several(self._graph):
-            plan = plan_one_of_several(first, others, self._planner)
-            if plan is not None:
-                for edit in plan.compensations:
-                    edit.apply(self._editor)
-                return self._fold_backward(first.node, 0, plan.backward)
-        return False
 
     def _fold(self, node: ir.Node) -> bool:
         """Fold one node backwards, or else forwards, or note why not."""
@@ -110,7 +100,11 @@ class _FoldPass:
             return True
         backward = _without_overflow(self._planner.plan_backward(node, affine, index))
         if isinstance(backward, Plan):
-            return self._fold_backward(node, index, backward)
+            self._forget_outputs(node, backward)
+            value = apply_backward(node, index, backward, self.editor)
+            if is_batchnorm(node):
+                self._state.output_values[value] = node
+            return self._note(node, Outcome.FOLDED_BACK, backward)
         if not is_batchnorm(node) and is_layernorm_affine(node):
             return False
         forward = self._planner.plan_forward(node, affine)
@@ -120,17 +114,10 @@ class _FoldPass:
         forward = _without_overflow(forward)
         if isinstance(forward, Plan):
             self._forget_outputs(node, forward)
-            apply_forward(node, index, forward, self._editor)
+            apply_forward(node, index, forward, self.editor)
             return self._note(node, Outcome.FOLDED_FORWARD, forward)
         self._state.rejections[node] = (backward, forward)
         return False
-
-    def _fold_backward(self, node: ir.Node, index: int, plan: Plan) -> bool:
-        self._forget_outputs(node, plan)
-        value = apply_backward(node, index, plan, self._editor)
-        if is_batchnorm(node):
-            self._state.output_values[value] = node
-        return self._note(node, Outcome.FOLDED_BACK, plan)
 
     def _bypass(self, node: ir.Node, index: int) -> bool:
         """Remove a node that does nothing, unless it hands an input of the graph, or an output, on to the caller."""
@@ -141,7 +128,7 @@ class _FoldPass:
         self._forget_outputs(node)
         if result.is_graph_output():
             source.name = result.name
-        self._editor.bypass(node, source)
+        self.editor.bypass(node, source)
         return self._note(node, Outcome.FOLDED_BACK, Plan())
 
     def _read(self, node: ir.Node) -> tuple[int, Affine] | Rejection | None:

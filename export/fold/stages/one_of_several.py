@@ -15,14 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
 from normfold.export.fold.edits import Edit
 from normfold.export.fold.operators import batchnorm
+from normfold.export.fold.operators.table import OPERATORS
 from normfold.export.fold.plan import Plan, Planner, Step
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.nodes import is_batchnorm, opset_of
+from normfold.export.fold.report import Outcome
+from normfold.export.fold.stages.apply_plan import apply_backward
+from normfold.export.fold.state import FoldedNode, FoldState
+from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
 from normfold.export.graph.shapes import rank_of
 
 MAX_GROWTH = 8.0
@@ -33,18 +37,36 @@ In float32 that is at most 8 * 2^-24 = 4.8e-7 of a channel's largest values: les
 any network, 1e-6."""
 
 _DEVIATIONS = 3.0
-"""Standard deviations around its mean within which a normalised value lies, nearly always."""
+"""Standard deviations around its mean within which a value lies, nearly always."""
 
 
 @dataclass(frozen=True, eq=False)
-class SharedPlan:
+class _SharedPlan:
     """A plan to fold one BatchNormalization backwards, and the edits of the others that read the same value."""
 
     backward: Plan
     compensations: Sequence[Edit]
 
 
-def one_of_several(graph: ir.Graph) -> Iterator[tuple[BatchNorm, list[BatchNorm]]]:
+def fold_one_of_several(state: FoldState, editor: Editor) -> bool:
+    """Fold one of several BatchNormalization nodes that read one value of a graph into the layer before it.
+
+    Requires: nothing folds otherwise.
+    Ensures: one node less, or the graph as it was; `state` holds the outcome of the node that went.
+
+    Returns:
+        Whether there was one.
+    """
+    planner = Planner(OPERATORS, {node: index for index, node in enumerate(editor.graph)})
+    for first, others in _candidates(editor.graph):
+        plan = _plan(first, others, planner)
+        if plan is not None:
+            _apply(first.node, plan, state, editor)
+            return True
+    return False
+
+
+def _candidates(graph: ir.Graph) -> Iterator[tuple[BatchNorm, list[BatchNorm]]]:
     """Yield a BatchNormalization that could be folded, and the others that read its input.
 
     Only where no other node and no caller reads that value. Of the nodes that read one value the one comes first whose
@@ -62,7 +84,7 @@ def one_of_several(graph: ir.Graph) -> Iterator[tuple[BatchNorm, list[BatchNorm]
             yield from _by_growth(usable)
 
 
-def plan_one_of_several(first: BatchNorm, others: Sequence[BatchNorm], planner: Planner) -> SharedPlan | None:
+def _plan(first: BatchNorm, others: Sequence[BatchNorm], planner: Planner) -> _SharedPlan | None:
     """Plan for the layer before to absorb `first`; the others read its output then. None if that cannot be.
 
     With a plan, the graph is changed: the others read what `first` gives out, which is right once the plan and the
@@ -74,7 +96,7 @@ def plan_one_of_several(first: BatchNorm, others: Sequence[BatchNorm], planner: 
     affine = first.affine(rank)
     with np.errstate(divide="ignore"):
         inverse = 1 / affine.gain
-    # Where both gains are zero, the other does not read the channel: any finite inverse serves.
+    # Where the gain is zero, the others do not read the channel (`_growth`): any finite inverse serves.
     inverse = np.where(np.isfinite(inverse), inverse, 0.0)
     removed = Affine(inverse, -inverse * affine.offset)
     steps = [batchnorm.fold_forward(other.node, {0: removed}) for other in others]
@@ -88,7 +110,19 @@ def plan_one_of_several(first: BatchNorm, others: Sequence[BatchNorm], planner: 
         for other in others:
             other.node.replace_input_with(0, value)
         return None
-    return SharedPlan(plan, edits)
+    return _SharedPlan(plan, edits)
+
+
+def _apply(node: ir.Node, plan: _SharedPlan, state: FoldState, editor: Editor) -> None:
+    """Carry a plan out, and record that the node was folded."""
+    for edit in plan.compensations:
+        edit.apply(editor)
+    for changed in (*node.outputs, *plan.backward.required):
+        state.output_values.pop(changed, None)
+    state.output_values[apply_backward(node, 0, plan.backward, editor)] = node
+    into = tuple(node_label(edit.node) for edit in plan.backward.edits)
+    path = tuple(node_label(step) for step in plan.backward.path)
+    state.folded[node] = FoldedNode(Outcome.FOLDED_BACK, into, path)
 
 
 def _by_growth(batchnorms: Sequence[BatchNorm]) -> Iterator[tuple[BatchNorm, list[BatchNorm]]]:
@@ -106,17 +140,22 @@ def _growth(first: BatchNorm, other: BatchNorm) -> float:
     """Return how many times the rounding error of `first`'s output grows, relative to the output of `other`.
 
     The largest value over the channels of  |g2 / g1| size1 / size2,  where a size is the largest absolute value that a
-    channel takes, by the statistics: |shift| + 3 |scale|, and for `first` its offset too, if that is larger.
+    channel of the output takes, |g mean + h| + 3 |g| deviation, by the node's own statistics of the value that both
+    read; by the other's, where its own were never measured.
     """
-    own, theirs = first.affine(2), other.affine(2)
-    size = np.maximum(_size(first), np.abs(own.offset.reshape(-1)))
-    gain, divisor = np.abs(theirs.gain.reshape(-1)), np.abs(own.gain.reshape(-1)) * _size(other)
-    reads = gain > 0
+    gains, sizes = [], []
+    for one, second in ((first, other), (other, first)):
+        affine, known = one.affine(2), one if _is_measured(one) or not _is_measured(second) else second
+        gain, offset = affine.gain.reshape(-1), affine.offset.reshape(-1)
+        deviation = np.sqrt(known.running_var + known.epsilon)
+        gains.append(np.abs(gain))
+        sizes.append(np.abs(gain * known.running_mean + offset) + _DEVIATIONS * np.abs(gain) * deviation)
+    reads = gains[1] > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = gain[reads] * size[reads] / divisor[reads]
+        growth = (gains[1] / gains[0] * sizes[0] / sizes[1])[reads]
     return float(np.max(growth, initial=0.0)) if np.isfinite(growth).all() else float("inf")
 
 
-def _size(one: BatchNorm) -> Array:
-    size: Array = np.abs(one.shift) + _DEVIATIONS * np.abs(one.scale)
-    return size
+def _is_measured(one: BatchNorm) -> bool:
+    """Return whether statistics differ between channels, as data's do; those of a new node are 0 and 1 throughout."""
+    return bool(one.running_mean.any()) or len(set(one.running_var)) > 1

@@ -30,11 +30,11 @@ from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
 from normfold.export.graph.shapes import rank_of
 
 MAX_GROWTH = 8.0
-"""How many times larger, relative to what the other BatchNormalization gives in the same channel, the rounding error of
-the layer's output may become.
+"""How many times larger the rounding error of the layer's output may become, relative to how far the other
+BatchNormalization's output lies from its mean in the same channel.
 
-In float32 that is at most 8 * 2^-24 = 4.8e-7 of a channel's largest values: less than half of what verification allows
-any network, 1e-6."""
+In float32 that is at most 8 * 2^-24 = 4.8e-7 of half a channel's range: less than half of what verification allows any
+network, 1e-6 of the range."""
 
 _DEVIATIONS = 3.0
 """Standard deviations around its mean within which a value lies, nearly always."""
@@ -137,22 +137,25 @@ def _by_growth(batchnorms: Sequence[BatchNorm]) -> Iterator[tuple[BatchNorm, lis
 
 
 def _growth(first: BatchNorm, other: BatchNorm) -> float:
-    """Return how many times the rounding error of `first`'s output grows, relative to the output of `other`.
+    """Return how many times the rounding error of `first`'s output grows, relative to half the range of `other`'s.
 
-    The largest value over the channels of  |g2 / g1| size1 / size2,  where a size is the largest absolute value that a
-    channel of the output takes, |g mean + h| + 3 |g| deviation, by the node's own statistics of the value that both
-    read; by the other's, where its own were never measured.
+    The largest value over the channels that `other` reads of
+
+        |g2 / g1| (|g1 mean + h1| + 3 |g1| deviation) / (3 |g2| deviation)
+
+    The first factor enlarges the error; the second is the largest value of the output that is rounded; the third is
+    half the range of what is made of it. Each by the node's own statistics of the value that both read; by the other's,
+    where its own were never measured.
     """
-    gains, sizes = [], []
-    for one, second in ((first, other), (other, first)):
-        affine, known = one.affine(2), one if _is_measured(one) or not _is_measured(second) else second
-        gain, offset = affine.gain.reshape(-1), affine.offset.reshape(-1)
-        deviation = np.sqrt(known.running_var + known.epsilon)
-        gains.append(np.abs(gain))
-        sizes.append(np.abs(gain * known.running_mean + offset) + _DEVIATIONS * np.abs(gain) * deviation)
-    reads = gains[1] > 0
+    mine = first if _is_measured(first) or not _is_measured(other) else other
+    theirs = other if _is_measured(other) or not _is_measured(first) else first
+    affine = first.affine(2)
+    gain, offset = affine.gain.reshape(-1), affine.offset.reshape(-1)
+    spread, spread_of_other = (_DEVIATIONS * np.sqrt(one.running_var + one.epsilon) for one in (mine, theirs))
+    reads = other.scale != 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = (gains[1] / gains[0] * sizes[0] / sizes[1])[reads]
+        extent = np.abs(mine.running_mean + offset / gain) + spread
+        growth = (extent / spread_of_other)[reads]
     return float(np.max(growth, initial=0.0)) if np.isfinite(growth).all() else float("inf")
 
 

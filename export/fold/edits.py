@@ -39,7 +39,8 @@ class Edit(Protocol):
 class Rewrite:
     """A node with other constants and float attributes, and if `op_type` is given, as another operator.
 
-    `copied` are attributes as another node has them, None for one that it lacks.
+    `copied` are attributes as another node has them, None for one that it lacks. `sources` are rewrites of nodes that
+    make its constant inputs, and that nothing else reads.
     """
 
     node: ir.Node
@@ -47,23 +48,29 @@ class Rewrite:
     op_type: str | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
     copied: Mapping[str, ir.Attr | None] = field(default_factory=dict)
+    sources: Sequence[Rewrite] = ()
 
     @property
     def new_constants(self) -> Sequence[DerivedConstant]:
         """The new constants."""
-        return tuple(self.constants.values())
+        own = tuple(self.constants.values())
+        return (*own, *(derived for source in self.sources for derived in source.new_constants))
 
     @property
     def added_bytes(self) -> int:
         """Bytes that the new constants have more than the old."""
         inputs = self.node.inputs
         old = [inputs[index] for index in self.constants if index < len(inputs)]
-        return sum(derived.nbytes for derived in self.constants.values()) - sum(
+        added = sum(derived.nbytes for derived in self.constants.values()) - sum(
             bytes_of(value) for value in old if value is not None
         )
+        return added + sum(source.added_bytes for source in self.sources)
 
     def apply(self, editor: Editor) -> None:
-        """Replace the constants, then the operator."""
+        """Rewrite the sources, whose outputs change, then the operator, then the constants."""
+        for source in self.sources:
+            source.apply(editor)
+            editor.rename_changed(source.node.outputs[0])
         if self.op_type is not None:
             self.node.op_type = self.op_type
         for name, number in self.attributes.items():
@@ -78,45 +85,51 @@ class Rewrite:
 
 @dataclass(frozen=True, eq=False)
 class GemmAfterReshape:
-    """MatMul, then Reshape to a matrix, becomes Reshape, then Gemm, which has a bias.
+    """MatMul, then Reshape or Flatten to a matrix, becomes that node, then Gemm, which has a bias.
 
-    The Reshape must keep the last axis. `weight` is (K, N), `bias` (N,).
+    The Reshape or Flatten must keep the last axis. `rewrite` makes a Gemm of the MatMul, whose weight is
+    (`contracted`, N).
     """
 
-    node: ir.Node
+    rewrite: Rewrite
     reshape: ir.Node
-    weight: DerivedConstant
-    bias: DerivedConstant
+    contracted: int
+
+    @property
+    def node(self) -> ir.Node:
+        """The MatMul."""
+        return self.rewrite.node
 
     @property
     def new_constants(self) -> Sequence[DerivedConstant]:
         """Weight and bias."""
-        return (self.weight, self.bias)
+        return self.rewrite.new_constants
 
     @property
     def added_bytes(self) -> int:
         """Bytes of the bias; the weight is as large as it was."""
-        return self.bias.nbytes
+        return self.rewrite.added_bytes
 
     def apply(self, editor: Editor) -> None:
-        """Swap the two nodes; the MatMul's own output carries the reshaped input then."""
+        """Swap the two nodes; the MatMul's own output carries the reshaped input then.
+
+        A Flatten keeps its axis: the axes from there to the last have size 1, before the MatMul as behind it.
+        """
         matmul, reshape = self.node, self.reshape
         source, product, result = matmul.inputs[0], matmul.outputs[0], reshape.outputs[0]
         assert source is not None  # MatMul's inputs are not optional
-        matrix = ir.Tensor(np.array([-1, self.weight.shape[0]], np.int64))
-        shape = editor.add_initializer(matrix, f"{self.weight.name}.rows")
         result.replace_all_uses_with(product, replace_graph_outputs=True)
         matmul.replace_input_with(0, result)
         reshape.replace_input_with(0, source)
-        reshape.replace_input_with(1, shape)
-        reshape.attributes.pop("allowzero", None)
-        product.shape, result.shape = result.shape, ir.Shape([None, self.weight.shape[0]])
+        if reshape.op_type == "Reshape":
+            matrix = ir.Tensor(np.array([-1, self.contracted], np.int64))
+            reshape.replace_input_with(1, editor.add_initializer(matrix, f"{input_name(matmul, 1, 'weight')}.rows"))
+            reshape.attributes.pop("allowzero", None)
+        product.shape, result.shape = result.shape, ir.Shape([None, self.contracted])
         product.name, result.name = result.name, editor.unused_name(f"{source.name}.rows")
         editor.graph.remove(matmul)
         editor.graph.insert_after(reshape, matmul)
-        matmul.op_type = "Gemm"
-        editor.put_constant(matmul, 1, self.weight)
-        editor.put_constant(matmul, 2, self.bias)
+        self.rewrite.apply(editor)
 
 
 def replacement(

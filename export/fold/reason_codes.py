@@ -91,8 +91,8 @@ class ReasonCode(StrEnum):
     )
     NON_LINEAR = (
         "non-linear",
-        "The operator is not linear in what it reads: an activation that an offset would move, a normalisation by "
-        "statistics of its input, a Cast to or from integers. The network's form decides it.",
+        "The operator is not linear in what it reads: an activation that an offset would move, a recurrent "
+        "layer, a normalisation by statistics of its input, a Cast to or from integers. The network's form decides it.",
     )
     GAIN_SIGN = (
         "gain-sign",
@@ -116,8 +116,8 @@ class ReasonCode(StrEnum):
     )
     NO_BIAS = (
         "no-bias",
-        "A MatMul has no bias for the offset and cannot become a Gemm, or multiplies two activations. Export the layer "
-        "as Linear on a matrix, or with a bias.",
+        "A MatMul or Einsum has no bias for the offset and cannot become a Gemm, or multiplies two activations. Export "
+        "the layer as Linear on a matrix, or with a bias.",
     )
     UNEQUAL_GAINS = (
         "unequal-gains",
@@ -209,6 +209,12 @@ class ReasonCode(StrEnum):
         "weights-not-constant",
         "A weight or bias is computed, or is an initializer that is also an input. Export with the weights as "
         "initializers that are not inputs.",
+    )
+    QUANTIZED_WEIGHT = (
+        "quantized-weight",
+        "The weight is integers behind a DequantizeLinear, which cannot take the gain exactly: it is zero, negative "
+        "where the integers have no negation, or varies where there is one scale; or a scale would leave the normal "
+        "numbers of its type. Fold the network first, then quantise it.",
     )
     INDICES = (
         "indices",

@@ -175,6 +175,44 @@ def grow_dense(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, 
     graph.add("Unsqueeze", [name, graph.constant(np.array([2, 3]))], (4, 1, 1))
 
 
+def grow_einsum(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """A product by a constant along the channels, or along the channels and rows."""
+    channels, height, width = shape
+    if data.draw(st.booleans(), "channels alone"):
+        weight = graph.constant(graph.rng.normal(size=(channels, 4)) / channels)
+        graph.add("Einsum", [value, weight], (4, height, width), equation="nchw,ck->nkhw")
+        return
+    weight = graph.constant(graph.rng.normal(size=(channels, height, 4)) / channels)
+    graph.add("Einsum", [weight, value], (channels, 4, width), equation="chk,nchw->nckw")
+
+
+def grow_embedding(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """Rows of a table, by the channel of the graph's input that is highest."""
+    del value, shape
+    features = data.draw(st.integers(2, 4), "features")
+    ids = graph.add("ArgMax", ["x"], (1, 6, 6), axis=1, keepdims=0)
+    graph.values.pop()
+    rows = graph.add("Gather", [graph.constant(graph.rng.normal(size=(4, features))), ids], (6, 6, features))
+    graph.values.pop()
+    graph.add("Transpose", [rows], (features, 6, 6), perm=[0, 3, 1, 2])
+
+
+def grow_recurrent(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """A recurrent layer whose steps are the positions; the evaluator's LSTM and GRU overflow at large inputs."""
+    channels, positions = shape[0], shape[1] * shape[2]
+    if positions > 36:
+        return
+    steps = graph.add("Reshape", [value, graph.constant(np.array([0, channels, positions]))], shape)
+    graph.values.pop()
+    turned = graph.add("Transpose", [steps], shape, perm=[2, 0, 1])
+    graph.values.pop()
+    sizes = [(1, 3, channels), (1, 3, 3), (1, 6)]
+    operands = [graph.constant(graph.rng.normal(size=size) / 3) for size in sizes]
+    result = graph.add("RNN", [turned, *operands[: data.draw(st.integers(2, 3), "operands")]], shape, hidden_size=3)
+    graph.values.pop()
+    graph.add("Transpose", [result], (3, positions, 1), perm=[2, 3, 0, 1])
+
+
 GROWTH = [
     grow_batchnorm,
     grow_batchnorm,
@@ -192,6 +230,9 @@ GROWTH = [
     grow_moved,
     grow_padded,
     grow_dense,
+    grow_einsum,
+    grow_embedding,
+    grow_recurrent,
 ]
 
 

@@ -1,7 +1,8 @@
-"""Ten wrong folds, planted one at a time: verification catches every one."""
+"""Wrong folds, planted one at a time: verification catches every one."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,45 @@ def network() -> onnx.ModelProto:
         constants |= statistics(rng, channels, name)
     typed = {name: array.astype(np.float32) for name, array in constants.items()}
     return model(nodes, {"x": ["n", 4, 6, 6]}, ["y"], typed, dtype=np.float32)
+
+
+def layers() -> onnx.ModelProto:
+    """Make a network of layers of other kinds: quantised, recurrent, an embedding, an Einsum, and two after one."""
+    rng = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0),
+        helper.make_node("Conv", ["x", "w"], ["c0"]),
+        batchnorm("c0", "n0", "bn0"),
+        helper.make_node("Relu", ["n0"], ["y0"]),
+        helper.make_node("ArgMax", ["x"], ["ids"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["table", "ids"], ["e"]),
+        helper.make_node("Transpose", ["e"], ["e.turned"], perm=[0, 3, 1, 2]),
+        batchnorm("e.turned", "n1", "bn1"),
+        helper.make_node("Tanh", ["n1"], ["y1"]),
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Reshape", ["t", "shape"], ["steps"]),
+        batchnorm("steps", "n2", "bn2"),
+        helper.make_node("Transpose", ["n2"], ["n2.turned"], perm=[2, 0, 1]),
+        helper.make_node("GRU", ["n2.turned", "gru.w", "gru.r"], ["y2"], hidden_size=3),
+        helper.make_node("Sigmoid", ["x"], ["g"]),
+        batchnorm("g", "n3", "bn3"),
+        helper.make_node("Einsum", ["n3", "v"], ["p"], equation="nchw,ck->nkhw"),
+        helper.make_node("Add", ["p", "b"], ["y3"]),
+        helper.make_node("Conv", ["x", "u"], ["c4"]),
+        batchnorm("c4", "n4", "bn4"),
+        batchnorm("c4", "n5", "bn5"),
+        helper.make_node("Tanh", ["n4"], ["y4"]),
+        helper.make_node("Sigmoid", ["n5"], ["y5"]),
+    ]
+    sizes = {"table": (4, 5), "gru.w": (1, 9, 4), "gru.r": (1, 9, 3), "v": (4, 6), "b": (6, 1, 1), "u": (4, 4, 1, 1)}
+    constants: dict[str, Any] = {name: rng.normal(size=size) for name, size in sizes.items()}
+    constants["s"] = rng.uniform(0.01, 0.02, 4)
+    for name, channels in (("bn0", 4), ("bn1", 5), ("bn2", 4), ("bn3", 4), ("bn4", 4), ("bn5", 4)):
+        constants |= statistics(rng, channels, name)
+        constants[f"{name}.scale"] = np.where(np.arange(channels) == 1, -0.75, 1.5) + rng.random(channels) / 4
+    typed = {name: array.astype(np.float32) for name, array in constants.items()}
+    typed |= {"q": rng.integers(-127, 128, (4, 4, 3, 3)).astype(np.int8), "shape": np.array([0, 4, 36])}
+    return model(nodes, {"x": ["n", 4, 6, 6]}, [f"y{place}" for place in range(6)], typed, dtype=np.float32)
 
 
 def offset_dropped(affine: Affine) -> Affine:
@@ -120,6 +160,55 @@ def kernel_off_centre(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel, "_sum_weights", wrong)
 
 
+def negation_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("normfold.export.fold.weights.rescale._negated", lambda *_: None)
+
+
+def scales_reversed(patch: pytest.MonkeyPatch) -> None:
+    from normfold.export.fold.weights import rescale
+
+    right = rescale._constant
+
+    def wrong(quantized: Any, index: int, role: str, shape: Any, dtype: Any, array: Any) -> Any:
+        return right(quantized, index, role, shape, dtype, array[::-1])
+
+    patch.setattr(rescale, "_constant", wrong)
+
+
+def forward_without_offset(module: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Plant a fault in an operator that forgets the offset of what comes before it."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        operator = importlib.import_module(f"normfold.export.fold.operators.{module}")
+        right = operator.fold_forward
+        patch.setattr(operator, "fold_forward", lambda node, removed: right(node, {0: removed[0].without_offset()}))
+
+    return plant
+
+
+def table_without_offset(patch: pytest.MonkeyPatch) -> None:
+    from normfold.export.fold.operators import embedding
+
+    right = embedding.fold_backward
+    patch.setattr(embedding, "fold_backward", lambda node, required: right(node, {0: required[0].without_offset()}))
+
+
+def einsum_axes_reversed(patch: pytest.MonkeyPatch) -> None:
+    from normfold.export.fold.operators import einsum
+
+    right = einsum._arranged
+    patch.setattr(einsum, "_arranged", lambda array, labels, target: right(array, labels, target)[::-1])
+
+
+FAULTS_OF_LAYERS = {
+    "negative gain in the scale alone": negation_forgotten,
+    "scales in the wrong order": scales_reversed,
+    "embedding without the offset": table_without_offset,
+    "recurrent layer without the offset": forward_without_offset("recurrent"),
+    "Einsum's constant along the wrong axis": einsum_axes_reversed,
+    "others of several without the inverse's offset": forward_without_offset("batchnorm"),
+}
+
 FAULTS = {
     "offset dropped": of_affine(offset_dropped),
     "gain dropped": of_affine(gain_dropped),
@@ -156,3 +245,22 @@ def test_a_planted_fault_is_caught(name: str, tmp_path: Path, monkeypatch: pytes
 
     assert not (tmp_path / "b.onnx").exists()
     assert numpy_helper.to_array(onnx.load(tmp_path / "a.onnx").graph.initializer[0]).any()
+
+
+def test_layers_without_a_fault_fold_and_pass(tmp_path: Path) -> None:
+    onnx.save(layers(), tmp_path / "a.onnx")
+
+    report = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").report
+
+    assert [entry.outcome.value for entry in report.entries].count("kept") == 1
+
+
+@pytest.mark.parametrize("name", FAULTS_OF_LAYERS)
+def test_a_planted_fault_of_a_layer_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(layers(), tmp_path / "a.onnx")
+    FAULTS_OF_LAYERS[name](monkeypatch)
+
+    with pytest.raises(VerificationError):
+        fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx")
+
+    assert not (tmp_path / "b.onnx").exists()

@@ -48,7 +48,7 @@ class Kernel:
 def conv_kernel(node: ir.Node) -> Kernel | None:
     """Return the kernel of a Conv with constant weights and pads that do not depend on its input's size."""
     layer = read_layer(node)
-    if isinstance(layer, Rejection) or pads_by_input(node):
+    if isinstance(layer, Rejection) or not layer.is_stored or pads_by_input(node):
         return None
     outputs, inputs_per_group, *size = layer.weight_shape
     group = node.attributes.get_int("group", 1)

@@ -56,7 +56,7 @@ def _is_pair(first: ir.Node, second: ir.Node) -> bool:
 
 def _product(first: ir.Node, second: ir.Node) -> Rewrite | None:
     before, after = read_layer(first), read_layer(second)
-    if not isinstance(before, Layer) or not isinstance(after, Layer):
+    if not isinstance(before, Layer) or not isinstance(after, Layer) or not (before.is_stored and after.is_stored):
         return None
     return _conv_product(before, after) if first.op_type == "Conv" else _gemm_product(before, after)
 

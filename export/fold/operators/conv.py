@@ -44,7 +44,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
     needs_bias = layer.bias is not None or bool(offset.any())
     return layer.rewritten(
-        weight=lambda: layer.weight() * along_axis(gain, 0, rank),
+        along_axis(gain, 0, rank),
         bias=((outputs,), bias) if needs_bias else None,
     )
 
@@ -75,10 +75,12 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
 
     padded = removed[0].has_offset and _may_pad(node, kernel)
     step = layer.rewritten(
-        weight=lambda: layer.weight() * gain.reshape(*gain.shape, *(1 for _ in kernel)),
+        gain.reshape(*gain.shape, *(1 for _ in kernel)),
         bias=((outputs,), bias) if removed[0].has_offset and not padded else None,
     )
-    return _with_positional_offset(step, node, layer, offset) if padded else step
+    if not padded or isinstance(step, Rejection):
+        return step
+    return _with_positional_offset(step, node, layer, offset)
 
 
 def _with_positional_offset(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Rejection:

@@ -25,7 +25,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
     The bias is added everywhere, whatever the stride and the padding of the output.
     """
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=1)
     if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
@@ -43,7 +43,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
     needs_bias = layer.bias is not None or bool(offset.any())
     return layer.rewritten(
-        weight=lambda: layer.weight() * weight_gain.reshape(*weight_gain.shape, *(1 for _ in kernel)),
+        weight_gain.reshape(*weight_gain.shape, *(1 for _ in kernel)),
         bias=(gain.shape, bias) if needs_bias else None,
     )
 
@@ -56,7 +56,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     """
     if set(removed) != {0}:
         return reject_read_as_weight(node)
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=1)
     if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
@@ -78,7 +78,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
         return added if layer.bias is None else layer.bias() + added
 
     return layer.rewritten(
-        weight=lambda: layer.weight() * along_axis(gain, 0, len(layer.weight_shape)),
+        along_axis(gain, 0, len(layer.weight_shape)),
         bias=((outputs_per_group * groups,), bias) if removed[0].has_offset else None,
     )
 

@@ -19,7 +19,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
     With beta 0 or C absent, C' = h and beta 1.
     """
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=_column_axis(node))
     if isinstance(layer, Rejection):
         return layer
     axis = _column_axis(node)
@@ -29,7 +29,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     gain, offset = columns
     return _absorb(
         layer,
-        weight=lambda: layer.weight() * along_axis(gain, axis, 2),
+        along_axis(gain, axis, 2),
         bias_gain=gain,
         added=(lambda: offset) if offset.any() else None,
     )
@@ -39,7 +39,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     """Absorb: with gain g and offset h per column of A', B' rows times g and beta * C' = beta * C + alpha * h B'."""
     if set(removed) != {0}:
         return reject_read_as_weight(node)
-    layer = read_layer(node)
+    layer = read_layer(node, output_axis=_column_axis(node))
     if isinstance(layer, Rejection):
         return layer
     axis = 1 - _column_axis(node)
@@ -51,7 +51,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     alpha = node.attributes.get_float("alpha", 1.0)
     return _absorb(
         layer,
-        weight=lambda: layer.weight() * along_axis(gain, axis, 2),
+        along_axis(gain, axis, 2),
         bias_gain=np.ones(layer.weight_shape[1 - axis]),
         added=(lambda: alpha * np.tensordot(offset, layer.weight(), (0, axis))) if offset.any() else None,
     )
@@ -62,16 +62,14 @@ def _column_axis(node: ir.Node) -> int:
     return 0 if node.attributes.get_int("transB", 0) else 1
 
 
-def _absorb(
-    layer: Layer, weight: Callable[[], Array], bias_gain: Array, added: Callable[[], Array] | None
-) -> Step | Rejection:
+def _absorb(layer: Layer, factor: Array, bias_gain: Array, added: Callable[[], Array] | None) -> Step | Rejection:
     """Rewrite so that beta * C' = beta * C * bias_gain + added, with arrays of shape (columns,) for the latter two."""
     beta = layer.node.attributes.get_float("beta", 1.0)
     old = layer.bias if beta != 0 else None
     if old is None:
         if added is None:
-            return layer.rewritten(weight, bias=None)
-        return layer.rewritten(weight, bias=(bias_gain.shape, added), attributes={"beta": 1.0})
+            return layer.rewritten(factor, bias=None)
+        return layer.rewritten(factor, bias=(bias_gain.shape, added), attributes={"beta": 1.0})
 
     def bias() -> Array:
         scaled = old() * bias_gain
@@ -79,4 +77,4 @@ def _absorb(
 
     # C broadcasts to (rows, columns); times a row of gains it needs all columns, and its own rows if it has any.
     shape = np.broadcast_shapes(layer.bias_shape, bias_gain.shape)
-    return layer.rewritten(weight, bias=(shape, bias))
+    return layer.rewritten(factor, bias=(shape, bias))

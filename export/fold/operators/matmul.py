@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.edits import GemmAfterReshape, Rewrite, input_name, replacement
+from normfold.export.fold.edits import GemmAfterReshape, Rewrite, input_name
 from normfold.export.fold.layer import along_axis
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_not_per_channel
-from normfold.export.graph.constants import DerivedConstant, constant_shape, float64_reader, is_constant
+from normfold.export.fold.weights.weight import ScaledWeight, Weight, is_weight, read_weight
+from normfold.export.graph.constants import DerivedConstant
 from normfold.export.graph.nodes import opset_of, sole_reader
 from normfold.export.graph.shapes import rank_of, static_size
 
@@ -29,72 +31,77 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     MatMul has no bias to take an offset. With a constant on the right and Y of rank 2, or reshaped to rank 2, it
     becomes a Gemm, which has one. Of two activations one takes the affine: see `_backward_activations`.
     """
-    index = _constant_index(node)
-    if index is None:
+    weight = _read_weight(node)
+    if weight is None:
         return _backward_activations(node, required[0])
-    if isinstance(index, Rejection):
-        return index
-    shape = constant_shape(node.inputs[index])
+    if isinstance(weight, Rejection):
+        return weight
+    index, shape = weight.index, weight.shape
     vectors = required[0].along(_CHANNEL_FROM_BACK[index], shape[index]) if required[0].rank >= 2 else None
     if vectors is None:
         return reject_not_per_channel(node)
     gain, offset = vectors
-    weight = float64_reader(node.inputs[index])
-    scaled = replacement(node, index, "weight", lambda: weight() * along_axis(gain, index, 2))
+    scaled = weight.scaled(along_axis(gain, index, 2))
+    if isinstance(scaled, Rejection):
+        return scaled
     if not offset.any():
-        return Step(edit=Rewrite(node, {index: scaled}))
-    bias = DerivedConstant(input_name(node, 2, "bias"), gain.shape, scaled.dtype, lambda: offset)
+        return Step(edit=Rewrite(node, scaled.constants, sources=scaled.sources))
+    gemm = _gemm(weight, scaled, offset)
     if index == 1 and required[0].rank == 2:
-        return _become_gemm(node, scaled, bias)
+        return Step(edit=gemm)
     if index == 1 and (reshape := _reshape_to_matrix(node, shape[1])) is not None:
-        return Step(edit=GemmAfterReshape(node, reshape, scaled, bias))
+        return Step(edit=GemmAfterReshape(gemm, reshape, shape[0]))
     return Rejection(ReasonCode.NO_BIAS, node, "it has no bias that could take the offset")
 
 
 def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb the gain; the offset h becomes h B (or A h): a Gemm's bias if Y is a matrix, else left to the readers."""
-    index = _constant_index(node)
-    if index is None:
+    weight = _read_weight(node)
+    if weight is None:
         return _forward_activations(node, removed)
-    if isinstance(index, Rejection):
-        return index
-    affine = removed[1 - index]
-    shape, contracted = constant_shape(node.inputs[index]), 1 - index
+    if isinstance(weight, Rejection):
+        return weight
+    index, shape = weight.index, weight.shape
+    affine, contracted = removed[1 - index], 1 - index
     vectors = affine.along(_CHANNEL_FROM_BACK[index], shape[contracted]) if affine.rank >= 2 else None
     if vectors is None:
         return reject_not_per_channel(node)
     gain, offset = vectors
-    weight = float64_reader(node.inputs[index])
-    scaled = replacement(node, index, "weight", lambda: weight() * along_axis(gain, contracted, 2))
+    scaled = weight.scaled(along_axis(gain, contracted, 2))
+    if isinstance(scaled, Rejection):
+        return scaled
+    edit = Rewrite(node, scaled.constants, sources=scaled.sources)
     if not offset.any():
-        return Step(edit=Rewrite(node, {index: scaled}))
+        return Step(edit=edit)
 
-    added = np.tensordot(weight(), offset, (contracted, 0))
+    added = np.tensordot(weight.read(), offset, (contracted, 0))
     if index == 1 and affine.rank == 2:
-        return _become_gemm(
-            node, scaled, DerivedConstant(input_name(node, 2, "bias"), added.shape, scaled.dtype, lambda: added)
-        )
+        return Step(edit=_gemm(weight, scaled, added))
     lacking = Affine.per_channel(np.ones_like(added), added, affine.rank, axis=_CHANNEL_FROM_BACK[index])
-    return Step(forward={0: lacking}, edit=Rewrite(node, {index: scaled}))
+    return Step(forward={0: lacking}, edit=edit)
 
 
-def _constant_index(node: ir.Node) -> int | Rejection | None:
+def _read_weight(node: ir.Node) -> Weight | Rejection | None:
+    """Return the constant factor, why it cannot be changed, or None where both are activations."""
     for index in (1, 0):
-        if is_constant(node.inputs[index]):
-            if len(constant_shape(node.inputs[index])) == 2:
-                return index
-            return Rejection(ReasonCode.WEIGHT_RANK, node, "its constant factor is not of rank 2")
+        if is_weight(node, index):
+            weight = read_weight(node, index, output_axis=index)
+            if isinstance(weight, Weight) and len(weight.shape) != 2:
+                return Rejection(ReasonCode.WEIGHT_RANK, node, "its constant factor is not of rank 2")
+            return weight
     return None
 
 
-def _become_gemm(node: ir.Node, weight: DerivedConstant, bias: DerivedConstant) -> Step:
-    return Step(edit=Rewrite(node, {1: weight, 2: bias}, op_type="Gemm"))
+def _gemm(weight: Weight, scaled: ScaledWeight, bias: Array) -> Rewrite:
+    """Return the MatMul as a Gemm, with its weight on the right scaled, and a bias."""
+    derived = DerivedConstant(input_name(weight.node, 2, "bias"), bias.shape, weight.dtype, lambda: bias)
+    return Rewrite(weight.node, {**scaled.constants, 2: derived}, op_type="Gemm", sources=scaled.sources)
 
 
 def _reshape_to_matrix(node: ir.Node, columns: int) -> ir.Node | None:
-    """Return the Reshape that alone reads the node, if it makes a matrix with the same last axis."""
+    """Return the Reshape or Flatten that alone reads the node, if it makes a matrix with the same last axis."""
     reader = sole_reader(node.outputs[0])
-    if reader is None or reader.op_type != "Reshape":
+    if reader is None or reader.op_type not in ("Reshape", "Flatten") or reader.domain != "":
         return None
     result = reader.outputs[0]
     return reader if rank_of(result) == 2 and static_size(result, 1) == columns else None

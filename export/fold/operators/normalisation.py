@@ -32,7 +32,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
         return offset if layer.bias is None else gain * layer.bias() + offset
 
     needs_bias = layer.bias is not None or bool(offset.any())
-    return layer.rewritten(lambda: layer.weight() * gain, bias=(shape, bias) if needs_bias else None)
+    return layer.rewritten(gain, bias=(shape, bias) if needs_bias else None)
 
 
 def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:

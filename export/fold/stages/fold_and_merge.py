@@ -20,6 +20,7 @@ from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.stages.apply_plan import apply_backward, apply_forward
+from normfold.export.fold.stages.one_of_several import fold_one_of_several
 from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
@@ -39,7 +40,7 @@ def fold_and_merge(state: FoldState) -> bool:
     """
     folder = _FoldPass(state)
     changed = folder.fold()
-    while state.options.merging and folder.merge():
+    while (state.options.merging and folder.merge()) or fold_one_of_several(state, folder.editor):
         folder.fold()
         changed = True
     return changed
@@ -52,7 +53,7 @@ class _FoldPass:
         self._state = state
         self._graph = state.model.graph
         self._scalars = state.report.input.nodes if state.report.input is not None else ()
-        self._editor = Editor(self._graph)
+        self.editor = Editor(self._graph)
         for node in self._graph.all_nodes():
             if is_batchnorm(node):
                 state.output_values[node.outputs[0]] = node
@@ -73,10 +74,10 @@ class _FoldPass:
 
     def merge(self) -> bool:
         """Merge layers in a row and parallel branches; return whether there were any."""
-        pairs = merge_sequences(self._editor)
+        pairs = merge_sequences(self.editor)
         for _, gone in pairs:
             self._forget_outputs(gone)
-        merges = merge_branches(self._editor)
+        merges = merge_branches(self.editor)
         for merged in merges:
             into = (node_label(merged.into),)
             self._forget_outputs(merged.into)
@@ -100,7 +101,7 @@ class _FoldPass:
         backward = _without_overflow(self._planner.plan_backward(node, affine, index))
         if isinstance(backward, Plan):
             self._forget_outputs(node, backward)
-            value = apply_backward(node, index, backward, self._editor)
+            value = apply_backward(node, index, backward, self.editor)
             if is_batchnorm(node):
                 self._state.output_values[value] = node
             return self._note(node, Outcome.FOLDED_BACK, backward)
@@ -113,7 +114,7 @@ class _FoldPass:
         forward = _without_overflow(forward)
         if isinstance(forward, Plan):
             self._forget_outputs(node, forward)
-            apply_forward(node, index, forward, self._editor)
+            apply_forward(node, index, forward, self.editor)
             return self._note(node, Outcome.FOLDED_FORWARD, forward)
         self._state.rejections[node] = (backward, forward)
         return False
@@ -127,7 +128,7 @@ class _FoldPass:
         self._forget_outputs(node)
         if result.is_graph_output():
             source.name = result.name
-        self._editor.bypass(node, source)
+        self.editor.bypass(node, source)
         return self._note(node, Outcome.FOLDED_BACK, Plan())
 
     def _read(self, node: ir.Node) -> tuple[int, Affine] | Rejection | None:

@@ -1,0 +1,1 @@
+"""Weights of layers: initializers, and integers behind a DequantizeLinear."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx_ir.passes.common as common_passes
 
 from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
-from normfold.export.fold.state import FoldState
-from normfold.export.graph import shapes, simplify
+from normfold.export.fold.report import Outcome
+from normfold.export.fold.state import FoldedNode, FoldState
+from normfold.export.graph import inference, simplify
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 
 
@@ -28,21 +29,22 @@ def infer_shapes(state: FoldState) -> bool:
     Requires: no calls of functions.
     Ensures: values have the shapes that follow from the inputs, whatever the file says of values in between.
     """
-    return shapes.infer_shapes(state.model, afresh=True)
+    return inference.infer_shapes(state.model, afresh=True)
 
 
 def compute_constants(state: FoldState) -> bool:
     """Compute what is constant, and then shapes that are known with it, until nothing more is found.
 
     Requires: shapes inferred.
-    Ensures: constant expressions are initializers; each BatchNormalization is still a node.
+    Ensures: constant expressions are initializers, a BatchNormalization of a constant among them, whose outcome is
+        then in `state.folded`; every other BatchNormalization is still a node.
     """
-    changed = False
-    while simplify.compute_constants(state.model):
-        changed = True
-        if not shapes.infer_shapes(state.model):
-            break
-    return changed
+    computed = simplify.compute_constants(state.model)
+    if computed is None:
+        return False
+    batchnorms = set(state.batchnorms.values())
+    state.folded.update({node: FoldedNode(Outcome.COMPUTED, (), ()) for node in computed if node in batchnorms})
+    return True
 
 
 def record_batchnorm_parameters(state: FoldState) -> bool:
@@ -55,6 +57,8 @@ def record_batchnorm_parameters(state: FoldState) -> bool:
         TrainingModeError: a BatchNormalization is in training mode.
     """
     for label, node in state.batchnorms.items():
+        if node in state.folded:
+            continue
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
             state.report.parameters[label] = read
@@ -70,7 +74,6 @@ def remove_unused_nodes(state: FoldState) -> bool:
     """Remove nodes whose outputs are read nowhere.
 
     Requires: nothing.
-    Ensures: every node leads to an output of the graph; shapes are known as far as inference finds them.
+    Ensures: every node leads to an output of the graph.
     """
-    result = common_passes.RemoveUnusedNodesPass()(state.model)
-    return shapes.infer_shapes(state.model) or bool(result.modified)
+    return bool(common_passes.RemoveUnusedNodesPass()(state.model).modified)

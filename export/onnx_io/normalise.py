@@ -1,0 +1,61 @@
+"""Details of files that runtimes read as they are meant, brought into the form that onnx's checker asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+FIRST_IR_VERSION_OF_DEFAULTS = 4
+"""From this version on an initializer may be an input too, whose default it is; before, every one had to be listed as
+an input, and runtimes take it for a constant."""
+
+
+def normalise(proto: onnx.ModelProto) -> int | None:
+    """Normalise a model, in place.
+
+    The standard operators' domain has two spellings. A negative size is free. A graph needs a name. Below IR version 4
+    an initializer is no input: it is taken from the list of inputs, and the version becomes 4.
+
+    Returns:
+        The opset of the standard operators; None where the file states none.
+    """
+    for entry in proto.opset_import:
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    for graph in _graphs(proto.graph):
+        graph.name = graph.name or "graph"
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _free_negative_sizes(value.type)
+    if 0 < proto.ir_version < FIRST_IR_VERSION_OF_DEFAULTS:
+        constants = {tensor.name for tensor in proto.graph.initializer}
+        inputs = [value for value in proto.graph.input if value.name not in constants]
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+        proto.ir_version = FIRST_IR_VERSION_OF_DEFAULTS
+    return next((entry.version for entry in proto.opset_import if entry.domain == ""), None)
+
+
+def freeze_inputs(model: ir.Model) -> None:
+    """Make constants of the initializers that are inputs too, in place: no caller overrides them any more."""
+    for value in [value for value in model.graph.inputs if value.is_initializer()]:
+        model.graph.inputs.remove(value)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
+                if attribute.type == onnx.AttributeProto.GRAPHS and inner is attribute.g:
+                    continue
+                yield from _graphs(inner)
+
+
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+def _free_negative_sizes(kind: onnx.TypeProto) -> None:
+    for size in kind.tensor_type.shape.dim if kind.tensor_type.HasField("shape") else ():
+        if size.dim_value < 0:
+            size.Clear()

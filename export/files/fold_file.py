@@ -16,6 +16,7 @@ from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels
 from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
 from normfold.export.onnx_io.normalise import freeze_inputs
+from normfold.export.verify.conversion import compare_conversion
 from normfold.export.verify.verify import Verification, verify
 
 
@@ -76,6 +77,8 @@ def fold_file(
             except ModelFileError as error:
                 raise ModelFileError(target if error.path == path else error.path, error.problem) from None
             verification.require()
+            if (sentence := compare_conversion(source)) is not None:
+                report.warnings.append(sentence)
     return FoldedFile(report, verification)
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from normfold.export.errors import FoldError, ModelFileError
-from normfold.export.onnx_io.convert_opset import converted
+from normfold.export.onnx_io.convert_opset import ConversionError, converted
 from normfold.export.onnx_io.normalise import normalise
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.serialise import serialised
@@ -138,9 +138,9 @@ def _converted(path: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProt
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
         return converted(proto, MIN_OPSET)
-    except Exception as error:  # noqa: BLE001 -- the converter raises many kinds
+    except (ConversionError, OSError) as error:
         text = f"has opset {opset}, and onnx's version converter cannot convert it to opset {MIN_OPSET}"
-        raise ModelFileError(path, f"{text}: {innermost(error)}") from None
+        raise ModelFileError(path, f"{text}: {error}") from None
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -9,15 +9,19 @@ from normfold.export.fold.report import Outcome
 from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph import inference, simplify
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
+from normfold.export.onnx_io.model_file import OPSET_IN_FILE
 
 
 def inline_functions(state: FoldState) -> bool:
-    """Inline functions, and list every BatchNormalization of the source.
+    """Inline functions, list every BatchNormalization of the source, and say if its opset was converted.
 
     Requires: a model from `load_model`.
     Ensures: no node calls a function of the model; `state.batchnorms` is complete.
     """
     result = common_passes.InlinePass()(state.model)
+    if (opset := state.model.meta.get(OPSET_IN_FILE)) is not None:
+        now = state.model.opset_imports[""]
+        state.report.warnings.append(f"The file has opset {opset}: onnx's version converter converted it to {now}.")
     nodes = [node for node in state.model.graph.all_nodes() if is_batchnorm(node)]
     state.batchnorms.update(zip(unique_labels(nodes), nodes, strict=True))
     return bool(result.modified)

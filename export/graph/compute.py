@@ -19,7 +19,7 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.graph.constants import DerivedConstant, constant_tensor, derived_tensor
 from normfold.export.graph.evaluate import Content, EvaluationError, content_of, evaluate
-from normfold.export.graph.nodes import is_batchnorm, opset_of
+from normfold.export.graph.nodes import is_batchnorm
 
 MAX_SOURCE_BYTES = 256 * 1024**2
 """Bytes of constants that one expression may read: a few times as much is in memory while it is evaluated."""
@@ -88,12 +88,13 @@ def compute_constant_expressions(model: ir.Model) -> list[ir.Node]:
         The nodes that are gone.
     """
     gone: list[ir.Node] = []
+    opset = model.opset_imports.get("", 0)
     for graph in (model.graph, *list(model.graph.subgraphs())):
-        gone += _compute(graph)
+        gone += _compute(graph, opset)
     return gone
 
 
-def _compute(graph: ir.Graph) -> list[ir.Node]:
+def _compute(graph: ir.Graph, opset: int) -> list[ir.Node]:
     nodes = _constant_nodes(graph)
     unread = {node for node in nodes if not any(value.uses() for value in node.outputs)}
     credited: set[ir.Value] = set()
@@ -102,7 +103,7 @@ def _compute(graph: ir.Graph) -> list[ir.Node]:
         if node in unread or any(value.is_graph_output() for value in node.outputs):
             continue
         needed = [value for value in node.outputs if value.uses()]
-        tensors = _evaluate(needed, nodes, credited)
+        tensors = _evaluate(needed, nodes, credited, opset)
         if tensors is None:
             continue
         for value, tensor in zip(needed, tensors, strict=True):
@@ -140,12 +141,12 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def _evaluate(
-    values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], credited: set[ir.Value]
+    values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], credited: set[ir.Value], opset: int
 ) -> list[ir.TensorProtocol] | None:
     """Return the tensors of outputs of one node; None if one cannot be evaluated or is too large."""
     tensors = []
     for value in values:
-        expression = _expression(value, nodes)
+        expression = _expression(value, nodes, opset)
         freed = {
             source
             for source in expression.sources - credited
@@ -165,7 +166,7 @@ def _evaluate(
     return tensors
 
 
-def _expression(value: ir.Value, nodes: Mapping[ir.Node, int]) -> _Expression:
+def _expression(value: ir.Value, nodes: Mapping[ir.Node, int], opset: int) -> _Expression:
     waiting, found = [value.producer()], set[ir.Node]()
     while waiting:
         node = waiting.pop()
@@ -181,10 +182,10 @@ def _expression(value: ir.Value, nodes: Mapping[ir.Node, int]) -> _Expression:
             for each in node.inputs
         ]
         sources |= {each for each in node.inputs if each is not None and each not in numbers}
-        named = [each for each in node.outputs if each.name]
+        named = node.outputs[:1] if is_batchnorm(node) else [each for each in node.outputs if each.name]
         results = tuple(range(len(numbers), len(numbers) + len(named)))
         numbers.update(zip(named, results, strict=True))
-        steps.append(_Step(ir.to_proto(node), opset_of(node), tuple(operands), results))
+        steps.append(_Step(ir.to_proto(node), opset, tuple(operands), results))
     return _Expression(tuple(steps), numbers[value], frozenset(sources))
 
 

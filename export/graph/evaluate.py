@@ -27,11 +27,18 @@ _ARITHMETIC = frozenset(
         *("Abs", "Add", "Div", "Einsum", "Exp", "Gemm", "Log", "MatMul", "Max", "Mean", "Min", "Mul", "Neg", "Pow"),
         *("Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
         *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Sub"),
-        *("Clip", "Sum", "Tanh"),
+        *("Clip", "CumSum", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Relu", "Sum", "Tanh"),
     }
 )
 _CONTINUOUS = _MOVES | _ARITHMETIC | {"Tile", "Transpose", "Unsqueeze", "Where"}
-_FAST = _CONTINUOUS | {"BatchNormalization", "Cast", "CastLike", "ConstantOfShape", "Range", "Shape", "Size"}
+_STEPS = frozenset(
+    {
+        *("And", "BatchNormalization", "Cast", "CastLike", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater"),
+        *("GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Not", "Or", "Range", "Round", "Shape", "Sign", "Size"),
+        *("Trilu", "Xor"),
+    }
+)
+_FAST = _CONTINUOUS | _STEPS
 """Operators that NumPy computes as a whole; the reference evaluator loops over the elements in some of the others."""
 
 MAX_SLOW_ELEMENTS = 65_536
@@ -75,7 +82,7 @@ def evaluate(node: onnx.NodeProto, opset: int, operands: Sequence[Content | None
         operands: the content of each input, None for one that is absent.
 
     Returns:
-        The content of each output that has a name.
+        The content of each output that has a name; of a BatchNormalization, of the first.
 
     Raises:
         EvaluationError: it cannot be evaluated.

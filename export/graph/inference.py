@@ -64,7 +64,11 @@ def _learn(graph: ir.Graph, written: onnx.GraphProto) -> None:
     found = {info.name: info.type.tensor_type for info in (*written.value_info, *written.output)}
     for value in (value for node in graph for value in node.outputs):
         kind = found.get(value.name or "")
-        if kind is None or not kind.HasField("shape"):
+        if kind is None or not kind.elem_type:
+            continue
+        if value.type is None:
+            value.type = ir.TensorType(ir.DataType(kind.elem_type))
+        if not kind.HasField("shape"):
             continue
         sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in kind.shape.dim]
         old = sizes_of(value)
@@ -72,8 +76,6 @@ def _learn(graph: ir.Graph, written: onnx.GraphProto) -> None:
             first, second = (old, sizes) if value.is_graph_output() else (sizes, old)  # an output keeps its names
             sizes = [_better(*pair) for pair in zip(first, second, strict=True)]
         value.shape = ir.Shape(sizes)
-        if value.type is None:
-            value.type = ir.TensorType(ir.DataType(kind.elem_type))
 
 
 def _better(one: int | str | None, other: int | str | None) -> int | str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -11,7 +13,7 @@ from onnx import numpy_helper
 
 from normfold.export.errors import FoldError, ModelFileError
 from normfold.export.onnx_io.convert_opset import ConversionError, converted
-from normfold.export.onnx_io.normalise import normalise
+from normfold.export.onnx_io.normalise import normalise, tensors_of
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.serialise import serialised
 from normfold.export.onnx_io.strip_weights import without_weights
@@ -55,8 +57,8 @@ def load_model(path: Path) -> ir.Model:
     model.meta[_CHECKED_BY_RUNTIME] = checked_by_runtime
     model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     ir.external_data.set_base_dir(model.graph, path.parent)
-    for value in model.graph.initializers.values():
-        _check_external(path, value.const_value)
+    for tensor in _external_tensors_anywhere(model):
+        _check_external(path, tensor)
     return model
 
 
@@ -125,6 +127,7 @@ def _checked(path: Path, proto: onnx.ModelProto) -> tuple[ir.Model, bool]:
     except Exception as error:  # noqa: BLE001 -- it raises many kinds for an invalid graph, all of them its fault
         raise ModelFileError(path, f"is not a valid ONNX graph: {runtime_fault(path) or innermost(error)}") from None
     try:
+        _state_outputs(model)
         onnx.checker.check_model(without_weights(model))
     except Exception as error:  # noqa: BLE001 -- as above
         fault = runtime_fault(path, otherwise=innermost(error))
@@ -161,9 +164,12 @@ def _check_supported(path: Path, proto: onnx.ModelProto) -> None:
     opset = opsets.get("", opsets.get("ai.onnx"))
     if opset is not None and not 1 <= opset <= newest:
         raise ModelFileError(path, f"has opset {opset}; opsets 1 to {newest} are supported.")
-    if proto.graph.sparse_initializer:
-        raise ModelFileError(path, f"has a sparse initializer {proto.graph.sparse_initializer[0].values.name!r}.")
-    for tensor in proto.graph.initializer:
+    repeated = [
+        name for name, number in Counter(tensor.name for tensor in proto.graph.initializer).items() if number > 1
+    ]
+    if repeated:
+        raise ModelFileError(path, f"holds two weights that are called {repeated[0]!r}.")
+    for tensor in tensors_of(proto.graph):
         _check_content(path, tensor)
     if proto.training_info:
         raise ModelFileError(path, "holds training information; export the inference graph alone.")
@@ -178,6 +184,9 @@ def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
             raise ModelFileError(path, f"does not say properly where the weight {tensor.name!r} is kept.")
         if not (path.parent / entries["location"]).resolve().is_relative_to(path.parent.resolve()):
             raise ModelFileError(path, f"keeps the weight {tensor.name!r} outside its own folder.")
+        if not (path.parent / entries["location"]).is_file():
+            text = f"keeps the weight {tensor.name!r} in {entries['location']!r}, which is missing."
+            raise ModelFileError(path, text)
         return
     try:
         numpy_helper.to_array(tensor)
@@ -185,14 +194,34 @@ def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
         raise ModelFileError(path, f"holds a weight {tensor.name!r} whose content does not fit its shape.") from None
 
 
-def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
-    if not isinstance(tensor, ir.ExternalTensor):
-        return
-    file = Path(tensor.path)
-    if not file.is_file():
-        raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is missing.")
-    if (tensor.offset or 0) + tensor.nbytes > file.stat().st_size:
+def _external_tensors_anywhere(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in (model.graph, *model.graph.subgraphs()):
+        attributes = [
+            each for node in graph for each in node.attributes.values() if each.type == ir.AttributeType.TENSOR
+        ]
+        tensors = [value.const_value for value in graph.initializers.values()]
+        tensors += [each.as_tensor() for each in attributes if not each.is_ref()]
+        yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
+
+
+def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
+    if (tensor.offset or 0) + tensor.nbytes > Path(tensor.path).stat().st_size:
         raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is cut short.")
+
+
+def _state_outputs(model: ir.Model) -> None:
+    """Give outputs that the file says nothing of the types and shapes that inference finds."""
+    outputs = {value.name: value for value in model.graph.outputs if value.shape is None or value.type is None}
+    if not outputs:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return
+    for info in inferred.graph.output:
+        if info.name in outputs and info.type.tensor_type.HasField("shape"):
+            outputs[info.name].type = ir.serde.deserialize_type_proto_for_type(info.type)
+            outputs[info.name].shape = ir.serde.deserialize_type_proto_for_shape(info.type)
 
 
 def _needs_external_data(model: ir.Model) -> bool:

@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from normfold.export.fold.state import FoldState
 from normfold.export.graph.constants import constant_shape, constant_tensor
-from normfold.export.graph.nodes import opset_of
+from normfold.export.graph.inference import infer_shapes
+from normfold.export.graph.nodes import is_batchnorm, opset_of
 from normfold.export.graph.shapes import rank_of, static_size
 
 
@@ -36,10 +37,23 @@ def corrected_spatial(nodes: Iterable[ir.Node]) -> list[ir.Node]:
     """Remove a wrong spatial=0 from BatchNormalization nodes, in place; return the nodes that had it."""
     corrected = []
     for node in nodes:
-        if opset_of(node) < 9 and not node.attributes.get_int("spatial", 1) and _is_by_channel(node):
+        if _says_not_spatial(node) and _is_by_channel(node):
             node.attributes.pop("spatial")
             corrected.append(node)
     return corrected
+
+
+def runs_on_reference_alone(model: ir.Model) -> bool:
+    """Return whether a model holds a node that `correct_spatial` would correct and ONNX Runtime does not run."""
+    nodes = [node for node in model.graph.all_nodes() if _says_not_spatial(node)]
+    if not nodes:
+        return False
+    infer_shapes(model)
+    return any(_is_by_channel(node) and rank_of(node.inputs[0]) != 2 for node in nodes)
+
+
+def _says_not_spatial(node: ir.Node) -> bool:
+    return is_batchnorm(node) and opset_of(node) < 9 and not node.attributes.get_int("spatial", 1)
 
 
 def _is_by_channel(node: ir.Node) -> bool:

@@ -61,6 +61,7 @@ def fold(
     takes_pixels: bool = False,
     card: AnyPath | None = None,
     merge: bool = True,
+    freeze_inputs: bool = False,
     progress: Progress = False,
 ) -> FoldResult:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them::
@@ -88,6 +89,7 @@ def fold(
         card: with `takes_pixels`, the source card, a JSON file that says how pixels are standardised; without it, the
             one beside the model is read, and without one of those the model's own arithmetic is folded.
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
+        freeze_inputs: make constants of inputs that have a default: callers can no longer override those weights.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -115,6 +117,7 @@ def fold(
             merging=merge,
             inputs=optional_path(inputs),
             pixels=pixels,
+            frozen=freeze_inputs,
             progress=progress,
         )
     return FoldResult(model, folded, found.report, found.verification)

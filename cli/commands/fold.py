@@ -42,6 +42,10 @@ def fold(
     merge: Annotated[
         bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
     ] = True,
+    freeze_inputs: Annotated[
+        bool,
+        typer.Option("--freeze-inputs", help="Make constants of inputs with a default; callers override none then."),
+    ] = False,
     verify: Annotated[bool, typer.Option(help="Verify the fold before OUT.onnx is written.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -73,6 +77,7 @@ def fold(
             takes_pixels=input_ is not None,
             card=card,
             merge=merge,
+            freeze_inputs=freeze_inputs,
             progress=status.update,
         )
         if report_path is not None:

@@ -32,8 +32,8 @@ from normfold.export.fold.batchnorm_parameters import PARAMETERS, BatchNorm, rea
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import DerivedConstant, constant_dtype
 from normfold.export.graph.editor import Editor
+from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
-from normfold.export.graph.shapes import infer_shapes
 
 
 @dataclass(frozen=True, eq=False)

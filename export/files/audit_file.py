@@ -13,9 +13,10 @@ from normfold.contract.audit.batchnorm_checks import check_layer
 from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
 from normfold.export.fold.batchnorm_parameters import BatchNorm, is_training, read_parameters
 from normfold.export.fold.rejection import Rejection
+from normfold.export.fold.stages.spatial import corrected_spatial
 from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
-from normfold.export.graph.shapes import infer_shapes
 from normfold.export.graph.simplify import compute_constants
 from normfold.export.onnx_io.model_file import load_model
 
@@ -33,10 +34,12 @@ def audit_onnx(path: Path) -> Audit:
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
     findings = list(_dropouts(model))
     infer_shapes(model, afresh=True)
-    while compute_constants(model) and infer_shapes(model):  # parameters that the exporter left to be computed
-        pass
+    computed = compute_constants(model) or []  # parameters that the exporter left to be computed
+    corrected_spatial(node for node in nodes if node not in computed)
     layers = []
     for node, label in zip(nodes, unique_labels(nodes), strict=True):
+        if node in computed:  # it normalises a weight, not the values of a network
+            continue
         if is_training(node, opset_of(node)):
             findings.append(_training(label))
         read = read_parameters(node, opset_of(node))

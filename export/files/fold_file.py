@@ -15,6 +15,8 @@ from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels
 from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
+from normfold.export.onnx_io.normalise import freeze_inputs
+from normfold.export.verify.conversion import compare_conversion
 from normfold.export.verify.verify import Verification, verify
 
 
@@ -33,6 +35,7 @@ def fold_file(
     merging: bool = True,
     inputs: Path | None = None,
     pixels: FromPixels | None = None,
+    frozen: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> FoldedFile:
     """Fold a model's BatchNormalization nodes and write the result, if verification passes.
@@ -44,6 +47,7 @@ def fold_file(
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to compare with; random inputs without it.
         pixels: make the input 8-bit pixels, and fold their standardisation too.
+        frozen: make constants of inputs that have a default.
         progress: called with each step as it begins.
 
     Raises:
@@ -56,6 +60,8 @@ def fold_file(
     progress("reading the model")
     model = load_model(source)
     _keep_source_weights(source, target, model)
+    if frozen:
+        freeze_inputs(model)
     try:
         report = fold(model, progress, merging, pixels)
     except FoldError:
@@ -71,6 +77,8 @@ def fold_file(
             except ModelFileError as error:
                 raise ModelFileError(target if error.path == path else error.path, error.problem) from None
             verification.require()
+            if (sentence := compare_conversion(source)) is not None:
+                report.warnings.append(sentence)
     return FoldedFile(report, verification)
 
 

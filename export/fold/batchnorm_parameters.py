@@ -12,7 +12,7 @@ from normfold.export.errors import TrainingModeError
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import constant_tensor, float64_reader
+from normfold.export.graph.constants import constant_tensor, float64_reader, not_constant_because
 from normfold.export.graph.nodes import node_label
 
 DEFAULT_EPSILON = 1e-5
@@ -84,21 +84,26 @@ def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Rejection:
         The parameters in float64, or why they cannot be read.
     """
     if opset < 9 and not node.attributes.get_int("spatial", 1):
-        return Rejection(
-            ReasonCode.NOT_SPATIAL, node, "it keeps statistics for every position (spatial=0), not for every channel"
-        )
+        return Rejection(ReasonCode.NOT_SPATIAL, node, _why_not_spatial(node))
     vectors: list[Array] = []
     for name, value in zip(PARAMETERS, node.inputs[1:], strict=True):
         tensor = constant_tensor(value)
         if tensor is None:
-            cause = "may be overridden by the caller" if value is not None and value.is_graph_input() else "is computed"
-            return Rejection(ReasonCode.PARAMETER_NOT_CONSTANT, node, f"its {name} {cause}")
+            return Rejection(ReasonCode.PARAMETER_NOT_CONSTANT, node, f"its {name} {not_constant_because(value)}")
         vectors.append(float64_reader(value)().reshape(-1))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     if len({vector.size for vector in vectors}) > 1:
         return Rejection(ReasonCode.PARAMETER_MISMATCH, node, "its parameters differ in length")
     scale, shift, mean, var = vectors
     return BatchNorm(node, scale, shift, mean, var, float(np.float32(epsilon)))
+
+
+def _why_not_spatial(node: ir.Node) -> str:
+    """Return why a node with spatial=0 is kept, which the stage `correct_spatial` did not correct."""
+    scale = constant_tensor(node.inputs[1])
+    if scale is not None and len(scale.shape) > 1:
+        return "it keeps statistics for every position (spatial=0), not for every channel"
+    return "it has spatial=0, and parameters that are not known to be one number for each channel"
 
 
 def _further_outputs(node: ir.Node) -> list[ir.Value]:

@@ -21,6 +21,7 @@ from normfold.export.fold.stages.prepare import (
     record_batchnorm_parameters,
     remove_unused_nodes,
 )
+from normfold.export.fold.stages.spatial import correct_spatial
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
 from normfold.export.graph.pixels import FromPixels
 
@@ -28,6 +29,7 @@ STAGES: tuple[Stage, ...] = (
     inline_functions,
     infer_shapes,
     compute_constants,
+    correct_spatial,
     record_batchnorm_parameters,
     remove_unused_nodes,
     take_pixels,

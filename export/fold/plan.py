@@ -13,7 +13,8 @@ The algorithm:
        of a node are known when it is visited, and each node is visited once.
     3. Enqueue the producers of the inputs and the readers of the outputs that the node's step names.
     4. Reject on a conflict: two affines on one value, or a node that is reached in both directions.
-    5. Reject if a value that changes is read outside the plan: by another node, a subgraph, or the caller.
+    5. Reject if a value that changes is read outside the plan: by another node, a subgraph, or the caller. A Shape or
+       Size reads no values, and no plan changes a shape that is read twice.
 
 A plan adds no node. Once it is applied, every value outside it is what it was before. Making a plan changes nothing.
 """
@@ -33,7 +34,7 @@ from normfold.export.fold.cost import Cost, bytes_moved, is_no_slower
 from normfold.export.fold.edits import Edit
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.nodes import node_label
+from normfold.export.graph.nodes import node_label, reads_shape_alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +183,9 @@ class _Search:
         if value in self._plan.required:
             return _conflict(producer, value)
         self._plan.removed[value] = affine
-        for reader, _ in value.uses():
+        for reader, index in value.uses():
+            if reads_shape_alone(reader, index):
+                continue
             if reader.graph is not self._start.graph:
                 return Rejection(ReasonCode.SUBGRAPH, producer, f"its value {value.name!r} is also read in a subgraph")
             if (rejection := self._enqueue(reader, value, is_backward=False)) is not None:
@@ -227,7 +230,7 @@ class _Search:
         """Return a rejection if a node outside the plan reads a value that will change."""
         for value in self._plan.required:
             for reader, index in value.uses():
-                if (reader, index) not in self._backward_edges:
+                if (reader, index) not in self._backward_edges and not reads_shape_alone(reader, index):
                     producer = value.producer()
                     assert producer is not None  # `_require` rejects other values
                     because = f"its value {value.name!r} is also read by {reader.op_type} {node_label(reader)!r}"

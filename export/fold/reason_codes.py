@@ -22,7 +22,7 @@ class ReasonCode(StrEnum):
     PARAMETER_NOT_CONSTANT = (
         "parameter-not-constant",
         "`scale`, `shift`, `running_mean` or `running_var` is computed, or is an initializer that is also an input, "
-        "which a caller may override. Export with the parameters as initializers that are not inputs.",
+        "which a caller may override. `normfold fold --freeze-inputs` makes such defaults constants.",
     )
     PARAMETER_MISMATCH = (
         "parameter-mismatch",
@@ -35,8 +35,8 @@ class ReasonCode(StrEnum):
     )
     NOT_SPATIAL = (
         "not-spatial",
-        "The node has spatial=0 (until opset 8): statistics for every position, not for every channel. Export with a "
-        "newer opset.",
+        "The node has spatial=0 (until opset 8): statistics for every position, not for every channel, as far as its "
+        "parameters show. Export with a newer opset.",
     )
     FURTHER_OUTPUTS = (
         "further-outputs",
@@ -207,8 +207,8 @@ class ReasonCode(StrEnum):
     # What must be constant
     WEIGHTS_NOT_CONSTANT = (
         "weights-not-constant",
-        "A weight or bias is computed, or is an initializer that is also an input. Export with the weights as "
-        "initializers that are not inputs.",
+        "A weight or bias is computed, or is an initializer that is also an input. `normfold fold --freeze-inputs` "
+        "makes such defaults constants.",
     )
     QUANTIZED_WEIGHT = (
         "quantized-weight",

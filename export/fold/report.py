@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     FOLDED_BACK: layers before it absorbed it, or it was the identity. FOLDED_FORWARD: layers after it absorbed it.
     COMPOSED: combined with another affine, a BatchNormalization or a Mul, Add, Sub or Div by a constant, which stays.
     MERGED: it became part of one layer, merged of parallel branches. KEPT: it is still in the graph. REMOVED: its
-    output was not read.
+    output was not read. COMPUTED: its input is a constant, and so is what it gave.
     """
 
     FOLDED_BACK = "folded back"
@@ -29,6 +29,7 @@ class Outcome(StrEnum):
     MERGED = "merged"
     KEPT = "kept"
     REMOVED = "removed"
+    COMPUTED = "computed"
 
     @property
     def description(self) -> str:
@@ -43,6 +44,7 @@ _DESCRIPTIONS = {
     Outcome.MERGED: "merged into one layer with parallel branches",
     Outcome.KEPT: "still in the graph",
     Outcome.REMOVED: "its output was not read",
+    Outcome.COMPUTED: "computed, as its input is a constant",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -75,10 +76,20 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if node.op_type == "Identity":
         return constant_tensor(node.inputs[0])
     if node.op_type == "Constant":
-        return ir.convenience.get_const_tensor(value)
+        try:
+            return ir.convenience.get_const_tensor(value)
+        except ValueError:  # a sparse tensor, or no one attribute
+            return None
     if node.op_type == "Cast":
         return _cast(constant_tensor(node.inputs[0]), value.dtype)
     return None
+
+
+def not_constant_because(value: ir.Value | None) -> str:
+    """Return the end of a sentence that says why a value is not a constant, after what names the value."""
+    if value is not None and value.is_graph_input() and value.is_initializer():
+        return "may be overridden by the caller (--freeze-inputs makes its default a constant)"
+    return "is an input of the graph" if value is not None and value.is_graph_input() else "is computed"
 
 
 def _cast(tensor: ir.TensorProtocol | None, dtype: ir.DataType | None) -> ir.TensorProtocol | None:
@@ -122,7 +133,15 @@ def float64_reader(value: ir.Value | None) -> Callable[[], Array]:
     tensor = _tensor(value)
     if isinstance(tensor, _DerivedTensor):
         return tensor.derived.compute
-    return lambda: tensor.numpy().astype(np.float64)
+    return partial(exact_values, tensor)
+
+
+def exact_values(tensor: ir.TensorProtocol) -> Array:
+    """Return a constant's values in float64: a derived one's before they were rounded."""
+    if isinstance(tensor, _DerivedTensor):
+        return tensor.derived.compute()
+    values: Array = tensor.numpy().astype(np.float64)
+    return values
 
 
 def _tensor(value: ir.Value | None) -> ir.TensorProtocol:

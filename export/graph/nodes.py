@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+_SHAPE_READERS = frozenset({"Shape", "Size", "EyeLike", "RandomNormalLike", "RandomUniformLike"})
+
 
 def node_label(node: ir.Node) -> str:
     """Return what a person can find a node by: its name, or its first output's."""
@@ -32,6 +34,13 @@ def opset_of(node: ir.Node) -> int:
     """Return the version of the standard operators in the graph of a node."""
     graph = node.graph
     return 0 if graph is None else graph.opset_imports.get("", 0)
+
+
+def reads_shape_alone(node: ir.Node, index: int) -> bool:
+    """Return whether a node reads of its input number `index` the shape or dtype, and no values."""
+    if node.domain != "":
+        return False
+    return node.op_type in _SHAPE_READERS or (node.op_type == "CastLike" and index == 1)
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:

@@ -4,58 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnx
 import onnx_ir as ir
 
-from normfold.export.onnx_io.strip_weights import without_weights
-
 Sizes = tuple[int | str | None, ...]
-
-
-def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
-    """Infer shapes where values lack them, with data propagated, so that computed targets of Reshape count too.
-
-    Args:
-        model: gets types and shapes, in place.
-        afresh: what the file says of values in between counts for nothing where it may be of other inputs: files are
-            made dynamic by changing their inputs alone.
-
-    Returns:
-        Whether more is known than before.
-    """
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    if not afresh and all(value.shape is not None for value in values.values()):
-        return False
-    stated = not afresh or all(isinstance(size, int) for value in model.graph.inputs for size in _free_part(value))
-    proto = without_weights(model)
-    if afresh:
-        del proto.graph.value_info[:]
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        return False  # what is not known is kept, with that reason
-    found = {info.name: info.type.tensor_type for info in (*inferred.graph.value_info, *inferred.graph.output)}
-    learnt = False
-    for name, value in values.items():
-        kind = found.get(name or "")
-        if not stated and not value.is_graph_output():
-            value.shape = None
-        if kind is None or not kind.HasField("shape"):
-            continue
-        sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in kind.shape.dim]
-        old = sizes_of(value)
-        if old is not None and len(old) == len(sizes):
-            sizes = [new if isinstance(new, int) else known for new, known in zip(sizes, old, strict=True)]
-        learnt |= old is None or tuple(sizes) != old
-        value.shape = ir.Shape(sizes)
-        if value.type is None:
-            value.type = ir.TensorType(ir.DataType(kind.elem_type))
-    return learnt
-
-
-def _free_part(value: ir.Value) -> Sequence[int | ir.SymbolicDim]:
-    """Return the sizes of an input after its axis of rows."""
-    return () if value.shape is None else tuple(value.shape)[1:]
 
 
 def sizes_of(value: ir.Value | None) -> Sizes | None:

@@ -1,8 +1,9 @@
 """Simplifications of what exporters write: constants computed before a fold, equal nodes joined after it.
 
 torch's exporter, its optimiser off, writes a missing bias as Expand and CastLike nodes, and the same shape arithmetic
-before every Reshape. onnxscript and onnx-ir, which that optimiser is made of, do both. Equal nodes are joined last: two
-layers that read one value must each be free to change it.
+before every Reshape. onnxscript's folder, which that optimiser is made of, finds what follows from shapes, and takes
+the branch of an If whose condition is known; what follows from constants is computed in `export.graph.compute`. Equal
+nodes are joined last: two layers that read one value must each be free to change it.
 """
 
 from __future__ import annotations
@@ -13,27 +14,38 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants_ir
 
-from normfold.export.graph.nodes import is_batchnorm
+from normfold.export.graph.compute import compute_constant_expressions
+from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.inference import infer_shapes
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 """Some operators that differ from run to run; RandomNormal and its like are known to the pass itself."""
 
+_MAX_ROUNDS = 100
+"""Rounds of constants and shapes, each of which needs the one before; networks in use need fewer than ten."""
+
 logging.getLogger("onnxscript").setLevel(logging.ERROR)
 
 
-def compute_constants(model: ir.Model) -> bool:
-    """Replace small constant expressions by initializers, in place; every BatchNormalization stays.
+def compute_constants(model: ir.Model) -> list[ir.Node] | None:
+    """Replace constant expressions by initializers, in place, and infer shapes with them, until nothing more is found.
+
+    Constant nodes become initializers. Shapes must have been inferred once.
 
     Returns:
-        Whether there were any: shapes may be known then that were not.
+        The nodes that were computed, and so are gone; None where the model is as it was.
     """
-    if any(_gives_a_mask(node) for node in model.graph.all_nodes()):
-        return False  # it would write the mask out as several nodes
-    try:
-        result = fold_constants_ir(model, should_fold=lambda node: False if is_batchnorm(node) else None)
-    except RuntimeError:  # what it cannot evaluate stays: it replaces one node after the other
-        return False
-    return bool(result.modified)
+    computed: list[ir.Node] = []
+    changed = False
+    for _ in range(_MAX_ROUNDS):
+        lifted = _lift_constants(model)
+        gone = compute_constant_expressions(model)
+        if not (_simplify_by_shapes(model) or lifted or gone):
+            break
+        computed += gone
+        changed = True
+        infer_shapes(model)
+    return computed if changed else None
 
 
 def join_equal_nodes(model: ir.Model) -> bool:
@@ -45,6 +57,37 @@ def join_equal_nodes(model: ir.Model) -> bool:
     if any(node.domain or node.op_type in _RANDOM for node in model.graph.all_nodes()):
         return False
     return bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
+
+
+def _lift_constants(model: ir.Model) -> bool:
+    """Make initializers of Constant nodes that hold tensors or numbers; one that is an output stays."""
+    nodes = [node for node in model.graph.all_nodes() if node.op_type == "Constant" and node.domain == ""]
+    lifted = False
+    for node in nodes:
+        (value,) = node.outputs
+        tensor = constant_tensor(value)
+        if tensor is None or value.is_graph_output() or node.graph is None:
+            continue
+        new = ir.Value(
+            name=value.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        value.replace_all_uses_with(new)
+        graph = node.graph
+        graph.remove(node, safe=True)
+        graph.register_initializer(new)
+        lifted = True
+    return lifted
+
+
+def _simplify_by_shapes(model: ir.Model) -> bool:
+    """Replace what follows from the shapes of values; nothing is evaluated."""
+    if any(_gives_a_mask(node) for node in model.graph.all_nodes()):
+        return False  # it would write the mask out as several nodes
+    try:
+        result = fold_constants_ir(model, should_fold=lambda _: False)
+    except RuntimeError:  # what it cannot simplify stays: it replaces one node after the other
+        return False
+    return bool(result.modified)
 
 
 def _gives_a_mask(node: ir.Node) -> bool:

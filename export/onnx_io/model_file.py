@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -11,11 +12,18 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from normfold.export.errors import FoldError, ModelFileError
-from normfold.export.onnx_io.strip_weights import without_initializers, without_weights
+from normfold.export.onnx_io.convert_opset import ConversionError, converted
+from normfold.export.onnx_io.normalise import normalise, tensors_of
+from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
+from normfold.export.onnx_io.serialise import serialised
+from normfold.export.onnx_io.strip_weights import without_weights
 
 MIN_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"
-"""Key in the metadata, in memory, of a model that was loaded."""
+"""Key in the metadata, in memory, of a model that was loaded; None where its opset was converted as well."""
+OPSET_IN_FILE = "opset_in_file"
+"""Key in the metadata, in memory, of a model whose opset was too old, and was converted."""
+_CHECKED_BY_RUNTIME = "checked_by_runtime"
 _MAX_MESSAGE_BYTES = 2**31 - 1
 """Bytes: protobuf reads no larger message."""
 _CAME_EXTERNAL = "came_external"
@@ -23,11 +31,6 @@ _USUAL_IR_VERSION = 10
 """Of 2024: older runtimes are not worth lowering it further."""
 _MIN_EXTERNAL_BYTES = 256
 """Bytes: smaller weights stay in the model's own file."""
-
-# Numbers of the fields written by hand below, from onnx.proto.
-_GRAPH_OF_MODEL = 7
-_INITIALIZER_OF_GRAPH = 5
-_RAW_DATA_OF_TENSOR = 9
 
 
 def load_model(path: Path) -> ir.Model:
@@ -41,20 +44,21 @@ def load_model(path: Path) -> ir.Model:
     """
     proto = _parse(path)
     _check_supported(path, proto)
-    for entry in proto.opset_import:
-        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # two spellings of the standard operators
-    try:
-        model = ir.from_proto(proto)
-        onnx.checker.check_model(without_weights(model))
-    except Exception as error:  # noqa: BLE001 -- both raise many kinds for an invalid graph, all of them its fault
-        raise ModelFileError(path, f"is not a valid ONNX graph: {_innermost(error)}") from None
+    in_file = proto.ir_version
+    opset = normalise(proto)
+    if opset is not None and opset < MIN_OPSET:
+        proto = _converted(path, proto, opset)
+    model, checked_by_runtime = _checked(path, proto)
     needed = onnx.helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
-    model.meta[IR_VERSION_IN_FILE] = proto.ir_version
-    model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     model.ir_version = min(proto.ir_version, max(needed, _USUAL_IR_VERSION))
+    model.meta[IR_VERSION_IN_FILE] = in_file
+    if opset is not None and opset < MIN_OPSET:
+        model.meta[OPSET_IN_FILE], model.meta[IR_VERSION_IN_FILE] = opset, None
+    model.meta[_CHECKED_BY_RUNTIME] = checked_by_runtime
+    model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     ir.external_data.set_base_dir(model.graph, path.parent)
-    for value in model.graph.initializers.values():
-        _check_external(path, value.const_value)
+    for tensor in _external_tensors_anywhere(model):
+        _check_external(path, tensor)
     return model
 
 
@@ -72,7 +76,7 @@ def save_model(model: ir.Model, path: Path) -> None:
         )
         return
     with path.open("wb") as file:
-        for piece in _serialised(model):
+        for piece in serialised(model):
             file.write(piece)
 
 
@@ -87,7 +91,11 @@ def check_result(model: ir.Model) -> None:
         onnx.checker.check_model(proto)
         onnx.shape_inference.infer_shapes(proto, check_type=True)
     except Exception as error:  # noqa: BLE001 -- both raise many kinds
-        raise FoldError(_innermost(error)) from None
+        fault = innermost(error)
+        if model.meta.get(_CHECKED_BY_RUNTIME):
+            fault = runtime_fault(proto.SerializeToString(), otherwise=fault) or ""
+        if fault:
+            raise FoldError(fault) from None
 
 
 def require_consistent(path: Path) -> None:
@@ -99,13 +107,43 @@ def require_consistent(path: Path) -> None:
     try:
         onnx.shape_inference.infer_shapes(without_weights(load_model(path)), check_type=True, strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
-        raise ModelFileError(path, f"contradicts itself: {_innermost(error)}") from None
+        raise ModelFileError(path, f"contradicts itself: {innermost(error)}") from None
 
 
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Return the weights of a loaded model that are kept in other files."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+
+
+def _checked(path: Path, proto: onnx.ModelProto) -> tuple[ir.Model, bool]:
+    """Return a file's model, and whether ONNX Runtime had to be asked: it takes some that onnx's checker does not.
+
+    Raises:
+        ModelFileError: neither takes it.
+    """
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # noqa: BLE001 -- it raises many kinds for an invalid graph, all of them its fault
+        raise ModelFileError(path, f"is not a valid ONNX graph: {runtime_fault(path) or innermost(error)}") from None
+    try:
+        _state_outputs(model)
+        onnx.checker.check_model(without_weights(model))
+    except Exception as error:  # noqa: BLE001 -- as above
+        fault = runtime_fault(path, otherwise=innermost(error))
+        if fault is not None:
+            raise ModelFileError(path, f"is not a valid ONNX graph: {fault}") from None
+        return model, True
+    return model, False
+
+
+def _converted(path: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        return converted(proto, MIN_OPSET)
+    except (ConversionError, OSError) as error:
+        text = f"has opset {opset}, and onnx's version converter cannot convert it to opset {MIN_OPSET}"
+        raise ModelFileError(path, f"{text}: {error}") from None
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -124,11 +162,14 @@ def _check_supported(path: Path, proto: onnx.ModelProto) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     newest = onnx.defs.onnx_opset_version()
     opset = opsets.get("", opsets.get("ai.onnx"))
-    if opset is not None and not MIN_OPSET <= opset <= newest:
-        raise ModelFileError(path, f"has opset {opset}; opsets {MIN_OPSET} to {newest} are supported.")
-    if proto.graph.sparse_initializer:
-        raise ModelFileError(path, f"has a sparse initializer {proto.graph.sparse_initializer[0].values.name!r}.")
-    for tensor in proto.graph.initializer:
+    if opset is not None and not 1 <= opset <= newest:
+        raise ModelFileError(path, f"has opset {opset}; opsets 1 to {newest} are supported.")
+    repeated = [
+        name for name, number in Counter(tensor.name for tensor in proto.graph.initializer).items() if number > 1
+    ]
+    if repeated:
+        raise ModelFileError(path, f"holds two weights that are called {repeated[0]!r}.")
+    for tensor in tensors_of(proto.graph):
         _check_content(path, tensor)
     if proto.training_info:
         raise ModelFileError(path, "holds training information; export the inference graph alone.")
@@ -143,6 +184,9 @@ def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
             raise ModelFileError(path, f"does not say properly where the weight {tensor.name!r} is kept.")
         if not (path.parent / entries["location"]).resolve().is_relative_to(path.parent.resolve()):
             raise ModelFileError(path, f"keeps the weight {tensor.name!r} outside its own folder.")
+        if not (path.parent / entries["location"]).is_file():
+            text = f"keeps the weight {tensor.name!r} in {entries['location']!r}, which is missing."
+            raise ModelFileError(path, text)
         return
     try:
         numpy_helper.to_array(tensor)
@@ -150,70 +194,37 @@ def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
         raise ModelFileError(path, f"holds a weight {tensor.name!r} whose content does not fit its shape.") from None
 
 
-def _check_external(path: Path, tensor: ir.TensorProtocol | None) -> None:
-    if not isinstance(tensor, ir.ExternalTensor):
-        return
-    file = Path(tensor.path)
-    if not file.is_file():
-        raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is missing.")
-    if (tensor.offset or 0) + tensor.nbytes > file.stat().st_size:
+def _external_tensors_anywhere(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in (model.graph, *model.graph.subgraphs()):
+        attributes = [
+            each for node in graph for each in node.attributes.values() if each.type == ir.AttributeType.TENSOR
+        ]
+        tensors = [value.const_value for value in graph.initializers.values()]
+        tensors += [each.as_tensor() for each in attributes if not each.is_ref()]
+        yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
+
+
+def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
+    if (tensor.offset or 0) + tensor.nbytes > Path(tensor.path).stat().st_size:
         raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is cut short.")
 
 
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
+def _state_outputs(model: ir.Model) -> None:
+    """Give outputs that the file says nothing of the types and shapes that inference finds."""
+    outputs = {value.name: value for value in model.graph.outputs if value.shape is None or value.type is None}
+    if not outputs:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return
+    for info in inferred.graph.output:
+        if info.name in outputs and info.type.tensor_type.HasField("shape"):
+            outputs[info.name].type = ir.serde.deserialize_type_proto_for_type(info.type)
+            outputs[info.name].shape = ir.serde.deserialize_type_proto_for_shape(info.type)
 
 
 def _needs_external_data(model: ir.Model) -> bool:
     sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
     wanted = model.meta.get(_CAME_EXTERNAL, False) and any(size > _MIN_EXTERNAL_BYTES for size in sizes)
     return wanted or sum(sizes) > 0.95 * _MAX_MESSAGE_BYTES
-
-
-def _serialised(model: ir.Model) -> Iterator[bytes]:
-    """Yield a ModelProto in pieces, its weights one by one.
-
-    onnx and onnx-ir build the message and then its bytes: every weight is in memory twice more. Here the small part of
-    the message is made by onnx-ir; the initializers, which may stand anywhere in it, follow.
-    """
-    initializers = list(model.graph.initializers.values())
-    small = without_initializers(model)
-    graph = small.graph.SerializeToString(deterministic=True)
-    small.ClearField("graph")
-
-    tensors = [_tensor_parts(value) for value in initializers]
-    sizes = [len(head) + size for head, size, _ in tensors]
-    fields = sum(len(_prefix(_INITIALIZER_OF_GRAPH, size)) + size for size in sizes)
-    yield small.SerializeToString(deterministic=True)
-    yield _prefix(_GRAPH_OF_MODEL, len(graph) + fields)
-    yield graph
-    for (head, _, content), size in zip(tensors, sizes, strict=True):
-        yield _prefix(_INITIALIZER_OF_GRAPH, size)
-        yield head
-        yield content()
-
-
-def _tensor_parts(value: ir.Value) -> tuple[bytes, int, Callable[[], bytes]]:
-    """Return a TensorProto's bytes up to its content, the content's size, and a function that makes the content."""
-    tensor = value.const_value
-    assert tensor is not None  # an initializer of a loaded model
-    if tensor.dtype == ir.DataType.STRING:
-        proto = ir.to_proto(tensor)
-        proto.name = value.name or ""
-        return proto.SerializeToString(deterministic=True), 0, bytes
-    head = onnx.TensorProto(name=value.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
-    prefix = _prefix(_RAW_DATA_OF_TENSOR, tensor.nbytes)
-    return head.SerializeToString(deterministic=True) + prefix, tensor.nbytes, tensor.tobytes
-
-
-def _prefix(field: int, size: int) -> bytes:
-    """Return what stands before a length-delimited field: its number with wire type 2, and its size, as varints."""
-    encoded = bytearray()
-    for number in (field << 3 | 2, size):
-        while number > 0x7F:
-            encoded.append(number & 0x7F | 0x80)
-            number >>= 7
-        encoded.append(number)
-    return bytes(encoded)

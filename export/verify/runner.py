@@ -17,6 +17,7 @@ from normfold.contract.errors import SetupError
 from normfold.contract.onnxruntime_package import require_onnxruntime
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
+from normfold.export.fold.stages.spatial import runs_on_reference_alone
 from normfold.export.graph.constants import FLOATS
 from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, save_model
 
@@ -79,7 +80,7 @@ class Runner:
         """
         names = [info.name for info in self.outputs]
         try:
-            results = self._run(names, dict(inputs))
+            results = self._run(names, {name: np.asarray(array) for name, array in inputs.items()})
         except Exception as error:  # noqa: BLE001 -- as above
             raise ModelFileError(self.path, f"failed to run: {_in_one_line(error)}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
@@ -108,7 +109,8 @@ def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, 
     """Return the engine that runs a model, and its run function."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     dtypes = {value.dtype for value in model.graph.inputs} | {tensor.dtype for tensor in tensors if tensor is not None}
-    engines = [wanted] if wanted else list(Engine)[ir.DataType.DOUBLE in dtypes :]
+    reference_alone = ir.DataType.DOUBLE in dtypes or runs_on_reference_alone(model)
+    engines = [wanted] if wanted else list(Engine)[reference_alone:]
     first_fault = ""
     for engine in engines:
         try:

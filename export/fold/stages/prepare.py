@@ -5,18 +5,23 @@ from __future__ import annotations
 import onnx_ir.passes.common as common_passes
 
 from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
-from normfold.export.fold.state import FoldState
-from normfold.export.graph import shapes, simplify
+from normfold.export.fold.report import Outcome
+from normfold.export.fold.state import FoldedNode, FoldState
+from normfold.export.graph import inference, simplify
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
+from normfold.export.onnx_io.model_file import OPSET_IN_FILE
 
 
 def inline_functions(state: FoldState) -> bool:
-    """Inline functions, and list every BatchNormalization of the source.
+    """Inline functions, list every BatchNormalization of the source, and say if its opset was converted.
 
     Requires: a model from `load_model`.
     Ensures: no node calls a function of the model; `state.batchnorms` is complete.
     """
     result = common_passes.InlinePass()(state.model)
+    if (opset := state.model.meta.get(OPSET_IN_FILE)) is not None:
+        now = state.model.opset_imports[""]
+        state.report.warnings.append(f"The file has opset {opset}: onnx's version converter converted it to {now}.")
     nodes = [node for node in state.model.graph.all_nodes() if is_batchnorm(node)]
     state.batchnorms.update(zip(unique_labels(nodes), nodes, strict=True))
     return bool(result.modified)
@@ -28,21 +33,22 @@ def infer_shapes(state: FoldState) -> bool:
     Requires: no calls of functions.
     Ensures: values have the shapes that follow from the inputs, whatever the file says of values in between.
     """
-    return shapes.infer_shapes(state.model, afresh=True)
+    return inference.infer_shapes(state.model, afresh=True)
 
 
 def compute_constants(state: FoldState) -> bool:
     """Compute what is constant, and then shapes that are known with it, until nothing more is found.
 
     Requires: shapes inferred.
-    Ensures: constant expressions are initializers; each BatchNormalization is still a node.
+    Ensures: constant expressions are initializers, a BatchNormalization of a constant among them, whose outcome is
+        then in `state.folded`; every other BatchNormalization is still a node.
     """
-    changed = False
-    while simplify.compute_constants(state.model):
-        changed = True
-        if not shapes.infer_shapes(state.model):
-            break
-    return changed
+    computed = simplify.compute_constants(state.model)
+    if computed is None:
+        return False
+    batchnorms = set(state.batchnorms.values())
+    state.folded.update({node: FoldedNode(Outcome.COMPUTED, (), ()) for node in computed if node in batchnorms})
+    return True
 
 
 def record_batchnorm_parameters(state: FoldState) -> bool:
@@ -55,6 +61,8 @@ def record_batchnorm_parameters(state: FoldState) -> bool:
         TrainingModeError: a BatchNormalization is in training mode.
     """
     for label, node in state.batchnorms.items():
+        if node in state.folded:
+            continue
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
             state.report.parameters[label] = read
@@ -70,7 +78,6 @@ def remove_unused_nodes(state: FoldState) -> bool:
     """Remove nodes whose outputs are read nowhere.
 
     Requires: nothing.
-    Ensures: every node leads to an output of the graph; shapes are known as far as inference finds them.
+    Ensures: every node leads to an output of the graph.
     """
-    result = common_passes.RemoveUnusedNodesPass()(state.model)
-    return shapes.infer_shapes(state.model) or bool(result.modified)
+    return bool(common_passes.RemoveUnusedNodesPass()(state.model).modified)

@@ -1,0 +1,94 @@
+"""Inference of shapes: by onnx, and by what the constants that a node reads say of its other inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from normfold.export.graph.operand_shapes import infer_from_operands
+from normfold.export.graph.shapes import sizes_of
+from normfold.export.onnx_io.strip_weights import without_weights
+
+
+def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
+    """Infer shapes, with data propagated, so that computed targets of Reshape count too.
+
+    onnx's inference comes first; what its nodes' other inputs say of a value (a Conv's weight has the rank of its
+    input) is added, and both begin again until nothing is found.
+
+    Args:
+        model: gets types and shapes, in place.
+        afresh: what the file says of values in between counts for nothing where it may be of other inputs: files are
+            made dynamic by changing their inputs alone.
+
+    Returns:
+        Whether more is known than before.
+    """
+    values = [value for node in model.graph.all_nodes() for value in node.outputs]
+    before = sum(map(_known, values))
+    if afresh and not all(isinstance(size, int) for value in model.graph.inputs for size in _free_part(value)):
+        for value in values:
+            value.shape = value.shape if value.is_graph_output() else None
+    _infer_by_onnx(model, afresh)
+    while infer_from_operands(model.graph):
+        _infer_by_onnx(model, afresh=False)
+    return sum(map(_known, values)) > before
+
+
+def _infer_by_onnx(model: ir.Model, afresh: bool) -> None:
+    proto = without_weights(model)
+    if afresh:
+        for _, written in _with_bodies(model.graph, proto.graph):
+            del written.value_info[:]
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return  # what is not known is kept, with that reason
+    for graph, written in _with_bodies(model.graph, inferred.graph):
+        _learn(graph, written)
+
+
+def _with_bodies(graph: ir.Graph, written: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """Yield a graph and the bodies of control flow inside it, each with its message."""
+    yield graph, written
+    for node, message in zip(graph, written.node, strict=True):
+        for attribute in message.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _with_bodies(node.attributes[attribute.name].as_graph(), attribute.g)
+
+
+def _learn(graph: ir.Graph, written: onnx.GraphProto) -> None:
+    """Give the values that a graph's nodes make the types and shapes in its message."""
+    found = {info.name: info.type.tensor_type for info in (*written.value_info, *written.output)}
+    for value in (value for node in graph for value in node.outputs):
+        kind = found.get(value.name or "")
+        if kind is None or not kind.elem_type:
+            continue
+        if value.type is None:
+            value.type = ir.TensorType(ir.DataType(kind.elem_type))
+        if not kind.HasField("shape"):
+            continue
+        sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in kind.shape.dim]
+        old = sizes_of(value)
+        if old is not None and len(old) == len(sizes):
+            first, second = (old, sizes) if value.is_graph_output() else (sizes, old)  # an output keeps its names
+            sizes = [_better(*pair) for pair in zip(first, second, strict=True)]
+        value.shape = ir.Shape(sizes)
+
+
+def _better(one: int | str | None, other: int | str | None) -> int | str | None:
+    """Return a number if one of two sizes is, else the first name."""
+    return next((size for size in (one, other) if isinstance(size, int)), one if one is not None else other)
+
+
+def _known(value: ir.Value) -> int:
+    """Return how much is known of a value's shape: its rank, and the names and numbers of its sizes."""
+    sizes = sizes_of(value)
+    return 0 if sizes is None else 1 + sum(2 if isinstance(size, int) else size is not None for size in sizes)
+
+
+def _free_part(value: ir.Value) -> Sequence[int | ir.SymbolicDim]:
+    """Return the sizes of an input after its axis of rows."""
+    return () if value.shape is None else tuple(value.shape)[1:]

@@ -1,10 +1,11 @@
 """Networks of other packages, folded and beside what other tools leave: `make bench-fold-zoo`.
 
 Each network of `networks.txt` is built with seeded random weights and exported without the exporter's optimiser. Of
-each: BatchNormalization left by Normfold, ONNX Runtime's level EXTENDED, onnxsim and onnxslim, all on the same file;
-whether a second fold changes anything; error over noise; processor time of a run under ONNX Runtime with all of its
-optimisations, folded over source, one thread, in interleaved rounds (see `benchmarks.latency`). A network over the
-limit is measured with five times the rounds, and fails if its interval lies above. `--rounds 0` leaves times out.
+each: BatchNormalization left by Normfold, by the exporter's optimiser, and behind that by ONNX Runtime's level EXTENDED,
+onnxslim and onnxsim; whether a second fold changes anything; error over noise; processor time of a run under ONNX
+Runtime with all of its optimisations, folded over source, one thread, in interleaved rounds (see `benchmarks.latency`).
+A network over the limit is measured with five times the rounds, and fails if its interval lies above. `--rounds 0`
+leaves times out.
 
 A run goes on where the last one was ended: what it found is in the file of results, a line a network. Leaves with 1 if
 a network fails to fold, leaves more than another tool, is not verified, or is slower than the limit.
@@ -23,9 +24,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.fold.zoo.fold import operators
 from benchmarks.fold.zoo.networks import Network, read_networks
-from benchmarks.fold.zoo.record import TOOLS, Record, append_record, read_records
+from benchmarks.fold.zoo.record import Record, append_record, read_records
 from benchmarks.fold.zoo.report import print_report
 from benchmarks.machine import machine_line
 
@@ -47,7 +47,7 @@ def main() -> None:
             continue
         print(f"{number} of {len(networks)}: {network}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            record = measure_network(network, Path(folder), arguments.rounds, arguments.core)
+            record = measure_network(network, Path(folder), arguments)
         append_record(arguments.results, record)
         print(f"  {outcome(record)}", file=sys.stderr, flush=True)
     records = read_records(arguments.results)
@@ -60,13 +60,14 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return --networks, --limit, --rounds, --core and --results."""
+    """Return the options."""
     parser = argparse.ArgumentParser(prog="make bench-fold-zoo")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="packages, names, or package/name (default: all)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N of them")
     parser.add_argument("--rounds", type=int, default=40, help="interleaved rounds a network (default: %(default)s)")
     parser.add_argument("--core", type=int, default=0, help="the core to measure on (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=Path("build/zoo.jsonl"), help="default: %(default)s")
+    parser.add_argument("--sources", type=Path, help="keep the exported files in this folder for the next run (15 GB)")
     return parser.parse_args()
 
 
@@ -80,31 +81,38 @@ def is_complete(record: Record | None, rounds: int) -> bool:
     return record is not None and not record.failed and (record.ratio is not None or not rounds)
 
 
-def measure_network(network: Network, folder: Path, rounds: int, core: int) -> Record:
-    """Export a network, and give it to Normfold and to each tool."""
-    source, target = folder / "source.onnx", folder / "target.onnx"
+def measure_network(network: Network, folder: Path, arguments: argparse.Namespace) -> Record:
+    """Export a network, and give it to Normfold and to the other tools."""
+    source = folder / "source.onnx"
+    if arguments.sources is not None:
+        arguments.sources.mkdir(parents=True, exist_ok=True)
+        source = arguments.sources / f"{network.package}-{network.name}.onnx"
+    rounds, core = str(arguments.rounds), str(arguments.core)
     try:
-        run_step("source", "source", *str(network).split(), str(source))
-        line = run_step("fold", "fold", str(network), str(source), str(target), str(rounds), str(core))
+        if not source.exists():
+            run_step("source", "source", *str(network).split(), str(source))
+        line = run_step("fold", "fold", str(network), str(source), str(folder / "folded.onnx"), rounds, core)
     except StepError as error:
         return Record(str(network), failed=str(error))
-    record = Record(**json.loads(line))
-    for tool in TOOLS:
-        try:
-            run_step(tool, "tools", tool, str(source), str(target))
-        except StepError as error:
-            print(f"  {error}", file=sys.stderr, flush=True)
-        else:
-            record.left[tool] = operators(target)["BatchNormalization"]
+    record = Record(**json.loads(line.splitlines()[-1]))
+    try:
+        lines = run_step("tools", "tools", str(source), str(folder)).splitlines()
+    except StepError as error:
+        lines = error.printed.splitlines()
+    record.left |= {tool: int(count) for tool, count in (line.split() for line in lines)}
     return record
 
 
 class StepError(Exception):
-    """A step ended without a result; the message names it, and holds the last line that it printed."""
+    """A step failed; the message names it, and holds the last line of its standard error."""
+
+    def __init__(self, message: str, printed: str = "") -> None:
+        super().__init__(message)
+        self.printed = printed
 
 
 def run_step(name: str, module: str, *arguments: str) -> str:
-    """Run a module of this folder in a process of its own; return the last line of its standard output.
+    """Run a module of this folder in a process of its own; return its standard output.
 
     Raises:
         StepError: it failed, crashed, or took too long.
@@ -119,8 +127,8 @@ def run_step(name: str, module: str, *arguments: str) -> str:
         raise StepError(f"{name}: ended after {STEP_S} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [""]
-        raise StepError(f"{name}: exit code {done.returncode}: {lines[-1]}")
-    return (done.stdout.strip().splitlines() or [""])[-1]
+        raise StepError(f"{name}: exit code {done.returncode}: {lines[-1]}", done.stdout)
+    return done.stdout.strip()
 
 
 def outcome(record: Record) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 RATIO_LIMIT = 1.03
-TOOLS = ("onnxruntime", "onnxsim", "onnxslim")
-"""What Normfold is compared with, on the same unoptimised file."""
+TOOLS = ("exporter", "onnxruntime", "onnxslim", "onnxsim")
+"""What Normfold is compared with; see `benchmarks.fold.zoo.tools`."""
 
 
 @dataclasses.dataclass

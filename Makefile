@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
+# torchvision and PyTorch are released together, and the newest torchvision needs a newer PyTorch than the extra train.
+ZOO := .venv-zoo
+ZOO_INSTALLED := $(ZOO)/.installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
@@ -18,7 +21,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-serve bench-drift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -45,6 +48,9 @@ test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are pytest's own.
 
 test-quick: $(INSTALLED)  ## Run the tests that take less than half a second each, in two processes.
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
+
+test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests, and say how many were folded or rejected.
+	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend --capture=no $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff format --check .
@@ -117,6 +123,9 @@ bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx
 bench-fold: $(BENCH_INSTALLED)  ## Ten published graphs: folded, and what the exporter's tools make of them.
 	$(BIN)/python -m benchmarks.fold.families $(BENCH_OPTIONS)
 
+bench-fold-zoo: $(ZOO_INSTALLED)  ## Networks of other packages: what is left, beside ONNX Runtime, onnxsim and onnxslim (hours).
+	$(ZOO)/bin/python -m benchmarks.fold.zoo $(BENCH_OPTIONS)
+
 bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as the unfolded one?
 	$(BIN)/python -m benchmarks.fold.exactness $(BENCH_OPTIONS)
 
@@ -142,10 +151,16 @@ $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,bench]'
 	@touch $@
 
+$(ZOO_INSTALLED): pyproject.toml
+	@echo "Installing into $(ZOO): 7 GB, with PyTorch's CUDA build unless TORCH=cpu."
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,zoo]'
+	@touch $@
+
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,docs]'
 	@touch $@
 
 clean:  ## Remove .venv, caches and build output; runs and models stay.
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(ZOO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

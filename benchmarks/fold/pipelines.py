@@ -65,6 +65,17 @@ def simplify(source: Path, target: Path) -> None:
     onnx.save(simplified, target)
 
 
+def onnxruntime_extended(source: Path, target: Path) -> None:
+    """Save the graph that ONNX Runtime runs with its optimisation level EXTENDED."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
 def normfold(source: Path, target: Path) -> None:
     """Fold and merge, verification apart."""
     from normfold.export.files.fold_file import fold_file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import onnx_ir as ir
 
 from normfold.export.graph.constants import DerivedConstant, derived_tensor
@@ -11,14 +13,25 @@ class Editor:
     """Edits one graph, in place.
 
     Constants are never overwritten: a node gets its own copy, so a weight that two nodes share stays right for the
-    other.
+    other. New ones are initializers of the outermost graph, which every body reads, and which is written one weight at
+    a time.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
+        self._outermost = graph
         self._names = {value.name for node in graph.all_nodes() for value in node.outputs}
         for each in (graph, *graph.subgraphs()):
             self._names |= {value.name for value in each.inputs} | set(each.initializers)
+
+    def for_bodies(self) -> list[Editor]:
+        """Return an editor for each body inside the graph; all of them and this one give out different names."""
+        editors = []
+        for body in self.graph.subgraphs():
+            editor = copy(self)
+            editor.graph = body
+            editors.append(editor)
+        return editors
 
     def put_constant(self, node: ir.Node, index: int, derived: DerivedConstant) -> None:
         """Give a node a constant of its own, under the old one's name if that has no other reader."""
@@ -26,11 +39,16 @@ class Editor:
             node.resize_inputs(index + 1)
         old = node.inputs[index]
         node.replace_input_with(index, None)
-        if old is not None and old.is_initializer() and not old.uses() and not old.is_graph_output():
-            assert old.name is not None  # initializers have names
-            del self.graph.initializers[old.name]
-            self._names.discard(old.name)
+        self.remove_unread(old)
         node.replace_input_with(index, self.add_initializer(derived_tensor(derived), derived.name))
+
+    def remove_unread(self, value: ir.Value | None) -> None:
+        """Remove a constant that nothing reads any more."""
+        if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+            assert value.name is not None  # an initializer has a name and a graph
+            assert value.graph is not None
+            del value.graph.initializers[value.name]
+            self._names.discard(value.name)
 
     def add_initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """Add an initializer under the given name, or one like it."""
@@ -40,7 +58,7 @@ class Editor:
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
-        self.graph.register_initializer(value)
+        self._outermost.register_initializer(value)
         return value
 
     def rename_changed(self, value: ir.Value) -> None:

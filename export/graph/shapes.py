@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -23,21 +23,42 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
     Returns:
         Whether more is known than before.
     """
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    if not afresh and all(value.shape is not None for value in values.values()):
+    values = [value for node in model.graph.all_nodes() for value in node.outputs]
+    if not afresh and all(value.shape is not None for value in values):
         return False
     stated = not afresh or all(isinstance(size, int) for value in model.graph.inputs for size in _free_part(value))
     proto = without_weights(model)
     if afresh:
-        del proto.graph.value_info[:]
+        for _, written in _with_bodies(model.graph, proto.graph):
+            del written.value_info[:]
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except onnx.shape_inference.InferenceError:
         return False  # what is not known is kept, with that reason
-    found = {info.name: info.type.tensor_type for info in (*inferred.graph.value_info, *inferred.graph.output)}
     learnt = False
-    for name, value in values.items():
-        kind = found.get(name or "")
+    for graph, written in _with_bodies(model.graph, inferred.graph):
+        learnt |= _learn(graph, written, stated)
+    return learnt
+
+
+def _with_bodies(graph: ir.Graph, written: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """Yield a graph and the bodies inside it, each with its message."""
+    yield graph, written
+    for node, message in zip(graph, written.node, strict=True):
+        for attribute in message.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _with_bodies(node.attributes[attribute.name].as_graph(), attribute.g)
+
+
+def _learn(graph: ir.Graph, written: onnx.GraphProto, stated: bool) -> bool:
+    """Give the values that a graph's nodes make the shapes in its message; return whether more is known than before.
+
+    Unless `stated`, the shapes that values in between have from the file are forgotten first.
+    """
+    found = {info.name: info.type.tensor_type for info in (*written.value_info, *written.output)}
+    learnt = False
+    for value in [value for node in graph for value in node.outputs]:
+        kind = found.get(value.name or "")
         if not stated and not value.is_graph_output():
             value.shape = None
         if kind is None or not kind.HasField("shape"):

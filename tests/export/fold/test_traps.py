@@ -89,25 +89,6 @@ def condition() -> list[onnx.NodeProto]:
     ]
 
 
-def test_batchnorm_in_a_subgraph_is_listed_and_kept() -> None:
-    rng = np.random.default_rng(9)
-    nodes, constants = conv_batchnorm(rng)
-    branch = helper.make_graph(nodes, "then", [], [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)])
-    other = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["e"])],
-        "else",
-        [],
-        [helper.make_tensor_value_info("e", TensorProto.DOUBLE, None)],
-    )
-    node = helper.make_node("If", ["which"], ["out"], then_branch=branch, else_branch=other)
-    source = model([*condition(), node], IMAGE, ["out"], constants | {"limit": np.array(-9.0)})
-
-    result, report = folded(source)
-
-    assert report.kept == {"subgraph": 1}
-    assert_same(source, result, image_rows(rng))
-
-
 def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
     rng = np.random.default_rng(10)
     nodes, constants = conv_batchnorm(rng)

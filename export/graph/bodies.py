@@ -29,6 +29,17 @@ def name_bodies(model: ir.Model) -> bool:
     return renamed
 
 
+def remove_unread_constants(model: ir.Model) -> bool:
+    """Remove initializers of bodies that nothing reads, in place; return whether there were any."""
+    removed = False
+    for body in model.graph.subgraphs():
+        for name, value in list(body.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del body.initializers[name]
+                removed = True
+    return removed
+
+
 def _values(graph: ir.Graph) -> list[ir.Value]:
     """Return the values that a graph itself makes, each once."""
     made = [value for node in graph for value in node.outputs]

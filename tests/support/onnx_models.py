@@ -188,7 +188,7 @@ def with_output(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold a copy of a model, and check the result."""
-    working = ir.from_proto(source)
+    working = ir.from_proto(onnx.ModelProto.FromString(source.SerializeToString()))  # onnx-ir renames tensors in place
     report = fold(working)
     result = ir.to_proto(working)
     onnx.checker.check_model(result, full_check=True)

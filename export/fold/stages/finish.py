@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir.passes.common as common_passes
 
 from normfold.export.fold.state import FoldState
-from normfold.export.graph import simplify
+from normfold.export.graph import bodies, simplify
 from normfold.export.onnx_io.model_file import check_result
 
 
@@ -13,11 +13,11 @@ def join_equal_nodes(state: FoldState) -> bool:
     """Make one node of those that compute the same of the same values.
 
     Requires: everything folded: two layers that read one value must each be free to change it before.
-    Ensures: no two deterministic nodes are equal, and every node leads to an output of the graph.
+    Ensures: no two deterministic nodes are equal, and every node and constant leads to an output of the graph.
     """
     joined = simplify.join_equal_nodes(state.model)
     removed = common_passes.RemoveUnusedNodesPass()(state.model)
-    return joined or bool(removed.modified)
+    return bodies.remove_unread_constants(state.model) or joined or bool(removed.modified)
 
 
 def check(state: FoldState) -> bool:

@@ -102,12 +102,13 @@ def _before(read: Elementwise) -> Elementwise | None:
 
 def _may_become_batchnorm(chain: _Chain) -> bool:
     """Return whether a chain has a gain and an offset, in vectors, and is in no pattern that runtimes recognise."""
-    last, rank = chain.nodes[-1], rank_of(chain.source)
-    dtype = chain.source.dtype
+    if len(chain.nodes) < 2:
+        return False
+    last, rank, dtype = chain.nodes[-1], rank_of(chain.source), chain.source.dtype
     is_allowed = dtype in _DTYPES or (dtype == ir.DataType.BFLOAT16 and opset_of(last) >= 14)
     is_vector = any(read_elementwise(node) is not None for node in chain.nodes)
     does_both = bool(np.any(chain.gain != 1)) and bool(np.any(chain.offset))
-    if len(chain.nodes) < 2 or rank is None or rank < 2 or not is_allowed or not is_vector or not does_both:
+    if rank is None or rank < 2 or not is_allowed or not is_vector or not does_both:
         return False
     return not is_layernorm_affine(last) and not _is_of_attention(chain)
 

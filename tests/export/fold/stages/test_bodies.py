@@ -29,12 +29,12 @@ def condition() -> list[NodeProto]:
 
 
 def body(nodes: list[NodeProto], output: str, constants: Mapping[str, Any] | None = None, **inputs: Any) -> Any:
-    """Make a body with one output, of float64 like its inputs."""
+    """Make a body with one output, of float64 like its inputs, and of the shape of the first of them."""
     return helper.make_graph(
         nodes,
         output,
         [helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(output, TensorProto.DOUBLE, None)],
+        [helper.make_tensor_value_info(output, TensorProto.DOUBLE, next(iter(inputs.values()), None))],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()],
     )
 
@@ -137,7 +137,9 @@ def test_body_of_a_loop_is_folded(rng: np.random.Generator) -> None:
     loop.input.insert(1, helper.make_tensor_value_info("go", TensorProto.BOOL, []))
     loop.output.insert(0, helper.make_tensor_value_info("again", TensorProto.BOOL, []))
     constants = {"w": rng.normal(size=(2, 2, 3, 3)), "times": np.array(3), "yes": np.array(True)} | statistics(rng, 2)
-    source = model([helper.make_node("Loop", ["times", "yes", "x"], ["y"], body=loop)], IMAGE, ["y"], constants)
+    constants["shape"] = np.array([-1, 2, 4, 4])
+    turns = helper.make_node("Loop", ["times", "yes", "x"], ["last"], body=loop)
+    source = model([turns, helper.make_node("Reshape", ["last", "shape"], ["y"])], IMAGE, ["y"], constants)
 
     check(source)
 
@@ -151,7 +153,7 @@ def test_body_of_a_scan_is_folded(rng: np.random.Generator) -> None:
         helper.make_node("Identity", ["next"], ["given"]),
     ]
     scan = body(nodes, "next", state=["n", 4], row=["n", 4])
-    scan.output.append(helper.make_tensor_value_info("given", TensorProto.DOUBLE, None))
+    scan.output.append(helper.make_tensor_value_info("given", TensorProto.DOUBLE, ["n", 4]))
     turn = helper.make_node("Transpose", ["x"], ["steps"], perm=[2, 1, 0, 3])
     parts = [
         helper.make_node("Reshape", ["steps", "shape"], ["rows"]),
@@ -172,6 +174,7 @@ def test_body_of_a_function_call_is_folded(rng: np.random.Generator) -> None:
     function = helper.make_function("own", "Choose", ["x", "limit", *captured], ["y"], nodes, opsets)
     source = model([helper.make_node("Relu", ["x"], ["y"])], IMAGE, ["y"], constants)
     source.graph.node[0].CopyFrom(helper.make_node("Choose", ["x", "limit", *captured], ["y"], domain="own"))
+    source.graph.output[0].type.tensor_type.ClearField("shape")
     source.functions.append(function)
     source.opset_import.append(helper.make_opsetid("own", 1))
 

@@ -13,13 +13,12 @@ class Editor:
     """Edits one graph, in place.
 
     Constants are never overwritten: a node gets its own copy, so a weight that two nodes share stays right for the
-    other. New ones are initializers of the outermost graph, which every body reads, and which is written one weight at
-    a time.
+    other. A node in a body gets it as an initializer of the body: ONNX Runtime chooses the layout of a Conv's weights
+    only there.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self._outermost = graph
         self._names = {value.name for node in graph.all_nodes() for value in node.outputs}
         for each in (graph, *graph.subgraphs()):
             self._names |= {value.name for value in each.inputs} | set(each.initializers)
@@ -58,7 +57,7 @@ class Editor:
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
-        self._outermost.register_initializer(value)
+        self.graph.register_initializer(value)
         return value
 
     def rename_changed(self, value: ir.Value) -> None:

@@ -53,8 +53,8 @@ def load_model(path: Path) -> ir.Model:
     model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     model.ir_version = min(proto.ir_version, max(needed, _USUAL_IR_VERSION))
     ir.external_data.set_base_dir(model.graph, path.parent)
-    for value in model.graph.initializers.values():
-        _check_external(path, value.const_value)
+    for tensor in _weights(model):
+        _check_external(path, tensor)
     return model
 
 
@@ -104,8 +104,13 @@ def require_consistent(path: Path) -> None:
 
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Return the weights of a loaded model that are kept in other files."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    return [tensor for tensor in _weights(model) if isinstance(tensor, ir.ExternalTensor)]
+
+
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    """Return the initializers of the graph and of the bodies inside it."""
+    values = [value for graph in (model.graph, *model.graph.subgraphs()) for value in graph.initializers.values()]
+    return [value.const_value for value in values if value.const_value is not None]
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -167,7 +172,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def _needs_external_data(model: ir.Model) -> bool:
-    sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
+    sizes = [tensor.nbytes for tensor in _weights(model)]
     wanted = model.meta.get(_CAME_EXTERNAL, False) and any(size > _MIN_EXTERNAL_BYTES for size in sizes)
     return wanted or sum(sizes) > 0.95 * _MAX_MESSAGE_BYTES
 

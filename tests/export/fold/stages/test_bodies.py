@@ -97,7 +97,10 @@ def test_body_copies_a_weight_that_the_outer_graph_and_another_body_read(rng: np
 
     kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
     np.testing.assert_array_equal(kept["w"], constants["w"])
-    assert sum(array.shape == (3, 2, 1, 1) for array in kept.values()) == 3
+    inside = [attribute.g for attribute in result.graph.node[-1].attribute]
+    assert [[tuple(tensor.dims) for tensor in each.initializer] for each in inside] == [[(3, 2, 1, 1), (3,)]] * 2
+    names = [tensor.name for each in (result.graph, *inside) for tensor in each.initializer]
+    assert len(names) == len(set(names))
 
 
 def test_body_with_constants_of_its_own_is_folded(rng: np.random.Generator) -> None:
@@ -111,8 +114,6 @@ def test_body_with_constants_of_its_own_is_folded(rng: np.random.Generator) -> N
 
     result = check(model(nodes, IMAGE, ["y"], LIMIT))
 
-    names = [tensor.name for tensor in result.graph.initializer]
-    assert len(names) == len(set(names))
     assert counts(result) == {"ReduceMax": 1, "Less": 1, "If": 1, "Conv": 2}
 
 

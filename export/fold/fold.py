@@ -77,13 +77,14 @@ def fold(
 def _entries(state: FoldState) -> list[BatchNormOutcome]:
     there = {value for node in state.model.graph for value in node.outputs}  # a caller sees no value inside a body
     names = {node: value.name for value, node in state.output_values.items() if value.name and value in there}
-    return [_entry(state, label, node, names.get(node)) for label, node in state.batchnorms.items()]
+    left = state.batchnorms_left()
+    return [_entry(state, label, node, label in left, names.get(node)) for label, node in state.batchnorms.items()]
 
 
-def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> BatchNormOutcome:
+def _entry(state: FoldState, label: str, node: ir.Node, is_left: bool, output_value: str | None) -> BatchNormOutcome:
     """Return the outcome of one BatchNormalization."""
     if (folded := state.folded.get(node)) is not None:
         return BatchNormOutcome(label, folded.outcome, folded.into, folded.path, output_value=output_value)
-    if node.graph is None:
+    if not is_left:
         return BatchNormOutcome.removed(label)
     return BatchNormOutcome.kept(label, state.rejections[node], output_value)

@@ -50,6 +50,14 @@ class FoldState:
     output_values: dict[ir.Value, ir.Node] = field(default_factory=dict)
     """Values that hold what a BatchNormalization of the source gave out, whether it is still there or was folded."""
 
+    def batchnorms_left(self) -> dict[str, ir.Node]:
+        """Return each BatchNormalization of the source that is still in the graph, or in a body that is, by its label.
+
+        A node of a body is not taken out of the body when the body is.
+        """
+        there = set(self.model.graph.all_nodes())
+        return {label: node for label, node in self.batchnorms.items() if node in there}
+
     def forget_outputs(self, node: ir.Node, plan: Plan | None = None) -> None:
         """Forget that values hold what a BatchNormalization gave out: those of a node that goes, and of its plan."""
         changed = () if plan is None else (*plan.required, *plan.removed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 
 def name_bodies(model: ir.Model) -> bool:
@@ -29,7 +30,37 @@ def name_bodies(model: ir.Model) -> bool:
     return renamed
 
 
-def remove_unread_constants(model: ir.Model) -> bool:
+def remove_unused_nodes(model: ir.Model) -> bool:
+    """Remove nodes whose outputs are read nowhere, in place, and constants that nothing reads.
+
+    A node that is removed leaves its bodies behind: what only they read is removed too.
+
+    Returns:
+        Whether there were any.
+    """
+    removed = False
+    while True:
+        removed |= bool(common_passes.RemoveUnusedNodesPass()(model).modified)
+        if not _forget_removed_readers(model):
+            return _remove_unread_constants(model) or removed
+
+
+def _forget_removed_readers(model: ir.Model) -> bool:
+    """Disconnect values from nodes that are no longer in the model; return whether there were any."""
+    there = set(model.graph.all_nodes())
+    gone = [
+        use
+        for graph in (model.graph, *model.graph.subgraphs())
+        for value in _values(graph)
+        for use in value.uses()
+        if use.node not in there
+    ]
+    for node, index in gone:
+        node.replace_input_with(index, None)
+    return bool(gone)
+
+
+def _remove_unread_constants(model: ir.Model) -> bool:
     """Remove initializers of bodies that nothing reads, in place; return whether there were any."""
     removed = False
     for body in model.graph.subgraphs():

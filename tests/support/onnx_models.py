@@ -232,6 +232,11 @@ def operators(source: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in source.graph.node]
 
 
+def all_operators(source: onnx.ModelProto) -> list[str]:
+    """Return the operator types of a graph and of the bodies inside it."""
+    return [node.op_type for node in ir.from_proto(source).graph.all_nodes()]
+
+
 def window_scores(path: Path, layers: Sequence[MonitoredLayer], rows: Mapping[str, np.ndarray]) -> list[float]:
     """Return each layer's drift score of one window of rows, by the monitor graph at `path`."""
     given = [one.mean(axis=0, dtype=np.float64) for one in run32(onnx.load(path), rows)]

@@ -69,13 +69,13 @@ def record_batchnorm_parameters(state: FoldState) -> bool:
     Raises:
         TrainingModeError: every BatchNormalization is in training mode.
     """
-    present = {label: node for label, node in state.batchnorms.items() if node.graph is not None}
-    training = [label for label, node in present.items() if is_training(node, opset_of(node))]
-    if training and len(training) == len(present):
+    left = state.batchnorms_left()
+    training = [label for label, node in left.items() if is_training(node, opset_of(node))]
+    if training and len(training) == len(left):
         raise TrainingModeError(training[0])
     if training:
-        state.report.warnings.append(_training_warning(training, len(present)))
-    for label, node in present.items():
+        state.report.warnings.append(_training_warning(training, len(left)))
+    for label, node in left.items():
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm) and not is_canonical(node):
             state.report.parameters[label] = read
@@ -102,5 +102,5 @@ def remove_unused_nodes(state: FoldState) -> bool:
     Requires: nothing.
     Ensures: every node leads to an output of the graph; shapes are known as far as inference finds them.
     """
-    result = common_passes.RemoveUnusedNodesPass()(state.model)
-    return shapes.infer_shapes(state.model) or bool(result.modified)
+    removed = bodies.remove_unused_nodes(state.model)
+    return shapes.infer_shapes(state.model) or removed

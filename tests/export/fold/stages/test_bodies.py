@@ -15,7 +15,17 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from normfold.export.files.audit_file import audit_onnx
 from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.report import Outcome
-from tests.support.onnx_models import IMAGE, assert_same, batchnorm, folded, model, run32, statistics
+from tests.support.onnx_models import (
+    IMAGE,
+    all_operators,
+    assert_same,
+    batchnorm,
+    folded,
+    model,
+    operators,
+    run32,
+    statistics,
+)
 
 LIMIT = {"limit": np.array(0.0)}
 
@@ -51,14 +61,7 @@ def conv_then(name: str, source: str = "x", weight: str = "w") -> list[NodeProto
 
 def counts(proto: onnx.ModelProto) -> Counter[str]:
     """Count operators, those in bodies too."""
-    found: Counter[str] = Counter()
-    waiting = [proto.graph]
-    while waiting:
-        graph = waiting.pop()
-        for node in graph.node:
-            found[node.op_type] += 1
-            waiting += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-    return found
+    return Counter(all_operators(proto))
 
 
 def check(source: onnx.ModelProto, kept: int = 0) -> onnx.ModelProto:
@@ -234,6 +237,32 @@ def test_body_merges_its_own_branches(rng: np.random.Generator) -> None:
     )
 
     assert counts(check(source)) == {"ReduceMax": 1, "Less": 1, "If": 1, "Conv": 2}
+
+
+def test_body_that_nothing_reads_is_removed_with_its_batchnorm(rng: np.random.Generator) -> None:
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a")
+    read = body([*conv_then("a", source="n"), helper.make_node("Relu", ["out"], ["r"])], "r")
+    nodes = branches(read, body(conv_then("a"), "out"), output="unread")
+    before = batchnorm("x", "n", "a")
+    source = model([before, *nodes, helper.make_node("Relu", ["x"], ["y"])], IMAGE, ["y"], constants)
+
+    result, report = folded(source)
+
+    assert operators(result) == ["Relu"]
+    assert report.kept == {"unread": 3}
+
+
+def test_body_of_a_branch_that_is_never_taken_reads_nothing(rng: np.random.Generator) -> None:
+    """The Conv's output has one reader once the If is gone: the BatchNormalization beside it."""
+    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "which": np.array(True)} | statistics(rng, 3, "a")
+    then, other = (body([helper.make_node(op_type, ["h"], [op_type])], op_type) for op_type in ("Abs", "Neg"))
+    then.node[0].input[0] = "out"
+    nodes = [*conv_then("a"), helper.make_node("If", ["which"], ["y"], then_branch=then, else_branch=other)]
+    source = model(nodes, IMAGE, ["y"], constants)
+
+    result, _ = folded(source)
+
+    assert operators(result) == ["Conv", "Abs"]
 
 
 def test_body_nodes_are_named_in_the_report(rng: np.random.Generator) -> None:

@@ -126,6 +126,31 @@ def test_mul_and_add_of_a_decomposed_layer_norm_stay(rng: np.random.Generator) -
     check(nodes, {"a": vector(rng), "b": vector(rng)}, [each.op_type for each in nodes])
 
 
+@pytest.mark.parametrize("inverse", ["Reciprocal", "Pow", "Div"])
+def test_mul_and_add_of_a_layer_norm_that_multiplies_by_an_inverse_stay(inverse: str, rng: np.random.Generator) -> None:
+    nodes = [node("ReduceMean", "x", "m", axes=[1]), node("Sub", "x m", "d"), node("Mul", "d d", "q"),
+             node("ReduceMean", "q", "v", axes=[1])]  # fmt: skip
+    nodes += {
+        "Reciprocal": [node("Sqrt", "v", "r"), node("Reciprocal", "r", "i")],
+        "Pow": [node("Pow", "v half", "i")],
+        "Div": [node("Sqrt", "v", "r"), node("Div", "one r", "i")],
+    }[inverse]
+    nodes += [node("Mul", "d i", "z"), node("Mul", "z a", "u"), node("Add", "u b", "w"), node("Relu", "w", "y")]
+    constants = {"a": vector(rng), "b": vector(rng), "half": np.array(-0.5), "one": np.array(1.0)}
+    read = {name for each in nodes for name in each.input}
+
+    wanted = [each.op_type for each in nodes]
+    check(nodes, {name: array for name, array in constants.items() if name in read}, wanted)
+
+
+def test_mul_and_add_behind_a_gated_activation_become_one_batchnorm(rng: np.random.Generator) -> None:
+    """The product of two activations before them is no normalisation."""
+    nodes = [node("Sigmoid", "x", "s"), node("Mul", "x s", "t"), node("Mul", "t a", "u"), node("Add", "u b", "v"),
+             node("Relu", "v", "y")]  # fmt: skip
+
+    check(nodes, {"a": vector(rng), "b": vector(rng)}, ["Sigmoid", "Mul", "BatchNormalization", "Relu"])
+
+
 def test_mul_and_add_on_a_product_of_activations_before_a_softmax_stay(rng: np.random.Generator) -> None:
     nodes = [node("Transpose", "x", "k", perm=[0, 1, 3, 2]), node("MatMul", "x k", "s"), node("Mul", "s a", "u"),
              node("Add", "u b", "v"), node("Softmax", "v", "y")]  # fmt: skip

@@ -61,7 +61,7 @@ def is_canonical(node: ir.Node) -> bool:
 
     Mean 0, variance 1 - 2^-16 (as its dtype rounds it) and epsilon 2^-16 in every channel.
     """
-    if not is_batchnorm(node) or node.attributes.get_int("training_mode", 0):
+    if not is_batchnorm(node) or node.attributes.get_int("training_mode", 0) != 0:
         return False
     if node.attributes.get_float("epsilon", DEFAULT_EPSILON) != CANONICAL_EPSILON:
         return False

@@ -3,7 +3,7 @@
 NormfoldError (contract)
 ├── InputError
 │   ├── ModelFileError       the file is not an ONNX model that can be read and checked
-│   ├── TrainingModeError    a BatchNormalization still learns its statistics
+│   ├── TrainingModeError    every BatchNormalization still learns its statistics
 │   ├── ModelInputError      no inputs can be made for the model, or the given ones do not fit
 │   ├── PixelError           the model cannot take 8-bit pixels
 │   ├── BundleExportError    the bundle cannot be written under this name and version

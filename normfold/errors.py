@@ -6,7 +6,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     ├── InputError                          a file, a name, a shape or an option cannot be used; exit code 2
     │   ├── ArgumentError                   an argument is wrong, or does not go with another
     │   ├── ModelFileError                  a file is not an ONNX model that can be read and checked
-    │   ├── TrainingModeError               a BatchNormalization of an ONNX model is in training mode
+    │   ├── TrainingModeError               no BatchNormalization of an ONNX model is frozen: training mode
     │   ├── ModelInputError                 inputs for the verification do not fit, or cannot be made
     │   ├── PixelError                      a model cannot take 8-bit pixels
     │   ├── ManifestError                   a manifest or source card cannot be read, or a field is wrong

@@ -91,6 +91,7 @@ def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Fact
     import onnx_ir.passes.common as common_passes
 
     from normfold.export.fold.fold import fold
+    from normfold.export.graph.nodes import is_batchnorm
     from normfold.export.onnx_io.model_file import load_model
 
     progress("reading the model")
@@ -98,12 +99,13 @@ def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Fact
     common_passes.InlinePass()(model)
     nodes = list(model.graph.all_nodes())
     operators = [node.op_type for node in nodes]
+    batchnorms = [place for place, node in enumerate(nodes) if is_batchnorm(node)]
     reads = _reads(model.graph, nodes)
     size = _size(path, model)
     inputs = _value_rows(value for value in model.graph.inputs if not value.is_initializer())
     outputs = _value_rows(model.graph.outputs)
     report = fold(model, progress)
-    marks, arcs = _marks(nodes, operators, reads, report)
+    marks, arcs = _marks(nodes, operators, batchnorms, reads, report)
     folded_size, verification = _verify(path, model, progress) if verified else (None, None)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -139,23 +141,29 @@ def _reads(graph: ir.Graph, nodes: Sequence[ir.Node]) -> list[tuple[int, ...]]:
 
 
 def _marks(
-    nodes: Sequence[ir.Node], operators: Sequence[str], reads: Sequence[tuple[int, ...]], report: FoldReport
+    nodes: Sequence[ir.Node],
+    operators: Sequence[str],
+    batchnorms: Sequence[int],
+    reads: Sequence[tuple[int, ...]],
+    report: FoldReport,
 ) -> tuple[tuple[Mark, ...], tuple[Arc, ...]]:
-    """Return a mark for each node, and an arc for each BatchNormalization and node that absorbs it."""
-    from normfold.export.graph.nodes import is_batchnorm, node_label
+    """Return a mark for each node, and an arc for each BatchNormalization and node that absorbs it.
+
+    `operators` and `batchnorms`, the places of BatchNormalization nodes, are as they were before the fold.
+    """
+    from normfold.export.graph.nodes import node_label
 
     named: dict[str, list[int]] = defaultdict(list)
     for place, node in enumerate(nodes):
         named[node_label(node)].append(place)
-    own = [place for place, node in enumerate(nodes) if is_batchnorm(node)]
     arcs = [
         Arc(number, place, min(places, key=lambda other: abs(other - place)))
-        for number, (place, entry) in enumerate(zip(own, report.entries, strict=True))
+        for number, (place, entry) in enumerate(zip(batchnorms, report.entries, strict=True))
         for label in entry.into
         if (places := [other for other in named[label] if other != place])
     ]
     absorbed = Counter(arc.end for arc in arcs)
-    entries = {place: number for number, place in enumerate(own)}
+    entries = {place: number for number, place in enumerate(batchnorms)}
     marks = tuple(
         Mark(
             label=node_label(node),

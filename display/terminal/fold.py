@@ -19,12 +19,14 @@ _COLOURS = {"kept": "yellow", "removed": "bright_black"}
 
 def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     """Return the counts in one sentence: so many `verb`."""
-    total, left = report.batchnorm_before, report.batchnorm_after
+    total, left, made = report.batchnorm_before, report.batchnorm_after, report.batchnorm_made
+    one = f" {made} BatchNormalization {'nodes replace' if made > 1 else 'replaces'} a Mul and an Add that no layer takes."
+    joined = one if made else ""
     if not total:
-        return "There is no BatchNormalization in this model."
+        return f"There is no BatchNormalization in this model.{joined}"
     counts = Counter(entry.outcome.value for entry in report.entries)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
-    return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts})."
+    return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts}).{joined}"
 
 
 def pixel_sentence(found: PixelInput) -> str:

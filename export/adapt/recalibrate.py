@@ -27,8 +27,20 @@ from normfold.export.adapt.sample_stability import SampleStability, measure_stab
 from normfold.export.adapt.samples import Samples
 from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import Statistics
-from normfold.export.errors import NotAdaptableError, SampleError, SampleStatisticsError, UnstableSamplesError
-from normfold.export.fold.batchnorm_parameters import PARAMETERS, BatchNorm, read_batchnorm
+from normfold.export.errors import (
+    NotAdaptableError,
+    SampleError,
+    SampleStatisticsError,
+    TrainingModeError,
+    UnstableSamplesError,
+)
+from normfold.export.fold.batchnorm_parameters import (
+    PARAMETERS,
+    BatchNorm,
+    is_canonical,
+    is_training,
+    read_batchnorm,
+)
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import DerivedConstant, constant_dtype
 from normfold.export.graph.editor import Editor
@@ -145,7 +157,7 @@ def recalibrate(
 
 def _read_all(model: ir.Model) -> dict[str, BatchNorm]:
     """Return the parameters of every BatchNormalization by its label, in graph order."""
-    nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
+    nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node) and not is_canonical(node)]
     if not nodes:
         raise NotAdaptableError("There is no BatchNormalization in this model, so no statistics to recalibrate.")
     found = {}
@@ -155,6 +167,8 @@ def _read_all(model: ir.Model) -> dict[str, BatchNorm]:
                 f"BatchNormalization {label!r} stands in the subgraph of a control flow node, where its statistics "
                 "cannot be recalibrated."
             )
+        if is_training(node, opset_of(node)):
+            raise TrainingModeError(label)
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, Rejection):
             raise NotAdaptableError(f"The statistics of a layer cannot be replaced: {read.sentence}")

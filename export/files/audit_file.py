@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import onnx_ir.passes.common as common_passes
 
 from normfold.contract.audit.batchnorm_checks import check_layer
 from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
-from normfold.export.fold.batchnorm_parameters import BatchNorm, is_training, read_parameters
+from normfold.export.fold.batchnorm_parameters import BatchNorm, is_canonical, is_training, read_parameters
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.stages.spatial import corrected_spatial
+from normfold.export.graph.bodies import name_bodies
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
@@ -31,6 +32,7 @@ def audit_onnx(path: Path) -> Audit:
     """
     model = load_model(path)
     common_passes.InlinePass()(model)
+    name_bodies(model)
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
     findings = list(_dropouts(model))
     infer_shapes(model, afresh=True)
@@ -47,8 +49,14 @@ def audit_onnx(path: Path) -> Audit:
             findings.append(_unreadable(label, read))
         else:
             layers.append(_layer(label, read))
-            findings += check_layer(layers[-1])
+            of_numbers = check_layer(layers[-1])
+            findings += _not_finite(of_numbers) if is_canonical(node) else of_numbers
     return Audit(tuple(layers), tuple(findings), {}, (NOTE,))
+
+
+def _not_finite(findings: Iterable[Finding]) -> list[Finding]:
+    """Return what a BatchNormalization that a fold made of a Mul and an Add can lack: it never had statistics."""
+    return [finding for finding in findings if finding.code == "not-finite"]
 
 
 def _layer(label: str, read: BatchNorm) -> BatchNormLayer:

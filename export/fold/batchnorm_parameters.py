@@ -8,15 +8,19 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
-from normfold.export.errors import TrainingModeError
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor, float64_reader, not_constant_because
-from normfold.export.graph.nodes import node_label
+from normfold.export.graph.nodes import is_batchnorm
 
 DEFAULT_EPSILON = 1e-5
 PARAMETERS = ("scale", "shift", "running_mean", "running_var")
+
+CANONICAL_EPSILON = 2.0**-16
+CANONICAL_VARIANCE = 1 - CANONICAL_EPSILON
+"""Of a BatchNormalization that stands for a Mul and an Add: with mean 0, gain and offset are its scale and shift.
+Variance + epsilon is exactly 1 in float32 and float64. float16 and bfloat16 round the variance itself to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,26 @@ def is_training(node: ir.Node, opset: int) -> bool:
     return bool(node.attributes.get_int("training_mode", 0)) or (opset < 14 and bool(_further_outputs(node)))
 
 
+def is_canonical(node: ir.Node) -> bool:
+    """Return whether a BatchNormalization was made of a Mul and an Add: its statistics are those constants, not data's.
+
+    Mean 0, variance 1 - 2^-16 (as its dtype rounds it) and epsilon 2^-16 in every channel.
+    """
+    if not is_batchnorm(node) or node.attributes.get_int("training_mode", 0) != 0:
+        return False
+    if node.attributes.get_float("epsilon", DEFAULT_EPSILON) != CANONICAL_EPSILON:
+        return False
+    mean, var = (constant_tensor(value) for value in node.inputs[3:5])
+    if mean is None or var is None:
+        return False
+    return not mean.numpy().any() and bool(np.all(var.numpy() == canonical_variance(var.dtype)))
+
+
+def canonical_variance(dtype: ir.DataType) -> float:
+    """Return the variance of a canonical BatchNormalization, as a dtype rounds it."""
+    return float(np.array(CANONICAL_VARIANCE).astype(dtype.numpy()))
+
+
 def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Rejection:
     """Read a BatchNormalization's parameters, to fold them.
 
@@ -61,12 +85,11 @@ def read_batchnorm(node: ir.Node, opset: int) -> BatchNorm | Rejection:
 
     Returns:
         The parameters in float64, or why they cannot be read or used.
-
-    Raises:
-        TrainingModeError: the node normalises by the batch.
     """
     if is_training(node, opset):
-        raise TrainingModeError(node_label(node))
+        return Rejection(
+            ReasonCode.TRAINING_MODE, node, "it is in training mode: it normalises by the batch, not by its statistics"
+        )
     if any(value.uses() or value.is_graph_output() for value in _further_outputs(node)):
         return Rejection(ReasonCode.FURTHER_OUTPUTS, node, "its statistics are outputs that are read")
     read = read_parameters(node, opset)

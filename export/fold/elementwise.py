@@ -69,7 +69,17 @@ def is_layernorm_affine(node: ir.Node) -> bool:
     while producer is not None and (index := constant_operand(producer)) is not None:
         source = producer.inputs[1 - index]
         producer = source.producer() if source is not None else None
-    return producer is not None and producer.op_type in ("Div", "Mul")
+    if producer is None or producer.op_type not in ("Div", "Mul"):
+        return False
+    return producer.op_type == "Div" or any(map(_is_inverse, producer.inputs))
+
+
+def _is_inverse(value: ir.Value | None) -> bool:
+    """Return whether a value may be one over a standard deviation: Reciprocal, Pow, Sqrt, or a quotient by a value."""
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type not in ("Div", "Pow", "Reciprocal", "Sqrt"):
+        return False
+    return producer.op_type != "Div" or not is_constant(producer.inputs[1])
 
 
 def _affine(op_type: str, constant: Array, constant_first: bool) -> Affine:

@@ -18,15 +18,18 @@ from normfold.export.fold.stages.prepare import (
     compute_constants,
     infer_shapes,
     inline_functions,
+    name_body_values,
     record_batchnorm_parameters,
     remove_unused_nodes,
 )
 from normfold.export.fold.stages.spatial import correct_spatial
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
+from normfold.export.graph.nodes import is_batchnorm
 from normfold.export.graph.pixels import FromPixels
 
 STAGES: tuple[Stage, ...] = (
     inline_functions,
+    name_body_values,
     infer_shapes,
     compute_constants,
     correct_spatial,
@@ -59,7 +62,7 @@ def fold(
         The outcome for each BatchNormalization, in graph order.
 
     Raises:
-        TrainingModeError: a BatchNormalization is in training mode.
+        TrainingModeError: every BatchNormalization is in training mode.
         PixelError: the model cannot take pixels.
         FoldError: the result is not a valid graph, which would be a fault of the fold.
     """
@@ -68,19 +71,22 @@ def fold(
         progress(f"folding: {stage.__name__.replace('_', ' ')}")
         stage(state)
     state.report.entries = _entries(state)
+    came = set(state.batchnorms.values())
+    state.report.batchnorm_made = sum(is_batchnorm(node) and node not in came for node in model.graph.all_nodes())
     return state.report
 
 
 def _entries(state: FoldState) -> list[BatchNormOutcome]:
-    there = {value for node in state.model.graph.all_nodes() for value in node.outputs}
+    there = {value for node in state.model.graph for value in node.outputs}  # a caller sees no value inside a body
     names = {node: value.name for value, node in state.output_values.items() if value.name and value in there}
-    return [_entry(state, label, node, names.get(node)) for label, node in state.batchnorms.items()]
+    left = state.batchnorms_left()
+    return [_entry(state, label, node, label in left, names.get(node)) for label, node in state.batchnorms.items()]
 
 
-def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> BatchNormOutcome:
+def _entry(state: FoldState, label: str, node: ir.Node, is_left: bool, output_value: str | None) -> BatchNormOutcome:
     """Return the outcome of one BatchNormalization."""
     if (folded := state.folded.get(node)) is not None:
         return BatchNormOutcome(label, folded.outcome, folded.into, folded.path, output_value=output_value)
-    if node.graph is None:
+    if not is_left:
         return BatchNormOutcome.removed(label)
     return BatchNormOutcome.kept(label, state.rejections[node], output_value)

@@ -44,8 +44,8 @@ class ReasonCode(StrEnum):
     )
     SUBGRAPH = (
         "subgraph",
-        "The node stands in the body of an If, Loop or Scan, or a value on the way is read in one or comes from "
-        "outside of it. Export without the control flow, if the network allows it.",
+        "The affine would cross the border of the body of an If, Loop or Scan: a value on the way is read in one, or "
+        "comes from outside of it. Export without the control flow, if the network allows it.",
     )
     UNREAD = (
         "unread",
@@ -100,7 +100,8 @@ class ReasonCode(StrEnum):
     )
     TRAINING_MODE = (
         "training-mode",
-        "A Dropout on the way may drop values: its training_mode is true or computed. Export in evaluation mode.",
+        "The BatchNormalization normalises by the batch, or a Dropout on the way may drop values: training_mode is "
+        "true or computed, or (until opset 13) the node has further outputs. Export in evaluation mode.",
     )
     RECIPROCAL = (
         "reciprocal",

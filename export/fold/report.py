@@ -105,12 +105,15 @@ class BatchNormOutcome:
 class FoldReport:
     """One entry for every BatchNormalization of the source, in graph order, and what else is worth saying.
 
-    `affines` counts the Mul, Add, Sub and Div by a constant that were folded too. `parameters` holds, by the entry's
-    `node`, what each BatchNormalization held before the fold. `input` is set where the model takes pixels now.
+    `affines` counts the Mul, Add, Sub and Div by a constant that were folded too, `batchnorm_made` the
+    BatchNormalization nodes that stand for a Mul and an Add now. `parameters` holds, by the entry's `node`, what each
+    BatchNormalization held before the fold, but for those that an earlier fold made. `input` is set where the model
+    takes pixels now.
     """
 
     entries: list[BatchNormOutcome] = field(default_factory=list)
     affines: int = 0
+    batchnorm_made: int = 0
     parameters: dict[str, BatchNorm] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     input: PixelInput | None = None
@@ -135,6 +138,7 @@ class FoldReport:
         return {
             "batchnorm_before": self.batchnorm_before,
             "batchnorm_after": self.batchnorm_after,
+            "batchnorm_made": self.batchnorm_made,
             "affines_folded": self.affines,
             "entries": [entry.to_dict() for entry in self.entries],
             "warnings": self.warnings,

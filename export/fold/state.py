@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.fold.plan import Plan
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import FoldReport, Outcome
 from normfold.export.graph.pixels import FromPixels
@@ -48,6 +49,20 @@ class FoldState:
     """Why a node was not folded when it was tried last: backwards and forwards, or one where neither was tried."""
     output_values: dict[ir.Value, ir.Node] = field(default_factory=dict)
     """Values that hold what a BatchNormalization of the source gave out, whether it is still there or was folded."""
+
+    def batchnorms_left(self) -> dict[str, ir.Node]:
+        """Return each BatchNormalization of the source that is still in the graph, or in a body that is, by its label.
+
+        A node of a body is not taken out of the body when the body is.
+        """
+        there = set(self.model.graph.all_nodes())
+        return {label: node for label, node in self.batchnorms.items() if node in there}
+
+    def forget_outputs(self, node: ir.Node, plan: Plan | None = None) -> None:
+        """Forget that values hold what a BatchNormalization gave out: those of a node that goes, and of its plan."""
+        changed = () if plan is None else (*plan.required, *plan.removed)
+        for value in (*node.outputs, *changed):
+            self.output_values.pop(value, None)
 
 
 Stage = Callable[[FoldState], bool]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import onnx_ir as ir
 
 from normfold.export.graph.constants import DerivedConstant, derived_tensor
@@ -11,7 +13,8 @@ class Editor:
     """Edits one graph, in place.
 
     Constants are never overwritten: a node gets its own copy, so a weight that two nodes share stays right for the
-    other.
+    other. A node in a body gets it as an initializer of the body: ONNX Runtime chooses the layout of a Conv's weights
+    only there.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -20,17 +23,31 @@ class Editor:
         for each in (graph, *graph.subgraphs()):
             self._names |= {value.name for value in each.inputs} | set(each.initializers)
 
+    def for_bodies(self) -> list[Editor]:
+        """Return an editor for each body inside the graph; all of them and this one give out different names."""
+        editors = []
+        for body in self.graph.subgraphs():
+            editor = copy(self)
+            editor.graph = body
+            editors.append(editor)
+        return editors
+
     def put_constant(self, node: ir.Node, index: int, derived: DerivedConstant) -> None:
         """Give a node a constant of its own, under the old one's name if that has no other reader."""
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         old = node.inputs[index]
         node.replace_input_with(index, None)
-        if old is not None and old.is_initializer() and not old.uses() and not old.is_graph_output():
-            assert old.name is not None  # initializers have names
-            del self.graph.initializers[old.name]
-            self._names.discard(old.name)
+        self.remove_unread(old)
         node.replace_input_with(index, self.add_initializer(derived_tensor(derived), derived.name))
+
+    def remove_unread(self, value: ir.Value | None) -> None:
+        """Remove a constant that nothing reads any more."""
+        if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+            assert value.name is not None  # an initializer has a name and a graph
+            assert value.graph is not None
+            del value.graph.initializers[value.name]
+            self._names.discard(value.name)
 
     def add_initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """Add an initializer under the given name, or one like it."""

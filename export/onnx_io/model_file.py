@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -57,7 +56,7 @@ def load_model(path: Path) -> ir.Model:
     model.meta[_CHECKED_BY_RUNTIME] = checked_by_runtime
     model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     ir.external_data.set_base_dir(model.graph, path.parent)
-    for tensor in _external_tensors_anywhere(model):
+    for tensor in _weights(model):
         _check_external(path, tensor)
     return model
 
@@ -112,8 +111,13 @@ def require_consistent(path: Path) -> None:
 
 def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Return the weights of a loaded model that are kept in other files."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    return [tensor for tensor in _weights(model) if isinstance(tensor, ir.ExternalTensor)]
+
+
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    """Return the initializers of the graph and of the bodies inside it."""
+    values = [value for graph in (model.graph, *model.graph.subgraphs()) for value in graph.initializers.values()]
+    return [value.const_value for value in values if value.const_value is not None]
 
 
 def _checked(path: Path, proto: onnx.ModelProto) -> tuple[ir.Model, bool]:
@@ -194,16 +198,6 @@ def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
         raise ModelFileError(path, f"holds a weight {tensor.name!r} whose content does not fit its shape.") from None
 
 
-def _external_tensors_anywhere(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for graph in (model.graph, *model.graph.subgraphs()):
-        attributes = [
-            each for node in graph for each in node.attributes.values() if each.type == ir.AttributeType.TENSOR
-        ]
-        tensors = [value.const_value for value in graph.initializers.values()]
-        tensors += [each.as_tensor() for each in attributes if not each.is_ref()]
-        yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
-
-
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
     if (tensor.offset or 0) + tensor.nbytes > Path(tensor.path).stat().st_size:
         raise ModelFileError(path, f"keeps the weight {tensor.name!r} in {tensor.location!r}, which is cut short.")
@@ -225,6 +219,6 @@ def _state_outputs(model: ir.Model) -> None:
 
 
 def _needs_external_data(model: ir.Model) -> bool:
-    sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
+    sizes = [tensor.nbytes for tensor in _weights(model)]
     wanted = model.meta.get(_CAME_EXTERNAL, False) and any(size > _MIN_EXTERNAL_BYTES for size in sizes)
     return wanted or sum(sizes) > 0.95 * _MAX_MESSAGE_BYTES

@@ -188,7 +188,7 @@ def with_output(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold a copy of a model, and check the result."""
-    working = ir.from_proto(source)
+    working = ir.from_proto(onnx.ModelProto.FromString(source.SerializeToString()))  # onnx-ir renames tensors in place
     report = fold(working)
     result = ir.to_proto(working)
     onnx.checker.check_model(result, full_check=True)
@@ -231,6 +231,11 @@ def assert_same(source: onnx.ModelProto, result: onnx.ModelProto, inputs: Mappin
 def operators(source: onnx.ModelProto) -> list[str]:
     """Return the operator types in graph order."""
     return [node.op_type for node in source.graph.node]
+
+
+def all_operators(source: onnx.ModelProto) -> list[str]:
+    """Return the operator types of a graph and of the bodies inside it."""
+    return [node.op_type for node in ir.from_proto(source).graph.all_nodes()]
 
 
 def window_scores(path: Path, layers: Sequence[MonitoredLayer], rows: Mapping[str, np.ndarray]) -> list[float]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import onnx_ir.passes.common as common_passes
+from collections.abc import Mapping, Sequence
 
-from normfold.export.fold.state import FoldState
-from normfold.export.graph import simplify
+import onnx_ir as ir
+
+from normfold.export.fold.report import Outcome
+from normfold.export.fold.state import FoldedNode, FoldState
+from normfold.export.graph import bodies, simplify
+from normfold.export.graph.nodes import node_label
 from normfold.export.onnx_io.model_file import check_result
 
 
@@ -13,11 +17,21 @@ def join_equal_nodes(state: FoldState) -> bool:
     """Make one node of those that compute the same of the same values.
 
     Requires: everything folded: two layers that read one value must each be free to change it before.
-    Ensures: no two deterministic nodes are equal, and every node leads to an output of the graph.
+    Ensures: no two deterministic nodes are equal, and every node and constant leads to an output of the graph.
     """
+    before = {node: tuple(node.inputs) for node in state.batchnorms_left().values()}
     joined = simplify.join_equal_nodes(state.model)
-    removed = common_passes.RemoveUnusedNodesPass()(state.model)
-    return joined or bool(removed.modified)
+    _note_joined(state, before)
+    return bodies.remove_unused_nodes(state.model) or joined
+
+
+def _note_joined(state: FoldState, before: Mapping[ir.Node, Sequence[ir.Value | None]]) -> None:
+    """Note what each BatchNormalization that is gone was joined with; `before` holds the inputs of those before."""
+    left = state.batchnorms_left().values()
+    for node in before.keys() - left:
+        into = tuple(node_label(other) for other in left if before[other] == before[node])
+        state.folded[node] = FoldedNode(Outcome.MERGED, into, into)
+        state.forget_outputs(node)
 
 
 def check(state: FoldState) -> bool:

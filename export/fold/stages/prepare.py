@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir.passes.common as common_passes
 
-from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
+from normfold.export.errors import TrainingModeError
+from normfold.export.fold.batchnorm_parameters import BatchNorm, is_canonical, is_training, read_batchnorm
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.state import FoldedNode, FoldState
-from normfold.export.graph import inference, simplify
+from normfold.export.graph import bodies, inference, simplify
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 from normfold.export.onnx_io.model_file import OPSET_IN_FILE
+
+MAX_NAMED = 3
+"""Nodes that a warning names."""
 
 
 def inline_functions(state: FoldState) -> bool:
@@ -25,6 +31,15 @@ def inline_functions(state: FoldState) -> bool:
     nodes = [node for node in state.model.graph.all_nodes() if is_batchnorm(node)]
     state.batchnorms.update(zip(unique_labels(nodes), nodes, strict=True))
     return bool(result.modified)
+
+
+def name_body_values(state: FoldState) -> bool:
+    """Give each value inside the body of an If, Loop or Scan a name of its own.
+
+    Requires: no calls of functions.
+    Ensures: no two values have one name; bodies have the model's opsets.
+    """
+    return bodies.name_bodies(state.model)
 
 
 def infer_shapes(state: FoldState) -> bool:
@@ -52,19 +67,23 @@ def compute_constants(state: FoldState) -> bool:
 
 
 def record_batchnorm_parameters(state: FoldState) -> bool:
-    """Read the parameters of every BatchNormalization into the report, and warn of statistics that were never set.
+    """Read the parameters of every BatchNormalization into the report, and warn of those that training did not finish.
 
     Requires: constants computed.
-    Ensures: `state.report.parameters` holds those that can be read; the model is as it was.
+    Ensures: `state.report.parameters` holds those that can be read and are of training; the model is as it was.
 
     Raises:
-        TrainingModeError: a BatchNormalization is in training mode.
+        TrainingModeError: every BatchNormalization is in training mode.
     """
-    for label, node in state.batchnorms.items():
-        if node in state.folded:
-            continue
+    left = state.batchnorms_left()
+    training = [label for label, node in left.items() if is_training(node, opset_of(node))]
+    if training and len(training) == len(left):
+        raise TrainingModeError(training[0])
+    if training:
+        state.report.warnings.append(_training_warning(training, len(left)))
+    for label, node in left.items():
         read = read_batchnorm(node, opset_of(node))
-        if isinstance(read, BatchNorm):
+        if isinstance(read, BatchNorm) and not is_canonical(node):
             state.report.parameters[label] = read
             if read.statistics_never_set:
                 state.report.warnings.append(
@@ -74,10 +93,19 @@ def record_batchnorm_parameters(state: FoldState) -> bool:
     return False
 
 
+def _training_warning(training: Sequence[str], total: int) -> str:
+    """Return the warning of BatchNormalization nodes that normalise by the batch, beside others that do not."""
+    named = ", ".join(map(repr, training[:MAX_NAMED])) + (" and others" if len(training) > MAX_NAMED else "")
+    return (
+        f"{len(training)} of {total} BatchNormalization nodes are in training mode and stay: {named}. They normalise "
+        "by the batch, so the outputs for one row depend on the rows beside it; export the network in evaluation mode."
+    )
+
+
 def remove_unused_nodes(state: FoldState) -> bool:
     """Remove nodes whose outputs are read nowhere.
 
     Requires: nothing.
     Ensures: every node leads to an output of the graph.
     """
-    return bool(common_passes.RemoveUnusedNodesPass()(state.model).modified)
+    return bodies.remove_unused_nodes(state.model)

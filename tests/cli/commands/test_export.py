@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from tests.support.command import RunCommand
-from tests.support.onnx_models import model, small_convnet
+from tests.support.onnx_models import conv_blocks, model, set_training_mode, small_convnet
 
 FACTORY = """
 import torch
@@ -46,6 +46,20 @@ def test_fold_writes_the_model_and_the_report(normfold: RunCommand, net: Path, t
     assert (entry["node"], entry["outcome"], entry["into"], entry["reason"]) == ("bn", "folded back", "conv", None)
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node}
     assert net.exists()
+
+
+def test_fold_warns_of_a_batchnorm_in_training_mode_beside_a_frozen_one(normfold: RunCommand, tmp_path: Path) -> None:
+    source = conv_blocks(np.random.default_rng(0), 2)
+    set_training_mode(next(node for node in source.graph.node if node.name == "bn0"))
+    onnx.save(source, tmp_path / "net.onnx")
+
+    code, out, err = normfold("fold", "net.onnx", "folded.onnx", "--json")
+
+    record = json.loads(out)
+    assert code == 0
+    assert "1 of 2 BatchNormalization nodes are in training mode and stay: 'bn0'" in " ".join(err.split())
+    assert (record["batchnorm_before"], record["batchnorm_after"]) == (2, 1)
+    assert record["verification"]["batchable"] is False
 
 
 def test_json_output_of_fold(normfold: RunCommand, net: Path) -> None:

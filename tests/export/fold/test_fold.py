@@ -234,6 +234,7 @@ def test_a_model_without_batchnorm_is_untouched() -> None:
     assert report.to_dict() == {
         "batchnorm_before": 0,
         "batchnorm_after": 0,
+        "batchnorm_made": 0,
         "affines_folded": 0,
         "entries": [],
         "warnings": [],
@@ -250,7 +251,7 @@ def test_a_result_that_is_not_valid_is_caught(monkeypatch: pytest.MonkeyPatch) -
         node.op_type = "Nonsense"
         return node.outputs[0]
 
-    monkeypatch.setattr("normfold.export.fold.stages.fold_and_merge.apply_backward", wrong)
+    monkeypatch.setattr("normfold.export.fold.stages.fold_affines.apply_backward", wrong)
 
     with pytest.raises(FoldError, match="Nonsense"):
         fold(ir.from_proto(source))

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from normfold.export.errors import TrainingModeError
 from normfold.export.fold.fold import fold
+from normfold.export.fold.report import Outcome
 from normfold.export.onnx_io.model_file import load_model
 from tests.support.onnx_models import (
     IMAGE,
@@ -87,25 +88,6 @@ def condition() -> list[onnx.NodeProto]:
         helper.make_node("ReduceMax", ["x"], ["max"], keepdims=0),
         helper.make_node("Less", ["limit", "max"], ["which"]),
     ]
-
-
-def test_batchnorm_in_a_subgraph_is_listed_and_kept() -> None:
-    rng = np.random.default_rng(9)
-    nodes, constants = conv_batchnorm(rng)
-    branch = helper.make_graph(nodes, "then", [], [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)])
-    other = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["e"])],
-        "else",
-        [],
-        [helper.make_tensor_value_info("e", TensorProto.DOUBLE, None)],
-    )
-    node = helper.make_node("If", ["which"], ["out"], then_branch=branch, else_branch=other)
-    source = model([*condition(), node], IMAGE, ["out"], constants | {"limit": np.array(-9.0)})
-
-    result, report = folded(source)
-
-    assert report.kept == {"subgraph": 1}
-    assert_same(source, result, image_rows(rng))
 
 
 def test_a_value_that_a_subgraph_captures_keeps_its_content() -> None:
@@ -363,6 +345,21 @@ def test_float32_statistics_fold_into_float16_weights() -> None:
 
     assert operators(result) == ["Conv"]
     assert {tensor.data_type for tensor in result.graph.initializer} == {TensorProto.FLOAT16}
+
+
+def test_equal_batchnorms_that_stay_are_reported_as_one() -> None:
+    nodes = [batchnorm("x", "a"), batchnorm("x", "b"), helper.make_node("Relu", ["a"], ["c"]),
+             helper.make_node("Tanh", ["b"], ["d"]), helper.make_node("Add", ["c", "d"], ["y"])]  # fmt: skip
+    nodes[1].name = "second"
+    source = model(nodes, IMAGE, ["y"], statistics(np.random.default_rng(30), 2))
+
+    result, report = folded(source)
+
+    assert operators(result) == ["BatchNormalization", "Relu", "Tanh", "Add"]
+    assert [(entry.node, entry.outcome, entry.into) for entry in report.entries] == [
+        ("bn", Outcome.KEPT, ()),
+        ("second", Outcome.MERGED, ("bn",)),
+    ]
 
 
 @pytest.mark.parametrize(("op_type", "expected"), [("Neg", ["Neg", "Add"]), ("Bernoulli", ["Bernoulli"] * 2 + ["Add"])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -56,7 +57,7 @@ def load_model(path: Path) -> ir.Model:
     model.meta[_CHECKED_BY_RUNTIME] = checked_by_runtime
     model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
     ir.external_data.set_base_dir(model.graph, path.parent)
-    for tensor in _weights(model):
+    for tensor in _external_tensors_anywhere(model):
         _check_external(path, tensor)
     return model
 
@@ -196,6 +197,16 @@ def _check_content(path: Path, tensor: onnx.TensorProto) -> None:
         numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError):
         raise ModelFileError(path, f"holds a weight {tensor.name!r} whose content does not fit its shape.") from None
+
+
+def _external_tensors_anywhere(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in (model.graph, *model.graph.subgraphs()):
+        attributes = [
+            each for node in graph for each in node.attributes.values() if each.type == ir.AttributeType.TENSOR
+        ]
+        tensors = [value.const_value for value in graph.initializers.values()]
+        tensors += [each.as_tensor() for each in attributes if not each.is_ref()]
+        yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:

@@ -1,8 +1,8 @@
 """Affines that are not called BatchNormalization: Mul, Add, Sub and Div by a constant vector.
 
-Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars are left alone,
-unless they do nothing (x + 0, x * 1): they are mostly parts of an activation (GELU, hard swish) or of attention, which
-runtimes recognise by their nodes.
+Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars, constants of one
+element, are left alone, unless they do nothing (x + 0, x * 1): they are mostly parts of an activation (GELU, hard
+swish) or of attention, which runtimes recognise by their nodes. A vector is folded even if its elements are equal.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Elementwise:
 
 
 def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None:
-    """Read a node as an affine that varies along one axis or does nothing; None if it is neither.
+    """Read a node as an affine by a vector, or one that does nothing; None if it is neither.
 
-    With `scalars`, one that is the same everywhere counts too.
+    With `scalars`, one by a single number counts too.
     """
     index = constant_operand(node)
     if index is None or (node.op_type == "Div" and index == 0):
@@ -45,7 +45,8 @@ def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None
         return None
     constant = constant_axes_dropped(float64_reader(node.inputs[index])().reshape((1,) * (rank - len(shape)) + shape))
     affine = _affine(node.op_type, constant, constant_first=index == 0)
-    if not np.isfinite(affine.gain).all() or (constant.size == 1 and not scalars and not affine.is_identity):
+    is_scalar = all(size == 1 for size in shape)
+    if not np.isfinite(affine.gain).all() or (is_scalar and not scalars and not affine.is_identity):
         return None
     return Elementwise(node, source, affine)
 

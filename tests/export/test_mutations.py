@@ -169,6 +169,7 @@ class PassedFault:
     wrong: Callable[..., Any]
     channels: int = 8
     scale: float = 1.0
+    rows: int | str = 1
 
 
 def of_node(op_type: str, inputs: str, result: str = "b", **attributes: Any) -> onnx.NodeProto:
@@ -183,8 +184,8 @@ SQUARE = np.linspace(0.5, 2, 192).reshape(1, 8, 6, 4)
 
 PASSED_FAULTS = {
     "Where's constant forgotten": PassedFault(
-        [of_node("Greater", "a limit", "mask"), of_node("Where", "mask k a")],
-        {"limit": np.array(0.0), "k": np.array(0.5)},
+        [of_node("Where", "mask k a")],
+        {"mask": np.eye(6, dtype=bool), "k": np.array(0.5)},
         "where.with_affines",
         forgotten,
     ),
@@ -198,10 +199,12 @@ PASSED_FAULTS = {
         [of_node("Concat", "a k", axis=3)], {"k": SQUARE}, "concat.with_affines", forgotten
     ),
     "an expanded constant forgotten": PassedFault(
-        [of_node("Shape", "a", "s"), of_node("Expand", "k s", "e"), of_node("Concat", "a e", axis=3)],
+        [of_node("Shape", "x", "s"), of_node("Expand", "k s", "e"), of_node("Concat", "a e", axis=1)],
         {"k": np.array(0.5)},
         "expand.with_affines",
         forgotten,
+        channels=12,
+        rows="n",
     ),
     "Mean's offset not multiplied": PassedFault(
         [of_node("Mean", "a k")], {"k": SQUARE[:, :, :1, :1]}, "add._divisor", lambda _: 1
@@ -249,7 +252,7 @@ def passed_network(fault: PassedFault) -> onnx.ModelProto:
     if fault.target.startswith("monotone"):
         constants["bn.shift"] = constants["bn.mean"] = np.zeros(fault.channels)
     typed = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in constants.items()}
-    return model(nodes, {"x": [1, 4, 6, 6]}, ["y"], typed, dtype=np.float32)
+    return model(nodes, {"x": [fault.rows, 4, 6, 6]}, ["y"], typed, dtype=np.float32)
 
 
 @pytest.mark.parametrize("name", PASSED_FAULTS)

@@ -44,7 +44,7 @@ def test_sum_and_mean_hand_the_gain_to_all_branches_and_the_offset_to_one(op_typ
 
 
 @pytest.mark.parametrize("op_type", ["Sum", "Mean"])
-@pytest.mark.parametrize("inputs", ["b b", "b k b", "j b k"])
+@pytest.mark.parametrize("inputs", ["b b", "b k b", "b j k"])
 def test_sum_and_mean_forwards_leave_the_gain_to_the_reader(op_type: str, inputs: str) -> None:
     rng = np.random.default_rng(1)
     nodes = [node("Tanh", "x", "t"), batchnorm("t", "b"), node(op_type, inputs, "m"), node("Conv", "m w", "y")]

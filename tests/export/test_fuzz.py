@@ -81,11 +81,12 @@ def grow_sum(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, in
 def grow_chosen(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
     """Elements of one of several branches, some of them constants."""
     others = [name for name, other in graph.values if other == shape]
+    op_type = data.draw(st.sampled_from(["Where", "Max", "Min", "Sum", "Mean"]), "operator")
     branches = [value, data.draw(st.sampled_from(others), "other branch")]
     if data.draw(st.booleans(), "constant"):
         size: tuple[int, ...] = data.draw(st.sampled_from([(), (shape[0], 1, 1), (1, *shape)]), "size")
-        branches[data.draw(st.integers(0, 1), "place")] = graph.constant(graph.rng.normal(size=size))
-    op_type = data.draw(st.sampled_from(["Where", "Max", "Min", "Sum", "Mean"]), "operator")
+        first = op_type != "Mean" and data.draw(st.booleans(), "constant first")  # the evaluator adds to the first
+        branches[0 if first else 1] = graph.constant(graph.rng.normal(size=size))
     if op_type == "Where":
         mask = graph.constant(graph.rng.random((shape[1], shape[2])) < 0.5)
         graph.add("Where", [mask, *branches], shape)

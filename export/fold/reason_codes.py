@@ -157,7 +157,8 @@ class ReasonCode(StrEnum):
     )
     PADDING_NOT_UNIFORM = (
         "padding-not-uniform",
-        "A Pad fills all channels with one constant, and each would need its own. The network's form decides it.",
+        "A Pad or ConstantOfShape fills all channels with one constant, and each would need its own. The network's "
+        "form decides it.",
     )
     PADDED_AXIS = (
         "padded-axis",

@@ -104,7 +104,10 @@ def grow_constant(graph: Graph, data: st.DataObject, value: str, shape: tuple[in
 
 
 def grow_simple(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
-    op_type = data.draw(st.sampled_from(["Relu", "LeakyRelu", "Tanh", "Identity", "Dropout"]), "operator")
+    op_type = data.draw(st.sampled_from(["Relu", "LeakyRelu", "Tanh", "Identity", "Dropout", "Neg", "Abs"]), "operator")
+    if data.draw(st.integers(0, 4), "Clip") == 0:
+        graph.add("Clip", [value, graph.constant(0.0)], shape)
+        return
     graph.add(op_type, [value], shape)
 
 

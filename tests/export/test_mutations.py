@@ -219,6 +219,12 @@ PASSED_FAULTS = {
         lambda *_: True,
         channels=16,
     ),
+    "Clip's bounds left as they are": PassedFault(
+        [of_node("Clip", "a k")], {"k": np.array(0.0)}, "clip._edit", lambda *_: None
+    ),
+    "Neg's offset keeps its sign": PassedFault(
+        [of_node("Neg", "a")], {}, "neg.Affine", lambda gain, offset: Affine(gain, -offset)
+    ),
     "Pad crops the other end": PassedFault(
         [of_node("Pad", "a q")],
         {"q": np.array([0, -2, 0, 0, 0, 0, 0, 0])},

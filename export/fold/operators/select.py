@@ -5,7 +5,8 @@ Which ones must be constant only along an axis on which the affine varies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +18,26 @@ from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.shapes import rank_of, static_size
+from normfold.export.graph.shapes import rank_of, sizes_of, static_size
+
+Numbers = Sequence[int | None]
+"""Elements of a vector of integers, None for each that is not constant."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a Slice takes along one axis; None for a number that is not constant."""
+
+    start: int | None
+    end: int | None
+    step: int | None
+
+    def indices(self, size: int) -> list[int] | None:
+        """Return the indices that it takes of so many, in order, or None if they are not constant."""
+        if self.start is None or self.end is None or self.step is None:
+            return None
+        end = None if self.step < 0 and self.end < -(2**30) else self.end
+        return list(range(size)[slice(self.start, end, self.step)])
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
@@ -107,41 +127,48 @@ def _chosen(node: ir.Node, affine: Affine) -> dict[int, list[int]] | Rejection:
     for axis, part in _parts(node, affine.rank).items():
         if not affine.varies_along([axis]):
             continue
-        if part is None:
-            return _reject_not_constant(node)
         size = static_size(node.inputs[0], axis)
         if size is None:
             return _reject_unknown_size(node)
-        chosen[axis] = list(range(size)[part])
+        indices = None if part is None else part.indices(size)
+        if indices is None:
+            return _reject_not_constant(node)
+        chosen[axis] = indices
     return chosen
 
 
-def _parts(node: ir.Node, rank: int) -> dict[int, slice | None]:
-    """Return the part that a Slice takes along each axis that it names, None where that is not constant."""
+def _parts(node: ir.Node, rank: int) -> dict[int, _Part | None]:
+    """Return the part that a Slice takes along each axis that it names, None where nothing is known of it."""
+    given: list[Numbers | None]
     if "starts" in node.attributes:  # until opset 9
-        starts, ends, axes = ([*node.attributes.get_ints(name, ())] for name in ("starts", "ends", "axes"))
-        steps: list[int] | None = []
+        given = [*(node.attributes.get_ints(name, ()) for name in ("starts", "ends", "axes")), ()]
     else:
-        starts, ends, axes, steps = (_integers(node, index) for index in (1, 2, 3, 4))
-    if axes is None:
+        given = [_integers(node.inputs[index] if index < len(node.inputs) else None) for index in (1, 2, 3, 4)]
+    starts, ends, axes, steps = given
+    if starts is None or ends is None or axes is None or steps is None or None in axes:
         return dict.fromkeys(range(rank))
-    count = len(starts) if starts is not None else static_size(node.inputs[1], 0)
-    named = [axis % rank for axis in axes or range(rank if count is None else count)]
-    if starts is None or ends is None or steps is None:
-        return dict.fromkeys(named)
-    return {
-        axis: slice(start, None if step < 0 and end < -(2**30) else end, step)
-        for axis, start, end, step in zip(named, starts, ends, steps or [1] * len(starts), strict=True)
-    }
+    named = [axis % rank for axis in axes or range(len(starts)) if axis is not None]
+    parts = zip(named, starts, ends, steps or [1] * len(starts), strict=True)
+    return {axis: _Part(start, end, step) for axis, start, end, step in parts}
 
 
-def _integers(node: ir.Node, index: int) -> list[int] | None:
-    """Return an input that is a vector of integers: empty where it is left out, None where it is not constant."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    tensor = constant_tensor(value)
+def _integers(value: ir.Value | None) -> Numbers | None:
+    """Return the elements of a vector of integers, empty where it is left out; None if not even its length is known."""
     if value is None:
-        return []
-    return None if tensor is None else [int(number) for number in tensor.numpy()]
+        return ()
+    tensor = constant_tensor(value)
+    if tensor is not None:
+        return [int(number) for number in tensor.numpy()]
+    node, length = value.producer(), static_size(value, 0)
+    if node is not None and node.op_type == "Concat" and node.domain == "":
+        vectors = [_integers(each) for each in node.inputs]
+        known = [vector for vector in vectors if vector is not None]
+        if len(known) == len(vectors):
+            return [number for vector in known for number in vector]
+    if node is not None and node.op_type == "Shape" and (sizes := sizes_of(node.inputs[0])) is not None:
+        part = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes)))
+        return [size if isinstance(size, int) else None for size in sizes[part]]
+    return None if length is None else [None] * length
 
 
 def _reject_not_constant(node: ir.Node) -> Rejection:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from normfold.export.fold.operators import (
     add,
     batchnorm,
+    clip,
     concat,
+    constant_of_shape,
     conv,
     conv_transpose,
     depth_space,
@@ -18,6 +20,7 @@ from normfold.export.fold.operators import (
     matmul,
     monotone,
     mul,
+    neg,
     normalisation,
     pad,
     pool,
@@ -34,11 +37,14 @@ from normfold.export.fold.operators import (
 from normfold.export.fold.plan import OperatorFamily
 
 OPERATORS: dict[str, OperatorFamily] = {
+    "Abs": monotone,
     "Add": add,
     "AveragePool": pool,
     "BatchNormalization": batchnorm,
     "Cast": identity,
+    "Clip": clip,
     "Concat": concat,
+    "ConstantOfShape": constant_of_shape,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_space,
@@ -63,6 +69,7 @@ OPERATORS: dict[str, OperatorFamily] = {
     "Mean": add,
     "Min": where,
     "Mul": mul,
+    "Neg": neg,
     "PRelu": monotone,
     "Pad": pad,
     "ReduceMax": reduce,

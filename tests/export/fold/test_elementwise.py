@@ -118,6 +118,15 @@ def test_vector_of_equal_elements_folds_into_the_layer_before_it(
     check(nodes, {"w": rng.normal(size=(4, 4, 1, 1)), "c": np.full(shape, 0.5)}, ["Conv", "Relu"])
 
 
+def test_constant_of_full_size_folds_if_it_varies_along_the_channels_alone(rng: np.random.Generator) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Mul", "h c", "m"), node("Relu", "m", "y")]
+    weight, vector = rng.normal(size=(4, 4, 1, 1)), rng.normal(size=(4, 1, 1))
+
+    check(nodes, {"w": weight, "c": np.broadcast_to(vector, (4, 5, 5))}, ["Conv", "Relu"])
+    check(nodes, {"w": weight, "c": np.full((4, 5, 5), 0.5)}, ["Conv", "Mul", "Relu"])
+    check(nodes, {"w": weight, "c": rng.normal(size=(4, 5, 5))}, ["Conv", "Mul", "Relu"])
+
+
 def test_gelu_and_the_scale_of_attention_are_left_alone(rng: np.random.Generator) -> None:
     gelu = [
         node("Conv", "x w", "h"),

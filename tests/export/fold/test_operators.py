@@ -96,6 +96,8 @@ COMPUTED = [
 ]
 """Nodes that make an index, i0, and a vector of one number, i2, that are known only when the model runs."""
 
+ZERO = helper.make_tensor("value", onnx.TensorProto.DOUBLE, [1], [0.0])
+
 GRID = {"grid": np.random.default_rng(3).uniform(-1.6, 1.6, size=(2, 5, 4, 2))}
 ROIS = {"rois": np.array([[-2.0, -1, 3, 4], [0, 0, 5, 5], [2, 3, 9, 8]]), "rows": ints(0, 1, 1)}
 
@@ -403,6 +405,37 @@ ROWS: dict[str, Row] = {
         change=one_negative_without_offset,
         back="gain-sign",
         forward="gain-sign",
+    ),
+    "Neg": Row([node("Neg")]),
+    "Abs": Row([node("Abs")], change=not_negative_without_offset),
+    "Abs with an offset": Row([node("Abs")], change=positive, back="non-linear", forward="non-linear"),
+    "Clip as a Relu": Row([node("Clip", "a k")], {"k": np.float64(0)}, change=without_offset),
+    "Clip as a Relu, by attribute": Row(
+        [node("Clip", min=0.0, max=3.4028234663852886e38)], change=without_offset, opset=9
+    ),
+    "Clip with a uniform affine": Row(
+        [node("Clip", "a k l")], {"k": np.float64(-1), "l": np.float64(0.5)}, change=uniform
+    ),
+    "Clip without bounds": Row([node("Clip")], change=positive),
+    "Clip": Row(
+        [node("Clip", "a - k")], {"k": np.float64(6)}, change=positive, back="non-linear", forward="non-linear"
+    ),
+    "Clip with a gain of zero": Row(
+        [node("Clip", "a k")], {"k": np.float64(0)}, change=not_negative_without_offset, forward="zero-gain"
+    ),
+    "Clip with a negative gain": Row(
+        [node("Clip", "a k")], {"k": np.float64(0)}, change=one_negative, back="gain-sign", forward="gain-sign"
+    ),
+    "ConstantOfShape beside the channels": Row(
+        [node("Shape", "z", "s"), node("ConstantOfShape", "s", "c", value=ZERO), node("Concat", "a c", axis=1)],
+        out=(2 * CHANNELS, SIZE, SIZE),
+        change=gain_only,
+    ),
+    "ConstantOfShape beside the channels, uniform affine": Row(
+        [node("Shape", "z", "s"), node("ConstantOfShape", "s", "c", value=ZERO), node("Concat", "c a", axis=2)],
+        out=(CHANNELS, 2 * SIZE, SIZE),
+        change=uniform,
+        forward="not-per-channel",
     ),
     "Softmax": Row([node("Softmax", axis=1)], back="operator", forward="operator"),
     "Tanh": Row([node("Tanh")], back="operator", forward="operator"),

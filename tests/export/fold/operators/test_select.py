@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from onnx import NodeProto, helper
 
 from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
@@ -22,7 +23,7 @@ def test_slice_to_the_length_of_another_value_passes_a_per_channel_affine() -> N
         node("Gather", "shape two", "length"),
         node("Slice", "c first length two", "s"),
         batchnorm("s", "b"),
-        node("Relu", "b", "y"),
+        node("Tanh", "b", "y"),
     ]
     constants = {"w": rng.normal(size=(4, 3, 2)), "two": np.array([2]), "first": np.array([0])} | statistics(rng, 4)
     source = model(nodes, {"x": ["n", 3, "length"]}, ["y"], constants)
@@ -34,6 +35,48 @@ def test_slice_to_the_length_of_another_value_passes_a_per_channel_affine() -> N
     assert_same(source, result, {"x": rng.normal(size=(2, 3, 7))})
 
 
+@pytest.mark.parametrize("channels", ["end", "length"])
+def test_slice_whose_ends_are_constant_for_the_channels_alone(channels: str) -> None:
+    rng = np.random.default_rng(5)
+    nodes = [
+        node("Conv", "x w", "c", pads=[0, 2]),
+        node("Shape", "x", "shape"),
+        node("Gather", "shape two", "length"),
+        node("Concat", f"{channels} length", "ends", axis=0),
+        node("Slice", "c first ends axes", "s"),
+        batchnorm("s", "b"),
+        node("Tanh", "b", "y"),
+    ]
+    constants = {"w": rng.normal(size=(6, 3, 2)), "two": np.array([2]), "first": np.array([1, 0])}
+    constants |= {"axes": np.array([1, -1])} | ({"end": np.array([5])} if channels == "end" else {})
+    source = model(nodes, {"x": ["n", 3, "length"]}, ["y"], constants | statistics(rng, 4))
+
+    result, report = folded(source)
+
+    wanted = None if channels == "end" else "computed-indices/operator"
+    assert report.entries[0].reason_code == wanted
+    assert_same(source, result, {"x": rng.normal(size=(2, 3, 5))})
+
+
+def test_slice_to_the_shape_of_another_value_knows_its_channels() -> None:
+    rng = np.random.default_rng(6)
+    nodes = [
+        node("Conv", "x w", "c", pads=[0, 2]),
+        node("Sigmoid", "z", "other"),
+        node("Shape", "other", "shape", start=1),
+        node("Slice", "c zeros shape axes", "s"),
+        batchnorm("s", "b"),
+        node("Tanh", "b", "y"),
+    ]
+    constants = {"w": rng.normal(size=(6, 3, 2)), "zeros": np.array([0, 0]), "axes": np.array([1, 2])}
+    source = model(nodes, {"x": ["n", 3, "length"], "z": ["n", 4, "length"]}, ["y"], constants | statistics(rng, 4))
+
+    result, report = folded(source)
+
+    assert report.batchnorm_after == 0
+    assert_same(source, result, {"x": rng.normal(size=(2, 3, 5)), "z": rng.normal(size=(2, 4, 5))})
+
+
 def test_gather_of_the_class_token_drops_the_axis() -> None:
     rng = np.random.default_rng(1)
     nodes = [
@@ -41,7 +84,7 @@ def test_gather_of_the_class_token_drops_the_axis() -> None:
         node("Add", "c k", "a"),
         node("Gather", "a zero", "s", axis=1),
         batchnorm("s", "b"),
-        node("Relu", "b", "y"),
+        node("Tanh", "b", "y"),
     ]
     constants = {"w": rng.normal(size=(6, 4)), "k": rng.normal(size=4), "zero": np.int64(0)} | statistics(rng, 4)
     source = model(nodes, {"x": ["n", "tokens", 6]}, ["y"], constants)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -11,13 +11,13 @@ from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.edits import Edit, Rewrite, input_name
 from normfold.export.fold.operators.elements import put_back, taken
+from normfold.export.fold.operators.integers import Numbers, integers
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import (
     DerivedConstant,
     constant_dtype,
-    constant_tensor,
     float64_reader,
     is_constant,
 )
@@ -130,21 +130,21 @@ def _edit(node: ir.Node, pads: Pads, affine: Affine, new_constant: Callable[[flo
 
 def _pads(node: ir.Node, affine: Affine) -> Pads | Rejection:
     """Return the pads of each axis, or a rejection where they are not constant and the affine varies there."""
-    numbers: Sequence[int] | None = node.attributes.get_ints("pads", None)
-    axes: Sequence[int] | None = range(affine.rank)
+    numbers: Numbers | None = node.attributes.get_ints("pads", None) or integers(node.inputs[1])
+    axes: Numbers = range(affine.rank)
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        named = integers(node.inputs[3])
+        if named is None or None in named:
+            numbers = None
+        else:
+            axes = named
     if numbers is None:
-        numbers = _integers(node.inputs[1])
-        if len(node.inputs) > 3 and node.inputs[3] is not None:
-            axes = _integers(node.inputs[3])
-    if axes is None or numbers is None:
-        pads: Pads = {axis % affine.rank: None for axis in (range(affine.rank) if axes is None else axes)}
-        if affine.varies_along(list(pads)):
-            return Rejection(ReasonCode.COMPUTED_PADS, node, "its pads are not constant")
-        return pads
-    pairs = zip(numbers[: len(axes)], numbers[len(axes) :], strict=True)
-    return {axis % affine.rank: pair for axis, pair in zip(axes, pairs, strict=True) if any(pair)}
-
-
-def _integers(value: ir.Value | None) -> list[int] | None:
-    tensor = constant_tensor(value)
-    return None if tensor is None else [int(number) for number in tensor.numpy()]
+        numbers = [None] * (2 * len(axes))
+    pads: Pads = {}
+    for axis, begin, end in zip(axes, numbers[: len(axes)], numbers[len(axes) :], strict=True):
+        assert axis is not None  # only where all are known
+        if begin != 0 or end != 0:
+            pads[axis % affine.rank] = None if begin is None or end is None else (begin, end)
+    if affine.varies_along([axis for axis, pad in pads.items() if pad is None]):
+        return Rejection(ReasonCode.COMPUTED_PADS, node, "its pads are not constant")
+    return pads

@@ -5,7 +5,7 @@ Which ones must be constant only along an axis on which the affine varies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +14,12 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.operators.elements import put_back, taken
+from normfold.export.fold.operators.integers import Numbers, integers
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.shapes import rank_of, sizes_of, static_size
-
-Numbers = Sequence[int | None]
-"""Elements of a vector of integers, None for each that is not constant."""
+from normfold.export.graph.shapes import rank_of, static_size
 
 
 @dataclass(frozen=True)
@@ -143,32 +141,13 @@ def _parts(node: ir.Node, rank: int) -> dict[int, _Part | None]:
     if "starts" in node.attributes:  # until opset 9
         given = [*(node.attributes.get_ints(name, ()) for name in ("starts", "ends", "axes")), ()]
     else:
-        given = [_integers(node.inputs[index] if index < len(node.inputs) else None) for index in (1, 2, 3, 4)]
+        given = [integers(node.inputs[index] if index < len(node.inputs) else None) for index in (1, 2, 3, 4)]
     starts, ends, axes, steps = given
     if starts is None or ends is None or axes is None or steps is None or None in axes:
         return dict.fromkeys(range(rank))
     named = [axis % rank for axis in axes or range(len(starts)) if axis is not None]
     parts = zip(named, starts, ends, steps or [1] * len(starts), strict=True)
     return {axis: _Part(start, end, step) for axis, start, end, step in parts}
-
-
-def _integers(value: ir.Value | None) -> Numbers | None:
-    """Return the elements of a vector of integers, empty where it is left out; None if not even its length is known."""
-    if value is None:
-        return ()
-    tensor = constant_tensor(value)
-    if tensor is not None:
-        return [int(number) for number in tensor.numpy()]
-    node, length = value.producer(), static_size(value, 0)
-    if node is not None and node.op_type == "Concat" and node.domain == "":
-        vectors = [_integers(each) for each in node.inputs]
-        known = [vector for vector in vectors if vector is not None]
-        if len(known) == len(vectors):
-            return [number for vector in known for number in vector]
-    if node is not None and node.op_type == "Shape" and (sizes := sizes_of(node.inputs[0])) is not None:
-        part = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes)))
-        return [size if isinstance(size, int) else None for size in sizes[part]]
-    return None if length is None else [None] * length
 
 
 def _reject_not_constant(node: ir.Node) -> Rejection:

@@ -207,9 +207,13 @@ ROWS: dict[str, Row] = {
         (3, SIZE, SIZE),
         change=uniform,
     ),
+    "Tile by numbers of which one is computed": Row(
+        [*COMPUTED, node("Concat", "one one i2 one", "r", axis=0), node("Tile", "a r")], {**ONE, "one": ints(1)}
+    ),
     "Tile by computed numbers": Row(
-        [*COMPUTED, node("Concat", "one one i2 one", "r", axis=0), node("Tile", "a r")],
+        [*COMPUTED, node("Concat", "one i2 one one", "r", axis=0), node("Tile", "a r")],
         {**ONE, "one": ints(1)},
+        (3 * CHANNELS, SIZE, SIZE),
         back="unknown-shape",
         forward="unknown-shape",
     ),
@@ -310,9 +314,13 @@ ROWS: dict[str, Row] = {
         [*COMPUTED, node("Concat", "i2 i2", "q", axis=0), node("Pad", "a q - ax", mode="edge")],
         {**ONE, "ax": ints(2)},
     ),
-    "Pad by computed pads": Row(
+    "Pad by pads of which two are computed": Row(
         [*COMPUTED, node("Concat", "o o i2 o o o i2 o", "q", axis=0), node("Pad", "a q", mode="edge")],
         {**ONE, "o": ints(0)},
+    ),
+    "Pad by computed pads": Row(
+        [*COMPUTED, node("Sub", "i2 three", "i3"), node("Concat", "o i3 o o o o o o", "q", axis=0), node("Pad", "a q")],
+        {**ONE, "o": ints(0), "three": ints(3)},
         back="computed-pads",
         forward="computed-pads",
     ),

@@ -39,6 +39,31 @@ def test_expand_of_a_constant_absorbs_the_affine(shape: tuple[int, ...]) -> None
     assert_same(source, result, {"x": rng.normal(size=(2, 3, 5))})
 
 
+@pytest.mark.parametrize("op_type", ["MatMul", "Tanh"])
+def test_tile_of_a_class_token_absorbs_the_affine(op_type: str) -> None:
+    """As PaddlePaddle and Keras write it: the batch's size among constant numbers of copies."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("MatMul", "x w", "c"),
+        node("Shape", "x", "rows", start=0, end=1),
+        node("Concat", "rows one one", "repeats", axis=0),
+        node("Tile", "token repeats", "e"),
+        node("Concat", "e c", "m", axis=1),
+        node("Transpose", "m", "t", perm=[0, 2, 1]),
+        batchnorm("t", "b"),
+        node(op_type, "b v" if op_type == "MatMul" else "b", "y"),
+    ]
+    constants = {"w": rng.normal(size=(3, 4)), "token": rng.normal(size=(1, 1, 4)), "one": np.array([1])}
+    constants |= statistics(rng, 4) | ({"v": rng.normal(size=(6, 2))} if op_type == "MatMul" else {})
+    constants["bn.shift"] = constants["bn.mean"] = np.zeros(4)  # the MatMul has no bias
+    source = model(nodes, {"x": ["n", 5, 3]}, ["y"], constants)
+
+    result, report = folded(source)
+
+    assert report.batchnorm_after == 0
+    assert_same(source, result, {"x": rng.normal(size=(2, 5, 3))})
+
+
 def test_concat_gives_each_reader_of_a_constant_its_own() -> None:
     rng = np.random.default_rng(1)
     nodes = [

@@ -24,7 +24,7 @@ def masked(constant: Any, scale: float = 1.0, op_type: str = "Where") -> tuple[o
     rng = np.random.default_rng(0)
     inputs = "mask k c" if op_type == "Where" else "c k"
     nodes = [MASK, node("Conv", "x w", "c"), node(op_type, inputs, "m"), batchnorm("m", "b"), node("Tanh", "b", "y")]
-    constants = {"w": rng.normal(size=(4, 3, 1, 1)), "limit": np.float64(0), "k": np.asarray(constant)}
+    constants: dict[str, Any] = {"w": rng.normal(size=(4, 3, 1, 1)), "limit": np.float64(0), "k": np.asarray(constant)}
     constants |= statistics(rng, 4)
     constants["bn.scale"] = scale * (np.abs(constants["bn.scale"]) + 0.5)
     source = model(nodes, {"x": ["n", 3, "h", "w"], "z": ["n", 1, "h", "w"]}, ["y"], constants)
@@ -74,7 +74,7 @@ def test_where_forwards_lets_an_infinite_constant_stay() -> None:
         node("GlobalMaxPool", "m", "p"),
         node("Conv", "p w", "y"),
     ]
-    constants = {"w": rng.normal(size=(5, 3, 1, 1)), "limit": np.float64(0), "k": np.float64(-np.inf)}
+    constants: dict[str, Any] = {"w": rng.normal(size=(5, 3, 1, 1)), "limit": np.float64(0), "k": np.float64(-np.inf)}
     constants |= statistics(rng, 3)
     constants["bn.scale"] = np.abs(constants["bn.scale"]) + 0.5
     source = model(nodes, {"x": ["n", 3, "h", "w"], "z": ["n", 1, "h", "w"]}, ["y"], constants)

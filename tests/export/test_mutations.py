@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from normfold.export.errors import VerificationError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.affine import Affine
+from normfold.export.fold.plan import Step
 from tests.support.onnx_models import batchnorm, model, statistics
 
 
@@ -221,6 +222,41 @@ PASSED_FAULTS = {
     ),
     "Clip's bounds left as they are": PassedFault(
         [of_node("Clip", "a k")], {"k": np.array(0.0)}, "clip._edit", lambda *_: None
+    ),
+    "RoiAlign's zeros forgotten": PassedFault(
+        [of_node("RoiAlign", "a rois rows", output_height=2, output_width=2)],
+        {"rois": np.array([[-3.0, -3, 2, 2]]), "rows": np.array([0])},
+        "sample._reads_zeros",
+        lambda _: False,
+    ),
+    "a norm lets an offset pass": PassedFault(
+        [of_node("ReduceL2", "a", axes=[2])], {}, "reduce._reject_of_kind", lambda *_: None
+    ),
+    "a pool of norms lets an offset pass": PassedFault(
+        [of_node("LpPool", "a", kernel_shape=[2, 2])], {}, "pool._reject", lambda *_: None
+    ),
+    "ReverseSequence reverses the channels alone": PassedFault(
+        [of_node("ReverseSequence", "a lengths", batch_axis=0, time_axis=1)],
+        {"lengths": np.array([5])},
+        "rearrange._reject",
+        lambda *_: None,
+    ),
+    "Split's parts mistaken for one": PassedFault(
+        [
+            helper.make_node("Split", ["a", "sizes"], ["c", "d"], axis=1),
+            of_node("Concat", "d c", axis=1),
+        ],
+        {"sizes": np.array([3, 5])},
+        "split.join",
+        lambda arrays, *_: np.ones([1] * arrays[0].ndim),
+    ),
+    "ConstantOfShape's value forgotten": PassedFault(
+        [of_node("Shape", "x", "s"), of_node("ConstantOfShape", "s", "e"), of_node("Concat", "a e", axis=1)],
+        {},
+        "constant_of_shape.fold_backward",
+        lambda *_: Step(),
+        channels=12,
+        rows="n",
     ),
     "Neg's offset keeps its sign": PassedFault(
         [of_node("Neg", "a")], {}, "neg.Affine", lambda gain, offset: Affine(gain, -offset)

@@ -1,4 +1,4 @@
-"""ReduceMean, ReduceSum, ReduceMax and ReduceMin: one value for all positions along some axes."""
+"""ReduceMean, ReduceSum, ReduceMax, ReduceMin, ReduceL1 and ReduceL2: one value for all positions along some axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from normfold.export.graph.shapes import rank_of, static_size
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
     """Pass: wherever the positions went into one, they share its affine; in a sum of n, each has an nth of the offset.
 
-    A maximum or minimum needs a gain that is not negative.
+    A maximum, minimum or norm needs a gain that is not negative, a norm no offset.
     """
     rank = rank_of(node.inputs[0])
     if rank is None:
@@ -34,13 +34,14 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
         if count is None:
             return _reject_unknown_count(node)
         affine = Affine(affine.gain, affine.offset / count)
-    return _reject_negative(node, affine) or Step(backward={0: affine})
+    return _reject_of_kind(node, affine) or Step(backward={0: affine})
 
 
 def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Pass, if the gain is constant along the reduced axes; a sum of n leaves n times the offset.
 
-    A maximum or minimum needs a gain that is not negative, and an offset that is constant along the axes too.
+    A maximum, minimum or norm needs a gain that is not negative, a norm no offset; a maximum or minimum an offset that
+    is constant along the axes too.
     """
     if set(removed) != {0}:
         return Rejection(ReasonCode.INDICES, node, "it reads the value as axes")
@@ -58,7 +59,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     if affine.varies_along(axes):
         return Rejection(ReasonCode.REDUCED_AXIS, node, "the affine varies along an axis that it reduces")
     kept = affine if _keeps(node) else affine.map(lambda array: np.squeeze(array, tuple(axes)))
-    return _reject_negative(node, affine) or Step(forward={0: kept})
+    return _reject_of_kind(node, affine) or Step(forward={0: kept})
 
 
 def _keeps(node: ir.Node) -> bool:
@@ -90,8 +91,12 @@ def _reject_unknown_count(node: ir.Node) -> Rejection:
     return Rejection(ReasonCode.UNKNOWN_SHAPE, node, detail)
 
 
-def _reject_negative(node: ir.Node, affine: Affine) -> Rejection | None:
+def _reject_of_kind(node: ir.Node, affine: Affine) -> Rejection | None:
     # A gain of zero makes all positions equal, so that it does not matter which is the largest; values are finite.
-    if node.op_type in ("ReduceMax", "ReduceMin") and not np.all(affine.gain >= 0):
-        return Rejection(ReasonCode.GAIN_SIGN, node, "a negative gain reverses the order of the values that it reduces")
+    if node.op_type in ("ReduceMean", "ReduceSum"):
+        return None
+    if not np.all(affine.gain >= 0):
+        return Rejection(ReasonCode.GAIN_SIGN, node, "a negative gain does not pass it")
+    if node.op_type in ("ReduceL1", "ReduceL2") and affine.has_offset:
+        return Rejection(ReasonCode.NON_LINEAR, node, "it is a norm, which an offset changes for each value by itself")
     return None

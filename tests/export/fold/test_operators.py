@@ -414,6 +414,68 @@ ROWS: dict[str, Row] = {
         back="gain-sign",
         forward="gain-sign",
     ),
+    "ReduceL2": Row(
+        [node("ReduceL2", "a ax")], {"ax": ints(2, 3)}, (CHANNELS, 1, 1), change=not_negative_without_offset
+    ),
+    "ReduceL1 by attribute": Row(
+        [node("ReduceL1", axes=[-1])], out=(CHANNELS, SIZE, 1), change=not_negative_without_offset, opset=13
+    ),
+    "ReduceL2 with an offset": Row(
+        [node("ReduceL2", "a ax")],
+        {"ax": ints(2, 3)},
+        (CHANNELS, 1, 1),
+        change=positive,
+        back="non-linear",
+        forward="non-linear",
+    ),
+    "LpPool": Row([node("LpPool", kernel_shape=[2, 2], p=2)], out=(CHANNELS, 5, 5), change=not_negative_without_offset),
+    "LpPool with an offset": Row(
+        [node("LpPool", kernel_shape=[2, 2])],
+        out=(CHANNELS, 5, 5),
+        change=positive,
+        back="non-linear",
+        forward="non-linear",
+    ),
+    "LpPool with a negative gain": Row(
+        [node("LpPool", kernel_shape=[2, 2])],
+        out=(CHANNELS, 5, 5),
+        change=one_negative,
+        back="gain-sign",
+        forward="gain-sign",
+    ),
+    "Compress of positions": Row(
+        [node("Compress", "a mask", axis=2)],
+        {"mask": np.array([True, False, True, True, False, False])},
+        (CHANNELS, 3, SIZE),
+    ),
+    "Compress of channels": Row(
+        [node("Compress", "a mask", axis=1)],
+        {"mask": np.arange(CHANNELS) > 4},
+        (3, SIZE, SIZE),
+        back="operator",
+        forward="operator",
+    ),
+    "ReverseSequence of positions": Row(
+        [node("ReverseSequence", "a lengths", batch_axis=0, time_axis=2)], {"lengths": ints(3, 5)}
+    ),
+    "ReverseSequence of channels": Row(
+        [node("ReverseSequence", "a lengths", batch_axis=0, time_axis=1)],
+        {"lengths": ints(3, 5)},
+        back="operator",
+        forward="operator",
+    ),
+    "GatherElements of positions": Row(
+        [node("GatherElements", "a i", axis=3)],
+        {"i": np.random.default_rng(4).integers(-SIZE, SIZE, (2, CHANNELS, SIZE, 3))},
+        (CHANNELS, SIZE, 3),
+    ),
+    "GatherElements of channels": Row(
+        [node("GatherElements", "a i", axis=1)],
+        {"i": np.random.default_rng(4).integers(0, CHANNELS, (2, 5, SIZE, SIZE))},
+        (5, SIZE, SIZE),
+        back="operator",
+        forward="operator",
+    ),
     "Neg": Row([node("Neg")]),
     "Abs": Row([node("Abs")], change=not_negative_without_offset),
     "Abs with an offset": Row([node("Abs")], change=positive, back="non-linear", forward="non-linear"),

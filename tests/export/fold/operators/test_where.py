@@ -150,6 +150,21 @@ def test_where_that_enlarges_a_branch_rejects_what_varies_there() -> None:
     assert report.entries[0].reason_code == "two-branches/operator"
 
 
+def test_where_in_float16_may_have_an_infinite_constant_beside_finite_ones() -> None:
+    source, _ = masked(np.array([-np.inf, 0.0, 1.0, 2.0]).reshape(4, 1, 1))
+    narrow = onnx.ModelProto()
+    narrow.CopyFrom(source)
+    for one in narrow.graph.initializer:
+        one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one).astype(np.float16), one.name))
+    for port in (*narrow.graph.input, *narrow.graph.output, *narrow.graph.value_info):
+        if port.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            port.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+    _, report = folded(narrow)
+
+    assert report.batchnorm_after == 0
+
+
 def test_where_in_float16_computes_what_it_did() -> None:
     rng = np.random.default_rng(4)
     nodes = [

@@ -2,8 +2,8 @@
 
 A maximum commutes with an affine that does not decrease; a rectifier (Relu, LeakyRelu, PRelu, Abs) only with a gain
 and no offset, since its slope changes at zero. A gain of zero passes too: both sides are zero then, or the offset.
-That takes values to be finite (0 * inf is NaN on one side alone), as all folds do: a layer absorbs a gain of zero as
-weights of zero.
+That takes values to be finite (0 * inf is NaN on one side alone) and the sign of a zero not to matter, as all folds do:
+a layer absorbs a gain of zero as weights of zero.
 """
 
 from __future__ import annotations

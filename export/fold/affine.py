@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Array
+from normfold.export.arrays import Array, constant_axes_dropped
 from normfold.export.graph.shapes import sizes_of
 
 
@@ -16,13 +16,19 @@ from normfold.export.graph.shapes import sizes_of
 class Affine:
     """y = gain * x + offset, in float64.
 
-    Both arrays have the rank of the value, with size 1 on every axis along which they are constant. A per-channel
-    affine of an image batch has shape (1, C, 1, 1). Reshape and Transpose can then act on the affine as they act on
-    the value, and "per channel" is a test (`along`) made only where the affine is absorbed.
+    Both arrays have the rank of the value, with size 1 on every axis along which they are constant: however they are
+    given, they are held so. A per-channel affine of an image batch has shape (1, C, 1, 1). Reshape and Transpose can
+    then act on the affine as they act on the value, and "per channel" is a test (`along`) made only where the affine is
+    absorbed.
     """
 
     gain: Array
     offset: Array
+
+    def __post_init__(self) -> None:
+        """Drop axes along which an array is constant."""
+        object.__setattr__(self, "gain", constant_axes_dropped(self.gain))
+        object.__setattr__(self, "offset", constant_axes_dropped(self.offset))
 
     @staticmethod
     def per_channel(gain: Array, offset: Array, rank: int, axis: int = 1) -> Affine:

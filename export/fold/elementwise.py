@@ -2,7 +2,7 @@
 
 Exporters write layer scales, learnable affines and decomposed BatchNormalization this way. Scalars are left alone,
 unless they do nothing (x + 0, x * 1): they are mostly parts of an activation (GELU, hard swish) or of attention, which
-runtimes recognise by their nodes.
+runtimes recognise by their nodes. A vector is folded even if its elements are equal.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ class Elementwise:
 
 
 def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None:
-    """Read a node as an affine that varies along one axis or does nothing; None if it is neither.
+    """Read a node as an affine by a vector, or one that does nothing; None if it is neither.
 
-    With `scalars`, one that is the same everywhere counts too.
+    With `scalars`, one by a single number counts too.
     """
     index = constant_operand(node)
     if index is None or (node.op_type == "Div" and index == 0):
         return None
     source = node.inputs[1 - index]
     shape, rank = constant_shape(node.inputs[index]), rank_of(source)
-    if source is None or rank is None or sum(size != 1 for size in shape) > 1:
-        return None
-    if not broadcasts_into(shape, sizes_of(source)):
+    if source is None or rank is None or not broadcasts_into(shape, sizes_of(source)):
         return None
     constant = constant_axes_dropped(float64_reader(node.inputs[index])().reshape((1,) * (rank - len(shape)) + shape))
+    if sum(size != 1 for size in constant.shape) > 1:
+        return None
     affine = _affine(node.op_type, constant, constant_first=index == 0)
-    if not np.isfinite(affine.gain).all() or (constant.size == 1 and not scalars and not affine.is_identity):
+    is_scalar = constant.size == 1 and sum(size != 1 for size in shape) != 1
+    if not np.isfinite(affine.gain).all() or (is_scalar and not scalars and not affine.is_identity):
         return None
     return Elementwise(node, source, affine)
 

@@ -96,7 +96,8 @@ class ReasonCode(StrEnum):
     )
     GAIN_SIGN = (
         "gain-sign",
-        "A maximum or a rectifier lets only positive gains pass, and a gain is negative or zero. Training decides it.",
+        "A maximum, a minimum or a rectifier lets no negative gain pass; where its indices are read, or a constant is "
+        "infinite, no gain of zero either. Training decides it.",
     )
     TRAINING_MODE = (
         "training-mode",
@@ -122,12 +123,13 @@ class ReasonCode(StrEnum):
     )
     UNEQUAL_GAINS = (
         "unequal-gains",
-        "The branches of a sum would arrive with different gains. The network's form decides it.",
+        "The branches of a sum would arrive with different gains, or those of a Where, Max or Min with different "
+        "affines. The network's form decides it.",
     )
     TWO_BRANCHES = (
         "two-branches",
-        "The branches of a sum or product differ in shape, or their shapes are not known. Export with shapes that "
-        "inference can find.",
+        "The branches of a sum, product, Where, Max or Min differ in shape, or their shapes are not known. Export with "
+        "shapes that inference can find.",
     )
     REPEATED = (
         "repeated",
@@ -139,14 +141,15 @@ class ReasonCode(StrEnum):
     )
     ZERO_GAIN = (
         "zero-gain",
-        "The fold would divide by a gain or factor of zero. Training decides it: the channel is dead.",
+        "The fold would divide by a gain or factor of zero, or close to it. Training decides it: the channel is dead.",
     )
 
     # Borders
     ZERO_PADDING = (
         "zero-padding",
-        "A convolution or pool pads with zeros, where the offset would be missing, and no constant after it can absorb "
-        "the difference. Where sizes are not fixed, fixing them may help.",
+        "A convolution or pool pads with zeros, or RoiAlign or GridSample reads zeros beyond the border, where the "
+        "offset would be missing, and no constant after it can absorb the difference. Where sizes are not fixed, "
+        "fixing them may help.",
     )
     UNEVEN_TAPS = (
         "uneven-taps",
@@ -155,7 +158,8 @@ class ReasonCode(StrEnum):
     )
     PADDING_NOT_UNIFORM = (
         "padding-not-uniform",
-        "A Pad fills all channels with one constant, and each would need its own. The network's form decides it.",
+        "A Pad or ConstantOfShape fills all channels with one constant, and each would need its own. The network's "
+        "form decides it.",
     )
     PADDED_AXIS = (
         "padded-axis",
@@ -186,7 +190,7 @@ class ReasonCode(StrEnum):
     )
     EXPANDED = (
         "expanded",
-        "The affine varies along an axis that an Expand enlarges. The network's form decides it.",
+        "The affine varies along an axis that an Expand or Tile enlarges. The network's form decides it.",
     )
     REDUCED_AXIS = (
         "reduced-axis",
@@ -223,15 +227,16 @@ class ReasonCode(StrEnum):
     )
     COMPUTED_INDICES = (
         "computed-indices",
-        "A Slice or Gather takes elements by computed indices. Export with constant indices.",
+        "A Slice or Gather takes elements by indices that are not constant, along an axis on which the affine varies. "
+        "Export with constant indices.",
     )
     COMPUTED_AXES = (
         "computed-axes",
-        "A reduction has computed axes. Export with constant axes.",
+        "A reduction has axes that are not constant. Export with constant axes.",
     )
     COMPUTED_PADS = (
         "computed-pads",
-        "A Pad has computed pads. Export with constant pads.",
+        "A Pad has pads that are not constant. Export with constant pads.",
     )
 
 

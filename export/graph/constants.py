@@ -36,11 +36,12 @@ class DerivedConstant:
 
     @property
     def fits(self) -> bool:
-        """Return whether every value is finite in float16, which ends at 65504; other dtypes always fit."""
+        """Return whether every finite value is finite in float16, which ends at 65504; other dtypes always fit."""
         if self.dtype != ir.DataType.FLOAT16:
             return True
         with np.errstate(over="ignore"):
-            return bool(np.isfinite(self.compute().astype(np.float16)).all())
+            values = self.compute()
+            return bool(np.array_equal(np.isfinite(values.astype(np.float16)), np.isfinite(values)))
 
 
 class _DerivedTensor(ir.LazyTensor):

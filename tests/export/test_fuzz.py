@@ -45,8 +45,8 @@ class Graph:
 def grow_batchnorm(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
     name = f"bn{len(graph.nodes)}"
     made = statistics(graph.rng, shape[0], name)
-    if data.draw(st.booleans(), "positive gain without offset"):
-        made[f"{name}.scale"] = np.abs(made[f"{name}.scale"]) + 0.1
+    if data.draw(st.booleans(), "no negative gain, no offset"):
+        made[f"{name}.scale"] = np.abs(made[f"{name}.scale"]) + data.draw(st.sampled_from([0, 0.1]), "least gain")
         made[f"{name}.mean"] = made[f"{name}.shift"] = np.zeros(shape[0])
     graph.constants |= made
     graph.nodes.append(batchnorm(value, f"v{len(graph.nodes)}", name))
@@ -75,7 +75,23 @@ def grow_conv(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, i
 def grow_sum(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
     others = [name for name, other in graph.values if other == shape]
     other = data.draw(st.sampled_from(others), "other operand")
-    graph.add(data.draw(st.sampled_from(["Add", "Sub", "Mul"]), "operator"), [value, other], shape)
+    graph.add(data.draw(st.sampled_from(["Add", "Sub", "Mul", "Mean"]), "operator"), [value, other], shape)
+
+
+def grow_chosen(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """Elements of one of several branches, some of them constants."""
+    others = [name for name, other in graph.values if other == shape]
+    op_type = data.draw(st.sampled_from(["Where", "Max", "Min", "Sum", "Mean"]), "operator")
+    branches = [value, data.draw(st.sampled_from(others), "other branch")]
+    if data.draw(st.booleans(), "constant"):
+        size: tuple[int, ...] = data.draw(st.sampled_from([(), (shape[0], 1, 1), (1, *shape)]), "size")
+        first = op_type != "Mean" and data.draw(st.booleans(), "constant first")  # the evaluator adds to the first
+        branches[0 if first else 1] = graph.constant(graph.rng.normal(size=size))
+    if op_type == "Where":
+        mask = graph.constant(graph.rng.random((shape[1], shape[2])) < 0.5)
+        graph.add("Where", [mask, *branches], shape)
+    else:
+        graph.add(op_type, [*branches, value] if data.draw(st.booleans(), "three") else branches, shape)
 
 
 def grow_constant(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
@@ -88,7 +104,10 @@ def grow_constant(graph: Graph, data: st.DataObject, value: str, shape: tuple[in
 
 
 def grow_simple(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
-    op_type = data.draw(st.sampled_from(["Relu", "LeakyRelu", "Tanh", "Identity", "Dropout"]), "operator")
+    op_type = data.draw(st.sampled_from(["Relu", "LeakyRelu", "Tanh", "Identity", "Dropout", "Neg", "Abs"]), "operator")
+    if data.draw(st.integers(0, 4), "Clip") == 0:
+        graph.add("Clip", [value, graph.constant(0.0)], shape)
+        return
     graph.add(op_type, [value], shape)
 
 
@@ -106,13 +125,17 @@ def grow_pool(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, i
 
 
 def grow_reduced(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
-    op_type = data.draw(st.sampled_from(["ReduceMean", "ReduceMax"]), "operator")
+    op_type = data.draw(st.sampled_from(["ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin"]), "operator")
     axes = data.draw(st.sampled_from([[2, 3], [-1], [2]]), "axes")
     size = tuple(1 if axis + 1 in [one % 4 for one in axes] else length for axis, length in enumerate(shape))
     graph.add(op_type, [value, graph.constant(np.array(axes))], (size[0], size[1], size[2]))
 
 
 def grow_concat(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    if data.draw(st.integers(0, 3), "with a constant") == 0:
+        constant = graph.constant(graph.rng.normal(size=(2, shape[0], 2, shape[2])))
+        graph.add("Concat", [value, constant], (shape[0], shape[1] + 2, shape[2]), axis=2)
+        return
     others = [(name, other[0]) for name, other in graph.values if other[1:] == shape[1:] and other[0] <= 8]
     other, channels = data.draw(st.sampled_from(others), "other") if others else (value, shape[0])
     if channels + shape[0] <= 12:
@@ -137,6 +160,40 @@ def grow_slice(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, 
     graph.add("Slice", [value, *numbers], (shape[0] - first, *shape[1:]))
 
 
+def grow_gathered(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    axis = data.draw(st.integers(1, 3), "axis")
+    if data.draw(st.booleans(), "drops the axis"):
+        index = graph.constant(np.array(data.draw(st.integers(-shape[axis - 1], shape[axis - 1] - 1), "index")))
+        part = graph.add("Gather", [value, index], shape, axis=axis)
+        graph.values.pop()
+        graph.add("Unsqueeze", [part, graph.constant(np.array([axis]))], changed(shape, axis, 1))
+        return
+    indices = data.draw(st.lists(st.integers(0, shape[axis - 1] - 1), min_size=1, max_size=6), "indices")
+    graph.add("Gather", [value, graph.constant(np.array(indices))], changed(shape, axis, len(indices)), axis=axis)
+
+
+def grow_tiled(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    axis = data.draw(st.integers(1, 3), "axis")
+    if shape[axis - 1] > 6:
+        return
+    repeats = np.ones(4, np.int64)
+    repeats[axis] = 2
+    graph.add("Tile", [value, graph.constant(repeats)], changed(shape, axis, 2 * shape[axis - 1]))
+
+
+def grow_sampled(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
+    """The evaluator's weights for other modes are float32's, which add up to one only nearly."""
+    grid = graph.constant(graph.rng.uniform(-1.3, 1.3, size=(2, 4, 4, 2)))
+    border = data.draw(st.sampled_from(["zeros", "border", "reflection"]), "border")
+    graph.add("GridSample", [value, grid], (shape[0], 4, 4), mode="nearest", padding_mode=border)
+
+
+def changed(shape: tuple[int, int, int], axis: int, size: int) -> tuple[int, int, int]:
+    """Return a shape with another size on one axis, counted with the batch."""
+    sizes = [size if place == axis else length for place, length in enumerate(shape, start=1)]
+    return sizes[0], sizes[1], sizes[2]
+
+
 def grow_moved(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
     """Take the axes apart and put them together again, something in between."""
     channels, height, width = shape
@@ -158,8 +215,10 @@ def grow_padded(graph: Graph, data: st.DataObject, value: str, shape: tuple[int,
     mode = data.draw(st.sampled_from(["constant", "edge", "reflect"]), "mode")
     if min(shape[1:]) < 2 or max(shape[1:]) > 8:
         return
-    pads = graph.constant(np.array([0, 0, 1, 0, 0, 0, 0, 1]))
-    graph.add("Pad", [value, pads], (shape[0], shape[1] + 1, shape[2] + 1), mode=mode)
+    cropped = data.draw(st.integers(0, min(1, shape[0] - 1)), "channels cropped")
+    pad = data.draw(st.sampled_from([-1, 0, 1]), "pad")
+    pads = graph.constant(np.array([0, -cropped, pad, 0, 0, 0, 0, pad]))
+    graph.add("Pad", [value, pads], (shape[0] - cropped, shape[1] + pad, shape[2] + pad), mode=mode)
 
 
 def grow_dense(graph: Graph, data: st.DataObject, value: str, shape: tuple[int, int, int]) -> None:
@@ -243,6 +302,7 @@ GROWTH = [
     grow_conv,
     grow_conv,
     grow_sum,
+    grow_chosen,
     grow_constant,
     grow_simple,
     grow_pool,
@@ -250,6 +310,9 @@ GROWTH = [
     grow_concat,
     grow_split,
     grow_slice,
+    grow_gathered,
+    grow_tiled,
+    grow_sampled,
     grow_moved,
     grow_padded,
     grow_dense,

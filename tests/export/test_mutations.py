@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from normfold.export.errors import VerificationError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.affine import Affine
+from normfold.export.fold.plan import Step
 from tests.support.onnx_models import batchnorm, model, statistics
 
 
@@ -273,6 +274,159 @@ def test_layers_without_a_fault_fold_and_pass(tmp_path: Path) -> None:
 def test_a_planted_fault_of_a_layer_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(layers(), tmp_path / "a.onnx")
     FAULTS_OF_LAYERS[name](monkeypatch)
+
+    with pytest.raises(VerificationError):
+        fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx")
+
+    assert not (tmp_path / "b.onnx").exists()
+
+
+@dataclass(frozen=True)
+class PassedFault:
+    """Nodes from a, 8 channels behind a Conv, to b, before a BatchNormalization; and a function that is wrong."""
+
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, Any]
+    target: str
+    wrong: Callable[..., Any]
+    channels: int = 8
+    scale: float = 1.0
+    rows: int | str = 1
+
+
+def of_node(op_type: str, inputs: str, result: str = "b", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op_type, inputs.split(), [result], **attributes)
+
+
+def forgotten(*_: Any) -> None:
+    """Change no constant."""
+
+
+SQUARE = np.linspace(0.5, 2, 192).reshape(1, 8, 6, 4)
+
+PASSED_FAULTS = {
+    "Where's constant forgotten": PassedFault(
+        [of_node("Where", "mask k a")],
+        {"mask": np.eye(6, dtype=bool), "k": np.array(0.5)},
+        "where.with_affines",
+        forgotten,
+    ),
+    "Max lets a negative gain pass": PassedFault(
+        [of_node("Max", "a k")], {"k": np.array(0.0)}, "where._reject_sign", lambda *_: None, scale=-1.0
+    ),
+    "Relu lets a negative gain pass": PassedFault(
+        [of_node("Relu", "a")], {}, "monotone._reject", lambda *_: None, scale=-1.0
+    ),
+    "Concat's constant forgotten": PassedFault(
+        [of_node("Concat", "a k", axis=3)], {"k": SQUARE}, "concat.with_affines", forgotten
+    ),
+    "an expanded constant forgotten": PassedFault(
+        [of_node("Shape", "x", "s"), of_node("Expand", "k s", "e"), of_node("Concat", "a e", axis=1)],
+        {"k": np.array(0.5)},
+        "expand.with_affines",
+        forgotten,
+        channels=12,
+        rows="n",
+    ),
+    "Mean's offset not multiplied": PassedFault(
+        [of_node("Mean", "a k")], {"k": SQUARE[:, :, :1, :1]}, "add._divisor", lambda _: 1
+    ),
+    "ReduceSum's offset not divided": PassedFault(
+        [of_node("ReduceSum", "a ax")], {"ax": np.array([2])}, "reduce._count", lambda *_: 1
+    ),
+    "Tile's copies counted wrong": PassedFault(
+        [of_node("Tile", "a r")],
+        {"r": np.array([1, 2, 1, 1])},
+        "tile.is_same",
+        lambda *_: True,
+        channels=16,
+    ),
+    "Clip's bounds left as they are": PassedFault(
+        [of_node("Clip", "a k")], {"k": np.array(0.0)}, "clip._edit", lambda *_: None
+    ),
+    "RoiAlign's zeros forgotten": PassedFault(
+        [of_node("RoiAlign", "a rois rows", output_height=2, output_width=2)],
+        {"rois": np.array([[-3.0, -3, 2, 2]]), "rows": np.array([0])},
+        "sample._reads_zeros",
+        lambda _: False,
+    ),
+    "a norm lets an offset pass": PassedFault(
+        [of_node("ReduceL2", "a", axes=[2])], {}, "reduce._reject_of_kind", lambda *_: None
+    ),
+    "a pool of norms lets an offset pass": PassedFault(
+        [of_node("LpPool", "a", kernel_shape=[2, 2])], {}, "pool._reject", lambda *_: None
+    ),
+    "ReverseSequence reverses the channels alone": PassedFault(
+        [of_node("ReverseSequence", "a lengths", batch_axis=0, time_axis=1)],
+        {"lengths": np.array([5])},
+        "rearrange._reject",
+        lambda *_: None,
+    ),
+    "Split's parts mistaken for one": PassedFault(
+        [
+            helper.make_node("Split", ["a", "sizes"], ["c", "d"], axis=1),
+            of_node("Concat", "d c", axis=1),
+        ],
+        {"sizes": np.array([3, 5])},
+        "split.join",
+        lambda arrays, *_: np.ones([1] * arrays[0].ndim),
+    ),
+    "ConstantOfShape's value forgotten": PassedFault(
+        [of_node("Shape", "x", "s"), of_node("ConstantOfShape", "s", "e"), of_node("Concat", "a e", axis=1)],
+        {},
+        "constant_of_shape.fold_backward",
+        lambda *_: Step(),
+        channels=12,
+        rows="n",
+    ),
+    "Neg's offset keeps its sign": PassedFault(
+        [of_node("Neg", "a")], {}, "neg.Affine", lambda gain, offset: Affine(gain, -offset)
+    ),
+    "Pad crops the other end": PassedFault(
+        [of_node("Pad", "a q")],
+        {"q": np.array([0, -2, 0, 0, 0, 0, 0, 0])},
+        "pad._left",
+        lambda *_: range(6),
+        channels=6,
+    ),
+    "Gather's indices off by one": PassedFault(
+        [of_node("Gather", "a i", axis=1)],
+        {"i": np.array([1, 6, 3])},
+        "select._indices",
+        lambda _: np.array([2, 7, 4]),
+        channels=3,
+    ),
+    "GridSample's zeros forgotten": PassedFault(
+        [of_node("GridSample", "a g")],
+        {"g": np.random.default_rng(2).uniform(-2, 2, size=(1, 5, 5, 2))},
+        "sample._reads_zeros",
+        lambda _: False,
+    ),
+}
+
+
+def passed_network(fault: PassedFault) -> onnx.ModelProto:
+    """Make x -> Conv -> a, the nodes of a fault, b -> BatchNormalization -> Tanh -> y."""
+    rng = np.random.default_rng(0)
+    nodes = [of_node("Conv", "x w", "a"), *fault.nodes, batchnorm("b", "n"), of_node("Tanh", "n", "y")]
+    constants = {"w": rng.normal(size=(8, 4, 1, 1))} | statistics(rng, fault.channels) | fault.constants
+    constants["bn.scale"] = fault.scale * np.linspace(0.5, 2, fault.channels)
+    constants["bn.var"] = np.ones(fault.channels)
+    if fault.target.startswith("monotone"):
+        constants["bn.shift"] = constants["bn.mean"] = np.zeros(fault.channels)
+    typed = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in constants.items()}
+    return model(nodes, {"x": [fault.rows, 4, 6, 6]}, ["y"], typed, dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", PASSED_FAULTS)
+def test_a_planted_fault_of_an_operator_that_an_affine_passes_is_caught(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = PASSED_FAULTS[name]
+    onnx.save(passed_network(fault), tmp_path / "a.onnx")
+    assert fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").report.batchnorm_before == 1
+    (tmp_path / "b.onnx").unlink()
+    monkeypatch.setattr(f"normfold.export.fold.operators.{fault.target}", fault.wrong)
 
     with pytest.raises(VerificationError):
         fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx")

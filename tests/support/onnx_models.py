@@ -204,9 +204,29 @@ class BatchNormalization(OpRun):
         return ((scale.reshape(shape) * normal + shift.reshape(shape)).astype(x.dtype),)
 
 
+class Pad(OpRun):
+    """Padding and cropping by their definition: the evaluator's own knows no negative pads."""
+
+    def _run(
+        self,
+        x: Any,
+        pads: Any = None,
+        constant: Any = None,
+        axes: Any = None,
+        mode: str = "constant",
+        value: float = 0.0,
+    ) -> tuple[Any]:
+        places = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
+        widths = np.zeros((x.ndim, 2), np.int64)
+        widths[list(places)] = np.reshape([int(pad) for pad in pads], (2, -1)).T
+        cut = [slice(max(-begin, 0), size - max(-end, 0)) for (begin, end), size in zip(widths, x.shape, strict=True)]
+        filling = {"constant_values": value if constant is None else constant} if mode == "constant" else {}
+        return (np.pad(x[tuple(cut)], np.maximum(widths, 0), mode=mode, **filling).astype(x.dtype),)  # type: ignore[call-overload]
+
+
 def run64(source: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Run a float64 model through onnx's reference evaluator."""
-    return list(ReferenceEvaluator(source, new_ops=[BatchNormalization]).run(None, dict(inputs)))
+    return list(ReferenceEvaluator(source, new_ops=[BatchNormalization, Pad]).run(None, dict(inputs)))
 
 
 def run32(source: onnx.ModelProto, inputs: Mapping[str, np.ndarray], optimised: bool = False) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Add, Sub and Sum: of a constant, or of branches of equal shape."""
+"""Add, Sub, Sum and Mean: of a constant, or of branches of equal shape."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.edits import Rewrite, replacement
+from normfold.export.fold.operators.operands import is_too_small, with_affines, without_affines
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_shape, float64_reader, is_constant
 from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
-
-# Below this gain, relative to the largest, (c + h) / g would grow out of all proportion to what it is added to.
-_MIN_RELATIVE_GAIN = 1e-4
-_MIN_GAIN = 1e-12
 
 _TAKES_OFFSET = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub"})
 
@@ -53,8 +50,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     # With s and t the signs of x and c: y = s * (g * x + h) + t * c. The constant that does all is c'.
     own, other = _sign(node, 1 - index), _sign(node, index)
     constant, affine = float64_reader(node.inputs[index])(), removed[1 - index]
-    sizes = np.abs(affine.gain)
-    if sizes.min() <= max(_MIN_RELATIVE_GAIN * sizes.max(), _MIN_GAIN):
+    if is_too_small(affine.gain):
         return Step(forward={0: Affine(affine.gain, own * affine.offset + other * (constant - affine.gain * constant))})
     edit = _with_constant(node, index, (constant + own * other * affine.offset) / affine.gain)
     return Step(forward={0: affine.without_offset()} if affine.has_gain else {}, edit=edit)
@@ -62,7 +58,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
 
 def constant_index(node: ir.Node) -> int | Rejection | None:
     """Return which operand is the constant, None if there is none, or why the node cannot absorb an affine."""
-    if len(node.inputs) != 2:
+    if len(node.inputs) != 2 or node.op_type == "Mean":
         return None
     for index in (1, 0):
         if is_constant(node.inputs[index]):
@@ -83,25 +79,53 @@ def _with_constant(node: ir.Node, index: int, values: Array) -> Rewrite:
 
 
 def _backward_branches(node: ir.Node, affine: Affine) -> Step | Rejection:
-    if not all(affine.fits(value) for value in node.inputs):
+    """Ask all branches for the gain, and one for the offset: a constant if there is one."""
+    constants, others = _constants_and_others(node)
+    if not others or not all(affine.fits(node.inputs[index]) for index in others):
         return _unequal_branches(node)
-    backward = {index: affine.without_offset() for index in range(len(node.inputs))}
+    parts = dict.fromkeys([*constants, *others], affine.without_offset())
     if affine.has_offset:
-        branch = max(range(len(node.inputs)), key=lambda index: _takes_offset(node.inputs[index]))
-        backward[branch] = Affine(affine.gain, _sign(node, branch) * affine.offset)
-    return Step(backward=backward)
+        branch = constants[0] if constants else max(others, key=lambda index: _takes_offset(node.inputs[index]))
+        parts[branch] = Affine(affine.gain, _sign(node, branch) * _divisor(node) * affine.offset)
+    edit = with_affines(node, {index: parts[index] for index in constants})
+    if isinstance(edit, Rejection):
+        return edit
+    is_done = bool(constants) and not affine.has_gain
+    return Step(backward={} if is_done else {index: parts[index] for index in others}, edit=edit)
 
 
 def _forward_branches(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
-    """Push what is removed from all branches: equal gains (1 for a branch without an affine), offsets added up."""
+    """Push what is removed from all branches: equal gains (1 for a branch without an affine), offsets added up.
+
+    Constants take the offsets, and do without the gain: g * x + h + g * z + c + d = g * (x + z + (c + h) / g + d / g).
+    """
     rank = rank_of(node.outputs[0])
     if rank is None or any(affine.rank != rank for affine in removed.values()):
         return _unequal_branches(node)
-    affines = [removed.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
-    if not all(np.all(affine.gain == affines[0].gain) for affine in affines):
+    constants, others = _constants_and_others(node)
+    affines = {index: removed.get(index, Affine.identity(rank)) for index in others}
+    gain = affines[others[0]].gain
+    if not all(np.all(affine.gain == gain) for affine in affines.values()):
         return Rejection(ReasonCode.UNEQUAL_GAINS, node, "its branches would arrive with different gains")
-    offset = sum((_sign(node, index) * affine.offset for index, affine in enumerate(affines)), np.zeros([1] * rank))
-    return Step(forward={0: Affine(affines[0].gain, offset)})
+    offset = sum((_sign(node, index) * affine.offset for index, affine in affines.items()), np.zeros([1] * rank))
+    if not constants:
+        return Step(forward={0: Affine(gain, offset / _divisor(node))})
+    none = Affine(gain, np.zeros([1] * rank))
+    edit = without_affines(node, dict.fromkeys(constants, none) | {constants[0]: Affine(gain, -offset)})
+    if isinstance(edit, Rejection):
+        return edit
+    return Step(forward={0: none} if none.has_gain else {}, edit=edit)
+
+
+def _constants_and_others(node: ir.Node) -> tuple[list[int], list[int]]:
+    """Return the inputs that are constants, and those that are not."""
+    constants = [index for index, value in enumerate(node.inputs) if is_constant(value)]
+    return constants, [index for index in range(len(node.inputs)) if index not in constants]
+
+
+def _divisor(node: ir.Node) -> int:
+    """Return what the node divides the sum of its inputs by."""
+    return len(node.inputs) if node.op_type == "Mean" else 1
 
 
 def _unequal_branches(node: ir.Node) -> Rejection:

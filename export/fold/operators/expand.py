@@ -7,23 +7,27 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
+from normfold.export.fold.operators.operands import affine_of_operand, affine_of_result, with_affines
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_unknown_shape
+from normfold.export.graph.constants import is_constant
 from normfold.export.graph.shapes import rank_of
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass, if the affine is constant along the axes that are new or enlarged."""
-    rank = rank_of(node.inputs[0])
-    if rank is None or rank > required[0].rank:
+    """Pass, if the affine is constant along the axes that are new or enlarged; a constant takes it into its values."""
+    affine, rank = required[0], rank_of(node.inputs[0])
+    if is_constant(node.inputs[0]):
+        edit = with_affines(node, {0: affine})
+        return edit if isinstance(edit, Rejection) else Step(edit=edit)
+    if rank is None or rank > affine.rank:
         return reject_unknown_shape(node)
-    new = required[0].rank - rank
-    if not required[0].varies_along(range(new)):
-        affine = required[0].map(lambda array: array.reshape(array.shape[new:]))
-        if affine.fits(node.inputs[0]):
-            return Step(backward={0: affine})
-    return Rejection(ReasonCode.EXPANDED, node, "the affine varies along an axis that it enlarges")
+    own = affine_of_operand(affine, node.inputs[0])
+    if own is None:
+        detail = "the affine varies along an axis that it enlarges, or whose size before it is not known"
+        return Rejection(ReasonCode.EXPANDED, node, detail)
+    return Step(backward={0: own})
 
 
 def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
@@ -31,5 +35,4 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     rank = rank_of(node.outputs[0])
     if set(removed) != {0} or rank is None:
         return reject_unknown_shape(node)
-    new = (1,) * (rank - removed[0].rank)
-    return Step(forward={0: removed[0].map(lambda array: array.reshape(*new, *array.shape))})
+    return Step(forward={0: affine_of_result(removed[0], rank)})

@@ -1,9 +1,10 @@
-"""AveragePool and GlobalAveragePool: means over windows of the spatial axes."""
+"""AveragePool, GlobalAveragePool, LpPool and GlobalLpPool: means and norms over windows of the spatial axes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
@@ -13,7 +14,7 @@ from normfold.export.fold.rejection import Rejection, reject_not_per_channel
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass: a mean of g * x + h is g times the mean, plus h."""
+    """Pass: a mean of g * x + h is g times the mean, plus h; a norm of g * x is g times the norm, if g >= 0."""
     return _reject(node, required[0]) or Step(backward={0: required[0]})
 
 
@@ -34,6 +35,13 @@ def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
     """Reject an affine that varies within a window, and an offset where a window counts zeros of the padding."""
     if affine.varies_along(range(2, affine.rank)):
         return reject_not_per_channel(node)
+    if node.op_type in ("LpPool", "GlobalLpPool"):
+        if not np.all(affine.gain >= 0):
+            return Rejection(ReasonCode.GAIN_SIGN, node, "a negative gain does not pass it")
+        if affine.has_offset:
+            return Rejection(
+                ReasonCode.NON_LINEAR, node, "it is a norm, which an offset changes for each value by itself"
+            )
     if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
         return Rejection(
             ReasonCode.ZERO_PADDING, node, "it counts its zero padding, to which the offset would not be added"

@@ -102,6 +102,54 @@ def test_a_scalar_is_left_alone(rng: np.random.Generator) -> None:
     check(nodes, {"w": rng.normal(size=(4, 4, 1, 1)), "c": np.float64(0.5)}, ["Conv", "Mul"])
 
 
+def test_scalar_of_one_element_is_left_alone_whatever_its_rank(rng: np.random.Generator) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Mul", "h c", "y")]
+
+    check(nodes, {"w": rng.normal(size=(4, 4, 1, 1)), "c": np.full((1, 1, 1), 0.5)}, ["Conv", "Mul"])
+
+
+@pytest.mark.parametrize("op_type", ["Mul", "Div", "Add", "Sub"])
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1)])
+def test_vector_of_equal_elements_folds_into_the_layer_before_it(
+    op_type: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    nodes = [node("Conv", "x w", "h"), node(op_type, "h c", "m"), node("Relu", "m", "y")]
+
+    check(nodes, {"w": rng.normal(size=(4, 4, 1, 1)), "c": np.full(shape, 0.5)}, ["Conv", "Relu"])
+
+
+def test_constant_of_full_size_folds_if_it_varies_along_the_channels_alone(rng: np.random.Generator) -> None:
+    nodes = [node("Conv", "x w", "h"), node("Mul", "h c", "m"), node("Relu", "m", "y")]
+    weight, vector = rng.normal(size=(4, 4, 1, 1)), rng.normal(size=(4, 1, 1))
+
+    check(nodes, {"w": weight, "c": np.broadcast_to(vector, (4, 5, 5))}, ["Conv", "Relu"])
+    check(nodes, {"w": weight, "c": np.full((4, 5, 5), 0.5)}, ["Conv", "Mul", "Relu"])
+    check(nodes, {"w": weight, "c": rng.normal(size=(4, 5, 5))}, ["Conv", "Mul", "Relu"])
+
+
+def test_gelu_and_the_scale_of_attention_are_left_alone(rng: np.random.Generator) -> None:
+    gelu = [
+        node("Conv", "x w", "h"),
+        node("Div", "h root", "d"),
+        node("Erf", "d", "e"),
+        node("Add", "e one", "a"),
+        node("Mul", "h a", "m"),
+        node("Mul", "m half", "y"),
+    ]
+    numbers = {"root": np.float64(2**0.5), "one": np.ones(1), "half": np.full((1, 1, 1, 1), 0.5)}
+    check(gelu, {"w": rng.normal(size=(4, 4, 1, 1))} | numbers, [each.op_type for each in gelu])
+
+    attention = [
+        node("Conv", "x w", "q"),
+        node("Conv", "x v", "k"),
+        node("MatMul", "q k", "s"),
+        node("Mul", "s half", "t"),
+        node("Softmax", "t", "y", axis=-1),
+    ]
+    weights = {"w": rng.normal(size=(4, 4, 1, 1)), "v": rng.normal(size=(4, 4, 1, 1)), "half": np.float64(0.5)}
+    check(attention, weights, [each.op_type for each in attention])
+
+
 def test_the_affine_of_a_decomposed_layer_norm_is_left_for_the_runtime(rng: np.random.Generator) -> None:
     nodes = [
         node("ReduceMean", "x", "m", axes=[1]),

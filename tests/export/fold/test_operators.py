@@ -47,6 +47,26 @@ def without_offset(constants: dict[str, Any]) -> None:
     constants["bn.shift"] = constants["bn.mean"] = np.zeros_like(constants["bn.mean"])
 
 
+def one_negative(constants: dict[str, Any]) -> None:
+    positive(constants)
+    constants["bn.scale"][1] *= -1
+
+
+def one_negative_without_offset(constants: dict[str, Any]) -> None:
+    one_negative(constants)
+    gain_only(constants)
+
+
+def not_negative(constants: dict[str, Any]) -> None:
+    constants["bn.scale"] = np.abs(constants["bn.scale"])
+    assert not constants["bn.scale"].all()
+
+
+def not_negative_without_offset(constants: dict[str, Any]) -> None:
+    not_negative(constants)
+    gain_only(constants)
+
+
 def gain_only(constants: dict[str, Any]) -> None:
     constants["bn.shift"] = constants["bn.mean"] = np.zeros_like(constants["bn.mean"])
 
@@ -62,6 +82,24 @@ def ints(*numbers: int) -> np.ndarray:
 
 FLAT = CHANNELS * SIZE * SIZE
 VECTOR = np.linspace(0.5, 2.0, CHANNELS).reshape(CHANNELS, 1, 1)
+
+ONE = {"limit": np.float64(0), "first": ints(0), "two": ints(2)}
+"""Constants of MASK and COMPUTED."""
+
+MASK = [node("Greater", "z limit", "mask")]
+COMPUTED = [
+    node("ReduceMax", "z", "highest", keepdims=0),
+    node("Greater", "highest limit", "is_above"),
+    node("Cast", "is_above", "i0", to=onnx.TensorProto.INT64),
+    node("Unsqueeze", "i0 first", "i1"),
+    node("Add", "i1 two", "i2"),
+]
+"""Nodes that make an index, i0, and a vector of one number, i2, that are known only when the model runs."""
+
+ZERO = helper.make_tensor("value", onnx.TensorProto.DOUBLE, [1], [0.0])
+
+GRID = {"grid": np.random.default_rng(3).uniform(-1.6, 1.6, size=(2, 5, 4, 2))}
+ROIS = {"rois": np.array([[-2.0, -1, 3, 4], [0, 0, 5, 5], [2, 3, 9, 8]]), "rows": ints(0, 1, 1)}
 
 ROWS: dict[str, Row] = {
     "Identity": Row([node("Identity")]),
@@ -158,12 +196,329 @@ ROWS: dict[str, Row] = {
         {"ax": ints(2, 3), "s": ints(1, CHANNELS, 2, 3)},
         (CHANNELS, 2, 3),
     ),
+    "Tile of positions": Row([node("Tile", "a r")], {"r": ints(1, 1, 2, 3)}, (CHANNELS, 12, 18)),
+    "Tile of channels": Row([node("Tile", "a r")], {"r": ints(1, 2, 1, 1)}, (16, SIZE, SIZE), back="expanded"),
+    "Tile of channels, uniform affine": Row(
+        [node("Tile", "a r")], {"r": ints(1, 2, 1, 1)}, (16, SIZE, SIZE), change=uniform
+    ),
+    "Tile of one channel": Row(
+        [node("ReduceSum", "a ax", "c"), node("Tile", "c r")],
+        {"ax": ints(1), "r": ints(1, 3, 1, 1)},
+        (3, SIZE, SIZE),
+        change=uniform,
+    ),
+    "Tile by numbers of which one is computed": Row(
+        [*COMPUTED, node("Concat", "one one i2 one", "r", axis=0), node("Tile", "a r")], {**ONE, "one": ints(1)}
+    ),
+    "Tile by computed numbers": Row(
+        [*COMPUTED, node("Concat", "one i2 one one", "r", axis=0), node("Tile", "a r")],
+        {**ONE, "one": ints(1)},
+        (3 * CHANNELS, SIZE, SIZE),
+        back="unknown-shape",
+        forward="unknown-shape",
+    ),
+    "ReduceSum": Row([node("ReduceSum", "a ax")], {"ax": ints(2, 3)}, (CHANNELS, 1, 1)),
+    "ReduceSum by attribute": Row([node("ReduceSum", axes=[-1])], out=(CHANNELS, SIZE, 1), opset=11),
+    "ReduceSum without the axis, and Unsqueeze": Row(
+        [node("ReduceSum", "a ax", "c", keepdims=0), node("Unsqueeze", "c ax")], {"ax": ints(2)}, (CHANNELS, 1, SIZE)
+    ),
+    "ReduceSum over channels": Row(
+        [node("ReduceSum", "a ax")], {"ax": ints(1)}, (1, SIZE, SIZE), forward="reduced-axis"
+    ),
+    "ReduceSum of nothing": Row([node("ReduceSum", noop_with_empty_axes=1)]),
+    "ReduceMin": Row([node("ReduceMin", "a ax")], {"ax": ints(3)}, (CHANNELS, SIZE, 1), change=not_negative),
+    "ReduceMin with a negative gain": Row(
+        [node("ReduceMin", "a ax")],
+        {"ax": ints(3)},
+        (CHANNELS, SIZE, 1),
+        change=one_negative,
+        back="gain-sign",
+        forward="gain-sign",
+    ),
+    "ReduceMax with a gain of zero": Row(
+        [node("ReduceMax", "a ax")], {"ax": ints(2)}, (CHANNELS, 1, SIZE), change=not_negative
+    ),
+    "MaxPool with a gain of zero": Row([node("MaxPool", kernel_shape=[3, 3], pads=[1] * 4)], change=not_negative),
+    "GlobalMaxPool with a gain of zero": Row([node("GlobalMaxPool")], out=(CHANNELS, 1, 1), change=not_negative),
+    "Relu with a gain of zero": Row([node("Relu")], change=not_negative_without_offset),
+    "LeakyRelu with a gain of zero": Row([node("LeakyRelu", alpha=-0.5)], change=not_negative_without_offset),
+    "PRelu with a gain of zero": Row([node("PRelu", "a p")], {"p": VECTOR - 1}, change=not_negative_without_offset),
+    "Max with a constant": Row([node("Max", "a k")], {"k": VECTOR}, change=positive),
+    "Max with a scalar": Row([node("Max", "k a")], {"k": np.float64(0)}, change=positive),
+    "Min with a constant": Row([node("Min", "a k")], {"k": VECTOR}, change=positive),
+    "Max with a constant, a gain of zero": Row(
+        [node("Max", "a k")], {"k": VECTOR}, change=not_negative, forward="zero-gain"
+    ),
+    "Max with a constant, a negative gain": Row(
+        [node("Max", "a k")], {"k": VECTOR}, change=one_negative, back="gain-sign", forward="gain-sign"
+    ),
+    "Max with itself, a gain of zero": Row([node("Identity", "a", "c"), node("Max", "a c")], change=not_negative),
+    "Max with another value": Row(
+        [node("Sigmoid", "z", "c"), node("Max", "a c")], change=positive, back="operator", forward="unequal-gains"
+    ),
+    "Where with a constant": Row([*MASK, node("Where", "mask k a")], {**ONE, "k": np.float64(0.5)}, change=positive),
+    "Where with a constant vector": Row([*MASK, node("Where", "mask a k")], {**ONE, "k": VECTOR}, change=positive),
+    "Where with a constant, any gain": Row(
+        [*MASK, node("Where", "mask k a")], {**ONE, "k": VECTOR}, forward="zero-gain"
+    ),
+    "Where of one value": Row([*MASK, node("Where", "mask a a")], ONE),
+    "Where with another value": Row(
+        [*MASK, node("Sigmoid", "z", "c"), node("Where", "mask a c")], ONE, back="operator", forward="unequal-gains"
+    ),
+    "Mean with a constant": Row([node("Mean", "a k")], {"k": VECTOR}, change=positive),
+    "Mean with a constant, any gain": Row([node("Mean", "a k")], {"k": VECTOR}, forward="zero-gain"),
+    "Mean with another value": Row(
+        [node("Sigmoid", "z", "c"), node("Mean", "a c")], back="operator", forward="unequal-gains"
+    ),
+    "Sum with a constant among its branches": Row([node("Sum", "a k a")], {"k": VECTOR}, change=positive),
+    "Concat of channels with a constant": Row(
+        [node("Concat", "a k", axis=1)],
+        {"k": np.linspace(-1, 1, 216).reshape(2, 3, SIZE, SIZE)},
+        (CHANNELS + 3, SIZE, SIZE),
+    ),
+    "Concat of positions with a constant": Row(
+        [node("Concat", "k a", axis=-1)],
+        {"k": np.linspace(-1, 1, 192).reshape(2, CHANNELS, SIZE, 2)},
+        (CHANNELS, SIZE, SIZE + 2),
+        change=positive,
+    ),
+    "Concat of positions with a constant, any gain": Row(
+        [node("Concat", "k a", axis=-1)],
+        {"k": np.linspace(-1, 1, 192).reshape(2, CHANNELS, SIZE, 2)},
+        (CHANNELS, SIZE, SIZE + 2),
+        forward="not-per-channel",
+    ),
+    "Pad that crops": Row([node("Pad", "a q")], {"q": ints(0, 0, -1, -1, 0, 0, 0, -2)}, (CHANNELS, 5, 3)),
+    "Pad that crops channels": Row([node("Pad", "a q")], {"q": ints(0, -1, 0, 0, 0, -2, 0, 0)}, (5, SIZE, SIZE)),
+    "Pad that crops, by attribute": Row([node("Pad", pads=[0, -2, 0, -1, 0, 0, 0, 0])], out=(6, SIZE, 5), opset=9),
+    "Pad that crops the channels it names": Row(
+        [node("Pad", "a q - ax")], {"q": ints(-3, -1), "ax": ints(-3)}, (4, SIZE, SIZE)
+    ),
+    "Pad that crops channels and pads positions": Row(
+        [node("Pad", "a q")],
+        {"q": ints(0, -1, 1, 0, 0, 0, 0, 1)},
+        (7, 7, 7),
+        change=gain_only,
+    ),
+    "Pad that crops channels and repeats the border": Row(
+        [node("Pad", "a q", mode="edge")], {"q": ints(0, -1, 1, -2, 0, 0, 0, 1)}, (7, 7, 5)
+    ),
+    "Pad of channels": Row(
+        [node("Pad", "a q")],
+        {"q": ints(0, 1, 0, 0, 0, -1, 0, 0)},
+        change=positive,
+        back="padded-axis",
+        forward="padded-axis",
+    ),
+    "Pad by computed pads of axes that it names": Row(
+        [*COMPUTED, node("Concat", "i2 i2", "q", axis=0), node("Pad", "a q - ax", mode="edge")],
+        {**ONE, "ax": ints(2)},
+    ),
+    "Pad by pads of which two are computed": Row(
+        [*COMPUTED, node("Concat", "o o i2 o o o i2 o", "q", axis=0), node("Pad", "a q", mode="edge")],
+        {**ONE, "o": ints(0)},
+    ),
+    "Pad by computed pads": Row(
+        [*COMPUTED, node("Sub", "i2 three", "i3"), node("Concat", "o i3 o o o o o o", "q", axis=0), node("Pad", "a q")],
+        {**ONE, "o": ints(0), "three": ints(3)},
+        back="computed-pads",
+        forward="computed-pads",
+    ),
+    "Gather that drops an axis": Row(
+        [node("Gather", "a i", "c", axis=2), node("Unsqueeze", "c ax")],
+        {"i": np.int64(-1), "ax": ints(2)},
+        (CHANNELS, 1, SIZE),
+    ),
+    "Gather of one channel that drops the axis": Row(
+        [node("Gather", "a i", "c", axis=1), node("Unsqueeze", "c ax")],
+        {"i": np.int64(3), "ax": ints(1)},
+        (1, SIZE, SIZE),
+    ),
+    "Gather of channels by a matrix": Row(
+        [node("Gather", "a i", "c", axis=1), node("Reshape", "c s")],
+        {"i": np.array([[0, 3], [5, -1]]), "s": ints(0, 4, SIZE, SIZE)},
+        (4, SIZE, SIZE),
+    ),
+    "Gather of positions by a matrix": Row(
+        [node("Gather", "a i", "c", axis=3), node("Reshape", "c s")],
+        {"i": np.array([[0, 3, 0], [5, -1, 2]]), "s": ints(0, CHANNELS, SIZE, SIZE)},
+    ),
+    "Gather of a channel twice": Row(
+        [node("Gather", "a i", axis=1)], {"i": ints(3, 3)}, (2, SIZE, SIZE), back="repeated"
+    ),
+    "Gather of a channel twice, uniform affine": Row(
+        [node("Gather", "a i", axis=1)], {"i": ints(3, 3)}, (2, SIZE, SIZE), change=uniform
+    ),
+    "Gather by a computed index of another axis": Row(
+        [*COMPUTED, node("Gather", "a i0", "c", axis=3), node("Unsqueeze", "c ax")],
+        {**ONE, "ax": ints(3)},
+        (CHANNELS, SIZE, 1),
+    ),
+    "Gather by computed indices of channels": Row(
+        [*COMPUTED, node("Concat", "i2 i2", "i", axis=0), node("Gather", "a i", axis=1)],
+        ONE,
+        (2, SIZE, SIZE),
+        back="computed-indices",
+        forward="computed-indices",
+    ),
+    "Slice to a computed end of another axis": Row(
+        [*COMPUTED, node("Slice", "a s i2 ax")], {**ONE, "s": ints(0), "ax": ints(-1)}
+    ),
+    "Slice to a computed end of the first axis": Row([*COMPUTED, node("Slice", "a s i2")], {**ONE, "s": ints(0)}),
+    "Slice to a computed end of the channels": Row(
+        [*COMPUTED, node("Slice", "a s i2 ax")],
+        {**ONE, "s": ints(0), "ax": ints(1)},
+        (3, SIZE, SIZE),
+        back="computed-indices",
+        forward="computed-indices",
+    ),
+    "Slice of computed axes": Row(
+        [*COMPUTED, node("Slice", "a s e i2")],
+        {**ONE, "s": ints(1), "e": ints(5)},
+        back="computed-indices",
+        forward="computed-indices",
+    ),
+    "GridSample that reflects": Row(
+        [node("GridSample", "a grid", padding_mode="reflection", mode="nearest", align_corners=1)],
+        GRID,
+        (CHANNELS, 5, 4),
+        opset=16,
+    ),
+    "GridSample beyond the border, gain alone": Row(
+        [node("GridSample", "a grid", mode="linear")], GRID, (CHANNELS, 5, 4), change=gain_only, opset=20
+    ),
+    "GridSample beyond the border": Row(
+        [node("GridSample", "a grid")], GRID, (CHANNELS, 5, 4), opset=20, back="zero-padding", forward="zero-padding"
+    ),
+    "RoiAlign, gain alone": Row(
+        [node("RoiAlign", "a rois rows", output_height=2, output_width=3)], ROIS, (CHANNELS, 2, 3), change=gain_only
+    ),
+    "RoiAlign": Row(
+        [node("RoiAlign", "a rois rows", output_height=2, output_width=3)],
+        ROIS,
+        (CHANNELS, 2, 3),
+        back="zero-padding",
+        forward="zero-padding",
+    ),
+    "RoiAlign of maxima": Row(
+        [node("RoiAlign", "a rois rows", mode="max", output_height=2, output_width=3)],
+        ROIS,
+        (CHANNELS, 2, 3),
+        change=not_negative_without_offset,
+    ),
+    "RoiAlign of maxima, a negative gain": Row(
+        [node("RoiAlign", "a rois rows", mode="max", output_height=2, output_width=3)],
+        ROIS,
+        (CHANNELS, 2, 3),
+        change=one_negative_without_offset,
+        back="gain-sign",
+        forward="gain-sign",
+    ),
+    "ReduceL2": Row(
+        [node("ReduceL2", "a ax")], {"ax": ints(2, 3)}, (CHANNELS, 1, 1), change=not_negative_without_offset
+    ),
+    "ReduceL1 by attribute": Row(
+        [node("ReduceL1", axes=[-1])], out=(CHANNELS, SIZE, 1), change=not_negative_without_offset, opset=13
+    ),
+    "ReduceL2 with an offset": Row(
+        [node("ReduceL2", "a ax")],
+        {"ax": ints(2, 3)},
+        (CHANNELS, 1, 1),
+        change=positive,
+        back="non-linear",
+        forward="non-linear",
+    ),
+    "LpPool": Row([node("LpPool", kernel_shape=[2, 2], p=2)], out=(CHANNELS, 5, 5), change=not_negative_without_offset),
+    "LpPool with an offset": Row(
+        [node("LpPool", kernel_shape=[2, 2])],
+        out=(CHANNELS, 5, 5),
+        change=positive,
+        back="non-linear",
+        forward="non-linear",
+    ),
+    "LpPool with a negative gain": Row(
+        [node("LpPool", kernel_shape=[2, 2])],
+        out=(CHANNELS, 5, 5),
+        change=one_negative,
+        back="gain-sign",
+        forward="gain-sign",
+    ),
+    "Compress of positions": Row(
+        [node("Compress", "a mask", axis=2)],
+        {"mask": np.array([True, False, True, True, False, False])},
+        (CHANNELS, 3, SIZE),
+    ),
+    "Compress of channels": Row(
+        [node("Compress", "a mask", axis=1)],
+        {"mask": np.arange(CHANNELS) > 4},
+        (3, SIZE, SIZE),
+        back="operator",
+        forward="operator",
+    ),
+    "ReverseSequence of positions": Row(
+        [node("ReverseSequence", "a lengths", batch_axis=0, time_axis=2)], {"lengths": ints(3, 5)}
+    ),
+    "ReverseSequence of channels": Row(
+        [node("ReverseSequence", "a lengths", batch_axis=0, time_axis=1)],
+        {"lengths": ints(3, 5)},
+        back="operator",
+        forward="operator",
+    ),
+    "GatherElements of positions": Row(
+        [node("GatherElements", "a i", axis=3)],
+        {"i": np.random.default_rng(4).integers(-SIZE, SIZE, (2, CHANNELS, SIZE, 3))},
+        (CHANNELS, SIZE, 3),
+    ),
+    "GatherElements of channels": Row(
+        [node("GatherElements", "a i", axis=1)],
+        {"i": np.random.default_rng(4).integers(0, CHANNELS, (2, 5, SIZE, SIZE))},
+        (5, SIZE, SIZE),
+        back="operator",
+        forward="operator",
+    ),
+    "Neg": Row([node("Neg")]),
+    "Abs": Row([node("Abs")], change=not_negative_without_offset),
+    "Abs with an offset": Row([node("Abs")], change=positive, back="non-linear", forward="non-linear"),
+    "Clip as a Relu": Row([node("Clip", "a k")], {"k": np.float64(0)}, change=without_offset),
+    "Clip as a Relu, by attribute": Row(
+        [node("Clip", min=0.0, max=3.4028234663852886e38)], change=without_offset, opset=9
+    ),
+    "Clip with a uniform affine": Row(
+        [node("Clip", "a k l")], {"k": np.float64(-1), "l": np.float64(0.5)}, change=uniform
+    ),
+    "Clip without bounds": Row([node("Clip")], change=positive),
+    "Clip": Row(
+        [node("Clip", "a - k")], {"k": np.float64(6)}, change=positive, back="non-linear", forward="non-linear"
+    ),
+    "Clip with a gain of zero": Row(
+        [node("Clip", "a k")], {"k": np.float64(0)}, change=not_negative_without_offset, forward="zero-gain"
+    ),
+    "Clip with a negative gain": Row(
+        [node("Clip", "a k")], {"k": np.float64(0)}, change=one_negative, back="gain-sign", forward="gain-sign"
+    ),
+    "ConstantOfShape beside the channels": Row(
+        [node("Shape", "z", "s"), node("ConstantOfShape", "s", "c", value=ZERO), node("Concat", "a c", axis=1)],
+        out=(2 * CHANNELS, SIZE, SIZE),
+        change=gain_only,
+    ),
+    "ConstantOfShape beside the channels, uniform affine": Row(
+        [node("Shape", "z", "s"), node("ConstantOfShape", "s", "c", value=ZERO), node("Concat", "c a", axis=2)],
+        out=(CHANNELS, 2 * SIZE, SIZE),
+        change=uniform,
+        forward="not-per-channel",
+    ),
     "Softmax": Row([node("Softmax", axis=1)], back="operator", forward="operator"),
     "Tanh": Row([node("Tanh")], back="operator", forward="operator"),
     "Relu with an offset": Row([node("Relu")], change=positive, back="non-linear", forward="non-linear"),
-    "Relu with a negative gain": Row([node("Relu")], back="gain-sign", forward="gain-sign"),
+    "Relu with a negative gain": Row(
+        [node("Relu")], change=one_negative_without_offset, back="gain-sign", forward="gain-sign"
+    ),
     "MaxPool with a negative gain": Row(
-        [node("MaxPool", kernel_shape=[2, 2])], out=(CHANNELS, 5, 5), back="gain-sign", forward="gain-sign"
+        [node("MaxPool", kernel_shape=[2, 2])],
+        out=(CHANNELS, 5, 5),
+        change=one_negative,
+        back="gain-sign",
+        forward="gain-sign",
     ),
     "AveragePool that counts padding, with an offset": Row(
         [node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)],

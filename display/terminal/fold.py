@@ -100,7 +100,7 @@ def fold_table(report: FoldReport) -> Table:
 def _absorbers(entry: BatchNormOutcome) -> str:
     """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
     between = sum(step not in entry.into for step in entry.path)
-    by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
+    by_way = f", through {between} node{'s' * (between > 1)}" if between else ""
     return ", ".join(entry.into) + by_way
 
 

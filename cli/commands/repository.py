@@ -1,7 +1,7 @@
-"""`normfold repository`: versions of bundles on disk, beside a service that may be running.
+"""`normfold repository`: the versions of a repository on disk, while a service may be running.
 
-The base install is enough: no bundle's network is opened. Rolling back publishes, deleting renames away, so that
-a service that looks at the folders at any moment finds whole versions alone.
+The base install is enough, because no network is opened. A rollback publishes a complete version and a deletion first
+renames the folder, so that a running service only ever finds complete versions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page of `normfold inspect --html`: what a fold would do to a model, for a person to read."""
+"""The page of `normfold inspect --html`: what a fold would do to a model."""
 
 from __future__ import annotations
 

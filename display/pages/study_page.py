@@ -1,4 +1,4 @@
-"""The page of `normfold study`: each claim with its picture, its table and its verdict, complete in one file."""
+"""The page of `normfold study`: each claim with its plot, table and verdict, in one self-contained file."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_verify_needs_the_card_where_a_model_takes_pixels(tmp_path: Path) -> Non
         ({"x": ["n", 6, 6, 3]}, COLOUR_CARD, "3 channels, on axis 1 of four"),
         ({"x": ["n", "h", "w", 3]}, COLOUR_CARD, "with the channels last"),
         ({"x": ["n", 3, 6, 6, 6]}, COLOUR_CARD, "3 channels, on axis 1 of four"),
-        ({"x": ["n", 3]}, COLOUR_CARD, "'x' is not a picture of floats"),
+        ({"x": ["n", 3]}, COLOUR_CARD, "'x' is not a float image"),
         ({"x": ["n", 3, 6, 6], "z": ["n", 3, 6, 6]}, COLOUR_CARD, "one input; this one has ['x', 'z']"),
     ],
 )

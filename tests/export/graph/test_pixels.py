@@ -176,9 +176,9 @@ def test_model_that_cannot_take_pixels_is_named_with_the_reason(shapes: Any, pre
 
 
 def test_rows_and_sequences_are_no_pixels() -> None:
-    with pytest.raises(PixelError, match="of rows of a table; only pictures"):
+    with pytest.raises(PixelError, match="of rows of a table; only images"):
         from_pixels(RowPreprocessing(columns=("a",), mean=(0.0,), std=(1.0,)))
-    with pytest.raises(PixelError, match="of sequences; only pictures"):
+    with pytest.raises(PixelError, match="of sequences; only images"):
         from_pixels(SequencePreprocessing(channels=("a",), length=3, mean=(0.0,), std=(1.0,)))
 
 

@@ -26,7 +26,7 @@ class DamagedBundleError(InputError):
     """A bundle's folder does not agree with its manifest."""
 
 
-def read_version(text: str) -> int | None:
+def parse_version(text: str) -> int | None:
     """Parse a version, 1 to MAX_VERSION without leading zeros; return None for any other text."""
     if not DIGITS.fullmatch(text) or text.startswith("0") or len(text) > len(str(MAX_VERSION)):
         return None

@@ -162,7 +162,7 @@ class RowPreprocessing(BaseModel):
         """Read one row, given as a list in column order or as an object keyed by column.
 
         Returns:
-            float64 of shape (columns,), in raw units; float32 could not tell large numbers apart that are close.
+            float64 of shape (columns,), in raw units; float32 would round large numbers that are close to the same one.
 
         Raises:
             RawInputError: a column is missing or unknown, or a value is not a finite number.

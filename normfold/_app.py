@@ -31,7 +31,7 @@ def create_app(repository: AnyPath | None = None, **settings: Any) -> FastAPI:
         SettingsError: a setting, or a variable of the environment that sets one, is wrong or unknown.
     """
     require_packages("fastapi", extra="cpu", needed_for="normfold.create_app")
-    from normfold.contract.runtime import require_onnxruntime
+    from normfold.contract.onnxruntime_package import require_onnxruntime
     from normfold.service.app import create_app as create_service
     from normfold.service.settings import load_settings
 

@@ -279,7 +279,7 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
         SettingsError: a setting is wrong.
         InputError: the repository cannot be read, or none of its models can be loaded.
     """
-    from normfold.contract.runtime import require_onnxruntime
+    from normfold.contract.onnxruntime_package import require_onnxruntime
     from normfold.service.settings import load_settings
 
     require_onnxruntime()

@@ -6,41 +6,24 @@ a pool, so threads may share a client.
 
 from __future__ import annotations
 
-import http.client
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, Full, LifoQueue
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import numpy as np
 import numpy.typing as npt
 import orjson
 
-from normfold._shared.predictions import (
-    ClassProbability,
-    ImageInput,
-    image_bytes,
-    instances_json,
-    to_prediction,
-    to_tensor,
-)
-from normfold.errors import ArgumentError, ResponseError, UnreachableError
-from normfold.service.codec.binary_tensors import Piece, array_from_bytes, array_to_bytes
-from normfold.service.codec.json_tensors import DTYPES
+from normfold._shared.connection_pool import ConnectionPool, Response
+from normfold._shared.infer_messages import read_infer_response, write_infer_request
+from normfold._shared.predictions import ClassProbability, ImageInput, image_bytes, instances_json, to_prediction
+from normfold.errors import ResponseError, UnreachableError
+from normfold.service.codec.binary_tensors import Piece
 
 Array = npt.NDArray[Any]
-
-_DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
-
-_HEADER_LENGTH = "Inference-Header-Content-Length"
-
-_REUSABLE_CONNECTIONS = 16
-"""Connections that are kept open between requests; more are closed when they have answered."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +47,6 @@ class ModelVersion:
     inputs: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
     outputs: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
     labels: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class _Response:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
 
 
 class Client:
@@ -104,16 +80,10 @@ class Client:
         max_retry_wait_s: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ArgumentError(f"`url` is {url!r}; it must be of http or https, such as http://127.0.0.1:8000.")
-        self.url = url.rstrip("/")
-        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
-        self._ssl = (ssl_context or ssl.create_default_context()) if parts.scheme == "https" else None
-        self._timeout_s, self._max_retries, self._max_retry_wait_s = timeout_s, max_retries, max_retry_wait_s
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._idle: LifoQueue[http.client.HTTPConnection] = LifoQueue(_REUSABLE_CONNECTIONS)
-        self._closed = False
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._pool = ConnectionPool(url, headers, timeout_s, ssl_context)
+        self.url = self._pool.url
+        self._max_retries, self._max_retry_wait_s = max_retries, max_retry_wait_s
 
     def predict(self, model: str, rows: Any, *, version: int | None = None) -> list[Any]:
         """Predict from raw inputs, which the service preprocesses as the model was trained.
@@ -187,28 +157,9 @@ class Client:
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
         """
-        entries: list[dict[str, Any]] = []
-        tensors: list[Piece] = []
-        for name, given in inputs.items():
-            array = to_tensor(given)
-            entry: dict[str, Any] = {"name": name, "datatype": _datatype(name, array), "shape": list(array.shape)}
-            if binary:
-                tensors.append(array_to_bytes(array))
-                entry["parameters"] = {"binary_data_size": len(tensors[-1])}
-            else:
-                entry["data"] = array.reshape(-1).tolist()
-            entries.append(entry)
-        record: dict[str, Any] = {"inputs": entries}
-        if binary:
-            record["parameters"] = {"binary_data_output": True}
-        if outputs is not None:
-            record["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
-        head = orjson.dumps(record)
-        headers = {"Content-Type": "application/octet-stream" if binary else "application/json"}
-        if binary:
-            headers[_HEADER_LENGTH] = str(len(head))
-        response = self._ask("POST", self._path("v2", model, version, "/infer"), (head, *tensors), headers)
-        return _read_outputs(response)
+        pieces, headers = write_infer_request(inputs, outputs, binary)
+        response = self._ask("POST", self._path("v2", model, version, "/infer"), pieces, headers)
+        return read_infer_response(response.headers, response.body)
 
     def models(self) -> list[ModelVersion]:
         """Return every version of every model that the service has, whatever its state.
@@ -252,12 +203,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._closed = True
-        while True:
-            try:
-                self._idle.get_nowait().close()
-            except Empty:
-                return
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -285,11 +231,11 @@ class Client:
         pieces: Sequence[Piece] = (),
         headers: Mapping[str, str] | None = None,
         max_retries: int | None = None,
-    ) -> _Response:
+    ) -> Response:
         """Send a request, and again where it is answered with 503 and a Retry-After that is not too long."""
         left, waited_s = self._max_retries if max_retries is None else max_retries, 0.0
         while True:
-            response = self._send(method, path, pieces, headers or {})
+            response = self._pool.request(method, path, pieces, headers)
             if response.status == 200:
                 return response
             error = _to_error(response)
@@ -298,76 +244,6 @@ class Client:
                 raise error
             time.sleep(wait_s)
             left, waited_s = left - 1, waited_s + wait_s
-
-    def _send(self, method: str, path: str, pieces: Sequence[Piece], headers: Mapping[str, str]) -> _Response:
-        """Send a request on a connection that is open, or on a new one where the service has closed that meanwhile."""
-        sent = {**self._headers, **headers}
-        if pieces:
-            sent["Content-Length"] = str(sum(map(len, pieces)))
-        while True:
-            connection, is_new = self._connection()
-            try:
-                with suppress(BrokenPipeError, ConnectionResetError):  # a body too large is answered before it has come
-                    connection.request(method, self._prefix + path, iter(pieces) if pieces else None, sent)
-                answer = connection.getresponse()
-                response = _Response(answer.status, answer.headers, answer.read())
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                if not is_new and isinstance(error, ConnectionError):
-                    continue
-                raise UnreachableError(self.url, _reason(error, self._timeout_s)) from error
-            except BaseException:
-                connection.close()
-                raise
-            self._keep(connection)
-            return response
-
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        """Return a connection, and whether it is a new one."""
-        try:
-            return self._idle.get_nowait(), False
-        except Empty:
-            pass
-        if self._ssl is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s), True
-        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._ssl), True
-
-    def _keep(self, connection: http.client.HTTPConnection) -> None:
-        """Keep a connection for the next request, unless the service has closed it or there are enough."""
-        if connection.sock is None:
-            return
-        try:
-            if not self._closed:
-                self._idle.put_nowait(connection)
-                return
-        except Full:
-            pass
-        connection.close()
-
-
-def _datatype(name: str, array: Array) -> str:
-    datatype = _DATATYPES.get(array.dtype)
-    if datatype is None:
-        raise ArgumentError(f"Input {name!r} has the dtype {array.dtype}, which the protocol does not know.")
-    return datatype
-
-
-def _read_outputs(response: _Response) -> dict[str, Array]:
-    """Return the tensors of an infer response: JSON, and bytes after it."""
-    length = response.headers.get(_HEADER_LENGTH)
-    body = memoryview(response.body)
-    at = len(body) if length is None else int(length)
-    record = orjson.loads(body[:at])
-    arrays: dict[str, Array] = {}
-    for output in record["outputs"]:
-        datatype, shape, name = output["datatype"], output["shape"], output["name"]
-        size = output.get("parameters", {}).get("binary_data_size")
-        if size is None:
-            arrays[name] = np.array(output["data"], DTYPES[datatype]).reshape(shape)
-        else:
-            arrays[name] = array_from_bytes(body[at : at + size], datatype, shape, f"Output {name!r}")
-            at += size
-    return arrays
 
 
 def _model_version(name: str, record: Mapping[str, Any]) -> ModelVersion:
@@ -388,7 +264,7 @@ def _model_version(name: str, record: Mapping[str, Any]) -> ModelVersion:
     )
 
 
-def _to_error(response: _Response) -> ResponseError:
+def _to_error(response: Response) -> ResponseError:
     """Return the error that a response is, in the service's own sentence where it has one."""
     try:
         sentence = orjson.loads(response.body)["error"]
@@ -397,10 +273,3 @@ def _to_error(response: _Response) -> ResponseError:
     after = response.headers.get("Retry-After", "")
     wait_s = float(after) if after.isascii() and after.isdecimal() else None
     return ResponseError(str(sentence), response.status, wait_s, response.headers.get("X-Request-Id"))
-
-
-def _reason(error: Exception, timeout_s: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"it did not answer within {timeout_s:g} s."
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return f"{text}."

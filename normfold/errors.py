@@ -134,15 +134,15 @@ if TYPE_CHECKING:
     from normfold.contract.bundle import DamagedBundleError as DamagedBundleError
     from normfold.contract.drift.monitor import MonitorError as MonitorError
     from normfold.contract.errors import RawInputError as RawInputError
+    from normfold.contract.onnxruntime_package import RuntimePackageError as RuntimePackageError
     from normfold.contract.record import ManifestError as ManifestError
-    from normfold.contract.runtime import RuntimePackageError as RuntimePackageError
 
 _LAZY = {
     "DamagedBundleError": "bundle",
     "ManifestError": "record",
     "MonitorError": "drift.monitor",
     "RawInputError": "errors",
-    "RuntimePackageError": "runtime",
+    "RuntimePackageError": "onnxruntime_package",
 }
 """Errors in modules of `normfold.contract` that import numpy or pydantic, by the name of the module."""
 

@@ -96,7 +96,7 @@ class _App(FastAPI):
             self._outermost = Cors(self._outermost, settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the lifespan; servers tell ASGI's versions apart by this being a coroutine function."""
+        """Serve one request, or the lifespan. Servers recognise ASGI 3 by this coroutine function."""
         await self._outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:

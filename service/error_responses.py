@@ -25,8 +25,8 @@ from normfold.contract.errors import (
     SetupError,
     WriteError,
 )
+from normfold.contract.onnxruntime_package import RuntimePackageError
 from normfold.contract.record import ManifestError
-from normfold.contract.runtime import RuntimePackageError
 from normfold.service.errors import (
     AddressError,
     AmbiguousRequestError,

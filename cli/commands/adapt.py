@@ -1,4 +1,4 @@
-"""`normfold adapt`."""
+"""`normfold adapt`: statistics from samples without labels become a new version of a model."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from normfold.display.terminal.console import err, out, print_json
 
 if TYPE_CHECKING:
-    from normfold.service.auth.keys import Key
+    from normfold.service.auth.key_file import Key
 
 _COLOURS = {"active": "green", "expired": "yellow", "revoked": "bright_black"}
 
@@ -80,7 +80,7 @@ def list_keys(file: File, as_json: Json = False) -> None:
 
     Example: `normfold keys list --keys keys.json`
     """
-    from normfold.service.auth.keys import read_keys
+    from normfold.service.auth.key_file import read_keys
 
     found = read_keys(file)
     if as_json:

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from normfold._shared.paths import REPOSITORY
-from normfold.contract.runtime import require_onnxruntime
+from normfold.contract.onnxruntime_package import require_onnxruntime
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def serve(
     Example: normfold serve --repository model_repository --port 8000
     """
     require_onnxruntime()
-    from normfold.service.auth.keys import read_keys
+    from normfold.service.auth.key_file import read_keys
     from normfold.service.http.server import make_server, run_workers
     from normfold.service.logs import configure_logging
     from normfold.service.runtime.malloc import use_one_arena

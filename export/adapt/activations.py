@@ -56,7 +56,7 @@ class Activations:
             yield size, self._get(chunk, name)
 
     def advance(self, model: ir.Model, alive: Sequence[ir.Value]) -> None:
-        """Run the piece of the graph between what is there and what shall be alive; forget everything else.
+        """Run the nodes between the stored values and `alive`; delete the other stored values.
 
         Raises:
             NotAdaptableError: a value is not a tensor of known rank, or the piece cannot be run.

@@ -114,7 +114,7 @@ def adapt(
             in the order in which they came.
         prior: for how many samples the statistics of training count.
         version: to adapt; None for the newest.
-        as_tensors: whether an .npz holds tensors; None to tell by the names of its arrays.
+        as_tensors: whether an .npz holds tensors; None to decide by the names of its arrays.
         progress: called with each step as it begins.
 
     Raises:

@@ -43,7 +43,7 @@ def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = N
     Args:
         path: a folder, or an .npz or .csv file.
         expected: that of the network.
-        as_tensors: whether an .npz holds tensors; None to tell by the names of its arrays.
+        as_tensors: whether an .npz holds tensors; None to decide by the names of its arrays.
 
     Raises:
         ModelInputError: an .npz file cannot be read.

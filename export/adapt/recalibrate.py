@@ -28,9 +28,9 @@ from normfold.export.adapt.samples import Samples
 from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import Statistics
 from normfold.export.errors import NotAdaptableError, SampleError, SampleStatisticsError, UnstableSamplesError
-from normfold.export.fold.batchnorm import PARAMETERS, BatchNorm, read_batchnorm
+from normfold.export.fold.batchnorm_parameters import PARAMETERS, BatchNorm, read_batchnorm
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import Derived, constant_dtype
+from normfold.export.graph.constants import DerivedConstant, constant_dtype
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 from normfold.export.graph.shapes import infer_shapes
@@ -116,7 +116,7 @@ def recalibrate(
         TrainingModeError: a BatchNormalization is in training mode.
         SampleError: the samples cannot be cut into batches of the size that the model fixes.
         SampleStatisticsError: what the samples give is not finite.
-        WriteError: there is no room for the activations.
+        WriteError: the disk has no space for the activations.
     """
     common_passes.InlinePass()(model)
     common_passes.RemoveUnusedNodesPass()(model)
@@ -218,6 +218,6 @@ def _put(editor: Editor, label: str, node: ir.Node, statistics: Statistics) -> S
         if not np.isfinite(kept).all():
             raise SampleStatisticsError(label)
         name = (value.name if value is not None and value.is_initializer() else None) or f"{label}.{field}"
-        editor.put_constant(node, index, Derived(name, array.shape, dtype, partial(np.copy, kept)))
+        editor.put_constant(node, index, DerivedConstant(name, array.shape, dtype, partial(np.copy, kept)))
         rounded.append(kept)
     return Statistics(*rounded)

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 
 from normfold.export.arrays import Array
-from normfold.export.fold.batchnorm import PARAMETERS
+from normfold.export.fold.batchnorm_parameters import PARAMETERS
 from normfold.export.fold.report import FoldReport
 
 TRAINED_NAME = "trained.safetensors"
@@ -40,7 +40,7 @@ class Statistics:
     var: Array
 
     def blended(self, sampled: Statistics, prior: float, count: int) -> Statistics:
-        """Return the average with what was sampled, this weighing `prior` and that `count`."""
+        """Return the weighted average: these statistics have the weight `prior`, `sampled` the weight `count`."""
         share = count / (prior + count)
         return Statistics(
             (1 - share) * self.mean + share * sampled.mean,

@@ -1,8 +1,7 @@
 """`monitor.onnx`: a network up to a few BatchNormalization layers, giving the moments of their outputs.
 
-A folded layer still knows its normal state: the value that holds its output has, in each channel, the mean `shift`
-and the variance `scale² · running_var / (running_var + epsilon)`. See `contract.drift.monitor` for what the graph
-gives.
+The moments of a folded layer's output in training are known: in each channel the mean `shift` and the variance
+`scale² · running_var / (running_var + epsilon)`. See `contract.drift.monitor` for what the graph gives.
 
 A channel with a scale near 0 carries its shift and the rounding of it. Divided by the scale, that rounding is of any
 size, and another on another processor; one such channel outweighs all others of its layer. So it is left out.
@@ -21,7 +20,7 @@ import onnx_ir.passes.common as common_passes
 
 from normfold.contract.drift.monitor import MonitoredLayer
 from normfold.export.bundle.evenly_spaced import evenly_spaced
-from normfold.export.fold.batchnorm import BatchNorm
+from normfold.export.fold.batchnorm_parameters import BatchNorm
 from normfold.export.fold.fold import fold
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import opset_of
@@ -143,19 +142,19 @@ def _monitor(editor: Editor, found: _NormOutput) -> MonitoredLayer:
         result.shape, result.type = ir.Shape([sizes[0], live.size]), ir.TensorType(ir.DataType.FLOAT)
         return result
 
-    number = value if live.size == batchnorm.scale.size else add("Gather", value, constant("live", live), axis=1)
+    selected = value if live.size == batchnorm.scale.size else add("Gather", value, constant("live", live), axis=1)
     if value.dtype != ir.DataType.FLOAT:
-        number = add("Cast", number, to=int(ir.DataType.FLOAT))
-    centred = add("Sub", number, constant("normal", shift.astype(np.float32).reshape(shape)))
+        selected = add("Cast", selected, to=int(ir.DataType.FLOAT))
+    centred = add("Sub", selected, constant("shift", shift.astype(np.float32).reshape(shape)))
     u = add("Mul", centred, constant("factor", (1 / np.abs(scale)).astype(np.float32).reshape(shape)))
     means, squares = mean(u, "means"), mean(add("Mul", u, u), "squares")
-    normal = running_var / (running_var + batchnorm.epsilon)
+    variances = running_var / (running_var + batchnorm.epsilon)
     assert means.name is not None
     assert squares.name is not None
     return MonitoredLayer(
         node=found.node,
         means=means.name,
         squares=squares.name,
-        variances=tuple(map(float, np.clip(normal, 0, 1))),
+        variances=tuple(map(float, np.clip(variances, 0, 1))),
         channels=None if live.size == batchnorm.scale.size else tuple(map(int, live)),
     )

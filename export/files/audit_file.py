@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common_passes
 
 from normfold.contract.audit.batchnorm_checks import check_layer
 from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Severity
-from normfold.export.fold.batchnorm import BatchNorm, is_training, read_parameters
+from normfold.export.fold.batchnorm_parameters import BatchNorm, is_training, read_parameters
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
@@ -73,7 +73,7 @@ def _unreadable(label: str, rejection: Rejection) -> Finding:
 
 
 def _dropouts(model: ir.Model) -> Iterator[Finding]:
-    """Find Dropout nodes that drop: from opset 12 an input says so, before that the number of outputs told nothing."""
+    """Find Dropout nodes that drop: from opset 12 an input says so, before that nothing in the file does."""
     for node in model.graph.all_nodes():
         if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 3:
             continue

@@ -33,7 +33,7 @@ class Cost:
     bytes: int = 0
 
 
-def pays(before: Cost, after: Cost) -> bool:
+def is_no_slower(before: Cost, after: Cost) -> bool:
     """Return whether the network runs no slower with what costs `after` in the place of what costs `before`."""
     gone = before.nodes - after.nodes
     return (
@@ -41,7 +41,7 @@ def pays(before: Cost, after: Cost) -> bool:
     )
 
 
-def moved_by(node: ir.Node) -> int:
+def bytes_moved(node: ir.Node) -> int:
     """Return the bytes that a node reads and writes for one row; values of unknown size count nothing.
 
     The first axis counts as one row.

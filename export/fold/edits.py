@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Array
 from normfold.export.fold.cost import bytes_of
-from normfold.export.graph.constants import Derived, constant_dtype, constant_shape
+from normfold.export.graph.constants import DerivedConstant, constant_dtype, constant_shape
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import node_label
 
@@ -24,11 +24,11 @@ class Edit(Protocol):
         """The node that absorbs."""
 
     @property
-    def made(self) -> Sequence[Derived]:
+    def new_constants(self) -> Sequence[DerivedConstant]:
         """The constants that it puts into the graph."""
 
     @property
-    def growth(self) -> int:
+    def added_bytes(self) -> int:
         """Bytes of constants that the node will read, minus those that it reads now."""
 
     def apply(self, editor: Editor) -> None:
@@ -43,18 +43,18 @@ class Rewrite:
     """
 
     node: ir.Node
-    constants: Mapping[int, Derived]
+    constants: Mapping[int, DerivedConstant]
     op_type: str | None = None
     attributes: Mapping[str, float] = field(default_factory=dict)
     copied: Mapping[str, ir.Attr | None] = field(default_factory=dict)
 
     @property
-    def made(self) -> Sequence[Derived]:
+    def new_constants(self) -> Sequence[DerivedConstant]:
         """The new constants."""
         return tuple(self.constants.values())
 
     @property
-    def growth(self) -> int:
+    def added_bytes(self) -> int:
         """Bytes that the new constants have more than the old."""
         inputs = self.node.inputs
         old = [inputs[index] for index in self.constants if index < len(inputs)]
@@ -85,16 +85,16 @@ class GemmAfterReshape:
 
     node: ir.Node
     reshape: ir.Node
-    weight: Derived
-    bias: Derived
+    weight: DerivedConstant
+    bias: DerivedConstant
 
     @property
-    def made(self) -> Sequence[Derived]:
+    def new_constants(self) -> Sequence[DerivedConstant]:
         """Weight and bias."""
         return (self.weight, self.bias)
 
     @property
-    def growth(self) -> int:
+    def added_bytes(self) -> int:
         """Bytes of the bias; the weight is as large as it was."""
         return self.bias.nbytes
 
@@ -121,7 +121,7 @@ class GemmAfterReshape:
 
 def replacement(
     node: ir.Node, index: int, role: str, compute: Callable[[], Array], shape: tuple[int, ...] | None = None
-) -> Derived:
+) -> DerivedConstant:
     """Return a constant to put in the place of another, under its name and of its dtype.
 
     Args:
@@ -133,7 +133,7 @@ def replacement(
     """
     value = node.inputs[index]
     shape = constant_shape(value) if shape is None else shape
-    return Derived(input_name(node, index, role), shape, constant_dtype(value), compute)
+    return DerivedConstant(input_name(node, index, role), shape, constant_dtype(value), compute)
 
 
 def input_name(node: ir.Node, index: int, role: str) -> str:

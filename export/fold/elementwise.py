@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Array, constant_axes_dropped
 from normfold.export.fold.affine import Affine
-from normfold.export.graph.constants import constant_shape, exact, is_constant
+from normfold.export.graph.constants import constant_shape, float64_reader, is_constant
 from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
 
 ELEMENTWISE_OPS = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -43,7 +43,7 @@ def read_elementwise(node: ir.Node, scalars: bool = False) -> Elementwise | None
         return None
     if not broadcasts_into(shape, sizes_of(source)):
         return None
-    constant = constant_axes_dropped(exact(node.inputs[index])().reshape((1,) * (rank - len(shape)) + shape))
+    constant = constant_axes_dropped(float64_reader(node.inputs[index])().reshape((1,) * (rank - len(shape)) + shape))
     affine = _affine(node.op_type, constant, constant_first=index == 0)
     if not np.isfinite(affine.gain).all() or (constant.size == 1 and not scalars and not affine.is_identity):
         return None
@@ -58,7 +58,7 @@ def constant_operand(node: ir.Node) -> int | None:
     return constant.index(True) if sum(constant) == 1 else None
 
 
-def scales_a_normalised_value(node: ir.Node) -> bool:
+def is_layernorm_affine(node: ir.Node) -> bool:
     """Return whether a node belongs to the affine at the end of a decomposed LayerNormalization.
 
     Runtimes recognise that by its nodes, and run it much faster as a whole: to push its affine forward would cost more

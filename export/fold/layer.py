@@ -13,7 +13,7 @@ from normfold.export.fold.edits import Rewrite, input_name, replacement
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import Derived, constant_dtype, constant_shape, exact, is_constant
+from normfold.export.graph.constants import DerivedConstant, constant_dtype, constant_shape, float64_reader, is_constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Layer:
         """Return the step that gives the node another weight, of the same shape, and another bias of a given shape."""
         constants = {1: replacement(self.node, 1, "weight", weight)}
         if bias is not None:
-            constants[2] = Derived(self._bias_name(), bias[0], self.dtype, bias[1])
+            constants[2] = DerivedConstant(self._bias_name(), bias[0], self.dtype, bias[1])
         return Step(edit=Rewrite(self.node, constants, op_type, attributes or {}))
 
     def _bias_name(self) -> str:
@@ -62,10 +62,10 @@ def read_layer(node: ir.Node) -> Layer | Rejection:
             )
     return Layer(
         node,
-        weight=exact(weight),
+        weight=float64_reader(weight),
         weight_shape=constant_shape(weight),
         dtype=constant_dtype(weight),
-        bias=None if bias is None else exact(bias),
+        bias=None if bias is None else float64_reader(bias),
         bias_shape=() if bias is None else constant_shape(bias),
     )
 
@@ -76,12 +76,12 @@ def along_axis(vector: Array, axis: int, rank: int) -> Array:
 
 
 def by_group(vector: Array, groups: int, rows: int) -> Array:
-    """Lay a vector over grouped channels out as a matrix, one row for each channel of the other side.
+    """Expand a vector in group order to one row for each channel of the weight's other channel axis.
 
     Args:
         vector: (groups * n,), channels in group order.
         groups: number of groups.
-        rows: number of channels on the other side, a multiple of `groups`, likewise in group order.
+        rows: number of channels on that axis, a multiple of `groups`, in group order too.
 
     Returns:
         (rows, n): row r holds the n values of the group that r belongs to.

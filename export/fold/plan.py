@@ -29,7 +29,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.cost import Cost, moved_by, pays
+from normfold.export.fold.cost import Cost, bytes_moved, is_no_slower
 from normfold.export.fold.edits import Edit
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
@@ -93,14 +93,14 @@ class Plan:
     def overflow(self) -> Rejection | None:
         """Return a rejection if a constant of the plan does not fit float16."""
         for edit in self.edits:
-            for derived in edit.made:
+            for derived in edit.new_constants:
                 if not derived.fits:
                     return Rejection(ReasonCode.OVERFLOW, edit.node, f"{derived.name!r} would not fit float16")
         return None
 
-    def pays(self, node: ir.Node) -> bool:
+    def is_no_slower(self, node: ir.Node) -> bool:
         """Return whether the network is no slower without a node, and with the constants as the plan changes them."""
-        return pays(Cost(1, 0, moved_by(node)), Cost(0, 0, sum(edit.growth for edit in self.edits)))
+        return is_no_slower(Cost(1, 0, bytes_moved(node)), Cost(0, 0, sum(edit.added_bytes for edit in self.edits)))
 
 
 class Planner:

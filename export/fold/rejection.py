@@ -24,21 +24,21 @@ class Rejection:
         return f"{self.node.op_type} {node_label(self.node)!r}: {self.detail}."
 
 
-def not_per_channel(node: ir.Node) -> Rejection:
+def reject_not_per_channel(node: ir.Node) -> Rejection:
     """Return the rejection of an affine that varies within a channel."""
     return Rejection(ReasonCode.NOT_PER_CHANNEL, node, "the affine is not one gain and offset for each of its channels")
 
 
-def read_as_weight(node: ir.Node) -> Rejection:
+def reject_read_as_weight(node: ir.Node) -> Rejection:
     """Return the rejection of a value that a node takes as its weight or bias."""
     return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "it reads the value as its weight or bias")
 
 
-def invalid_group(node: ir.Node) -> Rejection:
+def reject_invalid_group(node: ir.Node) -> Rejection:
     """Return the rejection of groups that do not divide the channels."""
     return Rejection(ReasonCode.INVALID_GROUP, node, "its groups do not divide its channels")
 
 
-def unknown_shape(node: ir.Node) -> Rejection:
+def reject_unknown_shape(node: ir.Node) -> Rejection:
     """Return the rejection at a node whose shapes inference did not find."""
     return Rejection(ReasonCode.UNKNOWN_SHAPE, node, "the shapes around it cannot be inferred")

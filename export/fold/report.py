@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from normfold.export.fold.batchnorm import BatchNorm
+from normfold.export.fold.batchnorm_parameters import BatchNorm
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.pixels import PixelInput

@@ -20,7 +20,7 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, 
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedConstant:
     """A constant that a rewrite needs: shape and dtype now, values in float64 when asked."""
 
     name: str
@@ -45,7 +45,7 @@ class Derived:
 class _DerivedTensor(ir.LazyTensor):
     """Rounds a derived constant to its dtype whenever its content is asked for."""
 
-    def __init__(self, derived: Derived) -> None:
+    def __init__(self, derived: DerivedConstant) -> None:
         def rounded() -> ir.Tensor[np.ndarray]:
             with np.errstate(over="ignore"):  # an overflow becomes infinite, and verification names the output
                 return ir.Tensor(derived.compute().astype(derived.dtype.numpy()), dtype=derived.dtype)
@@ -54,7 +54,7 @@ class _DerivedTensor(ir.LazyTensor):
         self.derived = derived
 
 
-def derived_tensor(derived: Derived) -> ir.TensorProtocol:
+def derived_tensor(derived: DerivedConstant) -> ir.TensorProtocol:
     """Return the tensor of a derived constant: evaluated when written, never kept."""
     return _DerivedTensor(derived)
 
@@ -111,7 +111,7 @@ def constant_dtype(value: ir.Value | None) -> ir.DataType:
     return _tensor(value).dtype
 
 
-def exact(value: ir.Value | None) -> Callable[[], Array]:
+def float64_reader(value: ir.Value | None) -> Callable[[], Array]:
     """Return a function that reads a constant in float64: a derived one before it was rounded.
 
     The function holds on to the constant itself, so it stays valid when the graph takes another in its place.

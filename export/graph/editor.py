@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from normfold.export.graph.constants import Derived, derived_tensor
+from normfold.export.graph.constants import DerivedConstant, derived_tensor
 
 
 class Editor:
@@ -20,7 +20,7 @@ class Editor:
         for each in (graph, *graph.subgraphs()):
             self._names |= {value.name for value in each.inputs} | set(each.initializers)
 
-    def put_constant(self, node: ir.Node, index: int, derived: Derived) -> None:
+    def put_constant(self, node: ir.Node, index: int, derived: DerivedConstant) -> None:
         """Give a node a constant of its own, under the old one's name if that has no other reader."""
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)

@@ -69,7 +69,7 @@ def choose_old(model: ModelFolder, keep: int) -> Removal:
 
 
 def is_abandoned(leftover: Leftover) -> bool:
-    """Return whether a leftover is given up, as far as its age can tell."""
+    """Return whether a leftover is old enough that nobody works on it any more."""
     return not leftover.is_reserved or time.time() - leftover.changed > ABANDONED_AFTER_S
 
 

@@ -27,7 +27,7 @@ class RolledBack:
     path: Path
     manifest: Manifest
     is_linked: bool
-    """Whether its files are those of the version copied, under a second name: it takes no room on the disk."""
+    """Whether its files are hard links to those of the version copied, which need no disk space."""
 
 
 def roll_back(

@@ -21,8 +21,8 @@ from normfold.contract.bundle import (
     DamagedBundleError,
     check_files,
     lies_within,
+    parse_version,
     read_own_manifest,
-    read_version,
 )
 from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import Manifest
@@ -49,7 +49,7 @@ class Version:
     """Bytes that its files hold."""
     manifest: Manifest | None
     problem: str | None
-    """Why it cannot answer, in one sentence; None if nothing is wrong, as far as can be told without reading it all."""
+    """Why it cannot answer, in one sentence; None if nothing is wrong in what is read without loading it."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _read_model_folder(folder: Path, repository: Path, contents: bool) -> ModelF
     except OSError as error:
         return ModelFolder(name, folder, fault=ReadError(folder, _reason(error)))
     numbers = {
-        number: path for path in found if (number := read_version(path.name)) is not None and _may_be_folder(path)
+        number: path for path in found if (number := parse_version(path.name)) is not None and _may_be_folder(path)
     }
     versions = {
         number: _read_version_folder(number, numbers[number], repository, contents) for number in sorted(numbers)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.errors import SetupError
-from normfold.contract.runtime import require_onnxruntime
+from normfold.contract.onnxruntime_package import require_onnxruntime
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
 from normfold.export.graph.constants import FLOATS

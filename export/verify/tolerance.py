@@ -28,8 +28,10 @@ import numpy as np
 from normfold.export.arrays import Tensor
 
 NOISE_FACTOR = 8.0
-"""Quoted, as FLOOR is, in the docstrings of `normfold.fold` and `normfold.verify` and in the help of both commands; a
-test compares them."""
+"""Allowed error for each unit of noise.
+
+Quoted, as FLOOR is, in the docstrings of `normfold.fold` and `normfold.verify` and in the help of both commands; a test
+compares them."""
 FLOOR = 1e-6
 
 

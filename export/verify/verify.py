@@ -84,7 +84,7 @@ def verify(
     first = Runner(original)
     second = Runner(folded, first.engine)
     standardise = partial(_standardise, first, pixels) if pixels is not None else _unchanged
-    _require_same_ports(first, second, takes_pixels=pixels is not None)
+    _require_same_inputs_and_outputs(first, second, takes_pixels=pixels is not None)
     all_inputs = _make_inputs(second.inputs, inputs, seeds, lambda given: first.run(standardise(given)))
     originals = [standardise(given) for given in all_inputs]
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def _with_perturbed_weights(runner: Runner, path: Path, seed: int) -> Runner:
     return Runner(path, runner.engine)
 
 
-def _require_same_ports(first: Runner, second: Runner, takes_pixels: bool) -> None:
+def _require_same_inputs_and_outputs(first: Runner, second: Runner, takes_pixels: bool) -> None:
     for what in ("inputs", "outputs"):
         ours, theirs = (
             {info.name: (info.dtype.name, len(info.shape)) for info in getattr(runner, what)}

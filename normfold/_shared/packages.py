@@ -25,7 +25,7 @@ def require_export(needed_for: str) -> None:
         MissingPackageError: a package is missing.
         RuntimePackageError: no ONNX Runtime is installed, or two are.
     """
-    from normfold.contract.runtime import require_onnxruntime
+    from normfold.contract.onnxruntime_package import require_onnxruntime
 
     require_packages("onnx", "onnx_ir", "safetensors", extra="export", needed_for=needed_for)
     require_onnxruntime()

@@ -10,8 +10,8 @@ import re
 from math import ceil
 from typing import Literal, Protocol
 
+from normfold.service.auth.key_file import Key, Scope
 from normfold.service.auth.key_store import KeyStore
-from normfold.service.auth.keys import Key, Scope
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.codec.headers import Headers
 from normfold.service.errors import RateError, RequestError, ScopeError, UnauthenticatedError, UnknownPathError
@@ -66,7 +66,7 @@ class Authorizer:
         scope = required_scope(path)
         if scope == "public":
             return None
-        key, is_active = self._key_store.find(_read_key(headers))
+        key, is_active = self._key_store.authenticate(_read_key(headers))
         holder.key = key
         if key is None or not is_active:
             return UnauthenticatedError()

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from normfold.service.auth.keys import Former, Key, KeyFile, first_problem, hash_secret, join_key, read_keys
+from normfold.service.auth.key_file import Key, KeyFile, PreviousSecret, first_problem, hash_secret, join_key, read_keys
 from normfold.service.errors import KeysError, KeysUnwritableError
 from normfold.service.file_lock import lock
 
@@ -69,7 +69,7 @@ def rotate_key(path: Path, key_id: str, grace: timedelta = timedelta(0)) -> tupl
         if (state := key.state(now)) != "active":
             raise KeysError(path, f"has a key {key_id!r}, but it is {state}; create a new one.")
         secret = secrets.token_hex(32)
-        former = Former(sha256=key.sha256, until=now + grace) if grace else None
+        former = PreviousSecret(sha256=key.sha256, until=now + grace) if grace else None
         keys[key_id] = key = key.model_copy(update={"sha256": hash_secret(secret), "former": former})
     return key, join_key(key_id, secret)
 

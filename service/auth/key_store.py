@@ -15,7 +15,7 @@ from pathlib import Path
 from time import time
 from typing import NamedTuple
 
-from normfold.service.auth.keys import Key, hash_secret, read_keys, split_key
+from normfold.service.auth.key_file import Key, hash_secret, read_keys, split_key
 from normfold.service.errors import KeysError
 
 POLL_INTERVAL_S = 1.0
@@ -56,7 +56,7 @@ class KeyStore:
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="normfold-keys", daemon=True)
 
-    def find(self, presented: bytes) -> tuple[Key | None, bool]:
+    def authenticate(self, presented: bytes) -> tuple[Key | None, bool]:
         """Return the key that a client sent, None if it is invalid, and whether it is neither revoked nor expired.
 
         Both digests are always compared, so that the time of a call reveals nothing about them.

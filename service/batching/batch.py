@@ -118,7 +118,7 @@ class QueuedRequest:
 
 
 Member = tuple[QueuedRequest, int, int]
-"""A request in a batch, and the range of its rows there: from, up to and without."""
+"""A request in a batch, and its rows there: first index, and the index after the last."""
 
 
 @dataclass(slots=True, eq=False)

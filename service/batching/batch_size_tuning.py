@@ -1,8 +1,9 @@
 """The batch size of a network and where it runs: measured while the model loads.
 
 A row costs its part of a run and what a run costs besides: waking a thread and returning, over code and data that the
-network has driven from the processor's caches. The batch size is doubled for as long as a row becomes cheaper by _GAIN
-and a run stays short. A network whose largest batch takes less time than a thread costs runs on the event loop.
+network has driven from the processor's caches. The batch size is doubled for as long as a row costs at
+most _MAX_COST_RATIO of what it did, and a run stays short. A network whose largest batch takes less time than a thread
+costs runs on the event loop.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ RUN_OVERHEAD_S = 0.0008
 """Measured with ResNet-18 of 16 ms a row: besides its run, a row alone takes 1.1 ms of processor time, in pairs 0.7;
 so 0.8 belong to the run, and 0.3 to the row."""
 
-_GAIN = 0.99
+_MAX_COST_RATIO = 0.99
+"""A larger batch pays if a row of it costs at most this share of what it costs in a smaller one."""
 _REPEATS = 3
 _SHAPE_SWITCH_PENALTY = 2.0
 _BUDGET_S = 0.3
@@ -47,7 +49,7 @@ def time_batch_sizes(run: Callable[[int], object], max_batch_size: int) -> dict[
         times = [_time(run, rows) for _ in range(_REPEATS)]
         spent += sum(times)
         seconds[rows] = min(times)
-        no_gain = rows > 1 and seconds_per_row(seconds, rows) > _GAIN * seconds_per_row(seconds, rows // 2)
+        no_gain = rows > 1 and seconds_per_row(seconds, rows) > _MAX_COST_RATIO * seconds_per_row(seconds, rows // 2)
         if no_gain and seconds[rows] > MAX_INLINE_RUN_S:
             break
         if seconds[rows] > MAX_RUN_S / 2 or spent > _BUDGET_S:
@@ -74,13 +76,13 @@ def has_shape_switch_penalty(run: Callable[[int], object], sizes: Sequence[int])
 
 
 def choose_batch_size(seconds: Mapping[int, float]) -> int:
-    """Return the smallest batch size whose rows cost at most 1 / _GAIN of the cheapest row.
+    """Return the smallest batch size whose rows cost at most 1 / _MAX_COST_RATIO of the cheapest row.
 
     Args:
         seconds: batch size to the seconds of a run.
     """
     cheapest = min(seconds_per_row(seconds, rows) for rows in seconds)
-    return min(rows for rows in seconds if seconds_per_row(seconds, rows) * _GAIN <= cheapest)
+    return min(rows for rows in seconds if seconds_per_row(seconds, rows) * _MAX_COST_RATIO <= cheapest)
 
 
 def seconds_per_row(seconds: Mapping[int, float], rows: int) -> float:

@@ -33,7 +33,7 @@ class RequestQueue:
         self.rows += request.row_count
 
     def discard(self, request: QueuedRequest) -> None:
-        """Count the rows of a request that still wait no more."""
+        """Stop counting the rows of a request that still wait."""
         self.rows -= request.row_count - request.batched_rows
         request.batched_rows = request.row_count
 

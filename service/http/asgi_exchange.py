@@ -17,7 +17,7 @@ from normfold.service.observability.request_trace import RequestTrace
 _TOO_LARGE = STATUS[BodyTooLargeError]
 
 
-class Exchange:
+class AsgiExchange:
     """A request and its response; its methods `receive` and `send_message` are ASGI's.
 
     Args:

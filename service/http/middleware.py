@@ -20,7 +20,7 @@ from normfold.service.errors import (
     StoppingError,
     UnknownPathError,
 )
-from normfold.service.http.asgi_exchange import Exchange
+from normfold.service.http.asgi_exchange import AsgiExchange
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import ByteBudget, body_reservation
 from normfold.service.inference.model_ref import match_infer_path
@@ -55,7 +55,7 @@ class RequestMiddleware:
             return
         headers: Headers = dict(scope["headers"])
         trace = self._steps.begin(scope["method"], scope["path"], headers)
-        exchange = Exchange(scope, receive, send, headers, trace, self._max_body_bytes)
+        exchange = AsgiExchange(scope, receive, send, headers, trace, self._max_body_bytes)
         reference = match_infer_path(scope["path"]) if scope["method"] == "POST" else None
         token, reserved = enter_log_context(trace), 0
         try:

@@ -42,7 +42,7 @@ class ByteBudget:
         return True
 
     def release(self, nbytes: int) -> bool:
-        """Release a reservation; return whether it was the last one after a peak that is worth trimming memory."""
+        """Release a reservation; return whether none is left after a peak of _MIN_TRIM_BYTES or more."""
         self._reserved -= nbytes
         if self._reserved or self._peak < _MIN_TRIM_BYTES:
             return False

@@ -59,8 +59,8 @@ class FastPath:
         """Decode and enqueue a request; its response is written later, or at once if it is an error.
 
         Args:
-            url: as `match` took it.
-            headers: likewise.
+            url: that `match` was called with.
+            headers: that `match` was called with.
             body: the whole body.
             reference: as `match` returned it.
             writer: the request's connection.

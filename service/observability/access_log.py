@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from normfold.service.auth.keys import Key
+from normfold.service.auth.key_file import Key
 from normfold.service.errors import SettingsError
 from normfold.service.logs import FACTS
 from normfold.service.observability.request_trace import RequestTrace

@@ -2,7 +2,7 @@
 
 A new metric needs, besides its family here:
 
-    a sum over time           a field of `ModelStats` in stats.py, added up over the workers by its `record` and `add`
+    a sum over time           a field of `ModelStats` in stats.py: `record` counts, `add` sums over the workers
     a state of this moment    a field in snapshot.py, filled in by service/workers/snapshot.py
     a name of Triton's        its family in triton_metrics.py
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from normfold.service.auth.keys import Key
+from normfold.service.auth.key_file import Key
 from normfold.service.batching.batch import QueuedRequest
 
 CLIENT_DISCONNECTED = 499

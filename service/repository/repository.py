@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from normfold.contract.bundle import read_version
+from normfold.contract.bundle import parse_version
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import ControlError, ModelUnavailableError, UnknownModelError
 from normfold.service.observability.telemetry import Telemetry
@@ -83,7 +83,7 @@ class Repository:
                 raise ModelUnavailableError(name, version, self._unreadable[name])
             raise UnknownModelError(name)
         if version is not None:
-            number = read_version(version)
+            number = parse_version(version)
             if number not in versions:
                 raise UnknownModelError(name, version)
             entry = versions[number]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normfold.contract.bundle import DIGITS, NAME_PATTERN, lies_within, read_version
+from normfold.contract.bundle import DIGITS, NAME_PATTERN, lies_within, parse_version
 from normfold.contract.manifest import MAX_VERSION
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def fingerprint(folder: Path) -> Fingerprint:
 def _list_versions(model: Path, root: Path) -> dict[int, Path]:
     versions = {}
     for folder in model.iterdir() if _is_usable_folder(model, root) else ():
-        number = read_version(folder.name)
+        number = parse_version(folder.name)
         if number is not None and _is_usable_folder(folder, root):
             versions[number] = folder
         elif number is None and DIGITS.fullmatch(folder.name):

@@ -96,7 +96,7 @@ class VersionSwitch:
             task.add_done_callback(self._draining.discard)
 
     def cancel_draining(self) -> None:
-        """Wait for no unloaded version any more: the service ends."""
+        """Stop waiting for unloaded versions to answer their requests, when the service ends."""
         for task in self._draining:
             task.cancel()
 

@@ -82,7 +82,7 @@ def warm_up(manifest: Manifest, session: Session, settings: Settings) -> BatchPo
     where = "on the event loop" if inline else "in a thread"
     logger.debug("%s/%d: ms by rows %s; up to %d at once, %s.", manifest.name, manifest.version, text, rows, where)
     sizes = session.warmup_sizes(rows) if max_rows > 1 else ()
-    if len(sizes) > 1 and session.plans_for_one_shape and has_shape_switch_penalty(run, sizes):
+    if len(sizes) > 1 and session.caches_last_shape_only and has_shape_switch_penalty(run, sizes):
         _open_per_batch_size(session, run_all, sizes, f"{manifest.name}/{manifest.version}")
     else:
         run_all(sizes)

@@ -74,7 +74,7 @@ class Session:
         inputs: name to (datatype, shape). The datatype is the Open Inference Protocol's, or ONNX Runtime's type where
             the protocol has no name for it; -1 in the shape is a free size.
         outputs: likewise.
-        placement: as given.
+        placement: its provider, and the nodes that each provider runs.
     """
 
     def __init__(self, reopen: Callable[[], Any], session: Any, placement: Placement, has_arena: bool = True) -> None:
@@ -126,9 +126,9 @@ class Session:
         return () if self.placement.runs_on_host else cuda.warmup_sizes(max_batch_size)
 
     @property
-    def plans_for_one_shape(self) -> bool:
+    def caches_last_shape_only(self) -> bool:
         """Whether the provider keeps its plan for the last shape only, so that a change of shape may cost time."""
-        return PROVIDERS[self.provider].plans_for_one_shape
+        return PROVIDERS[self.provider].caches_last_shape_only
 
     def open_per_batch_size(self, sizes: Sequence[int]) -> None:
         """Open a session for each batch size; the largest size keeps the first session.

@@ -18,7 +18,7 @@ from typing import Any
 
 from normfold.contract.errors import first_line
 from normfold.contract.install import how_to_install
-from normfold.contract.runtime import require_onnxruntime
+from normfold.contract.onnxruntime_package import require_onnxruntime
 from normfold.service.errors import BundleLoadError, ProviderError
 from normfold.service.runtime.providers.ort_messages import message_of
 from normfold.service.runtime.providers.placement import (

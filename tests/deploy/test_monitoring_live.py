@@ -53,7 +53,7 @@ class Traffic:
         return self.service.client.post(path, json=body, headers=headers or self.headers).status_code
 
     def send_round(self, number: int) -> None:
-        """Send a request of each kind, and break version 2 anew."""
+        """Send a request of each kind, and break version 2 again."""
         (self.bundles.root / "digits" / "2" / "manifest.json").write_text("{" + number * " ")
         for _ in range(5):
             assert self.ask(INFER, PICTURE) == 200

@@ -71,7 +71,7 @@ def of_affine(change: Callable[[Affine], Affine]) -> Callable[[pytest.MonkeyPatc
     """Plant a fault in the affine that is read off a BatchNormalization."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        from normfold.export.fold.batchnorm import BatchNorm
+        from normfold.export.fold.batchnorm_parameters import BatchNorm
 
         right = BatchNorm.affine
         patch.setattr(BatchNorm, "affine", lambda self, rank: change(right(self, rank)))
@@ -80,7 +80,7 @@ def of_affine(change: Callable[[Affine], Affine]) -> Callable[[pytest.MonkeyPatc
 
 
 def epsilon_wrong(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    patch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
 
 def groups_laid_out_wrong(patch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -256,21 +255,6 @@ def test_threads_share_a_client(client: normfold.Client) -> None:
         assert all(pool.map(ask, range(200)))
 
 
-def test_connection_is_used_again(client: normfold.Client) -> None:
-    client.ready()
-    connection, is_new = client._connection()
-    assert not is_new
-    client._keep(connection)
-
-
-def test_connection_that_the_service_closed_is_replaced(client: normfold.Client) -> None:
-    client.ready()
-    connection, _ = client._connection()
-    connection.sock.shutdown(2)
-    client._keep(connection)
-    assert client.ready("digits")
-
-
 # Servers of a few lines, for what a service seldom answers.
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -398,14 +382,6 @@ def test_refused_connection_is_an_error_of_one_sentence() -> None:
 def test_url_of_another_kind_is_rejected(url: str) -> None:
     with pytest.raises(ArgumentError, match="it must be of http or https"):
         normfold.Client(url)
-
-
-def test_https_is_checked_against_trusted_certificates() -> None:
-    client = normfold.Client("https://localhost")
-    connection, _ = client._connection()
-    assert client._ssl is not None
-    assert client._ssl.verify_mode is ssl.CERT_REQUIRED
-    assert connection.default_port == 443
 
 
 def test_client_shows_its_url() -> None:

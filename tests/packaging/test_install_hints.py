@@ -8,7 +8,7 @@ import pytest
 
 from normfold.contract.errors import MissingPackageError
 from normfold.contract.install import REQUIREMENT, how_to_install, pip_install
-from normfold.contract.runtime import RuntimePackageError
+from normfold.contract.onnxruntime_package import RuntimePackageError
 from normfold.service.runtime.providers.table import PROVIDERS
 from tests.support.paths import FOLDERS, ROOT
 

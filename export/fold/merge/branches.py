@@ -15,12 +15,12 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.batchnorm import read_batchnorm
+from normfold.export.fold.batchnorm_parameters import read_batchnorm
 from normfold.export.fold.edits import input_name, replacement
 from normfold.export.fold.merge.kernel import Kernel, summed
 from normfold.export.fold.merge.sums import Leaf, is_root, read_sum
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import Derived
+from normfold.export.graph.constants import DerivedConstant
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, opset_of
 
@@ -91,13 +91,13 @@ def _merge(bucket: Sequence[Leaf], editor: Editor) -> bool:
         return _write_batchnorm(node, kernel, editor)
     shape = (kernel.outputs, kernel.inputs // kernel.group, *kernel.size)
     weight = replacement(node, 1, "weight", kernel.weight, shape)
-    bias = Derived(input_name(node, 2, "bias"), (kernel.outputs,), weight.dtype, kernel.bias)
+    bias = DerivedConstant(input_name(node, 2, "bias"), (kernel.outputs,), weight.dtype, kernel.bias)
     if not _put(node, (weight, bias), editor):
         return False
     for key, numbers in (
         ("kernel_shape", kernel.size),
         ("dilations", kernel.dilations),
-        ("pads", (*kernel.begins, *kernel.ends)),
+        ("pads", (*kernel.pads_begin, *kernel.pads_end)),
     ):
         node.attributes[key] = ir.AttrInt64s(key, list(numbers))
     node.attributes["group"] = ir.AttrInt64("group", kernel.group)
@@ -119,7 +119,7 @@ def _write_batchnorm(node: ir.Node, kernel: Kernel, editor: Editor) -> bool:
     return _put(node, constants, editor)
 
 
-def _put(node: ir.Node, constants: Sequence[Derived], editor: Editor) -> bool:
+def _put(node: ir.Node, constants: Sequence[DerivedConstant], editor: Editor) -> bool:
     """Give a node constants in the place of its inputs from 1 on; False where one does not fit its dtype."""
     if not all(constant.fits for constant in constants):
         return False

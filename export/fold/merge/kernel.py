@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
-from normfold.export.fold.cost import Cost, pays
+from normfold.export.fold.cost import Cost, is_no_slower
 from normfold.export.fold.layer import read_layer
 from normfold.export.fold.rejection import Rejection
 
@@ -32,17 +32,17 @@ class Kernel:
     group: int
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
-    begins: tuple[int, ...]
-    ends: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
 
     @property
     def multiplications(self) -> int:
         """Multiplications for each position of the output."""
         return self.outputs * self.inputs // self.group * math.prod(self.size)
 
-    def growth(self, axis: int) -> int:
+    def size_change(self, axis: int) -> int:
         """Return the size of the output minus that of the input along a spatial axis, for stride 1."""
-        return self.begins[axis] + self.ends[axis] - self.dilations[axis] * (self.size[axis] - 1)
+        return self.pads_begin[axis] + self.pads_end[axis] - self.dilations[axis] * (self.size[axis] - 1)
 
 
 def conv_kernel(node: ir.Node) -> Kernel | None:
@@ -93,8 +93,8 @@ def _window(node: ir.Node, rank: int) -> dict[str, Any]:
     return {
         "strides": tuple(node.attributes.get_ints("strides", (1,) * rank)),
         "dilations": tuple(node.attributes.get_ints("dilations", (1,) * rank)),
-        "begins": tuple(pads[:rank]),
-        "ends": tuple(pads[rank:]),
+        "pads_begin": tuple(pads[:rank]),
+        "pads_end": tuple(pads[rank:]),
     }
 
 
@@ -110,8 +110,8 @@ def affine_kernel(gain: Array, offset: Array, rank: int) -> Kernel:
         group=gain.size,
         strides=ones,
         dilations=ones,
-        begins=(0,) * rank,
-        ends=(0,) * rank,
+        pads_begin=(0,) * rank,
+        pads_end=(0,) * rank,
     )
 
 
@@ -130,19 +130,21 @@ def summed(kernels: Sequence[Kernel], signs: Sequence[int]) -> Kernel | None:
     rank = len(first.size)
     if len({(kernel.outputs, kernel.inputs, kernel.strides, len(kernel.size)) for kernel in kernels}) > 1:
         return None
-    dilations, begins, ends, size = [], [], [], []
+    dilations, pads_begin, pads_end, size = [], [], [], []
     for axis in range(rank):
         steps = {kernel.dilations[axis] for kernel in kernels if kernel.size[axis] > 1} or {1}
         step = min(steps)
-        begin = max(kernel.begins[axis] for kernel in kernels)
-        last = max((kernel.size[axis] - 1) * step - kernel.begins[axis] for kernel in kernels)
-        on_grid = all((begin - kernel.begins[axis]) % step == 0 for kernel in kernels) and (last + begin) % step == 0
-        if len(steps) > 1 or not on_grid or len({kernel.growth(axis) for kernel in kernels}) > 1:
+        begin = max(kernel.pads_begin[axis] for kernel in kernels)
+        last = max((kernel.size[axis] - 1) * step - kernel.pads_begin[axis] for kernel in kernels)
+        on_grid = (
+            all((begin - kernel.pads_begin[axis]) % step == 0 for kernel in kernels) and (last + begin) % step == 0
+        )
+        if len(steps) > 1 or not on_grid or len({kernel.size_change(axis) for kernel in kernels}) > 1:
             return None
         dilations.append(step)
-        begins.append(begin)
+        pads_begin.append(begin)
         size.append((last + begin) // step + 1)
-        ends.append(first.growth(axis) + step * (size[axis] - 1) - begin)
+        pads_end.append(first.size_change(axis) + step * (size[axis] - 1) - begin)
     group = math.gcd(*(kernel.group for kernel in kernels))
     result = Kernel(
         weight=lambda: _sum_weights(kernels, signs, result),
@@ -153,11 +155,11 @@ def summed(kernels: Sequence[Kernel], signs: Sequence[int]) -> Kernel | None:
         group=group,
         strides=first.strides,
         dilations=tuple(dilations),
-        begins=tuple(begins),
-        ends=tuple(ends),
+        pads_begin=tuple(pads_begin),
+        pads_end=tuple(pads_end),
     )
     apart = Cost(len(kernels), sum(kernel.multiplications for kernel in kernels))
-    return result if min(ends) >= 0 and pays(apart, Cost(1, result.multiplications)) else None
+    return result if min(pads_end) >= 0 and is_no_slower(apart, Cost(1, result.multiplications)) else None
 
 
 def _sum_weights(kernels: Sequence[Kernel], signs: Sequence[int], result: Kernel) -> Array:
@@ -165,7 +167,7 @@ def _sum_weights(kernels: Sequence[Kernel], signs: Sequence[int], result: Kernel
     for sign, kernel in zip(signs, kernels, strict=True):
         starts = [
             (begin - own) // step
-            for begin, own, step in zip(result.begins, kernel.begins, result.dilations, strict=True)
+            for begin, own, step in zip(result.pads_begin, kernel.pads_begin, result.dilations, strict=True)
         ]
         window = tuple(slice(start, start + length) for start, length in zip(starts, kernel.size, strict=True))
         rows, columns = kernel.outputs // kernel.group, kernel.inputs // kernel.group

@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
-from normfold.export.fold.cost import Cost, pays
+from normfold.export.fold.cost import Cost, is_no_slower
 from normfold.export.fold.edits import Rewrite, input_name, replacement
 from normfold.export.fold.layer import Layer, read_layer
 from normfold.export.fold.merge.kernel import pads_by_input
-from normfold.export.graph.constants import Derived
+from normfold.export.graph.constants import DerivedConstant
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import sole_reader
 
@@ -40,7 +40,7 @@ def merge_sequences(editor: Editor) -> list[tuple[ir.Node, ir.Node]]:
         if first is None or not _is_pair(first, second):
             continue
         edit = _product(first, second)
-        if edit is not None and all(derived.fits for derived in edit.made):
+        if edit is not None and all(derived.fits for derived in edit.new_constants):
             source = first.inputs[0]
             edit.apply(editor)
             second.replace_input_with(0, source)
@@ -77,7 +77,7 @@ def _conv_product(first: Layer, second: Layer) -> Rewrite | None:
     else:
         return None
     own = middle * inputs * math.prod(before), outputs * middle * math.prod(after)
-    if not pays(Cost(2, sum(own)), Cost(1, outputs * inputs * math.prod(size))):
+    if not is_no_slower(Cost(2, sum(own)), Cost(1, outputs * inputs * math.prod(size))):
         return None
     shape = (outputs, inputs, *size)
 
@@ -125,7 +125,7 @@ def _gemm_product(first: Layer, second: Layer) -> Rewrite | None:
     turned = [bool(layer.node.attributes.get_int("transB", 0)) for layer in (first, second)]
     inputs, middle = first.weight_shape[::-1] if turned[0] else first.weight_shape
     outputs = second.weight_shape[0 if turned[1] else 1]
-    if not pays(Cost(2, inputs * middle + middle * outputs), Cost(1, inputs * outputs)):
+    if not is_no_slower(Cost(2, inputs * middle + middle * outputs), Cost(1, inputs * outputs)):
         return None
 
     def factors() -> tuple[Array, Array]:
@@ -157,6 +157,6 @@ def _rewrite(
     """Return the second layer with these weights; a Conv moves its window as `window` does."""
     constants = {1: replacement(second.node, 1, "weight", weight, shape)}
     if first.bias is not None or second.bias is not None:
-        constants[2] = Derived(input_name(second.node, 2, "bias"), (outputs,), second.dtype, bias)
+        constants[2] = DerivedConstant(input_name(second.node, 2, "bias"), (outputs,), second.dtype, bias)
     moved = {} if window is None or window is second.node else {name: window.attributes.get(name) for name in _WINDOW}
     return Rewrite(second.node, constants, copied=moved)

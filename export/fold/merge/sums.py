@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.batchnorm import read_batchnorm
+from normfold.export.fold.batchnorm_parameters import read_batchnorm
 from normfold.export.fold.elementwise import read_elementwise
 from normfold.export.fold.merge.kernel import Kernel, affine_kernel, conv_kernel, pool_kernel
 from normfold.export.fold.rejection import Rejection

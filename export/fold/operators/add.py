@@ -13,7 +13,7 @@ from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import constant_shape, exact, is_constant
+from normfold.export.graph.constants import constant_shape, float64_reader, is_constant
 from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
 
 # Below this gain, relative to the largest, (c + h) / g would grow out of all proportion to what it is added to.
@@ -34,7 +34,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     if isinstance(index, Rejection):
         return index
     sign = _sign(node, index)
-    edit = _with_constant(node, index, affine.gain * exact(node.inputs[index])() + sign * affine.offset)
+    edit = _with_constant(node, index, affine.gain * float64_reader(node.inputs[index])() + sign * affine.offset)
     backward = {1 - index: affine.without_offset()} if affine.has_gain else {}
     return Step(backward=backward, edit=edit)
 
@@ -52,7 +52,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
         return index
     # With s and t the signs of x and c: y = s * (g * x + h) + t * c. The constant that does all is c'.
     own, other = _sign(node, 1 - index), _sign(node, index)
-    constant, affine = exact(node.inputs[index])(), removed[1 - index]
+    constant, affine = float64_reader(node.inputs[index])(), removed[1 - index]
     sizes = np.abs(affine.gain)
     if sizes.min() <= max(_MIN_RELATIVE_GAIN * sizes.max(), _MIN_GAIN):
         return Step(forward={0: Affine(affine.gain, own * affine.offset + other * (constant - affine.gain * constant))})

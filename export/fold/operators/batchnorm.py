@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.batchnorm import BatchNorm, read_batchnorm
+from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
 from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Rejection, not_per_channel, read_as_weight
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel, reject_read_as_weight
 from normfold.export.graph.nodes import opset_of
 
 
@@ -23,7 +23,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
         return own
     channels = required[0].along(1, own.scale.size)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = channels
     return _rewritten(own, gain * own.scale, gain * own.shift + offset)
 
@@ -34,13 +34,13 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     The statistics stay those of the value before the affine was removed; they are only numbers here.
     """
     if set(removed) != {0}:
-        return read_as_weight(node)
+        return reject_read_as_weight(node)
     own = _read(node)
     if isinstance(own, Rejection):
         return own
     channels = removed[0].along(1, own.scale.size)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = channels
     moved = gain * own.running_mean - own.running_mean + offset
     return _rewritten(own, own.scale * gain, own.shift + own.scale * moved / np.sqrt(own.running_var + own.epsilon))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from normfold.export.arrays import Array, constant_axes_dropped
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.shapes import static_sizes
 
 
@@ -21,7 +21,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
         return Step(backward=dict.fromkeys(range(len(node.inputs)), affine))
     sizes = static_sizes(node.inputs, axis)
     if sizes is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     ends = np.cumsum(sizes)
     return Step(
         backward={i: affine.part(axis, end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))}
@@ -33,7 +33,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     axis, rank = node.attributes.get_int("axis"), next(iter(removed.values())).rank
     sizes = static_sizes(node.inputs, axis)
     if sizes is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     affines = [removed.get(index, Affine.identity(rank)) for index in range(len(node.inputs))]
     gain = join([affine.gain for affine in affines], sizes, axis)
     offset = join([affine.offset for affine in affines], sizes, axis)

@@ -13,7 +13,12 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import Layer, along_axis, by_group, read_layer
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
+from normfold.export.fold.rejection import (
+    Rejection,
+    reject_invalid_group,
+    reject_not_per_channel,
+    reject_read_as_weight,
+)
 from normfold.export.graph.shapes import static_size
 
 
@@ -31,7 +36,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     outputs, rank = layer.weight_shape[0], len(layer.weight_shape)
     channels = required[0].along(1, outputs)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = channels
 
     def bias() -> Array:
@@ -51,17 +56,17 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     then a map of offsets, which varies over the positions, is removed from the output.
     """
     if set(removed) != {0}:
-        return read_as_weight(node)
+        return reject_read_as_weight(node)
     layer = read_layer(node)
     if isinstance(layer, Rejection):
         return layer
     outputs, inputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
     if outputs % groups:
-        return invalid_group(node)
+        return reject_invalid_group(node)
     channels = removed[0].along(1, inputs_per_group * groups)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = (by_group(vector, groups, outputs) for vector in channels)  # (C_out, C_in / group)
 
     def bias() -> Array:
@@ -73,10 +78,10 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
         weight=lambda: layer.weight() * gain.reshape(*gain.shape, *(1 for _ in kernel)),
         bias=((outputs,), bias) if removed[0].has_offset and not padded else None,
     )
-    return _with_map(step, node, layer, offset) if padded else step
+    return _with_positional_offset(step, node, layer, offset) if padded else step
 
 
-def _with_map(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Rejection:
+def _with_positional_offset(step: Step, node: ir.Node, layer: Layer, offset: Array) -> Step | Rejection:
     """Return the step with the map of offsets that a zero-padded Conv makes of an offset per channel.
 
         map[o, p] = sum over the taps k that read the image at position p of (sum over i of W[o, i, k] h[i])

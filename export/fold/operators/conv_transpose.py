@@ -12,7 +12,12 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import along_axis, by_group, read_layer
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, invalid_group, not_per_channel, read_as_weight
+from normfold.export.fold.rejection import (
+    Rejection,
+    reject_invalid_group,
+    reject_not_per_channel,
+    reject_read_as_weight,
+)
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
@@ -26,10 +31,10 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     inputs, outputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
     if inputs % groups:
-        return invalid_group(node)
+        return reject_invalid_group(node)
     channels = required[0].along(1, outputs_per_group * groups)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = channels
     weight_gain = by_group(gain, groups, inputs)  # (C_in, C_out / group)
 
@@ -50,17 +55,17 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     least dilation * (kernel - 1) on both sides of every axis.
     """
     if set(removed) != {0}:
-        return read_as_weight(node)
+        return reject_read_as_weight(node)
     layer = read_layer(node)
     if isinstance(layer, Rejection):
         return layer
     inputs, outputs_per_group, *kernel = layer.weight_shape
     groups = node.attributes.get_int("group", 1)
     if inputs % groups:
-        return invalid_group(node)
+        return reject_invalid_group(node)
     channels = removed[0].along(1, inputs)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = channels
     if removed[0].has_offset and not _sees_every_tap(node, kernel):
         return Rejection(

@@ -11,7 +11,7 @@ from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, not_per_channel, unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel, reject_unknown_shape
 from normfold.export.graph.shapes import static_size
 
 
@@ -32,7 +32,7 @@ def _origin(node: ir.Node) -> Array | Rejection:
     deep = static_size(node.inputs[0] if node.op_type == "DepthToSpace" else node.outputs[0], 1)
     block = node.attributes.get_int("blocksize") ** 2
     if deep is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     if node.op_type == "DepthToSpace" and node.attributes.get_string("mode", "DCR") == "CRD":
         return np.repeat(np.arange(deep // block), block)
     return np.tile(np.arange(deep // block), block)
@@ -45,7 +45,7 @@ def _to_deep(node: ir.Node, affine: Affine) -> Affine | Rejection:
         return origin
     channels = affine.along(1, int(origin.max()) + 1)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = channels
     return Affine.per_channel(gain[origin], offset[origin], affine.rank)
 
@@ -57,7 +57,7 @@ def _to_wide(node: ir.Node, affine: Affine) -> Affine | Rejection:
         return origin
     channels = affine.along(1, origin.size)
     if channels is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     first = np.unique(origin, return_index=True)[1]
     if any(not np.array_equal(vector, vector[first][origin]) for vector in channels):
         return Rejection(

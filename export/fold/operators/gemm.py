@@ -11,7 +11,7 @@ from normfold.export.arrays import Array
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import Layer, along_axis, read_layer
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Rejection, not_per_channel, read_as_weight
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel, reject_read_as_weight
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
@@ -25,7 +25,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     axis = _column_axis(node)
     columns = required[0].along(1, layer.weight_shape[axis])
     if columns is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = columns
     return _absorb(
         layer,
@@ -38,7 +38,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     """Absorb: with gain g and offset h per column of A', B' rows times g and beta * C' = beta * C + alpha * h B'."""
     if set(removed) != {0}:
-        return read_as_weight(node)
+        return reject_read_as_weight(node)
     layer = read_layer(node)
     if isinstance(layer, Rejection):
         return layer
@@ -46,7 +46,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     contracted = 0 if node.attributes.get_int("transA", 0) else 1
     rows = removed[0].along(contracted, layer.weight_shape[axis])
     if rows is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = rows
     alpha = node.attributes.get_float("alpha", 1.0)
     return _absorb(

@@ -12,8 +12,8 @@ from normfold.export.fold.edits import GemmAfterReshape, Rewrite, input_name, re
 from normfold.export.fold.layer import along_axis
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, not_per_channel
-from normfold.export.graph.constants import Derived, constant_shape, exact, is_constant
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel
+from normfold.export.graph.constants import DerivedConstant, constant_shape, float64_reader, is_constant
 from normfold.export.graph.nodes import opset_of, sole_reader
 from normfold.export.graph.shapes import rank_of, static_size
 
@@ -37,13 +37,13 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     shape = constant_shape(node.inputs[index])
     vectors = required[0].along(_CHANNEL_FROM_BACK[index], shape[index]) if required[0].rank >= 2 else None
     if vectors is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = vectors
-    weight = exact(node.inputs[index])
+    weight = float64_reader(node.inputs[index])
     scaled = replacement(node, index, "weight", lambda: weight() * along_axis(gain, index, 2))
     if not offset.any():
         return Step(edit=Rewrite(node, {index: scaled}))
-    bias = Derived(input_name(node, 2, "bias"), gain.shape, scaled.dtype, lambda: offset)
+    bias = DerivedConstant(input_name(node, 2, "bias"), gain.shape, scaled.dtype, lambda: offset)
     if index == 1 and required[0].rank == 2:
         return _become_gemm(node, scaled, bias)
     if index == 1 and (reshape := _reshape_to_matrix(node, shape[1])) is not None:
@@ -62,9 +62,9 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     shape, contracted = constant_shape(node.inputs[index]), 1 - index
     vectors = affine.along(_CHANNEL_FROM_BACK[index], shape[contracted]) if affine.rank >= 2 else None
     if vectors is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = vectors
-    weight = exact(node.inputs[index])
+    weight = float64_reader(node.inputs[index])
     scaled = replacement(node, index, "weight", lambda: weight() * along_axis(gain, contracted, 2))
     if not offset.any():
         return Step(edit=Rewrite(node, {index: scaled}))
@@ -72,7 +72,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     added = np.tensordot(weight(), offset, (contracted, 0))
     if index == 1 and affine.rank == 2:
         return _become_gemm(
-            node, scaled, Derived(input_name(node, 2, "bias"), added.shape, scaled.dtype, lambda: added)
+            node, scaled, DerivedConstant(input_name(node, 2, "bias"), added.shape, scaled.dtype, lambda: added)
         )
     lacking = Affine.per_channel(np.ones_like(added), added, affine.rank, axis=_CHANNEL_FROM_BACK[index])
     return Step(forward={0: lacking}, edit=Rewrite(node, {index: scaled}))
@@ -87,7 +87,7 @@ def _constant_index(node: ir.Node) -> int | Rejection | None:
     return None
 
 
-def _become_gemm(node: ir.Node, weight: Derived, bias: Derived) -> Step:
+def _become_gemm(node: ir.Node, weight: DerivedConstant, bias: DerivedConstant) -> Step:
     return Step(edit=Rewrite(node, {1: weight, 2: bias}, op_type="Gemm"))
 
 
@@ -107,7 +107,7 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     likewise for rows and columns exchanged.
     """
     if not _are_matrices(node):
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     for index in (1, 0):
         if not affine.varies_along([_contracted_axis(index)]) and affine.fits(node.inputs[index]):
             if affine.has_offset and not _adds_up_to_one(node, 1 - index):
@@ -115,7 +115,7 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
                     ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one"
                 )
             return Step(backward={index: affine})
-    return not_per_channel(node)
+    return reject_not_per_channel(node)
 
 
 def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
@@ -128,7 +128,7 @@ def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step |
         or affine.rank != rank_of(node.outputs[0])
         or affine.varies_along([_contracted_axis(index)])
     ):
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     if affine.has_offset and not _adds_up_to_one(node, 1 - index):
         return Rejection(ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one")
     return Step(forward={0: affine})

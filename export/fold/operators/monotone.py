@@ -1,6 +1,7 @@
 """Operators that some gains pass: MaxPool and GlobalMaxPool; Relu, LeakyRelu and PRelu.
 
-A maximum commutes with any increasing affine; a rectifier only with a positive gain, since its bend stands at zero.
+A maximum commutes with any increasing affine; a rectifier only with a positive gain and no offset, since its slope
+changes at zero.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, not_per_channel
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel
 
 _MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
 
@@ -26,7 +27,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
 
 
 def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
-    """Pass, likewise."""
+    """Pass where the gain is positive; a rectifier, only without an offset."""
     if set(removed) != {0}:
         return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "it reads the value as its slope")
     return _reject(node, removed[0]) or Step(forward={0: removed[0]})
@@ -36,7 +37,7 @@ def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
     if not np.all(affine.gain > 0):
         return Rejection(ReasonCode.GAIN_SIGN, node, "a gain that is not positive does not pass it")
     if node.op_type in _MAXIMA:
-        return not_per_channel(node) if affine.varies_along(range(2, affine.rank)) else None
+        return reject_not_per_channel(node) if affine.varies_along(range(2, affine.rank)) else None
     if affine.has_offset:
-        return Rejection(ReasonCode.NON_LINEAR, node, "it bends at zero, and an offset would move the bend")
+        return Rejection(ReasonCode.NON_LINEAR, node, "its slope changes at zero, and an offset would move that point")
     return None

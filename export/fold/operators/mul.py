@@ -14,7 +14,7 @@ from normfold.export.fold.operators.add import constant_index
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import exact, is_constant
+from normfold.export.graph.constants import float64_reader, is_constant
 from normfold.export.graph.shapes import rank_of
 
 
@@ -62,7 +62,7 @@ def _constant_index(node: ir.Node) -> int | Rejection | None:
 
 
 def _factor(node: ir.Node, index: int) -> Array:
-    constant = exact(node.inputs[index])()
+    constant = float64_reader(node.inputs[index])()
     with np.errstate(divide="ignore"):
         return 1 / constant if node.op_type == "Div" else constant
 

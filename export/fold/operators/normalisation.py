@@ -12,7 +12,7 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.layer import read_layer
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, not_per_channel
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
@@ -25,7 +25,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     shape = layer.weight_shape
     arrays = _as_parameters(node, required[0], shape)
     if arrays is None:
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     gain, offset = arrays
 
     def bias() -> Array:

@@ -13,7 +13,13 @@ from normfold.export.fold.edits import Edit, Rewrite, input_name
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import Derived, constant_dtype, constant_tensor, exact, is_constant
+from normfold.export.graph.constants import (
+    DerivedConstant,
+    constant_dtype,
+    constant_tensor,
+    float64_reader,
+    is_constant,
+)
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
@@ -48,7 +54,9 @@ def _edit(node: ir.Node, affine: Affine, new_constant: Callable[[float], Array])
     by_input = len(node.inputs) > 2 and node.inputs[2] is not None
     if by_input and not is_constant(node.inputs[2]):
         return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "the value that it pads with is computed")
-    old = float(exact(node.inputs[2])().reshape(-1)[0]) if by_input else node.attributes.get_float("value", 0.0)
+    old = (
+        float(float64_reader(node.inputs[2])().reshape(-1)[0]) if by_input else node.attributes.get_float("value", 0.0)
+    )
     values = new_constant(old)
     if not np.all(values == values.flat[0]):
         return Rejection(
@@ -64,7 +72,7 @@ def _edit(node: ir.Node, affine: Affine, new_constant: Callable[[float], Array])
     if dtype is None:
         return Rejection(ReasonCode.UNKNOWN_SHAPE, node, "the dtype of its input is not known")
     return Rewrite(
-        node, {2: Derived(input_name(node, 2, "constant"), (), dtype, lambda: np.float64(new) * np.ones(()))}
+        node, {2: DerivedConstant(input_name(node, 2, "constant"), (), dtype, lambda: np.float64(new) * np.ones(()))}
     )
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, not_per_channel
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel
 
 
 def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejection:
@@ -33,7 +33,7 @@ def mean_offset(affine: Affine, axes: Iterable[int]) -> Affine:
 def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
     """Reject an affine that varies within a window, and an offset where a window counts zeros of the padding."""
     if affine.varies_along(range(2, affine.rank)):
-        return not_per_channel(node)
+        return reject_not_per_channel(node)
     if affine.has_offset and node.op_type == "AveragePool" and _counts_padding(node):
         return Rejection(
             ReasonCode.ZERO_PADDING, node, "it counts its zero padding, to which the offset would not be added"

@@ -11,7 +11,7 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.operators.pool import mean_offset
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import rank_of
 
@@ -20,7 +20,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     """Pass: wherever the positions went into one, they share its affine. A maximum needs a positive gain."""
     rank = rank_of(node.inputs[0])
     if rank is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     axes = _axes(node, rank)
     if isinstance(axes, Rejection):
         return axes

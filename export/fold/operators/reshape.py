@@ -15,7 +15,7 @@ from normfold.export.arrays import Array, constant_axes_dropped
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.shapes import Sizes, sizes_of
 
 
@@ -33,7 +33,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
 
 def _carry(node: ir.Node, affine: Affine, before: Sizes | None, after: Sizes | None) -> Affine | Rejection:
     if before is None or after is None or len(before) != affine.rank:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     gain, offset = (_reshaped(array, before, after) for array in (affine.gain, affine.offset))
     if gain is None or offset is None:
         return Rejection(ReasonCode.MIXED_AXES, node, "it mixes the channels with an axis of unknown size")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import sizes_of
 
@@ -31,7 +31,7 @@ def _reject(node: ir.Node, affine: Affine) -> Rejection | None:
         return Rejection(ReasonCode.EXTRAPOLATION, node, "it fills what lies outside with a value of its own")
     before, after = sizes_of(node.inputs[0]), sizes_of(node.outputs[0])
     if before is None or after is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     if not affine.fits(node.inputs[0]) or not affine.fits(node.outputs[0]) or not _keeps(node, affine):
         return Rejection(ReasonCode.RESIZED_AXIS, node, "the affine varies along an axis that it resizes")
     return None

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.operators.concat import join
 from normfold.export.fold.plan import Step
-from normfold.export.fold.rejection import Rejection, unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_unknown_shape
 from normfold.export.graph.shapes import static_sizes
 
 
@@ -19,7 +19,7 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
     axis = node.attributes.get_int("axis", 0)
     sizes = static_sizes(node.outputs, axis)
     if sizes is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     rank = next(iter(required.values())).rank
     affines = [required.get(index, Affine.identity(rank)) for index in range(len(node.outputs))]
     gain = join([affine.gain for affine in affines], sizes, axis)
@@ -32,7 +32,7 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
     axis = node.attributes.get_int("axis", 0)
     sizes = static_sizes(node.outputs, axis)
     if sizes is None:
-        return unknown_shape(node)
+        return reject_unknown_shape(node)
     ends = np.cumsum(sizes)
     return Step(
         forward={

@@ -1,4 +1,7 @@
-"""The operator family that handles each operator. One that is not listed rejects every affine."""
+"""The operator family that handles each operator: a module with the functions of `plan.OperatorFamily`.
+
+An operator that is not listed rejects every affine.
+"""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.batchnorm import read_batchnorm
+from normfold.export.fold.batchnorm_parameters import read_batchnorm
 from normfold.export.fold.elementwise import (
     ELEMENTWISE_OPS,
     constant_operand,
+    is_layernorm_affine,
     read_elementwise,
-    scales_a_normalised_value,
 )
 from normfold.export.fold.merge.branches import merge_branches
 from normfold.export.fold.merge.sequence import merge_sequences
@@ -37,7 +37,7 @@ def fold_and_merge(state: FoldState) -> bool:
     Ensures: nothing folds or merges any more; every value that keeps its name is what it was, within rounding; no node
         is added. `state.folded` and `state.rejections` hold the outcome of each BatchNormalization that was read.
     """
-    folder = _Folder(state)
+    folder = _FoldPass(state)
     changed = folder.fold()
     while state.options.merging and folder.merge():
         folder.fold()
@@ -45,7 +45,7 @@ def fold_and_merge(state: FoldState) -> bool:
     return changed
 
 
-class _Folder:
+class _FoldPass:
     """Folds and merges in the graph of a state, and records in the state the outcome for each node."""
 
     def __init__(self, state: FoldState) -> None:
@@ -104,10 +104,10 @@ class _Folder:
             if is_batchnorm(node):
                 self._state.output_values[value] = node
             return self._note(node, Outcome.FOLDED_BACK, backward)
-        if not is_batchnorm(node) and scales_a_normalised_value(node):
+        if not is_batchnorm(node) and is_layernorm_affine(node):
             return False
         forward = self._planner.plan_forward(node, affine)
-        if isinstance(forward, Plan) and not forward.pays(node):
+        if isinstance(forward, Plan) and not forward.is_no_slower(node):
             detail = "the constants that its readers would absorb are larger than the bytes that it moves"
             forward = Rejection(ReasonCode.COST, node, detail)
         forward = _without_overflow(forward)

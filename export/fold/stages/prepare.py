@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir.passes.common as common_passes
 
-from normfold.export.fold.batchnorm import BatchNorm, read_batchnorm
+from normfold.export.fold.batchnorm_parameters import BatchNorm, read_batchnorm
 from normfold.export.fold.state import FoldState
 from normfold.export.graph import shapes, simplify
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels

@@ -45,7 +45,7 @@ class Provider:
     load_libraries: Callable[[], str] = lambda: ""
     runs_on_host: Callable[[SessionRequest], bool] = lambda _: False
     warmup_order: Callable[[int], tuple[int, ...]] = lambda _: ()
-    plans_for_one_shape: bool = False
+    caches_last_shape_only: bool = False
 
 
 _TABLE = (
@@ -57,7 +57,7 @@ _TABLE = (
         remedy=f"check the driver, CUDA and cuDNN (install both {how_to_install('gpu')}), or ask for auto.",
         options=cuda.options,
         load_libraries=cuda.load_libraries,
-        plans_for_one_shape=True,
+        caches_last_shape_only=True,
     ),
     Provider(
         "tensorrt",

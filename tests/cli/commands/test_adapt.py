@@ -208,7 +208,7 @@ def test_adapt_rejects_identical_samples(normfold: RunCommand, repository: Path,
 def test_too_few_samples_for_thresholds_are_reported(
     normfold: RunCommand, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
 ) -> None:
-    """Enough to adapt, and not to tell when inputs change again; the version that is adapted may well have told."""
+    """Enough to adapt, too few for thresholds of drift; the version that is adapted may well have some."""
     says = "without thresholds, which need at least 100 samples: scores are shown, `drifted` stays null, and the alert"
     np.savez(tmp_path / "samples.npz", x=shifted(count))
     assert repository.exists()
@@ -365,7 +365,7 @@ def test_fold_that_fails_verification_writes_no_version(
     normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(repository)
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
     code, _, err = normfold("adapt", "models/net", "--samples", str(samples))
 

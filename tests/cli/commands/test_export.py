@@ -66,7 +66,7 @@ def test_fold_may_replace_its_source(normfold: RunCommand, net: Path) -> None:
 def test_a_wrong_fold_exits_with_1_and_writes_nothing(
     normfold: RunCommand, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
     code, out, err = normfold("fold", "net.onnx", "folded.onnx", "--report", "report.json")
 

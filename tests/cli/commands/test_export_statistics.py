@@ -1,4 +1,4 @@
-"""What `normfold export` says and keeps of running statistics that it takes anew."""
+"""What `normfold export` says and keeps of running statistics that it recomputes."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     )
     x = torch.randn(20, 4)
     (served,) = session.run(None, {"input": x.numpy()})
-    anew, trained = recalibrate_run(run).checkpoint.network, load_checkpoint(run).network
-    np.testing.assert_allclose(served, anew(x).detach(), rtol=1e-4, atol=1e-5)
+    recomputed, trained = recalibrate_run(run).checkpoint.network, load_checkpoint(run).network
+    np.testing.assert_allclose(served, recomputed(x).detach(), rtol=1e-4, atol=1e-5)
     assert np.abs(served - trained(x).detach().numpy()).max() > 1e-3
 
 

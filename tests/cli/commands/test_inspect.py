@@ -179,7 +179,7 @@ def test_failed_verification_is_on_the_page_and_in_the_exit_code(
     normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
     code, out, err = normfold("inspect", "net.onnx", "--html", "page.html")
 

@@ -382,7 +382,7 @@ def test_samples_that_change_half_way_are_rejected(change: Any, says: str, tmp_p
         recalibrate_at_one_layer(x, tmp_path).require()
 
     assert caught.value.z > 4
-    shuffled = np.random.default_rng(1).permutation(x)  # the order is what tells
+    shuffled = np.random.default_rng(1).permutation(x)  # a drift shows in the order alone
     recalibrate_at_one_layer(shuffled, tmp_path).require()
 
 

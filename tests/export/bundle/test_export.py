@@ -126,7 +126,7 @@ def test_name_that_is_no_folder_is_rejected(source: Path, repository: Path, name
 
 
 def test_failed_verification_leaves_nothing(source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
 
     with pytest.raises(VerificationError):
         export_bundle(source, repository, "net")
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_nothing_wherever_it_is_met(source: Path, repository:
 def test_a_disk_that_is_full_when_files_are_synced_leaves_nothing(
     source: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    """File systems that allocate late say only then that there is no room; servers see no version meanwhile."""
+    """File systems that allocate late report only then that the disk is full; servers see no version meanwhile."""
     calls = []
     right = os.fsync
 

@@ -169,7 +169,7 @@ def test_a_channel_is_alive_by_what_its_own_numbers_can_hold(tmp_path: Path) -> 
 
 
 def test_a_channel_whose_variance_is_infinite_is_dead(tmp_path: Path) -> None:
-    """It gives its shift alone, and no variance of u can be told."""
+    """It gives its shift alone, and the variance of u is unknown."""
     proto = conv_blocks(np.random.default_rng(0), 1)
     (var,) = [one for one in proto.graph.initializer if one.name == "bn0.var"]
     var.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, np.inf, 1], np.float32), "bn0.var"))

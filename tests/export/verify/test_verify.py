@@ -106,7 +106,7 @@ def test_a_wrong_fold_is_caught(pair: Any, plant: Any) -> None:
 
 
 def test_a_wrong_fold_is_never_written(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normfold.export.fold.batchnorm.DEFAULT_EPSILON", 1e-3)
+    monkeypatch.setattr("normfold.export.fold.batchnorm_parameters.DEFAULT_EPSILON", 1e-3)
     target = tmp_path / "target.onnx"
     before = sorted(tmp_path.iterdir())
 

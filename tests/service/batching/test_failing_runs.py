@@ -24,7 +24,7 @@ from tests.support.waiting import wait_for
 
 
 def allocator(bundles: BundleWriter) -> None:
-    """Write a network that makes as many zeros as it is told, and of rows that run together as the largest says."""
+    """Write a network that makes as many zeros as its input says; of rows that run together the largest counts."""
     bundles.write(
         "allocator",
         1,
@@ -141,7 +141,7 @@ def test_jumping_wall_clock_has_no_effect(
 
 
 def test_wall_clock_is_read_in_listed_modules_only() -> None:
-    """Only what is told to people and machines has the time of day, the days on which keys end, and the order in which
+    """Only what people and machines read has the time of day, the days on which keys end, and the order in which
     several processes kept inputs, each of which keeps its own order whatever the clock says.
     """
     using = set()
@@ -168,7 +168,7 @@ def test_wall_clock_is_read_in_listed_modules_only() -> None:
         "telemetry.py",
         "logs.py",
         "otel.py",
-        "keys.py",
+        "key_file.py",
         "key_store.py",
         "key_admin.py",
         "sample_buffer.py",

@@ -64,7 +64,7 @@ def test_idle_connection_is_closed_after_the_keep_alive_timeout(slow: Any, monke
 
 
 def test_connection_is_closed_after_an_error_before_100_continue(slow: Any) -> None:
-    """After the error the client may send its body or not: the next bytes cannot be told from a body."""
+    """After the error the client may send its body or not: the next bytes may be a body or a request."""
     _, service = slow
     head = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\nExpect: 100-continue\r\n\r\n"
     with connect(service.client) as connection:

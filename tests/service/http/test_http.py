@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from normfold.contract import bundle, manifest, preprocess, runtime
+from normfold.contract import bundle, manifest, onnxruntime_package, preprocess
 from normfold.contract import errors as contract_errors
 from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import TensorSpec
@@ -30,7 +30,7 @@ PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2
 
 
 def test_every_error_has_a_status_or_ends_no_request() -> None:
-    modules = (bundle, contract_errors, manifest, preprocess, runtime, errors)
+    modules = (bundle, contract_errors, manifest, preprocess, onnxruntime_package, errors)
     raised = {
         kind
         for module in modules

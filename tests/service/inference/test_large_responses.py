@@ -95,7 +95,7 @@ def serving_grow(
     """Serve `grow` in a process of its own, so that memory of other tests does not count.
 
     Returns:
-        The service, and what tells how many bytes it has in memory beyond those that it had when it was ready.
+        The service, and a function: the bytes that it has in memory beyond those it had when it was ready.
     """
     grow(bundles, floats)
     variables |= {"NORMFOLD_MAX_BATCH_SIZE": "1", "NORMFOLD_PROVIDER": "cpu"}

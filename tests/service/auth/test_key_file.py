@@ -15,8 +15,8 @@ import pytest
 
 from normfold.service.auth import key_store
 from normfold.service.auth.key_admin import create_key, revoke_key, rotate_key
+from normfold.service.auth.key_file import read_keys, split_key
 from normfold.service.auth.key_store import KeyStore
-from normfold.service.auth.keys import read_keys, split_key
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.errors import KeysError, KeysUnwritableError
 from tests.support.waiting import wait_for
@@ -38,7 +38,7 @@ def change(file: Path, **fields: Any) -> None:
 
 
 def opens(store: KeyStore, sent: str) -> bool:
-    return store.find(sent.encode())[1]
+    return store.authenticate(sent.encode())[1]
 
 
 def test_key_file_holds_the_hash_of_a_secret_only(file: Path) -> None:
@@ -171,7 +171,7 @@ def test_key_store_finds_a_key_by_its_exact_text_only(file: Path) -> None:
     key, sent = create_key(file, "ci", ("infer",))
     _, other = create_key(file, "other", ("infer",))
     store = KeyStore(file)
-    assert store.find(sent.encode()) == (key, True)
+    assert store.authenticate(sent.encode()) == (key, True)
     secret = sent.rpartition("_")[2]
     wrong = "1" if sent[-1] == "0" else "0"
     for near in [
@@ -179,7 +179,7 @@ def test_key_store_finds_a_key_by_its_exact_text_only(file: Path) -> None:
         *(sent[:-1], sent + "0", sent[:-1] + wrong, sent.upper(), f"xf{sent[2:]}", f"nf_00000000_{secret}"),
         *(f"nf__{secret}", f"nf_{key.id}_{other.rpartition('_')[2]}", f"\xff_{key.id}_{secret}"),
     ]:
-        assert store.find(near.encode("latin-1")) == (None, False), near
+        assert store.authenticate(near.encode("latin-1")) == (None, False), near
 
 
 def test_digests_are_compared_for_unknown_ids_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +203,9 @@ def test_expired_or_revoked_key_is_found_and_inactive(file: Path) -> None:
     gone, sent_gone = create_key(file, "gone", ("infer",))
     gone = revoke_key(file, gone.id)
     store = KeyStore(file)
-    assert store.find(sent_late.encode()) == (late, False)
-    assert store.find(sent_soon.encode()) == (soon, True)
-    assert store.find(sent_gone.encode()) == (gone, False)
+    assert store.authenticate(sent_late.encode()) == (late, False)
+    assert store.authenticate(sent_soon.encode()) == (soon, True)
+    assert store.authenticate(sent_gone.encode()) == (gone, False)
     assert revoke_key(file, gone.id) == gone
 
 

@@ -12,7 +12,7 @@ from normfold.export.errors import TrainingModeError
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import constant_tensor, exact
+from normfold.export.graph.constants import constant_tensor, float64_reader
 from normfold.export.graph.nodes import node_label
 
 DEFAULT_EPSILON = 1e-5
@@ -93,7 +93,7 @@ def read_parameters(node: ir.Node, opset: int) -> BatchNorm | Rejection:
         if tensor is None:
             cause = "may be overridden by the caller" if value is not None and value.is_graph_input() else "is computed"
             return Rejection(ReasonCode.PARAMETER_NOT_CONSTANT, node, f"its {name} {cause}")
-        vectors.append(exact(value)().reshape(-1))
+        vectors.append(float64_reader(value)().reshape(-1))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     if len({vector.size for vector in vectors}) > 1:
         return Rejection(ReasonCode.PARAMETER_MISMATCH, node, "its parameters differ in length")

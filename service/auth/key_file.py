@@ -5,7 +5,8 @@
 The file holds the SHA-256 of each secret, never the secret. A secret is 256 random bits, which cannot be guessed, so
 one round of a fast hash is enough; slow hashes protect passwords that people choose.
 
-`service.auth.key_admin` changes the file, for the command `normfold keys`; the service only reads it.
+`authorization` checks the key of a request, and `key_store` compares it with those of the file. `key_admin` changes the
+file, for the command `normfold keys`; the service only reads it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Former(_Record):
+class PreviousSecret(_Record):
     """The secret before the last rotation, valid until a time."""
 
     sha256: str = Field(pattern=_SHA256)
@@ -53,7 +54,7 @@ class Key(_Record):
     burst: int | None = Field(default=None, ge=1, description="Requests at once; left out, those of one second.")
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
-    former: Former | None = None
+    former: PreviousSecret | None = None
 
     @field_validator("name")
     @classmethod

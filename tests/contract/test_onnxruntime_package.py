@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from normfold.contract import runtime
+from normfold.contract import onnxruntime_package
 from normfold.contract.errors import SetupError
-from normfold.contract.runtime import RuntimePackageError, require_onnxruntime
+from normfold.contract.onnxruntime_package import RuntimePackageError, require_onnxruntime
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, installed: set[str], importable: bool) -> None:
-    monkeypatch.setattr(runtime, "_is_installed", lambda name: name in installed)
-    monkeypatch.setattr(runtime, "find_spec", lambda _: object() if importable else None)
+    monkeypatch.setattr(onnxruntime_package, "_is_installed", lambda name: name in installed)
+    monkeypatch.setattr(onnxruntime_package, "find_spec", lambda _: object() if importable else None)
 
 
 @pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, {"onnxruntime-openvino"}, set()])
@@ -47,8 +47,8 @@ def test_openvino_package_counts_as_onnx_runtime(monkeypatch: pytest.MonkeyPatch
 
 
 def test_installed_packages_are_read_from_their_metadata() -> None:
-    assert runtime._is_installed("pytest")
-    assert not runtime._is_installed("no-such-package-at-all")
+    assert onnxruntime_package._is_installed("pytest")
+    assert not onnxruntime_package._is_installed("no-such-package-at-all")
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
@@ -69,7 +69,7 @@ def test_telemetry_is_off_unless_the_environment_sets_it(
 def test_serving_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
     """Where ONNX Runtime reports, it keeps a device's number there."""
     code = (
-        "import sys; from pathlib import Path; from normfold.contract.runtime import require_onnxruntime;"
+        "import sys; from pathlib import Path; from normfold.contract.onnxruntime_package import require_onnxruntime;"
         "require_onnxruntime();"
         "import onnxruntime, time; onnxruntime.SessionOptions(); time.sleep(1)"
     )

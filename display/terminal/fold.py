@@ -20,8 +20,8 @@ _COLOURS = {"kept": "yellow", "removed": "bright_black"}
 def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     """Return the counts in one sentence: so many `verb`."""
     total, left, made = report.batchnorm_before, report.batchnorm_after, report.batchnorm_made
-    one = f" {made} BatchNormalization {'nodes replace' if made > 1 else 'replaces'} a Mul and an Add that no layer takes."
-    joined = one if made else ""
+    verb_of_made = "nodes replace" if made > 1 else "replaces"
+    joined = f" {made} BatchNormalization {verb_of_made} a Mul and an Add that no layer takes." if made else ""
     if not total:
         return f"There is no BatchNormalization in this model.{joined}"
     counts = Counter(entry.outcome.value for entry in report.entries)
@@ -46,7 +46,7 @@ def monitor_sentence(monitor: Monitor | None, rows: str = "calibration rows") ->
     if monitor.calibration_rows:
         return f"Inputs are monitored for drift at {layers}; thresholds come from {monitor.calibration_rows} {rows}."
     return (
-        f"Inputs are monitored for drift at {layers}, but without thresholds, which take at least {MIN_ROWS} {rows}: "
+        f"Inputs are monitored for drift at {layers}, but without thresholds, which need at least {MIN_ROWS} {rows}: "
         "scores are shown, `drifted` stays null, and the alert cannot fire."
     )
 
@@ -102,7 +102,7 @@ def fold_table(report: FoldReport) -> Table:
 def _absorbers(entry: BatchNormOutcome) -> str:
     """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
     between = sum(step not in entry.into for step in entry.path)
-    by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
+    by_way = f", through {between} node{'s' * (between > 1)}" if between else ""
     return ", ".join(entry.into) + by_way
 
 

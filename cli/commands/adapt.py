@@ -44,6 +44,12 @@ def adapt(
         bool | None,
         typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
     ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial", help="Leave layers whose statistics cannot be replaced or sampled, and adapt the others."
+        ),
+    ] = False,
     inputs: Annotated[
         Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
     ] = None,
@@ -69,6 +75,7 @@ def adapt(
             prior=prior,
             version=version,
             as_tensors=tensors,
+            allow_partial=allow_partial,
             dry_run=True,
             progress=status.update,
         )
@@ -81,6 +88,7 @@ def adapt(
         "samples": adapted.samples,
         "prior": adapted.prior,
         "layers": [_layer_record(layer) for layer in adapted.layers],
+        "unchanged": list(adapted.adapted.recalibration.unchanged),
     }
     if not as_json:
         out.print(_table(adapted.layers))

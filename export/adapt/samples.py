@@ -53,7 +53,8 @@ def require_usable(samples: Samples, least: int = MIN_SAMPLES) -> None:
     """
     if samples.count < least:
         purpose = (
-            "so that their two halves can be compared and a channel's mean is known to a fifth of its standard deviation"
+            "so that their two halves can be compared and a channel's mean is known to a fifth of its standard "
+            "deviation"
             if least >= MIN_SAMPLES
             else "as one has no variance"
         )

@@ -55,7 +55,7 @@ def fold_file(
         raise WriteError(target, "it is a folder")
     progress("reading the model")
     model = load_model(source)
-    _keep_source_weights(source, target, model)
+    keep_source_weights(source, target, model)
     try:
         report = fold(model, progress, merging, pixels)
     except FoldError:
@@ -74,7 +74,7 @@ def fold_file(
     return FoldedFile(report, verification)
 
 
-def _keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
+def keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
     """Check that no weights of the source are overwritten, unless the source itself is replaced too.
 
     Raises:

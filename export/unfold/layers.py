@@ -33,11 +33,12 @@ _OPTIONAL_BIAS = 11
 class FoldedLayer:
     """A layer that a BatchNormalization may have been folded into.
 
-    `bias`, (C,), float64, is what `remove_bias` takes out of the layer, for the BatchNormalization to add; zeros where
-    there is none, or none of one number for each channel.
+    `value` is what it gives, its bias included. `bias`, (C,), float64, is what `remove_bias` takes out of the layer,
+    for the BatchNormalization to add; zeros where there is none, or none of one number for each channel.
     """
 
     node: ir.Node
+    value: ir.Value
     bias: Array
     remove_bias: Callable[[Editor], None] | None
     dtype: ir.DataType
@@ -78,10 +79,9 @@ def _read_layer(node: ir.Node) -> FoldedLayer | str:
         return _read_matmul(node, dtype)
     channels = _channels(node)
     bias = _bias(node, channels)
-    nothing = np.zeros(channels)
     if bias is None or not bias.any():
-        return FoldedLayer(node, nothing, None, dtype)
-    return FoldedLayer(node, bias, lambda editor: _remove_bias(editor, node), dtype)
+        return FoldedLayer(node, node.outputs[0], np.zeros(channels), None, dtype)
+    return FoldedLayer(node, node.outputs[0], bias, lambda editor: _remove_bias(editor, node), dtype)
 
 
 def _dtype_name(value: ir.Value) -> str:
@@ -135,8 +135,8 @@ def _read_matmul(node: ir.Node, dtype: ir.DataType) -> FoldedLayer | str:
         constant = next((value for value in adder.inputs if value is not node.outputs[0]), None)
         bias = _along_channels(constant, channels, rank=2) if is_constant(constant) else None
         if bias is not None:
-            return FoldedLayer(node, bias, lambda editor: _remove_add(editor, node, adder), dtype)
-    return FoldedLayer(node, np.zeros(channels), None, dtype)
+            return FoldedLayer(node, adder.outputs[0], bias, lambda editor: _remove_add(editor, node, adder), dtype)
+    return FoldedLayer(node, node.outputs[0], np.zeros(channels), None, dtype)
 
 
 def _remove_add(editor: Editor, node: ir.Node, adder: ir.Node) -> None:

@@ -10,7 +10,7 @@ unit of the mean, which may be thousands of the bias's. So scale and variance ar
     gain 1     scale with half as many digits as its dtype has, epsilon a power of two: var = scale² - epsilon is exact
     gain 1 + r / mean    where the mean is larger than the bias: r is the rounding of shift, and is taken away again
 
-The variance moves by a two-thousandth at most where it does, less than samples can tell.
+In float32 the variance moves by a thousandth of itself at most, less than some hundred samples can tell.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from normfold.export.arrays import Array
 EPSILON_EXPONENT = -17
 """Of 2: 7.6e-6, the power of two next to the usual 1e-5."""
 
-NEIGHBOURS = 256
+NEIGHBOURS = 1024
 """Scales that are tried, on either side of the nearest."""
 
-_NEIGHBOUR_BITS = 4
+_NEIGHBOUR_BITS = 2
 """Neighbours are this many bits above the last place apart."""
+
+_BLOCK = 128
+"""Channels whose neighbours are in memory at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,14 @@ class Parameters:
         """The four in the order of the node's inputs."""
         return self.scale, self.shift, self.running_mean, self.running_var
 
+    def add_only(self, bias: Array, dtype: ir.DataType) -> bool:
+        """Return whether a fold of these changes a layer's weight and bias by two units in the last place at most."""
+        limits = dtype.numpy()
+        gain = self.scale / np.sqrt(self.running_var + self.epsilon)
+        offset = (self.shift - gain * self.running_mean).astype(limits).astype(np.float64)
+        allowed = np.where(bias == 0, 0, 2 * np.spacing(np.abs(bias).astype(limits)).astype(np.float64))
+        return bool((np.abs(offset - bias) <= allowed).all() and (np.abs(gain - 1) <= 2 * np.finfo(limits).eps).all())
+
 
 def parameter_dtype(value: ir.Value, opset: int) -> ir.DataType | None:
     """Return the dtype of the parameters behind a value, or None where BatchNormalization has none for it.
@@ -63,9 +74,9 @@ def parameter_dtype(value: ir.Value, opset: int) -> ir.DataType | None:
     return value.dtype if value.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16) else None
 
 
-def neutral_parameters(bias: Array, dtype: ir.DataType) -> Parameters:
-    """Return the parameters of a BatchNormalization that adds a bias, with statistics to be replaced."""
-    return bias_parameters(np.zeros_like(bias), np.ones_like(bias), bias, dtype)
+def neutral_parameters(channels: int, dtype: ir.DataType) -> Parameters:
+    """Return the parameters of a BatchNormalization that changes nothing, with statistics to be replaced."""
+    return bias_parameters(np.zeros(channels), np.ones(channels), np.zeros(channels), dtype)
 
 
 def bias_parameters(mean: Array, var: Array, bias: Array, dtype: ir.DataType) -> Parameters:
@@ -83,12 +94,15 @@ def bias_parameters(mean: Array, var: Array, bias: Array, dtype: ir.DataType) ->
         return array.astype(dtype.numpy()).astype(np.float64)
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        epsilon = 2.0 ** _epsilon_exponent(var, limits.nmant + 1)
+        epsilon = 2.0 ** (_epsilon_exponent(var, limits.nmant + 1) if (bias == 0).any() else EPSILON_EXPONENT)
         own_mean = rounded(mean)
         shift = rounded(own_mean + bias)
         rest = shift - bias - own_mean
         gain = np.where(np.abs(bias) < np.abs(own_mean), 1 + rest / own_mean, 1.0)
-        scale, own_var = _scale_and_variance(np.sqrt(var + epsilon), gain, epsilon, dtype)
+        root = np.sqrt(var + epsilon)
+        blocks = [slice(start, start + _BLOCK) for start in range(0, var.size, _BLOCK)]
+        found = [_scale_and_variance(root[block], gain[block], epsilon, dtype) for block in blocks]
+        scale, own_var = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Parameters(scale, shift, own_mean, own_var, epsilon)
 
 

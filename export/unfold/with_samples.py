@@ -50,14 +50,13 @@ def unfold_with_samples(
         raise UnfoldError(" ".join(["The model has no layer to put a BatchNormalization behind.", *left]))
     editor = Editor(model.graph)
     nodes = [_insert(editor, layer) for layer in layers]
+    moments = []
     with closing(layer_inputs(model, nodes, samples, batchable=True)) as inputs:
         for number, (layer, node, activations) in enumerate(zip(layers, nodes, inputs, strict=True), start=1):
             progress(f"unfolding {number} of {len(layers)}: {node_label(layer.node)}")
-            mean, var = _moments(activations, node)
-            parameters = bias_parameters(mean, var, layer.bias, layer.dtype)
-            if not parameters.are_finite:
-                raise SampleStatisticsError(node_label(node))
-            set_parameters(editor, node, parameters, layer.dtype)
+            moments.append(_moments(activations, node))
+    for layer, node, (mean, var) in zip(layers, nodes, moments, strict=True):
+        _replace_neutral(editor, layer, node, mean, var)
     common_passes.RemoveUnusedNodesPass()(model)  # what made a bias
     unfolded = [
         UnfoldedLayer(node_label(node), node_label(layer.node), layer.channels)
@@ -67,11 +66,28 @@ def unfold_with_samples(
 
 
 def _insert(editor: Editor, layer: FoldedLayer) -> ir.Node:
-    if layer.remove_bias is not None:
-        layer.remove_bias(editor)
-    parameters = neutral_parameters(layer.bias, layer.dtype)
+    """Put a BatchNormalization behind a layer that changes nothing, so that the value between them can be sampled."""
     label = f"{node_label(layer.node)}.batchnorm"
-    return insert_batchnorm(editor, layer.node.outputs[0], label, parameters, layer.dtype)
+    return insert_batchnorm(editor, layer.value, label, neutral_parameters(layer.channels, layer.dtype), layer.dtype)
+
+
+def _replace_neutral(editor: Editor, layer: FoldedLayer, node: ir.Node, mean: Array, var: Array) -> None:
+    """Give a BatchNormalization the statistics of what it gets, and the bias of the layer before it.
+
+    The layer keeps a bias that is too small beside the mean to come back from the parameters as it was.
+
+    Raises:
+        SampleStatisticsError: the statistics are not finite.
+    """
+    parameters = bias_parameters(mean - layer.bias, var, layer.bias, layer.dtype)
+    if layer.remove_bias is not None:
+        if parameters.add_only(layer.bias, layer.value.dtype or layer.dtype):
+            layer.remove_bias(editor)
+        else:
+            parameters = bias_parameters(mean, var, np.zeros_like(layer.bias), layer.dtype)
+    if not parameters.are_finite:
+        raise SampleStatisticsError(node_label(node))
+    set_parameters(editor, node, parameters, layer.dtype)
 
 
 def _moments(activations: Activations, node: ir.Node) -> tuple[Array, Array]:

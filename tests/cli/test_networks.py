@@ -18,7 +18,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.manifest import read_manifest
+from normfold.export.bundle.export import export_bundle
 from normfold.export.files.fold_file import FoldedFile, fold_file
+from normfold.export.unfold.unfold import unfold_bundle, unfold_file
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.onnx.to_onnx import InputSpec, to_onnx
@@ -26,6 +28,7 @@ from normfold.service.app import create_app
 from normfold.service.settings import Settings
 from tests.support.command import RunCommand
 from tests.support.infer_bodies import png_of
+from tests.support.onnx_models import assert_same_weights
 from tests.support.service import serve_app
 
 PICTURE, SEQUENCE = (1, 8, 8), (3, 16)
@@ -74,6 +77,50 @@ def test_network_with_a_linear_layer_before_each_batchnorm_folds_completely(
     assert folded.report.batchnorm_before == before
     assert folded.report.batchnorm_after == 0
     assert operators == left
+
+
+ALL_NETWORKS = [
+    *("convnet", "resnet", "preact_resnet", "mobilenet", "mobilenet_v2", "repvgg", "densenet", "unet"),
+    *("mlp", "temporal"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_NETWORKS)
+def test_folded_network_unfolds_with_samples_and_folds_to_the_same_weights(tmp_path: Path, name: str) -> None:
+    shape = SEQUENCE if name == "temporal" else PICTURE
+    fold_network(tmp_path, name, shape)
+    rows = np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", input=rows)
+
+    found = unfold_file(tmp_path / "folded.onnx", tmp_path / "again.onnx", tmp_path / "samples.npz")
+    fold_file(tmp_path / "again.onnx", tmp_path / "refolded.onnx")
+
+    before, after = (onnx.load(tmp_path / name) for name in ("folded.onnx", "again.onnx"))
+    counts = [Counter(node.op_type for node in proto.graph.node) for proto in (before, after)]
+    layers = sum(counts[0][op_type] for op_type in ("Conv", "ConvTranspose", "Gemm"))
+    assert len(found.report.layers) + len(found.report.left) == layers
+    assert counts[1]["BatchNormalization"] == counts[0]["BatchNormalization"] + len(found.report.layers)
+    assert_same_weights(before, onnx.load(tmp_path / "refolded.onnx"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_NETWORKS)
+def test_bundle_of_a_network_unfolds_without_its_source_and_folds_to_the_same_weights(
+    tmp_path: Path, name: str
+) -> None:
+    shape = SEQUENCE if name == "temporal" else PICTURE
+    written = to_onnx(trained_like(name, shape), tmp_path / "net.onnx", {"input": InputSpec(shape)})
+    exported = export_bundle(written.path, tmp_path / "models", "net", keep_source=False, monitoring=False)
+
+    found = unfold_bundle(tmp_path / "models", "net", tmp_path / "again.onnx")
+    refolded = fold_file(tmp_path / "again.onnx", tmp_path / "refolded.onnx").report
+
+    outcomes = Counter(entry.outcome.value for entry in exported.report.entries)
+    assert len(found.report.layers) + len(found.report.left) == sum(outcomes.values()) - outcomes["kept"]
+    assert len(found.report.layers) >= outcomes["folded back"] - outcomes["merged"]
+    assert refolded.batchnorm_after == exported.report.batchnorm_after
+    assert_same_weights(onnx.load(exported.path / "model.onnx"), onnx.load(tmp_path / "refolded.onnx"))
 
 
 @pytest.mark.slow

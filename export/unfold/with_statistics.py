@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from normfold.contract.manifest import MODEL_NAME
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import StoredBatchNorm
@@ -56,7 +57,8 @@ def unfold_with_statistics(
         else:
             left.append(f"BatchNormalization {batchnorm.node!r} cannot be put back: {behind}")
     if not layers:
-        raise UnfoldError(" ".join(["The bundle has no BatchNormalization that can be put back.", *left]))
+        such_as = f" {left[0]} Its {MODEL_NAME} can be unfolded with samples (--samples)." if left else ""
+        raise UnfoldError(f"The bundle has no BatchNormalization that can be put back.{such_as}")
     common_passes.RemoveUnusedNodesPass()(model)
     return UnfoldReport(tuple(layers), tuple(left))
 

@@ -52,7 +52,7 @@ class TrainingModeError(InputError):
     def __init__(self, node: str) -> None:
         super().__init__(
             f"BatchNormalization {node!r} is in training mode: it normalises by the batch, not by frozen statistics; "
-            "export the network in evaluation mode."
+            "export the network in evaluation mode, or put the file into it with `normfold repair`."
         )
         self.node = node
 

@@ -21,7 +21,7 @@ def unfold(
     target: Annotated[
         Path | None,
         typer.Argument(
-            help="Path of the unfolded model to write.", metavar="[OUT.onnx]", show_default="NAME.unfolded.onnx"
+            help="Path of the unfolded model to write.", metavar="OUT.onnx", show_default="NAME.unfolded.onnx"
         ),
     ] = None,
     samples: Annotated[

@@ -98,7 +98,7 @@ def test_network_with_a_linear_layer_before_each_batchnorm_folds_completely(
 def test_folded_network_unfolds_and_folds_to_the_same_weights(
     tmp_path: Path, name: str, shape: tuple[int, ...], options: dict[str, Any]
 ) -> None:
-    """With samples, and with the statistics of a bundle without its source; in a RepVGG those of merged layers are lost."""
+    """With samples, and with the statistics of a bundle without its source, which a merge may leave without a place."""
     written = to_onnx(trained_like(name, shape, **options), tmp_path / "net.onnx", {"input": InputSpec(shape)})
     exported = export_bundle(written.path, tmp_path / "models", "net", keep_source=False, monitoring=False)
     folded = onnx.load(exported.path / "model.onnx")

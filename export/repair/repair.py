@@ -14,9 +14,9 @@ from normfold.contract.atomic_write import atomic_path
 from normfold.contract.errors import WriteError
 from normfold.contract.preprocess import Preprocessing
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.adapt.read_samples import read_samples
+from normfold.export.adapt.read_samples import read_samples_of_file
 from normfold.export.adapt.recalibrate import recalibrate
-from normfold.export.adapt.samples import SampleFormat, Samples, require_usable
+from normfold.export.adapt.samples import Samples, require_usable
 from normfold.export.errors import ModelFileError, RepairError
 from normfold.export.files.fold_file import keep_source_weights
 from normfold.export.graph.editor import Editor
@@ -30,7 +30,7 @@ from normfold.export.repair.modes import (
     set_inference_mode,
     set_placeholders,
 )
-from normfold.export.verify.runner import Runner, input_infos
+from normfold.export.verify.runner import Runner
 
 
 class Origin(StrEnum):
@@ -83,7 +83,7 @@ def repair_file(
     Raises:
         ModelFileError: the model cannot be used, or the result cannot be run.
         RepairError: there are no samples and a node has no statistics of its own, or the batch's statistics are read.
-        SampleError, ModelInputError: the samples cannot be read.
+        SampleError, PixelError, ModelInputError: the samples cannot be read.
         NotAdaptableError: statistics cannot be taken from the samples.
         AdaptationError: the samples are too few, too many, all the same, or their first half is not like their second.
         WriteError: the target cannot be written.
@@ -100,8 +100,7 @@ def repair_file(
         _require_statistics(found)
     else:
         progress("reading the samples")
-        expected = SampleFormat(input_infos(source, model), preprocessing, False)
-        given = read_samples(samples, expected, as_tensors)
+        given = read_samples_of_file(samples, source, model, preprocessing, as_tensors)
         require_usable(given)
     removed = tuple(name for each in found for name in set_inference_mode(model, each.node))
     warnings = list(_warnings(found, removed, with_samples=samples is not None))

@@ -108,8 +108,8 @@ def bias_parameters(mean: Array, var: Array, bias: Array, dtype: ir.DataType) ->
 
 def _epsilon_exponent(var: Array, digits: int) -> int:
     """Return the exponent of epsilon: so large that the largest variance plus epsilon fits the digits of the dtype."""
-    largest = float(np.sqrt(var.max(initial=0.0) + 2.0**EPSILON_EXPONENT))
-    return max(EPSILON_EXPONENT, 2 * int(np.floor(np.log2(largest))) + 2 - digits) if np.isfinite(largest) else 0
+    peak = float(np.sqrt(var.max(initial=0.0) + 2.0**EPSILON_EXPONENT))
+    return max(EPSILON_EXPONENT, 2 * int(np.floor(np.log2(peak))) + 2 - digits) if np.isfinite(peak) else 0
 
 
 def _scale_and_variance(scale: Array, gain: Array, epsilon: float, dtype: ir.DataType) -> tuple[Array, Array]:

@@ -13,8 +13,8 @@ from normfold.contract.errors import WriteError
 from normfold.contract.manifest import MODEL_NAME, STATISTICS_NAME, UNFOLDED_NAME, Manifest
 from normfold.contract.preprocess import Preprocessing
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.adapt.read_samples import read_samples
-from normfold.export.adapt.samples import MIN_SAMPLES, SampleFormat, require_usable
+from normfold.export.adapt.read_samples import read_samples_of_file
+from normfold.export.adapt.samples import MIN_SAMPLES, require_usable
 from normfold.export.bundle.statistics import read_statistics
 from normfold.export.errors import ModelFileError, UnfoldError
 from normfold.export.files.fold_file import keep_source_weights
@@ -25,7 +25,6 @@ from normfold.export.repository.versions import check_version, find_model
 from normfold.export.unfold.report import UnfoldedLayer, UnfoldReport
 from normfold.export.unfold.with_samples import unfold_with_samples
 from normfold.export.unfold.with_statistics import unfold_with_statistics
-from normfold.export.verify.runner import input_infos
 from normfold.export.verify.verify import Verification, verify
 
 LEAST_SAMPLES = 2
@@ -64,7 +63,7 @@ def unfold_file(
     Raises:
         ModelFileError: the model cannot be used.
         UnfoldError: there are no samples, or there is no layer to put a BatchNormalization behind.
-        SampleError, ModelInputError: the samples, or the inputs to verify with, cannot be used.
+        SampleError, PixelError, ModelInputError: the samples, or the inputs to verify with, cannot be used.
         AdaptationError: the samples are too few, too many, all the same, or beyond what the model's numbers hold.
         NotAdaptableError: the model cannot be run on the samples.
         VerificationError: the unfolded model differs; the target is as it was.
@@ -80,7 +79,7 @@ def unfold_file(
         )
     keep_source_weights(source, target, model)
     progress("reading the samples")
-    given = read_samples(samples, SampleFormat(input_infos(source, model), preprocessing, False), as_tensors)
+    given = read_samples_of_file(samples, source, model, preprocessing, as_tensors)
     require_usable(given, LEAST_SAMPLES)
     few = (
         f"{given.count} samples give rough statistics: a channel's mean is known to a fifth of its standard deviation "

@@ -72,7 +72,7 @@ def repair(
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
         RepairError: a node has no statistics of its own and there are no samples, or the batch's statistics are read.
         ModelFileError, ManifestError: the model or its card cannot be used.
-        SampleError, ModelInputError: the samples cannot be read.
+        SampleError, PixelError, ModelInputError: the samples cannot be read.
         NotAdaptableError: statistics cannot be taken from the samples.
         AdaptationError: the samples are too few, too many, all alike, or their first half is not like their second.
         WriteError: `target` cannot be written.

@@ -92,7 +92,7 @@ def unfold(
         ModelFileError, ManifestError: the model or its card cannot be used.
         RepositoryError: there is no such model or version.
         DamagedVersionError: the version is not what was exported.
-        SampleError, ModelInputError: the samples, or the inputs to verify with, cannot be used.
+        SampleError, PixelError, ModelInputError: the samples, or the inputs to verify with, cannot be used.
         NotAdaptableError: the model cannot be run on the samples.
         AdaptationError: the samples are too few, too many, all alike, or beyond what the model's numbers hold.
         VerificationError: the unfolded model differs; `target` is as it was.

@@ -49,7 +49,7 @@ def test_json_output_of_repair_is_the_record(normfold: RunCommand, training: Pat
     }
 
 
-def test_file_with_nothing_to_repair_is_written_and_said(normfold: RunCommand, tmp_path: Path) -> None:
+def test_file_with_nothing_to_repair_is_written(normfold: RunCommand, tmp_path: Path) -> None:
     onnx.save(conv_blocks(np.random.default_rng(0), 1), tmp_path / "net.onnx")
     code, out, err = normfold("repair", "net.onnx", "same.onnx")
     assert (code, err) == (0, "")

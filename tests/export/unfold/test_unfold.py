@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
@@ -20,6 +21,7 @@ from normfold.export.errors import (
     VerificationError,
 )
 from normfold.export.files.fold_file import fold_file
+from normfold.export.graph.pixels import FromPixels
 from normfold.export.unfold import with_samples
 from normfold.export.unfold.parameters import Parameters, bias_parameters
 from normfold.export.unfold.unfold import UnfoldedFile, unfold_bundle, unfold_file
@@ -413,3 +415,30 @@ def test_layer_in_a_subgraph_is_named(tmp_path: Path) -> None:
 
     assert [one.behind for one in found.report.layers] == ["out"]
     assert "stands in the subgraph of a control flow node" in found.report.left[0]
+
+
+@pytest.mark.parametrize("kind", ["pictures", "tensors"])
+def test_file_that_takes_pixels_is_unfolded_with_pictures_or_pixels(tmp_path: Path, kind: str) -> None:
+    onnx.save(colour_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
+    fold_file(tmp_path / "net.onnx", tmp_path / "folded.onnx", pixels=FromPixels(COLOUR_CARD))
+    pixels = np.random.default_rng(1).integers(0, 256, (COUNT, 3, 6, 6), np.uint8)
+    (tmp_path / "samples").mkdir()
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "samples" / f"{number:02}.png")
+    np.savez(tmp_path / "samples.npz", x=pixels)
+    given = tmp_path / ("samples" if kind == "pictures" else "samples.npz")
+
+    found = unfold_file(
+        tmp_path / "folded.onnx",
+        tmp_path / "unfolded.onnx",
+        given,
+        COLOUR_CARD,
+        as_tensors=None if kind == "pictures" else True,
+    )
+
+    assert found.verification.passes
+    (conv,) = [node for node in onnx.load(tmp_path / "unfolded.onnx").graph.node if node.op_type == "Conv"]
+    (h,) = run32(with_output(onnx.load(tmp_path / "unfolded.onnx"), conv.output[0]), {"x": pixels})
+    constants = constants_of(onnx.load(tmp_path / "unfolded.onnx"))
+    np.testing.assert_allclose(constants["conv.batchnorm.running_mean"], h.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    assert_same_weights(onnx.load(tmp_path / "folded.onnx"), folded_again(tmp_path))

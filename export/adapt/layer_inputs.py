@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,7 +15,9 @@ from normfold.export.adapt.samples import Samples
 from normfold.export.errors import SampleError
 
 
-def layer_inputs(model: ir.Model, nodes: Sequence[ir.Node], samples: Samples, batchable: bool) -> Iterator[Activations]:
+def layer_inputs(
+    model: ir.Model, nodes: Sequence[ir.Node], samples: Samples, batchable: bool
+) -> Generator[Activations, None, None]:
     """Yield for each node the values that are alive before it, its own inputs among them, over all samples.
 
     The network runs piece by piece, from one of the nodes to the next. Once the values before a node were yielded, the

@@ -93,11 +93,11 @@ def read_statistics(path: Path) -> list[StoredBatchNorm]:
         index = json.loads((file.metadata() or {}).get("batchnorm", "[]"))
         return [
             StoredBatchNorm(
-                entry["node"],
-                entry["outcome"],
-                entry["output_value"],
-                *(file.get_tensor(f"{entry['node']}.{name}") for name in PARAMETERS),
+                node=entry["node"],
+                outcome=entry["outcome"],
+                output_value=entry["output_value"],
                 epsilon=entry["epsilon"],
+                **{name: file.get_tensor(f"{entry['node']}.{name}") for name in PARAMETERS},
             )
             for entry in index
         ]

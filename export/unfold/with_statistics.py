@@ -93,11 +93,12 @@ def _put_back(editor: Editor, batchnorm: StoredBatchNorm) -> UnfoldedLayer | str
 
 
 def _rounded(batchnorm: StoredBatchNorm, dtype: ir.DataType) -> Parameters:
-    """Return the parameters as the nodes's dtype holds them."""
-    arrays = (batchnorm.scale, batchnorm.shift, batchnorm.running_mean, batchnorm.running_var)
-    return Parameters(
-        *(array.astype(dtype.numpy()).astype(np.float64) for array in arrays), epsilon=float(batchnorm.epsilon)
+    """Return the parameters as the node's dtype holds them."""
+    scale, shift, mean, var = (
+        array.astype(dtype.numpy()).astype(np.float64)
+        for array in (batchnorm.scale, batchnorm.shift, batchnorm.running_mean, batchnorm.running_var)
     )
+    return Parameters(scale, shift, mean, var, batchnorm.epsilon)
 
 
 def _apply(editor: Editor, plan: Plan, source: ir.Value) -> None:

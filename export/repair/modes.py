@@ -50,6 +50,13 @@ def find_batch_statistics(model: ir.Model) -> list[BatchStatistics]:
     return found
 
 
+def find_active_dropouts(model: ir.Model) -> list[str]:
+    """Return the labels of the Dropout nodes whose training_mode, an input from opset 12 on, is true."""
+    dropouts = [node for node in model.graph.all_nodes() if node.op_type == "Dropout" and node.domain == ""]
+    modes = {node: constant_tensor(node.inputs[2]) for node in dropouts if len(node.inputs) > 2}
+    return [node_label(node) for node, mode in modes.items() if mode is not None and bool(mode.numpy().any())]
+
+
 def set_inference_mode(model: ir.Model, node: ir.Node) -> tuple[str, ...]:
     """Make a BatchNormalization normalise by its statistics; return the outputs of the model that were removed.
 

@@ -26,6 +26,7 @@ from normfold.export.onnx_io.model_file import check_result, load_model, save_mo
 from normfold.export.repair.modes import (
     BatchStatistics,
     Cause,
+    find_active_dropouts,
     find_batch_statistics,
     set_inference_mode,
     set_placeholders,
@@ -103,7 +104,7 @@ def repair_file(
         given = read_samples_of_file(samples, source, model, preprocessing, as_tensors)
         require_usable(given)
     removed = tuple(name for each in found for name in set_inference_mode(model, each.node))
-    warnings = list(_warnings(found, removed, with_samples=samples is not None))
+    warnings = _warnings(found, removed, find_active_dropouts(model), with_samples=samples is not None)
     if samples is not None and found:
         warnings += given.warnings
         _take_from_samples(model, found, given, progress)
@@ -138,7 +139,7 @@ def _require_statistics(found: Sequence[BatchStatistics]) -> None:
         Cause.TRAINING_MODE: "is in training mode, with statistics that were never set or are not finite",
     }
     first = f"BatchNormalization {unset[0].label!r} {reasons[unset[0].cause]}"
-    others = f" (as do {len(unset) - 1} more)" if len(unset) > 1 else ""
+    others = f" (and {len(unset) - 1} more)" if len(unset) > 1 else ""
     raise RepairError(
         f"{first}{others}: there are none to normalise by. Give inputs of the network to take them from: "
         "--samples FOLDER|FILE.npz|FILE.csv (samples=)."
@@ -157,7 +158,9 @@ def _take_from_samples(
     recalibrate(model, samples, prior=0.0, only=only, progress=progress).require()
 
 
-def _warnings(found: Sequence[BatchStatistics], removed: Sequence[str], with_samples: bool) -> list[str]:
+def _warnings(
+    found: Sequence[BatchStatistics], removed: Sequence[str], dropouts: Sequence[str], with_samples: bool
+) -> list[str]:
     warnings = []
     if found and not with_samples:
         names = ", ".join(repr(each.label) for each in found)
@@ -166,6 +169,9 @@ def _warnings(found: Sequence[BatchStatistics], removed: Sequence[str], with_sam
             "the file holds. If training never finished them, they are wrong: compare the accuracy, or take new ones "
             "with --samples."
         )
+    if dropouts:
+        names = ", ".join(map(repr, dropouts))
+        warnings.append(f"Still in training mode, setting values to 0 by chance: Dropout {names}. Export it again.")
     if removed:
         names = ", ".join(map(repr, removed))
         warnings.append(f"Outputs of updated statistics were removed, since nothing updates them any more: {names}.")

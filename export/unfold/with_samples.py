@@ -47,7 +47,7 @@ def unfold_with_samples(
     infer_shapes(model, afresh=True)
     layers, left = find_layers(model)
     if not layers:
-        raise UnfoldError(" ".join(["The model has no layer to put a BatchNormalization behind.", *left]))
+        raise UnfoldError(" ".join(["The model has no layer to put a BatchNormalization behind.", *left[:1]]))
     editor = Editor(model.graph)
     nodes = [_insert(editor, layer) for layer in layers]
     moments = []

@@ -195,7 +195,7 @@ def test_statistics_computed_in_the_graph_become_constants(tmp_path: Path, opset
         constants["axes"] = np.array([0, 2, 3])
     proto = model(nodes, {"x": ["n", 2, 4, 4]}, ["y"], constants, opset, np.float32)
 
-    with pytest.raises(RepairError, match=r"'one' computes its statistics from the batch \(as do 1 more\)"):
+    with pytest.raises(RepairError, match=r"'one' computes its statistics from the batch \(and 1 more\)"):
         repaired(proto, tmp_path)
     result, found = repaired(proto, tmp_path, rows())
 
@@ -252,6 +252,14 @@ def test_statistics_of_the_batch_that_are_read_are_an_error(tmp_path: Path) -> N
     with pytest.raises(RepairError, match="gives out the statistics of the batch, 'one.saved_m'"):
         repaired(proto, tmp_path)
     assert not (tmp_path / "repaired.onnx").exists()
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_dropout_in_training_mode_is_warned_of(tmp_path: Path, is_active: bool) -> None:
+    nodes = [batchnorm("x", "b"), helper.make_node("Dropout", ["b", "ratio", "mode"], ["y"], name="drop")]
+    constants = statistics(RNG, 2, dtype=np.float32) | {"ratio": np.float32(0.5), "mode": np.array(is_active)}
+    _, found = repaired(model(nodes, {"x": ["n", 2, 4, 4]}, ["y"], constants, dtype=np.float32), tmp_path)
+    assert ["'drop'" in warning for warning in found.warnings] == [True] * is_active
 
 
 def test_too_few_or_unstable_samples_write_nothing(tmp_path: Path) -> None:

@@ -417,6 +417,7 @@ def test_layer_in_a_subgraph_is_named(tmp_path: Path) -> None:
     assert "stands in the subgraph of a control flow node" in found.report.left[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pictures", "tensors"])
 def test_file_that_takes_pixels_is_unfolded_with_pictures_or_pixels(tmp_path: Path, kind: str) -> None:
     onnx.save(colour_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")

@@ -21,6 +21,7 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.operators.table import OPERATORS
 from normfold.export.fold.plan import Plan, Planner
 from normfold.export.fold.rejection import Rejection
+from normfold.export.fold.report import Outcome
 from normfold.export.graph.constants import constant_dtype, float64_reader, is_constant
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import node_label, opset_of
@@ -49,7 +50,7 @@ def unfold_with_statistics(
     editor, layers, left = Editor(model.graph), [], []
     for number, batchnorm in enumerate(stored, start=1):
         progress(f"unfolding {number} of {len(stored)}: {batchnorm.node}")
-        if batchnorm.outcome in ("kept", "removed"):
+        if batchnorm.outcome in (Outcome.KEPT, Outcome.REMOVED):
             continue
         behind = _put_back(editor, batchnorm)
         if isinstance(behind, UnfoldedLayer):

@@ -23,7 +23,7 @@ INTERNAL_FAULT = 70
 """Exit code of an unforeseen error: not 1, which means that a check failed."""
 
 COMMANDS = (
-    *("train", "audit", "export", "fold", "inspect", "verify", "adapt", "serve", "study"),
+    *("train", "audit", "repair", "export", "fold", "unfold", "inspect", "verify", "adapt", "serve", "study"),
     *("repository", "keys"),
 )
 """In the order of the help. Module `normfold.cli.commands.NAME` has a function NAME, or a Typer `app` of several."""

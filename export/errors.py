@@ -8,6 +8,8 @@ NormfoldError (contract)
 │   ├── PixelError           the model cannot take 8-bit pixels
 │   ├── BundleExportError    the bundle cannot be written under this name and version
 │   ├── NotAdaptableError    the bundle's statistics cannot be recalibrated from its files
+│   ├── UnfoldError          a network cannot be given BatchNormalization nodes again
+│   ├── RepairError          BatchNormalization nodes cannot be put into inference mode
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is not a folder
@@ -50,7 +52,7 @@ class TrainingModeError(InputError):
     def __init__(self, node: str) -> None:
         super().__init__(
             f"BatchNormalization {node!r} is in training mode: it normalises by the batch, not by frozen statistics; "
-            "export the network in evaluation mode."
+            "export the network in evaluation mode, or put the file into it with `normfold repair`."
         )
         self.node = node
 
@@ -69,6 +71,14 @@ class BundleExportError(InputError):
 
 class NotAdaptableError(InputError):
     """The bundle's statistics cannot be recalibrated from its files."""
+
+
+class UnfoldError(InputError):
+    """A network cannot be given BatchNormalization nodes again from what is there."""
+
+
+class RepairError(InputError):
+    """BatchNormalization nodes cannot be put into inference mode with what is there."""
 
 
 class SampleError(InputError):

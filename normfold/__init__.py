@@ -7,6 +7,8 @@
     verify      compare two ONNX models, relative to the rounding noise of the first
     export      fold a run folder, an ONNX file or a torch network, and write a bundle
     adapt       recalibrate a bundle's statistics from samples, and publish a new version
+    unfold      give a folded network its BatchNormalization again, for further training
+    repair      put BatchNormalization in training mode into inference mode
     load_repository     run the models of a repository in this process
     create_app  the service, as an ASGI application
     Client      a client of a running service
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from normfold._repository import load_repository as load_repository
     from normfold._shared.predictions import ClassProbability as ClassProbability
     from normfold._shared.predictions import Prediction as Prediction
+    from normfold._shared.repair import RepairResult as RepairResult
+    from normfold._shared.repair import repair as repair
+    from normfold._shared.unfold import UnfoldResult as UnfoldResult
+    from normfold._shared.unfold import unfold as unfold
     from normfold._train import TrainResult as TrainResult
     from normfold._train import train as train
     from normfold._verify import VerifyResult as VerifyResult
@@ -63,6 +69,8 @@ _MODULES = {
     "_verify": ("verify", "VerifyResult"),
     "_export": ("export", "ExportResult"),
     "_adapt": ("adapt", "AdaptResult"),
+    "_shared.unfold": ("unfold", "UnfoldResult"),
+    "_shared.repair": ("repair", "RepairResult"),
     "_repository": ("load_repository", "ModelRepository", "RepositoryModel"),
     "_app": ("create_app",),
     "client": ("Client", "ModelVersion"),

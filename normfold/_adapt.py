@@ -52,8 +52,8 @@ class AdaptResult:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings about the samples, one sentence each."""
-        return tuple(self.adapted.samples.warnings)
+        """Warnings about the samples, and the layers that keep their statistics, one sentence each."""
+        return (*self.adapted.samples.warnings, *self.adapted.recalibration.unchanged)
 
     def require(self) -> None:
         """Raise if the samples do not justify new statistics.
@@ -98,6 +98,7 @@ def adapt(
     prior: float | None = None,
     version: int | None = None,
     as_tensors: bool | None = None,
+    allow_partial: bool = False,
     inputs: AnyPath | None = None,
     dry_run: bool = False,
     progress: Progress = False,
@@ -125,6 +126,8 @@ def adapt(
         prior: weight of the training statistics, as a number of samples; 16 without it.
         version: to adapt; the newest without it.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
+        allow_partial: leave layers as they are whose statistics cannot be replaced or sampled, with a warning for each;
+            without it such a layer is an error.
         inputs: an .npz to verify with, one array for each input; random inputs without it.
         dry_run: write nothing; `publish` of the result does.
         progress: True shows each step on standard error; a function is called with each step, in words.
@@ -145,6 +148,8 @@ def adapt(
 
     weight = DEFAULT_PRIOR if prior is None else prior
     with progress_callback(progress) as progress:
-        found = recalibrate_bundle(Path(repository), name, Path(samples), weight, version, as_tensors, progress)
+        found = recalibrate_bundle(
+            Path(repository), name, Path(samples), weight, version, as_tensors, allow_partial, progress
+        )
     result = AdaptResult(found)
     return result if dry_run else result.publish(inputs=inputs, progress=progress)

@@ -14,6 +14,8 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── DamagedBundleError              a bundle's folder does not agree with its manifest
     │   ├── BundleExportError               a bundle cannot be written under this name, version or card
     │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
+    │   ├── UnfoldError                     a network cannot be given BatchNormalization nodes again
+    │   ├── RepairError                     BatchNormalization nodes cannot be put into inference mode
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
     │   ├── RepositoryError                 a repository cannot carry out a command
     │   │   ├── NoRepositoryError           the repository is not a folder
@@ -93,11 +95,13 @@ from normfold.export.errors import NoRepositoryError as NoRepositoryError
 from normfold.export.errors import NotAdaptableError as NotAdaptableError
 from normfold.export.errors import PixelError as PixelError
 from normfold.export.errors import ReadError as ReadError
+from normfold.export.errors import RepairError as RepairError
 from normfold.export.errors import RepositoryError as RepositoryError
 from normfold.export.errors import SampleCountError as SampleCountError
 from normfold.export.errors import SampleError as SampleError
 from normfold.export.errors import SampleStatisticsError as SampleStatisticsError
 from normfold.export.errors import TrainingModeError as TrainingModeError
+from normfold.export.errors import UnfoldError as UnfoldError
 from normfold.export.errors import UnknownVersionError as UnknownVersionError
 from normfold.export.errors import UnstableSamplesError as UnstableSamplesError
 from normfold.export.errors import VerificationError as VerificationError

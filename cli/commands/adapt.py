@@ -45,6 +45,12 @@ def adapt(
         bool | None,
         typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
     ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial", help="Leave layers whose statistics cannot be replaced or sampled, and adapt the others."
+        ),
+    ] = False,
     inputs: Annotated[
         Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
     ] = None,
@@ -70,6 +76,7 @@ def adapt(
             prior=prior,
             version=version,
             as_tensors=tensors,
+            allow_partial=allow_partial,
             dry_run=True,
             progress=status.update,
         )
@@ -82,6 +89,7 @@ def adapt(
         "samples": adapted.samples,
         "prior": adapted.prior,
         "layers": [_layer_record(layer) for layer in adapted.layers],
+        "unchanged": list(adapted.adapted.recalibration.unchanged),
     }
     if not as_json:
         out.print(_table(adapted.layers))

@@ -89,8 +89,8 @@ class Activations:
         for value in graph.outputs:
             if not isinstance(value.type, ir.TensorType) or value.shape is None:
                 raise NotAdaptableError(
-                    f"The rank of {value.name!r}, a value inside the network, cannot be inferred: it cannot be run "
-                    "piece by piece, as adapting must."
+                    f"The rank of {value.name!r}, a value inside the network, cannot be inferred: so the network "
+                    "cannot be run piece by piece, as samples must."
                 )
         return ir.Model(graph, ir_version=model.ir_version)
 

@@ -20,21 +20,15 @@ from normfold.contract.manifest import DEFAULT_PRIOR, STATISTICS_NAME, UNFOLDED_
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.read_samples import read_kept_samples, read_samples
 from normfold.export.adapt.recalibrate import Recalibration, recalibrate
-from normfold.export.adapt.samples import SampleFormat, Samples
+from normfold.export.adapt.samples import SampleFormat, Samples, require_usable
 from normfold.export.bundle.evenly_spaced import evenly_spaced
 from normfold.export.bundle.export import AdaptationOrigin, ExportedBundle, export_bundle
 from normfold.export.bundle.statistics import TRAINED_NAME, read_merging, read_trained
-from normfold.export.errors import IdenticalSamplesError, NotAdaptableError, SampleCountError
+from normfold.export.errors import NotAdaptableError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.repository.versions import check_version, find_model
 from normfold.export.verify.runner import Inputs, input_infos
-
-MIN_SAMPLES = 32
-"""Two halves of 16 to compare. A channel's mean is then known to 1/√32 = 0.18 of its standard deviation at worst."""
-
-MAX_SAMPLES = 20_000
-"""1/√20000 = 0.007 of a standard deviation: more would cost time and memory, and change nothing."""
 
 MAX_CALIBRATION_SAMPLES = 500
 """Samples that the thresholds of the drift monitor are taken from."""
@@ -103,6 +97,7 @@ def adapt(
     prior: float = DEFAULT_PRIOR,
     version: int | None = None,
     as_tensors: bool | None = None,
+    allow_partial: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> PendingAdaptation:
     """Recalibrate the statistics of a bundle from samples; `publish` writes the result.
@@ -115,6 +110,7 @@ def adapt(
         prior: for how many samples the statistics of training count.
         version: to adapt; None for the newest.
         as_tensors: whether an .npz holds tensors; None to decide by the names of its arrays.
+        allow_partial: leave layers as they are whose statistics cannot be replaced or sampled.
         progress: called with each step as it begins.
 
     Raises:
@@ -142,29 +138,8 @@ def adapt(
     )
     is_state = (samples / DRIFT_FOLDER).is_dir()
     given = read_kept_samples(samples, manifest, expected) if is_state else read_samples(samples, expected, as_tensors)
-    _check_count(given.count)
-    _check_not_all_equal(given)
+    require_usable(given)
     trained = read_trained(folder / TRAINED_NAME) if TRAINED_NAME in manifest.files else None
-    found = recalibrate(unfolded, given, prior, trained, manifest.batchable, progress)
+    found = recalibrate(unfolded, given, prior, trained, manifest.batchable, allow_partial, progress=progress)
     merging = STATISTICS_NAME not in manifest.files or read_merging(folder / STATISTICS_NAME)
     return PendingAdaptation(repository, manifest, unfolded, found, given, prior, merging)
-
-
-def _check_count(count: int) -> None:
-    if count < MIN_SAMPLES:
-        raise SampleCountError(
-            count,
-            f"are too few: at least {MIN_SAMPLES} are needed, so that their two halves can be compared and a "
-            "channel's mean is known to a fifth of its standard deviation",
-        )
-    if count > MAX_SAMPLES:
-        raise SampleCountError(count, f"are more than the {MAX_SAMPLES:,} that can help; give a part of them")
-
-
-def _check_not_all_equal(samples: Samples) -> None:
-    first = samples.read(0, 1)
-    for place in range(1, samples.count):
-        other = samples.read(place, place + 1)
-        if any(not np.array_equal(other[name], tensor) for name, tensor in first.items()):
-            return
-    raise IdenticalSamplesError(samples.count)

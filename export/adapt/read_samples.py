@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from normfold.contract.drift.monitor import MONITOR_NAME
 from normfold.contract.drift.samples import (
@@ -27,12 +28,13 @@ from normfold.contract.drift.samples import (
 )
 from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest
-from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
+from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
 from normfold.export.adapt.samples import RAW, SampleFormat, Samples, raw_samples, standardised_samples, tensor_samples
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
+from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.inputs import read_arrays
-from normfold.export.verify.runner import Inputs
+from normfold.export.verify.runner import Inputs, ValueInfo, input_infos
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -56,6 +58,36 @@ def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = N
     if path.suffix.lower() == ".npz":
         return _archive(path, expected, as_tensors)
     raise SampleError(f"{str(path)!r} is not a folder of images, nor an .npz or .csv file.")
+
+
+def read_samples_of_file(
+    path: Path, source: Path, model: ir.Model, preprocessing: Preprocessing | None, as_tensors: bool | None = None
+) -> Samples:
+    """Read samples of a file's network, which may take 8-bit pixels.
+
+    Args:
+        path: as in `read_samples`.
+        source: the file, for messages.
+        model: its network.
+        preprocessing: of its card, if it has one.
+        as_tensors: as in `read_samples`.
+
+    Raises:
+        ModelFileError: an input is not a tensor of known rank.
+        PixelError: the network takes pixels, and the card is of rows or sequences.
+        ModelInputError, SampleError: as in `read_samples`.
+    """
+    infos = input_infos(source, model)
+    if preprocessing is None or [info.dtype for info in infos] != [ir.DataType.UINT8]:
+        return read_samples(path, SampleFormat(infos, preprocessing, takes_pixels=False), as_tensors)
+    floats = [ValueInfo(info.name, ir.DataType.FLOAT, info.shape) for info in infos]
+    given = read_samples(path, SampleFormat(floats, preprocessing, takes_pixels=True), as_tensors)
+    pixels = Pixels.of(from_pixels(preprocessing).preprocessing)
+
+    def read(start: int, stop: int) -> Inputs:
+        return {name: pixels.pixels_of(tensor) for name, tensor in given.read(start, stop).items()}
+
+    return Samples(given.count, read, given.warnings)
 
 
 def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleFormat) -> Samples:

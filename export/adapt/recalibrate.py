@@ -9,27 +9,24 @@ Schneider et al. 2020, arXiv:2006.16971.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from normfold.contract.atomic_write import os_errors_as_write_errors
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.adapt.activations import Activations, chunk_rows
-from normfold.export.adapt.liveness import alive_before
+from normfold.export.adapt.activations import Activations
+from normfold.export.adapt.layer_inputs import layer_inputs
 from normfold.export.adapt.sample_stability import SampleStability, measure_stability
 from normfold.export.adapt.samples import Samples
 from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import Statistics
 from normfold.export.errors import (
     NotAdaptableError,
-    SampleError,
     SampleStatisticsError,
     TrainingModeError,
     UnstableSamplesError,
@@ -79,6 +76,8 @@ class Recalibration:
 
     layers: tuple[RecalibratedLayer, ...]
     samples: int
+    unchanged: tuple[str, ...] = ()
+    """One sentence for each layer that kept its statistics, since they cannot be replaced or sampled."""
 
     @property
     def trained(self) -> dict[str, Statistics]:
@@ -109,6 +108,8 @@ def recalibrate(
     prior: float,
     trained: Mapping[str, Statistics] | None = None,
     batchable: bool = True,
+    allow_partial: bool = False,
+    only: Collection[ir.Node] | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> Recalibration:
     """Recalibrate the statistics of a model, in place.
@@ -120,11 +121,13 @@ def recalibrate(
         prior: for how many samples the statistics that training left count.
         trained: those statistics, by node; None where the model still holds them.
         batchable: rows are independent; others run one by one, as a server runs them.
+        allow_partial: leave layers as they are whose statistics cannot be replaced or sampled.
+        only: the BatchNormalization nodes to recalibrate; None for all.
         progress: called with each step as it begins.
 
     Raises:
-        NotAdaptableError: there is no BatchNormalization, one whose statistics cannot be replaced or sampled,
-            or the model cannot be run on the samples.
+        NotAdaptableError: there is no BatchNormalization, one (with `allow_partial`: every one) whose statistics cannot
+            be replaced or sampled, or the model cannot be run on the samples.
         TrainingModeError: a BatchNormalization is in training mode.
         SampleError: the samples cannot be cut into batches of the size that the model fixes.
         SampleStatisticsError: what the samples give is not finite.
@@ -133,61 +136,71 @@ def recalibrate(
     common_passes.InlinePass()(model)
     common_passes.RemoveUnusedNodesPass()(model)
     infer_shapes(model, afresh=True)
-    batchnorms = _read_all(model)
-    rows = _rows(model, samples, batchable)
-    editor = Editor(model.graph)
-    layers = []
-    temporary = Path(tempfile.gettempdir())
-    with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        activations = Activations(samples, rows, Path(folder))
-        for number, (label, batchnorm) in enumerate(batchnorms.items(), start=1):
+    batchnorms, rejections = _read_all(model, only)
+    if rejections and not allow_partial:
+        raise _not_all(rejections, others=len(batchnorms) if only is None else 0)
+    editor, layers = Editor(model.graph), []
+    nodes = [batchnorm.node for batchnorm in batchnorms.values()]
+    with closing(layer_inputs(model, nodes, samples, batchable)) as inputs:
+        for number, ((label, batchnorm), activations) in enumerate(zip(batchnorms.items(), inputs, strict=True), 1):
             progress(f"recalibrating {number} of {len(batchnorms)}: {label}")
-            activations.advance(model, alive_before(batchnorm.node, [each.node for each in batchnorms.values()]))
             with np.errstate(over="ignore", invalid="ignore"):  # _put raises for what is not finite
-                means, variances = _sample(activations, batchnorm)
+                found = _sample(activations, batchnorm)
+                if isinstance(found, str):
+                    rejections.append(found)
+                    if not allow_partial:
+                        raise _not_all(rejections, others=len(batchnorms) - 1 if only is None else 0)
+                    continue
+                means, variances = found
                 sampled = Statistics(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0))
             old = Statistics(batchnorm.running_mean, batchnorm.running_var)
-            anchor = old if trained is None else trained[label]
+            anchor = (trained or {}).get(label, old)
             new = _put(editor, label, batchnorm.node, anchor.blended(sampled, prior, samples.count))
             stability = measure_stability(means, variances, batchnorm.epsilon)
             layers.append(RecalibratedLayer(label, anchor, old, new, batchnorm.epsilon, stability))
+    if not layers:
+        raise _not_all(rejections, others=0)
     common_passes.RemoveUnusedNodesPass()(model)  # what led to statistics that were replaced
-    return Recalibration(tuple(layers), samples.count)
+    return Recalibration(tuple(layers), samples.count, tuple(rejections))
 
 
-def _read_all(model: ir.Model) -> dict[str, BatchNorm]:
-    """Return the parameters of every BatchNormalization by its label, in graph order."""
+def _not_all(rejections: list[str], others: int) -> NotAdaptableError:
+    """Return the error of layers whose statistics stay, and what to do if others would not."""
+    hint = [f"--allow-partial (allow_partial=True) leaves it and goes on with the other {others}."] if others else []
+    return NotAdaptableError(" ".join((*rejections, *hint)))
+
+
+def _read_all(model: ir.Model, only: Collection[ir.Node] | None) -> tuple[dict[str, BatchNorm], list[str]]:
+    """Return the parameters of each BatchNormalization by its label, in graph order, and why others cannot be replaced.
+
+    Raises:
+        NotAdaptableError: there is no BatchNormalization.
+        TrainingModeError: one is in training mode.
+    """
     nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node) and not is_canonical(node)]
     if not nodes:
         raise NotAdaptableError("There is no BatchNormalization in this model, so no statistics to recalibrate.")
-    found = {}
+    found, rejections = {}, []
     for label, node in zip(unique_labels(nodes), nodes, strict=True):
+        if only is not None and node not in only:
+            continue
         if node.graph is not model.graph:
-            raise NotAdaptableError(
+            rejections.append(
                 f"BatchNormalization {label!r} stands in the subgraph of a control flow node, where its statistics "
                 "cannot be recalibrated."
             )
+            continue
         if is_training(node, opset_of(node)):
             raise TrainingModeError(label)
         read = read_batchnorm(node, opset_of(node))
         if isinstance(read, Rejection):
-            raise NotAdaptableError(f"The statistics of a layer cannot be replaced: {read.sentence}")
-        found[label] = read
-    return found
+            rejections.append(f"The statistics of a layer cannot be replaced: {read.sentence}")
+        else:
+            found[label] = read
+    return found, rejections
 
 
-def _rows(model: ir.Model, samples: Samples, batchable: bool) -> int:
-    """Return how many samples to run at once."""
-    sizes = {value.shape[0] for value in model.graph.inputs if not value.is_initializer() and value.shape}
-    fixed = [size for size in sizes if isinstance(size, int)]
-    if not fixed:
-        return chunk_rows(samples.read(0, 1)) if batchable else 1
-    if samples.count % fixed[0]:
-        raise SampleError(f"The network takes batches of {fixed[0]}; {samples.count} samples are not whole batches.")
-    return fixed[0]
-
-
-def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Array]:
+def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Array] | str:
     """Return mean and biased variance within each sample of what a BatchNormalization is given.
 
     The first axis holds the samples, each perhaps several times in a row, as after a Reshape of (N, T, C) to (N·T, C).
@@ -197,10 +210,8 @@ def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Arra
         batchnorm: with C channels.
 
     Returns:
-        The means (N, C), float64, and the variances (N, C), float64: of N samples, in their order.
-
-    Raises:
-        NotAdaptableError: its input was not sampled, or the first axis of that does not hold the samples.
+        The means (N, C), float64, and the variances (N, C), float64: of N samples, in their order. Or why there are
+        none: its input was not sampled, or the first axis of that does not hold the samples.
     """
     value = batchnorm.node.inputs[0]
     name = (value.name if value is not None else None) or ""
@@ -215,9 +226,7 @@ def _sample(activations: Activations, batchnorm: BatchNorm) -> tuple[Array, Arra
     else:
         if means:
             return np.concatenate(means), np.concatenate(variances)
-    raise NotAdaptableError(
-        f"BatchNormalization {batchnorm.node.name!r} is given {name!r}, whose first axis does not hold the samples."
-    )
+    return f"BatchNormalization {batchnorm.node.name!r} is given {name!r}, whose first axis does not hold the samples."
 
 
 def _put(editor: Editor, label: str, node: ir.Node, statistics: Statistics) -> Statistics:

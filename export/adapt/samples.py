@@ -10,13 +10,19 @@ import numpy as np
 
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
 from normfold.export.arrays import Tensor
-from normfold.export.errors import SampleError
+from normfold.export.errors import IdenticalSamplesError, SampleCountError, SampleError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.runner import Inputs, ValueInfo
 from normfold.export.verify.tolerance import is_float
 
 RAW = "x"
 """The array of raw inputs, named as training data name it."""
+
+MIN_SAMPLES = 32
+"""Two halves of 16 to compare. A channel's mean is then known to 1/√32 = 0.18 of its standard deviation at worst."""
+
+MAX_SAMPLES = 20_000
+"""1/√20000 = 0.007 of a standard deviation: more would cost time and memory, and change nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,31 @@ class SampleFormat:
     infos: Sequence[ValueInfo]
     preprocessing: Preprocessing | None
     takes_pixels: bool
+
+
+def require_usable(samples: Samples, least: int = MIN_SAMPLES) -> None:
+    """Check that there are enough samples, not too many, and not all the same.
+
+    Raises:
+        SampleCountError: they are too few, or too many.
+        IdenticalSamplesError: they are all the same.
+    """
+    if samples.count < least:
+        purpose = (
+            "so that their two halves can be compared and a channel's mean is known to a fifth of its standard "
+            "deviation"
+            if least >= MIN_SAMPLES
+            else "as one has no variance"
+        )
+        raise SampleCountError(samples.count, f"are too few: at least {least} are needed, {purpose}")
+    if samples.count > MAX_SAMPLES:
+        raise SampleCountError(samples.count, f"are more than the {MAX_SAMPLES:,} that can help; give a part of them")
+    first = samples.read(0, 1)
+    for place in range(1, samples.count):
+        other = samples.read(place, place + 1)
+        if any(not np.array_equal(other[name], tensor) for name, tensor in first.items()):
+            return
+    raise IdenticalSamplesError(samples.count)
 
 
 def tensor_samples(path: Path, arrays: Mapping[str, Tensor], expected: SampleFormat) -> Samples:

@@ -72,6 +72,37 @@ def save_statistics(report: FoldReport, path: Path, merging: bool) -> None:
     path.write_bytes(save(tensors, metadata={"batchnorm": json.dumps(index), "merging": json.dumps(merging)}))
 
 
+@dataclass(frozen=True, eq=False)
+class StoredBatchNorm:
+    """A BatchNormalization as `statistics.safetensors` has it: parameters of shape (C,), float64."""
+
+    node: str
+    outcome: str
+    output_value: str | None
+    """The value of the folded graph that holds what it gave out; None where no value does."""
+    scale: Array
+    shift: Array
+    running_mean: Array
+    running_var: Array
+    epsilon: float
+
+
+def read_statistics(path: Path) -> list[StoredBatchNorm]:
+    """Read what a bundle keeps of its BatchNormalization nodes, in graph order."""
+    with safe_open(path, "numpy") as file:
+        index = json.loads((file.metadata() or {}).get("batchnorm", "[]"))
+        return [
+            StoredBatchNorm(
+                node=entry["node"],
+                outcome=entry["outcome"],
+                output_value=entry["output_value"],
+                epsilon=entry["epsilon"],
+                **{name: file.get_tensor(f"{entry['node']}.{name}") for name in PARAMETERS},
+            )
+            for entry in index
+        ]
+
+
 def read_merging(path: Path) -> bool:
     """Return whether a bundle's fold merged branches; as by default, where an older one does not say."""
     with safe_open(path, "numpy") as file:

@@ -69,7 +69,7 @@ def _training(label: str) -> Finding:
         "train-mode",
         label,
         "training_mode=1: it normalises by the batch",
-        "Export the network again in evaluation mode.",
+        "Export the network again in evaluation mode, or run `normfold repair` on the file.",
     )
 
 

@@ -59,7 +59,7 @@ def fold_file(
         raise WriteError(target, "it is a folder")
     progress("reading the model")
     model = load_model(source)
-    _keep_source_weights(source, target, model)
+    keep_source_weights(source, target, model)
     if frozen:
         freeze_inputs(model)
     try:
@@ -82,7 +82,7 @@ def fold_file(
     return FoldedFile(report, verification)
 
 
-def _keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
+def keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
     """Check that no weights of the source are overwritten, unless the source itself is replaced too.
 
     Raises:

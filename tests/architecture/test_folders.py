@@ -1,4 +1,4 @@
-"""A folder holds at most twelve modules, besides those whose files are alike: one an operator, one an architecture."""
+"""A folder holds at most twelve modules, unless its files are alike: an operator, an architecture or a command each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.paths import modules
 
 MAX_MODULES = 12
 
-UNLIMITED = frozenset({"export/fold/operators", "models/architectures"})
-"""Folders of one file for each operator, and one for each architecture."""
+UNLIMITED = frozenset({"cli/commands", "export/fold/operators", "models/architectures"})
+"""Folders of one file for each command, each operator, and each architecture."""
 
 
 def crowded(paths: list[Path]) -> dict[str, int]:

@@ -18,7 +18,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.manifest import read_manifest
+from normfold.export.bundle.export import export_bundle
+from normfold.export.errors import UnfoldError
 from normfold.export.files.fold_file import FoldedFile, fold_file
+from normfold.export.unfold.unfold import unfold_bundle, unfold_file
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.onnx.to_onnx import InputSpec, to_onnx
@@ -26,6 +29,7 @@ from normfold.service.app import create_app
 from normfold.service.settings import Settings
 from tests.support.command import RunCommand
 from tests.support.infer_bodies import png_of
+from tests.support.onnx_models import assert_same_weights
 from tests.support.service import serve_app
 
 PICTURE, SEQUENCE = (1, 8, 8), (3, 16)
@@ -74,6 +78,46 @@ def test_network_with_a_linear_layer_before_each_batchnorm_folds_completely(
     assert folded.report.batchnorm_before == before
     assert folded.report.batchnorm_after == 0
     assert operators == left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("mlp", PICTURE, {"widths": [8]}),
+        ("convnet", PICTURE, {}),
+        ("resnet", PICTURE, {"depths": [1, 1], "widths": [4, 8]}),
+        ("preact_resnet", PICTURE, {"depths": [1, 1, 1], "widths": [4, 8, 16]}),
+        ("mobilenet", PICTURE, {"depths": [1, 1]}),
+        ("densenet", PICTURE, {"depths": [2, 2], "growth_rate": 4}),
+        ("repvgg", (3, 12, 12), {"depths": [2, 1], "widths": [4, 6]}),
+        ("unet", PICTURE, {"widths": [4, 6, 8]}),
+        ("temporal", SEQUENCE, {"widths": [4]}),
+    ],
+)
+def test_folded_network_unfolds_and_folds_to_the_same_weights(
+    tmp_path: Path, name: str, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    """With samples, and with the statistics of a bundle without its source, which a merge may leave without a place."""
+    written = to_onnx(trained_like(name, shape, **options), tmp_path / "net.onnx", {"input": InputSpec(shape)})
+    exported = export_bundle(written.path, tmp_path / "models", "net", keep_source=False, monitoring=False)
+    folded = onnx.load(exported.path / "model.onnx")
+    counts = Counter(node.op_type for node in folded.graph.node)
+    np.savez(tmp_path / "samples.npz", input=np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32))
+
+    found = unfold_file(exported.path / "model.onnx", tmp_path / "unfolded.onnx", tmp_path / "samples.npz").report
+    assert len(found.layers) + len(found.left) == counts["Conv"] + counts["ConvTranspose"] + counts["Gemm"]
+    fold_file(tmp_path / "unfolded.onnx", tmp_path / "again.onnx")
+    assert_same_weights(folded, onnx.load(tmp_path / "again.onnx"))
+
+    if name == "repvgg":
+        with pytest.raises(UnfoldError, match=r"no value of the folded network is its output. Its model.onnx can be"):
+            unfold_bundle(tmp_path / "models", "net", tmp_path / "own.onnx")
+        return
+    own = unfold_bundle(tmp_path / "models", "net", tmp_path / "own.onnx").report
+    assert len(own.layers) + len(own.left) == exported.report.batchnorm_before - exported.report.batchnorm_after
+    fold_file(tmp_path / "own.onnx", tmp_path / "again.onnx")
+    assert_same_weights(folded, onnx.load(tmp_path / "again.onnx"))
 
 
 @pytest.mark.slow

@@ -248,6 +248,21 @@ def assert_same(source: onnx.ModelProto, result: onnx.ModelProto, inputs: Mappin
         assert np.abs(wanted - got).max(initial=0.0) <= allowed * max(1.0, np.abs(wanted).max(initial=0.0))
 
 
+def assert_same_weights(source: onnx.ModelProto, result: onnx.ModelProto, units: int = 2) -> None:
+    """Check that two models have the same nodes, and weights that differ by so many units in the last place at most."""
+    assert operators(source) == operators(result)
+    weights, others = (
+        {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer} for proto in (source, result)
+    )
+    for node, other in zip(source.graph.node, result.graph.node, strict=True):
+        assert [one in weights for one in node.input] == [one in others for one in other.input], node.name
+        for one, two in zip(node.input, other.input, strict=True):
+            if one not in weights or weights[one].dtype.kind != "f":
+                continue
+            difference = np.abs(weights[one].astype(np.float64) - others[two])
+            assert (difference <= units * np.spacing(np.abs(weights[one])).astype(np.float64)).all(), (node.name, one)
+
+
 def operators(source: onnx.ModelProto) -> list[str]:
     """Return the operator types in graph order."""
     return [node.op_type for node in source.graph.node]

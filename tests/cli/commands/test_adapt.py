@@ -24,7 +24,7 @@ from normfold.export.bundle.statistics import read_merging
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
 from tests.support.command import RunCommand
-from tests.support.onnx_models import COLOUR_CARD, colour_convnet, model, run32, small_convnet
+from tests.support.onnx_models import COLOUR_CARD, colour_convnet, conv_blocks, model, run32, small_convnet
 from tests.support.service import serve_app
 from tests.support.waiting import wait_for
 
@@ -359,6 +359,29 @@ def test_wrong_use_changes_nothing(
 
     assert (found, says in " ".join(err.replace("│", " ").split())) == (code, True)
     assert files(repository) == before
+
+
+def test_one_layer_that_cannot_be_replaced_is_left_with_allow_partial(
+    normfold: RunCommand, samples: Path, tmp_path: Path
+) -> None:
+    net = conv_blocks(np.random.default_rng(0), 3)
+    net.graph.input.append(onnx.helper.make_tensor_value_info("bn1.mean", onnx.TensorProto.FLOAT, [4]))
+    onnx.save(net, tmp_path / "net.onnx")
+    export_bundle(tmp_path / "net.onnx", tmp_path / "models", "net", monitoring=False)
+    asked = ("adapt", "models/net", "--samples", str(samples), "--json")
+
+    code, _, err = normfold(*asked)
+    assert code == 2
+    assert "'bn1': its running_mean may be overridden by the caller. --allow-partial" in _in_one_line(err)
+    assert [path.name for path in (tmp_path / "models" / "net").iterdir()] == ["1"]
+
+    for again in ("2", "3"):  # an adapted version holds what training left of the others alone
+        code, out, err = normfold(*asked, "--allow-partial")
+        record = json.loads(out)
+        assert (code, str(record["version"])) == (0, again)
+        assert [layer["node"] for layer in record["layers"]] == ["bn0", "bn2"]
+        assert "warning: The statistics of a layer cannot be replaced" in _in_one_line(err)
+        assert len(record["unchanged"]) == 1
 
 
 def test_fold_that_fails_verification_writes_no_version(

@@ -28,6 +28,7 @@ from tests.support.published_graphs import published_graph
 
 PRIOR = 16.0
 COUNT = 40
+RNG_ROWS = np.random.default_rng(7).normal(size=(COUNT, 3, 2))
 
 
 def samples(**arrays: np.ndarray) -> Samples:
@@ -324,6 +325,62 @@ def test_model_that_cannot_be_adapted_is_named_with_the_reason(
 ) -> None:
     with pytest.raises(NotAdaptableError, match=says):
         adapted(proto, samples(x=np.ones((COUNT, *shape))), tmp_path)
+
+
+def chain_with_overridden() -> onnx.ModelProto:
+    """Make BatchNormalization one, Relu, two and three, of which the caller may override the mean of two."""
+    nodes = [
+        batchnorm("x", "a", "one"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        batchnorm("r", "b", "two"),
+        helper.make_node("Relu", ["b"], ["s"]),
+        batchnorm("s", "y", "three"),
+    ]
+    constants = {}
+    for name in ("one", "two", "three"):
+        constants |= statistics(np.random.default_rng(3), 2, name)
+    proto = model(nodes, {"x": ["n", 2]}, ["y"], constants)
+    proto.graph.input.append(helper.make_tensor_value_info("two.mean", TensorProto.DOUBLE, [2]))
+    return proto
+
+
+def test_layer_that_cannot_be_replaced_is_named_and_left_with_allow_partial(tmp_path: Path) -> None:
+    proto, inputs = chain_with_overridden(), {"x": 1 + np.random.default_rng(0).normal(size=(COUNT, 2))}
+    says = (
+        "The statistics of a layer cannot be replaced: BatchNormalization 'two': its running_mean may be overridden by "
+        "the caller. --allow-partial (allow_partial=True) leaves it and goes on with the other 2."
+    )
+    with pytest.raises(NotAdaptableError) as raised:
+        adapted(proto, samples(**inputs), tmp_path)
+    assert str(raised.value) == says
+
+    result, found = adapted(proto, samples(**inputs), tmp_path, allow_partial=True)
+
+    assert [layer.node for layer in found.layers] == ["one", "three"]
+    assert [says.startswith(sentence) for sentence in found.unchanged] == [True]
+    assert_same_statistics(corrected(proto, inputs, {"one": "x", "three": "s"}), result)
+
+
+def test_layer_that_cannot_be_sampled_is_left_with_allow_partial(tmp_path: Path) -> None:
+    nodes = [
+        batchnorm("x", "a", "one"),
+        helper.make_node("Transpose", ["a"], ["t"], perm=[1, 2, 0]),
+        batchnorm("t", "y", "two"),
+    ]
+    constants = statistics(np.random.default_rng(0), 3, "one") | statistics(np.random.default_rng(0), 2, "two")
+    proto, given = model(nodes, {"x": ["n", 3, 2]}, ["y"], constants), samples(x=RNG_ROWS)
+    with pytest.raises(NotAdaptableError, match=r"first axis does not hold the samples. --allow-partial .* other 1"):
+        adapted(proto, given, tmp_path)
+
+    _, found = adapted(proto, given, tmp_path, allow_partial=True)
+
+    assert [layer.node for layer in found.layers] == ["one"]
+    assert len(found.unchanged) == 1
+
+
+def test_allow_partial_still_needs_one_layer(tmp_path: Path) -> None:
+    with pytest.raises(NotAdaptableError, match=r"may be overridden by the caller\.$"):
+        adapted(overridden(), samples(x=np.ones((COUNT, 2))), tmp_path, allow_partial=True)
 
 
 def test_batchnorm_in_training_mode_is_rejected(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_a_node_in_training_mode_is_found_by_its_attribute(tmp_path: Path) -> No
     set_training_mode(proto.graph.node[1])
     onnx.save(proto, path)
     assert training(path) == [("train-mode", "bn", Severity.ERROR)]
+    (finding,) = [found for found in audit_onnx(path).findings if found.code == "train-mode"]
+    assert finding.advice.endswith("or run `normfold repair` on the file.")
 
 
 def test_an_old_node_in_training_mode_is_found_by_its_outputs(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""`normfold unfold`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from normfold.display.terminal.console import err, out, print_json, warn
+from normfold.display.terminal.fold import verification_record, verification_table
+
+if TYPE_CHECKING:
+    from normfold import UnfoldResult
+
+
+def unfold(
+    source: Annotated[
+        str, typer.Argument(help="A model of the repository, or a folded file from any tool.", metavar="NAME|FILE.onnx")
+    ],
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Path of the unfolded model to write.", metavar="OUT.onnx", show_default="NAME.unfolded.onnx"
+        ),
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a file: unlabelled samples to take statistics from: an .npz (raw inputs 'x', or tensors by the "
+            "names of the network's inputs), a folder of images or a .csv with a card.",
+            metavar="FILE|DIR",
+        ),
+    ] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.", show_default="model_repository"),
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="For a file: the source card, if not FILE.json beside the model.", metavar="FILE"),
+    ] = None,
+    tensors: Annotated[
+        bool | None,
+        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Give a folded network a BatchNormalization behind each layer again, for further training elsewhere.
+
+    A model of the repository gets its own back. In any other file one is put behind each Conv, ConvTranspose and Gemm
+    (and MatMul, where its output is a matrix): it takes over the layer's bias, and has the statistics of the samples.
+    The function stays as it was, which is verified as a fold is; if it differs, nothing is written and the exit code
+    is 1.
+
+    Example: `normfold unfold folded.onnx unfolded.onnx --samples images.npz`
+    """
+    from normfold import unfold as unfold_model
+
+    if source.endswith(".onnx"):
+        repository = None  # of the environment
+    with err.status("starting") as status:
+        result = unfold_model(
+            source,
+            target,
+            samples=samples,
+            repository=repository,
+            version=version,
+            card=card,
+            as_tensors=tensors,
+            inputs=inputs,
+            progress=status.update,
+        )
+    for sentence in result.warnings:
+        warn(sentence)
+    if as_json:
+        print_json(_record(result))
+        return
+    for sentence in result.report.left:
+        out.print(sentence, markup=False, soft_wrap=True)
+    count = len(result.report.layers)
+    out.print(
+        f"{count} BatchNormalization node{'s' * (count != 1)} in {str(result.target)!r}.", markup=False, soft_wrap=True
+    )
+    out.print(verification_table(result.verification))
+
+
+def _record(result: UnfoldResult) -> dict[str, Any]:
+    return {
+        "target": str(result.target),
+        "layers": [layer.to_dict() for layer in result.report.layers],
+        "left": list(result.report.left),
+        "warnings": list(result.warnings),
+        "verification": verification_record(result.verification),
+    }

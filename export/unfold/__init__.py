@@ -1,0 +1,1 @@
+"""Give a folded network a BatchNormalization behind each layer again, for further training elsewhere."""

@@ -1,0 +1,129 @@
+"""`normfold.unfold`: a BatchNormalization behind each folded layer again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normfold._shared.packages import require_export
+from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.progress import Progress, progress_callback
+from normfold._shared.results import verification_sentence
+from normfold.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from normfold.export.unfold.report import UnfoldReport
+    from normfold.export.verify.verify import Verification
+
+
+@dataclass(frozen=True, repr=False)
+class UnfoldResult:
+    """The result of `unfold`.
+
+    Attributes:
+        target: the unfolded model.
+        report: each BatchNormalization that it has again, and one sentence for each layer that has none.
+        verification: the comparison of both models.
+        warnings: about the samples, one sentence each.
+    """
+
+    target: Path
+    report: UnfoldReport
+    verification: Verification
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        count = len(self.report.layers)
+        return (
+            f"UnfoldResult({str(self.target)!r}: {count} BatchNormalization node{'s' * (count != 1)}. "
+            f"{verification_sentence(self.verification)})"
+        )
+
+
+def unfold(
+    source: AnyPath,
+    target: AnyPath | None = None,
+    *,
+    samples: AnyPath | None = None,
+    repository: AnyPath | None = None,
+    version: int | None = None,
+    card: AnyPath | None = None,
+    as_tensors: bool | None = None,
+    inputs: AnyPath | None = None,
+    progress: Progress = False,
+) -> UnfoldResult:
+    """Give a folded network a BatchNormalization behind each layer again, for further training elsewhere.
+
+    For fine-tuning and quantisation-aware training. A bundle of a repository gives its own BatchNormalization nodes. In
+    any other file one is put behind each Conv, ConvTranspose, Gemm and MatMul whose output is a matrix; it takes over
+    the layer's bias, has the statistics of `samples`, and leaves the function as it was::
+
+        scale = sqrt(var + epsilon)        shift = mean + bias
+
+    The unfolded model is compared with the folded one before it is written: 8 times the network's own rounding noise,
+    plus 1e-6 of an output's range, is allowed.
+
+    Example:
+        >>> import normfold
+        >>> normfold.unfold("digits", "unfolded.onnx").report.layers[0].behind
+        'node_conv2d'
+        >>> normfold.unfold("folded.onnx", "unfolded.onnx", samples="images.npz")
+        UnfoldResult('unfolded.onnx': 53 BatchNormalization nodes. Verified: error at most 1.2 × noise.)
+
+    Args:
+        source: name of a model in a repository, or path of a folded ONNX file, which ends in .onnx.
+        target: path of the unfolded model to write; an existing file is replaced as a whole. Without it,
+            NAME.unfolded.onnx in the current folder, or beside the file.
+        samples: for a file: inputs without labels to take statistics from, as `adapt` reads them: an .npz (raw inputs
+            "x", or tensors by the names of the network's inputs); a folder of images or a .csv with a card.
+        repository: folder of models; "model_repository" without it.
+        version: of the model; the newest without it.
+        card: for a file: the source card, a JSON file that says how raw inputs are standardised; the one beside the
+            model without it.
+        as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
+        inputs: an .npz to verify with, one array for each input; random inputs without it.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ArgumentError: an argument is for the other kind of source.
+        UnfoldError: a file comes without samples, or no BatchNormalization can be put anywhere.
+        ModelFileError, ManifestError: the model or its card cannot be used.
+        RepositoryError: there is no such model or version.
+        DamagedVersionError: the version is not what was exported.
+        SampleError, PixelError, ModelInputError: the samples, or the inputs to verify with, cannot be used.
+        NotAdaptableError: the model cannot be run on the samples.
+        AdaptationError: the samples are too few, too many, all alike, or beyond what the model's numbers hold.
+        VerificationError: the unfolded model differs; `target` is as it was.
+        WriteError: `target` cannot be written.
+    """
+    require_export("normfold unfold")
+    from normfold._shared.source import read_card
+    from normfold.export.unfold.unfold import unfold_bundle, unfold_file
+
+    given = Path(source)
+    is_file = given.suffix == ".onnx"
+    others = {"repository": repository, "version": version} if is_file else {"samples": samples, "card": card}
+    wrong = next((name for name, value in others.items() if value is not None), None)
+    if wrong is not None:
+        kind = "a model in a repository" if is_file else "an ONNX file; a bundle has statistics of its own"
+        raise ArgumentError(f"`{wrong}` is for {kind}.")
+    written = optional_path(target) or (given.with_suffix("") if is_file else Path(given.name)).with_name(
+        f"{given.name.removesuffix('.onnx')}.unfolded.onnx"
+    )
+    with progress_callback(progress) as progress:
+        if is_file:
+            preprocessing = read_card(given, optional_path(card)).preprocessing
+            found = unfold_file(
+                given, written, optional_path(samples), preprocessing, as_tensors, optional_path(inputs), progress
+            )
+        else:
+            folder = Path(repository) if repository is not None else _repository_of(given)
+            found = unfold_bundle(folder, given.name, written, version, optional_path(inputs), progress)
+    return UnfoldResult(written, found.report, found.verification, found.warnings)
+
+
+def _repository_of(source: Path) -> Path:
+    """Return the folder of models that REPOSITORY/NAME names, or the usual one."""
+    return source.parent if len(source.parts) > 1 else Path(REPOSITORY)

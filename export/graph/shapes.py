@@ -24,7 +24,7 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
         Whether more is known than before.
     """
     values = [value for node in model.graph.all_nodes() for value in node.outputs]
-    if not afresh and all(value.shape is not None for value in values):
+    if not afresh and all(_is_known(value) for value in values):
         return False
     stated = not afresh or all(isinstance(size, int) for value in model.graph.inputs for size in _free_part(value))
     proto = without_weights(model)
@@ -39,6 +39,17 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
     for graph, written in _with_bodies(model.graph, inferred.graph):
         learnt |= _learn(graph, written, stated)
     return learnt
+
+
+def _is_known(value: ir.Value) -> bool:
+    """Return whether the sizes of a value are numbers, or names that the file gives."""
+    sizes = sizes_of(value)
+    return sizes is not None and all(isinstance(size, int) or not _is_generated(size) for size in sizes)
+
+
+def _is_generated(size: str | None) -> bool:
+    """Return whether inference did not find a size: then it makes a name up."""
+    return size is None or size.startswith("unk__")
 
 
 def _with_bodies(graph: ir.Graph, written: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:

@@ -20,8 +20,8 @@ _COLOURS = {"kept": "yellow", "removed": "bright_black"}
 def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     """Return the counts in one sentence: so many `verb`."""
     total, left, made = report.batchnorm_before, report.batchnorm_after, report.batchnorm_made
-    verb_of_made = "nodes replace" if made > 1 else "replaces"
-    joined = f" {made} BatchNormalization {verb_of_made} a Mul and an Add that no layer takes." if made else ""
+    which = "nodes replace a Mul and an Add each" if made > 1 else "replaces a Mul and an Add"
+    joined = f" {made} BatchNormalization {which}, which no layer takes." if made else ""
     if not total:
         return f"There is no BatchNormalization in this model.{joined}"
     counts = Counter(entry.outcome.value for entry in report.entries)

@@ -20,7 +20,7 @@ from normfold.export.adapt.samples import Samples, require_usable
 from normfold.export.errors import ModelFileError, RepairError
 from normfold.export.files.fold_file import keep_source_weights
 from normfold.export.graph.editor import Editor
-from normfold.export.graph.shapes import infer_shapes
+from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.simplify import compute_constants
 from normfold.export.onnx_io.model_file import check_result, load_model, save_model
 from normfold.export.repair.modes import (
@@ -125,8 +125,7 @@ def _find(model: ir.Model) -> list[BatchStatistics]:
     """Return the nodes that normalise by the batch; what the exporter left to be computed is computed first."""
     common_passes.InlinePass()(model)
     infer_shapes(model, afresh=True)
-    while compute_constants(model) and infer_shapes(model):
-        pass
+    compute_constants(model)
     return find_batch_statistics(model)
 
 

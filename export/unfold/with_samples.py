@@ -15,8 +15,8 @@ from normfold.export.adapt.samples import Samples
 from normfold.export.arrays import Array
 from normfold.export.errors import SampleStatisticsError, UnfoldError
 from normfold.export.graph.editor import Editor
+from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import node_label
-from normfold.export.graph.shapes import infer_shapes
 from normfold.export.unfold.insert import insert_batchnorm, set_parameters
 from normfold.export.unfold.layers import FoldedLayer, find_layers
 from normfold.export.unfold.parameters import bias_parameters, neutral_parameters

@@ -24,8 +24,9 @@ from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import Outcome
 from normfold.export.graph.constants import constant_dtype, float64_reader, is_constant
 from normfold.export.graph.editor import Editor
+from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import node_label, opset_of
-from normfold.export.graph.shapes import infer_shapes, rank_of, static_size
+from normfold.export.graph.shapes import rank_of, static_size
 from normfold.export.unfold.insert import drop_bias, insert_batchnorm, remove_batchnorm
 from normfold.export.unfold.parameters import Parameters, parameter_dtype
 from normfold.export.unfold.report import UnfoldedLayer, UnfoldReport

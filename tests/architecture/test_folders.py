@@ -1,4 +1,4 @@
-"""A folder holds at most twelve modules, unless its files are alike: an operator, an architecture or a command each."""
+"""A folder holds at most twelve modules, unless its files are alike: one for each operator or architecture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.paths import modules
 
 MAX_MODULES = 12
 
-UNLIMITED = frozenset({"cli/commands", "export/fold/operators", "models/architectures"})
-"""Folders of one file for each command, each operator, and each architecture."""
+UNLIMITED = frozenset({"export/fold/operators", "models/architectures", "tests/export/fold/operators"})
+"""Folders of one file for each operator, and each architecture."""
 
 
 def crowded(paths: list[Path]) -> dict[str, int]:

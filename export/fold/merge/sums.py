@@ -75,7 +75,7 @@ def _read_leaf(value: ir.Value, sign: int) -> Leaf:
 def _read_node(node: ir.Node, rank: int) -> tuple[ir.Value, Kernel] | None:
     """Return what a linear node reads, and its kernel."""
     if node.domain != "" or not node.inputs:
-        return None
+        return None  # of another domain, or a Constant
     source, kernel = node.inputs[0], None
     if node.op_type == "Conv":
         kernel = conv_kernel(node)

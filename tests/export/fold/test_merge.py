@@ -9,7 +9,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
 from normfold.export.fold.report import Outcome
 from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
@@ -28,7 +28,7 @@ def conv(weight: str, output: str, kernel: int = 1, source: str = "x", **attribu
 
 def check(nodes: list[NodeProto], constants: dict[str, Any], wanted: list[str], seed: int = 0, **options: Any) -> Any:
     """Merge, compare, and check which operators are left; `t` is a Tanh of the input, which nothing passes."""
-    source = model([node("Tanh", "i", "x"), *nodes], {"i": IMAGE}, ["y"], constants, **options)
+    source = model([node("Tanh", "i", "x"), *nodes], {"i": options.pop("size", IMAGE)}, ["y"], constants, **options)
     result, report = folded(source)
     assert sorted(operators(result)) == sorted(["Tanh", *wanted])
     assert_same(source, result, {"i": np.random.default_rng(seed).normal(size=(2, *IMAGE[1:]))})
@@ -314,3 +314,17 @@ def test_two_gemms_become_one(rng: np.random.Generator, turned: tuple[int, int])
 
     assert operators(result) == ["Gemm"]
     assert_same(source, result, {"x": rng.normal(size=(5, 4))})
+
+
+@pytest.mark.parametrize("constant_first", [False, True])
+def test_constant_node_of_full_size_is_a_summand(constant_first: bool, rng: np.random.Generator) -> None:
+    value = numpy_helper.from_array(rng.normal(size=(2, *IMAGE[1:])))
+    nodes = [node("Constant", "", "k", value=value), conv("w", "a"), conv("v", "b"), node("Add", "a b", "s"),
+             node("Add", "k s" if constant_first else "s k", "y")]  # fmt: skip
+
+    check(
+        nodes,
+        {"w": rng.normal(size=(4, 4, 1, 1)), "v": rng.normal(size=(4, 4, 1, 1))},
+        ["Constant", "Conv", "Add"],
+        size=[2, *IMAGE[1:]],
+    )

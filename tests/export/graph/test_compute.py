@@ -262,7 +262,7 @@ def test_expressions_over_more_bytes_than_the_bound_stay(monkeypatch: pytest.Mon
 
 def test_rounding_of_weights_is_done_in_their_own_dtype() -> None:
     """As fake quantisation: Round of a float32 quotient that lies on a half jumps if it is computed in float64."""
-    halves = np.array([0.5, 1.5, 2.5, 3.5], np.float32)
+    half_steps = np.array([0.5, 1.5, 2.5, 3.5], np.float32)
     scale = np.float32(0.1)
     nodes = [
         node("Div", ["v", "scale"], ["steps"]),
@@ -270,7 +270,7 @@ def test_rounding_of_weights_is_done_in_their_own_dtype() -> None:
         node("Mul", ["whole", "scale"], ["w"]),
         node("Mul", ["x", "w"], ["y"]),
     ]
-    source = model(nodes, {"x": ["n", 4]}, ["y"], {"v": halves * scale, "scale": scale}, dtype=np.float32)
+    source = model(nodes, {"x": ["n", 4]}, ["y"], {"v": half_steps * scale, "scale": scale}, dtype=np.float32)
 
     result, _ = folded(source)
 

@@ -100,7 +100,7 @@ def test_mul_and_add_on_the_last_of_three_axes_stay(rng: np.random.Generator) ->
     ],
     ids=["Mul alone", "Add alone", "scalars", "other axis"],
 )
-def test_what_is_not_one_affine_per_channel_stays(
+def test_affine_that_is_scalar_alone_or_of_two_axes_stays(
     nodes: list[tuple[str, str, str]], constants: dict[str, tuple[int, ...]], rng: np.random.Generator
 ) -> None:
     made = [node("Tanh", "x", "t"), *(node(*each) for each in nodes), node("Relu", "u", "y")]

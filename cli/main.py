@@ -26,7 +26,10 @@ COMMANDS = (
     *("train", "audit", "repair", "export", "fold", "unfold", "inspect", "verify", "adapt", "serve", "study"),
     *("repository", "keys"),
 )
-"""In the order of the help. Module `normfold.cli.commands.NAME` has a function NAME, or a Typer `app` of several."""
+"""In the order of the help. A command's module has a function of its name, or a Typer `app` of several."""
+
+ON_ONNX_FILES = frozenset({"fold", "inspect", "repair", "unfold", "verify"})
+"""Commands whose modules are in `normfold.cli.commands.onnx_files`; the others are in `normfold.cli.commands`."""
 
 OPTIONS = {"input_shape": "--input", "takes_pixels": "--input uint8", "arguments": "--arg"}
 """Argument of the Python API to its option, where that is not named like it."""
@@ -51,7 +54,8 @@ class _LazyGroup(TyperGroup):
 
 
 def _load_command(name: str) -> Any:
-    module = import_module(f"normfold.cli.commands.{name}")
+    folder = "normfold.cli.commands.onnx_files" if name in ON_ONNX_FILES else "normfold.cli.commands"
+    module = import_module(f"{folder}.{name}")
     group: typer.Typer | None = getattr(module, "app", None)
     if group is None:
         group = typer.Typer(add_completion=False, rich_markup_mode="markdown")

@@ -97,8 +97,8 @@ class ReasonCode(StrEnum):
     )
     GAIN_SIGN = (
         "gain-sign",
-        "A maximum, a minimum or a rectifier lets no negative gain pass; where its indices are read, or a constant is "
-        "infinite, no gain of zero either. The trained parameters decide it.",
+        "A negative gain does not pass a maximum, a minimum, a norm or a rectifier. A gain of zero does not pass where "
+        "the indices of a maximum are read, or a constant is infinite. This depends on the trained parameters.",
     )
     TRAINING_MODE = (
         "training-mode",
@@ -127,7 +127,7 @@ class ReasonCode(StrEnum):
     UNEQUAL_GAINS = (
         "unequal-gains",
         "The branches of a sum would arrive with different gains, or those of a Where, Max or Min with different "
-        "affines. This follows from the architecture.",
+        "affines. This follows from the network's architecture.",
     )
     TWO_BRANCHES = (
         "two-branches",
@@ -146,15 +146,16 @@ class ReasonCode(StrEnum):
     )
     ZERO_GAIN = (
         "zero-gain",
-        "The fold would divide by a gain or factor of zero, or close to it. The trained channel is dead.",
+        "The fold would divide by a gain or factor of zero, or close to it. This depends on the trained parameters: "
+        "the channel is dead.",
     )
 
     # Borders
     ZERO_PADDING = (
         "zero-padding",
         "A convolution or pool pads with zeros, or RoiAlign or GridSample reads zeros beyond the border, where the "
-        "offset would be missing, and no constant after it can absorb the difference. Where sizes are not fixed, "
-        "fixing them may help.",
+        "offset would be missing, and no constant after it can absorb the difference. If sizes are not fixed, fixing "
+        "them may help.",
     )
     UNEVEN_TAPS = (
         "uneven-taps",
@@ -163,8 +164,8 @@ class ReasonCode(StrEnum):
     )
     PADDING_NOT_UNIFORM = (
         "padding-not-uniform",
-        "A Pad or ConstantOfShape fills all channels with one constant, and each would need its own. This follows "
-        "from the architecture.",
+        "A Pad or ConstantOfShape fills all channels with one constant, but each channel would need a different one. "
+        "This follows from the network's architecture.",
     )
     PADDED_AXIS = (
         "padded-axis",
@@ -195,7 +196,8 @@ class ReasonCode(StrEnum):
     )
     EXPANDED = (
         "expanded",
-        "The affine varies along an axis that an Expand or Tile enlarges. This follows from the architecture.",
+        "The affine varies along an axis that an Expand or Tile enlarges. This follows from the network's "
+        "architecture.",
     )
     REDUCED_AXIS = (
         "reduced-axis",
@@ -233,8 +235,8 @@ class ReasonCode(StrEnum):
     )
     COMPUTED_INDICES = (
         "computed-indices",
-        "A Slice or Gather takes elements by indices that are not constant, along an axis on which the affine varies. "
-        "Export with constant indices.",
+        "A Slice or Gather selects elements by indices that are not constant, along an axis on which the affine "
+        "varies. Export with constant indices.",
     )
     COMPUTED_AXES = (
         "computed-axes",

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import normfold
-from normfold.cli.commands import fold as fold_command
-from normfold.cli.commands import verify as verify_command
+from normfold.cli.commands.onnx_files import fold as fold_command
+from normfold.cli.commands.onnx_files import verify as verify_command
 from normfold.export.errors import ModelFileError, ModelInputError, VerificationError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.verify.inputs import BATCH_SIZE

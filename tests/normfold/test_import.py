@@ -97,7 +97,7 @@ def test_each_command_is_imported_alone() -> None:
 
 
 def test_every_module_of_a_command_is_listed() -> None:
-    modules = {path.stem for path in (ROOT / "cli" / "commands").glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in (ROOT / "cli" / "commands").rglob("*.py")} - {"__init__"}
     assert modules == set(COMMANDS)
     assert app.info.name == "normfold"
 

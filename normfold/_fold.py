@@ -14,6 +14,7 @@ from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
     from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.timing import Timing
     from normfold.export.verify.verify import Verification
 
 
@@ -26,12 +27,14 @@ class FoldResult:
         target: the folded one.
         report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of both models; None where it was left out.
+        timing: milliseconds that a run takes before and after; None where they were not asked for, or cannot be taken.
     """
 
     source: Path
     target: Path
     report: FoldReport
     verification: Verification | None
+    timing: Timing | None = None
 
     def __repr__(self) -> str:
         from normfold.display.terminal.fold import fold_sentence
@@ -61,6 +64,7 @@ def fold(
     takes_pixels: bool = False,
     card: AnyPath | None = None,
     merge: bool = True,
+    time: bool = False,
     progress: Progress = False,
 ) -> FoldResult:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them::
@@ -69,7 +73,7 @@ def fold(
 
     That is an affine of each channel, which a Conv, Gemm or MatMul before or after it can take up. The folded model is
     compared with the original before it is written: 8 times the network's own rounding noise, plus 1e-6 of an output's
-    range, is allowed.
+    range (of a float32 output; see `normfold.verify`), is allowed.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1; ONNX BatchNormalization, training_mode=0.
 
@@ -88,6 +92,7 @@ def fold(
         card: with `takes_pixels`, the source card, a JSON file that says how pixels are standardised; without it, the
             one beside the model is read, and without one of those the model's own arithmetic is folded.
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
+        time: also time a run of each, on one thread, with ONNX Runtime's optimisations on.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -113,8 +118,9 @@ def fold(
             folded,
             verified=verify,
             merging=merge,
+            timed=time,
             inputs=optional_path(inputs),
             pixels=pixels,
             progress=progress,
         )
-    return FoldResult(model, folded, found.report, found.verification)
+    return FoldResult(model, folded, found.report, found.verification, found.timing)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normfold.display.terminal.console import err, fail, out, print_json
-from normfold.display.terminal.fold import verification_record, verification_table
+from normfold.display.terminal.verification import verification_record, verification_table
 
 
 def verify(
@@ -30,8 +30,9 @@ def verify(
     """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
 
     Noise is how far A's outputs move when its inputs move by one unit in the last place (or its weights, where that
-    would vanish in the first rounding). B may differ by 8 times that, plus 1e-6 of the output's range; if it differs by
-    more, the exit code is 1.
+    would vanish in the first rounding). B may differ by 8 times that, plus the floor: 1e-6 of the output's range where
+    it is float32, a few roundings of its own dtype where it is not. Each channel is measured beside its own range too.
+    If B differs by more, the exit code is 1.
 
     Example: `normfold verify resnet50.onnx folded.onnx`
     """

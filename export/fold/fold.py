@@ -7,6 +7,9 @@ added; the report has one entry for each BatchNormalization of the source
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
@@ -22,7 +25,10 @@ from normfold.export.fold.stages.prepare import (
     remove_unused_nodes,
 )
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
+from normfold.export.graph import shapes
+from normfold.export.graph.module_names import module_name, module_names
 from normfold.export.graph.pixels import FromPixels
+from normfold.export.graph.size import size_of
 
 STAGES: tuple[Stage, ...] = (
     inline_functions,
@@ -62,10 +68,16 @@ def fold(
         FoldError: the result is not a valid graph, which would be a fault of the fold.
     """
     state = FoldState(model, FoldOptions(merging, pixels), progress)
+    modules = module_names(model.graph.all_nodes())
     for stage in STAGES:
         progress(f"folding: {stage.__name__.replace('_', ' ')}")
         stage(state)
-    state.report.entries = _entries(state)
+        if stage is infer_shapes:
+            state.report.size_before = size_of(model)
+    shapes.infer_shapes(model)
+    state.report.size_after = size_of(model)
+    modules = module_names((*model.graph.all_nodes(), *state.batchnorms.values())) | modules
+    state.report.entries = [_with_modules(entry, state.batchnorms[entry.node], modules) for entry in _entries(state)]
     return state.report
 
 
@@ -73,6 +85,10 @@ def _entries(state: FoldState) -> list[BatchNormOutcome]:
     there = {value for node in state.model.graph.all_nodes() for value in node.outputs}
     names = {node: value.name for value, node in state.output_values.items() if value.name and value in there}
     return [_entry(state, label, node, names.get(node)) for label, node in state.batchnorms.items()]
+
+
+def _with_modules(entry: BatchNormOutcome, node: ir.Node, modules: Mapping[str, str]) -> BatchNormOutcome:
+    return replace(entry, module=module_name(node), into_modules=tuple(modules.get(label) for label in entry.into))
 
 
 def _entry(state: FoldState, label: str, node: ir.Node, output_value: str | None) -> BatchNormOutcome:

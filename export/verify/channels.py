@@ -1,0 +1,181 @@
+"""Error and noise of each channel of an output, beside the channel's own range.
+
+The range of an output is that of its widest channel. Where one channel is a million times as wide as another, any error
+in the narrow one is small beside it. So error and noise are also measured for each index of axis 1, where ONNX has the
+channels of (N, C) and (N, C, H, W), and of the last axis, where (N, T, C) and (N, H, W, C) have them.
+
+Two errors are measured: the largest difference, and the absolute value of the mean difference. A wrong offset shifts
+all values of a channel alike, and the mean finds it where it is hardly larger than a rounding of float16: of roundings
+and of noise the mean is small.
+
+    range of a channel    max - min of the original's values at its index, over all inputs; for the narrowest tenth of
+                          the channels that of the tenth: the range of few values may be small by chance
+    of a still channel    whose range is within 8 times its noise or 8 roundings of its magnitude, as where the gain is
+                          zero: the median range of the other channels
+    noise of a channel    its own, or that of the noisiest channel if it is larger: by chance the perturbations may move
+                          one channel less than the others; but at most 4 times what nine tenths of the channels stay
+                          under, so that no channel hides the error of another
+
+An axis is left out where an index has fewer than 8 values, where its size differs between the inputs, or where every
+channel is still; its means, where an index has fewer than 32 values in one of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from normfold.export.arrays import Array, Tensor
+from normfold.export.verify.difference import EPSILONS, NOISE_FACTOR, ChannelDifference, floor_of
+
+MIN_VALUES = 8
+"""Values at an index, over all inputs, that give a range."""
+
+_MIN_VALUES_OF_MEAN = 32
+_SHARED_NOISE_CAP = 4.0
+"""Noise that channels share, over that of nine tenths of them."""
+
+
+def channel_axes(rank: int) -> list[int]:
+    """Return the axes that may hold the channels of an output."""
+    return sorted({1, rank - 1}) if rank > 1 else []
+
+
+def values_at_an_index(tensors: Sequence[Tensor]) -> int:
+    """Return the number of values at one index of the axis that has fewest of them; 0 where there are no channels."""
+    axes = channel_axes(tensors[0].ndim)
+    return min((sum(_values(tensor, axis) for tensor in tensors) for axis in axes), default=0)
+
+
+def worst_channel(
+    wanted: Sequence[Tensor],
+    got: Sequence[Tensor],
+    perturbed: Sequence[Sequence[Sequence[Tensor]]],
+    shares: Sequence[float],
+    further: Sequence[Tensor],
+) -> ChannelDifference | None:
+    """Return the difference of the channel whose error exceeds its allowance most, None where none can be measured.
+
+    Args:
+        wanted: the original's tensor for each input; where it is finite, the others are finite too.
+        got: the folded model's, of the same shapes.
+        perturbed: for each input the original's, perturbed, in groups.
+        shares: for each group, how much of what it moves counts as noise.
+        further: the original's for further inputs, which count for the ranges.
+    """
+    errors = [_difference(original, folded) for original, folded in zip(wanted, got, strict=True)]
+    noises = [
+        [[_difference(original, other) for other in group] for group in groups]
+        for original, groups in zip(wanted, perturbed, strict=True)
+    ]
+    found = []
+    for axis in channel_axes(wanted[0].ndim):
+        values = [*wanted, *further]
+        if len({tensor.shape[axis] for tensor in values}) > 1 or wanted[0].shape[axis] < 2:
+            continue
+        if sum(_values(tensor, axis) for tensor in values) < MIN_VALUES:
+            continue
+        largest = _Measured(_largest, axis, errors, noises, shares)
+        ranges = _Ranges.of(values, axis, largest.noise.max(axis=0))
+        if ranges is None:
+            continue
+        found.append(largest.worst(ranges, wanted[0]))
+        if min(_values(tensor, axis) for tensor in wanted) >= _MIN_VALUES_OF_MEAN:
+            found.append(_Measured(_mean, axis, errors, noises, shares).worst(ranges, wanted[0], is_mean=True))
+    return max(found, key=lambda each: each.excess, default=None)
+
+
+class _Measured:
+    """Errors and noise for each input and channel, (inputs, channels), absolute."""
+
+    def __init__(
+        self,
+        statistic: Callable[[Array, int], Array],
+        axis: int,
+        errors: Sequence[Array],
+        noises: Sequence[Sequence[Sequence[Array]]],
+        shares: Sequence[float],
+    ) -> None:
+        def median(group: Sequence[Array]) -> Array:
+            return np.asarray(np.median([statistic(one, axis) for one in group], axis=0))
+
+        self._axis = axis
+        self.error = np.array([statistic(one, axis) for one in errors])
+        scaled = [[share * median(group) for share, group in zip(shares, groups, strict=True)] for groups in noises]
+        self.noise = np.array(scaled).max(axis=1)
+
+    def worst(self, ranges: _Ranges, output: Tensor, is_mean: bool = False) -> ChannelDifference:
+        """Return the difference of the channel and input where the error exceeds its allowance most."""
+        error, noise = self.error / ranges.span, self.noise / ranges.span
+        noise = np.maximum(noise, _shared_noise(noise[:, ranges.moves]))
+        floor = np.array([floor_of(output, *each) for each in zip(ranges.magnitude, ranges.span, strict=True)])
+        row, index = np.unravel_index(np.argmax(error / (NOISE_FACTOR * noise + floor)), error.shape)
+        numbers = (float(array[row, index]) for array in (error, noise))
+        return ChannelDifference(*numbers, float(floor[index]), self._axis, int(index), is_mean)
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """For each channel its largest magnitude, its range as the module's docstring defines it, and whether it moves."""
+
+    magnitude: Array
+    span: Array
+    moves: Array
+
+    @staticmethod
+    def of(values: Sequence[Tensor], axis: int, noise: Array) -> _Ranges | None:
+        """Return the ranges of an output's channels, None if no channel moves.
+
+        Args:
+            values: the output for each input; what is not finite does not count.
+            axis: of the channels.
+            noise: (channels,), absolute.
+        """
+        floats = [tensor.astype(np.float64) for tensor in values]
+        high, minus_low = (
+            np.max([_highest(np.where(np.isfinite(one), sign * one, -np.inf), axis) for one in floats], axis=0)
+            for sign in (1.0, -1.0)
+        )
+        is_known = np.isfinite(high)
+        high, minus_low = np.where(is_known, high, 0.0), np.where(is_known, minus_low, 0.0)
+        magnitude, span = np.maximum(np.abs(high), np.abs(minus_low)), high + minus_low
+        moves = span > NOISE_FACTOR * np.maximum(noise, EPSILONS[values[0].dtype.name] * magnitude)
+        if not moves.any():
+            return None
+        tenth, median = np.quantile(span[moves], [0.1, 0.5], method="lower")
+        return _Ranges(magnitude, np.where(moves, np.maximum(span, tenth), median), moves)
+
+
+def _shared_noise(noise: Array) -> Array:
+    """Return the noise that the channels share, (inputs, 1), from that of those that move, (inputs, channels)."""
+    most = np.quantile(noise, 0.9, axis=1, method="lower", keepdims=True)
+    return np.asarray(np.minimum(noise.max(axis=1, keepdims=True), _SHARED_NOISE_CAP * most))
+
+
+def _values(tensor: Tensor, axis: int) -> int:
+    """Return the number of values at one index of an axis."""
+    return tensor.size // max(tensor.shape[axis], 1)
+
+
+def _difference(wanted: Tensor, got: Tensor) -> Array:
+    """Return the difference of two tensors; 0 where the first is not finite, as the second is the same."""
+    zeros = np.zeros(wanted.shape)
+    return np.subtract(got.astype(np.float64), wanted.astype(np.float64), out=zeros, where=np.isfinite(wanted))
+
+
+def _largest(difference: Array, axis: int) -> Array:
+    return np.maximum(_highest(difference, axis), _highest(-difference, axis))
+
+
+def _mean(difference: Array, axis: int) -> Array:
+    return np.abs(difference.mean(axis=_other_axes(difference, axis)))
+
+
+def _highest(array: Array, axis: int) -> Array:
+    return np.asarray(array.max(axis=_other_axes(array, axis), initial=-np.inf))
+
+
+def _other_axes(array: Array, axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(array.ndim) if other != axis)

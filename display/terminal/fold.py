@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normfold.export.graph.pixels import PixelInput
 
 _HEADS = ("BatchNormalization", "outcome", "into, or why not")
+_GAP = 2
+"""Columns between two columns of a table."""
 _COLOURS = {"kept": "yellow", "removed": "bright_black"}
 
 
@@ -119,10 +121,10 @@ def fold_table(report: FoldReport, width: int, every_node: bool = False, kept_on
     groups = _groups(report, every_node, kept_only)
     heads = [group[0].node if len(group) == 1 else f"{len(group)} ×" for group in groups]
     modules = [group[0].module or "" if len(group) == 1 else "" for group in groups]
-    outcomes = max((len(group[0].outcome.value) for group in groups), default=0)
-    natural = max((len(text) for text in (_HEADS[0], *heads, *modules)), default=0)
+    outcomes = max(map(len, (_HEADS[1], *(group[0].outcome.value for group in groups))))
+    natural = max(map(len, (_HEADS[0], *heads, *modules)))
     first = min(natural, max((width - outcomes) * 2 // 5, len(_HEADS[0])))
-    rest = max(width - outcomes - first - 2, len(_HEADS[2]))
+    rest = max(width - outcomes - first - 2 * _GAP, len(_HEADS[2]))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head, columns in zip(_HEADS, (first, outcomes, rest), strict=True):
         table.add_column(head, width=columns)

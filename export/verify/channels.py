@@ -8,13 +8,20 @@ Two errors are measured: the largest difference, and the absolute value of the m
 all values of a channel alike, and the mean finds it where it is hardly larger than a rounding of float16: of roundings
 and of noise the mean is small.
 
-    range of a channel    max - min of the original's values at its index, over all inputs; for the narrowest tenth of
-                          the channels that of the tenth: the range of few values may be small by chance
-    of a still channel    whose range is within 8 times its noise or 8 roundings of its magnitude, as where the gain is
-                          zero: the median range of the other channels
+    range of a channel    max - min of the original's values at its index, over all inputs, but at least its largest
+                          magnitude, by which values are rounded; for the narrowest tenth of the channels that of the
+                          tenth, since the range of few values may be small by chance
+    of a still channel    whose max - min is within 8 times its noise or 8 roundings of its magnitude, as where the gain
+                          is zero: the median range of the other channels
     noise of a channel    its own, or that of the noisiest channel if it is larger: by chance the perturbations may move
                           one channel less than the others; but at most 4 times what nine tenths of the channels stay
                           under, so that no channel hides the error of another
+
+In a network with steps, such as quantisation, noise is a rare jump of a few values. There the noise of all channels is
+that of the noisiest, without a limit, and means are left out.
+
+    floor of a channel    4e-6 for float32: a sum over many channels of the layer before is rounded by its largest
+                          partial sum; see `export.verify.difference` for the others
 
 An axis is left out where an index has fewer than 8 values, where its size differs between the inputs, or where every
 channel is still; its means, where an index has fewer than 32 values in one of the inputs.
@@ -28,7 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normfold.export.arrays import Array, Tensor
-from normfold.export.verify.difference import EPSILONS, NOISE_FACTOR, ChannelDifference, floor_of
+from normfold.export.verify.difference import CHANNEL_FLOORS, EPSILONS, NOISE_FACTOR, ChannelDifference
 
 MIN_VALUES = 8
 """Values at an index, over all inputs, that give a range."""
@@ -55,6 +62,7 @@ def worst_channel(
     perturbed: Sequence[Sequence[Sequence[Tensor]]],
     shares: Sequence[float],
     further: Sequence[Tensor],
+    has_steps: bool,
 ) -> ChannelDifference | None:
     """Return the difference of the channel whose error exceeds its allowance most, None where none can be measured.
 
@@ -64,6 +72,7 @@ def worst_channel(
         perturbed: for each input the original's, perturbed, in groups.
         shares: for each group, how much of what it moves counts as noise.
         further: the original's for further inputs, which count for the ranges.
+        has_steps: the network's values jump where others cross a threshold.
     """
     errors = [_difference(original, folded) for original, folded in zip(wanted, got, strict=True)]
     noises = [
@@ -81,8 +90,8 @@ def worst_channel(
         ranges = _Ranges.of(values, axis, largest.noise.max(axis=0))
         if ranges is None:
             continue
-        found.append(largest.worst(ranges, wanted[0]))
-        if min(_values(tensor, axis) for tensor in wanted) >= _MIN_VALUES_OF_MEAN:
+        found.append(largest.worst(ranges, wanted[0], np.inf if has_steps else _SHARED_NOISE_CAP))
+        if not has_steps and min(_values(tensor, axis) for tensor in wanted) >= _MIN_VALUES_OF_MEAN:
             found.append(_Measured(_mean, axis, errors, noises, shares).worst(ranges, wanted[0], is_mean=True))
     return max(found, key=lambda each: each.excess, default=None)
 
@@ -106,21 +115,22 @@ class _Measured:
         scaled = [[share * median(group) for share, group in zip(shares, groups, strict=True)] for groups in noises]
         self.noise = np.array(scaled).max(axis=1)
 
-    def worst(self, ranges: _Ranges, output: Tensor, is_mean: bool = False) -> ChannelDifference:
+    def worst(
+        self, ranges: _Ranges, output: Tensor, cap: float = _SHARED_NOISE_CAP, is_mean: bool = False
+    ) -> ChannelDifference:
         """Return the difference of the channel and input where the error exceeds its allowance most."""
         error, noise = self.error / ranges.span, self.noise / ranges.span
-        noise = np.maximum(noise, _shared_noise(noise[:, ranges.moves]))
-        floor = np.array([floor_of(output, *each) for each in zip(ranges.magnitude, ranges.span, strict=True)])
+        noise = np.maximum(noise, _shared_noise(noise[:, ranges.moves], cap))
+        floor = CHANNEL_FLOORS[output.dtype.name]
         row, index = np.unravel_index(np.argmax(error / (NOISE_FACTOR * noise + floor)), error.shape)
         numbers = (float(array[row, index]) for array in (error, noise))
-        return ChannelDifference(*numbers, float(floor[index]), self._axis, int(index), is_mean)
+        return ChannelDifference(*numbers, floor, self._axis, int(index), is_mean)
 
 
 @dataclass(frozen=True)
 class _Ranges:
-    """For each channel its largest magnitude, its range as the module's docstring defines it, and whether it moves."""
+    """The range of each channel, as the module's docstring defines it, and whether the channel moves."""
 
-    magnitude: Array
     span: Array
     moves: Array
 
@@ -140,18 +150,22 @@ class _Ranges:
         )
         is_known = np.isfinite(high)
         high, minus_low = np.where(is_known, high, 0.0), np.where(is_known, minus_low, 0.0)
-        magnitude, span = np.maximum(np.abs(high), np.abs(minus_low)), high + minus_low
-        moves = span > NOISE_FACTOR * np.maximum(noise, EPSILONS[values[0].dtype.name] * magnitude)
+        magnitude, width = np.maximum(np.abs(high), np.abs(minus_low)), high + minus_low
+        moves = width > NOISE_FACTOR * np.maximum(noise, EPSILONS[values[0].dtype.name] * magnitude)
         if not moves.any():
             return None
+        span = np.maximum(width, magnitude)
         tenth, median = np.quantile(span[moves], [0.1, 0.5], method="lower")
-        return _Ranges(magnitude, np.where(moves, np.maximum(span, tenth), median), moves)
+        return _Ranges(np.maximum(span, np.where(moves, tenth, median)), moves)
 
 
-def _shared_noise(noise: Array) -> Array:
+def _shared_noise(noise: Array, cap: float) -> Array:
     """Return the noise that the channels share, (inputs, 1), from that of those that move, (inputs, channels)."""
+    highest = noise.max(axis=1, keepdims=True)
+    if np.isinf(cap):
+        return np.asarray(highest)
     most = np.quantile(noise, 0.9, axis=1, method="lower", keepdims=True)
-    return np.asarray(np.minimum(noise.max(axis=1, keepdims=True), _SHARED_NOISE_CAP * most))
+    return np.asarray(np.minimum(highest, cap * most))
 
 
 def _values(tensor: Tensor, axis: int) -> int:

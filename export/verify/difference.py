@@ -19,6 +19,8 @@ EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "floa
 """One unit in the last place of 1, by dtype."""
 FLOORS = {"float16": 2 * EPSILONS["float16"], "bfloat16": 2 * EPSILONS["bfloat16"], "float64": 64 * EPSILONS["float64"]}
 """Floor of outputs of other dtypes, relative to their range."""
+CHANNEL_FLOORS = {**FLOORS, "float32": 4 * FLOOR, "float64": 4 * FLOORS["float64"]}
+"""Floor of one channel of an output, relative to the channel's range."""
 
 
 def floor_of(tensor: Tensor, magnitude: float, span: float) -> float:

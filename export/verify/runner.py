@@ -22,6 +22,13 @@ from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, s
 
 _QUANTISING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
+_STEPPING = _QUANTISING | {
+    *("Round", "Floor", "Ceil", "Sign", "Mod", "ThresholdedRelu", "Shrink"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "IsInf", "IsNaN", "Where"),
+    *("ArgMax", "ArgMin", "Hardmax", "TopK", "NonMaxSuppression", "NonZero", "Unique"),
+}
+"""Operators whose output jumps where their input crosses a threshold, or that choose by such a jump."""
+
 Inputs = Mapping[str, Tensor]
 Outputs = dict[str, Tensor]
 
@@ -70,6 +77,7 @@ class Runner:
         self.inputs = input_infos(path, model)
         self.outputs = [_value_info(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
+        self.has_steps = any(node.op_type in _STEPPING for node in model.graph.all_nodes())
         self.engine, self._run = _start(path, model, engine)
 
     def run(self, inputs: Inputs) -> Outputs:

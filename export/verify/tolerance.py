@@ -58,6 +58,7 @@ def measure(
     shares: Sequence[float] | None = None,
     further: Sequence[Tensor] = (),
     by_channel: bool = True,
+    has_steps: bool = False,
 ) -> OutputDifference:
     """Return error and noise of one output at the input where the error exceeds its allowance most.
 
@@ -68,6 +69,7 @@ def measure(
         shares: for each group, how much of what it moves counts as noise; all of it without them.
         further: the original's for further inputs, which count for the range of a channel.
         by_channel: measure each channel beside its own range too.
+        has_steps: the network's values jump where others cross a threshold, as where they are quantised.
     """
     distance = _Distance(wanted) if is_float(wanted[0]) else _ShareOfDifferent()
     shares = shares or [1.0] * len(perturbed[0])
@@ -81,7 +83,7 @@ def measure(
     worst = max(differences, key=lambda difference: difference.excess)
     if not (by_channel and is_float(wanted[0]) and np.isfinite([worst.error, worst.noise]).all()):
         return worst
-    return replace(worst, channel=worst_channel(wanted, got, perturbed, shares, further))
+    return replace(worst, channel=worst_channel(wanted, got, perturbed, shares, further, has_steps))
 
 
 class _ShareOfDifferent:

@@ -176,6 +176,7 @@ class _Pair:
                         [[[run[name] for run in group] for group in groups] for groups in runs.perturbed],
                         shares,
                         [run[name] for run in further],
+                        has_steps=self.first.has_steps,
                     )
                     for runs in sets
                 ),

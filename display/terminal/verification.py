@@ -42,8 +42,8 @@ def verification_table(verification: Verification) -> RenderableType:
 def _cells(found: Difference, verdict: str | None = None) -> list[str | Text]:
     ratio = f"{found.ratio:.1f}" if found.noise else "–"
     numbers: list[str | Text] = [f"{found.error:.2g}", f"{found.noise:.2g}", ratio, f"{found.allowed:.2g}"]
-    said = Text("equal", style="green") if found.is_allowed else Text("different", style="red")
-    return [*numbers, f"{found.floor:.2g}", said if verdict is None else verdict]
+    own = Text("equal", style="green") if found.is_allowed else Text("different", style="red")
+    return [*numbers, f"{found.floor:.2g}", own if verdict is None else verdict]
 
 
 def verification_record(verification: Verification) -> dict[str, Any]:

@@ -29,7 +29,7 @@ channel is still; its means, where an index has fewer than 32 values in one of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,10 @@ MIN_VALUES = 8
 """Values at an index, over all inputs, that give a range."""
 
 _MIN_VALUES_OF_MEAN = 32
+_MAXIMUM, _MEAN = "maximum", "mean"
+_Statistics = dict[tuple[int, str], Array]
+"""Errors at each index of an axis, by the axis and the kind of error."""
+
 _SHARED_NOISE_CAP = 4.0
 """Noise that channels share, over that of nine tenths of them."""
 
@@ -74,26 +78,29 @@ def worst_channel(
         further: the original's for further inputs, which count for the ranges.
         has_steps: the network's values jump where others cross a threshold.
     """
-    errors = [_difference(original, folded) for original, folded in zip(wanted, got, strict=True)]
+    values = [*wanted, *further]
+    axes = [axis for axis in channel_axes(wanted[0].ndim) if _has_channels(values, axis)]
+    errors = [_statistics(original, folded, axes) for original, folded in zip(wanted, got, strict=True)]
     noises = [
-        [[_difference(original, other) for other in group] for group in groups]
+        [[_statistics(original, other, axes) for other in group] for group in groups]
         for original, groups in zip(wanted, perturbed, strict=True)
     ]
     found = []
-    for axis in channel_axes(wanted[0].ndim):
-        values = [*wanted, *further]
-        if len({tensor.shape[axis] for tensor in values}) > 1 or wanted[0].shape[axis] < 2:
-            continue
-        if sum(_values(tensor, axis) for tensor in values) < MIN_VALUES:
-            continue
-        largest = _Measured(_largest, axis, errors, noises, shares)
-        ranges = _Ranges.of(values, axis, largest.noise.max(axis=0))
+    for axis in axes:
+        maximum = _Measured((axis, _MAXIMUM), errors, noises, shares)
+        ranges = _Ranges.of(values, axis, maximum.noise.max(axis=0))
         if ranges is None:
             continue
-        found.append(largest.worst(ranges, wanted[0], np.inf if has_steps else _SHARED_NOISE_CAP))
+        found.append(maximum.worst(ranges, wanted[0], np.inf if has_steps else _SHARED_NOISE_CAP))
         if not has_steps and min(_values(tensor, axis) for tensor in wanted) >= _MIN_VALUES_OF_MEAN:
-            found.append(_Measured(_mean, axis, errors, noises, shares).worst(ranges, wanted[0], is_mean=True))
+            found.append(_Measured((axis, _MEAN), errors, noises, shares).worst(ranges, wanted[0]))
     return max(found, key=lambda each: each.excess, default=None)
+
+
+def _has_channels(values: Sequence[Tensor], axis: int) -> bool:
+    """Return whether an axis has several indices, as many in each tensor, and enough values at each."""
+    sizes = {tensor.shape[axis] for tensor in values}
+    return len(sizes) == 1 and min(sizes) > 1 and sum(_values(tensor, axis) for tensor in values) >= MIN_VALUES
 
 
 class _Measured:
@@ -101,30 +108,27 @@ class _Measured:
 
     def __init__(
         self,
-        statistic: Callable[[Array, int], Array],
-        axis: int,
-        errors: Sequence[Array],
-        noises: Sequence[Sequence[Sequence[Array]]],
+        key: tuple[int, str],
+        errors: Sequence[_Statistics],
+        noises: Sequence[Sequence[Sequence[_Statistics]]],
         shares: Sequence[float],
     ) -> None:
-        def median(group: Sequence[Array]) -> Array:
-            return np.asarray(np.median([statistic(one, axis) for one in group], axis=0))
+        def median(group: Sequence[_Statistics]) -> Array:
+            return np.asarray(np.median([one[key] for one in group], axis=0))
 
-        self._axis = axis
-        self.error = np.array([statistic(one, axis) for one in errors])
+        self._axis, self._is_mean = key[0], key[1] == _MEAN
+        self.error = np.array([one[key] for one in errors])
         scaled = [[share * median(group) for share, group in zip(shares, groups, strict=True)] for groups in noises]
         self.noise = np.array(scaled).max(axis=1)
 
-    def worst(
-        self, ranges: _Ranges, output: Tensor, cap: float = _SHARED_NOISE_CAP, is_mean: bool = False
-    ) -> ChannelDifference:
+    def worst(self, ranges: _Ranges, output: Tensor, cap: float = _SHARED_NOISE_CAP) -> ChannelDifference:
         """Return the difference of the channel and input where the error exceeds its allowance most."""
         error, noise = self.error / ranges.span, self.noise / ranges.span
         noise = np.maximum(noise, _shared_noise(noise[:, ranges.moves], cap))
         floor = CHANNEL_FLOORS[output.dtype.name]
         row, index = np.unravel_index(np.argmax(error / (NOISE_FACTOR * noise + floor)), error.shape)
         numbers = (float(array[row, index]) for array in (error, noise))
-        return ChannelDifference(*numbers, floor, self._axis, int(index), is_mean)
+        return ChannelDifference(*numbers, floor, self._axis, int(index), self._is_mean)
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,7 @@ class _Ranges:
             axis: of the channels.
             noise: (channels,), absolute.
         """
-        floats = [tensor.astype(np.float64) for tensor in values]
-        high, minus_low = (
-            np.max([_highest(np.where(np.isfinite(one), sign * one, -np.inf), axis) for one in floats], axis=0)
-            for sign in (1.0, -1.0)
-        )
+        high, minus_low = (np.max([_highest_finite(one, axis, sign) for one in values], axis=0) for sign in (1.0, -1.0))
         is_known = np.isfinite(high)
         high, minus_low = np.where(is_known, high, 0.0), np.where(is_known, minus_low, 0.0)
         magnitude, width = np.maximum(np.abs(high), np.abs(minus_low)), high + minus_low
@@ -164,13 +164,24 @@ def _shared_noise(noise: Array, cap: float) -> Array:
     highest = noise.max(axis=1, keepdims=True)
     if np.isinf(cap):
         return np.asarray(highest)
-    most = np.quantile(noise, 0.9, axis=1, method="lower", keepdims=True)
-    return np.asarray(np.minimum(highest, cap * most))
+    quantile = np.quantile(noise, 0.9, axis=1, method="lower", keepdims=True)
+    return np.asarray(np.minimum(highest, cap * quantile))
 
 
 def _values(tensor: Tensor, axis: int) -> int:
     """Return the number of values at one index of an axis."""
     return tensor.size // max(tensor.shape[axis], 1)
+
+
+def _statistics(wanted: Tensor, got: Tensor, axes: Sequence[int]) -> _Statistics:
+    """Return the largest difference at each index of some axes, and the absolute value of the mean one."""
+    difference = _difference(wanted, got)
+    found = {}
+    for axis in axes:
+        others = _other_axes(difference, axis)
+        found[axis, _MAXIMUM] = np.abs(difference).max(axis=others, initial=0.0)
+        found[axis, _MEAN] = np.abs(difference.mean(axis=others)) if difference.size else np.zeros(wanted.shape[axis])
+    return found
 
 
 def _difference(wanted: Tensor, got: Tensor) -> Array:
@@ -179,17 +190,11 @@ def _difference(wanted: Tensor, got: Tensor) -> Array:
     return np.subtract(got.astype(np.float64), wanted.astype(np.float64), out=zeros, where=np.isfinite(wanted))
 
 
-def _largest(difference: Array, axis: int) -> Array:
-    return np.maximum(_highest(difference, axis), _highest(-difference, axis))
+def _highest_finite(tensor: Tensor, axis: int, sign: float) -> Array:
+    """Return the largest finite value at each index of an axis, of the tensor times a sign."""
+    values = np.where(np.isfinite(tensor), sign * tensor.astype(np.float64), -np.inf)
+    return np.asarray(values.max(axis=_other_axes(tensor, axis), initial=-np.inf))
 
 
-def _mean(difference: Array, axis: int) -> Array:
-    return np.abs(difference.mean(axis=_other_axes(difference, axis)))
-
-
-def _highest(array: Array, axis: int) -> Array:
-    return np.asarray(array.max(axis=_other_axes(array, axis), initial=-np.inf))
-
-
-def _other_axes(array: Array, axis: int) -> tuple[int, ...]:
+def _other_axes(array: Tensor, axis: int) -> tuple[int, ...]:
     return tuple(other for other in range(array.ndim) if other != axis)

@@ -189,8 +189,8 @@ class _Pair:
 def _further_inputs(maker: InputMaker, wanted: Sequence[Outputs]) -> Iterator[Inputs]:
     """Yield as many further inputs as the channels of an output need for a range, at most twice as many again."""
     counts = [values_at_an_index([run[name] for run in wanted]) for name in wanted[0]]
-    fewest = min((count for count in counts if count), default=MIN_VALUES)
-    needed = math.ceil(len(wanted) * MIN_VALUES / fewest)
+    minimum = min((count for count in counts if count), default=MIN_VALUES)
+    needed = math.ceil(len(wanted) * MIN_VALUES / minimum)
     yield from (maker.make(seed) for seed in range(len(wanted), min(needed, 3 * len(wanted))))
 
 

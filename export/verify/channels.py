@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from normfold.export.arrays import Array, Tensor
 from normfold.export.verify.difference import CHANNEL_FLOORS, EPSILONS, NOISE_FACTOR, ChannelDifference
@@ -127,8 +128,9 @@ class _Measured:
         noise = np.maximum(noise, _shared_noise(noise[:, ranges.moves], cap))
         floor = CHANNEL_FLOORS[output.dtype.name]
         row, index = np.unravel_index(np.argmax(error / (NOISE_FACTOR * noise + floor)), error.shape)
-        numbers = (float(array[row, index]) for array in (error, noise))
-        return ChannelDifference(*numbers, floor, self._axis, int(index), self._is_mean)
+        return ChannelDifference(
+            float(error[row, index]), float(noise[row, index]), floor, self._axis, int(index), self._is_mean
+        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class _Ranges:
     """The range of each channel, as the module's docstring defines it, and whether the channel moves."""
 
     span: Array
-    moves: Array
+    moves: npt.NDArray[np.bool_]
 
     @staticmethod
     def of(values: Sequence[Tensor], axis: int, noise: Array) -> _Ranges | None:
@@ -170,7 +172,7 @@ def _shared_noise(noise: Array, cap: float) -> Array:
 
 def _values(tensor: Tensor, axis: int) -> int:
     """Return the number of values at one index of an axis."""
-    return tensor.size // max(tensor.shape[axis], 1)
+    return int(tensor.size // max(tensor.shape[axis], 1))
 
 
 def _statistics(wanted: Tensor, got: Tensor, axes: Sequence[int]) -> _Statistics:

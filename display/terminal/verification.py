@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from normfold.export.verify.timing import Timing
     from normfold.export.verify.verify import Verification
 
-_MAX_NAME_WIDTH = 22
+_MAX_NAME_WIDTH = 18
 """Columns of an output's name: with the numbers beside it, 80 in all."""
 
 
 def verification_table(verification: Verification) -> RenderableType:
     """Return one row for each output: its error beside the network's own noise, and what is allowed for them.
 
-    A channel that differs, where the output as a whole does not, has a row of its own below its output. A sentence
-    below the table names each output that was constant.
+    A channel that differs, where the output as a whole does not, has a row of its own below its output: the axis, and
+    the index there. A sentence below the table names each output that was constant.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("output")
@@ -34,8 +34,8 @@ def verification_table(verification: Verification) -> RenderableType:
         is_in_channel = found.is_allowed and channel is not None and not channel.is_allowed
         table.add_row(Text(middle_shortened(name, _MAX_NAME_WIDTH)), *_cells(found, "" if is_in_channel else None))
         if is_in_channel and channel is not None:
-            mean = ", mean" if channel.is_mean else ""
-            table.add_row(f"  axis {channel.axis}, index {channel.index}{mean}", *_cells(channel))
+            mean = "mean, " if channel.is_mean else ""
+            table.add_row(f"  {mean}axis {channel.axis}: {channel.index}", *_cells(channel))
     return Group(table, *(Text(sentence) for sentence in verification.notes))
 
 

@@ -150,7 +150,7 @@ def test_verification_has_a_line_for_each_output_and_for_a_channel_that_differs(
     assert cells[1] == ["a", "1e-07", "2e-07", "0.5", "2.6e-06", "1e-06", "equal"]
     assert "…" in cells[2][0]
     assert cells[2][-1] == "1e-06"  # the channel below says why
-    assert cells[3] == ["axis", "1,", "index", "17", "0.002", "1e-07", "20000.0", "4.8e-06", "4e-06", "different"]
+    assert cells[3] == ["axis", "1:", "17", "0.002", "1e-07", "20000.0", "4.8e-06", "4e-06", "different"]
     assert cells[4] == ["c", "0", "0", "–", "0.002", "0.002", "equal"]
     assert " ".join(lines[5:]).startswith("Output 'c' was constant: ")
 

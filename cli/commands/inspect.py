@@ -15,11 +15,9 @@ from normfold.display.terminal.verification import timing_sentence, verification
 def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX model.", metavar="MODEL.onnx")],
     html: Annotated[
-        Path | None, typer.Option(help="Write it as one page, with a drawing of the graph.", metavar="FILE")
+        Path | None, typer.Option(help="Write an HTML page with a drawing of the graph.", metavar="FILE")
     ] = None,
-    verify: Annotated[
-        bool, typer.Option(help="For the page, fold into a temporary file and compare error with noise.")
-    ] = True,
+    verify: Annotated[bool, typer.Option(help="For the page, fold into a temporary file and verify the fold.")] = True,
     time: Annotated[
         bool, typer.Option("--time", help="Fold into a temporary file, and time a run before and after, on one thread.")
     ] = False,
@@ -30,7 +28,7 @@ def inspect(
 ) -> None:
     """Show every BatchNormalization of a model: where a fold would put it, or why it would stay.
 
-    Writes nothing but the page, if one is asked for. If the verification fails, the exit code is 1.
+    Writes only the page, if requested. If the verification fails, the exit code is 1.
 
     Example: `normfold inspect resnet50.onnx --html resnet50.html`
     """

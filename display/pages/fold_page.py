@@ -1,4 +1,4 @@
-"""The page of `normfold inspect --html`: what a fold would do to a model, for a person to read."""
+"""The page of `normfold inspect --html`: what a fold would do to a model."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _map(facts: Facts) -> Html:
             if outcome in present
         ),
         ("other", "other", "other node", (False, False) in operators),
-        ("other", "other gone", "other node, gone from the folded graph", (False, True) in operators),
+        ("other", "other gone", "other node, removed from the folded graph", (False, True) in operators),
     ]
     legend = [element("li", key(shape, class_), label) for shape, class_, label, shown in items if shown]
     return element(
@@ -138,9 +138,9 @@ def _map(facts: Facts) -> Html:
         element("h2", "Graph", id="map"),
         element(
             "p",
-            "The graph in its order, line by line; the number at the left counts nodes. An arc above leads from a "
-            "BatchNormalization to the node that absorbs it; the faint lines below are values read further on; a band "
-            "is a block of the network, which one value enters and one leaves. Point at a mark for its name.",
+            "The nodes in graph order, line by line; the number at the left counts nodes. An arc above leads from a "
+            "BatchNormalization to the node that absorbs it. The faint lines below are values that later nodes read. A "
+            "band is a block of the network with one input and one output. Hover over a mark for its name.",
         ),
         element("ul", *legend, class_="legend"),
         element("div", draw(facts), class_="scroll", role="region", aria_labelledby="map", tabindex=0),
@@ -169,7 +169,7 @@ def _model(facts: Facts) -> Html:
         row("sha256", element("code", facts.sha256)),
         row("size", size),
         row("opset", ", ".join(f"{shortened(domain)} {number}" for domain, number in facts.opsets.items())),
-        row("made by", shortened(facts.producer) or "not stated"),
+        row("producer", shortened(facts.producer) or "not stated"),
         row("inputs", join(_value(value) for value in facts.inputs)),
         row("outputs", join(_value(value) for value in facts.outputs)),
     ]

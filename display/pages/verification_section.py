@@ -1,4 +1,4 @@
-"""The section of a page on a verification: error beside noise, for each output."""
+"""The section of a page on a verification: error and noise of each output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _HEADS = [
     *("output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "floor#"),
-    "error as part of what is allowed",
+    "error / allowed",
 ]
 
 
@@ -29,10 +29,10 @@ def verification_section(verification: Verification | None) -> Html:
         title,
         element(
             "p",
-            "Noise is how far the model’s own outputs change when each input changes by one unit in the last place; "
-            "error is how far the folded model is from the model. Both are parts of the output’s range, and of the "
-            f"channel’s where a row names one. Allowed is {NOISE_FACTOR:g} times the noise, plus the floor, which "
-            "follows the output’s dtype.",
+            "Noise is the change of the model’s own outputs when each input changes by one unit in the last place. "
+            "Error is the difference between the folded model and the model. Both are relative to the output’s range, "
+            "or to the channel’s where a row names a channel. The allowed error is "
+            f"{NOISE_FACTOR:g} times the noise, plus the floor, which follows the output’s dtype.",
         ),
         *(element("p", sentence, class_="warning") for sentence in verification.notes),
         element(

@@ -245,7 +245,7 @@ def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> 
     kept = lines.index("1 kept: still in the graph")
     assert lines[kept + 1] == "1 gain-sign/operator"
     assert kept < lines.index("BatchNormalization outcome into, or why not")
-    assert "bn5 folded forward gemm, by way of 1 node" in lines
+    assert "bn5 folded forward gemm, through 1 node" in lines
 
 
 def test_time_is_measured_on_request(normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,12 +140,14 @@ class FoldError(CheckError):
 class VerificationError(CheckError):
     """The folded model does not reproduce the original within the network's own rounding noise.
 
-    Where that noise has no bound, nothing is allowed.
+    Where that noise has no bound, nothing is allowed. `channel` is the axis and the index of the one channel that
+    exceeds its allowance most, None where the output as a whole does.
     """
 
-    def __init__(self, output: str, error: float, allowed: float) -> None:
+    def __init__(self, output: str, error: float, allowed: float, channel: tuple[int, int] | None = None) -> None:
         if allowed:
-            problem = f"Output {output!r} differs by {error:.3g}, allowed {allowed:.3g}; nothing was written."
+            place = "" if channel is None else " at index {1} of axis {0}".format(*channel)
+            problem = f"Output {output!r} differs by {error:.3g}{place}, allowed {allowed:.3g}; nothing was written."
         else:
             problem = (
                 f"Of output {output!r} nothing can be verified, and nothing was written: the original's own values are "

@@ -14,6 +14,7 @@ from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
     from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.timing import Timing
     from normfold.export.verify.verify import Verification
 
 
@@ -26,12 +27,14 @@ class FoldResult:
         target: the folded one.
         report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of both models; None if it was omitted.
+        timing: milliseconds that a run takes before and after; None if it was omitted, or is not possible.
     """
 
     source: Path
     target: Path
     report: FoldReport
     verification: Verification | None
+    timing: Timing | None = None
 
     def __repr__(self) -> str:
         from normfold.display.terminal.fold import fold_sentence
@@ -62,6 +65,7 @@ def fold(
     card: AnyPath | None = None,
     merge: bool = True,
     freeze_inputs: bool = False,
+    time: bool = False,
     progress: Progress = False,
 ) -> FoldResult:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them::
@@ -70,7 +74,7 @@ def fold(
 
     This is a per-channel affine, which a Conv, Gemm or MatMul before or after it can absorb. The folded model is
     compared with the original before it is written. It may differ by 8 times the network's own rounding noise, plus
-    1e-6 of an output's range.
+    1e-6 of an output's range (for float32; see `normfold.verify`).
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1; ONNX BatchNormalization, training_mode=0.
 
@@ -90,6 +94,7 @@ def fold(
             the card next to the model is read; if there is none, the model's own arithmetic is folded.
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         freeze_inputs: make constants of inputs that have a default: callers can no longer override those weights.
+        time: also time a run of each, on one thread, with ONNX Runtime's optimisations on.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -115,9 +120,10 @@ def fold(
             folded,
             verified=verify,
             merging=merge,
+            timed=time,
             inputs=optional_path(inputs),
             pixels=pixels,
             frozen=freeze_inputs,
             progress=progress,
         )
-    return FoldResult(model, folded, found.report, found.verification)
+    return FoldResult(model, folded, found.report, found.verification, found.timing)

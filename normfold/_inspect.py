@@ -16,6 +16,7 @@ from normfold.errors import ArgumentError
 if TYPE_CHECKING:
     from normfold.display.pages.facts import Facts
     from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.timing import Timing
     from normfold.export.verify.verify import Verification
 
 
@@ -35,6 +36,11 @@ class InspectResult:
     def report(self) -> FoldReport:
         """The outcome of each BatchNormalization, in graph order."""
         return self.facts.report
+
+    @property
+    def timing(self) -> Timing | None:
+        """How long a run takes before and after a fold; None where that was left out, or is not possible."""
+        return self.facts.timing
 
     @property
     def verification(self) -> Verification | None:
@@ -60,7 +66,12 @@ class InspectResult:
 
 
 def inspect(
-    model: AnyPath, *, verify: bool = True, html: AnyPath | None = None, progress: Progress = False
+    model: AnyPath,
+    *,
+    verify: bool = True,
+    html: AnyPath | None = None,
+    time: bool = False,
+    progress: Progress = False,
 ) -> InspectResult:
     """Show every BatchNormalization of an ONNX model: where a fold would put it, or why it would stay.
 
@@ -76,6 +87,7 @@ def inspect(
         model: the model.
         verify: fold into a temporary file and verify the fold; needs an ONNX Runtime.
         html: path of the page; written atomically.
+        time: fold into a temporary file, and time a run before and after, on one thread; needs an ONNX Runtime.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -84,8 +96,8 @@ def inspect(
         ModelFileError, TrainingModeError: the model cannot be used, or cannot be run to verify.
         WriteError: the page, or the temporary file, cannot be written.
     """
-    if verify:
-        require_export("normfold inspect --html")
+    if verify or time:
+        require_export(f"normfold inspect {'--html' if verify else '--time'}")
     else:
         require_packages("onnx", "onnx_ir", extra="export", needed_for="normfold inspect")
     from normfold.contract.atomic_write import atomic_path
@@ -96,7 +108,8 @@ def inspect(
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with ExitStack() as stack:
         path = None if page is None else stack.enter_context(atomic_path(page))
-        found = InspectResult(source, gather_facts(source, verify, stack.enter_context(progress_callback(progress))))
+        facts = gather_facts(source, verify, stack.enter_context(progress_callback(progress)), timed=time)
+        found = InspectResult(source, facts)
         if path is not None:
             path.write_text(found.to_html(), encoding="utf-8")
     return found

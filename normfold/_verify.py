@@ -22,7 +22,7 @@ class VerifyResult:
     Attributes:
         original: the reference model.
         folded: the model that was compared with it.
-        verification: the error, noise and allowance of each output.
+        verification: the error, noise, allowance and floor of each output, and of its worst channel.
     """
 
     original: Path
@@ -64,10 +64,12 @@ def verify(
 ) -> VerifyResult:
     """Compare two ONNX models on the same inputs, relative to the rounding noise of the first::
 
-        error <= 8 * noise + 1e-6        both relative to the output's range
+        error <= 8 * noise + floor       all relative to the output's range
 
-    Noise is the change of the original's outputs when its inputs move by one unit in the last place (or its weights,
-    if the first rounding would remove that change).
+    Noise is the change of the original's outputs when its inputs move by one unit in the last place (or its weights, if
+    the first rounding would remove that change). The floor is 1e-6 for float32, 2 epsilons for float16 and bfloat16, 64
+    for float64, and at least one unit in the last place of the output's largest magnitude. The channels of an output
+    are also measured relative to their own ranges.
 
     Example:
         >>> import normfold

@@ -10,13 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold.display.terminal.console import err, out, print_json, warn
-from normfold.display.terminal.fold import (
-    fold_sentence,
-    monitor_record,
-    monitor_sentence,
-    verification_record,
-    verification_table,
-)
+from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence
+from normfold.display.terminal.verification import verification_record, verification_table
 
 if TYPE_CHECKING:
     from normfold.export.adapt.recalibrate import RecalibratedLayer

@@ -11,15 +11,9 @@ from rich.table import Table
 from normfold._shared.paths import REPOSITORY
 from normfold.cli.input_option import parse_input
 from normfold.display.terminal.console import err, out, print_json, warn
-from normfold.display.terminal.fold import (
-    fold_sentence,
-    monitor_record,
-    monitor_sentence,
-    pixel_sentence,
-    verification_record,
-    verification_table,
-)
+from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence, pixel_sentence
 from normfold.display.terminal.statistics import accuracy_sentence, movement_table
+from normfold.display.terminal.verification import verification_record, verification_table
 
 
 def export(

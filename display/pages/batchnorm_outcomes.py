@@ -21,10 +21,15 @@ def batchnorm_table(entries: Sequence[BatchNormOutcome]) -> Html:
     for number, entry in enumerate(entries, start=1):
         outcome = element("span", entry.outcome.value, class_=f"outcome {class_of(entry.outcome)}")
         place = element("a", number, href=f"#mark-{number}", aria_label=f"{number}, in the drawing")
-        rows.append(row(name(entry.node), outcome, _path_or_reason(entry), place, numbers=[3], id=f"bn-{number}"))
+        rows.append(row(_name(entry), outcome, _path_or_reason(entry), place, numbers=[3], id=f"bn-{number}"))
     heads = ["BatchNormalization", "outcome", "path to the nodes that absorb it, or why it is kept", "place#"]
     found = table("Each BatchNormalization, in the graph’s order", heads, rows, "entries")
     return element("section", element("h2", "Nodes"), found)
+
+
+def _name(entry: BatchNormOutcome) -> Html:
+    """Return the name of a node, and below it that of the module that it comes from."""
+    return join([name(entry.node), element("div", name(entry.module), class_="steps") if entry.module else None])
 
 
 def _path_or_reason(entry: BatchNormOutcome) -> Html:
@@ -35,7 +40,12 @@ def _path_or_reason(entry: BatchNormOutcome) -> Html:
     if not entry.into:
         return element("span", "Removed: it computed the identity.")
     steps = [name(step) for step in entry.path if step not in entry.into]
-    into = join(_between([element("strong", name(node)) for node in entry.into], ", "))
+    modules = entry.into_modules or (None,) * len(entry.into)
+    nodes = [
+        join([element("strong", name(node)), join([" (", name(module), ")"]) if module else None])
+        for node, module in zip(entry.into, modules, strict=True)
+    ]
+    into = join(_between(nodes, ", "))
     if not steps:
         return into
     path = join(_between(steps, " · "))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from normfold.contract.progress import ProgressCallback
     from normfold.export.fold.report import FoldReport
+    from normfold.export.verify.timing import Timing
     from normfold.export.verify.verify import Verification
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -58,7 +59,7 @@ class Arc:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a page says. `folded_size` and `verification` are None where the fold was not verified."""
+    """All that a page says. `folded_size`, `verification` and `timing` are None where they were not asked for."""
 
     name: str
     sha256: str
@@ -74,15 +75,17 @@ class Facts:
     after: Counter[str]
     folded_size: int | None
     verification: Verification | None
+    timing: Timing | None = None
 
 
-def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Facts:
+def gather_facts(path: Path, verified: bool, progress: ProgressCallback, timed: bool = False) -> Facts:
     """Read a model, fold it in memory, and collect the facts about both.
 
     Args:
         path: of the model, which stays as it is.
         verified: also write the folded model to a temporary file and compare the two.
         progress: called with each step as it begins.
+        timed: also write the folded model to a temporary file and time a run of each.
 
     Raises:
         ModelFileError, TrainingModeError: the model cannot be used, or cannot be run to verify it.
@@ -106,7 +109,7 @@ def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Fact
     outputs = _value_rows(model.graph.outputs)
     report = fold(model, progress)
     marks, arcs = _marks(nodes, operators, batchnorms, reads, report)
-    folded_size, verification = _verify(path, model, progress) if verified else (None, None)
+    folded_size, verification, timing = _run(path, model, report, verified, timed, progress)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Facts(
@@ -120,10 +123,11 @@ def gather_facts(path: Path, verified: bool, progress: ProgressCallback) -> Fact
         report=report,
         marks=marks,
         arcs=arcs,
-        before=Counter(operators),
-        after=Counter(node.op_type for node in model.graph.all_nodes()),
+        before=Counter(operator for operator in operators if operator != "Constant"),
+        after=Counter(node.op_type for node in model.graph.all_nodes() if node.op_type != "Constant"),
         folded_size=folded_size,
         verification=verification,
+        timing=timing,
     )
 
 
@@ -200,22 +204,35 @@ def _size(path: Path, model: ir.Model) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _verify(path: Path, model: ir.Model, progress: ProgressCallback) -> tuple[int, Verification]:
-    """Return how many bytes the folded model takes, and how it compares with the file it came from."""
+def _run(
+    path: Path, model: ir.Model, report: FoldReport, verified: bool, timed: bool, progress: ProgressCallback
+) -> tuple[int | None, Verification | None, Timing | None]:
+    """Return how many bytes the folded model takes, how it compares with the file it came from, and how fast it is."""
     from normfold.contract.atomic_write import os_errors_as_write_errors
-    from normfold.export.errors import ModelFileError
+    from normfold.export.files.fold_file import time_or_warn
     from normfold.export.onnx_io.model_file import save_model
-    from normfold.export.verify.verify import verify
 
+    if not (verified or timed):
+        return None, None, None
     with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         folded = Path(folder, "folded.onnx")
         with os_errors_as_write_errors(folded):
             save_model(model, folded)
-        progress("verifying")
-        try:
-            verification = verify(path, folded, progress=progress)
-        except ModelFileError as error:
-            which = "" if error.path == path else "when folded "
-            hint = "--no-verify makes the page without verification."
-            raise ModelFileError(path, f"{which}{error.problem} {hint}") from None
-        return sum(file.stat().st_size for file in Path(folder).iterdir()), verification
+        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        verification = _verify(path, folded, progress) if verified else None
+        timing = time_or_warn(path, folded, report, progress=progress) if timed else None
+        return size, verification, timing
+
+
+def _verify(path: Path, folded: Path, progress: ProgressCallback) -> Verification:
+    """Return how the folded model compares with the file it came from."""
+    from normfold.export.errors import ModelFileError
+    from normfold.export.verify.verify import verify
+
+    progress("verifying")
+    try:
+        return verify(path, folded, progress=progress)
+    except ModelFileError as error:
+        which = "" if error.path == path else "when folded "
+        hint = "--no-verify makes the page without verification."
+        raise ModelFileError(path, f"{which}{error.problem} {hint}") from None

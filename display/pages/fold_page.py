@@ -11,10 +11,10 @@ from normfold.display.pages.document import document
 from normfold.display.pages.drawing import draw, key
 from normfold.display.pages.facts import Facts, ValueRow
 from normfold.display.pages.markup import Html, bar, element, join, name, row, shortened, table
+from normfold.display.pages.verification_section import ratio, verification_section
 from normfold.display.terminal.fold import fold_sentence, kept_by_reason
 
 if TYPE_CHECKING:
-    from normfold.export.verify.tolerance import OutputDifference
     from normfold.export.verify.verify import Verification
 
 _ALWAYS_COUNTED = ("Conv", "BatchNormalization", "Add", "Mul")
@@ -28,7 +28,7 @@ def fold_page(facts: Facts) -> str:
 
 def verification_page(title: str, verification: Verification) -> str:
     """Return a page of a verification alone."""
-    return document(shortened(title, 80), [_verification(verification)], "normfold verify --json")
+    return document(shortened(title, 80), [verification_section(verification)], "normfold verify --json")
 
 
 def _sections(facts: Facts, title: str) -> Iterator[Html]:
@@ -40,7 +40,7 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
         yield _outcomes(facts)
     if facts.marks:
         yield _map(facts)
-    yield _verification(facts.verification)
+    yield verification_section(facts.verification)
     yield element("div", _operators(facts), _model(facts), class_="columns")
     if facts.report.entries:
         yield batchnorm_table(facts.report.entries)
@@ -70,9 +70,15 @@ def _figures(facts: Facts) -> Html:
         ("other affines folded", f"{report.affines}"),
     ]
     if facts.verification is not None and facts.verification.outputs:
-        worst = max(facts.verification.outputs.values(), key=_share)
+        worst = max(facts.verification.outputs.values(), key=lambda found: found.excess)
         if worst.noise:
-            figures.append(("error / noise, worst output", _ratio(worst)))
+            figures.append(("error / noise, worst output", ratio(worst)))
+    sizes = [size for size in (report.size_before, report.size_after) if size is not None]
+    numbers = [size.multiplications for size in sizes if size.multiplications is not None]
+    if len(numbers) == 2:
+        figures.append(("multiplications for a row", " → ".join(f"{number:,}" for number in numbers)))
+    if facts.timing is not None:
+        figures.append(("ms a run", f"{facts.timing.before_ms:.3g} → {facts.timing.after_ms:.3g}"))
     items = [element("div", element("dt", label), element("dd", value)) for label, value in figures]
     return element("dl", *items, class_="figures")
 
@@ -141,39 +147,6 @@ def _map(facts: Facts) -> Html:
     )
 
 
-def _verification(verification: Verification | None) -> Html:
-    from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR
-
-    title = element("h2", "Error against noise", id="verification")
-    if verification is None:
-        return element("section", title, element("p", "The fold was not verified: the page was made with --no-verify."))
-    rows = []
-    for output, found in verification.outputs.items():
-        verdict = element("span", "equal" if found.passes else "different", class_="pass" if found.passes else "fail")
-        share = bar(_share(found), "pass-bar" if found.passes else "fail-bar")
-        numbers = f"{found.error:.2g}", f"{found.noise:.2g}", _ratio(found), f"{found.allowed:.2g}"
-        rows.append(row(name(output), verdict, *numbers, share, numbers=range(2, 6)))
-    heads = ["output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "error / allowed"]
-    return element(
-        "section",
-        title,
-        element(
-            "p",
-            "Noise is the change of the model’s own outputs when each input changes by one unit in the last place. "
-            "Error is the difference between the folded model and the model. Both are relative to the output’s "
-            f"range. The allowed error is {NOISE_FACTOR:g} times the noise, plus {FLOOR:g}.",
-        ),
-        element(
-            "div",
-            table(f"By {verification.engine.value}", heads, rows),
-            class_="scroll",
-            role="region",
-            aria_labelledby="verification",
-            tabindex=0,
-        ),
-    )
-
-
 def _operators(facts: Facts) -> Html:
     changed = {operator for operator in facts.before | facts.after if facts.before[operator] != facts.after[operator]}
     counted = [*_ALWAYS_COUNTED, *sorted(changed - set(_ALWAYS_COUNTED))]
@@ -183,7 +156,7 @@ def _operators(facts: Facts) -> Html:
     for label, was, now in lines:
         change = f"{now - was:+,}".replace("-", "−") if now != was else ""
         rows.append(row(label if label == "all nodes" else name(label), was, now, change, numbers=[1, 2, 3]))
-    found = table("Nodes, with functions inlined", ["operator", "before#", "after#", "change#"], rows)
+    found = table("Nodes but Constant, with functions inlined", ["operator", "before#", "after#", "change#"], rows)
     return element("section", element("h2", "Before and after"), found)
 
 
@@ -205,15 +178,6 @@ def _model(facts: Facts) -> Html:
 
 def _value(value: ValueRow) -> Html:
     return element("div", name(value.name), f" {value.dtype} {shortened(value.shape)}")
-
-
-def _share(found: OutputDifference) -> float:
-    """Return the error as a part of what is allowed; infinite where nothing is, or the error is NaN."""
-    return found.error / found.allowed if found.error < float("inf") and found.allowed else float("inf")
-
-
-def _ratio(found: OutputDifference) -> str:
-    return f"{found.ratio:.1f}" if found.noise else "–"
 
 
 def _bytes(number: int) -> str:

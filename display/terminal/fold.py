@@ -1,19 +1,25 @@
-"""Folds, verifications and drift monitors as tables and sentences for a terminal, and as records for JSON."""
+"""Folds and drift monitors as tables and sentences for a terminal, and as records for JSON."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
+from normfold.display.terminal.width import middle_shortened, words_shortened
+
 if TYPE_CHECKING:
     from normfold.contract.drift.monitor import Monitor
     from normfold.export.fold.report import BatchNormOutcome, FoldReport
     from normfold.export.graph.pixels import PixelInput
-    from normfold.export.verify.verify import Verification
 
+_HEADS = ("BatchNormalization", "outcome", "into, or why not")
+_GAP = 2
+"""Columns between two columns of a table."""
 _COLOURS = {"kept": "yellow", "removed": "bright_black"}
 
 
@@ -27,6 +33,23 @@ def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     counts = Counter(entry.outcome.value for entry in report.entries)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
     return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts}).{joined}"
+
+
+def gain_sentence(report: FoldReport) -> str | None:
+    """Return what the fold gained: nodes, and multiplications where all sizes but the batch are fixed."""
+    before, after = report.size_before, report.size_after
+    if before is None or after is None:
+        return None
+    sentence = f"Nodes: {before.nodes:,} before, {after.nodes:,} after."
+    if before.multiplications is None or after.multiplications is None:
+        return sentence
+    return f"{sentence} Multiplications for a row: {before.multiplications:,} before, {after.multiplications:,} after."
+
+
+def size_record(report: FoldReport) -> dict[str, Any]:
+    """Return the same for JSON."""
+    sizes = {"before": report.size_before, "after": report.size_after}
+    return {when: None if size is None else size.to_dict() for when, size in sizes.items()}
 
 
 def pixel_sentence(found: PixelInput) -> str:
@@ -88,55 +111,63 @@ def kept_by_reason(report: FoldReport) -> dict[str, list[BatchNormOutcome]]:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def fold_table(report: FoldReport) -> Table:
-    """Return one row for each BatchNormalization: its outcome, and the nodes that absorbed it or why it was kept."""
-    table = Table("BatchNormalization", "outcome", "into, or why not", box=None, pad_edge=False, header_style="bold")
-    for entry in report.entries:
-        outcome = Text(entry.outcome.value, style=_COLOURS.get(entry.outcome.value, "green"), no_wrap=True)
-        table.add_row(
-            Text(entry.node, overflow="fold"), outcome, Text(entry.reason or _absorbers(entry), overflow="fold")
-        )
+def fold_table(report: FoldReport, width: int, every_node: bool = False, kept_only: bool = False) -> Table:
+    """Return the outcome of each BatchNormalization, and the nodes that absorbed it or why it was kept.
+
+    Args:
+        report: of the fold.
+        width: columns of the terminal.
+        every_node: one row for each node; without it, nodes that are kept for the same reason share a row.
+        kept_only: no rows for nodes that were folded.
+    """
+    groups = _groups(report, every_node, kept_only)
+    heads = [group[0].node if len(group) == 1 else f"{len(group)} ×" for group in groups]
+    modules = [group[0].module or "" if len(group) == 1 else "" for group in groups]
+    outcomes = max(map(len, (_HEADS[1], *(group[0].outcome.value for group in groups))))
+    natural = max(map(len, (_HEADS[0], *heads, *modules)))
+    first = min(natural, max((width - outcomes) * 2 // 5, len(_HEADS[0])))
+    rest = max(width - outcomes - first - 2 * _GAP, len(_HEADS[2]))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head, columns in zip(_HEADS, (first, outcomes, rest), strict=True):
+        table.add_column(head, width=columns)
+    for group, head, module in zip(groups, heads, modules, strict=True):
+        name = Text(middle_shortened(head, first))
+        if module and module != head:
+            name.append(f"\n{middle_shortened(module, first)}", style="bright_black")
+        outcome = group[0].outcome.value
+        text = words_shortened(_explanation(group), rest)
+        table.add_row(name, Text(outcome, style=_COLOURS.get(outcome, "green"), no_wrap=True), Text(text))
     return table
+
+
+def _groups(report: FoldReport, every_node: bool, kept_only: bool) -> list[list[BatchNormOutcome]]:
+    """Return the entries, those together that are kept for the same reason, each group at the place of its first."""
+    groups: dict[object, list[BatchNormOutcome]] = {}
+    for number, entry in enumerate(report.entries):
+        if kept_only and entry.outcome.value != "kept":
+            continue
+        is_alone = every_node or not entry.reason
+        groups.setdefault(number if is_alone else (entry.outcome, _without_names(entry.reason or "")), []).append(entry)
+    return list(groups.values())
+
+
+def _explanation(group: Sequence[BatchNormOutcome]) -> str:
+    """Return what absorbed a BatchNormalization, or why it was kept; of several without the names of nodes."""
+    first = group[0]
+    if not first.reason:
+        return _absorbers(first)
+    return first.reason if len(group) == 1 else f"{_without_names(first.reason)} First: {first.module or first.node}"
+
+
+def _without_names(reason: str) -> str:
+    """Return a reason without the names that it quotes."""
+    return re.sub(r""" ('[^']*'|"[^"]*")""", "", reason)
 
 
 def _absorbers(entry: BatchNormOutcome) -> str:
     """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
     between = sum(step not in entry.into for step in entry.path)
     by_way = f", through {between} node{'s' * (between > 1)}" if between else ""
-    return ", ".join(entry.into) + by_way
-
-
-def verification_table(verification: Verification) -> Table:
-    """Return one row for each output: its error beside the network's own noise."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("output")
-    for name in ("error", "noise", "error / noise", "allowed", ""):
-        table.add_column(name, justify="right")
-    for name, found in verification.outputs.items():
-        verdict = Text("equal", style="green") if found.passes else Text("different", style="red")
-        ratio = f"{found.ratio:.1f}" if found.noise else "–"
-        table.add_row(Text(name), f"{found.error:.2g}", f"{found.noise:.2g}", ratio, f"{found.allowed:.2g}", verdict)
-    return table
-
-
-def verification_record(verification: Verification) -> dict[str, Any]:
-    """Return plain types for JSON; an infinite error or ratio is null."""
-    return {
-        "passes": verification.passes,
-        "batchable": verification.batchable,
-        "engine": verification.engine.value,
-        "outputs": {
-            name: {
-                "error": _finite(found.error),
-                "noise": _finite(found.noise),
-                "ratio": _finite(found.ratio),
-                "allowed": _finite(found.allowed),
-                "passes": found.passes,
-            }
-            for name, found in verification.outputs.items()
-        },
-    }
-
-
-def _finite(number: float) -> float | None:
-    return number if abs(number) != float("inf") else None
+    modules = entry.into_modules or (None,) * len(entry.into)
+    nodes = [f"{node} ({module})" if module else node for node, module in zip(entry.into, modules, strict=True)]
+    return ", ".join(nodes) + by_way

@@ -17,15 +17,17 @@ from normfold.export.graph.pixels import FromPixels
 from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
 from normfold.export.onnx_io.normalise import freeze_inputs
 from normfold.export.verify.conversion import compare_conversion
+from normfold.export.verify.timing import Timing, time_models
 from normfold.export.verify.verify import Verification, verify
 
 
 @dataclass(frozen=True)
 class FoldedFile:
-    """The report of a fold, and its verification unless that was left out."""
+    """The report of a fold, and its verification and timing unless they were left out."""
 
     report: FoldReport
     verification: Verification | None
+    timing: Timing | None = None
 
 
 def fold_file(
@@ -34,6 +36,7 @@ def fold_file(
     verified: bool = True,
     merging: bool = True,
     inputs: Path | None = None,
+    timed: bool = False,
     pixels: FromPixels | None = None,
     frozen: bool = False,
     progress: ProgressCallback = ignore_progress,
@@ -46,6 +49,7 @@ def fold_file(
         verified: compare both before the target is written.
         merging: make one layer of parallel linear branches.
         inputs: an .npz file to compare with; random inputs without it.
+        timed: time a run of each; where that is not possible, a warning says why.
         pixels: make the input 8-bit pixels, and fold their standardisation too.
         frozen: make constants of inputs that have a default.
         progress: called with each step as it begins.
@@ -79,7 +83,26 @@ def fold_file(
             verification.require()
             if (sentence := compare_conversion(source)) is not None:
                 report.warnings.append(sentence)
-    return FoldedFile(report, verification)
+        timing = time_or_warn(source, path, report, inputs, pixels, progress) if timed else None
+    return FoldedFile(report, verification, timing)
+
+
+def time_or_warn(
+    source: Path,
+    folded: Path,
+    report: FoldReport,
+    inputs: Path | None = None,
+    pixels: FromPixels | None = None,
+    progress: ProgressCallback = ignore_progress,
+) -> Timing | None:
+    """Time both models; where that is not possible, add a warning to the report that says why."""
+    try:
+        return time_models(source, folded, inputs, pixels, progress)
+    except ModelFileError as error:
+        report.warnings.append(
+            f"The models were not timed: the {'source' if error.path == source else 'folded model'} {error.problem}"
+        )
+    return None
 
 
 def keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:

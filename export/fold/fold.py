@@ -7,6 +7,9 @@ added; the report has one entry for each BatchNormalization of the source
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
@@ -22,8 +25,10 @@ from normfold.export.fold.stages.prepare import (
     record_batchnorm_parameters,
     remove_unused_nodes,
 )
+from normfold.export.fold.stages.size import measure_result, measure_source
 from normfold.export.fold.stages.spatial import correct_spatial
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
+from normfold.export.graph.module_names import module_name, module_names
 from normfold.export.graph.nodes import is_batchnorm
 from normfold.export.graph.pixels import FromPixels
 
@@ -31,6 +36,7 @@ STAGES: tuple[Stage, ...] = (
     inline_functions,
     name_body_values,
     infer_shapes,
+    measure_source,
     compute_constants,
     correct_spatial,
     record_batchnorm_parameters,
@@ -38,6 +44,7 @@ STAGES: tuple[Stage, ...] = (
     take_pixels,
     fold_and_merge,
     join_equal_nodes,
+    measure_result,
     check,
 )
 
@@ -67,10 +74,12 @@ def fold(
         FoldError: the result is not a valid graph, which would be a fault of the fold.
     """
     state = FoldState(model, FoldOptions(merging, pixels), progress)
+    modules = module_names(model.graph.all_nodes())
     for stage in STAGES:
         progress(f"folding: {stage.__name__.replace('_', ' ')}")
         stage(state)
-    state.report.entries = _entries(state)
+    modules = module_names((*model.graph.all_nodes(), *state.batchnorms.values())) | modules
+    state.report.entries = [_with_modules(entry, state.batchnorms[entry.node], modules) for entry in _entries(state)]
     came = set(state.batchnorms.values())
     state.report.batchnorm_made = sum(is_batchnorm(node) and node not in came for node in model.graph.all_nodes())
     return state.report
@@ -81,6 +90,10 @@ def _entries(state: FoldState) -> list[BatchNormOutcome]:
     names = {node: value.name for value, node in state.output_values.items() if value.name and value in there}
     left = state.batchnorms_left()
     return [_entry(state, label, node, label in left, names.get(node)) for label, node in state.batchnorms.items()]
+
+
+def _with_modules(entry: BatchNormOutcome, node: ir.Node, modules: Mapping[str, str]) -> BatchNormOutcome:
+    return replace(entry, module=module_name(node), into_modules=tuple(modules.get(label) for label in entry.into))
 
 
 def _entry(state: FoldState, label: str, node: ir.Node, is_left: bool, output_value: str | None) -> BatchNormOutcome:

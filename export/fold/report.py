@@ -12,6 +12,7 @@ from normfold.export.fold.batchnorm_parameters import BatchNorm
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.pixels import PixelInput
+from normfold.export.graph.size import GraphSize
 
 
 class Outcome(StrEnum):
@@ -54,7 +55,8 @@ class BatchNormOutcome:
 
     `node` names it as the source does. `into` lists the nodes that absorbed it, `path` all nodes on the way; both are
     empty where it was kept, and `reason_codes` (backwards and forwards, or one where neither was tried) and `reason`
-    say why. `output_value` is the value of the folded graph that holds what the BatchNormalization gave out.
+    say why. `output_value` is the value of the folded graph that holds what the BatchNormalization gave out. `module`
+    and `into_modules` name the torch modules that `node` and the nodes of `into` come from, where the file says so.
     """
 
     node: str
@@ -64,6 +66,8 @@ class BatchNormOutcome:
     reason_codes: tuple[ReasonCode, ...] = ()
     reason: str | None = None
     output_value: str | None = None
+    module: str | None = None
+    into_modules: tuple[str | None, ...] = ()
 
     @staticmethod
     def kept(node: str, rejections: Sequence[Rejection], output_value: str | None) -> BatchNormOutcome:
@@ -92,8 +96,10 @@ class BatchNormOutcome:
         """Return plain types for JSON."""
         return {
             "node": self.node,
+            "module": self.module,
             "outcome": self.outcome.value,
             "into": ", ".join(self.into) or None,
+            "into_modules": list(self.into_modules),
             "path": list(self.path),
             "reason_code": self.reason_code,
             "reason": self.reason,
@@ -108,7 +114,8 @@ class FoldReport:
     `affines` counts the Mul, Add, Sub and Div by a constant that were folded too, `batchnorm_made` the
     BatchNormalization nodes that stand for a Mul and an Add now. `parameters` holds, by the entry's `node`, what each
     BatchNormalization held before the fold, but for those that an earlier fold made. `input` is set where the model
-    takes pixels now.
+    takes pixels now. `size_before` and `size_after` are the size of the graph with functions inlined, and of the
+    folded one.
     """
 
     entries: list[BatchNormOutcome] = field(default_factory=list)
@@ -117,6 +124,8 @@ class FoldReport:
     parameters: dict[str, BatchNorm] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     input: PixelInput | None = None
+    size_before: GraphSize | None = None
+    size_after: GraphSize | None = None
 
     @property
     def batchnorm_before(self) -> int:

@@ -38,6 +38,7 @@ def rows_are_independent(
         return False
     for name, tensor in together.items():
         joined = np.concatenate([result[name] for result in alone])
-        if not measure([tensor], [joined], [[[run[name] for run in group] for group in perturbed]]).passes:
+        noises = [[[run[name] for run in group] for group in perturbed]]
+        if not measure([tensor], [joined], noises, by_channel=False).passes:
             return False
     return True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Tensor
+from normfold.export.arrays import Array, Tensor
 from normfold.export.errors import ModelInputError
 from normfold.export.graph.constants import FLOATS
 from normfold.export.verify.runner import Inputs, ValueInfo
@@ -23,14 +24,35 @@ FREE_SIZES = (32, 96, 224)
 """Sizes tried for every other free axis; deep networks need more than the first."""
 
 
-def random_inputs(inputs: Sequence[ValueInfo], free_size: int, seed: int, step: int = 0) -> Inputs:
+class Distribution(Enum):
+    """What random inputs are drawn from: floats by a function of standard normal ones, integers below a limit.
+
+    The first is for every network; the others are for one that is constant on those.
+    """
+
+    STANDARD = (lambda normal: normal, 2)
+    LARGE = (lambda normal: 30.0 * normal, 10)
+    POSITIVE = (np.abs, 100)
+    PIXELS = (lambda normal: np.clip(128.0 + 64.0 * normal, 0.0, 255.0), 256)
+
+    def __init__(self, from_normal: Callable[[Array], Array], limit: int) -> None:
+        self.from_normal, self.limit = from_normal, limit
+
+
+def random_inputs(
+    inputs: Sequence[ValueInfo],
+    free_size: int,
+    seed: int,
+    step: int = 0,
+    distribution: Distribution = Distribution.STANDARD,
+) -> Inputs:
     """Make one tensor for each input.
 
     Free axes after the first have `free_size`; with `step` each has that much more than the one before. Those of one
     name agree.
 
-    Floats are standard normal; 8-bit integers take every value; wider integers are 0 or 1, since they may be indices
-    into a table of unknown length.
+    Floats are of the distribution, standard normal by default; 8-bit integers take every value; wider integers are
+    below the distribution's limit, 0 or 1 by default, since they may be indices into a table of unknown length.
 
     Raises:
         ModelInputError: an input's dtype has no numbers, such as text.
@@ -40,7 +62,7 @@ def random_inputs(inputs: Sequence[ValueInfo], free_size: int, seed: int, step: 
         _axis_name(info, axis) for info in inputs for axis, size in enumerate(info.shape) if not isinstance(size, int)
     )
     sizes = {name: free_size + step * (place + 1) for place, name in enumerate(names)}
-    return {info.name: _random_tensor(info, sizes, rng) for info in inputs}
+    return {info.name: _random_tensor(info, sizes, rng, distribution) for info in inputs}
 
 
 def read_inputs(path: Path, inputs: Sequence[ValueInfo]) -> Inputs:
@@ -102,16 +124,19 @@ def _axis_name(info: ValueInfo, axis: int) -> str:
     return size if isinstance(size, str) else f"{info.name}/{axis}"
 
 
-def _random_tensor(info: ValueInfo, sizes: dict[str, int], rng: np.random.Generator) -> Tensor:
+def _random_tensor(
+    info: ValueInfo, sizes: dict[str, int], rng: np.random.Generator, distribution: Distribution
+) -> Tensor:
     shape = [
         size if isinstance(size, int) else sizes[_axis_name(info, axis)] if axis else BATCH_SIZE
         for axis, size in enumerate(info.shape)
     ]
     if info.dtype in FLOATS:
-        return rng.standard_normal(shape).astype(info.dtype.numpy())
+        return np.asarray(distribution.from_normal(rng.standard_normal(shape))).astype(info.dtype.numpy())
     if info.dtype in (ir.DataType.UINT8, ir.DataType.INT8):
         limits = np.iinfo(info.dtype.numpy())
         return rng.integers(limits.min, limits.max, shape, info.dtype.numpy(), endpoint=True)
     if info.dtype.numpy().kind in "biu":
-        return rng.integers(0, 2, shape).astype(info.dtype.numpy())
+        limit = 2 if info.dtype == ir.DataType.BOOL else distribution.limit
+        return rng.integers(0, limit, shape).astype(info.dtype.numpy())
     raise ModelInputError(f"Input {info.name!r} is {info.dtype.name}; give inputs in an .npz file.")

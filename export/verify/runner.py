@@ -23,7 +23,15 @@ from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, s
 
 _QUANTISING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
+_STEPPING = _QUANTISING | {
+    *("Round", "Floor", "Ceil", "Sign", "Mod", "ThresholdedRelu", "Shrink"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "IsInf", "IsNaN", "Where"),
+    *("ArgMax", "ArgMin", "Hardmax", "TopK", "NonMaxSuppression", "NonZero", "Unique"),
+}
+"""Operators whose output jumps where their input crosses a threshold, or that choose by such a jump."""
+
 Inputs = Mapping[str, Tensor]
+Outputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,10 @@ class Runner:
         self.inputs = input_infos(path, model)
         self.outputs = [_value_info(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
+        self.has_steps = any(node.op_type in _STEPPING for node in model.graph.all_nodes())
         self.engine, self._run = _start(path, model, engine)
 
-    def run(self, inputs: Inputs) -> dict[str, Tensor]:
+    def run(self, inputs: Inputs) -> Outputs:
         """Run once.
 
         Raises:
@@ -82,7 +91,7 @@ class Runner:
         try:
             results = self._run(names, {name: np.asarray(array) for name, array in inputs.items()})
         except Exception as error:  # noqa: BLE001 -- as above
-            raise ModelFileError(self.path, f"failed to run: {_in_one_line(error)}") from None
+            raise ModelFileError(self.path, f"failed to run: {in_one_line(error)}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
 
@@ -114,20 +123,30 @@ def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, 
     first_fault = ""
     for engine in engines:
         try:
-            return engine, _onnxruntime(path, model) if engine is Engine.ONNXRUNTIME else _reference(path)
+            return engine, start_onnxruntime(path, model) if engine is Engine.ONNXRUNTIME else _reference(path)
         except SetupError:
             raise
         except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know
-            first_fault = first_fault or _in_one_line(error)
+            first_fault = first_fault or in_one_line(error)
     raise ModelFileError(path, f"cannot be run by {engines[0].value}: {first_fault}")
 
 
-def _onnxruntime(path: Path, model: ir.Model) -> Any:
+def start_onnxruntime(path: Path, model: ir.Model, optimised: bool = False) -> Any:
+    """Return the run function of a session on the CPU.
+
+    Args:
+        path: of the model's file.
+        model: what the file holds.
+        optimised: run it on one thread with all optimisations; without it, exactly as it is written.
+    """
     require_onnxruntime()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory() as folder:
         if model.meta[IR_VERSION_IN_FILE] != model.ir_version:
@@ -153,10 +172,15 @@ def _reference(path: Path) -> Any:
 def _value_info(path: Path, value: ir.Value) -> ValueInfo:
     if not isinstance(value.type, ir.TensorType) or value.shape is None:
         raise ModelFileError(path, f"has an input or output {value.name!r} that is not a tensor of known rank.")
-    sizes = (size if isinstance(size, int) else size.value for size in value.shape)
+    sizes = (_size(size if isinstance(size, int) else size.value) for size in value.shape)
     return ValueInfo(value.name or "", value.type.dtype, tuple(sizes))
 
 
-def _in_one_line(error: BaseException) -> str:
+def _size(size: int | str | None) -> int | str | None:
+    """Return a size; a negative one, as older exporters wrote, is free."""
+    return None if isinstance(size, int) and size < 0 else size
+
+
+def in_one_line(error: BaseException) -> str:
     """Return an error's message in one line, without ONNX Runtime's place in its own source."""
     return re.sub(r"(?<=:)\S*/onnxruntime/\S+ .*\) (?=[A-Z])", " ", " ".join(str(error).split()))

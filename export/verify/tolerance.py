@@ -2,65 +2,48 @@
 
 A fixed tolerance is wrong both ways: one rounding may change a deep, ill-conditioned network by 1e-2 and a shallow one
 by 1e-7. So the allowance is measured. Noise is how far the original's own outputs change when each input changes by one
-unit in the last place; a folded network may differ by 8 times that, plus 1e-6.
+unit in the last place; a folded network may differ by 8 times that, plus the floor of the output's dtype.
 
     error      max |original - folded| / range
     noise      max |original(x) - original(x perturbed by one ulp)| / range, the median over several perturbations
-    range      max - min of the original's output over all inputs; at least so much that the floor below is one unit in
-               the last place of its largest magnitude
+    range      max - min of the original's output over all inputs
+    floor      1e-6 for float32, two epsilons for float16 and bfloat16, 64 for float64 (`export.verify.difference`)
 
 Both are taken for each input x by itself, and the worst one is reported: a network may be well-conditioned at one input
-and ill-conditioned at the next, where its own noise is ten thousand times as large.
+and ill-conditioned at the next, where its own noise is ten thousand times as large. The same is measured once more for
+each channel beside the channel's own range, see `export.verify.channels`.
+
+An output whose range is small beside its values is rounded more coarsely than its range suggests. There the allowance
+has a further part: one unit in the last place of the largest magnitude, relative to the range.
 
 Where the first operation rounds away a one-ulp perturbation of the input (no input is a float, or it is cast to float16
 or is quantised at once), the original's float weights are perturbed too: each by one unit in the last place, which is
-what folding does to a weight at most. The larger noise counts. An output of integers or booleans has no small distance:
+what folding does to a weight at most. The larger noise counts.
+
+Where an error exceeds its allowance otherwise, the weights are perturbed too before that is called a difference: in
+deep networks of float16, and where means are large beside deviations, roundings in the middle of the network add up to
+more than a perturbation of its input does. A quarter of what the perturbed weights move counts as noise then, as a
+whole unit in each weight is more than folding rounds.
+
+An output of integers or booleans has no small distance:
 error and noise are the share of elements that differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from normfold.export.arrays import Tensor
+from normfold.export.verify.channels import worst_channel
+from normfold.export.verify.difference import FLOOR as FLOOR
+from normfold.export.verify.difference import NOISE_FACTOR as NOISE_FACTOR
+from normfold.export.verify.difference import OutputDifference, floor_of
 
-NOISE_FACTOR = 8.0
-"""Allowed error for each unit of noise.
-
-Quoted, as FLOOR is, in the docstrings of `normfold.fold` and `normfold.verify` and in the help of both commands; a test
-compares them."""
-FLOOR = 1e-6
-
-
-@dataclass(frozen=True)
-class OutputDifference:
-    """Error of one output of the folded model, and the original's noise, relative to the output's range."""
-
-    error: float
-    noise: float
-
-    @property
-    def allowed(self) -> float:
-        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be verified."""
-        return NOISE_FACTOR * self.noise + FLOOR if np.isfinite(self.noise) else 0.0
-
-    @property
-    def excess(self) -> float:
-        """Return error over allowance: more than 1 does not pass."""
-        return self.error / self.allowed if self.allowed and np.isfinite(self.error) else float("inf")
-
-    @property
-    def ratio(self) -> float:
-        """Return error over noise; infinite where the network has none."""
-        return self.error / self.noise if self.noise else float("inf") if self.error else 0.0
-
-    @property
-    def passes(self) -> bool:
-        """Return whether the error is allowed; a NaN error is not."""
-        return bool(np.isfinite(self.noise)) and self.error <= self.allowed
+Perturbed = Sequence[Sequence[Sequence[Tensor]]]
+"""An output for each input, in groups of perturbations: of the input, of the weights."""
 
 
 def is_float(tensor: Tensor) -> bool:
@@ -69,7 +52,13 @@ def is_float(tensor: Tensor) -> bool:
 
 
 def measure(
-    wanted: Sequence[Tensor], got: Sequence[Tensor], perturbed: Sequence[Sequence[Sequence[Tensor]]]
+    wanted: Sequence[Tensor],
+    got: Sequence[Tensor],
+    perturbed: Perturbed,
+    shares: Sequence[float] | None = None,
+    further: Sequence[Tensor] = (),
+    by_channel: bool = True,
+    has_steps: bool = False,
 ) -> OutputDifference:
     """Return error and noise of one output at the input where the error exceeds its allowance most.
 
@@ -77,29 +66,49 @@ def measure(
         wanted: the original's tensor for each input.
         got: the folded model's.
         perturbed: for each input the original's, perturbed, in groups: perturbations of the input, of the weights.
+        shares: for each group, how much of what it moves counts as noise; all of it without them.
+        further: the original's for further inputs, which count for the range of a channel.
+        by_channel: measure each channel beside its own range too.
+        has_steps: the network's values jump where others cross a threshold, as where they are quantised.
     """
-    distance = _Distance(wanted) if is_float(wanted[0]) else _share_of_different
+    distance = _Distance(wanted) if is_float(wanted[0]) else _ShareOfDifferent()
+    shares = shares or [1.0] * len(perturbed[0])
     differences = []
     for original, folded, groups in zip(wanted, got, perturbed, strict=True):
-        noises = [float(np.median([distance(original, other) for other in group])) for group in groups]
-        differences.append(OutputDifference(error=distance(original, folded), noise=max(noises)))
-    return max(differences, key=lambda difference: difference.excess)
+        noises = [
+            share * float(np.median([distance(original, other) for other in group]))
+            for share, group in zip(shares, groups, strict=True)
+        ]
+        differences.append(OutputDifference(distance(original, folded), max(noises), distance.floor))
+    worst = max(differences, key=lambda difference: difference.excess)
+    if not (by_channel and is_float(wanted[0]) and np.isfinite([worst.error, worst.noise]).all()):
+        return worst
+    return replace(worst, channel=worst_channel(wanted, got, perturbed, shares, further, has_steps))
 
 
-def _share_of_different(wanted: Tensor, got: Tensor) -> float:
-    if wanted.shape != got.shape:
-        return float("inf")
-    return float(np.mean(wanted != got)) if wanted.size else 0.0
+class _ShareOfDifferent:
+    """The share of elements in which two tensors of integers, booleans or text differ."""
+
+    floor = FLOOR
+
+    def __call__(self, wanted: Tensor, got: Tensor) -> float:
+        if wanted.shape != got.shape:
+            return float("inf")
+        return float(np.mean(wanted != got)) if wanted.size else 0.0
 
 
 class _Distance:
-    """The largest absolute difference between two float tensors, relative to the output's range."""
+    """The largest absolute difference between two float tensors, relative to the output's range.
+
+    An output that is constant has no range: there the distance is relative to its magnitude.
+    """
 
     def __init__(self, wanted: Sequence[Tensor]) -> None:
         finite = np.concatenate([tensor[np.isfinite(tensor)].astype(np.float64) for tensor in wanted])
+        magnitude = float(np.abs(finite).max(initial=0.0))
         self._has_values = bool(finite.size)
-        resolution = float(np.abs(finite).max(initial=0.0)) * _epsilon(wanted[0])
-        self._range = max(float(np.ptp(finite)), resolution / FLOOR) or 1.0 if finite.size else 1.0
+        self._range = (float(np.ptp(finite)) if finite.size else 0.0) or magnitude or 1.0
+        self.floor = floor_of(wanted[0], magnitude, self._range)
 
     def __call__(self, wanted: Tensor, got: Tensor) -> float:
         if wanted.shape != got.shape or (wanted.size and not self._has_values):
@@ -109,7 +118,3 @@ class _Distance:
             return float("inf")
         difference = np.abs(wanted[finite].astype(np.float64) - got[finite].astype(np.float64))
         return float(difference.max(initial=0.0)) / self._range
-
-
-def _epsilon(tensor: Tensor) -> float:
-    return 2.0**-7 if tensor.dtype.name == "bfloat16" else float(np.finfo(tensor.dtype).eps)

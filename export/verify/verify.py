@@ -5,31 +5,29 @@ How far two outputs may differ, and what noise is, stands in `export.verify.tole
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError, VerificationError
-from normfold.export.graph.constants import FLOATS
-from normfold.export.graph.pixels import FromPixels, Pixels
-from normfold.export.onnx_io.model_file import load_model, save_model
+from normfold.export.graph.pixels import FromPixels
 from normfold.export.verify.batch_independence import rows_are_independent
-from normfold.export.verify.inputs import FREE_SIZES, next_float, perturbed_by_one_ulp, random_inputs, read_inputs
-from normfold.export.verify.runner import Engine, Inputs, Runner, ValueInfo
-from normfold.export.verify.tolerance import OutputDifference, measure
+from normfold.export.verify.channels import MIN_VALUES, values_at_an_index
+from normfold.export.verify.choose_inputs import InputMaker, find_constant, find_distributions, find_sizes
+from normfold.export.verify.difference import ChannelDifference, OutputDifference
+from normfold.export.verify.inputs import read_inputs
+from normfold.export.verify.perturbed_runs import SHARE_OF_WEIGHTS, Perturbation, perturb, perturb_weights
+from normfold.export.verify.runner import Engine, Inputs, Outputs, Runner
+from normfold.export.verify.standardise import standardiser
+from normfold.export.verify.tolerance import measure
 
 SEEDS = 4
 """Random inputs."""
-
-PERTURBATIONS = 4
-"""Random perturbations of each input to measure the noise."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,27 @@ class Verification:
         """Return whether every output's error is allowed."""
         return all(difference.passes for difference in self.outputs.values())
 
+    @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each output that proves nothing, as the original gave the same for every input."""
+        return [
+            f"Output {name!r} was constant: it was the same for every input that was tried, so its comparison says "
+            "little about the layers before it."
+            for name, difference in self.outputs.items()
+            if difference.is_constant
+        ]
+
     def require(self) -> None:
         """Raise if an output differs by more than is allowed.
 
         Raises:
-            VerificationError: naming the output that exceeds its allowance most.
+            VerificationError: naming the output that exceeds its allowance most, and the channel if one does.
         """
         if not self.passes:
-            name, worst = max(self.outputs.items(), key=lambda item: item[1].excess)
-            raise VerificationError(name, worst.error, worst.allowed)
+            name, found = max(self.outputs.items(), key=lambda item: item[1].worst.excess)
+            worst = found.worst
+            channel = (worst.axis, worst.index) if isinstance(worst, ChannelDifference) else None
+            raise VerificationError(name, worst.error, worst.allowed, channel)
 
 
 def verify(
@@ -83,80 +93,105 @@ def verify(
     """
     first = Runner(original)
     second = Runner(folded, first.engine)
-    standardise = partial(_standardise, first, pixels) if pixels is not None else _unchanged
+    standardise = standardiser(first, pixels)
     _require_same_inputs_and_outputs(first, second, takes_pixels=pixels is not None)
-    all_inputs = _make_inputs(second.inputs, inputs, seeds, lambda given: first.run(standardise(given)))
-    originals = [standardise(given) for given in all_inputs]
+    maker = None if inputs is not None else find_sizes(second.inputs, lambda given: first.run(standardise(given)))
+    given = [read_inputs(inputs, second.inputs)] if inputs is not None else []
+    given += [maker.make(seed) for seed in range(seeds)] if maker is not None else []
     with tempfile.TemporaryDirectory() as folder:
-        perturbed_runs = _perturbed_runs(first, Path(folder))
-        wanted, got, perturbed = [], [], []
-        for number, (given, folded_given) in enumerate(zip(originals, all_inputs, strict=True), start=1):
-            progress(f"verifying: input {number} of {len(all_inputs)}")
-            wanted.append(first.run(given))
-            got.append(second.run(folded_given))
-            perturbed.append([[run(given) for run in group] for group in perturbed_runs])
-    outputs = {
-        name: measure(
-            [run[name] for run in wanted],
-            [run[name] for run in got],
-            [[[run[name] for run in group] for group in groups] for groups in perturbed],
-        )
-        for name in (info.name for info in first.outputs)
-    }
-    return Verification(outputs, rows_are_independent(first, originals[0], wanted[0], perturbed[0]), first.engine)
+        perturbations = perturb(first, Path(folder))
+        pair = _Pair(first, second, standardise, perturbations, progress)
+        runs = [pair.run(given)]
+        constant = find_constant(runs[0].wanted)
+        further: list[Outputs] = []
+        if maker is not None:
+            distributions = find_distributions(maker, constant, pair.run_original)
+            runs += [pair.run([maker.make(seed, each) for seed in range(seeds)]) for each in distributions]
+            further = [pair.run_original(one) for one in _further_inputs(maker, runs[0].wanted)]
+        outputs = pair.measure(runs, further)
+        batchable = rows_are_independent(first, standardise(given[0]), runs[0].wanted[0], runs[0].perturbed[0])
+        if not all(found.passes for found in outputs.values()) and not any(each.of_weights for each in perturbations):
+            perturbations.append(perturb_weights(first, Path(folder), SHARE_OF_WEIGHTS))
+            for each in runs:
+                pair.perturb(each, perturbations[-1])
+            outputs = pair.measure(runs, further)
+    outputs = {name: replace(found, is_constant=name in constant) for name, found in outputs.items()}
+    return Verification(outputs, batchable, first.engine)
 
 
-def _make_inputs(
-    infos: Sequence[ValueInfo], path: Path | None, seeds: int, run: Callable[[Inputs], object]
-) -> list[Inputs]:
-    """Return the inputs of a file, or random ones of sizes that the original runs with.
+@dataclass(frozen=True)
+class _Runs:
+    """What both models gave for each of a set of inputs, and the original for each, perturbed."""
 
-    Free axes get the smallest size that works in every second set of inputs. In the others they get larger sizes,
-    different from each other, if these work too: what holds for one size alone is not equality.
-    """
-    if path is not None:
-        return [read_inputs(path, infos)]
-    for free_size in FREE_SIZES:
-        try:
-            run(random_inputs(infos, free_size, seed=0))
-        except ModelFileError as error:
-            if free_size == FREE_SIZES[-1]:
-                text = f"{error.problem} (on random inputs; give some that suit it with --inputs)"
-                raise ModelFileError(error.path, text) from None
-        else:
-            break
-    step = free_size
-    try:
-        run(random_inputs(infos, free_size, seed=0, step=step))
-    except ModelFileError:
-        step = 0
-    return [random_inputs(infos, free_size, seed, step * (seed % 2)) for seed in range(seeds)]
+    inputs: list[Inputs]
+    wanted: list[Outputs]
+    got: list[Outputs]
+    perturbed: list[list[list[Outputs]]]
 
 
-def _perturbed_runs(runner: Runner, folder: Path) -> list[list[Callable[[Inputs], dict[str, Tensor]]]]:
-    """Return functions that run the model with float inputs, float weights if needed, or both perturbed by one ulp."""
-    groups: list[list[Callable[[Inputs], dict[str, Tensor]]]] = []
-    if any(info.dtype.is_floating_point() for info in runner.inputs):
-        groups.append([partial(_run_perturbed, runner, seed=seed) for seed in range(PERTURBATIONS)])
-    if not groups or runner.rounds_at_once:
-        groups.append(
-            [_with_perturbed_weights(runner, folder / f"{seed}.onnx", seed).run for seed in range(PERTURBATIONS)]
-        )
-    return groups
+@dataclass(frozen=True)
+class _Pair:
+    """Both models, and the ways in which the original is perturbed."""
+
+    first: Runner
+    second: Runner
+    standardise: Callable[[Inputs], Inputs]
+    perturbations: list[Perturbation]
+    progress: ProgressCallback
+
+    def run_original(self, given: Inputs) -> Outputs:
+        """Run the original on what the folded model takes."""
+        return self.first.run(self.standardise(given))
+
+    def run(self, given: Sequence[Inputs]) -> _Runs:
+        """Run both models on a set of inputs."""
+        runs = _Runs([], [], [], [])
+        for number, one in enumerate(given, start=1):
+            self.progress(f"verifying: input {number} of {len(given)}")
+            original = self.standardise(one)
+            runs.inputs.append(original)
+            runs.wanted.append(self.first.run(original))
+            runs.got.append(self.second.run(one))
+            runs.perturbed.append([[run(original) for run in each.runs] for each in self.perturbations])
+        return runs
+
+    def perturb(self, runs: _Runs, perturbation: Perturbation) -> None:
+        """Add the runs of a further perturbation."""
+        for number, (given, groups) in enumerate(zip(runs.inputs, runs.perturbed, strict=True), start=1):
+            self.progress(f"verifying: input {number} of {len(runs.inputs)}, weights perturbed")
+            groups.append([run(given) for run in perturbation.runs])
+
+    def measure(self, sets: Sequence[_Runs], further: Sequence[Outputs]) -> dict[str, OutputDifference]:
+        """Return the difference of each output, on the set of inputs where it exceeds its allowance most.
+
+        `further` holds the original's outputs for more inputs.
+        """
+        shares = [each.share for each in self.perturbations]
+        return {
+            name: max(
+                (
+                    measure(
+                        [run[name] for run in runs.wanted],
+                        [run[name] for run in runs.got],
+                        [[[run[name] for run in group] for group in groups] for groups in runs.perturbed],
+                        shares,
+                        [run[name] for run in further],
+                        has_steps=self.first.has_steps,
+                    )
+                    for runs in sets
+                ),
+                key=lambda found: found.worst.excess,
+            )
+            for name in (info.name for info in self.first.outputs)
+        }
 
 
-def _run_perturbed(runner: Runner, inputs: Inputs, seed: int) -> dict[str, Tensor]:
-    return runner.run(perturbed_by_one_ulp(inputs, seed))
-
-
-def _with_perturbed_weights(runner: Runner, path: Path, seed: int) -> Runner:
-    model, rng = load_model(runner.path), np.random.default_rng(seed)
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in FLOATS:
-            value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
-    save_model(model, path)
-    return Runner(path, runner.engine)
+def _further_inputs(maker: InputMaker, wanted: Sequence[Outputs]) -> Iterator[Inputs]:
+    """Yield as many further inputs as the channels of an output need for a range, at most twice as many again."""
+    counts = [values_at_an_index([run[name] for run in wanted]) for name in wanted[0]]
+    minimum = min((count for count in counts if count), default=MIN_VALUES)
+    needed = math.ceil(len(wanted) * MIN_VALUES / minimum)
+    yield from (maker.make(seed) for seed in range(len(wanted), min(needed, 3 * len(wanted))))
 
 
 def _require_same_inputs_and_outputs(first: Runner, second: Runner, takes_pixels: bool) -> None:
@@ -173,13 +208,3 @@ def _require_same_inputs_and_outputs(first: Runner, second: Runner, takes_pixels
             )
             text = f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.{hint}"
             raise ModelFileError(second.path, text)
-
-
-def _standardise(runner: Runner, pixels: FromPixels, inputs: Inputs) -> Inputs:
-    """Return what the original takes for a picture of pixels."""
-    standard = Pixels.of(pixels.preprocessing)
-    return {info.name: standard.standardised(inputs[info.name], info.dtype) for info in runner.inputs}
-
-
-def _unchanged(inputs: Inputs) -> Inputs:
-    return inputs

@@ -17,7 +17,9 @@ def verification_sentence(verification: Verification | None) -> str:
     if not verification.passes:
         return "The two models differ."
     worst = max((found.ratio for found in verification.outputs.values() if found.noise), default=None)
-    return "Verified." if worst is None else f"Verified: error at most {worst:.1f} × noise."
+    sentence = "Verified." if worst is None else f"Verified: error at most {worst:.1f} × noise."
+    constant = len(verification.notes)
+    return f"{sentence} {constant} of {len(verification.outputs)} outputs were constant." if constant else sentence
 
 
 def unfolded_page(bundle: Path, verification: Verification) -> str | None:

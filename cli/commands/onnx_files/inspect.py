@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from normfold.display.terminal.console import err, fail, out, print_json, warn
-from normfold.display.terminal.fold import fold_sentence, fold_table, outcome_table, verification_table
+from normfold.display.terminal.fold import fold_sentence, fold_table, gain_sentence, outcome_table, size_record
+from normfold.display.terminal.verification import timing_sentence, verification_table
 
 
 def inspect(
@@ -17,6 +18,12 @@ def inspect(
         Path | None, typer.Option(help="Write an HTML page with a drawing of the graph.", metavar="FILE")
     ] = None,
     verify: Annotated[bool, typer.Option(help="For the page, fold into a temporary file and verify the fold.")] = True,
+    time: Annotated[
+        bool, typer.Option("--time", help="Fold into a temporary file, and time a run before and after, on one thread.")
+    ] = False,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="List every BatchNormalization, also those kept for the same reason.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every BatchNormalization of a model: where a fold would put it, or why it would stay.
@@ -28,15 +35,21 @@ def inspect(
     from normfold import inspect as inspect_model
 
     with err.status("starting") as status:
-        result = inspect_model(model, verify=verify and html is not None, html=html, progress=status.update)
+        result = inspect_model(model, verify=verify and html is not None, html=html, time=time, progress=status.update)
     for sentence in result.report.warnings:
         warn(sentence)
     if as_json:
-        print_json(result.report.to_dict())
+        timing = None if result.timing is None else result.timing.to_dict()
+        print_json(result.report.to_dict() | {"size": size_record(result.report), "timing": timing})
     else:
         out.print(fold_sentence(result.report, "can be folded"), markup=False)
+        if (gained := gain_sentence(result.report)) is not None:
+            out.print(gained, markup=False)
+        if result.timing is not None:
+            out.print(timing_sentence(result.timing), markup=False)
         if result.report.entries:
-            out.print(outcome_table(result.report), "", fold_table(result.report), sep="\n")
+            table = fold_table(result.report, out.width, every_node=nodes)
+            out.print("", outcome_table(result.report), "", table, sep="\n")
         if result.verification is not None:
             out.print("", verification_table(result.verification), sep="\n")
     if result.verification is not None and not result.verification.passes:

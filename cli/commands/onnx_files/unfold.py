@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from normfold.display.terminal.console import err, out, print_json, warn
-from normfold.display.terminal.fold import verification_record, verification_table
+from normfold.display.terminal.verification import verification_record, verification_table
 
 if TYPE_CHECKING:
     from normfold import UnfoldResult

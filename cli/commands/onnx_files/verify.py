@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normfold.display.terminal.console import err, fail, out, print_json
-from normfold.display.terminal.fold import verification_record, verification_table
+from normfold.display.terminal.verification import verification_record, verification_table
 
 
 def verify(
@@ -28,7 +28,8 @@ def verify(
     """Compare two ONNX models on the same inputs, relative to the rounding noise of the first.
 
     Noise is the change of A's outputs when its inputs move by one unit in the last place (or its weights, if the first
-    rounding would remove that change). B may differ by 8 times the noise, plus 1e-6 of the output's range. If it
+    rounding would remove that change). B may differ by 8 times the noise, plus the floor: 1e-6 of the output's range
+    for float32, a few roundings of the dtype for others. Each channel is also measured relative to its own range. If B
     differs by more, the exit code is 1.
 
     Example: `normfold verify resnet50.onnx folded.onnx`

@@ -248,6 +248,40 @@ def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> 
     assert "bn5 folded forward gemm, through 1 node" in lines
 
 
+def test_time_is_measured_on_request(normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert net.exists()
+    monkeypatch.setattr("normfold.export.verify.timing.SECONDS", 0.0)
+
+    assert re.search(r"A run takes [\d.]+ ms before and [\d.]+ ms after", normfold("inspect", "net.onnx", "--time")[1])
+    record = json.loads(normfold("inspect", "net.onnx", "--time", "--json")[1])
+    assert record["timing"]["runs"] >= 10
+    assert record["size"]["before"]["nodes"] > record["size"]["after"]["nodes"]
+    folded = json.loads(normfold("fold", "net.onnx", "out.onnx", "--time", "--json")[1])
+    assert folded["timing"]["before_ms"] > 0
+    assert folded["size"] == record["size"]
+    assert "A run takes" in normfold("fold", "net.onnx", "out.onnx", "--time")[1]
+
+
+def test_fold_lists_kept_nodes_and_on_request_all(normfold: RunCommand, net: Path) -> None:
+    assert net.exists()
+    kept, every = (normfold("fold", "net.onnx", "out.onnx", *options)[1] for options in ((), ("--nodes",)))
+
+    assert "bn4" in kept
+    assert "bn5" not in kept
+    assert all(f"bn{number}" in every for number in range(1, 6))
+    assert "Nodes: 14 before, 9 after." in kept
+
+
+def test_verification_of_two_models_states_the_floor(normfold: RunCommand, net: Path) -> None:
+    assert net.exists()
+    code, out, _ = normfold("verify", "net.onnx", "net.onnx")
+
+    assert code == 0
+    assert out.splitlines()[0].split()[-1] == "floor"
+    record = json.loads(normfold("verify", "net.onnx", "net.onnx", "--json")[1])
+    assert record["outputs"]["y"]["floor"] == 1e-6
+
+
 def test_json_output_is_the_report_with_or_without_a_page(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     alone = normfold("inspect", "net.onnx", "--json")

@@ -309,7 +309,7 @@ def test_error_is_relative_to_the_range_and_noise_is_a_median() -> None:
 
     assert difference.error == pytest.approx(0.05)
     assert difference.noise == pytest.approx(0.02)
-    assert difference.allowed == pytest.approx(0.16 + 1e-6)
+    assert difference.allowed == pytest.approx(0.16)
     assert difference.ratio == pytest.approx(2.5)
 
 

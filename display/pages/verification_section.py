@@ -1,0 +1,68 @@
+"""The section of a page on a verification: error and noise of each output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from normfold.display.pages.markup import Html, bar, element, name, row, table
+
+if TYPE_CHECKING:
+    from normfold.export.verify.difference import Difference
+    from normfold.export.verify.verify import Verification
+
+_HEADS = [
+    *("output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "floor#"),
+    "error / allowed",
+]
+
+
+def verification_section(verification: Verification | None) -> Html:
+    """Return the section; without a verification it says that there was none."""
+    from normfold.export.verify.difference import NOISE_FACTOR
+
+    title = element("h2", "Error against noise", id="verification")
+    if verification is None:
+        return element("section", title, element("p", "The fold was not verified: the page was made with --no-verify."))
+    return element(
+        "section",
+        title,
+        element(
+            "p",
+            "Noise is the change of the model’s own outputs when each input changes by one unit in the last place. "
+            "Error is the difference between the folded model and the model. Both are relative to the output’s range, "
+            "or to the channel’s where a row names a channel. The allowed error is "
+            f"{NOISE_FACTOR:g} times the noise, plus the floor, which follows the output’s dtype.",
+        ),
+        *(element("p", sentence, class_="warning") for sentence in verification.notes),
+        element(
+            "div",
+            table(f"By {verification.engine.value}", _HEADS, _rows(verification)),
+            class_="scroll",
+            role="region",
+            aria_labelledby="verification",
+            tabindex=0,
+        ),
+    )
+
+
+def _rows(verification: Verification) -> Iterator[Html]:
+    for output, found in verification.outputs.items():
+        yield _row(name(output), found)
+        channel = found.channel
+        if channel is not None and not channel.is_allowed:
+            mean = ", mean of the values" if channel.is_mean else ""
+            yield _row(f"index {channel.index} of axis {channel.axis}{mean}", channel)
+
+
+def _row(label: Html | str, found: Difference) -> Html:
+    verdict = "equal" if found.is_allowed else "different"
+    class_ = "pass" if found.is_allowed else "fail"
+    numbers = f"{found.error:.2g}", f"{found.noise:.2g}", ratio(found), f"{found.allowed:.2g}", f"{found.floor:.2g}"
+    share = bar(min(found.excess, 1.0), f"{class_}-bar")
+    return row(label, element("span", verdict, class_=class_), *numbers, share, numbers=range(2, 7))
+
+
+def ratio(found: Difference) -> str:
+    """Return error over noise, for a cell of a table."""
+    return f"{found.ratio:.1f}" if found.noise else "–"

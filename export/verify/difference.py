@@ -1,0 +1,98 @@
+"""What a comparison of one output found: error, noise and floor, and how much is allowed for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from normfold.export.arrays import Tensor
+
+NOISE_FACTOR = 8.0
+"""Allowed error for each unit of noise.
+
+Quoted, as FLOOR is, in the docstrings of `normfold.fold` and `normfold.verify` and in the help of both commands; a test
+compares them."""
+FLOOR = 1e-6
+"""Floor of a float32 output, relative to its range: 8.4 epsilons of float32."""
+EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+"""One unit in the last place of 1, by dtype."""
+FLOORS = {"float16": 2 * EPSILONS["float16"], "bfloat16": 2 * EPSILONS["bfloat16"], "float64": 64 * EPSILONS["float64"]}
+"""Floor of outputs of other dtypes, relative to their range."""
+CHANNEL_FLOORS = {**FLOORS, "float32": 4 * FLOOR, "float64": 4 * FLOORS["float64"]}
+"""Floor of one channel of an output, relative to the channel's range."""
+
+
+def floor_of(tensor: Tensor, magnitude: float, span: float) -> float:
+    """Return the floor of an output: by its dtype, and at least one unit in the last place of its largest magnitude.
+
+    Args:
+        tensor: of the output's dtype, a float.
+        magnitude: its largest absolute value.
+        span: what the floor is relative to.
+    """
+    name = tensor.dtype.name
+    return max(FLOORS.get(name, FLOOR), EPSILONS[name] * magnitude / span)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Error of a folded output, the original's noise, and the floor, all relative to the original's range."""
+
+    error: float
+    noise: float
+    floor: float = FLOOR
+
+    @property
+    def allowed(self) -> float:
+        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be verified."""
+        return NOISE_FACTOR * self.noise + self.floor if np.isfinite(self.noise) else 0.0
+
+    @property
+    def excess(self) -> float:
+        """Return error over allowance: more than 1 does not pass."""
+        return self.error / self.allowed if self.allowed and np.isfinite(self.error) else float("inf")
+
+    @property
+    def ratio(self) -> float:
+        """Return error over noise; infinite where the network has none."""
+        return self.error / self.noise if self.noise else float("inf") if self.error else 0.0
+
+    @property
+    def is_allowed(self) -> bool:
+        """Return whether the error is at most the allowance; a NaN error is not."""
+        return bool(np.isfinite(self.noise)) and self.error <= self.allowed
+
+
+@dataclass(frozen=True)
+class ChannelDifference(Difference):
+    """The same of one index of an output's axis, relative to the range of the original's values at that index.
+
+    With `is_mean` the error is not the largest difference but the mean one, and so is the noise.
+    """
+
+    axis: int = 1
+    index: int = 0
+    is_mean: bool = False
+
+
+@dataclass(frozen=True)
+class OutputDifference(Difference):
+    """The same of one output, relative to the output's range.
+
+    `channel` is the channel whose error exceeds its allowance most, None where there are no channels to measure.
+    `is_constant` says that the original gave the same for every input that was tried.
+    """
+
+    channel: ChannelDifference | None = None
+    is_constant: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Return whether the error is allowed, in every channel too."""
+        return self.is_allowed and (self.channel is None or self.channel.is_allowed)
+
+    @property
+    def worst(self) -> Difference:
+        """Return the difference that exceeds its allowance most: of the whole output, or of its worst channel."""
+        return self if self.channel is None or self.channel.excess <= self.excess else self.channel

@@ -79,8 +79,8 @@ class ReasonCode(StrEnum):
     )
     OVERFLOW = (
         "overflow",
-        "A constant of the folded network would exceed the range of float16, 65504. Fold the network in float32, then "
-        "convert it.",
+        "A constant of the folded network would exceed the range of its type, which ends at 65504 for float16. Fold a "
+        "float16 network in float32, then convert it.",
     )
 
     # Operators that no affine passes

@@ -78,7 +78,20 @@ def without_affines(node: ir.Node, affines: Mapping[int, Affine]) -> Rewrite | R
     """
     if any(is_too_small(affine.gain) for affine in affines.values()):
         return Rejection(ReasonCode.ZERO_GAIN, node, "its constant would be divided by a gain of zero, or close to it")
-    return _changed(node, affines, lambda constant, affine: (constant - affine.offset) / affine.gain)
+    edit = _changed(node, affines, lambda constant, affine: (constant - affine.offset) / affine.gain)
+    # A mask of the smallest finite number must not become infinite: what reads it may multiply it by zero.
+    if isinstance(edit, Rewrite) and any(_overflows(derived) for derived in edit.new_constants):
+        return Rejection(
+            ReasonCode.OVERFLOW, node, "its constant, divided by a gain, would exceed the range of its type"
+        )
+    return edit
+
+
+def _overflows(derived: DerivedConstant) -> bool:
+    values = derived.compute()
+    with np.errstate(over="ignore"):
+        rounded = values.astype(derived.dtype.numpy())
+    return bool(np.any(np.isinf(rounded.astype(np.float64)) & np.isfinite(values)))
 
 
 def _changed(

@@ -85,6 +85,20 @@ def test_where_forwards_lets_an_infinite_constant_stay() -> None:
     assert_same(source, result, {"x": rng.normal(size=(2, 3, 4, 5)), "z": rng.normal(size=(2, 1, 4, 5))})
 
 
+def test_where_forwards_keeps_a_constant_that_would_overflow() -> None:
+    rng = np.random.default_rng(5)
+    nodes = [node("Tanh", "x", "t"), batchnorm("t", "b"), node("Where", "mask b k", "m"), node("Conv", "m w", "y")]
+    constants: dict[str, Any] = {"w": rng.normal(size=(5, 3, 1, 1)), "limit": np.float32(0), "k": np.float32(-3e38)}
+    constants |= statistics(rng, 3)
+    constants["bn.scale"], constants["bn.var"] = np.full(3, 0.5), np.ones(3)
+    typed = {name: np.asarray(array, np.float32) for name, array in constants.items()}
+    source = model([MASK, *nodes], {"x": ["n", 3, 4, 5], "z": ["n", 1, 4, 5]}, ["y"], typed, dtype=np.float32)
+
+    _, report = folded(source)
+
+    assert report.entries[0].reason_code == "operator/overflow"
+
+
 @pytest.mark.parametrize("scale", [1.0, -1.0])
 def test_where_of_two_constants_absorbs_the_affine(scale: float) -> None:
     source, rows = masked(0.25, scale)

@@ -99,6 +99,8 @@ def fold_table(report: FoldReport) -> Table:
 
 def _absorbers(entry: BatchNormOutcome) -> str:
     """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
+    if entry.outcome.value == "computed":
+        return "its input is a constant"
     between = sum(step not in entry.into for step in entry.path)
     by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
     return ", ".join(entry.into) + by_way

@@ -233,6 +233,29 @@ def test_large_constants_that_others_read_are_not_written_twice(tmp_path: Path) 
     assert (tmp_path / "b.onnx").stat().st_size < path.stat().st_size + 1000
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_large_weight_behind_cast_and_transpose_takes_an_affine(shared: bool) -> None:
+    rng = np.random.default_rng(13)
+    constants: dict[str, Any] = {"table": rng.normal(size=(600, 600)).astype(np.float16)}  # 1.4 MB as float32
+    nodes = [
+        node("Cast", ["table"], ["wide"], to=TensorProto.FLOAT),
+        node("Transpose", ["wide"], ["turned"], perm=[1, 0]),
+        node("MatMul", ["x", "turned"], ["h"]),
+        batchnorm("h", "n"),
+        node("MatMul", ["n", "wide" if shared else "other"], ["y"]),
+    ]
+    constants |= {} if shared else {"other": rng.normal(size=(600, 2)).astype(np.float32)}
+    constants |= statistics(rng, 600, dtype=np.float32)
+    source = model(nodes, {"x": ["n", 600]}, ["y"], constants, dtype=np.float32)
+
+    result, report = folded(source)
+
+    assert report.batchnorm_after == 0
+    assert ("Cast" in operators(result)) == shared
+    assert "Transpose" not in operators(result)
+    assert_same(source, result, {"x": rng.normal(size=(2, 600)).astype(np.float32)})
+
+
 def test_large_constant_of_two_results_stays_alone() -> None:
     table = np.random.default_rng(12).normal(size=(600, 600)).astype(np.float32)  # 1.4 MB
     nodes = [

@@ -44,7 +44,7 @@ def monitor_sentence(monitor: Monitor | None, rows: str = "calibration rows") ->
     if monitor.calibration_rows:
         return f"Inputs are monitored for drift at {layers}; thresholds come from {monitor.calibration_rows} {rows}."
     return (
-        f"Inputs are monitored for drift at {layers}, but without thresholds, which take at least {MIN_ROWS} {rows}: "
+        f"Inputs are monitored for drift at {layers}, but without thresholds, which need at least {MIN_ROWS} {rows}: "
         "scores are shown, `drifted` stays null, and the alert cannot fire."
     )
 
@@ -102,7 +102,7 @@ def _absorbers(entry: BatchNormOutcome) -> str:
     if entry.outcome.value == "computed":
         return "its input is a constant"
     between = sum(step not in entry.into for step in entry.path)
-    by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
+    by_way = f", through {between} node{'s' * (between > 1)}" if between else ""
     return ", ".join(entry.into) + by_way
 
 

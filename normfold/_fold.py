@@ -85,7 +85,7 @@ def fold(
         (53, 0)
 
     Args:
-        source: the unfolded model, from any exporter, opset 7 or newer.
+        source: the unfolded model, from any exporter; below opset 7 it is converted first, and the report says so.
         target: path of the folded model to write; an existing file is replaced atomically.
         verify: compare both models before `target` is written.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.

@@ -37,6 +37,8 @@ def _path_or_reason(entry: BatchNormOutcome) -> Html:
     if entry.reason_code is not None:
         code = element("code", entry.reason_code, title=descriptions(entry))
         return join([code, " ", element("span", reason(entry))])
+    if entry.outcome.value == "computed":
+        return element("span", "Computed: its input is a constant.")
     if not entry.into:
         return element("span", "Removed: it computed the identity.")
     steps = [name(step) for step in entry.path if step not in entry.into]

@@ -166,6 +166,8 @@ def _without_names(reason: str) -> str:
 
 def _absorbers(entry: BatchNormOutcome) -> str:
     """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
+    if entry.outcome.value == "computed":
+        return "its input is a constant"
     between = sum(step not in entry.into for step in entry.path)
     by_way = f", through {between} node{'s' * (between > 1)}" if between else ""
     modules = entry.into_modules or (None,) * len(entry.into)

@@ -183,8 +183,8 @@ class _Search:
         if value in self._plan.required:
             return _conflict(producer, value)
         self._plan.removed[value] = affine
-        for reader, index in value.uses():
-            if reads_shape_alone(reader, index):
+        for reader, _ in value.uses():
+            if reads_shape_alone(reader):
                 continue
             if reader.graph is not self._start.graph:
                 return Rejection(ReasonCode.SUBGRAPH, producer, f"its value {value.name!r} is also read in a subgraph")
@@ -230,7 +230,7 @@ class _Search:
         """Return a rejection if a node outside the plan reads a value that will change."""
         for value in self._plan.required:
             for reader, index in value.uses():
-                if (reader, index) not in self._backward_edges and not reads_shape_alone(reader, index):
+                if (reader, index) not in self._backward_edges and not reads_shape_alone(reader):
                     producer = value.producer()
                     assert producer is not None  # `_require` rejects other values
                     because = f"its value {value.name!r} is also read by {reader.op_type} {node_label(reader)!r}"

@@ -8,7 +8,7 @@ replaced: an expression whose result takes more bytes than the constants that no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,11 +51,15 @@ class _Step:
 
 @dataclass(frozen=True, eq=False)
 class _Expression:
-    """Nodes in the order in which they run, and the number of the result; it does not need the graph."""
+    """Nodes in the order in which they run, and the number of the result; to evaluate it, the graph is not needed.
+
+    `sources` are the constants that it reads, `freed` those of them that nothing reads once the result is a constant.
+    """
 
     steps: tuple[_Step, ...]
     result: int
     sources: frozenset[ir.Value]
+    freed: frozenset[ir.Value]
 
     def content(self) -> Content:
         """Evaluate it.
@@ -97,13 +101,12 @@ def compute_constant_expressions(model: ir.Model) -> list[ir.Node]:
 def _compute(graph: ir.Graph, opset: int) -> list[ir.Node]:
     nodes = _constant_nodes(graph)
     unread = {node for node in nodes if not any(value.uses() for value in node.outputs)}
-    credited: set[ir.Value] = set()
     gone = []
     for node in reversed(list(nodes)):  # readers first: of a chain, only the last value becomes an initializer
         if node in unread or any(value.is_graph_output() for value in node.outputs):
             continue
         needed = [value for value in node.outputs if value.uses()]
-        tensors = _evaluate(needed, nodes, credited, opset)
+        tensors = _evaluate(needed, nodes, opset)
         if tensors is None:
             continue
         for value, tensor in zip(needed, tensors, strict=True):
@@ -140,19 +143,12 @@ def _is_computable(node: ir.Node) -> bool:
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
-def _evaluate(
-    values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], credited: set[ir.Value], opset: int
-) -> list[ir.TensorProtocol] | None:
+def _evaluate(values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], opset: int) -> list[ir.TensorProtocol] | None:
     """Return the tensors of outputs of one node; None if one cannot be evaluated or is too large."""
     tensors = []
     for value in values:
         expression = _expression(value, nodes, opset)
-        freed = {
-            source
-            for source in expression.sources - credited
-            if all(use.node in nodes for use in source.uses()) and not source.is_graph_output()
-        }
-        allowed = max(MAX_ADDED_BYTES, _bytes_of(freed))
+        allowed = max(MAX_ADDED_BYTES, _bytes_of(expression.freed))
         if _bytes_of(expression.sources) > MAX_SOURCE_BYTES or _stated_bytes(value) > allowed:
             return None
         try:
@@ -161,7 +157,6 @@ def _evaluate(
             return None
         if tensor.nbytes > allowed:
             return None
-        credited |= freed
         tensors.append(tensor)
     return tensors
 
@@ -175,8 +170,9 @@ def _expression(value: ir.Value, nodes: Mapping[ir.Node, int], opset: int) -> _E
         found.add(node)
         waiting += [each.producer() for each in node.inputs if each is not None]
     numbers: dict[ir.Value, int] = {}
-    steps, sources = [], set()
-    for node in sorted(found, key=nodes.__getitem__):
+    steps, sources = [], set[ir.Value]()
+    ordered = sorted(found, key=nodes.__getitem__)
+    for node in ordered:
         operands = [
             None if each is None else numbers[each] if each in numbers else constant_tensor(each)
             for each in node.inputs
@@ -186,7 +182,20 @@ def _expression(value: ir.Value, nodes: Mapping[ir.Node, int], opset: int) -> _E
         results = tuple(range(len(numbers), len(numbers) + len(named)))
         numbers.update(zip(named, results, strict=True))
         steps.append(_Step(ir.to_proto(node), opset, tuple(operands), results))
-    return _Expression(tuple(steps), numbers[value], frozenset(sources))
+    return _Expression(tuple(steps), numbers[value], frozenset(sources), frozenset(_freed(ordered, sources)))
+
+
+def _freed(ordered: Sequence[ir.Node], sources: Iterable[ir.Value]) -> list[ir.Value]:
+    """Return the constants that are read only by nodes that go when the last one's output is a constant."""
+    going = {ordered[-1]}
+    for node in reversed(ordered[:-1]):
+        if not any(value.is_graph_output() for value in node.outputs) and all(
+            use.node in going for value in node.outputs for use in value.uses()
+        ):
+            going.add(node)
+    return [
+        source for source in sources if not source.is_graph_output() and all(use.node in going for use in source.uses())
+    ]
 
 
 def _tensor(value: ir.Value, expression: _Expression) -> ir.TensorProtocol:

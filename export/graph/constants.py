@@ -8,7 +8,7 @@ single weight is in memory then.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,7 +65,8 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of a value that no caller and no node can change, or None.
 
     An initializer that is also a graph input may be overridden by the caller and does not count. Constant nodes,
-    Identity, and Cast from float to float are looked through.
+    Identity, Transpose, and Cast from float to float are looked through: where another node reads the constant too, or
+    it is stored in fewer bytes, they stay nodes.
     """
     if value is None or value.is_graph_input():
         return None
@@ -83,6 +84,8 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
             return None
     if node.op_type == "Cast":
         return _cast(constant_tensor(node.inputs[0]), value.dtype)
+    if node.op_type == "Transpose":
+        return _transpose(constant_tensor(node.inputs[0]), node.attributes.get_ints("perm", None))
     return None
 
 
@@ -97,6 +100,12 @@ def _cast(tensor: ir.TensorProtocol | None, dtype: ir.DataType | None) -> ir.Ten
     if tensor is None or dtype is None or not {tensor.dtype, dtype} <= FLOATS:
         return None
     return ir.Tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype)
+
+
+def _transpose(tensor: ir.TensorProtocol | None, perm: Sequence[int] | None) -> ir.TensorProtocol | None:
+    if tensor is None or tensor.dtype not in FLOATS:
+        return None
+    return ir.Tensor(np.transpose(tensor.numpy(), perm), dtype=tensor.dtype)
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -36,11 +36,9 @@ def opset_of(node: ir.Node) -> int:
     return 0 if graph is None else graph.opset_imports.get("", 0)
 
 
-def reads_shape_alone(node: ir.Node, index: int) -> bool:
-    """Return whether a node reads of its input number `index` the shape or dtype, and no values."""
-    if node.domain != "":
-        return False
-    return node.op_type in _SHAPE_READERS or (node.op_type == "CastLike" and index == 1)
+def reads_shape_alone(node: ir.Node) -> bool:
+    """Return whether a node reads of its input the shape or dtype, and no values."""
+    return node.domain == "" and node.op_type in _SHAPE_READERS
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:

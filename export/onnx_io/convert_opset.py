@@ -84,5 +84,5 @@ def _axes_behind(node: onnx.NodeProto, ranks: dict[str, int]) -> int:
         kept = [each for each in node.attribute if each.name not in ("axis", "broadcast")]
         del node.attribute[:]
         node.attribute.extend(kept)
-    axis = attributes.get("axis", 1 if is_slope and second == 1 else first - second)
+    axis = int(attributes.get("axis", 1 if is_slope and second == 1 else first - second))
     return max(first - axis - second, 0)

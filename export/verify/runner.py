@@ -79,7 +79,7 @@ class Runner:
         self.outputs = [_value_info(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.has_steps = any(node.op_type in _STEPPING for node in model.graph.all_nodes())
-        self.engine, self._run = _start(path, model, engine)
+        self.engine, self._run, self._fault = _start(path, model, engine)
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run once.
@@ -91,7 +91,8 @@ class Runner:
         try:
             results = self._run(names, {name: np.asarray(array) for name, array in inputs.items()})
         except Exception as error:  # noqa: BLE001 -- as above
-            raise ModelFileError(self.path, f"failed to run: {in_one_line(error)}") from None
+            refused = f" (ONNX Runtime refuses it: {self._fault})" if self._fault else ""
+            raise ModelFileError(self.path, f"failed to run: {in_one_line(error)}{refused}") from None
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
 
@@ -114,8 +115,8 @@ def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
     return narrower or any(node.op_type in _QUANTISING for node in model.graph.all_nodes())
 
 
-def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any]:
-    """Return the engine that runs a model, and its run function."""
+def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any, str]:
+    """Return the engine that runs a model, its run function, and why the engine before it does not."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     dtypes = {value.dtype for value in model.graph.inputs} | {tensor.dtype for tensor in tensors if tensor is not None}
     reference_alone = ir.DataType.DOUBLE in dtypes or runs_on_reference_alone(model)
@@ -123,7 +124,8 @@ def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, 
     first_fault = ""
     for engine in engines:
         try:
-            return engine, start_onnxruntime(path, model) if engine is Engine.ONNXRUNTIME else _reference(path)
+            run = start_onnxruntime(path, model) if engine is Engine.ONNXRUNTIME else _reference(path)
+            return engine, run, first_fault
         except SetupError:
             raise
         except Exception as error:  # noqa: BLE001 -- both raise many kinds for a model they do not know

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,18 @@ def test_a_real_graph_folds_as_far_as_it_can(name: str, free_batch: bool, tmp_pa
     assert after.total() <= (before.total() if bar.nodes is None else bar.nodes)
     assert folded.verification is not None
     assert folded.verification.passes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("free_batch", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("name", BARS)
+def test_a_folded_graph_folds_no_further(name: str, free_batch: bool, tmp_path: Path) -> None:
+    source = published_graph(name)
+    paths = [tmp_path / f"{number}.onnx" for number in range(3)]
+    onnx.save(with_free_batch(source) if free_batch else source, paths[0])
+
+    for before, after in pairwise(paths):
+        fold_file(before, after, verified=False)
+
+    once, twice = (Counter(node.op_type for node in onnx.load(path).graph.node) for path in paths[1:])
+    assert once == twice

@@ -51,6 +51,16 @@ def assert_short_and_frozen(result: Any) -> None:
         setattr(result, name, None)
 
 
+def test_fold_freezes_inputs_with_a_default(net: Path) -> None:
+    proto = onnx.load(net)
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.save(proto, net)
+
+    assert normfold.fold(net, net.with_name("folded.onnx")).report.batchnorm_after == 1
+    assert normfold.fold(net, net.with_name("folded.onnx"), freeze_inputs=True).report.batchnorm_after == 0
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 def test_fold_writes_the_folded_model(net: Path, kind: type) -> None:
     result = normfold.fold(kind(net), kind(net.with_name("folded.onnx")))

@@ -62,6 +62,21 @@ def test_fold_warns_of_a_batchnorm_in_training_mode_beside_a_frozen_one(normfold
     assert record["verification"]["batchable"] is False
 
 
+def test_inputs_with_a_default_are_frozen_on_request(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+    proto = onnx.load(net)
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.save(proto, net)
+
+    _, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--json")
+    assert "--freeze-inputs" in json.loads(out)["entries"][0]["reason"]
+
+    code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--freeze-inputs")
+    assert code == 0
+    assert "1 of 1 BatchNormalization nodes folded" in out
+    assert [value.name for value in onnx.load(tmp_path / "folded.onnx").graph.input] == ["x"]
+
+
 def test_json_output_of_fold(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     code, out, _ = normfold("fold", "net.onnx", "folded.onnx", "--json")

@@ -1,4 +1,4 @@
-"""Readers of a shape: a Shape, Size or the type of a CastLike reads no values, and blocks no affine."""
+"""Readers of a shape: a Shape or Size reads no values, and blocks no affine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ def read_conv(reader: list[NodeProto], rng: np.random.Generator) -> onnx.ModelPr
         node("Relu", ["n"], ["y"]),
         *reader,
     ]
-    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "one": np.array(1, np.float32)} | statistics(rng, 3)
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | statistics(rng, 3)
     return model(nodes, {"x": ["n", 2, "height", "width"]}, ["y", "s"], constants)
 
 
 READERS = {
     "Shape": [node("Shape", ["h"], ["s"])],
     "Size": [node("Size", ["h"], ["s"])],
-    "CastLike": [node("CastLike", ["one", "h"], ["s"])],
 }
 
 
@@ -51,18 +50,12 @@ def test_reader_of_values_still_blocks(op_type: str) -> None:
     assert (report.entries[0].reason_code or "").startswith("other-readers/")
 
 
-def test_first_operand_of_cast_like_is_read() -> None:
-    _, report = folded(read_conv([node("CastLike", ["h", "one"], ["s"])], np.random.default_rng(2)))
-
-    assert report.batchnorm_after == 1
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_shape_reader_blocks_no_affine_forwards(name: str) -> None:
     rng = np.random.default_rng(3)
     reader = [node(one.op_type, [{"h": "n"}.get(each, each) for each in one.input], ["s"]) for one in READERS[name]]
     nodes = [node("Relu", ["x"], ["r"]), batchnorm("r", "n"), node("Conv", ["n", "w"], ["y"]), *reader]
-    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "one": np.array(1, np.float32)} | statistics(rng, 2)
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | statistics(rng, 2)
     source = model(nodes, {"x": ["n", 2, "height", "width"]}, ["y", "s"], constants)
 
     result, report = folded(source)

@@ -149,6 +149,17 @@ def test_model_that_nothing_loads_is_refused_with_the_reason_of_onnx_runtime(tmp
     assert "\n" not in str(caught.value)
 
 
+def test_model_that_only_the_checker_takes_is_refused_with_the_reason_of_onnx_runtime(tmp_path: Path) -> None:
+    proto = conv_model()
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((3, 5, 3, 3), np.float32), "w"))
+    del proto.graph.value_info[:]
+
+    with pytest.raises(ModelFileError, match=r"ONNXRuntimeError") as caught:
+        folded_file(proto, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "folded.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("location", "says"), [("none.bin", "which is missing"), ("../w.bin", "outside its own folder")]
 )

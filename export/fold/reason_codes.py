@@ -91,8 +91,8 @@ class ReasonCode(StrEnum):
     )
     NON_LINEAR = (
         "non-linear",
-        "The operator is not linear in what it reads: an activation that an offset would move, a recurrent "
-        "layer, a normalisation by statistics of its input, a Cast to or from integers. This follows from the "
+        "The operator is not linear in its input: an activation that an offset would change, a recurrent layer, a "
+        "normalisation by statistics of its input, a Cast to or from integers. This follows from the network's "
         "architecture.",
     )
     GAIN_SIGN = (

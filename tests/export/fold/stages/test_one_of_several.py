@@ -1,4 +1,4 @@
-"""Several BatchNormalization nodes read one value: the layer before absorbs one, the others compensate."""
+"""Several nodes read one value: the layer before absorbs one BatchNormalization, the others compensate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, run32, run64
+from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, run32, run64, statistics
 
 CHANNELS = 5
 
@@ -79,14 +79,44 @@ def test_batchnorms_with_small_gains_are_all_kept() -> None:
     assert result == folded(result)[0]
 
 
-def test_channel_that_both_drop_needs_no_inverse() -> None:
-    source = several(2, np.float64, scale=[1, -1, 0, 1, 1])
-    (scale,) = [one for one in source.graph.initializer if one.name == "bn1.scale"]
-    scale.CopyFrom(onnx.numpy_helper.from_array(np.array([1.0, 1, 0, 1, 1]), "bn1.scale"))
+def test_transition_of_a_densenet_absorbs_the_first_batchnorm_behind_it() -> None:
+    """Its output is read by that node, and by concatenations that other BatchNormalization nodes read."""
+    rng = np.random.default_rng(5)
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["c"], name="transition"),
+        helper.make_node("AveragePool", ["c"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        batchnorm("p", "n0", "bn0"),
+        helper.make_node("Relu", ["n0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "v"], ["c0"], pads=[1] * 4),
+        helper.make_node("Concat", ["p", "c0"], ["d"], axis=1),
+        batchnorm("d", "n1", "bn1"),
+        helper.make_node("Relu", ["n1"], ["y"]),
+    ]
+    constants = {"w": rng.normal(size=(CHANNELS, 3, 1, 1)), "v": rng.normal(size=(2, CHANNELS, 3, 3))}
+    constants |= parameters(rng, "bn0") | statistics(rng, CHANNELS + 2, "bn1")
+    source = model(nodes, {"x": ["n", 3, 6, 8]}, ["y"], constants)
 
     result, report = folded(source)
 
-    assert report.batchnorm_after == 1
+    assert [entry.outcome.value for entry in report.entries] == ["folded back", "kept"]
+    assert report.entries[0].into == ("transition",)
+    assert len(result.graph.node) == len(nodes) - 1
+    assert_same(source, result, {"x": rng.normal(size=(2, 3, 6, 8))})
+
+
+def test_layer_that_reads_the_value_too_compensates() -> None:
+    rng = np.random.default_rng(6)
+    source = several(1)
+    source.graph.node.append(helper.make_node("Conv", ["c", "v"], ["z"], name="other"))
+    source.graph.output.append(onnx.ValueInfoProto(name="z"))
+    source.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=(2, CHANNELS, 2, 2)), "v"))
+    source = onnx.shape_inference.infer_shapes(source)
+
+    result, report = folded(source)
+
+    assert operators(result) == ["Conv", "Sigmoid", "Conv"]
+    assert report.batchnorm_after == 0
     assert_same(source, result, rows())
 
 

@@ -80,12 +80,13 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_body_of_each_branch_is_folded(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+def test_body_of_each_branch_is_folded(opset: int, rng: np.random.Generator) -> None:
     constants = {"w": rng.normal(size=(3, 2, 3, 3)), "v": rng.normal(size=(3, 2, 3, 3))} | LIMIT
     constants |= statistics(rng, 3, "a") | statistics(rng, 3, "b")
     nodes = branches(body(conv_then("a"), "out"), body(conv_then("b", weight="v"), "out"))
 
-    result = check(model(nodes, IMAGE, ["y"], constants))
+    result = check(model(nodes, IMAGE, ["y"], constants, opset=opset))
 
     assert counts(result)["Conv"] == 2
 
@@ -205,6 +206,32 @@ def test_body_is_not_left_by_an_affine(place: str, rng: np.random.Generator) -> 
     check(source, kept=1)
 
     assert folded(source)[1].entries[0].reason_code == code
+
+
+@pytest.mark.parametrize("name", ["w", "a.scale"])
+def test_body_keeps_a_constant_that_a_caller_may_override(name: str, rng: np.random.Generator) -> None:
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a")
+    other = body([helper.make_node("Conv", ["x", "w"], ["out"])], "out")
+    source = model(branches(body(conv_then("a"), "out"), other), IMAGE, ["y"], constants)
+    source.graph.input.append(helper.make_tensor_value_info(name, TensorProto.DOUBLE, constants[name].shape))
+
+    result, report = folded(source)
+
+    assert counts(result)["BatchNormalization"] == 1
+    assert report.entries[0].reason_code in ("parameter-not-constant", "weights-not-constant/graph-output")
+
+
+def test_body_of_training_mode_is_named_beside_a_frozen_one(rng: np.random.Generator) -> None:
+    """In a body too the number of outputs says it until opset 13."""
+    parts = [conv_then("a"), conv_then("b")]
+    parts[0][1].output.extend(["m", "v", "sm", "sv"])
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a") | statistics(rng, 3, "b")
+    nodes = branches(*(body(part, "out") for part in parts))
+
+    result, report = folded(model(nodes, IMAGE, ["y"], constants, opset=9))
+
+    assert report.kept == {"training-mode": 1}
+    assert counts(result)["BatchNormalization"] == 1
 
 
 def test_body_output_is_not_made_an_outer_value() -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from normfold.export.files.audit_file import audit_onnx
 from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.report import Outcome
+from normfold.export.graph.bodies import name_bodies
+from normfold.export.graph.nodes import opset_of
 from tests.support.onnx_models import (
     IMAGE,
     all_operators,
@@ -119,6 +122,22 @@ def test_body_with_constants_of_its_own_is_folded(rng: np.random.Generator) -> N
     result = check(model(nodes, IMAGE, ["y"], LIMIT))
 
     assert counts(result) == {"ReduceMax": 1, "Less": 1, "If": 1, "Conv": 2}
+    graphs = [ir.from_proto(result).graph]
+    graphs += graphs[0].subgraphs()
+    names = [name for graph in graphs for name in graph.initializers]
+    names += [value.name or "" for graph in graphs for each in graph for value in each.outputs]
+    assert len(names) == len(set(names))
+
+
+def test_body_has_the_opsets_of_its_model(rng: np.random.Generator) -> None:
+    parts = [body(conv_then("a"), "out"), body(conv_then("a"), "out")]
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a")
+    working = ir.from_proto(model(branches(*parts), IMAGE, ["y"], constants, opset=13))
+
+    assert name_bodies(working) is True
+    assert name_bodies(working) is False
+
+    assert {opset_of(each) for each in working.graph.all_nodes()} == {13}
 
 
 def test_body_inside_a_body_is_folded(rng: np.random.Generator) -> None:
@@ -234,18 +253,16 @@ def test_body_of_training_mode_is_named_beside_a_frozen_one(rng: np.random.Gener
     assert counts(result)["BatchNormalization"] == 1
 
 
-def test_body_output_is_not_made_an_outer_value() -> None:
+@pytest.mark.parametrize("outer", ["x", "outer"])
+def test_body_output_is_not_made_an_outer_value(outer: str) -> None:
     """A BatchNormalization that does nothing stays where a body would hand out a value that it does not make."""
     identity = {"a.scale": np.ones(2), "a.shift": np.zeros(2), "a.mean": np.zeros(2), "a.var": np.full(2, 1 - 2**-16)}
-    node = batchnorm("x", "out", "a", epsilon=2**-16)
-    source = model(
-        branches(body([node], "out"), body([helper.make_node("Neg", ["x"], ["out"])], "out")),
-        IMAGE,
-        ["y"],
-        identity | LIMIT,
-    )
+    node = batchnorm(outer, "out", "a", epsilon=2**-16)
+    nodes = branches(body([node], "out"), body([helper.make_node("Neg", [outer], ["out"])], "out"))
+    if outer != "x":
+        nodes.insert(0, helper.make_node("Tanh", ["x"], [outer]))
 
-    check(source, kept=1)
+    check(model(nodes, IMAGE, ["y"], identity | LIMIT), kept=1)
 
 
 def test_body_merges_its_own_branches(rng: np.random.Generator) -> None:

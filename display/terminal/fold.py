@@ -29,7 +29,11 @@ def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
     which = "nodes replace a Mul and an Add each" if made > 1 else "replaces a Mul and an Add"
     joined = f" {made} BatchNormalization {which}, which no layer takes." if made else ""
     if not total:
-        return f"There is no BatchNormalization in this model.{joined}"
+        return (
+            f"This model had no BatchNormalization.{joined}"
+            if made
+            else "There is no BatchNormalization in this model."
+        )
     counts = Counter(entry.outcome.value for entry in report.entries)
     parts = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
     return f"{total - left} of {total} BatchNormalization nodes {verb} ({parts}).{joined}"

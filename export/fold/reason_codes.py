@@ -44,8 +44,8 @@ class ReasonCode(StrEnum):
     )
     SUBGRAPH = (
         "subgraph",
-        "The affine would cross the border of the body of an If, Loop or Scan: a value on the way is read in one, or "
-        "comes from outside of it. Export without the control flow, if the network allows it.",
+        "The affine would cross the border of the body of an If, Loop or Scan: a value on the path is read in such a "
+        "body, or comes from outside of it. Export without the control flow, if the network allows it.",
     )
     UNREAD = (
         "unread",
@@ -102,7 +102,7 @@ class ReasonCode(StrEnum):
     )
     TRAINING_MODE = (
         "training-mode",
-        "The BatchNormalization normalises by the batch, or a Dropout on the way may drop values: training_mode is "
+        "The BatchNormalization normalises by the batch, or a Dropout on the path may drop values: training_mode is "
         "true or computed, or (until opset 13) the node has further outputs. Export in evaluation mode.",
     )
     RECIPROCAL = (

@@ -2,8 +2,9 @@
 
     g * x + h  =  scale * (x - 0) / sqrt(variance + epsilon) + h        scale = g * sqrt(variance + epsilon)
 
-It is one node instead of two or more, and runtimes fuse what follows a BatchNormalization (ONNX Runtime: a Relu, a
-layout). Variance and epsilon are those of `batchnorm_parameters.is_canonical`, by which such a node is recognised.
+It is one node instead of two or more, and ONNX Runtime takes it, with a Relu behind it, into the blocked layout of the
+convolutions around it. Variance and epsilon are those of `batchnorm_parameters.is_canonical`, by which such a node is
+recognised.
 """
 
 from __future__ import annotations

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from normfold.export.files.audit_file import audit_onnx
 from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.report import Outcome
+from normfold.export.graph.bodies import name_bodies
+from normfold.export.graph.nodes import opset_of
 from tests.support.onnx_models import (
     IMAGE,
     all_operators,
@@ -80,12 +83,13 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_body_of_each_branch_is_folded(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+def test_body_of_each_branch_is_folded(opset: int, rng: np.random.Generator) -> None:
     constants = {"w": rng.normal(size=(3, 2, 3, 3)), "v": rng.normal(size=(3, 2, 3, 3))} | LIMIT
     constants |= statistics(rng, 3, "a") | statistics(rng, 3, "b")
     nodes = branches(body(conv_then("a"), "out"), body(conv_then("b", weight="v"), "out"))
 
-    result = check(model(nodes, IMAGE, ["y"], constants))
+    result = check(model(nodes, IMAGE, ["y"], constants, opset=opset))
 
     assert counts(result)["Conv"] == 2
 
@@ -118,6 +122,22 @@ def test_body_with_constants_of_its_own_is_folded(rng: np.random.Generator) -> N
     result = check(model(nodes, IMAGE, ["y"], LIMIT))
 
     assert counts(result) == {"ReduceMax": 1, "Less": 1, "If": 1, "Conv": 2}
+    graphs = [ir.from_proto(result).graph]
+    graphs += graphs[0].subgraphs()
+    names = [name for graph in graphs for name in graph.initializers]
+    names += [value.name or "" for graph in graphs for each in graph for value in each.outputs]
+    assert len(names) == len(set(names))
+
+
+def test_body_has_the_opsets_of_its_model(rng: np.random.Generator) -> None:
+    parts = [body(conv_then("a"), "out"), body(conv_then("a"), "out")]
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a")
+    working = ir.from_proto(model(branches(*parts), IMAGE, ["y"], constants, opset=13))
+
+    assert name_bodies(working) is True
+    assert name_bodies(working) is False
+
+    assert {opset_of(each) for each in working.graph.all_nodes()} == {13}
 
 
 def test_body_inside_a_body_is_folded(rng: np.random.Generator) -> None:
@@ -207,18 +227,42 @@ def test_body_is_not_left_by_an_affine(place: str, rng: np.random.Generator) -> 
     assert folded(source)[1].entries[0].reason_code == code
 
 
-def test_body_output_is_not_made_an_outer_value() -> None:
+@pytest.mark.parametrize("name", ["w", "a.scale"])
+def test_body_keeps_a_constant_that_a_caller_may_override(name: str, rng: np.random.Generator) -> None:
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a")
+    other = body([helper.make_node("Conv", ["x", "w"], ["out"])], "out")
+    source = model(branches(body(conv_then("a"), "out"), other), IMAGE, ["y"], constants)
+    source.graph.input.append(helper.make_tensor_value_info(name, TensorProto.DOUBLE, constants[name].shape))
+
+    result, report = folded(source)
+
+    assert counts(result)["BatchNormalization"] == 1
+    assert report.entries[0].reason_code in ("parameter-not-constant", "weights-not-constant/graph-output")
+
+
+def test_body_of_training_mode_is_named_beside_a_frozen_one(rng: np.random.Generator) -> None:
+    """In a body too the number of outputs says it until opset 13."""
+    parts = [conv_then("a"), conv_then("b")]
+    parts[0][1].output.extend(["m", "v", "sm", "sv"])
+    constants = {"w": rng.normal(size=(3, 2, 1, 1))} | LIMIT | statistics(rng, 3, "a") | statistics(rng, 3, "b")
+    nodes = branches(*(body(part, "out") for part in parts))
+
+    result, report = folded(model(nodes, IMAGE, ["y"], constants, opset=9))
+
+    assert report.kept == {"training-mode": 1}
+    assert counts(result)["BatchNormalization"] == 1
+
+
+@pytest.mark.parametrize("outer", ["x", "outer"])
+def test_body_output_is_not_made_an_outer_value(outer: str) -> None:
     """A BatchNormalization that does nothing stays where a body would hand out a value that it does not make."""
     identity = {"a.scale": np.ones(2), "a.shift": np.zeros(2), "a.mean": np.zeros(2), "a.var": np.full(2, 1 - 2**-16)}
-    node = batchnorm("x", "out", "a", epsilon=2**-16)
-    source = model(
-        branches(body([node], "out"), body([helper.make_node("Neg", ["x"], ["out"])], "out")),
-        IMAGE,
-        ["y"],
-        identity | LIMIT,
-    )
+    node = batchnorm(outer, "out", "a", epsilon=2**-16)
+    nodes = branches(body([node], "out"), body([helper.make_node("Neg", [outer], ["out"])], "out"))
+    if outer != "x":
+        nodes.insert(0, helper.make_node("Tanh", ["x"], [outer]))
 
-    check(source, kept=1)
+    check(model(nodes, IMAGE, ["y"], identity | LIMIT), kept=1)
 
 
 def test_body_merges_its_own_branches(rng: np.random.Generator) -> None:

@@ -57,11 +57,16 @@ class Parameters:
 
     def add_only(self, bias: Array, dtype: ir.DataType) -> bool:
         """Return whether a fold of these changes a layer's weight and bias by two units in the last place at most."""
-        limits = dtype.numpy()
         gain = self.scale / np.sqrt(self.running_var + self.epsilon)
-        offset = (self.shift - gain * self.running_mean).astype(limits).astype(np.float64)
-        allowed = np.where(bias == 0, 0, 2 * np.spacing(np.abs(bias).astype(limits)).astype(np.float64))
-        return bool((np.abs(offset - bias) <= allowed).all() and (np.abs(gain - 1) <= 2 * np.finfo(limits).eps).all())
+        offset = (self.shift - gain * self.running_mean).astype(dtype.numpy()).astype(np.float64)
+        with np.errstate(divide="ignore"):  # a bias of 0 allows nothing
+            allowed = 2 * precision(dtype) * np.exp2(np.floor(np.log2(np.abs(bias))))
+        return bool((np.abs(offset - bias) <= allowed).all() and (np.abs(gain - 1) <= 2 * precision(dtype)).all())
+
+
+def precision(dtype: ir.DataType) -> float:
+    """Return the distance from 1 to the next larger number of a float dtype; NumPy does not know bfloat16's."""
+    return 2.0**-7 if dtype == ir.DataType.BFLOAT16 else float(np.finfo(dtype.numpy()).eps)
 
 
 def parameter_dtype(value: ir.Value, opset: int) -> ir.DataType | None:

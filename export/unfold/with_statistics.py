@@ -28,7 +28,7 @@ from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import node_label, opset_of
 from normfold.export.graph.shapes import rank_of, static_size
 from normfold.export.unfold.insert import drop_bias, insert_batchnorm, remove_batchnorm
-from normfold.export.unfold.parameters import Parameters, parameter_dtype
+from normfold.export.unfold.parameters import Parameters, parameter_dtype, precision
 from normfold.export.unfold.report import UnfoldedLayer, UnfoldReport
 
 _WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -121,6 +121,6 @@ def _drop_rounded_bias(editor: Editor, layer: ir.Node, offset: Array) -> None:
         return
     if layer.op_type == "Gemm" and (layer.attributes.get_float("beta", 1.0) != 1 or opset_of(layer) < 11):
         return
-    unit = np.finfo(constant_dtype(layer.inputs[2]).numpy()).eps
+    unit = precision(constant_dtype(layer.inputs[2]))
     if (np.abs(float64_reader(layer.inputs[2])()) <= unit * np.abs(offset)).all():
         drop_bias(editor, layer)

@@ -9,12 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto, helper
 
-from tests.support.onnx_models import all_operators, assert_same, batchnorm, folded, model, statistics
+from normfold.export.adapt.samples import Samples
+from normfold.export.errors import UnfoldError
+from normfold.export.unfold.with_samples import unfold_with_samples
+from tests.support.onnx_models import (
+    all_operators,
+    assert_same,
+    assert_same_weights,
+    batchnorm,
+    folded,
+    model,
+    statistics,
+)
 
 OPSET = 18
 
@@ -323,20 +336,27 @@ GROWTH = [
 ]
 
 
-@pytest.mark.slow
-@given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 14), batch=st.sampled_from(["n", 2]))
-def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, length: int, batch: int | str) -> None:
-    graph = Graph(np.random.default_rng(seed))
+def random_model(data: st.DataObject, graph: Graph, length: int, batch: int | str) -> onnx.ModelProto | None:
+    """Grow a graph; None where no node came of it."""
     for _ in range(length):
         grow = data.draw(st.sampled_from(GROWTH), "operator")
         recent = graph.values[-4:]
         value, shape = recent[data.draw(st.integers(0, len(recent) - 1), "value")]
         grow(graph, data, value, shape)
     if not graph.nodes:
-        return
+        return None
     read = {name for node in graph.nodes for name in node.input}
     outputs = [name for node in graph.nodes for name in node.output if name not in read][:3]
-    source = model(graph.nodes, {"x": [batch, 4, 6, 6]}, outputs, graph.constants, opset=OPSET)
+    return model(graph.nodes, {"x": [batch, 4, 6, 6]}, outputs, graph.constants, opset=OPSET)
+
+
+@pytest.mark.slow
+@given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 14), batch=st.sampled_from(["n", 2]))
+def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, length: int, batch: int | str) -> None:
+    graph = Graph(np.random.default_rng(seed))
+    source = random_model(data, graph, length, batch)
+    if source is None:
+        return
 
     result, report = folded(source)
 
@@ -345,3 +365,27 @@ def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, len
     assert len(all_operators(result)) <= len(all_operators(source))
     assert_same(source, result, {"x": graph.rng.normal(size=(2, 4, 6, 6))})
     assert all_operators(folded(result)[0]) == all_operators(result)
+
+
+@pytest.mark.slow
+@given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 10), batch=st.sampled_from(["n", 2]))
+def test_a_random_graph_unfolds_and_folds_to_what_it_was(
+    data: st.DataObject, seed: int, length: int, batch: int | str
+) -> None:
+    graph = Graph(np.random.default_rng(seed))
+    source = random_model(data, graph, length, batch)
+    if source is None:
+        return
+    result, _ = folded(folded(source)[0])
+    working, x = ir.from_proto(result), graph.rng.normal(size=(4, 4, 6, 6))
+
+    try:
+        report = unfold_with_samples(working, Samples(4, lambda start, stop: {"x": x[start:stop]}))
+    except UnfoldError:
+        return
+
+    unfolded = ir.to_proto(working)
+    onnx.checker.check_model(unfolded, full_check=True)
+    assert len(unfolded.graph.node) - len(result.graph.node) <= len(report.layers)
+    assert_same(result, unfolded, {"x": x[:2]})
+    assert_same_weights(result, folded(unfolded)[0])

@@ -18,8 +18,8 @@ def repair(
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="Unlabelled samples to take new statistics from: an .npz (raw inputs 'x', or tensors by the names of "
-            "the network's inputs), a folder of images or a .csv with a card. Without them, the stored ones are taken.",
+            help="Unlabelled samples to take new statistics from: an .npz (raw inputs 'x', or tensors named like the "
+            "network's inputs), a folder of images or a .csv with a card. The stored statistics if not given.",
             metavar="FILE|DIR",
         ),
     ] = None,
@@ -34,9 +34,9 @@ def repair(
 ) -> None:
     """Put BatchNormalization nodes that normalise by the batch into inference mode.
 
-    They do so in training mode, or where mean and variance are computed from the batch, as exporters write layers
-    without running statistics. They get the statistics that the file holds, or those of samples: at least 32, whose
-    first half must be like their second; otherwise nothing is written and the exit code is 1. The outputs change.
+    They do so in training mode, or if mean and variance are computed from the batch, as exporters write layers without
+    running statistics. They get the statistics in the file, or those of samples: at least 32, whose first half must be
+    like their second; otherwise nothing is written and the exit code is 1. The outputs change.
 
     Example: `normfold repair exported.onnx repaired.onnx`
     """

@@ -27,8 +27,8 @@ def unfold(
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="For a file: unlabelled samples to take statistics from: an .npz (raw inputs 'x', or tensors by the "
-            "names of the network's inputs), a folder of images or a .csv with a card.",
+            help="For a file: unlabelled samples to take statistics from: an .npz (raw inputs 'x', or tensors named "
+            "like the network's inputs), a folder of images or a .csv with a card.",
             metavar="FILE|DIR",
         ),
     ] = None,
@@ -46,16 +46,16 @@ def unfold(
         typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Give a folded network a BatchNormalization behind each layer again, for further training elsewhere.
+    """Restore a BatchNormalization after each layer of a folded network, for further training elsewhere.
 
-    A model of the repository gets its own back. In any other file one is put behind each Conv, ConvTranspose and Gemm
-    (and MatMul, where its output is a matrix): it takes over the layer's bias, and has the statistics of the samples.
-    The function stays as it was, which is verified as a fold is; if it differs, nothing is written and the exit code
-    is 1.
+    A model of the repository gets its own nodes back. In any other file, one is inserted after each Conv, ConvTranspose
+    and Gemm (and MatMul, if its output is a matrix). It takes over the layer's bias, and has the statistics of the
+    samples. The function does not change. This is verified like a fold: if outputs differ, nothing is written and the
+    exit code is 1.
 
     Example: `normfold unfold folded.onnx unfolded.onnx --samples images.npz`
     """

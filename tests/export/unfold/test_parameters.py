@@ -75,3 +75,18 @@ def test_statistics_are_those_that_are_given() -> None:
 def test_statistics_beyond_the_dtype_are_not_finite() -> None:
     parameters = bias_parameters(np.array([1e6]), np.array([1.0]), np.zeros(1), ir.DataType.FLOAT16)
     assert not parameters.are_finite
+
+
+def test_bias_that_is_lost_beside_a_mean_is_noticed() -> None:
+    bias, mean = np.array([1e-6, 0.0]), np.array([1e6, 1e6])
+    kept = bias_parameters(mean, np.ones(2), np.zeros(2), ir.DataType.FLOAT)
+    assert not bias_parameters(mean, np.ones(2), bias, ir.DataType.FLOAT).add_only(bias, ir.DataType.FLOAT)
+    assert kept.add_only(np.zeros(2), ir.DataType.FLOAT)
+    assert not kept.add_only(np.array([0.0, 1e-30]), ir.DataType.FLOAT)
+
+
+def test_bias_of_bfloat16_is_compared_in_its_own_precision() -> None:
+    bias = np.array([1.0, 0.0])
+    parameters = bias_parameters(np.array([3.0, 4.0]), np.ones(2), np.array([1.01, 0.0]), ir.DataType.FLOAT)
+    assert parameters.add_only(bias, ir.DataType.BFLOAT16)
+    assert not parameters.add_only(bias, ir.DataType.FLOAT)

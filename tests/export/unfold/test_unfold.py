@@ -85,7 +85,7 @@ def weight(*shape: int, dtype: Any = np.float32) -> np.ndarray:
 
 LAYERS: dict[str, tuple[onnx.ModelProto, list[int]]] = {
     "conv": (layer("Conv", ["n", 3, "h", "w"], {"w": weight(5, 3, 3, 3), "b": weight(5)}, pads=[1] * 4), [3, 6, 7]),
-    "conv_without_bias": (layer("Conv", ["n", 3, "h", "w"], {"w": weight(5, 3, 3, 3)}, strides=[2, 2]), [3, 7, 7]),
+    "conv_without_bias": (layer("Conv", ["n", 3, 7, 7], {"w": weight(5, 3, 3, 3)}, strides=[2, 2]), [3, 7, 7]),
     "conv_of_one_axis": (layer("Conv", ["n", 4, 9], {"w": weight(4, 1, 3), "b": weight(4)}, group=4), [4, 9]),
     "conv_of_three_axes": (
         layer("Conv", ["n", 2, 4, 4, 4], {"w": weight(3, 2, 2, 2, 2), "b": weight(3)}),

@@ -54,7 +54,7 @@ def pytorchcv_network(name: str, _row: Sequence[int]) -> nn.Module:
 def transformers_network(name: str, row: Sequence[int]) -> nn.Module:
     """Build a network of transformers by the name of its class, in the size of its default configuration.
 
-    Names may go on with values of the configuration: `PatchTSMixerForPrediction:num_input_channels=4:norm_mlp=batchnorm`.
+    Names may go on with values of the configuration: `PatchTSMixerForPrediction:norm_mlp=batchnorm`.
     """
     import transformers
 

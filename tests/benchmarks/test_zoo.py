@@ -90,7 +90,7 @@ def test_network_within_its_limits_or_not_exported_is_no_fault(record: Record) -
     assert record.faults() == []
 
 
-def test_report_holds_totals_and_leftovers_in_descending_order() -> None:
+def test_report_holds_totals_and_what_was_kept_for_which_reason() -> None:
     behind = replace(
         GOOD, network="timm densenet121 3x64x64", left={"normfold": 62, "onnxruntime": 60}, kept={"nonlinear": 62}
     )

@@ -1,7 +1,7 @@
 """Networks of other packages, folded and beside what other tools leave: `make bench-fold-zoo`.
 
 Each network of `networks.txt` is built with seeded random weights and exported without the exporter's optimiser. Of
-each: BatchNormalization left by Normfold, by the exporter's optimiser, and after that by ONNX Runtime's EXTENDED level,
+each: BatchNormalization left by Normfold, by the exporter's optimiser, and behind it by ONNX Runtime's level EXTENDED,
 onnxslim and onnxsim; whether a second fold changes anything; error over noise; processor time of a run under ONNX
 Runtime with all of its optimisations, folded over source, one thread, in interleaved rounds (see `benchmarks.latency`).
 A network over the limit is measured with five times the rounds, and fails if its interval lies above. `--rounds 0`

@@ -54,14 +54,16 @@ def pytorchcv_network(name: str, _row: Sequence[int]) -> nn.Module:
 def transformers_network(name: str, row: Sequence[int]) -> nn.Module:
     """Build a network of transformers by the name of its class, in the size of its default configuration.
 
-    Names may go on with values of the configuration: `PatchTSTForPrediction:num_input_channels=4`.
+    Names may go on with values of the configuration: `PatchTSMixerForPrediction:norm_mlp=batchnorm`.
     """
     import transformers
 
     name, *given = name.split(":")
     network_class = getattr(transformers, name)
     values = dict(pair.split("=") for pair in given)
-    config = network_class.config_class(**{key: int(value) for key, value in values.items()})
+    config = network_class.config_class(
+        **{key: int(value) if value.isdigit() else value for key, value in values.items()}
+    )
     if hasattr(config, "image_size"):
         config.image_size = row[-1]
     return TensorOutputs(network_class(config), network_class.main_input_name)

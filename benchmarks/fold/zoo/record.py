@@ -23,7 +23,7 @@ class Record:
         nodes: all nodes of the source, and of the folded file.
         left: BatchNormalization nodes that are left, by Normfold and by each tool that could read the file.
         kept: reason code to the number of BatchNormalization nodes kept for it.
-        unchanged_again: a second fold writes the same bytes.
+        unchanged_again: a second fold changes no node and no weight.
         error_over_noise: of the output for which it is largest.
         verified: by `export.verify.verify`.
         ratio: processor time of a run, folded over source, with its 95 % interval; None if it was not measured.

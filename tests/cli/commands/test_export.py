@@ -57,7 +57,7 @@ def test_fold_warns_of_a_batchnorm_in_training_mode_beside_a_frozen_one(normfold
 
     record = json.loads(out)
     assert code == 0
-    assert "1 of 2 BatchNormalization nodes are in training mode and stay: 'bn0'" in " ".join(err.split())
+    assert "1 of 2 BatchNormalization nodes are in training mode and were kept: 'bn0'" in " ".join(err.split())
     assert (record["batchnorm_before"], record["batchnorm_after"]) == (2, 1)
     assert record["verification"]["batchable"] is False
 

@@ -50,7 +50,7 @@ def test_training_batchnorm_stays_beside_a_frozen_one(opset: int) -> None:
     assert "'bn0'" in (report.entries[0].reason or "")
     assert [entry.outcome for entry in report.entries] == [Outcome.KEPT, Outcome.FOLDED_BACK]
     (warning,) = report.warnings
-    assert warning.startswith("1 of 2 BatchNormalization nodes are in training mode and stay: 'bn0'.")
+    assert warning.startswith("1 of 2 BatchNormalization nodes are in training mode and were kept: 'bn0'.")
     assert list(report.parameters) == ["bn1"]
 
 

@@ -10,7 +10,7 @@ unit of the mean, which may be thousands of the bias's. So scale and variance ar
     gain 1     scale with half as many digits as its dtype has, epsilon a power of two: var = scale² - epsilon is exact
     gain 1 + r / mean    where the mean is larger than the bias: r is the rounding of shift, and is taken away again
 
-In float32 the variance moves by a thousandth of itself at most, less than some hundred samples can tell.
+In float32 the variance moves by a hundredth of itself at most, less than some hundred samples can tell.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from normfold.export.arrays import Array
 EPSILON_EXPONENT = -17
 """Of 2: 7.6e-6, the power of two next to the usual 1e-5."""
 
-NEIGHBOURS = 1024
-"""Scales that are tried, on either side of the nearest."""
+FEW, MANY = 2**10, 2**15
+"""Scales that are tried on either side of the nearest: for all channels, and then for those whose bias is not met."""
 
-_NEIGHBOUR_BITS = 2
-"""Neighbours are this many bits above the last place apart."""
+_BITS_APART = {FEW: 2, MANY: 0}
+"""How many bits above the last place they are apart."""
+
+_BITS_OF_REACH = 6
+"""They differ from the nearest by 2 to the power of minus this at most, relatively."""
 
 _BLOCK = 128
-"""Channels whose neighbours are in memory at once."""
+"""Channels whose scales are in memory at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +111,11 @@ def bias_parameters(mean: Array, var: Array, bias: Array, dtype: ir.DataType) ->
         blocks = [slice(start, start + _BLOCK) for start in range(0, var.size, _BLOCK)]
         found = [_scale_and_variance(root[block], gain[block], epsilon, dtype) for block in blocks]
         scale, own_var = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        error = np.abs((scale / np.sqrt(own_var + epsilon) - gain) * own_mean)
+        is_met = (error <= precision(dtype) * np.abs(bias) / 2) | (dtype == ir.DataType.DOUBLE)  # a gain is no finer
+        for channel in np.flatnonzero(~is_met):
+            one = slice(channel, channel + 1)
+            scale[one], own_var[one] = _scale_and_variance(root[one], gain[one], epsilon, dtype, MANY)
     return Parameters(scale, shift, own_mean, own_var, epsilon)
 
 
@@ -117,7 +125,9 @@ def _epsilon_exponent(var: Array, digits: int) -> int:
     return max(EPSILON_EXPONENT, 2 * int(np.floor(np.log2(peak))) + 2 - digits) if np.isfinite(peak) else 0
 
 
-def _scale_and_variance(scale: Array, gain: Array, epsilon: float, dtype: ir.DataType) -> tuple[Array, Array]:
+def _scale_and_variance(
+    scale: Array, gain: Array, epsilon: float, dtype: ir.DataType, count: int = FEW
+) -> tuple[Array, Array]:
     """Return scale and variance, of all that are tried, whose gain is nearest to the one that is wanted.
 
     Args:
@@ -125,12 +135,14 @@ def _scale_and_variance(scale: Array, gain: Array, epsilon: float, dtype: ir.Dat
         gain: (C,), near 1.
         epsilon: of the BatchNormalization.
         dtype: of both.
+        count: FEW or MANY.
     """
     digits = np.finfo(dtype.numpy()).nmant + 1
     candidates = [_with_half_the_digits(scale, epsilon, (digits - 2) // 2)]
     if (gain != 1).any():
-        count = min(NEIGHBOURS, 2 ** ((digits - _NEIGHBOUR_BITS) // 2))
-        steps = np.arange(-count, count + 1)[:, None] * 2.0 ** (_NEIGHBOUR_BITS - digits)
+        bits = _BITS_APART[count]
+        reach = min(count, 2 ** (digits - bits - _BITS_OF_REACH))
+        steps = np.arange(-reach, reach + 1)[:, None] * 2.0 ** (bits - digits)
         candidates = [*candidates, *(scale * (1 + steps)).astype(dtype.numpy()).astype(np.float64)]
     tried = np.stack(candidates)  # (candidates, C)
     variances = np.maximum((tried / gain) ** 2 - epsilon, 0).astype(dtype.numpy()).astype(np.float64)

@@ -34,16 +34,16 @@ def test_parameters_without_bias_are_the_identity_exactly(dtype: type, spread: f
 @pytest.mark.parametrize("size", [1e-2, 1.0, 100.0])
 def test_bias_comes_back_within_two_units_in_the_last_place(dtype: type, size: float) -> None:
     rng = np.random.default_rng(1)
-    bias = (rng.normal(size=1000) * size).astype(dtype).astype(np.float64)
+    bias = (rng.normal(size=100) * size).astype(dtype).astype(np.float64)
     bias[:10] = 0
-    mean = rng.normal(size=1000) * 3
+    mean = rng.normal(size=100) * 3
 
-    parameters = bias_parameters(mean, rng.uniform(0.1, 3, 1000), bias, DTYPES[dtype])
+    parameters = bias_parameters(mean, rng.uniform(0.1, 3, 100), bias, DTYPES[dtype])
 
     gain, offset = gain_and_offset(parameters)
     unit = np.finfo(dtype).eps
     assert np.abs(gain - 1).max() <= unit * (2 if dtype is np.float64 else 1)  # the gain itself is float64
-    near = np.abs(bias) > np.abs(mean) / (200 if dtype is np.float32 else 2)
+    near = np.abs(bias) > np.abs(mean) / (20_000 if dtype is np.float32 else 2)
     found = np.abs(offset.astype(dtype).astype(np.float64) - bias)[near]
     assert (found <= 2 * np.spacing(np.abs(bias[near]).astype(dtype)).astype(np.float64)).all()
     assert (offset[:10] == 0).all()

@@ -1,5 +1,5 @@
-# Every target installs what it needs into .venv. On Linux, TORCH=cpu takes PyTorch's CPU build (about 200 MB)
-# instead of the CUDA build (gigabytes) that PyPI's torch is there: make demo TORCH=cpu
+# Every target installs its dependencies into .venv. On Linux, TORCH=cpu installs PyTorch's CPU build (about 200 MB)
+# instead of PyPI's default CUDA build (gigabytes): make demo TORCH=cpu
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.py
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
 
-# Another engine can stand in: make image CONTAINER=podman; BUILD_ARGS are its own options of build.
+# Another container engine: make image CONTAINER=podman. BUILD_ARGS are passed to its build command.
 CONTAINER ?= docker
 COMPOSE ?= docker compose
 ORT ?= cpu
@@ -29,7 +29,7 @@ help:  ## List the targets.
 system-packages:  ## Install through apt the programs that tests and benchmarks run (Debian, Ubuntu).
 	$(PYTHON) -m scripts.system_packages
 
-setup: $(INSTALLED)  ## Make .venv with everything for development.
+setup: $(INSTALLED)  ## Create .venv with all development dependencies.
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,10 +40,10 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, ask; writes build/demo.json.
+demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, send requests; writes build/demo.json.
 	$(BIN)/python -m scripts.demo
 
-test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are pytest's own.
+test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are passed to pytest.
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 test-quick: $(INSTALLED)  ## Run the tests that take less than half a second each, in two processes.
@@ -57,43 +57,43 @@ lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)  ## Put format and imports in order.
+format: $(INSTALLED)  ## Format the code and sort imports.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an hour).
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/export/test_fuzz.py
 
-fuzz-wire: $(INSTALLED)  ## Send the decoder broken bodies for ten minutes.
+fuzz-wire: $(INSTALLED)  ## Send malformed bodies to the decoder for ten minutes.
 	$(BIN)/python -m benchmarks.fuzz_requests $(BENCH_OPTIONS)
 
 study: $(INSTALLED)  ## Measure the claims about batch normalisation on digits; writes build/study/index.html (minutes).
 	$(BIN)/normfold study --out build/study
 
-release-check: $(INSTALLED)  ## Build what a release is made of into dist/ and check it; uploads nothing.
+release-check: $(INSTALLED)  ## Build the release files into dist/ and check them; uploads nothing.
 	$(BIN)/python -m scripts.release_check
 
 docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, a broken link or an undocumented name fails.
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --nitpicky --doctree-dir build/docs-cache docs build/docs
 	@echo "The documentation is in build/docs/index.html"
 
-notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb again from the tutorials' pages and scripts.
+notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb from the tutorials' pages and scripts.
 	$(BIN)/python -m scripts.docs_notebooks
 
-lock: $(INSTALLED)  ## Write requirements/: what the images install, with hashes; newest with LOCK_OPTIONS=--upgrade.
+lock: $(INSTALLED)  ## Write requirements/, the lock files of the images, with hashes; LOCK_OPTIONS=--upgrade updates them.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)
 
 image:  ## Build the image of the service; ORT=gpu for NVIDIA GPUs, IMAGE=registry/normfold:0.1.0 for its name.
 	$(CONTAINER) build $(BUILD_ARGS) --build-arg ORT=$(ORT) --target serve --tag $(IMAGE) .
 
-up:  ## Start service, Prometheus and Grafana in containers; trains on digits first if there is no model.
+up:  ## Start service, Prometheus and Grafana in containers; train on digits first if there is no model.
 	$(COMPOSE) build service
 	@found=$$($(COMPOSE) run --rm --no-deps -T --entrypoint sh service -c \
 		'ls /models/*/*/manifest.json >/dev/null 2>&1 && echo models || echo none' | tr -d '\r' | tail -n 1); \
 	case "$$found" in \
 		models) ;; \
 		none) $(COMPOSE) --profile train build train && $(COMPOSE) --profile train run --rm -T train ;; \
-		*) echo "The volume of models could not be looked at." >&2; exit 3 ;; \
+		*) echo "The volume of models could not be read." >&2; exit 3 ;; \
 	esac
 	$(COMPOSE) $(PROFILES) up --detach
 	@for second in $$(seq 60); do \
@@ -102,46 +102,46 @@ up:  ## Start service, Prometheus and Grafana in containers; trains on digits fi
 	@echo "The service is ready: http://localhost:$${PORT:-8000}/docs"
 	$(if $(PROFILES),@echo "Prometheus: http://localhost:$${PROMETHEUS_PORT:-9090}  Grafana: http://localhost:$${GRAFANA_PORT:-3000}")
 
-down:  ## Stop and remove them; models and figures stay in their volumes.
+down:  ## Stop and remove the containers; models and metrics stay in their volumes.
 	$(COMPOSE) --profile monitoring --profile train --profile tools --profile adapt down
 
 test-containers: export CONTAINER := $(CONTAINER)
 test-containers: export COMPOSE := $(COMPOSE)
 test-containers: export BUILD_ARGS := $(BUILD_ARGS)
-test-containers: $(INSTALLED)  ## Build the images, train, serve, ask, stop: in containers (minutes).
+test-containers: $(INSTALLED)  ## Test the images: build, train, serve, send requests, stop (minutes).
 	$(BIN)/python -m pytest tests/containers --capture=no
 
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
 
-bench-adapt: $(INSTALLED)  ## What re-estimating statistics brings back, and what it costs.
+bench-adapt: $(INSTALLED)  ## Accuracy on changed inputs after adaptation, and its cost.
 	$(BIN)/python -m benchmarks.drift.adapt $(BENCH_OPTIONS)
 
-bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, beside onnx.load + onnx.save.
+bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, compared with onnx.load + onnx.save.
 	$(BIN)/python -m benchmarks.fold.resnet50
 
-bench-fold: $(BENCH_INSTALLED)  ## Ten published graphs: folded, and what the exporter's tools make of them.
+bench-fold: $(BENCH_INSTALLED)  ## Ten published graphs: the fold, compared with the exporter's optimiser, onnxslim and onnxsim.
 	$(BIN)/python -m benchmarks.fold.families $(BENCH_OPTIONS)
 
-bench-fold-zoo: $(ZOO_INSTALLED)  ## Networks of other packages: what is left, beside ONNX Runtime, onnxsim and onnxslim (hours).
+bench-fold-zoo: $(ZOO_INSTALLED)  ## Networks of other packages: what the fold leaves, compared with other tools (hours).
 	$(ZOO)/bin/python -m benchmarks.fold.zoo $(BENCH_OPTIONS)
 
-bench-fold-exactness: $(INSTALLED)  ## Is a folded network as near to float64 as the unfolded one?
+bench-fold-exactness: $(INSTALLED)  ## Distance to float64 of folded and unfolded networks.
 	$(BIN)/python -m benchmarks.fold.exactness $(BENCH_OPTIONS)
 
 bench-fold-growth: $(INSTALLED)  ## Time of folding 100 to 10,000 blocks.
 	$(BIN)/python -m benchmarks.fold.growth $(BENCH_OPTIONS)
 
-bench-serve: $(INSTALLED)  ## The service beside a bare echo, a tutorial's server and a bare loop (needs wrk).
+bench-serve: $(INSTALLED)  ## The service, compared with an echo server, a FastAPI server and a session.run loop (needs wrk).
 	$(BIN)/python -m benchmarks.serve $(BENCH_OPTIONS)
 
-bench-drift: $(INSTALLED)  ## Shifted inputs: what they cost, whether watching sees them, what adapting brings back.
+bench-drift: $(INSTALLED)  ## Drifted inputs: accuracy, detection, and accuracy after adaptation.
 	$(BIN)/python -m benchmarks.drift.drift $(BENCH_OPTIONS)
 
 bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the extra gpu).
 	$(BIN)/python -m benchmarks.gpu $(BENCH_OPTIONS)
 
-bench-node: $(INSTALLED)  ## Bytes that move while a node is dispatched: what the cost model stands on.
+bench-node: $(INSTALLED)  ## Bytes that are moved while a node is dispatched, for the cost model.
 	$(BIN)/python -m benchmarks.fold.node_cost
 
 bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB of disk here).

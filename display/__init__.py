@@ -1,1 +1,1 @@
-"""Results for people to read: HTML pages and terminal tables."""
+"""Output of results: HTML pages and terminal tables."""

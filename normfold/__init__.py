@@ -1,17 +1,17 @@
 """Train, fold, verify, export and serve batch-normalised networks::
 
-    train       train a network, and leave a run folder
-    audit       look for what is wrong with BatchNorm layers
+    train       train a network, and write a run folder
+    audit       find problems of BatchNorm layers
     fold        fold the BatchNormalization of an ONNX file into the weights around it
     inspect     show what a fold would do, with a drawing
-    verify      compare two ONNX models, beside the first one's own rounding noise
+    verify      compare two ONNX models, relative to the rounding noise of the first
     export      fold a run folder, an ONNX file or a torch network, and write a bundle
     adapt       recalibrate a bundle's statistics from samples, and publish a new version
     load_repository     run the models of a repository in this process
     create_app  the service, as an ASGI application
     Client      a client of a running service
 
-Each name is imported when it is first used, with what it needs: `import normfold` loads neither torch nor onnx nor
+Each name is imported with its dependencies when it is first used: `import normfold` loads neither torch nor onnx nor
 onnxruntime. Errors: `normfold.errors`.
 """
 

@@ -59,7 +59,7 @@ class AdaptResult:
         """Raise if the samples do not justify new statistics.
 
         Raises:
-            UnstableSamplesError: their first half is not like their second.
+            UnstableSamplesError: their first half differs from their second.
         """
         self.adapted.recalibration.require()
 
@@ -71,7 +71,7 @@ class AdaptResult:
             progress: True shows each step on standard error; a function is called with each step, in words.
 
         Raises:
-            UnstableSamplesError: the first half of the samples is not like the second.
+            UnstableSamplesError: the first half of the samples differs from the second.
             VerificationError: the folded model differs; nothing was written.
             WriteError: the repository cannot be written.
         """
@@ -106,9 +106,9 @@ def adapt(
 
         running_mean' = (prior * running_mean + n * mean) / (prior + n)
 
-    Likewise the variance, over n samples, layer by layer. For inputs that have drifted since training: another
-    camera, another light. Needs neither torch nor the checkpoint nor labels, but at least 32 samples of one state of
-    affairs, and 100 for thresholds of drift.
+    The same holds for the variance, over n samples, layer by layer. For inputs that have drifted since training, for
+    example another camera or other lighting. Needs no torch, no checkpoint and no labels. Needs at least 32 samples
+    from one distribution, and 100 for drift thresholds.
 
     Source: Schneider et al. 2020, arXiv:2006.16971.
 
@@ -120,9 +120,9 @@ def adapt(
     Args:
         repository: folder of models.
         name: of the model.
-        samples: unlabelled, in the order in which they came: a folder of images, an .npz (raw inputs "x", or tensors
-            by the names of the network's inputs), a .csv, or the state folder of a service that keeps inputs.
-        prior: weight of the statistics of training, in samples; 16 without it.
+        samples: unlabelled, in the order of recording: a folder of images, an .npz (raw inputs "x", or tensors named
+            like the network's inputs), a .csv, or the state folder of a service that keeps inputs.
+        prior: weight of the training statistics, as a number of samples; 16 without it.
         version: to adapt; the newest without it.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         inputs: an .npz to verify with, one array for each input; random inputs without it.
@@ -135,7 +135,7 @@ def adapt(
         DamagedVersionError: the version is not what was exported.
         NotAdaptableError: the version has no unfolded model, or one that cannot be adapted.
         SampleError, ModelInputError: the samples cannot be read.
-        AdaptationError: the samples are too few, too many, all alike, or their first half is not like their second.
+        AdaptationError: the samples are too few, too many, identical, or their first half differs from their second.
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.
     """

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def create_app(repository: AnyPath | None = None, **settings: Any) -> FastAPI:
-    """Build the service as an ASGI application, for a server of your own or as a part of another application.
+    """Build the service as an ASGI application, for your own server or as a part of another application.
 
     Models load in the background once the application has started. `normfold serve` runs the same application behind
-    its own HTTP server, which is faster and holds limits on connections and headers that an ASGI server may not have.
+    its own HTTP server, which is faster and enforces limits on connections and headers that an ASGI server may lack.
 
     Example:
         >>> import normfold

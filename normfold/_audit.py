@@ -26,7 +26,7 @@ class AuditResult:
     """The result of `audit`: findings about the BatchNorm layers of a network.
 
     Attributes:
-        source: what was looked at, as given.
+        source: the audited source, as given.
         audit: the layers, findings and drifts, the worst findings first.
     """
 
@@ -39,13 +39,13 @@ class AuditResult:
         return self.audit.findings
 
     def at_least(self, severity: str) -> tuple[Finding, ...]:
-        """Return the findings that matter at least so much: info, warning or error."""
+        """Return the findings of at least this severity: info, warning or error."""
         from normfold.contract.audit.findings import Severity
 
         return self.audit.at_least(Severity(severity))
 
     def to_html(self) -> str:
-        """Return the page of `normfold audit --html`, whole in itself."""
+        """Return the self-contained page of `normfold audit --html`."""
         from normfold.display.pages.audit_page import audit_page
 
         return audit_page(self.source, self.audit)
@@ -71,10 +71,10 @@ def audit(
     html: AnyPath | None = None,
     progress: Progress = False,
 ) -> AuditResult:
-    """Look for what is wrong with BatchNorm layers, in a trained network, an ONNX file or a network of your own.
+    """Find problems of BatchNorm layers in a trained network, an ONNX file or your own network.
 
-    Statistics never set or far from the data's, variance near zero, dead channels, NaN, an unusual epsilon, train mode,
-    dropout before BatchNorm, batches too small. The source stays as it is.
+    Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
+    unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
 
     Example:
         >>> import normfold
@@ -88,12 +88,12 @@ def audit(
         weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
         input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
         arguments: of the factory, by name; or as texts NAME=VALUE.
-        html: write a page with histograms of gain and drift there, whole or not at all.
+        html: path of a page with histograms of gain and drift; written atomically.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
         MissingPackageError: the extra `export` (ONNX files) or `train` (all else) is not installed.
-        ArgumentError: there is no such source, or an argument does not go with it.
+        ArgumentError: there is no such source, or an argument does not apply to it.
         ModelFileError, WeightsError, ArchitectureError: the network cannot be loaded.
         DataError: the data cannot be read, or have another shape.
         WriteError: the page cannot be written.

@@ -29,7 +29,7 @@ class ExportResult:
 
     Attributes:
         path: REPOSITORY/NAME/VERSION.
-        manifest: all that a server must know of it.
+        manifest: the facts that a server needs.
         report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of the folded model with the unfolded one.
         monitor: what the service monitors of its inputs; None if nothing.
@@ -78,8 +78,8 @@ def export(
 ) -> ExportResult:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` and `load_repository` can run.
 
-    The running statistics of a run folder are first recalibrated over all of its training data, with the weights
-    frozen, and kept as trained where that makes validation accuracy worse. If the folded network differs from the
+    The running statistics of a run folder are first recalibrated over all of its training data, with frozen weights.
+    If that lowers validation accuracy, the statistics of training are kept. If the folded network differs from the
     original by more than its rounding noise, nothing is written.
 
     Example:
@@ -91,17 +91,17 @@ def export(
         source: a run folder, an ONNX file (needs no torch), a torch network in eval mode, or module:factory, a function
             that returns one.
         repository: folder of models; created if missing.
-        name: to serve it under; taken from the source without it.
+        name: of the model; derived from the source without it.
         version: a positive number; the next free one without it.
-        card: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the model without
-            it.
+        card: the source card (JSON): preprocessing, labels, which outputs are logits; without it, the one next to
+            the model.
         weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
         input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
         arguments: of the factory, by name; or as texts NAME=VALUE.
-        opset: of the graph, when exporting from torch.
+        opset: ONNX opset of the graph, when exporting from torch.
         dynamic_size: leave height and width free, when exporting from torch.
-        keep_statistics: of a run folder: leave the running mean and variance as trained.
+        keep_statistics: do not recalibrate the running mean and variance of a run folder.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         keep_source: write the unfolded model into the bundle too; without it the bundle cannot be adapted.

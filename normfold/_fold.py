@@ -25,7 +25,7 @@ class FoldResult:
         source: the unfolded model.
         target: the folded one.
         report: the outcome of each BatchNormalization, in graph order.
-        verification: the comparison of both models; None where it was left out.
+        verification: the comparison of both models; None if it was omitted.
     """
 
     source: Path
@@ -67,9 +67,9 @@ def fold(
 
         y = scale * (x - running_mean) / sqrt(running_var + epsilon) + shift = gain * x + offset
 
-    That is an affine of each channel, which a Conv, Gemm or MatMul before or after it can take up. The folded model is
-    compared with the original before it is written: 8 times the network's own rounding noise, plus 1e-6 of an output's
-    range, is allowed.
+    This is a per-channel affine, which a Conv, Gemm or MatMul before or after it can absorb. The folded model is
+    compared with the original before it is written. It may differ by 8 times the network's own rounding noise, plus
+    1e-6 of an output's range.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1; ONNX BatchNormalization, training_mode=0.
 
@@ -81,12 +81,12 @@ def fold(
 
     Args:
         source: the unfolded model, from any exporter, opset 7 or newer.
-        target: path of the folded model to write; an existing file is replaced as a whole.
+        target: path of the folded model to write; an existing file is replaced atomically.
         verify: compare both models before `target` is written.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
-        card: with `takes_pixels`, the source card, a JSON file that says how pixels are standardised; without it, the
-            one beside the model is read, and without one of those the model's own arithmetic is folded.
+        card: with `takes_pixels`, the source card, a JSON file that describes how pixels are standardised. Without it,
+            the card next to the model is read; if there is none, the model's own arithmetic is folded.
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         progress: True shows each step on standard error; a function is called with each step, in words.
 
@@ -95,7 +95,7 @@ def fold(
         ArgumentError: `card` is given without `takes_pixels`.
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
         ModelInputError: the inputs do not fit, or none can be made.
-        VerificationError: the folded model differs; `target` is as it was.
+        VerificationError: the folded model differs; `target` is unchanged.
         WriteError: `target` cannot be written.
     """
     require_export("normfold fold")

@@ -38,11 +38,11 @@ class InspectResult:
 
     @property
     def verification(self) -> Verification | None:
-        """The comparison with the folded model; None where it was left out."""
+        """The comparison with the folded model; None if it was omitted."""
         return self.facts.verification
 
     def to_html(self) -> str:
-        """Return the page of `normfold inspect --html`, whole in itself."""
+        """Return the self-contained page of `normfold inspect --html`."""
         from normfold.display.pages.fold_page import fold_page
 
         return fold_page(self.facts)
@@ -64,7 +64,7 @@ def inspect(
 ) -> InspectResult:
     """Show every BatchNormalization of an ONNX model: where a fold would put it, or why it would stay.
 
-    The model stays as it is. In a notebook the result is a page with a drawing of the graph.
+    The model is not changed. In a notebook the result is a page with a drawing of the graph.
 
     Example:
         >>> import normfold
@@ -74,8 +74,8 @@ def inspect(
 
     Args:
         model: the model.
-        verify: fold into a temporary file, and compare error with noise; needs an ONNX Runtime.
-        html: write the page there, whole or not at all.
+        verify: fold into a temporary file and verify the fold; needs an ONNX Runtime.
+        html: path of the page; written atomically.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:

@@ -111,7 +111,7 @@ class ModelRepository:
 
 
 class RepositoryModel:
-    """A model of a repository, with the same calls as `Client` has.
+    """A model of a repository, with the same methods as `Client`.
 
     Attributes:
         name: of the model.
@@ -135,12 +135,12 @@ class RepositoryModel:
         return self._find(version).manifest
 
     def predict(self, rows: Any, *, version: int | None = None) -> list[Any]:
-        """Predict from raw inputs, which are preprocessed as the model was trained.
+        """Predict from raw inputs, which are preprocessed as in training.
 
         Args:
-            rows: one raw input a row: pixels (rows, channels, height, width) or (rows, height, width) in the data's own
-                units, table rows (rows, columns), or a list of objects by column. A model without preprocessing takes
-                tensors.
+            rows: one raw input per row: pixels (rows, channels, height, width) or (rows, height, width) in the data's
+                original units, table rows (rows, columns), or a list of objects by column. A model without
+                preprocessing takes tensors.
             version: of the model; the highest that is loaded without it.
 
         Returns:
@@ -175,7 +175,7 @@ class RepositoryModel:
     def infer(
         self, inputs: Mapping[str, Any], *, outputs: Sequence[str] | None = None, version: int | None = None
     ) -> dict[str, Array]:
-        """Run tensors through the model as they are: nothing is preprocessed.
+        """Run tensors through the model, without preprocessing.
 
         Args:
             inputs: name to array, in the datatype and shape that the model declares.
@@ -262,8 +262,8 @@ def _is_loaded(entry: Any) -> bool:
 def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelRepository:
     """Load the models of a repository into this process, for inference without HTTP.
 
-    The models are checked, loaded, warmed and batched as `normfold serve` does it; calls from several threads run
-    together. A version that cannot be loaded is listed in `problems`, and the others are served.
+    The models are checked, loaded, warmed up and batched as in `normfold serve`, also across calls from several
+    threads. A version that cannot be loaded is listed in `problems`; the others are served.
 
     Example:
         >>> import normfold

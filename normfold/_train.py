@@ -29,12 +29,12 @@ PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
 
 @dataclass(frozen=True, repr=False)
 class TrainResult:
-    """A run that has ended.
+    """A finished run.
 
     Attributes:
         folder: the run folder, with the checkpoint of `best_epoch`.
         config: the network, the data and how it was trained.
-        epochs: passes over the training data, those before a resume included.
+        epochs: passes over the training data, including those before a resume.
         best_epoch: the one with the best validation accuracy.
         seconds: of this call.
     """
@@ -89,9 +89,9 @@ def train(
     resume: bool = False,
     progress: Progress = False,
 ) -> TrainResult:
-    """Train a batch-normalised network, and leave its best checkpoint in a run folder.
+    """Train a batch-normalised network, and write its best checkpoint to a run folder.
 
-    An argument that is None has its default, or with `resume` the value of the run that is resumed.
+    An argument that is None takes its default, or with `resume` the value of the resumed run.
 
     Example:
         >>> import normfold
@@ -106,21 +106,21 @@ def train(
         data: digits, npz:PATH, csv:PATH or images:DIR. Default digits.
         label_column: of a CSV; default the last.
         image_size: height and width of images, in pixels.
-        channels: of images: 1 for grey, 3 for RGB. Default 3.
-        validation_fraction: of each class; picks the best epoch. Default 0.1.
-        test_fraction: of each class; read once, at the end. Default 0.2.
+        channels: of images: 1 for greyscale, 3 for RGB. Default 3.
+        validation_fraction: of each class; used to choose the best epoch. Default 0.1.
+        test_fraction: of each class; used once, at the end. Default 0.2.
         split_seed: of the splits. Default 0.
         epochs: passes over the training data. Default 20.
         batch_size: rows in a step, over all processes together. Default 64.
         optimizer: adamw or sgd. Default adamw.
         lr: peak learning rate. Default 0.005, of sgd 0.1.
-        weight_decay: of weights; scales, shifts and biases are left out. Default 0.0005.
-        label_smoothing: probability given to all classes alike. Default 0.1.
+        weight_decay: of weights; excludes scales, shifts and biases. Default 0.0005.
+        label_smoothing: probability that is distributed over all classes. Default 0.1.
         patience: epochs without a better validation result, after which training stops. Default never.
         clip_norm: largest norm of the gradient. Default no limit.
         precision: of the arithmetic: fp32, bf16 or fp16. Default fp32.
-        seed: of the first weights, the order of rows and dropout. Default 0.
-        resume: go on after the last whole epoch of the run in `out`.
+        seed: of the initial weights, the order of rows and dropout. Default 0.
+        resume: continue after the last completed epoch of the run in `out`.
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
     Raises:

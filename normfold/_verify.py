@@ -20,7 +20,7 @@ class VerifyResult:
     """The difference between the outputs of two models.
 
     Attributes:
-        original: the model that is right.
+        original: the reference model.
         folded: the model that was compared with it.
         verification: the error, noise and allowance of each output.
     """
@@ -62,12 +62,12 @@ def verify(
     card: AnyPath | None = None,
     progress: Progress = False,
 ) -> VerifyResult:
-    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise::
+    """Compare two ONNX models on the same inputs, relative to the rounding noise of the first::
 
         error <= 8 * noise + 1e-6        both relative to the output's range
 
-    Noise is how far the original's outputs move when its inputs move by one unit in the last place (or its weights,
-    where that would vanish in the first rounding).
+    Noise is the change of the original's outputs when its inputs move by one unit in the last place (or its weights,
+    if the first rounding would remove that change).
 
     Example:
         >>> import normfold
@@ -75,16 +75,15 @@ def verify(
         True
 
     Args:
-        original: the model that is right.
+        original: the reference model.
         folded: the model to compare; the same inputs and outputs, by name, dtype and rank.
         inputs: an .npz with one array for each input in its dtype and shape; random inputs without it.
         seeds: number of random inputs, at least 1.
-        card: `folded` takes uint8 pixels, standardised as this source card (JSON) says; a card of {} where `original`
-            does it itself.
-        progress: True shows that it runs on standard error; a function is called with each step, in words.
+        card: source card (JSON), if `folded` takes uint8 pixels; a card of {} if `original` standardises them itself.
+        progress: True shows each step on standard error; a function is called with each step, in words.
 
     Returns:
-        The differences; they raise nothing by themselves (`passes`, `require`).
+        The differences; use `passes` or `require` to check them.
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.

@@ -1,7 +1,7 @@
 """A client of the service: numpy arrays in, numpy arrays out, over HTTP.
 
-It uses `http.client`, so that it needs no package beside numpy and orjson, and takes one connection from a pool
-for each request under way: a client may be shared between threads.
+It uses `http.client`, so that it needs no package except numpy and orjson. Each request uses one connection from
+a pool, so threads may share a client.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ModelVersion:
         state: LOADING, READY or UNAVAILABLE.
         reason: why it is not ready; empty where it is.
         inputs: name to (datatype, shape), by the names of the Open Inference Protocol; -1 is a free size.
-        outputs: likewise.
+        outputs: in the same form.
         labels: of the classes, in the network's order; None if there are none.
     """
 
@@ -59,11 +59,11 @@ class Client:
 
     Args:
         url: of the service, http or https.
-        key: sent with each request, where the service asks for one.
-        timeout_s: seconds for connecting, and between two pieces of an answer.
-        max_retries: how often a request is sent again that was answered with 503 and a Retry-After.
-        max_retry_wait_s: seconds that all waits of a request may take together; a longer Retry-After is an error at
-            once.
+        key: API key, sent with each request.
+        timeout_s: seconds for connecting, and between two parts of a response.
+        max_retries: how often a request that was answered 503 with Retry-After is sent again.
+        max_retry_wait_s: total seconds that a request may wait for retries; a longer Retry-After is an error
+            immediately.
         ssl_context: for https; without it the certificates that the system trusts.
 
     Raises:

@@ -60,9 +60,9 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = """
 Serves models from a repository of bundles through ONNX Runtime.
 
-* **predict** takes raw inputs, images or rows in their own units, and preprocesses them as in training.
+* **predict** takes raw inputs, images or rows in their original units, and preprocesses them as in training.
 * **infer** takes tensors: the [Open Inference Protocol](https://github.com/kserve/open-inference-protocol).
-* **models** and **health** describe the models, and say whether they are ready.
+* **models** and **health** describe the models and their readiness.
 
 The examples fit a model named `digits` of 8 × 8 grey images. Every error is `{"error": "one sentence"}`.
 """

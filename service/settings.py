@@ -51,15 +51,15 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     keys: Path | None = Field(
         default=None,
-        description="File of API keys, as normfold keys writes it; left out, requests need no key.",
+        description="File of API keys, as normfold keys writes it; if not set, requests need no key.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Origins of web pages that may call the service (CORS), joined by commas, or *; left out, none.",
+        description="Origins of web pages that may call the service (CORS), joined by commas, or *; if not set, none.",
     )
     provider: Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] = Field(
         default="auto",
-        description="Execution provider; an error if it does not work; auto: CUDA where it works, otherwise the CPU.",
+        description="Execution provider; an error if it does not work; auto: CUDA if it works, otherwise the CPU.",
     )
     provider_options: Annotated[dict[str, str | bool | int | float], NoDecode] = Field(
         default_factory=dict,
@@ -67,16 +67,16 @@ class Settings(BaseSettings):
     )
     device_id: int = Field(default=0, ge=0, description="Index of the GPU, of cuda, tensorrt or auto.")
     workers: int = Field(
-        default=1, ge=1, le=256, description="Worker processes; limits hold in each of them, metrics are sums over all."
+        default=1, ge=1, le=256, description="Worker processes; limits apply to each, metrics are sums over all."
     )
     state_dir: Path | None = Field(
         default=None,
-        description="Folder for the service's own files; left out, a temporary one if several workers need it.",
+        description="Folder for the service's own files; if not set, a temporary one if several workers need it.",
     )
     shutdown_delay_s: float = Field(
         default=0.0,
         ge=0,
-        description="Seconds at shutdown in which it is not ready and still serves, until load balancers stop sending.",
+        description="Seconds at shutdown in which the service is not ready but still serves, so load balancers react.",
     )
     shutdown_grace_s: float = Field(
         default=20.0, ge=0, description="Seconds at shutdown for requests in flight; then they are answered 503."
@@ -84,12 +84,12 @@ class Settings(BaseSettings):
     intra_op_threads: int | None = Field(
         default=None,
         ge=1,
-        description="Threads of one run; left out, the processors by affinity and cgroup quota.",
+        description="Threads of one run; if not set, the processors by affinity and cgroup quota.",
     )
     max_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Rows of one batch; left out, measured for each model while it loads, up to 64.",
+        description="Rows of one batch; if not set, measured for each model while it loads, up to 64.",
     )
     max_batch_delay_ms: float = Field(
         default=0.0, ge=0, le=1000, description="Milliseconds that a batch waits to fill; useful on accelerators only."
@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="Seconds for queue and run of a request that names no timeout; then 504.",
+        description="Default timeout of a request in seconds, for queue and run; after it the response is 504.",
     )
-    max_timeout_s: float = Field(default=300.0, gt=0, description="Maximum of the timeout that a request may name.")
+    max_timeout_s: float = Field(default=300.0, gt=0, description="Maximum timeout in seconds that a request may set.")
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Bytes of a body, also after decompression; a larger one is answered 413."
     )
@@ -128,18 +128,18 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=MAX_IMAGE_PIXELS,
         ge=1,
-        description="Pixels of an image; larger ones are rejected before decoding.",
+        description="Pixels of an image; larger images are rejected before decoding.",
     )
     drift_share: float = Field(
         default=0.005,
         ge=0,
         le=1,
-        description="Part of one processor's time for drift monitoring of a model, in each process; 0: off.",
+        description="Share of one processor's time for drift monitoring of a model, in each process; 0: off.",
     )
     keep_samples: int = Field(
         default=0,
         ge=0,
-        description="Recent input rows kept in state_dir for normfold adapt, of each version in each process.",
+        description="Recent input rows to keep in state_dir for normfold adapt, per version and process.",
     )
     triton_metrics: bool = Field(default=False, description="Also publish the metrics under Triton's names.")
     tracing: bool = Field(
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     )
     access_log: Path | None = Field(
         default=None,
-        description="File that gets a line of JSON for every request; left out, the service's log.",
+        description="File for the access log, one JSON line per request; if not set, the service's log.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged; info includes a line for every request."

@@ -29,15 +29,16 @@ def adapt(
     samples: Annotated[
         Path,
         typer.Option(
-            help="Unlabelled samples in the order in which they came: a folder of images, an .npz (raw inputs 'x', "
-            "or tensors by the names of the network's inputs), a .csv, or the state folder of a service that keeps "
-            "inputs.",
+            help="Unlabelled samples in the order of recording: a folder of images, an .npz (raw inputs 'x', or "
+            "tensors named like the network's inputs), a .csv, or the state folder of a service that keeps inputs.",
             metavar="FILE|DIR",
         ),
     ],
     prior: Annotated[
         float | None,
-        typer.Option(min=0, max=1e9, help="Weight of the statistics of training, in samples.", show_default="16.0"),
+        typer.Option(
+            min=0, max=1e9, help="Weight of the training statistics, as a number of samples.", show_default="16.0"
+        ),
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
@@ -45,23 +46,23 @@ def adapt(
         typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Recalibrate a bundle's BatchNormalization statistics from samples, fold again, and publish a new version.
 
-    For inputs that have changed since training: another camera, another light. Needs neither torch nor the checkpoint
-    nor labels, but at least 32 samples from one distribution (one camera, one light), and 100 if the service is to see
-    when inputs drift again. If their first half is not like their second, or the new fold cannot be verified, nothing
-    is written and the exit code is 1. `normfold repository rollback` undoes it.
+    For inputs that have changed since training, for example another camera or other lighting. Needs no torch, no
+    checkpoint and no labels. Needs at least 32 samples from one distribution, and 100 for drift thresholds of the new
+    version. If the first half of the samples differs from the second, or the new fold cannot be verified, nothing is
+    written and the exit code is 1. `normfold repository rollback` undoes it.
 
     Example: `normfold adapt model_repository/digits --samples images/`
     """
     from normfold import adapt as adapt_bundle
 
-    with err.status("looking at the repository") as status:
+    with err.status("reading the repository") as status:
         adapted = adapt_bundle(
             bundle.parent,
             bundle.name,

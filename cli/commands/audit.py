@@ -27,7 +27,7 @@ def audit(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data to compare with: digits, npz:PATH, csv:PATH or images:DIR (the run's).", metavar="DATA"
+            help="Data to compare with: digits, npz:PATH, csv:PATH or images:DIR (those of the run).", metavar="DATA"
         ),
     ] = None,
     weights: Annotated[
@@ -41,7 +41,7 @@ def audit(
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="Argument of module:factory; repeatable.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="Argument for module:factory; repeatable.", metavar="NAME=VALUE")
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with histograms per layer.", metavar="FILE")
@@ -51,12 +51,11 @@ def audit(
     ] = FailOn.ERROR,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find problems of BatchNorm layers in a trained network, an ONNX file, or a network of your own.
+    """Find problems of BatchNorm layers in a trained network, an ONNX file, or your own network.
 
     Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
     unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
-    docs/reference/audit-findings.md lists
-    every finding.
+    docs/reference/audit-findings.md lists every finding.
 
     Example: `normfold audit runs/digits --html audit.html`
 

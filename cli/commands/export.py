@@ -27,15 +27,11 @@ def export(
         str,
         typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
     ],
-    repository: Annotated[Path, typer.Option(help="Folder of models to write to; created if missing.")] = Path(
-        REPOSITORY
-    ),
-    name: Annotated[
-        str | None, typer.Option(help="Name to serve it under; taken from the source if not given.")
-    ] = None,
+    repository: Annotated[Path, typer.Option(help="Repository to write to; created if missing.")] = Path(REPOSITORY),
+    name: Annotated[str | None, typer.Option(help="Name of the model; derived from the source if not given.")] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Version; the next free one if not given.")] = None,
     card: Annotated[
-        Path | None, typer.Option(help="Source card: preprocessing, labels … as JSON.", metavar="FILE")
+        Path | None, typer.Option(help="Source card (JSON): preprocessing, labels …", metavar="FILE")
     ] = None,
     weights: Annotated[
         Path | None,
@@ -46,21 +42,21 @@ def export(
         typer.Option(
             "--input",
             metavar="[uint8][:SHAPE]",
-            help="uint8: take 8-bit pixels, and fold their standardisation too. "
+            help="uint8: accept 8-bit pixels, and fold their standardisation too. "
             "For module:factory also the shape of one sample, as 3x224x224 or uint8:3x224x224.",
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="An argument for module:factory; repeat it.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option(help="Argument for module:factory; repeatable.", metavar="NAME=VALUE")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, when exporting from torch.")] = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Leave height and width free.")] = False,
     keep_statistics: Annotated[
         bool,
-        typer.Option("--keep-statistics", help="Of a run folder: leave the running mean and variance as trained."),
+        typer.Option("--keep-statistics", help="Do not recalibrate the running mean and variance of a run folder."),
     ] = False,
     inputs: Annotated[
-        Path | None, typer.Option(help="Verify with these: .npz, an array for each input.", metavar="FILE")
+        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
     ] = None,
     merge: Annotated[
         bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
@@ -73,23 +69,25 @@ def export(
         typer.Option(
             "--calibration",
             metavar="FILE",
-            help="Normal inputs that it was not trained on, for the drift thresholds: .npz, an array for each input. "
-            "A run folder's are its validation data.",
+            help="Inputs outside the training data, for the drift thresholds: .npz, an array for each input. "
+            "For a run folder, the validation data by default.",
         ),
     ] = None,
-    monitor: Annotated[bool, typer.Option(help="Write what the service needs to monitor inputs for drift.")] = True,
+    monitor: Annotated[
+        bool, typer.Option(help="Write the data with which the service monitors inputs for drift.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` can run.
 
-    The source is a run folder of `normfold train`, any ONNX file (needs no torch), or a function of your own that
-    returns a torch network. If the folded network differs from the original by more than its rounding noise, nothing
+    The source is a run folder of `normfold train`, any ONNX file (needs no torch), or your own function that returns
+    a torch network. If the folded network differs from the original by more than its rounding noise, nothing
     is written and the exit code is 1.
 
-    The running statistics of a run folder are first recalibrated over all of its training data, with the weights
-    frozen, and kept as trained where that makes validation accuracy worse.
+    The running statistics of a run folder are first recalibrated over all of its training data, with frozen weights.
+    If that lowers validation accuracy, the statistics of training are kept.
 
-    With `--input uint8` clients send pixels, 0 to 255, a quarter of the bytes; the network standardises them itself.
+    With `--input uint8`, clients send pixels from 0 to 255, a quarter of the bytes, and the network standardises them.
 
     Example: `normfold export runs/digits --repository model_repository --name digits`
     """

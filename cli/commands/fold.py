@@ -29,15 +29,19 @@ def fold(
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help="Verify with these: .npz, an array for each input (pixels: uint8).", metavar="FILE"),
+        typer.Option(
+            help="Inputs for the verification: .npz, an array for each input (pixels: uint8).", metavar="FILE"
+        ),
     ] = None,
     input_: Annotated[
         str | None,
-        typer.Option("--input", help="uint8: take 8-bit pixels, and fold their standardisation too.", metavar="uint8"),
+        typer.Option(
+            "--input", help="uint8: accept 8-bit pixels, and fold their standardisation too.", metavar="uint8"
+        ),
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="For --input uint8: the source card, if not IN.json beside the model.", metavar="FILE"),
+        typer.Option(help="Source card for --input uint8, if not IN.json next to the model.", metavar="FILE"),
     ] = None,
     merge: Annotated[
         bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
@@ -47,8 +51,8 @@ def fold(
 ) -> None:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them.
 
-    The folded model is compared with the original before it is written: 8 times the network's own rounding noise, plus
-    1e-6 of the output's range, is allowed. If it differs by more, nothing is written and the exit code is 1.
+    The folded model is compared with the original before it is written. It may differ by 8 times the network's own
+    rounding noise, plus 1e-6 of the output's range. If it differs by more, nothing is written and the exit code is 1.
 
     Example: `normfold fold resnet50.onnx folded.onnx --report report.json`
     """

@@ -14,16 +14,14 @@ from normfold.display.terminal.fold import fold_sentence, fold_table, outcome_ta
 def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX model.", metavar="MODEL.onnx")],
     html: Annotated[
-        Path | None, typer.Option(help="Write it as one page, with a drawing of the graph.", metavar="FILE")
+        Path | None, typer.Option(help="Write an HTML page with a drawing of the graph.", metavar="FILE")
     ] = None,
-    verify: Annotated[
-        bool, typer.Option(help="For the page, fold into a temporary file and compare error with noise.")
-    ] = True,
+    verify: Annotated[bool, typer.Option(help="For the page, fold into a temporary file and verify the fold.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every BatchNormalization of a model: where a fold would put it, or why it would stay.
 
-    Writes nothing but the page, if one is asked for. If the verification fails, the exit code is 1.
+    Writes only the page, if requested. If the verification fails, the exit code is 1.
 
     Example: `normfold inspect resnet50.onnx --html resnet50.html`
     """

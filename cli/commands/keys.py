@@ -61,7 +61,7 @@ def create(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create a key and print it, this once: the file keeps only its hash. The file is created if it does not exist.
+    """Create a key and print it once: the file keeps only its hash. The file is created if it does not exist.
 
     Example: `normfold keys create ci --keys keys.json --scope infer --rate 50`
     """
@@ -98,7 +98,7 @@ def rotate(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Give a key a new secret and print the new key, this once. Without a grace period the old secret ends at once.
+    """Give a key a new secret and print the new key once. Without a grace period the old secret is invalid at once.
 
     Example: `normfold keys rotate 3f9a1c07 --keys keys.json --grace-minutes 60`
     """
@@ -111,7 +111,7 @@ def rotate(
 
 @app.command()
 def revoke(identity: Identity, file: File, as_json: Json = False) -> None:
-    """Revoke a key for good.
+    """Revoke a key permanently.
 
     Example: `normfold keys revoke 3f9a1c07 --keys keys.json`
     """

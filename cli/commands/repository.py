@@ -1,7 +1,7 @@
-"""`normfold repository`: versions of bundles on disk, beside a service that may be running.
+"""`normfold repository`: the versions of a repository on disk, while a service may be running.
 
-The base install is enough: no bundle's network is opened. Rolling back publishes, deleting renames away, so that
-a service that looks at the folders at any moment finds whole versions alone.
+The base install is enough, because no network is opened. A rollback publishes a complete version and a deletion first
+renames the folder, so that a running service only ever finds complete versions.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def list_(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     repository: Repository = Path(REPOSITORY),
-    check: Annotated[bool, typer.Option("--check", help="Read every file, and verify its sha256.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read every file and verify its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List every version of every model, and what is wrong with it.
 
-    Without `--check` files are looked for, but not read: whether they are what was exported, all the other commands and
-    the service check.
+    Without `--check` the command checks only that files exist. All other commands and the service also verify their
+    contents.
 
     Example: `normfold repository list digits --check`
     """
@@ -81,17 +81,17 @@ def rollback(
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
-    """Make an earlier version answer again: publish a copy of it as a new, highest version.
+    """Return to an earlier version: publish a copy of it as a new, highest version.
 
     No version is changed or deleted: rolling back once more undoes it. The files are checked against their sha256
     sums first; if one is damaged, nothing is written and the exit code is 1. They are hard-linked where the file
-    system can, so that the copy takes no disk space.
+    system supports it, so that the copy takes no disk space.
 
     Example: `normfold repository rollback digits --to 3`
     """
     from normfold.export.repository.rollback import roll_back
 
-    with err.status("looking at the repository") as status:
+    with err.status("reading the repository") as status:
         made = roll_back(repository, name, to, progress=status.update)
     manifest = made.manifest
     if as_json:
@@ -106,15 +106,15 @@ def rollback(
 def delete(
     name: Name,
     versions: Annotated[list[int], typer.Argument(help="The versions to delete.", metavar="VERSION…")],
-    last: Annotated[bool, typer.Option("--last", help="Delete even if no version that can answer is left.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Delete even if no version remains that can be served.")] = False,
     yes: Yes = False,
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,
 ) -> None:
     """Delete versions of a model. A service that polls unloads them once others answer.
 
-    Asks first; if the answer is no, the exit code is 1. A deletion that is cut off is finished by
-    `normfold repository prune`.
+    Asks for confirmation; if the answer is no, the exit code is 1. `normfold repository prune` finishes interrupted
+    deletions.
 
     Example: `normfold repository delete digits 1 2`
     """
@@ -126,7 +126,7 @@ def delete(
     chosen = [version.number for version in removal.versions]
     freed = freed_bytes(removal.folders)
     if (newest := max(removal.model.versions)) in chosen:
-        warn(f"{name}/{newest} is the newest, and a later export takes its number again; a rollback would keep it.")
+        warn(f"{name}/{newest} is the newest, and a later export reuses its number; a rollback would keep it.")
     _ask(f"Delete {', '.join(f'{name}/{number}' for number in chosen)} and free {size_text(freed)}?", yes)
     remove(removal)
     if as_json:
@@ -137,7 +137,7 @@ def delete(
 
 @app.command()
 def prune(
-    keep: Annotated[int, typer.Option(min=1, help="How many versions of each model stay: the highest.")],
+    keep: Annotated[int, typer.Option(min=1, help="Number of versions of each model to keep: the highest.")],
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")

@@ -42,7 +42,7 @@ def serve(
     model_control: Annotated[
         Literal["none", "explicit", "poll"] | None,
         typer.Option(
-            help="When the folder is read: none: at the start; explicit: when a client asks; poll: every few seconds.",
+            help="When the repository is read. none: at the start; explicit: on request; poll: every few seconds.",
             show_default="none",
             rich_help_panel=MODELS,
         ),
@@ -68,7 +68,7 @@ def serve(
     ] = None,
     provider: Annotated[
         Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] | None,
-        typer.Option(help="Execution provider; auto: CUDA where it works, else the CPU.", show_default="auto"),
+        typer.Option(help="Execution provider; auto: CUDA if it works, otherwise the CPU.", show_default="auto"),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; they share the processors evenly.", show_default="1")
@@ -95,7 +95,7 @@ def serve(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Timeout of a request that names none, for queue and run; then it is answered 504.",
+            help="Default timeout of a request, for queue and run; after it the response is 504.",
             show_default="30",
             rich_help_panel=REQUESTS,
         ),
@@ -131,9 +131,9 @@ def serve(
 ) -> None:
     """Serve the models of a repository over REST.
 
-    Models load after the port is open: GET /v2/health/ready answers 200 once they are ready. The pages at /docs
-    describe every route, with examples. Each option overrides an environment variable of its name, such as
-    NORMFOLD_PORT; the documentation lists the settings that have no option.
+    Models load after the port is open. GET /v2/health/ready answers 200 once they are ready. The pages at /docs
+    describe every route, with examples. Each option overrides the environment variable of the same name, such as
+    NORMFOLD_PORT. docs/reference/settings.md lists all settings, including those without an option.
 
     Example: normfold serve --repository model_repository --port 8000
     """

@@ -42,10 +42,10 @@ def train(
         int | None, typer.Option(help="Channels for images:DIR: 1 or 3 (3).", rich_help_panel=DATA)
     ] = None,
     validation_fraction: Annotated[
-        float | None, typer.Option(help="Fraction to choose the best epoch (0.1).", rich_help_panel=DATA)
+        float | None, typer.Option(help="Fraction of the data for choosing the best epoch (0.1).", rich_help_panel=DATA)
     ] = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="Fraction for the final test (0.2).", rich_help_panel=DATA)
+        float | None, typer.Option(help="Fraction of the data for the final test (0.2).", rich_help_panel=DATA)
     ] = None,
     split_seed: Annotated[int | None, typer.Option(help="Seed of the splits (0).", rich_help_panel=DATA)] = None,
     epochs: Annotated[
@@ -59,21 +59,22 @@ def train(
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(help="Weight decay, not of BatchNorm or biases (0.0005).", rich_help_panel=TRAINING),
+        typer.Option(help="Weight decay; excludes BatchNorm and biases (0.0005).", rich_help_panel=TRAINING),
     ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(help="Label smoothing of the loss (0.1).", rich_help_panel=TRAINING)
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Stop after so many epochs without improvement (never).", rich_help_panel=TRAINING),
+        typer.Option(help="Stop after this number of epochs without improvement (never).", rich_help_panel=TRAINING),
     ] = None,
     clip_norm: Annotated[
         float | None, typer.Option(help="Maximum norm of the gradient (no limit).", rich_help_panel=TRAINING)
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (fp32).", rich_help_panel=TRAINING)] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of weights, order of rows, dropout (0).", rich_help_panel=TRAINING)
+        int | None,
+        typer.Option(help="Seed of initial weights, order of rows and dropout (0).", rich_help_panel=TRAINING),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -12,26 +12,24 @@ from normfold.display.terminal.fold import verification_record, verification_tab
 
 
 def verify(
-    original: Annotated[Path, typer.Argument(help="The model that is right.", metavar="A.onnx")],
+    original: Annotated[Path, typer.Argument(help="The reference model.", metavar="A.onnx")],
     folded: Annotated[Path, typer.Argument(help="The model to verify.", metavar="B.onnx")],
-    inputs: Annotated[
-        Path | None, typer.Option(help="Run on these: .npz, an array for each input.", metavar="FILE")
-    ] = None,
+    inputs: Annotated[Path | None, typer.Option(help="Inputs: .npz, an array for each input.", metavar="FILE")] = None,
     card: Annotated[
         Path | None,
         typer.Option(
-            help="B takes 8-bit pixels (--input uint8), standardised as this card says; {} where A does it itself.",
+            help="Source card, if B takes 8-bit pixels (--input uint8); a card of {} if A standardises them itself.",
             metavar="FILE",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=4, help="Number of random inputs.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare two ONNX models on the same inputs, beside the first one's own rounding noise.
+    """Compare two ONNX models on the same inputs, relative to the rounding noise of the first.
 
-    Noise is how far A's outputs move when its inputs move by one unit in the last place (or its weights, where that
-    would vanish in the first rounding). B may differ by 8 times that, plus 1e-6 of the output's range; if it differs by
-    more, the exit code is 1.
+    Noise is the change of A's outputs when its inputs move by one unit in the last place (or its weights, if the first
+    rounding would remove that change). B may differ by 8 times the noise, plus 1e-6 of the output's range. If it
+    differs by more, the exit code is 1.
 
     Example: `normfold verify resnet50.onnx folded.onnx`
     """

@@ -1,1 +1,1 @@
-"""Pages that a command writes for a person to read: one HTML file each, complete in itself."""
+"""HTML pages that commands write, each a self-contained file."""

@@ -57,7 +57,7 @@ def _findings(findings: tuple[Finding, ...]) -> Html:
         for finding in findings
     ]
     found = table(
-        "The worst first, each severity in the order of the layers",
+        "By severity, then in the order of the layers",
         ["severity", "layer", "what was found", "what to do"],
         rows,
         "findings",
@@ -85,8 +85,8 @@ def _layers(audit: Audit) -> Html:
     if audit.differences:
         heads += ["mean moved, in std", "variance, new / old"]
         sentence += (
-            " Drift is how far the data’s mean and variance are from the running ones; what lies beyond an axis stands "
-            "in its last bar."
+            " Drift is the difference of the data’s mean and variance from the running ones. Values beyond the axis "
+            "are counted in its last bar."
         )
     drawing = table("One histogram over the channels of each layer", heads, rows, "layers")
     return element(

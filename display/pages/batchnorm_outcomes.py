@@ -40,9 +40,9 @@ def _path_or_reason(entry: BatchNormOutcome) -> Html:
         return into
     path = join(_between(steps, " · "))
     if len(steps) > _MAX_PATH_NODES:
-        path = element("details", element("summary", f"by way of {len(steps)} nodes"), path)
+        path = element("details", element("summary", f"through {len(steps)} nodes"), path)
     else:
-        path = element("span", "by way of ", path, class_="steps")
+        path = element("span", "through ", path, class_="steps")
     return join([into, " ", path])
 
 

@@ -32,6 +32,6 @@ def document(title: str, sections: Iterable[Html], command: str) -> str:
         element("title", f"{title} – Normfold"),
         element("style", style),
     )
-    footer = element("footer", f"Normfold {version('normfold')}. The same for programs: {command}.")
+    footer = element("footer", f"Normfold {version('normfold')}. As JSON: {command}.")
     body = element("body", element("main", *sections), footer)
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"

@@ -1,4 +1,4 @@
-"""The page of `normfold inspect --html`: what a fold would do to a model, for a person to read."""
+"""The page of `normfold inspect --html`: what a fold would do to a model."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _map(facts: Facts) -> Html:
             if outcome in present
         ),
         ("other", "other", "other node", (False, False) in operators),
-        ("other", "other gone", "other node, gone from the folded graph", (False, True) in operators),
+        ("other", "other gone", "other node, removed from the folded graph", (False, True) in operators),
     ]
     legend = [element("li", key(shape, class_), label) for shape, class_, label, shown in items if shown]
     return element(
@@ -132,9 +132,9 @@ def _map(facts: Facts) -> Html:
         element("h2", "Graph", id="map"),
         element(
             "p",
-            "The graph in its order, line by line; the number at the left counts nodes. An arc above leads from a "
-            "BatchNormalization to the node that absorbs it; the faint lines below are values read further on; a band "
-            "is a block of the network, which one value enters and one leaves. Point at a mark for its name.",
+            "The nodes in graph order, line by line; the number at the left counts nodes. An arc above leads from a "
+            "BatchNormalization to the node that absorbs it. The faint lines below are values that later nodes read. A "
+            "band is a block of the network with one input and one output. Hover over a mark for its name.",
         ),
         element("ul", *legend, class_="legend"),
         element("div", draw(facts), class_="scroll", role="region", aria_labelledby="map", tabindex=0),
@@ -153,15 +153,15 @@ def _verification(verification: Verification | None) -> Html:
         share = bar(_share(found), "pass-bar" if found.passes else "fail-bar")
         numbers = f"{found.error:.2g}", f"{found.noise:.2g}", _ratio(found), f"{found.allowed:.2g}"
         rows.append(row(name(output), verdict, *numbers, share, numbers=range(2, 6)))
-    heads = ["output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "error as part of what is allowed"]
+    heads = ["output", "verdict", "error#", "noise#", "error / noise#", "allowed#", "error / allowed"]
     return element(
         "section",
         title,
         element(
             "p",
-            "Noise is how far the model’s own outputs change when each input changes by one unit in the last place; "
-            "error is how far the folded model is from the model. Both are parts of the output’s range. "
-            f"Allowed is {NOISE_FACTOR:g} times the noise, plus {FLOOR:g}.",
+            "Noise is the change of the model’s own outputs when each input changes by one unit in the last place. "
+            "Error is the difference between the folded model and the model. Both are relative to the output’s "
+            f"range. The allowed error is {NOISE_FACTOR:g} times the noise, plus {FLOOR:g}.",
         ),
         element(
             "div",
@@ -196,7 +196,7 @@ def _model(facts: Facts) -> Html:
         row("sha256", element("code", facts.sha256)),
         row("size", size),
         row("opset", ", ".join(f"{shortened(domain)} {number}" for domain, number in facts.opsets.items())),
-        row("made by", shortened(facts.producer) or "not stated"),
+        row("producer", shortened(facts.producer) or "not stated"),
         row("inputs", join(_value(value) for value in facts.inputs)),
         row("outputs", join(_value(value) for value in facts.outputs)),
     ]

@@ -1,4 +1,4 @@
-"""A page within a notebook's cell."""
+"""A page in a notebook cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `normfold study`: each claim with its picture, its table and its verdict, complete in one file."""
+"""The page of `normfold study`: each claim with its plot, table and verdict, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -116,5 +116,5 @@ def _cell(cell: Cell) -> str:
 
 
 def _footer() -> Html:
-    made = join([f"Normfold {version('normfold')}. The same for programs: study.json and a CSV of each table, beside."])
+    made = join([f"Normfold {version('normfold')}. As data: study.json and a CSV of each table, in the same folder."])
     return element("footer", made)

@@ -44,7 +44,7 @@ def monitor_sentence(monitor: Monitor | None, rows: str = "calibration rows") ->
     if monitor.calibration_rows:
         return f"Inputs are monitored for drift at {layers}; thresholds come from {monitor.calibration_rows} {rows}."
     return (
-        f"Inputs are monitored for drift at {layers}, but without thresholds, which take at least {MIN_ROWS} {rows}: "
+        f"Inputs are monitored for drift at {layers}, but without thresholds, which need at least {MIN_ROWS} {rows}: "
         "scores are shown, `drifted` stays null, and the alert cannot fire."
     )
 
@@ -100,7 +100,7 @@ def fold_table(report: FoldReport) -> Table:
 def _absorbers(entry: BatchNormOutcome) -> str:
     """Return the nodes that absorbed a BatchNormalization, and the number of nodes between; `--json` names them."""
     between = sum(step not in entry.into for step in entry.path)
-    by_way = f", by way of {between} node{'s' * (between > 1)}" if between else ""
+    by_way = f", through {between} node{'s' * (between > 1)}" if between else ""
     return ", ".join(entry.into) + by_way
 
 

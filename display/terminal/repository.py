@@ -72,7 +72,7 @@ def leftover_sentence(leftover: Leftover) -> str:
 
     if not is_abandoned(leftover):
         return "It is being written, or was until less than an hour ago."
-    what = "An export that was cut off" if leftover.is_reserved else "A deletion that was cut off"
+    what = "An interrupted export" if leftover.is_reserved else "An interrupted deletion"
     return f"{what} left it behind; normfold repository prune removes it."
 
 

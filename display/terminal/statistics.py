@@ -32,5 +32,5 @@ def accuracy_sentence(moved: RunningStatistics) -> str:
         f"{split} accuracy {before:.4f} before, {moved.accuracy_after[split]:.4f} after"
         for split, before in moved.accuracy_before.items()
     ]
-    done = "Recalibrated" if moved.taken else "Recalibrated, and not kept,"
+    done = "Recalibrated" if moved.taken else "Recalibrated, but not applied,"
     return f"{done} over {moved.samples} training rows: {'; '.join(parts)}."

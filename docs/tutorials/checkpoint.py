@@ -1,4 +1,4 @@
-"""The code of the tutorial "Serve a checkpoint that you already have" (checkpoint.md), in the order of the page."""
+"""The code of the tutorial "Serve an existing checkpoint" (checkpoint.md), in the order of the page."""
 
 # --- network
 from pathlib import Path

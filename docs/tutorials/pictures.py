@@ -1,4 +1,4 @@
-"""The code of the tutorial "Classify pictures" (pictures.md), in the order of the page."""
+"""The code of the tutorial "Classify images" (pictures.md), in the order of the page."""
 
 # --- train
 import normfold
@@ -42,8 +42,8 @@ while not client.ready():
 print(url)
 
 # --- classify
-picture = (digits.images[0] * 255 / 16).astype("uint8")
-for candidate in client.classify("digits", picture, top=3):
+image = (digits.images[0] * 255 / 16).astype("uint8")
+for candidate in client.classify("digits", image, top=3):
     print(f"{candidate.label}  {candidate.probability:.2f}")
 
 # --- compare

@@ -1,4 +1,4 @@
-"""The code of the tutorial "Predict from a table" (table.md), in the order of the page."""
+"""The code of the tutorial "Predict from tabular data" (table.md), in the order of the page."""
 
 # --- data
 from pathlib import Path

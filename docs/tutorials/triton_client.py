@@ -1,4 +1,4 @@
-"""The code of the tutorial "Point a Triton client at Normfold" (triton_client.md), in the order of the page."""
+"""The code of the tutorial "Connect a Triton client to Normfold" (triton_client.md), in the order of the page."""
 
 # --- repository
 import normfold

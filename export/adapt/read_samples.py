@@ -1,4 +1,4 @@
-"""Read unlabelled samples to recalibrate statistics from: a folder of pictures, a table, or arrays.
+"""Read unlabelled samples to recalibrate statistics from: a folder of images, a table, or arrays.
 
     FOLDER   PNG and JPEG files, in the order of their names, decoded and standardised as the bundle's card says
     .csv     rows with a header; columns that the card does not name, such as labels, are ignored
@@ -55,7 +55,7 @@ def read_samples(path: Path, expected: SampleFormat, as_tensors: bool | None = N
         return _table(path, expected)
     if path.suffix.lower() == ".npz":
         return _archive(path, expected, as_tensors)
-    raise SampleError(f"{str(path)!r} is not a folder of pictures, nor an .npz or .csv file.")
+    raise SampleError(f"{str(path)!r} is not a folder of images, nor an .npz or .csv file.")
 
 
 def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleFormat) -> Samples:
@@ -86,7 +86,7 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleForma
 def _pictures(folder: Path, expected: SampleFormat) -> Samples:
     preprocessing = expected.preprocessing
     if not isinstance(preprocessing, ImagePreprocessing):
-        raise SampleError(f"{str(folder)!r} is a folder, but the bundle's card does not say how to read pictures.")
+        raise SampleError(f"{str(folder)!r} is a folder, but the bundle's card does not describe how to read images.")
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
     except OSError as error:

@@ -40,46 +40,46 @@ class ReasonCode(StrEnum):
     )
     FURTHER_OUTPUTS = (
         "further-outputs",
-        "The mean or variance that the node gives out is read. Export for inference, with one output.",
+        "Another node reads the mean or variance that the node returns. Export for inference, with one output.",
     )
     SUBGRAPH = (
         "subgraph",
-        "The node stands in the body of an If, Loop or Scan, or a value on the way is read in one or comes from "
+        "The node is in the body of an If, Loop or Scan, or a value on the path is read in such a body or comes from "
         "outside of it. Export without the control flow, if the network allows it.",
     )
     UNREAD = (
         "unread",
-        "Nothing reads the node's output, so the node was removed. Nothing needs to be done.",
+        "Nothing reads the node's output, so the node was removed. No action is needed.",
     )
 
     # The place in the graph
     GRAPH_INPUT = (
         "graph-input",
-        "The node reads an input of the graph or an initializer: no operator before it can absorb the affine. Where "
-        "the input is standardised by the caller, nothing is lost.",
+        "The node reads an input of the graph or an initializer: no operator before it can absorb the affine. If the "
+        "caller standardises the input, nothing is lost.",
     )
     GRAPH_OUTPUT = (
         "graph-output",
-        "A value that would change is an output of the graph, which must stay as it is. Drop the output, if no caller "
+        "A value that would change is an output of the graph, which must not change. Remove the output if no caller "
         "reads it.",
     )
     OTHER_READERS = (
         "other-readers",
-        "A value that would change is also read by another node, as in DenseNet's concatenations. The network's form "
-        "decides it.",
+        "A value that would change is also read by another node, as in DenseNet's concatenations. This follows from "
+        "the network's architecture.",
     )
     CONFLICT = (
         "conflict",
-        "Two paths need two different affines on the same value. The network's form decides it.",
+        "Two paths need two different affines on the same value. This follows from the network's architecture.",
     )
     COST = (
         "cost",
-        "The readers could absorb the affine, but their constants would grow by more bytes than the node moves. Fixed "
-        "spatial sizes that are smaller may change it.",
+        "The readers could absorb the affine, but their constants would grow by more bytes than the node moves. "
+        "Smaller fixed spatial sizes may change this.",
     )
     OVERFLOW = (
         "overflow",
-        "A constant of the folded network would exceed what float16 holds, 65504. Fold the network in float32, then "
+        "A constant of the folded network would exceed the range of float16, 65504. Fold the network in float32, then "
         "convert it.",
     )
 
@@ -91,37 +91,40 @@ class ReasonCode(StrEnum):
     )
     NON_LINEAR = (
         "non-linear",
-        "The operator is not linear in what it reads: an activation that an offset would move, a normalisation by "
-        "statistics of its input, a Cast to or from integers. The network's form decides it.",
+        "The operator is not linear in its input: an activation that an offset would change, a normalisation by "
+        "statistics of its input, a Cast to or from integers. This follows from the network's architecture.",
     )
     GAIN_SIGN = (
         "gain-sign",
-        "A maximum or a rectifier lets only positive gains pass, and a gain is negative or zero. Training decides it.",
+        "Only positive gains pass a maximum or a rectifier, and a gain is negative or zero. This depends on the "
+        "trained parameters.",
     )
     TRAINING_MODE = (
         "training-mode",
-        "A Dropout on the way may drop values: its training_mode is true or computed. Export in evaluation mode.",
+        "A Dropout on the path may drop values: its training_mode is true or computed. Export in evaluation mode.",
     )
     RECIPROCAL = (
         "reciprocal",
-        "The operator divides by the value. The network's form decides it.",
+        "The operator divides by the value. This follows from the network's architecture.",
     )
     PRODUCT = (
         "product",
-        "The operator multiplies two activations, and no one factor can take the gain. The network's form decides it.",
+        "The operator multiplies two activations, and neither factor can absorb the gain. This follows from the "
+        "network's architecture.",
     )
     PRODUCT_OFFSET = (
         "product-offset",
-        "The operator multiplies two activations: a gain passes, an offset does not. The network's form decides it.",
+        "The operator multiplies two activations: a gain passes, an offset does not. This follows from the network's "
+        "architecture.",
     )
     NO_BIAS = (
         "no-bias",
-        "A MatMul has no bias for the offset and cannot become a Gemm, or multiplies two activations. Export the layer "
-        "as Linear on a matrix, or with a bias.",
+        "A MatMul has no bias for the offset and cannot become a Gemm, or multiplies two activations. Export the "
+        "layer as Linear on a matrix, or with a bias.",
     )
     UNEQUAL_GAINS = (
         "unequal-gains",
-        "The branches of a sum would arrive with different gains. The network's form decides it.",
+        "The branches of a sum would arrive with different gains. This follows from the network's architecture.",
     )
     TWO_BRANCHES = (
         "two-branches",
@@ -130,46 +133,50 @@ class ReasonCode(StrEnum):
     )
     REPEATED = (
         "repeated",
-        "A Gather takes an element twice, each copy with another affine. The network's form decides it.",
+        "A Gather reads an element twice, and the two copies have different affines. This follows from the network's "
+        "architecture.",
     )
     BLOCK_NOT_UNIFORM = (
         "block-not-uniform",
-        "DepthToSpace or SpaceToDepth lays channels side by side whose affines differ. Training decides it.",
+        "DepthToSpace or SpaceToDepth combines channels with different affines. This depends on the trained "
+        "parameters.",
     )
     ZERO_GAIN = (
         "zero-gain",
-        "The fold would divide by a gain or factor of zero. Training decides it: the channel is dead.",
+        "The fold would divide by a gain or factor of zero. This depends on the trained parameters: the channel is "
+        "dead.",
     )
 
     # Borders
     ZERO_PADDING = (
         "zero-padding",
-        "A convolution or pool pads with zeros, where the offset would be missing, and no constant after it can absorb "
-        "the difference. Where sizes are not fixed, fixing them may help.",
+        "A convolution or pool pads with zeros, where the offset would be missing, and no constant after it can "
+        "absorb the difference. If sizes are not fixed, fixing them may help.",
     )
     UNEVEN_TAPS = (
         "uneven-taps",
-        "The output positions of a ConvTranspose see different taps, so the offset would not be the same everywhere. "
-        "The network's form decides it.",
+        "The output positions of a ConvTranspose use different kernel taps, so the offset would not be the same "
+        "everywhere. This follows from the network's architecture.",
     )
     PADDING_NOT_UNIFORM = (
         "padding-not-uniform",
-        "A Pad fills all channels with one constant, and each would need its own. The network's form decides it.",
+        "A Pad fills all channels with one constant, but each channel would need a different one. This follows from "
+        "the network's architecture.",
     )
     PADDED_AXIS = (
         "padded-axis",
-        "The affine varies along an axis that a Pad enlarges. The network's form decides it.",
+        "The affine varies along an axis that a Pad enlarges. This follows from the network's architecture.",
     )
     EXTRAPOLATION = (
         "extrapolation",
-        "A Resize by tf_crop_and_resize fills what lies outside with a constant. Use another coordinate mode.",
+        "A Resize by tf_crop_and_resize fills the area outside the input with a constant. Use another coordinate mode.",
     )
 
     # Shapes
     NOT_PER_CHANNEL = (
         "not-per-channel",
-        "The affine is not one gain and offset for each channel of the operator that would absorb it. The network's "
-        "form decides it.",
+        "The affine is not one gain and offset for each channel of the operator that would absorb it. This follows "
+        "from the network's architecture.",
     )
     MIXED_AXES = (
         "mixed-axes",
@@ -185,19 +192,19 @@ class ReasonCode(StrEnum):
     )
     EXPANDED = (
         "expanded",
-        "The affine varies along an axis that an Expand enlarges. The network's form decides it.",
+        "The affine varies along an axis that an Expand enlarges. This follows from the network's architecture.",
     )
     REDUCED_AXIS = (
         "reduced-axis",
-        "The affine varies along an axis that is reduced to one value. The network's form decides it.",
+        "The affine varies along an axis that is reduced to one value. This follows from the network's architecture.",
     )
     RESIZED_AXIS = (
         "resized-axis",
-        "The affine varies along an axis that a Resize scales. The network's form decides it.",
+        "The affine varies along an axis that a Resize scales. This follows from the network's architecture.",
     )
     WEIGHT_RANK = (
         "weight-rank",
-        "The constant factor of a MatMul is not a matrix. The network's form decides it.",
+        "The constant factor of a MatMul is not a matrix. This follows from the network's architecture.",
     )
     INVALID_GROUP = (
         "invalid-group",
@@ -212,11 +219,12 @@ class ReasonCode(StrEnum):
     )
     INDICES = (
         "indices",
-        "The value is read as indices, sizes or pads, or the operator gives indices. The network's form decides it.",
+        "The value is read as indices, sizes or pads, or the operator returns indices. This follows from the "
+        "network's architecture.",
     )
     COMPUTED_INDICES = (
         "computed-indices",
-        "A Slice or Gather takes elements by computed indices. Export with constant indices.",
+        "A Slice or Gather selects elements by computed indices. Export with constant indices.",
     )
     COMPUTED_AXES = (
         "computed-axes",

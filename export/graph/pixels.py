@@ -64,7 +64,7 @@ def from_pixels(preprocessing: Preprocessing | None) -> FromPixels:
     """
     if preprocessing is not None and not isinstance(preprocessing, ImagePreprocessing):
         kind = {"row": "rows of a table", "sequence": "sequences"}[preprocessing.kind]
-        raise PixelError(f"The card's preprocessing is of {kind}; only pictures are made of pixels.")
+        raise PixelError(f"The card's preprocessing is of {kind}; only images are made of pixels.")
     return FromPixels(preprocessing)
 
 

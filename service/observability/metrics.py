@@ -149,7 +149,7 @@ def _drift_families(snapshot: ServiceSnapshot) -> Iterable[Metric]:
     not_finite = CounterMetricFamily(
         "normfold_drift_rows_not_finite", "Sampled rows whose statistics are NaN or infinite.", labels=_LABELS
     )
-    fill = GaugeMetricFamily("normfold_drift_window_fill_ratio", "Part of a window that is filled.", labels=_LABELS)
+    fill = GaugeMetricFamily("normfold_drift_window_fill_ratio", "Filled fraction of the window.", labels=_LABELS)
     detected = GaugeMetricFamily(
         "normfold_drift_detected", "1 where a layer's score is above its threshold.", labels=_LABELS
     )

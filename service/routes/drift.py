@@ -51,9 +51,9 @@ def drift_routes(repository: Repository, thread_pool: ThreadPool) -> APIRouter:
     async def model_drift(request: Request) -> JSONResponse:
         """Drift of a version's recent inputs from those of its training, layer by layer.
 
-        A score is the Kullback-Leibler divergence from a layer's frozen statistics, in nats, the mean over its
+        A score is the Kullback-Leibler divergence from a layer's frozen statistics, in nats, averaged over its
         channels. `mean` and `std` of a channel are 0 and 1 for inputs like those of training. `drifted` is null until
-        the window is nearly full, and for a bundle without thresholds, which was exported without held-out data.
+        the window is nearly full, and for a bundle without thresholds, which was exported without validation data.
         """
         model = find_model(request, repository)
         record: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version)}

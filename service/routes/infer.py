@@ -32,9 +32,9 @@ def infer_routes() -> APIRouter:
     async def infer(request: Request) -> Response:
         """Run a model on tensors, without preprocessing.
 
-        `data` is flat, or nested as `shape` says; a number must fit its datatype. Without `outputs` all outputs are
-        returned. Tensors may also follow the JSON as bytes: `Inference-Header-Content-Length` is then the length of
-        the JSON, and each such input has its size in `parameters.binary_data_size`.
+        `data` is flat, or nested as `shape` specifies; a number must fit its datatype. Without `outputs` all outputs
+        are returned. Tensors may also follow the JSON as bytes. `Inference-Header-Content-Length` is then the length of
+        the JSON, and `parameters.binary_data_size` of each such input is its size.
         """
         raise AssertionError(f"{request.url.path} is served before the framework")
 

@@ -52,13 +52,13 @@ def repository_routes(repository: Repository, coordinator: Coordinator) -> APIRo
 
     @router.post("/models/{model}/load", response_class=Response, responses=responses, openapi_extra=extra)
     async def load(request: Request) -> Response:
-        """Load a model, and respond when it is ready; with model_control=explicit only."""
+        """Load a model, and respond when it is ready. Needs model_control=explicit."""
         await coordinator.load_model(request.path_params["model"])
         return Response()
 
     @router.post("/models/{model}/unload", response_class=Response, responses=responses, openapi_extra=extra)
     async def unload(request: Request) -> Response:
-        """Unload a model: requests in flight are served, new ones are not; with model_control=explicit only."""
+        """Unload a model: requests in flight are served, new ones are not. Needs model_control=explicit."""
         await coordinator.unload_model(request.path_params["model"])
         return Response()
 

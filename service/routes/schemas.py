@@ -56,7 +56,7 @@ _INFER: dict[str, Schema] = {
             "name": _TEXT,
             "datatype": ref("Datatype"),
             "shape": _list({"type": "integer", "minimum": 0}),
-            "data": _list({}, description="Flat, or nested as `shape` says; left out if `binary_data_size` is given."),
+            "data": _list({}, description="Flat, or nested like `shape`; absent if `binary_data_size` is given."),
             "parameters": _request_object(
                 {
                     "binary_data_size": {
@@ -93,7 +93,7 @@ _INFER: dict[str, Schema] = {
             "outputs": {
                 "type": ["array", "null"],
                 "items": ref("RequestedOutput"),
-                "description": "Left out or empty: all outputs.",
+                "description": "Absent or empty: all outputs.",
             },
             "parameters": _request_object(
                 {
@@ -110,7 +110,7 @@ _INFER: dict[str, Schema] = {
                         "type": "integer",
                         "minimum": 0,
                         "maximum": 2,
-                        "description": "1 is run before all others.",
+                        "description": "1 runs before all others.",
                     },
                 }
             ),
@@ -252,16 +252,16 @@ _COUNTED: dict[str, Schema] = {
         {
             "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},
             "score": {**_REAL, "description": "Divergence from its statistics, in nats."},
-            "threshold": {"type": ["number", "null"], "description": "Of normal scores, one in a thousand is above."},
+            "threshold": {"type": ["number", "null"], "description": "Exceeded by one in a thousand normal scores."},
             "drifted": _MAYBE,
             "worst_channels": _list(ref("ChannelDrift")),
         }
     ),
     "Sampling": _response_object(
         {
-            "share": {**_REAL, "description": "Of one processor's time, the most that monitoring takes."},
-            "busy_share": {**_REAL, "description": "Likewise, while the process is busy."},
-            "row_ms": {**_REAL, "description": "Processor time that a row takes."},
+            "share": {**_REAL, "description": "Maximum share of one processor's time for monitoring."},
+            "busy_share": {**_REAL, "description": "The share while the process is busy."},
+            "row_ms": {**_REAL, "description": "Milliseconds of processor time per row."},
             "max_rows_per_hour": {"type": ["integer", "null"]},
             "max_windows_per_hour": {"type": ["number", "null"]},
         }
@@ -278,7 +278,7 @@ _COUNTED: dict[str, Schema] = {
                 "description": "Sampled rows whose statistics are not finite; not in rows.",
             },
             "window_rows": {**_COUNT, "description": "Rows of the window that a score is computed over."},
-            "window_fill": {**_REAL, "description": "Part of a window that is filled, 0 to 1."},
+            "window_fill": {**_REAL, "description": "Filled fraction of the window, 0 to 1."},
             "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds were computed from."},
             "layers": _list(ref("LayerDrift")),
             "sampling": ref("Sampling"),

@@ -31,7 +31,7 @@ def test_keys_of_a_changed_secret_are_taken(tmp_path: Path) -> None:
     _publish(keys, mount, 1)
     store = KeyStore(mount / keys.name)
     _, late = create_key(keys, "late", ("infer",))
-    assert store.find(late.encode()) == (None, False)
+    assert store.authenticate(late.encode()) == (None, False)
     _publish(keys, mount, 2)
     store.reload_if_changed()
-    assert store.find(late.encode())[1]
+    assert store.authenticate(late.encode())[1]

@@ -21,7 +21,7 @@ from scripts.release_check import PACKAGES, ReleaseError, build, check_files, ch
 from tests.support.bundles import BundleWriter
 from tests.support.command import environment_without_settings
 from tests.support.onnx_models import small_convnet
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, modules
 
 pytestmark = pytest.mark.slow
 
@@ -193,3 +193,15 @@ def test_bundle_is_served(installed: Installed, tmp_path: Path, workers: str) ->
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def test_docker_build_gets_every_module_of_the_wheel() -> None:
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = [Path(rule[1:]) for rule in rules if rule.startswith("!")]
+    left_out = [
+        path
+        for path in modules()
+        if path.parts[0] in (*PACKAGES, "normfold")
+        and not any(path.match(rule.as_posix()) or rule in path.parents for rule in allowed)
+    ]
+    assert not left_out

@@ -93,8 +93,8 @@ def _window(node: ir.Node, rank: int) -> dict[str, Any]:
     return {
         "strides": tuple(node.attributes.get_ints("strides", (1,) * rank)),
         "dilations": tuple(node.attributes.get_ints("dilations", (1,) * rank)),
-        "begins": tuple(pads[:rank]),
-        "ends": tuple(pads[rank:]),
+        "pads_begin": tuple(pads[:rank]),
+        "pads_end": tuple(pads[rank:]),
     }
 
 

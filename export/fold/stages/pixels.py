@@ -17,7 +17,7 @@ from normfold.export.graph.shapes import Sizes, sizes_of
 def take_pixels(state: FoldState) -> bool:
     """Make the model's one input 8-bit pixels, if the options ask for it.
 
-    The input is that of standardised pictures, float, channels on axis 1; or of pixels as floats, where the model
+    The input is that of standardised images, float, channels on axis 1; or of pixels as floats, where the model
     begins with arithmetic on constants that standardises them.
 
     Requires: shapes and constants known.
@@ -41,7 +41,7 @@ def _take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> P
     if value.dtype == ir.DataType.UINT8:
         raise PixelError(f"The input {value.name!r} takes 8-bit pixels already.")
     if value.dtype not in FLOATS or sizes is None or len(sizes) < 3:
-        raise PixelError(f"The input {value.name!r} is not a picture of floats, so it cannot take pixels instead.")
+        raise PixelError(f"The input {value.name!r} is not a float image, so it cannot take pixels instead.")
     if value.is_graph_output() or not value.uses():
         raise PixelError(f"The input {value.name!r} is read by nothing, or is an output too: its type must stay.")
     if preprocessing is not None:
@@ -58,9 +58,9 @@ def _take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> P
 
 
 def _check_layout(value: ir.Value, sizes: Sizes, channels: int) -> None:
-    """Check that an input is (rows, channels, height, width), as the card's pictures are."""
+    """Check that an input is (rows, channels, height, width), as the card's images are."""
     given = f"the input {value.name!r} is {list(sizes)}"
-    named = f"The card's pictures have {channels} channels, on axis 1 of four; {given}"
+    named = f"The card's images have {channels} channels, on axis 1 of four; {given}"
     if len(sizes) != 4 or (isinstance(sizes[1], int) and sizes[1] != channels):
         raise PixelError(f"{named}.")
     if not isinstance(sizes[1], int) and sizes[3] == channels:

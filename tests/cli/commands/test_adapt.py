@@ -209,7 +209,7 @@ def test_too_few_samples_for_thresholds_are_reported(
     normfold: RunCommand, repository: Path, tmp_path: Path, count: int, has_thresholds: bool
 ) -> None:
     """Enough to adapt, too few for thresholds of drift; the version that is adapted may well have some."""
-    says = "without thresholds, which take at least 100 samples: scores are shown, `drifted` stays null, and the alert"
+    says = "without thresholds, which need at least 100 samples: scores are shown, `drifted` stays null, and the alert"
     np.savez(tmp_path / "samples.npz", x=shifted(count))
     assert repository.exists()
 

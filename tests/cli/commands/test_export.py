@@ -157,7 +157,7 @@ def test_export_says_whether_the_calibration_rows_give_thresholds(
     assert code == 0
     assert ("The calibration inputs give no threshold: at least 100 rows are needed" in err) is (count == 99)
     says = (
-        "thresholds come from 100 calibration rows." if count == 100 else "without thresholds, which take at least 100"
+        "thresholds come from 100 calibration rows." if count == 100 else "without thresholds, which need at least 100"
     )
     assert says in " ".join(out.split())
     assert says in monitor["sentence"]

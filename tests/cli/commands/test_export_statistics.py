@@ -107,7 +107,7 @@ def test_statistics_that_lower_accuracy_are_discarded_with_a_warning(
     code, out, err = normfold("export", "run")
     assert code == 0
     assert err.startswith("warning: The running statistics are those of training: recalibration lowers validation")
-    assert "Recalibrated, and not kept, over 84 training rows" in " ".join(out.split())
+    assert "Recalibrated, but not applied, over 84 training rows" in " ".join(out.split())
     record = json.loads(normfold("export", "run", "--json")[1])
     assert record["running_statistics"]["taken"] is False
     assert record["kept_statistics"] == "recalibration lowers validation accuracy"

@@ -245,7 +245,7 @@ def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> 
     kept = lines.index("1 kept: still in the graph")
     assert lines[kept + 1] == "1 gain-sign/operator"
     assert kept < lines.index("BatchNormalization outcome into, or why not")
-    assert "bn5 folded forward gemm, by way of 1 node" in lines
+    assert "bn5 folded forward gemm, through 1 node" in lines
 
 
 def test_json_output_is_the_report_with_or_without_a_page(normfold: RunCommand, net: Path) -> None:

@@ -20,7 +20,7 @@ def _no_file_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opens(sent: str) -> bool:
-    return KeyStore(Path("keys.json")).find(sent.encode())[1]
+    return KeyStore(Path("keys.json")).authenticate(sent.encode())[1]
 
 
 def create(normfold: RunCommand, name: str, *options: str) -> tuple[str, str]:

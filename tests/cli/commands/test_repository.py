@@ -137,8 +137,8 @@ def test_list_says_what_is_wrong_and_shows_the_rest(normfold: RunCommand, digits
         "digits/5: The manifest is about 'digits/1', but lies in 'digits/5'.",
         "digits/6: It is a symbolic link that leaves the repository.",
         "digits/7.partial: It is being written, or was until less than an hour ago.",
-        "digits/8.partial: An export that was cut off left it behind; normfold repository prune removes it.",
-        "digits/9.deleted: A deletion that was cut off left it behind; normfold repository prune removes it.",
+        "digits/8.partial: An interrupted export left it behind; normfold repository prune removes it.",
+        "digits/9.deleted: An interrupted deletion left it behind; normfold repository prune removes it.",
         "outside: The folder 'model_repository/outside' is a symbolic link that leaves the repository, "
         "and is left alone.",
     ]

@@ -161,7 +161,7 @@ def test_verify_needs_the_card_where_a_model_takes_pixels(tmp_path: Path) -> Non
         ({"x": ["n", 6, 6, 3]}, COLOUR_CARD, "3 channels, on axis 1 of four"),
         ({"x": ["n", "h", "w", 3]}, COLOUR_CARD, "with the channels last"),
         ({"x": ["n", 3, 6, 6, 6]}, COLOUR_CARD, "3 channels, on axis 1 of four"),
-        ({"x": ["n", 3]}, COLOUR_CARD, "'x' is not a picture of floats"),
+        ({"x": ["n", 3]}, COLOUR_CARD, "'x' is not a float image"),
         ({"x": ["n", 3, 6, 6], "z": ["n", 3, 6, 6]}, COLOUR_CARD, "one input; this one has ['x', 'z']"),
     ],
 )
@@ -176,9 +176,9 @@ def test_model_that_cannot_take_pixels_is_named_with_the_reason(shapes: Any, pre
 
 
 def test_rows_and_sequences_are_no_pixels() -> None:
-    with pytest.raises(PixelError, match="of rows of a table; only pictures"):
+    with pytest.raises(PixelError, match="of rows of a table; only images"):
         from_pixels(RowPreprocessing(columns=("a",), mean=(0.0,), std=(1.0,)))
-    with pytest.raises(PixelError, match="of sequences; only pictures"):
+    with pytest.raises(PixelError, match="of sequences; only images"):
         from_pixels(SequencePreprocessing(channels=("a",), length=3, mean=(0.0,), std=(1.0,)))
 
 

@@ -168,7 +168,7 @@ def test_wall_clock_is_read_in_listed_modules_only() -> None:
         "telemetry.py",
         "logs.py",
         "otel.py",
-        "keys.py",
+        "key_file.py",
         "key_store.py",
         "key_admin.py",
         "sample_buffer.py",

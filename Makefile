@@ -123,7 +123,7 @@ bench-export: $(INSTALLED)  ## Time and memory of folding ResNet-50, compared wi
 bench-fold: $(BENCH_INSTALLED)  ## Ten published graphs: the fold, compared with the exporter's optimiser, onnxslim and onnxsim.
 	$(BIN)/python -m benchmarks.fold.families $(BENCH_OPTIONS)
 
-bench-fold-zoo: $(ZOO_INSTALLED)  ## Networks of other packages: what is left, beside ONNX Runtime, onnxsim and onnxslim (hours).
+bench-fold-zoo: $(ZOO_INSTALLED)  ## Networks of other packages: what the fold leaves, compared with other tools (hours).
 	$(ZOO)/bin/python -m benchmarks.fold.zoo $(BENCH_OPTIONS)
 
 bench-fold-exactness: $(INSTALLED)  ## Distance to float64 of folded and unfolded networks.

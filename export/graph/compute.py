@@ -1,8 +1,9 @@
 """Constant expressions, replaced by initializers: weight norm, standardised weights, the arithmetic of shapes.
 
 A large float weight is not computed here: it becomes a derived constant, whose function runs the expression again when
-the file is written, as for every weight that a fold makes. A file grows by no more than 1 MiB for each value that is
-replaced: an expression whose result takes more bytes than the constants that nothing else reads stays as it is.
+the file is written, as for every weight that a fold makes. A file grows by no more than 1 MiB (16 for the weight of a
+layer) for each value that is replaced: an expression whose result takes more bytes than that, and more than the
+constants that nothing else reads, stays as it is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MAX_SOURCE_BYTES = 256 * 1024**2
 """Bytes of constants that one expression may read: a few times as much is in memory while it is evaluated."""
 MAX_ADDED_BYTES = 1024**2
 """Bytes that a result may take where no constants become unnecessary by it."""
+MAX_ADDED_WEIGHT_BYTES = 16 * 1024**2
+"""The same for the weight of a layer, which a fold then changes; the largest of ResNet-50 takes 9 MiB."""
 MAX_HELD_BYTES = 1024**2
 """Bytes, in float64, of a result that is held in memory until the file is written; larger ones are computed again."""
 _MIN_DERIVED_BYTES = 1_000
@@ -37,6 +40,10 @@ _NOT_COMPUTED = frozenset(
     }
 )
 """Operators that differ from run to run, or whose nodes say to runtimes that a weight is quantised."""
+
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators whose second input is a weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +155,7 @@ def _evaluate(values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], opset: i
     tensors = []
     for value in values:
         expression = _expression(value, nodes, opset)
-        allowed = max(MAX_ADDED_BYTES, _bytes_of(expression.freed))
+        allowed = max(MAX_ADDED_WEIGHT_BYTES if _is_weight(value) else MAX_ADDED_BYTES, _bytes_of(expression.freed))
         if _bytes_of(expression.sources) > MAX_SOURCE_BYTES or _stated_bytes(value) > allowed:
             return None
         try:
@@ -159,6 +166,10 @@ def _evaluate(values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], opset: i
             return None
         tensors.append(tensor)
     return tensors
+
+
+def _is_weight(value: ir.Value) -> bool:
+    return any(use.node.op_type in _LAYERS and use.idx == 1 for use in value.uses())
 
 
 def _expression(value: ir.Value, nodes: Mapping[ir.Node, int], opset: int) -> _Expression:

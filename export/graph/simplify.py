@@ -17,9 +17,12 @@ from onnxscript.optimizer import fold_constants_ir
 from normfold.export.graph.compute import compute_constant_expressions
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.inference import infer_shapes
+from normfold.export.graph.nodes import opset_of
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 """Some operators that differ from run to run; RandomNormal and its like are known to the pass itself."""
+
+_OF_SEQUENCES = frozenset({"ConcatFromSequence", "SequenceConstruct", "SplitToSequence"})
 
 _MAX_ROUNDS = 100
 """Rounds of constants and shapes, each of which needs the one before; networks in use need fewer than ten."""
@@ -81,8 +84,8 @@ def _lift_constants(model: ir.Model) -> bool:
 
 def _simplify_by_shapes(model: ir.Model) -> bool:
     """Replace what follows from the shapes of values; nothing is evaluated."""
-    if any(_gives_a_mask(node) for node in model.graph.all_nodes()):
-        return False  # it would write the mask out as several nodes
+    if any(_is_rewritten_wrongly(node) for node in model.graph.all_nodes()):
+        return False
     try:
         result = fold_constants_ir(model, should_fold=lambda _: False)
     except RuntimeError:  # what it cannot simplify stays: it replaces one node after the other
@@ -90,7 +93,14 @@ def _simplify_by_shapes(model: ir.Model) -> bool:
     return bool(result.modified)
 
 
-def _gives_a_mask(node: ir.Node) -> bool:
-    return node.op_type == "Dropout" and any(
-        bool(value.uses()) or value.is_graph_output() for value in node.outputs[1:]
-    )
+def _is_rewritten_wrongly(node: ir.Node) -> bool:
+    """Return whether onnxscript's folder would write something else than a node computes, or more nodes.
+
+    The mask of a Dropout becomes several nodes; a Cast in the place of a CastLike saturates as Cast does by default;
+    operators of sequences become Split and Unsqueeze as they are from opset 13 on.
+    """
+    if node.op_type == "Dropout":
+        return any(bool(value.uses()) or value.is_graph_output() for value in node.outputs[1:])
+    if node.op_type == "CastLike":
+        return not {"saturate", "round_mode"}.isdisjoint(node.attributes)
+    return node.op_type in _OF_SEQUENCES and opset_of(node) < 13

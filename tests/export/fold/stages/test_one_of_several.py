@@ -129,7 +129,7 @@ def test_value_that_something_else_reads_keeps(reader: str) -> None:
         source.graph.node.append(helper.make_node("Tanh", ["c"], ["z"]))
         source.graph.output.append(onnx.ValueInfoProto(name="z"))
     else:
-        branches = {
+        branches: dict[str, Any] = {
             f"{name}_branch": helper.make_graph(
                 [helper.make_node(op_type, ["c"], [name])],
                 name,

@@ -36,7 +36,7 @@ class Stored:
     def node(self) -> NodeProto:
         """Return the DequantizeLinear: q, s, z -> w."""
         names = ["q", "s"] if self.zero_point is None else ["q", "s", "z"]
-        attributes = {} if self.axis is None else {"axis": self.axis}
+        attributes: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         return helper.make_node("DequantizeLinear", names, ["w"], name="dequantize", **attributes)
 
 
@@ -285,7 +285,7 @@ def test_bias_behind_a_dequantizelinear_becomes_a_float(offset: bool) -> None:
 def before(kind: str, group: int, stored: Stored, uniform: bool, activations: bool) -> onnx.ModelProto:
     """Make x -> BatchNormalization -> Conv or Gemm with a stored weight -> y, inputs and outputs quantised if asked."""
     rng = np.random.default_rng(13)
-    attributes = {"group": group} if group > 1 else {}
+    attributes: dict[str, Any] = {"group": group} if group > 1 else {}
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),
         batchnorm("xd" if activations else "r", "n"),
@@ -365,15 +365,15 @@ def test_dense_layer_with_a_quantised_weight_absorbs(kind: str, axis: int | None
     nodes += [layer, helper.make_node("Flatten", ["c"], ["f"], axis=2)] if "Flatten" in kind else [layer]
     nodes += [batchnorm("f" if "Flatten" in kind else "c", "n"), helper.make_node("Relu", ["n"], ["y"])]
     constants = stored.constants(rng) | parameters(rng, OUTPUTS, negative)
-    rows = ["n", 3, INPUTS] if "Flatten" in kind else ["n", INPUTS]
-    source = model(nodes, {"x": rows}, ["y"], constants, 17, np.float32)
+    shape_of_rows: list[Any] = ["n", 3, INPUTS] if "Flatten" in kind else ["n", INPUTS]
+    source = model(nodes, {"x": shape_of_rows}, ["y"], constants, 17, np.float32)
 
     result, report = folded(source)
 
     assert report.batchnorm_after == 0
     assert "Gemm" in operators(result)
     assert "MatMul" not in operators(result)
-    inputs = {"x": rng.normal(size=[2 if size == "n" else size for size in rows]).astype(np.float32)}
+    inputs = {"x": rng.normal(size=[2 if size == "n" else size for size in shape_of_rows]).astype(np.float32)}
     assert_same(source, result, inputs)
     assert_same_optimised(source, result, inputs)
 

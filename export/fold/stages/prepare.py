@@ -92,7 +92,8 @@ def _training_warning(training: Sequence[str], total: int) -> str:
     named = ", ".join(map(repr, training[:MAX_NAMED])) + (" and others" if len(training) > MAX_NAMED else "")
     return (
         f"{len(training)} of {total} BatchNormalization nodes are in training mode and were kept: {named}. They "
-        "normalise by the batch, so the outputs for one row depend on the rows beside it; export the network in evaluation mode."
+        "normalise by the batch, so the outputs for one row depend on the rows beside it; export the network in "
+        "evaluation mode."
     )
 
 

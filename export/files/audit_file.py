@@ -15,10 +15,10 @@ from normfold.export.fold.batchnorm_parameters import BatchNorm, is_canonical, i
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.stages.spatial import corrected_spatial
 from normfold.export.graph.bodies import name_bodies
+from normfold.export.graph.constant_folding.simplify import compute_constants
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
-from normfold.export.graph.simplify import compute_constants
 from normfold.export.onnx_io.model_file import load_model
 
 NOTE = "The statistics were not compared with data: an ONNX file contains none."

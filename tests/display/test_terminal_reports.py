@@ -42,6 +42,7 @@ def blocked(blocks: int, names: str = "{}") -> onnx.ModelProto:
         nodes[-1].name = names.format(f"bn{place}", place)
         nodes.append(helper.make_node("Sigmoid", [f"n{place}"], [f"s{place}"], name=names.format(f"s{place}", place)))
         constants |= statistics(rng, 4, f"bn{place}")
+        constants[f"bn{place}.scale"] = -np.abs(constants[f"bn{place}.scale"])  # no negative gain passes a Relu
         before = f"s{place}"
     return model(nodes, {"x": ["n", 4, 5, 5]}, [before], constants)
 
@@ -53,7 +54,7 @@ def test_table_groups_equal_reasons_and_counts_them() -> None:
     text = " ".join(" ".join(lines).split())
 
     assert "12 ×" in text
-    assert "Backwards: Relu: a gain that is not positive does not pass it." in text.replace("kept ", "")
+    assert "Backwards: Relu: a negative gain does not pass it." in text.replace("kept ", "")
     assert "First: bn0" in text
     assert "bn7" not in text
     assert len(lines) < 10
@@ -78,8 +79,8 @@ def test_table_keeps_words_whole_and_shortens_names_in_their_middle(width: int, 
     assert max(map(len, lines)) <= width
     words = {word for entry in report.entries for word in re.findall(r"[\w-]+", entry.reason or "") if len(word) < 20}
     shown = " ".join(lines)
-    assert {"Backwards", "positive", "Forwards", "forwards"} <= words
-    assert all(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", shown) for word in ("Backwards", "positive", "kept"))
+    assert {"Backwards", "negative", "Forwards", "forwards"} <= words
+    assert all(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", shown) for word in ("Backwards", "negative", "kept"))
     for line in lines:
         for word in line.split():
             assert "…" not in word or "/" in word  # only names lose their middle

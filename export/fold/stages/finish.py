@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.state import FoldedNode, FoldState
-from normfold.export.graph import bodies, simplify
+from normfold.export.graph import bodies
+from normfold.export.graph.constant_folding import simplify
 from normfold.export.graph.nodes import node_label
 from normfold.export.onnx_io.model_file import check_result
 

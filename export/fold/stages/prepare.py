@@ -10,7 +10,8 @@ from normfold.export.errors import TrainingModeError
 from normfold.export.fold.batchnorm_parameters import BatchNorm, is_canonical, is_training, read_batchnorm
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.state import FoldedNode, FoldState
-from normfold.export.graph import bodies, inference, simplify
+from normfold.export.graph import bodies, inference
+from normfold.export.graph.constant_folding import simplify
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 from normfold.export.onnx_io.model_file import OPSET_IN_FILE
 

@@ -2,7 +2,7 @@
 
 torch's exporter, its optimiser off, writes a missing bias as Expand and CastLike nodes, and the same shape arithmetic
 before every Reshape. onnxscript's folder, which that optimiser is made of, finds what follows from shapes, and takes
-the branch of an If whose condition is known; what follows from constants is computed in `export.graph.compute`. Equal
+the branch of an If whose condition is known; what follows from constants is computed in `expressions`. Equal
 nodes are joined last: two layers that read one value must each be free to change it.
 """
 
@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants_ir
 
-from normfold.export.graph.compute import compute_constant_expressions
+from normfold.export.graph.constant_folding.expressions import compute_constant_expressions
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import opset_of

@@ -13,9 +13,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from normfold.export.files.audit_file import audit_onnx
 from normfold.export.fold.report import Outcome
-from normfold.export.graph import compute
+from normfold.export.graph.constant_folding import expressions
+from normfold.export.graph.constant_folding.simplify import compute_constants
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.simplify import compute_constants
 from normfold.export.onnx_io.model_file import load_model, save_model
 from tests.support.onnx_models import (
     IMAGE,
@@ -286,7 +286,7 @@ def test_large_result_of_small_constants_stays_a_node() -> None:
 
 
 def test_expressions_over_more_bytes_than_the_bound_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "MAX_SOURCE_BYTES", 100)
+    monkeypatch.setattr(expressions, "MAX_SOURCE_BYTES", 100)
     rng = np.random.default_rng(10)
     constants = {"v": rng.normal(size=(8, 3, 3, 3)), "g": rng.normal(size=(8, 1, 1, 1)), "axes": np.array([1, 2, 3])}
 

@@ -2,7 +2,7 @@
 
 A large float weight is not computed here: it becomes a derived constant, whose function runs the expression again when
 the file is written, as for every weight that a fold makes. A file grows by no more than 1 MiB (16 for the weight of a
-layer) for each value that is replaced: an expression whose result takes more bytes than that, and more than the
+layer that small constants generate) for each value that is replaced: an expression whose result takes more bytes than that, and more than the
 constants that nothing else reads, stays as it is.
 """
 
@@ -18,8 +18,8 @@ import onnx
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
+from normfold.export.graph.constant_folding.evaluate import Content, EvaluationError, content_of, evaluate
 from normfold.export.graph.constants import DerivedConstant, constant_tensor, derived_tensor
-from normfold.export.graph.evaluate import Content, EvaluationError, content_of, evaluate
 from normfold.export.graph.nodes import is_batchnorm
 
 MAX_SOURCE_BYTES = 256 * 1024**2
@@ -27,7 +27,7 @@ MAX_SOURCE_BYTES = 256 * 1024**2
 MAX_ADDED_BYTES = 1024**2
 """Bytes that a result may take where no constants become unnecessary by it."""
 MAX_ADDED_WEIGHT_BYTES = 16 * 1024**2
-"""The same for the weight of a layer, which a fold then changes; the largest of ResNet-50 takes 9 MiB."""
+"""The same for a layer's weight that is made of small constants (ConstantOfShape); ResNet-50's largest takes 9 MiB."""
 MAX_HELD_BYTES = 1024**2
 """Bytes, in float64, of a result that is held in memory until the file is written; larger ones are computed again."""
 _MIN_DERIVED_BYTES = 1_000
@@ -155,7 +155,8 @@ def _evaluate(values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], opset: i
     tensors = []
     for value in values:
         expression = _expression(value, nodes, opset)
-        allowed = max(MAX_ADDED_WEIGHT_BYTES if _is_weight(value) else MAX_ADDED_BYTES, _bytes_of(expression.freed))
+        is_generated = _is_weight(value) and _bytes_of(expression.sources) <= MAX_ADDED_BYTES
+        allowed = max(MAX_ADDED_WEIGHT_BYTES if is_generated else MAX_ADDED_BYTES, _bytes_of(expression.freed))
         if _bytes_of(expression.sources) > MAX_SOURCE_BYTES or _stated_bytes(value) > allowed:
             return None
         try:

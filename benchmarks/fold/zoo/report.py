@@ -23,6 +23,10 @@ def print_report(console: Console, records: Sequence[Record]) -> None:
     console.print(leftover_table(with_batchnorm))
     for line in summary(with_batchnorm):
         console.print(line, soft_wrap=True, markup=False)
+    for record in measured:
+        if not record.batchnorm:  # Keras on torch writes Sub, Mul and Add
+            before, after = record.nodes
+            console.print(f"{record.network}: no BatchNormalization node; {before} nodes, {after} folded", markup=False)
     for record in records:
         for line in [f"not measured: {record.failed}"] if record.failed else record.faults():
             console.print(f"{record.network}: {line}", soft_wrap=True, markup=False)

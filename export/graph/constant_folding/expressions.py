@@ -1,9 +1,9 @@
 """Constant expressions, replaced by initializers: weight norm, standardised weights, the arithmetic of shapes.
 
 A large float weight is not computed here: it becomes a derived constant, whose function runs the expression again when
-the file is written, as for every weight that a fold makes. A file grows by no more than 1 MiB (16 for the weight of a
-layer that small constants generate) for each value that is replaced: an expression whose result takes more bytes than that, and more than the
-constants that nothing else reads, stays as it is.
+the file is written, as for every weight that a fold makes. A file grows by no more than 1 MiB for each value that is
+replaced (16 for the weight of a layer that a ConstantOfShape generates): an expression whose result takes more bytes,
+and more than the constants that nothing else reads, stays as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ MAX_SOURCE_BYTES = 256 * 1024**2
 MAX_ADDED_BYTES = 1024**2
 """Bytes that a result may take where no constants become unnecessary by it."""
 MAX_ADDED_WEIGHT_BYTES = 16 * 1024**2
-"""The same for a layer's weight that is made of small constants (ConstantOfShape); ResNet-50's largest takes 9 MiB."""
+"""The same for a layer's weight that no more than MAX_GENERATOR_BYTES generate; ResNet-50's largest takes 9 MiB."""
+MAX_GENERATOR_BYTES = 1_000
+"""Bytes of constants, such as the shape and value of a ConstantOfShape."""
 MAX_HELD_BYTES = 1024**2
 """Bytes, in float64, of a result that is held in memory until the file is written; larger ones are computed again."""
 _MIN_DERIVED_BYTES = 1_000
@@ -155,7 +157,7 @@ def _evaluate(values: Iterable[ir.Value], nodes: Mapping[ir.Node, int], opset: i
     tensors = []
     for value in values:
         expression = _expression(value, nodes, opset)
-        is_generated = _is_weight(value) and _bytes_of(expression.sources) <= MAX_ADDED_BYTES
+        is_generated = _is_weight(value) and _bytes_of(expression.sources) <= MAX_GENERATOR_BYTES
         allowed = max(MAX_ADDED_WEIGHT_BYTES if is_generated else MAX_ADDED_BYTES, _bytes_of(expression.freed))
         if _bytes_of(expression.sources) > MAX_SOURCE_BYTES or _stated_bytes(value) > allowed:
             return None

@@ -32,26 +32,6 @@ LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet5
 HEAVY = ("vgg19", "zfnet512")
 """Models without BatchNormalization that take longest to run."""
 
-OPEN_FAULTS = frozenset(
-    {
-        # onnxscript's folder makes nodes of opset 13 in a model of opset 12.
-        *("test_sequence_model5", "test_sequence_model8"),
-        # onnxscript's folder makes a Cast of a CastLike, without its attribute `saturate`.
-        *(
-            f"test_castlike_no_saturate_{source}_to_FLOAT8{target}"
-            for source in ("FLOAT", "FLOAT16")
-            for target in ("E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ")
-        ),
-    }
-)
-"""Cases that do not pass yet; none other may fail."""
-
-OPEN_LIGHT = {
-    "densenet121": "its noise is measured as exactly 0, and a right fold differs by three units in the last place",
-    "resnet50": "weights over a size limit are not computed",
-}
-"""Light models that do not pass yet, and why."""
-
 Outcome = Callable[[onnx.ModelProto, Sequence[Sequence[Any]]], str]
 
 
@@ -134,14 +114,14 @@ def faults(cases: Iterator[Case], outcome: Outcome) -> dict[str, str]:
 @pytest.mark.slow
 def test_node_cases_fold_or_are_rejected_in_one_sentence(outcome: Outcome) -> None:
     found = faults(filter(is_chosen, node_cases()), outcome)
-    assert {name: fault for name, fault in found.items() if name not in OPEN_FAULTS} == {}
+    assert found == {}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS if ALL else KINDS[:1])
 def test_small_models_fold_or_are_rejected_in_one_sentence(kind: str, outcome: Outcome) -> None:
     found = faults(folder_cases(kind), outcome)
-    assert {name: fault for name, fault in found.items() if name not in OPEN_FAULTS} == {}
+    assert found == {}
 
 
 def left_by_onnxruntime(source: Path, target: Path) -> int:
@@ -160,13 +140,7 @@ def count_batchnorm(path: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN_LIGHT[name]) if name in OPEN_LIGHT else ())
-        for name in (*LIGHT, *(HEAVY if ALL else ()))
-    ],
-)
+@pytest.mark.parametrize("name", (*LIGHT, *(HEAVY if ALL else ())))
 def test_light_model_keeps_no_more_batchnorm_than_in_onnxruntime(name: str, tmp_path: Path) -> None:
     """Of published networks whose weights are made by ConstantOfShape nodes; outputs are those that onnx gives too."""
     source, target = DATA / "light" / f"light_{name}.onnx", tmp_path / "folded.onnx"

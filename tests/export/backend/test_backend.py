@@ -140,7 +140,7 @@ def count_batchnorm(path: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", (*LIGHT, *(HEAVY if ALL else ())))
+@pytest.mark.parametrize("name", [*LIGHT, *(HEAVY if ALL else ())])
 def test_light_model_keeps_no_more_batchnorm_than_in_onnxruntime(name: str, tmp_path: Path) -> None:
     """Of published networks whose weights are made by ConstantOfShape nodes; outputs are those that onnx gives too."""
     source, target = DATA / "light" / f"light_{name}.onnx", tmp_path / "folded.onnx"

@@ -27,11 +27,11 @@ from normfold.export.graph.editor import Editor
 from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of
 from normfold.export.graph.shapes import rank_of
 
-MAX_GROWTH = 8.0
+MAX_GROWTH = 4.0
 """How many times larger the rounding error of the layer's output may become, relative to half the range of a channel.
 
-In float32 that is at most 8 * 2^-24 = 4.8e-7 of half the range: less than half of what verification allows any network,
-1e-6 of the range."""
+In float32 that is at most 4 * 2^-24 = 2.4e-7 of half the range: less than a quarter of what verification allows any
+network, 1e-6 of the range: the running statistics may be wider than those of the data."""
 
 _DEVIATIONS = 3.0
 """Standard deviations around its mean within which a value lies, nearly always."""

@@ -40,9 +40,9 @@ def fold_sentence(report: FoldReport, verb: str = "folded") -> str:
 
 
 def gain_sentence(report: FoldReport) -> str | None:
-    """Return what the fold gained: nodes, and multiplications where all sizes but the batch are fixed."""
+    """Return what the fold gained, if anything: nodes, and multiplications where all sizes but the batch are fixed."""
     before, after = report.size_before, report.size_after
-    if before is None or after is None:
+    if before is None or after is None or before == after:
         return None
     sentence = f"Nodes: {before.nodes:,} before, {after.nodes:,} after."
     if before.multiplications is None or after.multiplications is None:

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto, helper
 
 from normfold.export.adapt.samples import Samples
-from normfold.export.errors import UnfoldError
+from normfold.export.errors import NotAdaptableError, UnfoldError
 from normfold.export.unfold.with_samples import unfold_with_samples
 from tests.support.onnx_models import (
     all_operators,
@@ -368,6 +368,7 @@ def test_a_random_graph_computes_what_it_did(data: st.DataObject, seed: int, len
 
 
 @pytest.mark.slow
+@settings(max_examples=settings().max_examples // 5)  # each folds four times
 @given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 10), batch=st.sampled_from(["n", 2]))
 def test_a_random_graph_unfolds_and_folds_to_what_it_was(
     data: st.DataObject, seed: int, length: int, batch: int | str
@@ -381,7 +382,7 @@ def test_a_random_graph_unfolds_and_folds_to_what_it_was(
 
     try:
         report = unfold_with_samples(working, Samples(4, lambda start, stop: {"x": x[start:stop]}))
-    except UnfoldError:
+    except (UnfoldError, NotAdaptableError):  # onnx's evaluator, which runs float64, has no Pad that crops
         return
 
     unfolded = ir.to_proto(working)

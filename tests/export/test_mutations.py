@@ -19,6 +19,8 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.plan import Step
 from tests.support.onnx_models import batchnorm, model, statistics
 
+pytestmark = pytest.mark.slow  # together: each fault folds and verifies a network
+
 
 def network() -> onnx.ModelProto:
     """Make a network in which every kind of fold happens: back, forward, through chains, composed, merged."""

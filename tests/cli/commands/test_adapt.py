@@ -422,6 +422,7 @@ def test_the_repository_shows_lineage_and_rolls_back(normfold: RunCommand, repos
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_polling_service_loads_the_adapted_version_and_the_rollback(
     normfold: RunCommand, repository: Path, samples: Path
 ) -> None:

@@ -594,6 +594,7 @@ def test_a_folder_that_cannot_be_read_ends_with_3_in_one_sentence(
     assert normfold("repository", "list")[0] == 3
 
 
+@pytest.mark.slow
 def test_a_service_that_polls_answers_with_the_version_rolled_back_to_and_no_request_fails(
     normfold: RunCommand, digits: BundleWriter
 ) -> None:

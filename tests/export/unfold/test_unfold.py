@@ -175,6 +175,7 @@ def test_output_of_the_network_keeps_its_name_behind_a_batchnorm(tmp_path: Path)
     assert_same_weights(proto, folded_again(tmp_path))
 
 
+@pytest.mark.slow
 def test_layers_behind_one_another_each_get_their_own_statistics(tmp_path: Path) -> None:
     onnx.save(conv_blocks(np.random.default_rng(0), 4), tmp_path / "net.onnx")
     fold_file(tmp_path / "net.onnx", tmp_path / "folded.onnx")

@@ -62,12 +62,13 @@ class QueuedRequest:
     All times are on the clock of perf_counter, in seconds; 0 before they are known.
 
     Attributes:
-        tensors: by input; each with `rows` rows if the model is batchable.
-        rows: None if the model's rows are not independent: the request then runs alone.
+        tensors: by input; each with `rows` rows, unless the request runs alone.
+        rows: that it takes in the queue and in batches; 1 if it runs alone.
         outputs: names of those to compute.
         deadline: for queue and run together.
         urgent: runs before every request that is not urgent.
         shapes: of a row of each input, where sizes are free; a batch holds rows of equal shapes only.
+        runs_alone: in no batch with other requests, and never split: its rows are not independent, or it has none.
         queued_at: when it was put into the queue.
         batched_at: when its first rows were put into a batch.
         run_started_at: when the run of its first batch began.
@@ -78,11 +79,12 @@ class QueuedRequest:
     """
 
     tensors: Mapping[str, Array]
-    rows: int | None
+    rows: int
     outputs: Sequence[str]
     deadline: float
     urgent: bool = False
     shapes: tuple[tuple[int, ...], ...] = ()
+    runs_alone: bool = False
     future: Future | None = None
     queued_at: float = 0.0
     batched_at: float = 0.0
@@ -93,11 +95,6 @@ class QueuedRequest:
     parts: list[Results] = field(default_factory=list)
 
     @property
-    def row_count(self) -> int:
-        """Rows that it takes in the queue: at least one."""
-        return self.rows or 1
-
-    @property
     def is_done(self) -> bool:
         """Whether it has an outcome, or was cancelled."""
         return self.future is None or self.future.done()
@@ -106,7 +103,7 @@ class QueuedRequest:
         """Return the times and rows of two queued requests of one HTTP request, as if they had been one."""
         return QueuedRequest(
             {},
-            self.row_count + later.row_count,
+            self.rows + later.rows,
             self.outputs,
             self.deadline,
             queued_at=self.queued_at,
@@ -123,16 +120,17 @@ Member = tuple[QueuedRequest, int, int]
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Rows of one or several requests that run together."""
+    """Rows of one or several requests that run together.
+
+    Attributes:
+        members: the requests.
+        rows: of all members.
+    """
 
     members: list[Member]
+    rows: int
     cancel: Cancel = field(default_factory=Cancel)
     run_started_at: float = 0.0
-
-    @property
-    def rows(self) -> int:
-        """Rows of all members."""
-        return sum(stop - start for _, start, stop in self.members)
 
     @property
     def is_done(self) -> bool:
@@ -166,7 +164,7 @@ class BatchPolicy:
 
 def can_share_batch(one: QueuedRequest, other: QueuedRequest) -> bool:
     """Return whether two requests may run in one batch: their rows are independent and of one shape."""
-    return one.rows is not None and other.rows is not None and one.shapes == other.shapes
+    return not (one.runs_alone or other.runs_alone) and one.shapes == other.shapes
 
 
 def concatenate(parts: Sequence[Results]) -> Results:

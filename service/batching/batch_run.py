@@ -36,15 +36,15 @@ def run_batch(run: RunNetwork, batch: Batch, policy: BatchPolicy) -> Results:
     members = batch.members
     first = members[0][0]
     outputs = first.outputs
-    if any(request.outputs != outputs for request, _, _ in members):
+    if len(members) > 1 and any(request.outputs != outputs for request, _, _ in members):
         outputs = list(dict.fromkeys(name for request, _, _ in members for name in request.outputs))
-    padding = policy.padding(batch.rows) if policy.sizes and first.rows is not None else 0
-    if len(members) == 1 and not padding and (first.rows is None or members[0][1:] == (0, first.rows)):
+    padding = policy.padding(batch.rows) if policy.sizes and not first.runs_alone else 0
+    if len(members) == 1 and not padding and (first.runs_alone or members[0][1:] == (0, first.rows)):
         tensors = first.tensors
     else:
         tensors = _concatenate(batch, padding)
     results = run(tensors, outputs, None if policy.inline else batch.cancel)
-    if first.rows is not None:
+    if not first.runs_alone:
         rows = batch.rows + padding
         for name, array in zip(outputs, results, strict=True):
             if array.shape[:1] != (rows,):

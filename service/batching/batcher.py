@@ -119,7 +119,7 @@ class Batcher:
         """
         if self._closed:
             raise UnloadedError
-        self.require_capacity(request.row_count)
+        self.require_capacity(request.rows)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()  # kept: each call asks the kernel for the process id
         request.queued_at = perf_counter()
@@ -221,10 +221,10 @@ class Batcher:
                 own = results if alone else {name: results[name][at:end] for name in request.outputs}
                 request.run_started_at = request.run_started_at or batch.run_started_at
                 request.run_ended_at, request.batch_rows = now, rows
-                if start or stop < request.row_count:
+                if start or stop < request.rows:
                     request.parts.append(own)
-                    own = concatenate(request.parts) if stop == request.row_count else own
-                if stop == request.row_count and (future := request.future) is not None:
+                    own = concatenate(request.parts) if stop == request.rows else own
+                if stop == request.rows and (future := request.future) is not None:
                     request.tensors, request.future = {}, None  # the connection holds it until its next request
                     future.set_result(own)
             at = end
@@ -233,7 +233,7 @@ class Batcher:
         """Run each request of a failed batch again singly; a request that ran singly fails with the error."""
         members = [member for member in batch.members if not member[0].is_done]
         if len(members) > 1:
-            self._retries += [Batch([member]) for member in members]
+            self._retries += [Batch([member], member[2] - member[1]) for member in members]
             return
         for request, _, _ in members:
             self._fail_request(request, error)

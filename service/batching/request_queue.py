@@ -30,12 +30,12 @@ class RequestQueue:
     def append(self, request: QueuedRequest) -> None:
         """Add a request."""
         (self._urgent if request.urgent else self._normal).append(request)
-        self.rows += request.row_count
+        self.rows += request.rows
 
     def discard(self, request: QueuedRequest) -> None:
         """Stop counting the rows of a request that still wait."""
-        self.rows -= request.row_count - request.batched_rows
-        request.batched_rows = request.row_count
+        self.rows -= request.rows - request.batched_rows
+        request.batched_rows = request.rows
 
     def clear(self) -> None:
         """Remove all requests."""
@@ -57,7 +57,7 @@ class RequestQueue:
         Returns:
             The batch; None if nothing is to run.
         """
-        free = max_rows
+        free, rows = max_rows, 0
         members: list[Member] = []
         first: QueuedRequest | None = None
         for queue in (self._urgent, self._normal):
@@ -71,16 +71,15 @@ class RequestQueue:
                 elif first is None or can_share_batch(first, request):
                     first = first or request
                     start = request.batched_rows
-                    stop = min(start + free, request.row_count)
+                    stop = min(start + free, request.rows)
                     request.batched_rows, request.batched_at = stop, request.batched_at or now
                     members.append((request, start, stop))
-                    free -= stop - start
-                    self.rows -= stop - start
-                    if stop < request.row_count:
+                    rows, free, self.rows = rows + stop - start, free - stop + start, self.rows - stop + start
+                    if stop < request.rows:
                         queue.appendleft(request)
-                    if request.rows is None:
+                    if request.runs_alone:
                         free = 0
                 else:
                     passed_over.append(request)
             queue.extendleft(reversed(passed_over))
-        return Batch(members) if members else None
+        return Batch(members, rows) if members else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from normfold.service.batching.thread_pool import INLINE_BYTES
-from normfold.service.codec.headers import declared_length
+from normfold.service.codec.headers import check_declared_length, declared_length
 from normfold.service.errors import ClientDisconnectedError
 from normfold.service.inference.infer_call import InferCall, InferResources
 from normfold.service.inference.model_ref import ModelRef
@@ -37,6 +37,7 @@ class InferRoute:
         try:
             try:
                 call.admit(reference)
+                check_declared_length(exchange.headers, limit)
                 body = await exchange.read_body(limit, call.json_length or 0)
                 trace.received = perf_counter()
                 await call.decode_async(body)

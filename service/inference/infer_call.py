@@ -12,7 +12,7 @@ from normfold.service.batching.batch import Future, Results
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
 from normfold.service.codec.compression import choose_encoding, compress, decompress
-from normfold.service.codec.headers import Headers, check_declared_length, read_json_length
+from normfold.service.codec.headers import Headers, read_json_length
 from normfold.service.codec.request import (
     InferRequest,
     decode_raw_tensor,
@@ -89,12 +89,9 @@ class InferCall:
         Raises:
             UnknownModelError, ModelUnavailableError: no model can run it.
             QueueFullError: the model's queue is full.
-            BodyTooLargeError: the declared length is over the limit.
             InvalidRequestError: the declared length of the JSON is not a length.
         """
-        resources = self._resources
-        model = admit(resources.repository, reference, self.trace)
-        check_declared_length(self.headers, resources.max_body_bytes)
+        model = admit(self._resources.repository, reference, self.trace)
         self.json_length = read_json_length(self.headers)
         model.in_use += 1
         self._model, self.is_admitted, self._uses_model = model, True, True

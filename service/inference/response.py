@@ -35,17 +35,14 @@ def are_large(results: Results) -> bool:
 
 def to_response(encoded: InferResponse, trace: RequestTrace, nbytes: int) -> Response:
     """Return the response with encoded results, which have `nbytes` bytes."""
-    return Response(200, [*_type_headers(encoded, trace), (b"content-length", b"%d" % nbytes)], encoded.pieces)
+    request_id, length = (b"x-request-id", trace.request_id.encode()), (b"content-length", b"%d" % nbytes)
+    if encoded.json_bytes is None:
+        return Response(200, [JSON_TYPE, request_id, length], encoded.pieces)
+    json_length = (JSON_LENGTH_HEADER, b"%d" % encoded.json_bytes)
+    return Response(200, [_BINARY_TYPE, request_id, json_length, length], encoded.pieces)
 
 
 def to_compressed_response(encoded: InferResponse, trace: RequestTrace, encoding: bytes, body: bytes) -> Response:
     """Return the response with encoded results that were compressed to `body`."""
-    coding = ((b"content-encoding", encoding), (b"vary", b"accept-encoding"), (b"content-length", b"%d" % len(body)))
-    return Response(200, [*_type_headers(encoded, trace), *coding], (body,))
-
-
-def _type_headers(encoded: InferResponse, trace: RequestTrace) -> HeaderFields:
-    request_id = (b"x-request-id", trace.request_id.encode())
-    if encoded.json_bytes is None:
-        return [JSON_TYPE, request_id]
-    return [_BINARY_TYPE, request_id, (JSON_LENGTH_HEADER, b"%d" % encoded.json_bytes)]
+    plain = to_response(encoded, trace, len(body))
+    return Response(200, [*plain.headers, (b"content-encoding", encoding), (b"vary", b"accept-encoding")], (body,))

@@ -104,7 +104,7 @@ def admit(repository: Repository, reference: ModelRef, trace: RequestTrace) -> M
         QueueFullError: the model's queue is full.
     """
     model = repository.find(reference.model, reference.version)
-    trace.model, trace.version = model.name, model.version
+    trace.model, trace.version = model.manifest.name, model.manifest.version
     model.batcher.require_capacity()
     return model
 

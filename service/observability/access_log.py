@@ -45,7 +45,7 @@ def log_fields(trace: RequestTrace) -> dict[str, Any]:
         facts["trace_id"] = trace.trace_id
     queued = trace.queued_request
     if queued is not None:
-        facts["rows"] = queued.row_count
+        facts["rows"] = queued.rows
         if trace.status == 200:
             facts["decode_ms"] = _ms(trace.received, trace.decoded)
             facts["queue_ms"] = _ms(queued.queued_at, queued.batched_at)
@@ -125,7 +125,7 @@ class FileAccessLog:
             trace.model,
             trace.version,
             extra,
-            queued.row_count,
+            queued.rows,
             1000 * (trace.decoded - trace.received),
             1000 * (queued.batched_at - queued.queued_at),
             1000 * (queued.run_started_at - queued.batched_at),

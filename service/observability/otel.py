@@ -184,7 +184,7 @@ def _attributes(trace: RequestTrace, scheme: str | None, route: str | None) -> d
         "normfold.request_id": trace.request_id,
         "normfold.model": trace.model or None,
         "normfold.version": trace.version or None,
-        "normfold.rows": trace.queued_request and trace.queued_request.row_count,
+        "normfold.rows": trace.queued_request and trace.queued_request.rows,
     }
     if trace.status == CLIENT_DISCONNECTED:
         found["error.type"] = "client_disconnected"

@@ -131,16 +131,17 @@ class Model:
         """
         shapes = tuple(array.shape[1:] for array in tensors.values()) if self.has_free_sizes else ()
         deadline = self.timeouts.deadline(timeout_s)
-        request = QueuedRequest(tensors, self._count_rows(tensors), outputs, deadline, urgent, shapes)
-        if request.row_count > self._max_rows:
+        rows = self._count_rows(tensors)
+        request = QueuedRequest(tensors, rows or 1, outputs, deadline, urgent, shapes, rows is None)
+        if request.rows > self._max_rows:
             bytes_of = row_bytes(self.manifest)
-            size = request.row_count * sum(bytes_of[name] for name in outputs)
+            size = request.rows * sum(bytes_of[name] for name in outputs)
             if size > self.max_response_bytes:
                 raise ResponseTooLargeError(size, self.max_response_bytes)
         return request
 
     def submit(self, request: QueuedRequest, connection: RequestConnection | None = None) -> asyncio.Future[Results]:
-        """Queue a request; it is cancelled if its client disconnects.
+        """Give a request a future, and `enqueue` it.
 
         Returns:
             Output name to array; or DeadlineError (its deadline passed), ClientDisconnectedError, InvalidRequestError
@@ -150,21 +151,26 @@ class Model:
             QueueFullError: the queue is full.
             ClientDisconnectedError: the client has disconnected already.
         """
-        _require_connection(connection)
-        future = self.batcher.submit(request)
-        self._on_queued(request, connection)
+        request.future = future = asyncio.get_running_loop().create_future()
+        self.enqueue(request, connection)
         return future
 
     def enqueue(self, request: QueuedRequest, connection: RequestConnection | None = None) -> None:
-        """Queue a request that has a future, as `submit` does.
+        """Queue a request that has a future; it is cancelled if its client disconnects.
+
+        The drift monitor is offered its tensors.
 
         Raises:
             QueueFullError: the queue is full.
             ClientDisconnectedError: the client has disconnected already.
         """
-        _require_connection(connection)
+        if connection is not None and connection.is_disconnected:
+            raise ClientDisconnectedError
         self.batcher.enqueue(request)
-        self._on_queued(request, connection)
+        if connection is not None:
+            connection.on_disconnect = partial(self.batcher.cancel, request)
+        if self.drift_monitor is not None:
+            self.drift_monitor.offer(request.tensors, request.queued_at)
 
     async def infer(
         self,
@@ -206,13 +212,6 @@ class Model:
         if self.drift_monitor is not None:
             self.drift_monitor.save_and_close()
 
-    def _on_queued(self, request: QueuedRequest, connection: RequestConnection | None) -> None:
-        """Cancel the request if its client disconnects, and offer its tensors to the drift monitor."""
-        if connection is not None:
-            connection.on_disconnect = partial(self.batcher.cancel, request)
-        if self.drift_monitor is not None:
-            self.drift_monitor.offer(request.tensors, request.queued_at)
-
     def _count_rows(self, tensors: Mapping[str, Array]) -> int | None:
         """Return the number of rows, equal in all inputs of a batchable model; None if the request runs alone."""
         if not self.manifest.batchable:
@@ -224,8 +223,3 @@ class Model:
                 raise InvalidRequestError(f"The inputs differ in their number of rows: {counts}.")
             rows = array.shape[0]
         return rows if rows > 0 else None
-
-
-def _require_connection(connection: RequestConnection | None) -> None:
-    if connection is not None and connection.is_disconnected:
-        raise ClientDisconnectedError

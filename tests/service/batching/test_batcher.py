@@ -117,7 +117,8 @@ def test_split_request_is_padded_in_its_last_batch_only() -> None:
 
 def test_rows_that_are_not_independent_are_never_padded() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        assert (await batcher.submit(request(1, 2, 3, rows=None)))["y"].ravel().tolist() == [2.0, 4.0, 6.0]
+        results = await batcher.submit(request(1, 2, 3, rows=1, runs_alone=True))
+        assert results["y"].ravel().tolist() == [2.0, 4.0, 6.0]
 
     assert run(test, inline=True, sizes=(1, 2, 4)).rows == [3]
 
@@ -160,7 +161,7 @@ def test_batch_holds_rows_of_one_shape_in_order() -> None:
 
 def test_rows_that_are_not_independent_run_alone() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        await asyncio.gather(*(batcher.submit(request(number, rows=None)) for number in range(3)))
+        await asyncio.gather(*(batcher.submit(request(number, runs_alone=True)) for number in range(3)))
 
     assert run(test, inline=True).rows == [1, 1, 1]
 

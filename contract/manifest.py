@@ -6,6 +6,7 @@ Since readers refuse unknown fields, a manifest is written in the oldest schema 
     1   all but the following
     2   copy_of
     3   adapted; preprocessing of sequences; card.running_statistics
+    4   precision
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from normfold.contract.precision.record import Precision
 from normfold.contract.record import ManifestError, Record, read_json_object, validate_record
 from normfold.contract.source_card import SourceCard
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest schema version that can be read."""
 
 DATATYPES = (
@@ -37,6 +39,8 @@ with other values."""
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 UNFOLDED_NAME = "unfolded.onnx"
+REFERENCE_NAME = "reference.onnx"
+"""The folded float32 network, in bundles whose `model.onnx` is of a lower precision."""
 STATISTICS_NAME = "statistics.safetensors"
 
 
@@ -111,6 +115,11 @@ class Manifest(Record):
         exclude_if=lambda adaptation: adaptation is None,
         description="Adaptation of the statistics to new inputs; absent where they are those of training.",
     )
+    precision: Precision | None = Field(
+        default=None,
+        exclude_if=lambda precision: precision is None,
+        description="Precision of `model.onnx`, and its comparison with float32; absent where it is the source's.",
+    )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     takes_pixels: bool = Field(
@@ -121,7 +130,7 @@ class Manifest(Record):
     opset: int
     card: SourceCard = Field(default_factory=SourceCard)
     fold: FoldSummary
-    verification: dict[str, OutputError] = Field(description="By output.")
+    verification: dict[str, OutputError] = Field(description="Of the folded float32 network, by output.")
     versions: dict[str, str] = Field(description="Version by package, at export.")
     files: dict[str, str] = Field(description="Hexadecimal sha256 by file of the bundle.")
 
@@ -138,6 +147,13 @@ class Manifest(Record):
         if adapted is not None and info.data.get("schema_version", 3) < 3:
             raise ValueError("it came with schema version 3")
         return adapted
+
+    @field_validator("precision")
+    @classmethod
+    def _check_precision_schema(cls, precision: Precision | None, info: ValidationInfo) -> Precision | None:
+        if precision is not None and info.data.get("schema_version", 4) < 4:
+            raise ValueError("it came with schema version 4")
+        return precision
 
     @field_validator("card")
     @classmethod

@@ -1,0 +1,117 @@
+"""The record of a network's precision in the manifest: how it was made, and how near it is to the float32 network.
+
+`normfold adapt` makes the next version by the recipe; the service compares the proof's processor with its own.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from normfold.contract.record import Record
+
+DEFAULT_MAX_DROP = 0.01
+"""Largest loss of accuracy, or of agreement where there are no labels, that a network of lower precision may have."""
+
+
+class PrecisionKind(StrEnum):
+    """Precisions that a network can be exported in."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    FLOAT16 = "float16"
+
+
+class _Numbers(Record):
+    """A record whose numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Recipe(_Numbers):
+    """Options by which the network was made, so that `normfold adapt` can repeat it."""
+
+    ranges_from: Literal["statistics", "samples"] = Field(
+        default="statistics",
+        description="Source of the ranges of activations: the BatchNormalization statistics, or samples.",
+    )
+    sigma: float = Field(
+        default=8.0, gt=0, description="Half of the width of a range from statistics, in standard deviations."
+    )
+    equalization: bool = Field(
+        default=True, description="Channels of two neighbouring layers were given like ranges, where that helps."
+    )
+    bias_correction: bool = Field(
+        default=True, description="Biases make up for the mean error that rounded weights leave."
+    )
+    float16_io: bool = Field(default=False, description="Inputs and outputs are float16 too; float32 otherwise.")
+    max_drop: float = Field(default=DEFAULT_MAX_DROP, ge=0, le=1, description="Largest drop that was allowed.")
+    force: bool = Field(default=False, description="Allowed where it is not faster than float32.")
+
+
+class WorstLayer(_Numbers):
+    """The value inside the network that differs most from the float32 network's."""
+
+    value: str = Field(description="Name of the value in the float32 network.")
+    sqnr_db: float
+
+
+class Agreement(_Numbers):
+    """Share of rows for which both networks give the same class; of masks, of pixels."""
+
+    share: float = Field(ge=0, le=1)
+    lower_bound: float = Field(ge=0, le=1, description="Wilson's bound of the share, at 95 % confidence, over rows.")
+
+
+class AccuracyChange(_Numbers):
+    """Accuracy of the float32 network and of this one on the same labelled rows."""
+
+    before: float = Field(ge=0, le=1)
+    after: float = Field(ge=0, le=1)
+
+    @property
+    def drop(self) -> float:
+        """The loss; negative for a gain."""
+        return self.before - self.after
+
+
+class PrecisionProof(_Numbers):
+    """Comparison with the folded float32 network. SQNR: signal to quantisation noise ratio in dB, at most 200."""
+
+    processor: str = Field(description="The processor that ran both, with its instructions for integers.")
+    rows: int = Field(gt=0, description="Rows that both networks were compared on.")
+    rows_from: Literal["samples", "random"] = Field(
+        description="Random rows show faults of the conversion; they say nothing about accuracy."
+    )
+    outputs: dict[str, float] = Field(description="SQNR by output; of float16 with every value rounded to half.")
+    worst_layer: WorstLayer | None = Field(default=None, description="Null where no layer can be compared.")
+    pair_sum: float | None = Field(
+        default=None,
+        ge=0,
+        description="int8: the maximum of 255 times a sum of two weights that are added in 16 bits; at most 32767.",
+    )
+    fused_sqnr_db: float | None = Field(
+        default=None, description="int8: outputs with all optimisations of ONNX Runtime against outputs with none."
+    )
+    agreement: Agreement | None = Field(default=None, description="Null without samples, or without classes.")
+    accuracy: AccuracyChange | None = Field(default=None, description="Null without labels.")
+    time_ratio: dict[int, float] = Field(
+        default_factory=dict, description="Processor time of a run over float32's, on one thread, by number of rows."
+    )
+    size_ratio: float = Field(gt=0, description="Bytes of the file over float32's.")
+    notes: tuple[str, ...] = Field(default=(), description="Further findings, one sentence each.")
+
+
+class Precision(Record):
+    """Precision of the network, where it is not that of the source."""
+
+    kind: Literal[PrecisionKind.INT8, PrecisionKind.FLOAT16]
+    from_version: int | None = Field(
+        default=None,
+        gt=0,
+        description="The version that `normfold quantize` converted; null where an export or adaptation made it.",
+    )
+    recipe: Recipe
+    proof: PrecisionProof

@@ -1,0 +1,93 @@
+"""Classes that two networks give to the same rows: how many agree, and how many are right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from normfold.contract.manifest import class_axis
+from normfold.contract.precision.record import AccuracyChange, Agreement
+from normfold.export.arrays import Tensor
+
+_Z = 1.959964
+"""Quantile of the normal distribution for 95 % confidence, two-sided."""
+
+
+def wilson_lower_bound(share: float, count: int) -> float:
+    """Return the lower bound of a share at 95 % confidence.
+
+        (p + z²/2n - z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+
+    Args:
+        share: p, found in `count` independent trials.
+        count: n, at least 1.
+    """
+    square = _Z**2 / count
+    centre = share + square / 2
+    spread = math.sqrt(square * share * (1 - share) + square**2 / 4)
+    return max(0.0, (centre - spread) / (1 + square))
+
+
+class ClassCounts:
+    """Counts over batches of one output that holds logits or probabilities."""
+
+    def __init__(self) -> None:
+        self._rows = self._places = self._equal = 0
+        self._labelled = self._right_before = self._right_after = 0
+
+    def add(self, before: Tensor, after: Tensor, labels: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            before: what the float32 network gives, classes at `class_axis`.
+            after: what the other gives.
+            labels: the class of each row, of masks (rows, height, width); None where they are unknown.
+        """
+        axis = class_axis(before.shape)
+        first, second = before.argmax(axis), after.argmax(axis)
+        self._rows += len(before)
+        self._places += first.size
+        self._equal += int((first == second).sum())
+        if labels is not None:
+            self._labelled += first.size
+            self._right_before += int((first == labels).sum())
+            self._right_after += int((second == labels).sum())
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """The share that agrees; None before the first batch."""
+        if not self._places:
+            return None
+        share = self._equal / self._places
+        return Agreement(share=share, lower_bound=wilson_lower_bound(share, self._rows))
+
+    @property
+    def accuracy(self) -> AccuracyChange | None:
+        """The change of accuracy; None without labels."""
+        if not self._labelled:
+            return None
+        return AccuracyChange(before=self._right_before / self._labelled, after=self._right_after / self._labelled)
+
+
+def labels_fit(labels: Tensor, shape: tuple[int | str | None, ...]) -> bool:
+    """Return whether an array may hold the labels of an output of this shape."""
+    if labels.dtype.kind not in "iu" or labels.ndim != (3 if len(shape) == 4 else len(shape) - 1) or not labels.size:
+        return False
+    classes = shape[class_axis(tuple(size if isinstance(size, int) else -1 for size in shape))]
+    return bool(labels.min() >= 0) and (not isinstance(classes, int) or bool(labels.max() < classes))
+
+
+def has_classes(shape: tuple[int | str | None, ...]) -> bool:
+    """Return whether an output's shape is that of logits: (rows, classes), or (rows, classes, height, width)."""
+    return len(shape) in (2, 4) and (not isinstance(shape[1], int) or shape[1] > 1)
+
+
+def is_probability(array: Tensor) -> bool:
+    """Return whether rows are probabilities of classes: between 0 and 1, with the sum 1."""
+    if array.dtype.kind != "f" or array.ndim not in (2, 4) or array.shape[1] < 2:
+        return False
+    sums = array.astype(np.float64).sum(axis=1)
+    return bool(array.min() >= 0 and np.abs(sums - 1).max() < 1e-2)

@@ -1,0 +1,81 @@
+"""The outputs of two networks on the same rows: signal to noise, and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from normfold.contract.precision.record import AccuracyChange, Agreement
+from normfold.contract.precision.signal_to_noise import SignalToNoise
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.arrays import Tensor
+from normfold.export.quantize.proof.agreement import ClassCounts, is_probability
+from normfold.export.quantize.proof.rows import ProofRows
+from normfold.export.verify.runner import Inputs, Outputs, ValueInfo
+
+Run = Callable[[Inputs], Outputs]
+
+
+@dataclass
+class OutputComparison:
+    """What was found of one output over all rows."""
+
+    signal_to_noise: SignalToNoise = field(default_factory=SignalToNoise)
+    classes: ClassCounts = field(default_factory=ClassCounts)
+    is_probability: bool = True
+
+    def add(self, before: Tensor, after: Tensor, has_classes: bool, labels: Tensor | None) -> None:
+        """Add what both networks give for a batch."""
+        self.signal_to_noise.add(before, after)
+        self.is_probability &= is_probability(before)
+        if has_classes:
+            self.classes.add(before, after, labels)
+
+
+def compare_outputs(
+    before: Run,
+    after: Run,
+    rows: ProofRows,
+    infos: Sequence[ValueInfo],
+    classes: Collection[str],
+    batchable: bool,
+    progress: ProgressCallback = ignore_progress,
+) -> dict[str, OutputComparison]:
+    """Run two networks on the same rows, and compare each output.
+
+    Args:
+        before: runs the float32 network.
+        after: runs the other.
+        rows: as both take them.
+        infos: the inputs of both.
+        classes: outputs that hold logits or probabilities.
+        batchable: rows are independent.
+        progress: called with each batch as it begins.
+
+    Raises:
+        ModelFileError: a network fails.
+        ModelInputError: there are fewer rows than the network takes at once.
+    """
+    found: dict[str, OutputComparison] = {}
+    for place, inputs in rows.batches(infos, batchable):
+        progress(f"comparing {place.stop} of {rows.count} rows")
+        wanted, got = before(inputs), after(inputs)
+        for name, array in wanted.items():
+            if array.dtype.kind != "f":
+                continue
+            labels = rows.labels[name][place] if name in rows.labels else None
+            comparison = found.setdefault(name, OutputComparison())
+            comparison.add(array, got[name], name in classes and not rows.are_random, labels)
+    return found
+
+
+def lowest_agreement(found: dict[str, OutputComparison]) -> Agreement | None:
+    """Return the agreement of the output that agrees least."""
+    agreements = [each.classes.agreement for each in found.values()]
+    return min((each for each in agreements if each is not None), key=lambda each: each.share, default=None)
+
+
+def greatest_drop(found: dict[str, OutputComparison]) -> AccuracyChange | None:
+    """Return the change of accuracy of the output that loses most."""
+    changes = [each.classes.accuracy for each in found.values()]
+    return max((each for each in changes if each is not None), key=lambda each: each.drop, default=None)

@@ -10,6 +10,7 @@ NormfoldError (contract)
 │   ├── NotAdaptableError    the bundle's statistics cannot be recalibrated from its files
 │   ├── UnfoldError          a network cannot be given BatchNormalization nodes again
 │   ├── RepairError          BatchNormalization nodes cannot be put into inference mode
+│   ├── QuantizeError        the network cannot be quantised from what is there
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is not a folder
@@ -79,6 +80,10 @@ class UnfoldError(InputError):
 
 class RepairError(InputError):
     """BatchNormalization nodes cannot be put into inference mode with what is there."""
+
+
+class QuantizeError(InputError):
+    """The network cannot be quantised from what is there."""
 
 
 class SampleError(InputError):

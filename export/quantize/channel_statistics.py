@@ -1,0 +1,70 @@
+"""What a folded BatchNormalization says of the values of a network, without any data.
+
+The value that it gave out has in each channel
+
+    mean = shift        std = |scale| · sqrt(running_var / (running_var + epsilon))
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.arrays import Array
+from normfold.export.bundle.statistics import StoredBatchNorm
+from normfold.export.fold.batchnorm_parameters import BatchNorm, is_canonical, read_batchnorm
+from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelStatistics:
+    """Mean and standard deviation of each channel of one value, (C,), float64; channels are on axis 1."""
+
+    mean: Array
+    std: Array
+    folded_value: str | None = None
+    """The value of the folded graph that holds what the BatchNormalization gave out; None where no value does."""
+
+
+def of_bundle(stored: Sequence[StoredBatchNorm]) -> dict[str, ChannelStatistics]:
+    """Return the statistics of a bundle's BatchNormalization nodes, from `statistics.safetensors`, by node.
+
+    A node whose statistics are not finite is left out.
+    """
+    found = {
+        each.node: _statistics(each.scale, each.shift, each.running_var, each.epsilon, each.output_value)
+        for each in stored
+    }
+    return {node: statistics for node, statistics in found.items() if _is_finite(statistics)}
+
+
+def of_graph(unfolded: ir.Model) -> dict[str, ChannelStatistics]:
+    """Return the statistics of a network's own BatchNormalization nodes, by the label of the node.
+
+    A node that was made of a Mul and an Add, whose parameters cannot be read, or whose statistics are not finite, is
+    left out.
+    """
+    nodes = [node for node in unfolded.graph if is_batchnorm(node)]
+    found = {}
+    for label, node in zip(unique_labels(nodes), nodes, strict=True):
+        read = None if is_canonical(node) else read_batchnorm(node, opset_of(node))
+        if isinstance(read, BatchNorm):
+            found[label] = _statistics(read.scale, read.shift, read.running_var, read.epsilon, None)
+    return {node: statistics for node, statistics in found.items() if _is_finite(statistics)}
+
+
+def _statistics(
+    scale: Array, shift: Array, running_var: Array, epsilon: float, folded_value: str | None
+) -> ChannelStatistics:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        std = np.abs(scale) * np.sqrt(running_var / (running_var + epsilon))
+    return ChannelStatistics(shift.astype(np.float64), std, folded_value)
+
+
+def _is_finite(statistics: ChannelStatistics) -> bool:
+    return bool(np.isfinite(statistics.mean).all() and np.isfinite(statistics.std).all())

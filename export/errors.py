@@ -21,6 +21,7 @@ NormfoldError (contract)
 ├── CheckError
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
+│   ├── Float16OverflowError a value exceeds what float16 can hold
 │   ├── DamagedVersionError  a version is not what was exported
 │   └── AdaptationError      the samples do not allow to recalibrate statistics
 │       ├── SampleCountError       they are too few, or too many
@@ -161,6 +162,24 @@ class VerificationError(CheckError):
             )
         super().__init__(problem)
         self.output, self.error, self.allowed = output, error, allowed
+
+
+class Float16OverflowError(CheckError):
+    """A value of the network exceeds 65504, the largest float16.
+
+    Attributes:
+        node: label of the node that makes the value, or that reads it if it is an input or a weight.
+        value: its name.
+        magnitude: the largest absolute value that was found.
+        basis: on what it was found: "on the inputs", "by its statistics".
+    """
+
+    def __init__(self, node: str, value: str, magnitude: float, basis: str, role: str = "makes") -> None:
+        super().__init__(
+            f"Node {node!r} {role} the value {value!r}, which reaches {magnitude:.6g} {basis}; float16 ends at 65504. "
+            "Nothing was written: keep the network in float32."
+        )
+        self.node, self.value, self.magnitude, self.basis = node, value, magnitude, basis
 
 
 class DamagedVersionError(CheckError):

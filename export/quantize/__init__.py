@@ -1,1 +1,1 @@
-"""Networks in fewer bits: int8 and float16, and what is proven of them."""
+"""Networks of lower precision: int8 and float16, and the proof of how near they are to float32."""

@@ -22,6 +22,7 @@ NormfoldError (contract)
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
 │   ├── Float16OverflowError a value exceeds what float16 can hold
+│   ├── PrecisionLossError   a network of lower precision is too far from float32, or not faster
 │   ├── DamagedVersionError  a version is not what was exported
 │   └── AdaptationError      the samples do not allow to recalibrate statistics
 │       ├── SampleCountError       they are too few, or too many
@@ -180,6 +181,14 @@ class Float16OverflowError(CheckError):
             "Nothing was written: keep the network in float32."
         )
         self.node, self.value, self.magnitude, self.basis = node, value, magnitude, basis
+
+
+class PrecisionLossError(CheckError):
+    """A network of lower precision is too far from the float32 network, or not faster."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}. Nothing was written.")
+        self.problem = problem
 
 
 class DamagedVersionError(CheckError):

@@ -37,15 +37,13 @@ class Recipe(_Numbers):
         default="statistics",
         description="Source of the ranges of activations: the BatchNormalization statistics, or samples.",
     )
-    sigma: float = Field(
+    sigmas: float = Field(
         default=8.0, gt=0, description="Half of the width of a range from statistics, in standard deviations."
     )
-    equalization: bool = Field(
-        default=True, description="Channels of two neighbouring layers were given like ranges, where that helps."
+    equalise: bool = Field(
+        default=True, description="Equalise the channels of pairs of layers whose ranges are far apart."
     )
-    bias_correction: bool = Field(
-        default=True, description="Biases make up for the mean error that rounded weights leave."
-    )
+    correct_bias: bool = Field(default=True, description="Correct the mean error that rounded weights make.")
     float16_io: bool = Field(default=False, description="Inputs and outputs are float16 too; float32 otherwise.")
     max_drop: float = Field(default=DEFAULT_MAX_DROP, ge=0, le=1, description="Largest drop that was allowed.")
     force: bool = Field(default=False, description="Allowed where it is not faster than float32.")

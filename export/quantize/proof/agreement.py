@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from normfold.contract.manifest import class_axis
 from normfold.contract.precision.record import AccuracyChange, Agreement
 from normfold.export.arrays import Tensor
@@ -83,11 +81,3 @@ def labels_fit(labels: Tensor, shape: tuple[int | str | None, ...]) -> bool:
 def has_classes(shape: tuple[int | str | None, ...]) -> bool:
     """Return whether an output's shape is that of logits: (rows, classes), or (rows, classes, height, width)."""
     return len(shape) in (2, 4) and (not isinstance(shape[1], int) or shape[1] > 1)
-
-
-def is_probability(array: Tensor) -> bool:
-    """Return whether rows are probabilities of classes: between 0 and 1, with the sum 1."""
-    if array.dtype.kind != "f" or array.ndim not in (2, 4) or array.shape[1] < 2:
-        return False
-    sums = array.astype(np.float64).sum(axis=1)
-    return bool(array.min() >= 0 and np.abs(sums - 1).max() < 1e-2)

@@ -9,7 +9,7 @@ from normfold.contract.precision.record import AccuracyChange, Agreement
 from normfold.contract.precision.signal_to_noise import SignalToNoise
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
-from normfold.export.quantize.proof.agreement import ClassCounts, is_probability
+from normfold.export.quantize.proof.agreement import ClassCounts
 from normfold.export.quantize.proof.rows import ProofRows
 from normfold.export.verify.runner import Inputs, Outputs, ValueInfo
 
@@ -22,12 +22,10 @@ class OutputComparison:
 
     signal_to_noise: SignalToNoise = field(default_factory=SignalToNoise)
     classes: ClassCounts = field(default_factory=ClassCounts)
-    is_probability: bool = True
 
     def add(self, before: Tensor, after: Tensor, has_classes: bool, labels: Tensor | None) -> None:
         """Add what both networks give for a batch."""
         self.signal_to_noise.add(before, after)
-        self.is_probability &= is_probability(before)
         if has_classes:
             self.classes.add(before, after, labels)
 

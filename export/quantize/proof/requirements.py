@@ -1,0 +1,75 @@
+"""What a proof must show before a network of lower precision is written."""
+
+from __future__ import annotations
+
+from normfold.contract.precision.record import Precision, PrecisionKind, PrecisionProof, Recipe
+from normfold.contract.precision.signal_to_noise import MIN_FUSED_DB
+from normfold.export.errors import PrecisionLossError
+
+MAX_16_BIT_SUM = 32767
+
+MIN_OUTPUT_DB = {PrecisionKind.INT8: 10.0, PrecisionKind.FLOAT16: 40.0}
+"""Signal to noise of every output, on samples or on random rows: less is a fault of the conversion.
+
+Whole networks were found at 26 to 38 dB in int8, and at 60 to 68 dB in float16."""
+
+
+def require(precision: Precision) -> None:
+    """Raise if a network may not be written.
+
+    Raises:
+        PrecisionLossError: naming the first requirement that it does not meet.
+    """
+    kind, proof, recipe = precision.kind, precision.proof, precision.recipe
+    if proof.pair_sum is not None and proof.pair_sum > MAX_16_BIT_SUM:
+        raise PrecisionLossError(
+            f"The {kind} network has two weights whose sum times 255 is {proof.pair_sum:.0f}: more than the "
+            f"{MAX_16_BIT_SUM} that fit into 16 bits, so that processors without VNNI saturate"
+        )
+    if proof.fused_sqnr_db is not None and proof.fused_sqnr_db < MIN_FUSED_DB:
+        raise PrecisionLossError(
+            f"ONNX Runtime does not compute on this processor what the {kind} file says: its outputs with and without "
+            f"optimisations are {proof.fused_sqnr_db:.1f} dB apart, and at least {MIN_FUSED_DB:g} are needed"
+        )
+    _require_outputs(kind, proof)
+    _require_accuracy(kind, proof, recipe)
+    if kind is PrecisionKind.INT8 and not recipe.force and not is_faster(proof):
+        times = ", ".join(f"{ratio:.2f} for {_rows(rows)}" for rows, ratio in proof.time_ratio.items())
+        raise PrecisionLossError(
+            f"The {kind} network is not faster than float32 on this processor, whose time is 1 ({times}); "
+            "--force (force=True) writes it nevertheless"
+        )
+
+
+def is_faster(proof: PrecisionProof) -> bool:
+    """Return whether the network was faster for one of the numbers of rows that were measured."""
+    return min(proof.time_ratio.values(), default=0.0) < 1.0
+
+
+def _require_outputs(kind: PrecisionKind, proof: PrecisionProof) -> None:
+    for name, decibels in proof.outputs.items():
+        if decibels < MIN_OUTPUT_DB[kind]:
+            remedy = "; give samples of its inputs with --samples (samples=)" if proof.rows_from == "random" else ""
+            raise PrecisionLossError(
+                f"Output {name!r} of the {kind} network has {decibels:.1f} dB of signal to noise against float32, and "
+                f"at least {MIN_OUTPUT_DB[kind]:g} are needed{remedy}"
+            )
+
+
+def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe) -> None:
+    """Check the accuracy where labels exist, otherwise the agreement: accuracy cannot fall by more than that."""
+    if proof.accuracy is not None:
+        if proof.accuracy.drop > recipe.max_drop:
+            raise PrecisionLossError(
+                f"The {kind} network has the accuracy {proof.accuracy.after:.4f} on {_rows(proof.rows)}, float32 "
+                f"{proof.accuracy.before:.4f}: the drop is over {recipe.max_drop:g} (--max-drop)"
+            )
+    elif proof.agreement is not None and 1 - proof.agreement.share > recipe.max_drop:
+        raise PrecisionLossError(
+            f"The {kind} network gives the class of float32 for {proof.agreement.share:.4f} of {_rows(proof.rows)}: "
+            f"accuracy might drop by over {recipe.max_drop:g} (--max-drop)"
+        )
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"

@@ -1,0 +1,120 @@
+"""The value inside a quantised network that differs most from the same value of the float32 network.
+
+A value X that was quantised is called X_DequantizeLinear_Output behind its rounding (onnxruntime.quantization). Both
+networks run as they are written, so that every value is there to be read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from itertools import islice
+from pathlib import Path
+
+import onnx_ir as ir
+
+from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.precision.record import WorstLayer
+from normfold.contract.precision.signal_to_noise import SignalToNoise
+from normfold.export.onnx_io.model_file import load_model, save_model
+from normfold.export.quantize.proof.outputs import Run
+from normfold.export.quantize.proof.rows import ProofRows, fixed_batch_size
+from normfold.export.quantize.proof.sessions import open_network
+from normfold.export.verify.runner import input_infos
+
+MAX_ROWS = 4
+"""Rows, one at a time: all values of a network at 224 × 224 take some 100 MB a row."""
+
+DEQUANTIZED = "_DequantizeLinear_Output"
+
+
+def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed: Collection[str]) -> WorstLayer | None:
+    """Return the value with the lowest signal to noise ratio.
+
+    Args:
+        reference: the folded float32 network.
+        quantised: the same with QuantizeLinear and DequantizeLinear nodes.
+        rows: as both take them; the first MAX_ROWS count.
+        changed: values that equalisation changed, which cannot be compared.
+
+    Returns:
+        None where no value is in both networks.
+
+    Raises:
+        ModelFileError: a network cannot be run.
+        WriteError: the temporary folder cannot be written.
+    """
+    first, second = load_model(reference), load_model(quantised)
+    there = {value.name for node in second.graph for value in node.outputs}
+    floats = [node.outputs[0].name or "" for node in first.graph if node.outputs]
+    pairs = {name: f"{name}{DEQUANTIZED}" for name in floats if f"{name}{DEQUANTIZED}" in there and name not in changed}
+    if not pairs:
+        return None
+    found = {name: SignalToNoise() for name in pairs}
+    with os_errors_as_write_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+        infos = input_infos(reference, first)
+        before = _open_with_outputs(first, pairs, Path(folder, "reference.onnx"))
+        after = _open_with_outputs(second, {name: name for name in pairs.values()}, Path(folder, "quantised.onnx"))
+        one_by_one = ProofRows({name: array[:MAX_ROWS] if array.ndim else array for name, array in rows.inputs.items()})
+        if fixed_batch_size(infos) is not None:
+            one_by_one = rows
+        for _, inputs in islice(one_by_one.batches(infos, batchable=False), MAX_ROWS):
+            wanted, got = before(inputs), after(inputs)
+            for name, other in pairs.items():
+                found[name].add(wanted[name], got[other])
+    name = min(found, key=lambda each: found[each].db)
+    return WorstLayer(value=name, sqnr_db=found[name].db)
+
+
+def values_between(model: ir.Model, pairs: Collection[tuple[str, str]]) -> set[str]:
+    """Return the names of the values between two nodes, for each pair of nodes: what the first and others give that the
+    second reads, directly or through others.
+
+    Args:
+        model: the network.
+        pairs: labels or outputs of two nodes.
+    """
+    nodes = {node.name: node for node in model.graph} | {
+        value.name: node for node in model.graph for value in node.outputs
+    }
+    found: set[str] = set()
+    for first, second in pairs:
+        start, end = nodes.get(first), nodes.get(second)
+        if start is not None and end is not None:
+            found |= {value.name or "" for node in _after(start) & _before(end) for value in node.outputs}
+    return found
+
+
+def _after(start: ir.Node) -> set[ir.Node]:
+    """Return a node and all that read what it gives, directly or through others."""
+    found, waiting = {start}, [start]
+    while waiting:
+        for node in waiting.pop().successors():
+            if node not in found:
+                found.add(node)
+                waiting.append(node)
+    return found
+
+
+def _before(end: ir.Node) -> set[ir.Node]:
+    """Return all nodes that a node reads, directly or through others."""
+    found: set[ir.Node] = set()
+    waiting = [end]
+    while waiting:
+        for node in waiting.pop().predecessors():
+            if node not in found:
+                found.add(node)
+                waiting.append(node)
+    return found
+
+
+def _open_with_outputs(model: ir.Model, names: Mapping[str, str], path: Path) -> Run:
+    """Write a model that gives these values alone, and open it without optimisations."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    del model.graph.outputs[:]
+    for name in names:
+        value = values[name]
+        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(value)
+    save_model(model, path)
+    return open_network(path, optimised=False, model=model)

@@ -29,6 +29,9 @@ DATATYPES = (
 )
 """The datatypes of the Open Inference Protocol."""
 
+PRECISION_SCHEMA_VERSION = 4
+"""The schema version that `precision` came with."""
+
 MAX_VERSION = 999_999_999
 """The largest version of a model; the smallest is 1."""
 
@@ -151,8 +154,8 @@ class Manifest(Record):
     @field_validator("precision")
     @classmethod
     def _check_precision_schema(cls, precision: Precision | None, info: ValidationInfo) -> Precision | None:
-        if precision is not None and info.data.get("schema_version", 4) < 4:
-            raise ValueError("it came with schema version 4")
+        if precision is not None and info.data.get("schema_version", SCHEMA_VERSION) < PRECISION_SCHEMA_VERSION:
+            raise ValueError(f"it came with schema version {PRECISION_SCHEMA_VERSION}")
         return precision
 
     @field_validator("card")

@@ -14,6 +14,8 @@ from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, Mon
 from normfold.contract.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
+    PRECISION_SCHEMA_VERSION,
+    REFERENCE_NAME,
     STATISTICS_NAME,
     UNFOLDED_NAME,
     Adaptation,
@@ -28,32 +30,25 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import calibrate
+from normfold.export.bundle.folded_network import Conversion, FoldedNetwork
 from normfold.export.bundle.reservation import reservation
-from normfold.export.bundle.statistics import TRAINED_NAME, Statistics, save_statistics, save_trained
+from normfold.export.bundle.statistics import (
+    TRAINED_NAME,
+    Statistics,
+    save_statistics,
+    save_trained,
+    stored_batchnorms,
+)
+from normfold.export.bundle.tensor_specs import input_specs, output_specs
 from normfold.export.bundle.write_monitor import save_monitor
-from normfold.export.errors import BundleExportError, FoldError
+from normfold.export.errors import BundleExportError, FoldError, ModelFileError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, from_pixels
-from normfold.export.onnx_io.model_file import load_model, require_consistent, save_model
+from normfold.export.onnx_io.model_file import load_model, remove_model, require_consistent, save_model
 from normfold.export.verify.runner import Engine, Inputs
 from normfold.export.verify.verify import Verification, verify
 
-_DATATYPES = {
-    ir.DataType.BOOL: "BOOL",
-    ir.DataType.UINT8: "UINT8",
-    ir.DataType.UINT16: "UINT16",
-    ir.DataType.UINT32: "UINT32",
-    ir.DataType.UINT64: "UINT64",
-    ir.DataType.INT8: "INT8",
-    ir.DataType.INT16: "INT16",
-    ir.DataType.INT32: "INT32",
-    ir.DataType.INT64: "INT64",
-    ir.DataType.FLOAT16: "FP16",
-    ir.DataType.FLOAT: "FP32",
-    ir.DataType.DOUBLE: "FP64",
-    ir.DataType.STRING: "BYTES",
-}
 _RECORDED_PACKAGES = (
     *("normfold", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
 )
@@ -92,6 +87,8 @@ def export_bundle(
     monitoring: bool = True,
     calibration: Path | Inputs | None = None,
     adapted: AdaptationOrigin | None = None,
+    convert: Conversion | None = None,
+    keep_reference: bool = True,
     progress: ProgressCallback = ignore_progress,
 ) -> ExportedBundle:
     """Fold a model, verify the fold, and write it as NAME/VERSION of a repository.
@@ -111,6 +108,8 @@ def export_bundle(
             with one array for each input, or the arrays; without them the service shows how far inputs are from
             training's, and cannot say what is too far.
         adapted: where the model's statistics come from, if not from training.
+        convert: writes the folded network in another precision, which then is `model.onnx`.
+        keep_reference: keep the folded float32 network beside it, as `reference.onnx`.
         progress: called with each step as it begins.
 
     Returns:
@@ -120,14 +119,14 @@ def export_bundle(
         ModelFileError, TrainingModeError, PixelError: the model cannot be used.
         BundleExportError: the name, the version or the card does not fit.
         VerificationError: the folded model differs; nothing was written.
+        NormfoldError: what `convert` raises; nothing was written.
         ModelInputError: the calibration rows, or the inputs to verify with, cannot be used.
         WriteError: the repository cannot be written.
     """
     card = card or SourceCard()
     progress("reading the model")
     model = load_model(source)
-    specs = tuple(map(_spec, _true_inputs(model))), tuple(map(_spec, model.graph.outputs))
-    _check_card(card, *specs)
+    _check_card(card, input_specs(model), output_specs(model))
     pixels = from_pixels(card.preprocessing) if takes_pixels else None
     with reservation(repository, name, model_version) as (folder, number):
         try:
@@ -135,31 +134,47 @@ def export_bundle(
         except FoldError:
             require_consistent(source)
             raise
-        save_model(model, folder / MODEL_NAME)
+        folded = folder / (MODEL_NAME if convert is None else REFERENCE_NAME)
+        save_model(model, folded)
         save_statistics(report, folder / STATISTICS_NAME, merging)
         if adapted is not None:
             save_trained(adapted.trained, folder / TRAINED_NAME)
         if keep_source:
             save_model(load_model(source), folder / UNFOLDED_NAME)
         progress("verifying")
-        verification = verify(source, folder / MODEL_NAME, inputs, progress=progress, pixels=pixels)
+        verification = verify(source, folded, inputs, progress=progress, pixels=pixels)
         verification.require()
         monitor = None
         if monitoring and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
             progress("calibrating the drift monitor")
             monitor = _write_monitor(source, folder, pixels, calibration)
+        served, precision = model, None
+        if convert is not None:
+            network = FoldedNetwork(
+                folded, source, stored_batchnorms(report), card, takes_pixels, verification.batchable
+            )
+            try:
+                precision = convert(network, folder / MODEL_NAME, progress)
+            except ModelFileError as error:  # of a file that no user has seen
+                raise ModelFileError(source, error.problem) from None
+            served = load_model(folder / MODEL_NAME)
+            if not keep_reference:
+                remove_model(folded)
         progress("writing the manifest")
         manifest = Manifest(
-            schema_version=max(card.schema_version, 1 if adapted is None else 3),
+            schema_version=max(
+                card.schema_version, 1 if adapted is None else 3, 1 if precision is None else PRECISION_SCHEMA_VERSION
+            ),
             name=name,
             version=number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             adapted=None if adapted is None else adapted.record,
-            inputs=tuple(map(_spec, _true_inputs(model))),
-            outputs=specs[1],
+            precision=precision,
+            inputs=input_specs(served),
+            outputs=output_specs(served),
             takes_pixels=takes_pixels,
             batchable=verification.batchable,
-            opset=model.opset_imports.get("", 0),
+            opset=served.opset_imports.get("", 0),
             card=card,
             fold=FoldSummary(
                 batchnorm_before=report.batchnorm_before, batchnorm_after=report.batchnorm_after, kept=report.kept
@@ -191,19 +206,6 @@ def _write_monitor(
     return monitor
 
 
-def _true_inputs(model: ir.Model) -> list[ir.Value]:
-    """Return the inputs that a caller must give: those without a default among the initializers."""
-    return [value for value in model.graph.inputs if not value.is_initializer()]
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    datatype = _DATATYPES.get(value.dtype) if value.dtype is not None else None
-    if datatype is None or value.shape is None:
-        raise BundleExportError(f"The input or output {value.name!r} has a type or shape that cannot be served.")
-    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-    return TensorSpec(name=value.name or "", datatype=datatype, shape=shape)
-
-
 def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
     by_name = {spec.name: spec for spec in outputs}
     for name in card.logits:
@@ -226,9 +228,14 @@ def _check_card(card: SourceCard, inputs: tuple[TensorSpec, ...], outputs: tuple
 
 
 def _versions(model: ir.Model) -> dict[str, str]:
+    """Return the versions of the packages that write a bundle, and of the model's producer."""
+    producer = {model.producer_name: model.producer_version or "unknown"} if model.producer_name else {}
+    return producer | package_versions()
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that write a bundle, as far as they are installed."""
     versions = {}
-    if model.producer_name:
-        versions[model.producer_name] = model.producer_version or "unknown"
     for package in _RECORDED_PACKAGES:
         try:
             versions[package] = version(package)

@@ -87,6 +87,21 @@ class StoredBatchNorm:
     epsilon: float
 
 
+def stored_batchnorms(report: FoldReport) -> list[StoredBatchNorm]:
+    """Return what `save_statistics` would write and `read_statistics` read."""
+    return [
+        StoredBatchNorm(
+            node=entry.node,
+            outcome=entry.outcome.value,
+            output_value=entry.output_value,
+            epsilon=report.parameters[entry.node].epsilon,
+            **{name: np.asarray(getattr(report.parameters[entry.node], name), np.float64) for name in PARAMETERS},
+        )
+        for entry in report.entries
+        if entry.node in report.parameters
+    ]
+
+
 def read_statistics(path: Path) -> list[StoredBatchNorm]:
     """Read what a bundle keeps of its BatchNormalization nodes, in graph order."""
     with safe_open(path, "numpy") as file:

@@ -80,6 +80,12 @@ def save_model(model: ir.Model, path: Path) -> None:
             file.write(piece)
 
 
+def remove_model(path: Path) -> None:
+    """Remove a model that `save_model` wrote, and the file of its weights if it has one."""
+    path.unlink()
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+
+
 def check_result(model: ir.Model) -> None:
     """Check a model that was changed: onnx's checker, and types and shapes that agree, weights apart.
 

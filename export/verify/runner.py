@@ -76,7 +76,7 @@ class Runner:
         model = load_model(path)
         self.path = path
         self.inputs = input_infos(path, model)
-        self.outputs = [_value_info(path, value) for value in model.graph.outputs]
+        self.outputs = [value_info(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.has_steps = any(node.op_type in _STEPPING for node in model.graph.all_nodes())
         self.engine, self._run, self._fault = _start(path, model, engine)
@@ -102,7 +102,7 @@ def input_infos(path: Path, model: ir.Model) -> list[ValueInfo]:
     Raises:
         ModelFileError: one is not a tensor, or of unknown rank.
     """
-    return [_value_info(path, value) for value in model.graph.inputs if not value.is_initializer()]
+    return [value_info(path, value) for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
@@ -171,7 +171,12 @@ def _reference(path: Path) -> Any:
     return ReferenceEvaluator(str(path), new_ops=[BatchNormalization]).run
 
 
-def _value_info(path: Path, value: ir.Value) -> ValueInfo:
+def value_info(path: Path, value: ir.Value) -> ValueInfo:
+    """Return name, dtype and shape of an input or output of a file.
+
+    Raises:
+        ModelFileError: it is not a tensor, or of unknown rank.
+    """
     if not isinstance(value.type, ir.TensorType) or value.shape is None:
         raise ModelFileError(path, f"has an input or output {value.name!r} that is not a tensor of known rank.")
     sizes = (_size(size if isinstance(size, int) else size.value) for size in value.shape)

@@ -1,5 +1,6 @@
 """Quantise a folded network to int8: QuantizeLinear and DequantizeLinear nodes around every operator that ONNX Runtime
-runs in int8, unsigned activations, signed weights with a scale for each channel."""
+runs in int8, unsigned activations, signed weights with a scale for each channel.
+"""
 
 from __future__ import annotations
 

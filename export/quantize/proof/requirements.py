@@ -14,8 +14,12 @@ MIN_OUTPUT_DB = {PrecisionKind.INT8: 10.0, PrecisionKind.FLOAT16: 40.0}
 Whole networks were found at 26 to 38 dB in int8, and at 60 to 68 dB in float16."""
 
 
-def require(precision: Precision) -> None:
+def require(precision: Precision, must_be_faster: bool = True) -> None:
     """Raise if a network may not be written.
+
+    Args:
+        precision: with the proof.
+        must_be_faster: refuse an int8 network that is not, unless the recipe forces it.
 
     Raises:
         PrecisionLossError: naming the first requirement that it does not meet.
@@ -33,7 +37,7 @@ def require(precision: Precision) -> None:
         )
     _require_outputs(kind, proof)
     _require_accuracy(kind, proof, recipe)
-    if kind is PrecisionKind.INT8 and not recipe.force and not is_faster(proof):
+    if must_be_faster and kind is PrecisionKind.INT8 and not recipe.force and not is_faster(proof):
         times = ", ".join(f"{ratio:.2f} for {_rows(rows)}" for rows, ratio in proof.time_ratio.items())
         raise PrecisionLossError(
             f"The {kind} network is not faster than float32 on this processor, whose time is 1 ({times}); "

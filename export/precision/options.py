@@ -1,0 +1,80 @@
+"""What a user asks for, with the samples that are at hand, as a conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind, Recipe
+from normfold.export.adapt.samples import MIN_SAMPLES, Samples, require_usable
+from normfold.export.adapt.split_samples import read_labels, split_samples
+from normfold.export.errors import QuantizeError
+from normfold.export.quantize.lower_precision import LowerPrecision
+
+RangeSource = Literal["statistics", "samples"]
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """Options of a conversion.
+
+    Attributes:
+        kind: int8 or float16.
+        samples: what ranges are taken from, and what both networks are compared on (`export.adapt.read_samples`); an
+            array `y` of an .npz holds their labels.
+        as_tensors: whether an .npz holds tensors; None to decide by the names of its arrays.
+        ranges_from: of activations, in int8; None for samples where there are some.
+        float16_io: make inputs and outputs float16 too.
+        max_drop: largest loss of accuracy, or of agreement without labels.
+        force: write an int8 network that is not faster.
+    """
+
+    kind: PrecisionKind = PrecisionKind.INT8
+    samples: Path | None = None
+    as_tensors: bool | None = None
+    ranges_from: RangeSource | None = None
+    float16_io: bool = False
+    max_drop: float = DEFAULT_MAX_DROP
+    force: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The options that a manifest keeps.
+
+        Raises:
+            QuantizeError: ranges shall come from samples, and there are none.
+        """
+        if self.ranges_from == "samples" and self.samples is None:
+            raise QuantizeError("Ranges shall come from samples, and none are given: name them with --samples.")
+        has_samples = self.samples is not None and self.kind is PrecisionKind.INT8
+        return Recipe(
+            ranges_from=self.ranges_from or ("samples" if has_samples else "statistics"),
+            float16_io=self.float16_io,
+            max_drop=self.max_drop,
+            force=self.force,
+        )
+
+
+def conversion(options: PrecisionOptions, samples: Samples | None) -> LowerPrecision:
+    """Return the conversion of a network.
+
+    Args:
+        options: of the user.
+        samples: those that `options.samples` names, as the folded network takes them.
+
+    Raises:
+        QuantizeError: ranges shall come from samples, and there are none.
+        SampleCountError: the samples are too few, or too many.
+        IdenticalSamplesError: they are all the same.
+        ModelInputError, SampleError: the labels cannot be used.
+    """
+    recipe = options.recipe
+    if samples is None or options.samples is None:
+        return LowerPrecision(options.kind, recipe)
+    require_usable(samples, MIN_SAMPLES)
+    found = split_samples(samples, recipe.ranges_from == "samples")
+    labels = read_labels(options.samples, samples.count)
+    return LowerPrecision(
+        options.kind, recipe, found.calibration, found.rows, None if labels is None else labels[found.places]
+    )

@@ -1,0 +1,142 @@
+"""Convert a folded network to a lower precision, and prove how near it is, before it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from normfold.contract.precision.record import Precision, PrecisionKind, Recipe
+from normfold.contract.progress import ProgressCallback, ignore_progress
+from normfold.export.arrays import Tensor
+from normfold.export.bundle.folded_network import FoldedNetwork
+from normfold.export.errors import SampleError
+from normfold.export.onnx_io.model_file import load_model
+from normfold.export.quantize.channel_statistics import of_bundle
+from normfold.export.quantize.float16.convert import convert_to_float16
+from normfold.export.quantize.float16.result import Float16Result
+from normfold.export.quantize.input_ranges import input_range
+from normfold.export.quantize.int8.quantize import quantize_int8
+from normfold.export.quantize.int8.result import Int8Options, Int8Result
+from normfold.export.quantize.proof.agreement import labels_fit
+from normfold.export.quantize.proof.prove import Pair, prove_float16, prove_int8
+from normfold.export.quantize.proof.random_rows import random_rows
+from normfold.export.quantize.proof.requirements import require
+from normfold.export.quantize.proof.rows import ProofRows
+from normfold.export.quantize.proof.sessions import open_network
+from normfold.export.verify.runner import Inputs, input_infos, value_info
+
+
+@dataclass(frozen=True, eq=False)
+class LowerPrecision:
+    """The wanted precision, and the rows to make it and to prove it with: a `bundle.folded_network.Conversion`.
+
+    Attributes:
+        kind: int8 or float16.
+        recipe: how to convert.
+        calibration: rows that ranges are taken from, as the folded network takes them; None for those of statistics.
+        rows: to prove the result on; random ones where there are none.
+        labels: the classes of these rows.
+        must_be_faster: refuse an int8 network that is not, unless the recipe forces it.
+    """
+
+    kind: PrecisionKind
+    recipe: Recipe = field(default_factory=Recipe)
+    calibration: Inputs | None = None
+    rows: Inputs | None = None
+    labels: Tensor | None = None
+    must_be_faster: bool = True
+
+    def __call__(self, network: FoldedNetwork, target: Path, progress: ProgressCallback = ignore_progress) -> Precision:
+        """Convert a network, and prove the result.
+
+        Args:
+            network: the folded float32 network.
+            target: where the converted one goes.
+            progress: called with each step as it begins.
+
+        Raises:
+            QuantizeError: there is nothing to quantise, or nothing to take ranges from.
+            Float16OverflowError: a value exceeds what float16 can hold.
+            PrecisionLossError: the result is too far from float32, or not faster.
+            ModelFileError, ModelInputError, SampleError: the network cannot be run, or the rows are not its own.
+            WriteError: a file cannot be written.
+        """
+        model = load_model(network.path)
+        infos = input_infos(network.path, model)
+        limits = input_range(network.card, network.takes_pixels) if len(infos) == 1 else None
+        ranges = {} if limits is None else {infos[0].name: limits}
+        if self.rows is None:
+            rows = random_rows(infos, open_network(network.path, optimised=True), ranges)
+        else:
+            rows = ProofRows(self.rows, self._labels_by_output(network, model))
+        pair = Pair(
+            network.path,
+            target,
+            None if network.card.preprocessing is None else network.card.preprocessing.sample_shape,
+            (*network.card.logits, *rows.labels),
+            network.batchable,
+        )
+        if self.kind is PrecisionKind.INT8:
+            proof = prove_int8(pair, self._to_int8(network, target, ranges, progress), rows, progress)
+        else:
+            proof = prove_float16(pair, self._to_float16(network, target, rows.inputs, progress), rows, progress)
+        precision = Precision(kind=self.kind, recipe=self.recipe, proof=proof)
+        require(precision, self.must_be_faster)
+        return precision
+
+    def _to_int8(
+        self,
+        network: FoldedNetwork,
+        target: Path,
+        ranges: dict[str, tuple[float, float]],
+        progress: ProgressCallback,
+    ) -> Int8Result:
+        recipe = self.recipe
+        return quantize_int8(
+            network.path,
+            target,
+            unfolded=network.unfolded,
+            statistics=of_bundle(network.statistics),
+            samples=self.calibration if recipe.ranges_from == "samples" else None,
+            input_ranges=ranges,
+            options=Int8Options(sigmas=recipe.sigmas, equalise=recipe.equalise, correct_bias=recipe.correct_bias),
+            progress=progress,
+        )
+
+    def _to_float16(
+        self, network: FoldedNetwork, target: Path, inputs: Inputs, progress: ProgressCallback
+    ) -> Float16Result:
+        found = of_bundle(network.statistics).values()
+        statistics = {each.folded_value: each for each in found if each.folded_value is not None}
+        return convert_to_float16(
+            network.path,
+            target,
+            keep_io=not self.recipe.float16_io,
+            statistics=statistics,
+            inputs=inputs,
+            progress=progress,
+        )
+
+    def _labels_by_output(self, network: FoldedNetwork, model: ir.Model) -> dict[str, Tensor]:
+        """Return the labels for the output that they are classes of: of the card's logits, or the only one that fits.
+
+        Raises:
+            SampleError: they are classes of no output.
+        """
+        if self.labels is None:
+            return {}
+        fitting = [
+            name
+            for name, shape in (
+                (value.name or "", value_info(network.path, value).shape) for value in model.graph.outputs
+            )
+            if labels_fit(self.labels, shape) and (not network.card.logits or name in network.card.logits)
+        ]
+        if len(fitting) != 1:
+            raise SampleError(
+                f"The labels 'y' of the samples, {self.labels.dtype} of shape {list(self.labels.shape)}, are not the "
+                "classes of an output of the network."
+            )
+        return {fitting[0]: self.labels}

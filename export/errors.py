@@ -21,6 +21,7 @@ NormfoldError (contract)
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
 │   ├── Float16OverflowError a value exceeds what float16 can hold
+│   ├── Float16GraphError    the float16 graph is not valid
 │   ├── DamagedVersionError  a version is not what was exported
 │   └── AdaptationError      the samples do not allow to recalibrate statistics
 │       ├── SampleCountError       they are too few, or too many
@@ -175,6 +176,16 @@ class Float16OverflowError(CheckError):
             "Nothing was written: keep the network in float32."
         )
         self.node, self.value, self.magnitude, self.basis = node, value, magnitude, basis
+
+
+class Float16GraphError(CheckError):
+    """The float16 graph is not valid: a fault of the conversion, caught before anything is written: exit code 70."""
+
+    exit_code = 70
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The float16 graph is not valid, nothing was written; please report this: {problem}")
+        self.problem = problem
 
 
 class DamagedVersionError(CheckError):

@@ -15,8 +15,8 @@ FOLDERS = ("benchmarks", "cli", "contract", "display", "export", "models", "norm
 
 LAYERS = {
     "export": (
-        *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "quantize"),
-        *("bundle", "files", "repository", "adapt", "unfold", "repair"),
+        *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
+        *("quantize", "files", "repository", "adapt", "unfold", "repair"),
     ),
     "models": ("errors", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (

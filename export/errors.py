@@ -22,6 +22,7 @@ NormfoldError (contract)
 │   ├── FoldError            the folded graph is not valid
 │   ├── VerificationError    the folded model does not reproduce the original
 │   ├── Float16OverflowError a value exceeds what float16 can hold
+│   ├── Float16GraphError    the float16 graph is not valid
 │   ├── PrecisionLossError   a network of lower precision is too far from float32, or not faster
 │   ├── DamagedVersionError  a version is not what was exported
 │   └── AdaptationError      the samples do not allow to recalibrate statistics
@@ -183,11 +184,13 @@ class Float16OverflowError(CheckError):
         self.node, self.value, self.magnitude, self.basis = node, value, magnitude, basis
 
 
-class PrecisionLossError(CheckError):
-    """A network of lower precision is too far from the float32 network, or not faster."""
+class Float16GraphError(CheckError):
+    """The float16 graph is not valid: a fault of the conversion, caught before anything is written: exit code 70."""
+
+    exit_code = 70
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}. Nothing was written.")
+        super().__init__(f"The float16 graph is not valid, nothing was written; please report this: {problem}")
         self.problem = problem
 
 
@@ -197,6 +200,14 @@ class DamagedVersionError(CheckError):
     def __init__(self, name: str, version: int, problem: str) -> None:
         super().__init__(f"Version {version} of {name!r} is damaged, and nothing was written: {problem}")
         self.name, self.version, self.problem = name, version, problem
+
+
+class PrecisionLossError(CheckError):
+    """A network of lower precision is too far from the float32 network, or not faster."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}. Nothing was written.")
+        self.problem = problem
 
 
 class AdaptationError(CheckError):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-
 from normfold.contract.atomic_write import atomic_path
 from normfold.contract.errors import WriteError
 from normfold.contract.progress import ProgressCallback, ignore_progress
@@ -14,8 +12,9 @@ from normfold.export.errors import FoldError, ModelFileError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels
-from normfold.export.onnx_io.model_file import external_tensors, load_model, require_consistent, save_model
+from normfold.export.onnx_io.model_file import load_model, require_consistent, save_model
 from normfold.export.onnx_io.normalise import freeze_inputs
+from normfold.export.onnx_io.source_weights import keep_source_weights
 from normfold.export.verify.conversion import compare_conversion
 from normfold.export.verify.timing import Timing, time_models
 from normfold.export.verify.verify import Verification, verify
@@ -103,15 +102,3 @@ def time_or_warn(
             f"The models were not timed: the {'source' if error.path == source else 'folded model'} {error.problem}"
         )
     return None
-
-
-def keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
-    """Check that no weights of the source are overwritten, unless the source itself is replaced too.
-
-    Raises:
-        ModelFileError: the target's weights would go where the source keeps its own.
-    """
-    data = target.with_name(f"{target.name}.data").resolve()
-    kept = {Path(tensor.path).resolve() for tensor in external_tensors(model)}
-    if data in kept and source.resolve() != target.resolve():
-        raise ModelFileError(target, f"would overwrite the weights of {str(source)!r}; choose another name.")

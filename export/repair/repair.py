@@ -18,11 +18,11 @@ from normfold.export.adapt.read_samples import read_samples_of_file
 from normfold.export.adapt.recalibrate import recalibrate
 from normfold.export.adapt.samples import Samples, require_usable
 from normfold.export.errors import ModelFileError, RepairError
-from normfold.export.files.fold_file import keep_source_weights
 from normfold.export.graph.constant_folding.simplify import compute_constants
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import check_result, load_model, save_model
+from normfold.export.onnx_io.source_weights import keep_source_weights
 from normfold.export.repair.modes import (
     BatchStatistics,
     Cause,

@@ -17,10 +17,10 @@ from normfold.export.adapt.read_samples import read_samples_of_file
 from normfold.export.adapt.samples import MIN_SAMPLES, require_usable
 from normfold.export.bundle.statistics import read_statistics
 from normfold.export.errors import ModelFileError, UnfoldError
-from normfold.export.files.fold_file import keep_source_weights
 from normfold.export.graph.nodes import is_batchnorm, node_label
 from normfold.export.graph.pixels import from_pixels
 from normfold.export.onnx_io.model_file import check_result, load_model, save_model
+from normfold.export.onnx_io.source_weights import keep_source_weights
 from normfold.export.repository.versions import check_version, find_model
 from normfold.export.unfold.report import UnfoldedLayer, UnfoldReport
 from normfold.export.unfold.with_samples import unfold_with_samples

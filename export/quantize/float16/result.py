@@ -15,7 +15,7 @@ MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class ChannelStatistics(Protocol):
-    """Mean and standard deviation of a value, by channel, as folded BatchNormalization parameters state them."""
+    """Mean and standard deviation of a value by channel, as the parameters of a folded BatchNormalization give them."""
 
     @property
     def mean(self) -> Array:
@@ -24,6 +24,10 @@ class ChannelStatistics(Protocol):
     @property
     def std(self) -> Array:
         """Shape (C,), float64, not negative."""
+
+    @property
+    def folded_value(self) -> str | None:
+        """Name of the value in the folded graph; None where no value holds it."""
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,33 @@ INTERNAL_FAULT = 70
 """Exit code of an unforeseen error: not 1, which means that a check failed."""
 
 COMMANDS = (
-    *("train", "audit", "repair", "export", "fold", "unfold", "inspect", "verify", "adapt", "serve", "study"),
+    *(
+        "train",
+        "audit",
+        "repair",
+        "export",
+        "fold",
+        "unfold",
+        "inspect",
+        "verify",
+        "quantize",
+        "adapt",
+        "serve",
+        "study",
+    ),
     *("repository", "keys"),
 )
 """In the order of the help. A command's module has a function of its name, or a Typer `app` of several."""
 
-ON_ONNX_FILES = frozenset({"fold", "inspect", "repair", "unfold", "verify"})
+ON_ONNX_FILES = frozenset({"fold", "inspect", "quantize", "repair", "unfold", "verify"})
 """Commands whose modules are in `normfold.cli.commands.onnx_files`; the others are in `normfold.cli.commands`."""
 
-OPTIONS = {"input_shape": "--input", "takes_pixels": "--input uint8", "arguments": "--arg"}
+OPTIONS = {
+    "input_shape": "--input",
+    "takes_pixels": "--input uint8",
+    "arguments": "--arg",
+    "keep_reference": "--no-reference",
+}
 """Argument of the Python API to its option, where that is not named like it."""
 
 

@@ -6,6 +6,7 @@
     inspect     show what a fold would do, with a drawing
     verify      compare two ONNX models, relative to the rounding noise of the first
     export      fold a run folder, an ONNX file or a torch network, and write a bundle
+    quantize    write a network in int8 or float16, with a proof of how near it is
     adapt       recalibrate a bundle's statistics from samples, and publish a new version
     unfold      give a folded network its BatchNormalization again, for further training
     repair      put BatchNormalization in training mode into inference mode
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from normfold._repository import load_repository as load_repository
     from normfold._shared.predictions import ClassProbability as ClassProbability
     from normfold._shared.predictions import Prediction as Prediction
+    from normfold._shared.quantize import QuantizeResult as QuantizeResult
+    from normfold._shared.quantize import quantize as quantize
     from normfold._shared.repair import RepairResult as RepairResult
     from normfold._shared.repair import repair as repair
     from normfold._shared.unfold import UnfoldResult as UnfoldResult
@@ -68,6 +71,7 @@ _MODULES = {
     "_inspect": ("inspect", "InspectResult"),
     "_verify": ("verify", "VerifyResult"),
     "_export": ("export", "ExportResult"),
+    "_shared.quantize": ("quantize", "QuantizeResult"),
     "_adapt": ("adapt", "AdaptResult"),
     "_shared.unfold": ("unfold", "UnfoldResult"),
     "_shared.repair": ("repair", "RepairResult"),

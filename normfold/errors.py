@@ -16,6 +16,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── NotAdaptableError               a bundle's statistics cannot be recalibrated from its files
     │   ├── UnfoldError                     a network cannot be given BatchNormalization nodes again
     │   ├── RepairError                     BatchNormalization nodes cannot be put into inference mode
+    │   ├── QuantizeError                   a network cannot be quantised from what is there
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
     │   ├── RepositoryError                 a repository cannot carry out a command
     │   │   ├── NoRepositoryError           the repository is not a folder
@@ -41,6 +42,9 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     ├── CheckError                          a check failed; exit code 1
     │   ├── FoldError                       a folded graph is not valid; exit code 70
     │   ├── VerificationError               a folded model does not reproduce the original
+    │   ├── Float16OverflowError            a value exceeds what float16 can hold
+    │   ├── Float16GraphError               a float16 graph is not valid; exit code 70
+    │   ├── PrecisionLossError              a network of lower precision is too far from float32, or not faster
     │   ├── DamagedVersionError             a version in a repository is not what was exported
     │   ├── AdaptationError                 the samples do not allow recalibrating statistics
     │   │   ├── SampleCountError            the samples are too few, or too many
@@ -85,6 +89,8 @@ from normfold.contract.errors import WriteError as WriteError
 from normfold.export.errors import AdaptationError as AdaptationError
 from normfold.export.errors import BundleExportError as BundleExportError
 from normfold.export.errors import DamagedVersionError as DamagedVersionError
+from normfold.export.errors import Float16GraphError as Float16GraphError
+from normfold.export.errors import Float16OverflowError as Float16OverflowError
 from normfold.export.errors import FoldError as FoldError
 from normfold.export.errors import ForeignFolderError as ForeignFolderError
 from normfold.export.errors import IdenticalSamplesError as IdenticalSamplesError
@@ -94,6 +100,8 @@ from normfold.export.errors import NoModelError as NoModelError
 from normfold.export.errors import NoRepositoryError as NoRepositoryError
 from normfold.export.errors import NotAdaptableError as NotAdaptableError
 from normfold.export.errors import PixelError as PixelError
+from normfold.export.errors import PrecisionLossError as PrecisionLossError
+from normfold.export.errors import QuantizeError as QuantizeError
 from normfold.export.errors import ReadError as ReadError
 from normfold.export.errors import RepairError as RepairError
 from normfold.export.errors import RepositoryError as RepositoryError

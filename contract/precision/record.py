@@ -35,18 +35,18 @@ class Recipe(_Numbers):
 
     ranges_from: Literal["statistics", "samples"] = Field(
         default="statistics",
-        description="Source of the ranges of activations: the BatchNormalization statistics, or samples.",
+        description="int8: source of the ranges of activations, the BatchNormalization statistics, or samples.",
     )
     sigmas: float = Field(
-        default=8.0, gt=0, description="Half of the width of a range from statistics, in standard deviations."
+        default=8.0, gt=0, description="int8: half of the width of a range from statistics, in standard deviations."
     )
     equalise: bool = Field(
-        default=True, description="Equalise the channels of pairs of layers whose ranges are far apart."
+        default=True, description="int8: equalise the channels of pairs of layers whose ranges are far apart."
     )
-    correct_bias: bool = Field(default=True, description="Correct the mean error that rounded weights make.")
-    float16_io: bool = Field(default=False, description="Inputs and outputs are float16 too; float32 otherwise.")
+    correct_bias: bool = Field(default=True, description="int8: correct the mean error that rounded weights make.")
+    float16_io: bool = Field(default=False, description="float16: inputs and outputs are too; float32 otherwise.")
     max_drop: float = Field(default=DEFAULT_MAX_DROP, ge=0, le=1, description="Largest drop that was allowed.")
-    force: bool = Field(default=False, description="Allowed where it is not faster than float32.")
+    force: bool = Field(default=False, description="int8: allowed where it is not faster than float32.")
 
 
 class WorstLayer(_Numbers):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from normfold.contract.precision.record import Precision
     from normfold.contract.progress import ProgressCallback
     from normfold.export.fold.report import FoldReport
     from normfold.export.verify.timing import Timing
@@ -59,7 +60,10 @@ class Arc:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a page says. `folded_size`, `verification` and `timing` are None where they were not asked for."""
+    """All that a page says. `folded_size`, `verification` and `timing` are None where they were not asked for.
+
+    `precision` is that of the bundle in which the model lies, if it is not float32.
+    """
 
     name: str
     sha256: str
@@ -76,6 +80,7 @@ class Facts:
     folded_size: int | None
     verification: Verification | None
     timing: Timing | None = None
+    precision: Precision | None = None
 
 
 def gather_facts(path: Path, verified: bool, progress: ProgressCallback, timed: bool = False) -> Facts:

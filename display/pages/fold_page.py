@@ -11,10 +11,11 @@ from normfold.display.pages.document import document
 from normfold.display.pages.drawing import draw, key
 from normfold.display.pages.facts import Facts, ValueRow
 from normfold.display.pages.markup import Html, bar, element, join, name, row, shortened, table
-from normfold.display.pages.verification_section import ratio, verification_section
+from normfold.display.pages.verification_section import precision_section, ratio, verification_section
 from normfold.display.terminal.fold import fold_sentence, kept_by_reason
 
 if TYPE_CHECKING:
+    from normfold.contract.precision.record import Precision
     from normfold.export.verify.verify import Verification
 
 _ALWAYS_COUNTED = ("Conv", "BatchNormalization", "Add", "Mul")
@@ -31,6 +32,11 @@ def verification_page(title: str, verification: Verification) -> str:
     return document(shortened(title, 80), [verification_section(verification)], "normfold verify --json")
 
 
+def precision_page(title: str, precision: Precision) -> str:
+    """Return a page of the proof of a lower precision alone."""
+    return document(shortened(title, 80), [precision_section(precision)], "normfold quantize --json")
+
+
 def _sections(facts: Facts, title: str) -> Iterator[Html]:
     yield element("header", element("h1", title), element("p", _verdict(facts), class_="verdict"))
     yield _figures(facts)
@@ -41,6 +47,8 @@ def _sections(facts: Facts, title: str) -> Iterator[Html]:
     if facts.marks:
         yield _map(facts)
     yield verification_section(facts.verification)
+    if facts.precision is not None:
+        yield precision_section(facts.precision)
     yield element("div", _operators(facts), _model(facts), class_="columns")
     if facts.report.entries:
         yield batchnorm_table(facts.report.entries)

@@ -1,4 +1,4 @@
-"""The section of a page on a verification: error and noise of each output."""
+"""Sections of a page on comparisons: of a fold with its source, and of a lower precision with float32."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from normfold.display.pages.markup import Html, bar, element, name, row, table
 
 if TYPE_CHECKING:
+    from normfold.contract.precision.record import Precision
     from normfold.export.verify.difference import Difference
     from normfold.export.verify.verify import Verification
 
@@ -66,3 +67,23 @@ def _row(label: Html | str, found: Difference) -> Html:
 def ratio(found: Difference) -> str:
     """Return error over noise, for a cell of a table."""
     return f"{found.ratio:.1f}" if found.noise else "–"
+
+
+def precision_section(precision: Precision) -> Html:
+    """Return the section of a network in a lower precision: each finding, and what was required."""
+    from normfold.display.terminal.precision import basis_sentence, proof_rows
+
+    proof = precision.proof
+    rows = [row(label, found, required, numbers=[1]) for label, found, required in proof_rows(precision)]
+    return element(
+        "section",
+        element("h2", f"Precision: {precision.kind}", id="precision"),
+        element(
+            "p",
+            f"The {precision.kind} network against the folded float32 network. dB is signal to noise: 10 log10 of the "
+            "sum of the squared values over the sum of the squared differences. Time and size are ratios to float32. ",
+            basis_sentence(proof),
+        ),
+        *(element("p", sentence, class_="warning") for sentence in proof.notes),
+        table(f"The proof of {precision.kind}", ["against float32", "found#", "required"], rows),
+    )

@@ -1,0 +1,134 @@
+"""`normfold quantize`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from normfold.display.terminal.console import err, out, print_json, warn
+from normfold.display.terminal.fold import fold_sentence
+
+
+class LowerPrecision(StrEnum):
+    """Precisions that a network can be converted to."""
+
+    INT8 = "int8"
+    FLOAT16 = "float16"
+
+
+class Ranges(StrEnum):
+    """Sources of the ranges of activations."""
+
+    STATISTICS = "statistics"
+    SAMPLES = "samples"
+
+
+def quantize(
+    source: Annotated[
+        str,
+        typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="REPOSITORY/NAME|IN.onnx"),
+    ],
+    target: Annotated[
+        Path | None, typer.Argument(help="For a file: path of the model to write.", metavar="OUT.onnx")
+    ] = None,
+    precision: Annotated[LowerPrecision, typer.Option(help="Precision to convert to.")] = LowerPrecision.INT8,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Samples to take ranges from and to compare with: a folder of images, an .npz (raw inputs 'x', or "
+            "tensors named like the network's inputs; labels 'y'), a .csv, or the state folder of a service.",
+            metavar="FILE|DIR",
+        ),
+    ] = None,
+    tensors: Annotated[
+        bool | None,
+        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
+    ] = None,
+    ranges: Annotated[
+        Ranges | None,
+        typer.Option(
+            help="Source of the ranges of activations in int8.", show_default="samples if given, otherwise statistics"
+        ),
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="For a file: the source card, if not IN.json beside the model.", metavar="FILE"),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a file: inputs for the verification of the fold, .npz, an array for each input.", metavar="FILE"
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class.",
+            show_default="0.01",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write an int8 network that is not faster.")] = False,
+    float16_io: Annotated[bool, typer.Option("--float16-io", help="Make inputs and outputs float16 too.")] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference/--no-reference", help="Keep the float32 network in the new version.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
+
+    For a model of a repository a new version is published, from its newest version alone. A file is folded on the way.
+    Ranges come from the BatchNormalization statistics that the fold removed, or from --samples.
+
+    The result is compared with float32 before it is written: signal to noise of the outputs and layers, classes and
+    accuracy on the samples, time and size. If it loses more than --max-drop, or an int8 network is not faster, nothing
+    is written and the exit code is 1. Without samples, accuracy is not measured.
+
+    Example: `normfold quantize model_repository/digits`
+
+    Example: `normfold quantize resnet50.onnx resnet50.int8.onnx --samples images.npz`
+    """
+    from normfold import quantize as quantize_network
+    from normfold.display.terminal.precision import basis_sentence, precision_record, precision_table, slower_sentence
+
+    range_source: Literal["statistics", "samples"] | None = None if ranges is None else ranges.value
+    with err.status("starting") as status:
+        result = quantize_network(
+            source,
+            target,
+            precision=precision.value,
+            samples=samples,
+            as_tensors=tensors,
+            ranges=range_source,
+            version=version,
+            card=card,
+            inputs=inputs,
+            max_drop=max_drop,
+            force=force,
+            float16_io=float16_io,
+            keep_reference=reference,
+            progress=status.update,
+        )
+    fold_warnings = () if result.report is None else tuple(result.report.warnings)
+    for sentence in (*result.warnings, *fold_warnings, *result.proof.notes):
+        warn(sentence)
+    if as_json:
+        record: dict[str, Any] = {"target": str(result.path), "precision": precision_record(result.precision)}
+        if result.manifest is not None:
+            record |= {"name": result.manifest.name, "version": result.manifest.version}
+        if result.report is not None:
+            record["fold"] = result.report.to_dict()
+        print_json(record)
+        return
+    if result.report is not None:
+        out.print(fold_sentence(result.report), markup=False)
+    out.print(precision_table(result.precision))
+    out.print(basis_sentence(result.proof), markup=False)
+    if (slower := slower_sentence(result.proof)) is not None and precision is LowerPrecision.INT8:
+        out.print(slower, markup=False)
+    out.print(f"{str(result.path)!r} is {precision.value}.", markup=False, soft_wrap=True)

@@ -1,0 +1,93 @@
+"""Proofs of networks in a lower precision as tables and sentences for a terminal, and as records for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from normfold.contract.precision.record import Precision, PrecisionProof
+from normfold.contract.precision.signal_to_noise import MAX_DB, MIN_FUSED_DB
+from normfold.display.terminal.width import middle_shortened
+
+_MAX_NAME_WIDTH = 24
+
+
+def precision_table(precision: Precision) -> Table:
+    """Return one row for each finding, with what was required; 80 columns at most."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("against float32")
+    table.add_column("found", justify="right", no_wrap=True)
+    table.add_column("required")
+    for name, found, required in proof_rows(precision):
+        table.add_row(Text(name), found, Text(required, style="bright_black"))
+    return table
+
+
+def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
+    """Return name, value and requirement of each finding, in words."""
+    proof, drop = precision.proof, precision.recipe.max_drop
+    rows = []
+    if proof.pair_sum is not None:
+        rows.append(("sums of two products, in 16 bits", f"{proof.pair_sum:,.0f}", "at most 32,767"))
+    if proof.fused_sqnr_db is not None:
+        rows.append(
+            ("runs with and without optimisations", decibels(proof.fused_sqnr_db), f"at least {MIN_FUSED_DB:g} dB")
+        )
+    rows += [
+        (f"output {middle_shortened(name, _MAX_NAME_WIDTH)}", decibels(ratio), "")
+        for name, ratio in proof.outputs.items()
+    ]
+    if proof.worst_layer is not None:
+        name = middle_shortened(proof.worst_layer.value, _MAX_NAME_WIDTH)
+        rows.append((f"worst layer, {name}", decibels(proof.worst_layer.sqnr_db), ""))
+    if proof.agreement is not None:
+        required = f"at least {1 - drop:.4f}" if proof.accuracy is None else ""
+        rows.append(("same class", f"{proof.agreement.share:.4f}", required))
+        rows.append(("  at 95 % confidence at least", f"{proof.agreement.lower_bound:.4f}", ""))
+    if proof.accuracy is not None:
+        change = f"{proof.accuracy.before:.4f} → {proof.accuracy.after:.4f}"
+        rows.append(("accuracy", change, f"drop at most {drop:g}"))
+    faster = "" if precision.kind != "int8" or precision.recipe.force else "one of them below 1"
+    for place, (count, ratio) in enumerate(proof.time_ratio.items()):
+        rows.append((f"time, {count} row{'s' * (count != 1)}", f"{ratio:.2f}", "" if place else faster))
+    rows.append(("size", f"{proof.size_ratio:.2f}", ""))
+    return rows
+
+
+def decibels(ratio: float) -> str:
+    """Return a signal to noise ratio."""
+    return "equal" if ratio >= MAX_DB else f"{ratio:.1f} dB"
+
+
+def basis_sentence(proof: PrecisionProof) -> str:
+    """Return what the networks were compared on."""
+    rows = f"{proof.rows:,} row{'s' * (proof.rows != 1)}"
+    if proof.rows_from == "random":
+        return f"Compared on {rows} of random numbers, on {proof.processor}: accuracy was not measured."
+    return f"Compared on {rows} of the samples, on {proof.processor}."
+
+
+def slower_sentence(proof: PrecisionProof) -> str | None:
+    """Return for which numbers of rows the network is not faster; None if for none of them."""
+    slow = [f"{count} row{'s' * (count != 1)}" for count, ratio in proof.time_ratio.items() if ratio >= 1]
+    return f"It is not faster than float32 for {' and '.join(slow)} on this processor." if slow else None
+
+
+def precision_sentence(precision: Precision) -> str:
+    """Return the main findings in one sentence."""
+    proof = precision.proof
+    parts = [f"{precision.kind}, {proof.size_ratio:.2f} of float32's size"]
+    if proof.time_ratio and precision.kind == "int8":
+        parts.append(f"{min(proof.time_ratio.values()):.2f} of its time")
+    if proof.outputs:
+        parts.append(f"signal to noise at least {decibels(min(proof.outputs.values()))}")
+    if proof.agreement is not None:
+        parts.append(f"same class for {proof.agreement.share:.4f} of {proof.rows:,} rows")
+    return f"{', '.join(parts)}."
+
+
+def precision_record(precision: Precision | None) -> dict[str, Any] | None:
+    """Return plain types for JSON."""
+    return None if precision is None else precision.model_dump(mode="json")

@@ -1,0 +1,222 @@
+"""`normfold.quantize`: a network in a lower precision, with a proof of how near it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from normfold._shared.packages import require_export
+from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.progress import Progress, progress_callback
+from normfold.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
+    from normfold.contract.precision.record import Precision, PrecisionProof
+    from normfold.export.fold.report import FoldReport
+    from normfold.export.precision.options import PrecisionOptions
+
+LowerPrecisionName = Literal["int8", "float16"]
+RangeSourceName = Literal["statistics", "samples"]
+
+
+@dataclass(frozen=True, repr=False)
+class QuantizeResult:
+    """The result of `quantize`.
+
+    Attributes:
+        path: of the file, or REPOSITORY/NAME/VERSION.
+        precision: kind, recipe and proof.
+        manifest: of the new version; None for a file.
+        report: of the fold; None for a version, which was folded before.
+        warnings: about the samples, one sentence each.
+    """
+
+    path: Path
+    precision: Precision
+    manifest: Manifest | None = None
+    report: FoldReport | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def proof(self) -> PrecisionProof:
+        """The comparison with the folded float32 network."""
+        return self.precision.proof
+
+    def to_html(self) -> str:
+        """Return a self-contained page of the proof."""
+        from normfold.display.pages.fold_page import precision_page
+
+        return precision_page(str(self.path), self.precision)
+
+    def __repr__(self) -> str:
+        from normfold.display.terminal.precision import precision_sentence
+
+        return f"QuantizeResult({str(self.path)!r}: {precision_sentence(self.precision)})"
+
+    def _repr_html_(self) -> str:
+        from normfold.display.pages.notebook import embed
+
+        return embed(self.to_html())
+
+
+def quantize(
+    source: AnyPath,
+    target: AnyPath | None = None,
+    *,
+    precision: LowerPrecisionName = "int8",
+    samples: AnyPath | None = None,
+    as_tensors: bool | None = None,
+    ranges: RangeSourceName | None = None,
+    repository: AnyPath | None = None,
+    version: int | None = None,
+    card: AnyPath | None = None,
+    inputs: AnyPath | None = None,
+    max_drop: float | None = None,
+    force: bool = False,
+    float16_io: bool = False,
+    keep_reference: bool = True,
+    progress: Progress = False,
+) -> QuantizeResult:
+    """Write a network in int8 or float16, with a proof of how near it is to the folded float32 network.
+
+    Of a model in a repository a new version is published. An ONNX file is folded on the way, and the result written to
+    `target`. Ranges of activations come from the BatchNormalization statistics that the fold removed, so no data are
+    needed::
+
+        mean = shift        std = |scale| * sqrt(running_var / (running_var + epsilon))
+
+    With samples, ranges are those of every second sample, and the others compare both networks.
+
+    Source: Nagel et al. 2019, arXiv:1906.04721.
+
+    Example:
+        >>> import normfold
+        >>> normfold.quantize("model_repository/digits").path
+        PosixPath('model_repository/digits/2')
+        >>> normfold.quantize("resnet50.onnx", "resnet50.int8.onnx").proof.size_ratio
+        0.26
+
+    Args:
+        source: REPOSITORY/NAME or name of a model, or path of a float32 ONNX file, which ends in .onnx.
+        target: for a file: path of the model to write; an existing file is replaced as a whole.
+        precision: "int8" or "float16".
+        samples: inputs as `adapt` reads them: a folder of images, an .npz (raw inputs "x", or tensors named like the
+            network's inputs; "y" may hold their classes), a .csv, or the state folder of a service that keeps inputs.
+        as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
+        ranges: of activations, from "statistics" or "samples"; from the samples without it, if there are some.
+        repository: folder of models; "model_repository" without it.
+        version: of the model; the newest without it.
+        card: for a file: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the
+            model without it.
+        inputs: for a file: an .npz to verify the fold with, one array for each input; random inputs without it.
+        max_drop: largest loss of accuracy where the samples have labels, otherwise of agreement in class; 0.01 without
+            it.
+        force: write an int8 network that is not faster on this processor.
+        float16_io: make inputs and outputs float16 too.
+        keep_reference: keep the float32 network in the new version; it can be converted again from that.
+        progress: True shows each step on standard error; a function is called with each step, in words.
+
+    Raises:
+        MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ArgumentError: an argument is for the other kind of source, or for the other precision.
+        ModelFileError, TrainingModeError, ManifestError: the model or its card cannot be used.
+        QuantizeError: there is nothing to convert, or nothing to take ranges from.
+        RepositoryError: there is no such model or version.
+        DamagedVersionError: the version is not what was exported.
+        SampleError, PixelError, ModelInputError: the samples or inputs cannot be used.
+        AdaptationError: the samples are too few, too many, or all alike.
+        VerificationError: the folded model differs; nothing was written.
+        Float16OverflowError: a value exceeds what float16 can hold; nothing was written.
+        PrecisionLossError: the result is too far from float32, or not faster; nothing was written.
+        WriteError: `target` or the repository cannot be written.
+    """
+    require_export("normfold quantize")
+    given = Path(source)
+    is_file = given.suffix == ".onnx"
+    _check_arguments(
+        is_file, given, target, {"repository": repository, "version": version}, {"card": card, "inputs": inputs}
+    )
+    if is_file and not keep_reference:
+        raise ArgumentError("`keep_reference` is for a model in a repository; a file keeps no float32 network.")
+    options = precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io)
+    with progress_callback(progress) as progress:
+        if is_file:
+            from normfold._shared.source import read_card
+            from normfold.export.precision.quantize_file import quantize_file
+
+            written = Path(target or "")
+            made = quantize_file(
+                given, written, options, read_card(given, optional_path(card)), optional_path(inputs), progress
+            )
+            return QuantizeResult(written, made.precision, report=made.report, warnings=made.warnings)
+        from normfold.export.precision.quantize_bundle import quantize_bundle
+
+        usual = given.parent if len(given.parts) > 1 else Path(REPOSITORY)
+        folder = optional_path(repository) or usual
+        published = quantize_bundle(folder, given.name, options, version, keep_reference, progress)
+        return QuantizeResult(published.path, published.precision, published.manifest, warnings=published.warnings)
+
+
+def precision_options(
+    precision: str,
+    samples: AnyPath | None,
+    as_tensors: bool | None,
+    ranges: RangeSourceName | None,
+    max_drop: float | None,
+    force: bool,
+    float16_io: bool,
+) -> PrecisionOptions:
+    """Return the options of a conversion.
+
+    Raises:
+        ArgumentError: the precision is unknown, or an option is for the other one.
+    """
+    from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind
+    from normfold.export.precision.options import PrecisionOptions
+
+    lower = [kind.value for kind in (PrecisionKind.INT8, PrecisionKind.FLOAT16)]
+    if precision not in lower:
+        raise ArgumentError(f"`precision` {precision!r} is not {' or '.join(lower)}.")
+    kind = PrecisionKind(precision)
+    wrong = {"float16_io": float16_io} if kind is PrecisionKind.INT8 else {"ranges": ranges, "force": force}
+    for name, value in wrong.items():
+        if value:
+            raise ArgumentError(f"`{name}` is not for {kind}.")
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise ArgumentError(f"`max_drop` {max_drop} is not between 0 and 1.")
+    return PrecisionOptions(
+        kind,
+        optional_path(samples),
+        as_tensors,
+        ranges,
+        float16_io,
+        DEFAULT_MAX_DROP if max_drop is None else max_drop,
+        force,
+    )
+
+
+def _check_arguments(
+    is_file: bool,
+    source: Path,
+    target: AnyPath | None,
+    of_bundle: dict[str, object],
+    of_file: dict[str, object],
+) -> None:
+    """Check that each argument is for this kind of source.
+
+    Raises:
+        ArgumentError: naming the first that is not.
+    """
+    kind = "a model in a repository" if is_file else "an ONNX file; a version keeps its own"
+    for name, value in (of_bundle if is_file else of_file).items():
+        if value is not None:
+            raise ArgumentError(f"`{name}` is for {kind}.")
+    if is_file and target is None:
+        raise ArgumentError(f"{str(source)!r} is an ONNX file; name the file to write after it.")
+    if not is_file and target is not None:
+        raise ArgumentError(
+            f"{str(source)!r} is a model in a repository, whose next version is written there; to convert a file, name "
+            "one that ends in .onnx."
+        )

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.bundle.statistics import StoredBatchNorm
 from normfold.export.fold.batchnorm_parameters import BatchNorm, is_canonical, read_batchnorm
+from normfold.export.fold.report import FoldReport
 from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
 
 
@@ -36,26 +37,51 @@ def of_bundle(stored: Sequence[StoredBatchNorm]) -> dict[str, ChannelStatistics]
 
     A node whose statistics are not finite is left out.
     """
-    found = {
-        each.node: _statistics(each.scale, each.shift, each.running_var, each.epsilon, each.output_value)
-        for each in stored
-    }
-    return {node: statistics for node, statistics in found.items() if _is_finite(statistics)}
+    return _finite(
+        {
+            each.node: _statistics(each.scale, each.shift, each.running_var, each.epsilon, each.output_value)
+            for each in stored
+        }
+    )
+
+
+def of_report(report: FoldReport) -> dict[str, ChannelStatistics]:
+    """Return the statistics of the BatchNormalization nodes that a fold saw, by node, as `of_bundle` does."""
+    found = {}
+    for entry in report.entries:
+        if (read := report.parameters.get(entry.node)) is not None:
+            found[entry.node] = _statistics(read.scale, read.shift, read.running_var, read.epsilon, entry.output_value)
+    return _finite(found)
+
+
+def batchnorm_outputs(unfolded: ir.Model) -> dict[str, ir.Value]:
+    """Return what each BatchNormalization of a network gives out, by the label that a fold's report has.
+
+    Args:
+        unfolded: the network, its functions inlined.
+    """
+    nodes = [node for node in unfolded.graph.all_nodes() if is_batchnorm(node)]
+    labelled = zip(unique_labels(nodes), nodes, strict=True)
+    return {label: node.outputs[0] for label, node in labelled if node.graph is unfolded.graph}
 
 
 def of_graph(unfolded: ir.Model) -> dict[str, ChannelStatistics]:
-    """Return the statistics of a network's own BatchNormalization nodes, by the label of the node.
+    """Return the statistics of a network's own BatchNormalization nodes, by label, without values of a folded graph.
 
     A node that was made of a Mul and an Add, whose parameters cannot be read, or whose statistics are not finite, is
     left out.
+
+    Args:
+        unfolded: the network, its functions inlined.
     """
-    nodes = [node for node in unfolded.graph if is_batchnorm(node)]
     found = {}
-    for label, node in zip(unique_labels(nodes), nodes, strict=True):
+    for label, value in batchnorm_outputs(unfolded).items():
+        node = value.producer()
+        assert node is not None  # a BatchNormalization
         read = None if is_canonical(node) else read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
             found[label] = _statistics(read.scale, read.shift, read.running_var, read.epsilon, None)
-    return {node: statistics for node, statistics in found.items() if _is_finite(statistics)}
+    return _finite(found)
 
 
 def _statistics(
@@ -66,5 +92,5 @@ def _statistics(
     return ChannelStatistics(shift.astype(np.float64), std, folded_value)
 
 
-def _is_finite(statistics: ChannelStatistics) -> bool:
-    return bool(np.isfinite(statistics.mean).all() and np.isfinite(statistics.std).all())
+def _finite(found: dict[str, ChannelStatistics]) -> dict[str, ChannelStatistics]:
+    return {node: each for node, each in found.items() if np.isfinite(each.mean).all() and np.isfinite(each.std).all()}

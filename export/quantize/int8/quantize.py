@@ -1,5 +1,9 @@
-"""Quantise a folded network to int8: QuantizeLinear and DequantizeLinear nodes around every operator that ONNX Runtime
-runs in int8, unsigned activations, signed weights with a scale for each channel.
+"""Quantise a folded network to int8.
+
+QuantizeLinear and DequantizeLinear nodes stand around every operator that ONNX Runtime runs in int8; activations are
+unsigned, weights signed, with a scale for each channel.
+
+    prepare -> ranges, from samples or from statistics -> equalise -> scales of weights -> correct biases -> place nodes
 """
 
 from __future__ import annotations
@@ -7,10 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
-from normfold.export.quantize.channel_statistics import ChannelStatistics
-from normfold.export.quantize.int8.result import Int8Options, Int8Result
+from normfold.export.errors import QuantizeError
+from normfold.export.fold.fold import fold
+from normfold.export.graph.inference import infer_shapes
+from normfold.export.onnx_io.model_file import load_model, save_model
+from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
+from normfold.export.quantize.int8.bias_correction import correct_bias
+from normfold.export.quantize.int8.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.equalise import equalise
+from normfold.export.quantize.int8.layers import layers_of
+from normfold.export.quantize.int8.place import chosen_nodes, place
+from normfold.export.quantize.int8.prepare import prepare
+from normfold.export.quantize.int8.ranges_from_samples import ranges_from_samples
+from normfold.export.quantize.int8.ranges_from_statistics import ranges_from_statistics
+from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
+from normfold.export.quantize.int8.run_values import float_values
+from normfold.export.quantize.int8.saturation import saturation
+from normfold.export.quantize.int8.weight_scales import weight_scales
+from normfold.export.verify.runner import input_infos
 
 
 def quantize_int8(
@@ -43,4 +66,80 @@ def quantize_int8(
         SampleError: the samples are not what the network takes.
         OSError: the target cannot be written.
     """
-    raise NotImplementedError
+    options = options or Int8Options()
+    progress("quantising: reading the network")
+    model = prepare(folded)
+    if not any(layer.node.name not in options.keep for layer in layers_of(model.graph)):
+        raise QuantizeError(
+            f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight."
+        )
+    source = RangeSource.STATISTICS if samples is None else RangeSource.SAMPLES
+    progress(f"quantising: ranges from {source.value}")
+    if samples is not None:
+        ranges = ranges_from_samples(model, samples, input_infos(folded, model))
+    else:
+        statistics = _own_statistics(folded, unfolded) if statistics is None else statistics
+        if not statistics:
+            raise QuantizeError(
+                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are known "
+                "and no samples were given; quantise the network before its fold, or a bundle, or give samples "
+                "(--samples)."
+            )
+        ranges = ranges_from_statistics(model, _unfolded(unfolded), statistics, input_ranges or {}, options)
+    return _write(model, ranges, target, source, options, progress)
+
+
+def _write(
+    model: ir.Model,
+    ranges: dict[str, ChannelRange],
+    target: Path,
+    source: RangeSource,
+    options: Int8Options,
+    progress: ProgressCallback,
+) -> Int8Result:
+    progress("quantising: weights")
+    equalised = equalise(model, ranges) if options.equalise else ()
+    bounds = {name: each.bounds for name, each in ranges.items()}
+    nodes = set(chosen_nodes(model, bounds.keys(), options.keep))
+    layers = [layer for layer in layers_of(model.graph) if layer.node.name in nodes]
+    scales = {layer: weight_scales(layer) for layer in layers}
+    corrected = [layer.label for layer in layers if options.correct_bias and correct_bias(layer, scales[layer], ranges)]
+    progress("quantising: placing nodes")
+    placed = place(model, nodes, bounds, scales)
+    sums = saturation(placed)
+    result = ir.from_proto(placed)
+    result.graph.sort()
+    save_model(result, target)
+    used = {value.name or "" for node in result.graph if node.op_type == "QuantizeLinear" for value in node.inputs[:1]}
+    return Int8Result(
+        range_source=source,
+        layers=tuple(layer.label for layer in layers),
+        equalised=equalised,
+        bias_corrected=tuple(corrected),
+        saturation=sums,
+        ranges={name: each for name, each in bounds.items() if name in used},
+    )
+
+
+def _unfolded(path: Path | None) -> ir.Model | None:
+    """Return the network before its fold, prepared to be run from its BatchNormalization nodes on."""
+    if path is None:
+        return None
+    model = load_model(path)
+    common_passes.InlinePass()(model)
+    infer_shapes(model)
+    return model
+
+
+def _own_statistics(folded: Path, unfolded: Path | None) -> dict[str, ChannelStatistics]:
+    """Return the statistics of the network before its fold; it is folded again to know the values that hold them."""
+    if unfolded is None:
+        return {}
+    names = {value.name for value in float_values(load_model(folded).graph)}
+    found: dict[str, ChannelStatistics] = {}
+    for merging in (True, False):
+        model = load_model(unfolded)
+        found = of_report(fold(model, merging=merging))
+        if {value.name for value in float_values(model.graph)} == names:
+            break
+    return found

@@ -1,0 +1,112 @@
+"""The layers whose weights become int8: Conv, Gemm, and MatMul by a constant.
+
+A weight is seen as a matrix with one row for each output, in the order in which ONNX Runtime's kernels add the
+products of a row: a Conv's by tap, and by input channel within a tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from normfold.export.arrays import Array
+from normfold.export.graph.nodes import node_label
+from normfold.export.graph.shapes import rank_of, sizes_of
+
+LAYER_TYPES = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of a prepared network, whose weight and bias no other node reads."""
+
+    node: ir.Node
+
+    @property
+    def label(self) -> str:
+        """What a person can find the layer by."""
+        return node_label(self.node)
+
+    @property
+    def weight(self) -> ir.Value:
+        """The initializer, as the node has it."""
+        value = self.node.inputs[1]
+        assert value is not None  # of every layer that `layers_of` finds
+        return value
+
+    @property
+    def bias(self) -> ir.Value | None:
+        """The initializer (C_out,), or None."""
+        return self.node.inputs[2] if len(self.node.inputs) > 2 else None
+
+    @property
+    def group(self) -> int:
+        """Number of groups of a Conv; 1 for others."""
+        return self.node.attributes.get_int("group", 1)
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of the weight that holds the outputs."""
+        if self.node.op_type == "Conv" or self.node.attributes.get_int("transB", 0):
+            return 0
+        return 1
+
+    def values(self) -> Array:
+        """Return the weight in float64, as the node has it."""
+        return read_array(self.weight)
+
+    def rows(self) -> Array:
+        """Return the weight as (C_out, C_in / group, taps)."""
+        return as_rows(self.values(), self.node.op_type, self.output_axis)
+
+
+def layers_of(graph: ir.Graph) -> Iterator[Layer]:
+    """Yield the layers of a graph, in order; those in bodies of control flow are not looked at."""
+    for node in graph:
+        if node.domain == "" and node.op_type in LAYER_TYPES and _is_layer(node):
+            yield Layer(node)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    """Return whether a node's weight is a constant matrix or kernel, and its bias None or one constant an output."""
+    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    if not _is_float_constant(weight) or node.attributes.get_int("transA", 0):
+        return False
+    rank = rank_of(weight)
+    if node.op_type == "Conv":
+        return rank is not None and rank > 2 and (bias is None or _is_float_constant(bias))
+    if rank != 2:
+        return False
+    sizes = sizes_of(bias) if _is_float_constant(bias) else None
+    return bias is None or (sizes is not None and len(sizes) < 3 and (len(sizes) < 2 or sizes[0] == 1))
+
+
+def _is_float_constant(value: ir.Value | None) -> bool:
+    if value is None or not value.is_initializer() or value.is_graph_input():
+        return False
+    return value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+
+
+def as_rows(weight: npt.NDArray[np.generic], op_type: str, output_axis: int) -> npt.NDArray[np.generic]:
+    """Return a weight as (C_out, C_in / group, taps)."""
+    if op_type == "Conv":
+        return weight.reshape(*weight.shape[:2], -1)
+    return np.moveaxis(weight, output_axis, 0)[..., None]
+
+
+def read_array(value: ir.Value) -> Array:
+    """Return an initializer in float64."""
+    tensor = value.const_value
+    assert tensor is not None  # of an initializer
+    array: Array = tensor.numpy().astype(np.float64)
+    return array
+
+
+def write_array(value: ir.Value, array: Array) -> None:
+    """Give an initializer other values of the same shape, rounded to its dtype."""
+    assert value.dtype is not None  # of an initializer
+    value.const_value = ir.Tensor(array.astype(value.dtype.numpy()), name=value.name)

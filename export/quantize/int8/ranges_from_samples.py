@@ -1,0 +1,83 @@
+"""Ranges of a network's values from samples: least and greatest of what they take (MinMax)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.arrays import Tensor
+from normfold.export.errors import SampleError
+from normfold.export.quantize.int8.channel_ranges import ChannelRange, RangeMeter
+from normfold.export.quantize.int8.run_values import ValueRunner, float_values
+from normfold.export.verify.runner import ValueInfo
+from normfold.export.verify.tolerance import is_float
+
+CHUNK_BYTES = 2**26
+"""Of the values that are looked at together."""
+MAX_CHUNK_ROWS = 256
+
+
+def ranges_from_samples(
+    model: ir.Model, samples: Mapping[str, Tensor], infos: Sequence[ValueInfo]
+) -> dict[str, ChannelRange]:
+    """Return the range of every float32 value, inputs among them.
+
+    Args:
+        model: prepared, float32.
+        samples: by input, rows first.
+        infos: of the inputs.
+
+    Raises:
+        SampleError: the samples are not what the network takes, or they give values that are not finite.
+    """
+    check_samples(samples, infos)
+    names = [value.name or "" for value in float_values(model.graph)]
+    runner = ValueRunner(model, names)
+    meters = {name: RangeMeter() for name in (*samples, *names)}
+    rows = len(next(iter(samples.values())))
+    fixed = next((info.shape[0] for info in infos if isinstance(info.shape[0], int)), None)
+    start, size = 0, fixed or 1
+    while start + (fixed or 1) <= rows:
+        part = {name: array[start : start + size] for name, array in samples.items()}
+        seen = 0
+        for name, array in (*part.items(), *runner.run(part)):
+            seen += array.nbytes
+            if is_float(array):
+                meters[name].add(array)
+        start += size
+        size = fixed or max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES * size // max(seen, 1)))
+    found = {name: meter.range() for name, meter in meters.items() if meter.is_used}
+    for name, each in found.items():
+        if not np.isfinite(each.bounds).all():
+            raise SampleError(f"The samples give the value {name!r} numbers that are not finite.")
+    return found
+
+
+def check_samples(samples: Mapping[str, Tensor], infos: Sequence[ValueInfo]) -> None:
+    """Check names, dtypes, shapes and numbers of rows.
+
+    Raises:
+        SampleError: they are not what the network takes.
+    """
+    names = [info.name for info in infos]
+    if samples.keys() != set(names):
+        raise SampleError(f"The samples are of {sorted(samples)}; the network's inputs are {names}.")
+    for info in infos:
+        array = samples[info.name]
+        if array.dtype != info.dtype.numpy():
+            raise SampleError(
+                f"The samples of {info.name!r} are {array.dtype}, the network takes {info.dtype.numpy()}."
+            )
+        sample = ValueInfo(info.name, info.dtype, info.shape[1:])
+        if not info.shape or not array.ndim or not sample.fits(array.shape[1:]):
+            raise SampleError(
+                f"The samples of {info.name!r} have shape {list(array.shape)}, the input {list(info.shape)}."
+            )
+        if is_float(array) and not np.isfinite(array).all():
+            raise SampleError(f"The samples of {info.name!r} hold NaN or infinity.")
+    counts = {name: len(array) for name, array in samples.items()}
+    least = max((info.shape[0] for info in infos if isinstance(info.shape[0], int)), default=1)
+    if len(set(counts.values())) != 1 or min(counts.values()) < least:
+        raise SampleError(f"The samples hold {counts} rows: {least} at least are needed, as many of each input.")

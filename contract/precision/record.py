@@ -61,6 +61,7 @@ class Agreement(_Numbers):
 
     share: float = Field(ge=0, le=1)
     lower_bound: float = Field(ge=0, le=1, description="Wilson's bound of the share, at 95 % confidence, over rows.")
+    upper_bound: float = Field(ge=0, le=1, description="Likewise; a network that is refused lies below it too.")
 
 
 class AccuracyChange(_Numbers):

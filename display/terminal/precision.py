@@ -43,9 +43,10 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
         name = middle_shortened(proof.worst_layer.value, _MAX_NAME_WIDTH)
         rows.append((f"worst layer, {name}", decibels(proof.worst_layer.sqnr_db), ""))
     if proof.agreement is not None:
-        required = f"at least {1 - drop:.4f}" if proof.accuracy is None else ""
-        rows.append(("same class", f"{proof.agreement.share:.4f}", required))
-        rows.append(("  at 95 % confidence at least", f"{proof.agreement.lower_bound:.4f}", ""))
+        required = f"may be {1 - drop:g} or more" if proof.accuracy is None else ""
+        found = proof.agreement
+        rows.append(("same class", f"{found.share:.4f}", ""))
+        rows.append(("  at 95 % confidence", f"{found.lower_bound:.4f} to {found.upper_bound:.4f}", required))
     if proof.accuracy is not None:
         change = f"{proof.accuracy.before:.4f} → {proof.accuracy.after:.4f}"
         rows.append(("accuracy", change, f"drop at most {drop:g}"))

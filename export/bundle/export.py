@@ -41,7 +41,7 @@ from normfold.export.bundle.statistics import (
 )
 from normfold.export.bundle.tensor_specs import input_specs, output_specs
 from normfold.export.bundle.write_monitor import save_monitor
-from normfold.export.errors import BundleExportError, FoldError, ModelFileError
+from normfold.export.errors import BundleExportError, FoldError
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
 from normfold.export.graph.pixels import FromPixels, from_pixels
@@ -151,12 +151,9 @@ def export_bundle(
         served, precision = model, None
         if convert is not None:
             network = FoldedNetwork(
-                folded, source, stored_batchnorms(report), card, takes_pixels, verification.batchable
+                folded, source, source, stored_batchnorms(report), card, takes_pixels, verification.batchable
             )
-            try:
-                precision = convert(network, folder / MODEL_NAME, progress)
-            except ModelFileError as error:  # of a file that no user has seen
-                raise ModelFileError(source, error.problem) from None
+            precision = convert(network, folder / MODEL_NAME, progress)
             served = load_model(folder / MODEL_NAME)
             if not keep_reference:
                 remove_model(folded)

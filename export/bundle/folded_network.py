@@ -18,6 +18,7 @@ class FoldedNetwork:
 
     Attributes:
         path: of its file.
+        shown_as: the file that messages name instead, which the user knows.
         unfolded: the same network with its BatchNormalization nodes; None where it is not there.
         statistics: of those nodes, in graph order.
         card: of the network.
@@ -26,6 +27,7 @@ class FoldedNetwork:
     """
 
     path: Path
+    shown_as: Path
     unfolded: Path | None
     statistics: Sequence[StoredBatchNorm]
     card: SourceCard

@@ -30,7 +30,7 @@ from normfold.export.bundle.folded_network import FoldedNetwork
 from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import read_statistics
 from normfold.export.bundle.tensor_specs import input_specs, output_specs
-from normfold.export.errors import ModelFileError, QuantizeError
+from normfold.export.errors import QuantizeError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.precision.options import PrecisionOptions, conversion
@@ -90,12 +90,11 @@ def quantize_bundle(
     convert = conversion(options, samples)
     statistics = read_statistics(source / STATISTICS_NAME) if STATISTICS_NAME in manifest.files else []
     unfolded = source / UNFOLDED_NAME if UNFOLDED_NAME in manifest.files else None
-    network = FoldedNetwork(reference, unfolded, statistics, manifest.card, manifest.takes_pixels, manifest.batchable)
+    network = FoldedNetwork(
+        reference, reference, unfolded, statistics, manifest.card, manifest.takes_pixels, manifest.batchable
+    )
     with reservation(repository, name, None) as (folder, number):
-        try:
-            made = convert(network, folder / MODEL_NAME, progress)
-        except ModelFileError as error:
-            raise ModelFileError(reference, error.problem) from None
+        made = convert(network, folder / MODEL_NAME, progress)
         precision = made.model_copy(update={"from_version": manifest.version})
         progress(f"writing {name}/{number}")
         for file in _kept_files(manifest):

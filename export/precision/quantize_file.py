@@ -17,7 +17,6 @@ from normfold.contract.source_card import SourceCard
 from normfold.export.adapt.read_samples import read_samples_of_file
 from normfold.export.bundle.folded_network import FoldedNetwork
 from normfold.export.bundle.statistics import stored_batchnorms
-from normfold.export.errors import ModelFileError
 from normfold.export.files.fold_file import fold_file, keep_source_weights
 from normfold.export.fold.report import FoldReport
 from normfold.export.onnx_io.model_file import load_model
@@ -78,6 +77,7 @@ def quantize_file(
         network = FoldedNetwork(
             folded,
             source,
+            source,
             stored_batchnorms(found.report),
             card,
             _takes_pixels(folded, model, card),
@@ -85,10 +85,7 @@ def quantize_file(
         )
         convert = conversion(options, samples)
         with atomic_path(target) as path:
-            try:
-                precision = convert(network, path, progress)
-            except ModelFileError as error:
-                raise ModelFileError(target if error.path == path else source, error.problem) from None
+            precision = convert(network, path, progress)
     return QuantizedFile(found.report, found.verification, precision, () if samples is None else samples.warnings)
 
 

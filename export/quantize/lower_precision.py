@@ -11,7 +11,7 @@ from normfold.contract.precision.record import Precision, PrecisionKind, Recipe
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
 from normfold.export.bundle.folded_network import FoldedNetwork
-from normfold.export.errors import SampleError
+from normfold.export.errors import ModelFileError, QuantizeError, SampleError
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.quantize.channel_statistics import of_bundle
 from normfold.export.quantize.float16.convert import convert_to_float16
@@ -63,6 +63,14 @@ class LowerPrecision:
             ModelFileError, ModelInputError, SampleError: the network cannot be run, or the rows are not its own.
             WriteError: a file cannot be written.
         """
+        try:
+            return self._convert(network, target, progress)
+        except ModelFileError as error:
+            raise ModelFileError(network.shown_as, error.problem) from None
+        except QuantizeError as error:
+            raise QuantizeError(str(error).replace(str(network.path), str(network.shown_as))) from None
+
+    def _convert(self, network: FoldedNetwork, target: Path, progress: ProgressCallback) -> Precision:
         model = load_model(network.path)
         infos = input_infos(network.path, model)
         limits = input_range(network.card, network.takes_pixels) if len(infos) == 1 else None

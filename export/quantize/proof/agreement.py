@@ -12,10 +12,10 @@ _Z = 1.959964
 """Quantile of the normal distribution for 95 % confidence, two-sided."""
 
 
-def wilson_lower_bound(share: float, count: int) -> float:
-    """Return the lower bound of a share at 95 % confidence.
+def wilson_bounds(share: float, count: int) -> tuple[float, float]:
+    """Return the lower and the upper bound of a share at 95 % confidence::
 
-        (p + z²/2n - z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)
+        (p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)
 
     Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
 
@@ -26,7 +26,7 @@ def wilson_lower_bound(share: float, count: int) -> float:
     square = _Z**2 / count
     centre = share + square / 2
     spread = math.sqrt(square * share * (1 - share) + square**2 / 4)
-    return max(0.0, (centre - spread) / (1 + square))
+    return max(0.0, (centre - spread) / (1 + square)), min(1.0, (centre + spread) / (1 + square))
 
 
 class ClassCounts:
@@ -60,7 +60,8 @@ class ClassCounts:
         if not self._places:
             return None
         share = self._equal / self._places
-        return Agreement(share=share, lower_bound=wilson_lower_bound(share, self._rows))
+        lower, upper = wilson_bounds(share, self._rows)
+        return Agreement(share=share, lower_bound=lower, upper_bound=upper)
 
     @property
     def accuracy(self) -> AccuracyChange | None:

@@ -140,6 +140,8 @@ def adapt(
         SampleError, ModelInputError: the samples cannot be read.
         AdaptationError: the samples are too few, too many, identical, or their first half differs from their second.
         VerificationError: the folded model differs; nothing was written.
+        Float16OverflowError, PrecisionLossError: the version is not float32, and its adaptation overflows or loses too
+            much; nothing was written.
         WriteError: the repository cannot be written.
     """
     require_export("normfold adapt")

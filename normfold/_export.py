@@ -6,21 +6,27 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
+from normfold._shared.quantize import RangeSourceName, precision_options
 from normfold._shared.results import unfolded_page, verification_sentence
-from normfold._shared.source import Source, resolve
+from normfold._shared.source import Resolved, Source, resolve
+from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from normfold.contract.drift.monitor import Monitor
     from normfold.contract.manifest import Manifest
+    from normfold.export.bundle.folded_network import Conversion
     from normfold.export.fold.report import FoldReport
+    from normfold.export.precision.options import PrecisionOptions
     from normfold.export.verify.verify import Verification
+
+PrecisionName = Literal["float32", "int8", "float16"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,13 +80,22 @@ def export(
     keep_source: bool = True,
     calibration_data: AnyPath | Mapping[str, Any] | None = None,
     monitor: bool = True,
+    precision: PrecisionName = "float32",
+    samples: AnyPath | None = None,
+    as_tensors: bool | None = None,
+    ranges: RangeSourceName | None = None,
+    max_drop: float | None = None,
+    force: bool = False,
+    float16_io: bool = False,
+    keep_reference: bool = True,
     progress: Progress = False,
 ) -> ExportResult:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` and `load_repository` can run.
 
     The running statistics of a run folder are first recalibrated over all of its training data, with frozen weights.
     If that lowers validation accuracy, the statistics of training are kept. If the folded network differs from the
-    original by more than its rounding noise, nothing is written.
+    original by more than its rounding noise, nothing is written. With a `precision` of "int8" or "float16", the folded
+    network is then converted as by `quantize`; the rows of a run folder's data calibrate and compare it.
 
     Example:
         >>> import normfold
@@ -108,6 +123,14 @@ def export(
         calibration_data: inputs that the network was not trained on, as the served network takes them, rows first: an
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
         monitor: write what the service needs to monitor its inputs for drift.
+        precision: "float32", "int8" or "float16".
+        samples: as `quantize` takes them; of a run folder, its data without it.
+        as_tensors: whether an .npz of samples holds tensors; derived from the names of its arrays without it.
+        ranges: of activations in int8, from "statistics" or "samples".
+        max_drop: largest loss of accuracy, or of agreement without labels, of a lower precision; 0.01 without it.
+        force: write an int8 network that is not faster on this processor.
+        float16_io: make inputs and outputs float16 too.
+        keep_reference: keep the float32 network beside one of lower precision.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -135,6 +158,7 @@ def export(
         dynamic_size=dynamic_size,
         keep_statistics=keep_statistics,
     )
+    options = _precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io, keep_reference)
     model = name or given.default_name
     check_name(model)
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
@@ -152,6 +176,8 @@ def export(
             takes_pixels=takes_pixels,
             monitoring=monitor,
             calibration=rows or validation_rows(given, takes_pixels),
+            convert=None if options is None else _conversion(options, given, found, takes_pixels),
+            keep_reference=keep_reference,
             progress=progress,
         )
     return ExportResult(
@@ -162,3 +188,52 @@ def export(
         exported.monitor,
         found.kept_statistics,
     )
+
+
+def _precision_options(
+    precision: str,
+    samples: AnyPath | None,
+    as_tensors: bool | None,
+    ranges: RangeSourceName | None,
+    max_drop: float | None,
+    force: bool,
+    float16_io: bool,
+    keep_reference: bool,
+) -> PrecisionOptions | None:
+    """Return the options of a conversion; None for float32.
+
+    Raises:
+        ArgumentError: the precision is unknown, or an option does not go with it.
+    """
+    given = {
+        "samples": samples is not None,
+        "as_tensors": as_tensors is not None,
+        "ranges": ranges is not None,
+        "max_drop": max_drop is not None,
+        "force": force,
+        "float16_io": float16_io,
+        "keep_reference": not keep_reference,
+    }
+    if precision != "float32":
+        return precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io)
+    wrong = next((name for name, is_given in given.items() if is_given), None)
+    if wrong is not None:
+        raise ArgumentError(f"`{wrong}` goes with `precision` int8 or float16.")
+    return None
+
+
+def _conversion(options: PrecisionOptions, source: Source, found: Resolved, takes_pixels: bool) -> Conversion:
+    """Return the conversion with the user's samples, or else the rows of a run folder's data, or else none."""
+    from normfold._shared.calibration_data import precision_rows
+    from normfold.export.onnx_io.model_file import load_model
+    from normfold.export.precision.options import conversion, conversion_of_rows
+    from normfold.export.precision.read_folded_samples import read_folded_samples
+    from normfold.export.verify.runner import input_infos
+
+    if options.samples is not None:
+        infos = input_infos(found.path, load_model(found.path))
+        return conversion(options, read_folded_samples(options, infos, found.card, takes_pixels))
+    rows = precision_rows(source, takes_pixels)
+    if rows is None:
+        return conversion(options, None)
+    return conversion_of_rows(options, rows.calibration, rows.rows, rows.labels)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normfold._shared.packages import require_export, require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
-from normfold._shared.results import verification_sentence
+from normfold._shared.results import bundle_precision, verification_sentence
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def inspect(
 ) -> InspectResult:
     """Show every BatchNormalization of an ONNX model: where a fold would put it, or why it would stay.
 
-    The model is not changed. In a notebook the result is a page with a drawing of the graph.
+    For a model in the folder of a bundle in int8 or float16, the page shows the proof of that precision too. The model
+    is not changed. In a notebook the result is a page with a drawing of the graph.
 
     Example:
         >>> import normfold
@@ -109,7 +110,7 @@ def inspect(
     with ExitStack() as stack:
         path = None if page is None else stack.enter_context(atomic_path(page))
         facts = gather_facts(source, verify, stack.enter_context(progress_callback(progress)), timed=time)
-        found = InspectResult(source, facts)
+        found = InspectResult(source, replace(facts, precision=bundle_precision(source.parent)))
         if path is not None:
             path.write_text(found.to_html(), encoding="utf-8")
     return found

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence
+from normfold.display.terminal.precision import precision_record, print_precision
 from normfold.display.terminal.verification import verification_record, verification_table
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def adapt(
     For inputs that have changed since training, for example another camera or other lighting. Needs no torch, no
     checkpoint and no labels. Needs at least 32 samples from one distribution, and 100 for drift thresholds of the new
     version. If the first half of the samples differs from the second, or the new fold cannot be verified, nothing is
-    written and the exit code is 1. `normfold repository rollback` undoes it.
+    written and the exit code is 1. `normfold repository rollback` undoes it. A version in int8 or float16 is converted
+    again by the options that it was made with.
 
     Example: `normfold adapt model_repository/digits --samples images/`
     """
@@ -105,10 +107,13 @@ def adapt(
         place = {"version": exported.manifest.version, "bundle": str(exported.path)}
         monitor = monitor_record(exported.monitor, "samples")
         checked = {"verification": verification, "monitor": monitor}
-        print_json({**record, **place, "fold": exported.report.to_dict(), **checked})
+        precision = {"precision": precision_record(exported.manifest.precision)}
+        print_json({**record, **place, "fold": exported.report.to_dict(), **checked, **precision})
         return
     out.print(fold_sentence(exported.report), markup=False)
     out.print(verification_table(exported.verification))
+    if exported.manifest.precision is not None:
+        print_precision(exported.manifest.precision)
     out.print(monitor_sentence(exported.monitor, "samples"), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "

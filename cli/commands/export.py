@@ -10,8 +10,20 @@ from rich.table import Table
 
 from normfold._shared.paths import REPOSITORY
 from normfold.cli.input_option import parse_input
+from normfold.cli.precision_options import (
+    FLOAT16_IO,
+    FORCE,
+    MAX_DROP,
+    RANGES,
+    REFERENCE,
+    SAMPLES,
+    TENSORS,
+    ExportPrecision,
+    Ranges,
+)
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence, pixel_sentence
+from normfold.display.terminal.precision import precision_record, print_precision
 from normfold.display.terminal.statistics import accuracy_sentence, movement_table
 from normfold.display.terminal.verification import verification_record, verification_table
 
@@ -70,6 +82,16 @@ def export(
     monitor: Annotated[
         bool, typer.Option(help="Write the data with which the service monitors inputs for drift.")
     ] = True,
+    precision: Annotated[
+        ExportPrecision, typer.Option(help="Precision of the network; int8 and float16 as by normfold quantize.")
+    ] = ExportPrecision.FLOAT32,
+    samples: Annotated[Path | None, SAMPLES] = None,
+    tensors: Annotated[bool | None, TENSORS] = None,
+    ranges: Annotated[Ranges | None, RANGES] = None,
+    max_drop: Annotated[float | None, MAX_DROP] = None,
+    force: Annotated[bool, FORCE] = False,
+    float16_io: Annotated[bool, FLOAT16_IO] = False,
+    reference: Annotated[bool, REFERENCE] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` can run.
@@ -80,6 +102,9 @@ def export(
 
     The running statistics of a run folder are first recalibrated over all of its training data, with frozen weights.
     If that lowers validation accuracy, the statistics of training are kept.
+
+    With `--precision int8` or `float16`, the folded network is converted and compared with float32 as by `normfold
+    quantize`, on the data of a run folder or on `--samples`.
 
     With `--input uint8`, clients send pixels from 0 to 255, a quarter of the bytes, and the network standardises them.
 
@@ -112,6 +137,14 @@ def export(
             keep_source=keep_source,
             calibration_data=calibration,
             monitor=monitor,
+            precision=precision.value,
+            samples=samples,
+            as_tensors=tensors,
+            ranges=None if ranges is None else ranges.value,
+            max_drop=max_drop,
+            force=force,
+            float16_io=float16_io,
+            keep_reference=reference,
             progress=status.update,
         )
     for sentence in exported.report.warnings:
@@ -127,6 +160,8 @@ def export(
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
         warn("The running statistics are those of training: recalibration lowers validation accuracy.")
+    for sentence in () if manifest.precision is None else manifest.precision.proof.notes:
+        warn(sentence)
     if as_json:
         print_json(
             {
@@ -139,6 +174,7 @@ def export(
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
                 "monitor": monitor_record(exported.monitor),
+                "precision": precision_record(manifest.precision),
             }
         )
         return
@@ -150,6 +186,8 @@ def export(
     if report.input is not None:
         out.print(pixel_sentence(report.input), markup=False)
     out.print(verification_table(exported.verification))
+    if manifest.precision is not None:
+        print_precision(manifest.precision)
     out.print(monitor_sentence(exported.monitor), markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))

@@ -9,12 +9,24 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from normfold.display.terminal.precision import precision_record
+
 if TYPE_CHECKING:
     from normfold.contract.manifest import Manifest
     from normfold.export.repository.removal import Removal
     from normfold.export.repository.versions import Leftover, ModelFolder, Version
 
-_COLUMNS = ("version", "created", "size", "BatchNorm\nleft", "accuracy", "copy of", "adapted\nfrom", "origin")
+_COLUMNS = (
+    "version",
+    "created",
+    "size",
+    "BatchNorm\nleft",
+    "accuracy",
+    "copy of",
+    "adapted\nfrom",
+    "precision",
+    "origin",
+)
 
 
 def size_text(size: int) -> str:
@@ -41,7 +53,7 @@ def version_table(models: Iterable[ModelFolder]) -> Table:
 def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
-        return ("–", size, "", "", "", "", "")
+        return ("–", size, "", "", "", "", "", "")
     accuracy = accuracy_on_test_split(manifest)
     return (
         manifest.created[:16].replace("T", " "),
@@ -50,6 +62,7 @@ def _cells(version: Version) -> tuple[str, ...]:
         "" if accuracy is None else f"{accuracy:.4f}",
         "" if manifest.copy_of is None else str(manifest.copy_of),
         "" if manifest.adapted is None else str(manifest.adapted.from_version),
+        "" if manifest.precision is None else manifest.precision.kind.value,
         manifest.card.origin,
     )
 
@@ -77,8 +90,11 @@ def leftover_sentence(leftover: Leftover) -> str:
 
 
 def accuracy_on_test_split(manifest: Manifest) -> float | None:
-    """Return the accuracy on the test split, if the card has one; that of an adapted network was not measured."""
-    metrics = manifest.card.metrics if manifest.adapted is None else {}
+    """Return the accuracy on the test split, if the card has one.
+
+    That of an adapted network, or of one in a lower precision, was not measured there.
+    """
+    metrics = manifest.card.metrics if manifest.adapted is None and manifest.precision is None else {}
     return metrics.get("test_accuracy", metrics.get("accuracy"))
 
 
@@ -98,7 +114,7 @@ def describe(version: Version) -> dict[str, Any]:
     """Return plain types for JSON; what only a manifest says is null where there is none."""
     manifest = version.manifest
     facts: dict[str, Any] = dict.fromkeys(
-        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of", "adapted")
+        ("created", "batchnorm_before", "batchnorm_after", "accuracy", "origin", "copy_of", "adapted", "precision")
     )
     if manifest is not None:
         facts = {
@@ -109,6 +125,7 @@ def describe(version: Version) -> dict[str, Any]:
             "origin": manifest.card.origin,
             "copy_of": manifest.copy_of,
             "adapted": None if manifest.adapted is None else manifest.adapted.model_dump(),
+            "precision": precision_record(manifest.precision),
         }
     return {"version": version.number, "bytes": version.size, **facts, "problem": version.problem}
 

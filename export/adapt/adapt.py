@@ -16,17 +16,26 @@ import onnx_ir as ir
 from normfold.contract.atomic_write import os_errors_as_write_errors
 from normfold.contract.drift.monitor import MONITOR_NAME
 from normfold.contract.drift.samples import DRIFT_FOLDER
-from normfold.contract.manifest import DEFAULT_PRIOR, STATISTICS_NAME, UNFOLDED_NAME, Adaptation, Manifest
+from normfold.contract.manifest import (
+    DEFAULT_PRIOR,
+    REFERENCE_NAME,
+    STATISTICS_NAME,
+    UNFOLDED_NAME,
+    Adaptation,
+    Manifest,
+)
+from normfold.contract.precision.record import PrecisionKind
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.read_samples import read_kept_samples, read_samples
 from normfold.export.adapt.recalibrate import Recalibration, recalibrate
-from normfold.export.adapt.samples import SampleFormat, Samples, require_usable
+from normfold.export.adapt.samples import SampleFormat, Samples, as_pixels, require_usable
+from normfold.export.adapt.split_samples import split_samples
 from normfold.export.bundle.evenly_spaced import evenly_spaced
 from normfold.export.bundle.export import AdaptationOrigin, ExportedBundle, export_bundle
 from normfold.export.bundle.statistics import TRAINED_NAME, read_merging, read_trained
 from normfold.export.errors import NotAdaptableError
-from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
+from normfold.export.quantize.lower_precision import LowerPrecision
 from normfold.export.repository.versions import check_version, find_model
 from normfold.export.verify.runner import Inputs, input_infos
 
@@ -57,6 +66,7 @@ class PendingAdaptation:
         Raises:
             UnstableSamplesError: the samples' first half is not like their second.
             VerificationError: the folded model differs.
+            Float16OverflowError, PrecisionLossError: the version is not float32, and cannot be made so again.
             WriteError: the repository cannot be written.
         """
         self.recalibration.require()
@@ -76,18 +86,34 @@ class PendingAdaptation:
                 monitoring=MONITOR_NAME in self.manifest.files,
                 calibration=self._calibration_rows(),
                 adapted=AdaptationOrigin(record, self.recalibration.trained),
+                convert=self._conversion(),
+                keep_reference=REFERENCE_NAME in self.manifest.files,
                 progress=progress,
             )
 
+    def _conversion(self) -> LowerPrecision | None:
+        """Return the conversion by the recipe of the version that was adapted; None where that is float32.
+
+        Its samples take the place of those that the recipe used. Whether int8 is faster was found before.
+        """
+        precision = self.manifest.precision
+        if precision is None:
+            return None
+        found = split_samples(self._served_samples(), precision.recipe.ranges_from == "samples")
+        return LowerPrecision(
+            PrecisionKind(precision.kind), precision.recipe, found.calibration, found.rows, must_be_faster=False
+        )
+
+    def _served_samples(self) -> Samples:
+        """Return the samples as the served network takes them."""
+        takes_pixels, preprocessing = self.manifest.takes_pixels, self.manifest.card.preprocessing
+        return as_pixels(self.samples, preprocessing) if takes_pixels else self.samples
+
     def _calibration_rows(self) -> Inputs:
         """Return samples, evenly spaced over all, as the served network takes them, to calibrate thresholds with."""
-        places = evenly_spaced(self.samples.count, MAX_CALIBRATION_SAMPLES)
-        parts = [self.samples.read(place, place + 1) for place in places]
-        joined = {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
-        if not self.manifest.takes_pixels:
-            return joined
-        pixels = Pixels.of(from_pixels(self.manifest.card.preprocessing).preprocessing)
-        return {name: pixels.pixels_of(tensor) for name, tensor in joined.items()}
+        samples = self._served_samples()
+        parts = [samples.read(place, place + 1) for place in evenly_spaced(samples.count, MAX_CALIBRATION_SAMPLES)]
+        return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
 
 
 def adapt(

@@ -29,10 +29,17 @@ from normfold.contract.drift.samples import (
 from normfold.contract.errors import RawInputError
 from normfold.contract.manifest import Manifest
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
-from normfold.export.adapt.samples import RAW, SampleFormat, Samples, raw_samples, standardised_samples, tensor_samples
+from normfold.export.adapt.samples import (
+    RAW,
+    SampleFormat,
+    Samples,
+    as_pixels,
+    raw_samples,
+    standardised_samples,
+    tensor_samples,
+)
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
-from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.inputs import read_arrays
 from normfold.export.verify.runner import Inputs, ValueInfo, input_infos
 
@@ -82,12 +89,7 @@ def read_samples_of_file(
         return read_samples(path, SampleFormat(infos, preprocessing, takes_pixels=False), as_tensors)
     floats = [ValueInfo(info.name, ir.DataType.FLOAT, info.shape) for info in infos]
     given = read_samples(path, SampleFormat(floats, preprocessing, takes_pixels=True), as_tensors)
-    pixels = Pixels.of(from_pixels(preprocessing).preprocessing)
-
-    def read(start: int, stop: int) -> Inputs:
-        return {name: pixels.pixels_of(tensor) for name, tensor in given.read(start, stop).items()}
-
-    return Samples(given.count, read, given.warnings)
+    return as_pixels(given, preprocessing)
 
 
 def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleFormat) -> Samples:

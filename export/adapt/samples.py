@@ -165,6 +165,20 @@ def standardised_samples(
     return Samples(len(array), lambda start, stop: {name: preprocessing.standardise(array[start:stop])}, warnings)
 
 
+def as_pixels(samples: Samples, preprocessing: Preprocessing | None) -> Samples:
+    """Return the 8-bit pixels of standardised samples.
+
+    Raises:
+        PixelError: the preprocessing is of rows or sequences.
+    """
+    pixels = Pixels.of(from_pixels(preprocessing).preprocessing)
+
+    def read(start: int, stop: int) -> Inputs:
+        return {name: pixels.pixels_of(tensor) for name, tensor in samples.read(start, stop).items()}
+
+    return Samples(samples.count, read, samples.warnings)
+
+
 def _require_finite(array: Tensor, where: str) -> None:
     """Check that every value is a finite number, in the network's float32 too."""
     if not is_float(array):

@@ -9,8 +9,10 @@ from typing import Literal
 from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind, Recipe
 from normfold.export.adapt.samples import MIN_SAMPLES, Samples, require_usable
 from normfold.export.adapt.split_samples import read_labels, split_samples
+from normfold.export.arrays import Tensor
 from normfold.export.errors import QuantizeError
 from normfold.export.quantize.lower_precision import LowerPrecision
+from normfold.export.verify.runner import Inputs
 
 RangeSource = Literal["statistics", "samples"]
 
@@ -38,16 +40,15 @@ class PrecisionOptions:
     max_drop: float = DEFAULT_MAX_DROP
     force: bool = False
 
-    @property
-    def recipe(self) -> Recipe:
-        """The options that a manifest keeps.
+    def recipe(self, has_samples: bool) -> Recipe:
+        """Return the options that a manifest keeps.
 
         Raises:
             QuantizeError: ranges shall come from samples, and there are none.
         """
-        if self.ranges_from == "samples" and self.samples is None:
+        if self.ranges_from == "samples" and not has_samples:
             raise QuantizeError("Ranges shall come from samples, and none are given: name them with --samples.")
-        has_samples = self.samples is not None and self.kind is PrecisionKind.INT8
+        has_samples = has_samples and self.kind is PrecisionKind.INT8
         return Recipe(
             ranges_from=self.ranges_from or ("samples" if has_samples else "statistics"),
             float16_io=self.float16_io,
@@ -69,7 +70,7 @@ def conversion(options: PrecisionOptions, samples: Samples | None) -> LowerPreci
         IdenticalSamplesError: they are all the same.
         ModelInputError, SampleError: the labels cannot be used.
     """
-    recipe = options.recipe
+    recipe = options.recipe(samples is not None)
     if samples is None or options.samples is None:
         return LowerPrecision(options.kind, recipe)
     require_usable(samples, MIN_SAMPLES)
@@ -78,3 +79,17 @@ def conversion(options: PrecisionOptions, samples: Samples | None) -> LowerPreci
     return LowerPrecision(
         options.kind, recipe, found.calibration, found.rows, None if labels is None else labels[found.places]
     )
+
+
+def conversion_of_rows(
+    options: PrecisionOptions, calibration: Inputs, rows: Inputs, labels: Tensor | None
+) -> LowerPrecision:
+    """Return the conversion of a network whose data are there.
+
+    Args:
+        options: of the user.
+        calibration: to take ranges from, unless the options say that statistics give them.
+        rows: to compare both networks on.
+        labels: the classes of `rows`.
+    """
+    return LowerPrecision(options.kind, options.recipe(has_samples=True), calibration, rows, labels)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import onnx_ir as ir
-
-from normfold.contract.drift.samples import DRIFT_FOLDER
 from normfold.contract.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -23,20 +20,18 @@ from normfold.contract.manifest import (
 from normfold.contract.precision.record import Precision
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
-from normfold.export.adapt.read_samples import read_kept_samples, read_samples
-from normfold.export.adapt.samples import SampleFormat, Samples
 from normfold.export.bundle.export import package_versions
 from normfold.export.bundle.folded_network import FoldedNetwork
 from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import read_statistics
 from normfold.export.bundle.tensor_specs import input_specs, output_specs
 from normfold.export.errors import QuantizeError
-from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.precision.options import PrecisionOptions, conversion
+from normfold.export.precision.read_folded_samples import read_folded_samples
 from normfold.export.repository.rollback import link_or_copy
 from normfold.export.repository.versions import check_version, find_model
-from normfold.export.verify.runner import Inputs, ValueInfo, input_infos
+from normfold.export.verify.runner import input_infos
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,8 @@ def quantize_bundle(
     samples = None
     if options.samples is not None:
         progress("reading the samples")
-        samples = _read_samples(options, manifest, reference)
+        infos = input_infos(reference, load_model(reference))
+        samples = read_folded_samples(options, infos, manifest.card, manifest.takes_pixels, manifest)
     convert = conversion(options, samples)
     statistics = read_statistics(source / STATISTICS_NAME) if STATISTICS_NAME in manifest.files else []
     unfolded = source / UNFOLDED_NAME if UNFOLDED_NAME in manifest.files else None
@@ -148,27 +144,3 @@ def _copy_model(source: Path, target: Path) -> None:
         save_model(load_model(source), target)
     else:
         link_or_copy(source, target)
-
-
-def _read_samples(options: PrecisionOptions, manifest: Manifest, reference: Path) -> Samples:
-    """Read samples, as the folded network takes them."""
-    assert options.samples is not None
-    infos = input_infos(reference, load_model(reference))
-    if manifest.takes_pixels:  # samples are of the unfolded network, which takes them standardised
-        infos = [ValueInfo(info.name, ir.DataType.FLOAT, info.shape) for info in infos]
-    expected = SampleFormat(infos, manifest.card.preprocessing, manifest.takes_pixels)
-    if (options.samples / DRIFT_FOLDER).is_dir():
-        given = read_kept_samples(options.samples, manifest, expected)
-    else:
-        given = read_samples(options.samples, expected, options.as_tensors)
-    return as_pixels(given, manifest) if manifest.takes_pixels else given
-
-
-def as_pixels(samples: Samples, manifest: Manifest) -> Samples:
-    """Return the pixels of standardised samples."""
-    pixels = Pixels.of(from_pixels(manifest.card.preprocessing).preprocessing)
-
-    def read(start: int, stop: int) -> Inputs:
-        return {name: pixels.pixels_of(tensor) for name, tensor in samples.read(start, stop).items()}
-
-    return Samples(samples.count, read, samples.warnings)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from normfold.contract.atomic_write import atomic_path
 from normfold.contract.errors import WriteError
-from normfold.contract.manifest import MODEL_NAME, STATISTICS_NAME, UNFOLDED_NAME, Manifest
+from normfold.contract.manifest import MODEL_NAME, REFERENCE_NAME, STATISTICS_NAME, UNFOLDED_NAME, Manifest
 from normfold.contract.preprocess import Preprocessing
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.read_samples import read_samples_of_file
@@ -126,7 +126,7 @@ def unfold_bundle(
     folder = found.version(max(found.versions, default=1) if version is None else version).folder
     progress(f"checking {name}/{folder.name}")
     manifest = check_version(folder, repository)
-    folded = folder / MODEL_NAME
+    folded = folder / _float32_name(manifest)
     if UNFOLDED_NAME in manifest.files:
         model = load_model(folder / UNFOLDED_NAME)
         report = UnfoldReport(tuple(map(_own_layer, filter(is_batchnorm, model.graph.all_nodes()))))
@@ -137,6 +137,20 @@ def unfold_bundle(
     model = load_model(folded)
     report = unfold_with_statistics(model, read_statistics(_statistics(folder, manifest)), progress)
     return UnfoldedFile(report, _write(model, target, lambda path: verify(folded, path, inputs, progress=progress)))
+
+
+def _float32_name(manifest: Manifest) -> str:
+    """Return the file of the folded float32 network.
+
+    Raises:
+        UnfoldError: the version keeps none.
+    """
+    if REFERENCE_NAME not in manifest.files and manifest.precision is not None:
+        raise UnfoldError(
+            f"Version {manifest.version} of {manifest.name!r} is {manifest.precision.kind} and keeps no float32 network "
+            "(--no-reference) to verify with; unfold the version that it was made of, with --version."
+        )
+    return REFERENCE_NAME if REFERENCE_NAME in manifest.files else MODEL_NAME
 
 
 def _statistics(folder: Path, manifest: Manifest) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from normfold.contract.precision.record import Precision
     from normfold.export.verify.verify import Verification
 
 
@@ -22,6 +23,19 @@ def verification_sentence(verification: Verification | None) -> str:
     return f"{sentence} {constant} of {len(verification.outputs)} outputs were constant." if constant else sentence
 
 
+def bundle_precision(folder: Path) -> Precision | None:
+    """Return the precision of the bundle in a folder; None if that is the source's, or the folder is no bundle's."""
+    from normfold.contract.manifest import MANIFEST_NAME, read_manifest
+    from normfold.contract.record import ManifestError
+
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    try:
+        return read_manifest(folder / MANIFEST_NAME).precision
+    except ManifestError:
+        return None
+
+
 def unfolded_page(bundle: Path, verification: Verification) -> str | None:
     """Return the page of a bundle's fold for notebooks; None where the bundle has no unfolded model."""
     from normfold.contract.manifest import UNFOLDED_NAME
@@ -33,4 +47,5 @@ def unfolded_page(bundle: Path, verification: Verification) -> str | None:
     if not model.is_file():
         return None
     facts = gather_facts(model, False, lambda _: None)
-    return embed(fold_page(replace(facts, name=f"{bundle.parent.name}/{bundle.name}", verification=verification)))
+    name, precision = f"{bundle.parent.name}/{bundle.name}", bundle_precision(bundle)
+    return embed(fold_page(replace(facts, name=name, verification=verification, precision=precision)))

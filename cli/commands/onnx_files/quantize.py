@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from normfold.cli.precision_options import (
+    FLOAT16_IO,
+    FORCE,
+    MAX_DROP,
+    RANGES,
+    REFERENCE,
+    SAMPLES,
+    TENSORS,
+    LowerPrecision,
+    Ranges,
+)
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence
-
-
-class LowerPrecision(StrEnum):
-    """Precisions that a network can be converted to."""
-
-    INT8 = "int8"
-    FLOAT16 = "float16"
-
-
-class Ranges(StrEnum):
-    """Sources of the ranges of activations."""
-
-    STATISTICS = "statistics"
-    SAMPLES = "samples"
+from normfold.display.terminal.precision import precision_record, print_precision
 
 
 def quantize(
@@ -35,24 +32,9 @@ def quantize(
         Path | None, typer.Argument(help="For a file: path of the model to write.", metavar="OUT.onnx")
     ] = None,
     precision: Annotated[LowerPrecision, typer.Option(help="Precision to convert to.")] = LowerPrecision.INT8,
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            help="Samples to take ranges from and to compare with: a folder of images, an .npz (raw inputs 'x', or "
-            "tensors named like the network's inputs; labels 'y'), a .csv, or the state folder of a service.",
-            metavar="FILE|DIR",
-        ),
-    ] = None,
-    tensors: Annotated[
-        bool | None,
-        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
-    ] = None,
-    ranges: Annotated[
-        Ranges | None,
-        typer.Option(
-            help="Source of the ranges of activations in int8.", show_default="samples if given, otherwise statistics"
-        ),
-    ] = None,
+    samples: Annotated[Path | None, SAMPLES] = None,
+    tensors: Annotated[bool | None, TENSORS] = None,
+    ranges: Annotated[Ranges | None, RANGES] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
         Path | None,
@@ -64,20 +46,10 @@ def quantize(
             help="For a file: inputs for the verification of the fold, .npz, an array for each input.", metavar="FILE"
         ),
     ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class.",
-            show_default="0.01",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write an int8 network that is not faster.")] = False,
-    float16_io: Annotated[bool, typer.Option("--float16-io", help="Make inputs and outputs float16 too.")] = False,
-    reference: Annotated[
-        bool, typer.Option("--reference/--no-reference", help="Keep the float32 network in the new version.")
-    ] = True,
+    max_drop: Annotated[float | None, MAX_DROP] = None,
+    force: Annotated[bool, FORCE] = False,
+    float16_io: Annotated[bool, FLOAT16_IO] = False,
+    reference: Annotated[bool, REFERENCE] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
@@ -94,9 +66,7 @@ def quantize(
     Example: `normfold quantize resnet50.onnx resnet50.int8.onnx --samples images.npz`
     """
     from normfold import quantize as quantize_network
-    from normfold.display.terminal.precision import basis_sentence, precision_record, precision_table, slower_sentence
 
-    range_source: Literal["statistics", "samples"] | None = None if ranges is None else ranges.value
     with err.status("starting") as status:
         result = quantize_network(
             source,
@@ -104,7 +74,7 @@ def quantize(
             precision=precision.value,
             samples=samples,
             as_tensors=tensors,
-            ranges=range_source,
+            ranges=None if ranges is None else ranges.value,
             version=version,
             card=card,
             inputs=inputs,
@@ -127,8 +97,5 @@ def quantize(
         return
     if result.report is not None:
         out.print(fold_sentence(result.report), markup=False)
-    out.print(precision_table(result.precision))
-    out.print(basis_sentence(result.proof), markup=False)
-    if (slower := slower_sentence(result.proof)) is not None and precision is LowerPrecision.INT8:
-        out.print(slower, markup=False)
+    print_precision(result.precision)
     out.print(f"{str(result.path)!r} is {precision.value}.", markup=False, soft_wrap=True)

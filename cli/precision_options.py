@@ -1,0 +1,56 @@
+"""Options of the commands that convert a network to a lower precision."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+
+class LowerPrecision(StrEnum):
+    """Precisions that a network can be converted to."""
+
+    INT8 = "int8"
+    FLOAT16 = "float16"
+
+
+class ExportPrecision(StrEnum):
+    """Precisions that a network can be exported in."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    FLOAT16 = "float16"
+
+
+class Ranges(StrEnum):
+    """Sources of the ranges of activations."""
+
+    STATISTICS = "statistics"
+    SAMPLES = "samples"
+
+
+SAMPLES: Any = typer.Option(
+    "--samples",
+    help="For int8 and float16: samples to take ranges from and to compare with: a folder of images, an .npz (raw "
+    "inputs 'x', or tensors named like the network's inputs; labels 'y'), a .csv, or the state folder of a service.",
+    metavar="FILE|DIR",
+)
+TENSORS: Any = typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous.")
+RANGES: Any = typer.Option(
+    "--ranges",
+    help="For int8: source of the ranges of activations.",
+    show_default="samples if there are some, otherwise statistics",
+)
+MAX_DROP: Any = typer.Option(
+    "--max-drop",
+    min=0,
+    max=1,
+    help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class.",
+    show_default="0.01",
+)
+FORCE: Any = typer.Option("--force", help="Write an int8 network that is not faster.")
+FLOAT16_IO: Any = typer.Option("--float16-io", help="For float16: make inputs and outputs float16 too.")
+REFERENCE: Any = typer.Option(
+    "--reference/--no-reference", help="Keep the float32 network beside one of int8 or float16."
+)

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="Options of that provider, as a JSON object; they override Normfold's defaults.",
     )
+    int8_check: Literal["reject", "warn", "off"] = Field(
+        default="reject",
+        description="Int8 network with a proof from another processor or runtime that computes otherwise here: reject "
+        "it, log a warning, or do not check.",
+    )
     device_id: int = Field(default=0, ge=0, description="Index of the GPU, of cuda, tensorrt or auto.")
     workers: int = Field(
         default=1, ge=1, le=256, description="Worker processes; limits apply to each, metrics are sums over all."

@@ -28,6 +28,9 @@ _COLUMNS = (
     "origin",
 )
 
+_MIN_WIDTHS = {"created": 10, "origin": 14}
+"""Columns of the date and the origin; in a terminal that has no more, the time goes into a second line."""
+
 
 def size_text(size: int) -> str:
     """Return a number of bytes in the unit that suits it."""
@@ -44,7 +47,13 @@ def version_table(models: Iterable[ModelFolder]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in shown:
         is_text = name in ("version", "created", "origin")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=name != "origin", overflow="fold")
+        table.add_column(
+            name,
+            justify="left" if is_text else "right",
+            no_wrap=name not in ("created", "origin"),
+            overflow="fold",
+            min_width=_MIN_WIDTHS.get(name),
+        )
     for row in zip(*shown.values(), strict=True):
         table.add_row(*map(Text, row))
     return table

@@ -16,6 +16,7 @@ from typing import Any
 
 from normfold.contract.drift.monitor import Monitor
 from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.score import DriftScore, WindowSums, finite_rows, score_drift
 from normfold.service.drift.store import DriftStore
@@ -49,7 +50,7 @@ class DriftMonitor:
 
     Args:
         monitor: the layers, and the statistics of training.
-        session: of monitor.onnx, with one thread.
+        session: of monitor.onnx, with one thread; it takes float32 where a network takes float16.
         thread_pool: runs it.
         share: of one processor's time, the most that the monitor may take; more than 0, at most 1.
         processors: that the process may use.
@@ -72,6 +73,7 @@ class DriftMonitor:
         self._sums = WindowSums.of(monitor) if store is None else store.adopt(samples)
         self._saved_sums = self._sums if store is None else self._sums.copy()
         self._outputs = [name for layer in monitor.layers for name in (layer.means, layer.squares)]
+        self._dtypes = {name: DTYPES[datatype] for name, (datatype, _) in session.inputs.items() if datatype in DTYPES}
         self._processors = processors
         self._gap = 0.0
         self._due = self._busy_due = self._measured_at = perf_counter()
@@ -143,6 +145,7 @@ class DriftMonitor:
             The statistics of the finite rows, by layer; the number of other rows; seconds of processor time.
         """
         started = thread_time()
+        sample = {name: array.astype(self._dtypes.get(name, array.dtype), copy=False) for name, array in sample.items()}
         results = self._session.run(sample, self._outputs)
         rows, is_finite = finite_rows(self.monitor, dict(zip(self._outputs, results, strict=True)))
         if self.samples is not None:

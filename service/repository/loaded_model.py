@@ -59,6 +59,7 @@ class Model:
         stats: the sums of its runs and requests.
         max_response_bytes: a request with a larger response is not run.
         drift_monitor: samples its inputs; None if drift is not monitored.
+        fused_sqnr_db: of an int8 network that was checked on this processor; None for others.
         in_use: number of requests that hold it; it is not closed before they have ended.
     """
 
@@ -69,6 +70,7 @@ class Model:
     stats: ModelStats = field(default_factory=ModelStats)
     max_response_bytes: int = 2**30
     drift_monitor: DriftMonitor | None = None
+    fused_sqnr_db: float | None = None
     in_use: int = 0
 
     def __enter__(self) -> Model:

@@ -24,6 +24,7 @@ from normfold.service.drift.sample_buffer import SampleBuffer
 from normfold.service.drift.store import DriftStore
 from normfold.service.errors import BundleLoadError
 from normfold.service.observability.stats import ModelStats
+from normfold.service.repository.int8_check import check_int8
 from normfold.service.repository.loaded_model import Model, Timeouts, row_bytes
 from normfold.service.repository.warmup import warm_up
 from normfold.service.runtime.cpu_limits import share_of_processors
@@ -73,7 +74,8 @@ def open_bundle(
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
         ProviderError: the requested provider does not work.
-        BundleLoadError: the network does not open, or is not the one that the manifest describes.
+        BundleLoadError: the network does not open, is not the one that the manifest describes, or fails the check of an
+            int8 network on this processor.
         RunError: the network fails on zeros.
     """
     session = open_session(
@@ -87,11 +89,12 @@ def open_bundle(
     )
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
+    fused_sqnr_db = check_int8(folder / MODEL_NAME, manifest, session, settings)
     policy = warm_up(manifest, session, settings)
     batcher = Batcher(session.run, policy, thread_pool, stats.observe_run, stats.observe_queue_rejection)
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
     drift_monitor = _open_drift_monitor(folder, manifest, settings, thread_pool)
-    return Model(manifest, session, batcher, timeouts, stats, settings.max_response_bytes, drift_monitor)
+    return Model(manifest, session, batcher, timeouts, stats, settings.max_response_bytes, drift_monitor, fused_sqnr_db)
 
 
 def _open_drift_monitor(

@@ -126,6 +126,11 @@ def _parameters(model: Model) -> dict[str, str]:
     """Return a model's provider and options; the protocol's parameters are strings."""
     policy, place = model.batcher.policy, model.session.placement
     parameters = {"provider": place.provider, "runs_on_event_loop": str(policy.inline).lower()}
+    precision = model.manifest.precision
+    if precision is not None:
+        parameters["precision"] = precision.kind.value
+    if model.fused_sqnr_db is not None:
+        parameters["int8_check_db"] = f"{model.fused_sqnr_db:.1f}"
     if policy.sizes:
         parameters["batch_sizes"] = ", ".join(map(str, policy.sizes))
     for provider, count in (place.nodes or {}).items():
@@ -151,6 +156,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,
         "labels": card.labels,
+        "precision": None if model.manifest.precision is None else model.manifest.precision.kind.value,
     }
 
 

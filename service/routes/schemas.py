@@ -203,8 +203,9 @@ _MODELS: dict[str, Schema] = {
             "outputs": _list(ref("Tensor")),
             "preprocessing": {"type": ["object", "null"], "description": "How raw inputs are converted to tensors."},
             "labels": {"type": ["array", "null"], "items": _TEXT},
+            "precision": {"type": ["string", "null"], "description": "int8 or float16; null: that of the source."},
         },
-        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels"),
+        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels", "precision"),
     ),
     "Models": _response_object(
         {

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-MIN_ROUNDS, MAX_ROUNDS = 7, 101
+MIN_ROUNDS, MAX_ROUNDS = 7, 31
 SECONDS = 1.5
 """Time after which no further round begins, beyond MIN_ROUNDS."""
 MIN_RUN_S = 0.002

@@ -22,6 +22,7 @@ class Machine:
 
     def __init__(self, busy: float) -> None:
         self.busy, self.now, self.ran = busy, 0.0, 0
+        self.inputs = {"input": ("FP32", (-1, 4))}
 
     def process_time(self) -> float:
         """Return what the process has used, beside the monitor."""

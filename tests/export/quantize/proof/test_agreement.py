@@ -1,0 +1,78 @@
+"""Classes of two networks: shares with their bounds, and accuracy where there are labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normfold.export.quantize.proof.agreement import ClassCounts, labels_fit, wilson_bounds
+
+
+def test_wilson_bounds_are_those_of_the_literature() -> None:
+    lower, upper = wilson_bounds(0.1, 10)  # 1 of 10; statsmodels' proportion_confint: 0.0178762, 0.4041500
+
+    assert (lower, upper) == pytest.approx((0.0178762, 0.4041500), abs=1e-6)
+    assert wilson_bounds(1.0, 180) == pytest.approx((0.979106, 1.0), abs=1e-5)
+
+
+def test_bounds_narrow_with_the_number_of_rows() -> None:
+    widths = [upper - lower for lower, upper in (wilson_bounds(0.95, count) for count in (10, 100, 1000))]
+
+    assert widths == sorted(widths, reverse=True)
+
+
+def logits(classes: list[int], count: int = 3) -> np.ndarray:
+    return np.eye(count, dtype=np.float32)[classes]
+
+
+def test_agreement_and_accuracy_are_counted_over_batches() -> None:
+    counts = ClassCounts()
+    counts.add(logits([0, 1, 2]), logits([0, 1, 1]), np.array([0, 1, 2]))
+    counts.add(logits([2]), logits([2]), np.array([1]))
+
+    assert counts.agreement is not None
+    assert counts.agreement.share == 0.75
+    assert counts.agreement.lower_bound == wilson_bounds(0.75, 4)[0]
+    assert counts.accuracy is not None
+    assert (counts.accuracy.before, counts.accuracy.after) == (0.75, 0.5)
+
+
+def test_accuracy_is_unknown_without_labels() -> None:
+    counts = ClassCounts()
+    assert counts.agreement is None
+    counts.add(logits([0]), logits([0]))
+
+    assert counts.accuracy is None
+
+
+def test_pixels_of_masks_count_each_and_bounds_count_rows() -> None:
+    before = np.zeros((2, 3, 2, 2), np.float32)
+    after = before.copy()
+    after[0, 1, 0, 0] = 1
+    counts = ClassCounts()
+    counts.add(before, after, np.zeros((2, 2, 2), np.int64))
+
+    assert counts.agreement is not None
+    assert counts.agreement.share == 7 / 8
+    assert counts.agreement.upper_bound == wilson_bounds(7 / 8, 2)[1]
+    assert counts.accuracy is not None
+    assert (counts.accuracy.before, counts.accuracy.after) == (1.0, 7 / 8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shape", "fits"),
+    [
+        (np.array([0, 2]), ("n", 3), True),
+        (np.array([0, 3]), ("n", 3), False),
+        (np.array([0, -1]), ("n", 3), False),
+        (np.array([0.0, 1.0]), ("n", 3), False),
+        (np.array([0, 9]), ("n", None), True),
+        (np.zeros((2, 4, 4), np.int64), ("n", 3, "h", "w"), True),
+        (np.zeros(2, np.int64), ("n", 3, 4, 4), False),
+        (np.zeros((0,), np.int64), ("n", 3), False),
+    ],
+)
+def test_labels_fit_an_output_by_dtype_rank_and_classes(
+    labels: np.ndarray, shape: tuple[int | str | None, ...], fits: bool
+) -> None:
+    assert labels_fit(labels, shape) is fits

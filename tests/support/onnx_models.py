@@ -157,6 +157,58 @@ def fitted_conv_block(rng: np.random.Generator, x: np.ndarray) -> onnx.ModelProt
     return proto
 
 
+GREY_CARD = ImagePreprocessing(channels=1, height=8, width=8, value_max=16, mean=(0.3,), std=(0.35,))
+"""Preprocessing of `grey_classifier`'s pictures."""
+
+
+def grey_pictures(count: int, seed: int) -> np.ndarray:
+    """Make raw pictures of `grey_classifier`, (count, 1, 8, 8), from 0 to 16."""
+    rng = np.random.default_rng(seed)
+    waves = rng.uniform(0, 1, (count, 1, 8, 8)) * rng.uniform(0.4, 1, (count, 1, 1, 1))
+    return (16 * waves).astype(np.float32)
+
+
+def grey_classifier(seed: int = 0, channels: int = 16) -> onnx.ModelProto:
+    """Make two blocks of Conv, BatchNormalization and Relu, a pool and a Gemm: input (n, 1, 8, 8) -> logits (n, 3).
+
+    The running statistics are those of `grey_pictures`.
+    """
+    rng = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node("Conv", ["input", "w0"], ["h0"], name="conv0", pads=[1, 1, 1, 1]),
+        batchnorm("h0", "n0", "bn0"),
+        helper.make_node("Relu", ["n0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1"], ["h1"], name="conv1", pads=[1, 1, 1, 1]),
+        batchnorm("h1", "n1", "bn1"),
+        helper.make_node("Relu", ["n1"], ["r1"]),
+        helper.make_node("Flatten", ["r1"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["logits"], name="gemm"),
+    ]
+    constants = {
+        "w0": rng.normal(size=(channels, 1, 3, 3)) / 3,
+        "w1": rng.normal(size=(channels, channels, 3, 3)) / 12,
+        "v": rng.normal(size=(channels * 64, 3)) / 8,
+    }
+    for name in ("bn0", "bn1"):
+        ones = np.ones(channels)
+        constants |= {f"{name}.{field}": ones for field in ("scale", "shift", "mean", "var")}
+        constants[f"{name}.shift"] = rng.normal(size=channels) / 4
+    constants = {name: array.astype(np.float32) for name, array in constants.items()}
+    proto = model(nodes, {"input": ["n", 1, 8, 8]}, ["logits"], constants, dtype=np.float32)
+    fit_statistics(proto, {"input": GREY_CARD.standardise(grey_pictures(200, seed=100 + seed))})
+    return proto
+
+
+def fit_statistics(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> None:
+    """Give each BatchNormalization the statistics of its input, in place, in graph order."""
+    tensors = {each.name: each for each in proto.graph.initializer}
+    for node in [node for node in proto.graph.node if node.op_type == "BatchNormalization"]:
+        (value,) = run32(with_output(proto, node.input[0]), inputs)
+        axes = (0, *range(2, value.ndim))
+        for name, array in ((node.input[3], value.mean(axis=axes)), (node.input[4], value.var(axis=axes))):
+            tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+
+
 def varied_rows(count: int, seed: int) -> dict[str, np.ndarray]:
     """Make rows for `conv_blocks` that differ from each other in brightness and contrast."""
     rng = np.random.default_rng(seed)

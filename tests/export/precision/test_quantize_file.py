@@ -1,4 +1,4 @@
-"""Files in a lower precision: folded on the way, from any exporter; refusals name the file and leave the target alone."""
+"""Files in a lower precision: folded on the way, from any exporter; a refusal names the file and leaves the target."""
 
 from __future__ import annotations
 

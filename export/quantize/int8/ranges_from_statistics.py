@@ -25,6 +25,9 @@ from normfold.export.quantize.int8.result import Int8Options
 from normfold.export.quantize.int8.run_values import float_values
 from normfold.export.quantize.int8.sampled_ranges import sampled_ranges
 
+_LAYOUTS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators that give the numbers that they take."""
+
 
 def ranges_from_statistics(
     model: ir.Model,
@@ -51,13 +54,29 @@ def ranges_from_statistics(
         nodes = batchnorms(unfolded)
         norms = {nodes[label].outputs[0].name or "": each for label, each in statistics.items() if label in nodes}
         read = {nodes[label].inputs[0]: each for label, each in statistics.items() if label in nodes}
-        seen = _of_inputs(read, options.sigmas)
-        found = _sampled(unfolded, norms, names - found.keys(), input_ranges, options) | seen | found
+        of_inputs = _of_inputs(read, options.sigmas)
+        sampled = _sampled(unfolded, norms, names - found.keys(), input_ranges, options)
+        bounded = {name: _on_one_side(each, sampled.get(name)) for name, each in of_inputs.items()}
+        found = sampled | bounded | found
+    found |= _of_layouts(model.graph, found)
     missing = names - found.keys()
     inputs = {value.name or "" for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT}
     if missing or inputs - found.keys():
-        found = _sampled(model.clone(), known, missing, input_ranges, options) | found
+        drawn = {name: _as_statistics(each, options.sigmas) for name, each in found.items() if name in names}
+        found = _sampled(model.clone(), drawn, missing, input_ranges, options) | found
     return {name: each for name, each in found.items() if name in names | inputs}
+
+
+def _on_one_side(known: ChannelRange, sampled: ChannelRange | None) -> ChannelRange:
+    """Return a range without what is below the least of a sample, or above the greatest, where that is 0."""
+    if sampled is None:
+        return known
+    low, high = (np.broadcast_to(each, known.low.shape) for each in (sampled.low, sampled.high))
+    return ChannelRange(
+        np.where(low >= 0, np.maximum(known.low, 0), known.low),
+        np.where(high <= 0, np.minimum(known.high, 0), known.high),
+        known.mean,
+    )
 
 
 def _of_inputs(read: Mapping[ir.Value | None, ChannelStatistics], sigmas: float) -> dict[str, ChannelRange]:
@@ -87,6 +106,24 @@ def _of_parts(node: ir.Node, found: Mapping[str, ChannelRange]) -> dict[str, Cha
         for value, part in zip(node.inputs, parts, strict=True)
         if value is not None
     }
+
+
+def _of_layouts(graph: ir.Graph, found: Mapping[str, ChannelRange]) -> dict[str, ChannelRange]:
+    """Return the ranges of values that hold the numbers of another, in another shape."""
+    same: dict[str, ChannelRange] = {}
+    for node in graph:
+        if node.op_type not in _LAYOUTS or node.inputs[0] is None:
+            continue
+        source, result = node.inputs[0].name or "", node.outputs[0].name or ""
+        for known, other in ((source, result), (result, source)):
+            if known in found and other not in found:
+                same[other] = found[known]
+    return same
+
+
+def _as_statistics(known: ChannelRange, sigmas: float) -> ChannelStatistics:
+    """Return statistics of a value that a range is known of, to draw rows of it."""
+    return ChannelStatistics(known.mean, (known.high - known.low) / (2 * sigmas))
 
 
 def _around(mean: Array, std: Array, sigmas: float) -> ChannelRange:

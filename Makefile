@@ -21,7 +21,7 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node clean
+.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -143,6 +143,9 @@ bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the
 
 bench-node: $(INSTALLED)  ## Bytes that are moved while a node is dispatched, for the cost model.
 	$(BIN)/python -m benchmarks.fold.node_cost
+
+bench-precision: $(INSTALLED)  ## int8: accuracy on digits with and without data, and time and size of larger networks.
+	$(BIN)/python -m benchmarks.precision $(BENCH_OPTIONS)
 
 bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB of disk here).
 	$(BIN)/python -m benchmarks.fold.large

@@ -4,6 +4,8 @@ The value that it gave out has in each channel
 
     mean = shift        std = |scale| · sqrt(running_var / (running_var + epsilon))
 
+and the value that it took had mean running_mean and variance running_var.
+
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2.
 """
 
@@ -30,6 +32,9 @@ class ChannelStatistics:
     std: Array
     folded_value: str | None = None
     """The value of the folded graph that holds what the BatchNormalization gave out; None where no value does."""
+    input_mean: Array | None = None
+    """Of the value that the BatchNormalization took, (C,); None where it is not known."""
+    input_std: Array | None = None
 
 
 def of_bundle(stored: Sequence[StoredBatchNorm]) -> dict[str, ChannelStatistics]:
@@ -37,12 +42,7 @@ def of_bundle(stored: Sequence[StoredBatchNorm]) -> dict[str, ChannelStatistics]
 
     A node whose statistics are not finite is left out.
     """
-    return _finite(
-        {
-            each.node: _statistics(each.scale, each.shift, each.running_var, each.epsilon, each.output_value)
-            for each in stored
-        }
-    )
+    return _finite({each.node: _statistics(each, each.output_value) for each in stored})
 
 
 def of_report(report: FoldReport) -> dict[str, ChannelStatistics]:
@@ -50,19 +50,19 @@ def of_report(report: FoldReport) -> dict[str, ChannelStatistics]:
     found = {}
     for entry in report.entries:
         if (read := report.parameters.get(entry.node)) is not None:
-            found[entry.node] = _statistics(read.scale, read.shift, read.running_var, read.epsilon, entry.output_value)
+            found[entry.node] = _statistics(read, entry.output_value)
     return _finite(found)
 
 
-def batchnorm_outputs(unfolded: ir.Model) -> dict[str, ir.Value]:
-    """Return what each BatchNormalization of a network gives out, by the label that a fold's report has.
+def batchnorms(unfolded: ir.Model) -> dict[str, ir.Node]:
+    """Return the BatchNormalization nodes of a network, outside of bodies, by the label that a fold's report has.
 
     Args:
         unfolded: the network, its functions inlined.
     """
     nodes = [node for node in unfolded.graph.all_nodes() if is_batchnorm(node)]
     labelled = zip(unique_labels(nodes), nodes, strict=True)
-    return {label: node.outputs[0] for label, node in labelled if node.graph is unfolded.graph}
+    return {label: node for label, node in labelled if node.graph is unfolded.graph}
 
 
 def of_graph(unfolded: ir.Model) -> dict[str, ChannelStatistics]:
@@ -75,21 +75,18 @@ def of_graph(unfolded: ir.Model) -> dict[str, ChannelStatistics]:
         unfolded: the network, its functions inlined.
     """
     found = {}
-    for label, value in batchnorm_outputs(unfolded).items():
-        node = value.producer()
-        assert node is not None  # a BatchNormalization
+    for label, node in batchnorms(unfolded).items():
         read = None if is_canonical(node) else read_batchnorm(node, opset_of(node))
         if isinstance(read, BatchNorm):
-            found[label] = _statistics(read.scale, read.shift, read.running_var, read.epsilon, None)
+            found[label] = _statistics(read, None)
     return _finite(found)
 
 
-def _statistics(
-    scale: Array, shift: Array, running_var: Array, epsilon: float, folded_value: str | None
-) -> ChannelStatistics:
+def _statistics(norm: BatchNorm | StoredBatchNorm, folded_value: str | None) -> ChannelStatistics:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        std = np.abs(scale) * np.sqrt(running_var / (running_var + epsilon))
-    return ChannelStatistics(shift.astype(np.float64), std, folded_value)
+        std = np.abs(norm.scale) * np.sqrt(norm.running_var / (norm.running_var + norm.epsilon))
+        input_std = np.sqrt(norm.running_var)
+    return ChannelStatistics(norm.shift, std, folded_value, norm.running_mean, input_std)
 
 
 def _finite(found: dict[str, ChannelStatistics]) -> dict[str, ChannelStatistics]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.nodes import is_batchnorm
 from normfold.export.graph.shapes import sizes_of, static_size
 from normfold.export.quantize.int8.layers import Layer, layers_of
 
@@ -24,11 +25,15 @@ class ChannelGroup:
     channels: int = 0
     values: list[ir.Value] = field(default_factory=list)
     writers: list[Layer] = field(default_factory=list)
+    norms: list[ir.Node] = field(default_factory=list)
+    """BatchNormalization nodes that write them too."""
     readers: list[Layer] = field(default_factory=list)
 
 
 def channel_groups(graph: ir.Graph) -> Iterator[ChannelGroup]:
-    """Yield the groups that layers alone write and read, or operators that let a positive factor through.
+    """Yield the groups that layers alone write and read, and operators that let a positive factor through.
+
+    A BatchNormalization that is still there may write them too.
 
     Args:
         graph: prepared.
@@ -37,8 +42,12 @@ def channel_groups(graph: ir.Graph) -> Iterator[ChannelGroup]:
     layers = {layer.node: layer for layer in layers_of(graph) if layer.node.op_type != "MatMul"}
     for value in (*graph.inputs, *graph.outputs):
         union.freeze(value)
+    norms = [node for node in graph if _is_writing_norm(node)]
     for node in graph:
         if node in layers:
+            continue
+        if node in norms:
+            union.freeze(node.inputs[0])
             continue
         inputs = [value for value in node.inputs if value is not None and constant_tensor(value) is None]
         if _lets_through(node, inputs):
@@ -55,12 +64,24 @@ def channel_groups(graph: ir.Graph) -> Iterator[ChannelGroup]:
         source = node.inputs[0]
         assert source is not None  # of a layer
         groups.setdefault(union.root(source), ChannelGroup()).readers.append(layer)
+    for node in norms:
+        groups.setdefault(union.root(node.outputs[0]), ChannelGroup()).norms.append(node)
     for value in union.values():
         if union.root(value) in groups:
             groups[union.root(value)].values.append(value)
     for root, group in groups.items():
-        if group.writers and group.readers and not union.is_frozen(root) and _agree(group):
+        if (group.writers or group.norms) and group.readers and not union.is_frozen(root) and _agree(group):
             yield group
+
+
+def _is_writing_norm(node: ir.Node) -> bool:
+    """Return whether a node is a BatchNormalization whose scale and shift are constants of its own."""
+    if not is_batchnorm(node) or any(value.uses() for value in node.outputs[1:]):
+        return False
+    return all(
+        value is not None and value.is_initializer() and not value.is_graph_input() and len(value.uses()) == 1
+        for value in node.inputs[1:3]
+    )
 
 
 def _lets_through(node: ir.Node, inputs: list[ir.Value]) -> bool:
@@ -89,6 +110,7 @@ def _read_in_bodies(node: ir.Node) -> list[ir.Value]:
 def _agree(group: ChannelGroup) -> bool:
     """Set the number of channels, and return whether all layers have it."""
     written = {static_size(layer.weight, layer.output_axis) for layer in group.writers}
+    written |= {static_size(node.inputs[1], 0) for node in group.norms}
     read = {(static_size(layer.weight, _input_axis(layer)) or 0) * layer.group for layer in group.readers}
     if len(written | read) != 1:
         return False
@@ -121,7 +143,9 @@ class _Union:
         if first in self._frozen:
             self._frozen.add(second)
 
-    def freeze(self, value: ir.Value) -> None:
+    def freeze(self, value: ir.Value | None) -> None:
+        if value is None:
+            return
         self._frozen.add(self.root(value))
 
     def is_frozen(self, value: ir.Value) -> bool:

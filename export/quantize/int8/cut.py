@@ -24,6 +24,7 @@ def cut(model: ir.Model, carriers: Collection[str], wanted: Collection[str]) -> 
     """
     graph = model.graph
     editor = Editor(graph)
+    graph.outputs.clear()
     for value in [value for value in float_values(graph) if value.name in carriers]:
         name = value.name
         value.name = editor.unused_name(f"{name}.computed")
@@ -31,7 +32,6 @@ def cut(model: ir.Model, carriers: Collection[str], wanted: Collection[str]) -> 
         value.replace_all_uses_with(new, replace_graph_outputs=False)
         graph.inputs.append(new)
     outputs = [value for value in float_values(graph) if value.name in wanted]
-    del graph.outputs[:]
     graph.outputs.extend(outputs)
     common_passes.RemoveUnusedNodesPass()(model)
     for value in [value for value in graph.inputs if not value.uses() and not value.is_initializer()]:

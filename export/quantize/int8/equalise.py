@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
+from normfold.export.graph.nodes import node_label
 from normfold.export.quantize.int8.channel_groups import ChannelGroup, channel_groups
 from normfold.export.quantize.int8.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.layers import Layer, read_array, write_array
@@ -42,7 +43,8 @@ def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[Equalise
         for value in group.values:
             if value.name in ranges:
                 ranges[value.name] = ranges[value.name].scaled(1 / factor)
-        first, second = (", ".join(layer.label for layer in layers) for layers in (group.writers, group.readers))
+        first = ", ".join([*(layer.label for layer in group.writers), *map(node_label, group.norms)])
+        second = ", ".join(layer.label for layer in group.readers)
         pairs.append(EqualisedPair(first, second, _spread(read), _spread(read / factor)))
     return tuple(pairs)
 
@@ -102,6 +104,8 @@ def _apply(group: ChannelGroup, factor: Array) -> None:
         write_array(layer.weight, values / factor.reshape(across))
         if layer.bias is not None:
             write_array(layer.bias, read_array(layer.bias) / factor)
+    for value in (value for node in group.norms for value in node.inputs[1:3] if value is not None):
+        write_array(value, read_array(value) / factor)
     for layer in group.readers:
         scaled = _by_input(layer) * factor.reshape(layer.group, 1, -1, 1)
         write_array(layer.weight, _like_weight(scaled, layer))

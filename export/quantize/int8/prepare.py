@@ -1,6 +1,6 @@
 """Prepare a folded network for ONNX Runtime's quantiser.
 
-requires   a float32 network from `load_model`
+requires   a float32 network
 ensures    the opset is 13 at least; no Constant nodes; every layer of `layers_of` has a weight and a bias (C_out,) of
 its own, but MatMul, which has none; the global average is a GlobalAveragePool; values have shapes; nodes have names.
 It computes what it did
@@ -20,7 +20,7 @@ from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import node_label, opset_of, unique_labels
-from normfold.export.graph.shapes import rank_of, static_size
+from normfold.export.graph.shapes import rank_of, sizes_of, static_size
 from normfold.export.onnx_io.convert_opset import ConversionError, converted
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.quantize.int8.layers import Layer, layers_of, read_array
@@ -95,8 +95,8 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _is_global_average(node: ir.Node) -> bool:
-    """Return whether a ReduceMean averages over all axes but rows and channels, and keeps them."""
-    if node.op_type != "ReduceMean" or node.domain != "" or not node.attributes.get_int("keepdims", 1):
+    """Return whether a ReduceMean averages over all axes but rows and channels."""
+    if node.op_type != "ReduceMean" or node.domain != "":
         return False
     rank = rank_of(node.inputs[0])
     if rank is None or rank < 3:
@@ -110,14 +110,21 @@ def _is_global_average(node: ir.Node) -> bool:
 
 
 def _replace_by_pool(editor: Editor, node: ir.Node) -> None:
-    pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
-    editor.graph.insert_after(node, pool)
-    pooled, mean = pool.outputs[0], node.outputs[0]
-    pooled.type, pooled.shape = mean.type, mean.shape
-    name = mean.name
-    mean.replace_all_uses_with(pooled, replace_graph_outputs=True)
+    """Replace a global average by GlobalAveragePool, which keeps the axes, and a Flatten where they are not kept."""
+    source, mean = node.inputs[0], node.outputs[0]
+    pool = ir.node("GlobalAveragePool", [source], name=node.name)
+    added, result = [pool], pool.outputs[0]
+    if not node.attributes.get_int("keepdims", 1):
+        result.name = editor.unused_name(f"{mean.name}.kept")
+        result.type = mean.type
+        result.shape = ir.Shape([*(sizes_of(mean) or (None, None))[:2], *[1] * ((rank_of(source) or 3) - 2)])
+        added.append(ir.node("Flatten", [result], attributes={"axis": 1}, name=f"{node.name}.flatten"))
+        result = added[-1].outputs[0]
+    editor.graph.insert_after(node, added)
+    name, result.type, result.shape = mean.name, mean.type, mean.shape
+    mean.replace_all_uses_with(result, replace_graph_outputs=True)
     editor.graph.remove(node, safe=True)
-    pooled.name = name
+    mean.name, result.name = None, name
 
 
 def _own_constants(editor: Editor, layer: Layer) -> None:

@@ -44,5 +44,7 @@ class ValueRunner:
     def run(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield each value by its name."""
         names = [value.name for value in self._session.get_outputs()]
+        if not names:
+            return
         results = self._session.run(names, {name: inputs[name] for name in self.inputs})
         yield from zip(names, map(np.asarray, results), strict=True)

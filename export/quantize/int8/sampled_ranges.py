@@ -54,7 +54,7 @@ def sampled_ranges(
         QuantizeError: the network cannot be run on random inputs.
     """
     infos = [_info(value) for value in model.graph.inputs if not value.is_initializer()]
-    first = _first_inputs(model, infos, carriers)
+    first = _first_inputs(model, infos, list(carriers) or list(wanted)[:1])
     fixed = next((info.shape[0] for info in infos if info.shape and isinstance(info.shape[0], int)), None)
     rows = fixed if isinstance(fixed, int) else 1
     shapes = {name: _of_one_row(array.shape, rows) for name, array in first.items()}
@@ -139,11 +139,11 @@ def _widened(meter: RangeMeter, producer: ir.Node | None, sigmas: float) -> Chan
     )
 
 
-def _first_inputs(model: ir.Model, infos: Sequence[ValueInfo], carriers: Collection[str]) -> Inputs:
-    """Return inputs, and what the carriers are for them: of one row, or as many as the network's own batch has."""
+def _first_inputs(model: ir.Model, infos: Sequence[ValueInfo], names: Sequence[str]) -> Inputs:
+    """Return inputs, and some values for them: of one row, or of as many as the network's own batch has."""
     problem = ""
     try:
-        runner = ValueRunner(model, [*carriers])
+        runner = ValueRunner(model, names)
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime raises many kinds
         raise QuantizeError(f"The network cannot be run: {in_one_line(error)}") from None
     for free_size in FREE_SIZES:

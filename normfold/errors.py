@@ -171,7 +171,11 @@ class ArgumentError(InputError):
         Args:
             others: options that are not named like their arguments.
         """
-        return re.sub("`([a-z_]+)`", lambda found: others.get(found[1], "--" + found[1].replace("_", "-")), str(self))
+
+        def option(found: re.Match[str]) -> str:
+            return others.get(found[1], "--" + found[1].replace("_", "-"))
+
+        return re.sub("`([a-z][a-z0-9_]*)`", option, str(self))
 
 
 class ClientError(NormfoldError):

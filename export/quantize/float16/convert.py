@@ -17,6 +17,7 @@ from normfold.export.arrays import Tensor
 from normfold.export.errors import Float16GraphError, ModelFileError
 from normfold.export.graph.bodies import name_bodies
 from normfold.export.graph.inference import infer_shapes
+from normfold.export.graph.nodes import node_label
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.source_weights import keep_source_weights
@@ -32,7 +33,7 @@ from normfold.export.quantize.float16.overflow import (
     smallest_headroom,
 )
 from normfold.export.quantize.float16.plan import Plan
-from normfold.export.quantize.float16.result import ChannelStatistics, Float16Result
+from normfold.export.quantize.float16.result import ChannelStatistics, Float16Result, LayerSqnr
 from normfold.export.quantize.float16.rewrite import rewrite
 from normfold.export.verify.runner import Inputs
 
@@ -79,13 +80,13 @@ def convert_to_float16(
     batches = input_batches(folded, plan, inputs)
     measured, magnitudes = _settle(model, plan, keep_io, batches, statistics or {})
     _require_float16_nodes(folded, plan)
-    float32_nodes = plan.float32_nodes()
     result = Float16Result(
-        float32_nodes=float32_nodes,
+        float32_nodes=plan.float32_nodes(),
         float16_nodes=len(plan.slots),
         casts=0,
         headroom=smallest_headroom(magnitudes),
         sqnr_db={value.name: measured[value.name].sqnr_db for value in model.graph.outputs if value.name in measured},
+        worst_layer=_worst_layer(plan, measured),
         warnings=tuple(_warn_of_layers(plan)),
     )
     progress("converting to float16")
@@ -114,7 +115,7 @@ def _prepare(path: Path) -> ir.Model:
 
 
 def _require_float16_nodes(path: Path, plan: Plan) -> None:
-    if plan.slots:
+    if any(node.op_type != "Cast" for node in plan.slots):
         return
     if plan.reasons:
         kept = plan.float32_nodes()[0]
@@ -140,6 +141,15 @@ def _settle(
         magnitudes = magnitudes_of(plan, measured, reached, by_value, keep_io)
         if not keep_overflowing(plan, magnitudes, keep_io) and not keep_not_finite(plan, measured):
             return measured, magnitudes
+
+
+def _worst_layer(plan: Plan, measured: Mapping[str, Measured]) -> LayerSqnr | None:
+    layers = [
+        LayerSqnr(node_label(node), name, measured[name].sqnr_db)
+        for node in plan.graph
+        if node.op_type in LAYERS and (name := node.outputs[0].name or "") in measured
+    ]
+    return min(layers, key=lambda layer: layer.sqnr_db, default=None)
 
 
 def _warn_of_layers(plan: Plan) -> Iterator[str]:

@@ -26,6 +26,9 @@ from normfold.export.verify.runner import Inputs, Outputs, start_onnxruntime
 
 _FLOAT, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
+_SQUARED_IN_FLOAT32 = 1e12
+"""Up to this magnitude sums of squares fit into float32."""
+
 
 @dataclass
 class Measured:
@@ -47,12 +50,14 @@ class Measured:
         """Count a value of both networks, of one shape."""
         if not wanted.size:
             return
-        if not (np.isfinite(wanted).all() and np.isfinite(got).all()):
-            finite = np.isfinite(wanted)
-            self.is_finite &= bool(np.isfinite(got[finite]).all())
-            both = finite & np.isfinite(got)
-            wanted, got = wanted[both], got[both]
+        finite, also_finite = np.isfinite(wanted), np.isfinite(got)
+        if not (finite.all() and also_finite.all()):
+            self.is_finite &= bool(also_finite[finite].all())
+            self.magnitude = max(self.magnitude, _magnitude(wanted[finite]))
+            wanted, got = wanted[finite & also_finite], got[finite & also_finite]
         self.magnitude = max(self.magnitude, _magnitude(wanted), _magnitude(got))
+        if self.magnitude > _SQUARED_IN_FLOAT32:
+            wanted, got = wanted.astype(np.float64), got.astype(np.float64)
         difference = (wanted - got).ravel()
         self.signal += float(np.vdot(wanted, wanted))
         self.noise += float(np.vdot(difference, difference))
@@ -101,6 +106,8 @@ def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs
 
 def _start(model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable[[Inputs], Outputs]:
     """Return a function that runs a network, or the emulation of a plan, and gives the values of these names."""
+    if not names:  # ONNX Runtime runs nothing that gives no output
+        return lambda _: {}
     copy = model.clone()
     copy.meta.update(model.meta)
     copy.meta[IR_VERSION_IN_FILE] = copy.ir_version

@@ -44,7 +44,7 @@ class Headroom:
     """How far the largest magnitude among the float16 values stays below 65504.
 
     Attributes:
-        node: label of the node that makes the value; empty for an input.
+        node: label of the node that makes the value; empty for an input or a constant.
         value: its name.
         magnitude: the largest absolute value found, on the inputs or by the statistics.
     """
@@ -60,6 +60,15 @@ class Headroom:
 
 
 @dataclass(frozen=True)
+class LayerSqnr:
+    """Signal to quantisation noise of what one layer makes, in decibels, before its result is rounded."""
+
+    node: str
+    value: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
 class Float16Result:
     """The report of a conversion.
 
@@ -70,6 +79,7 @@ class Float16Result:
         headroom: the smallest one; None where nothing is in float16.
         sqnr_db: signal to quantisation noise of each float output, emulated, against float32; infinite where both are
             equal.
+        worst_layer: the layer (Conv, Gemm, MatMul …) with the smallest; None without layers.
         warnings: sentences.
     """
 
@@ -78,4 +88,5 @@ class Float16Result:
     casts: int
     headroom: Headroom | None
     sqnr_db: Mapping[str, float]
+    worst_layer: LayerSqnr | None
     warnings: tuple[str, ...] = field(default=())

@@ -74,10 +74,11 @@ def _magnitude(array: Tensor) -> float:
     return max(float(array.max()), -float(array.min())) if array.size else 0.0
 
 
-def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs]) -> dict[str, Measured]:
+def measure(source: Path, model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs]) -> dict[str, Measured]:
     """Run a float32 network and the emulation of its plan.
 
     Args:
+        source: the network's file, for errors.
         model: the network; it stays as it is.
         plan: of its graph.
         keep_io: outputs of float32 nodes are not rounded.
@@ -95,7 +96,7 @@ def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs
         value.name for value in made if value.is_graph_output() and (plan.is_made_in_float16(value) or not keep_io)
     }
     names = [value.name or "" for value in made]
-    run_float32, run_emulated = _start(model, None, names), _start(model, plan, names)
+    run_float32, run_emulated = (_start(source, model, each, names) for each in (None, plan))
     measured = {name: Measured() for name in names}
     for inputs in batches:
         wanted, got = run_float32(inputs), run_emulated(inputs)
@@ -104,7 +105,7 @@ def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs
     return measured
 
 
-def _start(model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable[[Inputs], Outputs]:
+def _start(source: Path, model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable[[Inputs], Outputs]:
     """Return a function that runs a network, or the emulation of a plan, and gives the values of these names."""
     if not names:  # ONNX Runtime runs nothing that gives no output
         return lambda _: {}
@@ -123,10 +124,13 @@ def _start(model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable
         except SetupError:
             raise
         except Exception as error:  # noqa: BLE001 -- it raises many kinds
-            raise ModelFileError(path, f"cannot be run by ONNX Runtime: {in_one_line(error)}") from None
+            raise ModelFileError(source, f"cannot be run by ONNX Runtime: {in_one_line(error)}") from None
 
     def run(inputs: Inputs) -> Outputs:
-        return dict(zip(names, session(list(names), dict(inputs)), strict=True))
+        try:
+            return dict(zip(names, session(list(names), dict(inputs)), strict=True))
+        except Exception as error:  # noqa: BLE001 -- as above
+            raise ModelFileError(source, f"failed to run: {in_one_line(error)}") from None
 
     return run
 

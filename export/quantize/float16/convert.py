@@ -17,7 +17,6 @@ from normfold.export.arrays import Tensor
 from normfold.export.errors import Float16GraphError, ModelFileError
 from normfold.export.graph.bodies import name_bodies
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import node_label
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.source_weights import keep_source_weights
@@ -33,7 +32,7 @@ from normfold.export.quantize.float16.overflow import (
     smallest_headroom,
 )
 from normfold.export.quantize.float16.plan import Plan
-from normfold.export.quantize.float16.result import ChannelStatistics, Float16Result, LayerSqnr
+from normfold.export.quantize.float16.result import ChannelStatistics, Float16Result
 from normfold.export.quantize.float16.rewrite import rewrite
 from normfold.export.verify.runner import Inputs
 
@@ -86,7 +85,6 @@ def convert_to_float16(
         casts=0,
         headroom=smallest_headroom(magnitudes),
         sqnr_db={value.name: measured[value.name].sqnr_db for value in model.graph.outputs if value.name in measured},
-        worst_layer=_worst_layer(plan, measured),
         warnings=tuple(_warn_of_layers(plan)),
     )
     progress("converting to float16")
@@ -146,15 +144,6 @@ def _settle(
         magnitudes = magnitudes_of(plan, measured, reached, by_value, keep_io)
         if not keep_overflowing(plan, magnitudes, keep_io) and not keep_not_finite(plan, measured):
             return measured, magnitudes
-
-
-def _worst_layer(plan: Plan, measured: Mapping[str, Measured]) -> LayerSqnr | None:
-    layers = [
-        LayerSqnr(node_label(node), name, measured[name].sqnr_db)
-        for node in plan.graph
-        if node.op_type in LAYERS and (name := node.outputs[0].name or "") in measured
-    ]
-    return min(layers, key=lambda layer: layer.sqnr_db, default=None)
 
 
 def _warn_of_layers(plan: Plan) -> Iterator[str]:

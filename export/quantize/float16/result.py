@@ -60,15 +60,6 @@ class Headroom:
 
 
 @dataclass(frozen=True)
-class LayerSqnr:
-    """Signal to quantisation noise of what one layer makes, in decibels, before its result is rounded."""
-
-    node: str
-    value: str
-    sqnr_db: float
-
-
-@dataclass(frozen=True)
 class Float16Result:
     """The report of a conversion.
 
@@ -79,7 +70,6 @@ class Float16Result:
         headroom: the smallest one; None where nothing is in float16.
         sqnr_db: signal to quantisation noise of each float output, emulated, against float32; infinite where both are
             equal.
-        worst_layer: the layer (Conv, Gemm, MatMul …) with the smallest; None without layers.
         warnings: sentences.
     """
 
@@ -88,5 +78,4 @@ class Float16Result:
     casts: int
     headroom: Headroom | None
     sqnr_db: Mapping[str, float]
-    worst_layer: LayerSqnr | None
     warnings: tuple[str, ...] = field(default=())

@@ -116,9 +116,6 @@ def test_served_answers_are_those_of_the_emulation(convert: Convert) -> None:
     (wanted,), (served,) = run32(source, rows), run32(result, rows)
     assert report.sqnr_db["r4"] > 55
     assert sqnr_db(wanted, served) == pytest.approx(report.sqnr_db["r4"], abs=3)
-    assert report.worst_layer is not None
-    assert report.worst_layer.node in ("h0", "h1", "h2", "h3")
-    assert 55 < report.worst_layer.sqnr_db < 80
 
 
 def test_float16_input_gives_float16_output(convert: Convert) -> None:

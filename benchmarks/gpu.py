@@ -4,6 +4,8 @@
     shapes   the same with another batch size in every run, in one session, and in one session for each batch size
     serve    rows per second of the service (binary, one row per request), compared with a bare loop of session.run
 
+With --precision instead: ResNet-50 and MobileNetV2 in float32 and float16, beside torch (`benchmarks.gpu_precision`).
+
 Sessions are opened as the service opens them. Rounds are interleaved; medians count. The load runs in processes of its
 own, without pinning, since machines with a GPU have enough cores.
 """
@@ -31,6 +33,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
+from benchmarks.gpu_precision import print_precisions, seconds_of
 from benchmarks.machine import machine_line
 from benchmarks.progress import show_progress
 from benchmarks.serve.load import Request, wait_until_ready
@@ -46,7 +49,6 @@ ROWS = (1, 8, 32)
 CONNECTIONS = (1, 8, 32, 64)
 _CLIENTS = 4
 """Client processes."""
-_WINDOW_S = 0.3
 
 
 def main() -> None:
@@ -57,12 +59,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="of the service (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load (default: %(default)s)")
+    parser.add_argument("--precision", action="store_true", help="float32 and float16, beside torch")
     arguments = parser.parse_args()
     options = dict(option.split("=", 1) for option in arguments.option)
     open_it = partial(open_session, provider=arguments.provider, intra_op_threads=1, options=options)
     print(f"{gpu_line()}; {machine_line(PACKAGES)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.precision:
+            print_precisions(folder, arguments.rounds)
+            return
         show_progress(f"making {NETWORK}")
         exported = MAKERS[NETWORK](folder)
         export_bundle(exported, folder / "repository", NETWORK)
@@ -127,15 +133,6 @@ def run_of(session: Session, rows: int) -> Callable[[], Any]:
     for _ in range(5):
         session.run({name: images}, outputs)
     return lambda: session.run({name: images}, outputs)
-
-
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Return the mean seconds per run."""
-    runs, started = 0, time.perf_counter()
-    while time.perf_counter() - started < _WINDOW_S:
-        run()
-        runs += 1
-    return (time.perf_counter() - started) / runs
 
 
 def serve(repository: Path, settings: Mapping[str, str], seconds: float, bare: Mapping[int, float]) -> None:

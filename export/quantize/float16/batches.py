@@ -59,9 +59,11 @@ def _check(infos: Sequence[ValueInfo], inputs: Mapping[str, Tensor]) -> None:
         array = inputs[info.name]
         if array.dtype != info.dtype.numpy():
             raise ModelInputError(
-                f"The array {info.name!r} is {array.dtype}, the network's input {info.dtype.numpy().__name__}."
+                f"The array {info.name!r} is {array.dtype}, the network's input {info.dtype.numpy()}."
             )
-        if not info.fits(array.shape) or not array.size:
+        if not array.size:
+            raise ModelInputError(f"The array {info.name!r} is empty.")
+        if not info.fits(array.shape):
             raise ModelInputError(
                 f"The array {info.name!r} has shape {list(array.shape)}, the input {list(info.shape)}."
             )

@@ -77,11 +77,10 @@ def convert_to_float16(
     _require_float16_nodes(folded, plan)
     progress("emulating float16")
     batches = input_batches(folded, plan, inputs)
-    measured, magnitudes = _settle(model, plan, keep_io, batches, statistics or {})
+    measured, magnitudes = _settle(folded, model, plan, keep_io, batches, statistics or {})
     _require_float16_nodes(folded, plan)
-    float32_nodes = plan.float32_nodes()
     result = Float16Result(
-        float32_nodes=float32_nodes,
+        float32_nodes=plan.float32_nodes(),
         float16_nodes=len(plan.slots),
         casts=0,
         headroom=smallest_headroom(magnitudes),
@@ -114,7 +113,7 @@ def _prepare(path: Path) -> ir.Model:
 
 
 def _require_float16_nodes(path: Path, plan: Plan) -> None:
-    if plan.slots:
+    if any(node.op_type != "Cast" for node in plan.slots):
         return
     if plan.reasons:
         kept = plan.float32_nodes()[0]
@@ -130,13 +129,18 @@ def _require_float16_nodes(path: Path, plan: Plan) -> None:
 
 
 def _settle(
-    model: ir.Model, plan: Plan, keep_io: bool, batches: Sequence[Inputs], statistics: Mapping[str, ChannelStatistics]
+    path: Path,
+    model: ir.Model,
+    plan: Plan,
+    keep_io: bool,
+    batches: Sequence[Inputs],
+    statistics: Mapping[str, ChannelStatistics],
 ) -> tuple[dict[str, Measured], dict[ir.Value, Magnitude]]:
     """Keep nodes in float32 until nothing overflows; return what the emulation of the plan shows."""
     by_value = {each.folded_value or name: each for name, each in statistics.items()}
     reached = input_magnitudes(batches)
     while True:
-        measured = measure(model, plan, keep_io, batches)
+        measured = measure(path, model, plan, keep_io, batches)
         magnitudes = magnitudes_of(plan, measured, reached, by_value, keep_io)
         if not keep_overflowing(plan, magnitudes, keep_io) and not keep_not_finite(plan, measured):
             return measured, magnitudes

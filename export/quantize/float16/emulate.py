@@ -26,6 +26,9 @@ from normfold.export.verify.runner import Inputs, Outputs, start_onnxruntime
 
 _FLOAT, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
+_SQUARED_IN_FLOAT32 = 1e12
+"""Up to this magnitude sums of squares fit into float32."""
+
 
 @dataclass
 class Measured:
@@ -47,12 +50,14 @@ class Measured:
         """Count a value of both networks, of one shape."""
         if not wanted.size:
             return
-        if not (np.isfinite(wanted).all() and np.isfinite(got).all()):
-            finite = np.isfinite(wanted)
-            self.is_finite &= bool(np.isfinite(got[finite]).all())
-            both = finite & np.isfinite(got)
-            wanted, got = wanted[both], got[both]
+        finite, also_finite = np.isfinite(wanted), np.isfinite(got)
+        if not (finite.all() and also_finite.all()):
+            self.is_finite &= bool(also_finite[finite].all())
+            self.magnitude = max(self.magnitude, _magnitude(wanted[finite]))
+            wanted, got = wanted[finite & also_finite], got[finite & also_finite]
         self.magnitude = max(self.magnitude, _magnitude(wanted), _magnitude(got))
+        if self.magnitude > _SQUARED_IN_FLOAT32:
+            wanted, got = wanted.astype(np.float64), got.astype(np.float64)
         difference = (wanted - got).ravel()
         self.signal += float(np.vdot(wanted, wanted))
         self.noise += float(np.vdot(difference, difference))
@@ -69,10 +74,11 @@ def _magnitude(array: Tensor) -> float:
     return max(float(array.max()), -float(array.min())) if array.size else 0.0
 
 
-def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs]) -> dict[str, Measured]:
+def measure(source: Path, model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs]) -> dict[str, Measured]:
     """Run a float32 network and the emulation of its plan.
 
     Args:
+        source: the network's file, for errors.
         model: the network; it stays as it is.
         plan: of its graph.
         keep_io: outputs of float32 nodes are not rounded.
@@ -90,7 +96,7 @@ def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs
         value.name for value in made if value.is_graph_output() and (plan.is_made_in_float16(value) or not keep_io)
     }
     names = [value.name or "" for value in made]
-    run_float32, run_emulated = _start(model, None, names), _start(model, plan, names)
+    run_float32, run_emulated = (_start(source, model, each, names) for each in (None, plan))
     measured = {name: Measured() for name in names}
     for inputs in batches:
         wanted, got = run_float32(inputs), run_emulated(inputs)
@@ -99,8 +105,10 @@ def measure(model: ir.Model, plan: Plan, keep_io: bool, batches: Iterable[Inputs
     return measured
 
 
-def _start(model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable[[Inputs], Outputs]:
+def _start(source: Path, model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable[[Inputs], Outputs]:
     """Return a function that runs a network, or the emulation of a plan, and gives the values of these names."""
+    if not names:  # ONNX Runtime runs nothing that gives no output
+        return lambda _: {}
     copy = model.clone()
     copy.meta.update(model.meta)
     copy.meta[IR_VERSION_IN_FILE] = copy.ir_version
@@ -116,10 +124,13 @@ def _start(model: ir.Model, plan: Plan | None, names: Sequence[str]) -> Callable
         except SetupError:
             raise
         except Exception as error:  # noqa: BLE001 -- it raises many kinds
-            raise ModelFileError(path, f"cannot be run by ONNX Runtime: {in_one_line(error)}") from None
+            raise ModelFileError(source, f"cannot be run by ONNX Runtime: {in_one_line(error)}") from None
 
     def run(inputs: Inputs) -> Outputs:
-        return dict(zip(names, session(list(names), dict(inputs)), strict=True))
+        try:
+            return dict(zip(names, session(list(names), dict(inputs)), strict=True))
+        except Exception as error:  # noqa: BLE001 -- as above
+            raise ModelFileError(source, f"failed to run: {in_one_line(error)}") from None
 
     return run
 

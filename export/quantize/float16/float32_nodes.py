@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import onnx_ir as ir
 
 from normfold.export.graph.constants import constant_tensor
@@ -37,6 +36,9 @@ _WIDE_INTEGERS = frozenset(
 _TINY_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Clip"})
 """Elementwise operators in which a scalar stands that keeps a divisor from zero, or scales."""
 
+_ROUNDS_TO_ZERO = 2.0**-25
+"""Half of the smallest float16."""
+
 
 def static_reason(node: ir.Node, from_integers: set[ir.Value]) -> str | None:
     """Return why a node stays in float32; None if it need not.
@@ -61,6 +63,10 @@ def static_reason(node: ir.Node, from_integers: set[ir.Value]) -> str | None:
         return f"its schema in opset {opset_of(node)} takes no float16"
     if node.op_type in _INNER_SUMS:
         return "its inner sums may exceed 65504 where its result does not"
+    if node.op_type == "BitCast":
+        return "it takes the bits of its input for another dtype's"
+    if node.op_type.startswith("Scatter") and node.attributes.get_string("reduction", "none") != "none":
+        return "ONNX Runtime runs its reduction on the CPU in float32 alone"
     if node.op_type == "CumSum":
         return "it adds the rounding errors of float16 up along an axis"
     if node.op_type == "BatchNormalization" and len(node.outputs) > 1:
@@ -97,10 +103,9 @@ def tiny_operand(node: ir.Node) -> ir.Value | None:
         return None
     for value in node.inputs:
         tensor = constant_tensor(value) if is_float32(value) else None
-        if tensor is not None and tensor.size == 1:
-            number = tensor.numpy().reshape(())
-            if number != 0 and np.float16(number) == 0:
-                return value
+        number = float(tensor.numpy().reshape(())) if tensor is not None and tensor.size == 1 else 0.0
+        if 0 < abs(number) <= _ROUNDS_TO_ZERO:
+            return value
     return None
 
 

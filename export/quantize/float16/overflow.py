@@ -18,6 +18,26 @@ from normfold.export.quantize.float16.result import MAX_FLOAT16, ChannelStatisti
 DEVIATIONS = 8.0
 """Standard deviations from the mean that a value is expected to reach; 6 clip the heavy tails of last layers."""
 
+_CARRYING = frozenset(
+    {
+        *(
+            "Relu",
+            "LeakyRelu",
+            "Gelu",
+            "HardSwish",
+            "Swish",
+            "Mish",
+            "Dropout",
+            "MaxPool",
+            "GlobalMaxPool",
+            "ReduceMax",
+        ),
+        *("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Concat", "Split"),
+        *("Slice", "Gather", "Pad", "DepthToSpace", "SpaceToDepth"),
+    }
+)
+"""Operators whose result may be as large as their operands, and is no larger."""
+
 
 @dataclass(frozen=True)
 class Magnitude:
@@ -35,19 +55,21 @@ def magnitudes_of(
     keep_io: bool,
 ) -> dict[ir.Value, Magnitude]:
     """Return the magnitude of each value that is float16 anywhere."""
-    found = {}
+    found: dict[ir.Value, Magnitude] = {}
+    expected = _expected_magnitudes(plan, statistics)
     for value in plan.values():
         if not plan.is_rounded(value) and (keep_io or not (value.is_graph_input() or value.is_graph_output())):
             continue
         name = value.name or ""
         if value.is_initializer() and not value.is_graph_input():
+            if all(_is_bound(use) for use in plan.float16_uses(value)):
+                continue
             known = Magnitude(_finite_magnitude(value), "as a constant")
         else:
             observed = measured[name].magnitude if name in measured else inputs.get(name, 0.0)
             known = Magnitude(observed, "on the inputs")
-        if name in statistics:
-            expected = _expected(statistics[name])
-            known = Magnitude(expected, "by its statistics") if expected > known.reached else known
+        if expected.get(value, 0.0) > known.reached:
+            known = Magnitude(expected[value], "by its statistics")
         found[value] = known
     return found
 
@@ -68,8 +90,6 @@ def keep_overflowing(plan: Plan, magnitudes: Mapping[ir.Value, Magnitude], keep_
         if each.reached <= MAX_FLOAT16:
             continue
         for use in plan.float16_uses(value):
-            if _is_bound(use):
-                continue
             if use.node.op_type in LAYERS:
                 raise _overflow(value, magnitudes, use.node)
             plan.keep(use.node, f"it reads {value.name!r}, which reaches {each.reached:.6g} {each.basis}")
@@ -155,5 +175,15 @@ def _finite_magnitude(value: ir.Value) -> float:
     return float(np.max(array, initial=0.0, where=np.isfinite(array)))
 
 
-def _expected(statistics: ChannelStatistics) -> float:
-    return float(np.max(np.abs(statistics.mean) + DEVIATIONS * statistics.std, initial=0.0))
+def _expected_magnitudes(plan: Plan, statistics: Mapping[str, ChannelStatistics]) -> dict[ir.Value, float]:
+    """Return the largest `|mean| + 8 std` of the values that have statistics, and of what carries them on."""
+    expected: dict[ir.Value, float] = {}
+    for value in plan.values():
+        producer = value.producer()
+        if (known := statistics.get(value.name or "")) is not None:
+            expected[value] = float(np.max(np.abs(known.mean) + DEVIATIONS * known.std, initial=0.0))
+        elif producer is not None and producer.op_type in _CARRYING:
+            before = [expected[each] for each in producer.inputs if each in expected]
+            if before:
+                expected[value] = max(before)
+    return expected

@@ -44,7 +44,7 @@ class Headroom:
     """How far the largest magnitude among the float16 values stays below 65504.
 
     Attributes:
-        node: label of the node that makes the value; empty for an input.
+        node: label of the node that makes the value; empty for an input or a constant.
         value: its name.
         magnitude: the largest absolute value found, on the inputs or by the statistics.
     """

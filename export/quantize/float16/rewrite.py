@@ -117,8 +117,16 @@ def _set_attributes(node: ir.Node, plan: Plan) -> None:
         node.attributes["to"] = ir.AttrInt64("to", _FLOAT16)
     elif node.op_type == "ConstantOfShape":
         given = node.attributes.get("value")
-        number = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
-        node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(round_to_float16(number), dtype=_FLOAT16))
+        _set_value(node, np.zeros(1, np.float32) if given is None else given.as_tensor().numpy())
+    elif node.op_type == "Constant":  # an output of the graph: others are among the initializers
+        (given,) = node.attributes.values()
+        node.attributes.clear()
+        is_tensor = given.type == ir.AttributeType.TENSOR
+        _set_value(node, given.as_tensor().numpy() if is_tensor else np.asarray(given.value, np.float32))
+
+
+def _set_value(node: ir.Node, array: np.ndarray) -> None:
+    node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(round_to_float16(array), dtype=_FLOAT16))
 
 
 def _remove_casts_to_same_dtype(editor: Editor) -> None:

@@ -105,7 +105,11 @@ def prove_float16(
     compared = _Compared.of(pair, rows, progress)
     kept = [f"Node {one.node!r} ({one.operator}) stays in float32: {one.reason}" for one in result.float32_nodes]
     emulated = {name: float(np.clip(decibels, -MAX_DB, MAX_DB)) for name, decibels in result.sqnr_db.items()}
-    return compared.proof.model_copy(update={"outputs": emulated, "notes": (*result.warnings, *kept)})
+    progress("comparing the layers")
+    worst = find_worst_layer(pair.reference, pair.converted, rows, changed=())
+    return compared.proof.model_copy(
+        update={"outputs": emulated, "worst_layer": worst, "notes": (*result.warnings, *kept)}
+    )
 
 
 @dataclass(frozen=True)

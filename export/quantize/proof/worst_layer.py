@@ -1,7 +1,8 @@
-"""The value inside a quantised network that differs most from the same value of the float32 network.
+"""The value inside a network of lower precision that differs most from the same value of the float32 network.
 
-A value X that was quantised is called X_DequantizeLinear_Output behind its rounding (onnxruntime.quantization). Both
-networks run as they are written, so that every value is there to be read.
+A value X that was quantised is called X_DequantizeLinear_Output behind its rounding (onnxruntime.quantization); one of
+float16 has the name that it had. Both networks run as they are written, so that every value is there to be read; float16 is
+then rounded between nodes, and computed in float32 within them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx_ir as ir
 from normfold.contract.atomic_write import os_errors_as_write_errors
 from normfold.contract.precision.record import WorstLayer
 from normfold.contract.precision.signal_to_noise import SignalToNoise
+from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.proof.outputs import Run
 from normfold.export.quantize.proof.rows import ProofRows, fixed_batch_size
@@ -33,7 +35,7 @@ def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed:
 
     Args:
         reference: the folded float32 network.
-        quantised: the same with QuantizeLinear and DequantizeLinear nodes.
+        quantised: the same in int8 or float16.
         rows: as both take them; the first MAX_ROWS count.
         changed: values that equalisation changed, which cannot be compared.
 
@@ -45,9 +47,7 @@ def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed:
         WriteError: the temporary folder cannot be written.
     """
     first, second = load_model(reference), load_model(quantised)
-    there = {value.name for node in second.graph for value in node.outputs}
-    floats = [node.outputs[0].name or "" for node in first.graph if node.outputs]
-    pairs = {name: f"{name}{DEQUANTIZED}" for name in floats if f"{name}{DEQUANTIZED}" in there and name not in changed}
+    pairs = {name: other for name, other in _common_values(first, second).items() if name not in changed}
     if not pairs:
         return None
     found = {name: SignalToNoise() for name in pairs}
@@ -106,6 +106,16 @@ def _before(end: ir.Node) -> set[ir.Node]:
                 found.add(node)
                 waiting.append(node)
     return found
+
+
+def _common_values(first: ir.Model, second: ir.Model) -> dict[str, str]:
+    """Return the name of each value of the float32 network that is in the other too, and its name there."""
+    infer_shapes(second)
+    there = {value.name or "": value for node in second.graph for value in node.outputs}
+    names = [node.outputs[0].name or "" for node in first.graph if node.outputs]
+    if any(name.endswith(DEQUANTIZED) for name in there):
+        return {name: f"{name}{DEQUANTIZED}" for name in names if f"{name}{DEQUANTIZED}" in there}
+    return {name: name for name in names if name in there and there[name].dtype == ir.DataType.FLOAT16}
 
 
 def _open_with_outputs(model: ir.Model, names: Mapping[str, str], path: Path) -> Run:

@@ -169,7 +169,7 @@ def grey_pictures(count: int, seed: int) -> np.ndarray:
 
 
 def grey_classifier(seed: int = 0, channels: int = 16) -> onnx.ModelProto:
-    """Make two blocks of Conv, BatchNormalization and Relu, a pool and a Gemm: input (n, 1, 8, 8) -> logits (n, 3).
+    """Make two blocks of Conv, BatchNormalization and Relu, and a Gemm: input (n, 1, 8, 8) -> logits (n, 3).
 
     The running statistics are those of `grey_pictures`.
     """
@@ -195,18 +195,73 @@ def grey_classifier(seed: int = 0, channels: int = 16) -> onnx.ModelProto:
         constants[f"{name}.shift"] = rng.normal(size=channels) / 4
     constants = {name: array.astype(np.float32) for name, array in constants.items()}
     proto = model(nodes, {"input": ["n", 1, 8, 8]}, ["logits"], constants, dtype=np.float32)
-    fit_statistics(proto, {"input": GREY_CARD.standardise(grey_pictures(200, seed=100 + seed))})
-    return proto
+    return with_statistics_of(proto, {"input": GREY_CARD.standardise(grey_pictures(200, seed=100 + seed))})
 
 
-def fit_statistics(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> None:
-    """Give each BatchNormalization the statistics of its input, in place, in graph order."""
-    tensors = {each.name: each for each in proto.graph.initializer}
-    for node in [node for node in proto.graph.node if node.op_type == "BatchNormalization"]:
-        (value,) = run32(with_output(proto, node.input[0]), inputs)
-        axes = (0, *range(2, value.ndim))
-        for name, array in ((node.input[3], value.mean(axis=axes)), (node.input[4], value.var(axis=axes))):
-            tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+def with_statistics_of(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return a model whose running statistics are those of some rows, layer after layer, as precise ones are."""
+    fitted = onnx.ModelProto()
+    fitted.CopyFrom(proto)
+    tensors = {tensor.name: tensor for tensor in fitted.graph.initializer}
+    for node in [node for node in fitted.graph.node if node.op_type == "BatchNormalization"]:
+        (x,) = run32(with_output(fitted, node.input[0]), inputs)
+        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+        for name, values in ((node.input[3], x.mean(axis=axes)), (node.input[4], x.var(axis=axes))):
+            tensors[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    return fitted
+
+
+def classifier(
+    rng: np.random.Generator, opset: int = 17, channels: int = 8, activation: str = "Relu"
+) -> onnx.ModelProto:
+    """Make three Conv blocks, the second depthwise, the third with a shortcut, a global average and a Gemm.
+
+    x (n, 4, 6, 6) -> y (n, 5); its statistics are those of standard normal rows.
+    """
+    constants: dict[str, np.ndarray] = {}
+    nodes: list[NodeProto] = []
+    shapes = [(channels, 4, 3, 3), (channels, 1, 3, 3), (channels, channels, 3, 3)]
+    groups, source = (1, channels, 1), "x"
+    for place, (shape, group) in enumerate(zip(shapes, groups, strict=True)):
+        fan_in = int(np.prod(shape[1:]))
+        constants |= {f"w{place}": rng.normal(size=shape) / np.sqrt(fan_in)} | statistics(rng, channels, f"bn{place}")
+        constants[f"bn{place}.scale"] = rng.uniform(0.5, 1.5, channels)
+        nodes += [
+            helper.make_node(
+                "Conv", [source, f"w{place}"], [f"h{place}"], name=f"conv{place}", group=group, pads=[1] * 4
+            ),
+            batchnorm(f"h{place}", f"n{place}", f"bn{place}"),
+        ]
+        if place == 2:
+            nodes.append(helper.make_node("Add", [f"n{place}", source], ["sum"], name="add"))
+        nodes.append(helper.make_node(activation, ["sum" if place == 2 else f"n{place}"], [f"r{place}"]))
+        source = f"r{place}"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [source], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["features"], name="flatten"),
+        helper.make_node("Gemm", ["features", "v", "c"], ["y"], name="gemm"),
+    ]
+    constants |= {"v": rng.normal(size=(channels, 5)), "c": rng.normal(size=5)}
+    made = model(
+        nodes,
+        {"x": ["n", 4, 6, 6]},
+        ["y"],
+        {name: array.astype(np.float32) for name, array in constants.items()},
+        opset=opset,
+        dtype=np.float32,
+    )
+    return with_statistics_of(made, classifier_rows(rng, 256))
+
+
+def classifier_rows(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Make rows for `classifier`."""
+    return {"x": rng.normal(size=(count, 4, 6, 6)).astype(np.float32)}
+
+
+def sqnr_db(wanted: np.ndarray, given: np.ndarray) -> float:
+    """Return the ratio of signal to noise in decibels."""
+    noise = np.sum((wanted.astype(np.float64) - given) ** 2)
+    return float(10 * np.log10(np.sum(wanted.astype(np.float64) ** 2) / noise)) if noise else np.inf
 
 
 def varied_rows(count: int, seed: int) -> dict[str, np.ndarray]:

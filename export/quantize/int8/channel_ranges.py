@@ -57,8 +57,9 @@ class RangeMeter:
         if part.size:
             channels = part.shape[1] if part.ndim > 1 else 1
             self._count += part.size // channels
-            self._sum = self._sum + by_channel(part, np.sum)
-            self._square = self._square + by_channel(part**2, np.sum)
+            with np.errstate(invalid="ignore", over="ignore"):  # the caller looks at the bounds
+                self._sum = self._sum + by_channel(part, np.sum)
+                self._square = self._square + by_channel(part**2, np.sum)
 
     @property
     def is_used(self) -> bool:
@@ -69,7 +70,8 @@ class RangeMeter:
         """Return what was seen."""
         assert self._low is not None  # something was added
         assert self._high is not None
-        return ChannelRange(self._low, self._high, np.asarray(self._sum / max(self._count, 1)) + 0 * self._low)
+        mean = np.broadcast_to(np.asarray(self._sum / max(self._count, 1)), self._low.shape)
+        return ChannelRange(self._low, self._high, mean)
 
     def std(self) -> Array:
         """Return the standard deviation of each channel, (C,)."""

@@ -1,8 +1,8 @@
 """The value inside a network of lower precision that differs most from the same value of the float32 network.
 
 A value X that was quantised is called X_DequantizeLinear_Output behind its rounding (onnxruntime.quantization); one of
-float16 has the name that it had. Both networks run as they are written, so that every value is there to be read; float16 is
-then rounded between nodes, and computed in float32 within them.
+float16 has the name that it had. Both networks run as they are written, so that every value is there to be read. Then
+float16 is rounded between nodes, and computed in float32 within them.
 """
 
 from __future__ import annotations

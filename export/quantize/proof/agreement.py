@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from normfold.contract.manifest import class_axis
 from normfold.contract.precision.record import AccuracyChange, Agreement
 from normfold.export.arrays import Tensor
+
+_SUM_TOLERANCE = 1e-3
+"""Of the sum of probabilities in float32."""
 
 _Z = 1.959964
 """Quantile of the normal distribution for 95 % confidence, two-sided."""
@@ -79,6 +84,8 @@ def labels_fit(labels: Tensor, shape: tuple[int | str | None, ...]) -> bool:
     return bool(labels.min() >= 0) and (not isinstance(classes, int) or bool(labels.max() < classes))
 
 
-def has_classes(shape: tuple[int | str | None, ...]) -> bool:
-    """Return whether an output's shape is that of logits: (rows, classes), or (rows, classes, height, width)."""
-    return len(shape) in (2, 4) and (not isinstance(shape[1], int) or shape[1] > 1)
+def holds_probabilities(array: Tensor) -> bool:
+    """Return whether rows, or pixels of masks, are probabilities of classes: from 0 to 1, with the sum 1."""
+    if array.dtype.kind != "f" or array.ndim not in (2, 4) or array.shape[1] < 2 or not array.size:
+        return False
+    return bool(array.min() >= 0 and np.abs(array.sum(axis=1, dtype=np.float64) - 1).max() < _SUM_TOLERANCE)

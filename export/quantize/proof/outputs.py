@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from normfold.contract.precision.record import AccuracyChange, Agreement
 from normfold.contract.precision.signal_to_noise import SignalToNoise
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
-from normfold.export.quantize.proof.agreement import ClassCounts
+from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities
 from normfold.export.quantize.proof.rows import ProofRows
 from normfold.export.verify.runner import Inputs, Outputs, ValueInfo
 
@@ -22,10 +23,16 @@ class OutputComparison:
 
     signal_to_noise: SignalToNoise = field(default_factory=SignalToNoise)
     classes: ClassCounts = field(default_factory=ClassCounts)
+    holds_probabilities: bool = True
+    highest_before: float = -math.inf
+    highest_after: float = -math.inf
 
     def add(self, before: Tensor, after: Tensor, has_classes: bool, labels: Tensor | None) -> None:
         """Add what both networks give for a batch."""
         self.signal_to_noise.add(before, after)
+        self.holds_probabilities &= holds_probabilities(before)
+        self.highest_before = max(self.highest_before, float(before.max(initial=-math.inf)))
+        self.highest_after = max(self.highest_after, float(after.max(initial=-math.inf)))
         if has_classes:
             self.classes.add(before, after, labels)
 
@@ -65,6 +72,16 @@ def compare_outputs(
             comparison = found.setdefault(name, OutputComparison())
             comparison.add(array, got[name], name in classes and not rows.are_random, labels)
     return found
+
+
+def clipped_probabilities(found: dict[str, OutputComparison]) -> list[str]:
+    """Return a sentence for each output of probabilities: ranges from statistics clip them."""
+    return [
+        f"Output {name!r} holds probabilities, which ranges from statistics clip: the highest is "
+        f"{each.highest_after:.3f}, in float32 {each.highest_before:.3f}; samples give better ranges."
+        for name, each in found.items()
+        if each.holds_probabilities
+    ]
 
 
 def lowest_agreement(found: dict[str, OutputComparison]) -> Agreement | None:

@@ -18,9 +18,15 @@ from normfold.export.bundle.tensor_specs import input_specs
 from normfold.export.errors import ModelFileError
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.quantize.float16.result import Float16Result
-from normfold.export.quantize.int8.result import Int8Result
+from normfold.export.quantize.int8.result import Int8Result, RangeSource
 from normfold.export.quantize.proof.fused import fused_signal_to_noise
-from normfold.export.quantize.proof.outputs import Run, compare_outputs, greatest_drop, lowest_agreement
+from normfold.export.quantize.proof.outputs import (
+    Run,
+    clipped_probabilities,
+    compare_outputs,
+    greatest_drop,
+    lowest_agreement,
+)
 from normfold.export.quantize.proof.rows import BATCH_ROWS, ProofRows, fixed_batch_size
 from normfold.export.quantize.proof.sessions import open_network
 from normfold.export.quantize.proof.time_ratio import measure_time_ratio
@@ -80,7 +86,7 @@ def prove_int8(
             "worst_layer": worst,
             "pair_sum": float(max((layer.product for layer in result.saturation), default=0)),
             "fused_sqnr_db": min(fused),
-            "notes": tuple(result.warnings),
+            "notes": (*result.warnings, *(compared.clipped if result.range_source is RangeSource.STATISTICS else ())),
         }
     )
 
@@ -119,6 +125,8 @@ class _Compared:
     after: Run
     infos: list[ValueInfo]
     proof: PrecisionProof
+    clipped: list[str]
+    """A sentence for each output of probabilities."""
 
     @staticmethod
     def of(pair: Pair, rows: ProofRows, progress: ProgressCallback) -> _Compared:
@@ -138,7 +146,7 @@ class _Compared:
             time_ratio={count: _time_ratio(before, after, rows, count) for count in counts},
             size_ratio=file_bytes(pair.converted) / file_bytes(pair.reference),
         )
-        return _Compared(after, infos, proof)
+        return _Compared(after, infos, proof, clipped_probabilities(found))
 
 
 def _time_ratio(before: Run, after: Run, rows: ProofRows, count: int) -> float:

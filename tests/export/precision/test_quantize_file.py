@@ -49,6 +49,23 @@ def test_file_is_folded_and_quantised_from_its_own_statistics(source: Path, tmp_
     assert np.abs(wanted - got).max() < 0.1 * np.abs(wanted).max()
 
 
+def test_outputs_that_are_probabilities_are_named_where_ranges_come_from_statistics(tmp_path: Path) -> None:
+    proto = grey_classifier()
+    proto.graph.node.append(helper.make_node("Softmax", ["logits"], ["p"], axis=1))
+    proto.graph.output[0].name = "p"
+    onnx.save(proto, tmp_path / "net.onnx")
+    np.savez(tmp_path / "samples.npz", x=grey_pictures(64, 3))
+    card = SourceCard(preprocessing=GREY_CARD)
+
+    found = quantize_file(tmp_path / "net.onnx", tmp_path / "int8.onnx", options(), card)
+    sampled = quantize_file(
+        tmp_path / "net.onnx", tmp_path / "int8.onnx", options(samples=tmp_path / "samples.npz"), card
+    )
+
+    assert any(note.startswith("Output 'p' holds probabilities") for note in found.precision.proof.notes)
+    assert sampled.precision.proof.notes == ()
+
+
 def test_card_of_a_file_gives_the_range_of_its_input_and_its_classes(source: Path, tmp_path: Path) -> None:
     x = grey_pictures(64, 3)
     np.savez(tmp_path / "samples.npz", x=x)

@@ -18,6 +18,7 @@ from normfold.export.precision.options import PrecisionOptions
 from normfold.export.precision.quantize_bundle import quantize_bundle
 from normfold.export.quantize.proof import time_ratio
 from normfold.service.repository import int8_check
+from tests.support.infer_bodies import png_of
 from tests.support.onnx_models import GREY_CARD, grey_classifier
 from tests.support.service import Service, StartService, repository_index
 
@@ -123,5 +124,8 @@ def test_quantised_version_predicts_and_classifies(repository: Path, start: Star
         for version in (1, 2)
     ]
 
+    image = png_of(255 * np.array(raw[0]) / 16)
+    classified = service.client.post("/v1/models/net/versions/2:classify", content=image).json()
+    assert classified["model_version"] == "2"
     for one, other in zip(*(answer["predictions"] for answer in answers), strict=True):
         np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normfold.export.quantize.proof.agreement import ClassCounts, labels_fit, wilson_bounds
+from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities, labels_fit, wilson_bounds
 
 
 def test_wilson_bounds_are_those_of_the_literature() -> None:
@@ -57,6 +57,20 @@ def test_pixels_of_masks_count_each_and_bounds_count_rows() -> None:
     assert counts.agreement.upper_bound == wilson_bounds(7 / 8, 2)[1]
     assert counts.accuracy is not None
     assert (counts.accuracy.before, counts.accuracy.after) == (1.0, 7 / 8)
+
+
+@pytest.mark.parametrize(
+    ("array", "holds"),
+    [
+        ([[0.2, 0.8], [1.0, 0.0]], True),
+        ([[0.2, 0.9]], False),
+        ([[-0.2, 1.2]], False),
+        ([[1.0], [1.0]], False),
+        ([1.0, 0.0], False),
+    ],
+)
+def test_probabilities_are_from_0_and_have_the_sum_1(array: list[object], holds: bool) -> None:
+    assert holds_probabilities(np.array(array, np.float32)) is holds
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from normfold.contract.precision.check_inputs import make_check_inputs
 from normfold.contract.precision.processor import processor_name
@@ -19,6 +20,7 @@ from normfold.export.errors import ModelFileError
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.quantize.float16.result import Float16Result
 from normfold.export.quantize.int8.result import Int8Result, RangeSource
+from normfold.export.quantize.int8.saturation import saturation
 from normfold.export.quantize.proof.fused import fused_signal_to_noise
 from normfold.export.quantize.proof.outputs import (
     Run,
@@ -84,7 +86,7 @@ def prove_int8(
     return compared.proof.model_copy(
         update={
             "worst_layer": worst,
-            "pair_sum": float(max((layer.product for layer in result.saturation), default=0)),
+            "pair_sum": float(max((layer.product for layer in saturation(onnx.load(pair.converted))), default=0)),
             "fused_sqnr_db": min(fused),
             "notes": (*result.warnings, *(compared.clipped if result.range_source is RangeSource.STATISTICS else ())),
         }

@@ -49,9 +49,9 @@ class Quantised:
         self.result: Int8Result = quantize_int8(self.reference, self.converted, samples={"x": rows(seed=2)})
 
     def change(self, ending: str, change: Callable[[np.ndarray], np.ndarray]) -> str:
-        """Change the constant whose name ends so; return its name."""
+        """Change the first constant whose name ends so; return its name."""
         proto = onnx.load(self.converted)
-        (tensor,) = [each for each in proto.graph.initializer if each.name.endswith(ending)]
+        tensor = next(each for each in proto.graph.initializer if each.name.endswith(ending))
         array = numpy_helper.to_array(tensor)
         tensor.CopyFrom(numpy_helper.from_array(change(array).astype(array.dtype), tensor.name))
         onnx.save(proto, self.converted)
@@ -105,6 +105,37 @@ def test_planted_scale_shows_in_the_output_and_the_layer(chain: Quantised) -> No
     assert found.worst_layer is not None
     assert right.worst_layer is not None
     assert found.worst_layer.sqnr_db < right.worst_layer.sqnr_db - 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("constant", "fault"),
+    [
+        ("w_scale", lambda scale: scale * np.linspace(0.2, 4, scale.size, dtype=np.float32)),
+        ("w_quantized", lambda weight: -weight),
+        ("bias_quantized", lambda bias: bias + 4 * np.abs(bias).max()),
+    ],
+    ids=["scale", "weight", "bias"],
+)
+def test_planted_fault_of_a_layer_lowers_the_signal_to_noise_of_its_output(
+    convnet: Quantised, constant: str, fault: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    assert convnet.prove().outputs["y"] > 25
+    convnet.change(constant, fault)
+
+    found = convnet.prove()
+
+    assert found.outputs["y"] < 15
+    assert found.worst_layer is not None
+    assert found.worst_layer.sqnr_db < 15
+
+
+@pytest.mark.slow
+def test_planted_weights_that_saturate_are_found_in_the_file(chain: Quantised) -> None:
+    assert (chain.prove().pair_sum or 0) <= 32767
+    chain.change("w1_quantized", lambda weight: np.full_like(weight, 127))
+
+    assert chain.prove().pair_sum == 2 * 127 * 255
 
 
 @pytest.mark.slow

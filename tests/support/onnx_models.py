@@ -214,7 +214,7 @@ def with_statistics_of(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray])
 def classifier(
     rng: np.random.Generator, opset: int = 17, channels: int = 8, activation: str = "Relu"
 ) -> onnx.ModelProto:
-    """Make three Conv blocks, the second depthwise, the third with a shortcut, a global average and a Gemm.
+    """Make three Conv blocks, the second depthwise, the third with the first added, a global average and a Gemm.
 
     x (n, 4, 6, 6) -> y (n, 5); its statistics are those of standard normal rows.
     """
@@ -233,7 +233,7 @@ def classifier(
             batchnorm(f"h{place}", f"n{place}", f"bn{place}"),
         ]
         if place == 2:
-            nodes.append(helper.make_node("Add", [f"n{place}", source], ["sum"], name="add"))
+            nodes.append(helper.make_node("Add", [f"n{place}", "r0"], ["sum"], name="add"))
         nodes.append(helper.make_node(activation, ["sum" if place == 2 else f"n{place}"], [f"r{place}"]))
         source = f"r{place}"
     nodes += [

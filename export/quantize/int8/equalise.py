@@ -22,8 +22,8 @@ from normfold.export.quantize.int8.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.layers import Layer, read_array, write_array
 from normfold.export.quantize.int8.result import EqualisedPair
 
-MIN_GAIN = 4.0
-"""How many times less noise power equalising must promise: healthy networks gain nothing from it."""
+MIN_GAIN = 10.0
+"""How many times less noise equalising must promise: healthy networks gain nothing from it."""
 
 
 def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[EqualisedPair, ...]:
@@ -35,10 +35,13 @@ def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[Equalise
     """
     pairs = []
     for group in channel_groups(model.graph):
-        read, weights = _read_ranges(group, ranges), _weight_ranges(group)
-        if read is None or not gain(read, weights) >= MIN_GAIN:
+        read = _read_ranges(group, ranges)
+        if read is None:
             continue
-        factor = _factor(read, weights)
+        weights = [_by_input(layer) for layer in group.readers]
+        factor = _factor(read, _largest(weights))
+        if gain(read, weights, factor) < MIN_GAIN:
+            continue
         _apply(group, factor)
         for value in group.values:
             if value.name in ranges:
@@ -49,20 +52,38 @@ def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[Equalise
     return tuple(pairs)
 
 
-def gain(read: Array, weights: Array) -> float:
-    """Return how many times the noise power falls when channels are equalised.
-
-    An activation is rounded in steps of the largest channel's range, and each channel's error is multiplied by its
-    weights; a weight is rounded in steps of the largest, and multiplied by its channel: R² Σ w² + W² Σ r².
+def gain(read: Array, weights: Sequence[Array], factor: Array) -> float:
+    """Return how many times the noise of what the channels' readers give falls, when channels are divided by a factor.
 
     Args:
         read: range of each channel, (C,).
-        weights: largest weight that reads each channel, (C,).
+        weights: of each reader, (group, C_out / group, C_in / group, taps).
+        factor: positive, (C,).
     """
-    before = read.max() ** 2 * np.sum(weights**2) + weights.max() ** 2 * np.sum(read**2)
-    both = read * weights
-    after = 2 * both.max() * np.sum(both)
-    return float(before / after) if after > 0 else 1.0
+    after = [each * factor.reshape(len(each), 1, -1, 1) for each in weights]
+    before_noise, after_noise = noise(read, weights), noise(read / factor, after)
+    return before_noise / after_noise if after_noise > 0 else 1.0
+
+
+def noise(read: Array, weights: Sequence[Array]) -> float:
+    """Return the noise over the signal of an output of the readers, in the mean, but for a constant.
+
+    An activation is rounded in steps of the largest channel's range R, and each channel's error is multiplied by its
+    weights; a weight is rounded in steps of the output's largest, W, and multiplied by its channel:
+
+        (R² Σ w² + W² Σ r²) / Σ w² r²
+    """
+    found = []
+    for each in weights:
+        squares = (each**2).sum(axis=3)
+        ranges = (read**2).reshape(len(each), 1, -1)
+        signal = (squares * ranges).sum(axis=2)
+        of_activations = read.max() ** 2 * squares.sum(axis=2)
+        of_weights = np.abs(each).max(axis=(2, 3)) ** 2 * each.shape[3] * ranges.sum(axis=2)
+        used = signal > 0
+        found.append(((of_activations + of_weights)[used] / signal[used]).reshape(-1))
+    joined = np.concatenate(found)
+    return float(joined.mean()) if joined.size else 0.0
 
 
 def _factor(read: Array, weights: Array) -> Array:
@@ -86,8 +107,10 @@ def _read_ranges(group: ChannelGroup, ranges: dict[str, ChannelRange]) -> Array 
     return np.max(found, axis=0)
 
 
-def _weight_ranges(group: ChannelGroup) -> Array:
-    return np.max([np.abs(_by_input(layer)).max(axis=(1, 3)).reshape(-1) for layer in group.readers], axis=0)
+def _largest(weights: Sequence[Array]) -> Array:
+    """Return the largest weight that reads each channel, (C,)."""
+    largest: Array = np.max([np.abs(each).max(axis=(1, 3)).reshape(-1) for each in weights], axis=0)
+    return largest
 
 
 def _by_input(layer: Layer) -> Array:

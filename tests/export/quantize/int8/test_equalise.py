@@ -186,9 +186,11 @@ def test_dead_channel_stays(tmp_path: Path) -> None:
 
 
 def test_gain_is_1_where_channels_are_alike_and_large_where_they_are_not() -> None:
-    assert gain(np.ones(8), np.ones(8)) == pytest.approx(1)
-    assert gain(FACTOR, 1 / FACTOR) > 1000
-    assert gain(np.zeros(8), np.ones(8)) == 1.0
+    ones = np.ones(8)
+    assert gain(ones, [np.ones((1, 4, 8, 9))], ones) == 1
+    assert gain(FACTOR, [(1 / FACTOR).reshape(1, 1, 8, 1)], FACTOR) > 1000
+    assert gain(FACTOR, [np.ones((8, 1, 1, 9))], FACTOR) > 1000  # depthwise
+    assert gain(np.zeros(8), [np.ones((1, 4, 8, 9))], ones) == 1
 
 
 def test_network_without_pairs_stays(tmp_path: Path) -> None:

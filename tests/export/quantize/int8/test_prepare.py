@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from normfold.export.errors import QuantizeError
+from normfold.export.onnx_io.convert_opset import ConversionError
 from normfold.export.quantize.int8.prepare import prepare
 from tests.support import onnx_models
 from tests.support.onnx_models import assert_same, model, operators
@@ -133,19 +134,13 @@ def test_float16_network_is_refused(tmp_path: Path) -> None:
         prepared(source, tmp_path)
 
 
-def test_opset_that_cannot_be_converted_is_refused(tmp_path: Path) -> None:
-    node = helper.make_node("Upsample", ["x", "scales"], ["y"], mode="nearest")
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["s"], ["scales"]), node],
-        "upsampled",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 5, 5]),
-            helper.make_tensor_value_info("s", TensorProto.FLOAT, [4]),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, "h", "w"])],
-    )
-    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=10)
+def test_opset_that_cannot_be_converted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_proto: onnx.ModelProto, _opset: int) -> onnx.ModelProto:
+        raise ConversionError("no adapter for Foo")
+
+    monkeypatch.setattr("normfold.export.quantize.int8.prepare.converted", refuse)
+    source = network([helper.make_node("Relu", ["x"], ["y"])], opset=12)
     with pytest.raises(
-        QuantizeError, match="has opset 9, int8 needs 13, and onnx's version converter cannot convert it"
+        QuantizeError, match="has opset 12, int8 needs 13, and .* cannot convert it: no adapter for Foo"
     ):
         prepared(source, tmp_path)

@@ -77,7 +77,7 @@ def test_runtime_computes_what_the_file_says(tmp_path: Path, way: str) -> None:
             array[...] = array.max() * rng.uniform(0.95, 1, array.shape)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     rows = {"x": np.abs(classifier_rows(rng, 100)["x"])}
-    before, after, result = quantised(with_statistics_of(source, rows), tmp_path, way, rows)
+    _, after, result = quantised(with_statistics_of(source, rows), tmp_path, way, rows)
     (written,), (fused,) = run32(after, rows), run32(after, rows, optimised=True)
     assert sqnr_db(written, fused) > 25
     assert max(each.pair_sum for each in result.saturation) == 128
@@ -115,6 +115,7 @@ def test_softmax_behind_the_last_layer_stays_float(tmp_path: Path) -> None:
     assert operators(after)[-2:] == ["Gemm", "Softmax"]
 
 
+@pytest.mark.slow
 def test_bias_correction_lowers_the_mean_error(tmp_path: Path) -> None:
     errors = []
     for correct in (False, True):
@@ -136,8 +137,6 @@ def test_spread_channels_are_rescued_by_equalisation(tmp_path: Path, way: str) -
     factor = 10 ** rng.uniform(-1.5, 1.5, 8).astype(np.float32)
     tensors = {tensor.name: tensor for tensor in source.graph.initializer}
     changes = {"bn1.scale": factor, "bn1.shift": factor, "w2": 1 / factor.reshape(1, -1, 1, 1)}
-    del source.graph.node[-6].input[:]  # the shortcut joins channels that are not spread
-    source.graph.node[-6].CopyFrom(helper.make_node("Add", ["n2", "r0"], ["sum"], name="add"))
     for name, each in changes.items():
         array = onnx.numpy_helper.to_array(tensors[name]) * each
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), name))

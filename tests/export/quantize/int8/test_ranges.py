@@ -60,7 +60,8 @@ def test_ranges_from_statistics_cover_what_values_take(tmp_path: Path, activatio
         assert share_inside(folded, name, rows, ranges[name]) > 0.9999, name
         (values,) = run32(with_output(folded, name), rows)
         low, high = ranges[name].bounds
-        assert high - low < 8 * np.ptp(values), name
+        # The mean of independent positions hardly varies; that of a picture's does, and its range is kept.
+        assert high - low < (40 if name in ("pooled", "features", "y") else 5) * np.ptp(values), name
 
 
 def test_ranges_of_one_standard_deviation_do_not_cover(tmp_path: Path) -> None:

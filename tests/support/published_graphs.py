@@ -45,7 +45,7 @@ OF_ANY_SIZE = frozenset(
 """Graphs that run on pictures of other sizes than they were exported for."""
 
 
-def published_graph(name: str, seed: int = 0, small: bool = False) -> onnx.ModelProto:
+def published_graph(name: str, seed: int = 0, *, small: bool = False) -> onnx.ModelProto:
     """Return one of the graphs, for a batch of two, with weights drawn from `seed`.
 
     With `small`, a graph that takes pictures of any size gets small ones, on which it runs several times as fast.

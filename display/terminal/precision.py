@@ -93,7 +93,8 @@ def precision_sentence(precision: Precision) -> str:
     if proof.time_ratio and precision.kind == PrecisionKind.INT8:
         parts.append(f"{min(proof.time_ratio.values()):.2f} of its time")
     if proof.outputs:
-        parts.append(f"signal to noise at least {decibels(min(proof.outputs.values()))}")
+        lowest = min(proof.outputs.values())
+        parts.append("outputs equal" if lowest >= MAX_DB else f"signal to noise at least {decibels(lowest)}")
     if proof.agreement is not None:
         parts.append(f"same class for {proof.agreement.share:.4f} of {proof.rows:,} rows")
     return f"{', '.join(parts)}."

@@ -23,7 +23,7 @@ from normfold.export.quantize.proof.agreement import labels_fit
 from normfold.export.quantize.proof.prove import Pair, prove_float16, prove_int8
 from normfold.export.quantize.proof.random_rows import random_rows
 from normfold.export.quantize.proof.requirements import require
-from normfold.export.quantize.proof.rows import ProofRows
+from normfold.export.quantize.proof.rows import ProofRows, fixed_batch_size
 from normfold.export.quantize.proof.sessions import open_network
 from normfold.export.verify.runner import Inputs, input_infos, value_info
 
@@ -89,7 +89,9 @@ class LowerPrecision:
         if self.kind is PrecisionKind.INT8:
             proof = prove_int8(pair, self._to_int8(network, target, ranges, progress), rows, progress)
         else:
-            proof = prove_float16(pair, self._to_float16(network, target, rows.inputs, progress), rows, progress)
+            fixed = fixed_batch_size(infos)
+            inputs = rows.inputs if fixed is None else rows.repeated(fixed)
+            proof = prove_float16(pair, self._to_float16(network, target, inputs, progress), rows, progress)
         precision = Precision(kind=self.kind, recipe=self.recipe, proof=proof)
         require(precision, self.must_be_faster)
         return precision

@@ -96,6 +96,36 @@ def test_folded_file_needs_samples(source: Path, tmp_path: Path) -> None:
     assert quantize_file(folded, tmp_path / "int8.onnx", options(samples=tmp_path / "samples.npz")).precision
 
 
+@pytest.mark.parametrize("kind", [PrecisionKind.INT8, PrecisionKind.FLOAT16])
+def test_network_of_a_fixed_batch_size_is_compared_in_whole_batches(kind: PrecisionKind, tmp_path: Path) -> None:
+    proto = grey_classifier()
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    del proto.graph.value_info[:]
+    onnx.save(proto, tmp_path / "net.onnx")
+
+    found = quantize_file(tmp_path / "net.onnx", tmp_path / "made.onnx", options(kind=kind))
+
+    assert set(found.precision.proof.time_ratio) == {4}
+    assert found.precision.proof.outputs["logits"] > 20
+
+
+def test_rows_that_depend_on_each_other_are_compared_one_by_one(tmp_path: Path) -> None:
+    proto = grey_classifier()
+    proto.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["logits"], ["m"], axes=[0], keepdims=1),
+            helper.make_node("Add", ["logits", "m"], ["z"]),
+        ]
+    )
+    proto.graph.output[0].name = "z"
+    onnx.save(proto, tmp_path / "net.onnx")
+
+    found = quantize_file(tmp_path / "net.onnx", tmp_path / "int8.onnx", options())
+
+    assert set(found.precision.proof.time_ratio) == {1}
+
+
 def test_refused_file_leaves_the_target_as_it_was(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from benchmarks.latency import session_of
 from benchmarks.precision.spread import spread_channels
 from benchmarks.progress import show_progress
+from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
 from normfold.export.fold.fold import fold
 from normfold.export.onnx_io.model_file import load_model, save_model
-from normfold.export.quantize.int8.input_range import input_range
 from normfold.export.quantize.int8.quantize import quantize_int8
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
 
@@ -101,7 +101,7 @@ def quantised(network: str, seed: int, source: Path, dataset: Dataset, spread: b
     save_model(model, folded)
     test, labels = dataset.tensors(dataset.splits.test), dataset.y[dataset.splits.test]
     wanted = run(folded, test)
-    bounds = input_range(dataset.preprocessing)
+    bounds = input_bounds(dataset.preprocessing)
     for way in (DATA, STATISTICS):
         show_progress(f"{network}, seed {seed}, from {way}")
         target = source.with_suffix(f".{way}.onnx")
@@ -119,6 +119,14 @@ def quantised(network: str, seed: int, source: Path, dataset: Dataset, spread: b
             *(network, seed, way, sqnr_db(wanted, given), before, before - after, agreement),
             *(len(result.equalised), spread),
         )
+
+
+def input_bounds(preprocessing: Preprocessing) -> tuple[float, float] | None:
+    """Return least and greatest of standardised pictures; None for what has no bounds."""
+    if not isinstance(preprocessing, ImagePreprocessing):
+        return None
+    channels = list(zip(preprocessing.mean, preprocessing.std, strict=True))
+    return min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
 
 
 def run(path: Path, rows: Float32Array) -> Float32Array:

@@ -21,18 +21,18 @@ from normfold.export.fold.fold import fold
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
-from normfold.export.quantize.int8.bias_correction import correct_bias
-from normfold.export.quantize.int8.channel_ranges import ChannelRange
-from normfold.export.quantize.int8.equalise import equalise
 from normfold.export.quantize.int8.layers import layers_of
 from normfold.export.quantize.int8.place import chosen_nodes, place
 from normfold.export.quantize.int8.prepare import prepare
-from normfold.export.quantize.int8.ranges_from_samples import ranges_from_samples
-from normfold.export.quantize.int8.ranges_from_statistics import ranges_from_statistics
+from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
+from normfold.export.quantize.int8.ranges.from_statistics import ranges_from_statistics
+from normfold.export.quantize.int8.ranges.run_values import float_values
 from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
-from normfold.export.quantize.int8.run_values import float_values
 from normfold.export.quantize.int8.saturation import saturation
-from normfold.export.quantize.int8.weight_scales import weight_scales
+from normfold.export.quantize.int8.weights.bias_correction import correct_bias
+from normfold.export.quantize.int8.weights.equalise import equalise
+from normfold.export.quantize.int8.weights.weight_scales import weight_scales
 from normfold.export.verify.runner import input_infos
 
 

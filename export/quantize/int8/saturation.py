@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from normfold.export.quantize.int8.layers import LAYER_TYPES, as_rows
 from normfold.export.quantize.int8.result import LayerSaturation
-from normfold.export.quantize.int8.weight_scales import is_depthwise, pair_sums
+from normfold.export.quantize.int8.weights.weight_scales import is_depthwise, pair_sums
 
 _WEIGHT_PLACES = {"QLinearConv": (3, "Conv"), "QLinearMatMul": (3, "MatMul"), "QGemm": (3, "Gemm")}
 """Operators that hold int8 weights themselves: the place of the weight, and what the operator is in float32."""

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from normfold.export.quantize.int8.bias_correction import correct_bias, mean_error
 from normfold.export.quantize.int8.layers import Layer, layers_of
 from normfold.export.quantize.int8.prepare import prepare
-from normfold.export.quantize.int8.ranges_from_samples import ranges_from_samples
-from normfold.export.quantize.int8.weight_scales import quantised_rows, weight_scales
+from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
+from normfold.export.quantize.int8.weights.bias_correction import correct_bias, mean_error
+from normfold.export.quantize.int8.weights.weight_scales import quantised_rows, weight_scales
 from normfold.export.verify.runner import input_infos
 from tests.support import onnx_models
 from tests.support.onnx_models import model, run32

@@ -11,10 +11,10 @@ import pytest
 from onnx import helper
 
 from normfold.export.onnx_io.model_file import load_model
-from normfold.export.quantize.int8.equalise import equalise, gain
 from normfold.export.quantize.int8.prepare import prepare
-from normfold.export.quantize.int8.ranges_from_samples import ranges_from_samples
+from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
 from normfold.export.quantize.int8.result import EqualisedPair
+from normfold.export.quantize.int8.weights.equalise import equalise, gain
 from normfold.export.verify.runner import input_infos
 from tests.support import onnx_models
 from tests.support.onnx_models import assert_same, batchnorm, model, run32, statistics

@@ -9,17 +9,15 @@ import onnx
 import pytest
 from onnx import helper
 
-from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.export.errors import SampleError
 from normfold.export.fold.fold import fold
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import of_graph, of_report
-from normfold.export.quantize.int8.channel_ranges import ChannelRange
-from normfold.export.quantize.int8.input_range import input_range
 from normfold.export.quantize.int8.prepare import prepare
-from normfold.export.quantize.int8.ranges_from_samples import ranges_from_samples
-from normfold.export.quantize.int8.ranges_from_statistics import ranges_from_statistics
+from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
+from normfold.export.quantize.int8.ranges.from_statistics import ranges_from_statistics
 from normfold.export.quantize.int8.result import Int8Options
 from normfold.export.verify.runner import input_infos
 from tests.support import onnx_models
@@ -129,13 +127,6 @@ def test_mean_of_a_range_is_what_values_take_on_average(tmp_path: Path) -> None:
 def test_given_range_of_an_input_counts(tmp_path: Path) -> None:
     _, ranges = of_statistics(classifier(np.random.default_rng(0)), tmp_path, x=(-1.5, 2.5))
     assert ranges["x"].bounds == (-1.5, 2.5)
-
-
-def test_input_range_is_that_of_standardised_pictures() -> None:
-    card = ImagePreprocessing(channels=3, height=4, width=4, mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.25))
-    assert input_range(card) == pytest.approx((-2.0, 3.2))
-    assert input_range(RowPreprocessing(columns=("a",), mean=(0.0,), std=(1.0,))) is None
-    assert input_range(None) is None
 
 
 def samples_of(source: onnx.ModelProto, folder: Path, samples: dict[str, np.ndarray]) -> dict[str, ChannelRange]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from normfold.export.quantize.int8.layers import Layer
-from normfold.export.quantize.int8.weight_scales import is_depthwise, pair_sums, quantised_rows, weight_scales
+from normfold.export.quantize.int8.weights.weight_scales import is_depthwise, pair_sums, quantised_rows, weight_scales
 
 
 def layer_of(weight: np.ndarray, group: int = 1, op_type: str = "Conv", **attributes: int) -> Layer:
@@ -43,7 +43,7 @@ def test_pair_sum_of_an_odd_number_of_channels_goes_over_the_end_of_a_tap() -> N
     assert pair_sums(rows, depthwise=False).tolist() == [11]
 
 
-def test_pair_sum_of_a_depthwise_weight_is_its_largest_weight() -> None:
+def test_pair_sum_of_a_depthwise_weight_is_that_of_one_weight() -> None:
     rows = np.array([[[7, 6, -8]]], np.int8)
     assert pair_sums(rows, depthwise=True).tolist() == [8]
     assert pair_sums(rows, depthwise=False).tolist() == [13]

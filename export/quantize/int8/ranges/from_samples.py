@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
-from normfold.export.quantize.int8.channel_ranges import ChannelRange, RangeMeter
-from normfold.export.quantize.int8.run_values import ValueRunner, float_values
+from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
+from normfold.export.quantize.int8.ranges.run_values import ValueRunner, float_values
 from normfold.export.verify.runner import ValueInfo
 from normfold.export.verify.tolerance import is_float
 

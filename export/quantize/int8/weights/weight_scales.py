@@ -42,10 +42,10 @@ def pair_sums(rows: npt.NDArray[np.generic], depthwise: bool) -> npt.NDArray[np.
         return np.abs(flat).max(axis=1, initial=0)
     if channels % 2:  # pairs may begin anew with every tap
         orders.append(np.pad(np.swapaxes(wide, 1, 2), ((0, 0), (0, 0), (0, 1))).reshape(outputs, -1))
-    return np.max([_largest(np.pad(order, ((0, 0), (0, order.shape[1] % 2)))) for order in orders], axis=0)
+    return np.max([_maximum_sums(np.pad(order, ((0, 0), (0, order.shape[1] % 2)))) for order in orders], axis=0)
 
 
-def _largest(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _maximum_sums(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     positive, negative = (np.maximum(each, 0) for each in (flat, -flat))  # type: ignore[operator]
     sums = [side[:, 0::2] + side[:, 1::2] for side in (positive, negative)]
     return np.max([each.max(axis=1, initial=0) for each in sums], axis=0)
@@ -62,9 +62,9 @@ def weight_scales(layer: Layer) -> npt.NDArray[np.float32]:
     A row of zeros has the mean scale of the others, so that its bias is rounded like theirs.
     """
     rows = layer.rows()
-    largest = np.abs(rows).reshape(len(rows), -1).max(axis=1, initial=0)
+    maxima = np.abs(rows).reshape(len(rows), -1).max(axis=1, initial=0)
     sums = pair_sums(rows, is_depthwise(rows, layer.group))
-    scales = np.maximum(largest / MAX_WEIGHT, sums / MAX_PAIR_SUM)
+    scales = np.maximum(maxima / MAX_WEIGHT, sums / MAX_PAIR_SUM)
     used = scales > np.finfo(np.float32).tiny
     scales[~used] = scales[used].mean() if used.any() else 1.0
     return _rounded_up(scales)

@@ -17,10 +17,10 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Array
 from normfold.export.graph.nodes import node_label
-from normfold.export.quantize.int8.channel_groups import ChannelGroup, channel_groups
-from normfold.export.quantize.int8.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.layers import Layer, read_array, write_array
+from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.result import EqualisedPair
+from normfold.export.quantize.int8.weights.channel_groups import ChannelGroup, channel_groups
 
 MIN_GAIN = 10.0
 """How many times less noise equalising must promise: healthy networks gain nothing from it."""
@@ -39,7 +39,7 @@ def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[Equalise
         if read is None:
             continue
         weights = [_by_input(layer) for layer in group.readers]
-        factor = _factor(read, _largest(weights))
+        factor = _factor(read, _maxima(weights))
         if gain(read, weights, factor) < MIN_GAIN:
             continue
         _apply(group, factor)
@@ -107,10 +107,10 @@ def _read_ranges(group: ChannelGroup, ranges: dict[str, ChannelRange]) -> Array 
     return np.max(found, axis=0)
 
 
-def _largest(weights: Sequence[Array]) -> Array:
+def _maxima(weights: Sequence[Array]) -> Array:
     """Return the largest weight that reads each channel, (C,)."""
-    largest: Array = np.max([np.abs(each).max(axis=(1, 3)).reshape(-1) for each in weights], axis=0)
-    return largest
+    maxima: Array = np.max([np.abs(each).max(axis=(1, 3)).reshape(-1) for each in weights], axis=0)
+    return maxima
 
 
 def _by_input(layer: Layer) -> Array:

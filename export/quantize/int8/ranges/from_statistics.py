@@ -20,10 +20,10 @@ from normfold.export.arrays import Array
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import static_sizes
 from normfold.export.quantize.channel_statistics import ChannelStatistics, batchnorms
-from normfold.export.quantize.int8.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.ranges.run_values import float_values
+from normfold.export.quantize.int8.ranges.sampled_ranges import sampled_ranges
 from normfold.export.quantize.int8.result import Int8Options
-from normfold.export.quantize.int8.run_values import float_values
-from normfold.export.quantize.int8.sampled_ranges import sampled_ranges
 
 _LAYOUTS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 """Operators that give the numbers that they take."""

@@ -11,11 +11,11 @@ import onnx_ir as ir
 from normfold.export.arrays import Array, Tensor
 from normfold.export.errors import QuantizeError
 from normfold.export.quantize.channel_statistics import ChannelStatistics
-from normfold.export.quantize.int8.channel_ranges import ChannelRange, RangeMeter
-from normfold.export.quantize.int8.cut import cut
+from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
+from normfold.export.quantize.int8.ranges.cut import cut
+from normfold.export.quantize.int8.ranges.run_values import ValueRunner
+from normfold.export.quantize.int8.ranges.sampling import Carrier, RowPlan, plan_rows
 from normfold.export.quantize.int8.result import Int8Options
-from normfold.export.quantize.int8.run_values import ValueRunner
-from normfold.export.quantize.int8.sampling import Carrier, RowPlan, plan_rows
 from normfold.export.verify.inputs import FREE_SIZES, random_inputs
 from normfold.export.verify.runner import Inputs, ValueInfo, in_one_line
 from normfold.export.verify.tolerance import is_float

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from normfold.export.graph.editor import Editor
-from normfold.export.quantize.int8.run_values import float_values
+from normfold.export.quantize.int8.ranges.run_values import float_values
 
 
 def cut(model: ir.Model, carriers: Collection[str], wanted: Collection[str]) -> list[ir.Value]:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from normfold.export.arrays import Array
-from normfold.export.quantize.int8.channel_ranges import Ranges
 from normfold.export.quantize.int8.layers import Layer, read_array, write_array
-from normfold.export.quantize.int8.weight_scales import quantised_rows
+from normfold.export.quantize.int8.ranges.channel_ranges import Ranges
+from normfold.export.quantize.int8.weights.weight_scales import quantised_rows
 
 
 def correct_bias(layer: Layer, scales: npt.NDArray[np.float32], ranges: Ranges) -> bool:

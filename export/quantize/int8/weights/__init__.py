@@ -1,0 +1,1 @@
+"""What becomes of weights and biases: scales, equalised channels, corrected means."""

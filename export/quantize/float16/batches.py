@@ -12,8 +12,8 @@ from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelInputError
 from normfold.export.quantize.float16.plan import Plan
 from normfold.export.verify.choose_inputs import find_sizes
-from normfold.export.verify.inputs import is_float
 from normfold.export.verify.runner import Inputs, Runner, ValueInfo
+from normfold.export.verify.tolerance import is_float
 
 _MAX_ELEMENTS = 60_000_000
 """Elements of all activations of a batch; each is held twice, in 4 bytes."""
@@ -35,9 +35,12 @@ def input_batches(path: Path, plan: Plan, inputs: Mapping[str, Tensor] | None) -
     runner = Runner(path)
     if inputs is None:
         maker = find_sizes(runner.inputs, runner.run)
-        return [maker.make(seed) for seed in _SEEDS]
-    _check(runner.inputs, inputs)
-    return list(_split(runner.inputs, inputs, _elements_per_row(plan)))
+        given: list[Inputs] = [maker.make(seed) for seed in _SEEDS]
+    else:
+        _check(runner.inputs, inputs)
+        given = [inputs]
+    elements = _elements_per_row(plan)
+    return [batch for each in given for batch in _split(runner.inputs, each, elements)]
 
 
 def input_magnitudes(batches: Sequence[Inputs]) -> dict[str, float]:

@@ -139,7 +139,9 @@ def _round_values(graph: ir.Graph, plan: Plan) -> None:
     """Round each value wherever a plan makes or reads it as float16, in place."""
     editor, first = Editor(graph), next(iter(graph), None)
     for value in list(plan.values()):
-        uses = list(value.uses()) if plan.is_made_in_float16(value) else plan.float16_uses(value)
+        uses = plan.float16_uses(value)
+        if plan.is_made_in_float16(value):
+            uses += plan.float32_uses(value)
         if not uses:
             continue
         if value.is_initializer() and not value.is_graph_input():
@@ -148,7 +150,7 @@ def _round_values(graph: ir.Graph, plan: Plan) -> None:
         else:
             result = _add_rounding(editor, value, first)
         for use in uses:
-            use.node.replace_input_with(use.idx, result)
+            use.node.replace_input_with(use.place, result)
 
 
 def _rounded_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -160,7 +162,7 @@ def _rounded_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 def _add_rounding(editor: Editor, value: ir.Value, first: ir.Node | None) -> ir.Value:
     """Add a Cast to float16 and one back behind the node that makes a value; return the result."""
-    nodes = []
+    nodes: list[ir.Node] = []
     for dtype, name in ((_FLOAT16, "float16"), (_FLOAT, "rounded")):
         result = ir.Value(name=editor.unused_name(f"{value.name}.{name}"), shape=value.shape, type=ir.TensorType(dtype))
         source = nodes[-1].outputs[0] if nodes else value

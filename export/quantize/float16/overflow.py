@@ -12,7 +12,7 @@ from normfold.export.errors import Float16OverflowError
 from normfold.export.graph.nodes import node_label
 from normfold.export.quantize.float16.emulate import Measured
 from normfold.export.quantize.float16.float32_nodes import LAYERS
-from normfold.export.quantize.float16.plan import Plan
+from normfold.export.quantize.float16.plan import Plan, Use
 from normfold.export.quantize.float16.result import MAX_FLOAT16, ChannelStatistics, Headroom
 
 DEVIATIONS = 8.0
@@ -160,13 +160,13 @@ def _overflow(
 def _overflowing_input(value: ir.Value, magnitudes: Mapping[ir.Value, Magnitude]) -> ir.Value | None:
     producer = value.producer()
     inputs = () if producer is None else producer.inputs
-    found = [each for each in inputs if each in magnitudes and magnitudes[each].reached > MAX_FLOAT16]
-    return next(iter(found), None)
+    known = (each for each in inputs if each is not None and each in magnitudes)
+    return next((each for each in known if magnitudes[each].reached > MAX_FLOAT16), None)
 
 
-def _is_bound(use: ir.Usage) -> bool:
+def _is_bound(use: Use) -> bool:
     """Return whether a value is a bound of a Clip, which may be infinite."""
-    return use.node.op_type == "Clip" and use.idx > 0
+    return use.node.op_type == "Clip" and use.place > 0
 
 
 def _finite_magnitude(value: ir.Value) -> float:

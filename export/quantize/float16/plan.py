@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from copy import copy
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -14,6 +15,13 @@ from normfold.export.quantize.float16.result import Float32Node
 from normfold.export.quantize.float16.schema import NO_SLOTS, Slots, float16_slots, is_float32, schema_of
 
 _MOVING = frozenset({"Identity", "Reshape", "Flatten", "Expand", "Unsqueeze", "Squeeze", "Transpose", "Tile"})
+
+
+class Use(NamedTuple):
+    """Where a node reads a value."""
+
+    node: ir.Node
+    place: int
 
 
 class Plan:
@@ -67,13 +75,13 @@ class Plan:
         """Return whether the node that makes a value gives it as float16."""
         return value.index() in self.slots_of(value.producer()).outputs if value.producer() is not None else False
 
-    def float16_uses(self, value: ir.Value) -> list[ir.Usage]:
+    def float16_uses(self, value: ir.Value) -> list[Use]:
         """Return where nodes read a value as float16."""
-        return [use for use in value.uses() if use.idx in self.slots_of(use.node).inputs]
+        return [Use(*use) for use in value.uses() if use.idx in self.slots_of(use.node).inputs]
 
-    def float32_uses(self, value: ir.Value) -> list[ir.Usage]:
+    def float32_uses(self, value: ir.Value) -> list[Use]:
         """Return where nodes read a value as float32, those inside bodies too."""
-        return [use for use in value.uses() if use.idx not in self.slots_of(use.node).inputs]
+        return [Use(*use) for use in value.uses() if use.idx not in self.slots_of(use.node).inputs]
 
     def is_rounded(self, value: ir.Value) -> bool:
         """Return whether a value is float16 anywhere."""

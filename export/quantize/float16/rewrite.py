@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.graph.editor import Editor
-from normfold.export.quantize.float16.plan import Plan
+from normfold.export.quantize.float16.plan import Plan, Use
 
 _FLOAT, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -48,7 +48,7 @@ class _Casts:
         self.editor, self.count = Editor(graph), 0
         self._first = next(iter(graph), None)
 
-    def add(self, value: ir.Value, dtype: ir.DataType, uses: list[ir.Usage], is_output: bool) -> None:
+    def add(self, value: ir.Value, dtype: ir.DataType, uses: list[Use], is_output: bool) -> None:
         """Add a Cast of a value for these uses; as an output of the graph the result takes the value's name."""
         graph, name = self.editor.graph, value.name or ""
         suffix = "float16" if (dtype == _FLOAT16) is not is_output else "float32"
@@ -58,7 +58,7 @@ class _Casts:
         result = ir.Value(name=name if is_output else other, shape=value.shape, type=ir.TensorType(dtype))
         cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", dtype)], outputs=[result], name=f"{result.name}.cast")
         for use in uses:
-            use.node.replace_input_with(use.idx, result)
+            use.node.replace_input_with(use.place, result)
         if is_output:
             outputs = [result if each is value else each for each in graph.outputs]
             graph.outputs[:] = outputs
@@ -89,7 +89,7 @@ def round_to_float16(array: np.ndarray) -> np.ndarray:
         return np.asarray(array).astype(np.float16)
 
 
-def _convert_constant(editor: Editor, value: ir.Value, uses: list[ir.Usage], also_float32: bool) -> None:
+def _convert_constant(editor: Editor, value: ir.Value, uses: list[Use], also_float32: bool) -> None:
     """Convert a constant that float16 nodes read, or give them a copy of it if others read it too."""
     tensor = value.const_value
     if not uses or tensor is None:
@@ -100,7 +100,7 @@ def _convert_constant(editor: Editor, value: ir.Value, uses: list[ir.Usage], als
         return
     copy = editor.add_initializer(float16_tensor(tensor), f"{value.name}.float16")
     for use in uses:
-        use.node.replace_input_with(use.idx, copy)
+        use.node.replace_input_with(use.place, copy)
 
 
 def _set_dtype(value: ir.Value, dtype: ir.DataType) -> None:

@@ -115,7 +115,8 @@ def test_served_answers_are_those_of_the_emulation(convert: Convert) -> None:
     result, report = convert(source, inputs=rows)
     (wanted,), (served,) = run32(source, rows), run32(result, rows)
     assert report.sqnr_db["r4"] > 55
-    assert sqnr_db(wanted, served) == pytest.approx(report.sqnr_db["r4"], abs=3)
+    # ONNX Runtime rounds less on a CPU, so its answers may be somewhat nearer to float32
+    assert -3 < sqnr_db(wanted, served) - report.sqnr_db["r4"] < 8
 
 
 def test_float16_input_gives_float16_output(convert: Convert) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from normfold.contract.precision.record import Precision, PrecisionKind, PrecisionProof
-from normfold.contract.precision.signal_to_noise import MAX_DB, MIN_FUSED_DB
 from normfold.display.terminal.console import out
 from normfold.display.terminal.width import middle_shortened
 
+if TYPE_CHECKING:
+    from normfold.contract.precision.record import Precision, PrecisionProof
+
 _MAX_NAME_WIDTH = 24
+_EQUAL = "equal"
 
 
 def print_precision(precision: Precision) -> None:
@@ -20,7 +22,7 @@ def print_precision(precision: Precision) -> None:
     out.print(precision_table(precision))
     out.print(basis_sentence(precision.proof), markup=False)
     slower = slower_sentence(precision.proof)
-    if slower is not None and precision.kind == PrecisionKind.INT8:
+    if slower is not None and precision.kind == "int8":
         out.print(slower, markup=False)
 
 
@@ -37,6 +39,8 @@ def precision_table(precision: Precision) -> Table:
 
 def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
     """Return name, value and requirement of each finding, in words."""
+    from normfold.contract.precision.signal_to_noise import MIN_FUSED_DB
+
     proof, drop = precision.proof, precision.recipe.max_drop
     rows = []
     if proof.pair_sum is not None:
@@ -60,7 +64,7 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
     if proof.accuracy is not None:
         change = f"{proof.accuracy.before:.4f} → {proof.accuracy.after:.4f}"
         rows.append(("accuracy", change, f"drop at most {drop:g}"))
-    faster = "" if precision.kind != PrecisionKind.INT8 or precision.recipe.force else "one of them below 1"
+    faster = "" if precision.kind != "int8" or precision.recipe.force else "one of them below 1"
     for place, (count, ratio) in enumerate(proof.time_ratio.items()):
         rows.append((f"time, {count} row{'s' * (count != 1)}", f"{ratio:.2f}", "" if place else faster))
     rows.append(("size", f"{proof.size_ratio:.2f}", ""))
@@ -68,8 +72,10 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
 
 
 def decibels(ratio: float) -> str:
-    """Return a signal to noise ratio."""
-    return "equal" if ratio >= MAX_DB else f"{ratio:.1f} dB"
+    """Return a signal to noise ratio, in words."""
+    from normfold.contract.precision.signal_to_noise import MAX_DB
+
+    return _EQUAL if ratio >= MAX_DB else f"{ratio:.1f} dB"
 
 
 def basis_sentence(proof: PrecisionProof) -> str:
@@ -90,11 +96,11 @@ def precision_sentence(precision: Precision) -> str:
     """Return the main findings in one sentence."""
     proof = precision.proof
     parts = [f"{precision.kind}, {proof.size_ratio:.2f} of float32's size"]
-    if proof.time_ratio and precision.kind == PrecisionKind.INT8:
+    if proof.time_ratio and precision.kind == "int8":
         parts.append(f"{min(proof.time_ratio.values()):.2f} of its time")
     if proof.outputs:
-        lowest = min(proof.outputs.values())
-        parts.append("outputs equal" if lowest >= MAX_DB else f"signal to noise at least {decibels(lowest)}")
+        lowest = decibels(min(proof.outputs.values()))
+        parts.append("outputs equal" if lowest == _EQUAL else f"signal to noise at least {lowest}")
     if proof.agreement is not None:
         parts.append(f"same class for {proof.agreement.share:.4f} of {proof.rows:,} rows")
     return f"{', '.join(parts)}."

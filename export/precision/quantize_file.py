@@ -17,9 +17,10 @@ from normfold.contract.source_card import SourceCard
 from normfold.export.adapt.read_samples import read_samples_of_file
 from normfold.export.bundle.folded_network import FoldedNetwork
 from normfold.export.bundle.statistics import stored_batchnorms
-from normfold.export.files.fold_file import fold_file, keep_source_weights
+from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.report import FoldReport
 from normfold.export.onnx_io.model_file import load_model
+from normfold.export.onnx_io.source_weights import keep_source_weights
 from normfold.export.precision.options import PrecisionOptions, conversion
 from normfold.export.verify.runner import input_infos
 from normfold.export.verify.verify import Verification

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def test_rows_are_repeated_from_the_first() -> None:
 
 def test_time_ratio_is_the_median_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(time_ratio.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
 
     def takes(seconds: float) -> Callable[[], None]:
         def run() -> None:

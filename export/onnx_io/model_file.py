@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from normfold.export.onnx_io.normalise import normalise, tensors_of
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.serialise import serialised
 from normfold.export.onnx_io.strip_weights import without_weights
+
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it warns of in invalid files is an error here
 
 MIN_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"

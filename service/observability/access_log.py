@@ -24,8 +24,8 @@ REPEAT_ERROR_AFTER_S = 60.0
 logger = logging.getLogger("normfold.access")
 
 _LINE = (
-    '{{"time":"{}","request_id":"{}","method":"POST","path":"{}","status":200,"ms":{:.3f},"model":"{}","version":{}{},'
-    '"rows":{},"decode_ms":{:.3f},"queue_ms":{:.3f},"wait_ms":{:.3f},"run_ms":{:.3f},"encode_ms":{:.3f}}}\n'
+    '{"time":"%s","request_id":"%s","method":"POST","path":"%s","status":200,"ms":%.3f,"model":"%s","version":%d%s,'
+    '"rows":%d,"decode_ms":%.3f,"queue_ms":%.3f,"wait_ms":%.3f,"run_ms":%.3f,"encode_ms":%.3f}\n'
 )
 
 
@@ -117,7 +117,7 @@ class FileAccessLog:
             extra += f',"key":{orjson.dumps(_describe(trace.key)).decode()}'
         if trace.trace_id is not None:
             extra += f',"trace_id":"{trace.trace_id}"'
-        return _LINE.format(
+        fields = (
             self._now(),
             trace.request_id,
             trace.path,
@@ -131,7 +131,8 @@ class FileAccessLog:
             1000 * (queued.run_started_at - queued.batched_at),
             1000 * (queued.run_ended_at - queued.run_started_at),
             1000 * (trace.encoded - queued.run_ended_at),
-        ).encode()
+        )
+        return (_LINE % fields).encode()
 
     def flush(self) -> None:
         """Write the lines; if that fails, as on a full disk, they are lost."""

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -31,6 +33,9 @@ ROWS = tuple(2**power for power in range(11))
 """Upper bounds of the histogram of batch sizes."""
 
 PHASES = ("decode", "queue", "wait", "run", "encode", "total")
+
+BLOCK = 256
+"""Requests whose phases are added to the histograms together, which takes half the time of one by one."""
 
 
 class Histogram:
@@ -59,12 +64,41 @@ class Histogram:
         self.sum += total
 
 
+class PhaseHistograms:
+    """The histograms of the phases of requests, in the order of PHASES; iterating over them adds what was observed."""
+
+    __slots__ = ("_histograms", "_observed")
+
+    def __init__(self) -> None:
+        self._histograms = [Histogram() for _ in PHASES]
+        self._observed: list[tuple[float, ...]] = []
+
+    def observe(self, seconds: tuple[float, ...]) -> None:
+        """Count the phases of one request."""
+        self._observed.append(seconds)
+        if len(self._observed) >= BLOCK:
+            self._add_observed()
+
+    def __iter__(self) -> Iterator[Histogram]:
+        """Yield the histograms."""
+        if self._observed:
+            self._add_observed()
+        return iter(self._histograms)
+
+    def _add_observed(self) -> None:
+        columns, self._observed = np.array(self._observed).T, []
+        for histogram, seconds in zip(self._histograms, columns, strict=True):
+            buckets = np.searchsorted(histogram.bounds, seconds)
+            counts = np.bincount(buckets, minlength=len(histogram.counts))
+            histogram.add(counts.tolist(), float(seconds.sum()))
+
+
 @dataclass
 class ModelStats:
     """The sums of one version of a model.
 
     Attributes:
-        phases: seconds of the requests answered 200, in the order of PHASES.
+        phases: seconds of the requests answered 200.
         batch_rows: rows of each run.
         statuses: requests by HTTP status.
         failed_seconds: of requests with another status.
@@ -74,7 +108,7 @@ class ModelStats:
         batch_sizes: batch size to its number of runs and their seconds.
     """
 
-    phases: list[Histogram] = field(default_factory=lambda: [Histogram() for _ in PHASES])
+    phases: PhaseHistograms = field(default_factory=PhaseHistograms)
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
     statuses: Counter[int] = field(default_factory=Counter)
     failed_seconds: float = 0.0

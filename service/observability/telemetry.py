@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from bisect import bisect_left
 from collections import Counter
 from itertools import count
 from time import perf_counter, time
@@ -12,7 +11,7 @@ from typing import Protocol
 
 from normfold.service.codec.headers import Headers
 from normfold.service.observability.request_trace import RequestTrace
-from normfold.service.observability.stats import SECONDS, ModelStats
+from normfold.service.observability.stats import ModelStats
 
 PROBE_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
 """Paths of probes and scrapers: requests with the statuses 200 and 503 are neither counted nor logged."""
@@ -78,17 +77,9 @@ class Telemetry:
         total = trace.ended - trace.started
         queued = trace.queued_request
         if trace.status == 200 and queued is not None:
-            times = (
-                trace.decoded - trace.received,
-                queued.batched_at - queued.queued_at,
-                queued.run_started_at - queued.batched_at,
-                queued.run_ended_at - queued.run_started_at,
-                trace.encoded - queued.run_ended_at,
-                total,
-            )
-            for histogram, seconds in zip(stats.phases, times, strict=True):
-                histogram.counts[bisect_left(SECONDS, seconds)] += 1
-                histogram.sum += seconds
+            decode, queue = trace.decoded - trace.received, queued.batched_at - queued.queued_at
+            wait, run = queued.run_started_at - queued.batched_at, queued.run_ended_at - queued.run_started_at
+            stats.phases.observe((decode, queue, wait, run, trace.encoded - queued.run_ended_at, total))
             stats.last_at = time()
         else:
             stats.failed_seconds += total

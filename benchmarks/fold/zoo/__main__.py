@@ -47,7 +47,7 @@ def main() -> None:
             continue
         print(f"{number} of {len(networks)}: {network}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            record = measure_network(network, Path(folder), arguments)
+            record = measure_network(network, Path(folder), arguments, records.get(str(network)))
         append_record(arguments.results, record)
         print(f"  {outcome(record)}", file=sys.stderr, flush=True)
     records = read_records(arguments.results)
@@ -81,8 +81,8 @@ def is_complete(record: Record | None, rounds: int) -> bool:
     return record is not None and not record.failed and (record.ratio is not None or not rounds)
 
 
-def measure_network(network: Network, folder: Path, arguments: argparse.Namespace) -> Record:
-    """Export a network, and give it to Normfold and to the other tools."""
+def measure_network(network: Network, folder: Path, arguments: argparse.Namespace, earlier: Record | None) -> Record:
+    """Export a network, and give it to Normfold and to the other tools; what an earlier run found of these is kept."""
     source = folder / "source.onnx"
     if arguments.sources is not None:
         arguments.sources.mkdir(parents=True, exist_ok=True)
@@ -95,6 +95,9 @@ def measure_network(network: Network, folder: Path, arguments: argparse.Namespac
     except StepError as error:
         return Record(str(network), failed=str(error))
     record = Record(**json.loads(line.splitlines()[-1]))
+    if earlier is not None and not earlier.failed:
+        record.left = earlier.left | record.left
+        return record
     try:
         lines = run_step("tools", "tools", str(source), str(folder)).splitlines()
     except StepError as error:

@@ -53,7 +53,8 @@ def write_keras(network: Network, target: Path) -> None:
             layer.moving_mean.assign(0.1 * rng.standard_normal(layer.moving_mean.shape))
             layer.moving_variance.assign(rng.uniform(0.5, 1.5, layer.moving_variance.shape))
             if layer.scale:
-                layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
+                sign = np.where(rng.random(layer.gamma.shape) < 0.1, -1, 1)
+                layer.gamma.assign(sign * rng.uniform(0.5, 1.5, layer.gamma.shape))
             if layer.center:
                 layer.beta.assign(0.2 * rng.standard_normal(layer.beta.shape))
     signature = [keras.InputSpec(shape=network.shape, dtype="float32")]

@@ -3,13 +3,15 @@
     g * x + h  =  scale * (x - 0) / sqrt(variance + epsilon) + h        scale = g * sqrt(variance + epsilon)
 
 It is one node instead of two or more, and ONNX Runtime takes it, with a Relu behind it, into the blocked layout of the
-convolutions around it. Variance and epsilon are those of `batchnorm_parameters.is_canonical`, by which such a node is
+convolutions around it. Where the channels are on axis 1 behind a Transpose alone, that goes ahead (see
+`move_transpose`). Variance and epsilon are those of `batchnorm_parameters.is_canonical`, by which such a node is
 recognised.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +21,7 @@ from normfold.export.fold.batchnorm_parameters import CANONICAL_EPSILON, canonic
 from normfold.export.fold.cost import Cost, bytes_moved, bytes_of, is_no_slower
 from normfold.export.fold.edits import Rewrite
 from normfold.export.fold.elementwise import Elementwise, is_layernorm_affine, read_elementwise
+from normfold.export.fold.stages.move_transpose import TransposeBehind, transpose_behind
 from normfold.export.fold.state import FoldState
 from normfold.export.graph.constants import DerivedConstant, is_constant
 from normfold.export.graph.editor import Editor
@@ -31,12 +34,16 @@ _DTYPES = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
 
 @dataclass(frozen=True, eq=False)
 class _Chain:
-    """Elementwise nodes in a row, the first of which reads `source`, and their affine per channel: vectors (C,)."""
+    """Elementwise nodes in a row, the first of which reads `source`, and their affine per channel: vectors (C,).
+
+    Channels are on axis 1, behind `transpose` if there is one.
+    """
 
     nodes: tuple[ir.Node, ...]
     source: ir.Value
     gain: Array
     offset: Array
+    transpose: TransposeBehind | None = None
 
 
 def join_affines(state: FoldState, editor: Editor) -> bool:
@@ -53,8 +60,8 @@ def join_affines(state: FoldState, editor: Editor) -> bool:
     for last in reversed(list(editor.graph)):
         if last.graph is None:
             continue  # it was in a chain
-        chain = _read_chain(last)
-        if chain is None or not _may_become_batchnorm(chain):
+        chain = next(filter(_may_become_batchnorm, _read_chains(last)), None)
+        if chain is None:
             continue
         edit = _batchnorm(chain)
         if not _is_no_slower(chain, edit) or not all(constant.fits for constant in edit.new_constants):
@@ -69,23 +76,35 @@ def join_affines(state: FoldState, editor: Editor) -> bool:
 def _apply(chain: _Chain, edit: Rewrite, editor: Editor) -> None:
     """Make the last node of a chain the BatchNormalization, and remove the others with their constants."""
     last, operands = chain.nodes[-1], [value for node in chain.nodes for value in node.inputs]
+    source = chain.source if chain.transpose is None else chain.transpose.move_ahead(chain.source, editor)
     last.resize_inputs(1)
-    last.replace_input_with(0, chain.source)
+    last.replace_input_with(0, source)
     edit.apply(editor)
     editor.graph.remove(chain.nodes[:-1], safe=True)
     for value in operands:
         editor.remove_unread(value)
 
 
-def _read_chain(last: ir.Node) -> _Chain | None:
-    """Return the longest chain that ends in a node and is an affine per channel, channels on axis 1."""
+def _read_chains(last: ir.Node) -> Iterator[_Chain]:
+    """Yield the longest chains that end in a node and are affines per channel: as it is, and behind a Transpose."""
+    if (chain := _read_chain(last, 1)) is not None:
+        yield chain
+    transpose = transpose_behind(last.outputs[0])
+    if transpose is None or len(transpose.perm) < 2 or transpose.perm[1] == 1:
+        return
+    if (chain := _read_chain(last, transpose.perm[1])) is not None:
+        yield replace(chain, transpose=transpose)
+
+
+def _read_chain(last: ir.Node, axis: int) -> _Chain | None:
+    """Return the longest chain that ends in a node and is an affine along an axis."""
     read = read_elementwise(last, scalars=True)
-    channels = static_size(read.source, 1) if read is not None else None
+    channels = static_size(read.source, axis) if read is not None else None
     if read is None or channels is None:
         return None
     nodes, gain, offset = [], np.ones(channels), np.zeros(channels)
     source = read.source
-    while read is not None and (vectors := read.affine.along(1, channels)) is not None:
+    while read is not None and (vectors := read.affine.along(axis, channels)) is not None:
         gain, offset = gain * vectors[0], gain * vectors[1] + offset
         nodes.append(read.node)
         source = read.source

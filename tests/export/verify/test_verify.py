@@ -287,6 +287,16 @@ def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
+@pytest.mark.parametrize("shape", [["n", 3, 10**9, 10**9], [2**62, 3], [2**14, 2**15]])
+def test_inputs_of_a_shape_beyond_memory_ask_for_a_file(shape: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = model([helper.make_node("Relu", ["x"], ["y"])], {"x": shape}, ["y"], {})
+    onnx.save(graph, path)
+
+    with pytest.raises(ModelInputError, match="of input 'x' would not fit in memory; give inputs in an .npz file"):
+        verify(path, path)
+
+
 def test_text_inputs_ask_for_a_file(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,55 @@ def test_mul_and_add_on_a_branch_are_merged_into_its_conv(rng: np.random.Generat
     constants = {"a": vector(rng), "b": vector(rng), "w": rng.normal(size=(4, 4, 1, 1))}
 
     check(nodes, constants, ["Tanh", "Conv", "Relu"])
+
+
+NHWC = {"x": ["N", 5, 6, 4]}
+TO_NCHW = [0, 3, 1, 2]
+
+
+def before_transpose(*activations: str, perm: Sequence[int] = TO_NCHW) -> list[NodeProto]:
+    """Make a Mul and an Add on the last axis, activations, a Transpose, and a Tanh behind it."""
+    nodes, last = [node("Tanh", "x", "t"), node("Mul", "t a", "u"), node("Add", "u b", "v")], "v"
+    for number, activation in enumerate(activations):
+        nodes.append(node(activation, last, f"r{number}"))
+        last = f"r{number}"
+    return [*nodes, node("Transpose", last, "p", perm=perm), node("Tanh", "p", "y")]
+
+
+@pytest.mark.parametrize("activations", [(), ("Relu",), ("Relu", "LeakyRelu")], ids=len)
+def test_mul_and_add_before_a_transpose_become_one_batchnorm_behind_it(
+    activations: tuple[str, ...], rng: np.random.Generator
+) -> None:
+    constants = {"a": rng.normal(size=4), "b": rng.normal(size=4)}
+
+    wanted = ["Tanh", "Transpose", "BatchNormalization", *activations, "Tanh"]
+    check(before_transpose(*activations), constants, wanted, inputs=NHWC)
+
+
+def test_transpose_that_goes_ahead_may_give_an_output(rng: np.random.Generator) -> None:
+    *nodes, _ = before_transpose("Relu")
+    nodes[-1].output[0] = "y"
+
+    wanted = ["Tanh", "Transpose", "BatchNormalization", "Relu"]
+    check(nodes, {"a": rng.normal(size=4), "b": rng.normal(size=4)}, wanted, inputs=NHWC)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        before_transpose("Relu", perm=[0, 1, 3, 2]),
+        before_transpose("Softmax"),
+        [*before_transpose("Relu")[:-1], node("ReduceSum", "r0", "s"), node("Mul", "p s", "y")],
+        [*before_transpose("Relu")[:-1], node("ReduceSum", "v", "s"), node("Mul", "p s", "y")],
+    ],
+    ids=["channels stay last", "softmax", "activation is read twice", "sum is read twice"],
+)
+def test_mul_and_add_stay_before_a_transpose_that_cannot_go_ahead(
+    nodes: list[NodeProto], rng: np.random.Generator
+) -> None:
+    constants = {"a": rng.normal(size=4), "b": rng.normal(size=4)}
+
+    check(nodes, constants, [each.op_type for each in nodes], inputs=NHWC)
 
 
 def behind_concat(*after: NodeProto) -> list[NodeProto]:

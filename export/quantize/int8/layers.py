@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from normfold.export.arrays import Array
+from normfold.export.arrays import Array, Tensor
 from normfold.export.graph.nodes import node_label
 from normfold.export.graph.shapes import rank_of, sizes_of
 
@@ -51,9 +50,8 @@ class Layer:
     @property
     def output_axis(self) -> int:
         """The axis of the weight that holds the outputs."""
-        if self.node.op_type == "Conv" or self.node.attributes.get_int("transB", 0):
-            return 0
-        return 1
+        transposed = self.node.op_type == "Gemm" and self.node.attributes.get_int("transB", 0) != 0
+        return 0 if self.node.op_type == "Conv" or transposed else 1
 
     def values(self) -> Array:
         """Return the weight in float64, as the node has it."""
@@ -61,7 +59,8 @@ class Layer:
 
     def rows(self) -> Array:
         """Return the weight as (C_out, C_in / group, taps)."""
-        return as_rows(self.values(), self.node.op_type, self.output_axis)
+        rows: Array = as_rows(self.values(), self.node.op_type, self.output_axis)
+        return rows
 
 
 def layers_of(graph: ir.Graph) -> Iterator[Layer]:
@@ -74,7 +73,7 @@ def layers_of(graph: ir.Graph) -> Iterator[Layer]:
 def _is_layer(node: ir.Node) -> bool:
     """Return whether a node's weight is a constant matrix or kernel, and its bias None or one constant an output."""
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    if not _is_float_constant(weight) or node.attributes.get_int("transA", 0):
+    if not _is_float_constant(weight) or node.attributes.get_int("transA", 0) != 0:
         return False
     rank = rank_of(weight)
     if node.op_type == "Conv":
@@ -91,11 +90,12 @@ def _is_float_constant(value: ir.Value | None) -> bool:
     return value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
 
 
-def as_rows(weight: npt.NDArray[np.generic], op_type: str, output_axis: int) -> npt.NDArray[np.generic]:
+def as_rows(weight: Tensor, op_type: str, output_axis: int) -> Tensor:
     """Return a weight as (C_out, C_in / group, taps)."""
     if op_type == "Conv":
         return weight.reshape(*weight.shape[:2], -1)
-    return np.moveaxis(weight, output_axis, 0)[..., None]
+    rows: Tensor = np.moveaxis(weight, output_axis, 0)[..., None]
+    return rows
 
 
 def read_array(value: ir.Value) -> Array:

@@ -16,7 +16,7 @@ from normfold.export.quantize.int8.layers import LAYER_TYPES, Layer, layers_of
 INT8_OPERATORS = (
     *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Softmax"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Resize", "Where"),
-    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Slice", "Pad"),
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Slice"),
 )
 """Operators that ONNX Runtime runs on 8-bit numbers, or passes these through."""
 
@@ -50,7 +50,12 @@ def chosen_nodes(model: ir.Model, known: Collection[str], keep: Collection[str])
 
 
 def _needs_layer(node: ir.Node) -> bool:
-    """Return whether a node can be quantised as a layer alone; a MatMul of two values needs no weight."""
+    """Return whether a node can be quantised as a layer alone; a MatMul of two values needs no weight.
+
+    A Gather from a constant table, as of embeddings, would get one scale for the table.
+    """
+    if node.op_type == "Gather":
+        return node.inputs[0] is not None and node.inputs[0].is_initializer()
     if node.op_type == "MatMul":
         return any(value is not None and value.is_initializer() for value in node.inputs)
     return node.op_type in LAYER_TYPES

@@ -110,7 +110,8 @@ def _write(
     result = ir.from_proto(placed)
     result.graph.sort()
     save_model(result, target)
-    used = {value.name or "" for node in result.graph if node.op_type == "QuantizeLinear" for value in node.inputs[:1]}
+    sources = [node.inputs[0] for node in result.graph if node.op_type == "QuantizeLinear"]
+    used = {value.name for value in sources if value is not None}
     return Int8Result(
         range_source=source,
         layers=tuple(layer.label for layer in layers),

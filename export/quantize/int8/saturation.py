@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from normfold.export.arrays import Tensor
 from normfold.export.quantize.int8.layers import LAYER_TYPES, as_rows
 from normfold.export.quantize.int8.result import LayerSaturation
 from normfold.export.quantize.int8.weights.weight_scales import is_depthwise, pair_sums
@@ -32,7 +31,7 @@ def saturation(model: onnx.ModelProto) -> tuple[LayerSaturation, ...]:
     )
 
 
-def _int8_layers(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, npt.NDArray[np.generic], bool]]:
+def _int8_layers(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, Tensor, bool]]:
     """Yield each layer's node, its weight as (C_out, C_in / group, taps), and whether it adds no pairs in 16 bits."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}

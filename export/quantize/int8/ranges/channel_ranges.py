@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,8 @@ class RangeMeter:
         return std
 
 
-def by_channel(array: Tensor, reduce: object) -> Array:
+def by_channel(array: Tensor, reduce: Callable[..., Any]) -> Array:
     """Reduce an array over all axes but the channels' with one of numpy's functions, (C,), float64."""
     axes = tuple(axis for axis in range(array.ndim) if axis != 1)
-    return np.atleast_1d(reduce(array, axis=axes)).astype(np.float64)  # type: ignore[operator, no-any-return]
+    reduced: Array = np.atleast_1d(reduce(array, axis=axes)).astype(np.float64)
+    return reduced

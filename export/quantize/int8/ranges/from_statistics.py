@@ -47,8 +47,7 @@ def ranges_from_statistics(
         options: how many standard deviations and rows, and the seed.
     """
     names = {value.name or "" for value in float_values(model.graph)}
-    carriers = {each.folded_value: each for each in statistics.values() if each.folded_value in names}
-    known = {name: each for name, each in carriers.items() if name is not None}
+    known = {each.folded_value or "": each for each in statistics.values() if each.folded_value in names}
     found = {name: _around(each.mean, each.std, options.sigmas) for name, each in known.items()}
     if unfolded is not None:
         nodes = batchnorms(unfolded)

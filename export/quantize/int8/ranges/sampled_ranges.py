@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Array, Tensor
+from normfold.export.arrays import Tensor
 from normfold.export.errors import QuantizeError
 from normfold.export.quantize.channel_statistics import ChannelStatistics
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
@@ -102,17 +102,18 @@ class _Source:
             return self._carriers[name].rows(start, stop, shape)
         info, rows = self._infos[name], stop - start
         rng = np.random.default_rng([self._options.seed, start])
-        drawn = random_inputs([ValueInfo(name, info.dtype, (rows * shape[0], *shape[1:]))], 1, int(rng.integers(2**31)))
-        if not is_float(drawn[name]):
-            return drawn[name]
-        constant = (np.arange(start, stop) >= self._plan.independent).repeat(shape[0])
-        across = tuple(range(2, len(shape)))
-        z: Array = np.where(
-            constant.reshape(-1, *[1] * (len(shape) - 1)), drawn[name][(..., *[slice(0, 1)] * len(across))], drawn[name]
-        )
+        whole = ValueInfo(name, info.dtype, (rows * shape[0], *shape[1:]) if shape else ())
+        drawn = random_inputs([whole], 1, int(rng.integers(2**31)))[name]
+        if not is_float(drawn):
+            return drawn
+        if drawn.ndim > 2:
+            by_position = drawn.reshape(*drawn.shape[:2], -1)
+            constant = (np.arange(start, stop) >= self._plan.independent).repeat(shape[0]).reshape(-1, 1, 1)
+            drawn = np.where(constant, by_position[..., :1], by_position).reshape(drawn.shape).astype(drawn.dtype)
         low, high = self._bounds(name)
-        values = np.clip(z, low, high) if low < 0 < high else low + (high - low) * (0.5 + np.clip(z, -2, 2) / 4)
-        return values.astype(drawn[name].dtype)
+        if low < 0 < high:
+            return np.clip(drawn, low, high).astype(drawn.dtype)
+        return (low + (high - low) * (0.5 + np.clip(drawn, -2, 2) / 4)).astype(drawn.dtype)
 
     def input_range(self, info: ValueInfo) -> ChannelRange:
         """Return the range of an input; its mean is 0 if it may be."""

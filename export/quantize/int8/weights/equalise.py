@@ -104,7 +104,8 @@ def _read_ranges(group: ChannelGroup, ranges: dict[str, ChannelRange]) -> Array 
         if known is None or known.extent.size != group.channels:
             return None
         found.append(known.extent)
-    return np.max(found, axis=0)
+    joined: Array = np.max(found, axis=0)
+    return joined
 
 
 def _maxima(weights: Sequence[Array]) -> Array:

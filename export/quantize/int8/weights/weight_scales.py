@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from normfold.export.arrays import Array
+from normfold.export.arrays import Array, Tensor
 from normfold.export.quantize.int8.layers import Layer
 
 MAX_WEIGHT = 127
@@ -24,7 +24,7 @@ MAX_PAIR_SUM = 128
 """255 · 128 = 32640, and 255 · 129 = 32895 is beyond 16 bits."""
 
 
-def pair_sums(rows: npt.NDArray[np.generic], depthwise: bool) -> npt.NDArray[np.generic]:
+def pair_sums(rows: Tensor, depthwise: bool) -> Tensor:
     """Return the largest sum of two weights of the same sign that are added in 16 bits, for each output.
 
     Args:
@@ -39,19 +39,22 @@ def pair_sums(rows: npt.NDArray[np.generic], depthwise: bool) -> npt.NDArray[np.
     flat = np.swapaxes(wide, 1, 2).reshape(outputs, -1)
     orders = [flat]
     if depthwise:
-        return np.abs(flat).max(axis=1, initial=0)
+        maxima: Tensor = np.abs(flat).max(axis=1, initial=0)
+        return maxima
     if channels % 2:  # pairs may begin anew with every tap
         orders.append(np.pad(np.swapaxes(wide, 1, 2), ((0, 0), (0, 0), (0, 1))).reshape(outputs, -1))
-    return np.max([_maximum_sums(np.pad(order, ((0, 0), (0, order.shape[1] % 2)))) for order in orders], axis=0)
+    sums: Tensor = np.max([_maximum_sums(np.pad(order, ((0, 0), (0, order.shape[1] % 2)))) for order in orders], axis=0)
+    return sums
 
 
-def _maximum_sums(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    positive, negative = (np.maximum(each, 0) for each in (flat, -flat))  # type: ignore[operator]
-    sums = [side[:, 0::2] + side[:, 1::2] for side in (positive, negative)]
-    return np.max([each.max(axis=1, initial=0) for each in sums], axis=0)
+def _maximum_sums(flat: Tensor) -> Tensor:
+    """Return the largest sum of a pair of one sign in each row of an even number of weights."""
+    sides = [np.maximum(flat, 0), np.maximum(np.negative(flat), 0)]
+    sums: Tensor = np.max([(side[:, 0::2] + side[:, 1::2]).max(axis=1, initial=0) for side in sides], axis=0)
+    return sums
 
 
-def is_depthwise(rows: npt.NDArray[np.generic], group: int) -> bool:
+def is_depthwise(rows: Tensor, group: int) -> bool:
     """Return whether a weight (C_out, C_in / group, taps) is of a depthwise Conv without a multiplier."""
     return group > 1 and rows.shape[0] == group and rows.shape[1] == 1
 
@@ -73,7 +76,8 @@ def weight_scales(layer: Layer) -> npt.NDArray[np.float32]:
 def quantised_rows(rows: Array, scales: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
     """Return weights (C_out, C_in / group, taps) in int8, rounded half to even as ONNX Runtime's quantiser does."""
     divided = rows.astype(np.float32) / scales[:, None, None]
-    return np.clip(np.rint(divided), -MAX_WEIGHT - 1, MAX_WEIGHT).astype(np.int8)
+    rounded: npt.NDArray[np.int8] = np.clip(np.rint(divided), -MAX_WEIGHT - 1, MAX_WEIGHT).astype(np.int8)
+    return rounded
 
 
 def _rounded_up(scales: Array) -> npt.NDArray[np.float32]:

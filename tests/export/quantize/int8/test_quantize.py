@@ -51,6 +51,7 @@ def quantised(
     return onnx.load(before), written, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("activation", ["Relu", "HardSwish", "LeakyRelu"])
 def test_quantised_network_answers_as_the_folded_one(tmp_path: Path, way: str, activation: str) -> None:
@@ -66,6 +67,7 @@ def test_quantised_network_answers_as_the_folded_one(tmp_path: Path, way: str, a
     assert not any(each.saturates for each in result.saturation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_runtime_computes_what_the_file_says(tmp_path: Path, way: str) -> None:
     """Large weights of one sign and large inputs: plain 8 bits saturate on a processor without VNNI."""
@@ -130,6 +132,7 @@ def test_bias_correction_lowers_the_mean_error(tmp_path: Path) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_spread_channels_are_rescued_by_equalisation(tmp_path: Path, way: str) -> None:
     rng = np.random.default_rng(0)
@@ -150,6 +153,7 @@ def test_spread_channels_are_rescued_by_equalisation(tmp_path: Path, way: str) -
     assert found[True] > found[False] + 6
 
 
+@pytest.mark.slow
 def test_healthy_network_is_not_equalised(tmp_path: Path) -> None:
     for seed in range(3):
         for way in WAYS:
@@ -163,6 +167,7 @@ def test_node_to_keep_stays_float(tmp_path: Path) -> None:
     assert [node.input[1] in weights for node in after.graph.node if node.op_type == "Conv"] == [True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [11, 13, 20])
 def test_other_opsets_are_quantised(tmp_path: Path, opset: int) -> None:
     rng = np.random.default_rng(0)
@@ -172,6 +177,7 @@ def test_other_opsets_are_quantised(tmp_path: Path, opset: int) -> None:
     assert sqnr_db(run32(before, rows)[0], run32(after, rows, optimised=True)[0]) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_network_of_a_fixed_batch_is_quantised(tmp_path: Path, way: str) -> None:
     rng = np.random.default_rng(0)
@@ -184,6 +190,7 @@ def test_network_of_a_fixed_batch_is_quantised(tmp_path: Path, way: str) -> None
     assert sqnr_db(run32(before, rows)[0], run32(after, rows, optimised=True)[0]) > 25
 
 
+@pytest.mark.slow
 def test_network_of_free_sizes_is_quantised(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     source = classifier(rng)
@@ -195,6 +202,7 @@ def test_network_of_free_sizes_is_quantised(tmp_path: Path) -> None:
     assert sqnr_db(run32(before, rows)[0], run32(after, rows, optimised=True)[0]) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes_pixels", [False, True])
 def test_bundle_is_quantised_from_its_statistics(tmp_path: Path, takes_pixels: bool) -> None:
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Tensor
+from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import QuantizeError
 from normfold.export.quantize.channel_statistics import ChannelStatistics
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
@@ -18,7 +18,6 @@ from normfold.export.quantize.int8.ranges.sampling import Carrier, RowPlan, plan
 from normfold.export.quantize.int8.result import Int8Options
 from normfold.export.verify.inputs import FREE_SIZES, random_inputs
 from normfold.export.verify.runner import Inputs, ValueInfo, in_one_line
-from normfold.export.verify.tolerance import is_float
 
 SUMMING = frozenset(
     {

@@ -67,7 +67,8 @@ def _check_size(path: Path, model: ir.Model) -> None:
     sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
     if sum(sizes) > MAX_BYTES:
         raise QuantizeError(
-            f"{str(path)!r} holds {sum(sizes) / 2**30:.1f} GiB of weights; ONNX Runtime's quantiser takes less than 2 GiB."
+            f"{str(path)!r} holds {sum(sizes) / 2**30:.1f} GiB of weights; ONNX Runtime's quantiser takes less than "
+            "2 GiB."
         )
 
 

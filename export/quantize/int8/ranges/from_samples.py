@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Tensor
+from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import SampleError
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
 from normfold.export.quantize.int8.ranges.run_values import ValueRunner, float_values
 from normfold.export.verify.runner import ValueInfo
-from normfold.export.verify.tolerance import is_float
 
 CHUNK_BYTES = 2**26
 """Of the values that are looked at together."""

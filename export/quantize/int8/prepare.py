@@ -28,6 +28,9 @@ from normfold.export.quantize.int8.layers import Layer, layers_of, read_array
 MIN_OPSET = 13
 """The first whose QuantizeLinear and DequantizeLinear have a scale for each channel."""
 
+MAX_BYTES = 19 * 2**31 // 20
+"""Of weights: protobuf holds no larger message, and the nodes need some of it."""
+
 _AXES_ARE_INPUTS = 18
 _QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
@@ -39,9 +42,10 @@ def prepare(path: Path) -> ir.Model:
 
     Raises:
         ModelFileError: the file cannot be used.
-        QuantizeError: it is quantised already, or not float32, or its opset cannot be converted.
+        QuantizeError: it is quantised already, not float32, or too large, or its opset cannot be converted.
     """
     model = load_model(path)
+    _check_size(path, model)
     ir.external_data.load_to_model(model)
     _check(path, model)
     model = _with_opset(path, model)
@@ -57,6 +61,15 @@ def prepare(path: Path) -> ir.Model:
         _own_constants(editor, layer)
     common_passes.RemoveUnusedNodesPass()(model)
     return model
+
+
+def _check_size(path: Path, model: ir.Model) -> None:
+    sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
+    if sum(sizes) > MAX_BYTES:
+        raise QuantizeError(
+            f"{str(path)!r} holds {sum(sizes) / 2**30:.1f} GiB of weights; ONNX Runtime's quantiser takes less than "
+            "2 GiB."
+        )
 
 
 def _check(path: Path, model: ir.Model) -> None:

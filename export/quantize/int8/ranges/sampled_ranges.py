@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import QuantizeError
+from normfold.export.onnx_io.runtime_check import in_one_line
 from normfold.export.quantize.channel_statistics import ChannelStatistics
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
 from normfold.export.quantize.int8.ranges.cut import cut
@@ -17,7 +18,7 @@ from normfold.export.quantize.int8.ranges.run_values import ValueRunner
 from normfold.export.quantize.int8.ranges.sampling import Carrier, RowPlan, plan_rows
 from normfold.export.quantize.int8.result import Int8Options
 from normfold.export.verify.inputs import FREE_SIZES, random_inputs
-from normfold.export.verify.runner import Inputs, ValueInfo, in_one_line
+from normfold.export.verify.runner import Inputs, ValueInfo
 
 SUMMING = frozenset(
     {

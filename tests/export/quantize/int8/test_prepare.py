@@ -134,6 +134,13 @@ def test_float16_network_is_refused(tmp_path: Path) -> None:
         prepared(source, tmp_path)
 
 
+def test_network_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normfold.export.quantize.int8.prepare.MAX_BYTES", 100)
+    source = network([helper.make_node("Conv", ["x", "w"], ["y"])], w=np.ones((8, 4, 1, 1)))
+    with pytest.raises(QuantizeError, match="GiB of weights; ONNX Runtime's quantiser takes less than 2 GiB"):
+        prepared(source, tmp_path)
+
+
 def test_opset_that_cannot_be_converted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_proto: onnx.ModelProto, _opset: int) -> onnx.ModelProto:
         raise ConversionError("no adapter for Foo")

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Array, Tensor
+from normfold.export.arrays import Array, Tensor, is_float
 from normfold.export.errors import ModelInputError
 from normfold.export.graph.constants import FLOATS
 from normfold.export.verify.runner import Inputs, ValueInfo
-from normfold.export.verify.tolerance import is_float
 
 BATCH_SIZE = 3
 """Size of a free first axis."""

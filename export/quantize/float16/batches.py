@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Tensor
+from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import ModelInputError
 from normfold.export.quantize.float16.plan import Plan
 from normfold.export.verify.choose_inputs import find_sizes
 from normfold.export.verify.runner import Inputs, Runner, ValueInfo
-from normfold.export.verify.tolerance import is_float
 
 _MAX_ELEMENTS = 60_000_000
 """Elements of all activations of a batch; each is held twice, in 4 bytes."""

@@ -71,7 +71,8 @@ def static_reason(node: ir.Node, from_integers: set[ir.Value]) -> str | None:
         return "it adds the rounding errors of float16 up along an axis"
     if node.op_type == "BatchNormalization" and len(node.outputs) > 1:
         return "it is in training mode, and updates its statistics"
-    if any(value in from_integers for value in node.outputs):
+    gives_float32 = any(is_float32(value) for value in node.outputs)
+    if any(value in from_integers for value in (node.outputs if gives_float32 else node.inputs)):
         return "it is computed from integers, which float16 holds exactly up to 2048 alone"
     return None
 

@@ -94,6 +94,36 @@ def test_operator_of_another_domain_stays_float32(convert: Convert) -> None:
     assert operators(result) == ["Cast", "MatMul", "Cast", "BiasGelu", "Cast", "MatMul", "Cast"]
 
 
+@pytest.mark.parametrize(("reduction", "count"), [("none", 0), ("add", 1)])
+def test_scatter_stays_float32_where_it_reduces(convert: Convert, reduction: str, count: int) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("ScatterND", ["h", "place", "row"], ["y"], name="scatter", reduction=reduction),
+    ]
+    source = float32_model(nodes, w=WEIGHT, place=np.array([[1]]), row=WEIGHT[:1])
+    result, report = convert(source)
+    assert [each.node for each in report.float32_nodes] == ["scatter"] * count
+    rows = {"x": RNG.normal(size=(3, 4)).astype(np.float32)}
+    np.testing.assert_allclose(run32(result, rows)[0], run32(source, rows)[0], atol=2e-2)
+
+
+def test_sizes_are_computed_in_float32(convert: Convert) -> None:
+    """4099 is no float16: rounded to 4100, the Reshape would fail."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], start=1, end=2),
+        helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "one"], ["m"], name="multiply"),
+        helper.make_node("Cast", ["m"], ["size"], to=TensorProto.INT64),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Reshape", ["r", "size"], ["y"]),
+    ]
+    source = model(nodes, {"x": [1, 4099]}, ["y"], {"one": np.float32(1)}, dtype=np.float32)
+    result, report = convert(source)
+    assert "computed from integers" in report.float32_nodes[-1].reason
+    assert "multiply" in [each.node for each in report.float32_nodes]
+    assert run32(result, {"x": np.ones((1, 4099), np.float32)})[0].shape == (4099,)
+
+
 def test_constant_that_both_read_is_copied(convert: Convert) -> None:
     nodes = [
         helper.make_node("Mul", ["x", "s"], ["h"]),

@@ -22,7 +22,7 @@ def print_precision(precision: Precision) -> None:
     out.print(precision_table(precision))
     out.print(basis_sentence(precision.proof), markup=False)
     slower = slower_sentence(precision.proof)
-    if slower is not None and precision.kind == "int8":
+    if slower is not None and precision.kind.value == "int8":
         out.print(slower, markup=False)
 
 
@@ -64,7 +64,7 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
     if proof.accuracy is not None:
         change = f"{proof.accuracy.before:.4f} → {proof.accuracy.after:.4f}"
         rows.append(("accuracy", change, f"drop at most {drop:g}"))
-    faster = "" if precision.kind != "int8" or precision.recipe.force else "one of them below 1"
+    faster = "" if precision.kind.value != "int8" or precision.recipe.force else "one of them below 1"
     for place, (count, ratio) in enumerate(proof.time_ratio.items()):
         rows.append((f"time, {count} row{'s' * (count != 1)}", f"{ratio:.2f}", "" if place else faster))
     rows.append(("size", f"{proof.size_ratio:.2f}", ""))
@@ -96,7 +96,7 @@ def precision_sentence(precision: Precision) -> str:
     """Return the main findings in one sentence."""
     proof = precision.proof
     parts = [f"{precision.kind}, {proof.size_ratio:.2f} of float32's size"]
-    if proof.time_ratio and precision.kind == "int8":
+    if proof.time_ratio and precision.kind.value == "int8":
         parts.append(f"{min(proof.time_ratio.values()):.2f} of its time")
     if proof.outputs:
         lowest = decibels(min(proof.outputs.values()))

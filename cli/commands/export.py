@@ -37,7 +37,7 @@ def export(
         str | None,
         typer.Option(
             "--input",
-            metavar="[uint8][:SHAPE]",
+            metavar="uint8|SHAPE",
             help="uint8: accept 8-bit pixels, and fold their standardisation too. "
             "For module:factory also the shape of one sample, as 3x224x224 or uint8:3x224x224.",
         ),

@@ -66,7 +66,7 @@ def test_model_of_a_repository_gives_its_own_batchnorm(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["folded.onnx"], 2, "give inputs of the network to take them from: --samples FOLDER|FILE.npz|FILE.csv"),
+        (["folded.onnx"], 2, "give inputs of the network to take them from: --samples, a folder, an .npz or a .csv"),
         (["none.onnx", "--samples", "samples.npz"], 2, "'none.onnx' cannot be read: No such file or directory."),
         (["folded.onnx", "--samples", "none.npz"], 2, "'none.npz' cannot be read"),
         (["folded.onnx", "--version", "1"], 2, "--version is for a model in a repository."),

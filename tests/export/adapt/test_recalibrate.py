@@ -348,7 +348,7 @@ def test_layer_that_cannot_be_replaced_is_named_and_left_with_allow_partial(tmp_
     proto, inputs = chain_with_overridden(), {"x": 1 + np.random.default_rng(0).normal(size=(COUNT, 2))}
     says = (
         "The statistics of a layer cannot be replaced: BatchNormalization 'two': its running_mean may be overridden by "
-        "the caller (--freeze-inputs makes its default a constant). --allow-partial (allow_partial=True) leaves it and "
+        "the caller (--freeze-inputs makes its default a constant). `allow_partial` leaves it and "
         "goes on with the other 2."
     )
     with pytest.raises(NotAdaptableError) as raised:

@@ -18,7 +18,9 @@ def create_app(repository: AnyPath | None = None, **settings: Any) -> FastAPI:
     Models load in the background once the application has started. `normfold serve` runs the same application behind
     its own HTTP server, which is faster and enforces limits on connections and headers that an ASGI server may lack.
 
-    Example, in `my_module.py`, for `uvicorn my_module:app`:
+    With the example in `my_module.py`, `uvicorn my_module:app` runs it.
+
+    Example:
         >>> import normfold
         >>> app = normfold.create_app("model_repository", provider="cpu")
 

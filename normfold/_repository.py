@@ -294,7 +294,8 @@ def load_repository(repository: AnyPath | None = None, **settings: Any) -> Model
     threads. A version that cannot be loaded is listed in `problems`; the others are served.
 
     Example:
-        >>> import normfold, numpy
+        >>> import normfold
+        >>> import numpy
         >>> images = numpy.zeros((2, 8, 8))  # rows, height, width, in the units of the training data
         >>> with normfold.load_repository("model_repository") as repository:
         ...     print(repository["digits"].predict(images)[0].label)

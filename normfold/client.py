@@ -35,6 +35,7 @@ from normfold.service.codec.binary_tensors import Piece
 
 Array = npt.NDArray[Any]
 
+URL = Kind("a string, such as 'http://127.0.0.1:8000'", lambda value: isinstance(value, str))
 SSL_CONTEXT = Kind("an ssl.SSLContext", lambda value: isinstance(value, ssl.SSLContext))
 
 
@@ -65,7 +66,8 @@ class Client:
     """A client of `normfold serve`, or of a service behind a proxy.
 
     Example:
-        >>> import normfold, numpy
+        >>> import normfold
+        >>> import numpy
         >>> images = numpy.zeros((2, 1, 8, 8), numpy.float32)  # (rows, channels, height, width), standardised
         >>> with normfold.Client("http://127.0.0.1:8000") as client:
         ...     logits = client.infer("digits", {"input": images})["logits"]
@@ -93,7 +95,7 @@ class Client:
         max_retry_wait_s: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        check(TEXT, url=url)
+        check(URL, url=url)
         check_optional(TEXT, key=key)
         check(POSITIVE, timeout_s=timeout_s)
         check(whole_number(0), max_retries=max_retries)

@@ -25,7 +25,7 @@ def export(
         Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models to write to; created if missing.")
     ] = Path(REPOSITORY),
     name: Annotated[str | None, typer.Option(help="Name of the model; derived from the source if not given.")] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="Version; the next free one if not given.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version; the next free one if not given.")] = None,
     card: Annotated[
         Path | None, typer.Option(help="Source card (JSON): preprocessing, labels …", metavar="FILE")
     ] = None,

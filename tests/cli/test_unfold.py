@@ -27,6 +27,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_folder_before_a_name_goes_before_the_environment(
+    normfold: RunCommand, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMFOLD_REPOSITORY", "none")
+
+    assert normfold("unfold", "models/net", "out.onnx")[0] == 0
+    assert (folder / "out.onnx").is_file()
+    code, _, err = normfold("unfold", "net", "out.onnx")
+    assert (code, err) == (2, "error: There is no folder 'none'; name the repository with --repository.\n")
+
+
 def test_file_is_unfolded_with_samples(normfold: RunCommand, folder: Path) -> None:
     code, out, err = normfold("unfold", "folded.onnx", "out.onnx", "--samples", "samples.npz")
 

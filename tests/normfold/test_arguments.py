@@ -86,10 +86,10 @@ def test_path_of_another_type_is_an_argument_error(function: str, argument: str,
         (lambda: normfold.train("r", resume="no"), "`resume` must be True or False, not 'no'."),
         (
             lambda: normfold.train("r", data=(np.zeros(9), np.zeros(9))),
-            "`data` must be 'digits', 'npz:PATH' with arrays x and y, 'csv:PATH' or 'images:DIR', not an object of type "
-            "'tuple'.",
+            "`data` must be 'digits', 'npz:PATH' with arrays x and y, 'csv:PATH' or 'images:DIR', not an object of "
+            "type 'tuple'.",
         ),
-        (lambda: normfold.Client(8000), "`url` must be a string that is not empty, not 8000."),
+        (lambda: normfold.Client(8000), "`url` must be a string, such as 'http://127.0.0.1:8000', not 8000."),
         (lambda: normfold.Client("http://[::1"), "`url` is 'http://[::1'; it must be of http or https"),
         (lambda: normfold.Client("http://127.0.0.1:x"), "`url` is 'http://127.0.0.1:x'; it must be of http or https"),
         (lambda: normfold.Client(timeout_s="1"), "`timeout_s` must be a number above 0, not '1'."),

@@ -370,7 +370,7 @@ def test_layer_that_cannot_be_sampled_is_left_with_allow_partial(tmp_path: Path)
     ]
     constants = statistics(np.random.default_rng(0), 3, "one") | statistics(np.random.default_rng(0), 2, "two")
     proto, given = model(nodes, {"x": ["n", 3, 2]}, ["y"], constants), samples(x=RNG_ROWS)
-    with pytest.raises(NotAdaptableError, match=r"first axis does not hold the samples. --allow-partial .* other 1"):
+    with pytest.raises(NotAdaptableError, match=r"first axis does not hold the samples. `allow_partial` .* other 1"):
         adapted(proto, given, tmp_path)
 
     _, found = adapted(proto, given, tmp_path, allow_partial=True)

@@ -21,6 +21,9 @@ ORT ?= cpu
 IMAGE ?= normfold$(if $(filter gpu,$(ORT)),:gpu)
 PROFILES ?= --profile monitoring
 
+# A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
+TWO_PROCESSES := --numprocesses 2 --dist loadfile
+
 .PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node clean
 
 help:  ## List the targets.
@@ -43,11 +46,11 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## Train on digits, export with the fold, serve, send requests; writes build/demo.json.
 	$(BIN)/python -m scripts.demo
 
-test: $(INSTALLED)  ## Run the tests; PYTEST_OPTIONS are passed to pytest.
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+test: $(INSTALLED)  ## Run the tests in two processes; PYTEST_OPTIONS are passed to pytest.
+	$(BIN)/python -m pytest $(TWO_PROCESSES) $(PYTEST_OPTIONS)
 
 test-quick: $(INSTALLED)  ## Run the tests that take less than half a second each, in two processes.
-	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(PYTEST_OPTIONS)
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' $(TWO_PROCESSES) $(PYTEST_OPTIONS)
 
 test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests, and say how many were folded or rejected.
 	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend --capture=no $(PYTEST_OPTIONS)

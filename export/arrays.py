@@ -1,4 +1,4 @@
-"""Types of arrays, and the one function on them that every part of the fold needs."""
+"""Types of arrays, and functions on them that several packages need."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ Tensor = npt.NDArray[Any]
 """What a model takes or gives, of any dtype."""
 
 
+def is_float(tensor: Tensor) -> bool:
+    """Return whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
+    return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+
+
 def constant_axes_dropped(array: Array) -> Array:
     """Return the array with size 1 on every axis along which it is constant."""
     for axis, size in enumerate(array.shape):
-        first = np.take(array, [0], axis) if size > 1 else array
-        if size > 1 and np.all(array == first):
-            array = first
+        if size > 1:
+            first = array[(slice(None),) * axis + (slice(0, 1),)]
+            if (array == first).all():
+                array = first
     return array

@@ -153,7 +153,7 @@ class VerificationError(CheckError):
     """The folded model does not reproduce the original within the network's own rounding noise.
 
     Where that noise has no bound, nothing is allowed. `channel` is the axis and the index of the one channel that
-    exceeds its allowance most, None where the output as a whole does.
+    exceeds the allowed error most, None where the output as a whole does.
     """
 
     def __init__(self, output: str, error: float, allowed: float, channel: tuple[int, int] | None = None) -> None:

@@ -23,7 +23,7 @@ class VerifyResult:
     Attributes:
         original: the reference model.
         folded: the model that was compared with it.
-        verification: the error, noise, allowance and floor of each output, and of its worst channel.
+        verification: the error, noise, allowed error and floor of each output, and of its worst channel.
     """
 
     original: Path
@@ -39,7 +39,7 @@ class VerifyResult:
         """Raise if an output differs by more than is allowed.
 
         Raises:
-            VerificationError: naming the output that exceeds its allowance most.
+            VerificationError: naming the output whose error exceeds the allowed error most.
         """
         self.verification.require()
 

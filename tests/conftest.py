@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests use, and the report of skipped and of slow tests at the end of a run.
+"""Fixtures that several packages' tests use, the order of tests, and the report of skipped and of slow ones.
 
 What a fixture needs is imported only where a test asks for it, so that a run of a few tests begins at once.
 """
@@ -6,6 +6,7 @@ What a fixture needs is imported only where a test asks for it, so that a run of
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 from collections import Counter
@@ -61,6 +62,75 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"tests over {4 * SLOW_S:g} s without the marker 'slow'")
         for seconds, name in slow:
             terminalreporter.line(f"{seconds:.1f} s: {name}")
+
+
+class Machine:
+    """The right to run a test: several processes have it at once, or one of them alone.
+
+    Whoever waits for it holds `queue`, so that a process that runs test after test does not keep others waiting.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._queue, self._tests = ((folder / name).open("w") for name in ("queue.lock", "tests.lock"))
+        self._is_taken = False
+
+    def take(self, alone: bool) -> None:
+        """Wait until no other process runs a test, or, unless `alone`, until none runs one alone."""
+        if self._is_taken:  # since the test before; to wait would be to wait for those that wait for this process
+            return
+        fcntl.flock(self._queue, fcntl.LOCK_EX)
+        fcntl.flock(self._tests, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        self._is_taken = True
+
+    def give_back(self) -> None:
+        """Let others have it."""
+        fcntl.flock(self._tests, fcntl.LOCK_UN)
+        self._is_taken = False
+
+    def close(self) -> None:
+        """Close the files."""
+        self._queue.close()
+        self._tests.close()
+
+
+MACHINE = pytest.StashKey[Machine]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Where several processes run tests, share the machine: one thread for each session of ONNX Runtime by default.
+
+    Its own default is one for each processor, and those that wait take half of the processor time.
+    """
+    if getattr(config, "workerinput", {}).get("workercount", 1) == 1:
+        return
+    import onnxruntime
+
+    class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.intra_op_num_threads = 1
+
+    onnxruntime.SessionOptions = OneThread
+    factory: pytest.TempPathFactory = config._tmp_path_factory  # type: ignore[attr-defined]
+    config.stash[MACHINE] = Machine(factory.getbasetemp().parent)  # of all processes of a run
+    config.add_cleanup(config.stash[MACHINE].close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Run a test with the marker `alone`, and its fixtures, while no other process runs a test."""
+    machine = item.config.stash.get(MACHINE, None)
+    if machine is None:
+        return (yield)
+    alone, next_alone = (each is not None and each.get_closest_marker("alone") is not None for each in (item, nextitem))
+    machine.take(alone)
+    try:
+        return (yield)
+    finally:
+        if not (alone and next_alone):
+            machine.give_back()
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from normfold.display.pages.markup import Html, bar, element, name, row, table
 
 if TYPE_CHECKING:
-    from normfold.export.verify.difference import Difference
+    from normfold.export.verify.tolerance import Difference
     from normfold.export.verify.verify import Verification
 
 _HEADS = [
@@ -19,7 +19,7 @@ _HEADS = [
 
 def verification_section(verification: Verification | None) -> Html:
     """Return the section; without a verification it says that there was none."""
-    from normfold.export.verify.difference import NOISE_FACTOR
+    from normfold.export.verify.tolerance import NOISE_FACTOR
 
     title = element("h2", "Error against noise", id="verification")
     if verification is None:

@@ -11,8 +11,8 @@ from rich.text import Text
 from normfold.display.terminal.width import middle_shortened
 
 if TYPE_CHECKING:
-    from normfold.export.verify.difference import Difference
     from normfold.export.verify.timing import Timing
+    from normfold.export.verify.tolerance import Difference
     from normfold.export.verify.verify import Verification
 
 _MAX_NAME_WIDTH = 18

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing, RowPreprocessing
-from normfold.export.arrays import Tensor
+from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import IdenticalSamplesError, SampleCountError, SampleError
 from normfold.export.graph.pixels import Pixels, from_pixels
 from normfold.export.verify.runner import Inputs, ValueInfo
-from normfold.export.verify.tolerance import is_float
 
 RAW = "x"
 """The array of raw inputs, named as training data name it."""

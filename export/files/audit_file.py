@@ -18,7 +18,7 @@ from normfold.export.graph.bodies import name_bodies
 from normfold.export.graph.constant_folding.simplify import compute_constants
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
+from normfold.export.graph.nodes import all_nodes, is_batchnorm, node_label, opset_of, unique_labels
 from normfold.export.onnx_io.model_file import load_model
 
 NOTE = "The statistics were not compared with data: an ONNX file contains none."
@@ -33,7 +33,7 @@ def audit_onnx(path: Path) -> Audit:
     model = load_model(path)
     common_passes.InlinePass()(model)
     name_bodies(model)
-    nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
+    nodes = [node for node in all_nodes(model.graph) if is_batchnorm(node)]
     findings = list(_dropouts(model))
     infer_shapes(model, afresh=True)
     computed = compute_constants(model) or []  # parameters that the exporter left to be computed
@@ -85,7 +85,7 @@ def _unreadable(label: str, rejection: Rejection) -> Finding:
 
 def _dropouts(model: ir.Model) -> Iterator[Finding]:
     """Find Dropout nodes that drop: from opset 12 an input says so, before that nothing in the file does."""
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 3:
             continue
         tensor = constant_tensor(node.inputs[2])

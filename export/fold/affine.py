@@ -76,7 +76,8 @@ class Affine:
 
     def part(self, axis: int, start: int, end: int) -> Affine:
         """Return the affine of the elements from start to end along an axis."""
-        return self.map(lambda array: array if array.shape[axis] == 1 else np.take(array, range(start, end), axis))
+        index = (*(slice(None),) * (axis % self.rank), slice(start, end))
+        return self.map(lambda array: array if array.shape[axis] == 1 else array[index])
 
     def along(self, axis: int, size: int) -> tuple[Array, Array] | None:
         """Return gain and offset as vectors along one axis.
@@ -94,7 +95,8 @@ class Affine:
         for array in (self.gain, self.offset):
             if array.size != array.shape[axis] or array.size not in (1, size):
                 return None
-            vectors.append(np.broadcast_to(array.reshape(-1), (size,)))
+            vector = array.reshape(-1)
+            vectors.append(vector if vector.size == size else np.broadcast_to(vector, (size,)))
         return vectors[0], vectors[1]
 
     def equals(self, other: Affine) -> bool:

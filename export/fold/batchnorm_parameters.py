@@ -42,8 +42,12 @@ class BatchNorm:
 
         gain = scale / sqrt(running_var + epsilon)        offset = shift - gain * running_mean
         """
+        return Affine.per_channel(*self.gain_and_offset(), rank)
+
+    def gain_and_offset(self) -> tuple[Array, Array]:
+        """Return both as vectors (C,)."""
         gain = self.scale / np.sqrt(self.running_var + self.epsilon)
-        return Affine.per_channel(gain, self.shift - gain * self.running_mean, rank)
+        return gain, self.shift - gain * self.running_mean
 
     @property
     def statistics_never_set(self) -> bool:
@@ -135,8 +139,8 @@ def _further_outputs(node: ir.Node) -> list[ir.Value]:
 
 def _is_usable(batchnorm: BatchNorm) -> bool:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        affine = batchnorm.affine(rank=2)
-    return bool(np.isfinite(affine.gain).all() and np.isfinite(affine.offset).all())
+        gain, offset = batchnorm.gain_and_offset()
+    return bool(np.isfinite(gain).all() and np.isfinite(offset).all())
 
 
 def _unusable(node: ir.Node) -> Rejection:

@@ -21,6 +21,7 @@ from normfold.export.fold.stages.prepare import (
     compute_constants,
     infer_shapes,
     inline_functions,
+    lift_constants,
     name_body_values,
     record_batchnorm_parameters,
     remove_unused_nodes,
@@ -28,13 +29,14 @@ from normfold.export.fold.stages.prepare import (
 from normfold.export.fold.stages.size import measure_result, measure_source
 from normfold.export.fold.stages.spatial import correct_spatial
 from normfold.export.fold.state import FoldOptions, FoldState, Stage
-from normfold.export.graph.module_names import module_name, module_names
-from normfold.export.graph.nodes import is_batchnorm
+from normfold.export.graph.module_names import module_name, nodes_by_label
+from normfold.export.graph.nodes import all_nodes, is_batchnorm
 from normfold.export.graph.pixels import FromPixels
 
 STAGES: tuple[Stage, ...] = (
     inline_functions,
     name_body_values,
+    lift_constants,
     infer_shapes,
     measure_source,
     compute_constants,
@@ -44,8 +46,8 @@ STAGES: tuple[Stage, ...] = (
     take_pixels,
     fold_and_merge,
     join_equal_nodes,
-    measure_result,
     check,
+    measure_result,
 )
 
 
@@ -74,14 +76,14 @@ def fold(
         FoldError: the result is not a valid graph, which would be a fault of the fold.
     """
     state = FoldState(model, FoldOptions(merging, pixels), progress)
-    modules = module_names(model.graph.all_nodes())
+    before = nodes_by_label(all_nodes(model.graph))
     for stage in STAGES:
         progress(f"folding: {stage.__name__.replace('_', ' ')}")
         stage(state)
-    modules = module_names((*model.graph.all_nodes(), *state.batchnorms.values())) | modules
-    state.report.entries = [_with_modules(entry, state.batchnorms[entry.node], modules) for entry in _entries(state)]
+    nodes = nodes_by_label((*all_nodes(model.graph), *state.batchnorms.values())) | before
+    state.report.entries = [_with_modules(entry, state.batchnorms[entry.node], nodes) for entry in _entries(state)]
     came = set(state.batchnorms.values())
-    state.report.batchnorm_made = sum(is_batchnorm(node) and node not in came for node in model.graph.all_nodes())
+    state.report.batchnorm_made = sum(is_batchnorm(node) and node not in came for node in all_nodes(model.graph))
     return state.report
 
 
@@ -92,8 +94,10 @@ def _entries(state: FoldState) -> list[BatchNormOutcome]:
     return [_entry(state, label, node, label in left, names.get(node)) for label, node in state.batchnorms.items()]
 
 
-def _with_modules(entry: BatchNormOutcome, node: ir.Node, modules: Mapping[str, str]) -> BatchNormOutcome:
-    return replace(entry, module=module_name(node), into_modules=tuple(modules.get(label) for label in entry.into))
+def _with_modules(entry: BatchNormOutcome, node: ir.Node, nodes: Mapping[str, ir.Node]) -> BatchNormOutcome:
+    into = [nodes.get(label) for label in entry.into]
+    modules = tuple(None if each is None else module_name(each) for each in into)
+    return replace(entry, module=module_name(node), into_modules=modules)
 
 
 def _entry(state: FoldState, label: str, node: ir.Node, is_left: bool, output_value: str | None) -> BatchNormOutcome:

@@ -34,6 +34,7 @@ from normfold.export.fold.cost import Cost, bytes_moved, is_no_slower
 from normfold.export.fold.edits import Edit
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
+from normfold.export.graph.constants import is_overridable, not_constant_because
 from normfold.export.graph.nodes import node_label, reads_shape_alone
 
 
@@ -161,9 +162,10 @@ class _Search:
     def _require(self, reader: ir.Node, index: int, value: ir.Value | None, affine: Affine) -> Rejection | None:
         """Require an affine on input number `index` of `reader`."""
         if value is None or (producer := value.producer()) is None:
-            return Rejection(
-                ReasonCode.GRAPH_INPUT, reader, "it reads an input of the graph or an initializer, not a node"
-            )
+            detail = "it reads an input of the graph or an initializer, not a node"
+            if value is not None and is_overridable(value):
+                detail = f"its operand {value.name!r} {not_constant_because(value)}"
+            return Rejection(ReasonCode.GRAPH_INPUT, reader, detail)
         if producer.graph is not self._start.graph:
             return Rejection(ReasonCode.SUBGRAPH, reader, "it reads a value of an outer graph")
         if value.is_graph_output():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from normfold.export.fold.reason_codes import ReasonCode
+from normfold.export.graph.constants import is_overridable, not_constant_because
 from normfold.export.graph.nodes import node_label
 
 
@@ -32,6 +33,18 @@ def reject_not_per_channel(node: ir.Node) -> Rejection:
 def reject_read_as_weight(node: ir.Node) -> Rejection:
     """Return the rejection of a value that a node takes as its weight or bias."""
     return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "it reads the value as its weight or bias")
+
+
+def reject_overridable(node: ir.Node, index: int | None = None) -> Rejection | None:
+    """Return the rejection of a node that reads an input with a default, None if it reads none.
+
+    With `index`, that input of the node alone is looked at.
+    """
+    for value in node.inputs if index is None else (node.inputs[index],):
+        if value is not None and is_overridable(value):
+            detail = f"its operand {value.name!r} {not_constant_because(value)}"
+            return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, detail)
+    return None
 
 
 def reject_invalid_group(node: ir.Node) -> Rejection:

@@ -11,6 +11,7 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.fold.plan import Plan
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.report import FoldReport, Outcome
+from normfold.export.graph.nodes import all_nodes
 from normfold.export.graph.pixels import FromPixels
 
 
@@ -55,7 +56,7 @@ class FoldState:
 
         A node of a body is not taken out of the body when the body is.
         """
-        there = set(self.model.graph.all_nodes())
+        there = set(all_nodes(self.model.graph))
         return {label: node for label, node in self.batchnorms.items() if node in there}
 
     def forget_outputs(self, node: ir.Node, plan: Plan | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from normfold.export.graph.nodes import all_graphs, all_nodes
+
 
 def name_bodies(model: ir.Model) -> bool:
     """Give each value inside a body a name of its own, and each body the model's opsets, in place.
@@ -18,7 +20,7 @@ def name_bodies(model: ir.Model) -> bool:
     main = model.graph
     taken = {value.name for value in _values(main)}
     renamed = False
-    for body in main.subgraphs():
+    for body in all_graphs(main)[1:]:
         body.opset_imports.update(main.opset_imports)
         for value in _values(body):
             if not value.name:
@@ -47,10 +49,10 @@ def remove_unused_nodes(model: ir.Model) -> bool:
 
 def _forget_removed_readers(model: ir.Model) -> bool:
     """Disconnect values from nodes that are no longer in the model; return whether there were any."""
-    there = set(model.graph.all_nodes())
+    there = set(all_nodes(model.graph))
     gone = [
         use
-        for graph in (model.graph, *model.graph.subgraphs())
+        for graph in all_graphs(model.graph)
         for value in _values(graph)
         for use in value.uses()
         if use.node not in there
@@ -63,7 +65,7 @@ def _forget_removed_readers(model: ir.Model) -> bool:
 def _remove_unread_constants(model: ir.Model) -> bool:
     """Remove initializers of bodies that nothing reads, in place; return whether there were any."""
     removed = False
-    for body in model.graph.subgraphs():
+    for body in all_graphs(model.graph)[1:]:
         for name, value in list(body.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
                 del body.initializers[name]

@@ -91,9 +91,39 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def not_constant_because(value: ir.Value | None) -> str:
     """Return the end of a sentence that says why a value is not a constant, after what names the value."""
-    if value is not None and value.is_graph_input() and value.is_initializer():
-        return "may be overridden by the caller (--freeze-inputs makes its default a constant)"
-    return "is an input of the graph" if value is not None and value.is_graph_input() else "is computed"
+    default = _overridable_source(value)
+    if default is None:
+        return "is an input of the graph" if value is not None and value.is_graph_input() else "is computed"
+    source = "" if default is value else f"is computed from {default.name!r}, which "
+    return f"{source}may be overridden by the caller (--freeze-inputs makes its default a constant)"
+
+
+def is_overridable(value: ir.Value | None) -> bool:
+    """Return whether a value is a constant but for a caller, who may give another: an input with a default."""
+    return value is not None and value.is_graph_input() and value.is_initializer()
+
+
+def _overridable_source(value: ir.Value | None) -> ir.Value | None:
+    """Return the first input with a default that a value is computed from; None if there is none, or another input."""
+    waiting, seen = [value], set[ir.Value]()
+    found = None
+    while waiting:
+        each = waiting.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        node = each.producer()
+        if is_overridable(each):
+            found = found or each
+        elif each.is_graph_input() or (node is not None and any(map(_is_graph, node.attributes.values()))):
+            return None
+        elif node is not None:
+            waiting += reversed(node.inputs)
+    return found
+
+
+def _is_graph(attribute: ir.Attr) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def _cast(tensor: ir.TensorProtocol | None, dtype: ir.DataType | None) -> ir.TensorProtocol | None:
@@ -140,15 +170,19 @@ def float64_reader(value: ir.Value | None) -> Callable[[], Array]:
     Raises:
         ValueError: the value is not a constant.
     """
-    tensor = _tensor(value)
-    if isinstance(tensor, _DerivedTensor):
+    return float64_reader_of(_tensor(value))
+
+
+def float64_reader_of(tensor: ir.TensorProtocol) -> Callable[[], Array]:
+    """Return a function that reads a tensor in float64: a derived one before it was rounded."""
+    if type(tensor) is _DerivedTensor:  # isinstance asks onnx-ir's protocols, which is slow
         return tensor.derived.compute
     return partial(exact_values, tensor)
 
 
 def exact_values(tensor: ir.TensorProtocol) -> Array:
     """Return a constant's values in float64: a derived one's before they were rounded."""
-    if isinstance(tensor, _DerivedTensor):
+    if type(tensor) is _DerivedTensor:
         return tensor.derived.compute()
     values: Array = tensor.numpy().astype(np.float64)
     return values

@@ -7,6 +7,7 @@ from copy import copy
 import onnx_ir as ir
 
 from normfold.export.graph.constants import DerivedConstant, derived_tensor
+from normfold.export.graph.nodes import all_graphs, all_nodes
 
 
 class Editor:
@@ -19,14 +20,14 @@ class Editor:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self._names = {value.name for node in graph.all_nodes() for value in node.outputs}
-        for each in (graph, *graph.subgraphs()):
+        self._names = {value.name for node in all_nodes(graph) for value in node.outputs}
+        for each in all_graphs(graph):
             self._names |= {value.name for value in each.inputs} | set(each.initializers)
 
     def for_bodies(self) -> list[Editor]:
         """Return an editor for each body inside the graph; all of them and this one give out different names."""
         editors = []
-        for body in self.graph.subgraphs():
+        for body in all_graphs(self.graph)[1:]:
             editor = copy(self)
             editor.graph = body
             editors.append(editor)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 import onnx_ir as ir
 
+from normfold.export.graph.nodes import all_nodes
 from normfold.export.graph.operand_shapes import infer_from_operands
 from normfold.export.graph.shapes import sizes_of
 from normfold.export.onnx_io.strip_weights import without_weights
@@ -26,15 +27,40 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
     Returns:
         Whether more is known than before.
     """
-    values = [value for node in model.graph.all_nodes() for value in node.outputs]
+    values = _computed(model)
     before = sum(map(_known, values))
     if afresh and not all(isinstance(size, int) for value in model.graph.inputs for size in _free_part(value)):
         for value in values:
             value.shape = value.shape if value.is_graph_output() else None
     _infer_by_onnx(model, afresh)
+    _infer_further(model)
+    return sum(map(_known, values)) > before
+
+
+def learn_shapes(model: ir.Model, inferred: onnx.ModelProto) -> bool:
+    """Take over what onnx's inference found, and infer what follows from it, until nothing is found.
+
+    Args:
+        model: gets types and shapes, in place.
+        inferred: the same model as a message.
+
+    Returns:
+        Whether more is known than before.
+    """
+    values = _computed(model)
+    before = sum(map(_known, values))
+    _learn(model, inferred)
+    _infer_further(model)
+    return sum(map(_known, values)) > before
+
+
+def _computed(model: ir.Model) -> list[ir.Value]:
+    return [value for node in all_nodes(model.graph) for value in node.outputs]
+
+
+def _infer_further(model: ir.Model) -> None:
     while infer_from_operands(model.graph):
         _infer_by_onnx(model, afresh=False)
-    return sum(map(_known, values)) > before
 
 
 def _infer_by_onnx(model: ir.Model, afresh: bool) -> None:
@@ -46,8 +72,7 @@ def _infer_by_onnx(model: ir.Model, afresh: bool) -> None:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except onnx.shape_inference.InferenceError:
         return  # what is not known is kept, with that reason
-    for graph, written in _with_bodies(model.graph, inferred.graph):
-        _learn(graph, written)
+    _learn(model, inferred)
 
 
 def _with_bodies(graph: ir.Graph, written: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
@@ -59,7 +84,12 @@ def _with_bodies(graph: ir.Graph, written: onnx.GraphProto) -> Iterator[tuple[ir
                 yield from _with_bodies(node.attributes[attribute.name].as_graph(), attribute.g)
 
 
-def _learn(graph: ir.Graph, written: onnx.GraphProto) -> None:
+def _learn(model: ir.Model, inferred: onnx.ModelProto) -> None:
+    for graph, written in _with_bodies(model.graph, inferred.graph):
+        _learn_in_graph(graph, written)
+
+
+def _learn_in_graph(graph: ir.Graph, written: onnx.GraphProto) -> None:
     """Give the values that a graph's nodes make the types and shapes in its message."""
     found = {info.name: info.type.tensor_type for info in (*written.value_info, *written.output)}
     for value in (value for node in graph for value in node.outputs):
@@ -75,7 +105,8 @@ def _learn(graph: ir.Graph, written: onnx.GraphProto) -> None:
         if old is not None and len(old) == len(sizes):
             first, second = (old, sizes) if value.is_graph_output() else (sizes, old)  # an output keeps its names
             sizes = [_better(*pair) for pair in zip(first, second, strict=True)]
-        value.shape = ir.Shape(sizes)
+        if old != tuple(sizes):
+            value.shape = ir.Shape(sizes)
 
 
 def _better(one: int | str | None, other: int | str | None) -> int | str | None:

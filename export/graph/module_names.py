@@ -28,9 +28,9 @@ def module_name(node: ir.Node) -> str | None:
     return modules[-1] if modules else None
 
 
-def module_names(nodes: Iterable[ir.Node]) -> dict[str, str]:
-    """Return the module of each node that has one, by the node's label."""
-    return {node_label(node): module for node in nodes if (module := module_name(node)) is not None}
+def nodes_by_label(nodes: Iterable[ir.Node]) -> dict[str, ir.Node]:
+    """Return the nodes whose module may be recorded, by their labels."""
+    return {node_label(node): node for node in nodes if node.metadata_props}
 
 
 def _name_scopes(text: str) -> list[str] | None:

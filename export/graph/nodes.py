@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
 _SHAPE_READERS = frozenset({"Shape", "Size", "EyeLike", "RandomNormalLike", "RandomUniformLike"})
+
+_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Standard operators that have graphs inside."""
+
+
+def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Yield the nodes of a graph, and behind each those of its bodies.
+
+    onnx-ir's own iterator looks at all attributes, which takes long: a fold goes over the nodes often.
+    """
+    for node in graph:
+        yield node
+        for body in bodies_of(node):
+            yield from all_nodes(body)
+
+
+def all_graphs(graph: ir.Graph) -> list[ir.Graph]:
+    """Return a graph and the bodies inside it, from the outermost on."""
+    return [graph, *(inner for node in graph for body in bodies_of(node) for inner in all_graphs(body))]
+
+
+def bodies_of(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs inside a node, as an If, Loop or Scan has them."""
+    if node.domain == "" and node.op_type not in _WITH_BODIES:
+        return []
+    bodies: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            bodies.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+            bodies += attribute.as_graphs()
+    return bodies
 
 
 def node_label(node: ir.Node) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.nodes import opset_of
+from normfold.export.graph.nodes import all_nodes, opset_of
 from normfold.export.graph.shapes import Sizes, sizes_of
 
 Claim = tuple[ir.Value | None, Sizes | None]
@@ -27,13 +27,24 @@ def infer_from_operands(graph: ir.Graph) -> bool:
         Whether more is known than before.
     """
     learnt = False
-    nodes = [node for node in graph.all_nodes() if node.domain == "" and node.op_type in _RULES]
+    nodes = [
+        node
+        for node in all_nodes(graph)
+        if node.domain == "" and node.op_type in _RULES and any(map(_may_learn, (*node.inputs, *node.outputs)))
+    ]
     for order in (nodes, nodes[::-1]):
         for node in order:
             _learn_type(node)
             for value, sizes in _RULES[node.op_type](node):
                 learnt |= _learn(value, sizes)
     return learnt
+
+
+def _may_learn(value: ir.Value | None) -> bool:
+    """Return whether the type of a value is not known, or that of a node's output and all of its sizes."""
+    if value is None:
+        return False
+    return value.type is None or (value.producer() is not None and (value.shape is None or value.shape.is_dynamic()))
 
 
 def _learn(value: ir.Value | None, sizes: Sizes | None) -> bool:

@@ -13,7 +13,7 @@ def sizes_of(value: ir.Value | None) -> Sizes | None:
     """Return the sizes of a value's axes, or None if not even its rank is known."""
     if value is None or value.shape is None:
         return None
-    return tuple(size if isinstance(size, int) else size.value for size in value.shape)
+    return tuple([size if isinstance(size, int) else size.value for size in value.shape])  # faster than a generator
 
 
 def rank_of(value: ir.Value | None) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from normfold.export.graph.constants import FLOATS
+from normfold.export.graph.nodes import all_nodes
 from normfold.export.graph.shapes import sizes_of
 
 COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Div", "BatchNormalization"})
@@ -32,7 +33,7 @@ def size_of(model: ir.Model) -> GraphSize:
 
     Subgraphs count too; Constant nodes do not, as no runtime runs them.
     """
-    nodes = [node for node in model.graph.all_nodes() if node.op_type != "Constant"]
+    nodes = [node for node in all_nodes(model.graph) if node.op_type != "Constant"]
     counts = [_multiplications(node) for node in nodes if node.domain == "" and node.op_type in COUNTED]
     known = [count for count in counts if count is not None]
     return GraphSize(len(nodes), sum(known) if len(known) == len(counts) else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from normfold.export.onnx_io.normalise import normalise, tensors_of
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.serialise import serialised
 from normfold.export.onnx_io.strip_weights import without_weights
+
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it warns of in invalid files is an error here
 
 MIN_OPSET = 7
 IR_VERSION_IN_FILE = "ir_version_in_file"
@@ -55,10 +58,12 @@ def load_model(path: Path) -> ir.Model:
     if opset is not None and opset < MIN_OPSET:
         model.meta[OPSET_IN_FILE], model.meta[IR_VERSION_IN_FILE] = opset, None
     model.meta[_CHECKED_BY_RUNTIME] = checked_by_runtime
-    model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    for tensor in _external_tensors_anywhere(model):
-        _check_external(path, tensor)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(proto.graph)):
+        model.meta[_CAME_EXTERNAL] = any(tensor.nbytes > _MIN_EXTERNAL_BYTES for tensor in external_tensors(model))
+        ir.external_data.set_base_dir(model.graph, path.parent)
+        for tensor in _external_tensors_anywhere(model):
+            _check_external(path, tensor)
+        _read_what_is_written_inline(model)
     return model
 
 
@@ -80,8 +85,11 @@ def save_model(model: ir.Model, path: Path) -> None:
             file.write(piece)
 
 
-def check_result(model: ir.Model) -> None:
+def check_result(model: ir.Model) -> onnx.ModelProto | None:
     """Check a model that was changed: onnx's checker, and types and shapes that agree, weights apart.
+
+    Returns:
+        The model without its weights, with the shapes that inference found; None where ONNX Runtime alone takes it.
 
     Raises:
         FoldError: it is not valid.
@@ -89,13 +97,14 @@ def check_result(model: ir.Model) -> None:
     proto = without_weights(model)
     try:
         onnx.checker.check_model(proto)
-        onnx.shape_inference.infer_shapes(proto, check_type=True)
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, data_prop=True)
     except Exception as error:  # noqa: BLE001 -- both raise many kinds
         fault = innermost(error)
         if model.meta.get(_CHECKED_BY_RUNTIME):
             fault = runtime_fault(proto.SerializeToString(), otherwise=fault) or ""
         if fault:
             raise FoldError(fault) from None
+    return None
 
 
 def require_consistent(path: Path) -> None:
@@ -207,6 +216,24 @@ def _external_tensors_anywhere(model: ir.Model) -> Iterator[ir.ExternalTensor]:
         tensors = [value.const_value for value in graph.initializers.values()]
         tensors += [each.as_tensor() for each in attributes if not each.is_ref()]
         yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
+
+
+def _read_what_is_written_inline(model: ir.Model) -> None:
+    """Read external tensors that a file holds itself when it is written: small ones, and those of attributes."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and value.const_value.nbytes <= _MIN_EXTERNAL_BYTES:
+                value.const_value = _in_memory(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                tensor = attribute.value if attribute.type == ir.AttributeType.TENSOR else None
+                if isinstance(tensor, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _in_memory(tensor))
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    (read,) = ir.external_data.convert_tensors_from_external([tensor])
+    return read
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:

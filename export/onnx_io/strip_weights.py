@@ -5,11 +5,16 @@ onnx-ir has the like in its passes, but looks every initializer up in a list of 
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import onnx
 import onnx_ir as ir
 
-MAX_KEPT_BYTES = 1_000
-"""Bytes: smaller constants, such as the target of a Reshape, are what inference needs."""
+_MAX_KEPT_INTEGERS = 125
+"""Elements of a constant that inference may need, such as the target of a Reshape."""
+_MAX_KEPT_FLOATS = 16
+"""The same of floats, such as the scales of a Resize: one for each axis."""
 
 
 def without_initializers(model: ir.Model) -> onnx.ModelProto:
@@ -31,11 +36,17 @@ def without_weights(model: ir.Model) -> onnx.ModelProto:
         tensor = value.const_value
         if tensor is None:
             continue
+        dtype, shape = tensor.dtype, tensor.shape.numpy()
         if name not in inputs:
-            kind = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
-            proto.graph.input.append(kind)
-        if tensor.nbytes <= MAX_KEPT_BYTES and not isinstance(tensor, ir.LazyTensor | ir.ExternalTensor):
+            proto.graph.input.add(name=name, type=_type(dtype.value, shape))
+        limit = _MAX_KEPT_FLOATS if dtype.is_floating_point() else _MAX_KEPT_INTEGERS
+        if math.prod(shape) <= limit and not isinstance(tensor, (ir.LazyTensor, ir.ExternalTensor)):
             content = proto.graph.initializer.add()
             content.CopyFrom(ir.serde.serialize_tensor(tensor))
             content.name = name
     return proto
+
+
+@lru_cache(maxsize=1024)
+def _type(dtype: int, shape: tuple[int, ...]) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(dtype, shape)

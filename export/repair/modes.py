@@ -13,7 +13,7 @@ from normfold.export.errors import RepairError
 from normfold.export.fold.batchnorm_parameters import PARAMETERS, is_training
 from normfold.export.graph.constants import DerivedConstant, constant_tensor
 from normfold.export.graph.editor import Editor
-from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, unique_labels
+from normfold.export.graph.nodes import all_nodes, is_batchnorm, node_label, opset_of, unique_labels
 from normfold.export.graph.shapes import static_size
 
 _SAVED_STATISTICS = 3
@@ -40,7 +40,7 @@ class BatchStatistics:
 
 def find_batch_statistics(model: ir.Model) -> list[BatchStatistics]:
     """Return the nodes that normalise by the batch, in graph order. Constants are computed, functions inlined."""
-    nodes = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
+    nodes = [node for node in all_nodes(model.graph) if is_batchnorm(node)]
     found = []
     for label, node in zip(unique_labels(nodes), nodes, strict=True):
         if _is_computed_from_input(node):
@@ -52,7 +52,7 @@ def find_batch_statistics(model: ir.Model) -> list[BatchStatistics]:
 
 def find_active_dropouts(model: ir.Model) -> list[str]:
     """Return the labels of the Dropout nodes whose training_mode, an input from opset 12 on, is true."""
-    dropouts = [node for node in model.graph.all_nodes() if node.op_type == "Dropout" and node.domain == ""]
+    dropouts = [node for node in all_nodes(model.graph) if node.op_type == "Dropout" and node.domain == ""]
     modes = {node: constant_tensor(node.inputs[2]) for node in dropouts if len(node.inputs) > 2}
     return [node_label(node) for node, mode in modes.items() if mode is not None and bool(mode.numpy().any())]
 

@@ -16,9 +16,10 @@ from normfold.export.graph.constants import (
     constant_tensor,
     float64_reader,
     is_constant,
+    not_constant_because,
 )
 from normfold.export.graph.editor import Editor
-from normfold.export.graph.nodes import is_batchnorm, node_label, opset_of, sole_reader
+from normfold.export.graph.nodes import all_nodes, is_batchnorm, node_label, opset_of, sole_reader
 from normfold.export.graph.shapes import rank_of
 from normfold.export.unfold.insert import drop_bias
 from normfold.export.unfold.parameters import parameter_dtype
@@ -53,7 +54,7 @@ class FoldedLayer:
 def find_layers(model: ir.Model) -> tuple[list[FoldedLayer], list[str]]:
     """Return the layers in graph order, and one sentence for each that gets no BatchNormalization."""
     found, left = [], []
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx"):
             continue
         read = _read_layer(node) if node.graph is model.graph else "it stands in the subgraph of a control flow node"
@@ -68,7 +69,7 @@ def _read_layer(node: ir.Node) -> FoldedLayer | str:
     """Return a layer, why it gets no BatchNormalization, or nothing to say of a node that is no layer."""
     if not is_constant(node.inputs[1]):
         is_product = node.op_type == "MatMul" and constant_tensor(node.inputs[1]) is None
-        return "" if is_product else "its weight is computed or may be overridden by the caller"
+        return "" if is_product else f"its weight {not_constant_because(node.inputs[1])}"
     dtype = parameter_dtype(node.outputs[0], opset_of(node))
     if dtype is None:
         return f"its output is {_dtype_name(node.outputs[0])}, for which this opset has no BatchNormalization"

@@ -18,7 +18,7 @@ from normfold.export.adapt.samples import MIN_SAMPLES, require_usable
 from normfold.export.bundle.statistics import read_statistics
 from normfold.export.errors import ModelFileError, UnfoldError
 from normfold.export.files.fold_file import keep_source_weights
-from normfold.export.graph.nodes import is_batchnorm, node_label
+from normfold.export.graph.nodes import all_nodes, is_batchnorm, node_label
 from normfold.export.graph.pixels import from_pixels
 from normfold.export.onnx_io.model_file import check_result, load_model, save_model
 from normfold.export.repository.versions import check_version, find_model
@@ -129,7 +129,7 @@ def unfold_bundle(
     folded = folder / MODEL_NAME
     if UNFOLDED_NAME in manifest.files:
         model = load_model(folder / UNFOLDED_NAME)
-        report = UnfoldReport(tuple(map(_own_layer, filter(is_batchnorm, model.graph.all_nodes()))))
+        report = UnfoldReport(tuple(map(_own_layer, filter(is_batchnorm, all_nodes(model.graph)))))
         pixels = from_pixels(manifest.card.preprocessing) if manifest.takes_pixels else None
         return UnfoldedFile(
             report, _write(model, target, lambda path: verify(path, folded, inputs, progress=progress, pixels=pixels))

@@ -8,8 +8,8 @@ import numpy as np
 
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
+from normfold.export.verify.measure import measure
 from normfold.export.verify.runner import Inputs, Runner
-from normfold.export.verify.tolerance import measure
 
 
 def rows_are_independent(

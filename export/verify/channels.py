@@ -21,7 +21,7 @@ In a network with steps, such as quantisation, noise is a rare jump of a few val
 that of the noisiest, without a limit, and means are left out.
 
     floor of a channel    4e-6 for float32: a sum over many channels of the layer before is rounded by its largest
-                          partial sum; see `export.verify.difference` for the others
+                          partial sum; see `export.verify.tolerance` for the others
 
 An axis is left out where an index has fewer than 8 values, where its size differs between the inputs, or where every
 channel is still; its means, where an index has fewer than 32 values in one of the inputs.
@@ -36,7 +36,13 @@ import numpy as np
 import numpy.typing as npt
 
 from normfold.export.arrays import Array, Tensor
-from normfold.export.verify.difference import CHANNEL_FLOORS, EPSILONS, NOISE_FACTOR, ChannelDifference
+from normfold.export.verify.tolerance import (
+    CHANNEL_FLOORS,
+    EPSILONS,
+    NOISE_FACTOR,
+    ChannelDifference,
+    allowed_error,
+)
 
 MIN_VALUES = 8
 """Values at an index, over all inputs, that give a range."""
@@ -69,7 +75,7 @@ def worst_channel(
     further: Sequence[Tensor],
     has_steps: bool,
 ) -> ChannelDifference | None:
-    """Return the difference of the channel whose error exceeds its allowance most, None where none can be measured.
+    """Return the difference of the channel whose error exceeds the allowed error most, None where none can be measured.
 
     Args:
         wanted: the original's tensor for each input; where it is finite, the others are finite too.
@@ -123,11 +129,11 @@ class _Measured:
         self.noise = np.array(scaled).max(axis=1)
 
     def worst(self, ranges: _Ranges, output: Tensor, cap: float = _SHARED_NOISE_CAP) -> ChannelDifference:
-        """Return the difference of the channel and input where the error exceeds its allowance most."""
+        """Return the difference of the channel and input where the error exceeds the allowed error most."""
         error, noise = self.error / ranges.span, self.noise / ranges.span
         noise = np.maximum(noise, _shared_noise(noise[:, ranges.moves], cap))
         floor = CHANNEL_FLOORS[output.dtype.name]
-        row, index = np.unravel_index(np.argmax(error / (NOISE_FACTOR * noise + floor)), error.shape)
+        row, index = np.unravel_index(np.argmax(error / allowed_error(noise, floor)), error.shape)
         return ChannelDifference(
             float(error[row, index]), float(noise[row, index]), floor, self._axis, int(index), self._is_mean
         )

@@ -9,9 +9,9 @@ import numpy as np
 
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
-from normfold.export.verify.difference import EPSILONS
 from normfold.export.verify.inputs import FREE_SIZES, Distribution, random_inputs
 from normfold.export.verify.runner import Inputs, Outputs, ValueInfo
+from normfold.export.verify.tolerance import EPSILONS
 
 _SAME_SIZES = 2
 """Every second input has the same sizes, see `InputMaker.make`."""

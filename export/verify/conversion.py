@@ -17,7 +17,7 @@ from normfold.export.verify.inputs import random_inputs
 from normfold.export.verify.runner import Engine, Inputs, Runner
 
 _FREE_SIZE = 32
-_TOLERANCE = 1e-5
+_ALLOWED_ERROR = 1e-5
 """Of an output's largest magnitude: conversion changes how arithmetic is written, and what is rounded hardly."""
 
 
@@ -76,4 +76,4 @@ def _equal(wanted: Tensor, got: Tensor) -> bool:
     if wanted.dtype.kind != "f":
         return bool(np.array_equal(wanted, got))
     scale = float(np.abs(wanted).max(initial=0.0))
-    return bool(np.allclose(wanted, got, rtol=0, atol=_TOLERANCE * scale, equal_nan=True))
+    return bool(np.allclose(wanted, got, rtol=0, atol=_ALLOWED_ERROR * scale, equal_nan=True))

@@ -6,19 +6,22 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from enum import Enum
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.arrays import Array, Tensor
+from normfold.export.arrays import Array, Tensor, is_float
 from normfold.export.errors import ModelInputError
 from normfold.export.graph.constants import FLOATS
 from normfold.export.verify.runner import Inputs, ValueInfo
-from normfold.export.verify.tolerance import is_float
 
 BATCH_SIZE = 3
 """Size of a free first axis."""
+
+MAX_ELEMENTS = 2**28
+"""Elements of one random input: 1 GiB of float32."""
 
 FREE_SIZES = (32, 96, 224)
 """Sizes tried for every other free axis; deep networks need more than the first."""
@@ -55,7 +58,7 @@ def random_inputs(
     below the distribution's limit, 0 or 1 by default, since they may be indices into a table of unknown length.
 
     Raises:
-        ModelInputError: an input's dtype has no numbers, such as text.
+        ModelInputError: an input's dtype has no numbers, such as text, or its declared shape is too large.
     """
     rng = np.random.default_rng(seed)
     names = dict.fromkeys(
@@ -131,6 +134,9 @@ def _random_tensor(
         size if isinstance(size, int) else sizes[_axis_name(info, axis)] if axis else BATCH_SIZE
         for axis, size in enumerate(info.shape)
     ]
+    if prod(shape) > MAX_ELEMENTS:
+        text = f"Random inputs of the shape {list(info.shape)} of input {info.name!r} would not fit in memory"
+        raise ModelInputError(f"{text}; give inputs in an .npz file.")
     if info.dtype in FLOATS:
         return np.asarray(distribution.from_normal(rng.standard_normal(shape))).astype(info.dtype.numpy())
     if info.dtype in (ir.DataType.UINT8, ir.DataType.INT8):

@@ -19,6 +19,7 @@ from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
 from normfold.export.fold.stages.spatial import runs_on_reference_alone
 from normfold.export.graph.constants import FLOATS
+from normfold.export.graph.nodes import all_nodes
 from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, save_model
 
 _QUANTISING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -78,7 +79,7 @@ class Runner:
         self.inputs = input_infos(path, model)
         self.outputs = [_value_info(path, value) for value in model.graph.outputs]
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
-        self.has_steps = any(node.op_type in _STEPPING for node in model.graph.all_nodes())
+        self.has_steps = any(node.op_type in _STEPPING for node in all_nodes(model.graph))
         self.engine, self._run, self._fault = _start(path, model, engine)
 
     def run(self, inputs: Inputs) -> Outputs:
@@ -112,7 +113,7 @@ def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
     widest = max((info.dtype.bitwidth for info in inputs), default=0)
     weights = [value.dtype for value in model.graph.initializers.values()]
     narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in weights if dtype is not None)
-    return narrower or any(node.op_type in _QUANTISING for node in model.graph.all_nodes())
+    return narrower or any(node.op_type in _QUANTISING for node in all_nodes(model.graph))
 
 
 def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any, str]:

@@ -1,120 +1,117 @@
-"""The tolerance of a verification: a folded output's error beside the network's own noise.
+"""The tolerance: how large an error is allowed, from the network's own noise and a floor.
+
+    allowed    8 * noise + floor; nothing where noise has no bound
+    floor      1e-6 for float32, two epsilons for float16 and bfloat16, 64 for float64
 
 A fixed tolerance is wrong both ways: one rounding may change a deep, ill-conditioned network by 1e-2 and a shallow one
-by 1e-7. So the allowance is measured. Noise is how far the original's own outputs change when each input changes by one
-unit in the last place; a folded network may differ by 8 times that, plus the floor of the output's dtype.
+by 1e-7. What error and noise are, and how they are measured, stands in `export.verify.measure`.
 
-    error      max |original - folded| / range
-    noise      max |original(x) - original(x perturbed by one ulp)| / range, the median over several perturbations
-    range      max - min of the original's output over all inputs
-    floor      1e-6 for float32, two epsilons for float16 and bfloat16, 64 for float64 (`export.verify.difference`)
-
-Both are taken for each input x by itself, and the worst one is reported: a network may be well-conditioned at one input
-and ill-conditioned at the next, where its own noise is ten thousand times as large. The same is measured once more for
-each channel beside the channel's own range, see `export.verify.channels`.
-
-An output whose range is small beside its values is rounded more coarsely than its range suggests. There the allowance
-has a further part: one unit in the last place of the largest magnitude, relative to the range.
-
-Where the first operation rounds away a one-ulp perturbation of the input (no input is a float, or it is cast to float16
-or is quantised at once), the original's float weights are perturbed too: each by one unit in the last place, which is
-what folding does to a weight at most. The larger noise counts.
-
-Where an error exceeds its allowance otherwise, the weights are perturbed too before that is called a difference: in
-deep networks of float16, and where means are large beside deviations, roundings in the middle of the network add up to
-more than a perturbation of its input does. A quarter of what the perturbed weights move counts as noise then, as a
-whole unit in each weight is more than folding rounds.
-
-An output of integers or booleans has no small distance:
-error and noise are the share of elements that differ.
+An output whose range is small beside its values is rounded more coarsely than its range suggests. So the floor is at
+least one unit in the last place of its largest magnitude, relative to the range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from normfold.export.arrays import Tensor
-from normfold.export.verify.channels import worst_channel
-from normfold.export.verify.difference import FLOOR as FLOOR
-from normfold.export.verify.difference import NOISE_FACTOR as NOISE_FACTOR
-from normfold.export.verify.difference import OutputDifference, floor_of
+from normfold.export.arrays import Array, Tensor
 
-Perturbed = Sequence[Sequence[Sequence[Tensor]]]
-"""An output for each input, in groups of perturbations: of the input, of the weights."""
+NOISE_FACTOR = 8.0
+"""Allowed error for each unit of noise.
+
+Quoted, as FLOOR is, in the docstrings of `normfold.fold` and `normfold.verify` and in the help of both commands; a test
+compares them."""
+FLOOR = 1e-6
+"""Floor of a float32 output, relative to its range: 8.4 epsilons of float32."""
+EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+"""One unit in the last place of 1, by dtype."""
+FLOORS = {"float16": 2 * EPSILONS["float16"], "bfloat16": 2 * EPSILONS["bfloat16"], "float64": 64 * EPSILONS["float64"]}
+"""Floor of outputs of other dtypes, relative to their range."""
+CHANNEL_FLOORS = {**FLOORS, "float32": 4 * FLOOR, "float64": 4 * FLOORS["float64"]}
+"""Floor of one channel of an output, relative to the channel's range."""
 
 
-def is_float(tensor: Tensor) -> bool:
-    """Return whether a tensor holds floats, bfloat16 included, which NumPy itself does not know."""
-    return tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
+_Number = TypeVar("_Number", float, Array)
 
 
-def measure(
-    wanted: Sequence[Tensor],
-    got: Sequence[Tensor],
-    perturbed: Perturbed,
-    shares: Sequence[float] | None = None,
-    further: Sequence[Tensor] = (),
-    by_channel: bool = True,
-    has_steps: bool = False,
-) -> OutputDifference:
-    """Return error and noise of one output at the input where the error exceeds its allowance most.
+def allowed_error(noise: _Number, floor: float) -> _Number:
+    """Return the largest error that passes, for one noise or for an array of them, all finite."""
+    return NOISE_FACTOR * noise + floor
+
+
+def floor_of(tensor: Tensor, magnitude: float, span: float) -> float:
+    """Return the floor of an output: by its dtype, and at least one unit in the last place of its largest magnitude.
 
     Args:
-        wanted: the original's tensor for each input.
-        got: the folded model's.
-        perturbed: for each input the original's, perturbed, in groups: perturbations of the input, of the weights.
-        shares: for each group, how much of what it moves counts as noise; all of it without them.
-        further: the original's for further inputs, which count for the range of a channel.
-        by_channel: measure each channel beside its own range too.
-        has_steps: the network's values jump where others cross a threshold, as where they are quantised.
+        tensor: of the output's dtype, a float.
+        magnitude: its largest absolute value.
+        span: what the floor is relative to.
     """
-    distance = _Distance(wanted) if is_float(wanted[0]) else _ShareOfDifferent()
-    shares = shares or [1.0] * len(perturbed[0])
-    differences = []
-    for original, folded, groups in zip(wanted, got, perturbed, strict=True):
-        noises = [
-            share * float(np.median([distance(original, other) for other in group]))
-            for share, group in zip(shares, groups, strict=True)
-        ]
-        differences.append(OutputDifference(distance(original, folded), max(noises), distance.floor))
-    worst = max(differences, key=lambda difference: difference.excess)
-    if not (by_channel and is_float(wanted[0]) and np.isfinite([worst.error, worst.noise]).all()):
-        return worst
-    return replace(worst, channel=worst_channel(wanted, got, perturbed, shares, further, has_steps))
+    name = tensor.dtype.name
+    return max(FLOORS.get(name, FLOOR), EPSILONS[name] * magnitude / span)
 
 
-class _ShareOfDifferent:
-    """The share of elements in which two tensors of integers, booleans or text differ."""
+@dataclass(frozen=True)
+class Difference:
+    """Error of a folded output, the original's noise, and the floor, all relative to the original's range."""
 
-    floor = FLOOR
+    error: float
+    noise: float
+    floor: float = FLOOR
 
-    def __call__(self, wanted: Tensor, got: Tensor) -> float:
-        if wanted.shape != got.shape:
-            return float("inf")
-        return float(np.mean(wanted != got)) if wanted.size else 0.0
+    @property
+    def allowed(self) -> float:
+        """Return the largest error that passes. Noise without bound allows nothing: then nothing can be verified."""
+        return allowed_error(self.noise, self.floor) if np.isfinite(self.noise) else 0.0
+
+    @property
+    def excess(self) -> float:
+        """Return error over allowed error: more than 1 does not pass."""
+        return self.error / self.allowed if self.allowed and np.isfinite(self.error) else float("inf")
+
+    @property
+    def ratio(self) -> float:
+        """Return error over noise; infinite where the network has none."""
+        return self.error / self.noise if self.noise else float("inf") if self.error else 0.0
+
+    @property
+    def is_allowed(self) -> bool:
+        """Return whether the error is at most what is allowed; a NaN error is not."""
+        return bool(np.isfinite(self.noise)) and self.error <= self.allowed
 
 
-class _Distance:
-    """The largest absolute difference between two float tensors, relative to the output's range.
+@dataclass(frozen=True)
+class ChannelDifference(Difference):
+    """The same of one index of an output's axis, relative to the range of the original's values at that index.
 
-    An output that is constant has no range: there the distance is relative to its magnitude.
+    With `is_mean` the error is not the largest difference but the mean one, and so is the noise.
     """
 
-    def __init__(self, wanted: Sequence[Tensor]) -> None:
-        finite = np.concatenate([tensor[np.isfinite(tensor)].astype(np.float64) for tensor in wanted])
-        magnitude = float(np.abs(finite).max(initial=0.0))
-        self._has_values = bool(finite.size)
-        self._range = (float(np.ptp(finite)) if finite.size else 0.0) or magnitude or 1.0
-        self.floor = floor_of(wanted[0], magnitude, self._range)
+    axis: int = 1
+    index: int = 0
+    is_mean: bool = False
 
-    def __call__(self, wanted: Tensor, got: Tensor) -> float:
-        if wanted.shape != got.shape or (wanted.size and not self._has_values):
-            return float("inf")
-        finite = np.isfinite(wanted)
-        if not np.isfinite(got[finite]).all() or not np.array_equal(wanted[~finite], got[~finite], equal_nan=True):
-            return float("inf")
-        difference = np.abs(wanted[finite].astype(np.float64) - got[finite].astype(np.float64))
-        return float(difference.max(initial=0.0)) / self._range
+
+@dataclass(frozen=True)
+class OutputDifference(Difference):
+    """The same of one output, relative to the output's range.
+
+    `channel` is the channel whose error exceeds the allowed error most, None where there are no channels to measure.
+    `is_constant` says that the original gave the same for every input that was tried.
+    """
+
+    channel: ChannelDifference | None = None
+    is_constant: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Return whether the error is allowed, in every channel too."""
+        return self.is_allowed and (self.channel is None or self.channel.is_allowed)
+
+    @property
+    def worst(self) -> Difference:
+        """Return the difference that exceeds the allowed error most: of the whole output, or of its worst channel."""
+        return self if self.channel is None or self.channel.excess <= self.excess else self.channel

@@ -1,6 +1,6 @@
 """Verification of a fold: original and folded run on the same inputs, compared beside the network's own noise.
 
-How far two outputs may differ, and what noise is, stands in `export.verify.tolerance`.
+How far two outputs may differ, and what noise is, stands in `export.verify.tolerance` and `export.verify.measure`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from normfold.export.graph.pixels import FromPixels
 from normfold.export.verify.batch_independence import rows_are_independent
 from normfold.export.verify.channels import MIN_VALUES, values_at_an_index
 from normfold.export.verify.choose_inputs import InputMaker, find_constant, find_distributions, find_sizes
-from normfold.export.verify.difference import ChannelDifference, OutputDifference
 from normfold.export.verify.inputs import read_inputs
+from normfold.export.verify.measure import measure
 from normfold.export.verify.perturbed_runs import SHARE_OF_WEIGHTS, Perturbation, perturb, perturb_weights
 from normfold.export.verify.runner import Engine, Inputs, Outputs, Runner
 from normfold.export.verify.standardise import standardiser
-from normfold.export.verify.tolerance import measure
+from normfold.export.verify.tolerance import ChannelDifference, OutputDifference
 
 SEEDS = 4
 """Random inputs."""
@@ -57,7 +57,7 @@ class Verification:
         """Raise if an output differs by more than is allowed.
 
         Raises:
-            VerificationError: naming the output that exceeds its allowance most, and the channel if one does.
+            VerificationError: naming the output that exceeds the allowed error most, and the channel if one does.
         """
         if not self.passes:
             name, found = max(self.outputs.items(), key=lambda item: item[1].worst.excess)
@@ -162,7 +162,7 @@ class _Pair:
             groups.append([run(given) for run in perturbation.runs])
 
     def measure(self, sets: Sequence[_Runs], further: Sequence[Outputs]) -> dict[str, OutputDifference]:
-        """Return the difference of each output, on the set of inputs where it exceeds its allowance most.
+        """Return the difference of each output, on the set of inputs where its error exceeds the allowed error most.
 
         `further` holds the original's outputs for more inputs.
         """

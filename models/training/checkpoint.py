@@ -147,9 +147,9 @@ def load_config(folder: Path) -> RunConfig:
     path = folder / CONFIG_NAME
     try:
         record = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise WeightsError(folder, "is not a run folder; normfold train makes run folders.") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not (folder / WEIGHTS_NAME).exists():
+            raise WeightsError(folder, "is not a run folder; normfold train makes run folders.") from None
         raise WeightsError(path, f"cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise WeightsError(path, f"is not JSON: {error}.") from None

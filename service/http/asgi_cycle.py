@@ -38,7 +38,8 @@ def make_scope(parser: RequestParser, addresses: Mapping[str, Any], app_state: M
         httptools.HttpParserError: the request target is not a URL.
     """
     url = httptools.parse_url(parser.url)
-    path = url.path.decode("ascii")
+    raw_path = url.path or b"/"  # of http://host (RFC 9112, section 3.2.2)
+    path = raw_path.decode("ascii")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -46,7 +47,7 @@ def make_scope(parser: RequestParser, addresses: Mapping[str, Any], app_state: M
         "method": parser.method.decode("ascii"),
         "scheme": "http",
         "path": unquote(path) if "%" in path else path,
-        "raw_path": url.path,
+        "raw_path": raw_path,
         "query_string": url.query or b"",
         "root_path": "",
         "headers": parser.headers,
@@ -106,6 +107,7 @@ class AsgiCycle(RequestCycle):
             return
         self._pieces.append(piece)
         self.unread_bytes += len(piece)
+        self.waits_for_continue = False
         if self.unread_bytes > self.max_unread_bytes:
             self.connection.flow.pause_reading()
         self._notify()
@@ -113,7 +115,7 @@ class AsgiCycle(RequestCycle):
     def end_body(self) -> None:
         """Note that the body is complete."""
         if not self.response_complete:
-            self.more_body = False
+            self.more_body = self.waits_for_continue = False
             self._notify()
 
     def request_body(self) -> None:

@@ -79,10 +79,9 @@ class HttpProtocol(ZeroCopyReader):
         self.transport, self.flow = transport, FlowControl(transport)
         self._parser = RequestParser(self, self._settings.max_header_bytes)
         self._timeouts = ConnectionTimeouts(self._settings.receive_timeout_s, self.loop.time())
-        self._addresses = {
-            "server": transport.get_extra_info("sockname")[:2],
-            "client": transport.get_extra_info("peername")[:2],
-        }
+        names = {"server": "sockname", "client": "peername"}
+        addresses = {key: transport.get_extra_info(name) for key, name in names.items()}
+        self._addresses = {key: address and address[:2] for key, address in addresses.items()}  # None: reset already
         self._reaper.add(self)
         self.server_state.connections.add(self)  # type: ignore[arg-type]  # typed as a protocol of uvicorn's
         if len(self.server_state.connections) > self._settings.max_connections:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+_BEYOND_PATH = frozenset(b"%?#")
+"""Characters of a target that is more than a path, or a path with escapes."""
+
 
 class ModelRef(NamedTuple):
     """The model, and the version if one is given, that a path names."""
@@ -33,5 +36,5 @@ def match_infer_path(path: str) -> ModelRef | None:
 
 @lru_cache(maxsize=1024)
 def match_infer_url(url: bytes) -> ModelRef | None:
-    """Return the model that a request target asks to infer; None for any other, and for one with escapes or a query."""
-    return None if b"%" in url or b"?" in url or not url.isascii() else match_infer_path(url.decode("ascii"))
+    """Return the model that a request target asks to infer; None for any other, and if it is more than a plain path."""
+    return match_infer_path(url.decode("ascii")) if url.isascii() and _BEYOND_PATH.isdisjoint(url) else None

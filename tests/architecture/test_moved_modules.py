@@ -32,7 +32,7 @@ MOVED = {
         "operators/normalisation operators/pad operators/pool operators/reduce operators/reshape "
         "operators/resize operators/select operators/split operators/table operators/transpose opsets pixels "
         "plan reestimate refusal removal report reserve rollback rows runner samples sequence shapes simplify "
-        "skeleton spread staging statistics versions"
+        "skeleton spread staging statistics verify/difference versions"
     ),
     "models": (
         "audit audit_data audit_subject batches blocks checkpoint convnet curves data_files data_images "

@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -97,13 +99,15 @@ def test_of_a_gpu(number):
 
 
 @pytest.mark.slow
-def test_run_reports_skipped_tests_by_reason(tmp_path: Path) -> None:
-    code, out = run_planted(tmp_path, SKIPPED + '\ndef test_of_wrk():\n    pytest.skip("no wrk")\n')
+@pytest.mark.parametrize("options", [(), ("--numprocesses", "2")])
+def test_run_reports_skipped_tests_by_reason(tmp_path: Path, options: tuple[str, ...]) -> None:
+    code, out = run_planted(tmp_path, SKIPPED + '\ndef test_of_wrk():\n    pytest.skip("no wrk")\n', *options)
     assert code == 0
     assert "3 tests: no NVIDIA GPU\n1 test: no wrk\n" in out
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--numprocesses", "2")])
 @pytest.mark.parametrize(
     ("source", "code"),
     [
@@ -113,11 +117,51 @@ def test_run_reports_skipped_tests_by_reason(tmp_path: Path) -> None:
     ],
 )
 def test_option_fail_on_skip_fails_a_run_with_a_skip_that_is_not_allowed(
-    tmp_path: Path, source: str, code: int
+    tmp_path: Path, source: str, code: int, options: tuple[str, ...]
 ) -> None:
-    found, out = run_planted(tmp_path, source, "--fail-on-skip")
+    found, out = run_planted(tmp_path, source, "--fail-on-skip", *options)
     assert found == code
     assert ("may not be (--fail-on-skip)" in out) == (code == 1)
+
+
+ALONE = """
+import time
+from pathlib import Path
+
+import pytest
+
+def run(name):
+    begun = time.monotonic()
+    time.sleep(0.1)
+    with Path(__file__).with_name("times").open("a") as file:
+        file.write(f"{name} {begun} {time.monotonic()}\\n")
+
+@pytest.mark.parametrize("number", range(4))
+def test_beside_others(number):
+    run("beside")
+
+@pytest.mark.alone
+@pytest.mark.parametrize("number", range(2))
+def test_alone(number):
+    run("alone")
+"""
+
+
+@pytest.mark.slow
+def test_marker_alone_keeps_other_processes_waiting(tmp_path: Path) -> None:
+    (tmp_path / "test_others.py").write_text(ALONE)
+    code, out = run_planted(tmp_path, ALONE, "--numprocesses", "2", "--dist", "loadfile")
+    assert code == 0, out
+
+    runs = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
+    assert Counter(name for name, _, _ in runs) == {"beside": 8, "alone": 4}
+    overlaps = [
+        (one[0], other[0])
+        for one, other in combinations(runs, 2)
+        if float(one[1]) < float(other[2]) and float(other[1]) < float(one[2])
+    ]
+    assert ("beside", "beside") in overlaps
+    assert set(overlaps) == {("beside", "beside")}
 
 
 NO_SUBJECTS = re.compile(

@@ -24,7 +24,7 @@ from tests.support.raw_http import open_client
 from tests.support.service import HeldRuns, Service, serve_app
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # it scrapes twice a second
 
 INTERVAL = "500ms"
 WINDOW = "2m"

@@ -15,9 +15,9 @@ from normfold.display.terminal.verification import timing_sentence, verification
 from normfold.display.terminal.width import middle_shortened, words_shortened
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.report import BatchNormOutcome, FoldReport, Outcome
-from normfold.export.verify.difference import ChannelDifference, OutputDifference
 from normfold.export.verify.runner import Engine
 from normfold.export.verify.timing import Timing
+from normfold.export.verify.tolerance import ChannelDifference, OutputDifference
 from normfold.export.verify.verify import Verification
 from tests.support.onnx_models import batchnorm, folded, model, statistics
 

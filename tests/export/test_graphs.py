@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from normfold.export.files.fold_file import fold_file
+from normfold.export.files.fold_file import FoldedFile, fold_file
 from normfold.export.fold.report import Outcome
 from tests.support.published_graphs import published_graph
 
@@ -87,20 +89,48 @@ def repeat_row(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> str:
     return name
 
 
+@lru_cache(maxsize=1)
+def static_graph(name: str) -> onnx.ModelProto:
+    """Return a graph for a batch of two; the next test asks for the same one."""
+    return published_graph(name, small=True)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A published graph, and what a fold made of it."""
+
+    name: str
+    source: onnx.ModelProto
+    folded: FoldedFile
+    path: Path
+
+    def operators(self) -> Counter[str]:
+        """Return how many of each operator the folded file holds."""
+        return operators_of(onnx.load(self.path))
+
+
+def operators_of(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+CASES = [pytest.param((name, free), id=f"{name}-{'dynamic' if free else 'static'}") for name in BARS for free in (0, 1)]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def fold(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fold]:
+    """A published graph that is folded and verified, once for all tests; its files are removed after them."""
+    name, free_batch = request.param
+    source = with_free_batch(static_graph(name)) if free_batch else static_graph(name)
+    folder = tmp_path_factory.mktemp(name)
+    onnx.save(source, folder / "source.onnx")
+    yield Fold(name, source, fold_file(folder / "source.onnx", folder / "folded.onnx"), folder / "folded.onnx")
+    shutil.rmtree(folder)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("free_batch", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", BARS)
-def test_a_real_graph_folds_as_far_as_it_can(name: str, free_batch: bool, tmp_path: Path) -> None:
-    source = published_graph(name)
-    if free_batch:
-        source = with_free_batch(source)
-    onnx.save(source, tmp_path / "source.onnx")
-
-    folded = fold_file(tmp_path / "source.onnx", tmp_path / "folded.onnx")
-
-    bar, report = BARS[name], folded.report
-    before = Counter(node.op_type for node in source.graph.node)
-    after = Counter(node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node)
+def test_a_real_graph_folds_as_far_as_it_can(fold: Fold) -> None:
+    bar, report = BARS[fold.name], fold.folded.report
+    before, after = operators_of(fold.source), fold.operators()
     assert report.batchnorm_before == before["BatchNormalization"]
     assert report.batchnorm_after <= bar.batchnorm
     assert report.batchnorm_after + report.batchnorm_made == after["BatchNormalization"]
@@ -110,20 +140,12 @@ def test_a_real_graph_folds_as_far_as_it_can(name: str, free_batch: bool, tmp_pa
     assert after["Add"] <= before["Add"]
     assert after["Conv"] <= (before["Conv"] if bar.convs is None else bar.convs)
     assert after.total() <= (before.total() if bar.nodes is None else bar.nodes)
-    assert folded.verification is not None
-    assert folded.verification.passes
+    assert fold.folded.verification is not None
+    assert fold.folded.verification.passes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("free_batch", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", BARS)
-def test_a_folded_graph_folds_no_further(name: str, free_batch: bool, tmp_path: Path) -> None:
-    source = published_graph(name)
-    paths = [tmp_path / f"{number}.onnx" for number in range(3)]
-    onnx.save(with_free_batch(source) if free_batch else source, paths[0])
-
-    for before, after in pairwise(paths):
-        fold_file(before, after, verified=False)
-
-    once, twice = (Counter(node.op_type for node in onnx.load(path).graph.node) for path in paths[1:])
-    assert once == twice
+def test_a_folded_graph_folds_no_further(fold: Fold) -> None:
+    again = fold.path.with_name("again.onnx")
+    fold_file(fold.path, again, verified=False)
+    assert operators_of(onnx.load(again)) == fold.operators()

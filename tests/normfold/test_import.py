@@ -57,6 +57,7 @@ def test_import_loads_no_package_of_a_single_function() -> None:
     assert not loaded_after("import normfold") & (HEAVY | VALIDATION | {"numpy", "rich", "typer", "PIL"})
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_import_takes_under_50_ms() -> None:
     assert is_within(IMPORT_LIMIT_S, "-c", "import normfold")
@@ -77,12 +78,14 @@ def test_command_start_loads_no_package_of_a_single_command(option: str) -> None
     assert not loaded_after(code) & (HEAVY | VALIDATION | {"numpy"})
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_command_starts_within_its_limit(option: str) -> None:
     assert is_within(START_LIMIT_S, "-m", "normfold", option)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_slow_import_is_found_by_the_measurement() -> None:
     assert not is_within(IMPORT_LIMIT_S, "-c", "sum(range(20_000_000))")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,29 @@ def publish_version(bundles: BundleWriter, version: int, **changes: Any) -> Path
     target = bundles.root / "digits" / str(version)
     target.parent.mkdir(exist_ok=True)
     return Path(shutil.move(made, target))
+
+
+def version_names(root: Path, name: str = "digits") -> list[str]:
+    """Return the names of a model's folders in a repository, in order."""
+    return sorted(path.name for path in (root / name).iterdir())
+
+
+def file_contents(folder: Path) -> dict[str, bytes]:
+    """Return what every file below a folder holds."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def statistics_of_bundle(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the running mean and variance of the layer `bn` of a bundle's unfolded model."""
+    found = {each.name: numpy_helper.to_array(each) for each in onnx.load(folder / "unfolded.onnx").graph.initializer}
+    return found["bn.mean"], found["bn.var"]
+
+
+def make_old(folder: Path, seconds: float = 7200) -> None:
+    """Let a folder and its files seem to have been written some time ago."""
+    then = time.time() - seconds
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (then, then))
 
 
 TWO_CHANNEL_MONITOR = Monitor(

@@ -22,6 +22,11 @@ SCRIPT = "from normfold.cli.main import main; main()"
 """Python code that is the command."""
 
 
+def in_one_line(text: str) -> str:
+    """Return what the command printed without its line breaks, which depend on the width of the terminal."""
+    return " ".join(text.split())
+
+
 def environment_without_settings(**changes: str) -> dict[str, str]:
     """Return this process's environment without the settings of a service, and with `changes`."""
     return {name: value for name, value in os.environ.items() if not name.startswith("NORMFOLD_")} | changes

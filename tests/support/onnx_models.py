@@ -97,6 +97,11 @@ def small_convnet(
     return model(nodes, {"x": [batch, 4, 5, 5]}, ["y"], constants, dtype=dtype)
 
 
+def shifted_inputs(count: int = 64, seed: int = 1) -> np.ndarray:
+    """Make inputs of `small_convnet` with mean 2 and standard deviation 3."""
+    return np.random.default_rng(seed).normal(2.0, 3.0, (count, 4, 5, 5)).astype(np.float32)
+
+
 COLOUR_CARD = ImagePreprocessing(channels=3, height=6, width=6, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """Preprocessing of `colour_convnet`'s pictures."""
 

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -195,3 +196,20 @@ class PretendedSession:
             SimpleNamespace(ep_name=name, get_nodes=lambda number=number: [None] * number)
             for name, number in self._nodes.items()
         ]
+
+
+ALLOWED_ORIGIN = "https://app.example:8443"
+"""The origin of pages that a KeyedService allows."""
+
+
+class KeyedService:
+    """A service with a key of each kind, by name."""
+
+    def __init__(self, folder: Path, service: Service, sent: dict[str, str], ids: dict[str, str]) -> None:
+        self.folder, self.service, self.sent, self.ids, self.client = folder, service, sent, ids, service.client
+
+    def ask(self, key: str | None, method: str, path: str, **more: Any) -> httpx.Response:
+        """Send a request with the key of this name."""
+        headers = {"Authorization": f"Bearer {self.sent[key]}"} if key else {}
+        url = httpx.URL(self.client.base_url).copy_with(raw_path=path.encode())
+        return self.client.request(method, url, headers=headers | more.pop("headers", {}), **more)

@@ -13,7 +13,7 @@ from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.operators.operands import is_too_small, with_affines, without_affines
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection
+from normfold.export.fold.rejection import Rejection, reject_overridable
 from normfold.export.graph.constants import constant_shape, float64_reader, is_constant
 from normfold.export.graph.shapes import broadcasts_into, rank_of, sizes_of
 
@@ -106,7 +106,8 @@ def _forward_branches(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Re
     affines = {index: removed.get(index, Affine.identity(rank)) for index in others}
     gain = affines[others[0]].gain
     if not all(np.all(affine.gain == gain) for affine in affines.values()):
-        return Rejection(ReasonCode.UNEQUAL_GAINS, node, "its branches would arrive with different gains")
+        detail = "its branches would arrive with different gains"
+        return reject_overridable(node) or Rejection(ReasonCode.UNEQUAL_GAINS, node, detail)
     offset = sum((_sign(node, index) * affine.offset for index, affine in affines.items()), np.zeros([1] * rank))
     if not constants:
         return Step(forward={0: Affine(gain, offset / _divisor(node))})
@@ -129,7 +130,8 @@ def _divisor(node: ir.Node) -> int:
 
 
 def _unequal_branches(node: ir.Node) -> Rejection:
-    return Rejection(ReasonCode.TWO_BRANCHES, node, "its branches differ in shape, or their shapes are not known")
+    detail = "its branches differ in shape, or their shapes are not known"
+    return reject_overridable(node) or Rejection(ReasonCode.TWO_BRANCHES, node, detail)
 
 
 def _takes_offset(value: ir.Value | None) -> bool:

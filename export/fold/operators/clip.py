@@ -14,7 +14,7 @@ from normfold.export.fold.operators.operands import is_too_small
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
-from normfold.export.graph.constants import DerivedConstant, float64_reader, is_constant
+from normfold.export.graph.constants import DerivedConstant, float64_reader, is_constant, not_constant_because
 
 _BOUNDS = {"min": 1, "max": 2}
 """Attribute until opset 10 and input from opset 11."""
@@ -50,7 +50,7 @@ def _edit(node: ir.Node, affine: Affine, new_bound: Callable[[float], Array]) ->
     for name, index in _BOUNDS.items():
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is not None and not is_constant(value):
-            return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "its bounds are not constant")
+            return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, f"its {name} {not_constant_because(value)}")
         old = (
             node.attributes.get_float(name, np.inf) if value is None else float(float64_reader(value)().reshape(-1)[0])
         )

@@ -14,7 +14,7 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.edits import Rewrite
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, reject_not_per_channel
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel, reject_overridable
 from normfold.export.fold.weights.weight import Weight, is_weight, read_weight
 
 
@@ -66,7 +66,8 @@ def _read(node: ir.Node) -> _Product | Rejection:
     """Read a product of an activation and a constant; labels are single letters, each once in an operand."""
     index = next((index for index in (1, 0) if len(node.inputs) == 2 and is_weight(node, index)), None)
     if index is None:
-        return Rejection(ReasonCode.OPERATOR, node, "it is not the product of one value and one constant")
+        detail = "it is not the product of one value and one constant"
+        return reject_overridable(node) or Rejection(ReasonCode.OPERATOR, node, detail)
     terms, _, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
     operands = terms.split(",")
     counts = Counter(terms.replace(",", ""))

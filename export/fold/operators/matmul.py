@@ -13,7 +13,7 @@ from normfold.export.fold.edits import GemmAfterReshape, Rewrite, input_name
 from normfold.export.fold.layer import along_axis
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, reject_not_per_channel
+from normfold.export.fold.rejection import Rejection, reject_not_per_channel, reject_overridable
 from normfold.export.fold.weights.weight import ScaledWeight, Weight, is_weight, read_weight
 from normfold.export.graph.constants import DerivedConstant
 from normfold.export.graph.nodes import opset_of, sole_reader
@@ -118,11 +118,9 @@ def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     for index in (1, 0):
         if not affine.varies_along([_contracted_axis(index)]) and affine.fits(node.inputs[index]):
             if affine.has_offset and not _adds_up_to_one(node, 1 - index):
-                return Rejection(
-                    ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one"
-                )
+                return reject_overridable(node) or _reject_offset(node)
             return Step(backward={index: affine})
-    return reject_not_per_channel(node)
+    return reject_overridable(node) or reject_not_per_channel(node)
 
 
 def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
@@ -135,10 +133,14 @@ def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step |
         or affine.rank != rank_of(node.outputs[0])
         or affine.varies_along([_contracted_axis(index)])
     ):
-        return reject_not_per_channel(node)
+        return reject_overridable(node) or reject_not_per_channel(node)
     if affine.has_offset and not _adds_up_to_one(node, 1 - index):
-        return Rejection(ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one")
+        return reject_overridable(node) or _reject_offset(node)
     return Step(forward={0: affine})
+
+
+def _reject_offset(node: ir.Node) -> Rejection:
+    return Rejection(ReasonCode.NO_BIAS, node, "it multiplies two activations, and the sums of one are not one")
 
 
 def _are_matrices(node: ir.Node) -> bool:

@@ -13,7 +13,7 @@ from normfold.export.fold.edits import Rewrite, replacement
 from normfold.export.fold.operators.add import constant_index
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection
+from normfold.export.fold.rejection import Rejection, reject_overridable
 from normfold.export.graph.constants import float64_reader, is_constant
 from normfold.export.graph.shapes import rank_of
 
@@ -84,30 +84,28 @@ def _step(
 
 def _backward_activations(node: ir.Node, affine: Affine) -> Step | Rejection:
     if affine.has_offset:
-        return Rejection(
-            ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, and neither can take an offset"
-        )
+        detail = "it multiplies two activations, and neither can take an offset"
+        return reject_overridable(node) or Rejection(ReasonCode.PRODUCT_OFFSET, node, detail)
     for index in (0, 1):
         if index == 1 and node.op_type == "Div":
             break
         value = node.inputs[index]
         if value is not None and len(value.uses()) == 1 and affine.fits(value):
             return Step(backward={index: affine})
-    return Rejection(
-        ReasonCode.PRODUCT, node, "neither of its factors is read by it alone and of the shape that the gain needs"
-    )
+    detail = "neither of its factors is read by it alone and of the shape that the gain needs"
+    return reject_overridable(node) or Rejection(ReasonCode.PRODUCT, node, detail)
 
 
 def _forward_activations(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejection:
     if any(affine.has_offset for affine in removed.values()):
-        return Rejection(
-            ReasonCode.PRODUCT_OFFSET, node, "it multiplies two activations, and an offset was removed from one"
-        )
+        detail = "it multiplies two activations, and an offset was removed from one"
+        return reject_overridable(node) or Rejection(ReasonCode.PRODUCT_OFFSET, node, detail)
     if node.op_type == "Div" and 1 in removed:
         return Rejection(ReasonCode.RECIPROCAL, node, "it divides by the value")
     rank = rank_of(node.outputs[0])
     if rank is None or any(affine.rank != rank for affine in removed.values()):
-        return Rejection(ReasonCode.TWO_BRANCHES, node, "its factors differ in rank, or their shapes are not known")
+        detail = "its factors differ in rank, or their shapes are not known"
+        return reject_overridable(node) or Rejection(ReasonCode.TWO_BRANCHES, node, detail)
     gain: Array = np.ones([1] * rank)
     for affine in removed.values():
         gain = gain * affine.gain

@@ -18,8 +18,10 @@ from normfold.export.fold.rejection import Rejection
 from normfold.export.graph.constants import (
     DerivedConstant,
     constant_dtype,
+    constant_tensor,
     float64_reader,
     is_constant,
+    not_constant_because,
 )
 from normfold.export.graph.shapes import static_size
 
@@ -105,7 +107,9 @@ def _edit(node: ir.Node, pads: Pads, affine: Affine, new_constant: Callable[[flo
         return None
     by_input = len(node.inputs) > 2 and node.inputs[2] is not None
     if by_input and not is_constant(node.inputs[2]):
-        return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, "the value that it pads with is computed")
+        return Rejection(
+            ReasonCode.WEIGHTS_NOT_CONSTANT, node, f"the value that it pads with {not_constant_because(node.inputs[2])}"
+        )
     old = (
         float(float64_reader(node.inputs[2])().reshape(-1)[0]) if by_input else node.attributes.get_float("value", 0.0)
     )
@@ -128,6 +132,13 @@ def _edit(node: ir.Node, pads: Pads, affine: Affine, new_constant: Callable[[flo
     )
 
 
+def _why_not_constant(node: ir.Node) -> str:
+    axes = node.inputs[3] if len(node.inputs) > 3 else None
+    if axes is not None and constant_tensor(axes) is None:
+        return f"which axes it pads {not_constant_because(axes)}"
+    return f"how much it pads {not_constant_because(node.inputs[1])}"
+
+
 def _pads(node: ir.Node, affine: Affine) -> Pads | Rejection:
     """Return the pads of each axis, or a rejection where they are not constant and the affine varies there."""
     numbers: Numbers | None = node.attributes.get_ints("pads", None) or integers(node.inputs[1])
@@ -146,5 +157,5 @@ def _pads(node: ir.Node, affine: Affine) -> Pads | Rejection:
         if begin != 0 or end != 0:
             pads[axis % affine.rank] = None if begin is None or end is None else (begin, end)
     if affine.varies_along([axis for axis, pad in pads.items() if pad is None]):
-        return Rejection(ReasonCode.COMPUTED_PADS, node, "its pads are not constant")
+        return Rejection(ReasonCode.COMPUTED_PADS, node, _why_not_constant(node))
     return pads

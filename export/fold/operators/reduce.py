@@ -13,7 +13,7 @@ from normfold.export.fold.operators.pool import mean_offset
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_unknown_shape
-from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.constants import constant_tensor, not_constant_because
 from normfold.export.graph.shapes import rank_of, static_size
 
 
@@ -72,7 +72,9 @@ def _axes(node: ir.Node, rank: int) -> Sequence[int] | Rejection:
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         tensor = constant_tensor(node.inputs[1])
         if tensor is None:
-            return Rejection(ReasonCode.COMPUTED_AXES, node, "its axes are not constant")
+            return Rejection(
+                ReasonCode.COMPUTED_AXES, node, f"which axes it reduces {not_constant_because(node.inputs[1])}"
+            )
         given = [int(axis) for axis in tensor.numpy()]
     if not given and not node.attributes.get_int("noop_with_empty_axes", 0):
         given = range(rank)

@@ -18,7 +18,7 @@ from normfold.export.fold.operators.integers import Numbers, integers
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_unknown_shape
-from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.constants import constant_tensor, not_constant_because
 from normfold.export.graph.shapes import rank_of, static_size
 
 
@@ -151,7 +151,8 @@ def _parts(node: ir.Node, rank: int) -> dict[int, _Part | None]:
 
 
 def _reject_not_constant(node: ir.Node) -> Rejection:
-    detail = "what it takes along an axis on which the affine varies is not constant"
+    value = next((value for value in node.inputs[1:] if value is not None and constant_tensor(value) is None), None)
+    detail = f"what it takes along an axis on which the affine varies {not_constant_because(value)}"
     return Rejection(ReasonCode.COMPUTED_INDICES, node, detail)
 
 

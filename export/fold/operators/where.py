@@ -22,7 +22,7 @@ from normfold.export.fold.operators.operands import (
 )
 from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
-from normfold.export.fold.rejection import Rejection, reject_unknown_shape
+from normfold.export.fold.rejection import Rejection, reject_overridable, reject_unknown_shape
 from normfold.export.graph.constants import is_constant
 from normfold.export.graph.shapes import rank_of
 
@@ -41,7 +41,8 @@ def fold_backward(node: ir.Node, required: Mapping[int, Affine]) -> Step | Rejec
         elif own is not None:
             backward[index] = own
         else:
-            return Rejection(ReasonCode.TWO_BRANCHES, node, "its branches differ in shape, or their shapes are unknown")
+            detail = "its branches differ in shape, or their shapes are unknown"
+            return reject_overridable(node, index) or Rejection(ReasonCode.TWO_BRANCHES, node, detail)
     edit = with_affines(node, constants)
     return edit if isinstance(edit, Rejection) else Step(backward=backward, edit=edit)
 
@@ -60,7 +61,8 @@ def fold_forward(node: ir.Node, removed: Mapping[int, Affine]) -> Step | Rejecti
         if index not in affines and is_constant(node.inputs[index]):
             constants[index] = affine
         elif not is_same(affine, affines.get(index, Affine.identity(rank))):
-            return Rejection(ReasonCode.UNEQUAL_GAINS, node, "its branches would arrive with different affines")
+            detail = "its branches would arrive with different affines"
+            return reject_overridable(node, index) or Rejection(ReasonCode.UNEQUAL_GAINS, node, detail)
     edit = without_affines(node, constants)
     return edit if isinstance(edit, Rejection) else Step(forward={0: affine}, edit=edit)
 

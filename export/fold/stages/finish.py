@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from normfold.export.fold.report import Outcome
 from normfold.export.fold.state import FoldedNode, FoldState
-from normfold.export.graph import bodies
+from normfold.export.graph import bodies, inference
 from normfold.export.graph.constant_folding import simplify
 from normfold.export.graph.nodes import node_label
 from normfold.export.onnx_io.model_file import check_result
@@ -39,10 +39,12 @@ def check(state: FoldState) -> bool:
     """Check the model with onnx's checker, types and shapes included.
 
     Requires: a model that is complete.
-    Ensures: it is valid; the model is as it was.
+    Ensures: it is valid; shapes are known as far as inference finds them.
 
     Raises:
         FoldError: it is not valid, which would be a fault of the fold.
     """
-    check_result(state.model)
-    return False
+    inferred = check_result(state.model)
+    if inferred is None:
+        return inference.infer_shapes(state.model)
+    return inference.learn_shapes(state.model, inferred)

@@ -12,7 +12,7 @@ from normfold.export.fold.report import Outcome
 from normfold.export.fold.state import FoldedNode, FoldState
 from normfold.export.graph import bodies, inference
 from normfold.export.graph.constant_folding import simplify
-from normfold.export.graph.nodes import is_batchnorm, opset_of, unique_labels
+from normfold.export.graph.nodes import all_nodes, is_batchnorm, opset_of, unique_labels
 from normfold.export.onnx_io.model_file import OPSET_IN_FILE
 
 MAX_NAMED = 3
@@ -29,7 +29,7 @@ def inline_functions(state: FoldState) -> bool:
     if (opset := state.model.meta.get(OPSET_IN_FILE)) is not None:
         now = state.model.opset_imports[""]
         state.report.warnings.append(f"The file has opset {opset}: onnx's version converter converted it to {now}.")
-    nodes = [node for node in state.model.graph.all_nodes() if is_batchnorm(node)]
+    nodes = [node for node in all_nodes(state.model.graph) if is_batchnorm(node)]
     state.batchnorms.update(zip(unique_labels(nodes), nodes, strict=True))
     return bool(result.modified)
 
@@ -43,10 +43,19 @@ def name_body_values(state: FoldState) -> bool:
     return bodies.name_bodies(state.model)
 
 
+def lift_constants(state: FoldState) -> bool:
+    """Make initializers of Constant nodes.
+
+    Requires: no name of a value in two bodies.
+    Ensures: shape inference finds all that constants say: of Constant nodes it reads those alone that hold tensors.
+    """
+    return simplify.lift_constants(state.model)
+
+
 def infer_shapes(state: FoldState) -> bool:
     """Infer the shapes of all values from those of the inputs.
 
-    Requires: no calls of functions.
+    Requires: no calls of functions, no Constant nodes.
     Ensures: values have the shapes that follow from the inputs, whatever the file says of values in between.
     """
     return inference.infer_shapes(state.model, afresh=True)

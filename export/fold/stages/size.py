@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from normfold.export.fold.state import FoldState
-from normfold.export.graph import inference
 from normfold.export.graph.size import size_of
 
 
@@ -20,9 +19,8 @@ def measure_source(state: FoldState) -> bool:
 def measure_result(state: FoldState) -> bool:
     """Count nodes and multiplications of the folded model.
 
-    Requires: nothing is folded any more.
-    Ensures: `state.report.size_after` is set; shapes are known as far as inference finds them.
+    Requires: nothing is folded any more, shapes inferred.
+    Ensures: `state.report.size_after` is set; the model is as it was.
     """
-    learnt = inference.infer_shapes(state.model)
     state.report.size_after = size_of(state.model)
-    return learnt
+    return False

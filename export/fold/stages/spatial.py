@@ -9,7 +9,7 @@ import onnx_ir as ir
 from normfold.export.fold.state import FoldState
 from normfold.export.graph.constants import constant_shape, constant_tensor
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import is_batchnorm, opset_of
+from normfold.export.graph.nodes import all_nodes, is_batchnorm, opset_of
 from normfold.export.graph.shapes import rank_of, static_size
 
 
@@ -45,7 +45,7 @@ def corrected_spatial(nodes: Iterable[ir.Node]) -> list[ir.Node]:
 
 def runs_on_reference_alone(model: ir.Model) -> bool:
     """Return whether a model holds a node that `correct_spatial` would correct and ONNX Runtime does not run."""
-    nodes = [node for node in model.graph.all_nodes() if _says_not_spatial(node)]
+    nodes = [node for node in all_nodes(model.graph) if _says_not_spatial(node)]
     if not nodes:
         return False
     infer_shapes(model)

@@ -9,12 +9,19 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
-from normfold.export.fold.edits import Rewrite, replacement
+from normfold.export.fold.edits import Rewrite, input_name
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.weights.quantized import read_quantized
 from normfold.export.fold.weights.rescale import rescale
-from normfold.export.graph.constants import DerivedConstant, constant_dtype, constant_shape, float64_reader, is_constant
+from normfold.export.graph.constants import (
+    FLOATS,
+    DerivedConstant,
+    constant_tensor,
+    float64_reader_of,
+    is_constant,
+    not_constant_because,
+)
 from normfold.export.graph.nodes import node_label, sole_reader
 
 
@@ -45,8 +52,9 @@ class Weight:
     def scaled(self, factor: Array) -> ScaledWeight | Rejection:
         """Return the weight times a factor that broadcasts against it, or why it cannot take that."""
         if not self.source:
+            name = input_name(self.node, self.index, "weight")
             return ScaledWeight(
-                {self.index: replacement(self.node, self.index, "weight", lambda: self.read() * factor)}
+                {self.index: DerivedConstant(name, self.shape, self.dtype, lambda: self.read() * factor)}
             )
         for node in self.source:
             if sole_reader(node.outputs[0]) is None:
@@ -70,12 +78,12 @@ class Weight:
 def read_weight(node: ir.Node, index: int, role: str = "weight", output_axis: int | None = None) -> Weight | Rejection:
     """Read a weight or bias, or say why it cannot be replaced."""
     value = node.inputs[index]
-    if is_constant(value):
-        return Weight(node, index, constant_shape(value), constant_dtype(value), float64_reader(value))
+    tensor = constant_tensor(value)
+    if tensor is not None and (dtype := tensor.dtype) in FLOATS:
+        return Weight(node, index, tuple(tensor.shape.numpy()), dtype, float64_reader_of(tensor))
     weight = _read_dequantized(node, index)
     if weight is None:
-        because = f"its {role} is computed or may be overridden by the caller"
-        return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, because)
+        return Rejection(ReasonCode.WEIGHTS_NOT_CONSTANT, node, f"its {role} {not_constant_because(value)}")
     return replace(weight, output_axis=output_axis)
 
 

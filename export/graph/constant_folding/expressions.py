@@ -20,7 +20,7 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.graph.constant_folding.evaluate import Content, EvaluationError, content_of, evaluate
 from normfold.export.graph.constants import DerivedConstant, constant_tensor, derived_tensor
-from normfold.export.graph.nodes import is_batchnorm
+from normfold.export.graph.nodes import all_graphs, is_batchnorm
 
 MAX_SOURCE_BYTES = 256 * 1024**2
 """Bytes of constants that one expression may read: a few times as much is in memory while it is evaluated."""
@@ -102,7 +102,7 @@ def compute_constant_expressions(model: ir.Model) -> list[ir.Node]:
     """
     gone: list[ir.Node] = []
     opset = model.opset_imports.get("", 0)
-    for graph in (model.graph, *list(model.graph.subgraphs())):
+    for graph in all_graphs(model.graph):
         gone += _compute(graph, opset)
     return gone
 

@@ -17,7 +17,7 @@ from onnxscript.optimizer import fold_constants_ir
 from normfold.export.graph.constant_folding.expressions import compute_constant_expressions
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import opset_of
+from normfold.export.graph.nodes import all_nodes, opset_of
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 """Some operators that differ from run to run; RandomNormal and its like are known to the pass itself."""
@@ -41,7 +41,7 @@ def compute_constants(model: ir.Model) -> list[ir.Node] | None:
     computed: list[ir.Node] = []
     changed = False
     for _ in range(_MAX_ROUNDS):
-        lifted = _lift_constants(model)
+        lifted = lift_constants(model)
         gone = compute_constant_expressions(model)
         if not (_simplify_by_shapes(model) or lifted or gone):
             break
@@ -57,14 +57,18 @@ def join_equal_nodes(model: ir.Model) -> bool:
     Returns:
         Whether any were joined.
     """
-    if any(node.domain or node.op_type in _RANDOM for node in model.graph.all_nodes()):
+    if any(node.domain or node.op_type in _RANDOM for node in all_nodes(model.graph)):
         return False
     return bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
 
 
-def _lift_constants(model: ir.Model) -> bool:
-    """Make initializers of Constant nodes that hold tensors or numbers; one that is an output stays."""
-    nodes = [node for node in model.graph.all_nodes() if node.op_type == "Constant" and node.domain == ""]
+def lift_constants(model: ir.Model) -> bool:
+    """Make initializers of Constant nodes that hold tensors or numbers, in place; one that is an output stays.
+
+    Returns:
+        Whether there were any.
+    """
+    nodes = [node for node in all_nodes(model.graph) if node.op_type == "Constant" and node.domain == ""]
     lifted = False
     for node in nodes:
         (value,) = node.outputs
@@ -84,7 +88,7 @@ def _lift_constants(model: ir.Model) -> bool:
 
 def _simplify_by_shapes(model: ir.Model) -> bool:
     """Replace what follows from the shapes of values; nothing is evaluated."""
-    if any(_is_rewritten_wrongly(node) for node in model.graph.all_nodes()):
+    if any(_is_rewritten_wrongly(node) for node in all_nodes(model.graph)):
         return False
     try:
         result = fold_constants_ir(model, should_fold=lambda _: False)

@@ -52,6 +52,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_workers_are_one_service(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
@@ -91,6 +92,7 @@ def test_workers_are_one_service(identity_repository: Path, tmp_path: Path) -> N
     assert [line["level"] for line in lines if "this one replaces it" in line["message"]] == ["warning"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity_repository: Path) -> None:
     aside, broken = identity_repository / "aside", identity_repository / "same" / "2"
@@ -114,6 +116,7 @@ def test_failed_loads_of_all_workers_are_counted_and_outlast_the_worker(identity
         wait_for(lambda: metric(client, "normfold_model_ready", model="same", version="1") == 1)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
@@ -140,6 +143,7 @@ def test_workers_survive_lost_locks_and_a_damaged_state_file(identity_repository
         assert {ask(client) for _ in range(10)} == {503}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_workers_end_when_the_coordinator_is_killed(identity_repository: Path) -> None:
     with serving(identity_repository, "--workers", "2") as (process, client):
@@ -188,6 +192,7 @@ def test_coordinator_reports_a_wrong_setting_once(identity_repository: Path, tmp
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_worker_that_fails_after_the_start_is_restarted_while_the_others_serve(
     identity_repository: Path, tmp_path: Path

@@ -16,9 +16,10 @@ from onnx.reference import ReferenceEvaluator
 
 import normfold
 from normfold.errors import FoldError, NormfoldError
+from normfold.export.arrays import is_float
 from normfold.export.files import fold_file
 from normfold.export.verify.inputs import perturbed_by_one_ulp
-from normfold.export.verify.tolerance import is_float, measure
+from normfold.export.verify.measure import measure
 from tests.support.onnx_models import BatchNormalization
 
 PERTURBATIONS = 4

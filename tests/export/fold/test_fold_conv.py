@@ -60,6 +60,7 @@ def test_conv_absorbs_on_either_side(back: bool, bias: bool, rank: int, batch: i
     assert_same(source, result, inputs)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 2**16),

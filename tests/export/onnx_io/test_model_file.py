@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -243,3 +244,48 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="no such file or directory") as caught, atomic_path(target):
         pass
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("channels", [4, 16])  # of the larger one a weight goes to a file of its own
+@pytest.mark.parametrize("is_attribute", [False, True])
+def test_external_data_inside_a_body_is_written_anew(channels: int, is_attribute: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def body(name: str) -> onnx.GraphProto:
+        weight = rng.normal(size=(channels, channels)).astype(np.float32)
+        tensor = numpy_helper.from_array(weight, f"{name}.weight")
+        made = [helper.make_node("Constant", [], [tensor.name], value=tensor)] if is_attribute else []
+        product = helper.make_node("MatMul", ["x", tensor.name], [f"{name}.y"])
+        output = helper.make_tensor_value_info(f"{name}.y", onnx.TensorProto.FLOAT, None)
+        return helper.make_graph([*made, product], name, [], [output], [] if is_attribute else [tensor])
+
+    choice = helper.make_node("If", ["which"], ["y"], then_branch=body("one"), else_branch=body("other"))
+    graph = helper.make_graph(
+        [choice],
+        "graph",
+        [
+            helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", channels]),
+            helper.make_tensor_value_info("which", onnx.TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", channels])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = {"x": rng.normal(size=(3, channels)).astype(np.float32), "which": np.array(True)}
+    (wanted,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, inputs)
+    source = tmp_path / "source"
+    source.mkdir()
+    onnx.save_model(
+        proto,
+        source / "a.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+
+    save_model(load_model(source / "a.onnx"), tmp_path / "b.onnx")
+
+    (source / "weights.bin").unlink()
+    (got,) = onnxruntime.InferenceSession(tmp_path / "b.onnx").run(None, inputs)
+    np.testing.assert_array_equal(got, wanted)
+    assert (tmp_path / "b.onnx.data").exists() == (channels == 16 and not is_attribute)

@@ -240,7 +240,7 @@ def test_layers_that_get_no_batchnorm_are_named_with_the_reason(tmp_path: Path) 
         "Conv 'normalised' gets no BatchNormalization: one reads its output already.",
         "MatMul 'sequence' gets no BatchNormalization: its channels are not on axis 1, where BatchNormalization takes "
         "them.",
-        "Conv 'computed' gets no BatchNormalization: its weight is computed or may be overridden by the caller.",
+        "Conv 'computed' gets no BatchNormalization: its weight is computed.",
     )
 
 

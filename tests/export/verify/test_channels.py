@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 
 from normfold.export.errors import VerificationError
 from normfold.export.verify.channels import MIN_VALUES, values_at_an_index
-from normfold.export.verify.difference import CHANNEL_FLOORS, FLOOR
-from normfold.export.verify.tolerance import measure
+from normfold.export.verify.measure import measure
+from normfold.export.verify.tolerance import CHANNEL_FLOORS, FLOOR
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import model
 

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.export.files.fold_file import fold_file
-from normfold.export.verify.difference import EPSILONS, FLOOR
-from normfold.export.verify.tolerance import measure
+from normfold.export.verify.measure import measure
+from normfold.export.verify.tolerance import EPSILONS, FLOOR
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import batchnorm, statistics
 

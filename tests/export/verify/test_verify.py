@@ -19,8 +19,9 @@ from normfold.cli.commands.onnx_files import verify as verify_command
 from normfold.export.errors import ModelFileError, ModelInputError, VerificationError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.verify.inputs import BATCH_SIZE
+from normfold.export.verify.measure import measure
 from normfold.export.verify.runner import Engine
-from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR, measure
+from normfold.export.verify.tolerance import FLOOR, NOISE_FACTOR
 from normfold.export.verify.verify import verify
 from tests.support.onnx_models import folded, model, small_convnet
 
@@ -287,6 +288,16 @@ def test_inputs_that_are_no_archive_are_named(pair: Any, tmp_path: Path) -> None
         verify(pair[0], pair[1], tmp_path / "bad.npz")
 
 
+@pytest.mark.parametrize("shape", [["n", 3, 10**9, 10**9], [2**62, 3], [2**14, 2**15]])
+def test_inputs_of_a_shape_beyond_memory_ask_for_a_file(shape: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = model([helper.make_node("Relu", ["x"], ["y"])], {"x": shape}, ["y"], {})
+    onnx.save(graph, path)
+
+    with pytest.raises(ModelInputError, match="of input 'x' would not fit in memory; give inputs in an .npz file"):
+        verify(path, path)
+
+
 def test_text_inputs_ask_for_a_file(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -314,8 +325,8 @@ def test_error_is_relative_to_the_range_and_noise_is_a_median() -> None:
 
 
 @pytest.mark.parametrize(("calm_error", "wild_error", "passes"), [(1e-5, 0.5, True), (1e-3, 0.5, False)])
-def test_tolerance_of_each_input_is_from_its_own_noise(calm_error: float, wild_error: float, passes: bool) -> None:
-    """A network may be well-conditioned at one input and ill-conditioned at another: each has its own allowance."""
+def test_allowed_error_of_each_input_is_from_its_own_noise(calm_error: float, wild_error: float, passes: bool) -> None:
+    """A network may be well-conditioned at one input and ill-conditioned at another: each has its own noise."""
     wanted = [np.array([0.0, 10.0])] * 2
     got = [np.array([0.0, 10.0 + calm_error]), np.array([0.0, 10.0 + wild_error])]
     perturbed = [[[np.array([0.0, 10.0 + 1e-5])] * 4], [[np.array([0.0, 10.3])] * 4]]
@@ -348,7 +359,7 @@ def test_free_axes_get_several_rows() -> None:
     [normfold.fold, normfold.verify, fold_command.fold, verify_command.verify],
     ids=["normfold.fold", "normfold.verify", "fold command", "verify command"],
 )
-def test_docstrings_state_the_tolerance_of_the_verification(quoting: Callable[..., object]) -> None:
+def test_docstrings_state_the_allowed_error_of_the_verification(quoting: Callable[..., object]) -> None:
     text = " ".join((quoting.__doc__ or "").split())
 
     assert re.search(rf"\b{NOISE_FACTOR:g} (times|\* noise)", text)

@@ -1,4 +1,4 @@
-"""Authorization: scopes and rates of keys, variants of paths, and pages of other origins (CORS)."""
+"""Authorization: what a key gives access to, how often, and what logs say of it."""
 
 from __future__ import annotations
 
@@ -6,163 +6,30 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from starlette.routing import Match
 
 from normfold.service import app
 from normfold.service.app import create_app
 from normfold.service.auth import key_store
-from normfold.service.auth.authorization import required_scope
 from normfold.service.auth.key_admin import create_key, revoke_key
 from normfold.service.errors import KeysError
-from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
 from tests.support.raw_http import open_client
-from tests.support.service import AccessLog, Service, StartService, serve_app
-from tests.support.waiting import wait_for, wait_until_ready
+from tests.support.service import ALLOWED_ORIGIN, AccessLog, KeyedService, StartService, serve_app
+from tests.support.waiting import wait_for
 
 LOCKED = {"error": "This needs a key; send a valid one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."}
-PAGE = "https://app.example:8443"
+
 INFER = "/v2/models/digits/infer"
 
-REQUIRED_SCOPES = {
-    "/": "public",
-    "/docs": "public",
-    "/openapi.json": "public",
-    "/v2/health/live": "public",
-    "/v2/health/ready": "public",
-    "/metrics": "metrics",
-    "/v2/models/stats": "metrics",
-    "/v2/models/{model}/stats": "metrics",
-    "/v2/models/{model}/drift": "metrics",
-    "/v2/models/{model}/samples": "admin",
-    "/v2/models/{model}/versions/{version}/samples": "admin",
-    "/v2/models/{model}/versions/{version}/drift": "metrics",
-    "/v2/models/{model}/versions/{version}/stats": "metrics",
-    "/v2/repository/models/{model}/load": "admin",
-    "/v2/repository/models/{model}/unload": "admin",
-    "/v2/repository/index": "infer",
-    "/v1/models": "infer",
-    "/v1/models/{model}:predict": "infer",
-    "/v1/models/{model}/versions/{version}:predict": "infer",
-    "/v1/models/{model}:classify": "infer",
-    "/v1/models/{model}/versions/{version}:classify": "infer",
-    "/v2": "infer",
-    "/v2/models/{model}": "infer",
-    "/v2/models/{model}/versions/{version}": "infer",
-    "/v2/models/{model}/infer": "infer",
-    "/v2/models/{model}/versions/{version}/infer": "infer",
-    "/v2/models/{model}/ready": "infer",
-    "/v2/models/{model}/versions/{version}/ready": "infer",
-    "/v2/models/{model}/config": "infer",
-    "/v2/models/{model}/versions/{version}/config": "infer",
-}
-"""Every route of the app, and what it needs: a second opinion on the table of `service.auth.authorization`."""
 
-APP = create_app(Settings())
-
-
-def routes(found: Any) -> Iterator[Any]:
-    """Yield every route, those of included routers too."""
-    for route in found:
-        if hasattr(route, "path"):
-            yield route
-        else:
-            yield from routes(route.effective_candidates())
-
-
-def route_of(path: str) -> str | None:
-    """Return the path, with its parameters' names, of the route that the app would take."""
-    scope = {"type": "http", "path": path, "root_path": "", "headers": []}
-    for route in routes(APP.router.routes):
-        for method in ("GET", "POST"):
-            if route.matches({**scope, "method": method})[0] is Match.FULL:
-                return str(route.path)
-    return None
-
-
-def test_every_route_is_in_the_table_of_scopes() -> None:
-    paths = {route.path for route in routes(APP.router.routes)}
-    assert paths >= set(APP.openapi()["paths"])  # the walk sees them all
-    assert {path: required_scope(path) for path in paths} == REQUIRED_SCOPES
-
-
-PIECES = (
-    *("", "/", "//", "/v1", "/v2", "/V2", "/models", "/models/", "/m", "/stats", "/infer", "/versions", "/1", "/ready"),
-    *("/config", "/repository", "/index", "/load", "/unload", "/health", "/live", "/metrics", "/docs", "/openapi.json"),
-    *(":predict", ":classify", ".", "..", "/..", "%2f", "\n", "\0", " ", "?", ";", "é", "stats", "/health/live"),
-)
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
-def test_path_variants_never_reach_a_route_with_another_scope(path: str) -> None:
-    need, route = required_scope(path), route_of(path)
-    if need is not None:
-        assert route is None or REQUIRED_SCOPES[route] == need
-        assert route is not None or need != "public"
-    matched = match_infer_path(path)
-    assert matched is None or need in ("infer", None)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("", "//", "/metrics/", "//metrics", "/metrics\n", "/Metrics", "/v2/", "/v2/models", "/v2/models/", "/docs/"),
-        *("/v2/health", "/v2/health/", "/v2/health/live/", "/v2/health/live\n", "/v2/health/../../metrics"),
-        *("/docs/oauth2-redirect", "/v2/health/live/../ready", "/v2/repository/models/a/b/load", "/v1/models/a"),
-        *("/v2/models/a/versions/1/2/infer", "/v1/models/a:explain", "/v2/models//infer", "/v2/models/a/b/stats"),
-    ],
-)
-def test_unknown_path_has_no_scope(path: str) -> None:
-    assert required_scope(path) is None
-
-
-class Keys:
-    """A service with a key of each kind, by name."""
-
-    def __init__(self, folder: Path, service: Service, sent: dict[str, str], ids: dict[str, str]) -> None:
-        self.folder, self.service, self.sent, self.ids, self.client = folder, service, sent, ids, service.client
-
-    def ask(self, key: str | None, method: str, path: str, **more: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.sent[key]}"} if key else {}
-        url = httpx.URL(self.client.base_url).copy_with(raw_path=path.encode())
-        return self.client.request(method, url, headers=headers | more.pop("headers", {}), **more)
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
-    folder = tmp_path_factory.mktemp("keys")
-    writer = BundleWriter(folder / "repository")
-    writer.root.mkdir()
-    writer.digits()
-    sent, ids = {}, {}
-    slow = {"slow": {"rate": 0.01, "burst": 2}, "slower": {"rate": 0.01, "burst": 1}}
-    for name, limits in {"infer": {}, "admin": {}, "metrics": {}, **slow}.items():
-        key, sent[name] = create_key(folder / "keys.json", name, ["infer" if name in slow else name], **limits)
-        ids[name] = key.id
-    sent["wrong"], sent["nonsense"] = sent["infer"][:-1] + "x", "x"
-    settings = Settings(
-        repository=writer.root,
-        provider="cpu",
-        keys=folder / "keys.json",
-        access_log=folder / "access.log",
-        cors_origins=(PAGE,),
-    )
-    with serve_app(create_app(settings), settings) as service:
-        wait_until_ready(service.client)  # without a key the reason for not being ready is not shown
-        yield Keys(folder, service, sent, ids)
-
-
-def lines(keys: Keys, request_id: str) -> list[dict[str, Any]]:
+def lines(keys: KeyedService, request_id: str) -> list[dict[str, Any]]:
     """Wait for the access log's line of a request."""
     path, wanted = keys.folder / "access.log", f'"{request_id}"'
     wait_for(lambda: wanted in path.read_text())
@@ -171,7 +38,7 @@ def lines(keys: Keys, request_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"])
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_public_paths_need_no_key(keys: Keys, path: str, key: str | None) -> None:
+def test_public_paths_need_no_key(keys: KeyedService, path: str, key: str | None) -> None:
     assert keys.ask(key, "GET", path).status_code == 200
 
 
@@ -199,7 +66,9 @@ def test_public_paths_need_no_key(keys: Keys, path: str, key: str | None) -> Non
         ("GET", "/docs/oauth2-redirect"),
     ],
 )
-def test_other_paths_answer_401_without_a_valid_key(keys: Keys, method: str, path: str, key: str | None) -> None:
+def test_other_paths_answer_401_without_a_valid_key(
+    keys: KeyedService, method: str, path: str, key: str | None
+) -> None:
     answer = keys.ask(key, method, path)
     assert answer.status_code == 401
     assert answer.json() == LOCKED
@@ -227,7 +96,9 @@ def test_other_paths_answer_401_without_a_valid_key(keys: Keys, method: str, pat
         ("POST", "/v2/repository/models/digits/unload", "admin", 403),
     ],
 )
-def test_key_gives_access_to_its_scope_only(keys: Keys, method: str, path: str, scope: str, status: int) -> None:
+def test_key_gives_access_to_its_scope_only(
+    keys: KeyedService, method: str, path: str, scope: str, status: int
+) -> None:
     body = {"json": PICTURE} if path == INFER else {}
     for name in ("infer", "admin", "metrics"):
         answer = keys.ask(name, method, path, **body)
@@ -240,7 +111,7 @@ def test_key_gives_access_to_its_scope_only(keys: Keys, method: str, path: str, 
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/metrics%0a", "//v2", "/v2/health/live%0a"])
-def test_unknown_path_is_404_with_a_key(keys: Keys, path: str) -> None:
+def test_unknown_path_is_404_with_a_key(keys: KeyedService, path: str) -> None:
     for name in ("infer", "admin", "metrics"):
         answer = keys.ask(name, "GET", path)
         assert answer.status_code == 404
@@ -262,13 +133,13 @@ def test_unknown_path_is_404_with_a_key(keys: Keys, path: str) -> None:
         ({"Cookie": "key={}"}, 401),
     ],
 )
-def test_key_is_read_from_either_header(keys: Keys, headers: dict[str, str], status: int) -> None:
+def test_key_is_read_from_either_header(keys: KeyedService, headers: dict[str, str], status: int) -> None:
     sent = {name: value.format(keys.sent["infer"]) for name, value in headers.items()}
     assert keys.ask(None, "GET", "/v2", headers=sent).status_code == status
     assert keys.ask(None, "POST", INFER, headers=sent, json=PICTURE).status_code == status
 
 
-def exchange(keys: Keys, sent: bytes) -> bytes:
+def exchange(keys: KeyedService, sent: bytes) -> bytes:
     """Send bytes, and read up to where the server closes."""
     port = httpx.URL(keys.client.base_url).port
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -276,14 +147,14 @@ def exchange(keys: Keys, sent: bytes) -> bytes:
         return connection.makefile("rb").read()
 
 
-def test_rejection_is_sent_before_the_body_is_read(keys: Keys) -> None:
+def test_rejection_is_sent_before_the_body_is_read(keys: KeyedService) -> None:
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
     answer = exchange(keys, head.encode())
     assert answer.startswith(b"HTTP/1.1 401")
     assert b"\r\nconnection: close\r\n" in answer  # the client may or may not send its body now
 
 
-def test_connection_stays_usable_after_a_rejection(keys: Keys) -> None:
+def test_connection_stays_usable_after_a_rejection(keys: KeyedService) -> None:
     with open_client(keys.client.base_url) as client:
         for _ in range(2):
             assert client.post(INFER, content=bytes(20_000_000)).json() == LOCKED
@@ -291,7 +162,7 @@ def test_connection_stays_usable_after_a_rejection(keys: Keys) -> None:
         assert client.post(INFER, json=PICTURE, headers=headers).status_code == 200
 
 
-def in_one_piece(keys: Keys, key: str | None, field: str = "") -> tuple[bytes, Any]:
+def in_one_piece(keys: KeyedService, key: str | None, field: str = "") -> tuple[bytes, Any]:
     """Send an infer request as the short way takes it: (head of the answer, its JSON)."""
     body = json.dumps(PICTURE).encode()
     field += f"X-API-Key: {keys.sent[key]}\r\n" if key else ""
@@ -300,7 +171,7 @@ def in_one_piece(keys: Keys, key: str | None, field: str = "") -> tuple[bytes, A
     return answer, json.loads(text)
 
 
-def test_fast_path_checks_keys_like_asgi(keys: Keys, fast_path_urls: list[bytes]) -> None:
+def test_fast_path_checks_keys_like_asgi(keys: KeyedService, fast_path_urls: list[bytes]) -> None:
     head, answer = in_one_piece(keys, "infer")
     assert head.startswith(b"HTTP/1.1 200")
     assert answer["outputs"]
@@ -320,10 +191,10 @@ def test_fast_path_checks_keys_like_asgi(keys: Keys, fast_path_urls: list[bytes]
     assert len(fast_path_urls) == 6
 
 
-def test_request_with_an_origin_goes_through_asgi(keys: Keys, fast_path_urls: list[bytes]) -> None:
-    head, answer = in_one_piece(keys, "infer", f"Origin: {PAGE}\r\n")
+def test_request_with_an_origin_goes_through_asgi(keys: KeyedService, fast_path_urls: list[bytes]) -> None:
+    head, answer = in_one_piece(keys, "infer", f"Origin: {ALLOWED_ORIGIN}\r\n")
     assert answer["outputs"]
-    assert f"access-control-allow-origin: {PAGE}".encode() in head
+    assert f"access-control-allow-origin: {ALLOWED_ORIGIN}".encode() in head
     assert not fast_path_urls
 
 
@@ -336,7 +207,7 @@ def test_rate_is_shared_among_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shares == [1, 0.25]
 
 
-def test_access_log_names_the_key_and_never_its_secret(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_access_log_names_the_key_and_never_its_secret(keys: KeyedService, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     asked = {
         name: [
@@ -365,7 +236,7 @@ def test_service_log_names_the_key(
     assert facts["key"] == {"id": key.id, "name": "ci"}
 
 
-def test_key_over_its_rate_gets_429_with_retry_after_and_other_keys_do_not(keys: Keys) -> None:
+def test_key_over_its_rate_gets_429_with_retry_after_and_other_keys_do_not(keys: KeyedService) -> None:
     answers = [keys.ask("slow", "POST", INFER, json=PICTURE) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     wait_s = int(answers[2].headers["retry-after"])
@@ -401,88 +272,6 @@ def test_running_service_accepts_new_keys_and_rejects_revoked_ones(
 def test_service_without_a_readable_key_file_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="does not exist"):
         create_app(Settings(keys=tmp_path / "keys.json"))
-
-
-def test_openapi_document_has_a_security_scheme_where_keys_are_needed(keys: Keys, served: Service) -> None:
-    document = keys.client.get("/openapi.json").json()
-    [(name, scheme)] = document["components"]["securitySchemes"].items()
-    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            locked = REQUIRED_SCOPES[path] != "public"
-            assert operation.get("security") == ([{name: []}] if locked else None)
-            assert ("401" in operation["responses"]) is locked
-    open_document = served.client.get("/openapi.json").json()
-    assert "securitySchemes" not in open_document.get("components", {})
-    assert '"401"' not in json.dumps(open_document)
-
-
-def preflight(keys: Any, origin: str, method: str = "POST") -> httpx.Response:
-    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "x-api-key, content-type"}
-    answer: httpx.Response = keys.client.options(INFER, headers={"Origin": origin, **asked})
-    return answer
-
-
-def test_page_of_an_allowed_origin_sends_requests_and_reads_responses(keys: Keys) -> None:
-    asked = preflight(keys, PAGE)  # without a key: browsers send none
-    assert asked.status_code == 200
-    assert asked.headers["access-control-allow-origin"] == PAGE
-    assert "POST" in asked.headers["access-control-allow-methods"]
-    assert asked.headers["access-control-allow-headers"] == "x-api-key, content-type"
-    output = {"name": "logits", "parameters": {"binary_data": True}}
-    answer = keys.ask("infer", "POST", INFER, json=PICTURE | {"outputs": [output]}, headers={"Origin": PAGE})
-    assert answer.status_code == 200
-    assert answer.headers["access-control-allow-origin"] == PAGE
-    assert "Origin" in answer.headers["vary"]
-    exposed = answer.headers["access-control-expose-headers"].split(", ")
-    assert set(exposed) == {"X-Request-Id", "Retry-After", "Inference-Header-Content-Length"}
-    assert len(answer.content) == int(answer.headers["inference-header-content-length"]) + 12
-
-
-@pytest.mark.parametrize(
-    ("key", "method", "path", "status"),
-    [
-        (None, "POST", INFER, 401),
-        ("metrics", "POST", INFER, 403),
-        ("infer", "GET", "/nothing", 404),
-        ("infer", "POST", INFER, 400),
-    ],
-)
-def test_page_of_an_allowed_origin_reads_errors(
-    keys: Keys, key: str | None, method: str, path: str, status: int
-) -> None:
-    answer = keys.ask(key, method, path, headers={"Origin": PAGE})
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, PAGE)
-    assert answer.json().keys() == {"error"}
-
-
-@pytest.mark.parametrize("origin", ["https://other.example", "http://app.example:8443", "https://app.example", "null"])
-def test_page_of_another_origin_is_rejected(keys: Keys, origin: str) -> None:
-    asked = preflight(keys, origin)
-    assert asked.status_code == 400
-    assert asked.json() == {"error": "Disallowed CORS origin."}
-    answer = keys.ask("infer", "POST", INFER, json=PICTURE, headers={"Origin": origin})
-    assert "access-control-allow-origin" not in asked.headers.keys() | answer.headers.keys()
-
-
-def test_request_without_an_origin_gets_no_cors_headers(keys: Keys) -> None:
-    answer = keys.ask("infer", "POST", INFER, json=PICTURE)
-    assert not [name for name in answer.headers if name.startswith("access-control")]
-
-
-def test_wildcard_allows_every_origin(bundles: BundleWriter, start: StartService) -> None:
-    bundles.digits()
-    service = start(bundles.root, cors_origins=("*",))
-    assert preflight(service, "null").headers["access-control-allow-origin"] == "*"
-    answer = service.client.post(INFER, json=PICTURE, headers={"Origin": "null"})
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
-
-
-def test_cors_is_off_by_default(served: Service) -> None:
-    assert preflight(served, PAGE).status_code == 405
-    answer = served.client.post(INFER, json=PICTURE, headers={"Origin": PAGE})
-    assert answer.status_code == 200
-    assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_readiness_hides_its_reason_where_keys_are_needed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, Service, StartService
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_concurrent_clients_get_their_own_results(served: Service) -> None:
     def ask(number: int) -> tuple[list[float], str]:

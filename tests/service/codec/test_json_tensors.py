@@ -46,6 +46,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES, DATATYPES)
 def test_nested_values_become_a_tensor_or_an_invalid_request(values: Any, datatype: str) -> None:
     try:
@@ -56,6 +57,7 @@ def test_nested_values_become_a_tensor_or_an_invalid_request(values: Any, dataty
     assert array.shape == np.shape(values) or array.size == 0
 
 
+@pytest.mark.slow
 @given(VALUES, DATATYPES, st.lists(st.integers(0, 4), max_size=3))
 def test_data_become_a_tensor_of_the_shape_or_an_invalid_request(values: Any, datatype: str, shape: list[int]) -> None:
     try:
@@ -87,6 +89,7 @@ REQUEST = st.fixed_dictionaries(
 SPECS = (TensorSpec(name="a", datatype="FP32", shape=(-1, 2)), TensorSpec(name="b", datatype="BOOL", shape=()))
 
 
+@pytest.mark.slow
 @given(REQUEST, st.integers(1, 2))
 def test_request_is_decoded_or_invalid(record: dict[str, Any], count: int) -> None:
     try:
@@ -108,6 +111,7 @@ def test_body_is_a_json_object_or_invalid(body: bytes) -> None:
     assert record == orjson.loads(body)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=20))
 def test_float32_values_survive_json_bit_by_bit(values: list[float]) -> None:
     array = np.array(values, np.float32)

@@ -45,6 +45,7 @@ def decoded(record: Any, datatype: str) -> Any:
     return array.tobytes(), array.shape, array.dtype
 
 
+@pytest.mark.slow
 @given(REQUEST, st.sampled_from(list(DTYPES)))
 def test_simdjson_result_is_the_strict_decoders_or_none(request: dict[str, Any], datatype: str) -> None:
     body = json.dumps(request).encode()

@@ -113,6 +113,7 @@ def resident(statm: Path) -> int:
     return int(statm.read_text().split()[1]) * PAGE
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 def test_unread_response_is_held_once_and_its_memory_returned(bundles: BundleWriter, binary: bool) -> None:
@@ -124,6 +125,7 @@ def test_unread_response_is_held_once_and_its_memory_returned(bundles: BundleWri
         wait_for(lambda: grown() < 0.2 * ROW)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("floats", [9_000_000, 4_000_000])  # above and below what glibc returns by itself
@@ -157,6 +159,7 @@ def test_large_response_is_complete_as_bytes_and_as_json(bundles: BundleWriter, 
     np.testing.assert_array_equal(np.array(output["data"], np.float32), expected)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_client_that_never_reads_is_disconnected_and_others_are_served(bundles: BundleWriter, tmp_path: Path) -> None:
     bundles.digits()

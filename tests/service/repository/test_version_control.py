@@ -154,6 +154,7 @@ def test_unloaded_version_answers_its_requests_first(
     assert answers[0].json()["model_version"] == "1"
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_requests_succeed_while_versions_are_switched(polled: Callable[..., Service], bundles: BundleWriter) -> None:
     service = polled(version_policy="latest:1")
@@ -255,6 +256,7 @@ def test_invalid_version_policy_is_rejected(text: str) -> None:
         load_settings(version_policy=text)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_unloaded_model_releases_its_memory(bundles: BundleWriter, start: StartService) -> None:
     """Loading and unloading again and again holds on to nothing."""

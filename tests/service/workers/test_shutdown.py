@@ -47,6 +47,7 @@ def in_flight(client: httpx.Client) -> int:
     return next(int(float(line.split()[1])) for line in lines if line.startswith("normfold_requests_in_flight ")) - 1
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_shutdown_answers_requests_in_flight_and_rejects_new_connections(
     identity_repository: Path, tmp_path: Path
@@ -85,6 +86,7 @@ def refuses(client: httpx.Client) -> bool:
     return False
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_shutdown_under_load_answers_every_request_whole_or_not_at_all(identity_repository: Path) -> None:
     """Four clients ask as fast as they can on connections that they keep; each ends on an answer that says so."""
@@ -133,6 +135,7 @@ main()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_server_without_file_descriptors_neither_spins_nor_ends(identity_repository: Path) -> None:
     with serving(identity_repository, script=SCARCE) as (process, client), contextlib.ExitStack() as stack:

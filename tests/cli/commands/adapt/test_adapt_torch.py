@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -27,7 +28,15 @@ from tests.support.command import RunCommand
 torch.set_num_threads(1)
 
 SHAPE = (3, 32, 32)
-NETWORKS = ("convnet", "resnet", "mobilenet", "repvgg", "densenet", "unet")
+NETWORKS: dict[str, dict[str, Any]] = {
+    "convnet": {"widths": (4, 8)},
+    "resnet": {"depths": (2, 1), "widths": (4, 8)},
+    "mobilenet": {"depths": (1, 2), "widths": (8, 12)},
+    "repvgg": {"depths": (2, 1), "widths": (4, 6)},
+    "densenet": {"depths": (2, 2), "growth_rate": 4},
+    "unet": {"widths": (4, 6, 8)},
+}
+"""Networks with every kind of block that they have by default, but few and narrow ones."""
 
 
 @torch.no_grad()
@@ -53,7 +62,7 @@ def reestimate_in_torch(network: nn.Module, samples: Tensor, prior: float) -> No
 def made(name: str) -> nn.Module:
     """Build a network in evaluation mode, with parameters and statistics as training might leave them."""
     generator = torch.manual_seed(0)
-    network = FACTORIES[name](input_shape=SHAPE, classes=5)
+    network = FACTORIES[name](input_shape=SHAPE, classes=5, **NETWORKS[name])
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)

@@ -11,9 +11,12 @@ import onnx_ir as ir
 from normfold.export.arrays import Array
 from normfold.export.fold.edits import Rewrite, input_name
 from normfold.export.fold.plan import Step
+from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection
 from normfold.export.fold.weights.weight import Weight, read_weight
 from normfold.export.graph.constants import DerivedConstant
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "DeformConv"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,9 @@ def read_layer(node: ir.Node, bias_index: int = 2, output_axis: int = 0) -> Laye
     if len(node.inputs) <= bias_index or node.inputs[bias_index] is None:
         return Layer(node, weight, None, bias_index)
     bias = read_weight(node, bias_index, "bias")
+    if not isinstance(bias, Rejection) and node.op_type in _CONVOLUTIONS and len(bias.shape) != 1:
+        because = f"its bias has the shape {list(bias.shape)}, where a convolution's is a vector"
+        return Rejection(ReasonCode.WEIGHT_RANK, node, because)
     return bias if isinstance(bias, Rejection) else Layer(node, weight, bias, bias_index)
 
 

@@ -209,7 +209,8 @@ class ReasonCode(StrEnum):
     )
     WEIGHT_RANK = (
         "weight-rank",
-        "The constant factor of a MatMul is not a matrix. This follows from the network's architecture.",
+        "The constant factor of a MatMul is not a matrix, which follows from the architecture; or the bias of a "
+        "convolution is not a vector, which runtimes do not run.",
     )
     INVALID_GROUP = (
         "invalid-group",

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from normfold.export.fold.report import Outcome
-from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
+from tests.support.onnx_models import (
+    IMAGE,
+    assert_same,
+    batchnorm,
+    conv_batchnorm,
+    folded,
+    model,
+    operators,
+    statistics,
+)
 
 
 def convolution(
@@ -287,3 +296,15 @@ def test_a_map_that_costs_more_than_the_node_is_not_made() -> None:
     _, report = folded(source)
 
     assert report.entries[0].reason_code == "graph-input/cost"
+
+
+def test_conv_with_a_bias_that_is_no_vector_is_left_alone() -> None:
+    """PyTorch's exporter writes such a bias for 3-D convolutions without one; ONNX Runtime does not run it."""
+    rng = np.random.default_rng(0)
+    nodes, constants = conv_batchnorm(rng)
+    nodes[0].input.append("b")
+
+    _, report = folded(model(nodes, IMAGE, ["y"], constants | {"b": np.zeros((3, 2))}))
+
+    assert (report.batchnorm_after, report.kept) == (1, {"weight-rank/graph-output": 1})
+    assert "its bias has the shape [3, 2], where a convolution's is a vector" in str(report.entries[0].reason)

@@ -65,7 +65,7 @@ def test_trailers_are_dropped_and_chunks_read_also_where_an_upgrade_is_asked(hea
     [b"0\r\n" + b"X: y\r\n" * 500, b"0\r\nX: " + b"y" * 3000, b"2;" + b"x" * 3000],
     ids=["trailers", "value of a trailer", "extension of a chunk"],
 )
-def test_what_follows_a_body_without_end_is_limited(endless: bytes, segment: int) -> None:
+def test_bytes_behind_a_body_are_limited(endless: bytes, segment: int) -> None:
     requests = Requests()
 
     with pytest.raises(HeadersTooLargeError):

@@ -89,7 +89,7 @@ def test_input_with_a_default_is_named_with_what_makes_it_a_constant(name: str) 
 
 
 @pytest.mark.parametrize("name", [*LAYERS, "clip"])
-def test_what_had_a_default_takes_the_affine_once_it_is_a_constant(name: str) -> None:
+def test_input_with_a_default_takes_the_affine_once_it_is_a_constant(name: str) -> None:
     nodes, constants, _ = {**LAYERS, **SETTINGS}[name]
     source = behind(nodes, constants, uniform=name in SETTINGS)
     if name == "where":  # the affine passes it with one positive gain

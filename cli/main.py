@@ -49,6 +49,10 @@ OPTIONS = {
     "takes_pixels": "--input uint8",
     "arguments": "--arg",
     "keep_reference": "--no-reference",
+    "as_tensors": "--tensors or --raw",
+    "keep_source": "--no-source",
+    "calibration_data": "--calibration",
+    "source": "SOURCE",
 }
 """Argument of the Python API to its option, where that is not named like it."""
 
@@ -78,7 +82,17 @@ def _load_command(name: str) -> Any:
     if group is None:
         group = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         group.command()(getattr(module, name))
-    return typer.main.get_command(group)
+    command = typer.main.get_command(group)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        for parameter in each.params:
+            _show_default_plainly(parameter)
+    return command
+
+
+def _show_default_plainly(parameter: Any) -> None:
+    """Show a default that is given as text like one that is a value: Typer puts the text into parentheses."""
+    if isinstance(text := parameter.show_default, str):
+        parameter._get_default_string = lambda **_: text
 
 
 app = typer.Typer(
@@ -121,7 +135,7 @@ def main() -> None:
     try:
         app()
     except NormfoldError as error:
-        _fail(_sentence(error))
+        _fail(error.on_command_line(OPTIONS))
         raise SystemExit(error.exit_code) from None
     except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a failed check
         import traceback
@@ -129,12 +143,6 @@ def main() -> None:
         traceback.print_exc()
         _fail("This is a fault of Normfold; please report it with the lines above.")
         raise SystemExit(INTERNAL_FAULT) from None
-
-
-def _sentence(error: NormfoldError) -> str:
-    from normfold.errors import ArgumentError
-
-    return error.on_command_line(OPTIONS) if isinstance(error, ArgumentError) else str(error)
 
 
 def _fail(sentence: str) -> None:

@@ -14,7 +14,10 @@ facts as attributes; its message is one sentence that says what is wrong and wha
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from normfold.contract.install import how_to_install
 
@@ -23,6 +26,23 @@ class NormfoldError(Exception):
     """A failure that the user can act on; `exit_code` is that of the command line."""
 
     exit_code = 2
+
+    names_arguments: ClassVar[bool] = False
+    """Whether the sentence names arguments of the Python API, in back quotes."""
+
+    def on_command_line(self, others: Mapping[str, str]) -> str:
+        """Return the sentence with options for the arguments that it names, --keep-statistics for `keep_statistics`.
+
+        Args:
+            others: argument to its option, where that is not named like it.
+        """
+        if not self.names_arguments:
+            return str(self)
+
+        def option(found: re.Match[str]) -> str:
+            return others.get(found[1], "--" + found[1].replace("_", "-"))
+
+        return re.sub("`([a-z][a-z0-9_]*)`", option, str(self))
 
 
 class InputError(NormfoldError):

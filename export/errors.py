@@ -68,6 +68,8 @@ class ModelInputError(InputError):
 class PixelError(InputError):
     """The model cannot take 8-bit pixels, or nothing says what becomes of them."""
 
+    names_arguments = True
+
 
 class BundleExportError(InputError):
     """The bundle cannot be written under this name and version."""
@@ -76,13 +78,19 @@ class BundleExportError(InputError):
 class NotAdaptableError(InputError):
     """The bundle's statistics cannot be recalibrated from its files."""
 
+    names_arguments = True
+
 
 class UnfoldError(InputError):
     """A network cannot be given BatchNormalization nodes again from what is there."""
 
+    names_arguments = True
+
 
 class RepairError(InputError):
     """BatchNormalization nodes cannot be put into inference mode with what is there."""
+
+    names_arguments = True
 
 
 class QuantizeError(InputError):
@@ -92,6 +100,8 @@ class QuantizeError(InputError):
 class SampleError(InputError):
     """The samples cannot be read, or are not what the network takes."""
 
+    names_arguments = True
+
 
 class RepositoryError(InputError):
     """A repository cannot do what it was asked for."""
@@ -100,8 +110,10 @@ class RepositoryError(InputError):
 class NoRepositoryError(RepositoryError):
     """The repository is not a folder."""
 
+    names_arguments = True
+
     def __init__(self, repository: Path) -> None:
-        super().__init__(f"There is no folder {str(repository)!r}; name the repository with --repository.")
+        super().__init__(f"There is no folder {str(repository)!r}; name the repository with `repository`.")
         self.repository = repository
 
 

@@ -31,6 +31,8 @@ from normfold.contract.errors import CheckError, InputError, SetupError
 class DataError(InputError):
     """A data set cannot be found, read or split."""
 
+    names_arguments = True
+
 
 class ArchitectureError(InputError):
     """Unknown network, wrong option, or a factory that fails."""
@@ -38,6 +40,8 @@ class ArchitectureError(InputError):
 
 class RunFolderError(InputError):
     """A run folder exists already, or cannot be resumed."""
+
+    names_arguments = True
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"Run folder {str(folder)!r} {problem}")
@@ -79,10 +83,12 @@ class NoRunningStatisticsError(OnnxExportError):
 class DivergedError(CheckError):
     """The loss is not finite during training."""
 
+    names_arguments = True
+
     def __init__(self, epoch: int, loss: float, lr: float) -> None:
         intact = f" The checkpoint up to epoch {epoch - 1} is intact." if epoch > 1 else ""
         super().__init__(
-            f"The loss became {loss} in epoch {epoch}; try a lower --lr (it was {lr:g}) or --clip-norm 1, or look for "
+            f"The loss became {loss} in epoch {epoch}; try a lower `lr` (it was {lr:g}) or `clip_norm` 1, or look for "
             f"extreme values in the data.{intact}"
         )
         self.epoch, self.loss, self.lr = epoch, loss, lr
@@ -91,10 +97,12 @@ class DivergedError(CheckError):
 class UnmeasurableError(CheckError):
     """The loss of the trained network on a split is not finite, so that the run folder cannot record it."""
 
+    names_arguments = True
+
     def __init__(self, split: str, loss: float, folder: Path) -> None:
         super().__init__(
             f"The loss on the {split} split is {loss}: look for extreme values in the data, correct them, and train "
-            f"into another --out. The checkpoint in {str(folder)!r} is intact, but does not record this loss."
+            f"into another `out`. The checkpoint in {str(folder)!r} is intact, but does not record this loss."
         )
         self.split, self.loss, self.folder = split, loss, folder
 

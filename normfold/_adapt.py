@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normfold._shared.argument_checks import FLAG, NOT_NEGATIVE, PATH, TEXT, VERSION, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -71,10 +72,12 @@ class AdaptResult:
             progress: True shows each step on standard error; a function is called with each step, in words.
 
         Raises:
+            ArgumentError: an argument cannot be used.
             UnstableSamplesError: the first half of the samples differs from the second.
             VerificationError: the folded model differs; nothing was written.
             WriteError: the repository cannot be written.
         """
+        check_optional(PATH, inputs=inputs)
         with progress_callback(progress) as progress:
             return replace(self, exported=self.adapted.publish(optional_path(inputs), progress))
 
@@ -134,6 +137,7 @@ def adapt(
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ArgumentError: an argument cannot be used.
         RepositoryError: there is no such model or version.
         DamagedVersionError: the version is not what was exported.
         NotAdaptableError: the version has no unfolded model, or one that cannot be adapted.
@@ -144,6 +148,13 @@ def adapt(
             much; nothing was written.
         WriteError: the repository cannot be written.
     """
+    check(PATH, repository=repository, samples=samples)
+    check(TEXT, name=name)
+    check_optional(NOT_NEGATIVE, prior=prior)
+    check_optional(VERSION, version=version)
+    check_optional(FLAG, as_tensors=as_tensors)
+    check_optional(PATH, inputs=inputs)
+    check(FLAG, allow_partial=allow_partial, dry_run=dry_run)
     require_export("normfold adapt")
     from normfold.contract.manifest import DEFAULT_PRIOR
     from normfold.export.adapt.adapt import adapt as recalibrate_bundle

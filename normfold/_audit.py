@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normfold._shared.argument_checks import PATH, TEXT, Kind, check, check_optional
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -42,6 +43,7 @@ class AuditResult:
         """Return the findings of at least this severity: info, warning or error."""
         from normfold.contract.audit.findings import Severity
 
+        check(Kind("info, warning or error", lambda given: given in list(Severity)), severity=severity)
         return self.audit.at_least(Severity(severity))
 
     def to_html(self) -> str:
@@ -93,11 +95,13 @@ def audit(
 
     Raises:
         MissingPackageError: the extra `export` (ONNX files) or `train` (all else) is not installed.
-        ArgumentError: there is no such source, or an argument does not apply to it.
+        ArgumentError: there is no such source, or an argument cannot be used, or an argument does not apply to it.
         ModelFileError, WeightsError, ArchitectureError: the network cannot be loaded.
         DataError: the data cannot be read, or have another shape.
         WriteError: the page cannot be written.
     """
+    check_optional(TEXT, data=data)
+    check_optional(PATH, weights=weights, html=html)
     given = Source.of(source, weights=optional_path(weights), input_shape=input_shape, arguments=arguments)
     check_arguments(given)
     page = optional_path(html)
@@ -146,7 +150,7 @@ def _audit_torch(given: Source, data: str | None, progress: ProgressCallback) ->
             raise ArgumentError(f"{given.kind.capitalize()} needs `input_shape`, the shape of one sample, or `data`.")
         shape = dataset.input_shape if dataset is not None else parse_shape(given.input_shape or "")
         network = build_network(given, shape, None if dataset is None else len(dataset.labels))
-        subject, no_rows_reason = subject_of_network(network, shape, dataset), "no --data were given."
+        subject, no_rows_reason = subject_of_network(network, shape, dataset), "no data were given."
     found = audit_network(subject, progress)
     if subject.rows is not None:
         return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from normfold._shared.argument_checks import FLAG, INTEGER, NUMBER, PATH, TENSORS, TEXT, VERSION, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -143,6 +144,18 @@ def export(
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.
     """
+    check(PATH, repository=repository)
+    check_optional(TEXT, name=name)
+    check_optional(VERSION, version=version)
+    check_optional(PATH, card=card, weights=weights, inputs=inputs)
+    check_optional(INTEGER, opset=opset)
+    check(FLAG, takes_pixels=takes_pixels, dynamic_size=dynamic_size, keep_statistics=keep_statistics)
+    check(FLAG, merge=merge, keep_source=keep_source, monitor=monitor)
+    check(FLAG, force=force, float16_io=float16_io, keep_reference=keep_reference)
+    check_optional(PATH, samples=samples)
+    check_optional(FLAG, as_tensors=as_tensors)
+    check_optional(NUMBER, max_drop=max_drop)
+    check_optional(TENSORS if isinstance(calibration_data, Mapping) else PATH, calibration_data=calibration_data)
     require_export("normfold export")
     from normfold._shared.calibration_data import validation_rows
     from normfold.export.bundle.export import export_bundle

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normfold._shared.argument_checks import FLAG, PATH, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -99,12 +100,15 @@ def fold(
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
-        ArgumentError: `card` is given without `takes_pixels`.
+        ArgumentError: an argument cannot be used, or `card` is given without `takes_pixels`.
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
         ModelInputError: the inputs do not fit, or none can be made.
         VerificationError: the folded model differs; `target` is unchanged.
         WriteError: `target` cannot be written.
     """
+    check(PATH, source=source, target=target)
+    check_optional(PATH, inputs=inputs, card=card)
+    check(FLAG, verify=verify, takes_pixels=takes_pixels, merge=merge, freeze_inputs=freeze_inputs, time=time)
     require_export("normfold fold")
     from normfold._shared.source import read_card
     from normfold.export.files.fold_file import fold_file

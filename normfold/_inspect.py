@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normfold._shared.argument_checks import FLAG, PATH, check, check_optional
 from normfold._shared.packages import require_export, require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -93,10 +94,13 @@ def inspect(
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` is not installed, or to verify an ONNX Runtime.
-        ArgumentError: `html` is the model itself.
+        ArgumentError: an argument cannot be used, or `html` is the model itself.
         ModelFileError, TrainingModeError: the model cannot be used, or cannot be run to verify.
         WriteError: the page, or the temporary file, cannot be written.
     """
+    check(PATH, model=model)
+    check_optional(PATH, html=html)
+    check(FLAG, verify=verify, time=time)
     if verify or time:
         require_export(f"normfold inspect {'--html' if verify else '--time'}")
     else:

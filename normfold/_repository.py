@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy.typing as npt
 
-from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
+from normfold._shared.argument_checks import (
+    NAMES,
+    PATH,
+    TENSORS,
+    TEXT,
+    VERSION,
+    check,
+    check_optional,
+    whole_number,
+)
+from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.predictions import (
     ClassProbability,
     ImageInput,
@@ -48,7 +58,7 @@ class ModelRepository:
         self._thread.start()
         self._repository = Repository(settings, self._threads, Telemetry(LoggerAccessLog()))
         try:
-            self._run(self._repository.load())
+            self._run(self._repository.refresh(loading=settings.model_control != "explicit"))
             if self._repository.problem is not None:
                 raise InputError(self._repository.problem)
         except BaseException:
@@ -67,10 +77,12 @@ class ModelRepository:
         """Return a model.
 
         Raises:
+            ArgumentError: `name` is not a string.
             UnknownModelError: there is no such model.
             ModelUnavailableError: none of its versions is loaded.
         """
-        self._repository.find(name)
+        check(TEXT, name=name)
+        self._find(name, None)
         return RepositoryModel(self, name)
 
     def __contains__(self, name: object) -> bool:
@@ -104,6 +116,17 @@ class ModelRepository:
     def __repr__(self) -> str:
         models = ", ".join(f"{name} {list(self[name].versions)}" for name in self)
         return f"ModelRepository({str(self._settings.repository)!r}: {models})"
+
+    def _find(self, name: str, version: int | None) -> Model:
+        from normfold.service.errors import UnknownModelError
+
+        check_optional(VERSION, version=version)
+        try:
+            return self._repository.find(name, None if version is None else str(version))
+        except UnknownModelError as error:
+            versions = self._repository.entries.get(name, {})
+            there = ", ".join(map(str, versions or self._repository.entries)) or "none"
+            raise UnknownModelError(name, error.version, f"there are {there}.") from None
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         future: Future[Result] = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -148,6 +171,7 @@ class RepositoryModel:
             int64; of any other model the value of its one output, or the values of several by name.
 
         Raises:
+            ArgumentError: an argument cannot be used.
             UnknownModelError, ModelUnavailableError: there is no such version, or it is not loaded.
             InvalidRequestError, RawInputError, UnsuitableModelError: the rows are not what the model takes.
             RunError, UnwritableOutputError: the network failed, or gave NaN or infinity.
@@ -166,10 +190,11 @@ class RepositoryModel:
             The most probable classes, the highest first.
 
         Raises:
-            ArgumentError: the image cannot be read, or the array is none.
+            ArgumentError: an argument cannot be used: the image cannot be read, or the array is none.
             UnsuitableModelError: the model does not take images, or does not give classes.
             RawInputError: the bytes are no PNG or JPEG.
         """
+        check(whole_number(1), top=top)
         return self._of._run(self._classify(image_bytes(image), top, version))
 
     def infer(
@@ -186,17 +211,20 @@ class RepositoryModel:
             Output name to array.
 
         Raises:
+            ArgumentError: an argument cannot be used.
             UnknownModelError, ModelUnavailableError: there is no such version, or it is not loaded.
             InvalidRequestError: an input or output is unknown or missing, or has another datatype or shape.
             RunError: the network failed.
         """
+        check(TENSORS, inputs=inputs)
+        check_optional(NAMES, outputs=outputs)
         return self._of._run(self._infer(inputs, outputs, version))
 
     def __repr__(self) -> str:
         return f"RepositoryModel({self.name!r}, versions {list(self.versions)})"
 
     def _find(self, version: int | None) -> Model:
-        return self._of._repository.find(self.name, None if version is None else str(version))
+        return self._of._find(self.name, version)
 
     async def _predict(self, body: bytes, version: int | None) -> list[Any]:
         from normfold.service.codec.request import parse_object
@@ -220,7 +248,7 @@ class RepositoryModel:
         self, inputs: Mapping[str, Any], outputs: Sequence[str] | None, version: int | None
     ) -> dict[str, Array]:
         with self._find(version) as model:
-            tensors = {name: to_tensor(array) for name, array in inputs.items()}
+            tensors = {name: to_tensor(name, array) for name, array in inputs.items()}
             _check_tensors(tensors, model.manifest)
             return dict(await model.infer(tensors, _output_names(outputs, model.manifest)))
 
@@ -259,7 +287,7 @@ def _is_loaded(entry: Any) -> bool:
     return entry.model is not None
 
 
-def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelRepository:
+def load_repository(repository: AnyPath | None = None, **settings: Any) -> ModelRepository:
     """Load the models of a repository into this process, for inference without HTTP.
 
     The models are checked, loaded, warmed up and batched as in `normfold serve`, also across calls from several
@@ -267,18 +295,23 @@ def load_repository(repository: AnyPath = REPOSITORY, **settings: Any) -> ModelR
 
     Example:
         >>> import normfold
+        >>> import numpy
+        >>> images = numpy.zeros((2, 8, 8))  # rows, height, width, in the units of the training data
         >>> with normfold.load_repository("model_repository") as repository:
         ...     print(repository["digits"].predict(images)[0].label)
 
     Args:
-        repository: folder of models: NAME/VERSION/ with a bundle in each.
-        settings: of the service, by name (docs/reference/settings.md): `provider`, `version_policy` …
+        repository: folder of models: NAME/VERSION/ with a bundle in each; NORMFOLD_REPOSITORY or `model_repository`
+            without it.
+        settings: fields of `normfold.service.settings.Settings`: `provider`, `version_policy` …
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
-        SettingsError: a setting is wrong.
+        ArgumentError: `repository` is not a path.
+        SettingsError: a setting, or a variable of the environment that sets one, is wrong or unknown.
         InputError: the repository cannot be read, or none of its models can be loaded.
     """
+    check_optional(PATH, repository=repository)
     from normfold.contract.onnxruntime_package import require_onnxruntime
     from normfold.service.settings import load_settings
 

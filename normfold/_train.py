@@ -10,6 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normfold._shared.argument_checks import (
+    FLAG,
+    INTEGER,
+    NUMBER,
+    OPTIONS,
+    PATH,
+    PROGRESS,
+    TEXT,
+    Kind,
+    check,
+    check_optional,
+    describe,
+)
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
 from normfold._shared.progress import Progress
@@ -25,6 +38,8 @@ DEFAULT_ARCH = "convnet"
 
 PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
 """Packages that training needs."""
+
+DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH' or 'images:DIR'", TEXT.holds)
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,6 +151,16 @@ def train(
     Warns:
         TrainingWarning: fewer than 32 or more than 256 rows in a batch, or processes that are not synchronised.
     """
+    check(PATH, out=out)
+    check(FLAG, resume=resume)
+    check(PROGRESS, progress=progress)
+    check_optional(TEXT, arch=arch, label_column=label_column, optimizer=optimizer, precision=precision)
+    check_optional(OPTIONS, arguments=arguments)
+    check_optional(DATA, data=data)
+    check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
+    check_optional(INTEGER, patience=patience, seed=seed)
+    check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
+    check_optional(NUMBER, weight_decay=weight_decay, label_smoothing=label_smoothing, clip_norm=clip_norm)
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
     from normfold.models.training.resume import read_progress
     from normfold.models.training.run_folder import check_no_run
@@ -229,10 +254,5 @@ def _sentence(error: ValidationError) -> str:
         return re.sub(r"[a-z]+(_[a-z]+)+", r"`\g<0>`", text) + "."
     problem = first["msg"].replace("Input should be", "must be", 1)
     problem = re.sub("[0-9]{12,}", lambda digits: f"{float(digits[0]):g}", problem)
-    return f"`{first['loc'][0]}` {problem}, not {_short_repr(first['input'])}."
-
-
-def _short_repr(value: object) -> str:
-    """Return a value as a sentence shows it, in at most 41 characters."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:40] + "…"
+    name = "data" if first["loc"][0] == "source" else first["loc"][0]
+    return f"`{name}` {problem}, not {describe(first['input'])}."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normfold._shared.argument_checks import PATH, check, check_optional, whole_number
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -80,7 +81,7 @@ def verify(
         original: the reference model.
         folded: the model to compare; the same inputs and outputs, by name, dtype and rank.
         inputs: an .npz with one array for each input in its dtype and shape; random inputs without it.
-        seeds: number of random inputs, at least 1.
+        seeds: number of random inputs, at least 4.
         card: source card (JSON), if `folded` takes uint8 pixels; a card of {} if `original` standardises them itself.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
@@ -89,10 +90,14 @@ def verify(
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ArgumentError: an argument cannot be used.
         ModelFileError: a model cannot be read or run, or the two have other inputs or outputs.
         ModelInputError: the inputs do not fit, or none can be made.
         ManifestError, PixelError: the card cannot be used.
     """
+    check(PATH, original=original, folded=folded)
+    check_optional(PATH, inputs=inputs, card=card)
+    check(whole_number(4), seeds=seeds)
     require_export("normfold verify")
     from normfold.contract.source_card import read_source_card
     from normfold.export.graph.pixels import from_pixels

@@ -17,13 +17,26 @@ from urllib.parse import quote
 import numpy.typing as npt
 import orjson
 
-from normfold._shared.connection_pool import ConnectionPool, Response
-from normfold._shared.infer_messages import read_infer_response, write_infer_request
+from normfold._shared.argument_checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    TEXT,
+    VERSION,
+    Kind,
+    check,
+    check_optional,
+    whole_number,
+)
+from normfold._shared.http.connection_pool import ConnectionPool, Response
+from normfold._shared.http.infer_messages import read_infer_response, write_infer_request
 from normfold._shared.predictions import ClassProbability, ImageInput, image_bytes, instances_json, to_prediction
 from normfold.errors import ResponseError, UnreachableError
 from normfold.service.codec.binary_tensors import Piece
 
 Array = npt.NDArray[Any]
+
+URL = Kind("a string, such as 'http://127.0.0.1:8000'", lambda value: isinstance(value, str))
+SSL_CONTEXT = Kind("an ssl.SSLContext", lambda value: isinstance(value, ssl.SSLContext))
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,8 @@ class Client:
 
     Example:
         >>> import normfold
+        >>> import numpy
+        >>> images = numpy.zeros((2, 1, 8, 8), numpy.float32)  # (rows, channels, height, width), standardised
         >>> with normfold.Client("http://127.0.0.1:8000") as client:
         ...     logits = client.infer("digits", {"input": images})["logits"]
 
@@ -67,7 +82,7 @@ class Client:
         ssl_context: for https; without it the certificates that the system trusts.
 
     Raises:
-        ArgumentError: `url` is not of http or https.
+        ArgumentError: an argument cannot be used, for example a `url` that is not of http or https.
     """
 
     def __init__(
@@ -80,6 +95,12 @@ class Client:
         max_retry_wait_s: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        check(URL, url=url)
+        check_optional(TEXT, key=key)
+        check(POSITIVE, timeout_s=timeout_s)
+        check(whole_number(0), max_retries=max_retries)
+        check(NOT_NEGATIVE, max_retry_wait_s=max_retry_wait_s)
+        check_optional(SSL_CONTEXT, ssl_context=ssl_context)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._pool = ConnectionPool(url, headers, timeout_s, ssl_context)
         self.url = self._pool.url
@@ -100,6 +121,7 @@ class Client:
             int64; of any other model the value of its one output, or the values of several by name.
 
         Raises:
+            ArgumentError: an argument cannot be used.
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
         """
@@ -122,10 +144,11 @@ class Client:
             The most probable classes, the highest first.
 
         Raises:
-            ArgumentError: the image cannot be read, or the array is none.
+            ArgumentError: an argument cannot be used: the image cannot be read, or the array is none.
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
         """
+        check(whole_number(1), top=top)
         path = f"{self._path('v1', model, version, ':classify')}?top={int(top)}"
         headers = {"Content-Type": "application/octet-stream"}
         answer = orjson.loads(self._ask("POST", path, (image_bytes(image),), headers).body)
@@ -153,7 +176,7 @@ class Client:
             Output name to array, in its datatype; BYTES as objects of str.
 
         Raises:
-            ArgumentError: an array has a dtype that the protocol does not know.
+            ArgumentError: an argument cannot be used, or an array has a dtype that the protocol does not know.
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
         """
@@ -218,6 +241,8 @@ class Client:
 
     @staticmethod
     def _path(protocol: str, model: str, version: int | None, suffix: str) -> str:
+        check(TEXT, model=model)
+        check_optional(VERSION, version=version)
         versioned = "" if version is None else f"/versions/{version}"
         return f"/{protocol}/models/{quote(model, safe='')}{versioned}{suffix}"
 

@@ -76,7 +76,6 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -165,17 +164,7 @@ class ArgumentError(InputError):
     The command line, whose options have the same names but for a few, shows them in its own form.
     """
 
-    def on_command_line(self, others: dict[str, str]) -> str:
-        """Return the sentence with options for arguments: `keep_statistics` becomes --keep-statistics.
-
-        Args:
-            others: options that are not named like their arguments.
-        """
-
-        def option(found: re.Match[str]) -> str:
-            return others.get(found[1], "--" + found[1].replace("_", "-"))
-
-        return re.sub("`([a-z][a-z0-9_]*)`", option, str(self))
+    names_arguments = True
 
 
 class ClientError(NormfoldError):

@@ -94,9 +94,11 @@ class UnsuitableModelError(RequestError):
 class UnknownModelError(RequestError):
     """No model has that name, or the model has no such version."""
 
-    def __init__(self, model: str, version: str | None = None) -> None:
+    def __init__(
+        self, model: str, version: str | None = None, advice: str = "GET /v1/models lists the models."
+    ) -> None:
         named = f"model {model!r}" if version is None else f"version {version!r} of model {model!r}"
-        super().__init__(f"There is no {named}; GET /v1/models lists the models.")
+        super().__init__(f"There is no {named}; {advice}")
         self.model, self.version = model, version
 
 
@@ -174,6 +176,8 @@ class ResponseTooLargeError(RequestError):
 
 class SettingsError(InputError):
     """An option or environment variable is wrong."""
+
+    names_arguments = True
 
 
 class KeysError(SettingsError):

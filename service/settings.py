@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS
@@ -234,15 +235,17 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        problems = [_describe(problem["loc"], problem["msg"], overrides) for problem in error.errors()]
-        raise SettingsError(" ".join(problems)) from None
+        raise SettingsError(" ".join(_describe(problem, overrides) for problem in error.errors())) from None
 
 
-def _describe(location: tuple[int | str, ...], problem: str, options: Mapping[str, Any]) -> str:
-    """Describe the problem of a setting, by the name of its variable, and of its option if it was given."""
-    name = str(location[0]) if location else "settings"
-    option = f" (--{name.replace('_', '-')})" if name in options else ""
-    return f"{PREFIX}{name.upper()}{option} is wrong: {problem.removeprefix('Value error, ').rstrip('.')}."
+def _describe(problem: ErrorDetails, overrides: Mapping[str, Any]) -> str:
+    """Describe the problem of a setting, by its argument where that was given, otherwise by its variable."""
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Settings.model_fields, 1)
+        return f"There is no setting `{name}`{f'; did you mean `{near[0]}`?' if near else '.'}"
+    given = f"`{name}`" if overrides.get(name) is not None else PREFIX + name.upper()
+    return f"{given} is wrong: {problem['msg'].removeprefix('Value error, ').rstrip('.')}."
 
 
 def _reject_unknown_variables() -> None:

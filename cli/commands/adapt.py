@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from normfold._shared.paths import REPOSITORY
+from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence
 from normfold.display.terminal.precision import precision_record, print_precision
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 def adapt(
     bundle: Annotated[
-        Path, typer.Argument(help="The model, in its repository; its newest version.", metavar="REPOSITORY/NAME")
+        Path, typer.Argument(help="The model, in its repository; its newest version.", metavar="REPOSITORY/NAME|NAME")
     ],
     samples: Annotated[
         Path,
@@ -30,6 +34,9 @@ def adapt(
             metavar="FILE|DIR",
         ),
     ],
+    repository: Annotated[
+        Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models, for a NAME without one.")
+    ] = Path(REPOSITORY),
     prior: Annotated[
         float | None,
         typer.Option(
@@ -39,7 +46,11 @@ def adapt(
     version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
     tensors: Annotated[
         bool | None,
-        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
+        typer.Option(
+            "--tensors/--raw",
+            help="If the names of its arrays are ambiguous: the .npz holds tensors as the network takes them, or raw "
+            "inputs that are standardised first.",
+        ),
     ] = None,
     allow_partial: Annotated[
         bool,
@@ -65,9 +76,9 @@ def adapt(
     """
     from normfold import adapt as adapt_bundle
 
-    with err.status("reading the repository") as status:
+    with err.status("reading the repository") as status, _advice_on_a_missing_name(bundle):
         adapted = adapt_bundle(
-            bundle.parent,
+            bundle.parent if len(bundle.parts) > 1 else repository,
             bundle.name,
             samples,
             prior=prior,
@@ -120,6 +131,23 @@ def adapt(
         f"{adapted.samples:,} samples.",
         markup=False,
     )
+
+
+@contextmanager
+def _advice_on_a_missing_name(bundle: Path) -> Iterator[None]:
+    """Say that a name is missing, where a folder that is no model is given as one: the repository itself.
+
+    Raises:
+        InputError: `bundle` is such a folder.
+    """
+    from normfold.export.errors import NoModelError, NoRepositoryError
+
+    try:
+        yield
+    except (NoModelError, NoRepositoryError):
+        if not bundle.is_dir():
+            raise
+        raise InputError(f"{str(bundle)!r} is a folder, and no model; give REPOSITORY/NAME.") from None
 
 
 def _table(layers: tuple[RecalibratedLayer, ...]) -> Table:

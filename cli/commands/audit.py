@@ -55,7 +55,7 @@ def audit(
 
     Checks for statistics that were never set or differ from the data's, variance near zero, dead channels, NaN, an
     unusual epsilon, train mode, dropout before BatchNorm, and small batches. The source is not changed.
-    docs/reference/audit-findings.md lists every finding.
+    The page "Audit findings" of the documentation lists every finding.
 
     Example: `normfold audit runs/digits --html audit.html`
 

@@ -33,9 +33,11 @@ def export(
         str,
         typer.Argument(help="A run folder, an ONNX file, or module:factory.", metavar="RUN|MODEL.onnx|MODULE:FACTORY"),
     ],
-    repository: Annotated[Path, typer.Option(help="Repository to write to; created if missing.")] = Path(REPOSITORY),
+    repository: Annotated[
+        Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models to write to; created if missing.")
+    ] = Path(REPOSITORY),
     name: Annotated[str | None, typer.Option(help="Name of the model; derived from the source if not given.")] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="Version; the next free one if not given.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version; the next free one if not given.")] = None,
     card: Annotated[
         Path | None, typer.Option(help="Source card (JSON): preprocessing, labels …", metavar="FILE")
     ] = None,
@@ -47,7 +49,7 @@ def export(
         str | None,
         typer.Option(
             "--input",
-            metavar="[uint8][:SHAPE]",
+            metavar="uint8|SHAPE",
             help="uint8: accept 8-bit pixels, and fold their standardisation too. "
             "For module:factory also the shape of one sample, as 3x224x224 or uint8:3x224x224.",
         ),
@@ -64,9 +66,7 @@ def export(
     inputs: Annotated[
         Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
     ] = None,
-    merge: Annotated[
-        bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
-    ] = True,
+    merge: Annotated[bool, typer.Option(help="Merge parallel linear branches into one layer, as in RepVGG.")] = True,
     keep_source: Annotated[
         bool, typer.Option("--source/--no-source", help="Keep the unfolded model in the bundle.")
     ] = True,

@@ -47,6 +47,7 @@ def create(
     scope: Annotated[
         list[_Scope] | None,
         typer.Option(
+            metavar="SCOPE",
             help="Repeatable. infer: run models and describe them; admin: load and unload them, read samples; "
             "metrics: read metrics, statistics and drift.",
             show_default="infer",

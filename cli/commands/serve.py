@@ -133,7 +133,7 @@ def serve(
 
     Models load after the port is open. GET /v2/health/ready answers 200 once they are ready. The pages at /docs
     describe every route, with examples. Each option overrides the environment variable of the same name, such as
-    NORMFOLD_PORT. docs/reference/settings.md lists all settings, including those without an option.
+    NORMFOLD_PORT. The page "Settings" of the documentation lists all settings, including those without an option.
 
     Example: normfold serve --repository model_repository --port 8000
     """

@@ -23,58 +23,79 @@ DATA, TRAINING = "Data", "Training"
 
 def train(
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write, or to resume.")],
-    arch: Annotated[str | None, typer.Option(help="Architecture, or your own module:factory (convnet).")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture, or your own module:factory.", show_default="convnet")
+    ] = None,
     arg: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Option of the architecture, such as widths=[32,64]; repeatable."),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR (digits).", rich_help_panel=DATA),
+        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Label column of csv:PATH (the last).", rich_help_panel=DATA)
+        str | None, typer.Option(help="Label column of csv:PATH.", show_default="the last", rich_help_panel=DATA)
     ] = None,
     image_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size for images:DIR, in pixels.", rich_help_panel=DATA)
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Channels for images:DIR: 1 or 3 (3).", rich_help_panel=DATA)
+        int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)
     ] = None,
     validation_fraction: Annotated[
-        float | None, typer.Option(help="Fraction of the data for choosing the best epoch (0.1).", rich_help_panel=DATA)
+        float | None,
+        typer.Option(
+            help="Fraction of the data for choosing the best epoch.", show_default="0.1", rich_help_panel=DATA
+        ),
     ] = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="Fraction of the data for the final test (0.2).", rich_help_panel=DATA)
+        float | None,
+        typer.Option(help="Fraction of the data for the final test.", show_default="0.2", rich_help_panel=DATA),
     ] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Seed of the splits (0).", rich_help_panel=DATA)] = None,
+    split_seed: Annotated[
+        int | None, typer.Option(help="Seed of the splits.", show_default="0", rich_help_panel=DATA)
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training split (20).", rich_help_panel=TRAINING)
+        int | None, typer.Option(help="Passes over the training split.", show_default="20", rich_help_panel=TRAINING)
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per step (64).", rich_help_panel=TRAINING)] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd (adamw).", rich_help_panel=TRAINING)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows per step.", show_default="64", rich_help_panel=TRAINING)
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw or sgd.", show_default="adamw", rich_help_panel=TRAINING)
+    ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate (0.005; sgd 0.1).", rich_help_panel=TRAINING),
+        typer.Option(help="Peak learning rate.", show_default="0.005; sgd 0.1", rich_help_panel=TRAINING),
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(help="Weight decay; excludes BatchNorm and biases (0.0005).", rich_help_panel=TRAINING),
+        typer.Option(
+            help="Weight decay; excludes BatchNorm and biases.", show_default="0.0005", rich_help_panel=TRAINING
+        ),
     ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(help="Label smoothing of the loss (0.1).", rich_help_panel=TRAINING)
+        float | None, typer.Option(help="Label smoothing of the loss.", show_default="0.1", rich_help_panel=TRAINING)
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Stop after this number of epochs without improvement (never).", rich_help_panel=TRAINING),
+        typer.Option(
+            help="Stop after this number of epochs without improvement.", show_default="never", rich_help_panel=TRAINING
+        ),
     ] = None,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Maximum norm of the gradient (no limit).", rich_help_panel=TRAINING)
+        float | None,
+        typer.Option(help="Maximum norm of the gradient.", show_default="no limit", rich_help_panel=TRAINING),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (fp32).", rich_help_panel=TRAINING)] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32", rich_help_panel=TRAINING)
+    ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of initial weights, order of rows and dropout (0).", rich_help_panel=TRAINING),
+        typer.Option(
+            help="Seed of initial weights, order of rows and dropout.", show_default="0", rich_help_panel=TRAINING
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -82,7 +103,7 @@ def train(
     """Train a batch-normalised network and write its best checkpoint to a run folder.
 
     Architectures: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
-    densenet121, repvgg; temporal for sequences; unet for masks. Defaults are in parentheses.
+    densenet121, repvgg; temporal for sequences; unet for masks.
 
     Example: `normfold train --arch convnet --data digits --out runs/digits`
     """

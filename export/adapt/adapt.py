@@ -154,8 +154,8 @@ def adapt(
     manifest = check_version(folder, repository)
     if UNFOLDED_NAME not in manifest.files:
         raise NotAdaptableError(
-            f"Version {manifest.version} of {name!r} was exported without its unfolded model (--no-source), and cannot "
-            "be adapted; export it again with it."
+            f"Version {manifest.version} of {name!r} was exported without its unfolded model (`keep_source`), and "
+            "cannot be adapted; export it again with it."
         )
     progress("reading the samples")
     unfolded = load_model(folder / UNFOLDED_NAME)

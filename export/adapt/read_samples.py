@@ -186,7 +186,7 @@ def _archive(path: Path, expected: SampleFormat, as_tensors: bool | None) -> Sam
     if as_tensors is None and may_be_tensors and may_be_raw and expected.preprocessing is not None:
         raise SampleError(
             f"{str(path)!r} may hold raw inputs or the network's tensors, which has an input of that name too; "
-            "pass --raw or --tensors."
+            "give `as_tensors`."
         )
     if may_be_tensors and as_tensors is not False:
         return tensor_samples(path, {name: arrays[name] for name in names}, expected)

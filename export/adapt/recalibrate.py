@@ -166,7 +166,7 @@ def recalibrate(
 
 def _not_all(rejections: list[str], others: int) -> NotAdaptableError:
     """Return the error of layers whose statistics stay, and what to do if others would not."""
-    hint = [f"--allow-partial (allow_partial=True) leaves it and goes on with the other {others}."] if others else []
+    hint = [f"`allow_partial` leaves it and goes on with the other {others}."] if others else []
     return NotAdaptableError(" ".join((*rejections, *hint)))
 
 

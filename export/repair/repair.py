@@ -141,7 +141,7 @@ def _require_statistics(found: Sequence[BatchStatistics]) -> None:
     others = f" (and {len(unset) - 1} more)" if len(unset) > 1 else ""
     raise RepairError(
         f"{first}{others}: there are none to normalise by. Give inputs of the network to take them from: "
-        "--samples FOLDER|FILE.npz|FILE.csv (samples=)."
+        "`samples`, a folder, an .npz or a .csv."
     )
 
 

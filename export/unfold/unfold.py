@@ -75,7 +75,7 @@ def unfold_file(
     if samples is None:
         raise UnfoldError(
             f"{str(source)!r} does not say which statistics its layers had; give inputs of the network to take them "
-            "from: --samples FOLDER|FILE.npz|FILE.csv (samples=), or a bundle's name, which keeps them."
+            "from: `samples`, a folder, an .npz or a .csv; or a bundle's name, which keeps them."
         )
     keep_source_weights(source, target, model)
     progress("reading the samples")
@@ -158,7 +158,7 @@ def _statistics(folder: Path, manifest: Manifest) -> Path:
     if STATISTICS_NAME not in manifest.files:
         raise UnfoldError(
             f"Version {manifest.version} of {manifest.name!r} has neither its unfolded model nor its statistics; give "
-            f"its {MODEL_NAME} and samples (--samples) instead."
+            f"its {MODEL_NAME} and `samples` instead."
         )
     return folder / STATISTICS_NAME
 

@@ -59,7 +59,7 @@ def unfold_with_statistics(
         else:
             left.append(f"BatchNormalization {batchnorm.node!r} cannot be put back: {behind}")
     if not layers:
-        such_as = f" {left[0]} Its {MODEL_NAME} can be unfolded with samples (--samples)." if left else ""
+        such_as = f" {left[0]} Its {MODEL_NAME} can be unfolded with `samples`." if left else ""
         raise UnfoldError(f"The bundle has no BatchNormalization that can be put back.{such_as}")
     common_passes.RemoveUnusedNodesPass()(model)
     return UnfoldReport(tuple(layers), tuple(left))

@@ -46,7 +46,7 @@ def find_sizes(infos: Sequence[ValueInfo], run: Callable[[Inputs], object]) -> I
             run(random_inputs(infos, free_size, seed=0))
         except ModelFileError as error:
             if free_size == FREE_SIZES[-1]:
-                text = f"{error.problem} (on random inputs; give some that suit it with --inputs)"
+                text = f"{error.problem} (on random inputs; give some that suit it)"
                 raise ModelFileError(error.path, text) from None
         else:
             break

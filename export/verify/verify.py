@@ -203,8 +203,6 @@ def _require_same_inputs_and_outputs(first: Runner, second: Runner, takes_pixels
         if what == "inputs" and takes_pixels:
             ours = {name: (ir.DataType.UINT8.name, rank) for name, (_, rank) in ours.items()}
         if ours != theirs:
-            hint = (
-                " If it takes pixels, give the card with --card." if "UINT8" in str(theirs) and not takes_pixels else ""
-            )
+            hint = " If it takes pixels, give its card." if "UINT8" in str(theirs) and not takes_pixels else ""
             text = f"has other {what} than {str(first.path)!r}: {theirs}, not {ours}.{hint}"
             raise ModelFileError(second.path, text)

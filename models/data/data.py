@@ -141,7 +141,14 @@ def _read(config: DataConfig) -> RawData:
             return read_csv(Path(path), config.label_column)
         if kind == "images":
             return read_images(Path(path), config.image_size, config.channels)
-    raise DataError(f"Unknown data {config.source!r}; give digits, npz:PATH, csv:PATH or images:DIR.")
+    raise DataError(f"Unknown data {config.source!r}; give {_nearest(config.source)}.")
+
+
+def _nearest(source: str) -> str:
+    """Return what a source may have been meant as: a path without its kind, or any of the kinds."""
+    suffix = Path(source).suffix
+    kind = suffix[1:] if suffix in (".npz", ".csv") else "images" if source.endswith("/") else None
+    return "digits, npz:PATH, csv:PATH or images:DIR" if kind is None else repr(f"{kind}:{source}")
 
 
 def _split(raw: RawData, config: DataConfig) -> Splits:

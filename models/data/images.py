@@ -33,7 +33,9 @@ def read_images(folder: Path, size: tuple[int, int] | None, channels: Literal[1,
             empty, a file cannot be read, or the images do not fit into memory.
     """
     if size is None:
-        raise DataError("Images of a folder need one common size; give --image-size HEIGHTxWIDTH, for example 32x32.")
+        raise DataError(
+            "Images of a folder need one common size; give `image_size`, height and width, for example 32x32."
+        )
     if not all(0 < side <= MAX_IMAGE_SIDE for side in size):
         raise DataError(f"Images can be resized to 1 to {MAX_IMAGE_SIDE} pixels a side, not to {size[0]}x{size[1]}.")
     if not folder.is_dir():
@@ -52,7 +54,7 @@ def read_images(folder: Path, size: tuple[int, int] | None, channels: Literal[1,
         gib = len(files) * channels * size[0] * size[1] * 4 / 2**30
         raise DataError(
             f"{len(files)} images of {size[0]}x{size[1]} take {gib:.0f} GiB, more than this machine's memory; "
-            "give a smaller --image-size."
+            "give a smaller `image_size`."
         ) from None
     for image, (_, file) in zip(images, files, strict=True):
         image[:] = _decode(decoder, file)

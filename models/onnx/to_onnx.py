@@ -107,7 +107,7 @@ def to_onnx(
     if dynamic_size and not any(HEIGHT_AXIS in dynamic.values() for dynamic in axes.values()):
         shapes = ", ".join(f"{name!r} {list(example.shape[1:])}" for name, example in examples.items())
         raise OnnxExportError(
-            "Height and width cannot be dynamic (--dynamic-size): the network has no floating-point input (channels, "
+            "Height and width cannot be dynamic: the network has no floating-point input (channels, "
             f"height, width), but {shapes}."
         )
     result, calls = _run(network, list(examples.values()))

@@ -145,11 +145,11 @@ def load_config(folder: Path) -> RunConfig:
         WeightsError: the folder or its config is missing, or a field of the config is wrong.
     """
     path = folder / CONFIG_NAME
-    if not folder.is_dir():
-        raise WeightsError(folder, "is not a run folder; normfold train writes one with --out.")
     try:
         record = json.loads(path.read_bytes())
     except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not (folder / WEIGHTS_NAME).exists():
+            raise WeightsError(folder, "is not a run folder; normfold train makes run folders.") from None
         raise WeightsError(path, f"cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise WeightsError(path, f"is not JSON: {error}.") from None

@@ -117,7 +117,7 @@ def check_same_run(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
                 raise RunFolderError(
                     folder,
                     f"was trained with {field}={getattr(before, field)!r}, not {getattr(now, field)!r}; "
-                    "resume it with the former, or give another --out.",
+                    "resume it with the former, or give another `out`.",
                 )
     if recorded.card.preprocessing != given.card.preprocessing or recorded.card.labels != given.card.labels:
         raise RunFolderError(

@@ -23,10 +23,10 @@ def check_no_run(folder: Path) -> None:
         RunFolderError: the folder holds a run, or is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunFolderError(folder, "is a file; give another --out.")
+        raise RunFolderError(folder, "is a file; give another `out`.")
     # A run that ended before its first checkpoint may be overwritten.
     if any((folder / name).exists() for name in (WEIGHTS_NAME, CONFIG_NAME)):
-        raise RunFolderError(folder, "holds a run already; resume it with --resume, or give another --out.")
+        raise RunFolderError(folder, "holds a run already; resume it with `resume`, or give another `out`.")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from normfold._shared.argument_checks import PATH, check, describe
 from normfold._shared.paths import AnyPath
 from normfold.errors import ArgumentError
 
@@ -55,6 +56,8 @@ def instances_json(rows: Any) -> bytes:
     Raises:
         ArgumentError: a row holds what JSON cannot.
     """
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise ArgumentError(f"`rows` must be an array or a list, one raw input for each row, not {describe(rows)}.")
     instances = np.ascontiguousarray(rows) if isinstance(rows, np.ndarray) else list(rows)
     try:
         return orjson.dumps({"instances": instances}, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -88,6 +91,7 @@ def image_bytes(image: ImageInput) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
+        check(PATH, image=image)
         try:
             return Path(image).read_bytes()
         except OSError as error:
@@ -105,7 +109,14 @@ def image_bytes(image: ImageInput) -> bytes:
     return file.getvalue()
 
 
-def to_tensor(array: Any) -> npt.NDArray[Any]:
-    """Return an array as tensors are sent: texts as objects, numbers in this machine's byte order."""
-    tensor = np.asarray(array)
+def to_tensor(name: str, array: Any) -> npt.NDArray[Any]:
+    """Return an array as tensors are sent: texts as objects, numbers in this machine's byte order.
+
+    Raises:
+        ArgumentError: it is no array, such as rows of several lengths.
+    """
+    try:
+        tensor = np.asarray(array)
+    except ValueError as error:
+        raise ArgumentError(f"Input {name!r} of `inputs` is not an array: {error}.") from None
     return tensor.astype(object if tensor.dtype.kind == "U" else tensor.dtype.newbyteorder("="), copy=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from normfold._shared.argument_checks import PROGRESS, check
 from normfold.contract.progress import ProgressCallback, ignore_progress
 
 Progress = bool | ProgressCallback
@@ -14,6 +15,7 @@ Progress = bool | ProgressCallback
 @contextmanager
 def progress_callback(progress: Progress) -> Iterator[ProgressCallback]:
     """Yield the function that is called with each step."""
+    check(PROGRESS, progress=progress)
     if callable(progress):
         yield progress
     elif progress:

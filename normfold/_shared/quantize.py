@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from normfold._shared.argument_checks import FLAG, NUMBER, PATH, VERSION, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -132,6 +133,12 @@ def quantize(
         PrecisionLossError: the result is too far from float32, or not faster; nothing was written.
         WriteError: `target` or the repository cannot be written.
     """
+    check(PATH, source=source)
+    check_optional(PATH, target=target, samples=samples, repository=repository, card=card, inputs=inputs)
+    check_optional(VERSION, version=version)
+    check_optional(NUMBER, max_drop=max_drop)
+    check_optional(FLAG, as_tensors=as_tensors)
+    check(FLAG, force=force, float16_io=float16_io, keep_reference=keep_reference)
     require_export("normfold quantize")
     given = Path(source)
     is_file = given.suffix == ".onnx"
@@ -180,6 +187,8 @@ def precision_options(
     if precision not in lower:
         raise ArgumentError(f"`precision` {precision!r} is not {' or '.join(lower)}.")
     kind = PrecisionKind(precision)
+    if ranges not in (None, "statistics", "samples"):
+        raise ArgumentError(f"`ranges` {ranges!r} is not statistics or samples.")
     wrong = {"float16_io": float16_io} if kind is PrecisionKind.INT8 else {"ranges": ranges, "force": force}
     for name, value in wrong.items():
         if value:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normfold._shared.argument_checks import FLAG, PATH, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -70,6 +71,7 @@ def repair(
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
+        ArgumentError: an argument cannot be used.
         RepairError: a node has no statistics of its own and there are no samples, or the batch's statistics are read.
         ModelFileError, ManifestError: the model or its card cannot be used.
         SampleError, PixelError, ModelInputError: the samples cannot be read.
@@ -77,6 +79,9 @@ def repair(
         AdaptationError: the samples are too few, too many, all alike, or their first half is not like their second.
         WriteError: `target` cannot be written.
     """
+    check(PATH, source=source, target=target)
+    check_optional(PATH, samples=samples, card=card)
+    check_optional(FLAG, as_tensors=as_tensors)
     require_export("normfold repair")
     from normfold._shared.source import read_card
     from normfold.export.repair.repair import repair_file

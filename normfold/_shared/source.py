@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normfold._shared.argument_checks import OPTIONS, PATH, Kind, check, describe
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
 from normfold.contract.errors import SetupError
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 MAX_INPUT_VALUES = 2**28
 """In one sample of a factory's network, a GiB of float32: more is a typo, and would fill the memory."""
+
+SOURCE = Kind(
+    "a run folder, an .onnx file, a module:factory or a torch network",
+    lambda value: hasattr(value, "named_modules") and not isinstance(value, type),
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,11 @@ class Source:
     @staticmethod
     def of(given: AnyPath | nn.Module, **arguments: Any) -> Source:
         """Return the source that a path, a module:factory or a network is."""
+        check(OPTIONS, arguments=arguments.get("arguments", ()))
         if isinstance(given, str | os.PathLike):
+            check(PATH, source=given)
             return Source(str(given), **arguments)
+        check(SOURCE, source=given)
         return Source(type(given).__name__, network=given, **arguments)
 
     @property
@@ -157,17 +166,12 @@ def _checkpoint_to_onnx(
 
 
 def require_torch_source(source: Source) -> None:
-    """Make sure that a source which is no ONNX file is a folder, a module:factory or a torch network.
+    """Make sure that what is taken as a run folder is a folder.
 
     Raises:
-        ArgumentError: it is neither.
+        ArgumentError: it is none.
     """
-    if source.network is not None:
-        if not hasattr(source.network, "named_modules"):
-            raise ArgumentError(
-                f"An object of type {source.text!r} is not a path, a module:factory or a torch network."
-            )
-    elif not source.is_factory and not _is_folder(Path(source.text)):
+    if source.is_run and not _is_folder(Path(source.text)):
         raise ArgumentError(
             f"{source.text!r} is not a run folder, an .onnx file or a module:factory; normfold train makes run folders."
         )
@@ -233,6 +237,8 @@ def parse_shape(given: str | Sequence[int]) -> tuple[int, ...]:
     Raises:
         ArgumentError: it is not positive numbers, or holds more than MAX_INPUT_VALUES values.
     """
+    if not isinstance(given, Iterable):
+        raise ArgumentError(f"`input_shape` must be a shape, such as (3, 224, 224), not {describe(given)}.")
     text = given if isinstance(given, str) else "x".join(map(str, given))
     sizes = text.lower().split("x")
     if not all(re.fullmatch("0*[1-9][0-9]{0,17}", size, re.ASCII) for size in sizes):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normfold._shared.argument_checks import FLAG, PATH, VERSION, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -87,7 +88,7 @@ def unfold(
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
-        ArgumentError: an argument is for the other kind of source.
+        ArgumentError: an argument cannot be used, or is for the other kind of source.
         UnfoldError: a file comes without samples, or no BatchNormalization can be put anywhere.
         ModelFileError, ManifestError: the model or its card cannot be used.
         RepositoryError: there is no such model or version.
@@ -98,6 +99,10 @@ def unfold(
         VerificationError: the unfolded model differs; `target` is as it was.
         WriteError: `target` cannot be written.
     """
+    check(PATH, source=source)
+    check_optional(PATH, target=target, samples=samples, repository=repository, card=card, inputs=inputs)
+    check_optional(VERSION, version=version)
+    check_optional(FLAG, as_tensors=as_tensors)
     require_export("normfold unfold")
     from normfold._shared.source import read_card
     from normfold.export.unfold.unfold import unfold_bundle, unfold_file

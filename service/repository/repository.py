@@ -244,5 +244,5 @@ class Repository:
     def _describe_scan_error(self, error: OSError) -> str:
         """Return why the repository itself cannot be listed."""
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return f"There is no folder {str(self._root)!r}; name the repository with --repository."
+            return f"There is no folder {str(self._root)!r}, which the setting 'repository' names."
         return f"The repository {str(self._root)!r} cannot be read: {error.strerror}."

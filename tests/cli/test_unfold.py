@@ -27,6 +27,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_folder_before_a_name_goes_before_the_environment(
+    normfold: RunCommand, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMFOLD_REPOSITORY", "none")
+
+    assert normfold("unfold", "models/net", "out.onnx")[0] == 0
+    assert (folder / "out.onnx").is_file()
+    code, _, err = normfold("unfold", "net", "out.onnx")
+    assert (code, err) == (2, "error: There is no folder 'none'; name the repository with --repository.\n")
+
+
 def test_file_is_unfolded_with_samples(normfold: RunCommand, folder: Path) -> None:
     code, out, err = normfold("unfold", "folded.onnx", "out.onnx", "--samples", "samples.npz")
 
@@ -66,7 +77,7 @@ def test_model_of_a_repository_gives_its_own_batchnorm(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["folded.onnx"], 2, "give inputs of the network to take them from: --samples FOLDER|FILE.npz|FILE.csv"),
+        (["folded.onnx"], 2, "give inputs of the network to take them from: --samples, a folder, an .npz or a .csv"),
         (["none.onnx", "--samples", "samples.npz"], 2, "'none.onnx' cannot be read: No such file or directory."),
         (["folded.onnx", "--samples", "none.npz"], 2, "'none.npz' cannot be read"),
         (["folded.onnx", "--version", "1"], 2, "--version is for a model in a repository."),

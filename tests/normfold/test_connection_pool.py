@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from normfold._shared.connection_pool import ConnectionPool
+from normfold._shared.http.connection_pool import ConnectionPool
 from tests.support.bundles import BundleWriter
 from tests.support.service import StartService
 

@@ -138,7 +138,7 @@ def test_repository_without_models_is_an_input_error(tmp_path: Path, folder: str
 
 
 def test_wrong_setting_is_a_settings_error(repository: Path) -> None:
-    with pytest.raises(SettingsError, match="PROVIDER .* is wrong"):
+    with pytest.raises(SettingsError, match="^`provider` is wrong"):
         normfold.load_repository(repository, provider="tpu")
 
 

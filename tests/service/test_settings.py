@@ -51,13 +51,15 @@ def test_unknown_variable_without_a_near_match_lists_all(monkeypatch: pytest.Mon
     ("name", "value"),
     [("PORT", "x"), ("PORT", "65536"), ("PROVIDER", "tpu"), ("MAX_BODY_BYTES", "0"), ("INTRA_OP_THREADS", "0")],
 )
-def test_invalid_value_names_variable_and_option(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_value_names_variable_or_argument(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"NORMFOLD_{name}", value)
     with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} is wrong: "):
         load_settings()
-    option = name.lower()
-    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} \\(--{option.replace('_', '-')}\\) is wrong: "):
-        load_settings(**{option: None})  # as a command that has this option, and was not given it
+    with pytest.raises(SettingsError, match=f"^NORMFOLD_{name} is wrong: "):
+        load_settings(**{name.lower(): None})  # as a command that has this option, and was not given it
+    with pytest.raises(SettingsError, match=f"^`{name.lower()}` is wrong: ") as caught:
+        load_settings(**{name.lower(): value})
+    assert caught.value.on_command_line({}).startswith(f"--{name.lower().replace('_', '-')} is wrong: ")
 
 
 def test_provider_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,7 @@ def fold(
         Path | None,
         typer.Option(help="Source card for --input uint8, if not IN.json next to the model.", metavar="FILE"),
     ] = None,
-    merge: Annotated[
-        bool, typer.Option(help="Merge parallel linear branches into one layer (RepVGG re-parameterisation).")
-    ] = True,
+    merge: Annotated[bool, typer.Option(help="Merge parallel linear branches into one layer, as in RepVGG.")] = True,
     freeze_inputs: Annotated[
         bool,
         typer.Option("--freeze-inputs", help="Make constants of inputs with a default; callers override none then."),

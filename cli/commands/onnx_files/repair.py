@@ -28,7 +28,11 @@ def repair(
     ] = None,
     tensors: Annotated[
         bool | None,
-        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
+        typer.Option(
+            "--tensors/--raw",
+            help="If the names of its arrays are ambiguous: the .npz holds tensors as the network takes them, or raw "
+            "inputs that are standardised first.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

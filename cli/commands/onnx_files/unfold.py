@@ -34,7 +34,11 @@ def unfold(
     ] = None,
     repository: Annotated[
         Path | None,
-        typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.", show_default="model_repository"),
+        typer.Option(
+            envvar="NORMFOLD_REPOSITORY",
+            help="Folder of models, for a NAME without one.",
+            show_default="model_repository",
+        ),
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
@@ -43,7 +47,11 @@ def unfold(
     ] = None,
     tensors: Annotated[
         bool | None,
-        typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous."),
+        typer.Option(
+            "--tensors/--raw",
+            help="If the names of its arrays are ambiguous: the .npz holds tensors as the network takes them, or raw "
+            "inputs that are standardised first.",
+        ),
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
@@ -61,7 +69,7 @@ def unfold(
     """
     from normfold import unfold as unfold_model
 
-    if source.endswith(".onnx"):
+    if source.endswith(".onnx") or len(Path(source).parts) > 1:
         repository = None  # of the environment
     with err.status("starting") as status:
         result = unfold_model(

@@ -50,8 +50,8 @@ def _take_pixels(model: ir.Model, preprocessing: ImagePreprocessing | None) -> P
     own = _own_arithmetic(value)
     if preprocessing is None and not own:
         raise PixelError(
-            f"Nothing says how pixels become the input {value.name!r}: give a card with the preprocessing "
-            "(--card FILE), or a model that begins with its own."
+            f"Nothing says how pixels become the input {value.name!r}: give `card`, a file with the "
+            "preprocessing, or a model that begins with its own."
         )
     front = _front(value, pixels if preprocessing is not None else None, editor)
     return PixelInput(value.name or "", pixels, (*front, *own))

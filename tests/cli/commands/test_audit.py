@@ -104,7 +104,7 @@ def test_option_fail_on_sets_the_severity_of_exit_code_1(
     found, out, err = normfold(*arguments)
     assert found == code
     assert "dropout-before" in out
-    assert "Statistics were not compared with data: no --data were given." in out
+    assert "Statistics were not compared with data: no data were given." in out
     assert ("of severity warning or above" in err) == bool(code)
 
 

@@ -205,6 +205,17 @@ def test_export_of_an_onnx_file_needs_no_torch(
     assert (record["name"], record["version"], record["bundle"]) == ("net", 1, "model_repository/net/1")
 
 
+def test_export_writes_to_the_repository_of_the_environment(
+    normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMFOLD_REPOSITORY", "elsewhere")
+
+    code, out, _ = normfold("export", "net.onnx", "--json")
+
+    assert (code, json.loads(out)["bundle"]) == (0, "elsewhere/net/1")
+    assert (net.parent / "elsewhere" / "net" / "1" / "model.onnx").is_file()
+
+
 def test_a_version_that_exists_is_not_overwritten(normfold: RunCommand, net: Path) -> None:
     assert net.exists()
     normfold("export", "net.onnx", "--version", "3")
@@ -261,6 +272,8 @@ def test_export_of_a_factory_in_evaluation_mode_warns_of_unset_statistics(normfo
         (["{}:net", "--input", "1x8x8", "--arg", "height=5"], "height"),
         (["{}:none", "--input", "1x8x8"], "none"),
         (["nowhere_at_all:net", "--input", "1x8x8"], "nowhere_at_all"),
+        ([""], "SOURCE must be a path, not ''."),
+        (["net.onnx", "--version", "0"], "--version must be a whole number of at least 1, not 0."),
         (["neither"], "'neither' is not a run folder, an .onnx file or a module:factory"),
         (["net.onnx", "--weights", "weights.pt"], "--weights goes with module:factory; 'net.onnx' is an ONNX file"),
         (["net.onnx", "--opset", "18"], "an ONNX file keeps its own"),

@@ -191,16 +191,16 @@ def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> 
     ("options", "variables", "code", "says"),
     [
         (("--host", "no-host.invalid"), {}, 3, "no-host.invalid:8000: the host is not known"),
-        (("--port", "65536"), {}, 2, "NORMFOLD_PORT (--port) is wrong"),
+        (("--port", "65536"), {}, 2, "--port is wrong"),
         (("--provider", "tpu"), {}, 2, "tpu"),
         (("--model-control", "pole"), {}, 2, "pole"),
-        (("--version-policy", "newest"), {}, 2, "NORMFOLD_VERSION_POLICY (--version-policy) is wrong"),
-        (("--max-batch-size", "0"), {}, 2, "NORMFOLD_MAX_BATCH_SIZE (--max-batch-size) is wrong"),
-        (("--queue-capacity", "0"), {}, 2, "NORMFOLD_QUEUE_CAPACITY (--queue-capacity) is wrong"),
-        (("--timeout-s", "0"), {}, 2, "NORMFOLD_TIMEOUT_S (--timeout-s) is wrong"),
+        (("--version-policy", "newest"), {}, 2, "--version-policy is wrong"),
+        (("--max-batch-size", "0"), {}, 2, "--max-batch-size is wrong"),
+        (("--queue-capacity", "0"), {}, 2, "--queue-capacity is wrong"),
+        (("--timeout-s", "0"), {}, 2, "--timeout-s is wrong"),
         (("--port", "0", "--access-log", "/none/log"), {}, 2, "The access log '/none/log' cannot be written"),
         ((), {"NORMFOLD_REPOSITRY": "x"}, 2, "did you mean 'NORMFOLD_REPOSITORY'?"),
-        ((), {"NORMFOLD_PORT": "x"}, 2, "NORMFOLD_PORT (--port) is wrong"),
+        ((), {"NORMFOLD_PORT": "x"}, 2, "NORMFOLD_PORT is wrong"),
     ],
 )
 def test_wrong_use_ends_at_once(options: tuple[str, ...], variables: dict[str, str], code: int, says: str) -> None:

@@ -348,7 +348,7 @@ def test_layer_that_cannot_be_replaced_is_named_and_left_with_allow_partial(tmp_
     proto, inputs = chain_with_overridden(), {"x": 1 + np.random.default_rng(0).normal(size=(COUNT, 2))}
     says = (
         "The statistics of a layer cannot be replaced: BatchNormalization 'two': its running_mean may be overridden by "
-        "the caller (--freeze-inputs makes its default a constant). --allow-partial (allow_partial=True) leaves it and "
+        "the caller (--freeze-inputs makes its default a constant). `allow_partial` leaves it and "
         "goes on with the other 2."
     )
     with pytest.raises(NotAdaptableError) as raised:
@@ -370,7 +370,7 @@ def test_layer_that_cannot_be_sampled_is_left_with_allow_partial(tmp_path: Path)
     ]
     constants = statistics(np.random.default_rng(0), 3, "one") | statistics(np.random.default_rng(0), 2, "two")
     proto, given = model(nodes, {"x": ["n", 3, 2]}, ["y"], constants), samples(x=RNG_ROWS)
-    with pytest.raises(NotAdaptableError, match=r"first axis does not hold the samples. --allow-partial .* other 1"):
+    with pytest.raises(NotAdaptableError, match=r"first axis does not hold the samples. `allow_partial` .* other 1"):
         adapted(proto, given, tmp_path)
 
     _, found = adapted(proto, given, tmp_path, allow_partial=True)

@@ -135,7 +135,7 @@ def test_ambiguous_array_needs_an_option(tmp_path: Path) -> None:
     x = RNG.uniform(0, 16, (5, 1, 4, 4)).astype(np.float32)
     path, both = archive(tmp_path, x=x), expected(GREY, name="x")
 
-    with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*pass --raw or --tensors"):
+    with pytest.raises(SampleError, match="may hold raw inputs or the network's tensors.*give `as_tensors`"):
         read_samples(path, both)
 
     np.testing.assert_array_equal(read_samples(path, both, True).read(0, 5)["x"], x)

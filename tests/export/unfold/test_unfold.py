@@ -246,7 +246,9 @@ def test_layers_that_get_no_batchnorm_are_named_with_the_reason(tmp_path: Path) 
 
 def test_file_without_samples_is_an_error_that_says_what_to_give(tmp_path: Path) -> None:
     onnx.save(LAYERS["conv"][0], tmp_path / "net.onnx")
-    with pytest.raises(UnfoldError, match=r"give inputs of the network to take them from: --samples FOLDER\|FILE.npz"):
+    with pytest.raises(
+        UnfoldError, match=r"give inputs of the network to take them from: `samples`, a folder, an .npz"
+    ):
         unfold_file(tmp_path / "net.onnx", tmp_path / "out.onnx", None)
     assert not (tmp_path / "out.onnx").exists()
 

@@ -37,7 +37,7 @@ def test_files_with_other_suffixes_are_ignored_with_a_warning(tmp_path: Path) ->
 
 
 def test_unusable_image_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="give --image-size"):
+    with pytest.raises(DataError, match="give `image_size`"):
         read_images(tmp_path, None, 3)
     for size in ((99999999, 99999999), (0, 3), (2, 4097)):
         with pytest.raises(DataError, match="1 to 4096 pixels a side, not to"):
@@ -68,7 +68,7 @@ def test_images_over_the_memory_are_refused_before_they_are_read(
         raise MemoryError
 
     monkeypatch.setattr("numpy.empty", no_memory)
-    with pytest.raises(DataError, match="2 images of 4096x2048 take 0 GiB, more than .* smaller --image-size"):
+    with pytest.raises(DataError, match="2 images of 4096x2048 take 0 GiB, more than .* smaller `image_size`"):
         read_images(tmp_path, (4096, 2048), 3)
 
 

@@ -123,7 +123,7 @@ def test_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_p
     assert not folder.exists()
     fit(config, dataset, folder)
     before = (folder / "weights.safetensors").read_bytes()
-    with pytest.raises(RunFolderError, match="holds a run already; resume it with --resume"):
+    with pytest.raises(RunFolderError, match="holds a run already; resume it with `resume`"):
         fit(config, dataset, folder)
     with pytest.raises(RunFolderError, match="was trained with seed=0, not 7"):
         fit(make_run(epochs=1, seed=7)[0], dataset, folder, resume=True)
@@ -156,7 +156,7 @@ def test_run_ends_when_patience_is_exhausted(tmp_path: Path, make_run: MakeRun) 
 @pytest.mark.slow
 def test_diverging_run_stops_with_advice_and_can_be_started_again(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run("mlp", epochs=2, optimizer="sgd", lr=1e30)
-    with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower --lr \(it was 1e\+30\)"):
+    with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1; try a lower `lr` \(it was 1e\+30\)"):
         fit(config, dataset, tmp_path / "run")
     fit(make_run("mlp", epochs=1)[0], dataset, tmp_path / "run")
 

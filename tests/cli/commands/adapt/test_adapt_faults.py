@@ -94,8 +94,11 @@ def test_rejected_dry_run_shows_the_layers(normfold: RunCommand, repository: Pat
     ("arguments", "code", "says"),
     [
         (["models/none"], 2, "There is no model 'none' in 'models'; there are bare, damaged, net, relu."),
-        (["models/.."], 2, "There is no model '..'"),
-        (["none/net"], 2, "There is no folder 'none'"),
+        (["models/.."], 2, "'models/..' is a folder, and no model"),
+        (["none/net"], 2, "There is no folder 'none'; name the repository with --repository."),
+        (["net"], 2, "There is no folder 'model_repository'; name the repository with --repository."),
+        (["models"], 2, "'models' is a folder, and no model; give REPOSITORY/NAME."),
+        (["./models/"], 2, "'models' is a folder, and no model; give REPOSITORY/NAME."),
         (["models/net", "--version", "9"], 2, "There is no version 9 of 'net'; there are 1."),
         (["models/bare"], 2, "Version 1 of 'bare' was exported without its unfolded model (--no-source)"),
         (["models/relu"], 2, "There is no BatchNormalization in this model, so no statistics to recalibrate."),
@@ -135,7 +138,7 @@ def test_one_layer_that_cannot_be_replaced_is_left_with_allow_partial(
     code, _, err = normfold(*asked)
     assert code == 2
     assert "'bn1': its running_mean may be overridden by the caller (--freeze-inputs" in in_one_line(err)
-    assert "--allow-partial (allow_partial=True) leaves it" in in_one_line(err)
+    assert "--allow-partial leaves it" in in_one_line(err)
     assert [path.name for path in (tmp_path / "models" / "net").iterdir()] == ["1"]
 
     for again in ("2", "3"):  # an adapted version holds what training left of the others alone
@@ -175,3 +178,14 @@ def test_full_disk_for_the_activations_is_an_error(
     assert code == 3
     assert f"Cannot write {tempfile.gettempdir()!r}: no space left on device." in err
     assert file_contents(repository) == before
+
+
+def test_adapt_finds_a_name_in_the_repository_of_the_environment(
+    normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("adapt", "net", "--samples", str(samples), "--dry-run", "--json")
+    assert normfold(*arguments, "--repository", str(repository))[0] == 0
+    monkeypatch.setenv("NORMFOLD_REPOSITORY", str(repository))
+    assert normfold(*arguments)[0] == 0
+    code, _, err = normfold("adapt", "none/net", "--samples", str(samples))  # a folder in the argument goes first
+    assert (code, "There is no folder 'none'" in err) == (2, True)

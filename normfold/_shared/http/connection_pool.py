@@ -48,11 +48,15 @@ class ConnectionPool:
     def __init__(
         self, url: str, headers: Mapping[str, str], timeout_s: float, ssl_context: ssl.SSLContext | None
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # for example a port that is no number
+            host, port = None, None
+        if not host or parts.scheme not in ("http", "https"):
             raise ArgumentError(f"`url` is {url!r}; it must be of http or https, such as http://127.0.0.1:8000.")
         self.url = url.rstrip("/")
-        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._host, self._port, self._prefix = host, port, parts.path.rstrip("/")
         self._ssl = (ssl_context or ssl.create_default_context()) if parts.scheme == "https" else None
         self._headers, self._timeout_s = headers, timeout_s
         self._idle: LifoQueue[http.client.HTTPConnection] = LifoQueue(_REUSABLE_CONNECTIONS)

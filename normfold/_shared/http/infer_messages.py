@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from normfold._shared.argument_checks import FLAG, NAMES, TENSORS, check, check_optional
 from normfold._shared.predictions import to_tensor
 from normfold.errors import ArgumentError
 from normfold.service.codec.binary_tensors import Piece, array_from_bytes, array_to_bytes
@@ -33,12 +34,15 @@ def write_infer_request(
         binary: tensors as bytes after the JSON, both ways.
 
     Raises:
-        ArgumentError: an array has a dtype that the protocol does not know.
+        ArgumentError: an argument cannot be used, or an array has a dtype that the protocol does not know.
     """
+    check(TENSORS, inputs=inputs)
+    check_optional(NAMES, outputs=outputs)
+    check(FLAG, binary=binary)
     entries: list[dict[str, Any]] = []
     tensors: list[Piece] = []
     for name, given in inputs.items():
-        array = to_tensor(given)
+        array = to_tensor(name, given)
         entry: dict[str, Any] = {"name": name, "datatype": _datatype(name, array), "shape": list(array.shape)}
         if binary:
             tensors.append(array_to_bytes(array))

@@ -1,0 +1,1 @@
+"""HTTP requests of `Client`, and the messages in them."""

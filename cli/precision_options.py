@@ -39,18 +39,20 @@ SAMPLES: Any = typer.Option(
 TENSORS: Any = typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous.")
 RANGES: Any = typer.Option(
     "--ranges",
-    help="For int8: source of the ranges of activations.",
+    help="For int8: source of the ranges of activations: statistics or samples.",
+    metavar="SOURCE",
     show_default="samples if there are some, otherwise statistics",
 )
 MAX_DROP: Any = typer.Option(
     "--max-drop",
     min=0,
     max=1,
+    metavar="SHARE",
     help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class.",
     show_default="0.01",
 )
 FORCE: Any = typer.Option("--force", help="Write an int8 network that is not faster.")
 FLOAT16_IO: Any = typer.Option("--float16-io", help="For float16: make inputs and outputs float16 too.")
-REFERENCE: Any = typer.Option(
-    "--reference/--no-reference", help="Keep the float32 network beside one of int8 or float16."
+NO_REFERENCE: Any = typer.Option(
+    "--no-reference", help="Do not keep the float32 network beside one of int8 or float16."
 )

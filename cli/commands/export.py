@@ -14,8 +14,8 @@ from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
     MAX_DROP,
+    NO_REFERENCE,
     RANGES,
-    REFERENCE,
     SAMPLES,
     TENSORS,
     ExportPrecision,
@@ -83,7 +83,8 @@ def export(
         bool, typer.Option(help="Write the data with which the service monitors inputs for drift.")
     ] = True,
     precision: Annotated[
-        ExportPrecision, typer.Option(help="Precision of the network; int8 and float16 as by normfold quantize.")
+        ExportPrecision,
+        typer.Option(help="float32, int8 or float16; the last two as by normfold quantize.", metavar="NAME"),
     ] = ExportPrecision.FLOAT32,
     samples: Annotated[Path | None, SAMPLES] = None,
     tensors: Annotated[bool | None, TENSORS] = None,
@@ -91,7 +92,7 @@ def export(
     max_drop: Annotated[float | None, MAX_DROP] = None,
     force: Annotated[bool, FORCE] = False,
     float16_io: Annotated[bool, FLOAT16_IO] = False,
-    reference: Annotated[bool, REFERENCE] = True,
+    no_reference: Annotated[bool, NO_REFERENCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` can run.
@@ -144,7 +145,7 @@ def export(
             max_drop=max_drop,
             force=force,
             float16_io=float16_io,
-            keep_reference=reference,
+            keep_reference=not no_reference,
             progress=status.update,
         )
     for sentence in exported.report.warnings:

@@ -11,8 +11,8 @@ from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
     MAX_DROP,
+    NO_REFERENCE,
     RANGES,
-    REFERENCE,
     SAMPLES,
     TENSORS,
     LowerPrecision,
@@ -31,7 +31,9 @@ def quantize(
     target: Annotated[
         Path | None, typer.Argument(help="For a file: path of the model to write.", metavar="OUT.onnx")
     ] = None,
-    precision: Annotated[LowerPrecision, typer.Option(help="Precision to convert to.")] = LowerPrecision.INT8,
+    precision: Annotated[
+        LowerPrecision, typer.Option(help="Precision to convert to: int8 or float16.", metavar="NAME")
+    ] = LowerPrecision.INT8,
     samples: Annotated[Path | None, SAMPLES] = None,
     tensors: Annotated[bool | None, TENSORS] = None,
     ranges: Annotated[Ranges | None, RANGES] = None,
@@ -49,7 +51,7 @@ def quantize(
     max_drop: Annotated[float | None, MAX_DROP] = None,
     force: Annotated[bool, FORCE] = False,
     float16_io: Annotated[bool, FLOAT16_IO] = False,
-    reference: Annotated[bool, REFERENCE] = True,
+    no_reference: Annotated[bool, NO_REFERENCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
@@ -81,7 +83,7 @@ def quantize(
             max_drop=max_drop,
             force=force,
             float16_io=float16_io,
-            keep_reference=reference,
+            keep_reference=not no_reference,
             progress=status.update,
         )
     fold_warnings = () if result.report is None else tuple(result.report.warnings)

@@ -81,10 +81,9 @@ class _FastRequest:
         self._is_ended = False
 
     def start(self, reference: ModelRef, body: bytes) -> None:
-        call, steps = self._call, self._fast_path.steps
-        token, is_authorized = enter_log_context(call.trace), False
+        call, is_authorized = self._call, False
         try:
-            steps.authorize(call.trace, call.headers)
+            self._fast_path.steps.authorize(call.trace, call.headers)
             is_authorized = True
             call.admit(reference)
             call.decode(memoryview(body))
@@ -93,12 +92,9 @@ class _FastRequest:
             if is_authorized and not call.is_admitted:
                 call.read_id(memoryview(body))
             self._fail(error)
-        finally:
-            leave_log_context(token, call.trace)
 
     def _finish(self, outcome: Results | Exception) -> None:
         """Respond with what the batcher gives; it calls this, and nothing may be raised into it."""
-        token = enter_log_context(self._call.trace)
         try:
             if isinstance(outcome, Exception):
                 self._fail(outcome)
@@ -110,8 +106,6 @@ class _FastRequest:
                 self._end(self._call.encode(outcome))
         except Exception as error:  # noqa: BLE001 -- every error gets its response
             self._fail(error)
-        finally:
-            leave_log_context(token, self._call.trace)
 
     async def _finish_large(self, results: Results) -> None:
         try:
@@ -123,10 +117,15 @@ class _FastRequest:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        if self._is_ended:  # the error came after the response
-            log_fault("POST", self._call.trace.path, error)
-        else:
-            self._end(self._call.fail(error))
+        trace = self._call.trace
+        token = enter_log_context(trace)  # here alone something is logged
+        try:
+            if self._is_ended:  # the error came after the response
+                log_fault("POST", trace.path, error)
+            else:
+                self._end(self._call.fail(error))
+        finally:
+            leave_log_context(token, trace)
 
     def _end(self, response: Response | None) -> None:
         """Write a response, unless it is written already, and end the request."""

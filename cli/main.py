@@ -85,14 +85,17 @@ def _load_command(name: str) -> Any:
     command = typer.main.get_command(group)
     for each in (command, *getattr(command, "commands", {}).values()):
         for parameter in each.params:
-            _show_default_plainly(parameter)
+            _show_default_inline(parameter)
     return command
 
 
-def _show_default_plainly(parameter: Any) -> None:
-    """Show a default that is given as text like one that is a value: Typer puts the text into parentheses."""
-    if isinstance(text := parameter.show_default, str):
-        parameter._get_default_string = lambda **_: text
+def _show_default_inline(parameter: Any) -> None:
+    """Show a default that is given as text behind the help, in the form of one that is a value.
+
+    Typer puts such a text into parentheses, on a line of its own.
+    """
+    if isinstance(text := getattr(parameter, "show_default", None), str) and parameter.help:
+        parameter.help, parameter.show_default = f"{parameter.help} [default: {text}]", False
 
 
 app = typer.Typer(

@@ -57,7 +57,7 @@ TEXT = Kind("a string that is not empty", lambda value: isinstance(value, str) a
 FLAG = Kind("True or False", lambda value: isinstance(value, bool | np.bool_))
 INTEGER = Kind("a whole number", _is_whole)
 VERSION = whole_number(1)
-NUMBER = Kind("a number", _is_number)
+NUMBER = Kind("a finite number", _is_number)
 NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)  # type: ignore[operator]
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)  # type: ignore[operator]
 TENSORS = Kind("a dict of name to array", _has_text_keys)

@@ -239,7 +239,7 @@ class Number(nn.Module):
         (nn.ReLU(), {"x": torch.zeros(())}, {}, "'x' needs a batch axis"),
         (nn.ReLU(), {"x": InputSpec((99999999, 99999999))}, {}, "input 'x' does not fit"),
         (nn.ReLU(), {"x": InputSpec((99999999, 99999999, 99999999))}, {}, "input 'x' does not fit"),
-        (nn.ReLU(), {"x": InputSpec((3,))}, {"dynamic_size": True}, r"cannot be dynamic .*, but 'x' \[3\]\."),
+        (nn.ReLU(), {"x": InputSpec((3,))}, {"dynamic_size": True}, r"cannot be dynamic: .*, but 'x' \[3\]\."),
         (
             nn.Identity(),
             {"x": InputSpec((1, 2, 2), torch.int64)},

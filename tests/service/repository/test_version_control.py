@@ -252,7 +252,7 @@ def test_version_policy_selects_versions(text: str, ready: int, wanted: list[int
 
 @pytest.mark.parametrize("text", ["", "latest", "latest:0", "1,,2", "newest", "0"])
 def test_invalid_version_policy_is_rejected(text: str) -> None:
-    with pytest.raises(Exception, match="NORMFOLD_VERSION_POLICY"):
+    with pytest.raises(Exception, match="`version_policy` is wrong"):
         load_settings(version_policy=text)
 
 

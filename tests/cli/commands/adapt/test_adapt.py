@@ -218,7 +218,7 @@ def test_polling_service_loads_the_adapted_version_and_the_rollback(
 
 WITHOUT_TORCH = """
 import sys
-for package in ("torch", "normfold.models", "normfold.service", "fastapi", "uvicorn"):
+for package in ("torch", "fastapi", "starlette", "uvicorn"):
     sys.modules[package] = None
 from normfold.cli.main import main
 main()

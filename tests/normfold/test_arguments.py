@@ -85,7 +85,7 @@ def test_path_of_another_type_is_an_argument_error(function: str, argument: str,
         (lambda: api.audit("a.onnx", data=(1, 2)), "`data` must be a string that is not empty, not an"),
         (lambda: api.fold("a", "b", progress="yes"), "`progress` must be True, False or a function, not 'yes'."),
         (lambda: api.train("r", epochs="3"), "`epochs` must be a whole number, not '3'."),
-        (lambda: api.train("r", lr="0.1"), "`lr` must be a number, not '0.1'."),
+        (lambda: api.train("r", lr="0.1"), "`lr` must be a finite number, not '0.1'."),
         (lambda: api.train("r", resume="no"), "`resume` must be True or False, not 'no'."),
         (
             lambda: api.train("r", data=(np.zeros(9), np.zeros(9))),

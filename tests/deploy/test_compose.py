@@ -33,6 +33,7 @@ def environment(file: dict[str, Any]) -> dict[str, str]:
     return {name: value for service in services for name, value in service.get("environment", {}).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.keys.yml"])
 def test_a_compose_file_is_what_the_specification_allows(file: str) -> None:
     done = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)

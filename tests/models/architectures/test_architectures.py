@@ -79,6 +79,7 @@ def make_on_meta(name: str, size: int = 8, classes: int = 4) -> nn.Module:
         return build(Architecture(name=name, input_shape=shape, classes=classes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTORIES)
 def test_every_batchnorm_has_the_same_epsilon_and_momentum(name: str) -> None:
     norms = [module for module in make_on_meta(name).modules() if isinstance(module, _BatchNorm)]
@@ -132,6 +133,7 @@ def test_zero_init_makes_blocks_begin_as_their_shortcut() -> None:
     assert not torch.equal(resnet((16, 8, 8), 2, widths=[16], depths=[2], zero_init=False).stages(x), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTORIES)
 def test_dropout_runs_after_the_last_batchnorm(name: str) -> None:
     shape = (3, 64) if name in SEQUENCE else (3, 64, 64)

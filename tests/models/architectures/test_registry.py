@@ -57,6 +57,7 @@ def test_registered_factories_accept_dropout_input_shape_and_classes(name: str) 
         make(name, drop=0.1)
 
 
+@pytest.mark.slow
 def test_preset_accepts_options_that_replace_its_own() -> None:
     architecture = Architecture(name="mobilenet_v2", options={"stem_stride": 1}, input_shape=(3, 8, 8), classes=4)
     with torch.device("meta"):

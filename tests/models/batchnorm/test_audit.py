@@ -124,6 +124,7 @@ def test_audit_finds_an_unusual_epsilon(trained: Path, epsilon: float) -> None:
     assert f"epsilon {epsilon:g}" in found["epsilon-unusual"].measurement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1e-5, 2e-5, 1e-3])
 def test_audit_accepts_the_epsilons_of_frameworks(trained: Path, epsilon: float) -> None:
     subject, _ = subject_of_run(trained, None)

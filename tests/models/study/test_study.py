@@ -73,6 +73,7 @@ def trained(seed: int, batchnorm: bool) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", [True, False])
 def test_network_depends_on_its_seed(batchnorm: bool) -> None:
     one, same, other = (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from tests.support.paths import LAYERS
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 CHANGELOG = ROOT / "CHANGELOG.md"
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 OTHER_VARIABLES = {"NORMFOLD_COMPOSE"}
 """Variables of the repository's own that the service does not read."""
@@ -58,22 +58,47 @@ def parse(arguments: list[str]) -> None:
     command.make_context(path, list(arguments))
 
 
-@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=[*NAMES, "CHANGELOG.md"])
-def test_links_of_a_page_lead_to_a_file_and_a_heading(page: Path) -> None:
+def dead_links(page: Path) -> Iterator[str]:
+    """Yield the links of a page to files that do not exist, and to headings that their page does not have."""
     for found in _LINK.findall(page.read_text()):
         target, _, anchor = (found[0] or found[1]).partition("#")
         if target.startswith(("http:", "https:")):
             continue
         path = (page.parent / target).resolve() if target else page
-        assert path.exists(), target
-        if anchor and "generated:" not in path.read_text():
-            assert anchor in headings(path), f"{target}#{anchor}"
+        if not path.exists():
+            yield target
+        elif anchor and "generated:" not in path.read_text() and anchor not in headings(path):
+            yield f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_of_a_page_are_accepted_by_the_command_line(page: Path) -> None:
-    for arguments in commands(page):
-        parse(arguments)
+def per_page(found: Callable[[Path], Iterable[str]], pages: Iterable[Path] = PAGES) -> dict[str, list[str]]:
+    """Return what was found in each page, without the pages in which nothing was."""
+    lists = {str(page.relative_to(ROOT)): sorted(found(page)) for page in pages}
+    return {page: names for page, names in lists.items() if names}
+
+
+def test_links_of_pages_lead_to_files_and_headings() -> None:
+    assert not per_page(dead_links, [*PAGES, CHANGELOG])
+
+
+def test_planted_dead_links_are_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# Here\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Top\n\n[a](other.md#here) [b](other.md#gone) [c](gone.md) [d](#top) [e](#gone) [f](https://g/)\n"
+    )
+
+    assert list(dead_links(page)) == ["other.md#gone", "gone.md", "#gone"]
+
+
+def test_commands_of_pages_are_accepted_by_the_command_line() -> None:
+    for page in PAGES:
+        for arguments in commands(page):
+            try:
+                parse(arguments)
+            except Exception as error:
+                error.add_note(f"{page.relative_to(ROOT)}: normfold {shlex.join(arguments)}")
+                raise
 
 
 def test_command_with_an_unknown_option_is_found() -> None:
@@ -91,11 +116,10 @@ def test_commands_are_found_in_blocks_with_prompts_variables_and_comments(tmp_pa
     assert list(commands(page)) == [["serve", "--port", "1", "--json"], ["fold", "a", "b"]]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_settings_that_a_page_names_exist(page: Path) -> None:
+def test_settings_that_pages_name_exist() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
 
-    assert set(re.findall(r"\bNORMFOLD_[A-Z_]+\b", page.read_text())) <= known
+    assert not per_page(lambda page: set(re.findall(r"\bNORMFOLD_[A-Z_]+\b", page.read_text())) - known)
 
 
 def test_metrics_that_pages_name_exist() -> None:
@@ -105,31 +129,38 @@ def test_metrics_that_pages_name_exist() -> None:
     assert asked <= known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
-    text = page.read_text()
+def missing_files(page: Path) -> list[str]:
+    """Return the files of the repository that a page names and that do not exist."""
     top = "cli|contract|display|export|models|service|tests|benchmarks|scripts|deploy|docs"
-    for path in re.findall(rf"`((?:{top})/[\w/.-]*)`", text):
-        assert (ROOT / path).exists(), path
+    named = re.findall(rf"`((?:{top})/[\w/.-]*)`", page.read_text())
+    return [path for path in named if not (ROOT / path).exists()]
+
+
+def test_files_of_the_repository_that_pages_name_exist() -> None:
+    assert not per_page(missing_files)
+
+
+@functools.cache
+def sources_of_tests() -> dict[str, str]:
+    """Return the source of every file of tests, by its path."""
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def unknown_tests(text: str) -> set[str]:
     """Return the tests, and files of tests, that a text names in backticks and that do not exist."""
-    paths = [*(ROOT / "tests").rglob("test_*.py")]
-    files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    files = sources_of_tests()
     found = set()
     for name in re.findall(r"`((?:tests/[\w/]+\.py::)?test_\w+)`", text):
         file, _, function = name.rpartition("::")
         sources = [files.get(file, "")] if file else list(files.values())
         if not any(re.search(rf"^\s*(?:async )?def {function}\(", source, re.MULTILINE) for source in sources):
             found.add(name)
-    known_files = {path.name for path in paths}
+    known_files = {Path(path).name for path in files}
     return found | {name for name in re.findall(r"`(test_\w+\.py)`", text) if name not in known_files}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_tests_that_a_page_names_exist(page: Path) -> None:
-    assert not unknown_tests(page.read_text())
+def test_tests_that_pages_name_exist() -> None:
+    assert not per_page(lambda page: unknown_tests(page.read_text()))
 
 
 def test_planted_names_of_missing_tests_are_found() -> None:

@@ -98,6 +98,7 @@ def test_both_networks_of_a_seed_have_the_same_initial_weights(make: Callable[[i
         assert isinstance(other.weight_layer.bias, nn.Parameter)
 
 
+@pytest.mark.slow
 def test_training_learns_digits() -> None:
     digits = load_digits()
     network = make_mlp(0, batchnorm=True)

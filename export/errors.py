@@ -96,6 +96,8 @@ class RepairError(InputError):
 class QuantizeError(InputError):
     """The network cannot be quantised from what is there."""
 
+    names_arguments = True
+
 
 class SampleError(InputError):
     """The samples cannot be read, or are not what the network takes."""

@@ -102,7 +102,8 @@ def export(
     is written and the exit code is 1.
 
     The running statistics of a run folder are first recalibrated over all of its training data, with frozen weights.
-    If that lowers validation accuracy, the statistics of training are kept.
+    If that lowers validation accuracy, the statistics of training are kept. The ranges of the activations on these data
+    are recorded, for `normfold quantize`.
 
     With `--precision int8` or `float16`, the folded network is converted and compared with float32 as by `normfold
     quantize`, on the data of a run folder or on `--samples`.

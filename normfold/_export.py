@@ -156,6 +156,8 @@ def export(
     check(FLAG, merge=merge, keep_source=keep_source, monitor=monitor)
     check(FLAG, force=force, float16_io=float16_io, keep_reference=keep_reference)
     check_optional(PATH, samples=samples)
+    check(TEXT, precision=precision)
+    check_optional(TEXT, ranges=ranges)
     check_optional(FLAG, as_tensors=as_tensors)
     check_optional(NUMBER, max_drop=max_drop)
     check_optional(TENSORS if isinstance(calibration_data, Mapping) else PATH, calibration_data=calibration_data)
@@ -237,6 +239,8 @@ def _precision_options(
         "float16_io": float16_io,
         "keep_reference": not keep_reference,
     }
+    if precision not in ("float32", "int8", "float16"):
+        raise ArgumentError(f"`precision` {precision!r} is not float32, int8 or float16.")
     if precision != "float32":
         return precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io)
     wrong = next((name for name, is_given in given.items() if is_given), None)

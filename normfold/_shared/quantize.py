@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from normfold._shared.argument_checks import FLAG, NUMBER, PATH, VERSION, check, check_optional
+from normfold._shared.argument_checks import FLAG, NUMBER, PATH, TEXT, VERSION, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -109,7 +109,7 @@ def quantize(
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         ranges: of activations, from "statistics" or "samples", or those "recorded"; without it, from the samples if
             there are some, otherwise recorded ones if there are some, otherwise from statistics.
-        repository: folder of models; "model_repository" without it.
+        repository: folder of models, for a name alone; "model_repository" without it.
         version: of the model; the newest without it.
         card: for a file: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the
             model without it.
@@ -137,6 +137,8 @@ def quantize(
     """
     check(PATH, source=source)
     check_optional(PATH, target=target, samples=samples, repository=repository, card=card, inputs=inputs)
+    check(TEXT, precision=precision)
+    check_optional(TEXT, ranges=ranges)
     check_optional(VERSION, version=version)
     check_optional(NUMBER, max_drop=max_drop)
     check_optional(FLAG, as_tensors=as_tensors)
@@ -224,6 +226,8 @@ def _check_arguments(
     for name, value in (of_bundle if is_file else of_file).items():
         if value is not None:
             raise ArgumentError(f"`{name}` is for {kind}.")
+    if of_bundle["repository"] is not None and len(source.parts) > 1:
+        raise ArgumentError(f"`repository` goes with the name of a model alone; {str(source)!r} names a folder, too.")
     if is_file and target is None:
         raise ArgumentError(f"{str(source)!r} is an ONNX file; name the file to write after it.")
     if not is_file and target is not None:

@@ -26,7 +26,7 @@ from normfold.display.terminal.precision import precision_record, print_precisio
 def quantize(
     source: Annotated[
         str,
-        typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="REPOSITORY/NAME|IN.onnx"),
+        typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="[REPOSITORY/]NAME|IN.onnx"),
     ],
     target: Annotated[
         Path | None, typer.Argument(help="For a file: path of the model to write.", metavar="OUT.onnx")
@@ -37,6 +37,12 @@ def quantize(
     samples: Annotated[Path | None, SAMPLES] = None,
     tensors: Annotated[bool | None, TENSORS] = None,
     ranges: Annotated[Ranges | None, RANGES] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="NORMFOLD_REPOSITORY", help="Folder of models, for a NAME alone.", show_default="model_repository"
+        ),
+    ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
         Path | None,
@@ -70,6 +76,8 @@ def quantize(
     """
     from normfold import quantize as quantize_network
 
+    if source.endswith(".onnx") or len(Path(source).parts) > 1:
+        repository = None  # of the environment
     with err.status("starting") as status:
         result = quantize_network(
             source,
@@ -78,6 +86,7 @@ def quantize(
             samples=samples,
             as_tensors=tensors,
             ranges=None if ranges is None else ranges.value,
+            repository=repository,
             version=version,
             card=card,
             inputs=inputs,

@@ -110,7 +110,7 @@ def test_export_in_int8_calibrates_with_the_training_data(
     assert run.exists()
     for ranges, found in ((None, "recorded"), ("samples", "recorded"), ("statistics", "statistics")):
         option = [] if ranges is None else ["--ranges", ranges]
-        code, out, err = normfold("export", "run", "--precision", "int8", "--force", "--max-drop", "0.2", *option)
+        code, _, err = normfold("export", "run", "--precision", "int8", "--force", "--max-drop", "0.2", *option)
         assert code == 0, err
         version = max((tmp_path / "model_repository/run").iterdir(), key=lambda path: int(path.name))
         precision = read_manifest(version / "manifest.json").precision

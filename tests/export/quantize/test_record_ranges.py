@@ -53,7 +53,9 @@ def test_recorded_ranges_that_lack_a_value_are_refused(folded: Path, tmp_path: P
 
 def test_ranges_are_not_recorded_where_they_are_not_finite(tmp_path: Path) -> None:
     nodes = [helper.make_node("Log", ["x"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
-    onnx.save(model(nodes, {"x": ["n", 4]}, ["y"], {"w": np.eye(4, dtype=np.float32)}, dtype=np.float32), tmp_path / "n")
+    onnx.save(
+        model(nodes, {"x": ["n", 4]}, ["y"], {"w": np.eye(4, dtype=np.float32)}, dtype=np.float32), tmp_path / "n"
+    )
 
     assert RecordRanges({"x": np.ones((32, 4), np.float32)})(tmp_path / "n") is not None
     assert RecordRanges({"x": np.zeros((32, 4), np.float32)})(tmp_path / "n") is None

@@ -41,7 +41,8 @@ class ExportResult:
         report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of the folded model with the unfolded one.
         monitor: what the service monitors of its inputs; None if nothing.
-        kept_statistics: why the running statistics are those of training; None where they were recalibrated.
+        kept_statistics: why the running statistics are those of training, "`keep_statistics`" if that was given; None
+            where they were recalibrated.
     """
 
     path: Path

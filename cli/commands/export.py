@@ -10,6 +10,7 @@ from rich.table import Table
 
 from normfold._shared.paths import REPOSITORY
 from normfold.cli.input_option import parse_input
+from normfold.cli.option_names import in_options, report_in_options
 from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
@@ -158,7 +159,8 @@ def export(
             f"The calibration inputs give no threshold: at least {MIN_ROWS} rows are needed, finite in each layer and "
             "not all equal."
         )
-    manifest, report = exported.manifest, exported.report
+    manifest, report = exported.manifest, report_in_options(exported.report)
+    kept_statistics = None if exported.kept_statistics is None else in_options(exported.kept_statistics)
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
         warn("The running statistics are those of training: recalibration lowers validation accuracy.")
@@ -172,7 +174,7 @@ def export(
                 "version": manifest.version,
                 "batchable": manifest.batchable,
                 "running_statistics": None if moved is None else moved.model_dump(mode="json"),
-                "kept_statistics": exported.kept_statistics,
+                "kept_statistics": kept_statistics,
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
                 "monitor": monitor_record(exported.monitor),
@@ -183,7 +185,7 @@ def export(
     if moved is not None:
         out.print(movement_table(moved), accuracy_sentence(moved), "", sep="\n", markup=False)
     elif report.entries:
-        out.print(f"Running statistics as they are: {exported.kept_statistics}.", markup=False)
+        out.print(f"Running statistics as they are: {kept_statistics}.", markup=False)
     out.print(fold_sentence(report), markup=False)
     if report.input is not None:
         out.print(pixel_sentence(report.input), markup=False)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normfold.cli.option_names import report_in_options
 from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
@@ -104,7 +105,7 @@ def quantize(
         if result.manifest is not None:
             record |= {"name": result.manifest.name, "version": result.manifest.version}
         if result.report is not None:
-            record["fold"] = result.report.to_dict()
+            record["fold"] = report_in_options(result.report).to_dict()
         print_json(record)
         return
     if result.report is not None:

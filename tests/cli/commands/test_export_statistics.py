@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from normfold import export
 from normfold.contract.manifest import read_manifest
 from normfold.export.bundle.recorded_ranges import read_recorded_ranges
 from normfold.export.quantize.proof import time_ratio
@@ -77,6 +78,9 @@ def test_option_keeps_the_statistics_of_training(normfold: RunCommand, run: Path
     code, out, err = normfold("export", "run", "--keep-statistics")
     assert (code, err) == (0, "")
     assert "Running statistics as they are: --keep-statistics." in out
+    _, out, _ = normfold("export", "run", "--keep-statistics", "--json")
+    assert json.loads(out)["kept_statistics"] == "--keep-statistics"
+    assert export(run, "models", keep_statistics=True).kept_statistics == "`keep_statistics`"
     text = (tmp_path / "model_repository/run/1/manifest.json").read_text()
     assert "running_statistics" not in text
     assert json.loads(text)["schema_version"] == 1

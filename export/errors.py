@@ -219,6 +219,8 @@ class DamagedVersionError(CheckError):
 class PrecisionLossError(CheckError):
     """A network of lower precision is too far from the float32 network, or not faster."""
 
+    names_arguments = True
+
     def __init__(self, problem: str) -> None:
         super().__init__(f"{problem}. Nothing was written.")
         self.problem = problem

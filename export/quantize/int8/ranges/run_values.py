@@ -22,29 +22,33 @@ class ValueRunner:
 
     Args:
         model: is left as it is.
-        names: of the values.
+        names: of the values; without any, nothing is run: ONNX Runtime opens no network without outputs.
     """
 
     def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
         require_onnxruntime()
         import onnxruntime
 
+        self._session: Any = None
+        self.inputs: list[str] = []
         proto = ir.to_proto(model)
         infos = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
         del proto.graph.output[:]
         proto.graph.output.extend(infos[name] for name in names if name in infos)
+        if not proto.graph.output:
+            return
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = onnxruntime.InferenceSession(
+        self._session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         self.inputs = [value.name for value in self._session.get_inputs()]
 
     def run(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield each value by its name."""
-        names = [value.name for value in self._session.get_outputs()]
-        if not names:
+        if self._session is None:
             return
+        names = [value.name for value in self._session.get_outputs()]
         results = self._session.run(names, {name: inputs[name] for name in self.inputs})
         yield from zip(names, map(np.asarray, results), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,22 @@ import onnx_ir as ir
 
 from normfold.contract.onnxruntime_package import require_onnxruntime
 from normfold.export.arrays import Tensor
+from normfold.export.errors import QuantizeError
+from normfold.export.onnx_io.runtime_check import in_one_line
 
 
 def float_values(graph: ir.Graph) -> list[ir.Value]:
     """Return the float32 values that a graph's nodes make, in order."""
     return [value for node in graph for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
+
+
+@contextmanager
+def run_errors_as_quantize_errors() -> Iterator[None]:
+    """Raise a QuantizeError for whatever ONNX Runtime raises: a network of a fixed size in its body, for example."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 -- ONNX Runtime raises many kinds
+        raise QuantizeError(f"The network cannot be run: {in_one_line(error)}") from None
 
 
 class ValueRunner:

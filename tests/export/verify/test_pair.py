@@ -20,7 +20,7 @@ from normfold.export.verify.perturbed_runs import (
     perturbations_of,
 )
 from normfold.export.verify.runner import Inputs, Outputs, Runner
-from normfold.export.verify.tolerance import SHARE_OF_MAXIMUM, NOISE_FACTOR, noise_of
+from normfold.export.verify.tolerance import NOISE_FACTOR, SHARE_OF_MAXIMUM, noise_of
 from tests.support.onnx_models import small_convnet
 
 JUMP = 0.4

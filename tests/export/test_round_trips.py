@@ -1,4 +1,4 @@
-"""Round trips of whole networks: what `repair` and `unfold` change and what a fold makes of it is what was there before.
+"""Round trips of whole networks: what `repair` and `unfold` write computes the same and folds to the same.
 
 Each of the project's architectures, small, and two published graphs run with the tests; `make test-backend`, which sets
 BACKEND_CASES=all, takes all ten graphs.

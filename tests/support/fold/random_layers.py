@@ -34,7 +34,7 @@ def grow_conv(graph: Graph, data: st.DataObject, value: str, shape: Shape) -> No
     outputs = data.draw(st.sampled_from([channels, 2 * group]), "outputs")
     weight = graph.constant(graph.rng.normal(size=(outputs, channels // group, kernel, kernel)) / channels)
     bias = [graph.constant(graph.rng.normal(size=outputs))] if data.draw(st.booleans(), "bias") else []
-    size = (outputs, *(length // stride + 1 for length in slack))
+    size = (outputs, slack[0] // stride + 1, slack[1] // stride + 1)
     windows = {"pads": pads, "strides": [stride] * 2, "dilations": [dilation] * 2}
     graph.add("Conv", [value, weight, *bias], size, group=group, **windows)
 

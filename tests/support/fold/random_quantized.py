@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 from onnx import helper
@@ -59,6 +61,6 @@ def _quantized(graph: Graph, data: st.DataObject, size: tuple[int, ...]) -> str:
     if not signed or data.draw(st.booleans(), "zero point"):
         names.append(graph.constant(np.full(scales.shape, 0 if signed else 128, dtype)))
     name = f"v{len(graph.nodes)}"
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     graph.nodes.append(helper.make_node("DequantizeLinear", names, [name], **attributes))
     return name

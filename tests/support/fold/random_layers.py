@@ -92,16 +92,21 @@ def grow_recurrent(graph: Graph, data: st.DataObject, value: str, shape: Shape) 
 
 
 def grow_deform_conv(graph: Graph, data: st.DataObject, value: str, shape: Shape) -> None:
-    """Taps that a Conv of the same value moves, as in deformable networks, or that stay where they are."""
+    """Taps that a Conv of the same value moves, as in deformable networks, or that stay where they are.
+
+    The evaluator divides by the picture's size less one, and samples each tap by itself, slowly.
+    """
     channels, height, width = shape
+    if min(height, width) < 2 or channels > 4:
+        return
     kernel = data.draw(st.sampled_from([1, 3]), "kernel")
     windows = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4}
-    weight = graph.constant(graph.rng.normal(size=(4, channels, kernel, kernel)) / channels)
-    bias = [graph.constant(graph.rng.normal(size=4))] if data.draw(st.booleans(), "bias") else []
+    weight = graph.constant(graph.rng.normal(size=(2, channels, kernel, kernel)) / channels)
+    bias = [graph.constant(graph.rng.normal(size=2))] if data.draw(st.booleans(), "bias") else []
     if data.draw(st.booleans(), "moved"):
         by = graph.constant(graph.rng.normal(size=(2 * kernel**2, channels, kernel, kernel)) / (9 * channels))
         moved = graph.add("Conv", [value, by], shape, **windows)
         graph.values.pop()
     else:
         moved = graph.constant(np.zeros((2, 2 * kernel**2, height, width)))
-    graph.add("DeformConv", [value, weight, moved, *bias], (4, height, width), **windows)
+    graph.add("DeformConv", [value, weight, moved, *bias], (2, height, width), **windows)

@@ -164,7 +164,7 @@ def test_a_random_graph_unfolds_and_folds_to_what_it_was(
 
 
 @pytest.mark.slow
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=settings().max_examples // 5)
 @given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 8), batch=st.sampled_from(["n", 2]))
 def test_a_random_graph_of_quantized_weights_computes_what_it_did(
     data: st.DataObject, seed: int, length: int, batch: int | str
@@ -182,7 +182,7 @@ def test_a_random_graph_of_quantized_weights_computes_what_it_did(
 
 
 @pytest.mark.slow
-@settings(max_examples=settings().max_examples // 5)
+@settings(max_examples=settings().max_examples // 10)
 @given(data=st.data(), seed=st.integers(0, 2**16), length=st.integers(2, 10))
 def test_a_random_graph_of_ir_version_3_folds_as_one_of_a_later_version(
     data: st.DataObject, seed: int, length: int

@@ -86,7 +86,7 @@ def ask(client: Any, rows: int, value: float = 1.0) -> list[float]:
     return data
 
 
-def test_faster_options_and_graphs_are_kept_and_told(
+def test_faster_options_and_graphs_are_kept_and_reported(
     serve: Any, asked: list[Any], speeds: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     speeds(0.5, 0.5, 2.0, 2.0, 0.25, 0.9)

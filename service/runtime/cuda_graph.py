@@ -95,4 +95,9 @@ class CudaGraph:
                 value.update_inplace(np.ascontiguousarray(tensors[name]))
             self._session.run_with_iobinding(self._binding)
             self._binding.synchronize_outputs()
-            return [self._outputs[name].numpy() for name in outputs]
+            return [_own(self._outputs[name].numpy()) for name in outputs]
+
+
+def _own(array: Array) -> Array:
+    """Return an array with memory of its own: the next replay overwrites what a view shows."""
+    return array if array.flags.owndata else array.copy()

@@ -31,7 +31,9 @@ def choose_options(
     precision = comparison.manifest.precision
     kind = PrecisionKind.FLOAT32 if precision is None else PrecisionKind(precision.kind)
     candidates = find_candidates(session.provider, kind, settings.provider_options, settings.tf32)
-    best, sizes = session, timed_rows(max_batch_size)
+    best = session
+    # A provider that builds an engine for a range of shapes must not see a smaller range first.
+    sizes = session.warmup_order(max_batch_size) or timed_rows(max_batch_size)
 
     def attempt(options: Options) -> Trial:
         nonlocal best

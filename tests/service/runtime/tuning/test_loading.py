@@ -15,13 +15,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from normfold.contract.manifest import OutputError
+from normfold.contract.manifest import PRECISION_SCHEMA_VERSION, OutputError
+from normfold.contract.precision.record import Precision, PrecisionKind, PrecisionProof, Recipe
 from normfold.service.repository import warmup
 from normfold.service.runtime import cuda_graph
 from normfold.service.runtime.tuning import comparison, inputs, search
 from normfold.service.runtime.tuning import options as tuned_options
 from tests.support.bundles import BundleWriter
-from tests.support.service import CUDA, PretendedSession, StartService
+from tests.support.service import CUDA, TENSORRT, PretendedSession, StartService
 from tests.support.waiting import wait_for
 
 STATED = {"logits": OutputError(error=1e-7, noise=1e-7, allowed=1e-6)}
@@ -198,6 +199,25 @@ def test_graph_without_memory_on_the_gpu_does_not_stop_the_model(
     assert ask(client, 1) == [4.0] * 3
 
 
+def test_tensorrt_is_timed_on_the_range_of_its_engine(
+    bundles: BundleWriter, start: StartService, pretend: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def run(session: Any, names: Any, tensors: Any, options: Any) -> Any:
+        sizes.append(len(tensors["input"]))
+        return session._real.run(names, tensors, options)
+
+    monkeypatch.setattr(PretendedSession, "run", run, raising=False)
+    pretend(nodes={TENSORRT: 2})
+    proof = PrecisionProof(processor="p", rows=4, rows_from="random", outputs={"logits": 60.0}, size_ratio=0.5)
+    precision = Precision(kind=PrecisionKind.FLOAT16, recipe=Recipe(), proof=proof)
+    bundles.digits(precision=precision, schema_version=PRECISION_SCHEMA_VERSION)
+    client = start(bundles.root, provider="tensorrt", max_batch_size=32).client
+    assert list(attempts(client)) == ["trt_fp16_enable=True"]
+    assert list(dict.fromkeys(sizes))[:2] == [1, 32]
+
+
 def test_user_decides_options_that_are_set(serve: Any, asked: list[Any], speeds: Any) -> None:
     speeds()
     client = serve(provider_options={NHWC: 0, GRAPH: 0}, tf32="on")
@@ -227,6 +247,16 @@ def test_nothing_is_tried_on_the_cpu_or_if_it_is_turned_off(
     assert len(asked) == opened + 1
     assert attempts(client) == {}
     assert ask(client, 1) == [4.0] * 3
+
+
+@pytest.mark.parametrize(("datatype", "shape"), [("FP32", (-1, -1)), ("BYTES", (-1, 2))])
+def test_nothing_is_tried_without_inputs_that_can_be_made_up(
+    bundles: BundleWriter, start: StartService, asked: list[Any], datatype: str, shape: tuple[int, ...]
+) -> None:
+    stated = {"output": STATED["logits"]}
+    bundles.identity(datatype, "digits", shape=shape, verification=stated)
+    assert attempts(start(bundles.root, provider="cuda").client) == {}
+    assert len(asked) == 1
 
 
 def test_nothing_is_tried_without_a_stated_tolerance(

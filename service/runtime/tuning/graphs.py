@@ -14,6 +14,10 @@ from normfold.service.runtime.tuning.comparison import Comparison, describe_fail
 from normfold.service.runtime.tuning.report import Trial
 from normfold.service.settings import Settings
 
+MAX_COPIED_BYTES = 4 * 2**20
+"""Of inputs and outputs. Their copies to and from the GPU hold the GIL, and so the event loop, for about a millisecond;
+those of a plain run do not."""
+
 
 def add_graphs(
     session: Session,
@@ -52,13 +56,14 @@ def add_graphs(
 
 def _try_graph(session: Session, comparison: Comparison, rows: int) -> Trial:
     """Try a graph for a batch size; it is captured on other inputs than it is compared on."""
-    zeros = {name: np.zeros_like(array) for name, array in comparison.inputs_of(rows).items()}
+    inputs, plain = comparison.inputs_of(rows), comparison.runner_of(session)
     try:
-        graph: CudaGraph = session.capture_graph(zeros)
-
-        trial = comparison.compare(
-            OPTIONS, comparison.runner_of(session), lambda inputs: graph.run(inputs, comparison.outputs), (rows,)
-        )
+        copied = sum(array.nbytes for array in (*inputs.values(), *plain(inputs)))
+        if copied > MAX_COPIED_BYTES:
+            problem = f"its inputs and outputs have {copied:,} bytes, and at most {MAX_COPIED_BYTES:,} are copied"
+            return Trial(OPTIONS, problem)
+        graph: CudaGraph = session.capture_graph({name: np.zeros_like(array) for name, array in inputs.items()})
+        trial = comparison.compare(OPTIONS, plain, lambda given: graph.run(given, comparison.outputs), (rows,))
     except NormfoldError as error:
         return Trial(OPTIONS, describe_failure(error))
     if trial.is_kept:

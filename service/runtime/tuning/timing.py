@@ -9,7 +9,6 @@ from time import perf_counter
 Run = Callable[[], object]
 
 _ROUNDS = 7
-_WARMUP_RUNS = 2
 _MAX_SECONDS = 1.0
 """For the rounds of one shape; at least one round is run."""
 
@@ -18,10 +17,9 @@ _MAX_RATIO = 0.97
 
 
 def time_in_turns(one: Run, other: Run, clock: Callable[[], float] = perf_counter) -> tuple[float, float]:
-    """Return the seconds of the fastest run of each; their first runs, which allocate and choose, do not count."""
-    for _ in range(_WARMUP_RUNS):
-        one()
-        other()
+    """Return the seconds of the fastest run of each; their first runs do not count."""
+    one()
+    other()
     fastest = [math.inf, math.inf]
     started = clock()
     for _ in range(_ROUNDS):

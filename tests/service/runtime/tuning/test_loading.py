@@ -19,7 +19,7 @@ from normfold.contract.manifest import PRECISION_SCHEMA_VERSION, OutputError
 from normfold.contract.precision.record import Precision, PrecisionKind, PrecisionProof, Recipe
 from normfold.service.repository import warmup
 from normfold.service.runtime import cuda_graph
-from normfold.service.runtime.tuning import comparison, inputs, search
+from normfold.service.runtime.tuning import comparison, graphs, inputs, search
 from normfold.service.runtime.tuning import options as tuned_options
 from tests.support.bundles import BundleWriter
 from tests.support.service import CUDA, TENSORRT, PretendedSession, StartService
@@ -216,6 +216,15 @@ def test_tensorrt_is_timed_on_the_range_of_its_engine(
     client = start(bundles.root, provider="tensorrt", max_batch_size=32).client
     assert list(attempts(client)) == ["trt_fp16_enable=True"]
     assert list(dict.fromkeys(sizes))[:2] == [1, 32]
+
+
+def test_graph_of_large_inputs_is_not_tried(serve: Any, speeds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MAX_COPIED_BYTES", 4 * (16 + 3))  # of one row of the digits and of its logits
+    speeds(2, 2, 2, 2, 0.5)
+    reported = attempts(serve())
+    assert reported["enable_cuda_graph=1 (1 row)"].startswith("kept")
+    problem = "not kept, its inputs and outputs have 152 bytes, and at most 76 are copied"
+    assert reported["enable_cuda_graph=1 (2 rows)"] == problem
 
 
 def test_user_decides_options_that_are_set(serve: Any, asked: list[Any], speeds: Any) -> None:

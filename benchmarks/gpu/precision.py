@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.ways import TORCH, Run, Runs, Variant, make_network, open_way
+from benchmarks.gpu.ways import Run, Runs, TorchVariant, Variant, Way, make_network, open_way
 from benchmarks.progress import show_progress
 from normfold.contract.errors import first_line
 from normfold.contract.precision.signal_to_noise import signal_to_noise_db
@@ -46,16 +47,17 @@ WINDOW_S = {"cuda": 0.3, "cpu": 0.01}
 
 
 _NHWC, _GRAPH = {"prefer_nhwc": "1"}, {"enable_cuda_graph": "1"}
-MAIN = (
+MAIN: tuple[Way, ...] = (
     Variant("float32", is_float16=False),
     Variant("float16", is_float16=True),
     Variant("float16, NHWC", is_float16=True, options=_NHWC),
     Variant("float16, NHWC, CUDA graph", is_float16=True, options=_NHWC | _GRAPH, keeps_addresses=True),
-    *TORCH,
+    TorchVariant("torch float16, channels last", is_compiled=False),
+    TorchVariant("torch.compile of that", is_compiled=True),
 )
 """What is measured first, for all networks."""
 
-FURTHER = (
+FURTHER: tuple[Way, ...] = (
     Variant("float32, TF32", is_float16=False, options={"use_tf32": "1"}),
     Variant("float32, CUDA graph", is_float16=False, options=_GRAPH, keeps_addresses=True),
     Variant("float16, CUDA graph", is_float16=True, options=_GRAPH, keeps_addresses=True),
@@ -74,10 +76,12 @@ def print_precisions(folder: Path, rounds: int, device: str, minutes: float) -> 
         device: `cuda` or `cpu`.
         minutes: no measurement begins after them; what is left out is named.
     """
-    ends, made, references = time.monotonic() + 60 * minutes, {}, {}
+    ends = time.monotonic() + 60 * minutes
+    made: dict[Subject, tuple[Any, dict[bool, Path]]] = {}
+    references: dict[tuple[Subject, int], np.ndarray] = {}
     print(f"{'network, rows, way':52} {'on device':>10} {'from host':>10} {'dB':>6}   (ms a run; dB to float32)")
     for subject, rows, way in parts_of(SUBJECTS[device]):
-        label = f"{subject.title}, {rows:2} row{'s' * (rows > 1)}, {way if isinstance(way, str) else way.name}"
+        label = f"{subject.title}, {rows:2} row{'s' * (rows > 1)}, {way.name}"
         if time.monotonic() > ends:
             print(f"{label}: not measured, {minutes:g} minutes are over", flush=True)
             continue
@@ -96,7 +100,7 @@ def print_precisions(folder: Path, rounds: int, device: str, minutes: float) -> 
         print(f"{label:52} {times[0]:10.3f} {times[1]:10.3f} {decibels:6.1f}", flush=True)
 
 
-def parts_of(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, int, Variant | str]]:
+def parts_of(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, int, Way]]:
     """Yield what is measured, in order: MAIN of all networks before FURTHER of any."""
     for ways in (MAIN, FURTHER):
         for subject in subjects:

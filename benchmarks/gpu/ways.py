@@ -42,8 +42,15 @@ class Variant:
     keeps_addresses: bool = False
 
 
-TORCH = {"torch float16, channels last": False, "torch.compile of that": True}
-"""Ways in torch, by name: whether it is compiled."""
+@dataclass(frozen=True)
+class TorchVariant:
+    """One way to run a network in torch, in float16 with channels last; `is_compiled`: by torch.compile."""
+
+    name: str
+    is_compiled: bool
+
+
+Way = Variant | TorchVariant
 
 
 def make_network(name: str, shape: Sequence[int], folder: Path) -> tuple[Any, dict[bool, Path]]:
@@ -65,10 +72,10 @@ def make_network(name: str, shape: Sequence[int], folder: Path) -> tuple[Any, di
     return network, files
 
 
-def open_way(way: Variant | str, network: Any, files: Mapping[bool, Path], images: np.ndarray, device: str) -> Runs:
+def open_way(way: Way, network: Any, files: Mapping[bool, Path], images: np.ndarray, device: str) -> Runs:
     """Return both runs of one way, after warm-up runs."""
-    if isinstance(way, str):
-        runs = _runs_of_torch(network, images, device, TORCH[way])
+    if isinstance(way, TorchVariant):
+        runs = _runs_of_torch(network, images, device, way.is_compiled)
     else:
         session = open_variant(way, files[way.is_float16], device)
         runs = _runs_of_session(session, images, way.keeps_addresses, device)

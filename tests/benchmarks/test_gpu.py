@@ -13,7 +13,7 @@ from benchmarks.gpu import __main__ as benchmark
 from benchmarks.gpu import precision
 from benchmarks.gpu.machine import find_missing
 from benchmarks.gpu.precision import FURTHER, MAIN, SUBJECTS, median_seconds, parts_of, print_precisions
-from benchmarks.gpu.ways import Variant, open_variant
+from benchmarks.gpu.ways import Variant, open_variant, open_way
 
 
 @pytest.fixture
@@ -30,8 +30,9 @@ def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_way_of_a_provider_that_is_not_built_in_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    tensorrt = Variant("TensorRT", is_float16=True, provider="tensorrt")
     with pytest.raises(RuntimeError, match="this ONNX Runtime is built without TensorrtExecutionProvider"):
-        open_variant(FURTHER[-1], tmp_path / "network.onnx", "cuda")
+        open_variant(tensorrt, tmp_path / "network.onnx", "cuda")
 
 
 @pytest.mark.slow
@@ -42,20 +43,18 @@ def test_precision_prints_a_line_for_each_way_and_for_one_that_cannot_be_run(
     broken = Variant("broken", is_float16=False, provider="none")
     monkeypatch.setattr(precision, "FURTHER", (broken,))
     monkeypatch.setattr(precision, "ROWS", (1,))
-    right = precision.open_way
 
     def fail_if_broken(way: Any, *more: Any) -> Any:
         if way == broken:
             raise RuntimeError("no such provider\nmore")
-        return right(way, *more)
+        return open_way(way, *more)
 
     monkeypatch.setattr(precision, "open_way", fail_if_broken)
     print_precisions(tmp_path, 1, "cpu", minutes=5)
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.startswith("network, rows, way")
     assert lines.pop() == "ConvNet,  1 row, broken: cannot be run (no such provider)"
-    names = [way if isinstance(way, str) else way.name for way in MAIN]
-    assert [line[:52].rstrip() for line in lines] == [f"ConvNet,  1 row, {name}" for name in names]
+    assert [line[:52].rstrip() for line in lines] == [f"ConvNet,  1 row, {way.name}" for way in MAIN]
     decibels = [float(line.split()[-1]) for line in lines]
     assert decibels[0] == 200.0
     assert all(40 < value < 100 for value in decibels[1:])

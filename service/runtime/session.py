@@ -18,6 +18,7 @@ from normfold.service.runtime.providers import cuda
 from normfold.service.runtime.providers.placement import Placement
 from normfold.service.runtime.providers.session_request import Options
 from normfold.service.runtime.providers.table import PROVIDERS
+from normfold.service.runtime.run_options import Cancel, quiet_options
 
 Array = npt.NDArray[Any]
 
@@ -29,40 +30,6 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-
-
-_FATAL = 4
-"""ONNX Runtime's severity above errors."""
-
-
-def _quiet_options() -> Any:
-    """Return options of a run that logs nothing: its errors are raised as exceptions."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = _FATAL
-    return options
-
-
-class Cancel:
-    """Stops one run between two of its nodes; `set` may be called from another thread."""
-
-    def __init__(self) -> None:
-        self._options: Any = None
-        self.is_set = False
-
-    def set(self) -> None:
-        """Stop the run; if it has not started, it will stop at its first node."""
-        self.is_set = True
-        if self._options is not None:
-            self._options.terminate = True
-
-    def run_options(self) -> Any:
-        """Return ONNX Runtime's options for the run; call it once, since the options stay terminated."""
-        self._options = _quiet_options()
-        if self.is_set:
-            self._options.terminate = True
-        return self._options
 
 
 class Session:
@@ -94,7 +61,7 @@ class Session:
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
         self.placement = placement
         self._has_arena = has_arena
-        self._default_options = _quiet_options()
+        self._default_options = quiet_options()
 
     @property
     def provider(self) -> str:
@@ -202,7 +169,7 @@ class Session:
         """
         if not self._has_arena or any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
             return
-        options = _quiet_options()
+        options = quiet_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options.terminate = True
         tensors = {

@@ -17,7 +17,7 @@ from onnx import helper
 from normfold.contract.manifest import OutputError, TensorSpec
 from normfold.service.batching.batch_size_tuning import has_shape_switch_penalty
 from normfold.service.errors import ProviderError, RunError
-from normfold.service.runtime.session import Cancel
+from normfold.service.runtime.run_options import Cancel
 from normfold.service.runtime.session_factory import open_session
 from tests.support.bundles import BundleWriter
 from tests.support.command import serving

@@ -14,7 +14,8 @@ import pytest
 from normfold.service.errors import RunError
 from normfold.service.runtime import cuda_graph
 from normfold.service.runtime.cuda_graph import CudaGraph
-from normfold.service.runtime.session import Array, Cancel, Session
+from normfold.service.runtime.run_options import Cancel
+from normfold.service.runtime.session import Array, Session
 from normfold.service.runtime.session_factory import open_session
 from tests.support.bundles import BundleWriter
 from tests.support.service import PretendedSession

@@ -56,10 +56,9 @@ def measure_digits(networks: list[str], seeds: list[int]) -> Iterator[Figures]:
         for seed in seeds:
             source = trained(network, seed, dataset)
             yield from quantised(network, seed, source, dataset)
-            if network != "unet":
-                wide = source.with_suffix(".spread.onnx")
-                spread_channels(source, wide, np.random.default_rng(seed))
-                yield from quantised(network, seed, wide, dataset, spread=True)
+            wide = source.with_suffix(".spread.onnx")
+            spread_channels(source, wide, np.random.default_rng(seed))
+            yield from quantised(network, seed, wide, dataset, spread=True)
 
 
 def data_config(network: str) -> DataConfig:

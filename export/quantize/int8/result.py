@@ -56,13 +56,17 @@ class LayerSaturation:
 
 @dataclass(frozen=True)
 class EqualisedPair:
-    """Two layers whose channels between them were equalised."""
+    """Layers whose channels between them were equalised."""
 
     first: str
+    """Those that write the channels."""
     second: str
+    """Those that read them."""
     spread_before: float
-    """Largest over smallest range of the channels between them."""
+    """Largest over smallest range of the channels that one layer reads."""
     spread_after: float
+    values: tuple[str, ...] = ()
+    """Names of the values between them, which hold other numbers than in the float32 network."""
 
 
 @dataclass(frozen=True)

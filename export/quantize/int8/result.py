@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from normfold.export.arrays import Tensor
 
 
 class RangeSource(StrEnum):
@@ -69,7 +72,7 @@ class EqualisedPair:
     """Names of the values between them, which hold other numbers than in the float32 network."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Int8Result:
     """What was quantised, and how."""
 
@@ -82,5 +85,7 @@ class Int8Result:
     """Of every layer, in graph order; none saturates."""
     ranges: dict[str, tuple[float, float]]
     """Of every value that was quantised: least and greatest."""
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of every constant that was quantised: its float32 numbers, equalised and corrected, by its name before."""
     warnings: tuple[str, ...] = ()
     """Sentences, such as that outputs are probabilities, which ranges without data clip."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import onnx_ir as ir
 
 from normfold.export.graph.constants import constant_tensor
@@ -36,9 +35,6 @@ _WIDE_INTEGERS = frozenset(
 
 _TINY_OPERANDS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Clip"})
 """Elementwise operators in which a scalar stands that keeps a divisor from zero, or scales."""
-
-_VARIANCE_ERROR = 2.0**-10
-"""Of variance + epsilon: what float16 may round a variance by, twice the error of a number that is not below 6e-5."""
 
 _ROUNDS_TO_ZERO = 2.0**-25
 """Half of the smallest float16."""
@@ -73,11 +69,8 @@ def static_reason(node: ir.Node, from_integers: set[ir.Value]) -> str | None:
         return "ONNX Runtime runs its reduction on the CPU in float32 alone"
     if node.op_type == "CumSum":
         return "it adds the rounding errors of float16 up along an axis"
-    if node.op_type == "BatchNormalization":
-        if len(node.outputs) > 1:
-            return "it is in training mode, and updates its statistics"
-        if _rounds_variance(node):
-            return "float16 has too few digits for its smallest variances"
+    if node.op_type == "BatchNormalization" and len(node.outputs) > 1:
+        return "it is in training mode, and updates its statistics"
     gives_float32 = any(is_float32(value) for value in node.outputs)
     if any(value in from_integers for value in (node.outputs if gives_float32 else node.inputs)):
         return "it is computed from integers, which float16 holds exactly up to 2048 alone"
@@ -115,17 +108,6 @@ def tiny_operand(node: ir.Node) -> ir.Value | None:
         if 0 < abs(number) <= _ROUNDS_TO_ZERO:
             return value
     return None
-
-
-def _rounds_variance(norm: ir.Node) -> bool:
-    """Return whether float16 rounds a constant variance of a BatchNormalization by too much of variance + epsilon."""
-    tensor = constant_tensor(norm.inputs[4])
-    if tensor is None:
-        return False
-    variance = tensor.numpy().astype(np.float64)
-    with np.errstate(over="ignore"):
-        error = np.abs(variance.astype(np.float16).astype(np.float64) - variance)
-    return bool((error > _VARIANCE_ERROR * (variance + norm.attributes.get_float("epsilon", 1e-5))).any())
 
 
 def _is_outer_product(node: ir.Node) -> bool:

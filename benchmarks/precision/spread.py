@@ -20,7 +20,7 @@ DECADES = 3.0
 _LETTING_THROUGH = frozenset(
     {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Add", "Concat"}
 )
-_LAYERS = frozenset({"Conv", "Gemm", "BatchNormalization"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization"})
 
 Numbers = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
@@ -104,6 +104,8 @@ def _sizes(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> tuple[
         return sizes[0], sizes[0]
     if node.op_type == "Gemm" and not _attribute(node, "transB", 0):
         return sizes[1], sizes[0]
+    if node.op_type == "ConvTranspose":
+        return sizes[1] * int(_attribute(node, "group", 1)), sizes[0]
     return sizes[0], sizes[1] * int(_attribute(node, "group", 1))
 
 
@@ -116,14 +118,20 @@ def _scale(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], read: Arr
         changed = [scale * kept * given, shift * given, mean * read, var * read**2]
     else:
         weight = numpy_helper.to_array(tensors[node.input[1]]).astype(np.float64)
-        is_turned = node.op_type == "Gemm" and not _attribute(node, "transB", 0)
-        rows = weight.T if is_turned else weight.reshape(*weight.shape[:2], -1)
-        outputs, group = rows.shape[0], int(_attribute(node, "group", 1))
-        by_group = np.broadcast_to(read, _sizes(node, tensors)[1]).reshape(group, 1, -1).repeat(outputs // group, 1)
-        across = by_group.reshape(outputs, -1, *[1] * (rows.ndim - 2))
-        rows = rows / across * given.reshape(-1, *[1] * (rows.ndim - 1))
-        changed = [rows.T if is_turned else rows.reshape(weight.shape)]
+        outputs, inputs = _sizes(node, tensors)
+        across = _by_weight(np.broadcast_to(given, outputs), np.broadcast_to(1 / read, inputs), node)
+        changed = [weight * across.reshape(*across.shape, *[1] * (weight.ndim - 2))]
         if len(node.input) > 2:
             changed.append(numpy_helper.to_array(tensors[node.input[2]]) * given)
     for name, array in zip(node.input[1:], changed, strict=True):
         tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+
+
+def _by_weight(given: Array, read: Array, node: onnx.NodeProto) -> Array:
+    """Return the product of the factors of outputs and inputs, for the first two axes of a layer's weight."""
+    group = int(_attribute(node, "group", 1))
+    products = [
+        np.outer(*each) for each in zip(given.reshape(group, -1), read.reshape(group, -1), strict=True)
+    ]  # (C_out / group, C_in / group)
+    is_turned = node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not _attribute(node, "transB", 0))
+    return np.concatenate([each.T if is_turned else each for each in products])

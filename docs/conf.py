@@ -15,7 +15,7 @@ from sphinx.errors import ExtensionError
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.docs_reference import GENERATORS  # noqa: E402 -- found by the line above
+from scripts.docs_reference.generators import GENERATORS  # noqa: E402 -- found by the line above
 
 project = "Normfold"
 author = "The Normfold authors"

@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.service.settings import Settings
-from scripts.docs_reference import metrics, triton_metrics
+from scripts.docs_reference.service import metrics, triton_metrics
 from tests.support.bundles import BundleWriter
 from tests.support.deploy_files import (
     DASHBOARD,

@@ -14,7 +14,7 @@ import typer
 
 from normfold.cli.main import app
 from normfold.service.settings import PREFIX, Settings
-from scripts.docs_reference import metrics, triton_metrics
+from scripts.docs_reference.service import metrics, triton_metrics
 from tests.support.paths import LAYERS
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ import pytest
 
 from normfold.cli.commands.serve import serve
 from normfold.service.settings import Settings
-from scripts.docs_reference import settings as documented_settings
+from scripts.docs_reference.service import settings as documented_settings
 from tests.support.command import SCRIPT, environment_without_settings, run_serve, serving
 from tests.support.waiting import wait_until_loaded
 

@@ -49,8 +49,8 @@ def main() -> None:
         console.print(table_of_layers(layers))
         bars += [*saturation.bars_of_adversarial(layers), *saturation.planted_faults()]
     if "float16" in arguments.parts:
-        halves = list(float16.measure_digits(arguments.networks, arguments.seeds))
-        bars += float16.bars([*halves, *float16.measure_large(arguments.large)])
+        figures_of_float16 = list(float16.measure_digits(arguments.networks, arguments.seeds))
+        bars += float16.bars([*figures_of_float16, *float16.measure_large(arguments.large)])
         bars.append(float16.bar_of_overflow())
     if "speed" in arguments.parts:
         speeds = [each for name in arguments.large for each in speed.measure_speed(name, arguments.rounds)]
@@ -104,7 +104,7 @@ def table_of_layers(layers: list[Adversarial]) -> Table:
     table = Table(*columns, title="Layers made to overflow sums of 16 bits")
     for each in layers:
         table.add_row(
-            *(each.layer, each.tool, str(each.largest_sum), f"{each.lost:.1f}", f"{each.steps:.1f}"),
+            *(each.layer, each.tool, str(each.pair_sum), f"{each.lost:.1f}", f"{each.steps:.1f}"),
             f"{each.sqnr_db:.1f}",
         )
     return table

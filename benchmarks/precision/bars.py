@@ -16,31 +16,33 @@ class Bar:
         subject: of which network and form.
         quantity: that was measured, with its unit.
         measured: its value.
-        least: the smallest value that is allowed.
-        most: the greatest value that is allowed.
+        minimum: the smallest value that is allowed.
+        maximum: the greatest value that is allowed.
     """
 
     subject: str
     quantity: str
     measured: float
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     @property
     def is_met(self) -> bool:
         """Return whether the value is allowed; NaN is not."""
-        return (self.least is None or self.measured >= self.least) and (self.most is None or self.measured <= self.most)
+        return (self.minimum is None or self.measured >= self.minimum) and (
+            self.maximum is None or self.measured <= self.maximum
+        )
 
     @property
     def allowed(self) -> str:
         """What is allowed, as in a table."""
-        bounds = (("≥", self.least), ("≤", self.most))
+        bounds = (("≥", self.minimum), ("≤", self.maximum))
         return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
 
 def caught(subject: str, quantity: str, is_caught: bool) -> Bar:
     """Return the bar of a fault that was planted: 1 if it was found, and it must be."""
-    return Bar(subject, quantity, float(is_caught), least=1)
+    return Bar(subject, quantity, float(is_caught), minimum=1)
 
 
 def table_of_bars(bars: Iterable[Bar]) -> Table:

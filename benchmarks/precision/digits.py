@@ -154,10 +154,10 @@ def bars(figures: list[Figures]) -> list[Bar]:
         )
         subject = f"{network}{', spread' if spread else ''}, from {way}"
         if spread:
-            found.append(Bar(subject, "accuracy drop", drop, most=MAX_SPREAD_DROP))
+            found.append(Bar(subject, "accuracy drop", drop, maximum=MAX_SPREAD_DROP))
             continue
-        found += [Bar(subject, "SQNR, dB", sqnr, least=MIN_SQNR_DB[way])]
-        found += [Bar(subject, "accuracy drop", drop, most=MAX_DROP[way])]
+        found += [Bar(subject, "SQNR, dB", sqnr, minimum=MIN_SQNR_DB[way])]
+        found += [Bar(subject, "accuracy drop", drop, maximum=MAX_DROP[way])]
         if network not in WITHOUT_CLASSES:
-            found.append(Bar(subject, "agreement", agreement, least=MIN_AGREEMENT))
+            found.append(Bar(subject, "agreement", agreement, minimum=MIN_AGREEMENT))
     return found

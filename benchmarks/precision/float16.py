@@ -67,8 +67,8 @@ def bars(found: list[Half]) -> list[Bar]:
         group = [each for each in found if each.network == network]
         sqnr, size = (float(np.mean([getattr(each, name) for each in group])) for name in ("sqnr_db", "size"))
         made += [
-            Bar(f"{network}, float16", "SQNR, dB", sqnr, least=MIN_SQNR_DB),
-            Bar(f"{network}, float16", "size / float32", size, most=MAX_SIZE),
+            Bar(f"{network}, float16", "SQNR, dB", sqnr, minimum=MIN_SQNR_DB),
+            Bar(f"{network}, float16", "size / float32", size, maximum=MAX_SIZE),
         ]
     return made
 

@@ -9,9 +9,10 @@ is one step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Adversarial:
     Attributes:
         layer: its kind.
         tool: that quantised it.
-        largest_sum: of two products that are added in 16 bits; exact, from the file.
+        pair_sum: of two products that are added in 16 bits; exact, from the file.
         lost: greatest error that sums of 16 bits make, emulated, in steps of the output (1/255 of its range).
         steps: greatest difference between runs of integer kernels and in float32, on this processor, likewise.
         sqnr_db: of integer kernels against the float32 network.
@@ -57,7 +58,7 @@ class Adversarial:
 
     layer: str
     tool: str
-    largest_sum: int
+    pair_sum: int
     lost: float
     steps: float
     sqnr_db: float
@@ -141,7 +142,7 @@ def steps_lost(model: onnx.ModelProto, rows: Float32Array, step: float) -> float
 
 
 def _network(
-    rng: np.random.Generator, shape: tuple[int, ...], attributes: dict[str, int], row: tuple[int, ...]
+    rng: np.random.Generator, shape: tuple[int, ...], attributes: Mapping[str, Any], row: tuple[int, ...]
 ) -> onnx.ModelProto:
     """Return one layer and a Relu: half of the outputs have positive weights alone, the others pairs of either sign."""
     weight = rng.uniform(0.9, 1, shape).astype(np.float32)
@@ -152,7 +153,10 @@ def _network(
         helper.make_node(kind, ["input", "weight"], ["given"], name="layer", **attributes),
         helper.make_node("Relu", ["given"], ["output"], name="relu"),
     ]
-    value = {"input": ["n", *row], "output": ["n", shape[0], *[None] * (len(row) - 1)]}
+    value: dict[str, list[str | int | None]] = {
+        "input": ["n", *row],
+        "output": ["n", shape[0], *[None] * (len(row) - 1)],
+    }
     infos = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, each) for name, each in value.items()}
     initializers = [numpy_helper.from_array(weight, "weight")]
     graph = helper.make_graph(nodes, "adversarial", [infos["input"]], [infos["output"]], initializers)
@@ -164,13 +168,13 @@ def bars_of_adversarial(found: list[Adversarial]) -> list[Bar]:
     bars = []
     for each in found:
         if each.tool == PLAIN:
-            bars.append(Bar(f"{each.layer}, {PLAIN}", "steps lost in 16 bits", each.lost, least=2 * MAX_STEPS))
+            bars.append(Bar(f"{each.layer}, {PLAIN}", "steps lost in 16 bits", each.lost, minimum=2 * MAX_STEPS))
         else:
             bars += [
-                Bar(f"{each.layer}, {OURS}", "largest sum of a pair", each.largest_sum, most=MAX_SUM),
-                Bar(f"{each.layer}, {OURS}", "steps lost in 16 bits", each.lost, most=0),
-                Bar(f"{each.layer}, {OURS}", "kernels from float32, steps", each.steps, most=MAX_STEPS),
-                Bar(f"{each.layer}, {OURS}", "SQNR, dB", each.sqnr_db, least=MIN_SQNR_DB[DATA]),
+                Bar(f"{each.layer}, {OURS}", "largest sum of a pair", each.pair_sum, maximum=MAX_SUM),
+                Bar(f"{each.layer}, {OURS}", "steps lost in 16 bits", each.lost, maximum=0),
+                Bar(f"{each.layer}, {OURS}", "kernels from float32, steps", each.steps, maximum=MAX_STEPS),
+                Bar(f"{each.layer}, {OURS}", "SQNR, dB", each.sqnr_db, minimum=MIN_SQNR_DB[DATA]),
             ]
     return bars
 
@@ -186,7 +190,7 @@ def planted_faults() -> Iterator[Bar]:
     result = quantize_int8(folded, target, samples={"input": dataset.tensors(dataset.splits.validation)})
     test = dataset.splits.test
     rows = ProofRows({"input": dataset.tensors(test)}, {"logits": dataset.y[test]})
-    yield Bar("right file", "refused", float(_is_refused(folded, target, result, rows)), most=0)
+    yield Bar("right file", "refused", float(_is_refused(folded, target, result, rows)), maximum=0)
     right = onnx.load(target)
     for fault, (ending, change) in FAULTS.items():
         for name in [each.name for each in right.graph.initializer if each.name.endswith(ending)]:

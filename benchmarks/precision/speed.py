@@ -101,11 +101,13 @@ def bars(speeds: list[Speed]) -> list[Bar]:
             continue
         subject = f"{each.network}, {each.form.removeprefix('normfold, ')}"
         found += [
-            Bar(subject, "time / float32", each.ratio.value, most=MAX_RATIO[each.network]),
-            Bar(subject, "size / float32", each.size, most=MAX_SIZE),
+            Bar(subject, "time / float32", each.ratio.value, maximum=MAX_RATIO[each.network]),
+            Bar(subject, "size / float32", each.size, maximum=MAX_SIZE),
         ]
         if each.form == OURS and each.network == "resnet50":
-            found.append(Bar(subject, "quantised in rows' time", each.rows_of_quantising, most=MAX_ROWS_OF_QUANTISING))
+            found.append(
+                Bar(subject, "quantised in rows' time", each.rows_of_quantising, maximum=MAX_ROWS_OF_QUANTISING)
+            )
     return found
 
 

@@ -169,6 +169,6 @@ def _has_own_constants(node: ir.Node) -> bool:
 
 def _normalises_by_constants(norm: ir.Node) -> bool:
     """Return whether a BatchNormalization normalises by constants of its own, one a channel, and gives one value."""
-    if any(value.uses() for value in norm.outputs[1:]) or norm.attributes.get_int("training_mode", 0):
+    if any(value.uses() for value in norm.outputs[1:]) or norm.attributes.get_int("training_mode", 0) != 0:
         return False
     return _has_own_constants(norm) and rank_of(norm.inputs[1]) == 1

@@ -151,7 +151,7 @@ check-gpu: $(INSTALLED)  ## On a machine with an NVIDIA GPU: the tests that need
 bench-node: $(INSTALLED)  ## Bytes that are moved while a node is dispatched, for the cost model.
 	$(BIN)/python -m benchmarks.fold.node_cost
 
-bench-precision: $(INSTALLED)  ## int8: accuracy on digits with and without data, and time and size of larger networks.
+bench-precision: $(BENCH_INSTALLED)  ## int8 and float16: signal to noise, accuracy, overflow of sums, time and size, with the bars.
 	$(BIN)/python -m benchmarks.precision $(BENCH_OPTIONS)
 
 bench-fold-large: $(INSTALLED)  ## Memory of folding a model of 3 GB (needs 7 GB of disk here).

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.latency import session_of
+from benchmarks.precision.bars import Bar
 from benchmarks.precision.spread import spread_channels
 from benchmarks.progress import show_progress
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
@@ -23,6 +24,8 @@ from normfold.export.quantize.int8.quantize import quantize_int8
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
 
 NETWORKS = ("convnet", "resnet", "mobilenet", "repvgg", "densenet", "mlp", "temporal", "unet")
+WITHOUT_CLASSES = frozenset({"unet"})
+"""Networks that classify pixels, and no pictures."""
 KEPT = Path("build/precision")
 DATA, STATISTICS = "data", "statistics"
 
@@ -56,10 +59,9 @@ def measure_digits(networks: list[str], seeds: list[int]) -> Iterator[Figures]:
         for seed in seeds:
             source = trained(network, seed, dataset)
             yield from quantised(network, seed, source, dataset)
-            if network != "unet":
-                wide = source.with_suffix(".spread.onnx")
-                spread_channels(source, wide, np.random.default_rng(seed))
-                yield from quantised(network, seed, wide, dataset, spread=True)
+            wide = source.with_suffix(".spread.onnx")
+            spread_channels(source, wide, np.random.default_rng(seed))
+            yield from quantised(network, seed, wide, dataset, spread=True)
 
 
 def data_config(network: str) -> DataConfig:
@@ -141,8 +143,8 @@ def sqnr_db(wanted: Float32Array, given: Float32Array) -> float:
     return float(10 * np.log10(signal / noise)) if noise else np.inf
 
 
-def faults(figures: list[Figures]) -> list[str]:
-    """Return which bars are missed by the means over the seeds of each network."""
+def bars(figures: list[Figures]) -> list[Bar]:
+    """Return the bars of the means over the seeds of each network."""
     found = []
     for key in dict.fromkeys((each.network, each.way, each.spread) for each in figures):
         group = [each for each in figures if (each.network, each.way, each.spread) == key]
@@ -150,15 +152,12 @@ def faults(figures: list[Figures]) -> list[str]:
         sqnr, drop, agreement = (
             float(np.mean([getattr(each, name) for each in group])) for name in ("sqnr_db", "drop", "agreement")
         )
+        subject = f"{network}{', spread' if spread else ''}, from {way}"
         if spread:
-            missed = {
-                f"accuracy drop {drop:.4f} with spread channels, allowed {MAX_SPREAD_DROP}": drop > MAX_SPREAD_DROP
-            }
-        else:
-            missed = {
-                f"SQNR {sqnr:.1f} dB, wanted {MIN_SQNR_DB[way]}": sqnr < MIN_SQNR_DB[way],
-                f"accuracy drop {drop:.4f}, allowed {MAX_DROP[way]}": drop > MAX_DROP[way],
-                f"agreement {agreement:.4f}, wanted {MIN_AGREEMENT}": network != "unet" and agreement < MIN_AGREEMENT,
-            }
-        found += [f"{network} from {way}: {text}" for text, is_missed in missed.items() if is_missed]
+            found.append(Bar(subject, "accuracy drop", drop, maximum=MAX_SPREAD_DROP))
+            continue
+        found += [Bar(subject, "SQNR, dB", sqnr, minimum=MIN_SQNR_DB[way])]
+        found += [Bar(subject, "accuracy drop", drop, maximum=MAX_DROP[way])]
+        if network not in WITHOUT_CLASSES:
+            found.append(Bar(subject, "agreement", agreement, minimum=MIN_AGREEMENT))
     return found

@@ -1,13 +1,8 @@
-"""Time, size and signal to noise of larger networks in int8, beside what ONNX Runtime's own quantiser makes of them.
-
-Weights are random, and so only times, sizes and the noise of the arithmetic count, no accuracy. The running statistics
-are those of the inputs that the networks are measured on: standard normal rows.
-"""
+"""Time, size and signal to noise of larger networks in int8, beside what other quantisers make of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.latency import Ratio, measure, ratio, session_of
-from benchmarks.precision.digits import KEPT, sqnr_db
+from benchmarks.precision.bars import Bar
+from benchmarks.precision.digits import sqnr_db
+from benchmarks.precision.large import SHAPE, written
+from benchmarks.precision.other_quantisers import Make, has_onnxsim, onnxruntime_static, onnxsim_static
 from benchmarks.progress import show_progress
 from normfold.export.fold.fold import fold
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.int8.quantize import quantize_int8
 
-SHAPE, CLASSES = (3, 224, 224), 1000
-SAMPLES, TEST_ROWS, STATISTICS_ROWS = 16, 8, 16
-FLOAT = "folded float32"
+SAMPLES, TEST_ROWS = 16, 8
+FLOAT, OURS, OURS_WITH_DATA = "folded float32", "normfold, statistics", "normfold, data"
+
+OTHERS: dict[str, Make] = {
+    "quantize_static": onnxruntime_static(),
+    "quantize_static, reduce_range": onnxruntime_static(reduce_range=True, per_channel=True),
+    **({"onnxsim.quantize_static": onnxsim_static} if has_onnxsim() else {}),
+}
+"""Other tools, which need samples."""
 
 MAX_RATIO = {"resnet18": 0.58, "resnet50": 0.58, "mobilenet_v2": 0.78}
 MAX_SIZE = 0.30
@@ -62,11 +66,11 @@ def measure_speed(network: str, rounds: int) -> list[Speed]:
     rows = np.random.default_rng(1).standard_normal((SAMPLES + TEST_ROWS, *SHAPE), np.float32)
     samples, test = rows[:SAMPLES], rows[SAMPLES:]
     paths, seconds = {FLOAT: folded}, {FLOAT: 0.0}
-    for form, (make, _) in FORMS.items():
+    for form in (OURS, OURS_WITH_DATA, *OTHERS):
         show_progress(f"{network}: {form}")
         paths[form] = source.with_suffix(f".{form.replace(' ', '-')}.onnx")
         started = time.process_time()
-        make(source, folded, paths[form], samples)
+        _quantise(form, source, folded, paths[form], samples)
         seconds[form] = time.process_time() - started
     times = measure(
         {form: _one_row(path) for form, path in paths.items()},
@@ -77,7 +81,7 @@ def measure_speed(network: str, rounds: int) -> list[Speed]:
     wanted = session_of(folded).run(None, {"input": test})[0]
     return [
         Speed(
-            *(network, form, FORMS[form][1], ratio(times[form], times[FLOAT])),
+            *(network, form, 0 if form == OURS else SAMPLES, ratio(times[form], times[FLOAT])),
             *(
                 path.stat().st_size / folded.stat().st_size,
                 sqnr_db(wanted, session_of(path).run(None, {"input": test})[0]),
@@ -89,44 +93,31 @@ def measure_speed(network: str, rounds: int) -> list[Speed]:
     ]
 
 
-def written(network: str) -> Path:
-    """Return the unfolded file of a network with random weights, whose statistics are those of standard normal rows."""
-    import torch
-
-    from normfold.models.architectures.registry import Architecture, build
-    from normfold.models.onnx.to_onnx import InputSpec, to_onnx
-
-    path = KEPT / f"{network}.onnx"
-    if not path.is_file():
-        KEPT.mkdir(parents=True, exist_ok=True)
-        show_progress(f"making {network}")
-        torch.manual_seed(0)
-        built = build(Architecture(name=network, input_shape=SHAPE, classes=CLASSES))
-        for module in built.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        with torch.no_grad():
-            built.train()(torch.randn(STATISTICS_ROWS, *SHAPE))
-        to_onnx(built.eval(), path, {"input": InputSpec(SHAPE)})
-    return path
-
-
-def faults(speeds: list[Speed]) -> list[str]:
-    """Return which bars are missed."""
+def bars(speeds: list[Speed]) -> list[Bar]:
+    """Return the bars of our own forms."""
     found = []
     for each in speeds:
         if each.form not in (OURS, OURS_WITH_DATA):
             continue
-        limit = MAX_RATIO[each.network]
-        missed = {
-            f"{each.ratio.value:.2f} of the float32 time, allowed {limit}": each.ratio.value > limit,
-            f"{each.size:.2f} of the float32 size, allowed {MAX_SIZE}": each.size > MAX_SIZE,
-            f"quantised in the time of {each.rows_of_quantising:.0f} rows, allowed {MAX_ROWS_OF_QUANTISING}": (
-                each.form == OURS and each.network == "resnet50" and each.rows_of_quantising > MAX_ROWS_OF_QUANTISING
-            ),
-        }
-        found += [f"{each.network}, {each.form}: {text}" for text, is_missed in missed.items() if is_missed]
+        subject = f"{each.network}, {each.form.removeprefix('normfold, ')}"
+        found += [
+            Bar(subject, "time / float32", each.ratio.value, maximum=MAX_RATIO[each.network]),
+            Bar(subject, "size / float32", each.size, maximum=MAX_SIZE),
+        ]
+        if each.form == OURS and each.network == "resnet50":
+            found.append(
+                Bar(subject, "quantised in rows' time", each.rows_of_quantising, maximum=MAX_ROWS_OF_QUANTISING)
+            )
     return found
+
+
+def _quantise(form: str, source: Path, folded: Path, target: Path, samples: Float32Array) -> None:
+    if form == OURS:
+        quantize_int8(folded, target, unfolded=source)
+    elif form == OURS_WITH_DATA:
+        quantize_int8(folded, target, samples={"input": samples})
+    else:
+        OTHERS[form](folded, target, samples)
 
 
 def _one_row(path: Path) -> Path:
@@ -139,39 +130,3 @@ def _one_row(path: Path) -> Path:
     fixed = path.with_suffix(".one.onnx")
     onnx.save(model, fixed)
     return fixed
-
-
-def _from_statistics(source: Path, folded: Path, target: Path, _samples: Float32Array) -> None:
-    quantize_int8(folded, target, unfolded=source)
-
-
-def _with_data(_source: Path, folded: Path, target: Path, samples: Float32Array) -> None:
-    quantize_int8(folded, target, samples={"input": samples})
-
-
-def _by_onnxruntime(**options: object) -> Callable[[Path, Path, Path, Float32Array], None]:
-    def make(_source: Path, folded: Path, target: Path, samples: Float32Array) -> None:
-        from onnxruntime.quantization import CalibrationDataReader, quantize_static
-
-        class Reader(CalibrationDataReader):  # type: ignore[misc]
-            def __init__(self) -> None:
-                self._rows = iter(samples)
-
-            def get_next(self) -> dict[str, Float32Array] | None:
-                row = next(self._rows, None)
-                return None if row is None else {"input": row[None]}
-
-        quantize_static(folded, target, Reader(), **options)
-
-    return make
-
-
-OURS, OURS_WITH_DATA = "normfold, statistics", "normfold, data"
-
-FORMS: dict[str, tuple[Callable[[Path, Path, Path, Float32Array], None], int]] = {
-    OURS: (_from_statistics, 0),
-    OURS_WITH_DATA: (_with_data, SAMPLES),
-    "quantize_static": (_by_onnxruntime(), SAMPLES),
-    "quantize_static, reduce_range": (_by_onnxruntime(reduce_range=True, per_channel=True), SAMPLES),
-}
-"""How each form is made, and the number of samples that it needs."""

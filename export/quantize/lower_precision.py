@@ -21,6 +21,7 @@ from normfold.export.quantize.input_ranges import input_range
 from normfold.export.quantize.int8.quantize import quantize_int8
 from normfold.export.quantize.int8.result import Int8Options, Int8Result
 from normfold.export.quantize.proof.agreement import labels_fit
+from normfold.export.quantize.proof.constants import check_constants
 from normfold.export.quantize.proof.prove import Pair, prove_float16, prove_int8
 from normfold.export.quantize.proof.random_rows import random_rows
 from normfold.export.quantize.proof.requirements import require
@@ -89,7 +90,9 @@ class LowerPrecision:
             network.batchable,
         )
         if self.kind is PrecisionKind.INT8:
-            proof = prove_int8(pair, self._to_int8(network, target, ranges, progress), rows, progress)
+            result = self._to_int8(network, target, ranges, progress)
+            check_constants(target, result)
+            proof = prove_int8(pair, result, rows, progress)
         else:
             fixed = fixed_batch_size(infos)
             inputs = rows.inputs if fixed is None else rows.repeated(fixed)

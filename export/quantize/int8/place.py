@@ -127,12 +127,33 @@ def place(
     placed.metadata_props.extend(
         onnx.StringStringEntryProto(key=key, value=text) for key, text in model.metadata_props.items()
     )
-    _give_float_outputs(placed, tail_nodes(model.graph))
+    _give_float_outputs(placed, tail_nodes(model.graph), _clipped_by_rounding(model.graph, placed.graph))
     return placed
 
 
-def _give_float_outputs(proto: onnx.ModelProto, tail: Collection[str]) -> None:
-    """Remove the last rounding behind a Gemm or MatMul whose output is the network's, in place."""
+def _clipped_by_rounding(before: ir.Graph, after: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes behind which a Relu or Clip is gone: rounding to the range from 0 on does the same.
+
+    Args:
+        before: nodes were placed.
+        after: likewise.
+    """
+    left = {node.name for node in after.node}
+    return {
+        node.name or ""
+        for node in before
+        if any(use.node.name not in left for value in node.outputs for use in value.uses())
+    }
+
+
+def _give_float_outputs(proto: onnx.ModelProto, tail: Collection[str], clipped: Collection[str]) -> None:
+    """Remove the last rounding behind a Gemm or MatMul whose output is the network's, in place.
+
+    Args:
+        proto: with QuantizeLinear and DequantizeLinear nodes.
+        tail: names of nodes that stay in float32.
+        clipped: names of nodes whose rounding clips, too: it stays.
+    """
     graph = proto.graph
     producers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -145,7 +166,9 @@ def _give_float_outputs(proto: onnx.ModelProto, tail: Collection[str]) -> None:
         if first is None or first.op_type != "QuantizeLinear" or len(readers[first.output[0]]) != 1:
             continue
         layer, behind = producers.get(first.input[0]), readers.get(last.output[0], [])
-        if layer is None or layer.op_type not in _FLOAT_OUTPUT or len(readers[first.input[0]]) != 1:
+        if layer is None or layer.op_type not in _FLOAT_OUTPUT or layer.name in clipped:
+            continue
+        if len(readers[first.input[0]]) != 1:
             continue
         if all(node.name in tail for node in behind) and (behind or last.output[0] in outputs):
             layer.output[0] = last.output[0]

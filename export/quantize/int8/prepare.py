@@ -2,8 +2,8 @@
 
 requires   a float32 network
 ensures    the opset is 13 at least; no Constant nodes; every layer of `layers_of` has a weight and a bias (C_out,) of
-its own, but MatMul, which has none; the global average is a GlobalAveragePool; values have shapes; nodes have names.
-It computes what it did
+its own, but MatMul, which has none; so have ConvTranspose and BatchNormalization their constants;
+the global average is a GlobalAveragePool; values have shapes; nodes have names. It computes what it did
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def prepare(path: Path) -> ir.Model:
             _replace_by_pool(editor, node)
     for layer in layers_of(model.graph):
         _own_constants(editor, layer)
+    for node in list(model.graph):
+        if node.domain == "" and node.op_type in ("BatchNormalization", "ConvTranspose"):
+            _own_parameters(editor, node)
     common_passes.RemoveUnusedNodesPass()(model)
     return model
 
@@ -160,6 +163,15 @@ def _own_constants(editor: Editor, layer: Layer) -> None:
     _put(editor, node, 2, values, f"{node.name}.bias")
     node.attributes.pop("alpha", None)
     node.attributes.pop("beta", None)
+
+
+def _own_parameters(editor: Editor, node: ir.Node) -> None:
+    """Give a node constants that no other node reads; those that are no initializers stay."""
+    for place, value in enumerate(node.inputs):
+        if value is None or not value.is_initializer() or value.is_graph_input() or value.dtype != ir.DataType.FLOAT:
+            continue
+        if len(value.uses()) > 1 or value.is_graph_output():
+            _put(editor, node, place, read_array(value), f"{node.name}.constant{place}")
 
 
 def _put(editor: Editor, node: ir.Node, place: int, array: Array, name: str) -> None:

@@ -141,7 +141,23 @@ def _write(
         bias_corrected=tuple(corrected),
         saturation=sums,
         ranges={name: each for name, each in bounds.items() if name in used},
+        constants=_quantised_constants(model, result),
     )
+
+
+def _quantised_constants(model: ir.Model, result: ir.Model) -> dict[str, Tensor]:
+    """Return the float32 numbers of the constants that became integers, by name.
+
+    Args:
+        model: before nodes were placed.
+        result: with integer constants, which have the suffix `_quantized`.
+    """
+    found = {}
+    for name in result.graph.initializers:
+        before = model.graph.initializers.get(name.removesuffix("_quantized"))
+        if name.endswith("_quantized") and before is not None and before.const_value is not None:
+            found[before.name or ""] = before.const_value.numpy()
+    return found
 
 
 def _unfolded(path: Path | None) -> ir.Model | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from normfold.export.arrays import Tensor
 
 
 class RangeSource(StrEnum):
@@ -57,16 +60,20 @@ class LayerSaturation:
 
 @dataclass(frozen=True)
 class EqualisedPair:
-    """Two layers whose channels between them were equalised."""
+    """Layers whose channels between them were equalised."""
 
     first: str
+    """Those that write the channels."""
     second: str
+    """Those that read them."""
     spread_before: float
-    """Largest over smallest range of the channels between them."""
+    """Largest over smallest range of the channels that one layer reads."""
     spread_after: float
+    values: tuple[str, ...] = ()
+    """Names of the values between them, which hold other numbers than in the float32 network."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Int8Result:
     """What was quantised, and how."""
 
@@ -79,5 +86,7 @@ class Int8Result:
     """Of every layer, in graph order; none saturates."""
     ranges: dict[str, tuple[float, float]]
     """Of every value that was quantised: least and greatest."""
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of every constant that was quantised: its float32 numbers, equalised and corrected, by its name before."""
     warnings: tuple[str, ...] = ()
     """Sentences, such as that outputs are probabilities, which ranges without data clip."""

@@ -32,7 +32,7 @@ from normfold.export.quantize.proof.outputs import (
 from normfold.export.quantize.proof.rows import BATCH_ROWS, ProofRows, fixed_batch_size
 from normfold.export.quantize.proof.sessions import open_network
 from normfold.export.quantize.proof.time_ratio import measure_time_ratio
-from normfold.export.quantize.proof.worst_layer import find_worst_layer, values_between
+from normfold.export.quantize.proof.worst_layer import find_worst_layer
 from normfold.export.verify.runner import ValueInfo, input_infos
 
 
@@ -73,7 +73,7 @@ def prove_int8(
     """
     compared = _Compared.of(pair, rows, progress)
     progress("comparing the layers")
-    equalised = values_between(load_model(pair.reference), [(each.first, each.second) for each in result.equalised])
+    equalised = {name for each in result.equalised for name in each.values}
     worst = find_worst_layer(pair.reference, pair.converted, rows, equalised)
     progress("comparing runs with and without optimisations")
     unfused = open_network(pair.converted, optimised=False)

@@ -66,48 +66,6 @@ def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed:
     return WorstLayer(value=name, sqnr_db=found[name].db)
 
 
-def values_between(model: ir.Model, pairs: Collection[tuple[str, str]]) -> set[str]:
-    """Return the names of the values between two nodes, for each pair of nodes: what the first and others give that the
-    second reads, directly or through others.
-
-    Args:
-        model: the network.
-        pairs: labels or outputs of two nodes.
-    """
-    nodes = {node.name: node for node in model.graph} | {
-        value.name: node for node in model.graph for value in node.outputs
-    }
-    found: set[str] = set()
-    for first, second in pairs:
-        start, end = nodes.get(first), nodes.get(second)
-        if start is not None and end is not None:
-            found |= {value.name or "" for node in _after(start) & _before(end) for value in node.outputs}
-    return found
-
-
-def _after(start: ir.Node) -> set[ir.Node]:
-    """Return a node and all that read what it gives, directly or through others."""
-    found, waiting = {start}, [start]
-    while waiting:
-        for node in waiting.pop().successors():
-            if node not in found:
-                found.add(node)
-                waiting.append(node)
-    return found
-
-
-def _before(end: ir.Node) -> set[ir.Node]:
-    """Return all nodes that a node reads, directly or through others."""
-    found: set[ir.Node] = set()
-    waiting = [end]
-    while waiting:
-        for node in waiting.pop().predecessors():
-            if node not in found:
-                found.add(node)
-                waiting.append(node)
-    return found
-
-
 def _common_values(first: ir.Model, second: ir.Model) -> dict[str, str]:
     """Return the name of each value of the float32 network that is in the other too, and its name there."""
     infer_shapes(second)

@@ -5,151 +5,80 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
-from normfold.export.graph.constants import constant_tensor
-from normfold.export.graph.nodes import is_batchnorm
-from normfold.export.graph.shapes import sizes_of, static_size
-from normfold.export.quantize.int8.layers import Layer, layers_of
-
-HOMOGENEOUS = frozenset(
-    {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"}
-)
-"""Operators of one input that let a positive factor of each channel through."""
+from normfold.export.quantize.int8.weights.factor_layers import FactorLayer, factor_layers
+from normfold.export.quantize.int8.weights.numbered_channels import FIXED, NumberedChannels, Numbering, Numbers
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Values with one set of channels, the layers that write them, and those that read them."""
+    """Values whose channels are joined, and the layers that write and read them.
 
-    channels: int = 0
-    values: list[ir.Value] = field(default_factory=list)
-    writers: list[Layer] = field(default_factory=list)
-    norms: list[ir.Node] = field(default_factory=list)
-    """BatchNormalization nodes that write them too."""
-    readers: list[Layer] = field(default_factory=list)
+    A group has one factor for each set of channels that must have the same one. Arrays of places say which of these
+    factors each channel has; the last place is that of channels that have none: their factor is 1.
+    """
+
+    factors: int
+    """How many factors it has, that of the last place not counted."""
+    values: dict[ir.Value, Numbers] = field(default_factory=dict)
+    """Places, in an array that broadcasts against the value; in the order of the graph."""
+    writers: list[tuple[FactorLayer, Numbers]] = field(default_factory=list)
+    """Layers, and the place of each channel that they give."""
+    readers: list[tuple[FactorLayer, Numbers]] = field(default_factory=list)
+    """Layers, and the place of each channel that they read."""
 
 
 def channel_groups(graph: ir.Graph) -> Iterator[ChannelGroup]:
-    """Yield the groups that layers alone write and read, and operators that let a positive factor through.
-
-    A BatchNormalization that is still there may write them too.
+    """Yield the groups that layers write and read, as far as some of their channels take a factor.
 
     Args:
         graph: prepared.
     """
-    union = _Union()
-    layers = {layer.node: layer for layer in layers_of(graph) if layer.node.op_type != "MatMul"}
-    for value in (*graph.inputs, *graph.outputs):
-        union.freeze(value)
-    norms = [node for node in graph if _is_writing_norm(node)]
-    for node in graph:
-        if node in layers:
-            continue
-        if node in norms:
-            union.freeze(node.inputs[0])
-            continue
-        inputs = [value for value in node.inputs if value is not None and constant_tensor(value) is None]
-        if _lets_through(node, inputs):
-            for value in inputs:
-                union.join(value, node.outputs[0])
-            for value in node.outputs[1:]:
-                union.freeze(value)
-        else:
-            for value in (*inputs, *node.outputs, *_read_in_bodies(node)):
-                union.freeze(value)
-    groups: dict[ir.Value, ChannelGroup] = {}
-    for node, layer in layers.items():
-        groups.setdefault(union.root(node.outputs[0]), ChannelGroup()).writers.append(layer)
-        source = node.inputs[0]
-        assert source is not None  # of a layer
-        groups.setdefault(union.root(source), ChannelGroup()).readers.append(layer)
-    for node in norms:
-        groups.setdefault(union.root(node.outputs[0]), ChannelGroup()).norms.append(node)
-    for value in union.values():
-        if union.root(value) in groups:
-            groups[union.root(value)].values.append(value)
-    for root, group in groups.items():
-        if (group.writers or group.norms) and group.readers and not union.is_frozen(root) and _agree(group):
+    layers = {layer.node: layer for layer in factor_layers(graph)}
+    channels = NumberedChannels(graph, layers)
+    values = channels.values()
+    together = _joined_values(values)
+    written = [(layer, channels.by_channel(layer.result, layer.outputs)) for layer in layers.values()]
+    read = [(layer, channels.by_channel(layer.source, layer.inputs)) for layer in layers.values()]
+    sets: dict[int, list[Numbers]] = {}
+    for numbers in values.values():
+        free = np.unique(numbers[numbers != FIXED])
+        if free.size:
+            sets.setdefault(int(together.of(free[:1])[0]), []).append(free)
+    for key, each in sets.items():
+        members = np.unique(np.concatenate(each))
+        group = ChannelGroup(len(members))
+        for value, numbers in values.items():
+            if _is_in(numbers, together, key):
+                group.values[value] = _places(numbers, members)
+        for found, ends in ((written, group.writers), (read, group.readers)):
+            ends += [
+                (layer, _places(numbers, members))
+                for layer, numbers in found
+                if numbers is not None and _is_in(numbers, together, key)
+            ]
+        if group.writers and group.readers:
             yield group
 
 
-def _is_writing_norm(node: ir.Node) -> bool:
-    """Return whether a node is a BatchNormalization whose scale and shift are constants of its own."""
-    if not is_batchnorm(node) or any(value.uses() for value in node.outputs[1:]):
-        return False
-    return all(
-        value is not None and value.is_initializer() and not value.is_graph_input() and len(value.uses()) == 1
-        for value in node.inputs[1:3]
-    )
+def _joined_values(values: dict[ir.Value, Numbers]) -> Numbering:
+    """Return sets of the numbers that are on one value, or on several that have a number in common."""
+    together = Numbering()
+    together.new(max((int(numbers.max()) for numbers in values.values()), default=FIXED) - FIXED)
+    for numbers in values.values():
+        free = np.unique(numbers[numbers != FIXED])
+        if free.size:
+            together.join(free, free[:1])
+    return together
 
 
-def _lets_through(node: ir.Node, inputs: list[ir.Value]) -> bool:
-    if node.domain != "":
-        return False
-    if node.op_type in HOMOGENEOUS:
-        return True
-    if node.op_type in ("Add", "Sum"):
-        sizes = {sizes_of(value) for value in inputs}
-        channels = {static_size(value, 1) for value in inputs}
-        return len(inputs) == len(node.inputs) and None not in sizes and len(channels) == 1 and None not in channels
-    if node.op_type in ("Flatten", "Reshape", "Squeeze") and len(inputs) == 1:
-        before, after = sizes_of(inputs[0]), sizes_of(node.outputs[0])
-        kept = before is not None and after is not None and len(after) == 2 and before[:2] == after
-        return kept and before is not None and all(size == 1 for size in before[2:])
-    return False
+def _is_in(numbers: Numbers, together: Numbering, key: int) -> bool:
+    free = numbers[numbers != FIXED]
+    return bool(free.size) and int(together.of(free[:1])[0]) == key
 
 
-def _read_in_bodies(node: ir.Node) -> list[ir.Value]:
-    """Return the values from outside that the bodies of control flow inside a node read."""
-    bodies = [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
-    inner = [value for body in bodies for each in body.all_nodes() for value in each.inputs if value is not None]
-    return [value for value in inner if constant_tensor(value) is None]
-
-
-def _agree(group: ChannelGroup) -> bool:
-    """Set the number of channels, and return whether all layers have it."""
-    written = {static_size(layer.weight, layer.output_axis) for layer in group.writers}
-    written |= {static_size(node.inputs[1], 0) for node in group.norms}
-    read = {(static_size(layer.weight, _input_axis(layer)) or 0) * layer.group for layer in group.readers}
-    if len(written | read) != 1:
-        return False
-    (channels,) = read
-    group.channels = channels
-    return channels > 1
-
-
-def _input_axis(layer: Layer) -> int:
-    return 1 - layer.output_axis
-
-
-class _Union:
-    """Sets of values that have the same channels."""
-
-    def __init__(self) -> None:
-        self._parents: dict[ir.Value, ir.Value] = {}
-        self._frozen: set[ir.Value] = set()
-
-    def root(self, value: ir.Value) -> ir.Value:
-        self._parents.setdefault(value, value)
-        while self._parents[value] is not value:
-            self._parents[value] = self._parents[self._parents[value]]
-            value = self._parents[value]
-        return value
-
-    def join(self, one: ir.Value, other: ir.Value) -> None:
-        first, second = self.root(one), self.root(other)
-        self._parents[first] = second
-        if first in self._frozen:
-            self._frozen.add(second)
-
-    def freeze(self, value: ir.Value | None) -> None:
-        if value is None:
-            return
-        self._frozen.add(self.root(value))
-
-    def is_frozen(self, value: ir.Value) -> bool:
-        return self.root(value) in self._frozen
-
-    def values(self) -> list[ir.Value]:
-        return list(self._parents)
+def _places(numbers: Numbers, members: Numbers) -> Numbers:
+    """Return the place of each number among the members; behind the last of them where it is fixed."""
+    return np.where(numbers == FIXED, len(members), np.searchsorted(members, numbers))

@@ -1,8 +1,8 @@
 """Equalise the channels between layers, where they differ so much in size that 8 bits would lose the small ones.
 
-Behind a layer a channel is divided by a positive factor, and the next layer's weight multiplied by it; what stands
-between the two, such as a Relu, lets a positive factor through. With r the range of a channel and w the largest weight
-that reads it, the factor is sqrt(r / w): both are then sqrt(r · w).
+Behind a layer a channel is divided by a positive factor, and the weights that read it are multiplied by it; what stands
+between the two, such as a Relu or a Concat, lets a positive factor through. With r the range of a channel and w the
+largest weight that reads it, the factor is sqrt(r / w): both are then sqrt(r · w).
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; there r is the range of the weights before, and all pairs are
 equalised.
@@ -11,19 +11,46 @@ equalised.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
 from normfold.export.graph.nodes import node_label
-from normfold.export.quantize.int8.layers import Layer, read_array, write_array
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.result import EqualisedPair
 from normfold.export.quantize.int8.weights.channel_groups import ChannelGroup, channel_groups
+from normfold.export.quantize.int8.weights.numbered_channels import LAYOUTS, Numbers
 
 MIN_GAIN = 10.0
 """How many times less noise equalising must promise: healthy networks gain nothing from it."""
+
+MIN_RANGE = 1e-6
+"""Of the largest: a channel with a smaller range is taken for one of this size, so that no factor is extreme."""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """How a layer reads the channels of a group.
+
+    Attributes:
+        ranges: of each channel that it reads, (C_in,).
+        weight: (group, C_out / group, C_in / group, taps).
+        places: of the factor of each channel, (C_in,).
+        rounds_weight: the weight becomes int8.
+    """
+
+    ranges: Array
+    weight: Array
+    places: Numbers
+    rounds_weight: bool = True
+
+    def scaled(self, factor: Array) -> Read:
+        """Return the same with channels divided, and weights multiplied, by the factors of a group."""
+        own = factor[self.places]
+        weight = self.weight * own.reshape(len(self.weight), 1, -1, 1)
+        return Read(self.ranges / own, weight, self.places, self.rounds_weight)
 
 
 def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[EqualisedPair, ...]:
@@ -35,37 +62,33 @@ def equalise(model: ir.Model, ranges: dict[str, ChannelRange]) -> tuple[Equalise
     """
     pairs = []
     for group in channel_groups(model.graph):
-        read = _read_ranges(group, ranges)
-        if read is None:
+        reads = _reads(group, ranges)
+        if reads is None:
             continue
-        weights = [_by_input(layer) for layer in group.readers]
-        factor = _factor(read, _maxima(weights))
-        if gain(read, weights, factor) < MIN_GAIN:
+        factor = best_factor(reads, group.factors)
+        after = [each.scaled(factor) for each in reads]
+        if gain(reads, after) < MIN_GAIN:
             continue
-        _apply(group, factor)
-        for value in group.values:
-            if value.name in ranges:
-                ranges[value.name] = ranges[value.name].scaled(1 / factor)
-        first = ", ".join([*(layer.label for layer in group.writers), *map(node_label, group.norms)])
-        second = ", ".join(layer.label for layer in group.readers)
-        pairs.append(EqualisedPair(first, second, _spread(read), _spread(read / factor)))
+        for layer, places in group.readers:
+            layer.multiply_inputs(factor[places])
+        for layer, places in group.writers:
+            layer.divide_outputs(factor[places])
+        _scale_ranges(group, ranges, factor)
+        first, second = (
+            ", ".join(node_label(layer.node) for layer, _ in ends) for ends in (group.writers, group.readers)
+        )
+        changed = tuple(value.name or "" for value in group.values)
+        pairs.append(EqualisedPair(first, second, _spread(reads), _spread(after), changed))
     return tuple(pairs)
 
 
-def gain(read: Array, weights: Sequence[Array], factor: Array) -> float:
-    """Return how many times the noise of what the channels' readers give falls, when channels are divided by a factor.
-
-    Args:
-        read: range of each channel, (C,).
-        weights: of each reader, (group, C_out / group, C_in / group, taps).
-        factor: positive, (C,).
-    """
-    after = [each * factor.reshape(len(each), 1, -1, 1) for each in weights]
-    before_noise, after_noise = noise(read, weights), noise(read / factor, after)
-    return before_noise / after_noise if after_noise > 0 else 1.0
+def gain(before: Sequence[Read], after: Sequence[Read]) -> float:
+    """Return how many times the noise of what the readers of a group give falls."""
+    noise_after = noise(after)
+    return noise(before) / noise_after if noise_after > 0 else 1.0
 
 
-def noise(read: Array, weights: Sequence[Array]) -> float:
+def noise(reads: Sequence[Read]) -> float:
     """Return the noise over the signal of an output of the readers, in the mean, but for a constant.
 
     An activation is rounded in steps of the largest channel's range R, and each channel's error is multiplied by its
@@ -74,77 +97,80 @@ def noise(read: Array, weights: Sequence[Array]) -> float:
         (R² Σ w² + W² Σ r²) / Σ w² r²
     """
     found = []
-    for each in weights:
-        squares = (each**2).sum(axis=3)
-        ranges = (read**2).reshape(len(each), 1, -1)
+    for each in reads:
+        squares = (each.weight**2).sum(axis=3)
+        ranges = (each.ranges**2).reshape(len(each.weight), 1, -1)
         signal = (squares * ranges).sum(axis=2)
-        of_activations = read.max() ** 2 * squares.sum(axis=2)
-        of_weights = np.abs(each).max(axis=(2, 3)) ** 2 * each.shape[3] * ranges.sum(axis=2)
+        total = each.ranges.max() ** 2 * squares.sum(axis=2)
+        if each.rounds_weight:
+            total += np.abs(each.weight).max(axis=(2, 3)) ** 2 * each.weight.shape[3] * ranges.sum(axis=2)
         used = signal > 0
-        found.append(((of_activations + of_weights)[used] / signal[used]).reshape(-1))
+        found.append((total[used] / signal[used]).reshape(-1))
     joined = np.concatenate(found)
     return float(joined.mean()) if joined.size else 0.0
 
 
-def _factor(read: Array, weights: Array) -> Array:
-    """Return sqrt(r / w) for each channel, so scaled that the largest range stays; 1 where one of the two is 0."""
-    used = (read > 0) & (weights > 0)
-    factor = np.ones_like(read)
-    factor[used] = np.sqrt(read[used] / weights[used])
-    factor[used] *= (read[used] / factor[used]).max(initial=0) / read.max(initial=1)
+def best_factor(reads: Sequence[Read], factors: int) -> Array:
+    """Return the factors of a group, (factors + 1,): the last is 1.
+
+    Where weights that are rounded read a channel, its factor is sqrt(r / w) times one constant for all: so that the
+    largest range stays, or, where some channels take no factor, so that ranges and weights keep the proportion of
+    these. A channel that BatchNormalization alone reads gets the range of the largest. The factor is 1 where a range is
+    0, or nothing reads the channel.
+    """
+    ranges, weights = np.zeros(factors + 1), np.zeros(factors + 1)
+    for each in reads:
+        np.maximum.at(ranges, each.places, each.ranges)
+        if each.rounds_weight:
+            maxima = np.abs(each.weight).max(axis=(1, 3)).reshape(-1)
+            np.maximum.at(weights, each.places, maxima)
+    ranges = np.where(ranges > 0, np.maximum(ranges, MIN_RANGE * ranges.max()), 0)
+    free = np.arange(factors + 1) < factors
+    used = (ranges > 0) & (weights > 0)
+    factor, equal = np.ones(factors + 1), np.sqrt(ranges * weights)
+    weighed = free & used
+    if used[-1]:
+        level = np.sqrt(ranges[-1] / weights[-1])
+    else:
+        level = ranges[weighed].max(initial=0) / max(equal[weighed].max(initial=0), np.finfo(float).tiny)
+    factor[weighed] = ranges[weighed] / (level * equal[weighed])
+    unweighed = free & (ranges > 0) & (weights == 0)
+    reached = (ranges / factor)[~unweighed].max(initial=0) or ranges.max(initial=0)
+    factor[unweighed] = ranges[unweighed] / reached
     return factor
 
 
-def _read_ranges(group: ChannelGroup, ranges: dict[str, ChannelRange]) -> Array | None:
-    """Return the range of each channel in what the readers read, (C,); None where one is not known by channel."""
-    found: list[Array] = []
-    for layer in group.readers:
-        value = layer.node.inputs[0]
-        known = ranges.get(value.name or "") if value is not None else None
-        if known is None or known.extent.size != group.channels:
+def _reads(group: ChannelGroup, ranges: dict[str, ChannelRange]) -> list[Read] | None:
+    """Return how the readers of a group read it; None where a range is not known by channel."""
+    found = []
+    for layer, places in group.readers:
+        known = ranges.get(layer.source.name or "")
+        if known is None or known.extent.size != layer.inputs:
             return None
-        found.append(known.extent)
-    joined: Array = np.max(found, axis=0)
-    return joined
+        found.append(Read(known.extent, layer.by_input(), places, layer.rounds_weight))
+    return found
 
 
-def _maxima(weights: Sequence[Array]) -> Array:
-    """Return the largest weight that reads each channel, (C,)."""
-    maxima: Array = np.max([np.abs(each).max(axis=(1, 3)).reshape(-1) for each in weights], axis=0)
-    return maxima
+def _scale_ranges(group: ChannelGroup, ranges: dict[str, ChannelRange], factor: Array) -> None:
+    """Divide the ranges of a group's values by its factors, in place.
+
+    A value whose channels lie on other axes than the second has the bounds of the value that it was made of.
+    """
+    for value, places in group.values.items():
+        node, known = value.producer(), ranges.get(value.name or "")
+        if known is None:
+            continue
+        if places.size == 1 or places.size == places.shape[1]:
+            ranges[value.name or ""] = known.scaled(1 / factor[places.reshape(-1)])
+            continue
+        source = node.inputs[0] if node is not None and node.op_type in LAYOUTS else None
+        before = ranges.get(source.name or "") if source is not None else None
+        if before is not None:
+            low, high = before.bounds
+            ranges[value.name or ""] = ChannelRange(np.array([low]), np.array([high]), known.mean.mean(keepdims=True))
 
 
-def _by_input(layer: Layer) -> Array:
-    """Return a weight as (group, C_out / group, C_in / group, taps)."""
-    rows = layer.rows()
-    return rows.reshape(layer.group, -1, *rows.shape[1:])
-
-
-def _apply(group: ChannelGroup, factor: Array) -> None:
-    for layer in group.writers:
-        values = layer.values()
-        across = [1] * values.ndim
-        across[layer.output_axis] = -1
-        write_array(layer.weight, values / factor.reshape(across))
-        if layer.bias is not None:
-            write_array(layer.bias, read_array(layer.bias) / factor)
-    for value in (value for node in group.norms for value in node.inputs[1:3] if value is not None):
-        write_array(value, read_array(value) / factor)
-    for layer in group.readers:
-        scaled = _by_input(layer) * factor.reshape(layer.group, 1, -1, 1)
-        write_array(layer.weight, _like_weight(scaled, layer))
-
-
-def _like_weight(by_input: Array, layer: Layer) -> Array:
-    """Return (group, C_out / group, C_in / group, taps) in the layout of a layer's weight."""
-    shape: Sequence[int] = layer.values().shape
-    if layer.node.op_type == "Conv":
-        return by_input.reshape(shape)
-    rows = by_input.reshape(-1, by_input.shape[2])
-    return rows if layer.output_axis == 0 else rows.T
-
-
-def _spread(read: Array) -> float:
-    """Return the largest range of a channel over the smallest; channels of nothing do not count."""
-    used = read[read > 0]
-    return float(used.max() / used.min()) if used.size else 1.0
+def _spread(reads: Sequence[Read]) -> float:
+    """Return the largest range over the smallest of the channels that one layer reads."""
+    used = [each.ranges[each.ranges > 0] for each in reads]
+    return max((float(each.max() / each.min()) for each in used if each.size), default=1.0)

@@ -79,9 +79,8 @@ def test_batchnorms_with_small_gains_are_all_kept() -> None:
     assert result == folded(result)[0]
 
 
-def test_transition_of_a_densenet_absorbs_the_first_batchnorm_behind_it() -> None:
-    """Its output is read by that node, and by concatenations that other BatchNormalization nodes read."""
-    rng = np.random.default_rng(5)
+def transition(rng: np.random.Generator, **fields: Any) -> onnx.ModelProto:
+    """Make a transition of a DenseNet: bn0 reads its output, and bn1 a Concat of it; `fields` are those of bn0."""
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),
         helper.make_node("Conv", ["r", "w"], ["c"], name="transition"),
@@ -94,14 +93,34 @@ def test_transition_of_a_densenet_absorbs_the_first_batchnorm_behind_it() -> Non
         helper.make_node("Relu", ["n1"], ["y"]),
     ]
     constants = {"w": rng.normal(size=(CHANNELS, 3, 1, 1)), "v": rng.normal(size=(2, CHANNELS, 3, 3))}
-    constants |= parameters(rng, "bn0") | statistics(rng, CHANNELS + 2, "bn1")
-    source = model(nodes, {"x": ["n", 3, 6, 8]}, ["y"], constants)
+    constants |= parameters(rng, "bn0", **fields) | statistics(rng, CHANNELS + 2, "bn1")
+    return model(nodes, {"x": ["n", 3, 6, 8]}, ["y"], constants)
+
+
+def test_transition_of_a_densenet_absorbs_the_first_batchnorm_behind_it() -> None:
+    rng = np.random.default_rng(5)
+    source = transition(rng)
 
     result, report = folded(source)
 
     assert [entry.outcome.value for entry in report.entries] == ["folded back", "kept"]
     assert report.entries[0].into == ("transition",)
-    assert len(result.graph.node) == len(nodes) - 1
+    assert len(result.graph.node) == len(source.graph.node) - 1
+    assert_same(source, result, {"x": rng.normal(size=(2, 3, 6, 8))})
+
+
+def test_batchnorm_that_compensates_for_small_scales_has_no_large_shift() -> None:
+    """Shift and mean would cancel, in float16 to few digits: where they would, the mean moves, and the shift stays."""
+    rng = np.random.default_rng(5)
+    source = transition(rng, scale=[0.01, -0.2, 3, 0.1, 0.02], shift=[0.01, 0.1, -1, 0, -0.02])
+    before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
+
+    result, report = folded(source)
+
+    assert [entry.outcome.value for entry in report.entries] == ["folded back", "kept"]
+    (norm,) = (node for node in result.graph.node if node.op_type == "BatchNormalization")
+    after = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
+    assert np.abs(after[norm.input[2]]).max() < 2 * np.abs(before["bn1.shift"]).max()
     assert_same(source, result, {"x": rng.normal(size=(2, 3, 6, 8))})
 
 

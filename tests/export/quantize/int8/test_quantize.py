@@ -153,6 +153,23 @@ def test_spread_channels_are_rescued_by_equalisation(tmp_path: Path, way: str) -
     assert found[True] > found[False] + 6
 
 
+@pytest.mark.parametrize("behind", [[], ["Softmax"]])
+def test_relu_behind_the_last_layer_stays(tmp_path: Path, behind: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], name="gemm"),
+        helper.make_node("Relu", ["h"], ["r" if behind else "y"], name="relu"),
+        *(helper.make_node(operator, ["r"], ["y"]) for operator in behind),
+    ]
+    weight = rng.normal(size=(6, 5)).astype(np.float32)
+    source = model(nodes, {"x": ["n", 6]}, ["y"], {"w": weight}, dtype=np.float32)
+    rows = {"x": rng.normal(size=(64, 6)).astype(np.float32)}
+    before, after, _ = quantised(source, tmp_path, SAMPLES, rows)
+    (wanted,), (given,) = run32(before, rows), run32(after, rows, optimised=True)
+    assert given.min() >= 0
+    assert sqnr_db(wanted, given) > 25
+
+
 @pytest.mark.slow
 def test_healthy_network_is_not_equalised(tmp_path: Path) -> None:
     for seed in range(3):

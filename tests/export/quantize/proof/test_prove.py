@@ -24,7 +24,7 @@ from normfold.export.quantize.proof.fused import fused_signal_to_noise
 from normfold.export.quantize.proof.prove import Pair, prove_int8
 from normfold.export.quantize.proof.rows import ProofRows
 from normfold.export.quantize.proof.time_ratio import measure_time_ratio
-from normfold.export.quantize.proof.worst_layer import values_between
+from normfold.export.quantize.proof.worst_layer import find_worst_layer
 from normfold.export.verify.runner import Inputs, ValueInfo
 from tests.support.onnx_models import conv_blocks, small_convnet
 
@@ -203,9 +203,23 @@ def test_time_ratio_is_the_median_of_rounds(monkeypatch: pytest.MonkeyPatch) -> 
     assert measure_time_ratio(takes(0.01), takes(0.013)) == pytest.approx(1.3)
 
 
-def test_values_between_two_layers_are_those_that_equalisation_changes(tmp_path: Path) -> None:
-    onnx.save(conv_blocks(np.random.default_rng(0), 3), tmp_path / "net.onnx")
-    model = load_model(tmp_path / "net.onnx")
+@pytest.mark.slow
+def test_worst_layer_is_none_of_the_values_that_equalisation_changes(tmp_path: Path) -> None:
+    proto = conv_blocks(np.random.default_rng(0), 3)
+    factor = 10.0 ** np.linspace(-1.5, 1.5, 4)
+    for tensor in proto.graph.initializer:
+        across = {"bn0.scale": factor, "bn0.shift": factor, "w1": 1 / factor.reshape(1, -1, 1, 1)}.get(tensor.name)
+        if across is not None:
+            changed = (numpy_helper.to_array(tensor) * across).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    chain = Quantised(tmp_path, proto)
+    (equalised,) = chain.result.equalised
 
-    assert values_between(model, [("h0", "h1")]) == {"h0", "n0", "r0"}
-    assert values_between(model, [("h0", "missing")]) == set()
+    found = chain.prove().worst_layer
+    blind = find_worst_layer(chain.reference, chain.converted, ProofRows({"x": rows()}), changed=())
+
+    assert found is not None
+    assert blind is not None
+    assert found.value not in equalised.values
+    assert blind.value in equalised.values
+    assert found.sqnr_db > blind.sqnr_db + 10

@@ -213,7 +213,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(statistics_routes(repository, coordinator, metrics))
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
-    app.include_router(repository_routes(repository, coordinator))
+    app.include_router(repository_routes(repository, coordinator, thread_pool, settings))
     app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
 
     @app.get("/", include_in_schema=False)

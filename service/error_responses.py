@@ -35,6 +35,7 @@ from normfold.service.errors import (
     BundleLoadError,
     ClientDisconnectedError,
     ConnectionLimitError,
+    ContentEncodingError,
     ControlError,
     DeadlineError,
     HeadersTooLargeError,
@@ -83,6 +84,7 @@ STATUS: dict[type[NormfoldError], int] = {
     NoSamplesError: 404,
     ReceiveTimeoutError: 408,
     BodyTooLargeError: 413,
+    ContentEncodingError: 415,
     RateError: 429,
     HeadersTooLargeError: 431,
     ClientDisconnectedError: 499,  # in logs and metrics only: no response is sent
@@ -138,6 +140,8 @@ def describe_error(error: NormfoldError, client_request_id: str | None = None) -
         headers.append((b"connection", b"close"))
     if isinstance(error, UnauthenticatedError):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, ContentEncodingError):
+        headers.append((b"accept-encoding", error.accepted.encode()))
     if isinstance(error, _RETRIABLE):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return status, _error_body(str(error), client_request_id), headers

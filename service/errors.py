@@ -16,6 +16,7 @@
     │   │   ├── UnauthenticatedError    the request has no valid key
     │   │   ├── ScopeError              its key lacks the required scope
     │   │   ├── RateError               its key is over its rate limit
+    │   │   ├── ContentEncodingError    its Content-Encoding is not supported
     │   │   ├── BodyTooLargeError       its body is over the limit
     │   │   └── ResponseTooLargeError   its response would be over the limit
     │   ├── SettingsError               an option or environment variable is wrong          (start)
@@ -153,6 +154,19 @@ class UnknownPathError(RequestError):
     def __init__(self, path: str) -> None:
         super().__init__(f"There is no path {path!r}; GET /docs lists the routes.")
         self.path = path
+
+
+class ContentEncodingError(RequestError):
+    """The Content-Encoding of the body is not supported."""
+
+    accepted = "gzip, deflate"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"The Content-Encoding {encoding!r} is not supported; compress the body once, with gzip or deflate, or not "
+            "at all."
+        )
+        self.encoding = encoding
 
 
 class BodyTooLargeError(RequestError):

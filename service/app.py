@@ -127,12 +127,6 @@ async def _run_background(
     await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
 
 
-def _log_end(task: asyncio.Task[None]) -> None:
-    """Log the error that ended the background task."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("The service no longer polls its repository and its other workers.", exc_info=error)
-
-
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Create the application.
 
@@ -174,7 +168,6 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             await loading  # the other workers serve meanwhile
         trimmer = ArenaTrimmer(repository, thread_pool)
         background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
-        background.add_done_callback(_log_end)
         yield
         background.cancel()
         await asyncio.wait([background])

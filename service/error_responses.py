@@ -56,6 +56,7 @@ from normfold.service.errors import (
     ScopeError,
     ServingError,
     SettingsError,
+    StateDirError,
     StoppingError,
     UnauthenticatedError,
     UnknownModelError,
@@ -106,7 +107,7 @@ WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError, WriteError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
         *(BundleLoadError, DamagedBundleError, ManifestError),
-        *(KeysError, KeysUnwritableError),
+        *(KeysError, KeysUnwritableError, StateDirError),
     }
 )
 """Errors that never end a request."""

@@ -25,6 +25,7 @@
     ├── SetupError
     │   ├── ProviderError               the requested provider is not available             (load)
     │   ├── KeysUnwritableError         the key file cannot be written                      (commands)
+    │   ├── StateDirError               the state folder cannot be written                  (start)
     │   └── AddressError                the host and port cannot be listened on             (start)
     └── ServingError                    the request is right, and the service cannot serve it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
@@ -220,6 +221,14 @@ class KeysUnwritableError(SetupError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"The key file {str(path)!r} cannot be written: {problem}.")
         self.path, self.problem = path, problem
+
+
+class StateDirError(SetupError):
+    """The folder in which worker processes share their state cannot be written."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"The state folder {str(folder)!r} cannot be written: {problem}.")
+        self.folder, self.problem = folder, problem
 
 
 class AddressError(SetupError):

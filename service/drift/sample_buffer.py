@@ -86,9 +86,10 @@ class SampleBuffer:
     def save(self) -> None:
         """Write the rows to this process's file; an error is logged once."""
         with self._lock:
-            self._saved_at, self._is_changed = monotonic(), False
+            self._saved_at = monotonic()
             try:
                 write_stored_samples(self._files.own(SAMPLES_SUFFIX), list(self._rows))
+                self._is_changed = self._has_failed = False
             except OSError as error:
                 if not self._has_failed:
                     self._has_failed = True

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Mapping
 
 from normfold.contract.bundle import parse_version
+from normfold.service.background import ErrorLog, run_forever
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import ControlError, ModelUnavailableError, UnknownModelError
 from normfold.service.observability.telemetry import Telemetry
@@ -110,9 +111,9 @@ class Repository:
 
     async def poll(self) -> None:
         """Refresh every `poll_interval_s` until cancelled; return at once unless `model_control` is poll."""
-        while self._settings.model_control == "poll":
-            await asyncio.sleep(self._settings.poll_interval_s)
-            await self.refresh()
+        if self._settings.model_control == "poll":
+            errors = ErrorLog("The repository cannot be polled")
+            await run_forever(errors, self.refresh, self._settings.poll_interval_s)
 
     async def refresh(self, loading: bool = True) -> None:
         """Read the folders again: load versions that are new or have changed, unload those whose folders are gone.

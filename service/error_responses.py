@@ -38,6 +38,7 @@ from normfold.service.errors import (
     ContentEncodingError,
     ControlError,
     DeadlineError,
+    FailingTensorsError,
     HeadersTooLargeError,
     InvalidRequestError,
     KeysError,
@@ -86,12 +87,13 @@ STATUS: dict[type[NormfoldError], int] = {
     ReceiveTimeoutError: 408,
     BodyTooLargeError: 413,
     ContentEncodingError: 415,
+    FailingTensorsError: 422,
+    UnwritableOutputError: 422,
     RateError: 429,
     HeadersTooLargeError: 431,
     ClientDisconnectedError: 499,  # in logs and metrics only: no response is sent
     ServingError: 500,
     RunError: 500,
-    UnwritableOutputError: 500,
     ModelUnavailableError: 503,
     ConnectionLimitError: 503,
     QueueFullError: 503,
@@ -136,6 +138,8 @@ def describe_error(error: NormfoldError, client_request_id: str | None = None) -
         return None
     if status == 500:
         logger.error("%s", getattr(error, "detail", error), exc_info=error.__cause__)
+    if isinstance(error, FailingTensorsError):
+        logger.warning("The network fails on the tensors of a request: %s", error.detail)
     headers = []
     if isinstance(error, (*_CLOSING, ConnectionLimitError)):
         headers.append((b"connection", b"close"))

@@ -18,7 +18,9 @@
     │   │   ├── RateError               its key is over its rate limit
     │   │   ├── ContentEncodingError    its Content-Encoding is not supported
     │   │   ├── BodyTooLargeError       its body is over the limit
-    │   │   └── ResponseTooLargeError   its response would be over the limit
+    │   │   ├── ResponseTooLargeError   its response would be over the limit
+    │   │   ├── FailingTensorsError     the network fails on its tensors alone
+    │   │   └── UnwritableOutputError   an output for it has values that JSON cannot carry
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   │   └── KeysError               the key file is missing or broken                   (start, commands)
     │   └── BundleLoadError             a bundle cannot be trusted or loaded                (load)
@@ -37,8 +39,7 @@
         ├── ClientDisconnectedError     the client disconnected
         ├── UnloadedError               the model was unloaded while the request was queued
         ├── StoppingError               the grace period of shutdown ended before the response
-        ├── RunError                    the network failed while it ran
-        └── UnwritableOutputError       an output has values that JSON cannot carry
+        └── RunError                    the network failed while it ran
 
 `service.error_responses` has the HTTP status of each in one table.
 """
@@ -189,6 +190,31 @@ class ResponseTooLargeError(RequestError):
         self.size, self.max_response_bytes = size, max_response_bytes
 
 
+class FailingTensorsError(RequestError):
+    """The network fails on the tensors of a request, and not on those that it was warmed up with.
+
+    ONNX Runtime's message goes to the log, not to the client.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "The network fails on these tensors: their sizes or values may not fit it. "
+            "The service's log has the reason under this request's id."
+        )
+        self.detail = detail
+
+
+class UnwritableOutputError(RequestError):
+    """An output for the request's tensors has values that JSON cannot carry, and JSON was asked for."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(
+            f"Output {output!r} holds NaN or Infinity for these inputs, which JSON cannot carry; infer returns it as "
+            "binary data."
+        )
+        self.output = output
+
+
 class SettingsError(InputError):
     """An option or environment variable is wrong."""
 
@@ -324,11 +350,3 @@ class RunError(ServingError):
     def __init__(self, detail: str) -> None:
         super().__init__("The network failed while it ran; the service's log has the reason under this request's id.")
         self.detail = detail
-
-
-class UnwritableOutputError(ServingError):
-    """An output has values that JSON cannot carry."""
-
-    def __init__(self, output: str) -> None:
-        super().__init__(f"Output {output!r} holds NaN or Infinity, which JSON cannot carry.")
-        self.output = output

@@ -42,11 +42,12 @@ def read_inputs(record: Mapping[str, Any], signature: ModelSignature, binary: me
             raise InvalidRequestError(
                 f"There is no input {quote(name)}; the model takes {quote_names(signature.inputs)}."
             )
-        size = _read_binary_size(entry, name) if "parameters" in entry else None
+        parameters = entry.get("parameters")
+        size = None if parameters is None else _read_binary_size(parameters, name)
         if size is None:
             tensors[name] = _read_json_tensor(entry, spec)
         else:
-            if "data" in entry:
+            if entry.get("data") is not None:
                 raise InvalidRequestError(f"Input {name!r} has both data and a binary_data_size.")
             if binary is None or at + size > binary.nbytes:
                 left = 0 if binary is None else binary.nbytes - at
@@ -130,9 +131,8 @@ def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
     return shape
 
 
-def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
+def _read_binary_size(parameters: Any, name: str) -> int | None:
     """Return how many bytes after the JSON an input has; None if its data is in the JSON."""
-    parameters = entry["parameters"]
     if not isinstance(parameters, dict):
         raise InvalidRequestError(f"Input {name!r}: its parameters are not an object.")
     size = parameters.get("binary_data_size")

@@ -91,7 +91,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         ":predict",
         predict_instances,
         method="POST",
-        responses=describe_responses("PredictResponse", 404, 415, 504, example=PREDICT_RESPONSE),
+        responses=describe_responses("PredictResponse", 404, 415, 422, 504, example=PREDICT_RESPONSE),
         extra=json_body("PredictRequest", PREDICT_REQUEST, "Raw inputs; here one image of 8 × 8 pixels from 0 to 16."),
     )
     add_model_route(
@@ -100,7 +100,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         ":classify",
         classify_image,
         method="POST",
-        responses=describe_responses("ClassifyResponse", 404, 415, 504, example=CLASSIFY_RESPONSE),
+        responses=describe_responses("ClassifyResponse", 404, 415, 422, 504, example=CLASSIFY_RESPONSE),
         extra={**image_body(), "parameters": [_TOP_PARAMETER]},
     )
     return router

@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import socket
+import threading
 from typing import Any
 
 import httpx
@@ -21,9 +22,12 @@ from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.service import errors
 from normfold.service.error_responses import STATUS, WITHOUT_STATUS
+from normfold.service.errors import RunError
 from normfold.service.http import body as body_module
 from normfold.service.repository.loaded_model import Model
+from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import PICTURE
 from tests.support.service import AccessLog, Service, StartService
 
 PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2/models/digits/ready", "/v1/models"]
@@ -210,17 +214,40 @@ def test_fault_is_500_with_its_reason_in_the_log_only(
     assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
 
 
-def test_failed_run_is_500_without_onnx_runtimes_message(
-    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("free", [True, False])
+def test_run_that_fails_on_the_tensors_of_a_request_is_422_without_onnx_runtimes_message(
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture, free: bool
 ) -> None:
-    values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in ("input", "output")]
+    values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1 if free else 2)) for name in ("input", "output")]
     node = helper.make_node("Reshape", ["input", "shape"], ["output"])
-    bundles.write("m", 1, [node], values[:1], values[1:], {"shape": np.array([7, 1], np.int64)}, batchable=False)
-    body = {"inputs": [{"name": "input", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}]}
-    response = start(bundles.root).client.post("/v2/models/m/infer", json=body)
+    bundles.write("m", 1, [node], values[:1], values[1:], {"shape": np.array([1, 2], np.int64)}, batchable=False)
+    service = start(bundles.root)
+    body = {"inputs": [{"name": "input", "datatype": "INT64", "shape": [3, 2], "data": [1] * 6}]}
+    response = service.client.post("/v2/models/m/infer", json=body)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("The network fails on these tensors")
+    assert any("Reshape" in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert 'requests_total{model="m",status="422",version="1"} 1.0' in service.client.get("/metrics").text
+
+
+def test_run_that_fails_whatever_the_tensors_is_500_without_onnx_runtimes_message(
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, fails = Session.run, threading.Event()
+
+    def run(*arguments: Any) -> Any:
+        if fails.is_set():
+            raise RunError("planted")
+        return right(*arguments)
+
+    monkeypatch.setattr(Session, "run", run)
+    bundles.digits()
+    service = start(bundles.root)
+    fails.set()
+    response = service.client.post("/v2/models/digits/infer", json=PICTURE)
     assert response.status_code == 500
     assert response.json()["error"].startswith("The network failed while it ran")
-    assert any("Reshape" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
+    assert any("planted" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B:2", True), ("a b", False), ("", False), ("x" * 129, False)])
@@ -248,7 +275,7 @@ def test_root_redirects_to_the_docs(served: Service) -> None:
     assert "swagger" in response.text
 
 
-def test_openapi_document_has_every_route_and_no_status_422(served: Service) -> None:
+def test_openapi_document_has_every_route_and_the_status_422_only_where_a_network_runs(served: Service) -> None:
     document = served.client.get("/openapi.json").json()
     paths = document["paths"]
     for prefix, suffix in [
@@ -263,8 +290,13 @@ def test_openapi_document_has_every_route_and_no_status_422(served: Service) -> 
             assert operation["description"]
             named = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
             assert named == ({"model", "version"} if version else {"model"})
-    operations = [operation for path in paths.values() for operation in path.values()]
-    assert not any("422" in operation["responses"] for operation in operations)
+    with_422 = {
+        path.rpartition("/")[2].rpartition(":")[2]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if "422" in operation["responses"]
+    }
+    assert with_422 == {"infer", "predict", "classify"}
     identities = [operation["operationId"] for operation in operations]
     assert len(set(identities)) == len(identities)
 

@@ -297,7 +297,7 @@ def test_openapi_document_has_every_route_and_the_status_422_only_where_a_networ
         if "422" in operation["responses"]
     }
     assert with_422 == {"infer", "predict", "classify"}
-    identities = [operation["operationId"] for operation in operations]
+    identities = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
     assert len(set(identities)) == len(identities)
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from normfold.cli.standard_streams import open_closed_streams
 from normfold.contract.errors import NormfoldError
 
 INTERNAL_FAULT = 70
@@ -134,6 +135,7 @@ def main() -> None:
 
     SIGTERM unwinds like an error, so that what is half-written is removed; `serve` and `train` have their own handlers.
     """
+    open_closed_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()

@@ -47,6 +47,7 @@ from normfold.service.routes.statistics import statistics_routes
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
+from normfold.service.workers.hangup import handle_hangup
 from normfold.service.workers.shared_state import SharedState
 from normfold.service.workers.shutdown import graceful_shutdown
 from normfold.service.workers.snapshot import take_snapshot
@@ -162,6 +163,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         if key_store is not None:
             key_store.start()
         graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
+        handle_hangup(access_log if isinstance(access_log, FileAccessLog) else None)
         loading = asyncio.create_task(_load(repository, coordinator))
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")

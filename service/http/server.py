@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pkgutil
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -100,6 +102,16 @@ class ServiceConfig(uvicorn.Config):
                 sleep(_RETRY_INTERVAL_S)
 
 
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor of worker processes; on SIGHUP it replaces none, and passes the signal on."""
+
+    def handle_hup(self) -> None:
+        """Pass the signal on to the worker processes."""
+        for process in self.processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
 def run_workers(settings: Settings, listener: socket.socket, factory: str) -> None:
     """Serve in several worker processes until a signal stops them; one that dies is replaced.
 
@@ -112,7 +124,7 @@ def run_workers(settings: Settings, listener: socket.socket, factory: str) -> No
     Raises:
         SystemExit: the workers could not start; their log has the reason.
     """
-    supervisor = Multiprocess(ServiceConfig(settings, factory, settings.workers), [listener])
+    supervisor = _Supervisor(ServiceConfig(settings, factory, settings.workers), [listener])
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         exit_code = (settings.state_dir or Path()) / WORKERS / _EXIT_CODE_FILE

@@ -79,6 +79,7 @@ class FileAccessLog:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
@@ -147,6 +148,19 @@ class FileAccessLog:
                 self._silent_until = monotonic() + REPEAT_ERROR_AFTER_S
                 text = "The access log cannot be written, and lines are lost: %s. (Logged once a minute.)"
                 logging.getLogger(__name__).error(text, error.strerror)
+
+    def reopen(self) -> bool:
+        """Flush, and go on in a new file of the same name; return whether that worked: an error is logged."""
+        self.flush()
+        try:
+            file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            text = "The access log %r cannot be reopened (%s); its lines go on into the file that is open."
+            logging.getLogger(__name__).error(text, str(self._path), error.strerror)
+            return False
+        self._file.close()
+        self._file = file
+        return True
 
     def close(self) -> None:
         """Flush and close."""

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normfold.service.auth.authorization import Authorizer
@@ -210,9 +208,4 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator, thread_pool, settings))
     app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
-
-    @app.get("/", include_in_schema=False)
-    async def redirect_to_docs(_: Request) -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     return app

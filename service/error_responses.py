@@ -67,6 +67,7 @@ from normfold.service.errors import (
     UnwritableOutputError,
 )
 from normfold.service.logs import REQUEST_ID
+from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 
 logger = logging.getLogger(__name__)
 
@@ -208,12 +209,14 @@ async def _respond_to_fault(request: Request, error: Exception) -> Response:
 async def _respond_to_http_exception(request: Request, error: Exception) -> Response:
     """Respond to what the framework raises: no route for the path, or another method."""
     assert isinstance(error, HTTPException)
-    path, method = request.scope["path"], request.scope["method"]
+    trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
+    path, method, headers = request.scope["path"], trace.method, dict(error.headers or {})
     if error.status_code == 404:
         text = str(UnknownPathError(path))
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        methods = set(headers.get("Allow", "").split(", "))
+        headers["Allow"] = allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         text = f"The path {path!r} does not support {method}; it supports {allowed}."
     else:
         text = str(error.detail)
-    return error_response(text, error.status_code, headers=dict(error.headers or {}))
+    return error_response(text, error.status_code, headers=headers)

@@ -57,6 +57,8 @@ class RequestMiddleware:
         reservation = BodyReservation(self._bodies)
         exchange = AsgiExchange(scope, receive, send, headers, trace, self._max_body_bytes, reservation)
         reference = match_infer_path(scope["path"]) if scope["method"] == "POST" else None
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body of the response out (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
         token = enter_log_context(trace)
         try:
             _check_unambiguous(scope, headers)
@@ -92,12 +94,14 @@ class RequestMiddleware:
 
 
 def _check_path(path: str) -> None:
-    """Reject a path that ends in a line feed: the framework's patterns match it like the path without.
+    """Reject paths that the framework's patterns take for others: one that ends in a line feed, and another verb.
 
     Raises:
         UnknownPathError: always then.
     """
-    if path.endswith("\n"):
+    last = path.rpartition("/")[2]
+    is_other_verb = ":" in last and path.startswith("/v1/") and not last.endswith((":predict", ":classify"))
+    if is_other_verb or path.endswith("\n"):
         raise UnknownPathError(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -77,7 +78,15 @@ def model_routes(repository: Repository) -> APIRouter:
             return JSONResponse({"name": error.model, "ready": False, "error": str(error)}, 503)
         return JSONResponse({"name": model.name, "ready": True})
 
+    async def model_alive(request: Request) -> JSONResponse:
+        """The same as `GET /v2/models/{model}/ready`, as KServe's first protocol asks for it."""
+        if ":" in request.url.path.rpartition("/")[2]:  # no model or version has one: another route of this prefix
+            raise HTTPException(405, headers={"Allow": "POST"})
+        return await model_ready(request)
+
     ready = {"name": "digits", "ready": True}
+    responses = describe_responses("ModelReady", 404, example=ready)
+    add_model_route(router, "/v1", "", model_alive, method="GET", responses=responses)
     for suffix, endpoint, schema, example in (
         ("", model_metadata, "Metadata", _METADATA),
         ("/ready", model_ready, "ModelReady", ready),

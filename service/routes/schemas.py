@@ -186,6 +186,7 @@ _MODELS: dict[str, Schema] = {
             "providers": _list(_TEXT, description="Execution providers of the loaded models."),
         }
     ),
+    "Alive": _response_object({"status": {"const": "alive"}}),
     "Live": _response_object({"live": {"const": True}}),
     "Ready": _response_object({"ready": {"const": True}}),
     "ModelReady": _response_object({"name": _TEXT, "ready": {"const": True}}),

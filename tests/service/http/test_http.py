@@ -28,6 +28,7 @@ from normfold.service.repository.loaded_model import Model
 from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
 from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import connect
 from tests.support.service import AccessLog, Service, StartService
 
 PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2/models/digits/ready", "/v1/models"]
@@ -91,7 +92,9 @@ def test_path_that_ends_in_a_line_feed_is_404(served: Service, method: str, path
     assert served.client.request(method, target, content=b"{}").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v2/", "/v1/models/digits", "/v1/models/digits:explain", "/v2/models"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v2//", "/v1/models/digits/x", "/v1/models/digits:explain", "/v2/models"]
+)
 def test_unknown_path_is_404(served: Service, path: str) -> None:
     response = served.client.get(path)
     assert response.status_code == 404
@@ -124,7 +127,7 @@ def test_unknown_model_or_version_is_404(served: Service, method: str, path: str
 def test_wrong_method_is_405_and_says_which(served: Service, path: str) -> None:
     response = served.client.delete(path)
     assert response.status_code == 405
-    assert response.headers["allow"] in ("GET", "POST")
+    assert response.headers["allow"] in ("GET, HEAD", "POST")
     assert response.json() == {
         "error": f"The path {path!r} does not support DELETE; it supports {response.headers['allow']}."
     }
@@ -269,10 +272,93 @@ def test_path_cannot_forge_a_log_line(served: Service, access_log: AccessLog) ->
     assert "\n" not in message
 
 
-def test_root_redirects_to_the_docs(served: Service) -> None:
-    response = served.client.get("/", follow_redirects=True)
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/json, text/html;q=0.5", "Text/HTML,application/xhtml+xml,*/*;q=0.8"]
+)
+def test_root_redirects_browsers_to_the_docs(served: Service, accept: str) -> None:
+    redirect = served.client.get("/", headers={"Accept": accept})
+    response = served.client.get("/", headers={"Accept": accept}, follow_redirects=True)
+    assert (redirect.status_code, redirect.headers["vary"]) == (307, "Accept")
     assert response.status_code == 200
     assert "swagger" in response.text
+
+
+@pytest.mark.parametrize("accept", ["*/*", "", "application/json", "text/*", "text/html;q=0", "text/html; q=0.000"])
+def test_root_says_that_the_process_is_alive(served: Service, accept: str) -> None:
+    response = served.client.get("/", headers={"Accept": accept})
+    assert (response.status_code, response.headers["vary"]) == (200, "Accept")
+    assert response.json() == {"status": "alive"}
+
+
+def test_metadata_has_the_literal_path_of_the_protocol_too(served: Service) -> None:
+    assert served.client.get("/v2/").json() == served.client.get("/v2").json()
+    assert served.client.get("/v2//").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/models/digits", "/v1/models/digits/versions/2"])
+def test_model_is_ready_by_the_first_protocol(served: Service, path: str) -> None:
+    assert served.client.get(path).json() == {"name": "digits", "ready": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/v1/models/none", 404), ("/v1/models/digits/versions/9", 404), ("/v1/models/", 404)),
+        *(("/v1/models/digits:predict", 405), ("/v1/models/digits/versions/1:classify", 405)),
+    ],
+)
+def test_other_paths_of_the_first_protocol_are_no_model(served: Service, path: str, status: int) -> None:
+    response = served.client.get(path)
+    assert response.status_code == status
+    assert response.headers.get("allow") == ("POST" if status == 405 else None)
+
+
+def test_model_that_is_not_ready_is_503_by_the_first_protocol(bundles: BundleWriter, start: StartService) -> None:
+    (bundles.digits() / "model.onnx").write_bytes(b"")
+    response = start(bundles.root).client.get("/v1/models/digits")
+    assert response.status_code == 503
+    assert response.json()["ready"] is False
+    assert "is not ready" in response.json()["error"]
+
+
+def test_head_has_the_headers_of_get_on_every_route(served: Service) -> None:
+    paths = [
+        path for path, operations in served.client.get("/openapi.json").json()["paths"].items() if "get" in operations
+    ]
+    assert len(paths) > 15
+    with connect(served.client) as connection:
+        for path in [*paths, "/docs", "/openapi.json", "/v2/", "/v2/models/none", "/v2/models/none/stats"]:
+            chosen = path.replace("{model}", "digits").replace("{version}", "1")
+            get = served.client.get(chosen)
+            head = served.client.head(chosen)
+            assert head.status_code == get.status_code != 405, path
+            assert head.content == b""
+            changing = {"date", "x-request-id"} | ({"content-length"} if path == "/metrics" else set())
+            for response in (get, head):
+                for name in changing:
+                    response.headers.pop(name, None)
+            assert head.headers == get.headers, path
+        connection.sendall(b"HEAD /v2/models/none HTTP/1.1\r\nHost: x\r\n\r\n" * 2)  # nothing follows the head
+        connection.sendall(b"HEAD /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        raw = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [part[:12] for part in raw.split(b"\r\n\r\n")] == [b"HTTP/1.1 404", b"HTTP/1.1 404", b"HTTP/1.1 200", b""]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/v1/models/digits:predict", "/v2/repository/index"])
+def test_head_is_405_where_there_is_no_get(served: Service, path: str) -> None:
+    response = served.client.head(path)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+def test_head_is_logged_as_head(served: Service, access_log: AccessLog) -> None:
+    response = served.client.head("/v2")
+    assert access_log.facts_of(response.headers["x-request-id"])["method"] == "HEAD"
+
+
+def test_405_names_head_wherever_there_is_get(served: Service) -> None:
+    response = served.client.delete("/v2")
+    assert response.headers["allow"] == "GET, HEAD"
+    assert response.json()["error"].endswith("it supports GET, HEAD.")
 
 
 def test_openapi_document_has_every_route_and_the_status_422_only_where_a_network_runs(served: Service) -> None:

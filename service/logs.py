@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -78,6 +79,23 @@ class StandardErrorHandler(logging.StreamHandler[TextIO]):
                 os.dup2(nowhere.fileno(), self.stream.fileno())
         else:
             super().handleError(record)
+
+
+class LogFormat(StrEnum):
+    """How the service's log is written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+def configured_format() -> LogFormat | None:
+    """Return how this process writes the service's log; None if `configure_logging` did not configure it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            return LogFormat.JSON
+        if isinstance(handler.formatter, TextFormatter):
+            return LogFormat.TEXT
+    return None
 
 
 def configure_logging(settings: Settings) -> None:

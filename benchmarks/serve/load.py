@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,15 +58,30 @@ class ClosedLoopResult:
 
 @contextmanager
 def server(command: list[str], port: int, ready: str, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a server on its core until the block is left; yield its process id."""
+    """Run a server on its core until the block is left; yield its process id.
+
+    Its log goes to a pipe that another process reads, as under a container engine or systemd.
+    """
     pinned = ["taskset", "-c", str(SERVER_CORE), sys.executable, *command]
-    with subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL) as process:
+    collector = ["taskset", "-c", str(LOAD_CORE), "cat"]
+    with (
+        subprocess.Popen(collector, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader,
+        subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=reader.stdin) as process,
+    ):
         try:
             wait_until_ready(f"http://127.0.0.1:{port}{ready}", process)
             yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
+
+
+def one_response(port: int, request: Request) -> bytes:
+    """Send a request once, and return the body of its response."""
+    url = f"http://127.0.0.1:{port}{request.path}"
+    with urlopen(urllib.request.Request(url, request.body, request.headers), timeout=30) as response:
+        body: bytes = response.read()
+    return body
 
 
 def closed_loop(port: int, request: Request, connections: int, seconds: float, folder: Path) -> ClosedLoopResult:

@@ -11,17 +11,13 @@ import logging
 import signal
 import threading
 
-from normfold.service.observability.access_log import FileAccessLog
+from normfold.service.observability.access_log import AccessLog, BatchedAccessLog
 
 logger = logging.getLogger(__name__)
 
 
-def handle_hangup(access_log: FileAccessLog | None) -> None:
-    """Reopen the access log at every SIGHUP from now on; outside of the main thread nothing is changed.
-
-    Args:
-        access_log: None if it has no file of its own.
-    """
+def handle_hangup(access_log: AccessLog) -> None:
+    """Reopen the file of the access log at every SIGHUP from now on; outside of the main thread nothing is changed."""
     if threading.current_thread() is threading.main_thread():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reopen, access_log)
 
@@ -32,8 +28,8 @@ def ignore_hangup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def _reopen(access_log: FileAccessLog | None) -> None:
-    if access_log is None:
+def _reopen(access_log: AccessLog) -> None:
+    if not isinstance(access_log, BatchedAccessLog) or access_log.path is None:
         logger.info("SIGHUP: there is no file of an access log to reopen; the service goes on.")
     elif access_log.reopen():
         logger.info("SIGHUP: the access log was reopened; the service goes on.")

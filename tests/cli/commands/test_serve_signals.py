@@ -101,6 +101,6 @@ def test_service_whose_log_is_no_longer_read_serves_on_and_ends_with_0(identity_
         wait_until_loaded(client)
         process.stderr.close()
         assert [ask(client) for _ in range(3)] == [200] * 3
-        assert str(Path(f"/proc/{process.pid}/fd/2").readlink()) == os.devnull
+        wait_for(lambda: str(Path(f"/proc/{process.pid}/fd/2").readlink()) == os.devnull)
         process.terminate()
         assert process.wait(timeout=20) == 0

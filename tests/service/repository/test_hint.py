@@ -20,9 +20,7 @@ def test_folder_near_a_repository_is_asked_for(
     assert error.endswith(f" Did you mean {str(tmp_path / 'repository')!r}?")
 
 
-@pytest.mark.parametrize(
-    "given", ["repository", "empty", "nothing/of/it", "file", "1", "repository/digits/model.onnx"]
-)
+@pytest.mark.parametrize("given", ["repository", "empty", "nothing/of/it", "file", "1", "repository/digits/model.onnx"])
 def test_folder_that_is_near_nothing_has_no_hint(bundles: BundleWriter, tmp_path: Path, given: str) -> None:
     bundles.digits()
     (tmp_path / "empty").mkdir()

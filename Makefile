@@ -24,7 +24,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision clean
+.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -143,6 +143,10 @@ bench-drift: $(INSTALLED)  ## Drifted inputs: accuracy, detection, and accuracy 
 
 bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the extra gpu).
 	$(BIN)/python -m benchmarks.gpu $(BENCH_OPTIONS)
+
+check-gpu: $(INSTALLED)  ## On a machine with an NVIDIA GPU: the tests that need it, then float16 beside torch; 9 minutes.
+	$(BIN)/python -m pytest tests/service/runtime/test_cuda.py
+	$(BIN)/python -m benchmarks.gpu --precision
 
 bench-node: $(INSTALLED)  ## Bytes that are moved while a node is dispatched, for the cost model.
 	$(BIN)/python -m benchmarks.fold.node_cost

@@ -23,7 +23,7 @@ from normfold.service.errors import (
     RunError,
     UnloadedError,
 )
-from normfold.service.runtime.session import Cancel
+from normfold.service.runtime.run_options import Cancel
 
 
 class Network:

@@ -102,11 +102,11 @@ def decode_raw_tensor(body: memoryview, signature: ModelSignature) -> InferReque
     Raises:
         InvalidRequestError: the model has several inputs, or its shape does not follow from the number of bytes.
     """
-    if len(signature.inputs) != 1:
+    if len(signature.required_inputs) != 1:
         raise InvalidRequestError(
-            f"A body without JSON is the tensor of one input; the model takes {quote_names(signature.inputs)}."
+            f"A body without JSON is the tensor of one input; the model takes {quote_names(signature.required_inputs)}."
         )
-    (spec,) = signature.inputs.values()
+    (spec,) = signature.required_inputs.values()
     what = f"Input {spec.name!r}"
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
     shape = [1 if size == -1 else size for size in spec.shape]

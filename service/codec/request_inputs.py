@@ -59,11 +59,15 @@ def read_inputs(record: Mapping[str, Any], signature: ModelSignature, binary: me
             at += size
     if binary is not None and at < binary.nbytes:
         raise InvalidRequestError(f"{binary.nbytes - at} bytes after the JSON belong to no input.")
-    if len(tensors) < len(signature.inputs):
-        missing = next(name for name in signature.inputs if name not in tensors)
+    if len(tensors) < len(signature.inputs) and (missing := _first_missing(tensors, signature)) is not None:
         takes, got = quote_names(signature.inputs), quote_names(tensors)
         raise InvalidRequestError(f"The input {missing!r} is missing; the model takes {takes}, got {got}.")
     return tensors
+
+
+def _first_missing(tensors: Mapping[str, Array], signature: ModelSignature) -> str | None:
+    """Return the first input that has no default and no tensor."""
+    return next((name for name in signature.required_inputs if name not in tensors), None)
 
 
 def read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -103,6 +107,8 @@ def _read_json_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     data = entry.get("data")
     if isinstance(data, np.ndarray):
         return array_from_array(data, shape, what)
+    if not shape and isinstance(data, (int, float, str)):  # nested as a scalar is: not at all
+        data = [data]
     if not isinstance(data, list):
         raise InvalidRequestError(f"{what} has no list of data.")
     return array_from_data(data, spec.datatype, shape, what)

@@ -178,7 +178,15 @@ _RAW: dict[str, Schema] = {
 }
 
 _MODELS: dict[str, Schema] = {
-    "Tensor": _response_object({"name": _TEXT, "datatype": ref("Datatype"), "shape": _SHAPE}),
+    "Tensor": _response_object(
+        {
+            "name": _TEXT,
+            "datatype": ref("Datatype"),
+            "shape": _SHAPE,
+            "parameters": _response_object({"optional": {"const": True, "description": "The network has a default."}}),
+        },
+        "parameters",
+    ),
     "Server": _response_object(
         {
             **_DESCRIBED,
@@ -225,7 +233,9 @@ _MODELS: dict[str, Schema] = {
             )
         }
     ),
-    "ConfigTensor": _response_object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE}),
+    "ConfigTensor": _response_object(
+        {"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE, "optional": {"const": True}}, "optional"
+    ),
     "Config": _request_object(
         {
             "name": _TEXT,

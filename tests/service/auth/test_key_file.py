@@ -334,7 +334,7 @@ def test_key_store_reads_a_changed_file_again_until_that_works(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, sent = create_key(file, "x", ("infer",))
-    store, right = KeyStore(file), key_store.read_keys
+    store = KeyStore(file)
 
     def fail(path: Path) -> Any:
         raise KeysError(path, "cannot be read: Too many open files.")
@@ -346,6 +346,6 @@ def test_key_store_reads_a_changed_file_again_until_that_works(
     assert opens(store, sent)
     assert caplog.text.count("Too many open files") == 1
 
-    monkeypatch.setattr(key_store, "read_keys", right)
+    monkeypatch.setattr(key_store, "read_keys", read_keys)
     store.reload_if_changed()
     assert not opens(store, sent)

@@ -52,8 +52,8 @@ test: $(INSTALLED)  ## Run the tests in two processes; PYTEST_OPTIONS are passed
 test-quick: $(INSTALLED)  ## Run the tests that take less than half a second each, in two processes.
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' $(TWO_PROCESSES) $(PYTEST_OPTIONS)
 
-test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests, and say how many were folded or rejected.
-	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend --capture=no $(PYTEST_OPTIONS)
+test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests; repair and unfold all networks of the tests, and fold them again.
+	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend tests/export/test_round_trips.py --capture=no $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -67,7 +67,6 @@ from normfold.service.errors import (
     UnwritableOutputError,
 )
 from normfold.service.logs import REQUEST_ID
-from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +113,9 @@ WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
     }
 )
 """Errors that never end a request."""
+
+METHOD_KEY = "normfold.method"
+"""Key in the ASGI scope of the request's own method, where the application sees another one: GET for HEAD."""
 
 Described = tuple[int, bytes, list[tuple[bytes, bytes]]]
 """Status, JSON body, and headers besides those of every response."""
@@ -209,8 +211,8 @@ async def _respond_to_fault(request: Request, error: Exception) -> Response:
 async def _respond_to_http_exception(request: Request, error: Exception) -> Response:
     """Respond to what the framework raises: no route for the path, or another method."""
     assert isinstance(error, HTTPException)
-    trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
-    path, method, headers = request.scope["path"], trace.method, dict(error.headers or {})
+    path, method = request.scope["path"], request.scope.get(METHOD_KEY, request.scope["method"])
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         text = str(UnknownPathError(path))
     elif error.status_code == 405:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normfold.service.codec.headers import Headers, check_declared_length
-from normfold.service.error_responses import log_fault
+from normfold.service.error_responses import METHOD_KEY, log_fault
 from normfold.service.errors import (
     AmbiguousRequestError,
     ClientDisconnectedError,
@@ -58,7 +58,7 @@ class RequestMiddleware:
         exchange = AsgiExchange(scope, receive, send, headers, trace, self._max_body_bytes, reservation)
         reference = match_infer_path(scope["path"]) if scope["method"] == "POST" else None
         if scope["method"] == "HEAD":  # as GET; the server leaves the body of the response out (RFC 9110, 9.3.2)
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", METHOD_KEY: "HEAD"}
         token = enter_log_context(trace)
         try:
             _check_unambiguous(scope, headers)

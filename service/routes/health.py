@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -46,7 +47,9 @@ def health_routes(repository: Repository, coordinator: Coordinator, needs_key: b
 
     router.add_api_route("/v2/", server_metadata, include_in_schema=False)  # as the protocol's document writes it
 
-    to_pages = {307: {"description": "To the pages at /docs, for a browser: the Accept header names text/html."}}
+    to_pages: dict[int | str, dict[str, Any]] = {
+        307: {"description": "To the pages at /docs, for a browser: the Accept header names text/html."}
+    }
 
     @router.get("/", response_class=JSONResponse, responses={**describe_responses("Alive"), **to_pages})
     async def server_alive(request: Request) -> Response:

@@ -53,8 +53,8 @@ def test_hangup_reopens_the_access_log_and_nothing_else(
         lines = process.stderr.read().splitlines()
         assert process.wait(timeout=20) == 0
 
-    said = [line for line in lines if "SIGHUP: the access log was reopened" in line]
-    assert len(said) >= 2 * workers
+    reopened = [line for line in lines if "SIGHUP: the access log was reopened" in line]
+    assert len(reopened) >= 2 * workers
     assert not any("died" in line for line in lines)
 
 

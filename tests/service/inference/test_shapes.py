@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,9 @@ import pytest
 import tritonclient.http
 from onnx import helper
 
+import normfold
 from normfold.contract.manifest import TensorSpec, sha256_of
+from normfold.errors import InvalidRequestError
 from normfold.service.app import create_app
 from normfold.service.batching.thread_pool import INLINE_BYTES
 from normfold.service.settings import Settings
@@ -27,6 +30,22 @@ def fp32(name: str, *shape: int) -> TensorSpec:
     return TensorSpec(name=name, datatype="FP32", shape=shape)
 
 
+def write_default(writer: BundleWriter) -> None:
+    """Write `default`, whose input s has the default 3."""
+    folder = writer.write(
+        "default",
+        1,
+        [helper.make_node("Mul", ["x", "s"], ["y"])],
+        [fp32("x", -1, 2)],
+        [fp32("y", -1, 2)],
+        {"s": np.array([3], np.float32)},
+    )
+    model = onnx.load(folder / "model.onnx")
+    model.graph.input.append(helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [1]))
+    onnx.save(model, folder / "model.onnx")
+    writer.change_manifest(folder, files={"model.onnx": sha256_of(folder / "model.onnx")})
+
+
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service of networks with unusual shapes."""
@@ -36,11 +55,7 @@ def shaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     writer.write("scalars", 1, [add], [fp32("a"), fp32("b")], [fp32("y")], batchable=False)
     concat = helper.make_node("Concat", ["x", "z"], ["y"], axis=1)
     writer.write("empty", 1, [concat], [fp32("x", -1, 2), fp32("z", -1, 0)], [fp32("y", -1, 2)])
-    folder = writer.write("default", 1, [mul], [fp32("x", -1, 2)], [fp32("y", -1, 2)], {"s": np.array([3], np.float32)})
-    model = onnx.load(folder / "model.onnx")
-    model.graph.input.append(helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [1]))
-    onnx.save(model, folder / "model.onnx")
-    writer.change_manifest(folder, files={"model.onnx": sha256_of(folder / "model.onnx")})
+    write_default(writer)
     settings = Settings(repository=writer.root, provider="cpu")
     with serve_app(create_app(settings), settings) as service:
         service.wait_until_loaded()
@@ -140,3 +155,14 @@ def test_requests_with_and_without_a_default_are_never_mixed(shaped: Service) ->
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert all(pool.map(ask, range(200)))
     assert json.loads(shaped.client.get("/v2/models/default/stats").content)["model_stats"][0]["inference_count"] >= 200
+
+
+def test_python_api_takes_inputs_with_a_default(tmp_path: Path) -> None:
+    write_default(BundleWriter(tmp_path))
+    rows = np.ones((1, 2), np.float32)
+    with normfold.load_repository(tmp_path) as repository:
+        model = repository["default"]
+        assert model.infer({"x": rows})["y"].tolist() == [[3, 3]]
+        assert model.infer({"x": rows, "s": np.full(1, 5, np.float32)})["y"].tolist() == [[5, 5]]
+        with pytest.raises(InvalidRequestError, match="takes the inputs"):
+            model.infer({"s": np.full(1, 5, np.float32)})

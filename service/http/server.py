@@ -25,6 +25,7 @@ from normfold.service.http.timeouts import ConnectionReaper
 from normfold.service.logs import configure_logging
 from normfold.service.runtime.malloc import use_one_arena
 from normfold.service.settings import Settings
+from normfold.service.workers.hangup import blocked_hangup
 from normfold.service.workers.state_dir import WORKERS
 
 _HEALTHCHECK_TIMEOUT_S = 10
@@ -104,6 +105,16 @@ class ServiceConfig(uvicorn.Config):
 
 class _Supervisor(Multiprocess):
     """uvicorn's supervisor of worker processes; on SIGHUP it replaces none, and passes the signal on."""
+
+    def init_processes(self) -> None:
+        """Start the worker processes."""
+        with blocked_hangup():
+            super().init_processes()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace worker processes that have died."""
+        with blocked_hangup():
+            super().keep_subprocess_alive()
 
     def handle_hup(self) -> None:
         """Pass the signal on to the worker processes."""

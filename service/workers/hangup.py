@@ -10,6 +10,8 @@ import asyncio
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from normfold.service.observability.access_log import AccessLog, BatchedAccessLog
 
@@ -20,10 +22,24 @@ def handle_hangup(access_log: AccessLog) -> None:
     """Reopen the file of the access log at every SIGHUP from now on; outside of the main thread nothing is changed."""
     if threading.current_thread() is threading.main_thread():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reopen, access_log)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+@contextmanager
+def blocked_hangup() -> Iterator[None]:
+    """Let SIGHUP wait, here until the end of the block, and until `handle_hangup` in processes that are started in it.
+
+    They inherit what is blocked; without that the signal would end one that is not ready for it yet.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def ignore_hangup() -> None:
-    """Ignore SIGHUP until `handle_hangup`, in this process and in those that it starts."""
+    """Ignore SIGHUP until `handle_hangup`, or until the supervisor of worker processes handles it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 

@@ -37,8 +37,10 @@ def test_hangup_reopens_the_access_log_and_nothing_else(
     options = ("--access-log", str(log), "--workers", str(workers))
     with serving(identity_repository, *options, NORMFOLD_STATE_DIR=str(tmp_path / "state")) as (process, client):
         assert process.stderr is not None
+        workers_at_start = wait_for_children(process, workers)
         process.send_signal(signal.SIGHUP)  # while it starts
         wait_until_ready(client)
+        assert children(process) == workers_at_start
         before = status_files(tmp_path)
         assert ask(client) == 200
         wait_for(lambda: has_request(log))
@@ -56,6 +58,19 @@ def test_hangup_reopens_the_access_log_and_nothing_else(
     reopened = [line for line in lines if "SIGHUP: the access log was reopened" in line]
     assert len(reopened) >= 2 * workers
     assert not any("died" in line for line in lines)
+
+
+def children(process: subprocess.Popen[str]) -> list[str]:
+    """Return the process ids of the workers."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def wait_for_children(process: subprocess.Popen[str], workers: int) -> list[str]:
+    """Wait until all workers are started, and return them; one process has none."""
+    if workers > 1:
+        wait_for(lambda: len(children(process)) == workers)
+    return children(process)
 
 
 def status_files(folder: Path) -> list[str]:

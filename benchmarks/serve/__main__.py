@@ -7,7 +7,7 @@ parts:
     start         time from the command to ready with one bundle of digits, and the memory then
     small         a 64-256-256-10 network: requests/s and latency, compared with an ASGI echo and a tutorial's server,
                   and with the access log in a file and turned off
-    resnet18      224 × 224: rows/s, binary and JSON, compared with a bare loop of session.run
+    resnet18      224 × 224: rows/s, binary and JSON, compared with a bare loop of session.run; int8 with float32
     overload      resnet18 with three times the requests/s of its peak, from an open loop
     connections   the small network with 512 connections
     reload        twenty new versions of resnet18, under load on it and on the small network
@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks.machine import machine_line
 from benchmarks.progress import show_progress
 from benchmarks.serve.load import SERVER_CORE
-from benchmarks.serve.networks import export
+from benchmarks.serve.networks import INT8, export
 from benchmarks.serve.parts import drift_cost, overload, reload, resnet18, small, soak, start
 
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson", "onnxruntime", "numpy")
@@ -35,7 +35,7 @@ PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson",
 PARTS = {
     "start": (start.measure_start, ("digits",)),
     "small": (small.measure_small, ("small",)),
-    "resnet18": (resnet18.measure_resnet18, ("resnet18",)),
+    "resnet18": (resnet18.measure_resnet18, ("resnet18", f"resnet18{INT8}")),
     "overload": (overload.measure_overload, ("resnet18",)),
     "connections": (overload.measure_many_connections, ("small",)),
     "reload": (reload.measure_reload, ("small", "resnet18")),

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from normfold.cli.option_names import OPTIONS
+from normfold.cli.standard_streams import open_closed_streams
 from normfold.contract.errors import NormfoldError
 
 INTERNAL_FAULT = 70
@@ -123,6 +124,7 @@ def main() -> None:
 
     SIGTERM unwinds like an error, so that what is half-written is removed; `serve` and `train` have their own handlers.
     """
+    open_closed_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()

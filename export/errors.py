@@ -216,6 +216,14 @@ class DamagedVersionError(CheckError):
         self.name, self.version, self.problem = name, version, problem
 
 
+class DamagedFolderError(CheckError):
+    """A version's folder that should be copied is not what was exported."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"The version in {str(folder)!r} is damaged, and nothing was written: {problem}")
+        self.folder, self.problem = folder, problem
+
+
 class PrecisionLossError(CheckError):
     """A network of lower precision is too far from the float32 network, or not faster."""
 

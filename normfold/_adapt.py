@@ -42,6 +42,11 @@ class AdaptResult:
         return self.adapted.recalibration.layers
 
     @property
+    def samples_origin(self) -> str | None:
+        """How many rows a service kept, and of which time, in one sentence; None for other samples."""
+        return self.adapted.samples.origin
+
+    @property
     def samples(self) -> int:
         """Number of samples."""
         return self.adapted.recalibration.samples

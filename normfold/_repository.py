@@ -34,6 +34,7 @@ from normfold.contract.errors import InputError
 
 if TYPE_CHECKING:
     from normfold.contract.manifest import Manifest
+    from normfold.service.codec.signature import ModelSignature
     from normfold.service.repository.loaded_model import Model
     from normfold.service.settings import Settings
 
@@ -174,7 +175,8 @@ class RepositoryModel:
             ArgumentError: an argument cannot be used.
             UnknownModelError, ModelUnavailableError: there is no such version, or it is not loaded.
             InvalidRequestError, RawInputError, UnsuitableModelError: the rows are not what the model takes.
-            RunError, UnwritableOutputError: the network failed, or gave NaN or infinity.
+            FailingTensorsError, RunError: the network failed, on these inputs alone or whatever the inputs.
+            UnwritableOutputError: it gave NaN or infinity.
         """
         return self._of._run(self._predict(instances_json(rows), version))
 
@@ -214,6 +216,7 @@ class RepositoryModel:
             ArgumentError: an argument cannot be used.
             UnknownModelError, ModelUnavailableError: there is no such version, or it is not loaded.
             InvalidRequestError: an input or output is unknown or missing, or has another datatype or shape.
+            FailingTensorsError: the network fails on these inputs, and not on those that it was warmed up with.
             RunError: the network failed.
         """
         check(TENSORS, inputs=inputs)
@@ -249,11 +252,11 @@ class RepositoryModel:
     ) -> dict[str, Array]:
         with self._find(version) as model:
             tensors = {name: to_tensor(name, array) for name, array in inputs.items()}
-            _check_tensors(tensors, model.manifest)
+            _check_tensors(tensors, model.signature)
             return dict(await model.infer(tensors, _output_names(outputs, model.manifest)))
 
 
-def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
+def _check_tensors(tensors: Mapping[str, Array], signature: ModelSignature) -> None:
     """Check that tensors are those that a model declares.
 
     Raises:
@@ -263,8 +266,8 @@ def _check_tensors(tensors: Mapping[str, Array], manifest: Manifest) -> None:
     from normfold.service.codec.signature import shape_matches
     from normfold.service.errors import InvalidRequestError
 
-    declared = {spec.name: spec for spec in manifest.inputs}
-    if tensors.keys() != declared.keys():
+    declared = signature.inputs
+    if not signature.required_inputs.keys() <= tensors.keys() <= declared.keys():
         raise InvalidRequestError(f"The model takes the inputs {sorted(declared)}, got {sorted(tensors)}.")
     for name, tensor in tensors.items():
         datatype, shape = declared[name].datatype, list(declared[name].shape)

@@ -36,7 +36,9 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   ├── InvalidRequestError         the inputs are not what the model takes
     │   │   ├── UnsuitableModelError        the model does not support the call
     │   │   ├── UnknownModelError           no model, or no version of it, has that name
-    │   │   └── ResponseTooLargeError       the outputs are over the limit on responses
+    │   │   ├── ResponseTooLargeError       the outputs are over the limit on responses
+    │   │   ├── FailingTensorsError         the network fails on these inputs, and not on others
+    │   │   └── UnwritableOutputError       an output has NaN or infinity, which JSON cannot carry
     │   └── SettingsError                   a setting of the service is wrong
     │       └── KeysError                   the key file is missing or broken
     ├── CheckError                          a check failed; exit code 1
@@ -46,6 +48,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── Float16GraphError               a float16 graph is not valid; exit code 70
     │   ├── PrecisionLossError              a network of lower precision is too far from float32, or not faster
     │   ├── DamagedVersionError             a version in a repository is not what was exported
+    │   ├── DamagedFolderError              a version's folder that should be copied is not what was exported
     │   ├── AdaptationError                 the samples do not allow recalibrating statistics
     │   │   ├── SampleCountError            the samples are too few, or too many
     │   │   ├── IdenticalSamplesError       all samples are the same
@@ -68,8 +71,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── QueueFullError                  the model's queue is full
     │   ├── DeadlineError                   the deadline of the request passed before the answer
     │   ├── UnloadedError                   the model was unloaded while the request was queued
-    │   ├── RunError                        the network failed while it ran
-    │   └── UnwritableOutputError           an output has NaN or infinity, which JSON cannot carry
+    │   └── RunError                        the network failed while it ran
     └── ClientError                         a request of Client was not answered as it should be
         └── ResponseError                   the service answered with an error
 """
@@ -87,6 +89,7 @@ from normfold.contract.errors import SetupError as SetupError
 from normfold.contract.errors import WriteError as WriteError
 from normfold.export.errors import AdaptationError as AdaptationError
 from normfold.export.errors import BundleExportError as BundleExportError
+from normfold.export.errors import DamagedFolderError as DamagedFolderError
 from normfold.export.errors import DamagedVersionError as DamagedVersionError
 from normfold.export.errors import Float16GraphError as Float16GraphError
 from normfold.export.errors import Float16OverflowError as Float16OverflowError
@@ -126,6 +129,7 @@ from normfold.models.errors import UnmeasurableError as UnmeasurableError
 from normfold.models.errors import VaryingCallsError as VaryingCallsError
 from normfold.models.errors import WeightsError as WeightsError
 from normfold.service.errors import DeadlineError as DeadlineError
+from normfold.service.errors import FailingTensorsError as FailingTensorsError
 from normfold.service.errors import InvalidRequestError as InvalidRequestError
 from normfold.service.errors import KeysError as KeysError
 from normfold.service.errors import ModelUnavailableError as ModelUnavailableError

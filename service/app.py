@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normfold.service.auth.authorization import Authorizer
@@ -47,6 +45,7 @@ from normfold.service.routes.statistics import statistics_routes
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
+from normfold.service.workers.hangup import handle_hangup
 from normfold.service.workers.shared_state import SharedState
 from normfold.service.workers.shutdown import graceful_shutdown
 from normfold.service.workers.snapshot import take_snapshot
@@ -127,12 +126,6 @@ async def _run_background(
     await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
 
 
-def _log_end(task: asyncio.Task[None]) -> None:
-    """Log the error that ended the background task."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("The service no longer polls its repository and its other workers.", exc_info=error)
-
-
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Create the application.
 
@@ -168,13 +161,13 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         if key_store is not None:
             key_store.start()
         graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
+        handle_hangup(access_log)
         loading = asyncio.create_task(_load(repository, coordinator))
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
             await loading  # the other workers serve meanwhile
         trimmer = ArenaTrimmer(repository, thread_pool)
         background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
-        background.add_done_callback(_log_end)
         yield
         background.cancel()
         await asyncio.wait([background])
@@ -212,11 +205,6 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(statistics_routes(repository, coordinator, metrics))
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
-    app.include_router(repository_routes(repository, coordinator))
+    app.include_router(repository_routes(repository, coordinator, thread_pool, settings))
     app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
-
-    @app.get("/", include_in_schema=False)
-    async def redirect_to_docs(_: Request) -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     return app

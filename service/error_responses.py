@@ -35,8 +35,10 @@ from normfold.service.errors import (
     BundleLoadError,
     ClientDisconnectedError,
     ConnectionLimitError,
+    ContentEncodingError,
     ControlError,
     DeadlineError,
+    FailingTensorsError,
     HeadersTooLargeError,
     InvalidRequestError,
     KeysError,
@@ -55,6 +57,7 @@ from normfold.service.errors import (
     ScopeError,
     ServingError,
     SettingsError,
+    StateDirError,
     StoppingError,
     UnauthenticatedError,
     UnknownModelError,
@@ -83,12 +86,14 @@ STATUS: dict[type[NormfoldError], int] = {
     NoSamplesError: 404,
     ReceiveTimeoutError: 408,
     BodyTooLargeError: 413,
+    ContentEncodingError: 415,
+    FailingTensorsError: 422,
+    UnwritableOutputError: 422,
     RateError: 429,
     HeadersTooLargeError: 431,
     ClientDisconnectedError: 499,  # in logs and metrics only: no response is sent
     ServingError: 500,
     RunError: 500,
-    UnwritableOutputError: 500,
     ModelUnavailableError: 503,
     ConnectionLimitError: 503,
     QueueFullError: 503,
@@ -104,10 +109,13 @@ WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError, WriteError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
         *(BundleLoadError, DamagedBundleError, ManifestError),
-        *(KeysError, KeysUnwritableError),
+        *(KeysError, KeysUnwritableError, StateDirError),
     }
 )
 """Errors that never end a request."""
+
+METHOD_KEY = "normfold.method"
+"""Key in the ASGI scope of the request's own method, where the application sees another one: GET for HEAD."""
 
 Described = tuple[int, bytes, list[tuple[bytes, bytes]]]
 """Status, JSON body, and headers besides those of every response."""
@@ -133,11 +141,15 @@ def describe_error(error: NormfoldError, client_request_id: str | None = None) -
         return None
     if status == 500:
         logger.error("%s", getattr(error, "detail", error), exc_info=error.__cause__)
+    if isinstance(error, FailingTensorsError):
+        logger.warning("The network fails on the tensors of a request: %s", error.detail)
     headers = []
     if isinstance(error, (*_CLOSING, ConnectionLimitError)):
         headers.append((b"connection", b"close"))
     if isinstance(error, UnauthenticatedError):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, ContentEncodingError):
+        headers.append((b"accept-encoding", error.accepted.encode()))
     if isinstance(error, _RETRIABLE):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return status, _error_body(str(error), client_request_id), headers
@@ -199,12 +211,14 @@ async def _respond_to_fault(request: Request, error: Exception) -> Response:
 async def _respond_to_http_exception(request: Request, error: Exception) -> Response:
     """Respond to what the framework raises: no route for the path, or another method."""
     assert isinstance(error, HTTPException)
-    path, method = request.scope["path"], request.scope["method"]
+    path, method = request.scope["path"], request.scope.get(METHOD_KEY, request.scope["method"])
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         text = str(UnknownPathError(path))
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        methods = set(headers.get("Allow", "").split(", "))
+        headers["Allow"] = allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         text = f"The path {path!r} does not support {method}; it supports {allowed}."
     else:
         text = str(error.detail)
-    return error_response(text, error.status_code, headers=dict(error.headers or {}))
+    return error_response(text, error.status_code, headers=headers)

@@ -16,14 +16,18 @@
     │   │   ├── UnauthenticatedError    the request has no valid key
     │   │   ├── ScopeError              its key lacks the required scope
     │   │   ├── RateError               its key is over its rate limit
+    │   │   ├── ContentEncodingError    its Content-Encoding is not supported
     │   │   ├── BodyTooLargeError       its body is over the limit
-    │   │   └── ResponseTooLargeError   its response would be over the limit
+    │   │   ├── ResponseTooLargeError   its response would be over the limit
+    │   │   ├── FailingTensorsError     the network fails on its tensors alone
+    │   │   └── UnwritableOutputError   an output for it has values that JSON cannot carry
     │   ├── SettingsError               an option or environment variable is wrong          (start)
     │   │   └── KeysError               the key file is missing or broken                   (start, commands)
     │   └── BundleLoadError             a bundle cannot be trusted or loaded                (load)
     ├── SetupError
     │   ├── ProviderError               the requested provider is not available             (load)
     │   ├── KeysUnwritableError         the key file cannot be written                      (commands)
+    │   ├── StateDirError               the state folder cannot be written                  (start)
     │   └── AddressError                the host and port cannot be listened on             (start)
     └── ServingError                    the request is right, and the service cannot serve it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
@@ -35,8 +39,7 @@
         ├── ClientDisconnectedError     the client disconnected
         ├── UnloadedError               the model was unloaded while the request was queued
         ├── StoppingError               the grace period of shutdown ended before the response
-        ├── RunError                    the network failed while it ran
-        └── UnwritableOutputError       an output has values that JSON cannot carry
+        └── RunError                    the network failed while it ran
 
 `service.error_responses` has the HTTP status of each in one table.
 """
@@ -155,6 +158,19 @@ class UnknownPathError(RequestError):
         self.path = path
 
 
+class ContentEncodingError(RequestError):
+    """The Content-Encoding of the body is not supported."""
+
+    accepted = "gzip, deflate"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"The Content-Encoding {encoding!r} is not supported; compress the body once, with gzip or deflate, or not "
+            "at all."
+        )
+        self.encoding = encoding
+
+
 class BodyTooLargeError(RequestError):
     """The body is over the limit."""
 
@@ -172,6 +188,31 @@ class ResponseTooLargeError(RequestError):
             "send fewer rows in one request."
         )
         self.size, self.max_response_bytes = size, max_response_bytes
+
+
+class FailingTensorsError(RequestError):
+    """The network fails on the tensors of a request, and not on those that it was warmed up with.
+
+    ONNX Runtime's message goes to the log, not to the client.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "The network fails on these tensors: their sizes or values may not fit it. "
+            "The service's log has the reason under this request's id."
+        )
+        self.detail = detail
+
+
+class UnwritableOutputError(RequestError):
+    """An output for the request's tensors has values that JSON cannot carry, and JSON was asked for."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(
+            f"Output {output!r} holds NaN or Infinity for these inputs, which JSON cannot carry; infer returns it as "
+            "binary data."
+        )
+        self.output = output
 
 
 class SettingsError(InputError):
@@ -206,6 +247,14 @@ class KeysUnwritableError(SetupError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"The key file {str(path)!r} cannot be written: {problem}.")
         self.path, self.problem = path, problem
+
+
+class StateDirError(SetupError):
+    """The folder in which worker processes share their state cannot be written."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"The state folder {str(folder)!r} cannot be written: {problem}.")
+        self.folder, self.problem = folder, problem
 
 
 class AddressError(SetupError):
@@ -301,11 +350,3 @@ class RunError(ServingError):
     def __init__(self, detail: str) -> None:
         super().__init__("The network failed while it ran; the service's log has the reason under this request's id.")
         self.detail = detail
-
-
-class UnwritableOutputError(ServingError):
-    """An output has values that JSON cannot carry."""
-
-    def __init__(self, output: str) -> None:
-        super().__init__(f"Output {output!r} holds NaN or Infinity, which JSON cannot carry.")
-        self.output = output

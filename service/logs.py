@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
+import os
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from normfold.service.settings import Settings
 
@@ -21,6 +25,10 @@ TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 FACTS = "facts"
 """Name of the record attribute that holds further fields: `logger.info(…, extra={FACTS: {…}})`."""
+
+
+_GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
+"""Errors of writing that do not pass."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -56,6 +64,23 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
+class StandardErrorHandler(logging.StreamHandler[TextIO]):
+    """Writes to standard error; once nobody can read that any more, nothing more is written.
+
+    A reader that has ended (EPIPE) or a terminal that was closed (EIO) would otherwise cost every line an exception,
+    and the process its exit code.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Redirect standard error to /dev/null where it is gone for good."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and error.errno in _GONE:
+            with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+        else:
+            super().handleError(record)
+
+
 class LogFormat(StrEnum):
     """How the service's log is written."""
 
@@ -76,7 +101,7 @@ def configured_format() -> LogFormat | None:
 def configure_logging(settings: Settings) -> None:
     """Send every log line of the process, Python's warnings included, to standard error."""
     text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler()
+    handler = StandardErrorHandler()
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     logging.captureWarnings(True)
     root = logging.getLogger()

@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     max_bodies_bytes: int = Field(
         default=2**30,
         ge=1,
-        description="Bytes of all bodies over 32 KiB, until the response, in each process; one more is answered 503.",
+        description="Bytes of all bodies over 32 KiB, sent or decompressed, until the response, in each process; "
+        "more are answered 503.",
     )
     max_response_bytes: int = Field(
         default=2**30,

@@ -96,11 +96,14 @@ def adapt(
         "name": source.name,
         "from_version": source.version,
         "samples": adapted.samples,
+        "samples_origin": adapted.samples_origin,
         "prior": adapted.prior,
         "layers": [_layer_record(layer) for layer in adapted.layers],
         "unchanged": [in_options(sentence) for sentence in adapted.adapted.recalibration.unchanged],
     }
     if not as_json:
+        if adapted.samples_origin is not None:
+            out.print(adapted.samples_origin, markup=False)
         out.print(_table(adapted.layers))
     if dry_run:
         adapted.require()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,9 +23,12 @@ from normfold.display.terminal.repository import (
     version_table,
 )
 
+if TYPE_CHECKING:
+    from normfold.export.repository.versions import ModelFolder
+
 app = typer.Typer(
     name="repository",
-    help="List, roll back, delete and prune the versions in a repository of models.",
+    help="List, check, copy, roll back, delete and prune the versions in a repository of models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -41,25 +44,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def list_(
     name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
     repository: Repository = Path(REPOSITORY),
-    check: Annotated[bool, typer.Option("--check", help="Read every file and verify its sha256.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", "--check", help="Read every file and verify its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List every version of every model, and what is wrong with it.
 
-    Without `--check` the command checks only that files exist. All other commands and the service also verify their
+    Without `--verify` the command checks only that files exist. All other commands and the service also verify their
     contents.
 
-    Example: `normfold repository list digits --check`
+    Example: `normfold repository list digits --verify`
     """
-    from normfold.export.errors import NoModelError
-    from normfold.export.repository.versions import find_models
-
-    with err.status("reading the versions"):
-        models = find_models(repository, contents=check)
-    if name is not None:
-        if name not in models:
-            raise NoModelError(repository, name, list(models))
-        models = {name: models[name]}
+    models = _find(repository, name, contents=verify)
     if as_json:
         print_json({"repository": str(repository), "models": [describe_model(model) for model in models.values()]})
         return
@@ -70,6 +65,61 @@ def list_(
         out.print(version_table(models.values()))
     for line in problem_lines(models.values()):
         out.print(line, style="yellow", markup=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="One model; all of them if not given.", metavar="NAME")] = None,
+    repository: Repository = Path(REPOSITORY),
+    as_json: AsJson = False,
+) -> None:
+    """Read every file of every version, and verify its sha256; if one is not what was exported, the exit code is 1.
+
+    A version that cannot answer for another reason counts as well; what interrupted exports and deletions left behind
+    does not.
+
+    Example: `normfold repository check digits`
+    """
+    models = _find(repository, name, contents=True).values()
+    wrong = sum(
+        (model.fault is not None) + sum(one.problem is not None for one in model.versions.values()) for model in models
+    )
+    if as_json:
+        described = [describe_model(model) for model in models]
+        print_json({"repository": str(repository), "is_right": not wrong, "models": described})
+    else:
+        for line in problem_lines(models):
+            out.print(line, style="yellow", markup=False, soft_wrap=True)
+        right = sum(one.problem is None for model in models for one in model.versions.values())
+        out.print(f"{_count(right, 'version')} as exported, {wrong} not.", markup=False)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("copy")
+def copy_(
+    name: Name,
+    source: Annotated[
+        Path, typer.Argument(help="The folder of a version, in a backup or another repository.", metavar="FROM")
+    ],
+    repository: Repository = Path(REPOSITORY),
+    as_json: AsJson = False,
+) -> None:
+    """Copy a version from another folder: publish it as a new, highest version of a model.
+
+    The files are checked against their sha256 sums first; if one is damaged, nothing is written and the exit code is 1.
+    A folder that is copied by hand keeps its old number in its manifest, and is refused under another one.
+
+    Example: `normfold repository copy digits backup/digits/2`
+    """
+    from normfold.export.repository.copies import copy_version
+
+    with err.status("reading the version") as status:
+        path, manifest = copy_version(repository, name, source, progress=status.update)
+    if as_json:
+        print_json({"name": name, "version": manifest.version, "copy_of": manifest.copy_of, "bundle": str(path)})
+        return
+    out.print(f"{name}/{manifest.version} is a copy of {str(source)!r}.", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -182,6 +232,24 @@ def prune(
         out.print(f"Nothing was deleted; {what} would be deleted, {size_text(freed)} freed.", markup=False)
     else:
         out.print(_done(what, freed), markup=False)
+
+
+def _find(repository: Path, name: str | None, contents: bool) -> dict[str, ModelFolder]:
+    """Return the models of a repository, or the one of that name, by name.
+
+    Raises:
+        NoModelError: there is no model of that name.
+    """
+    from normfold.export.errors import NoModelError
+    from normfold.export.repository.versions import find_models
+
+    with err.status("reading the versions"):
+        models = find_models(repository, contents=contents)
+    if name is None:
+        return models
+    if name not in models:
+        raise NoModelError(repository, name, list(models))
+    return {name: models[name]}
 
 
 def _ask(question: str, yes: bool) -> None:

@@ -143,6 +143,7 @@ def serve(
     from normfold.service.logs import configure_logging
     from normfold.service.runtime.malloc import use_one_arena
     from normfold.service.settings import load_settings
+    from normfold.service.workers.hangup import ignore_hangup
     from normfold.service.workers.state_dir import locked_state_dir
 
     settings = load_settings(
@@ -161,6 +162,7 @@ def serve(
         log_level=log_level,
         log_format=log_format,
     )
+    ignore_hangup()
     configure_logging(settings)
     if settings.keys is not None:
         read_keys(settings.keys)  # here already: a worker process that cannot start would be replaced for ever

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -108,13 +110,15 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleForma
     if not found:
         raise SampleError(
             f"{str(state_dir)!r} keeps no inputs of {manifest.name}/{manifest.version}; a service keeps them with "
-            "NORMFOLD_KEEP_SAMPLES, of versions that it monitors for drift."
+            "NORMFOLD_KEEP_SAMPLES, of versions that it monitors for drift, and writes them within ten seconds."
         )
-    _, arrays = stack_samples(newest_samples(found, len(found)))
+    rows, arrays = stack_samples(newest_samples(found, len(found)))
     missing = [info.name for info in expected.infos if info.name not in arrays]
     if missing:
         raise SampleError(f"What {str(state_dir)!r} keeps of {manifest.name} has no input {missing[0]!r}.")
-    return tensor_samples(folder, arrays, expected)
+    first, last = (datetime.fromtimestamp(row.time, UTC).strftime("%Y-%m-%d %H:%M:%S") for row in (rows[0], rows[-1]))
+    origin = f"The service kept {len(rows):,} rows, which came between {first} and {last} UTC."
+    return replace(tensor_samples(folder, arrays, expected), origin=origin)
 
 
 def _pictures(folder: Path, expected: SampleFormat) -> Samples:

@@ -32,6 +32,8 @@ class Samples:
     read: Callable[[int, int], Inputs]
     """Return the tensors of the samples from one position up to another."""
     warnings: tuple[str, ...] = ()
+    origin: str | None = None
+    """One sentence: how many rows a service kept, and of which time; None for other samples."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def random_inputs(
 
 
 def read_inputs(path: Path, inputs: Sequence[ValueInfo]) -> Inputs:
-    """Read inputs from an .npz file with one array for each input.
+    """Read inputs from an .npz file with one array for each input; text as arrays of str, or of bytes in UTF-8.
 
     Raises:
         ModelInputError: unreadable, or names, dtypes or shapes that the model does not take.
@@ -81,6 +81,8 @@ def read_inputs(path: Path, inputs: Sequence[ValueInfo]) -> Inputs:
         wanted = [info.name for info in inputs]
         raise ModelInputError(f"{str(path)!r} holds the arrays {sorted(arrays)}; the model's inputs are {wanted}.")
     for info in inputs:
+        if info.dtype == ir.DataType.STRING and arrays[info.name].dtype.kind in "US":
+            arrays[info.name] = _as_text(info.name, arrays[info.name])
         array = arrays[info.name]
         if array.dtype != info.dtype.numpy():
             raise ModelInputError(f"The array {info.name!r} is {array.dtype}, the model's input {info.dtype.numpy()}.")
@@ -88,9 +90,25 @@ def read_inputs(path: Path, inputs: Sequence[ValueInfo]) -> Inputs:
             raise ModelInputError(
                 f"The array {info.name!r} has shape {list(array.shape)}, the input {list(info.shape)}."
             )
-        if not array.size or not np.isfinite(array).all():
+        if not array.size or (array.dtype != object and not np.isfinite(array).all()):
             raise ModelInputError(f"The array {info.name!r} is empty, or holds NaN or infinity, which verify nothing.")
     return arrays
+
+
+def _as_text(name: str, array: Tensor) -> Tensor:
+    """Return an array of NumPy's fixed-width text as ONNX Runtime takes it, an array of str.
+
+    Raises:
+        ModelInputError: bytes that are not UTF-8.
+    """
+    elements = array.reshape(-1).tolist()
+    try:
+        texts = [one.decode() if isinstance(one, bytes) else one for one in elements]
+    except UnicodeDecodeError:
+        raise ModelInputError(f"The array {name!r} holds bytes that are not UTF-8 text.") from None
+    made = np.empty(len(texts), np.object_)
+    made[:] = texts
+    return made.reshape(array.shape)
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
@@ -106,7 +124,13 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise ModelInputError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (zipfile.BadZipFile, ValueError, EOFError, zlib.error):
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise ModelInputError(f"{str(path)!r} is not an .npz file of plain arrays, or is damaged.") from None
+        raise ModelInputError(
+            f"{str(path)!r} holds an array of Python objects, which is not read; store text as str: array.astype(str)."
+        ) from None
+    except (zipfile.BadZipFile, EOFError, zlib.error):
         raise ModelInputError(f"{str(path)!r} is not an .npz file of plain arrays, or is damaged.") from None
 
 
@@ -161,4 +185,6 @@ def _random_tensor(
     if info.dtype.numpy().kind in "biu":
         limit = 2 if info.dtype == ir.DataType.BOOL else distribution.limit
         return rng.integers(0, limit, shape).astype(info.dtype.numpy())
-    raise ModelInputError(f"Input {info.name!r} is {info.dtype.name}; give inputs in an .npz file.")
+    raise ModelInputError(
+        f"Input {info.name!r} is {info.dtype.name}; give inputs in an .npz file, text as an array of str."
+    )

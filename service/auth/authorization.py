@@ -25,8 +25,8 @@ REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
     (re.compile(rf"/metrics|/v2/models/stats|/v2/models/{_VERSIONED}/(stats|drift)"), "metrics"),
     (re.compile(r"/v2/repository/models/[^/]+/(load|unload)"), "admin"),
     (re.compile(rf"/v2/models/{_VERSIONED}/samples"), "admin"),
-    (re.compile(rf"/v1/models|/v1/models/{_VERSIONED}:(predict|classify)"), "infer"),
-    (re.compile(rf"/v2|/v2/repository/index|/v2/models/{_VERSIONED}(/infer|/ready|/config)?"), "infer"),
+    (re.compile(rf"/v1/models|/v1/models/{_VERSIONED}(:predict|:classify)?"), "infer"),
+    (re.compile(rf"/v2/?|/v2/repository/index|/v2/models/{_VERSIONED}(/infer|/ready|/config)?"), "infer"),
 )
 """The scope of the first pattern that matches the whole path. Every route must be listed here; a test checks it."""
 

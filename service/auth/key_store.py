@@ -16,6 +16,7 @@ from time import time
 from typing import NamedTuple
 
 from normfold.service.auth.key_file import Key, hash_secret, read_keys, split_key
+from normfold.service.background import ErrorLog
 from normfold.service.errors import KeysError
 
 POLL_INTERVAL_S = 1.0
@@ -53,6 +54,7 @@ class KeyStore:
         self._path = path
         self._file_version = _file_identity(path)  # before reading: a change in between is found at the next poll
         self._entries = _index(read_keys(path))
+        self._problem: str | None = None
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="normfold-keys", daemon=True)
 
@@ -83,22 +85,28 @@ class KeyStore:
     def reload_if_changed(self) -> None:
         """Read the file again if it has changed."""
         version = _file_identity(self._path)
-        if version == self._file_version:
+        if version == self._file_version and self._problem is None:
             return
         self._file_version = version
         try:
             self._entries = _index(read_keys(self._path))
-        except KeysError as error:
-            logger.error("%s The keys that were read before stay valid.", error)
+        except KeysError as error:  # read again at every poll: the file system may be at fault, not the file
+            if str(error) != self._problem:
+                self._problem = str(error)
+                logger.error("%s The keys that were read before stay valid.", error)
         else:
+            self._problem = None
             logger.info("The keys were read again: %s.", self._describe())
 
     def _poll(self) -> None:
+        errors = ErrorLog("The key file cannot be polled, and the keys that were read before stay valid")
         while not self._closing.wait(POLL_INTERVAL_S):
             try:
                 self.reload_if_changed()
-            except Exception:
-                logger.exception("The key file could not be polled; the keys that were read before stay valid.")
+            except Exception as error:  # noqa: BLE001 -- the next poll may work
+                errors.failed(error)
+            else:
+                errors.succeeded()
 
     def _describe(self) -> str:
         active = sum(time() < entry.expires_at for entry in self._entries.values())

@@ -149,6 +149,7 @@ class BatchPolicy:
         inline: run on the event loop instead of in a thread.
         delay_s: seconds that a batch waits to fill; useful on accelerators only.
         sizes: batch sizes that were warmed up, ascending; a batch is padded to the next one. Empty: no padding.
+        warmup_tensors: by input, on which the network ran while it was loaded; None if it was not warmed up.
     """
 
     max_batch_size: int = 32
@@ -156,6 +157,7 @@ class BatchPolicy:
     inline: bool = False
     delay_s: float = 0.0
     sizes: tuple[int, ...] = ()
+    warmup_tensors: Mapping[str, Array] | None = field(default=None, compare=False, repr=False)
 
     def padding(self, rows: int) -> int:
         """Return how many rows of zeros bring a batch to the next of `sizes`."""

@@ -3,7 +3,8 @@
     {id?, parameters?, inputs: [{name, shape, datatype, parameters?, data?}], outputs?: [{name, parameters?}]}
 
 An input has exactly one of `data` and `parameters.binary_data_size` (the binary tensor extension). Fields that the
-protocol does not name are ignored, since clients send some (KServe's sends `model_name`). Of a key that is given twice
+protocol does not name are ignored, since clients send some (KServe's sends `model_name`), and a field that may be left
+out may be null, as clients that write every field have it. Of a key that is given twice
 the last value counts. FP16 has no JSON form in the protocol. `service.codec.response` encodes the response.
 """
 
@@ -101,11 +102,11 @@ def decode_raw_tensor(body: memoryview, signature: ModelSignature) -> InferReque
     Raises:
         InvalidRequestError: the model has several inputs, or its shape does not follow from the number of bytes.
     """
-    if len(signature.inputs) != 1:
+    if len(signature.required_inputs) != 1:
         raise InvalidRequestError(
-            f"A body without JSON is the tensor of one input; the model takes {quote_names(signature.inputs)}."
+            f"A body without JSON is the tensor of one input; the model takes {quote_names(signature.required_inputs)}."
         )
-    (spec,) = signature.inputs.values()
+    (spec,) = signature.required_inputs.values()
     what = f"Input {spec.name!r}"
     free = [axis for axis, size in enumerate(spec.shape) if size == -1]
     shape = [1 if size == -1 else size for size in spec.shape]
@@ -136,12 +137,10 @@ def decode_request(
         InvalidRequestError: a field is missing, unknown, given twice, of another type or shape, or out of range.
     """
     parameters = record.get("parameters")
-    if not isinstance(parameters, dict) and "parameters" in record:
+    if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequestError("The request's parameters are not an object.")
     tensors = read_inputs(record, signature, binary)
-    binary_output = False if parameters is None else parameters.get("binary_data_output", False)
-    if not isinstance(binary_output, bool):
-        raise InvalidRequestError("The request has a parameter 'binary_data_output' that is not true or false.")
+    binary_output = parameters is not None and _read_flag(parameters, "binary_data_output", "The request")
     outputs = _read_outputs(record.get("outputs"), signature, binary_output)
     is_all = outputs is signature.all_outputs[binary_output]
     names = signature.output_names if is_all else tuple([output.name for output in outputs])
@@ -169,13 +168,12 @@ def _read_outputs(entries: Any, signature: ModelSignature, binary: bool) -> tupl
 
 
 def _read_output(entry: Mapping[str, Any], spec: TensorSpec, signature: ModelSignature) -> OutputRequest:
-    parameters = entry.get("parameters", {})
+    parameters, name = entry.get("parameters"), spec.name
+    if parameters is None:
+        parameters = {}
     if not isinstance(parameters, dict):
-        raise InvalidRequestError(f"Output {spec.name!r}: its parameters are not an object.")
-    binary, classes = parameters.get("binary_data", False), parameters.get("classification")
-    name = spec.name
-    if not isinstance(binary, bool):
-        raise InvalidRequestError(f"Output {name!r} has a parameter 'binary_data' that is not true or false.")
+        raise InvalidRequestError(f"Output {name!r}: its parameters are not an object.")
+    binary, classes = _read_flag(parameters, "binary_data", f"Output {name!r}"), parameters.get("classification")
     if classes is None:
         if not binary:
             _require_json_form(spec)
@@ -185,6 +183,13 @@ def _read_output(entry: Mapping[str, Any], spec: TensorSpec, signature: ModelSig
     if spec.datatype in ("BYTES", "BOOL"):
         raise InvalidRequestError(f"Output {name!r} is {spec.datatype}; a classification needs numbers.")
     return OutputRequest(name, binary, classes)
+
+
+def _read_flag(parameters: Mapping[str, Any], name: str, what: str) -> bool:
+    flag = parameters.get(name)
+    if flag is not None and not isinstance(flag, bool):
+        raise InvalidRequestError(f"{what} has a parameter {name!r} that is not true or false.")
+    return flag is True
 
 
 def _require_json_form(spec: TensorSpec) -> None:
@@ -205,7 +210,9 @@ def _read_timeout(parameters: Mapping[str, Any]) -> float | None:
 
 
 def _read_priority(parameters: Mapping[str, Any]) -> int:
-    priority = parameters.get("priority", 0)
+    priority = parameters.get("priority")
+    if priority is None:
+        return 0
     if type(priority) is not int or not 0 <= priority <= 2:
         raise InvalidRequestError("The request's priority is not 0, 1 (before others) or 2.")
     return priority

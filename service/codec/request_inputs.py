@@ -42,11 +42,12 @@ def read_inputs(record: Mapping[str, Any], signature: ModelSignature, binary: me
             raise InvalidRequestError(
                 f"There is no input {quote(name)}; the model takes {quote_names(signature.inputs)}."
             )
-        size = _read_binary_size(entry, name) if "parameters" in entry else None
+        parameters = entry.get("parameters")
+        size = None if parameters is None else _read_binary_size(parameters, name)
         if size is None:
             tensors[name] = _read_json_tensor(entry, spec)
         else:
-            if "data" in entry:
+            if entry.get("data") is not None:
                 raise InvalidRequestError(f"Input {name!r} has both data and a binary_data_size.")
             if binary is None or at + size > binary.nbytes:
                 left = 0 if binary is None else binary.nbytes - at
@@ -58,11 +59,15 @@ def read_inputs(record: Mapping[str, Any], signature: ModelSignature, binary: me
             at += size
     if binary is not None and at < binary.nbytes:
         raise InvalidRequestError(f"{binary.nbytes - at} bytes after the JSON belong to no input.")
-    if len(tensors) < len(signature.inputs):
-        missing = next(name for name in signature.inputs if name not in tensors)
+    if len(tensors) < len(signature.inputs) and (missing := _first_missing(tensors, signature)) is not None:
         takes, got = quote_names(signature.inputs), quote_names(tensors)
         raise InvalidRequestError(f"The input {missing!r} is missing; the model takes {takes}, got {got}.")
     return tensors
+
+
+def _first_missing(tensors: Mapping[str, Array], signature: ModelSignature) -> str | None:
+    """Return the first input that has no default and no tensor."""
+    return next((name for name in signature.required_inputs if name not in tensors), None)
 
 
 def read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -102,6 +107,8 @@ def _read_json_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     data = entry.get("data")
     if isinstance(data, np.ndarray):
         return array_from_array(data, shape, what)
+    if not shape and isinstance(data, (int, float, str)):  # nested as a scalar is: not at all
+        data = [data]
     if not isinstance(data, list):
         raise InvalidRequestError(f"{what} has no list of data.")
     return array_from_data(data, spec.datatype, shape, what)
@@ -130,9 +137,8 @@ def _read_shape(entry: Mapping[str, Any], spec: TensorSpec) -> list[int]:
     return shape
 
 
-def _read_binary_size(entry: Mapping[str, Any], name: str) -> int | None:
+def _read_binary_size(parameters: Any, name: str) -> int | None:
     """Return how many bytes after the JSON an input has; None if its data is in the JSON."""
-    parameters = entry["parameters"]
     if not isinstance(parameters, dict):
         raise InvalidRequestError(f"Input {name!r}: its parameters are not an object.")
     size = parameters.get("binary_data_size")

@@ -108,19 +108,15 @@ def _encode_values(array: Array, output: str) -> bytes:
 def _classify(array: Array, output: OutputRequest, manifest: Manifest) -> Array:
     """Return the highest values of each row as `value:index[:label]`, in descending order; equal ones by index.
 
-    An output of one dimension is one row.
+    An output of one dimension is one row. NaN counts as the lowest value.
 
     Source: github.com/triton-inference-server/server, docs/protocol/extension_classification.md.
-
-    Raises:
-        UnwritableOutputError: a value is NaN or Infinity, which cannot be ordered.
     """
-    if not np.isfinite(array).all():
-        raise UnwritableOutputError(output.name)
     rows = array.reshape(array.shape[0], prod(array.shape[1:])) if array.ndim > 1 else array.reshape(1, -1)
     labels = manifest.card.labels
     named = labels is not None and len(labels) == rows.shape[1]
-    order = rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1][:, : output.classes]
+    keys = np.where(np.isnan(rows), -np.inf, rows) if rows.dtype.kind == "f" else rows
+    order = rows.shape[1] - 1 - np.argsort(keys[:, ::-1], axis=1, kind="stable")[:, ::-1][:, : output.classes]
     texts = [
         [f"{row[index]:f}:{index}" + (f":{labels[index]}" if named and labels else "") for index in chosen]
         for row, chosen in zip(rows, order.tolist(), strict=True)

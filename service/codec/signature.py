@@ -28,9 +28,11 @@ class ModelSignature:
     Args:
         inputs: the manifest's.
         outputs: the manifest's.
+        optional_inputs: inputs of the network that have a default.
 
     Attributes:
-        inputs: by name.
+        inputs: by name, optional ones included.
+        required_inputs: by name.
         outputs: by name.
         output_requests: requests for an output without classes, by `binary` and name.
         all_outputs: requests for all outputs, by `binary`.
@@ -39,15 +41,18 @@ class ModelSignature:
         has_fp16_output: whether an output has the datatype FP16, which has no JSON form.
     """
 
-    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-        self.inputs = {spec.name: spec for spec in inputs}
+    def __init__(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], optional_inputs: Sequence[TensorSpec] = ()
+    ) -> None:
+        self.required_inputs = {spec.name: spec for spec in inputs}
+        self.inputs = self.required_inputs | {spec.name: spec for spec in optional_inputs}
         self.outputs = {spec.name: spec for spec in outputs}
         self.output_requests = {
             binary: {spec.name: OutputRequest(spec.name, binary) for spec in outputs} for binary in (False, True)
         }
         self.all_outputs = {binary: tuple(self.output_requests[binary].values()) for binary in (False, True)}
         self.output_names = tuple(self.outputs)
-        self.has_text_input = any(spec.datatype == "BYTES" for spec in inputs)
+        self.has_text_input = any(spec.datatype == "BYTES" for spec in self.inputs.values())
         self.has_fp16_output = any(spec.datatype == "FP16" for spec in outputs)
 
 

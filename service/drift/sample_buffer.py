@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20
 """Maximum bytes of the rows of a version, in one process."""
 
-SAVE_INTERVAL_S = 60.0
-"""Seconds between two writes of the rows."""
+SAVE_INTERVAL_S = 4.0
+"""Seconds between two writes of the rows, at least: `normfold adapt` reads what was written."""
+
+_MAX_SAVE_SHARE = 0.01
+"""Share of the time that writing takes: many large rows are written more rarely."""
 
 
 class SampleBuffer:
@@ -50,7 +53,8 @@ class SampleBuffer:
         self._rows: deque[StoredSample] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
-        self._saved_at, self._has_failed, self._is_changed = monotonic(), False, False
+        self._saved_at, self._save_s = monotonic(), 0.0
+        self._has_failed = self._is_changed = False
 
     def add(self, tensors: Mapping[str, Array], selected: Array) -> None:
         """Add copies of rows of a request: the rows themselves would hold the memory of the whole body.
@@ -81,18 +85,22 @@ class SampleBuffer:
     @property
     def is_due(self) -> bool:
         """Whether `save` should be called again."""
-        return self._is_changed and monotonic() - self._saved_at > SAVE_INTERVAL_S
+        pause_s = max(SAVE_INTERVAL_S, self._save_s / _MAX_SAVE_SHARE)
+        return self._is_changed and monotonic() - self._saved_at > pause_s
 
     def save(self) -> None:
         """Write the rows to this process's file; an error is logged once."""
         with self._lock:
-            self._saved_at, self._is_changed = monotonic(), False
+            started = monotonic()
             try:
                 write_stored_samples(self._files.own(SAMPLES_SUFFIX), list(self._rows))
+                self._is_changed = self._has_failed = False
             except OSError as error:
                 if not self._has_failed:
                     self._has_failed = True
                     logger.error("Recent inputs cannot be saved in %s: %s.", self._files.folder, error.strerror)
+            self._saved_at = monotonic()
+            self._save_s = self._saved_at - started
 
     def to_npz(self) -> bytes:
         """Return the newest rows of all processes as an .npz file; those of other processes as they last saved them."""

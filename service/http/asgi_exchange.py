@@ -11,6 +11,7 @@ from normfold.service.errors import BodyTooLargeError, ClientDisconnectedError
 from normfold.service.http.asgi_cycle import CYCLE, THROUGH_ASGI, AsgiCycle
 from normfold.service.http.body import drain, read_asgi_body, read_body
 from normfold.service.http.cycle import MAX_WRITE_BYTES, split_chunks
+from normfold.service.inference.byte_budget import BodyReservation
 from normfold.service.inference.response import Response
 from normfold.service.observability.request_trace import RequestTrace
 
@@ -27,18 +28,27 @@ class AsgiExchange:
         headers: the request's.
         trace: gets the status of the response.
         max_body_bytes: limit on the body that `receive` returns.
+        reservation: of the body's bytes.
 
     Attributes:
+        reservation: as given.
         request_connection: the request's `AsgiCycle`; None under another server than ours.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, trace: RequestTrace, max_body_bytes: int
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+        trace: RequestTrace,
+        max_body_bytes: int,
+        reservation: BodyReservation,
     ) -> None:
         self._receive, self._send, self._trace, self._max_body_bytes = receive, send, trace, max_body_bytes
         self._is_direct = THROUGH_ASGI not in scope and scope["method"] != "HEAD"
         self._received_bytes, self._more_body = 0, True
-        self.headers = headers
+        self.headers, self.reservation = headers, reservation
         self.request_connection: AsgiCycle | None = scope.get(CYCLE)
 
     async def read_body(self, max_bytes: int, json_length: int = 0) -> memoryview:
@@ -46,23 +56,27 @@ class AsgiExchange:
 
         Raises:
             BodyTooLargeError: it is over the limit; the rest is not read.
+            BodyBudgetError: it does not fit beside other large bodies.
             ClientDisconnectedError: the client disconnected before its end.
         """
+        reserve = self.reservation.grow
         if self.request_connection is not None:
-            return await read_body(self.request_connection, self.headers, max_bytes, json_length)
-        return await read_asgi_body(self._receive, max_bytes, json_length)
+            return await read_body(self.request_connection, self.headers, max_bytes, json_length, reserve)
+        return await read_asgi_body(self._receive, max_bytes, json_length, reserve)
 
     async def receive(self) -> Message:
         """Return ASGI's next message.
 
         Raises:
             BodyTooLargeError: the body is over the limit; the rest is not read.
+            BodyBudgetError: it does not fit beside other large bodies.
         """
         message = await self._receive()
         self._received_bytes += len(message.get("body", b""))
         self._more_body = message.get("more_body", False)
         if self._received_bytes > self._max_body_bytes:
             raise BodyTooLargeError(self._max_body_bytes)
+        self.reservation.grow(self._received_bytes)
         return message
 
     async def send_message(self, message: Message) -> None:

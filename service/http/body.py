@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
+from starlette.requests import Request
 from starlette.types import Receive
 
+from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.codec.compression import decompress, read_encoding
 from normfold.service.codec.headers import Headers, declared_length
 from normfold.service.errors import BodyTooLargeError, ClientDisconnectedError
 from normfold.service.http.asgi_cycle import MAX_UNREAD_BYTES, AsgiCycle
 from normfold.service.http.zero_copy_body import MIN_ZERO_COPY_BYTES
+from normfold.service.inference.byte_budget import BODY_RESERVATION_KEY, BodyReservation, Reserve
 
 DRAIN_TIMEOUT_S = 2.0
 """Seconds that the rest of a body is read and dropped after its request was rejected as too large."""
@@ -20,7 +24,9 @@ DRAIN_TIMEOUT_S = 2.0
 _ALIGNMENT = 16
 
 
-async def read_body(cycle: AsgiCycle, headers: Headers, max_bytes: int, json_length: int) -> memoryview:
+async def read_body(
+    cycle: AsgiCycle, headers: Headers, max_bytes: int, json_length: int, reserve: Reserve
+) -> memoryview:
     """Read a body past ASGI, whose messages would copy each piece of it three times.
 
     Args:
@@ -28,9 +34,11 @@ async def read_body(cycle: AsgiCycle, headers: Headers, max_bytes: int, json_len
         headers: the request's.
         max_bytes: limit on the body.
         json_length: bytes of JSON before binary tensors; what follows them is aligned.
+        reserve: called with the bytes that have arrived, before they are kept.
 
     Raises:
         BodyTooLargeError: more than `max_bytes` have arrived; the rest is not read.
+        BodyBudgetError: `reserve` refused them.
         ClientDisconnectedError: the client disconnected before the end of the body.
     """
     if b"content-length" in headers and b"transfer-encoding" not in headers:
@@ -45,8 +53,10 @@ async def read_body(cycle: AsgiCycle, headers: Headers, max_bytes: int, json_len
         pieces += cycle.take_body()
         if nbytes > max_bytes or not cycle.more_body:
             break
+        reserve(nbytes)
         await _wait_for_more(cycle)
     cycle.max_unread_bytes = MAX_UNREAD_BYTES
+    reserve(min(nbytes, max_bytes))
     return _join(pieces, max_bytes, json_length)
 
 
@@ -70,7 +80,7 @@ async def receive_in_place(cycle: AsgiCycle, length: int, padding: int) -> memor
     return body
 
 
-async def read_asgi_body(receive: Receive, max_bytes: int, json_length: int) -> memoryview:
+async def read_asgi_body(receive: Receive, max_bytes: int, json_length: int, reserve: Reserve) -> memoryview:
     """Read a body through ASGI's messages, as `read_body`."""
     pieces: list[bytes] = []
     nbytes, more_body = 0, True
@@ -80,8 +90,31 @@ async def read_asgi_body(receive: Receive, max_bytes: int, json_length: int) -> 
             raise ClientDisconnectedError
         pieces.append(message.get("body", b""))
         nbytes += len(pieces[-1])
+        reserve(min(nbytes, max_bytes))
         more_body = message.get("more_body", False)
     return _join(pieces, max_bytes, json_length)
+
+
+async def read_plain_body(request: Request, thread_pool: ThreadPool, max_bytes: int) -> memoryview:
+    """Read and decompress the body of a request that the framework serves.
+
+    Args:
+        request: the framework's.
+        thread_pool: decompresses a large body.
+        max_bytes: limit on the decompressed body.
+
+    Raises:
+        ContentEncodingError: its Content-Encoding is not supported.
+        InvalidRequestError: the bytes are not in that encoding.
+        BodyTooLargeError: it is over the limit.
+        BodyBudgetError: it does not fit beside other large bodies.
+    """
+    encoding = read_encoding(dict(request.scope["headers"]))
+    body = memoryview(await request.body())
+    if encoding is None:
+        return body
+    reservation: BodyReservation = request.scope[BODY_RESERVATION_KEY]
+    return await thread_pool.parse(4 * len(body), decompress, body, encoding, max_bytes, reservation.resize)
 
 
 async def drain(receive: Receive) -> None:

@@ -12,17 +12,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normfold.service.codec.headers import Headers, check_declared_length
-from normfold.service.error_responses import log_fault
+from normfold.service.error_responses import METHOD_KEY, log_fault
 from normfold.service.errors import (
     AmbiguousRequestError,
-    BodyBudgetError,
     ClientDisconnectedError,
     StoppingError,
     UnknownPathError,
 )
 from normfold.service.http.asgi_exchange import AsgiExchange
 from normfold.service.inference.asgi import InferRoute
-from normfold.service.inference.byte_budget import ByteBudget, body_reservation
+from normfold.service.inference.byte_budget import BODY_RESERVATION_KEY, BodyReservation, ByteBudget, declared_bytes
 from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.inference.steps import RequestSteps, enter_log_context, fail, leave_log_context
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, REQUEST_TRACE_KEY
@@ -55,17 +54,20 @@ class RequestMiddleware:
             return
         headers: Headers = dict(scope["headers"])
         trace = self._steps.begin(scope["method"], scope["path"], headers)
-        exchange = AsgiExchange(scope, receive, send, headers, trace, self._max_body_bytes)
+        reservation = BodyReservation(self._bodies)
+        exchange = AsgiExchange(scope, receive, send, headers, trace, self._max_body_bytes, reservation)
         reference = match_infer_path(scope["path"]) if scope["method"] == "POST" else None
-        token, reserved = enter_log_context(trace), 0
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body of the response out (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET", METHOD_KEY: "HEAD"}
+        token = enter_log_context(trace)
         try:
             _check_unambiguous(scope, headers)
             self._steps.authorize(trace, headers)
-            reserved = self._reserve_body(headers)
+            reservation.resize(declared_bytes(headers, self._max_body_bytes))
             if reference is not None:
                 await self._infer(exchange, trace, reference)
             else:
-                scope[REQUEST_TRACE_KEY] = trace
+                scope[REQUEST_TRACE_KEY], scope[BODY_RESERVATION_KEY] = trace, reservation
                 _check_path(scope["path"])
                 check_declared_length(headers, self._max_body_bytes)
                 await self._app(scope, exchange.receive, exchange.send_message)
@@ -83,32 +85,23 @@ class RequestMiddleware:
                 raise
             await exchange.send(fail(trace, error))
         finally:
-            self._bodies.release(reserved)
+            reservation.release()
             if not trace.model:
                 trace.model = scope.get("path_params", {}).get("model", "")
             route = getattr(scope.get("route"), "path", None) if reference is None else reference.route
             self._steps.end(trace, scope["headers"], scope.get("scheme"), route)
             leave_log_context(token, trace)
 
-    def _reserve_body(self, headers: Headers) -> int:
-        """Reserve the bytes of a large body until its response is sent; return them.
-
-        Raises:
-            BodyBudgetError: the budget is used up.
-        """
-        nbytes = body_reservation(headers, self._max_body_bytes)
-        if nbytes and not self._bodies.reserve(nbytes):
-            raise BodyBudgetError
-        return nbytes
-
 
 def _check_path(path: str) -> None:
-    """Reject a path that ends in a line feed: the framework's patterns match it like the path without.
+    """Reject paths that the framework's patterns take for others: one that ends in a line feed, and another verb.
 
     Raises:
         UnknownPathError: always then.
     """
-    if path.endswith("\n"):
+    last = path.rpartition("/")[2]
+    is_other_verb = ":" in last and path.startswith("/v1/") and not last.endswith((":predict", ":classify"))
+    if is_other_verb or path.endswith("\n"):
         raise UnknownPathError(path)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pkgutil
+import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -22,6 +25,7 @@ from normfold.service.http.timeouts import ConnectionReaper
 from normfold.service.logs import configure_logging
 from normfold.service.runtime.malloc import use_one_arena
 from normfold.service.settings import Settings
+from normfold.service.workers.hangup import blocked_hangup
 from normfold.service.workers.state_dir import WORKERS
 
 _HEALTHCHECK_TIMEOUT_S = 10
@@ -32,6 +36,9 @@ _RETRY_INTERVAL_S = 5.0
 
 _EXIT_CODE_FILE = "refused"
 """File in which a worker process that cannot start leaves the exit code of the service."""
+
+_FAULT = 70
+"""Exit code of an error that is not the user's, as the command has it."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +92,35 @@ class ServiceConfig(uvicorn.Config):
         while True:
             try:
                 return factory(self.settings)
-            except NormfoldError as error:
-                logger.error("A worker process cannot start: %s", error)
+            except Exception as error:
+                expected = isinstance(error, NormfoldError)
+                logger.error("A worker process cannot start: %s", error, exc_info=None if expected else error)
                 if not any(folder.glob("worker-*.json")):
-                    (folder / _EXIT_CODE_FILE).write_text(str(error.exit_code))
+                    with suppress(OSError):  # the folder may be what is wrong
+                        code = error.exit_code if isinstance(error, NormfoldError) else _FAULT
+                        (folder / _EXIT_CODE_FILE).write_text(str(code))
                     raise SystemExit(STARTUP_FAILURE) from None
                 sleep(_RETRY_INTERVAL_S)
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor of worker processes; on SIGHUP it replaces none, and passes the signal on."""
+
+    def init_processes(self) -> None:
+        """Start the worker processes."""
+        with blocked_hangup():
+            super().init_processes()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace worker processes that have died."""
+        with blocked_hangup():
+            super().keep_subprocess_alive()
+
+    def handle_hup(self) -> None:
+        """Pass the signal on to the worker processes."""
+        for process in self.processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
 
 
 def run_workers(settings: Settings, listener: socket.socket, factory: str) -> None:
@@ -105,10 +135,13 @@ def run_workers(settings: Settings, listener: socket.socket, factory: str) -> No
     Raises:
         SystemExit: the workers could not start; their log has the reason.
     """
-    Multiprocess(ServiceConfig(settings, factory, settings.workers), [listener]).run()
-    exit_code = (settings.state_dir or Path()) / WORKERS / _EXIT_CODE_FILE
-    if exit_code.exists():
-        raise SystemExit(int(exit_code.read_text()))
+    supervisor = _Supervisor(ServiceConfig(settings, factory, settings.workers), [listener])
+    supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        exit_code = (settings.state_dir or Path()) / WORKERS / _EXIT_CODE_FILE
+        with suppress(OSError, ValueError):  # it could not be written
+            raise SystemExit(int(exit_code.read_text()))
+        raise SystemExit(_FAULT)
 
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:

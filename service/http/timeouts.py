@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from enum import Enum
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 1.0
 """Seconds between two checks of all connections."""
@@ -102,7 +105,11 @@ class ConnectionReaper:
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for connection in list(self._connections):
-            connection.check_timeouts(now)
+            try:
+                connection.check_timeouts(now)
+            except Exception:  # the others still have timeouts
+                self._connections.discard(connection)
+                logger.exception("The timeouts of a connection cannot be checked.")
         self._is_scheduled = bool(self._connections)
         if self._is_scheduled:
             loop.call_later(REAP_INTERVAL_S, self._reap, loop)

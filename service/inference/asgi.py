@@ -9,6 +9,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from normfold.service.batching.thread_pool import INLINE_BYTES
+from normfold.service.codec.compression import read_encoding
 from normfold.service.codec.headers import check_declared_length, declared_length
 from normfold.service.errors import ClientDisconnectedError
 from normfold.service.inference.infer_call import InferCall, InferResources
@@ -38,9 +39,10 @@ class InferRoute:
             try:
                 call.admit(reference)
                 check_declared_length(exchange.headers, limit)
+                read_encoding(exchange.headers)  # one that is not supported is answered before the body is read
                 body = await exchange.read_body(limit, call.json_length or 0)
                 trace.received = perf_counter()
-                await call.decode_async(body)
+                await call.decode_async(body, exchange.reservation.resize)
                 del body  # the tensors hold it while the request is queued, and no longer
                 response = await call.encode_async(await call.run(exchange.request_connection))
             except ClientDisconnectedError:

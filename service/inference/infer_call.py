@@ -11,7 +11,7 @@ from normfold.contract.errors import NormfoldError
 from normfold.service.batching.batch import Future, Results
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
-from normfold.service.codec.compression import choose_encoding, compress, decompress
+from normfold.service.codec.compression import choose_encoding, compress, decompress, read_encoding
 from normfold.service.codec.headers import Headers, read_json_length
 from normfold.service.codec.request import (
     InferRequest,
@@ -24,6 +24,7 @@ from normfold.service.codec.request import (
 from normfold.service.codec.response import encode_response
 from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
+from normfold.service.inference.byte_budget import Reserve
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.model_ref import ModelRef
 from normfold.service.inference.response import Response, are_large, to_compressed_response, to_response
@@ -110,17 +111,23 @@ class InferCall:
         self._request = decode_body(body, self.json_length, self._model.signature, self.trace)
         self.trace.decoded = perf_counter()
 
-    async def decode_async(self, body: memoryview) -> None:
+    async def decode_async(self, body: memoryview, reserve: Reserve) -> None:
         """Decompress and decode a body, a large one in a thread.
+
+        Args:
+            body: as received.
+            reserve: as that of `decompress`.
 
         Raises:
             InvalidRequestError: as `decode`; or the body is not in its Content-Encoding.
+            ContentEncodingError: that is not supported.
             BodyTooLargeError: the decompressed body is over the limit.
+            BodyBudgetError: `reserve` refused its bytes.
         """
         resources, json_length = self._resources, self.json_length
-        if (encoding := self.headers.get(b"content-encoding")) is not None:
+        if (encoding := read_encoding(self.headers)) is not None:
             limit = resources.max_body_bytes
-            body = await resources.thread_pool.parse(4 * len(body), decompress, body, encoding, limit)
+            body = await resources.thread_pool.parse(4 * len(body), decompress, body, encoding, limit, reserve)
         has_text = self._model.signature.has_text_input
         is_small_json = json_length is not None and json_length <= INLINE_BYTES and not has_text
         if len(body) <= INLINE_BYTES or is_small_json:  # binary tensors are not copied, however large

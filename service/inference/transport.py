@@ -8,6 +8,7 @@ from typing import Protocol
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.binary_tensors import Piece
 from normfold.service.codec.headers import HeaderFields, Headers
+from normfold.service.inference.byte_budget import BodyReservation
 from normfold.service.inference.response import Response
 
 
@@ -15,6 +16,7 @@ class Exchange(Protocol):
     """One HTTP request and its response; `service.http.asgi_exchange` implements it."""
 
     headers: Headers
+    reservation: BodyReservation
 
     @property
     def request_connection(self) -> RequestConnection | None:
@@ -25,6 +27,7 @@ class Exchange(Protocol):
 
         Raises:
             BodyTooLargeError: it is over the limit.
+            BodyBudgetError: it does not fit beside other large bodies.
             ClientDisconnectedError: the client disconnected before its end.
         """
 

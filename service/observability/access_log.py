@@ -26,6 +26,8 @@ from normfold.service.settings import Settings
 FLUSH_AFTER_S = 0.25
 FLUSH_BYTES = 64 * 1024
 
+_NAME = "The access log"
+
 logger = logging.getLogger(ACCESS_LOGGER)
 
 
@@ -49,7 +51,7 @@ def open_access_log(settings: Settings) -> AccessLog:
         SettingsError: the file cannot be written.
     """
     if settings.access_log is not None:
-        return BatchedAccessLog(_open_file(settings.access_log), JsonFormat())
+        return BatchedAccessLog(_open_file(settings.access_log), JsonFormat(), settings.access_log)
     own_format = configured_format()
     if own_format is None or not logger.isEnabledFor(logging.INFO):
         return LoggerAccessLog()
@@ -90,10 +92,11 @@ class BatchedAccessLog:
     Args:
         descriptor: open file descriptor to write to; it is closed behind `close`.
         line_format: makes the line of a request.
+        path: of the file, which `reopen` opens again; None for standard error.
     """
 
-    def __init__(self, descriptor: int, line_format: LineFormat) -> None:
-        self._writer = LineWriter(descriptor, "The access log")
+    def __init__(self, descriptor: int, line_format: LineFormat, path: Path | None = None) -> None:
+        self._writer, self.path = LineWriter(descriptor, _NAME), path
         self._format = line_format
         self._lines: list[bytes] = []
         self._size = 0
@@ -118,6 +121,22 @@ class BatchedAccessLog:
         self._lines, self._size = [], 0
         if lines:
             self._writer.submit(lines, size)
+
+    def reopen(self) -> bool:
+        """Go on in a new file of the same name; return whether that worked: an error is logged.
+
+        The lines before are still written to the file that was open, by its thread.
+        """
+        assert self.path is not None
+        self.flush()
+        try:
+            writer = LineWriter(_open_file(self.path), _NAME)
+        except SettingsError as error:
+            logging.getLogger(__name__).error("%s The file that is open gets the lines as before.", error)
+            return False
+        self._writer.finish()
+        self._writer = writer
+        return True
 
     def close(self) -> None:
         """Flush, and wait until the lines are written."""

@@ -60,8 +60,12 @@ class LineWriter:
 
     def close(self) -> None:
         """Write what is pending, and end the thread; what a reader does not take within two seconds is lost."""
-        self._batches.put(None)
+        self.finish()
         self._thread.join(_CLOSE_WITHIN_S)
+
+    def finish(self) -> None:
+        """Write what is pending, and end the thread; returns at once."""
+        self._batches.put(None)
 
     def _run(self) -> None:
         while (lines := self._batches.get()) is not None:

@@ -10,11 +10,11 @@ Batch sizes are read from the sums that metrics use: the request path does nothi
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from normfold.service.background import ErrorLog, run_forever
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
@@ -58,9 +58,7 @@ class ArenaTrimmer:
 
     async def run(self) -> None:
         """Check every INTERVAL_S, until cancelled."""
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            await self.check()
+        await run_forever(ErrorLog("The memory of large batches cannot be freed"), self.check, INTERVAL_S)
 
     async def check(self) -> int:
         """Check once; return the number of arenas that were shrunk."""

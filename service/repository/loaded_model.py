@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from math import prod
 from time import perf_counter
 
-from normfold.contract.manifest import Manifest
+from normfold.contract.manifest import Manifest, TensorSpec
 from normfold.service.batching.batch import QueuedRequest, Results
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.request_connection import RequestConnection
@@ -62,6 +62,7 @@ class Model:
         drift_monitor: samples its inputs; None if drift is not monitored.
         fused_sqnr_db: of an int8 network that was checked on this processor; None for others.
         tuning: options and CUDA graphs that were tried on a GPU; empty on the CPU.
+        optional_inputs: inputs of the network that have a default; a request that gives one runs alone.
         in_use: number of requests that hold it; it is not closed before they have ended.
     """
 
@@ -74,6 +75,7 @@ class Model:
     drift_monitor: DriftMonitor | None = None
     fused_sqnr_db: float | None = None
     tuning: Tuning = field(default_factory=Tuning)
+    optional_inputs: tuple[TensorSpec, ...] = ()
     in_use: int = 0
 
     def __enter__(self) -> Model:
@@ -103,7 +105,7 @@ class Model:
     @cached_property
     def signature(self) -> ModelSignature:
         """Its inputs and outputs, arranged for decoding requests."""
-        return ModelSignature(self.manifest.inputs, self.manifest.outputs)
+        return ModelSignature(self.manifest.inputs, self.manifest.outputs, self.optional_inputs)
 
     @cached_property
     def has_free_sizes(self) -> bool:
@@ -174,7 +176,7 @@ class Model:
         self.batcher.enqueue(request)
         if connection is not None:
             connection.on_disconnect = partial(self.batcher.cancel, request)
-        if self.drift_monitor is not None:
+        if self.drift_monitor is not None and len(request.tensors) == len(self.manifest.inputs):
             self.drift_monitor.offer(request.tensors, request.queued_at)
 
     async def infer(
@@ -219,7 +221,7 @@ class Model:
 
     def _count_rows(self, tensors: Mapping[str, Array]) -> int | None:
         """Return the number of rows, equal in all inputs of a batchable model; None if the request runs alone."""
-        if not self.manifest.batchable:
+        if not self.manifest.batchable or len(tensors) > len(self.manifest.inputs):
             return None
         rows = -1
         for array in tensors.values():

@@ -18,6 +18,7 @@ from normfold.contract.drift.samples import drift_folder
 from normfold.contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
+from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.codec.signature import shape_matches
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.drift.process_files import ProcessFiles
@@ -31,6 +32,7 @@ from normfold.service.repository.warmup import find_max_rows, warm_up
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.runtime.providers.session_request import as_text
 from normfold.service.runtime.providers.table import CPU
+from normfold.service.runtime.session import Session
 from normfold.service.runtime.session_factory import open_session
 from normfold.service.runtime.tuning.comparison import find_comparison
 from normfold.service.runtime.tuning.graphs import add_graphs
@@ -110,7 +112,18 @@ def open_bundle(
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
     drift_monitor = _open_drift_monitor(folder, manifest, settings, thread_pool)
     return Model(
-        manifest, session, batcher, timeouts, stats, settings.max_response_bytes, drift_monitor, fused_sqnr_db, tuning
+        *(manifest, session, batcher, timeouts, stats, settings.max_response_bytes, drift_monitor, fused_sqnr_db),
+        tuning=tuning,
+        optional_inputs=_optional_inputs(session),
+    )
+
+
+def _optional_inputs(session: Session) -> tuple[TensorSpec, ...]:
+    """Return the inputs with a default that a request can give: those of the protocol's datatypes."""
+    return tuple(
+        TensorSpec(name=name, datatype=datatype, shape=shape)
+        for name, (datatype, shape) in session.optional_inputs.items()
+        if datatype in DTYPES
     )
 
 

@@ -17,10 +17,12 @@ import logging
 from collections.abc import Mapping
 
 from normfold.contract.bundle import parse_version
+from normfold.service.background import ErrorLog, run_forever
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import ControlError, ModelUnavailableError, UnknownModelError
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.repository.entry import Entries, VersionEntry, list_ready, list_reasons
+from normfold.service.repository.hint import hint_at_repository
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.scan import scan
 from normfold.service.repository.version_policy import VersionPolicy
@@ -47,6 +49,7 @@ class Repository:
         self._entries: dict[str, dict[int, VersionEntry]] = {}
         self._unreadable: dict[str, str] = {}
         self._unloaded: set[str] = set()
+        self._hint = ""
         self._problem: str | None = "The models are being loaded."
         self._lock = asyncio.Lock()
 
@@ -110,9 +113,9 @@ class Repository:
 
     async def poll(self) -> None:
         """Refresh every `poll_interval_s` until cancelled; return at once unless `model_control` is poll."""
-        while self._settings.model_control == "poll":
-            await asyncio.sleep(self._settings.poll_interval_s)
-            await self.refresh()
+        if self._settings.model_control == "poll":
+            errors = ErrorLog("The repository cannot be polled")
+            await run_forever(errors, self.refresh, self._settings.poll_interval_s)
 
     async def refresh(self, loading: bool = True) -> None:
         """Read the folders again: load versions that are new or have changed, unload those whose folders are gone.
@@ -129,6 +132,7 @@ class Repository:
                     self._remove_missing(name)
                 self._problem = self._describe_problem()
         except OSError as error:
+            self._hint = await self._thread_pool.call(hint_at_repository, self._root)
             self._record_scan_failure(self._describe_scan_error(error))
         except Exception:
             logger.exception("Loading the models stopped.")
@@ -207,6 +211,8 @@ class Repository:
                 self._telemetry.load_failures[name] += 1
                 logger.error("%s is unavailable: %s", name, reason)
         self._unreadable = found.unreadable
+        is_empty = not found.models and not found.unreadable
+        self._hint = await self._thread_pool.call(hint_at_repository, self._root) if is_empty else ""
         for name in [*self._entries]:
             for number in [*self._entries[name]]:
                 entry = self._entries[name][number]
@@ -238,11 +244,11 @@ class Repository:
         if list_ready(self._entries) or self._settings.model_control == "explicit":
             return None
         if not self._entries and not self._unreadable:
-            return f"There are no models in {str(self._root)!r}; export one with: normfold export."
+            return f"There are no models in {str(self._root)!r}; export one with: normfold export.{self._hint}"
         return f"No model could be loaded. {' '.join(list_reasons(self._entries, self._unreadable))}"
 
     def _describe_scan_error(self, error: OSError) -> str:
         """Return why the repository itself cannot be listed."""
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return f"There is no folder {str(self._root)!r}, which the setting 'repository' names."
+            return f"There is no folder {str(self._root)!r}, which the setting 'repository' names.{self._hint}"
         return f"The repository {str(self._root)!r} cannot be read: {error.strerror}."

@@ -106,7 +106,10 @@ class VersionSwitch:
         while not model.is_idle and perf_counter() < deadline:
             await asyncio.sleep(_DRAIN_POLL_S)
         model.close()
-        await self._thread_pool.call(model.save_drift)
+        try:
+            await self._thread_pool.call(model.save_drift)
+        except Exception:
+            logger.exception("The drift statistics of %s/%d could not be saved.", model.name, model.version)
         self._telemetry.remove(model.name, model.version, model.stats)
         del model
         await self._thread_pool.call(release_memory)

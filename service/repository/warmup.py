@@ -83,7 +83,7 @@ def warm_up(manifest: Manifest, session: Session, settings: Settings) -> BatchPo
         _open_per_batch_size(session, run_all, sizes, f"{manifest.name}/{manifest.version}")
     else:
         run_all(sizes)
-    return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes)
+    return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes, tensors)
 
 
 def find_max_rows(manifest: Manifest, settings: Settings) -> int:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.paths import describe_responses
 from normfold.service.workers.coordinator import Coordinator
+
+_ZERO_QUALITY = re.compile(r"q=0(\.0*)?")
 
 EXTENSIONS = (
     *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
@@ -40,6 +45,20 @@ def health_routes(repository: Repository, coordinator: Coordinator, needs_key: b
         models = (entry.model for versions in repository.entries.values() for entry in versions.values())
         return JSONResponse({**metadata, "providers": sorted({model.session.provider for model in models if model})})
 
+    router.add_api_route("/v2/", server_metadata, include_in_schema=False)  # as the protocol's document writes it
+
+    to_pages: dict[int | str, dict[str, Any]] = {
+        307: {"description": "To the pages at /docs, for a browser: the Accept header names text/html."}
+    }
+
+    @router.get("/", response_class=JSONResponse, responses={**describe_responses("Alive"), **to_pages})
+    async def server_alive(request: Request) -> Response:
+        """The process responds; for clients of KServe's first protocol. A browser is sent to the pages."""
+        headers = {"Vary": "Accept"}
+        if _accepts_html(request.headers.getlist("accept")):
+            return RedirectResponse("/docs", headers=headers)
+        return JSONResponse({"status": "alive"}, headers=headers)
+
     @router.get("/v2/health/live", response_class=JSONResponse, responses=describe_responses("Live"))
     async def server_live(_: Request) -> JSONResponse:
         """The process responds."""
@@ -54,3 +73,12 @@ def health_routes(repository: Repository, coordinator: Coordinator, needs_key: b
         return JSONResponse({"ready": True})
 
     return router
+
+
+def _accepts_html(accept: Sequence[str]) -> bool:
+    """Return whether Accept headers name text/html; a wildcard, as programs send it, does not."""
+    for part in ",".join(accept).lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        if media_type == "text/html" and not any(_ZERO_QUALITY.fullmatch(one) for one in parameters):
+            return True
+    return False

@@ -46,7 +46,7 @@ def infer_routes() -> APIRouter:
         method="POST",
         responses=describe_responses(
             "InferResponse",
-            *(404, 504),
+            *(404, 415, 422, 504),
             example=INFER_RESPONSE,
             content=_BINARY,
             headers={

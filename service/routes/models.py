@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -60,7 +61,7 @@ def model_routes(repository: Repository) -> APIRouter:
                 "name": model.name,
                 "versions": ready,
                 "platform": "onnxruntime_onnx",
-                "inputs": _describe_values(model.manifest.inputs),
+                "inputs": _describe_inputs(model),
                 "outputs": _describe_values(model.manifest.outputs),
             }
         )
@@ -77,7 +78,15 @@ def model_routes(repository: Repository) -> APIRouter:
             return JSONResponse({"name": error.model, "ready": False, "error": str(error)}, 503)
         return JSONResponse({"name": model.name, "ready": True})
 
+    async def model_alive(request: Request) -> JSONResponse:
+        """The same as `GET /v2/models/{model}/ready`, as KServe's first protocol asks for it."""
+        if ":" in request.url.path.rpartition("/")[2]:  # no model or version has one: another route of this prefix
+            raise HTTPException(405, headers={"Allow": "POST"})
+        return await model_ready(request)
+
     ready = {"name": "digits", "ready": True}
+    responses = describe_responses("ModelReady", 404, example=ready)
+    add_model_route(router, "/v1", "", model_alive, method="GET", responses=responses)
     for suffix, endpoint, schema, example in (
         ("", model_metadata, "Metadata", _METADATA),
         ("/ready", model_ready, "ModelReady", ready),
@@ -93,14 +102,7 @@ def _configure(model: Model, versions: VersionPolicy) -> dict[str, Any]:
     rows = policy.max_batch_size if batchable else 0
 
     def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": spec.name,
-                "data_type": f"TYPE_{'STRING' if spec.datatype == 'BYTES' else spec.datatype}",
-                "dims": list(spec.shape[1:] if rows else spec.shape),
-            }
-            for spec in specs
-        ]
+        return [_configure_tensor(spec, spec.shape[1:] if rows else spec.shape) for spec in specs]
 
     return {
         "name": model.name,
@@ -108,7 +110,7 @@ def _configure(model: Model, versions: VersionPolicy) -> dict[str, Any]:
         "backend": "onnxruntime",
         "version_policy": versions.as_configuration(),
         "max_batch_size": rows,
-        "input": tensors(model.manifest.inputs),
+        "input": tensors(model.manifest.inputs) + _optional_inputs(model),
         "output": tensors(model.manifest.outputs),
         "dynamic_batching": {
             "max_queue_delay_microseconds": int(1e6 * policy.delay_s),
@@ -120,6 +122,16 @@ def _configure(model: Model, versions: VersionPolicy) -> dict[str, Any]:
         "instance_group": [{"count": 1, "kind": "KIND_CPU" if model.session.placement.runs_on_host else "KIND_GPU"}],
         "parameters": {name: {"string_value": text} for name, text in _parameters(model).items()},
     }
+
+
+def _configure_tensor(spec: TensorSpec, dims: tuple[int, ...]) -> dict[str, Any]:
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(dims)}
+
+
+def _optional_inputs(model: Model) -> list[dict[str, Any]]:
+    """Return the inputs with a default, with all of their sizes: they have no row axis."""
+    return [{**_configure_tensor(spec, spec.shape), "optional": True} for spec in model.optional_inputs]
 
 
 def _parameters(model: Model) -> dict[str, str]:
@@ -154,12 +166,20 @@ def _describe_model(model: Model) -> dict[str, Any]:
     return {
         "provider": model.session.provider,
         "nodes": model.session.placement.nodes,
-        "inputs": _describe_values(model.manifest.inputs),
+        "inputs": _describe_inputs(model),
         "outputs": _describe_values(model.manifest.outputs),
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,
         "labels": card.labels,
         "precision": None if model.manifest.precision is None else model.manifest.precision.kind.value,
     }
+
+
+def _describe_inputs(model: Model) -> list[dict[str, Any]]:
+    """Return the inputs; those with a default carry the parameter `optional`."""
+    optional = [
+        {**described, "parameters": {"optional": True}} for described in _describe_values(model.optional_inputs)
+    ]
+    return _describe_values(model.manifest.inputs) + optional
 
 
 def _describe_values(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ _ERRORS = {
     404: "No model or version has that name.",
     408: "The request did not arrive completely in time.",
     413: "The body is too large.",
+    415: "The Content-Encoding of the body is not supported; the response has an Accept-Encoding.",
+    422: "The network fails on these tensors, or an output has NaN or Infinity, which JSON cannot carry.",
     429: "The key is over its rate limit.",
     431: "The headers are too long.",
     500: "The service failed.",

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from normfold.service.batching.thread_pool import ThreadPool
-from normfold.service.codec.compression import decompress
 from normfold.service.codec.request import parse_object
 from normfold.service.errors import RequestError
 from normfold.service.http.asgi_cycle import CYCLE
+from normfold.service.http.body import read_plain_body
 from normfold.service.inference.model_ref import ModelRef
 from normfold.service.inference.predict import predict, rank_classes, read_image, read_instances
 from normfold.service.inference.steps import admit
@@ -44,13 +44,6 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
     """
     router = APIRouter(tags=["predict"])
 
-    async def read(request: Request) -> memoryview:
-        """Return the decompressed body of a request."""
-        body, encoding = memoryview(await request.body()), request.headers.get("content-encoding")
-        if encoding is None:
-            return body
-        return await thread_pool.parse(4 * len(body), decompress, body, encoding.encode(), settings.max_body_bytes)
-
     async def predict_instances(request: Request) -> Response:
         """Predict from raw inputs: images as nested lists of pixels, rows as lists or as objects by column.
 
@@ -60,7 +53,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         """
         trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
         with _admit(request, repository) as model:
-            body = await read(request)
+            body = await read_plain_body(request, thread_pool, settings.max_body_bytes)
             trace.received = perf_counter()
             record = await thread_pool.parse(len(body), parse_object, body)
             instances = await thread_pool.parse(len(body), read_instances, record, model.manifest)
@@ -80,7 +73,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
             top = _read_top(request.query_params.get("top"))
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
-            data = bytes(await read(request))
+            data = bytes(await read_plain_body(request, thread_pool, settings.max_body_bytes))
             trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
             trace.received = perf_counter()
             instances = await thread_pool.call(read_image, data, model, settings.max_image_pixels)
@@ -98,7 +91,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         ":predict",
         predict_instances,
         method="POST",
-        responses=describe_responses("PredictResponse", 404, 504, example=PREDICT_RESPONSE),
+        responses=describe_responses("PredictResponse", 404, 415, 422, 504, example=PREDICT_RESPONSE),
         extra=json_body("PredictRequest", PREDICT_REQUEST, "Raw inputs; here one image of 8 × 8 pixels from 0 to 16."),
     )
     add_model_route(
@@ -107,7 +100,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         ":classify",
         classify_image,
         method="POST",
-        responses=describe_responses("ClassifyResponse", 404, 504, example=CLASSIFY_RESPONSE),
+        responses=describe_responses("ClassifyResponse", 404, 415, 422, 504, example=CLASSIFY_RESPONSE),
         extra={**image_body(), "parameters": [_TOP_PARAMETER]},
     )
     return router

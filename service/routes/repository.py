@@ -6,34 +6,41 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.request import parse_object
 from normfold.service.errors import InvalidRequestError
+from normfold.service.http.body import read_plain_body
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.examples import json_body
 from normfold.service.routes.paths import MODEL_PARAMETER, describe_responses
+from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
 
 _INDEX = [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
 
 
-def repository_routes(repository: Repository, coordinator: Coordinator) -> APIRouter:
+def repository_routes(
+    repository: Repository, coordinator: Coordinator, thread_pool: ThreadPool, settings: Settings
+) -> APIRouter:
     """Return the routes of the repository.
 
     Args:
         repository: has the index.
         coordinator: loads and unloads in every worker process.
+        thread_pool: decompresses a large body.
+        settings: limit on bodies.
     """
     router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
     @router.post(
         "/index",
         response_class=JSONResponse,
-        responses=describe_responses("Index", example=_INDEX),
+        responses=describe_responses("Index", 415, example=_INDEX),
         openapi_extra=json_body("IndexRequest", {}, "Empty: all versions.", required=False),
     )
     async def index(request: Request) -> JSONResponse:
         """Every version of every model and its state; with `{"ready": true}` only those that are ready."""
-        body = await request.body()
+        body = await read_plain_body(request, thread_pool, settings.max_body_bytes)
         ready = parse_object(body).get("ready", False) if body else False
         if not isinstance(ready, bool):
             raise InvalidRequestError("The field 'ready' is not true or false.")

@@ -16,6 +16,7 @@ Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
+_MAYBE_FLAG: Schema = {"type": ["boolean", "null"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _REAL: Schema = {"type": "number"}
 _MAYBE: Schema = {"type": ["boolean", "null"], "description": "null: not known yet."}
@@ -43,6 +44,11 @@ def _request_object(properties: dict[str, Schema], *required: str, **more: Any) 
     return {"type": "object", "properties": properties, "required": list(required), **more}
 
 
+def _optional_object(properties: dict[str, Schema]) -> Schema:
+    """Return the schema of an object in a request that may be null, with fields that may all be left out."""
+    return {"type": ["object", "null"], "properties": properties}
+
+
 def _response_object(properties: dict[str, Schema], *optional: str, **more: Any) -> Schema:
     """Return the schema of an object in a response; further fields are not allowed."""
     required = [name for name in properties if name not in optional]
@@ -56,8 +62,12 @@ _INFER: dict[str, Schema] = {
             "name": _TEXT,
             "datatype": ref("Datatype"),
             "shape": _list({"type": "integer", "minimum": 0}),
-            "data": _list({}, description="Flat, or nested like `shape`; absent if `binary_data_size` is given."),
-            "parameters": _request_object(
+            "data": {
+                "type": ["array", "null"],
+                "items": {},
+                "description": "Flat, or nested like `shape`; absent if `binary_data_size` is given.",
+            },
+            "parameters": _optional_object(
                 {
                     "binary_data_size": {
                         "type": ["integer", "null"],
@@ -72,9 +82,9 @@ _INFER: dict[str, Schema] = {
     "RequestedOutput": _request_object(
         {
             "name": _TEXT,
-            "parameters": _request_object(
+            "parameters": _optional_object(
                 {
-                    "binary_data": {**_FLAG, "description": "Return it as bytes after the JSON."},
+                    "binary_data": {**_MAYBE_FLAG, "description": "Return it as bytes after the JSON."},
                     "classification": {
                         "type": ["integer", "null"],
                         "minimum": 1,
@@ -95,10 +105,10 @@ _INFER: dict[str, Schema] = {
                 "items": ref("RequestedOutput"),
                 "description": "Absent or empty: all outputs.",
             },
-            "parameters": _request_object(
+            "parameters": _optional_object(
                 {
                     "binary_data_output": {
-                        **_FLAG,
+                        **_MAYBE_FLAG,
                         "description": "Return outputs as bytes where `outputs` lists none.",
                     },
                     "timeout": {
@@ -107,7 +117,7 @@ _INFER: dict[str, Schema] = {
                         "description": "Microseconds; 0: the service's default.",
                     },
                     "priority": {
-                        "type": "integer",
+                        "type": ["integer", "null"],
                         "minimum": 0,
                         "maximum": 2,
                         "description": "1 runs before all others.",
@@ -168,7 +178,15 @@ _RAW: dict[str, Schema] = {
 }
 
 _MODELS: dict[str, Schema] = {
-    "Tensor": _response_object({"name": _TEXT, "datatype": ref("Datatype"), "shape": _SHAPE}),
+    "Tensor": _response_object(
+        {
+            "name": _TEXT,
+            "datatype": ref("Datatype"),
+            "shape": _SHAPE,
+            "parameters": _response_object({"optional": {"const": True, "description": "The network has a default."}}),
+        },
+        "parameters",
+    ),
     "Server": _response_object(
         {
             **_DESCRIBED,
@@ -176,6 +194,7 @@ _MODELS: dict[str, Schema] = {
             "providers": _list(_TEXT, description="Execution providers of the loaded models."),
         }
     ),
+    "Alive": _response_object({"status": {"const": "alive"}}),
     "Live": _response_object({"live": {"const": True}}),
     "Ready": _response_object({"ready": {"const": True}}),
     "ModelReady": _response_object({"name": _TEXT, "ready": {"const": True}}),
@@ -214,7 +233,9 @@ _MODELS: dict[str, Schema] = {
             )
         }
     ),
-    "ConfigTensor": _response_object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE}),
+    "ConfigTensor": _response_object(
+        {"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE, "optional": {"const": True}}, "optional"
+    ),
     "Config": _request_object(
         {
             "name": _TEXT,

@@ -77,8 +77,10 @@ class CudaGraph:
         return shape[0] if shape else 1
 
     def fits(self, tensors: Mapping[str, Array]) -> bool:
-        """Return whether all inputs have the shapes of the capture."""
-        return all(tensors[name].shape == shape for name, shape in self._shapes.items())
+        """Return whether the inputs are those of the capture, none of them optional, and have its shapes."""
+        return len(tensors) == len(self._shapes) and all(
+            tensors[name].shape == shape for name, shape in self._shapes.items()
+        )
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Replay the graph on inputs that fit; return an array for each of `outputs`, in their order."""

@@ -45,6 +45,7 @@ class Session:
         inputs: name to (datatype, shape). The datatype is the Open Inference Protocol's, or ONNX Runtime's type where
             the protocol has no name for it; -1 in the shape is a free size.
         outputs: likewise.
+        optional_inputs: likewise; inputs with a default among the initializers (ONNX, IR version 4 and later).
         placement: its provider, and the nodes that each provider runs.
     """
 
@@ -59,6 +60,7 @@ class Session:
         self._graph_thread: ThreadPoolExecutor | None = None
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
+        self.optional_inputs = {value.name: _describe(value) for value in session.get_overridable_initializers()}
         self.placement = placement
         self._has_arena = has_arena
         self._default_options = quiet_options()
@@ -173,7 +175,9 @@ class Session:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options.terminate = True
         tensors = {
-            name: np.full([max(size, 1) for size in shape], "" if datatype == "BYTES" else 0, DTYPES[datatype])
+            name: np.full(
+                [1 if size == -1 else size for size in shape], "" if datatype == "BYTES" else 0, DTYPES[datatype]
+            )
             for name, (datatype, shape) in self.inputs.items()
         }
         try:

@@ -13,10 +13,13 @@ import os
 import signal
 from collections import Counter
 from contextlib import suppress
+from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
 from normfold.contract.errors import NormfoldError
+from normfold.service.background import ErrorLog, run_forever
 from normfold.service.errors import ModelUnavailableError
 from normfold.service.observability.stats import ModelStats
 from normfold.service.observability.telemetry import Telemetry
@@ -24,8 +27,6 @@ from normfold.service.repository.repository import Repository
 from normfold.service.workers.shared_state import POLL_INTERVAL_S, PUBLISH_INTERVAL_S, SharedState, WorkerStatus
 
 logger = logging.getLogger(__name__)
-
-_RETRY_INTERVAL_S = 5.0
 
 
 class Coordinator:
@@ -48,6 +49,8 @@ class Coordinator:
         self._failures: dict[str, str] = {}
         self._were_all_ready = shared is None
         self._is_stopping = False
+        self._published_at = -inf
+        self._errors = ErrorLog("The workers cannot share their state")
         self.replaces_dead_worker = any(not other.is_alive for other in self._others())
 
     @property
@@ -86,32 +89,26 @@ class Coordinator:
         await self._apply_everywhere(name, loaded=False)
 
     async def catch_up(self) -> None:
-        """Apply the load requests from before this worker's start, and publish its status."""
+        """Apply the load requests from before this worker's start, and publish its status; `run` retries what fails."""
         if self._shared is not None:
-            await self._apply_requests(self._shared)
-            self._publish(self._shared)
+            try:
+                await self._follow(self._shared)
+            except Exception as error:  # noqa: BLE001 -- the models are loaded, whatever the others know of it
+                self._errors.failed(error)
 
     async def run(self) -> None:
         """Apply the other workers' load requests and publish this worker's status, until cancelled."""
-        shared, published = self._shared, monotonic()
-        while shared is not None:
-            await asyncio.sleep(POLL_INTERVAL_S)
-            if shared.is_orphaned:
-                logger.error("The parent process has ended; this worker ends too.")
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            try:
-                if await self._apply_requests(shared) or monotonic() - published >= PUBLISH_INTERVAL_S:
-                    self._publish(shared)
-                    published = monotonic()
-            except (OSError, ValueError) as error:
-                logger.error("The workers cannot share their state: %s.", error)
-                await asyncio.sleep(_RETRY_INTERVAL_S)
+        shared = self._shared
+        if shared is not None:
+            await run_forever(self._errors, partial(self._follow, shared), POLL_INTERVAL_S)
 
     def close(self) -> None:
         """Publish this worker's last telemetry and leave the shared state."""
         if self._shared is not None:
-            self._publish(self._shared)
+            try:
+                self._publish(self._shared)
+            except (OSError, ValueError) as error:
+                self._errors.failed(error)
             self._shared.close()
 
     def stats(self) -> dict[tuple[str, int], ModelStats]:
@@ -177,6 +174,16 @@ class Coordinator:
             if loaded and name in other.failures:
                 raise ModelUnavailableError(name, None, f"another worker reports: {other.failures[name]}")
 
+    async def _follow(self, shared: SharedState) -> None:
+        """Apply the load requests that are new, and publish this worker's status if it has changed or is old."""
+        if shared.is_orphaned:
+            if not self._is_stopping:
+                logger.error("The parent process has ended; this worker ends too.")
+                os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if await self._apply_requests(shared) or monotonic() - self._published_at >= PUBLISH_INTERVAL_S:
+            self._publish(shared)
+
     async def _apply_requests(self, shared: SharedState) -> bool:
         """Apply the load requests that are new to this worker, by generation; return whether there were any."""
         requests = shared.load_requests()
@@ -194,6 +201,7 @@ class Coordinator:
 
     def _publish(self, shared: SharedState) -> None:
         shared.publish(self._generation, self._repository.problem, self._failures, self._record_telemetry())
+        self._published_at = monotonic()
 
     def _others(self) -> list[WorkerStatus]:
         return [] if self._shared is None else self._shared.others()

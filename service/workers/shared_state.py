@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from normfold.service.errors import StateDirError
 from normfold.service.file_lock import is_locked, lock
 
 POLL_INTERVAL_S = 0.05
@@ -64,15 +65,21 @@ class SharedState:
 
     Args:
         folder: of this service only; the parent process creates it.
+
+    Raises:
+        StateDirError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._process = folder, os.getpid()
         parent = multiprocessing.parent_process()
         self._parent = os.getppid() if parent is None else parent.pid  # which may have ended already
-        folder.mkdir(parents=True, exist_ok=True)
         self._status = folder / f"worker-{self._process}.json"
-        self._lock = lock(self._status.with_suffix(".lock"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self._status.with_suffix(".lock"))
+        except OSError as error:
+            raise StateDirError(folder, str(error.strerror)) from None
         self._read_version: tuple[int, int] | None = None
         self._requests: dict[str, LoadRequest] = {}
 

@@ -26,13 +26,13 @@ SOURCES = (
 
 OF_HTTP = {
     *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),
-    *("ReceiveTimeoutError", "StoppingError"),
+    *("ReceiveTimeoutError", "StoppingError", "ContentEncodingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
 }
 """Errors that end as an answer of HTTP: a client sees their status and sentence in a ResponseError."""
 
-OF_COMMANDS = {"AddressError", "KeysUnwritableError", "BundleLoadError"}
+OF_COMMANDS = {"AddressError", "KeysUnwritableError", "StateDirError", "BundleLoadError"}
 """Errors that end a command, or become the reason of a ModelUnavailableError: no public function raises them."""
 
 

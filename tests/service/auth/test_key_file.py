@@ -294,7 +294,7 @@ def test_key_store_keeps_polling_after_an_unexpected_error(
         wait_for(lambda: not opens(store, sent))
     finally:
         store.close()
-    assert "The key file could not be polled" in caplog.text
+    assert "The key file cannot be polled" in caplog.text
 
 
 class Clock:
@@ -328,3 +328,24 @@ def test_default_burst_is_the_rate_of_one_second(file: Path) -> None:
         return create_key(file, f"{limits}", ("infer",), **limits)[0].max_burst
 
     assert [max_burst(rate=0.5), max_burst(rate=2.5), max_burst(rate=2.5, burst=7)] == [1, 3, 7]
+
+
+def test_key_store_reads_a_changed_file_again_until_that_works(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, sent = create_key(file, "x", ("infer",))
+    store = KeyStore(file)
+
+    def fail(path: Path) -> Any:
+        raise KeysError(path, "cannot be read: Too many open files.")
+
+    revoke_key(file, key.id)
+    monkeypatch.setattr(key_store, "read_keys", fail)
+    for _ in range(3):
+        store.reload_if_changed()
+    assert opens(store, sent)
+    assert caplog.text.count("Too many open files") == 1
+
+    monkeypatch.setattr(key_store, "read_keys", read_keys)
+    store.reload_if_changed()
+    assert not opens(store, sent)

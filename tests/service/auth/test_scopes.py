@@ -35,11 +35,14 @@ REQUIRED_SCOPES = {
     "/v2/repository/models/{model}/unload": "admin",
     "/v2/repository/index": "infer",
     "/v1/models": "infer",
+    "/v1/models/{model}": "infer",
+    "/v1/models/{model}/versions/{version}": "infer",
     "/v1/models/{model}:predict": "infer",
     "/v1/models/{model}/versions/{version}:predict": "infer",
     "/v1/models/{model}:classify": "infer",
     "/v1/models/{model}/versions/{version}:classify": "infer",
     "/v2": "infer",
+    "/v2/": "infer",
     "/v2/models/{model}": "infer",
     "/v2/models/{model}/versions/{version}": "infer",
     "/v2/models/{model}/infer": "infer",
@@ -99,10 +102,10 @@ def test_path_variants_never_reach_a_route_with_another_scope(path: str) -> None
 @pytest.mark.parametrize(
     "path",
     [
-        *("", "//", "/metrics/", "//metrics", "/metrics\n", "/Metrics", "/v2/", "/v2/models", "/v2/models/", "/docs/"),
+        *("", "//", "/metrics/", "//metrics", "/metrics\n", "/Metrics", "/v2//", "/v2/models", "/v2/models/", "/docs/"),
         *("/v2/health", "/v2/health/", "/v2/health/live/", "/v2/health/live\n", "/v2/health/../../metrics"),
-        *("/docs/oauth2-redirect", "/v2/health/live/../ready", "/v2/repository/models/a/b/load", "/v1/models/a"),
-        *("/v2/models/a/versions/1/2/infer", "/v1/models/a:explain", "/v2/models//infer", "/v2/models/a/b/stats"),
+        *("/docs/oauth2-redirect", "/v2/health/live/../ready", "/v2/repository/models/a/b/load", "/v1/models/"),
+        *("/v2/models/a/versions/1/2/infer", "/v1/models/a/explain", "/v2/models//infer", "/v2/models/a/b/stats"),
     ],
 )
 def test_unknown_path_has_no_scope(path: str) -> None:

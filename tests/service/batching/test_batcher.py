@@ -17,6 +17,7 @@ from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import (
     ClientDisconnectedError,
     DeadlineError,
+    FailingTensorsError,
     InvalidRequestError,
     QueueFullError,
     RunError,
@@ -125,7 +126,7 @@ def test_rows_that_are_not_independent_are_never_padded() -> None:
 
 def test_padded_batch_with_a_wrong_number_of_output_rows_fails() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        with pytest.raises(RunError):
+        with pytest.raises(FailingTensorsError):
             await batcher.submit(request(1, 2, 3, outputs=("short",)))
 
     run(test, inline=True, sizes=(4,))
@@ -287,7 +288,7 @@ def test_full_batch_skips_the_delay_and_a_waiting_batch_keeps_deadlines() -> Non
 
 def test_wrong_number_of_output_rows_fails_the_run() -> None:
     async def test(_: Network, batcher: Batcher) -> None:
-        with pytest.raises(RunError):
+        with pytest.raises(FailingTensorsError):
             await batcher.submit(request(1, 2, outputs=("short",)))
 
     run(test, inline=True)
@@ -323,3 +324,29 @@ def test_closed_batcher_fails_queued_and_running_requests() -> None:
                 await future
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("warmed_up", "fails_on", "error"),
+    [(True, "all", RunError), (True, "these", FailingTensorsError), (False, "all", FailingTensorsError)],
+)
+def test_failing_run_is_the_clients_unless_the_network_fails_on_its_warmup_tensors_too(
+    warmed_up: bool, fails_on: str, error: type[Exception]
+) -> None:
+    zeros = {"x": np.zeros((1, 1), np.float32)}
+
+    def fail(tensors: Any, outputs: Any, cancel: Any = None) -> list[Any]:  # noqa: ARG001
+        if fails_on == "all" or tensors["x"].any():
+            raise RunError("planted")
+        return [tensors["x"]]
+
+    async def main() -> None:
+        policy = BatchPolicy(inline=True, warmup_tensors=zeros if warmed_up else None)
+        with pytest.raises(error, match="fail") as caught:
+            await Batcher(fail, policy, thread_pool).submit(request(1))
+        assert type(caught.value) is error
+        assert caught.value.detail == "planted"  # type: ignore[attr-defined]
+
+    thread_pool = ThreadPool(threads=1)
+    asyncio.run(main())
+    thread_pool.close()

@@ -57,8 +57,8 @@ def test_failed_allocation_fails_one_request(
     service = start(bundles.root)
     for _ in range(3):
         answer = service.client.post("/v2/models/allocator/infer", json=counting(TOO_MUCH))
-        assert answer.status_code == 500
-        assert answer.json()["error"].startswith("The network failed while it ran")
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith("The network fails on these tensors")
         answer = service.client.post("/v2/models/allocator/infer", json=counting(5))
         assert answer.json()["outputs"][0]["data"] == [5.0]
     assert any("allocate" in message for message in caplog.messages)
@@ -85,7 +85,7 @@ def test_invalid_request_of_a_batch_fails_alone_over_http(
     found = [read_responses(connection)[0] for connection in connections]
     for connection in connections:
         connection.close()
-    assert [status for status, _ in found] == [200] * 5 + [500] + [200] * 5
+    assert [status for status, _ in found] == [200] * 5 + [422] + [200] * 5
     numbers = [json.loads(body)["outputs"][0]["data"] for status, body in found if status == 200]
     assert numbers == [[float(number)] for number in range(11) if number != 5]
 

@@ -267,6 +267,8 @@ def test_adapt_reads_the_state_folder_too(repository: Path, tmp_path: Path) -> N
     adapting = adapt(repository, "net", tmp_path / "state")
 
     assert adapting.samples.count >= 100
+    assert adapting.samples.origin is not None
+    assert adapting.samples.origin.startswith(f"The service kept {adapting.samples.count} rows, which came between 20")
     with np.load(fetched) as arrays:
         taken = adapting.samples.read(0, len(arrays["input"]))
         assert np.array_equal(taken["input"], arrays["input"])

@@ -171,3 +171,34 @@ def test_sample_file_with_mismatched_arrays_is_read_as_empty(tmp_path: Path) -> 
         kept.write_archive(file, {"times": np.zeros(3), "inputs/x": np.zeros((2, 1))})
 
     assert read_stored_samples(path) == []
+
+
+def test_rows_are_written_soon_and_large_ones_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, write_s = [0.0], [0.0]
+
+    def write(*_: object) -> None:
+        clock[0] += write_s[0]
+
+    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module, "write_stored_samples", write)
+    samples = SampleBuffer(500, ProcessFiles(tmp_path))
+    found = []
+    for write_s[0], pause_s in ((0.001, 4.5), (0.001, 4.5), (0.5, 4.5), (0.5, 4.5), (0.5, 60.0)):
+        add(samples, 1)
+        assert not samples.is_due
+        clock[0] += pause_s
+        found.append(samples.is_due)
+        if samples.is_due:
+            samples.save()
+            assert not samples.is_changed
+    assert found == [True, True, True, False, True]
+
+
+def test_rows_that_could_not_be_written_stay_changed(tmp_path: Path) -> None:
+    samples = SampleBuffer(500, ProcessFiles(tmp_path / "none"))
+    add(samples, 1)
+    samples.save()
+    assert samples.is_changed
+    (tmp_path / "none").mkdir()
+    samples.save()
+    assert not samples.is_changed

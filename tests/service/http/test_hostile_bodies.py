@@ -182,7 +182,7 @@ def test_compressed_body_is_decompressed_and_its_json_length_counts_plain_bytes(
 @pytest.mark.parametrize(
     ("encoding", "body", "status", "message"),
     [
-        ("br", b"x", 400, "'br' is not supported"),
+        ("br", b"x", 415, "'br' is not supported"),
         ("gzip", b"nothing of the kind", 400, "is not gzip"),
         ("gzip", gzip.compress(b"{}")[:-4], 400, "is truncated"),
         ("deflate", zlib.compress(b"{}") + b"x", 400, "bytes after the end"),
@@ -199,6 +199,18 @@ def test_body_that_is_not_in_its_content_encoding_is_rejected(
 
     assert response.status_code == status
     assert message in response.json()["error"]
+    assert response.headers.get("accept-encoding") == ("gzip, deflate" if status == 415 else None)
+
+
+def test_repository_index_takes_a_compressed_body(served: Service) -> None:
+    path, body = "/v2/repository/index", b'{"ready": true}'
+    found = [
+        served.client.post(path, content=sent, headers={"Content-Encoding": encoding})
+        for encoding, sent in (("identity", body), ("gzip", gzip.compress(body)), ("br", body))
+    ]
+
+    assert [response.status_code for response in found] == [200, 200, 415]
+    assert found[0].json() == found[1].json() != []
 
 
 @pytest.mark.parametrize(

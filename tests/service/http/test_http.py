@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import socket
+import threading
 from typing import Any
 
 import httpx
@@ -21,9 +22,13 @@ from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.service import errors
 from normfold.service.error_responses import STATUS, WITHOUT_STATUS
+from normfold.service.errors import RunError
 from normfold.service.http import body as body_module
 from normfold.service.repository.loaded_model import Model
+from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
+from tests.support.infer_bodies import PICTURE
+from tests.support.raw_http import connect
 from tests.support.service import AccessLog, Service, StartService
 
 PATHS = ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits", "/v2/models/digits/ready", "/v1/models"]
@@ -87,7 +92,9 @@ def test_path_that_ends_in_a_line_feed_is_404(served: Service, method: str, path
     assert served.client.request(method, target, content=b"{}").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v2/", "/v1/models/digits", "/v1/models/digits:explain", "/v2/models"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v2//", "/v1/models/digits/x", "/v1/models/digits:explain", "/v2/models"]
+)
 def test_unknown_path_is_404(served: Service, path: str) -> None:
     response = served.client.get(path)
     assert response.status_code == 404
@@ -120,7 +127,7 @@ def test_unknown_model_or_version_is_404(served: Service, method: str, path: str
 def test_wrong_method_is_405_and_says_which(served: Service, path: str) -> None:
     response = served.client.delete(path)
     assert response.status_code == 405
-    assert response.headers["allow"] in ("GET", "POST")
+    assert response.headers["allow"] in ("GET, HEAD", "POST")
     assert response.json() == {
         "error": f"The path {path!r} does not support DELETE; it supports {response.headers['allow']}."
     }
@@ -210,17 +217,40 @@ def test_fault_is_500_with_its_reason_in_the_log_only(
     assert any(record.exc_info and "planted" in str(record.exc_info[1]) for record in caplog.records)
 
 
-def test_failed_run_is_500_without_onnx_runtimes_message(
-    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("free", [True, False])
+def test_run_that_fails_on_the_tensors_of_a_request_is_422_without_onnx_runtimes_message(
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture, free: bool
 ) -> None:
-    values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in ("input", "output")]
+    values = [TensorSpec(name=name, datatype="INT64", shape=(-1, -1 if free else 2)) for name in ("input", "output")]
     node = helper.make_node("Reshape", ["input", "shape"], ["output"])
-    bundles.write("m", 1, [node], values[:1], values[1:], {"shape": np.array([7, 1], np.int64)}, batchable=False)
-    body = {"inputs": [{"name": "input", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}]}
-    response = start(bundles.root).client.post("/v2/models/m/infer", json=body)
+    bundles.write("m", 1, [node], values[:1], values[1:], {"shape": np.array([1, 2], np.int64)}, batchable=False)
+    service = start(bundles.root)
+    body = {"inputs": [{"name": "input", "datatype": "INT64", "shape": [3, 2], "data": [1] * 6}]}
+    response = service.client.post("/v2/models/m/infer", json=body)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("The network fails on these tensors")
+    assert any("Reshape" in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert 'requests_total{model="m",status="422",version="1"} 1.0' in service.client.get("/metrics").text
+
+
+def test_run_that_fails_whatever_the_tensors_is_500_without_onnx_runtimes_message(
+    bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, fails = Session.run, threading.Event()
+
+    def run(*arguments: Any) -> Any:
+        if fails.is_set():
+            raise RunError("planted")
+        return right(*arguments)
+
+    monkeypatch.setattr(Session, "run", run)
+    bundles.digits()
+    service = start(bundles.root)
+    fails.set()
+    response = service.client.post("/v2/models/digits/infer", json=PICTURE)
     assert response.status_code == 500
     assert response.json()["error"].startswith("The network failed while it ran")
-    assert any("Reshape" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
+    assert any("planted" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B:2", True), ("a b", False), ("", False), ("x" * 129, False)])
@@ -242,13 +272,96 @@ def test_path_cannot_forge_a_log_line(served: Service, access_log: AccessLog) ->
     assert "\n" not in message
 
 
-def test_root_redirects_to_the_docs(served: Service) -> None:
-    response = served.client.get("/", follow_redirects=True)
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/json, text/html;q=0.5", "Text/HTML,application/xhtml+xml,*/*;q=0.8"]
+)
+def test_root_redirects_browsers_to_the_docs(served: Service, accept: str) -> None:
+    redirect = served.client.get("/", headers={"Accept": accept})
+    response = served.client.get("/", headers={"Accept": accept}, follow_redirects=True)
+    assert (redirect.status_code, redirect.headers["vary"]) == (307, "Accept")
     assert response.status_code == 200
     assert "swagger" in response.text
 
 
-def test_openapi_document_has_every_route_and_no_status_422(served: Service) -> None:
+@pytest.mark.parametrize("accept", ["*/*", "", "application/json", "text/*", "text/html;q=0", "text/html; q=0.000"])
+def test_root_says_that_the_process_is_alive(served: Service, accept: str) -> None:
+    response = served.client.get("/", headers={"Accept": accept})
+    assert (response.status_code, response.headers["vary"]) == (200, "Accept")
+    assert response.json() == {"status": "alive"}
+
+
+def test_metadata_has_the_literal_path_of_the_protocol_too(served: Service) -> None:
+    assert served.client.get("/v2/").json() == served.client.get("/v2").json()
+    assert served.client.get("/v2//").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/models/digits", "/v1/models/digits/versions/2"])
+def test_model_is_ready_by_the_first_protocol(served: Service, path: str) -> None:
+    assert served.client.get(path).json() == {"name": "digits", "ready": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/v1/models/none", 404), ("/v1/models/digits/versions/9", 404), ("/v1/models/", 404)),
+        *(("/v1/models/digits:predict", 405), ("/v1/models/digits/versions/1:classify", 405)),
+    ],
+)
+def test_other_paths_of_the_first_protocol_are_no_model(served: Service, path: str, status: int) -> None:
+    response = served.client.get(path)
+    assert response.status_code == status
+    assert response.headers.get("allow") == ("POST" if status == 405 else None)
+
+
+def test_model_that_is_not_ready_is_503_by_the_first_protocol(bundles: BundleWriter, start: StartService) -> None:
+    (bundles.digits() / "model.onnx").write_bytes(b"")
+    response = start(bundles.root).client.get("/v1/models/digits")
+    assert response.status_code == 503
+    assert response.json()["ready"] is False
+    assert "is not ready" in response.json()["error"]
+
+
+def test_head_has_the_headers_of_get_on_every_route(served: Service) -> None:
+    paths = [
+        path for path, operations in served.client.get("/openapi.json").json()["paths"].items() if "get" in operations
+    ]
+    assert len(paths) > 15
+    with connect(served.client) as connection:
+        for path in [*paths, "/docs", "/openapi.json", "/v2/", "/v2/models/none", "/v2/models/none/stats"]:
+            chosen = path.replace("{model}", "digits").replace("{version}", "1")
+            get = served.client.get(chosen)
+            head = served.client.head(chosen)
+            assert head.status_code == get.status_code != 405, path
+            assert head.content == b""
+            changing = {"date", "x-request-id"} | ({"content-length"} if path == "/metrics" else set())
+            for response in (get, head):
+                for name in changing:
+                    response.headers.pop(name, None)
+            assert head.headers == get.headers, path
+        connection.sendall(b"HEAD /v2/models/none HTTP/1.1\r\nHost: x\r\n\r\n" * 2)  # nothing follows the head
+        connection.sendall(b"HEAD /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        raw = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [part[:12] for part in raw.split(b"\r\n\r\n")] == [b"HTTP/1.1 404", b"HTTP/1.1 404", b"HTTP/1.1 200", b""]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/v1/models/digits:predict", "/v2/repository/index"])
+def test_head_is_405_where_there_is_no_get(served: Service, path: str) -> None:
+    response = served.client.head(path)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+def test_head_is_logged_as_head(served: Service, access_log: AccessLog) -> None:
+    response = served.client.head("/v2")
+    assert access_log.facts_of(response.headers["x-request-id"])["method"] == "HEAD"
+
+
+def test_405_names_head_wherever_there_is_get(served: Service) -> None:
+    response = served.client.delete("/v2")
+    assert response.headers["allow"] == "GET, HEAD"
+    assert response.json()["error"].endswith("it supports GET, HEAD.")
+
+
+def test_openapi_document_has_every_route_and_the_status_422_only_where_a_network_runs(served: Service) -> None:
     document = served.client.get("/openapi.json").json()
     paths = document["paths"]
     for prefix, suffix in [
@@ -263,9 +376,14 @@ def test_openapi_document_has_every_route_and_no_status_422(served: Service) -> 
             assert operation["description"]
             named = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
             assert named == ({"model", "version"} if version else {"model"})
-    operations = [operation for path in paths.values() for operation in path.values()]
-    assert not any("422" in operation["responses"] for operation in operations)
-    identities = [operation["operationId"] for operation in operations]
+    with_422 = {
+        path.rpartition("/")[2].rpartition(":")[2]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if "422" in operation["responses"]
+    }
+    assert with_422 == {"infer", "predict", "classify"}
+    identities = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
     assert len(set(identities)) == len(identities)
 
 

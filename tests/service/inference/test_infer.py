@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.support.infer_bodies import JSON_LENGTH, binary_input
 from tests.support.service import Service
 
 LIMITS = {
@@ -225,10 +226,64 @@ def test_inputs_that_differ_in_rows_are_rejected(served: Service) -> None:
 def test_output_that_is_not_finite_is_an_error_and_never_null(served: Service) -> None:
     body = {"id": "x", "inputs": [tensor("FP32", [2, 1], [1, -1])]}
     response = infer(served, "one-by-one", body)
-    assert response.status_code == 500
+    assert response.status_code == 422
     assert response.json() == {
-        "error": "[request id: x] Output 'output' holds NaN or Infinity, which JSON cannot carry."
+        "error": "[request id: x] Output 'output' holds NaN or Infinity for these inputs, which JSON cannot carry; "
+        "infer returns it as binary data."
     }
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_classification_carries_nan_as_the_lowest_value(served: Service, binary: bool) -> None:
+    values = np.array([[1, np.nan, np.inf, -np.inf]], "<f4")
+    head = json.dumps(
+        {
+            "inputs": [tensor("FP32", [1, 4], None) | {"parameters": {"binary_data_size": values.nbytes}}],
+            "outputs": [{"name": "output", "parameters": {"classification": 4, "binary_data": binary}}],
+        }
+    ).encode()
+    response = served.client.post(
+        "/v2/models/identity-fp32/infer", content=head + values.tobytes(), headers={JSON_LENGTH: str(len(head))}
+    )
+    assert response.status_code == 200
+    texts = [b"inf:2", b"1.000000:0", b"nan:1", b"-inf:3"]
+    if binary:
+        assert response.content.endswith(b"".join(len(text).to_bytes(4, "little") + text for text in texts))
+    else:
+        assert response.json()["outputs"][0]["data"] == [text.decode() for text in texts]
+
+
+def test_null_in_place_of_an_optional_field_counts_as_absent(served: Service) -> None:
+    parameters = {"binary_data_output": None, "timeout": None, "priority": None}
+    values = np.ones((1, 2), np.float32)
+    for request_parameters in (None, {}, parameters):
+        for given in (None, {}, {"binary_data": None, "classification": None}):
+            body = {
+                "id": None,
+                "parameters": request_parameters,
+                "inputs": [tensor("FP32", [1, 2], [1, 1]) | {"parameters": given}],
+                "outputs": [{"name": "output", "parameters": given}],
+            }
+            assert infer(served, "identity-fp32", body).json()["outputs"][0]["data"] == [1, 1]
+            large = body | {"inputs": [tensor("FP32", [1, 20_000], [1] * 20_000) | {"parameters": given}]}
+            assert infer(served, "identity-fp32", large).json()["outputs"][0]["data"] == [1] * 20_000
+    sent = {"parameters": None, "outputs": None, "inputs": [binary_input(8, data=None)]}
+    head = json.dumps(sent).encode()
+    response = served.client.post(
+        "/v2/models/identity-fp32/infer", content=head + values.tobytes(), headers={JSON_LENGTH: str(len(head))}
+    )
+    assert response.json()["outputs"][0]["data"] == [1, 1]
+
+
+@pytest.mark.parametrize("wrong", [[], "", 0, False])
+def test_wrong_optional_field_is_rejected_even_if_it_is_false(served: Service, wrong: Any) -> None:
+    entry, output = tensor("FP32", [1, 2], [1, 1]), {"name": "output"}
+    for body in (
+        {"inputs": [entry], "parameters": wrong},
+        {"inputs": [entry | {"parameters": wrong}]},
+        {"inputs": [entry], "outputs": [output | {"parameters": wrong}]},
+    ):
+        assert "not an object" in refusal(served, "identity-fp32", body)
 
 
 def test_large_body_is_decoded_in_a_thread_with_the_same_response(served: Service) -> None:

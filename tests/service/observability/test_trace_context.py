@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from normfold.service.app import create_app
+from normfold.service.inference import infer_call
 from normfold.service.logs import TRACE_ID
 from normfold.service.observability.otel import Spans
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
@@ -113,11 +114,10 @@ def test_log_lines_carry_the_trace_id_without_opentelemetry(
 
 
 def test_every_log_line_of_a_request_carries_its_trace_id(
-    traced: Traced, access_log: AccessLog, lines: LogRecords
+    traced: Traced, access_log: AccessLog, lines: LogRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The sum is 0, so that what is divided by it is not finite: a fault that the log explains.
-    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [2, 1], "data": [1, -1]}]}
-    answer = traced.client.post("/v2/models/one-by-one/infer", json=body, headers={"traceparent": SAMPLED})
+    monkeypatch.setattr(infer_call, "encode_response", lambda *_: 1 / 0)
+    answer = traced.client.post("/v2/models/digits/infer", json=PICTURE, headers={"traceparent": SAMPLED})
     access_log.wait_for(answer.headers["x-request-id"])
 
     assert answer.status_code == 500
@@ -251,9 +251,9 @@ def test_client_error_does_not_set_the_span_status(
         assert attributes(root)["http.request.method_original"] == "PURGE"
 
 
-def test_server_error_sets_the_span_status(traced: Traced) -> None:
-    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [2, 1], "data": [1, -1]}]}
-    answer = traced.client.post("/v2/models/one-by-one/infer", json=body, headers={"X-Request-Id": "mine"})
+def test_server_error_sets_the_span_status(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer_call, "encode_response", lambda *_: 1 / 0)
+    answer = traced.client.post("/v2/models/digits/infer", json=PICTURE, headers={"X-Request-Id": "mine"})
     assert answer.status_code == 500
 
     root, *children = traced.of("mine")

@@ -96,6 +96,11 @@ def test_arena_is_shrunk_for_every_datatype_and_free_size(bundles: BundleWriter,
     open_session(bundles.identity(datatype) / "model.onnx", "cpu", 1).shrink_arena()
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (-1, 0), (3, -1)])
+def test_arena_is_shrunk_whatever_the_shape(bundles: BundleWriter, shape: tuple[int, ...]) -> None:
+    open_session(bundles.identity("FP32", "same", shape) / "model.onnx", "cpu", 1).shrink_arena()
+
+
 def test_other_error_of_shrinking_is_raised(bundles: BundleWriter) -> None:
     session = open_session(bundles.digits() / "model.onnx", "cpu", 1)
 

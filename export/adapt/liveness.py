@@ -18,8 +18,8 @@ def alive_before(node: ir.Node, batchnorms: Sequence[ir.Node]) -> list[ir.Value]
     while queue:
         for value in _read_by(queue.pop()):
             producer = value.producer()
-            if value.is_initializer() or (producer is not None and producer not in places):
-                continue  # a constant, or a value within a subgraph
+            if value.is_initializer() or value.graph is not graph:
+                continue  # a constant; or an input of a subgraph, or a value within one
             if producer is None or places[producer] < places[node]:
                 alive[value] = None
             elif producer not in seen:

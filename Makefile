@@ -24,7 +24,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision clean
+.PHONY: help system-packages setup demo docs grpc-stubs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -82,6 +82,9 @@ docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, 
 
 notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb from the tutorials' pages and scripts.
 	$(BIN)/python -m scripts.docs_notebooks
+
+grpc-stubs: $(INSTALLED)  ## Make the stubs of the gRPC protocol of service/grpc/protocol/inference.proto.
+	$(BIN)/python -m scripts.grpc_stubs
 
 lock: $(INSTALLED)  ## Write requirements/, the lock files of the images, with hashes; LOCK_OPTIONS=--upgrade updates them.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)

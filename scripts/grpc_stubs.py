@@ -14,8 +14,6 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-
-
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "service" / "grpc" / "protocol"
 SOURCE = FOLDER / "inference.proto"

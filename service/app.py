@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from normfold.contract.errors import MissingPackageError
 from normfold.service.auth.authorization import Authorizer
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
@@ -25,6 +26,7 @@ from normfold.service.error_responses import install_handlers
 from normfold.service.http.cors import Cors
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
+from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
@@ -53,6 +55,7 @@ from normfold.service.workers.snapshot import take_snapshot
 from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
+    from normfold.service.grpc.server import GrpcServer
     from normfold.service.observability.otel import Spans
 
 logger = logging.getLogger(__name__)
@@ -86,12 +89,10 @@ class _App(FastAPI):
     _needs_key = False
     _outermost: ASGIApp
 
-    def wrap(self, infer: InferRoute, steps: RequestSteps, settings: Settings) -> None:
+    def wrap(self, infer: InferRoute, steps: RequestSteps, bodies: ByteBudget, settings: Settings) -> None:
         """Put the middleware around the routes."""
         self._needs_key = settings.keys is not None
-        self._outermost = RequestMiddleware(
-            super().__call__, infer, steps, settings.max_body_bytes, settings.max_bodies_bytes
-        )
+        self._outermost = RequestMiddleware(super().__call__, infer, steps, settings.max_body_bytes, bodies)
         if settings.cors_origins:
             self._outermost = Cors(self._outermost, settings.cors_origins)
 
@@ -133,6 +134,23 @@ def _log_end(task: asyncio.Task[None]) -> None:
         logger.error("The service no longer polls its repository and its other workers.", exc_info=error)
 
 
+def _do_nothing() -> None:
+    """End nothing: there is no gRPC server."""
+
+
+def _open_grpc(settings: Settings, *resources: Any) -> GrpcServer:
+    """Return the gRPC server, which `create_app` describes.
+
+    Raises:
+        MissingPackageError: the extra `grpc` is not installed.
+    """
+    try:
+        from normfold.service.grpc.server import GrpcServer
+    except ImportError:
+        raise MissingPackageError("grpcio", "grpc", "gRPC (NORMFOLD_GRPC_PORT)") from None
+    return GrpcServer(settings, *resources)
+
+
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Create the application.
 
@@ -149,7 +167,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     Raises:
         SettingsError: the access log cannot be written, the key file is missing or broken, or OpenTelemetry rejects
             one of its variables.
-        MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed.
+        MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed; or `grpc_port`, and grpcio.
     """
     if spans is None and settings.tracing:
         spans = open_tracing()
@@ -163,19 +181,27 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
     coordinator = Coordinator(repository, telemetry, shared, settings.workers)
 
+    grpc_server: GrpcServer | None = None
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
         if key_store is not None:
             key_store.start()
-        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
+        end = partial(loop.call_soon_threadsafe, grpc_server.begin_stop) if grpc_server is not None else _do_nothing
+        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s, end)
         loading = asyncio.create_task(_load(repository, coordinator))
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
             await loading  # the other workers serve meanwhile
+        if grpc_server is not None:
+            await grpc_server.start()
         trimmer = ArenaTrimmer(repository, thread_pool)
         background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
         background.add_done_callback(_log_end)
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         background.cancel()
         await asyncio.wait([background])
         coordinator.close()
@@ -203,7 +229,11 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     steps = RequestSteps(telemetry, authorizer, spans)
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
     resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
-    app.wrap(InferRoute(resources), steps, settings)
+    bodies = ByteBudget(settings.max_bodies_bytes)
+    if settings.grpc_port is not None:
+        grpc_server = _open_grpc(settings, resources, steps, bodies, repository, coordinator)
+        app.state.grpc_server = grpc_server
+    app.wrap(InferRoute(resources), steps, bodies, settings)
     if spans is None:
         app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
     app.include_router(predict_routes(repository, thread_pool, settings))

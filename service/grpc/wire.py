@@ -72,12 +72,12 @@ def cut_out(message: bytes, number: int) -> tuple[bytes, list[memoryview]] | Non
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the varint at an index, and the index after it; that is -1 if there is none of at most 64 bits."""
-    value = shift = 0
-    while 0 <= at < len(data) and shift < 64:
+    value = bits = 0
+    while 0 <= at < len(data) and bits < 64:
         byte = data[at]
         at += 1
-        value |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << bits
         if byte < 0x80:
             return value, at
-        shift += 7
+        bits += 7
     return 0, -1

@@ -36,7 +36,6 @@ from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 
-
 Encoder = Callable[[Manifest, Sequence[OutputRequest], Mapping[str, Array], str | None], InferResponse]
 """Encodes results for a protocol: `encode_response` for HTTP."""
 

@@ -35,9 +35,6 @@ _MAX_DEADLINE_S = 1e8
 _MIN_PING_INTERVAL_MS = 10_000
 """Clients that ping more often are disconnected; gRPC's own limit, five minutes, is above that of proxies."""
 
-_IDENTITY = 1
-"""Bits of the compression algorithms that are enabled: none, since gRPC bounds no message that it decompresses."""
-
 Context = grpc.aio.ServicerContext
 
 
@@ -179,7 +176,6 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY),
     ]
     if settings.grpc_max_connection_age_s:
         options.append(("grpc.max_connection_age_ms", int(1000 * settings.grpc_max_connection_age_s)))

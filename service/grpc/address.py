@@ -48,7 +48,10 @@ def reserved_port(host: str, port: int | None, workers: int) -> Iterator[int | N
         yield int(address[1])
         return
     with socket.socket(family, kind, protocol) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind(address)
+        try:
+            holder.bind(address)
+        except OSError:  # connections of a former service still close; from here on its socket does not reject others
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(address)
         yield int(address[1])

@@ -52,6 +52,7 @@ def open_service(bundles: BundleWriter, start: StartService) -> Any:
 
     def open_channel(**settings: Any) -> tuple[Service, grpc.Channel]:
         service = start(bundles.root, grpc_port=0, **settings)
+        wait_for(lambda: service.app.state.grpc_server.port)
         channels.append(grpc.insecure_channel(address(service)))
         return service, channels[-1]
 

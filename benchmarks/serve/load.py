@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-SERVER_CORE, LOAD_CORE = 0, 0
+SERVER_CORE, LOAD_CORE = 0, 1
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 

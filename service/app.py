@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from normfold.contract.errors import MissingPackageError
 from normfold.service.auth.authorization import Authorizer
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.error_responses import install_handlers
+from normfold.service.grpc.opening import open_grpc
 from normfold.service.http.cors import Cors
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
@@ -55,7 +55,6 @@ from normfold.service.workers.snapshot import take_snapshot
 from normfold.service.workers.state_dir import WORKERS
 
 if TYPE_CHECKING:
-    from normfold.service.grpc.server import GrpcServer
     from normfold.service.observability.otel import Spans
 
 logger = logging.getLogger(__name__)
@@ -134,23 +133,6 @@ def _log_end(task: asyncio.Task[None]) -> None:
         logger.error("The service no longer polls its repository and its other workers.", exc_info=error)
 
 
-def _do_nothing() -> None:
-    """End nothing: there is no gRPC server."""
-
-
-def _open_grpc(settings: Settings, *resources: Any) -> GrpcServer:
-    """Return the gRPC server, which `create_app` describes.
-
-    Raises:
-        MissingPackageError: the extra `grpc` is not installed.
-    """
-    try:
-        from normfold.service.grpc.server import GrpcServer
-    except ImportError:
-        raise MissingPackageError("grpcio", "grpc", "gRPC (NORMFOLD_GRPC_PORT)") from None
-    return GrpcServer(settings, *resources)
-
-
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Create the application.
 
@@ -181,15 +163,17 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
     coordinator = Coordinator(repository, telemetry, shared, settings.workers)
 
-    grpc_server: GrpcServer | None = None
-
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         if key_store is not None:
             key_store.start()
-        end = partial(loop.call_soon_threadsafe, grpc_server.begin_stop) if grpc_server is not None else _do_nothing
-        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s, end)
+
+        def end_grpc() -> None:
+            if grpc_server is not None:
+                loop.call_soon_threadsafe(grpc_server.begin_stop)
+
+        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s, end_grpc)
         loading = asyncio.create_task(_load(repository, coordinator))
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
@@ -230,9 +214,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
     resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
     bodies = ByteBudget(settings.max_bodies_bytes)
-    if settings.grpc_port is not None:
-        grpc_server = _open_grpc(settings, resources, steps, bodies, repository, coordinator)
-        app.state.grpc_server = grpc_server
+    grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator)
+    app.state.grpc_server = grpc_server  # tests read its port
     app.wrap(InferRoute(resources), steps, bodies, settings)
     if spans is None:
         app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))

@@ -29,7 +29,18 @@ from benchmarks.serve.load import SERVER_CORE
 from benchmarks.serve.networks import export
 from benchmarks.serve.parts import drift_cost, grpc, overload, reload, resnet18, small, soak, start
 
-PACKAGES = ("fastapi", "grpcio", "protobuf", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson", "onnxruntime", "numpy")
+PACKAGES = (
+    "fastapi",
+    "grpcio",
+    "protobuf",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "orjson",
+    "pysimdjson",
+    "onnxruntime",
+    "numpy",
+)
 
 PARTS = {
     "start": (start.measure_start, ("digits",)),

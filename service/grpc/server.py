@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from typing import NoReturn
 
 import grpc
+from grpc.aio import ServicerContext as Context
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
@@ -34,8 +36,6 @@ _MAX_DEADLINE_S = 1e8
 
 _MIN_PING_INTERVAL_MS = 10_000
 """Clients that ping more often are disconnected; gRPC's own limit, five minutes, is above that of proxies."""
-
-Context = grpc.aio.ServicerContext
 
 
 class GrpcServer:
@@ -158,8 +158,9 @@ async def _finish(context: Context, trace: RequestTrace, response: bytes | Respo
     return response
 
 
-async def _abort(context: Context, status: CallStatus, metadata: Metadata) -> None:
+async def _abort(context: Context, status: CallStatus, metadata: Metadata) -> NoReturn:
     await context.abort(status.code, status.text, (*metadata, *status.details))
+    raise AssertionError("abort raises")
 
 
 def _remaining_s(context: Context) -> float | None:

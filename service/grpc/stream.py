@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 
 import grpc
+from grpc.aio import ServicerContext as Context
 
 from normfold.service.errors import StoppingError
 from normfold.service.grpc.call_steps import CallMetadata, CallSteps
@@ -42,8 +43,6 @@ _FINAL = ModelInferResponse(parameters={"triton_final_response": InferParameter(
 
 _ENDING = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _STOPPING = CallStatus(grpc.StatusCode.UNAVAILABLE, str(StoppingError()), ())
-
-Context = grpc.aio.ServicerContext
 
 
 class InferStream:

@@ -62,7 +62,9 @@ def measure_grpc(folder: Path, repository: Path, rounds: int, seconds: float) ->
                 show_progress(f"grpc: round {number + 1}, {name}")
                 before = processor_s(process)
                 count, p50, p99 = run()
-                found.setdefault(name, []).append((count / seconds, 1e3 * (processor_s(process) - before) / count, p50, p99))
+                found.setdefault(name, []).append(
+                    (count / seconds, 1e3 * (processor_s(process) - before) / count, p50, p99)
+                )
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
     print(f"\n{'grpc':14} {'requests/s':>11} {'processor ms':>13} {'p50 ms':>8} {'p99 ms':>8}")
     for name, (rate, cpu, p50, p99) in medians.items():

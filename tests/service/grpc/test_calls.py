@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,12 @@ from google.rpc.status_pb2 import Status
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import InferenceServerException
 
+from normfold.contract.errors import MissingPackageError
+from normfold.service.app import create_app
 from normfold.service.auth.key_admin import create_key
 from normfold.service.error_responses import STATUS
 from normfold.service.grpc.status import CODES
+from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, HeldRuns, Service, StartService, queued_rows
 from tests.support.waiting import wait_for
@@ -75,9 +79,7 @@ def test_grpc_has_a_code_for_every_status_of_http() -> None:
     assert not set(STATUS.values()) - set(CODES)
 
 
-def test_grpc_deadline_of_the_call_is_the_requests(
-    open_service: Open, held: HeldRuns, access_log: AccessLog
-) -> None:
+def test_grpc_deadline_of_the_call_is_the_requests(open_service: Open, held: HeldRuns, access_log: AccessLog) -> None:
     service, channel = open_service()
     held.holds.set()
     running = channel.unary_unary(INFER).future(ROW)
@@ -91,7 +93,7 @@ def test_grpc_deadline_of_the_call_is_the_requests(
 
 
 def test_grpc_parameter_timeout_holds_within_the_deadline(open_service: Open, held: HeldRuns) -> None:
-    service, channel = open_service()
+    _, channel = open_service()
     held.holds.set()
     running = channel.unary_unary(INFER).future(ROW)
     assert held.running.wait(timeout=20)
@@ -257,3 +259,10 @@ def test_grpc_stop_ends_a_stream_after_its_answers(open_service: Open) -> None:
     service.server.should_exit = True
     assert status_of(lambda: next(answers)).code() is grpc.StatusCode.UNAVAILABLE
     more.set()
+
+
+def test_grpc_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPatch, identity_repository: Path) -> None:
+    monkeypatch.setitem(sys.modules, "normfold.service.grpc.server", None)
+    with pytest.raises(MissingPackageError, match=r"gRPC \(NORMFOLD_GRPC_PORT\) needs the package 'grpcio'.*\[grpc\]"):
+        create_app(Settings(repository=identity_repository, grpc_port=0))
+    create_app(Settings(repository=identity_repository))

@@ -32,8 +32,9 @@ def test_grpc_port_in_use_is_an_error(shares: bool, workers: int) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(AddressError, match="in use; choose another with --grpc-port"), reserved_port(
-            "127.0.0.1", port, workers
+        with (
+            pytest.raises(AddressError, match="in use; choose another with --grpc-port"),
+            reserved_port("127.0.0.1", port, workers),
         ):
             pass
 

@@ -58,9 +58,7 @@ def refused(channel: grpc.Channel, request: ModelInferRequest | bytes, **options
 
 @pytest.mark.parametrize("datatype", VALUES)
 @pytest.mark.parametrize("rows", [1, 5000])
-def test_grpc_infer_returns_raw_contents(
-    client: triton.InferenceServerClient, datatype: str, rows: int
-) -> None:
+def test_grpc_infer_returns_raw_contents(client: triton.InferenceServerClient, datatype: str, rows: int) -> None:
     given = np.repeat(VALUES[datatype], rows, axis=0)[: 300_000 // VALUES[datatype].itemsize // 3]
     if datatype == "BYTES":
         given = given[:700]

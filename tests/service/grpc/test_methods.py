@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.grpc import InferenceServerClient as Client
 from tritonclient.utils import InferenceServerException
 
 from normfold.service.grpc.call_steps import SERVICE
@@ -19,7 +20,6 @@ from tests.support.service import Service
 
 READY = health_pb2.HealthCheckResponse.SERVING
 PICTURE = np.zeros((1, 1, 4, 4), np.float32)
-Client = triton.InferenceServerClient
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,8 @@ def test_grpc_stream_marks_the_final_response_if_asked(client: Client, asks: boo
 
 
 def test_grpc_stream_ends_when_its_client_cancels_it(grpc_service: Service, client: Client) -> None:
-    client.start_stream(lambda result, error: None)
+    answers: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer("digits", [picture()])
     client.stop_stream(cancel_requests=True)
     assert client.infer("digits", [picture()]).as_numpy("logits").shape == (1, 3)

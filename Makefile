@@ -27,7 +27,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs grpc-stubs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision clean
+.PHONY: help system-packages setup demo docs grpc-stubs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -55,8 +55,8 @@ test: $(INSTALLED)  ## Run the tests in two processes; PYTEST_OPTIONS are passed
 test-quick: $(INSTALLED)  ## Run the tests that take less than half a second each, in two processes.
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' $(TWO_PROCESSES) $(PYTEST_OPTIONS)
 
-test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests, and say how many were folded or rejected.
-	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend --capture=no $(PYTEST_OPTIONS)
+test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests; repair and unfold all networks of the tests, and fold them again.
+	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend tests/export/test_round_trips.py --capture=no $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff format --check .
@@ -152,6 +152,10 @@ bench-drift: $(INSTALLED)  ## Drifted inputs: accuracy, detection, and accuracy 
 
 bench-gpu: $(INSTALLED)  ## The fold and the service on an NVIDIA GPU (needs the extra gpu).
 	$(BIN)/python -m benchmarks.gpu $(BENCH_OPTIONS)
+
+check-gpu: $(INSTALLED)  ## On a machine with an NVIDIA GPU: the tests that need it, then float16 beside torch; 9 minutes.
+	$(BIN)/python -m pytest tests/service/runtime/test_cuda.py
+	$(BIN)/python -m benchmarks.gpu --precision
 
 bench-node: $(INSTALLED)  ## Bytes that are moved while a node is dispatched, for the cost model.
 	$(BIN)/python -m benchmarks.fold.node_cost

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 
 def show_progress(step: str) -> None:
     """Replace the line of progress on a terminal."""
-    if os.isatty(sys.stderr.fileno()):
+    if sys.stderr.isatty():
         print(f"\r{step:78}", end="", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.steps import RequestSteps
-from normfold.service.observability.access_log import FileAccessLog, LoggerAccessLog
+from normfold.service.observability.access_log import open_access_log
 from normfold.service.observability.metrics import Metrics
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
@@ -157,7 +157,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     authorizer = Authorizer(key_store, RateLimiter(share=1 / settings.workers)) if key_store is not None else None
     threads = share_of_processors(settings.workers) + 1  # one more, so that an image is decoded while networks run
     thread_pool = ThreadPool(threads)
-    access_log = FileAccessLog(settings.access_log) if settings.access_log is not None else LoggerAccessLog()
+    access_log = open_access_log(settings)
     telemetry = Telemetry(access_log)
     repository = Repository(settings, thread_pool, telemetry)
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
@@ -195,8 +195,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             key_store.close()
         if spans is not None:
             spans.close()
-        if isinstance(access_log, FileAccessLog):
-            access_log.close()
+        access_log.close()
 
     app = _App(
         title="Normfold",

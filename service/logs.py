@@ -8,6 +8,7 @@ import multiprocessing
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from normfold.service.settings import Settings
@@ -53,6 +54,23 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+
+class LogFormat(StrEnum):
+    """How the service's log is written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+def configured_format() -> LogFormat | None:
+    """Return how this process writes the service's log; None if `configure_logging` did not configure it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            return LogFormat.JSON
+        if isinstance(handler.formatter, TextFormatter):
+            return LogFormat.TEXT
+    return None
 
 
 def configure_logging(settings: Settings) -> None:

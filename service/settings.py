@@ -23,8 +23,15 @@ PREFIX = "NORMFOLD_"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 """The Origin header of a browser: scheme, host, and the port unless it is the scheme's default."""
 
-_UNUSED_BY = {"provider_options": ("cpu", "auto"), "device_id": ("cpu", "openvino")}
+_UNUSED_BY = {
+    "provider_options": ("cpu", "auto"),
+    "device_id": ("cpu", "openvino"),
+    "tf32": ("cpu", "openvino"),
+}
 """Settings, and the providers that do not use them."""
+
+_GRAPH_OPTIONS = ("enable_cuda_graph", "trt_cuda_graph_enable")
+_OFF = ("0", "false")
 
 _VERSION_POLICY = re.compile(r"^(?:all|latest:[1-9][0-9]{0,8}|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*)$")
 
@@ -84,6 +91,17 @@ class Settings(BaseSettings):
         "it, log a warning, or do not check.",
     )
     device_id: int = Field(default=0, ge=0, description="Index of the GPU, of cuda, tensorrt or auto.")
+    gpu_tuning_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="Seconds to try options and CUDA graphs on cuda or tensorrt while a model loads; 0: keep the "
+        "defaults.",
+    )
+    tf32: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="TF32 on CUDA (use_tf32; ONNX Runtime's default is on): auto: where it is faster and within the "
+        "bundle's tolerance.",
+    )
     workers: int = Field(
         default=1, ge=1, le=256, description="Worker processes; limits apply to each, metrics are sums over all."
     )
@@ -197,12 +215,24 @@ class Settings(BaseSettings):
             raise ValueError('it must be a JSON object of plain values, such as {"gpu_mem_limit": 2000000000}')
         return value
 
-    @field_validator("provider_options", "device_id")
+    @field_validator("provider_options")
+    @classmethod
+    def _reject_graphs(cls, options: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
+        """Reject CUDA graphs for all runs: a replay reads the addresses of the capture, not the request's rows."""
+        for name in _GRAPH_OPTIONS:
+            if str(options.get(name, 0)).lower() not in _OFF:
+                raise ValueError(
+                    f"{name} cannot be turned on for all runs; leave it out, and CUDA graphs are used where they are "
+                    "faster, or set it to 0"
+                )
+        return options
+
+    @field_validator("provider_options", "device_id", "tf32")
     @classmethod
     def _reject_unused(cls, value: Any, info: ValidationInfo) -> Any:
         """Reject a setting that the provider does not use; `auto` may choose another one than the options are for."""
         provider = info.data.get("provider")
-        if value and provider in _UNUSED_BY.get(info.field_name or "", ()):
+        if value and value not in ("auto", "off") and provider in _UNUSED_BY.get(info.field_name or "", ()):
             providers = (
                 "cuda, tensorrt or openvino" if info.field_name == "provider_options" else "cuda, tensorrt or auto"
             )

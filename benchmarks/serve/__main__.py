@@ -1,10 +1,12 @@
 """Throughput, latency and memory of Normfold's service: `make bench-serve`. Needs wrk (apt install wrk).
 
-The server runs on one core and the load on another, with all default features: validation, deadlines, limits, request
-ids, metrics, and a JSON access log in a file. Rounds are interleaved, and medians count. The parts:
+The server runs on one core and the load on another, with its defaults: validation, deadlines, limits, request ids,
+metrics, and a JSON access log on standard error, which a process reads. Rounds are interleaved, and medians count. The
+parts:
 
     start         time from the command to ready with one bundle of digits, and the memory then
-    small         a 64-256-256-10 network: requests/s and latency, compared with an ASGI echo and a tutorial's server
+    small         a 64-256-256-10 network: requests/s and latency, compared with an ASGI echo and a tutorial's server,
+                  and with the access log in a file and turned off
     grpc          the small network and 600 kB both ways, compared with a bare grpc.aio echo and with HTTP
     resnet18      224 × 224: rows/s, binary and JSON, compared with a bare loop of session.run
     overload      resnet18 with three times the requests/s of its peak, from an open loop

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,10 +63,15 @@ def server(
 ) -> Iterator[int]:
     """Run a server on its core until the block is left; yield its process id.
 
-    It is awaited until it answers the path `ready`, or accepts connections if that is None.
+    It is awaited until it answers the path `ready`, or accepts connections if that is None. Its log goes to a pipe that
+    another process reads, as under a container engine or systemd.
     """
     pinned = ["taskset", "-c", str(SERVER_CORE), sys.executable, *command]
-    with subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL) as process:
+    collector = ["taskset", "-c", str(LOAD_CORE), "cat"]
+    with (
+        subprocess.Popen(collector, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader,
+        subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=reader.stdin) as process,
+    ):
         try:
             if ready is None:
                 wait_until_open(port, process)
@@ -75,6 +81,14 @@ def server(
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
+
+
+def one_response(port: int, request: Request) -> bytes:
+    """Send a request once, and return the body of its response."""
+    url = f"http://127.0.0.1:{port}{request.path}"
+    with urlopen(urllib.request.Request(url, request.body, request.headers), timeout=30) as response:
+        body: bytes = response.read()
+    return body
 
 
 def closed_loop(port: int, request: Request, connections: int, seconds: float, folder: Path) -> ClosedLoopResult:

@@ -7,15 +7,14 @@ from typing import Any
 
 from benchmarks.serve.load import server
 
-PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182}
+PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182, "log in a file": 9183, "no access log": 9184}
 
 
-def normfold(repository: Path, folder: Path, module: str = "normfold", **settings: str) -> Any:
-    """Run Normfold's service with its default features; `settings` are environment variables."""
-    environment = {"NORMFOLD_ACCESS_LOG": str(folder / "normfold.log"), "NORMFOLD_LOG_LEVEL": "warning"} | settings
-    port = PORTS["normfold"]
+def normfold(repository: Path, name: str = "normfold", module: str = "normfold", **settings: str) -> Any:
+    """Run Normfold's service with its defaults; `settings` are environment variables, `name` is that of its port."""
+    port = PORTS[name]
     command = ["-m", module, "serve", "--repository", str(repository), "--port", str(port), "--provider", "cpu"]
-    return server(command, port, "/v2/health/ready", environment)
+    return server(command, port, "/v2/health/ready", settings)
 
 
 def uvicorn_app(name: str, factory: bool, **environment: str) -> Any:

@@ -1,6 +1,7 @@
 """The servers that `make bench-serve` compares Normfold with.
 
-echo      uvicorn with a minimal application that returns the body: an upper limit for an HTTP server
+echo      uvicorn with a minimal application that reads the body and sends as many bytes as the service's response has:
+          an upper limit for an HTTP server
 tutorial  FastAPI and ONNX Runtime as in tutorials: a pydantic model with a list of lists, one run per request
 """
 
@@ -15,7 +16,7 @@ Message = dict[str, Any]
 
 
 async def echo(scope: Message, receive: Any, send: Any) -> None:
-    """Respond with the request's body."""
+    """Read the request's body, and respond with RESPONSE_BYTES bytes of it."""
     if scope["type"] != "http":
         return
     body, more = b"", True
@@ -23,6 +24,7 @@ async def echo(scope: Message, receive: Any, send: Any) -> None:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
+    body = body[: int(os.environ["RESPONSE_BYTES"])]
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

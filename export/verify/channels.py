@@ -42,6 +42,7 @@ from normfold.export.verify.tolerance import (
     NOISE_FACTOR,
     ChannelDifference,
     allowed_error,
+    noise_of,
 )
 
 MIN_VALUES = 8
@@ -120,13 +121,14 @@ class _Measured:
         noises: Sequence[Sequence[Sequence[_Statistics]]],
         shares: Sequence[float],
     ) -> None:
-        def median(group: Sequence[_Statistics]) -> Array:
-            return np.asarray(np.median([one[key] for one in group], axis=0))
+        def noise(groups: Sequence[Sequence[_Statistics]]) -> Array:
+            movements = (np.array([one[key] for one in group]) for group in groups)
+            found = [noise_of(each, share) for each, share in zip(movements, shares, strict=True) if each.size]
+            return np.asarray(np.max(found, axis=0))
 
         self._axis, self._is_mean = key[0], key[1] == _MEAN
         self.error = np.array([one[key] for one in errors])
-        scaled = [[share * median(group) for share, group in zip(shares, groups, strict=True)] for groups in noises]
-        self.noise = np.array(scaled).max(axis=1)
+        self.noise = np.array([noise(groups) for groups in noises])
 
     def worst(self, ranges: _Ranges, output: Tensor, cap: float = _SHARED_NOISE_CAP) -> ChannelDifference:
         """Return the difference of the channel and input where the error exceeds the allowed error most."""
@@ -135,7 +137,13 @@ class _Measured:
         floor = CHANNEL_FLOORS[output.dtype.name]
         row, index = np.unravel_index(np.argmax(error / allowed_error(noise, floor)), error.shape)
         return ChannelDifference(
-            float(error[row, index]), float(noise[row, index]), floor, self._axis, int(index), self._is_mean
+            float(error[row, index]),
+            float(noise[row, index]),
+            floor,
+            self._axis,
+            int(index),
+            self._is_mean,
+            input_index=int(row),
         )
 
 

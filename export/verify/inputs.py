@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import onnx_ir as ir
 from normfold.export.arrays import Array, Tensor, is_float
 from normfold.export.errors import ModelInputError
 from normfold.export.graph.constants import FLOATS
-from normfold.export.verify.runner import Inputs, ValueInfo
+from normfold.export.graph.pixels import FromPixels, Pixels
+from normfold.export.verify.runner import Inputs, Runner, ValueInfo
 
 BATCH_SIZE = 3
 """Size of a free first axis."""
@@ -108,6 +110,11 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         raise ModelInputError(f"{str(path)!r} is not an .npz file of plain arrays, or is damaged.") from None
 
 
+def standardiser(original: Runner, pixels: FromPixels | None) -> Callable[[Inputs], Inputs]:
+    """Return a function from the folded model's inputs to the original's: these standardised where they are pixels."""
+    return _unchanged if pixels is None else partial(_standardise, original, pixels)
+
+
 def perturbed_by_one_ulp(inputs: Inputs, seed: int) -> Inputs:
     """Return the inputs with every float perturbed by one unit in the last place, up or down at random."""
     rng = np.random.default_rng(seed)
@@ -119,6 +126,15 @@ def next_float(array: Tensor, rng: np.random.Generator) -> Tensor:
     towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
     perturbed: Tensor = np.nextafter(array, towards)
     return perturbed
+
+
+def _standardise(runner: Runner, pixels: FromPixels, inputs: Inputs) -> Inputs:
+    standard = Pixels.of(pixels.preprocessing)
+    return {info.name: standard.standardised(inputs[info.name], info.dtype) for info in runner.inputs}
+
+
+def _unchanged(inputs: Inputs) -> Inputs:
+    return inputs
 
 
 def _axis_name(info: ValueInfo, axis: int) -> str:

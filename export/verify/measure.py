@@ -3,7 +3,8 @@
 Noise is how far the original's own outputs change when each input changes by one unit in the last place.
 
     error      max |original - folded| / range
-    noise      max |original(x) - original(x perturbed by one ulp)| / range, the median over several perturbations
+    noise      max |original(x) - original(x perturbed by one ulp)| / range, the median over several perturbations, or a
+               quarter of the largest if that is more: a deep network may jump under one rounding in thirty
     range      max - min of the original's output over all inputs
 
 Both are taken for each input x by itself, and the worst one is reported: a network may be well-conditioned at one input
@@ -17,7 +18,8 @@ what folding does to a weight at most. The larger noise counts.
 Where an error exceeds what that allows, the weights are perturbed too before it is called a difference: in deep
 networks of float16, and where means are large beside deviations, roundings in the middle of the network add up to more
 than a perturbation of its input does. A quarter of what the perturbed weights move counts as noise then, as a whole
-unit in each weight is more than folding rounds.
+unit in each weight is more than folding rounds. And the input is perturbed up to 16 times instead of 4, as four draws
+may all be small by chance, or none of them a jump that folding happens to be; see `export.verify.pair`.
 
 An output of integers or booleans has no small distance: error and noise are the share of elements that differ.
 """
@@ -31,7 +33,7 @@ import numpy as np
 
 from normfold.export.arrays import Tensor, is_float
 from normfold.export.verify.channels import worst_channel
-from normfold.export.verify.tolerance import FLOOR, OutputDifference, floor_of
+from normfold.export.verify.tolerance import FLOOR, OutputDifference, floor_of, noise_of
 
 Perturbed = Sequence[Sequence[Sequence[Tensor]]]
 """An output for each input, in groups of perturbations: of the input, of the weights."""
@@ -60,12 +62,11 @@ def measure(
     distance = _Distance(wanted) if is_float(wanted[0]) else _ShareOfDifferent()
     shares = shares or [1.0] * len(perturbed[0])
     differences = []
-    for original, folded, groups in zip(wanted, got, perturbed, strict=True):
-        noises = [
-            share * float(np.median([distance(original, other) for other in group]))
-            for share, group in zip(shares, groups, strict=True)
-        ]
-        differences.append(OutputDifference(distance(original, folded), max(noises), distance.floor))
+    for index, (original, folded, groups) in enumerate(zip(wanted, got, perturbed, strict=True)):
+        movements = [np.array([distance(original, other) for other in group]) for group in groups]
+        noises = [float(noise_of(each, share)) for each, share in zip(movements, shares, strict=True) if each.size]
+        error = distance(original, folded)
+        differences.append(OutputDifference(error, max(noises), distance.floor, input_index=index))
     worst = max(differences, key=lambda difference: difference.excess)
     if not (by_channel and is_float(wanted[0]) and np.isfinite([worst.error, worst.noise]).all()):
         return worst

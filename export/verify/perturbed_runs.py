@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -18,44 +17,71 @@ from normfold.export.verify.runner import Inputs, Outputs, Runner
 PERTURBATIONS = 4
 """Random perturbations of each input to measure the noise."""
 
+MAX_PERTURBATIONS = 16
+"""The most for an input where an error exceeds what fewer of them allow."""
+
 SHARE_OF_WEIGHTS = 0.25
 """How much of what perturbed weights move counts as noise, where perturbed inputs show noise too."""
 
 
+class Perturbation(Protocol):
+    """A way to perturb a model."""
+
+    @property
+    def share(self) -> float:
+        """How much of the typical movement counts as noise."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether every input is run so; if not, only one where an error exceeds what is allowed without it."""
+
+    def run(self, inputs: Inputs, seed: int) -> Outputs:
+        """Run the model on an input, perturbed by a seed."""
+
+
 @dataclass(frozen=True)
-class Perturbation:
-    """A way to perturb a model: functions that run it so, and how much of what they move counts as noise."""
+class PerturbedInputs:
+    """Each element of a float input is perturbed."""
 
-    runs: list[Callable[[Inputs], Outputs]]
+    runner: Runner
     share: float = 1.0
-    of_weights: bool = False
+    is_needed: bool = True
+
+    def run(self, inputs: Inputs, seed: int) -> Outputs:
+        """Run the model on perturbed inputs."""
+        return self.runner.run(perturbed_by_one_ulp(inputs, seed))
 
 
-def perturb(runner: Runner, folder: Path) -> list[Perturbation]:
-    """Return how a model is perturbed: its float inputs, its float weights if need be, or both.
+@dataclass(frozen=True)
+class PerturbedWeights:
+    """Each element of a float weight is perturbed. The models of the first seeds are kept for the next input."""
+
+    runner: Runner
+    folder: Path
+    share: float = 1.0
+    is_needed: bool = True
+    _kept: dict[int, Runner] = field(default_factory=dict)
+
+    def run(self, inputs: Inputs, seed: int) -> Outputs:
+        """Run a model with perturbed weights."""
+        runner = self._kept.get(seed) or _with_perturbed_weights(self.runner, self.folder / f"{seed}.onnx", seed)
+        if seed < PERTURBATIONS:
+            self._kept[seed] = runner
+        return runner.run(inputs)
+
+
+def perturbations_of(runner: Runner, folder: Path) -> list[Perturbation]:
+    """Return how a model is perturbed: its float inputs if it has some, and its float weights.
 
     Args:
         runner: of the model.
         folder: for models with perturbed weights.
     """
-    found = []
-    if any(info.dtype.is_floating_point() for info in runner.inputs):
-        found.append(Perturbation([partial(_run_perturbed, runner, seed=seed) for seed in range(PERTURBATIONS)]))
-    if not found or runner.rounds_at_once:
-        found.append(perturb_weights(runner, folder))
-    return found
-
-
-def perturb_weights(runner: Runner, folder: Path, share: float = 1.0) -> Perturbation:
-    """Return how the weights of a model are perturbed."""
-    paths = [folder / f"{seed}.onnx" for seed in range(PERTURBATIONS)]
-    return Perturbation(
-        [_with_perturbed_weights(runner, path, seed).run for seed, path in enumerate(paths)], share, True
-    )
-
-
-def _run_perturbed(runner: Runner, inputs: Inputs, seed: int) -> Outputs:
-    return runner.run(perturbed_by_one_ulp(inputs, seed))
+    if not any(info.dtype.is_floating_point() for info in runner.inputs):
+        return [PerturbedWeights(runner, folder)]
+    if runner.rounds_at_once:
+        return [PerturbedInputs(runner), PerturbedWeights(runner, folder)]
+    return [PerturbedInputs(runner), PerturbedWeights(runner, folder, SHARE_OF_WEIGHTS, is_needed=False)]
 
 
 def _with_perturbed_weights(runner: Runner, path: Path, seed: int) -> Runner:

@@ -14,9 +14,8 @@ from normfold.export.errors import ModelFileError
 from normfold.export.graph.pixels import FromPixels
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.verify.choose_inputs import find_sizes
-from normfold.export.verify.inputs import read_inputs
+from normfold.export.verify.inputs import read_inputs, standardiser
 from normfold.export.verify.runner import Inputs, Runner, in_one_line, start_onnxruntime
-from normfold.export.verify.standardise import standardiser
 
 MIN_RUNS, MAX_RUNS = 10, 200
 """Runs of each model, of which the median counts."""

@@ -12,7 +12,7 @@ least one unit in the last place of its largest magnitude, relative to the range
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -34,7 +34,26 @@ CHANNEL_FLOORS = {**FLOORS, "float32": 4 * FLOOR, "float64": 4 * FLOORS["float64
 """Floor of one channel of an output, relative to the channel's range."""
 
 
+SHARE_OF_MAXIMUM = 0.25
+"""How much of the largest movement counts as noise, where the typical one counts for less.
+
+With `NOISE_FACTOR`, twice the largest movement that one unit in the last place was seen to cause is allowed."""
+
 _Number = TypeVar("_Number", float, Array)
+
+
+def noise_of(movements: Array, share: float = 1.0) -> Array:
+    """Return the noise that perturbations show: the median movement, or a quarter of the largest if that is more.
+
+    Args:
+        movements: (perturbations, ...), at least one; one that is not finite does not count as the largest.
+        share: how much of the median counts.
+
+    Returns:
+        (...), in the unit of the movements.
+    """
+    maximum = np.where(np.isfinite(movements), movements, 0.0).max(axis=0)
+    return np.asarray(np.maximum(share * np.median(movements, axis=0), SHARE_OF_MAXIMUM * maximum))
 
 
 def allowed_error(noise: _Number, floor: float) -> _Number:
@@ -56,11 +75,15 @@ def floor_of(tensor: Tensor, magnitude: float, span: float) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """Error of a folded output, the original's noise, and the floor, all relative to the original's range."""
+    """Error of a folded output, the original's noise, and the floor, all relative to the original's range.
+
+    `input_index` says at which of the inputs.
+    """
 
     error: float
     noise: float
     floor: float = FLOOR
+    input_index: int = field(default=0, kw_only=True)
 
     @property
     def allowed(self) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +19,10 @@ from normfold.export.graph.pixels import FromPixels
 from normfold.export.verify.batch_independence import rows_are_independent
 from normfold.export.verify.channels import MIN_VALUES, values_at_an_index
 from normfold.export.verify.choose_inputs import InputMaker, find_constant, find_distributions, find_sizes
-from normfold.export.verify.inputs import read_inputs
-from normfold.export.verify.measure import measure
-from normfold.export.verify.perturbed_runs import SHARE_OF_WEIGHTS, Perturbation, perturb, perturb_weights
+from normfold.export.verify.inputs import read_inputs, standardiser
+from normfold.export.verify.pair import Pair
+from normfold.export.verify.perturbed_runs import perturbations_of
 from normfold.export.verify.runner import Engine, Inputs, Outputs, Runner
-from normfold.export.verify.standardise import standardiser
 from normfold.export.verify.tolerance import ChannelDifference, OutputDifference
 
 SEEDS = 4
@@ -60,7 +59,7 @@ class Verification:
             VerificationError: naming the output that exceeds the allowed error most, and the channel if one does.
         """
         if not self.passes:
-            name, found = max(self.outputs.items(), key=lambda item: item[1].worst.excess)
+            name, found = max(self.outputs.items(), key=lambda item: _excess(item[1]))
             worst = found.worst
             channel = (worst.axis, worst.index) if isinstance(worst, ChannelDifference) else None
             raise VerificationError(name, worst.error, worst.allowed, channel)
@@ -99,91 +98,27 @@ def verify(
     given = [read_inputs(inputs, second.inputs)] if inputs is not None else []
     given += [maker.make(seed) for seed in range(seeds)] if maker is not None else []
     with tempfile.TemporaryDirectory() as folder:
-        perturbations = perturb(first, Path(folder))
-        pair = _Pair(first, second, standardise, perturbations, progress)
-        runs = [pair.run(given)]
-        constant = find_constant(runs[0].wanted)
+        pair = Pair(first, second, standardise, perturbations_of(first, Path(folder)), progress)
+        sets = [pair.run(given)]
+        run = sets[0][0]
+        batchable = rows_are_independent(first, run.given, run.wanted, [group for group in run.perturbed if group])
+        wanted = [run.wanted for run in sets[0]]
+        constant = find_constant(wanted)
         further: list[Outputs] = []
         if maker is not None:
             distributions = find_distributions(maker, constant, pair.run_original)
-            runs += [pair.run([maker.make(seed, each) for seed in range(seeds)]) for each in distributions]
-            further = [pair.run_original(one) for one in _further_inputs(maker, runs[0].wanted)]
-        outputs = pair.measure(runs, further)
-        batchable = rows_are_independent(first, standardise(given[0]), runs[0].wanted[0], runs[0].perturbed[0])
-        if not all(found.passes for found in outputs.values()) and not any(each.of_weights for each in perturbations):
-            perturbations.append(perturb_weights(first, Path(folder), SHARE_OF_WEIGHTS))
-            for each in runs:
-                pair.perturb(each, perturbations[-1])
-            outputs = pair.measure(runs, further)
-    outputs = {name: replace(found, is_constant=name in constant) for name, found in outputs.items()}
+            sets += [pair.run([maker.make(seed, each) for seed in range(seeds)]) for each in distributions]
+            further = [pair.run_original(one) for one in _further_inputs(maker, wanted)]
+        differences = [pair.measure(runs, further) for runs in sets]
+    outputs = {
+        name: replace(max((each[name] for each in differences), key=_excess), is_constant=name in constant)
+        for name in wanted[0]
+    }
     return Verification(outputs, batchable, first.engine)
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """What both models gave for each of a set of inputs, and the original for each, perturbed."""
-
-    inputs: list[Inputs]
-    wanted: list[Outputs]
-    got: list[Outputs]
-    perturbed: list[list[list[Outputs]]]
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Both models, and the ways in which the original is perturbed."""
-
-    first: Runner
-    second: Runner
-    standardise: Callable[[Inputs], Inputs]
-    perturbations: list[Perturbation]
-    progress: ProgressCallback
-
-    def run_original(self, given: Inputs) -> Outputs:
-        """Run the original on what the folded model takes."""
-        return self.first.run(self.standardise(given))
-
-    def run(self, given: Sequence[Inputs]) -> _Runs:
-        """Run both models on a set of inputs."""
-        runs = _Runs([], [], [], [])
-        for number, one in enumerate(given, start=1):
-            self.progress(f"verifying: input {number} of {len(given)}")
-            original = self.standardise(one)
-            runs.inputs.append(original)
-            runs.wanted.append(self.first.run(original))
-            runs.got.append(self.second.run(one))
-            runs.perturbed.append([[run(original) for run in each.runs] for each in self.perturbations])
-        return runs
-
-    def perturb(self, runs: _Runs, perturbation: Perturbation) -> None:
-        """Add the runs of a further perturbation."""
-        for number, (given, groups) in enumerate(zip(runs.inputs, runs.perturbed, strict=True), start=1):
-            self.progress(f"verifying: input {number} of {len(runs.inputs)}, weights perturbed")
-            groups.append([run(given) for run in perturbation.runs])
-
-    def measure(self, sets: Sequence[_Runs], further: Sequence[Outputs]) -> dict[str, OutputDifference]:
-        """Return the difference of each output, on the set of inputs where its error exceeds the allowed error most.
-
-        `further` holds the original's outputs for more inputs.
-        """
-        shares = [each.share for each in self.perturbations]
-        return {
-            name: max(
-                (
-                    measure(
-                        [run[name] for run in runs.wanted],
-                        [run[name] for run in runs.got],
-                        [[[run[name] for run in group] for group in groups] for groups in runs.perturbed],
-                        shares,
-                        [run[name] for run in further],
-                        has_steps=self.first.has_steps,
-                    )
-                    for runs in sets
-                ),
-                key=lambda found: found.worst.excess,
-            )
-            for name in (info.name for info in self.first.outputs)
-        }
+def _excess(difference: OutputDifference) -> float:
+    return difference.worst.excess
 
 
 def _further_inputs(maker: InputMaker, wanted: Sequence[Outputs]) -> Iterator[Inputs]:

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from normfold.service.runtime.session import Array, Cancel
+from normfold.service.runtime.run_options import Cancel
+from normfold.service.runtime.session import Array
 
 Results = dict[str, Array]
 """Arrays by output."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from normfold.service.batching.batch import Batch, BatchPolicy, Results
 from normfold.service.errors import RunError
-from normfold.service.runtime.session import Array, Cancel
+from normfold.service.runtime.run_options import Cancel
+from normfold.service.runtime.session import Array
 
 
 class RunNetwork(Protocol):

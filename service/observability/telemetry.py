@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from itertools import count
 from time import perf_counter, time
-from typing import Protocol
 
 from normfold.service.codec.headers import Headers
+from normfold.service.observability.access_log import AccessLog
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.stats import ModelStats
 
@@ -22,13 +22,6 @@ PROBE_PATHS = frozenset(
 """Paths of probes and scrapers: requests with the statuses 200 and 503 are neither counted nor logged."""
 
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-
-
-class AccessLog(Protocol):
-    """Writes a line for every request."""
-
-    def write(self, trace: RequestTrace) -> None:
-        """Write the line of a request."""
 
 
 class Telemetry:

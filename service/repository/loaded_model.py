@@ -23,6 +23,7 @@ from normfold.service.errors import ClientDisconnectedError, InvalidRequestError
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.stats import ModelStats
 from normfold.service.runtime.session import Array, Session
+from normfold.service.runtime.tuning.report import Tuning
 
 
 def row_bytes(manifest: Manifest) -> dict[str, int]:
@@ -60,6 +61,7 @@ class Model:
         max_response_bytes: a request with a larger response is not run.
         drift_monitor: samples its inputs; None if drift is not monitored.
         fused_sqnr_db: of an int8 network that was checked on this processor; None for others.
+        tuning: options and CUDA graphs that were tried on a GPU; empty on the CPU.
         in_use: number of requests that hold it; it is not closed before they have ended.
     """
 
@@ -71,6 +73,7 @@ class Model:
     max_response_bytes: int = 2**30
     drift_monitor: DriftMonitor | None = None
     fused_sqnr_db: float | None = None
+    tuning: Tuning = field(default_factory=Tuning)
     in_use: int = 0
 
     def __enter__(self) -> Model:

@@ -8,6 +8,7 @@ A bundle that fails raises an error of one sentence, which becomes the reason wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,12 +27,18 @@ from normfold.service.errors import BundleLoadError
 from normfold.service.observability.stats import ModelStats
 from normfold.service.repository.int8_check import check_int8
 from normfold.service.repository.loaded_model import Model, Timeouts, row_bytes
-from normfold.service.repository.warmup import warm_up
+from normfold.service.repository.warmup import find_max_rows, warm_up
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.runtime.providers.session_request import as_text
 from normfold.service.runtime.providers.table import CPU
 from normfold.service.runtime.session_factory import open_session
+from normfold.service.runtime.tuning.comparison import find_comparison
+from normfold.service.runtime.tuning.graphs import add_graphs
+from normfold.service.runtime.tuning.options import choose_options
+from normfold.service.runtime.tuning.report import Tuning
 from normfold.service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _LARGE_ROW_BYTES = 2**20
 """The CPU's memory arena is off for networks whose rows have at least this many bytes of outputs.
@@ -86,15 +93,25 @@ def open_bundle(
         settings.device_id,
         settings.state_dir,
         arena=sum(row_bytes(manifest).values()) < _LARGE_ROW_BYTES,
+        tf32=settings.tf32 == "on",
     )
     _compare("inputs", manifest.inputs, session.inputs, exact=True)
     _compare("outputs", manifest.outputs, session.outputs, exact=False)
+    comparison, tuning = find_comparison(session, manifest, settings), Tuning()
+    if comparison is not None:
+        session, tuning.options = choose_options(session, comparison, settings, find_max_rows(manifest, settings))
     fused_sqnr_db = check_int8(folder / MODEL_NAME, manifest, session, settings)
     policy = warm_up(manifest, session, settings)
+    if comparison is not None:
+        tuning.graphs = add_graphs(session, comparison, settings, policy.sizes or (1,))
+        if tuning.describe():
+            logger.info("%s/%d on %s: %s.", manifest.name, manifest.version, session.provider, tuning)
     batcher = Batcher(session.run, policy, thread_pool, stats.observe_run, stats.observe_queue_rejection)
     timeouts = Timeouts(settings.timeout_s, settings.max_timeout_s)
     drift_monitor = _open_drift_monitor(folder, manifest, settings, thread_pool)
-    return Model(manifest, session, batcher, timeouts, stats, settings.max_response_bytes, drift_monitor, fused_sqnr_db)
+    return Model(
+        manifest, session, batcher, timeouts, stats, settings.max_response_bytes, drift_monitor, fused_sqnr_db, tuning
+    )
 
 
 def _open_drift_monitor(

@@ -46,11 +46,8 @@ def warm_up(manifest: Manifest, session: Session, settings: Settings) -> BatchPo
         RunError: the network fails on zeros.
         BundleLoadError: an output has another number of rows than the inputs.
     """
-    fixed = any(spec.shape[:1] != (-1,) for spec in manifest.inputs)
-    within_limit = max(1, settings.max_response_bytes // max(1, sum(row_bytes(manifest).values())))
-    max_rows = min(settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE, within_limit)
-    if fixed or not manifest.batchable:
-        max_rows = 1
+    fixed = has_fixed_rows(manifest)
+    max_rows = find_max_rows(manifest, settings)
     zeros = {spec.name: _zeros(spec, manifest) for spec in manifest.inputs}
     tensors = {name: array for name, array in zeros.items() if array is not None}
     if len(tensors) < len(zeros):
@@ -87,6 +84,19 @@ def warm_up(manifest: Manifest, session: Session, settings: Settings) -> BatchPo
     else:
         run_all(sizes)
     return BatchPolicy(rows, settings.queue_capacity, inline, settings.max_batch_delay_ms / 1000, sizes)
+
+
+def find_max_rows(manifest: Manifest, settings: Settings) -> int:
+    """Return the most rows that a batch of a network may have; 1 where requests cannot share a batch."""
+    if has_fixed_rows(manifest) or not manifest.batchable:
+        return 1
+    within_limit = max(1, settings.max_response_bytes // max(1, sum(row_bytes(manifest).values())))
+    return min(settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE, within_limit)
+
+
+def has_fixed_rows(manifest: Manifest) -> bool:
+    """Return whether an input has a fixed number of rows."""
+    return any(spec.shape[:1] != (-1,) for spec in manifest.inputs)
 
 
 def _open_per_batch_size(

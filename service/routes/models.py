@@ -137,6 +137,8 @@ def _parameters(model: Model) -> dict[str, str]:
         parameters["batch_sizes"] = ", ".join(map(str, policy.sizes))
     for provider, count in (place.nodes or {}).items():
         parameters[f"nodes.{provider}"] = str(count)
+    for name, outcome in model.tuning.describe().items():
+        parameters[f"tuning.{name}"] = outcome
     for name, value in sorted(place.options.items()):
         parameters[f"provider_options.{name}"] = value
     return parameters

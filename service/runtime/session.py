@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,13 @@ import numpy.typing as npt
 from normfold.contract.errors import first_line
 from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.errors import InvalidRequestError, RunError
+from normfold.service.runtime.capture_lock import CAPTURE_LOCK
+from normfold.service.runtime.cuda_graph import OPTIONS, CudaGraph
 from normfold.service.runtime.providers import cuda
 from normfold.service.runtime.providers.placement import Placement
+from normfold.service.runtime.providers.session_request import Options
 from normfold.service.runtime.providers.table import PROVIDERS
+from normfold.service.runtime.run_options import Cancel, quiet_options
 
 Array = npt.NDArray[Any]
 
@@ -27,45 +32,11 @@ _DATATYPES = {
 }
 
 
-_FATAL = 4
-"""ONNX Runtime's severity above errors."""
-
-
-def _quiet_options() -> Any:
-    """Return options of a run that logs nothing: its errors are raised as exceptions."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = _FATAL
-    return options
-
-
-class Cancel:
-    """Stops one run between two of its nodes; `set` may be called from another thread."""
-
-    def __init__(self) -> None:
-        self._options: Any = None
-        self.is_set = False
-
-    def set(self) -> None:
-        """Stop the run; if it has not started, it will stop at its first node."""
-        self.is_set = True
-        if self._options is not None:
-            self._options.terminate = True
-
-    def run_options(self) -> Any:
-        """Return ONNX Runtime's options for the run; call it once, since the options stay terminated."""
-        self._options = _quiet_options()
-        if self.is_set:
-            self._options.terminate = True
-        return self._options
-
-
 class Session:
     """An open network. `run` may be called from several threads at once; it releases the GIL while it computes.
 
     Args:
-        reopen: opens another ONNX Runtime session of the same network, for `open_per_batch_size`.
+        reopen: opens the same network again, with some more provider options.
         session: ONNX Runtime's.
         placement: its provider, and the nodes that each provider runs.
         has_arena: whether the CPU provider keeps the memory of its runs.
@@ -77,16 +48,20 @@ class Session:
         placement: its provider, and the nodes that each provider runs.
     """
 
-    def __init__(self, reopen: Callable[[], Any], session: Any, placement: Placement, has_arena: bool = True) -> None:
+    def __init__(
+        self, reopen: Callable[[Options], Session], session: Any, placement: Placement, has_arena: bool = True
+    ) -> None:
         from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
         self._reopen, self._session, self._invalid_argument = reopen, session, InvalidArgument
         self._by_batch_size: dict[int, Any] = {}
+        self._graphs: dict[int, CudaGraph] = {}
+        self._graph_thread: ThreadPoolExecutor | None = None
         self.inputs = {value.name: _describe(value) for value in session.get_inputs()}
         self.outputs = {value.name: _describe(value) for value in session.get_outputs()}
         self.placement = placement
         self._has_arena = has_arena
-        self._default_options = _quiet_options()
+        self._default_options = quiet_options()
 
     @property
     def provider(self) -> str:
@@ -110,7 +85,9 @@ class Session:
         """
         options = self._default_options if cancel is None else cancel.run_options()
         try:
-            results: list[Array] = self._session_for(tensors).run(outputs, tensors, options)
+            if not self.placement.runs_on_host:
+                return self._run_on_accelerator(tensors, outputs, options)
+            results: list[Array] = self._session.run(outputs, tensors, options)
         except self._invalid_argument as error:
             raise InvalidRequestError(f"The network rejects these tensors: {first_line(error)}") from error
         except Exception as error:
@@ -139,13 +116,48 @@ class Session:
             ProviderError, BundleLoadError: ONNX Runtime cannot open another session.
         """
         self._by_batch_size = {}
-        self._by_batch_size = {rows: self._reopen() for rows in sizes[:-1]}
+        self._by_batch_size = {rows: self._reopen({})._session for rows in sizes[:-1]}
 
-    def _session_for(self, tensors: Mapping[str, Array]) -> Any:
-        if not self._by_batch_size:
-            return self._session
+    def reopen(self, options: Options) -> Session:
+        """Open the network again, with some more provider options; the user's own override them.
+
+        Raises:
+            ProviderError, BundleLoadError: ONNX Runtime cannot open it so.
+        """
+        return self._reopen(options)
+
+    def capture_graph(self, tensors: Mapping[str, Array]) -> CudaGraph:
+        """Capture a CUDA graph of the network, in a session of its own, for inputs of these shapes.
+
+        Raises:
+            ProviderError, BundleLoadError: ONNX Runtime cannot open such a session.
+            RunError: the graph cannot be captured.
+        """
+        results = dict(zip(self.outputs, self.run(tensors, list(self.outputs)), strict=True))
+        session = self._reopen(OPTIONS)._session
+        if self._graph_thread is None:
+            self._graph_thread = ThreadPoolExecutor(1, thread_name_prefix="normfold-cuda-graph")
+        device_id = int(self.placement.options.get("device_id", 0))
+        try:
+            return CudaGraph(session, tensors, results, device_id, self._graph_thread)
+        except Exception as error:
+            raise RunError(first_line(error)) from error
+
+    def use_graph(self, graph: CudaGraph) -> None:
+        """Replay this graph for all inputs that it fits."""
+        self._graphs[graph.rows] = graph
+        self._by_batch_size.pop(graph.rows, None)
+
+    def _run_on_accelerator(self, tensors: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         first = next(iter(tensors.values()))
-        return self._by_batch_size.get(len(first), self._session) if first.ndim else self._session
+        rows = len(first) if first.ndim else 1
+        graph = self._graphs.get(rows)
+        if graph is not None and graph.fits(tensors) and not options.terminate:
+            return graph.run(tensors, outputs)
+        session = self._by_batch_size.get(rows, self._session)
+        with CAPTURE_LOCK.running():
+            results: list[Array] = session.run(outputs, tensors, options)
+        return results
 
     def shrink_arena(self) -> None:
         """Release the free memory of the CPU's arena, which otherwise keeps its peak; other runs may go on.
@@ -157,7 +169,7 @@ class Session:
         """
         if not self._has_arena or any(datatype not in DTYPES for datatype, _ in self.inputs.values()):
             return
-        options = _quiet_options()
+        options = quiet_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options.terminate = True
         tensors = {

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from normfold.contract.errors import first_line
 from normfold.contract.install import how_to_install
 from normfold.contract.onnxruntime_package import require_onnxruntime
 from normfold.service.errors import BundleLoadError, ProviderError
+from normfold.service.runtime.capture_lock import CAPTURE_LOCK
 from normfold.service.runtime.providers.ort_messages import message_of
 from normfold.service.runtime.providers.placement import (
     RECORD,
@@ -27,7 +28,7 @@ from normfold.service.runtime.providers.placement import (
     describe_nodes,
     read_nodes,
 )
-from normfold.service.runtime.providers.session_request import SessionRequest
+from normfold.service.runtime.providers.session_request import Options, SessionRequest
 from normfold.service.runtime.providers.table import AUTO, AUTO_ORDER, CPU, PROVIDERS, Provider
 from normfold.service.runtime.session import Session
 
@@ -45,6 +46,7 @@ def open_session(
     device_id: int = 0,
     cache: Path | None = None,
     arena: bool = True,
+    tf32: bool = False,
 ) -> Session:
     """Open a network on the requested provider.
 
@@ -58,6 +60,7 @@ def open_session(
         device_id: index of the GPU.
         cache: writable folder for compiled engines; None: no cache.
         arena: let the CPU provider keep the memory of a run for the next one.
+        tf32: let CUDA multiply float32 in TF32.
 
     Raises:
         RuntimePackageError: no ONNX Runtime is installed, or two are.
@@ -65,7 +68,7 @@ def open_session(
         BundleLoadError: ONNX Runtime cannot open the file.
     """
     require_onnxruntime()
-    request = SessionRequest(path, intra_op_threads, options or {}, device_id, cache, arena)
+    request = SessionRequest(path, intra_op_threads, options or {}, device_id, cache, arena, tf32)
     if provider != AUTO:
         return _open_on(request, PROVIDERS[provider])
     fell_back = False
@@ -96,14 +99,17 @@ def _open_on(request: SessionRequest, provider: Provider, fell_back: bool = Fals
         raise ProviderError(
             provider.name, f"its cache cannot be written ({error.strerror})", "choose another folder."
         ) from error
-    create = partial(_create, request, provider, options, missing)
-    session = create()
+    session = _create(request, provider, options, missing)
     nodes = read_nodes(session)
     if nodes and provider.name not in nodes:
         raise ProviderError(provider.name, f"it runs none of the nodes ({describe_nodes(nodes)})", provider.remedy)
     in_force = options | session.get_provider_options().get(provider.onnx_name, {})
     placement = Placement(provider.name, in_force, nodes, fell_back, provider.runs_on_host(request))
-    return Session(create, session, placement, has_arena=request.arena)
+
+    def reopen(more: Options) -> Session:
+        return _open_on(replace(request, options={**more, **request.options}), provider, fell_back)
+
+    return Session(reopen, session, placement, has_arena=request.arena)
 
 
 def _is_built_in(provider: Provider) -> bool:
@@ -122,8 +128,10 @@ def _create(request: SessionRequest, provider: Provider, options: Mapping[str, s
     fallbacks = [
         (PROVIDERS[name].onnx_name, PROVIDERS[name].options(_drop_options(request))) for name in provider.fallbacks
     ]
+    no_capture = nullcontext() if provider.runs_on_host(request) else CAPTURE_LOCK.running()
     try:
-        session = _create_with(request, [(provider.onnx_name, options), *fallbacks])
+        with no_capture:
+            session = _create_with(request, [(provider.onnx_name, options), *fallbacks])
     except Exception as error:
         if provider.name != CPU and _opens_on_cpu(request):
             problem = f"ONNX Runtime rejected it ({message_of(error).rstrip('.')})"

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -197,10 +198,11 @@ def test_a_memory_limit_holds(engine: Engine, stack: Stack, started: list[str]) 
     found = re.search(r"^process_resident_memory_bytes (.*)$", metrics, re.MULTILINE)
     assert found is not None
     state = engine.inspect(started[0])["State"]
-    served = statuses.count(200)
-    print(f"\n{len(statuses)} requests of 15 MB, 24 at once: {served} served, then {float(found[1]) / 1e6:.0f} MB held")
-    assert set(statuses) <= {0, 200, 503}
-    assert served >= 24
+    counts = Counter(statuses)
+    held = float(found[1]) / 1e6
+    print(f"\n{len(statuses)} requests of 15 MB, 24 at once: statuses {dict(counts)}, then {held:.0f} MB held")
+    assert set(counts) <= {0, 200, 408, 503, 504}, counts  # 408 and 504: a busy machine receives or runs too slowly
+    assert counts[200] >= 24
     assert state["Running"]
     assert not state["OOMKilled"]
 

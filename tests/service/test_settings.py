@@ -71,6 +71,26 @@ def test_provider_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> 
     assert as_text(settings.provider_options) == {"gpu_mem_limit": "1000", "use_tf32": "True", "a": "b", "c": "0.5"}
 
 
+@pytest.mark.parametrize("option", ["enable_cuda_graph", "trt_cuda_graph_enable"])
+@pytest.mark.parametrize("value", [1, True, "1", "true", "True"])
+def test_provider_options_cannot_turn_on_graphs_for_all_runs(option: str, value: str | int | bool) -> None:
+    with pytest.raises(SettingsError, match=f"`provider_options` is wrong: {option} cannot be turned on for all runs"):
+        load_settings(provider="cuda", provider_options={option: value})
+
+
+@pytest.mark.parametrize("value", [0, False, "0", "False"])
+def test_provider_options_may_turn_graphs_off(value: str | int | bool) -> None:
+    options = {"enable_cuda_graph": value}
+    assert load_settings(provider="cuda", provider_options=options).provider_options == options
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_tf32_is_rejected_where_no_provider_uses_it(provider: str) -> None:
+    assert load_settings(provider=provider, tf32="off").tf32 == "off"
+    with pytest.raises(SettingsError, match=f"the provider '{provider}' does not use it"):
+        load_settings(provider=provider, tf32="on")
+
+
 @pytest.mark.parametrize("text", ["gpu_mem_limit=1", "[1]", '{"a": [1]}', '{"a": null}'])
 def test_provider_options_that_are_not_a_json_object_are_rejected(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("NORMFOLD_PROVIDER", "cuda")

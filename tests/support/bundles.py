@@ -152,7 +152,9 @@ class BundleWriter:
             {"axes": np.array([1], np.int64)},
         )
 
-    def identity(self, datatype: str, name: str | None = None, shape: tuple[int, ...] = (-1, -1)) -> Path:
+    def identity(
+        self, datatype: str, name: str | None = None, shape: tuple[int, ...] = (-1, -1), **changes: Any
+    ) -> Path:
         """A network that gives back what it takes."""
         return self.write(
             name or f"identity-{datatype.lower()}",
@@ -160,6 +162,7 @@ class BundleWriter:
             [helper.make_node("Identity", ["input"], ["output"])],
             [TensorSpec(name="input", datatype=datatype, shape=shape)],
             [TensorSpec(name="output", datatype=datatype, shape=shape)],
+            **changes,
         )
 
     def one_by_one(self, name: str = "one-by-one") -> Path:

@@ -37,7 +37,7 @@ def measure_drift_cost(folder: Path, repository: Path, rounds: int, seconds: flo
     """Compare the throughput of the service with the monitor on and off."""
     row = np.random.default_rng(1).standard_normal((1, 1, 8, 8)).astype(np.float32)
     request, path = infer_request(repository, "digits", row, binary=False), folder / "periods.json"
-    with normfold(repository, folder, module="benchmarks.serve.drift_switch", **{SWITCH_LOG: str(path)}):
+    with normfold(repository, module="benchmarks.serve.drift_switch", **{SWITCH_LOG: str(path)}):
         show_progress(f"drift monitoring on and off: {DURATION_FACTOR * rounds * seconds:g} s")
         closed_loop(PORTS["normfold"], request, 64, DURATION_FACTOR * rounds * seconds, folder)
         with urlopen(f"http://127.0.0.1:{PORTS['normfold']}/v2/models/digits/drift", timeout=10) as answer:

@@ -32,7 +32,7 @@ def measure_overload(folder: Path, repository: Path, rounds: int, seconds: float
     del rounds
     row = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
     request, port = infer_request(repository, "resnet18", row, binary=True), PORTS["normfold"]
-    with normfold(repository, folder, NORMFOLD_QUEUE_CAPACITY=str(QUEUE_ROWS), NORMFOLD_MAX_BATCH_SIZE="1") as process:
+    with normfold(repository, NORMFOLD_QUEUE_CAPACITY=str(QUEUE_ROWS), NORMFOLD_MAX_BATCH_SIZE="1") as process:
         show_progress("overload: peak")
         before = closed_loop(port, request, 1, 2 * seconds, folder)
         peak = closed_loop(port, request, 4, 2 * seconds, folder).rate
@@ -67,7 +67,7 @@ def measure_many_connections(folder: Path, repository: Path, rounds: int, second
     del rounds
     row = np.random.default_rng(1).standard_normal((1, 64)).astype(np.float32)
     request, port = infer_request(repository, "small", row, binary=False), PORTS["normfold"]
-    with normfold(repository, folder) as process:
+    with normfold(repository) as process:
         show_progress(f"many connections: {CONNECTIONS} connections")
         few = closed_loop(port, request, 64, seconds, folder)
         closed_loop(port, request, CONNECTIONS, seconds, folder)

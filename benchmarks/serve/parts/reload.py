@@ -29,14 +29,14 @@ _POLL_S = 0.25
 
 def measure_reload(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
     """Publish one version after the other, and compare the latency of requests during a reload with that outside."""
-    del rounds, seconds
+    del folder, rounds, seconds
     pools = {
         name: make_checked_requests(repository / name / "1" / "model.onnx", max_rows=1)
         for name in ("small", "resnet18")
     }
     settings = {"MODEL_CONTROL": "poll", "POLL_INTERVAL_S": str(_POLL_S), "VERSION_POLICY": "latest:1"}
     with (
-        normfold(repository, folder, **{f"NORMFOLD_{name}": value for name, value in settings.items()}),
+        normfold(repository, **{f"NORMFOLD_{name}": value for name, value in settings.items()}),
         on_load_core(),
     ):
         seen, reloads = asyncio.run(_reload(pools, repository))

@@ -34,7 +34,7 @@ def measure_resnet18(folder: Path, repository: Path, rounds: int, seconds: float
     for number in range(rounds):
         show_progress(f"resnet18: round {number + 1}")
         rates["bare loop"].append(bare_loop(repository / "resnet18" / "1" / "model.onnx", seconds))
-        with normfold(repository, folder):
+        with normfold(repository):
             for name, binary in (("binary", True), ("JSON", False)):
                 closed_loop(PORTS["normfold"], requests[binary], 4, _SETTLED_S, folder)
                 measured = closed_loop(PORTS["normfold"], requests[binary], 4, 4 * seconds, folder)

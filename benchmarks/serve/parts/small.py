@@ -10,18 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.progress import show_progress
-from benchmarks.serve.load import ClosedLoopResult, Request, closed_loop
+from benchmarks.serve.load import ClosedLoopResult, Request, closed_loop, one_response
 from benchmarks.serve.networks import infer_request
 from benchmarks.serve.servers import PORTS, normfold, uvicorn_app
 
 LIMITS = {
     "small, 64 connections: requests a second, of the echo's": (0.50, "at least"),
     "small, 64 connections: requests a second, of the tutorial's": (4.0, "at least"),
-    "small, 16 connections: p99 over p50": (2.5, "at most"),
-    "small, 64 connections: p99 over p50": (2.5, "at most"),
+    "small, 16 connections: p99 over p50, highest of all runs": (2.5, "at most"),
+    "small, 64 connections: p99 over p50, highest of all runs": (2.5, "at most"),
     "small, 1 connection: p50, of the echo's": (3.5, "at most"),
     "small, 64 connections: binary requests a second, of JSON's": (1.0, "at least"),
 }
+
+OTHER_LOGS = {"log in a file": "NORMFOLD_ACCESS_LOG", "no access log": "NORMFOLD_LOG_LEVEL"}
+"""Services beside the one with the defaults, which logs to a pipe, and the setting of each."""
 
 _PAIRS = 3
 """Pairs of JSON and binary measurements per round; a single pair could swap their order, since they are close."""
@@ -38,12 +41,17 @@ def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -
         *[("echo", "echo", Request("/", ours.body), count) for count in (1, 16, 64)],
         *[("normfold", "normfold", ours, count) for count in (1, 16)],
         *[json64, binary64] * _PAIRS,
+        *[(name, name, ours, 64) for name in OTHER_LOGS],
         ("tutorial", "tutorial", theirs, 64),
     ]
     found: dict[tuple[str, int], list[ClosedLoopResult]] = {}
     with ExitStack() as stack:
-        stack.enter_context(normfold(repository, folder))
-        stack.enter_context(uvicorn_app("echo", factory=False))
+        stack.enter_context(normfold(repository))
+        for name, variable in OTHER_LOGS.items():
+            setting = {variable: str(folder / "access.log") if variable == "NORMFOLD_ACCESS_LOG" else "warning"}
+            stack.enter_context(normfold(repository, name, **setting))
+        response_bytes = str(len(one_response(PORTS["normfold"], ours)))
+        stack.enter_context(uvicorn_app("echo", factory=False, RESPONSE_BYTES=response_bytes))
         stack.enter_context(uvicorn_app("tutorial", factory=True, MODEL=str(model)))
         for number in range(rounds):
             for name, target, request, count in runs:
@@ -58,8 +66,12 @@ def measure_small(folder: Path, repository: Path, rounds: int, seconds: float) -
     return {
         "small, 64 connections: requests a second, of the echo's": ours64.rate / medians["echo", 64].rate,
         "small, 64 connections: requests a second, of the tutorial's": ours64.rate / medians["tutorial", 64].rate,
-        "small, 16 connections: p99 over p50": medians["normfold", 16].p99_ms / medians["normfold", 16].p50_ms,
-        "small, 64 connections: p99 over p50": ours64.p99_ms / ours64.p50_ms,
+        **{
+            f"small, {count} connections: p99 over p50, highest of all runs": max(
+                one.p99_ms / one.p50_ms for one in found["normfold", count]
+            )
+            for count in (16, 64)
+        },
         "small, 1 connection: p50, of the echo's": medians["normfold", 1].p50_ms / medians["echo", 1].p50_ms,
         "small, 64 connections: binary requests a second, of JSON's": medians["normfold, binary", 64].rate
         / ours64.rate,

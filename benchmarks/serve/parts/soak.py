@@ -22,9 +22,9 @@ REQUESTS, LOADS, CONNECTIONS = 1_000_000, 100, 16
 
 def measure_soak(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
     """Send a million requests to the small network, while ResNet-18 is loaded and unloaded a hundred times."""
-    del rounds, seconds
+    del folder, rounds, seconds
     pool = make_checked_requests(repository / "small" / "1" / "model.onnx")
-    with normfold(repository, folder, NORMFOLD_MODEL_CONTROL="explicit") as process:
+    with normfold(repository, NORMFOLD_MODEL_CONTROL="explicit") as process:
         post("/v2/repository/models/small/load")
         with on_load_core():
             seen, memory = asyncio.run(_soak(pool, process))

@@ -18,12 +18,12 @@ LIMITS = {
 
 def measure_start(folder: Path, repository: Path, rounds: int, seconds: float) -> dict[str, float]:
     """Start the service once per round."""
-    del seconds
+    del folder, seconds
     times, memory = [], []
     for number in range(rounds):
         show_progress(f"start: round {number + 1}")
         began = time.perf_counter()
-        with normfold(repository, folder) as process:
+        with normfold(repository) as process:
             times.append(time.perf_counter() - began)
             memory.append(rss_mb(process))
     print(f"\nstart: ready after {statistics.median(times):.2f} s, {statistics.median(memory):.0f} MiB then")

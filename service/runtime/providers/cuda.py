@@ -19,14 +19,14 @@ _DEFAULTS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     # Copies on a separate stream may race with the kernels that read them.
     "do_copy_in_default_stream": "1",
-    # TF32 keeps 10 of float32's 23 mantissa bits: the bundle's verification would no longer hold.
-    "use_tf32": "0",
 }
 
 
 def options(request: SessionRequest) -> dict[str, str]:
     """Return the default options; the user may add others, such as `gpu_mem_limit` (bytes, of one session)."""
-    return {"device_id": str(request.device_id), **_DEFAULTS}
+    # TF32 keeps 10 of float32's 23 mantissa bits: the bundle's verification would no longer hold. ONNX Runtime's own
+    # default is 1.
+    return {"device_id": str(request.device_id), **_DEFAULTS, "use_tf32": str(int(request.tf32))}
 
 
 def load_libraries() -> str:

@@ -21,6 +21,7 @@ class SessionRequest:
         device_id: index of the GPU.
         cache: writable folder for compiled engines; None: no cache.
         arena: let the CPU provider keep the memory of a run for the next one (`Session.shrink_arena` releases it).
+        tf32: let CUDA multiply float32 in TF32.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class SessionRequest:
     device_id: int = 0
     cache: Path | None = None
     arena: bool = True
+    tf32: bool = False
 
 
 def as_text(options: Mapping[str, str | float | bool]) -> dict[str, str]:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from normfold.export.errors import NotAdaptableError, RepairError, SampleCountError, UnstableSamplesError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.repair.repair import RepairedFile, repair_file
 from tests.support.onnx_models import (
     batchnorm,
+    constants_of,
     model,
     operators,
     run32,
@@ -48,10 +49,6 @@ def repaired(
     result = onnx.load(folder / "repaired.onnx")
     onnx.checker.check_model(result, full_check=True)
     return result, found
-
-
-def constants_of(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
 
 
 def frozen_network(opset: int = 17, **fields: np.ndarray) -> onnx.ModelProto:

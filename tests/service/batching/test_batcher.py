@@ -22,7 +22,7 @@ from normfold.service.errors import (
     RunError,
     UnloadedError,
 )
-from normfold.service.runtime.session import Cancel
+from normfold.service.runtime.run_options import Cancel
 
 
 class Network:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.contract.manifest import TensorSpec
-from normfold.service.observability import access_log as access
+from normfold.service.observability import access_line as access
 from normfold.service.observability import telemetry
 from normfold.service.runtime.session import Session
 from tests.support.bundles import BundleWriter
@@ -164,7 +164,7 @@ def test_wall_clock_is_read_in_listed_modules_only() -> None:
                 using |= {path.name for name in names & {"time", "time_ns", "datetime"}}
             assert not (isinstance(node, ast.Import) and {alias.name for alias in node.names} & {"time", "datetime"})
     assert using == {
-        "access_log.py",
+        "access_line.py",
         "telemetry.py",
         "logs.py",
         "otel.py",

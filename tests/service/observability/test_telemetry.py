@@ -1,19 +1,12 @@
-"""Metrics and the access log."""
+"""Metrics."""
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from normfold.service.batching.batch import QueuedRequest
-from normfold.service.errors import SettingsError
-from normfold.service.observability.access_log import FileAccessLog, log_fields
-from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.stats import SECONDS, Histogram
 from tests.support.bundles import BundleWriter, publish_version
 from tests.support.infer_bodies import PICTURE
@@ -199,55 +192,3 @@ def test_histogram_counts_values_up_to_its_bounds() -> None:
     assert histogram.counts == [2, 1, 1]
     assert (histogram.count, histogram.sum) == (4, 6.0)
     assert list(SECONDS) == sorted(SECONDS)
-
-
-@pytest.mark.slow
-def test_access_log_has_a_line_for_every_request(bundles: BundleWriter, start: StartService, tmp_path: Path) -> None:
-    bundles.digits()
-    path = tmp_path / "access.log"
-    service = start(bundles.root, access_log=path)
-
-    post_picture(service, id='say "ä"')
-    service.client.get("/v2/models/none", headers={"X-Request-Id": "mine"})
-
-    wait_for(lambda: path.read_text().count("infer") + path.read_text().count("none") >= 2)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    infer = next(line for line in lines if line["path"].endswith("/infer"))
-    assert infer.items() >= {"method": "POST", "status": 200, "model": "digits", "version": 1, "rows": 1}.items()
-    assert infer["id"] == 'say "ä"'
-    assert {"time", "request_id", "ms", "decode_ms", "queue_ms", "wait_ms", "run_ms", "encode_ms"} <= infer.keys()
-    missing = next(line for line in lines if line["path"] == "/v2/models/none")
-    assert missing.items() >= {"request_id": "mine", "status": 404, "method": "GET"}.items()
-
-
-@pytest.mark.parametrize("identity", [None, 'a"\\ü'])
-def test_formatted_line_equals_the_json_line(identity: str | None, tmp_path: Path) -> None:
-    log = FileAccessLog(tmp_path / "log")
-    request = QueuedRequest({}, 3, ("y",), 0.0, queued_at=1.0, batched_at=1.5, run_started_at=1.75, run_ended_at=2.0)
-    trace = RequestTrace("r", "m", 2, identity, path="/v2/models/m/infer", started=0.5, received=0.75, decoded=1.0)
-    trace.encoded, trace.ended, trace.status, trace.queued_request = 2.125, 2.25, 200, request
-
-    quick, slow = json.loads(log._format_inference(trace)), json.loads(log._line(trace))
-
-    assert quick.keys() == slow.keys() == {"time", "request_id", *log_fields(trace)}
-    assert {key: quick[key] for key in quick if key != "time"} == {key: slow[key] for key in slow if key != "time"}
-    log.close()
-
-
-def test_unwritable_access_log_is_an_error_at_start(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be written: Is a directory"):
-        FileAccessLog(tmp_path)
-
-
-def test_full_disk_loses_access_log_lines_and_no_requests(caplog: pytest.LogCaptureFixture) -> None:
-    log = FileAccessLog(Path("/dev/full"))
-    log._lines, log._size = [b"x\n"], 2
-
-    log.flush()
-    log.close()
-
-    assert (
-        "The access log cannot be written, and lines are lost: No space left on device. (Logged once a minute.)"
-        in caplog.messages
-    )
-    assert caplog.records[0].levelno == logging.ERROR

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from normfold.contract.manifest import TensorSpec
+from normfold.contract.manifest import OutputError, TensorSpec
 from normfold.service.batching.batch_size_tuning import has_shape_switch_penalty
 from normfold.service.errors import ProviderError, RunError
-from normfold.service.runtime.session import Cancel
+from normfold.service.runtime.run_options import Cancel
 from normfold.service.runtime.session_factory import open_session
 from tests.support.bundles import BundleWriter
 from tests.support.command import serving
@@ -51,6 +52,8 @@ def test_memory_limit_is_in_force(model: Path) -> None:
 
 def convolutions(bundles: BundleWriter) -> Path:
     """Sixteen convolutions of 32 channels, each with a sum past it: what TF32 would round shows."""
+    if (bundles.root / "convolutions").exists():
+        return bundles.root / "convolutions/1/model.onnx"
     rng = np.random.default_rng(0)
     nodes, weights, value = [], {}, "input"
     for number in range(16):
@@ -102,6 +105,54 @@ def test_change_of_shape_is_fast_with_a_session_for_each_batch_size(
     for rows, expected in zip(sizes, before, strict=True):
         np.testing.assert_allclose(run(rows), expected, rtol=1e-5, atol=1e-5)
     assert not has_shape_switch_penalty(run, sizes)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_graph_replays_other_inputs_than_those_of_its_capture(bundles: BundleWriter, rows: int) -> None:
+    session = open_session(convolutions(bundles), "cuda", 1)
+    maps = np.random.default_rng(4).standard_normal((40, rows, 32, 14, 14), np.float32)
+    expected = [session.run({"input": one}, ["output"])[0] for one in maps]
+    session.use_graph(session.capture_graph({"input": np.zeros_like(maps[0])}))
+    with ThreadPoolExecutor(8) as threads:  # those of the service, which take turns
+        found = list(threads.map(lambda one: session.run({"input": one}, ["output"])[0], maps))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_graph_is_captured_while_another_session_runs(bundles: BundleWriter) -> None:
+    busy, session = (open_session(convolutions(bundles), "cuda", 1) for _ in range(2))
+    maps, stop = np.ones((4, 32, 14, 14), np.float32), Event()
+    expected = busy.run({"input": maps}, ["output"])[0]
+
+    def run_until_stopped() -> int:
+        runs = 0
+        while not stop.is_set():
+            np.testing.assert_allclose(busy.run({"input": maps}, ["output"])[0], expected, rtol=1e-5, atol=1e-5)
+            runs += 1
+        return runs
+
+    with ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(run_until_stopped) for _ in range(2)]
+        try:
+            for rows in (1, 2, 4):
+                session.use_graph(session.capture_graph({"input": maps[:rows]}))
+        finally:
+            stop.set()
+        assert all(one.result() for one in running)
+    np.testing.assert_allclose(session.run({"input": maps}, ["output"])[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_service_tries_options_and_graphs_on_cuda(bundles: BundleWriter, start: StartService) -> None:
+    bundles.digits(verification={"logits": OutputError(error=1e-7, noise=1e-7, allowed=1e-6)})
+    client = start(bundles.root, provider="cuda", max_batch_size=2).client
+    parameters = client.get("/v2/models/digits/config").json()["parameters"]
+    found = {name: value["string_value"] for name, value in parameters.items() if name.startswith("tuning.")}
+    assert {"tuning.prefer_nhwc=1", "tuning.enable_cuda_graph=1 (1 row)"} <= found.keys()
+    assert not [text for text in found.values() if "rejected" in text], found
+    for value in (1.0, 2.0):
+        picture = {"name": "input", "datatype": "FP32", "shape": [1, 1, 4, 4], "data": [value] * 16}
+        answer = client.post("/v2/models/digits/infer", json={"inputs": [picture]}).json()
+        assert answer["outputs"][0]["data"] == [4 * value] * 3
 
 
 def test_cancelled_run_stops_and_the_next_one_does_not(model: Path) -> None:

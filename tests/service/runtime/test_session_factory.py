@@ -50,7 +50,10 @@ def test_placement_is_unknown_with_an_older_onnx_runtime(model: Path, monkeypatc
     assert not placement.left_on_cpu
 
 
-def test_auto_uses_the_cpu_without_cuda(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_uses_the_cpu_without_cuda(
+    model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
     placement = open_session(model, "auto", 1).placement
     assert (placement.provider, placement.left_on_cpu) == ("cpu", False)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

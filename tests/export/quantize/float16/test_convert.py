@@ -4,51 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.errors import WriteError
 from normfold.export.errors import Float16OverflowError, ModelFileError, ModelInputError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.quantize.float16.convert import convert_to_float16
 from normfold.export.quantize.float16.result import Float16Result
-from normfold.models.architectures.registry import FACTORIES, Architecture, build
-from normfold.models.onnx.to_onnx import InputSpec, to_onnx
 from tests.support.onnx_models import model, operators, run32, save_model, small_convnet
 from tests.support.published_graphs import NAMES, published_graph
+from tests.support.training import ARCHITECTURES, write_architecture
 
 Convert = Callable[..., tuple[onnx.ModelProto, Float16Result]]
-
-ARCHITECTURES = sorted(name for name in FACTORIES if not name[-1].isdigit())
-"""Names without a size: those with one are the same architectures, larger."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "densenet": {"depths": [2, 2], "growth_rate": 4},
-    "mobilenet": {"depths": [1, 2], "widths": [8, 12], "strides": [1, 2]},
-}
 
 
 def folded_network(name: str, folder: Path) -> Path:
     """Write the folded network of an architecture, with random weights and statistics; return its path."""
-    torch.manual_seed(0)
-    shape = (2, 16) if name == "temporal" else (1, 8, 8)
-    network = build(Architecture(name=name, options=OPTIONS.get(name, {}), input_shape=shape, classes=10)).eval()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.normal_(module.bias, std=0.2)
-    to_onnx(network, folder / "source.onnx", {"input": InputSpec(shape)})
+    write_architecture(name, folder / "source.onnx")
     fold_file(folder / "source.onnx", folder / "folded.onnx", verified=False)
     return folder / "folded.onnx"
 

@@ -1,0 +1,1 @@
+"""Options of a session on a GPU, and CUDA graphs: tried, compared and timed while a model loads."""

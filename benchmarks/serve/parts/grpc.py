@@ -28,7 +28,6 @@ LIMITS = {
     "grpc, 600 kB both ways: processor time, of HTTP's": (2.0, "at most"),
 }
 
-GRPC_PORT, ECHO_PORT = 9183, 9184
 LARGE_CONNECTIONS = 4
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -45,17 +44,17 @@ def measure_grpc(folder: Path, repository: Path, rounds: int, seconds: float) ->
     answer.write_bytes(response(repository))
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     with ExitStack() as stack:
-        ours = stack.enter_context(normfold(repository, folder, NORMFOLD_GRPC_PORT=str(GRPC_PORT)))
+        ours = stack.enter_context(normfold(repository, NORMFOLD_GRPC_PORT=str(PORTS["grpc"])))
         echo = stack.enter_context(uvicorn_app("echo", factory=False))
-        echo_command = ["-m", "benchmarks.serve.grpc_echo", str(ECHO_PORT), str(answer)]
-        bare = stack.enter_context(server(echo_command, ECHO_PORT, None))
+        echo_command = ["-m", "benchmarks.serve.grpc_echo", str(PORTS["grpc echo"]), str(answer)]
+        bare = stack.enter_context(server(echo_command, PORTS["grpc echo"], None))
         runs = [
             ("HTTP echo", echo, http_run(PORTS["echo"], Request("/", http.body), 64, seconds, folder)),
             ("HTTP", ours, http_run(PORTS["normfold"], http, 64, seconds, folder)),
-            ("gRPC echo", bare, grpc_run(ECHO_PORT, sent, 64, seconds)),
-            ("gRPC", ours, grpc_run(GRPC_PORT, sent, 64, seconds)),
+            ("gRPC echo", bare, grpc_run(PORTS["grpc echo"], sent, 64, seconds)),
+            ("gRPC", ours, grpc_run(PORTS["grpc"], sent, 64, seconds)),
             ("HTTP, 600 kB", ours, http_run(PORTS["normfold"], http_large, LARGE_CONNECTIONS, seconds, folder)),
-            ("gRPC, 600 kB", ours, grpc_run(GRPC_PORT, sent_large, LARGE_CONNECTIONS, seconds)),
+            ("gRPC, 600 kB", ours, grpc_run(PORTS["grpc"], sent_large, LARGE_CONNECTIONS, seconds)),
         ]
         for number in range(rounds):
             for name, process, run in runs:

@@ -238,6 +238,15 @@ class ConnectionLimitError(ServingError):
         super().__init__("Too many connections are open; try again in 1 second.")
 
 
+class CallLimitError(ServingError):
+    """Too many gRPC calls and messages are being answered."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls are being answered; try again in 1 second.")
+
+
 class QueueFullError(ServingError):
     """The model's queue is full."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from normfold.service.batching.thread_pool import INLINE_BYTES
 from normfold.service.codec.headers import Headers
-from normfold.service.errors import AmbiguousRequestError, BodyBudgetError, DeadlineError
+from normfold.service.errors import AmbiguousRequestError, BodyBudgetError, CallLimitError, DeadlineError
 from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.response import Response
 from normfold.service.inference.steps import RequestSteps, enter_log_context, fail, leave_log_context
@@ -50,10 +50,12 @@ class CallSteps:
     Args:
         steps: those of every request of any protocol.
         bodies: byte budget of all large bodies and messages together.
+        max_calls: limit on the requests that are being answered; gRPC's own limit cancels calls without a reason.
     """
 
-    def __init__(self, steps: RequestSteps, bodies: ByteBudget) -> None:
-        self._steps, self._bodies = steps, bodies
+    def __init__(self, steps: RequestSteps, bodies: ByteBudget, max_calls: int) -> None:
+        self._steps, self._bodies, self._max_calls = steps, bodies, max_calls
+        self._calls = 0
 
     async def serve(
         self,
@@ -78,7 +80,10 @@ class CallSteps:
         """
         trace = self._steps.begin("POST", metadata.path, metadata.headers)
         token, reserved = enter_log_context(trace), 0
+        self._calls += 1
         try:
+            if self._calls > self._max_calls:
+                raise CallLimitError
             _check_unambiguous(metadata)
             self._steps.authorize(trace, metadata.headers)
             reserved = self._reserve(len(data))
@@ -93,6 +98,7 @@ class CallSteps:
         except Exception as error:  # noqa: BLE001 -- every error gets its status
             return trace, fail(trace, error)
         finally:
+            self._calls -= 1
             self._bodies.release(reserved)
             self._steps.end(trace, metadata.fields, "http", metadata.path)
             leave_log_context(token, trace)

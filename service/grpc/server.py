@@ -38,6 +38,10 @@ _MIN_PING_INTERVAL_MS = 10_000
 """Clients that ping more often are disconnected; gRPC's own limit, five minutes, is above that of proxies."""
 
 
+_MAX_PENDING_CALLS = 2**16
+"""Calls that gRPC holds before the event loop takes them; of more than 1000, by default, it cancels some at random."""
+
+
 class GrpcServer:
     """Serves gRPC from `start` to `stop`.
 
@@ -59,7 +63,7 @@ class GrpcServer:
         repository: Repository,
         coordinator: Coordinator,
     ) -> None:
-        self._settings, self._steps = settings, CallSteps(steps, bodies)
+        self._settings, self._steps = settings, CallSteps(steps, bodies, settings.max_connections)
         self._inference, self._methods = Inference(resources), Methods(repository, coordinator)
         self._health = Health(coordinator)
         self._streams: set[InferStream] = set()
@@ -74,8 +78,7 @@ class GrpcServer:
             AddressError: the port is in use.
         """
         host, port = self._settings.host, self._settings.grpc_port or 0
-        limit = self._settings.max_connections
-        server = grpc.aio.server(options=_options(self._settings), maximum_concurrent_rpcs=limit)
+        server = grpc.aio.server(options=_options(self._settings))
         server.add_generic_rpc_handlers((self._handler(), self._health.handler()))
         reflected = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
         _add_descriptors()
@@ -177,6 +180,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
     ]
     if settings.grpc_max_connection_age_s:
         options.append(("grpc.max_connection_age_ms", int(1000 * settings.grpc_max_connection_age_s)))

@@ -17,7 +17,8 @@ import tritonclient.grpc.aio as triton_aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from tritonclient.grpc.service_pb2 import ModelInferRequest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from tritonclient.utils import InferenceServerException
 
 from normfold.contract.errors import MissingPackageError
@@ -25,9 +26,10 @@ from normfold.service.app import create_app
 from normfold.service.auth.key_admin import create_key
 from normfold.service.error_responses import STATUS
 from normfold.service.grpc.status import CODES
+from normfold.service.observability.otel import Spans
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
-from tests.support.service import AccessLog, HeldRuns, Service, StartService, queued_rows
+from tests.support.service import AccessLog, HeldRuns, Service, StartService, queued_rows, serve_app
 from tests.support.waiting import wait_for
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -143,6 +145,19 @@ def test_grpc_full_queue_is_unavailable_with_retry_info(open_service: Open, held
     assert info.retry_delay.seconds >= 1
     held.go_on.set()
     assert all(call.result() for call in calls)
+
+
+def test_grpc_calls_over_the_limit_are_unavailable_with_retry_info(open_service: Open, held: HeldRuns) -> None:
+    _, channel = open_service(max_connections=1)
+    held.holds.set()
+    running = channel.unary_unary(INFER).future(ROW)
+    assert held.running.wait(timeout=20)
+    refused = status_of(lambda: channel.unary_unary(INFER)(ROW))
+    assert (refused.code(), "Too many calls" in refused.details()) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert "grpc-status-details-bin" in dict(refused.trailing_metadata())
+    held.go_on.set()
+    assert running.result()
+    assert channel.unary_unary(INFER)(ROW)
 
 
 def test_grpc_messages_share_the_byte_budget_of_bodies(open_service: Open, held: HeldRuns) -> None:
@@ -266,3 +281,53 @@ def test_grpc_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPat
     with pytest.raises(MissingPackageError, match=r"gRPC \(NORMFOLD_GRPC_PORT\) needs the package 'grpcio'.*\[grpc\]"):
         create_app(Settings(repository=identity_repository, grpc_port=0))
     create_app(Settings(repository=identity_repository))
+
+
+@pytest.mark.slow
+def test_grpc_cancelled_calls_leave_nothing_behind(open_service: Open) -> None:
+    service, channel = open_service(queue_capacity=10_000, max_connections=2000)
+    random, infer = np.random.default_rng(0), channel.unary_unary(INFER)
+    calls, cancelled = [], set()
+    for index in range(1500):
+        rows = int(random.integers(1, 5))
+        request = ModelInferRequest.FromString(ROW)
+        request.id, request.inputs[0].shape[0], request.raw_input_contents[0] = str(index), rows, bytes(64 * rows)
+        calls.append((index, rows, infer.future(request.SerializeToString(), timeout=20)))
+        if index % 3 == 0:
+            cancelled.add(chosen := int(random.integers(max(0, index - 20), index + 1)))
+            calls[chosen][2].cancel()
+    answered = 0
+    for index, rows, call in calls:
+        try:
+            answer = ModelInferResponse.FromString(call.result())
+        except (grpc.FutureCancelledError, grpc.RpcError):
+            assert index in cancelled, call
+            continue
+        assert (answer.id, list(answer.outputs[0].shape)) == (str(index), [rows, 3])
+        answered += 1
+    assert 900 < answered < 1500
+    wait_for(lambda: "normfold_requests_in_flight 1.0" in service.client.get("/metrics").text)  # this request itself
+    assert queued_rows(service) == 0
+    assert not service.app.state.grpc_server._inference._pending
+    assert service.client.get("/v2/models/digits/stats").json()["model_stats"][0]["inference_stats"]["success"]["count"]
+
+
+def test_grpc_call_is_a_span_of_the_clients_trace(bundles: BundleWriter) -> None:
+    bundles.digits()
+    exporter = InMemorySpanExporter()
+    spans, trace_id = Spans(exporter), "0123456789abcdef0123456789abcdef"
+    settings = Settings(repository=bundles.root, provider="cpu", grpc_port=0)
+    with serve_app(create_app(settings, spans), settings) as service:
+        service.wait_until_loaded()
+        with grpc.insecure_channel(address(service)) as channel:
+            metadata = (("traceparent", f"00-{trace_id}-0123456789abcdef-01"), ("tracestate", "vendor=1"))
+            channel.unary_unary(INFER)(ROW, metadata=metadata)
+
+        def found() -> Any:
+            spans.flush()
+            return next((span for span in exporter.get_finished_spans() if span.name == f"POST {INFER}"), None)
+
+        wait_for(found)
+        assert (f"{found().context.trace_id:032x}", f"{found().parent.span_id:016x}") == (trace_id, "0123456789abcdef")
+        assert found().attributes["normfold.model"] == "digits"
+        assert found().context.trace_state["vendor"] == "1"

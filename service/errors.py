@@ -28,6 +28,7 @@
     └── ServingError                    the request is right, and the service cannot serve it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── ConnectionLimitError        too many connections are open
+        ├── CallLimitError              too many gRPC calls are being answered
         ├── QueueFullError              the model's queue is full
         ├── BodyBudgetError             large bodies use the whole byte budget
         ├── ResponseBudgetError         large responses use the whole byte budget

@@ -26,7 +26,7 @@ SOURCES = (
 
 OF_HTTP = {
     *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),
-    *("ReceiveTimeoutError", "StoppingError"),
+    *("CallLimitError", "ReceiveTimeoutError", "StoppingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
 }

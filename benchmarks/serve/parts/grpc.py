@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.progress import show_progress
 from benchmarks.serve.grpc_load import grpc_loop
-from benchmarks.serve.load import Request, closed_loop, server
+from benchmarks.serve.load import Request, closed_loop, one_response, server
 from benchmarks.serve.networks import infer_request
 from benchmarks.serve.servers import PORTS, normfold, uvicorn_app
 from normfold.service.grpc.protocol.inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -45,7 +45,8 @@ def measure_grpc(folder: Path, repository: Path, rounds: int, seconds: float) ->
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     with ExitStack() as stack:
         ours = stack.enter_context(normfold(repository, NORMFOLD_GRPC_PORT=str(PORTS["grpc"])))
-        echo = stack.enter_context(uvicorn_app("echo", factory=False))
+        response_bytes = str(len(one_response(PORTS["normfold"], http)))
+        echo = stack.enter_context(uvicorn_app("echo", factory=False, RESPONSE_BYTES=response_bytes))
         echo_command = ["-m", "benchmarks.serve.grpc_echo", str(PORTS["grpc echo"]), str(answer)]
         bare = stack.enter_context(server(echo_command, PORTS["grpc echo"], None))
         runs = [

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from normfold.cli.option_names import OPTIONS
 from normfold.contract.errors import NormfoldError
 
 INTERNAL_FAULT = 70
@@ -43,18 +44,6 @@ COMMANDS = (
 
 ON_ONNX_FILES = frozenset({"fold", "inspect", "quantize", "repair", "unfold", "verify"})
 """Commands whose modules are in `normfold.cli.commands.onnx_files`; the others are in `normfold.cli.commands`."""
-
-OPTIONS = {
-    "input_shape": "--input",
-    "takes_pixels": "--input uint8",
-    "arguments": "--arg",
-    "keep_reference": "--no-reference",
-    "as_tensors": "--tensors or --raw",
-    "keep_source": "--no-source",
-    "calibration_data": "--calibration",
-    "source": "SOURCE",
-}
-"""Argument of the Python API to its option, where that is not named like it."""
 
 
 class _Commands(UserDict[str, Any]):

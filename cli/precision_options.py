@@ -27,6 +27,7 @@ class Ranges(StrEnum):
     """Sources of the ranges of activations."""
 
     STATISTICS = "statistics"
+    RECORDED = "recorded"
     SAMPLES = "samples"
 
 
@@ -39,9 +40,10 @@ SAMPLES: Any = typer.Option(
 TENSORS: Any = typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous.")
 RANGES: Any = typer.Option(
     "--ranges",
-    help="For int8: source of the ranges of activations: statistics or samples.",
+    help="For int8: source of the ranges of activations: samples, recorded (on the training data, by export), or "
+    "statistics.",
     metavar="SOURCE",
-    show_default="samples if there are some, otherwise statistics",
+    show_default="the first of these that there is",
 )
 MAX_DROP: Any = typer.Option(
     "--max-drop",

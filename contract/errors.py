@@ -36,13 +36,21 @@ class NormfoldError(Exception):
         Args:
             others: argument to its option, where that is not named like it.
         """
-        if not self.names_arguments:
-            return str(self)
+        return with_options(str(self), others) if self.names_arguments else str(self)
 
-        def option(found: re.Match[str]) -> str:
-            return others.get(found[1], "--" + found[1].replace("_", "-"))
 
-        return re.sub("`([a-z][a-z0-9_]*)`", option, str(self))
+def with_options(sentence: str, others: Mapping[str, str]) -> str:
+    """Return a sentence with options for the arguments of the Python API that it names in back quotes.
+
+    Args:
+        sentence: for example "Running statistics as they are: `keep_statistics`."
+        others: argument to its option, where that is not named like it.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        return others.get(found[1], "--" + found[1].replace("_", "-"))
+
+    return re.sub("`([a-z][a-z0-9_]*)`", option, sentence)
 
 
 class InputError(NormfoldError):

@@ -96,6 +96,8 @@ class RepairError(InputError):
 class QuantizeError(InputError):
     """The network cannot be quantised from what is there."""
 
+    names_arguments = True
+
 
 class SampleError(InputError):
     """The samples cannot be read, or are not what the network takes."""
@@ -216,6 +218,8 @@ class DamagedVersionError(CheckError):
 
 class PrecisionLossError(CheckError):
     """A network of lower precision is too far from the float32 network, or not faster."""
+
+    names_arguments = True
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"{problem}. Nothing was written.")

@@ -20,6 +20,7 @@ from normfold.errors import ArgumentError
 if TYPE_CHECKING:
     from torch import nn
 
+    from normfold._shared.calibration_data import RunData
     from normfold.contract.drift.monitor import Monitor
     from normfold.contract.manifest import Manifest
     from normfold.export.bundle.folded_network import Conversion
@@ -40,7 +41,8 @@ class ExportResult:
         report: the outcome of each BatchNormalization, in graph order.
         verification: the comparison of the folded model with the unfolded one.
         monitor: what the service monitors of its inputs; None if nothing.
-        kept_statistics: why the running statistics are those of training; None where they were recalibrated.
+        kept_statistics: why the running statistics are those of training, "`keep_statistics`" if that was given; None
+            where they were recalibrated.
     """
 
     path: Path
@@ -98,6 +100,8 @@ def export(
     original by more than its rounding noise, nothing is written. With a `precision` of "int8" or "float16", the folded
     network is then converted as by `quantize`; the rows of a run folder's data calibrate and compare it.
 
+    The ranges of the activations on a run folder's training data are recorded in the bundle, for int8.
+
     Example:
         >>> import normfold
         >>> normfold.export("runs/digits", "model_repository", name="digits").path
@@ -127,7 +131,7 @@ def export(
         precision: "float32", "int8" or "float16".
         samples: as `quantize` takes them; of a run folder, its data without it.
         as_tensors: whether an .npz of samples holds tensors; derived from the names of its arrays without it.
-        ranges: of activations in int8, from "statistics" or "samples".
+        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or "samples".
         max_drop: largest loss of accuracy, or of agreement without labels, of a lower precision; 0.01 without it.
         force: write an int8 network that is not faster on this processor.
         float16_io: make inputs and outputs float16 too.
@@ -153,13 +157,16 @@ def export(
     check(FLAG, merge=merge, keep_source=keep_source, monitor=monitor)
     check(FLAG, force=force, float16_io=float16_io, keep_reference=keep_reference)
     check_optional(PATH, samples=samples)
+    check(TEXT, precision=precision)
+    check_optional(TEXT, ranges=ranges)
     check_optional(FLAG, as_tensors=as_tensors)
     check_optional(NUMBER, max_drop=max_drop)
     check_optional(TENSORS if isinstance(calibration_data, Mapping) else PATH, calibration_data=calibration_data)
     require_export("normfold export")
-    from normfold._shared.calibration_data import validation_rows
+    from normfold._shared.calibration_data import run_data
     from normfold.export.bundle.export import export_bundle
     from normfold.export.bundle.reservation import check_name
+    from normfold.export.quantize.record_ranges import RecordRanges
 
     given = Source.of(
         source,
@@ -177,6 +184,11 @@ def export(
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
     with tempfile.TemporaryDirectory() as folder, progress_callback(progress) as progress:
         found = resolve(given, Path(folder), progress)
+        data = run_data(given, takes_pixels)
+        training = None if data is None else data.training_rows()
+        convert = None
+        if options is not None:
+            convert = _conversion(options, found, data, takes_pixels, has_recorded=training is not None)
         exported = export_bundle(
             found.path,
             Path(repository),
@@ -188,9 +200,10 @@ def export(
             inputs=optional_path(inputs),
             takes_pixels=takes_pixels,
             monitoring=monitor,
-            calibration=rows or validation_rows(given, takes_pixels),
-            convert=None if options is None else _conversion(options, given, found, takes_pixels),
+            calibration=rows or (None if data is None else data.validation_rows()),
+            convert=convert,
             keep_reference=keep_reference,
+            record=None if training is None else RecordRanges(training),
             progress=progress,
         )
     return ExportResult(
@@ -227,6 +240,8 @@ def _precision_options(
         "float16_io": float16_io,
         "keep_reference": not keep_reference,
     }
+    if precision not in ("float32", "int8", "float16"):
+        raise ArgumentError(f"`precision` {precision!r} is not float32, int8 or float16.")
     if precision != "float32":
         return precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io)
     wrong = next((name for name, is_given in given.items() if is_given), None)
@@ -235,9 +250,10 @@ def _precision_options(
     return None
 
 
-def _conversion(options: PrecisionOptions, source: Source, found: Resolved, takes_pixels: bool) -> Conversion:
+def _conversion(
+    options: PrecisionOptions, found: Resolved, data: RunData | None, takes_pixels: bool, has_recorded: bool
+) -> Conversion:
     """Return the conversion with the user's samples, or else the rows of a run folder's data, or else none."""
-    from normfold._shared.calibration_data import precision_rows
     from normfold.export.onnx_io.model_file import load_model
     from normfold.export.precision.options import conversion, conversion_of_rows
     from normfold.export.precision.read_folded_samples import read_folded_samples
@@ -245,8 +261,8 @@ def _conversion(options: PrecisionOptions, source: Source, found: Resolved, take
 
     if options.samples is not None:
         infos = input_infos(found.path, load_model(found.path))
-        return conversion(options, read_folded_samples(options, infos, found.card, takes_pixels))
-    rows = precision_rows(source, takes_pixels)
-    if rows is None:
+        samples = read_folded_samples(options, infos, found.card, takes_pixels)
+        return conversion(options, samples, has_recorded)
+    if data is None:
         return conversion(options, None)
-    return conversion_of_rows(options, rows.calibration, rows.rows, rows.labels)
+    return conversion_of_rows(options, *data.compared_rows(), has_recorded=has_recorded)

@@ -13,7 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.serve.load import Request
 from normfold.contract.manifest import read_manifest
+from normfold.contract.precision.record import PrecisionKind, Recipe
 from normfold.export.bundle.export import export_bundle
+from normfold.export.onnx_io.model_file import load_model
+from normfold.export.quantize.lower_precision import LowerPrecision
+from normfold.export.verify.runner import input_infos
 
 
 def small_network(folder: Path) -> Path:
@@ -95,7 +99,25 @@ def copy(folder: Path) -> Path:
 
 MAKERS = {"copy": copy, "small": small_network, "resnet18": resnet18, "digits": digits}
 
+INT8 = "-int8"
+"""Ending of the name of a network that is exported in int8."""
+
+_SAMPLES = 16
+
 
 def export(folder: Path, repository: Path, network: str) -> None:
     """Write a network, and export it, folded, into a repository."""
-    export_bundle(MAKERS[network](folder), repository, network)
+    source = MAKERS[network.removesuffix(INT8)](folder)
+    export_bundle(source, repository, network, convert=_to_int8(source) if network.endswith(INT8) else None)
+
+
+def _to_int8(source: Path) -> LowerPrecision:
+    """Return the conversion with ranges from random rows: seeded weights have statistics that are not their own.
+
+    Such a network says nothing about accuracy; the benchmark itself measures how much faster int8 is.
+    """
+    (info,) = input_infos(source, load_model(source))
+    shape = [_SAMPLES, *(size for size in info.shape[1:] if isinstance(size, int))]
+    samples = {info.name: np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+    recipe = Recipe(ranges_from="samples", force=True, max_drop=1.0)
+    return LowerPrecision(PrecisionKind.INT8, recipe, samples, samples)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.option_names import in_options, report_in_options
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence
@@ -89,7 +90,7 @@ def adapt(
             progress=status.update,
         )
     for sentence in adapted.warnings:
-        warn(sentence)
+        warn(in_options(sentence))
     source = adapted.source
     record = {
         "name": source.name,
@@ -97,7 +98,7 @@ def adapt(
         "samples": adapted.samples,
         "prior": adapted.prior,
         "layers": [_layer_record(layer) for layer in adapted.layers],
-        "unchanged": list(adapted.adapted.recalibration.unchanged),
+        "unchanged": [in_options(sentence) for sentence in adapted.adapted.recalibration.unchanged],
     }
     if not as_json:
         out.print(_table(adapted.layers))
@@ -119,7 +120,7 @@ def adapt(
         monitor = monitor_record(exported.monitor, "samples")
         checked = {"verification": verification, "monitor": monitor}
         precision = {"precision": precision_record(exported.manifest.precision)}
-        print_json({**record, **place, "fold": exported.report.to_dict(), **checked, **precision})
+        print_json({**record, **place, "fold": report_in_options(exported.report).to_dict(), **checked, **precision})
         return
     out.print(fold_sentence(exported.report), markup=False)
     out.print(verification_table(exported.verification))

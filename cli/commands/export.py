@@ -10,6 +10,7 @@ from rich.table import Table
 
 from normfold._shared.paths import REPOSITORY
 from normfold.cli.input_option import parse_input
+from normfold.cli.option_names import in_options, report_in_options
 from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
@@ -102,7 +103,8 @@ def export(
     is written and the exit code is 1.
 
     The running statistics of a run folder are first recalibrated over all of its training data, with frozen weights.
-    If that lowers validation accuracy, the statistics of training are kept.
+    If that lowers validation accuracy, the statistics of training are kept. The ranges of the activations on these data
+    are recorded, for `normfold quantize`.
 
     With `--precision int8` or `float16`, the folded network is converted and compared with float32 as by `normfold
     quantize`, on the data of a run folder or on `--samples`.
@@ -157,7 +159,8 @@ def export(
             f"The calibration inputs give no threshold: at least {MIN_ROWS} rows are needed, finite in each layer and "
             "not all equal."
         )
-    manifest, report = exported.manifest, exported.report
+    manifest, report = exported.manifest, report_in_options(exported.report)
+    kept_statistics = None if exported.kept_statistics is None else in_options(exported.kept_statistics)
     moved = manifest.card.running_statistics
     if moved is not None and not moved.taken:
         warn("The running statistics are those of training: recalibration lowers validation accuracy.")
@@ -171,7 +174,7 @@ def export(
                 "version": manifest.version,
                 "batchable": manifest.batchable,
                 "running_statistics": None if moved is None else moved.model_dump(mode="json"),
-                "kept_statistics": exported.kept_statistics,
+                "kept_statistics": kept_statistics,
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
                 "monitor": monitor_record(exported.monitor),
@@ -182,7 +185,7 @@ def export(
     if moved is not None:
         out.print(movement_table(moved), accuracy_sentence(moved), "", sep="\n", markup=False)
     elif report.entries:
-        out.print(f"Running statistics as they are: {exported.kept_statistics}.", markup=False)
+        out.print(f"Running statistics as they are: {kept_statistics}.", markup=False)
     out.print(fold_sentence(report), markup=False)
     if report.input is not None:
         out.print(pixel_sentence(report.input), markup=False)

@@ -33,9 +33,10 @@ class _Numbers(Record):
 class Recipe(_Numbers):
     """Options by which the network was made, so that `normfold adapt` can repeat it."""
 
-    ranges_from: Literal["statistics", "samples"] = Field(
+    ranges_from: Literal["statistics", "recorded", "samples"] = Field(
         default="statistics",
-        description="int8: source of the ranges of activations, the BatchNormalization statistics, or samples.",
+        description="int8: source of the ranges of activations: the BatchNormalization statistics; the data that "
+        "export or adapt saw, on which they were recorded; or samples.",
     )
     sigmas: float = Field(
         default=8.0, gt=0, description="int8: half of the width of a range from statistics, in standard deviations."
@@ -113,4 +114,7 @@ class Precision(Record):
         description="The version that `normfold quantize` converted; null where an export or adaptation made it.",
     )
     recipe: Recipe
+    range_rows: int | None = Field(
+        default=None, gt=0, description="int8: rows of the data that ranges come from; null for those of statistics."
+    )
     proof: PrecisionProof

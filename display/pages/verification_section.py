@@ -71,7 +71,7 @@ def ratio(found: Difference) -> str:
 
 def precision_section(precision: Precision) -> Html:
     """Return the section of a network in a lower precision: each finding, and what was required."""
-    from normfold.display.terminal.precision import basis_sentence, proof_rows
+    from normfold.display.terminal.precision import basis_sentence, proof_rows, ranges_sentence
 
     proof = precision.proof
     rows = [row(label, found, required, numbers=[1]) for label, found, required in proof_rows(precision)]
@@ -82,6 +82,7 @@ def precision_section(precision: Precision) -> Html:
             "p",
             f"The {precision.kind} network against the folded float32 network. dB is signal to noise: 10 log10 of the "
             "sum of the squared values over the sum of the squared differences. Time and size are ratios to float32. ",
+            f"{ranges_sentence(precision)} " if precision.kind.value == "int8" else "",
             basis_sentence(proof),
         ),
         *(element("p", sentence, class_="warning") for sentence in proof.notes),

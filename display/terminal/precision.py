@@ -20,6 +20,8 @@ _EQUAL = "equal"
 def print_precision(precision: Precision) -> None:
     """Write the proof of a precision to standard output: a table, and sentences below it."""
     out.print(precision_table(precision))
+    if precision.kind.value == "int8":
+        out.print(ranges_sentence(precision), markup=False)
     out.print(basis_sentence(precision.proof), markup=False)
     slower = slower_sentence(precision.proof)
     if slower is not None and precision.kind.value == "int8":
@@ -76,6 +78,18 @@ def decibels(ratio: float) -> str:
     from normfold.contract.precision.signal_to_noise import MAX_DB
 
     return _EQUAL if ratio >= MAX_DB else f"{ratio:.1f} dB"
+
+
+def ranges_sentence(precision: Precision) -> str:
+    """Return what the ranges of an int8 network come from."""
+    count = precision.range_rows
+    rows = "rows" if count is None else f"{count:,} row{'s' * (count != 1)}"
+    sentences = {
+        "recorded": f"Calibrated with the data that export or adapt saw, {rows}.",
+        "samples": f"Calibrated with {rows} of the samples.",
+        "statistics": "Calibrated without data, by the BatchNormalization statistics.",
+    }
+    return sentences[precision.recipe.ranges_from]
 
 
 def basis_sentence(proof: PrecisionProof) -> str:

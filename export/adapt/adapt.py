@@ -29,13 +29,14 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.adapt.read_samples import read_kept_samples, read_samples
 from normfold.export.adapt.recalibrate import Recalibration, recalibrate
 from normfold.export.adapt.samples import SampleFormat, Samples, as_pixels, require_usable
-from normfold.export.adapt.split_samples import split_samples
+from normfold.export.adapt.split_samples import MAX_CALIBRATION_ROWS, split_samples
 from normfold.export.bundle.evenly_spaced import evenly_spaced
 from normfold.export.bundle.export import AdaptationOrigin, ExportedBundle, export_bundle
 from normfold.export.bundle.statistics import TRAINED_NAME, read_merging, read_trained
 from normfold.export.errors import NotAdaptableError
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.lower_precision import LowerPrecision
+from normfold.export.quantize.record_ranges import RecordRanges
 from normfold.export.repository.versions import check_version, find_model
 from normfold.export.verify.runner import Inputs, input_infos
 
@@ -84,24 +85,29 @@ class PendingAdaptation:
                 inputs=inputs,
                 takes_pixels=self.manifest.takes_pixels,
                 monitoring=MONITOR_NAME in self.manifest.files,
-                calibration=self._calibration_rows(),
+                calibration=self._rows(MAX_CALIBRATION_SAMPLES),
                 adapted=AdaptationOrigin(record, self.recalibration.trained),
                 convert=self._conversion(),
                 keep_reference=REFERENCE_NAME in self.manifest.files,
+                record=RecordRanges(self._rows(MAX_CALIBRATION_ROWS)),
                 progress=progress,
             )
 
     def _conversion(self) -> LowerPrecision | None:
         """Return the conversion by the recipe of the version that was adapted; None where that is float32.
 
-        Its samples take the place of those that the recipe used. Whether int8 is faster was found before.
+        The samples take the place of the data that ranges came from, recorded or not: with other statistics the values
+        have other ranges. Whether int8 is faster was found before.
         """
         precision = self.manifest.precision
         if precision is None:
             return None
-        found = split_samples(self._served_samples(), precision.recipe.ranges_from == "samples")
+        recipe = precision.recipe
+        if recipe.ranges_from == "recorded":
+            recipe = recipe.model_copy(update={"ranges_from": "samples"})
+        found = split_samples(self._served_samples(), recipe.ranges_from == "samples")
         return LowerPrecision(
-            PrecisionKind(precision.kind), precision.recipe, found.calibration, found.rows, must_be_faster=False
+            PrecisionKind(precision.kind), recipe, found.calibration, found.rows, must_be_faster=False
         )
 
     def _served_samples(self) -> Samples:
@@ -109,10 +115,10 @@ class PendingAdaptation:
         takes_pixels, preprocessing = self.manifest.takes_pixels, self.manifest.card.preprocessing
         return as_pixels(self.samples, preprocessing) if takes_pixels else self.samples
 
-    def _calibration_rows(self) -> Inputs:
-        """Return samples, evenly spaced over all, as the served network takes them, to calibrate thresholds with."""
+    def _rows(self, limit: int) -> Inputs:
+        """Return up to `limit` samples, evenly spaced over all, as the served network takes them."""
         samples = self._served_samples()
-        parts = [samples.read(place, place + 1) for place in evenly_spaced(samples.count, MAX_CALIBRATION_SAMPLES)]
+        parts = [samples.read(place, place + 1) for place in evenly_spaced(samples.count, limit)]
         return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
 
 

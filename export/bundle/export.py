@@ -31,6 +31,7 @@ from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.folded_network import Conversion, FoldedNetwork
+from normfold.export.bundle.recorded_ranges import RangeRecorder
 from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import (
     TRAINED_NAME,
@@ -89,6 +90,7 @@ def export_bundle(
     adapted: AdaptationOrigin | None = None,
     convert: Conversion | None = None,
     keep_reference: bool = True,
+    record: RangeRecorder | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> ExportedBundle:
     """Fold a model, verify the fold, and write it as NAME/VERSION of a repository.
@@ -110,6 +112,7 @@ def export_bundle(
         adapted: where the model's statistics come from, if not from training.
         convert: writes the folded network in another precision, which then is `model.onnx`.
         keep_reference: keep the folded float32 network beside it, as `reference.onnx`.
+        record: records the ranges of the folded network's values on data that are there now, for int8.
         progress: called with each step as it begins.
 
     Returns:
@@ -136,7 +139,6 @@ def export_bundle(
             raise
         folded = folder / (MODEL_NAME if convert is None else REFERENCE_NAME)
         save_model(model, folded)
-        save_statistics(report, folder / STATISTICS_NAME, merging)
         if adapted is not None:
             save_trained(adapted.trained, folder / TRAINED_NAME)
         if keep_source:
@@ -144,6 +146,11 @@ def export_bundle(
         progress("verifying")
         verification = verify(source, folded, inputs, progress=progress, pixels=pixels)
         verification.require()
+        recorded = None
+        if record is not None and verification.engine is Engine.ONNXRUNTIME:
+            progress("recording ranges")
+            recorded = record(folded)
+        save_statistics(report, folder / STATISTICS_NAME, merging, recorded)
         monitor = None
         if monitoring and verification.batchable and verification.engine is Engine.ONNXRUNTIME:
             progress("calibrating the drift monitor")
@@ -151,7 +158,8 @@ def export_bundle(
         served, precision = model, None
         if convert is not None:
             network = FoldedNetwork(
-                folded, source, source, stored_batchnorms(report), card, takes_pixels, verification.batchable
+                *(folded, source, source, stored_batchnorms(report), card, takes_pixels, verification.batchable),
+                recorded,
             )
             precision = convert(network, folder / MODEL_NAME, progress)
             served = load_model(folder / MODEL_NAME)

@@ -9,6 +9,7 @@ from pathlib import Path
 from normfold.contract.precision.record import Precision
 from normfold.contract.progress import ProgressCallback
 from normfold.contract.source_card import SourceCard
+from normfold.export.bundle.recorded_ranges import RecordedRanges
 from normfold.export.bundle.statistics import StoredBatchNorm
 
 
@@ -24,6 +25,7 @@ class FoldedNetwork:
         card: of the network.
         takes_pixels: its input is 8-bit pixels; that of `unfolded` is not.
         batchable: rows are independent.
+        recorded: ranges of its values on data; None where none were there.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class FoldedNetwork:
     card: SourceCard
     takes_pixels: bool = False
     batchable: bool = True
+    recorded: RecordedRanges | None = None
 
 
 Conversion = Callable[[FoldedNetwork, Path, ProgressCallback], Precision]

@@ -8,7 +8,8 @@ Tensors, for each BatchNormalization NODE, float64 of shape (C,):
 
 Metadata: `batchnorm`, a JSON array in graph order of {node, epsilon, outcome, output_value}; the last is the
 value of the folded graph that holds what the node gave out, or null where no value does. And `merging`, `true` or
-`false`: whether the fold made one layer of parallel branches.
+`false`: whether the fold made one layer of parallel branches. Where data were there, the ranges of the values on them
+are kept too (`recorded_ranges`).
 
 `trained.safetensors`, in adapted bundles alone: what training left, as NODE.running_mean and NODE.running_var.
 """
@@ -25,6 +26,7 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 
 from normfold.export.arrays import Array
+from normfold.export.bundle.recorded_ranges import RecordedRanges
 from normfold.export.fold.batchnorm_parameters import PARAMETERS
 from normfold.export.fold.report import FoldReport
 
@@ -48,8 +50,8 @@ class Statistics:
         )
 
 
-def save_statistics(report: FoldReport, path: Path, merging: bool) -> None:
-    """Write the parameters of every BatchNormalization that could be read, and where each went.
+def save_statistics(report: FoldReport, path: Path, merging: bool, recorded: RecordedRanges | None = None) -> None:
+    """Write the parameters of every BatchNormalization that could be read, where each went, and the recorded ranges.
 
     Raises:
         OSError: the path cannot be written.
@@ -69,7 +71,11 @@ def save_statistics(report: FoldReport, path: Path, merging: bool) -> None:
         }
         for entry in entries
     ]
-    path.write_bytes(save(tensors, metadata={"batchnorm": json.dumps(index), "merging": json.dumps(merging)}))
+    metadata = {"batchnorm": json.dumps(index), "merging": json.dumps(merging)}
+    if recorded is not None:
+        tensors |= recorded.tensors()
+        metadata |= recorded.metadata()
+    path.write_bytes(save(tensors, metadata=metadata))
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,7 @@ def not_constant_because(value: ir.Value | None) -> str:
     if default is None:
         return "is an input of the graph" if value is not None and value.is_graph_input() else "is computed"
     source = "" if default is value else f"is computed from {default.name!r}, which "
-    return f"{source}may be overridden by the caller (--freeze-inputs makes its default a constant)"
+    return f"{source}may be overridden by the caller (`freeze_inputs` makes its default a constant)"
 
 
 def is_overridable(value: ir.Value | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from normfold.export.errors import QuantizeError
 from normfold.export.quantize.lower_precision import LowerPrecision
 from normfold.export.verify.runner import Inputs
 
-RangeSource = Literal["statistics", "samples"]
+RangeSource = Literal["statistics", "recorded", "samples"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class PrecisionOptions:
         samples: what ranges are taken from, and what both networks are compared on (`export.adapt.read_samples`); an
             array `y` of an .npz holds their labels.
         as_tensors: whether an .npz holds tensors; None to decide by the names of its arrays.
-        ranges_from: of activations, in int8; None for samples where there are some.
+        ranges_from: of activations, in int8; None for samples where there are some, otherwise for recorded ranges where
+            there are some, otherwise for statistics.
         float16_io: make inputs and outputs float16 too.
         max_drop: largest loss of accuracy, or of agreement without labels.
         force: write an int8 network that is not faster.
@@ -40,37 +41,43 @@ class PrecisionOptions:
     max_drop: float = DEFAULT_MAX_DROP
     force: bool = False
 
-    def recipe(self, has_samples: bool) -> Recipe:
+    def recipe(self, has_samples: bool, has_recorded: bool = False) -> Recipe:
         """Return the options that a manifest keeps.
 
         Raises:
-            QuantizeError: ranges shall come from samples, and there are none.
+            QuantizeError: ranges shall come from samples, or be recorded ones, and there are none.
         """
         if self.ranges_from == "samples" and not has_samples:
-            raise QuantizeError("Ranges shall come from samples, and none are given: name them with --samples.")
-        has_samples = has_samples and self.kind is PrecisionKind.INT8
+            raise QuantizeError("Ranges shall come from samples, and none are given: name them with `samples`.")
+        if self.ranges_from == "recorded" and not has_recorded:
+            raise QuantizeError(
+                "No ranges are recorded with this network, as an export of a run folder and adapt record them; give "
+                "`samples`, or `ranges` statistics."
+            )
+        usual: RangeSource = "samples" if has_samples else "recorded" if has_recorded else "statistics"
         return Recipe(
-            ranges_from=self.ranges_from or ("samples" if has_samples else "statistics"),
+            ranges_from=self.ranges_from or (usual if self.kind is PrecisionKind.INT8 else "statistics"),
             float16_io=self.float16_io,
             max_drop=self.max_drop,
             force=self.force,
         )
 
 
-def conversion(options: PrecisionOptions, samples: Samples | None) -> LowerPrecision:
+def conversion(options: PrecisionOptions, samples: Samples | None, has_recorded: bool = False) -> LowerPrecision:
     """Return the conversion of a network.
 
     Args:
         options: of the user.
         samples: those that `options.samples` names, as the folded network takes them.
+        has_recorded: ranges are recorded with the network.
 
     Raises:
-        QuantizeError: ranges shall come from samples, and there are none.
+        QuantizeError: ranges shall come from samples, or be recorded ones, and there are none.
         SampleCountError: the samples are too few, or too many.
         IdenticalSamplesError: they are all the same.
         ModelInputError, SampleError: the labels cannot be used.
     """
-    recipe = options.recipe(samples is not None)
+    recipe = options.recipe(samples is not None, has_recorded)
     if samples is None or options.samples is None:
         return LowerPrecision(options.kind, recipe)
     require_usable(samples, MIN_SAMPLES)
@@ -82,14 +89,19 @@ def conversion(options: PrecisionOptions, samples: Samples | None) -> LowerPreci
 
 
 def conversion_of_rows(
-    options: PrecisionOptions, calibration: Inputs, rows: Inputs, labels: Tensor | None
+    options: PrecisionOptions, rows: Inputs, labels: Tensor | None, has_recorded: bool
 ) -> LowerPrecision:
-    """Return the conversion of a network whose data are there.
+    """Return the conversion of a network that is compared on rows of its own data.
 
     Args:
-        options: of the user.
-        calibration: to take ranges from, unless the options say that statistics give them.
+        options: of the user, without samples: ranges from samples are those recorded on the network's own data.
         rows: to compare both networks on.
         labels: the classes of `rows`.
+        has_recorded: ranges are recorded on others of these data.
+
+    Raises:
+        QuantizeError: ranges shall come from samples, or be recorded ones, and there are none.
     """
-    return LowerPrecision(options.kind, options.recipe(has_samples=True), calibration, rows, labels)
+    if options.ranges_from == "samples" and has_recorded:
+        options = replace(options, ranges_from="recorded")
+    return LowerPrecision(options.kind, options.recipe(False, has_recorded), None, rows, labels)

@@ -22,6 +22,7 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.export.bundle.export import package_versions
 from normfold.export.bundle.folded_network import FoldedNetwork
+from normfold.export.bundle.recorded_ranges import read_recorded_ranges
 from normfold.export.bundle.reservation import reservation
 from normfold.export.bundle.statistics import read_statistics
 from normfold.export.bundle.tensor_specs import input_specs, output_specs
@@ -83,11 +84,14 @@ def quantize_bundle(
         progress("reading the samples")
         infos = input_infos(reference, load_model(reference))
         samples = read_folded_samples(options, infos, manifest.card, manifest.takes_pixels, manifest)
-    convert = conversion(options, samples)
-    statistics = read_statistics(source / STATISTICS_NAME) if STATISTICS_NAME in manifest.files else []
+    has_statistics = STATISTICS_NAME in manifest.files
+    statistics = read_statistics(source / STATISTICS_NAME) if has_statistics else []
+    recorded = read_recorded_ranges(source / STATISTICS_NAME) if has_statistics else None
+    convert = conversion(options, samples, recorded is not None)
     unfolded = source / UNFOLDED_NAME if UNFOLDED_NAME in manifest.files else None
     network = FoldedNetwork(
-        reference, reference, unfolded, statistics, manifest.card, manifest.takes_pixels, manifest.batchable
+        *(reference, reference, unfolded, statistics, manifest.card, manifest.takes_pixels, manifest.batchable),
+        recorded,
     )
     with reservation(repository, name, None) as (folder, number):
         made = convert(network, folder / MODEL_NAME, progress)
@@ -128,7 +132,7 @@ def _reference_name(manifest: Manifest) -> str:
         return MODEL_NAME
     raise QuantizeError(
         f"Version {manifest.version} of {manifest.name!r} is {manifest.precision.kind} and keeps no float32 network "
-        "(--no-reference); convert the version that it was made of, with --version."
+        "(`keep_reference`); convert the version that it was made of, with `version`."
     )
 
 

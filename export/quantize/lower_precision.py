@@ -11,6 +11,7 @@ from normfold.contract.precision.record import Precision, PrecisionKind, Recipe
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
 from normfold.export.bundle.folded_network import FoldedNetwork
+from normfold.export.bundle.recorded_ranges import RecordedRanges
 from normfold.export.errors import ModelFileError, QuantizeError, SampleError
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.quantize.channel_statistics import of_bundle
@@ -25,6 +26,7 @@ from normfold.export.quantize.proof.random_rows import random_rows
 from normfold.export.quantize.proof.requirements import require
 from normfold.export.quantize.proof.rows import ProofRows, fixed_batch_size
 from normfold.export.quantize.proof.sessions import open_network
+from normfold.export.quantize.record_ranges import as_channel_ranges
 from normfold.export.verify.runner import Inputs, input_infos, value_info
 
 
@@ -35,7 +37,7 @@ class LowerPrecision:
     Attributes:
         kind: int8 or float16.
         recipe: how to convert.
-        calibration: rows that ranges are taken from, as the folded network takes them; None for those of statistics.
+        calibration: rows that ranges are taken from, as the folded network takes them, where the recipe says samples.
         rows: to prove the result on; random ones where there are none.
         labels: the classes of these rows.
         must_be_faster: refuse an int8 network that is not, unless the recipe forces it.
@@ -57,7 +59,7 @@ class LowerPrecision:
             progress: called with each step as it begins.
 
         Raises:
-            QuantizeError: there is nothing to quantise, or nothing to take ranges from.
+            QuantizeError: there is nothing to quantise, or nothing to take ranges from, as the recipe says.
             Float16OverflowError: a value exceeds what float16 can hold.
             PrecisionLossError: the result is too far from float32, or not faster.
             ModelFileError, ModelInputError, SampleError: the network cannot be run, or the rows are not its own.
@@ -92,7 +94,9 @@ class LowerPrecision:
             fixed = fixed_batch_size(infos)
             inputs = rows.inputs if fixed is None else rows.repeated(fixed)
             proof = prove_float16(pair, self._to_float16(network, target, inputs, progress), rows, progress)
-        precision = Precision(kind=self.kind, recipe=self.recipe, proof=proof)
+        precision = Precision(
+            kind=self.kind, recipe=self.recipe, range_rows=self._range_rows(network.recorded), proof=proof
+        )
         require(precision, self.must_be_faster)
         return precision
 
@@ -103,17 +107,30 @@ class LowerPrecision:
         ranges: dict[str, tuple[float, float]],
         progress: ProgressCallback,
     ) -> Int8Result:
-        recipe = self.recipe
+        recipe, recorded = self.recipe, network.recorded
+        if recipe.ranges_from == "recorded" and recorded is None:
+            raise QuantizeError(
+                f"No ranges could be recorded with {str(network.shown_as)!r}; give `samples`, or `ranges` statistics."
+            )
         return quantize_int8(
             network.path,
             target,
             unfolded=network.unfolded,
             statistics=of_bundle(network.statistics),
             samples=self.calibration if recipe.ranges_from == "samples" else None,
+            recorded=as_channel_ranges(recorded) if recipe.ranges_from == "recorded" and recorded else None,
             input_ranges=ranges,
             options=Int8Options(sigmas=recipe.sigmas, equalise=recipe.equalise, correct_bias=recipe.correct_bias),
             progress=progress,
         )
+
+    def _range_rows(self, recorded: RecordedRanges | None) -> int | None:
+        """Return the number of rows that the ranges come from; None where none do."""
+        if self.kind is not PrecisionKind.INT8 or self.recipe.ranges_from == "statistics":
+            return None
+        if self.recipe.ranges_from == "recorded":
+            return None if recorded is None else recorded.rows
+        return min((len(array) for array in (self.calibration or {}).values()), default=None)
 
     def _to_float16(
         self, network: FoldedNetwork, target: Path, inputs: Inputs, progress: ProgressCallback

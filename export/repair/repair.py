@@ -166,7 +166,7 @@ def _warnings(
         warnings.append(
             f"The outputs change: BatchNormalization {names} normalised by the batch, and now by the statistics that "
             "the file holds. If training never finished them, they are wrong: compare the accuracy, or take new ones "
-            "with --samples."
+            "with `samples`."
         )
     if dropouts:
         names = ", ".join(map(repr, dropouts))

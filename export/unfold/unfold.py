@@ -148,8 +148,8 @@ def _float32_name(manifest: Manifest) -> str:
     if REFERENCE_NAME not in manifest.files and manifest.precision is not None:
         name = f"Version {manifest.version} of {manifest.name!r}"
         raise UnfoldError(
-            f"{name} is {manifest.precision.kind} and keeps no float32 network (--no-reference); unfold the version "
-            "that it was made of, with --version."
+            f"{name} is {manifest.precision.kind} and keeps no float32 network (`keep_reference`); unfold the version "
+            "that it was made of, with `version`."
         )
     return REFERENCE_NAME if REFERENCE_NAME in manifest.files else MODEL_NAME
 

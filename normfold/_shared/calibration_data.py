@@ -1,10 +1,12 @@
-"""Rows of a run folder's data: for drift thresholds, and for a network of lower precision."""
+"""Rows of a run folder's data: for drift thresholds, for ranges of int8, and to compare a lower precision on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from normfold._shared.source import Source
 from normfold.contract.preprocess import ImagePreprocessing
@@ -16,74 +18,63 @@ _INPUT = "input"
 """Name of the input of a network that was trained here."""
 
 
-def validation_rows(source: Source, takes_pixels: bool) -> dict[str, Any] | None:
-    """Return rows of a run's validation split, evenly spaced, as the served network takes them, by input.
-
-    Returns:
-        None if the source is not a run folder or its data are gone: then there are no thresholds.
-    """
-    from normfold.export.bundle.calibrate import MAX_ROWS
-    from normfold.export.bundle.evenly_spaced import evenly_spaced
-
-    dataset = _load_dataset(source)
-    if dataset is None:
-        return None
-    validation = dataset.splits.validation  # ascending, and images of a folder lie class by class
-    return _inputs(dataset, validation[evenly_spaced(len(validation), MAX_ROWS)], takes_pixels)
-
-
 @dataclass(frozen=True, eq=False)
-class PrecisionRows:
-    """Rows of a run's data, as the served network takes them, by input.
+class RunData:
+    """The data that a run was trained on; rows are given as the served network takes them, by input.
 
     Attributes:
-        calibration: of the training split, to take ranges of activations from.
-        rows: of the other splits, to compare two networks on.
-        labels: the classes of `rows`.
+        dataset: with its splits.
+        takes_pixels: the served network takes pixels.
     """
 
-    calibration: dict[str, Any]
-    rows: dict[str, Any]
-    labels: Any
+    dataset: Dataset
+    takes_pixels: bool
+
+    def validation_rows(self) -> dict[str, Any]:
+        """Return rows of the validation split, evenly spaced, that drift thresholds come from."""
+        from normfold.export.bundle.calibrate import MAX_ROWS
+
+        return self._inputs(_spread(self.dataset.splits.validation, MAX_ROWS))
+
+    def training_rows(self) -> dict[str, Any] | None:
+        """Return rows of the training split, evenly spaced, that ranges come from; None where these are too few."""
+        from normfold.export.adapt.samples import MIN_SAMPLES
+        from normfold.export.adapt.split_samples import MAX_CALIBRATION_ROWS
+
+        train = self.dataset.splits.train
+        return self._inputs(_spread(train, MAX_CALIBRATION_ROWS)) if len(train) >= MIN_SAMPLES else None
+
+    def compared_rows(self) -> tuple[dict[str, Any], Any]:
+        """Return rows of the other splits, evenly spaced, that two networks are compared on, and their classes."""
+        from normfold.export.adapt.split_samples import MAX_PROOF_ROWS
+
+        others = np.sort(np.concatenate([self.dataset.splits.validation, self.dataset.splits.test]))
+        rows = _spread(others, MAX_PROOF_ROWS)
+        return self._inputs(rows), self.dataset.y[rows]
+
+    def _inputs(self, rows: Any) -> dict[str, Any]:
+        dataset = self.dataset
+        if self.takes_pixels and isinstance(dataset.preprocessing, ImagePreprocessing):
+            return {_INPUT: dataset.preprocessing.to_pixels(dataset.x[rows])}
+        return {_INPUT: dataset.tensors(rows)}
 
 
-def precision_rows(source: Source, takes_pixels: bool) -> PrecisionRows | None:
-    """Return rows of a run's data, evenly spaced; None if the source is not a run folder or its data are gone."""
-    import numpy as np
-
-    from normfold.export.adapt.split_samples import MAX_CALIBRATION_ROWS, MAX_PROOF_ROWS
-    from normfold.export.bundle.evenly_spaced import evenly_spaced
-
-    dataset = _load_dataset(source)
-    if dataset is None:
-        return None
-    train = dataset.splits.train
-    others = np.sort(np.concatenate([dataset.splits.validation, dataset.splits.test]))
-    compared = others[evenly_spaced(len(others), MAX_PROOF_ROWS)]
-    calibration = train[evenly_spaced(len(train), MAX_CALIBRATION_ROWS)]
-    return PrecisionRows(
-        _inputs(dataset, calibration, takes_pixels), _inputs(dataset, compared, takes_pixels), dataset.y[compared]
-    )
-
-
-def _load_dataset(source: Source) -> Dataset | None:
-    """Return the data of a run folder; None if the source is something else, or its data are gone."""
+def run_data(source: Source, takes_pixels: bool) -> RunData | None:
+    """Return the data of a run folder; None if the source is something else, or its data are gone or have changed."""
     if not source.is_run:
         return None
-    from normfold.models.data.data import load_dataset
+    from normfold.models.batchnorm.recalibrate_run import load_training_data
     from normfold.models.errors import DataError
     from normfold.models.training.checkpoint import load_config
 
-    config = load_config(Path(source.text))
-    if config.data is None:
-        return None
     try:
-        return load_dataset(config.data)
+        return RunData(load_training_data(load_config(Path(source.text))), takes_pixels)
     except DataError:
         return None
 
 
-def _inputs(dataset: Dataset, rows: Any, takes_pixels: bool) -> dict[str, Any]:
-    if takes_pixels and isinstance(dataset.preprocessing, ImagePreprocessing):
-        return {_INPUT: dataset.preprocessing.to_pixels(dataset.x[rows])}
-    return {_INPUT: dataset.tensors(rows)}
+def _spread(places: Any, limit: int) -> Any:
+    """Return some places, evenly spaced: they are ascending, and images of a folder lie class by class."""
+    from normfold.export.bundle.evenly_spaced import evenly_spaced
+
+    return places[evenly_spaced(len(places), limit)]

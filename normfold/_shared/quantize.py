@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from normfold._shared.argument_checks import FLAG, NUMBER, PATH, VERSION, check, check_optional
+from normfold._shared.argument_checks import FLAG, NUMBER, PATH, TEXT, VERSION, check, check_optional
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from normfold.export.precision.options import PrecisionOptions
 
 LowerPrecisionName = Literal["int8", "float16"]
-RangeSourceName = Literal["statistics", "samples"]
+RangeSourceName = Literal["statistics", "recorded", "samples"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,8 +83,9 @@ def quantize(
     """Write a network in int8 or float16, with a proof of how near it is to the folded float32 network.
 
     Of a model in a repository a new version is published. An ONNX file is folded on the way, and the result written to
-    `target`. Ranges of activations come from the BatchNormalization statistics that the fold removed, so no data are
-    needed::
+    `target`. No data are needed: ranges of activations are those that `export` recorded on the training data of a run
+    folder, or `adapt` on its samples. Where there are none, they come from the BatchNormalization statistics that the
+    fold removed::
 
         mean = shift        std = |scale| * sqrt(running_var / (running_var + epsilon))
 
@@ -106,8 +107,9 @@ def quantize(
         samples: inputs as `adapt` reads them: a folder of images, an .npz (raw inputs "x", or tensors named like the
             network's inputs; "y" may hold their classes), a .csv, or the state folder of a service that keeps inputs.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
-        ranges: of activations, from "statistics" or "samples"; from the samples without it, if there are some.
-        repository: folder of models; "model_repository" without it.
+        ranges: of activations, from "statistics" or "samples", or those "recorded"; without it, from the samples if
+            there are some, otherwise recorded ones if there are some, otherwise from statistics.
+        repository: folder of models, for a name alone; "model_repository" without it.
         version: of the model; the newest without it.
         card: for a file: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the
             model without it.
@@ -135,6 +137,8 @@ def quantize(
     """
     check(PATH, source=source)
     check_optional(PATH, target=target, samples=samples, repository=repository, card=card, inputs=inputs)
+    check(TEXT, precision=precision)
+    check_optional(TEXT, ranges=ranges)
     check_optional(VERSION, version=version)
     check_optional(NUMBER, max_drop=max_drop)
     check_optional(FLAG, as_tensors=as_tensors)
@@ -187,8 +191,8 @@ def precision_options(
     if precision not in lower:
         raise ArgumentError(f"`precision` {precision!r} is not {' or '.join(lower)}.")
     kind = PrecisionKind(precision)
-    if ranges not in (None, "statistics", "samples"):
-        raise ArgumentError(f"`ranges` {ranges!r} is not statistics or samples.")
+    if ranges not in (None, "statistics", "recorded", "samples"):
+        raise ArgumentError(f"`ranges` {ranges!r} is not statistics, recorded or samples.")
     wrong = {"float16_io": float16_io} if kind is PrecisionKind.INT8 else {"ranges": ranges, "force": force}
     for name, value in wrong.items():
         if value:
@@ -222,6 +226,8 @@ def _check_arguments(
     for name, value in (of_bundle if is_file else of_file).items():
         if value is not None:
             raise ArgumentError(f"`{name}` is for {kind}.")
+    if of_bundle["repository"] is not None and len(source.parts) > 1:
+        raise ArgumentError(f"`repository` goes with the name of a model alone; {str(source)!r} names a folder, too.")
     if is_file and target is None:
         raise ArgumentError(f"{str(source)!r} is an ONNX file; name the file to write after it.")
     if not is_file and target is not None:

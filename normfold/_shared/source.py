@@ -105,7 +105,8 @@ class Resolved:
     Attributes:
         path: of the file.
         card: its source card.
-        kept_statistics: why the running statistics are those of training; None where they were recalibrated.
+        kept_statistics: why the running statistics are those of training; None where they were recalibrated. It names
+            an argument in back quotes.
     """
 
     path: Path
@@ -157,7 +158,7 @@ def _checkpoint_to_onnx(
 
     folder = Path(source.text)
     if source.keep_statistics:
-        network = RecalibratedRun(load_checkpoint(folder), None, "--keep-statistics")
+        network = RecalibratedRun(load_checkpoint(folder), None, "`keep_statistics`")
     else:
         network = recalibrate_run(folder, progress)
     progress("tracing the network")

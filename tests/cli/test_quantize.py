@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import normfold
 from normfold.contract.manifest import read_manifest
@@ -16,8 +19,8 @@ from normfold.contract.source_card import SourceCard
 from normfold.errors import ArgumentError
 from normfold.export.bundle.export import export_bundle
 from normfold.export.quantize.proof import prove, time_ratio
-from tests.support.command import Page, RunCommand
-from tests.support.onnx_models import GREY_CARD, grey_classifier, grey_pictures
+from tests.support.command import Page, RunCommand, in_one_line
+from tests.support.onnx_models import GREY_CARD, classifier, grey_classifier, grey_pictures, model, run32
 
 CARD = SourceCard(preprocessing=GREY_CARD, labels=("a", "b", "c"), logits=("logits",), origin="a test of digits")
 
@@ -129,7 +132,13 @@ def test_int8_that_is_not_faster_exits_with_1_and_names_the_remedy(
         (["net.onnx", "out.onnx", "--precision", "float16", "--force"], "--force is not for float16."),
         (["net.onnx", "out.onnx", "--no-reference"], "--no-reference is for a model in a repository"),
         (["net.onnx", "out.onnx", "--ranges", "samples"], "none are given: name them with --samples"),
+        (["net.onnx", "out.onnx", "--ranges", "recorded"], "No ranges are recorded with this network"),
+        (["models/net", "--ranges", "recorded"], "give --samples, or --ranges statistics."),
         (["models/other"], "There is no model 'other'"),
+        (["other", "--repository", "models"], "There is no model 'other' in 'models'"),
+        (["net", "--repository", "none"], "There is no folder 'none'; name the repository with --repository."),
+        (["models/net", "--version", "7"], "There is no version 7 of 'net'; there are 1."),
+        (["models/net", "--samples", "none.npz"], "'none.npz' cannot be read"),
         (["missing.onnx", "out.onnx"], "'missing.onnx'"),
     ],
 )
@@ -142,6 +151,109 @@ def test_wrong_use_of_quantize_exits_with_2_and_one_sentence(
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+
+
+MATMUL = helper.make_node("MatMul", ["x", "w"], ["h"], name="large")
+LAST = helper.make_node("MatMul", ["h", "v"], ["y"], name="last")
+WEIGHTS = {"w": np.full((4, 4), 60_000, np.float32), "v": np.full((4, 4), 1e-5, np.float32)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nodes", "arguments", "code", "words"),
+    [
+        ([helper.make_node("Relu", ["x"], ["y"])], [], 2, ["'x.onnx' holds nothing to quantise: no Conv, Gemm or"]),
+        ([MATMUL, LAST], [], 2, ["'x.onnx' are: no BatchNorm", "quantise the network before its fold", "--samples."]),
+        ([MATMUL, LAST], ["--samples", "shape.npz"], 2, ["'x' of 'shape.npz' has shape [40, 5], the input ['n', 4]."]),
+        ([MATMUL, LAST], ["--samples", "nan.npz"], 2, ["Sample 0 of the array 'x' of 'nan.npz'", "not a finite"]),
+        ([MATMUL, LAST], ["--samples", "few.npz"], 1, ["5 samples are too few: at least 32 are needed"]),
+        ([MATMUL, LAST], ["--precision", "float16"], 1, ["Node 'large' makes the value 'h', which reaches", "65504"]),
+    ],
+)
+def test_network_or_samples_that_cannot_be_used_are_refused_in_one_sentence(
+    normfold: RunCommand, tmp_path: Path, nodes: list[onnx.NodeProto], arguments: list[str], code: int, words: list[str]
+) -> None:
+    weights = {name: array for name, array in WEIGHTS.items() if any(name in node.input for node in nodes)}
+    onnx.save(model(nodes, {"x": ["n", 4]}, ["y"], weights, dtype=np.float32), tmp_path / "x.onnx")
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    arrays = {"shape": np.hstack([rows, rows[:, :1]]), "nan": np.full_like(rows, np.nan), "few": rows[:5]}
+    for name, array in arrays.items():
+        np.savez(tmp_path / f"{name}.npz", x=array)
+    before = sorted(tmp_path.iterdir())
+
+    found, out, err = normfold("quantize", "x.onnx", "out.onnx", "--tensors", *arguments)
+
+    sentence = in_one_line(err)
+    assert (found, out) == (code, "")
+    assert all(each in sentence for each in words), sentence
+    assert sentence.startswith("error: ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def with_constant_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose weights are in Constant nodes."""
+    constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in proto.graph.initializer]
+    nodes = [*constants, *proto.graph.node]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [8, 12])
+def test_file_of_an_opset_that_int8_cannot_have_is_converted(normfold: RunCommand, tmp_path: Path, opset: int) -> None:
+    onnx.save(classifier(np.random.default_rng(0), opset=opset), tmp_path / "x.onnx")
+
+    code, _, err = normfold("quantize", "x.onnx", "out.onnx", "--force")
+
+    assert code == 0, err
+    assert [each.version for each in onnx.load(tmp_path / "out.onnx").opset_import if not each.domain] == [13]
+
+
+@pytest.mark.slow
+def test_file_with_weights_in_constant_nodes_is_replaced_by_itself_in_int8(
+    normfold: RunCommand, net: Path, tmp_path: Path
+) -> None:
+    wanted = run32(onnx.load(net), {"input": GREY_CARD.standardise(grey_pictures(16, 7))})[0]
+    onnx.save(with_constant_nodes(grey_classifier()), net)
+
+    code, _, err = normfold("quantize", "net.onnx", "net.onnx", "--force")
+
+    assert code == 0, err
+    proto = onnx.load(net)
+    assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
+    got = run32(proto, {"input": GREY_CARD.standardise(grey_pictures(16, 7))})[0]
+    assert np.abs(wanted - got).max() < 0.1 * np.abs(wanted).max()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.onnx"]
+
+
+@pytest.mark.slow
+def test_file_that_is_its_own_target_stays_where_it_is_refused(
+    normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prove, "measure_time_ratio", lambda *_: 1.2)
+    before = net.read_bytes()
+
+    code, _, err = normfold("quantize", "net.onnx", "net.onnx")
+
+    assert (code, net.read_bytes()) == (1, before)
+    assert "Nothing was written" in in_one_line(err)
+
+
+def test_repository_that_is_read_only_is_named(
+    normfold: RunCommand, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+
+    code, out, err = normfold("quantize", "models/net")
+
+    assert (code, out) == (3, "")
+    assert in_one_line(err).startswith("error: Cannot write 'models/net")
+    assert "read-only file system" in in_one_line(err)
+    assert [path.name for path in (repository / "net").iterdir()] == ["1"]
 
 
 @pytest.mark.usefixtures("net")

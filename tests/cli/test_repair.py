@@ -31,6 +31,7 @@ def test_repaired_file_is_folded_and_its_nodes_are_named(normfold: RunCommand, t
 
     assert code == 0
     assert "warning: The outputs change: BatchNormalization 'bn' normalised by the batch" in " ".join(err.split())
+    assert "take new ones with --samples." in " ".join(err.split())
     assert ["bn", "training", "mode", "stored"] in [line.split() for line in out.splitlines()]
     assert "1 BatchNormalization node repaired in 'repaired.onnx'." in out
     assert normfold("fold", "repaired.onnx", "folded.onnx")[0] == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from normfold import contract, errors
-from normfold.cli.main import OPTIONS
+from normfold.cli.option_names import OPTIONS
 from normfold.errors import ArgumentError, NormfoldError
 from tests.support.paths import ROOT
 

@@ -57,7 +57,9 @@ def test_fold_freezes_inputs_with_a_default(net: Path) -> None:
         proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     onnx.save(proto, net)
 
-    assert normfold.fold(net, net.with_name("folded.onnx")).report.batchnorm_after == 1
+    report = normfold.fold(net, net.with_name("folded.onnx")).report
+    assert report.batchnorm_after == 1
+    assert "(`freeze_inputs` makes its default a constant)" in (report.entries[0].reason or "")
     assert normfold.fold(net, net.with_name("folded.onnx"), freeze_inputs=True).report.batchnorm_after == 0
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from normfold.cli.input_option import PIXELS
+from normfold.cli.option_names import report_in_options
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, fold_table, gain_sentence, pixel_sentence, size_record
@@ -82,24 +83,25 @@ def fold(
             time=time,
             progress=status.update,
         )
+        found = report_in_options(folded.report)
         if report_path is not None:
-            report_path.write_text(json.dumps(folded.report.to_dict(), indent=2) + "\n")
-    for sentence in folded.report.warnings:
+            report_path.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+    for sentence in found.warnings:
         warn(sentence)
     if as_json:
         verification = None if folded.verification is None else verification_record(folded.verification)
-        more = {"target": str(target), "size": size_record(folded.report), "verification": verification}
+        more = {"target": str(target), "size": size_record(found), "verification": verification}
         timing = None if folded.timing is None else folded.timing.to_dict()
-        print_json(folded.report.to_dict() | more | {"timing": timing})
+        print_json(found.to_dict() | more | {"timing": timing})
         return
-    if folded.report.batchnorm_after or (nodes and folded.report.entries):
-        out.print(fold_table(folded.report, out.width, every_node=nodes, kept_only=not nodes))
-    out.print(fold_sentence(folded.report), markup=False)
-    if (gained := gain_sentence(folded.report)) is not None:
+    if found.batchnorm_after or (nodes and found.entries):
+        out.print(fold_table(found, out.width, every_node=nodes, kept_only=not nodes))
+    out.print(fold_sentence(found), markup=False)
+    if (gained := gain_sentence(found)) is not None:
         out.print(gained, markup=False)
     if folded.timing is not None:
         out.print(timing_sentence(folded.timing), markup=False)
-    if folded.report.input is not None:
-        out.print(pixel_sentence(folded.report.input), markup=False)
+    if found.input is not None:
+        out.print(pixel_sentence(found.input), markup=False)
     if folded.verification is not None:
         out.print(verification_table(folded.verification))

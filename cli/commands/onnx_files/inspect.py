@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from normfold.cli.option_names import report_in_options
 from normfold.display.terminal.console import err, fail, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, fold_table, gain_sentence, outcome_table, size_record
 from normfold.display.terminal.verification import timing_sentence, verification_table
@@ -36,20 +37,21 @@ def inspect(
 
     with err.status("starting") as status:
         result = inspect_model(model, verify=verify and html is not None, html=html, time=time, progress=status.update)
-    for sentence in result.report.warnings:
+    report = report_in_options(result.report)
+    for sentence in report.warnings:
         warn(sentence)
     if as_json:
         timing = None if result.timing is None else result.timing.to_dict()
-        print_json(result.report.to_dict() | {"size": size_record(result.report), "timing": timing})
+        print_json(report.to_dict() | {"size": size_record(report), "timing": timing})
     else:
-        out.print(fold_sentence(result.report, "can be folded"), markup=False)
-        if (gained := gain_sentence(result.report)) is not None:
+        out.print(fold_sentence(report, "can be folded"), markup=False)
+        if (gained := gain_sentence(report)) is not None:
             out.print(gained, markup=False)
         if result.timing is not None:
             out.print(timing_sentence(result.timing), markup=False)
-        if result.report.entries:
-            table = fold_table(result.report, out.width, every_node=nodes)
-            out.print("", outcome_table(result.report), "", table, sep="\n")
+        if report.entries:
+            table = fold_table(report, out.width, every_node=nodes)
+            out.print("", outcome_table(report), "", table, sep="\n")
         if result.verification is not None:
             out.print("", verification_table(result.verification), sep="\n")
     if result.verification is not None and not result.verification.passes:

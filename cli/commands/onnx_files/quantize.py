@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normfold.cli.option_names import report_in_options
 from normfold.cli.precision_options import (
     FLOAT16_IO,
     FORCE,
@@ -26,7 +27,7 @@ from normfold.display.terminal.precision import precision_record, print_precisio
 def quantize(
     source: Annotated[
         str,
-        typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="REPOSITORY/NAME|IN.onnx"),
+        typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="[REPOSITORY/]NAME|IN.onnx"),
     ],
     target: Annotated[
         Path | None, typer.Argument(help="For a file: path of the model to write.", metavar="OUT.onnx")
@@ -37,6 +38,12 @@ def quantize(
     samples: Annotated[Path | None, SAMPLES] = None,
     tensors: Annotated[bool | None, TENSORS] = None,
     ranges: Annotated[Ranges | None, RANGES] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="NORMFOLD_REPOSITORY", help="Folder of models, for a NAME alone.", show_default="model_repository"
+        ),
+    ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
         Path | None,
@@ -57,7 +64,8 @@ def quantize(
     """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
 
     For a model of a repository a new version is published, from its newest version alone. A file is folded on the way.
-    Ranges come from the BatchNormalization statistics that the fold removed, or from --samples.
+    Ranges come from --samples, or are those that export recorded on the training data of a run folder; otherwise they
+    come from the BatchNormalization statistics that the fold removed.
 
     The result is compared with float32 before it is written: signal to noise of the outputs and layers, classes and
     accuracy on the samples, time and size. If it loses more than --max-drop, or an int8 network is not faster, nothing
@@ -69,6 +77,8 @@ def quantize(
     """
     from normfold import quantize as quantize_network
 
+    if source.endswith(".onnx") or len(Path(source).parts) > 1:
+        repository = None  # of the environment
     with err.status("starting") as status:
         result = quantize_network(
             source,
@@ -77,6 +87,7 @@ def quantize(
             samples=samples,
             as_tensors=tensors,
             ranges=None if ranges is None else ranges.value,
+            repository=repository,
             version=version,
             card=card,
             inputs=inputs,
@@ -94,7 +105,7 @@ def quantize(
         if result.manifest is not None:
             record |= {"name": result.manifest.name, "version": result.manifest.version}
         if result.report is not None:
-            record["fold"] = result.report.to_dict()
+            record["fold"] = report_in_options(result.report).to_dict()
         print_json(record)
         return
     if result.report is not None:

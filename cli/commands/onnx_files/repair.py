@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from normfold.cli.option_names import in_options
 from normfold.display.terminal.console import err, out, print_json, warn
 
 
@@ -48,7 +49,8 @@ def repair(
 
     with err.status("starting") as status:
         result = repair_model(source, target, samples=samples, card=card, as_tensors=tensors, progress=status.update)
-    for sentence in result.warnings:
+    warnings = [in_options(sentence) for sentence in result.warnings]
+    for sentence in warnings:
         warn(sentence)
     if as_json:
         print_json(
@@ -56,7 +58,7 @@ def repair(
                 "target": str(target),
                 "nodes": [node.to_dict() for node in result.nodes],
                 "removed_outputs": list(result.removed_outputs),
-                "warnings": list(result.warnings),
+                "warnings": warnings,
             }
         )
         return

@@ -3,7 +3,8 @@
 QuantizeLinear and DequantizeLinear nodes stand around every operator that ONNX Runtime runs in int8; activations are
 unsigned, weights signed, with a scale for each channel.
 
-    prepare -> ranges, from samples or from statistics -> equalise -> scales of weights -> correct biases -> place nodes
+    prepare -> ranges: recorded, from samples or from statistics -> equalise -> scales of weights -> correct biases
+    -> place nodes
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def quantize_int8(
     unfolded: Path | None = None,
     statistics: Mapping[str, ChannelStatistics] | None = None,
     samples: Mapping[str, Tensor] | None = None,
+    recorded: Mapping[str, ChannelRange] | None = None,
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
     options: Int8Options | None = None,
     progress: ProgressCallback = ignore_progress,
@@ -56,6 +58,7 @@ def quantize_int8(
         unfolded: the same network with its BatchNormalization nodes. Its own are read where `statistics` are not given.
         statistics: of the BatchNormalization nodes, by the label of the node (`channel_statistics.of_bundle`).
         samples: by input, rows first, as the folded network takes them; ranges then come from them alone.
+        recorded: by value, ranges on data that were there before; they are taken where there are no samples.
         input_ranges: by input, least and greatest; an input without one is taken for standardised.
         options: how to quantise.
         progress: called with each step as it begins.
@@ -73,20 +76,39 @@ def quantize_int8(
         raise QuantizeError(
             f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight."
         )
-    source = RangeSource.STATISTICS if samples is None else RangeSource.SAMPLES
-    progress(f"quantising: ranges from {source.value}")
+    source = RangeSource.SAMPLES
     if samples is not None:
+        progress("quantising: ranges from samples")
         ranges = ranges_from_samples(model, samples, input_infos(folded, model))
+    elif recorded is not None:
+        source = RangeSource.RECORDED
+        ranges = _of_every_value(model, recorded, folded)
     else:
+        source = RangeSource.STATISTICS
+        progress("quantising: ranges from statistics")
         statistics = _own_statistics(folded, unfolded) if statistics is None else statistics
         if not statistics:
             raise QuantizeError(
                 f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are known "
-                "and no samples were given; quantise the network before its fold, or a bundle, or give samples "
-                "(--samples)."
+                "and no samples were given; quantise the network before its fold, or a bundle, or give `samples`."
             )
         ranges = ranges_from_statistics(model, _unfolded(unfolded), statistics, input_ranges or {}, options)
     return _write(model, ranges, target, source, options, progress)
+
+
+def _of_every_value(model: ir.Model, recorded: Mapping[str, ChannelRange], folded: Path) -> dict[str, ChannelRange]:
+    """Return recorded ranges, which must hold every value: one without a range would stay float32, and be slow.
+
+    Raises:
+        QuantizeError: they are not of this network, for example since another version of Normfold recorded them.
+    """
+    missing = next((value.name for value in float_values(model.graph) if value.name not in recorded), None)
+    if missing is not None:
+        raise QuantizeError(
+            f"The ranges recorded with {str(folded)!r} lack the value {missing!r}; give `samples`, or `ranges` "
+            "statistics."
+        )
+    return dict(recorded)
 
 
 def _write(

@@ -10,6 +10,7 @@ class RangeSource(StrEnum):
     """Where the ranges of the activations come from."""
 
     SAMPLES = "samples"
+    RECORDED = "recorded"
     STATISTICS = "statistics"
 
 

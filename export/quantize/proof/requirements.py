@@ -41,7 +41,7 @@ def require(precision: Precision, must_be_faster: bool = True) -> None:
         times = ", ".join(f"{ratio:.2f} for {_rows(rows)}" for rows, ratio in proof.time_ratio.items())
         raise PrecisionLossError(
             f"The {kind} network is not faster than float32 on this processor, whose time is 1 ({times}); "
-            "--force (force=True) writes it nevertheless"
+            "`force` writes it nevertheless"
         )
 
 
@@ -53,7 +53,7 @@ def is_faster(proof: PrecisionProof) -> bool:
 def _require_outputs(kind: PrecisionKind, proof: PrecisionProof) -> None:
     for name, decibels in proof.outputs.items():
         if decibels < MIN_OUTPUT_DB[kind]:
-            remedy = "; give samples of its inputs with --samples (samples=)" if proof.rows_from == "random" else ""
+            remedy = "; give samples of its inputs with `samples`" if proof.rows_from == "random" else ""
             raise PrecisionLossError(
                 f"Output {name!r} of the {kind} network has {decibels:.1f} dB of signal to noise against float32, and "
                 f"at least {MIN_OUTPUT_DB[kind]:g} are needed{remedy}"
@@ -69,13 +69,13 @@ def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe
         if proof.accuracy.drop > recipe.max_drop:
             raise PrecisionLossError(
                 f"The {kind} network has the accuracy {proof.accuracy.after:.4f} on {_rows(proof.rows)}, float32 "
-                f"{proof.accuracy.before:.4f}: the drop is over {recipe.max_drop:g} (--max-drop)"
+                f"{proof.accuracy.before:.4f}: the drop is over {recipe.max_drop:g} (`max_drop`)"
             )
     elif proof.agreement is not None and proof.agreement.upper_bound < 1 - recipe.max_drop:
         raise PrecisionLossError(
             f"The {kind} network gives the class of float32 for {proof.agreement.share:.4f} of {_rows(proof.rows)}, at "
             f"95 % confidence for {proof.agreement.upper_bound:.4f} at best: accuracy may drop by over "
-            f"{recipe.max_drop:g} (--max-drop)"
+            f"{recipe.max_drop:g} (`max_drop`)"
         )
 
 

@@ -11,7 +11,10 @@ import onnxruntime
 import pytest
 import torch
 
+from normfold import export
 from normfold.contract.manifest import read_manifest
+from normfold.export.bundle.recorded_ranges import read_recorded_ranges
+from normfold.export.quantize.proof import time_ratio
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.command import RunCommand
@@ -75,9 +78,51 @@ def test_option_keeps_the_statistics_of_training(normfold: RunCommand, run: Path
     code, out, err = normfold("export", "run", "--keep-statistics")
     assert (code, err) == (0, "")
     assert "Running statistics as they are: --keep-statistics." in out
+    _, out, _ = normfold("export", "run", "--keep-statistics", "--json")
+    assert json.loads(out)["kept_statistics"] == "--keep-statistics"
+    assert export(run, "models", keep_statistics=True).kept_statistics == "`keep_statistics`"
     text = (tmp_path / "model_repository/run/1/manifest.json").read_text()
     assert "running_statistics" not in text
     assert json.loads(text)["schema_version"] == 1
+
+
+@pytest.mark.slow
+def test_ranges_of_the_training_data_calibrate_int8(
+    normfold: RunCommand, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_ratio, "SECONDS", 0.0)
+    assert normfold("export", "run")[0] == 0
+    (tmp_path / "rows.npz").unlink()
+    assert run.exists()
+
+    code, out, _ = normfold("quantize", "run", "--force")
+    assert code == 0
+    assert "Calibrated with the data that export or adapt saw, 84 rows." in " ".join(out.split())
+    recorded = read_recorded_ranges(tmp_path / "model_repository/run/2/statistics.safetensors")
+    assert recorded is not None
+    assert recorded.rows == 84
+    code, out, _ = normfold("quantize", "run", "--force", "--ranges", "statistics")
+    assert code == 0
+    assert "Calibrated without data, by the BatchNormalization statistics." in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_export_in_int8_calibrates_with_the_training_data(
+    normfold: RunCommand, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_ratio, "SECONDS", 0.0)
+    assert run.exists()
+    for ranges, found in ((None, "recorded"), ("samples", "recorded"), ("statistics", "statistics")):
+        option = [] if ranges is None else ["--ranges", ranges]
+        code, _, err = normfold("export", "run", "--precision", "int8", "--force", "--max-drop", "0.2", *option)
+        assert code == 0, err
+        version = max((tmp_path / "model_repository/run").iterdir(), key=lambda path: int(path.name))
+        precision = read_manifest(version / "manifest.json").precision
+        assert precision is not None
+        assert precision.recipe.ranges_from == found
+        assert precision.range_rows == (None if found == "statistics" else 84)
+        assert precision.proof.rows_from == "samples"
+        assert precision.proof.accuracy is not None
 
 
 @pytest.mark.slow

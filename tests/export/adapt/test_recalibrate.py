@@ -348,7 +348,7 @@ def test_layer_that_cannot_be_replaced_is_named_and_left_with_allow_partial(tmp_
     proto, inputs = chain_with_overridden(), {"x": 1 + np.random.default_rng(0).normal(size=(COUNT, 2))}
     says = (
         "The statistics of a layer cannot be replaced: BatchNormalization 'two': its running_mean may be overridden by "
-        "the caller (--freeze-inputs makes its default a constant). `allow_partial` leaves it and "
+        "the caller (`freeze_inputs` makes its default a constant). `allow_partial` leaves it and "
         "goes on with the other 2."
     )
     with pytest.raises(NotAdaptableError) as raised:
@@ -381,7 +381,7 @@ def test_layer_that_cannot_be_sampled_is_left_with_allow_partial(tmp_path: Path)
 
 def test_allow_partial_still_needs_one_layer(tmp_path: Path) -> None:
     with pytest.raises(
-        NotAdaptableError, match=r"may be overridden by the caller \(--freeze-inputs makes its default a constant\)\.$"
+        NotAdaptableError, match=r"may be overridden by the caller \(`freeze_inputs` makes its default a constant\)\.$"
     ):
         adapted(overridden(), samples(x=np.ones((COUNT, 2))), tmp_path, allow_partial=True)
 

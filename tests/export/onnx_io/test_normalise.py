@@ -58,7 +58,7 @@ def test_input_with_a_default_may_be_overridden_unless_it_is_frozen(tmp_path: Pa
     proto = with_initializers_as_inputs(conv_model(), 8)
 
     kept, written = folded_file(proto, tmp_path)
-    assert "--freeze-inputs makes its default a constant" in (kept.report.entries[0].reason or "")
+    assert "`freeze_inputs` makes its default a constant" in (kept.report.entries[0].reason or "")
     assert len(written.graph.input) == 6
 
     frozen, written = folded_file(proto, tmp_path, frozen=True)

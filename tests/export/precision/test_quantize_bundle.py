@@ -14,10 +14,12 @@ from normfold.contract.precision.record import PrecisionKind
 from normfold.contract.source_card import SourceCard
 from normfold.export.adapt.adapt import adapt
 from normfold.export.bundle.export import export_bundle
+from normfold.export.bundle.recorded_ranges import read_recorded_ranges
 from normfold.export.errors import PrecisionLossError, QuantizeError, SampleCountError, SampleError, UnfoldError
-from normfold.export.precision.options import PrecisionOptions
+from normfold.export.precision.options import PrecisionOptions, conversion_of_rows
 from normfold.export.precision.quantize_bundle import quantize_bundle
 from normfold.export.quantize import lower_precision
+from normfold.export.quantize.record_ranges import RecordRanges
 from normfold.export.repository.rollback import roll_back
 from normfold.export.unfold.unfold import unfold_bundle
 from tests.support.onnx_models import GREY_CARD, grey_classifier, grey_pictures, run32
@@ -55,8 +57,8 @@ def manifest_of(repository: Path, version: int) -> Manifest:
     return read_manifest(repository / "net" / str(version) / "manifest.json")
 
 
-def inputs(seed: int = 7) -> dict[str, np.ndarray]:
-    return {"input": GREY_CARD.standardise(grey_pictures(16, seed))}
+def rows(seed: int, count: int = 16) -> dict[str, np.ndarray]:
+    return {"input": GREY_CARD.standardise(grey_pictures(count, seed))}
 
 
 def test_version_in_int8_is_made_from_statistics_alone(repository: Path) -> None:
@@ -79,7 +81,7 @@ def test_version_in_int8_is_made_from_statistics_alone(repository: Path) -> None
     assert (manifest.card, manifest.batchable, manifest.fold) == (before.card, before.batchable, before.fold)
     models = [onnx.load(repository / "net" / number / "model.onnx") for number in "12"]
     assert "QuantizeLinear" in {node.op_type for node in models[1].graph.node}
-    wanted, got = (run32(each, inputs(), optimised=True)[0] for each in models)
+    wanted, got = (run32(each, rows(7), optimised=True)[0] for each in models)
     assert np.abs(wanted - got).max() < 0.1 * np.abs(wanted).max()
 
 
@@ -113,6 +115,73 @@ def test_version_in_float16_has_half_the_bytes(repository: Path, float16_io: boo
     assert found.precision.recipe.float16_io is float16_io
 
 
+@pytest.fixture
+def recorded(source: Path, tmp_path: Path) -> Path:
+    """A repository whose version 1 holds ranges that were recorded on 64 rows."""
+    record = RecordRanges(rows(5, count=64))
+    export_bundle(source, tmp_path / "recorded", "net", card=CARD, record=record)
+    return tmp_path / "recorded"
+
+
+def test_recorded_ranges_are_taken_where_there_are_no_samples(recorded: Path, repository: Path) -> None:
+    found = quantize_bundle(recorded, "net", options())
+    again = quantize_bundle(recorded, "net", options())
+    without = quantize_bundle(recorded, "net", options(ranges_from="statistics"), version=1)
+    older = quantize_bundle(repository, "net", options())
+
+    assert (found.precision.recipe.ranges_from, found.precision.range_rows) == ("recorded", 64)
+    assert found.precision.proof.rows_from == "random"
+    assert again.manifest.files["model.onnx"] == found.manifest.files["model.onnx"]
+    assert (without.precision.recipe.ranges_from, without.precision.range_rows) == ("statistics", None)
+    assert without.manifest.files["model.onnx"] != found.manifest.files["model.onnx"]
+    assert without.manifest.files["model.onnx"] == older.manifest.files["model.onnx"]
+
+
+def test_samples_come_before_recorded_ranges(recorded: Path, samples: Path) -> None:
+    found = quantize_bundle(recorded, "net", options(samples=samples))
+    compared = quantize_bundle(recorded, "net", options(samples=samples, ranges_from="recorded"))
+
+    assert (found.precision.recipe.ranges_from, found.precision.range_rows) == ("samples", 48)
+    assert (compared.precision.recipe.ranges_from, compared.precision.range_rows) == ("recorded", 64)
+    assert (found.precision.proof.rows, compared.precision.proof.rows) == (48, 96)
+
+
+def test_recorded_ranges_are_refused_where_none_are_recorded(repository: Path) -> None:
+    with pytest.raises(QuantizeError, match="No ranges are recorded with this network.*`samples`, or `ranges` stat"):
+        quantize_bundle(repository, "net", options(ranges_from="recorded"))
+
+
+def test_recorded_ranges_are_those_of_the_samples_after_adapt(recorded: Path, tmp_path: Path) -> None:
+    quantize_bundle(recorded, "net", options())
+    np.savez(tmp_path / "brighter.npz", x=16 - grey_pictures(80, seed=6))
+
+    adapted = adapt(recorded, "net", tmp_path / "brighter.npz").publish().manifest
+
+    assert adapted.precision is not None
+    assert (adapted.precision.recipe.ranges_from, adapted.precision.range_rows) == ("samples", 40)
+    before, after = (read_recorded_ranges(recorded / "net" / n / "statistics.safetensors") for n in "13")
+    assert before is not None
+    assert after is not None
+    assert after.rows == 80
+    network = RecordRanges({"input": GREY_CARD.standardise(16 - grey_pictures(80, seed=6))})
+    expected = network(recorded / "net" / "3" / "reference.onnx")
+    assert expected is not None
+    for name, each in expected.values.items():
+        np.testing.assert_array_equal(after.values[name].low, each.low)
+        np.testing.assert_array_equal(after.values[name].high, each.high)
+    assert np.abs(before.values["r0"].high - after.values["r0"].high).max() > 0.01
+
+
+def test_export_in_int8_takes_the_ranges_that_it_records(source: Path, tmp_path: Path) -> None:
+    convert = conversion_of_rows(options(), rows(7), None, has_recorded=True)
+
+    found = export_bundle(source, tmp_path / "int8", "net", card=CARD, convert=convert, record=RecordRanges(rows(5)))
+
+    precision = found.manifest.precision
+    assert precision is not None
+    assert (precision.recipe.ranges_from, precision.range_rows, precision.proof.rows) == ("recorded", 16, 16)
+
+
 def test_quantised_version_is_converted_again_from_its_reference(repository: Path) -> None:
     quantize_bundle(repository, "net", options())
 
@@ -126,7 +195,7 @@ def test_version_without_a_reference_is_not_converted_again(repository: Path) ->
     found = quantize_bundle(repository, "net", options(), keep_reference=False)
     assert "reference.onnx" not in found.manifest.files
 
-    with pytest.raises(QuantizeError, match=r"Version 2 of 'net' is int8 and keeps no float32 network \(--no-ref"):
+    with pytest.raises(QuantizeError, match=r"Version 2 of 'net' is int8 and keeps no float32 network \(`keep_ref"):
         quantize_bundle(repository, "net", options())
     with pytest.raises(UnfoldError, match="Version 2 of 'net' is int8 and keeps no float32 network"):
         unfold_bundle(repository, "net", repository / "unfolded.onnx")
@@ -193,7 +262,7 @@ def test_wrong_samples_are_named(
 
 
 def test_ranges_from_samples_need_samples(repository: Path) -> None:
-    with pytest.raises(QuantizeError, match="none are given: name them with --samples"):
+    with pytest.raises(QuantizeError, match="none are given: name them with `samples`"):
         quantize_bundle(repository, "net", options(ranges_from="samples"))
 
 

@@ -23,7 +23,16 @@ from normfold.export.files.fold_file import fold_file
 from normfold.export.precision.options import PrecisionOptions
 from normfold.export.precision.quantize_file import quantize_file
 from normfold.export.quantize.proof import prove
-from tests.support.onnx_models import GREY_CARD, grey_classifier, grey_pictures, model, run32
+from tests.support.onnx_models import (
+    GREY_CARD,
+    batchnorm,
+    grey_classifier,
+    grey_pictures,
+    model,
+    run32,
+    statistics,
+    with_statistics_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +155,25 @@ def test_network_without_layers_has_nothing_to_quantise(tmp_path: Path) -> None:
 
     with pytest.raises(QuantizeError, match=r"'.*relu\.onnx' holds nothing to quantise"):
         quantize_file(tmp_path / "relu.onnx", tmp_path / "int8.onnx", options())
+
+
+@pytest.mark.parametrize("inputs", ["a", "ab"])
+def test_network_whose_values_all_have_statistics_is_quantised(inputs: str, tmp_path: Path) -> None:
+    """Nothing is left to run for ranges."""
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", [name, f"w{name}"], [f"h{name}"]) for name in inputs]
+    if len(inputs) > 1:
+        nodes.append(helper.make_node("Add", ["ha", "hb"], ["h"]))
+    nodes.append(batchnorm("h" if len(inputs) > 1 else "ha", "y"))
+    weights = {f"w{name}": rng.normal(size=(4, 3)).astype(np.float32) for name in inputs}
+    constants = weights | statistics(rng, 3, dtype=np.float32)
+    proto = model(nodes, {name: ["n", 4] for name in inputs}, ["y"], constants, dtype=np.float32)
+    rows = {name: rng.normal(size=(256, 4)).astype(np.float32) for name in inputs}
+    onnx.save(with_statistics_of(proto, rows), tmp_path / "net.onnx")
+
+    found = quantize_file(tmp_path / "net.onnx", tmp_path / "int8.onnx", options())
+
+    assert found.precision.proof.outputs["y"] > 20
 
 
 def test_overflow_of_float16_names_node_and_value(tmp_path: Path) -> None:

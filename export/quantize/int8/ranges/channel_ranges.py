@@ -54,7 +54,7 @@ class RangeMeter:
         low, high = (by_channel(array, function) for function in (np.min, np.max))
         self._low = low if self._low is None else np.minimum(self._low, low)
         self._high = high if self._high is None else np.maximum(self._high, high)
-        part = array[:counted].astype(np.float64)
+        part = np.atleast_1d(array)[:counted].astype(np.float64)
         if part.size:
             channels = part.shape[1] if part.ndim > 1 else 1
             self._count += part.size // channels

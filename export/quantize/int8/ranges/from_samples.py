@@ -10,7 +10,7 @@ import onnx_ir as ir
 from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import SampleError
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
-from normfold.export.quantize.int8.ranges.run_values import ValueRunner, float_values
+from normfold.export.quantize.int8.ranges.run_values import ValueRunner, float_values, run_errors_as_quantize_errors
 from normfold.export.verify.runner import ValueInfo
 
 CHUNK_BYTES = 2**26
@@ -30,10 +30,12 @@ def ranges_from_samples(
 
     Raises:
         SampleError: the samples are not what the network takes, or they give values that are not finite.
+        QuantizeError: the network cannot be run on them.
     """
     check_samples(samples, infos)
     names = [value.name or "" for value in float_values(model.graph)]
-    runner = ValueRunner(model, names)
+    with run_errors_as_quantize_errors():
+        runner = ValueRunner(model, names)
     meters = {name: RangeMeter() for name in (*samples, *names)}
     rows = len(next(iter(samples.values())))
     fixed = next((info.shape[0] for info in infos if isinstance(info.shape[0], int)), None)
@@ -41,7 +43,9 @@ def ranges_from_samples(
     while start + (fixed or 1) <= rows:
         part = {name: array[start : start + size] for name, array in samples.items()}
         seen = 0
-        for name, array in (*part.items(), *runner.run(part)):
+        with run_errors_as_quantize_errors():
+            values = dict(runner.run(part))
+        for name, array in (*part.items(), *values.items()):
             seen += array.nbytes
             if is_float(array):
                 meters[name].add(array)

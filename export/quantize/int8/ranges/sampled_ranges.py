@@ -14,7 +14,7 @@ from normfold.export.onnx_io.runtime_check import in_one_line
 from normfold.export.quantize.channel_statistics import ChannelStatistics
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
 from normfold.export.quantize.int8.ranges.cut import cut
-from normfold.export.quantize.int8.ranges.run_values import ValueRunner
+from normfold.export.quantize.int8.ranges.run_values import ValueRunner, run_errors_as_quantize_errors
 from normfold.export.quantize.int8.ranges.sampling import Carrier, RowPlan, plan_rows
 from normfold.export.quantize.int8.result import Int8Options
 from normfold.export.verify.inputs import FREE_SIZES, random_inputs
@@ -66,10 +66,14 @@ def sampled_ranges(
     plan = plan_rows(min(MAX_ROWS, max(MIN_ROWS, DRAWN_BYTES // max(row_bytes, 1))))
     source = _Source(usable, plan, shapes, {info.name: info for info in infos}, input_ranges, options)
     chunk = rows if fixed else max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // max(row_bytes, 1)))
-    runner, meters = ValueRunner(model, [*producers]), {name: RangeMeter() for name in producers}
+    with run_errors_as_quantize_errors():
+        runner = ValueRunner(model, [*producers])
+    meters = {name: RangeMeter() for name in producers}
     for start in range(0, plan.total, chunk) if producers else ():
         inputs = {name: source.rows(name, start, start + chunk) for name in names}
-        for name, array in runner.run(inputs):
+        with run_errors_as_quantize_errors():
+            values = dict(runner.run(inputs))
+        for name, array in values.items():
             near = max(plan.near - start, 0) * (len(array) // chunk if array.ndim else 0)
             meters[name].add(array, near)
     found = {name: _widened(meter, producers[name], options.sigmas) for name, meter in meters.items() if meter.is_used}

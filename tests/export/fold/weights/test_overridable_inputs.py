@@ -12,7 +12,7 @@ from onnx import NodeProto, helper
 from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators
 
 CHANNELS = 4
-OVERRIDDEN = "may be overridden by the caller (--freeze-inputs makes its default a constant)"
+OVERRIDDEN = "may be overridden by the caller (`freeze_inputs` makes its default a constant)"
 PARAMETERS = {
     "bn.scale": np.array([0.5, 1.5, 1.0, 2.0]),
     "bn.shift": np.array([0.5, -0.25, 1.0, 0.0]),
@@ -120,5 +120,5 @@ def test_weight_computed_from_an_input_without_a_default_is_computed() -> None:
 
     reason = report.entries[0].reason or ""
     assert "its weight is computed" in reason
-    assert "--freeze-inputs" not in reason
+    assert "freeze_inputs" not in reason
     assert operators(source).count("Conv") == 2

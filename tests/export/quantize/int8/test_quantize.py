@@ -251,7 +251,7 @@ def test_neither_statistics_nor_samples_are_refused_with_both_remedies(tmp_path:
     proto, _ = folded(classifier(np.random.default_rng(0)))
     path = onnx_models.save_model(proto, tmp_path)
     for given in ({}, {"unfolded": path}, {"statistics": {}}):
-        with pytest.raises(QuantizeError, match=r"before its fold, or a bundle, or give samples \(--samples\)"):
+        with pytest.raises(QuantizeError, match=r"before its fold, or a bundle, or give `samples`"):
             quantize_int8(path, tmp_path / "int8.onnx", **given)
     assert not (tmp_path / "int8.onnx").exists()
 

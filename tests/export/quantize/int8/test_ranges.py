@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from normfold.export.errors import SampleError
+from normfold.export.errors import QuantizeError, SampleError
 from normfold.export.fold.fold import fold
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
@@ -164,3 +164,29 @@ def test_samples_that_the_network_does_not_take_are_refused(
 ) -> None:
     with pytest.raises(SampleError, match=sentence):
         samples_of(classifier(np.random.default_rng(0)), tmp_path, samples)
+
+
+def test_value_of_rank_0_has_a_range(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "m"], ["y"]),
+    ]
+    proto = model(nodes, {"x": ["n", 4]}, ["y"], {"w": np.eye(4, dtype=np.float32)}, dtype=np.float32)
+    onnx.save(proto, tmp_path / "net.onnx")
+    network = prepare(tmp_path / "net.onnx")
+    x = np.arange(-8, 8, dtype=np.float32).reshape(4, 4)
+
+    found = ranges_from_samples(network, {"x": x}, input_infos(tmp_path / "net.onnx", network))
+
+    assert found["m"].bounds == (-5.0, 7.0)  # the first row is run alone
+
+
+def test_network_that_cannot_be_run_on_the_samples_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "two"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["y"])]
+    constants = {"two": np.array([2, 4]), "w": np.eye(4, dtype=np.float32)}
+    onnx.save(model(nodes, {"x": ["n", 4]}, ["y"], constants, dtype=np.float32), tmp_path / "net.onnx")
+    network = prepare(tmp_path / "net.onnx")
+
+    with pytest.raises(QuantizeError, match="^The network cannot be run: .*[Rr]eshape"):
+        ranges_from_samples(network, {"x": np.ones((4, 4), np.float32)}, input_infos(tmp_path / "net.onnx", network))

@@ -45,10 +45,10 @@ def test_network_that_meets_all_requirements_passes() -> None:
         ({"pair_sum": 33000.0}, "33000: more than the 32767 that fit into 16 bits"),
         ({"fused_sqnr_db": 24.9}, r"24\.9 dB apart, and at least 25 are needed"),
         ({"outputs": {"y": 9.9}}, r"Output 'y' of the int8 network has 9\.9 dB"),
-        ({"outputs": {"y": 9.9}, "rows_from": "random"}, "give samples of its inputs with --samples"),
+        ({"outputs": {"y": 9.9}, "rows_from": "random"}, "give samples of its inputs with `samples`"),
         ({"agreement": Agreement(share=0.9, lower_bound=0.8, upper_bound=0.95)}, r"float32 for 0\.9000 of 100 rows"),
         ({"accuracy": AccuracyChange(before=0.99, after=0.97)}, r"accuracy 0\.9700 on 100 rows, float32 0\.9900"),
-        ({"time_ratio": {1: 1.05, 32: 1.0}}, r"not faster .* \(1\.05 for 1 row, 1\.00 for 32 rows\); --force"),
+        ({"time_ratio": {1: 1.05, 32: 1.0}}, r"not faster .* \(1\.05 for 1 row, 1\.00 for 32 rows\); `force`"),
     ],
 )
 def test_network_that_misses_a_requirement_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -91,7 +91,8 @@ ENV HOME=/tmp \
     NORMFOLD_REPOSITORY=/models \
     NORMFOLD_LOG_FORMAT=json
 USER 10001:10001
-EXPOSE 8000
+# 8001: gRPC, with NORMFOLD_GRPC_PORT=8001.
+EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "normfold.service.healthcheck"]
 # PID 1: receives SIGTERM, forwards it to the worker processes, and waits for them.

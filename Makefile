@@ -10,6 +10,9 @@ DOCS_INSTALLED := $(VENV)/.docs-installed
 # torchvision and PyTorch are released together, and the newest torchvision needs a newer PyTorch than the extra train.
 ZOO := .venv-zoo
 ZOO_INSTALLED := $(ZOO)/.installed
+# KServe's client needs older packages than Normfold's development environment has.
+KSERVE := .venv-kserve
+KSERVE_INSTALLED := $(KSERVE)/.installed
 PIP_OPTIONS := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 TORCH_RANGE := $(shell sed -n 's/.*"\(torch>=[^"]*\)".*/\1/p' pyproject.toml)
@@ -24,7 +27,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
+.PHONY: help system-packages setup demo docs grpc-stubs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -83,6 +86,9 @@ docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, 
 notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb from the tutorials' pages and scripts.
 	$(BIN)/python -m scripts.docs_notebooks
 
+grpc-stubs: $(INSTALLED)  ## Make the stubs of the gRPC protocol of service/grpc/protocol/inference.proto.
+	$(BIN)/python -m scripts.grpc_stubs
+
 lock: $(INSTALLED)  ## Write requirements/, the lock files of the images, with hashes; LOCK_OPTIONS=--upgrade updates them.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)
 
@@ -113,6 +119,9 @@ test-containers: export COMPOSE := $(COMPOSE)
 test-containers: export BUILD_ARGS := $(BUILD_ARGS)
 test-containers: $(INSTALLED)  ## Test the images: build, train, serve, send requests, stop (minutes).
 	$(BIN)/python -m pytest tests/containers --capture=no
+
+test-kserve: $(INSTALLED) $(KSERVE_INSTALLED)  ## Test gRPC with KServe's own client, in an environment of its own.
+	KSERVE_PYTHON=$(KSERVE)/bin/python $(BIN)/python -m pytest tests/kserve
 
 serve: $(INSTALLED)  ## Serve ./model_repository on port 8000.
 	$(BIN)/normfold serve
@@ -167,10 +176,15 @@ $(ZOO_INSTALLED): pyproject.toml
 	$(ZOO)/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[cpu,zoo]'
 	@touch $@
 
+$(KSERVE_INSTALLED):
+	$(PYTHON) -m venv $(KSERVE)
+	$(KSERVE)/bin/pip install --quiet --disable-pip-version-check 'kserve>=0.21,<1'
+	@touch $@
+
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev,docs]'
 	@touch $@
 
 clean:  ## Remove .venv, caches and build output; runs and models stay.
-	rm -rf $(VENV) $(ZOO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(ZOO) $(KSERVE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

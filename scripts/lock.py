@@ -21,8 +21,8 @@ from typing import Any
 FOLDER = Path("requirements")
 BUILD, TORCH = "build", "torch"
 ROLES = {
-    "serve-cpu": ("cpu", "tracing"),
-    "serve-gpu": ("gpu", "tracing"),
+    "serve-cpu": ("cpu", "grpc", "tracing"),
+    "serve-gpu": ("gpu", "grpc", "tracing"),
     "export": ("cpu", "export"),
     "train": ("cpu", "train"),
 }

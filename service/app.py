@@ -20,9 +20,11 @@ from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.error_responses import install_handlers
+from normfold.service.grpc.opening import open_grpc
 from normfold.service.http.cors import Cors
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
+from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
@@ -85,12 +87,10 @@ class _App(FastAPI):
     _needs_key = False
     _outermost: ASGIApp
 
-    def wrap(self, infer: InferRoute, steps: RequestSteps, settings: Settings) -> None:
+    def wrap(self, infer: InferRoute, steps: RequestSteps, bodies: ByteBudget, settings: Settings) -> None:
         """Put the middleware around the routes."""
         self._needs_key = settings.keys is not None
-        self._outermost = RequestMiddleware(
-            super().__call__, infer, steps, settings.max_body_bytes, settings.max_bodies_bytes
-        )
+        self._outermost = RequestMiddleware(super().__call__, infer, steps, settings.max_body_bytes, bodies)
         if settings.cors_origins:
             self._outermost = Cors(self._outermost, settings.cors_origins)
 
@@ -142,7 +142,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     Raises:
         SettingsError: the access log cannot be written, the key file is missing or broken, or OpenTelemetry rejects
             one of its variables.
-        MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed.
+        MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed; or `grpc_port`, and grpcio.
     """
     if spans is None and settings.tracing:
         spans = open_tracing()
@@ -158,17 +158,27 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
         if key_store is not None:
             key_store.start()
-        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s)
+
+        def end_grpc() -> None:
+            if grpc_server is not None:
+                loop.call_soon_threadsafe(grpc_server.begin_stop)
+
+        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s, end_grpc)
         handle_hangup(access_log)
         loading = asyncio.create_task(_load(repository, coordinator))
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
             await loading  # the other workers serve meanwhile
+        if grpc_server is not None:
+            await grpc_server.start()
         trimmer = ArenaTrimmer(repository, thread_pool)
         background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         background.cancel()
         await asyncio.wait([background])
         coordinator.close()
@@ -195,7 +205,10 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     steps = RequestSteps(telemetry, authorizer, spans)
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
     resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
-    app.wrap(InferRoute(resources), steps, settings)
+    bodies = ByteBudget(settings.max_bodies_bytes)
+    grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator)
+    app.state.grpc_server = grpc_server  # tests read its port
+    app.wrap(InferRoute(resources), steps, bodies, settings)
     if spans is None:
         app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
     app.include_router(predict_routes(repository, thread_pool, settings))

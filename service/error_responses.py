@@ -33,6 +33,7 @@ from normfold.service.errors import (
     BodyBudgetError,
     BodyTooLargeError,
     BundleLoadError,
+    CallLimitError,
     ClientDisconnectedError,
     ConnectionLimitError,
     ContentEncodingError,
@@ -96,6 +97,7 @@ STATUS: dict[type[NormfoldError], int] = {
     RunError: 500,
     ModelUnavailableError: 503,
     ConnectionLimitError: 503,
+    CallLimitError: 503,
     QueueFullError: 503,
     BodyBudgetError: 503,
     ResponseBudgetError: 503,
@@ -123,7 +125,7 @@ Described = tuple[int, bytes, list[tuple[bytes, bytes]]]
 _CLOSING = (BodyTooLargeError, MalformedRequestError, AmbiguousRequestError, HeadersTooLargeError, ReceiveTimeoutError)
 """After these the rest of the request is not read, so that the connection cannot be kept."""
 
-_RETRIABLE = (ConnectionLimitError, QueueFullError, BodyBudgetError, ResponseBudgetError, RateError)
+_RETRIABLE = (ConnectionLimitError, CallLimitError, QueueFullError, BodyBudgetError, ResponseBudgetError, RateError)
 
 
 def describe_error(error: NormfoldError, client_request_id: str | None = None) -> Described | None:

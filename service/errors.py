@@ -32,6 +32,7 @@
     └── ServingError                    the request is right, and the service cannot serve it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── ConnectionLimitError        too many connections are open
+        ├── CallLimitError              too many gRPC calls are being answered
         ├── QueueFullError              the model's queue is full
         ├── BodyBudgetError             large bodies use the whole byte budget
         ├── ResponseBudgetError         large responses use the whole byte budget
@@ -285,6 +286,15 @@ class ConnectionLimitError(ServingError):
 
     def __init__(self) -> None:
         super().__init__("Too many connections are open; try again in 1 second.")
+
+
+class CallLimitError(ServingError):
+    """Too many gRPC calls and messages are being answered."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls are being answered; try again in 1 second.")
 
 
 class QueueFullError(ServingError):

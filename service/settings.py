@@ -57,6 +57,18 @@ class Settings(BaseSettings):
         description="Address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all networks.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for gRPC, beside HTTP on the same host; 0 chooses a free one; if not set, no gRPC.",
+    )
+    grpc_max_connection_age_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds after which a gRPC client is asked to connect again, so that new processes get requests; "
+        "0: never.",
+    )
     keys: Path | None = Field(
         default=None,
         description="File of API keys, as normfold keys writes it; if not set, requests need no key.",

@@ -7,6 +7,7 @@ parts:
     start         time from the command to ready with one bundle of digits, and the memory then
     small         a 64-256-256-10 network: requests/s and latency, compared with an ASGI echo and a tutorial's server,
                   and with the access log in a file and turned off
+    grpc          the small network and 600 kB both ways, compared with a bare grpc.aio echo and with HTTP
     resnet18      224 × 224: rows/s, binary and JSON, compared with a bare loop of session.run; int8 with float32
     overload      resnet18 with three times the requests/s of its peak, from an open loop
     connections   the small network with 512 connections
@@ -28,13 +29,25 @@ from benchmarks.machine import machine_line
 from benchmarks.progress import show_progress
 from benchmarks.serve.load import SERVER_CORE
 from benchmarks.serve.networks import INT8, export
-from benchmarks.serve.parts import drift_cost, overload, reload, resnet18, small, soak, start
+from benchmarks.serve.parts import drift_cost, grpc, overload, reload, resnet18, small, soak, start
 
-PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson", "onnxruntime", "numpy")
+PACKAGES = (
+    "fastapi",
+    "grpcio",
+    "protobuf",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "orjson",
+    "pysimdjson",
+    "onnxruntime",
+    "numpy",
+)
 
 PARTS = {
     "start": (start.measure_start, ("digits",)),
     "small": (small.measure_small, ("small",)),
+    "grpc": (grpc.measure_grpc, ("small", "copy")),
     "resnet18": (resnet18.measure_resnet18, ("resnet18", f"resnet18{INT8}")),
     "overload": (overload.measure_overload, ("resnet18",)),
     "connections": (overload.measure_many_connections, ("small",)),
@@ -46,7 +59,7 @@ PARTS = {
 
 LIMITS = {
     name: limit
-    for module in (start, small, resnet18, overload, reload, drift_cost, soak)
+    for module in (start, small, grpc, resnet18, overload, reload, drift_cost, soak)
     for name, limit in module.LIMITS.items()
 }
 

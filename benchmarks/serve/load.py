@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,10 +58,13 @@ class ClosedLoopResult:
 
 
 @contextmanager
-def server(command: list[str], port: int, ready: str, environment: dict[str, str] | None = None) -> Iterator[int]:
+def server(
+    command: list[str], port: int, ready: str | None, environment: dict[str, str] | None = None
+) -> Iterator[int]:
     """Run a server on its core until the block is left; yield its process id.
 
-    Its log goes to a pipe that another process reads, as under a container engine or systemd.
+    It is awaited until it answers the path `ready`, or accepts connections if that is None. Its log goes to a pipe that
+    another process reads, as under a container engine or systemd.
     """
     pinned = ["taskset", "-c", str(SERVER_CORE), sys.executable, *command]
     collector = ["taskset", "-c", str(LOAD_CORE), "cat"]
@@ -69,7 +73,10 @@ def server(command: list[str], port: int, ready: str, environment: dict[str, str
         subprocess.Popen(pinned, env=os.environ | (environment or {}), stderr=reader.stdin) as process,
     ):
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}{ready}", process)
+            if ready is None:
+                wait_until_open(port, process)
+            else:
+                wait_until_ready(f"http://127.0.0.1:{port}{ready}", process)
             yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
@@ -178,3 +185,15 @@ def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
         except OSError:
             time.sleep(0.02)
     raise SystemExit(f"{url} does not respond.")
+
+
+def wait_until_open(port: int, process: subprocess.Popen[Any]) -> None:
+    """Wait until a server accepts connections, while its process runs."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise SystemExit(f"Port {port} does not open.")

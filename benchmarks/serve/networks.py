@@ -88,7 +88,16 @@ def digits(folder: Path) -> Path:
     return path
 
 
-MAKERS = {"small": small_network, "resnet18": resnet18, "digits": digits}
+def copy(folder: Path) -> Path:
+    """Write a network that returns its rows of 150,528 numbers (600 kB), so that nothing but the service takes time."""
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 150_528]) for name in ("input", "output")]
+    graph = helper.make_graph([helper.make_node("Identity", ["input"], ["output"])], "copy", ports[:1], ports[1:])
+    path = folder / "copy.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    return path
+
+
+MAKERS = {"copy": copy, "small": small_network, "resnet18": resnet18, "digits": digits}
 
 INT8 = "-int8"
 """Ending of the name of a network that is exported in int8."""

@@ -7,7 +7,15 @@ from typing import Any
 
 from benchmarks.serve.load import server
 
-PORTS = {"normfold": 9180, "echo": 9181, "tutorial": 9182, "log in a file": 9183, "no access log": 9184}
+PORTS = {
+    "normfold": 9180,
+    "echo": 9181,
+    "tutorial": 9182,
+    "log in a file": 9183,
+    "no access log": 9184,
+    "grpc": 9185,
+    "grpc echo": 9186,
+}
 
 
 def normfold(repository: Path, name: str = "normfold", module: str = "normfold", **settings: str) -> Any:

@@ -14,12 +14,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from normfold._shared.paths import REPOSITORY
 from normfold.contract.onnxruntime_package import require_onnxruntime
+
+if TYPE_CHECKING:
+    from normfold.service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 chooses a free one.", show_default="8000")
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(help="Port for gRPC too; 0 chooses a free one.", show_default="no gRPC"),
     ] = None,
     keys: Annotated[
         Path | None,
@@ -139,6 +146,7 @@ def serve(
     """
     require_onnxruntime()
     from normfold.service.auth.key_file import read_keys
+    from normfold.service.grpc.address import reserved_port
     from normfold.service.http.server import make_server, run_workers
     from normfold.service.logs import configure_logging
     from normfold.service.runtime.malloc import use_one_arena
@@ -152,6 +160,7 @@ def serve(
         version_policy=version_policy,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         keys=keys,
         provider=provider,
         workers=workers,
@@ -169,12 +178,13 @@ def serve(
     _raise_file_limit(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,
+        reserved_port(settings.host, settings.grpc_port, settings.workers) as reserved,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
         _exit_zero_on_signal(),
     ):
-        settings = settings.model_copy(update={"state_dir": state_dir})
+        settings = settings.model_copy(update={"state_dir": state_dir, "grpc_port": reserved})
         if settings.workers > 1:
-            _announce(listener, as_json, settings.keys)
+            _announce(listener, as_json, settings)
             run_workers(settings, listener, "normfold.service.app:create_app")
             return
         use_one_arena()
@@ -184,7 +194,7 @@ def serve(
 
         app = create_app(settings)
         server = make_server(app, settings)
-        _announce(listener, as_json, settings.keys)
+        _announce(listener, as_json, settings)
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
@@ -238,15 +248,18 @@ def _raise_file_limit(required: int) -> None:
         logger.warning(text, allowed, required - _OTHER_FILES)
 
 
-def _announce(listener: socket.socket, as_json: bool, keys: Path | None) -> None:
+def _announce(listener: socket.socket, as_json: bool, settings: Settings) -> None:
     """Log the address, and a warning if everyone on the network can use it; with `as_json` also print the address."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     logger.info("Listening on %s (pages at %s/docs); Ctrl-C stops.", url, url)
     if as_json:
-        sys.stdout.write(json.dumps({"url": url, "host": host, "port": port}) + "\n")
+        facts = {"url": url, "host": host, "port": port}
+        if settings.grpc_port is not None:
+            facts["grpc_port"] = settings.grpc_port
+        sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
-    if keys is None and not ipaddress.ip_address(host).is_loopback:
+    if settings.keys is None and not ipaddress.ip_address(host).is_loopback:
         logger.warning(
             "Anyone who reaches %s can use this service: it has no keys; see 'normfold keys create' and --keys.",
             host,

@@ -18,6 +18,7 @@ from normfold.service.errors import RateError, RequestError, ScopeError, Unauthe
 
 RequiredScope = Scope | Literal["public"]
 
+_GRPC = r"/inference\.GRPCInferenceService"
 _VERSIONED = r"[^/]+(/versions/[^/]+)?"
 
 REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
@@ -27,6 +28,10 @@ REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
     (re.compile(rf"/v2/models/{_VERSIONED}/samples"), "admin"),
     (re.compile(rf"/v1/models|/v1/models/{_VERSIONED}(:predict|:classify)?"), "infer"),
     (re.compile(rf"/v2/?|/v2/repository/index|/v2/models/{_VERSIONED}(/infer|/ready|/config)?"), "infer"),
+    (re.compile(rf"{_GRPC}/(ServerLive|ServerReady)"), "public"),
+    (re.compile(rf"{_GRPC}/ModelStatistics"), "metrics"),
+    (re.compile(rf"{_GRPC}/(RepositoryModelLoad|RepositoryModelUnload)"), "admin"),
+    (re.compile(rf"{_GRPC}/(ServerMetadata|RepositoryIndex|Model(Infer|StreamInfer|Ready|Metadata|Config))"), "infer"),
 )
 """The scope of the first pattern that matches the whole path. Every route must be listed here; a test checks it."""
 

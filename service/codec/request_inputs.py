@@ -102,6 +102,8 @@ def quote_names(names: Iterable[str]) -> str:
 def _read_json_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     what = f"Input {spec.name!r}"
     shape = _read_shape(entry, spec)
+    if isinstance(entry.get("data"), memoryview):  # the raw contents of gRPC
+        return array_from_bytes(entry["data"], spec.datatype, shape, what)
     if spec.datatype == "FP16":
         raise InvalidRequestError(f"{what} is FP16, which the protocol has no JSON form for; send it as binary data.")
     data = entry.get("data")

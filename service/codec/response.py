@@ -66,7 +66,7 @@ def encode_response(
     for output in outputs:
         array, datatype, name = results[output.name], datatypes[output.name], output.name
         if output.classes is not None:
-            array, datatype = _classify(array, output, manifest), "BYTES"
+            array, datatype = classify(array, output, manifest), "BYTES"
         head = _head(name, datatype, array.shape)
         if output.binary:
             tails.append(array_to_bytes(array))
@@ -105,7 +105,7 @@ def _encode_values(array: Array, output: str) -> bytes:
     return text
 
 
-def _classify(array: Array, output: OutputRequest, manifest: Manifest) -> Array:
+def classify(array: Array, output: OutputRequest, manifest: Manifest) -> Array:
     """Return the highest values of each row as `value:index[:label]`, in descending order; equal ones by index.
 
     An output of one dimension is one row. NaN counts as the lowest value.

@@ -38,14 +38,14 @@ class RequestMiddleware:
         infer: serves infer requests.
         steps: those of every request.
         max_body_bytes: limit on the body of one request.
-        max_bodies_bytes: byte budget of all large bodies together.
+        bodies: byte budget of all large bodies together.
     """
 
     def __init__(
-        self, app: ASGIApp, infer: InferRoute, steps: RequestSteps, max_body_bytes: int, max_bodies_bytes: int
+        self, app: ASGIApp, infer: InferRoute, steps: RequestSteps, max_body_bytes: int, bodies: ByteBudget
     ) -> None:
         self._app, self._infer, self._steps, self._max_body_bytes = app, infer, steps, max_body_bytes
-        self._bodies = ByteBudget(max_bodies_bytes)
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

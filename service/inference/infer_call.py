@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from normfold.contract.errors import NormfoldError
+from normfold.contract.manifest import Manifest
 from normfold.service.batching.batch import Future, Results
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.batching.thread_pool import INLINE_BYTES, ThreadPool
 from normfold.service.codec.compression import choose_encoding, compress, decompress, read_encoding
 from normfold.service.codec.headers import Headers, read_json_length
+from normfold.service.codec.json_tensors import Array
 from normfold.service.codec.request import (
     InferRequest,
     decode_raw_tensor,
@@ -21,8 +25,8 @@ from normfold.service.codec.request import (
     parse_object,
     read_id,
 )
-from normfold.service.codec.response import encode_response
-from normfold.service.codec.signature import ModelSignature
+from normfold.service.codec.response import InferResponse, encode_response
+from normfold.service.codec.signature import ModelSignature, OutputRequest
 from normfold.service.errors import InvalidRequestError
 from normfold.service.inference.byte_budget import Reserve
 from normfold.service.inference.large_responses import LargeResponses
@@ -32,6 +36,9 @@ from normfold.service.inference.steps import admit, fail
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
+
+Encoder = Callable[[Manifest, Sequence[OutputRequest], Mapping[str, Array], str | None], InferResponse]
+"""Encodes results for a protocol: `encode_response` for HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +62,19 @@ class InferCall:
     """One infer request on its way from headers to response.
 
     The steps are called in this order: `admit`, `decode` or `decode_async`, `enqueue` or `run`, `encode` or
-    `encode_async`; `fail` in place of the rest when one raises; `close` at the end in any case.
+    `encode_async`; `fail` in place of the rest when one raises; `close` at the end in any case. A protocol with other
+    messages than HTTP's decodes by itself and calls `accept`, and takes the results from `encode_results` or
+    `encode_results_async`.
 
     Args:
         resources: shared by all requests.
         headers: the request's.
         trace: the request's; each step notes there what it learns, and when it was done.
+        encoder: of the protocol; None for HTTP's.
     """
 
     __slots__ = (
+        "_encoder",
         "_held_bytes",
         "_model",
         "_request",
@@ -78,8 +89,10 @@ class InferCall:
     _model: Model
     _request: InferRequest
 
-    def __init__(self, resources: InferResources, headers: Headers, trace: RequestTrace) -> None:
-        self._resources, self.headers, self.trace = resources, headers, trace
+    def __init__(
+        self, resources: InferResources, headers: Headers, trace: RequestTrace, encoder: Encoder | None = None
+    ) -> None:
+        self._resources, self.headers, self.trace, self._encoder = resources, headers, trace, encoder or encode_response
         self._held_bytes = 0
         self.json_length: int | None = None
         self.is_admitted = self._uses_model = False
@@ -108,8 +121,16 @@ class InferCall:
         Raises:
             InvalidRequestError: it is not an infer request, or does not fit the model.
         """
-        self._request = decode_body(body, self.json_length, self._model.signature, self.trace)
-        self.trace.decoded = perf_counter()
+        self.accept(decode_body(body, self.json_length, self._model.signature, self.trace))
+
+    @property
+    def signature(self) -> ModelSignature:
+        """Inputs and outputs of the model of an admitted request."""
+        return self._model.signature
+
+    def accept(self, request: InferRequest) -> None:
+        """Take the decoded request."""
+        self._request, self.trace.decoded = request, perf_counter()
 
     async def decode_async(self, body: memoryview, reserve: Reserve) -> None:
         """Decompress and decode a body, a large one in a thread.
@@ -169,8 +190,7 @@ class InferCall:
         Raises:
             UnwritableOutputError: an output has NaN or Infinity, which JSON cannot carry.
         """
-        encoded = encode_response(self._model.manifest, self._request.outputs, results, self.trace.client_request_id)
-        self._note_encoded()
+        encoded = self.encode_results(results)
         nbytes = encoded.size
         if encoding := choose_encoding(self.headers, nbytes):
             return to_compressed_response(encoded, self.trace, encoding, compress(encoded.pieces, encoding))
@@ -184,14 +204,37 @@ class InferCall:
         """
         if not are_large(results):
             return self.encode(results)
-        large, client_request_id = self._resources.large_responses, self.trace.client_request_id
-        encoded, self._held_bytes = await large.encode(self._model, self._request, results, client_request_id)
-        self._note_encoded()
+        encoded = await self.encode_results_async(results)
         nbytes = encoded.size
         if encoding := choose_encoding(self.headers, nbytes):
             compressed = await self._resources.thread_pool.call(compress, encoded.pieces, encoding)
             return to_compressed_response(encoded, self.trace, encoding, compressed)
         return to_response(encoded, self.trace, nbytes)
+
+    def encode_results(self, results: Results) -> InferResponse:
+        """Encode results that are not large; on the event loop.
+
+        Raises:
+            UnwritableOutputError: an output has values that the protocol cannot carry.
+        """
+        manifest, outputs = self._model.manifest, self._request.outputs
+        encoded = self._encoder(manifest, outputs, results, self.trace.client_request_id)
+        self._note_encoded()
+        return encoded
+
+    async def encode_results_async(self, results: Results) -> InferResponse:
+        """Encode results, large ones in a thread and within the byte budget until `close`.
+
+        Raises:
+            As `encode_results`; ResponseTooLargeError and ResponseBudgetError: over the byte budget.
+        """
+        if not are_large(results):
+            return self.encode_results(results)
+        large, manifest, outputs = self._resources.large_responses, self._model.manifest, self._request.outputs
+        encode = partial(self._encoder, manifest, outputs, results, self.trace.client_request_id)
+        encoded, self._held_bytes = await large.encode(encode, sum(array.nbytes for array in results.values()))
+        self._note_encoded()
+        return encoded
 
     def fail(self, error: Exception) -> Response:
         """Return the response to an error of any step."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from normfold.service.batching.thread_pool import ThreadPool
-from normfold.service.codec.json_tensors import Array
-from normfold.service.codec.request import InferRequest
-from normfold.service.codec.response import InferResponse, encode_response
+from normfold.service.codec.response import InferResponse
 from normfold.service.errors import ResponseBudgetError, ResponseTooLargeError
 from normfold.service.inference.byte_budget import ByteBudget
-from normfold.service.repository.loaded_model import Model
 from normfold.service.runtime.malloc import trim
 
 
@@ -27,10 +24,12 @@ class LargeResponses:
         self._thread_pool, self._budget = thread_pool, ByteBudget(max_response_bytes)
         self._trimming: asyncio.Task[None] | None = None
 
-    async def encode(
-        self, model: Model, request: InferRequest, results: Mapping[str, Array], client_request_id: str | None
-    ) -> tuple[InferResponse, int]:
+    async def encode(self, encode: Callable[[], InferResponse], nbytes: int) -> tuple[InferResponse, int]:
         """Encode results in a thread.
+
+        Args:
+            encode: called there.
+            nbytes: of the results, which are held until they are encoded.
 
         Returns:
             The response, and the bytes that it holds of the budget until they are given to `release`.
@@ -38,17 +37,14 @@ class LargeResponses:
         Raises:
             ResponseTooLargeError: the response alone is over the limit.
             ResponseBudgetError: it is over the limit together with the others.
-            UnwritableOutputError: an output that is to be JSON holds NaN or Infinity.
+            UnwritableOutputError: an output has values that the protocol cannot carry.
         """
-        held = sum(array.nbytes for array in results.values())
-        self._reserve(held)
+        self._reserve(nbytes)
         try:
-            response = await self._thread_pool.call(
-                encode_response, model.manifest, request.outputs, results, client_request_id
-            )
-            self._reserve(response.size, held)
+            response = await self._thread_pool.call(encode)
+            self._reserve(response.size, nbytes)
         except BaseException:
-            self.release(held)
+            self.release(nbytes)
             raise
         return response, response.size
 

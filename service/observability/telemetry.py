@@ -13,7 +13,12 @@ from normfold.service.observability.access_log import AccessLog
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.observability.stats import ModelStats
 
-PROBE_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
+PROBE_PATHS = frozenset(
+    {
+        *("/v2/health/live", "/v2/health/ready", "/metrics"),
+        *("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"),
+    }
+)
 """Paths of probes and scrapers: requests with the statuses 200 and 503 are neither counted nor logged."""
 
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

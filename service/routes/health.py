@@ -33,17 +33,15 @@ def health_routes(repository: Repository, coordinator: Coordinator, needs_key: b
         needs_key: whether requests need a key; a request without one does not get the reason why it is not ready.
     """
     router = APIRouter(tags=["health"])
-    metadata = {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}
 
     @router.get(
         "/v2",
         response_class=JSONResponse,
-        responses=describe_responses("Server", example={**metadata, "providers": ["cpu"]}),
+        responses=describe_responses("Server", example={**_metadata(), "providers": ["cpu"]}),
     )
     async def server_metadata(_: Request) -> JSONResponse:
         """Name, version, supported extensions of the protocol, and the execution providers of the loaded models."""
-        models = (entry.model for versions in repository.entries.values() for entry in versions.values())
-        return JSONResponse({**metadata, "providers": sorted({model.session.provider for model in models if model})})
+        return JSONResponse(describe_server(repository))
 
     router.add_api_route("/v2/", server_metadata, include_in_schema=False)  # as the protocol's document writes it
 
@@ -82,3 +80,13 @@ def _accepts_html(accept: Sequence[str]) -> bool:
         if media_type == "text/html" and not any(_ZERO_QUALITY.fullmatch(one) for one in parameters):
             return True
     return False
+
+
+def describe_server(repository: Repository) -> dict[str, Any]:
+    """Return the protocol's metadata of the service, and the execution providers of the loaded models."""
+    models = (entry.model for versions in repository.entries.values() for entry in versions.values())
+    return {**_metadata(), "providers": sorted({model.session.provider for model in models if model})}
+
+
+def _metadata() -> dict[str, Any]:
+    return {"name": "normfold", "version": version("normfold"), "extensions": list(EXTENSIONS)}

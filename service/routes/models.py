@@ -54,21 +54,11 @@ def model_routes(repository: Repository) -> APIRouter:
 
     async def model_metadata(request: Request) -> JSONResponse:
         """Inputs and outputs of a model; -1 is a free size."""
-        model = find_model(request, repository)
-        ready = [str(number) for number, entry in repository.entries[model.name].items() if entry.model]
-        return JSONResponse(
-            {
-                "name": model.name,
-                "versions": ready,
-                "platform": "onnxruntime_onnx",
-                "inputs": _describe_inputs(model),
-                "outputs": _describe_values(model.manifest.outputs),
-            }
-        )
+        return JSONResponse(describe_metadata(find_model(request, repository), repository))
 
     async def model_config(request: Request) -> JSONResponse:
         """Configuration of a model in Triton's form, with the options in effect."""
-        return JSONResponse(_configure(find_model(request, repository), repository.policy))
+        return JSONResponse(describe_configuration(find_model(request, repository), repository.policy))
 
     async def model_ready(request: Request) -> JSONResponse:
         """The model is loaded and warmed up; otherwise 503 and the reason."""
@@ -97,7 +87,19 @@ def model_routes(repository: Repository) -> APIRouter:
     return router
 
 
-def _configure(model: Model, versions: VersionPolicy) -> dict[str, Any]:
+def describe_metadata(model: Model, repository: Repository) -> dict[str, Any]:
+    """Return the protocol's metadata of a model."""
+    return {
+        "name": model.name,
+        "versions": [str(number) for number, entry in repository.entries[model.name].items() if entry.model],
+        "platform": "onnxruntime_onnx",
+        "inputs": _describe_inputs(model),
+        "outputs": _describe_values(model.manifest.outputs),
+    }
+
+
+def describe_configuration(model: Model, versions: VersionPolicy) -> dict[str, Any]:
+    """Return the configuration of a model in Triton's form."""
     policy, batchable = model.batcher.policy, model.manifest.batchable
     rows = policy.max_batch_size if batchable else 0
 

@@ -44,16 +44,7 @@ def repository_routes(
         ready = parse_object(body).get("ready", False) if body else False
         if not isinstance(ready, bool):
             raise InvalidRequestError("The field 'ready' is not true or false.")
-        versions = [
-            {"name": name, "version": str(number), "state": entry.state, "reason": entry.reason}
-            for name, entries in repository.entries.items()
-            for number, entry in entries.items()
-            if entry.model is not None or not ready
-        ]
-        if not ready:
-            for name, reason in repository.unreadable.items():
-                versions.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
-        return JSONResponse(versions)
+        return JSONResponse(list_index(repository, ready))
 
     responses, extra = describe_responses(None, 403, 404), {"parameters": [MODEL_PARAMETER]}
 
@@ -70,3 +61,17 @@ def repository_routes(
         return Response()
 
     return router
+
+
+def list_index(repository: Repository, ready: bool) -> list[dict[str, str]]:
+    """Return every version of every model and its state, or only those that are ready."""
+    versions = [
+        {"name": name, "version": str(number), "state": entry.state, "reason": entry.reason}
+        for name, entries in repository.entries.items()
+        for number, entry in entries.items()
+        if entry.model is not None or not ready
+    ]
+    if not ready:
+        for name, reason in repository.unreadable.items():
+            versions.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
+    return versions

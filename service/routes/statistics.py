@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from normfold.service.observability.metrics import CONTENT_TYPE, Metrics
 from normfold.service.observability.stats import Histogram, ModelStats
+from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.paths import add_model_route, describe_responses, find_model
 from normfold.service.workers.coordinator import Coordinator
@@ -51,20 +52,11 @@ def statistics_routes(repository: Repository, coordinator: Coordinator, metrics:
     )
     async def all_statistics(_: Request) -> JSONResponse:
         """Counts and durations of every version that is ready."""
-        ready = [
-            (name, number)
-            for name, versions in repository.entries.items()
-            for number in versions
-            if versions[number].model
-        ]
-        sums = coordinator.stats()
-        return JSONResponse({"model_stats": [_describe(*one, sums[one]) for one in ready]})
+        return JSONResponse(describe_statistics(repository, coordinator))
 
     async def model_statistics(request: Request) -> JSONResponse:
         """Counts and durations of one version: `inference_count` are rows, `execution_count` runs of the network."""
-        model = find_model(request, repository)
-        stats = coordinator.stats()[model.name, model.version]
-        return JSONResponse({"model_stats": [_describe(model.name, model.version, stats)]})
+        return JSONResponse(describe_statistics(repository, coordinator, find_model(request, repository)))
 
     responses = describe_responses("Statistics", 404, example=_EXAMPLE)
     add_model_route(router, "/v2", "/stats", model_statistics, method="GET", responses=responses)
@@ -77,6 +69,21 @@ def statistics_routes(repository: Repository, coordinator: Coordinator, metrics:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return router
+
+
+def describe_statistics(repository: Repository, coordinator: Coordinator, model: Model | None = None) -> dict[str, Any]:
+    """Return the statistics of a model's version, or of every version that is ready."""
+    sums = coordinator.stats()
+    if model is not None:
+        chosen = [(model.name, model.version)]
+    else:
+        chosen = [
+            (name, number)
+            for name, versions in repository.entries.items()
+            for number in versions
+            if versions[number].model
+        ]
+    return {"model_stats": [_describe(*one, sums[one]) for one in chosen]}
 
 
 def _describe(name: str, version: int, stats: ModelStats) -> dict[str, Any]:

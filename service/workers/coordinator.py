@@ -37,6 +37,9 @@ class Coordinator:
         telemetry: this worker's sums.
         shared: state of all workers; None for a single process.
         workers: number of workers that there should be.
+
+    Attributes:
+        is_stopping: whether `stop` was called.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Coordinator:
         self._applied: dict[str, int] = {}
         self._failures: dict[str, str] = {}
         self._were_all_ready = shared is None
-        self._is_stopping = False
+        self.is_stopping = False
         self._published_at = -inf
         self._errors = ErrorLog("The workers cannot share their state")
         self.replaces_dead_worker = any(not other.is_alive for other in self._others())
@@ -56,7 +59,7 @@ class Coordinator:
     @property
     def problem(self) -> str | None:
         """The reason why the service is not ready; None when it is."""
-        if self._is_stopping:
+        if self.is_stopping:
             return "The service is stopping."
         if self._repository.problem is not None or self._were_all_ready:
             return self._repository.problem
@@ -66,7 +69,7 @@ class Coordinator:
 
     def stop(self) -> None:
         """Report not ready from now on; requests are still answered."""
-        self._is_stopping = True
+        self.is_stopping = True
 
     async def load_model(self, name: str) -> None:
         """Load a model in every worker.
@@ -177,7 +180,7 @@ class Coordinator:
     async def _follow(self, shared: SharedState) -> None:
         """Apply the load requests that are new, and publish this worker's status if it has changed or is old."""
         if shared.is_orphaned:
-            if not self._is_stopping:
+            if not self.is_stopping:
                 logger.error("The parent process has ended; this worker ends too.")
                 os.kill(os.getpid(), signal.SIGTERM)
             return

@@ -10,14 +10,15 @@ from types import FrameType
 from typing import Any
 
 
-def graceful_shutdown(stop: Callable[[], None], delay_s: float) -> None:
-    """Make SIGTERM and SIGINT call `stop` at once, and the handler that is installed now after a delay.
+def graceful_shutdown(stop: Callable[[], None], delay_s: float, end: Callable[[], None] = lambda: None) -> None:
+    """Make SIGTERM and SIGINT call `stop` at once, and after a delay `end` and the handler that is installed now.
 
     A second signal is not delayed. Outside of the main thread, where Python allows no handlers, nothing is changed.
 
     Args:
         stop: makes the service report not ready.
         delay_s: seconds.
+        end: ends what the handler does not; called in a signal handler or on the event loop, maybe more than once.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -26,14 +27,17 @@ def graceful_shutdown(stop: Callable[[], None], delay_s: float) -> None:
 
     def begin(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        handler = before[number]
         if stopping or delay_s == 0:
             stop()
-            handler(number, frame)
+            finish(number, frame)
             return
         stopping = True
         stop()
-        loop.call_soon_threadsafe(loop.call_later, delay_s, handler, number, frame)
+        loop.call_soon_threadsafe(loop.call_later, delay_s, finish, number, frame)
+
+    def finish(number: int, frame: FrameType | None) -> None:
+        end()
+        before[number](number, frame)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.getsignal(number)

@@ -55,7 +55,7 @@ def test_serving_loads_neither_torch_nor_onnx(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     loaded = set(json.loads(ended.stdout))
     assert {"onnxruntime", "fastapi", "service", "contract"} <= loaded
-    heavy = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "sklearn", "matplotlib", "accelerate"}
+    heavy = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "sklearn", "matplotlib", "accelerate", "grpc"}
     assert not loaded & (heavy | {"models", "export"})
 
 

@@ -30,7 +30,9 @@ def test_runtime_runs_the_service_as_the_deployment_does_but_for_the_repository(
     assert here["name"] == "kserve-container"
     for field in ("image", "args", "resources"):
         assert here[field] == there[field]
-    assert environment_of(RUNTIME) == {**environment_of(base_resource("deployment")), "NORMFOLD_REPOSITORY": MOUNTED}
+    own = {"NORMFOLD_REPOSITORY": MOUNTED, "NORMFOLD_GRPC_PORT": "8001"}
+    assert environment_of(RUNTIME) == environment_of(base_resource("deployment")) | own
+    assert RUNTIME["spec"]["protocolVersions"] == ["v2", "grpc-v2"]
 
 
 def test_probes_are_those_of_the_deployment_by_the_ports_number() -> None:

@@ -126,8 +126,10 @@ def test_rollout_takes_no_pod_away_before_a_new_one_is_ready() -> None:
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_port_is_the_one_that_the_service_listens_on(server: Resource) -> None:
-    (port,) = container_of(server)["ports"]
+    port, *others = container_of(server)["ports"]
     assert port["containerPort"] == Settings().port
+    opened = environment_of(server).get("NORMFOLD_GRPC_PORT")
+    assert [str(other["containerPort"]) for other in others] == ([opened] if opened else [])
     assert "NORMFOLD_PORT" not in environment_of(server)
 
 

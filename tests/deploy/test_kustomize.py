@@ -87,7 +87,7 @@ def test_target_of_a_patch_exists(target: dict[str, str] | None, path: Path) -> 
         assert patch["metadata"]["namespace"] == base_resource("namespace")["metadata"]["name"]
         return
     resource = RESOURCES[target["kind"], target["name"]]
-    assert f"{target['group']}/{target['version']}" == resource["apiVersion"]
+    assert "/".join(target[name] for name in ("group", "version") if name in target) == resource["apiVersion"]
     for operation in patch:
         assert operation["op"] == "add"
         _walk(resource, operation["path"].split("/")[1:-1])
@@ -147,3 +147,13 @@ def test_production_overlay_mounts_the_folder_of_keys_and_gives_prometheus_one()
 def test_production_overlay_scales_on_processors_and_on_the_queue() -> None:
     metrics = _build(KUBERNETES / "overlays" / "production")["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert [metric["type"] for metric in metrics] == ["Resource", "Pods"]
+
+
+def test_production_overlay_opens_the_port_of_grpc_everywhere() -> None:
+    built = _build(KUBERNETES / "overlays" / "production")
+    (port,) = [one for one in container_of(built["Deployment"])["ports"] if one["name"] == "grpc"]
+    assert environment_of(built["Deployment"])["NORMFOLD_GRPC_PORT"] == str(port["containerPort"])
+    (of_service,) = [one for one in built["Service"]["spec"]["ports"] if one["name"] == "grpc"]
+    assert (of_service["port"], of_service["targetPort"]) == (port["containerPort"], "grpc")
+    (rule,) = built["NetworkPolicy"]["spec"]["ingress"]
+    assert {one["port"] for one in rule["ports"]} == {"http", "grpc"}

@@ -26,7 +26,7 @@ SOURCES = (
 
 OF_HTTP = {
     *("AmbiguousRequestError", "ConnectionLimitError", "HeadersTooLargeError", "MalformedRequestError"),
-    *("ReceiveTimeoutError", "StoppingError", "ContentEncodingError"),
+    *("CallLimitError", "ContentEncodingError", "ReceiveTimeoutError", "StoppingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
 }

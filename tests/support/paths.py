@@ -22,7 +22,7 @@ LAYERS = {
     "service": (
         *("errors", "settings", "logs", "error_responses", "background", "file_lock"),
         *("codec", "auth", "runtime", "batching", "observability"),
-        *("drift", "repository", "workers", "inference", "http", "routes", "app", "healthcheck"),
+        *("drift", "repository", "workers", "inference", "http", "routes", "grpc", "app", "healthcheck"),
     ),
 }
 """Folders and modules of a package, from the lowest to the highest: each imports only itself and those before it."""

@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.fold.report import BatchNormOutcome, FoldReport
-from normfold.export.fold.stages.finish import check, join_equal_nodes
-from normfold.export.fold.stages.fold_and_merge import fold_and_merge
+from normfold.export.fold.stages.finish import check
+from normfold.export.fold.stages.fold_and_join import fold_and_join
 from normfold.export.fold.stages.pixels import take_pixels
 from normfold.export.fold.stages.prepare import (
     compute_constants,
@@ -44,8 +44,7 @@ STAGES: tuple[Stage, ...] = (
     record_batchnorm_parameters,
     remove_unused_nodes,
     take_pixels,
-    fold_and_merge,
-    join_equal_nodes,
+    fold_and_join,
     check,
     measure_result,
 )

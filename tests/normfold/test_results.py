@@ -102,7 +102,7 @@ def test_progress_is_called_with_each_step(net: Path) -> None:
         "folding",
         "verifying",
     ]
-    assert "folding: fold and merge" in steps
+    assert "folding: fold and join" in steps
 
 
 def test_progress_true_shows_a_status(net: Path, capsys: pytest.CaptureFixture[str]) -> None:

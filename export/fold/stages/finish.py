@@ -19,11 +19,15 @@ def join_equal_nodes(state: FoldState) -> bool:
 
     Requires: everything folded: two layers that read one value must each be free to change it before.
     Ensures: no two deterministic nodes are equal, and every node and constant leads to an output of the graph.
+
+    Returns:
+        Whether nodes were joined.
     """
     before = {node: tuple(node.inputs) for node in state.batchnorms_left().values()}
     joined = simplify.join_equal_nodes(state.model)
     _note_joined(state, before)
-    return bodies.remove_unused_nodes(state.model) or joined
+    bodies.remove_unused_nodes(state.model)
+    return joined
 
 
 def _note_joined(state: FoldState, before: Mapping[ir.Node, Sequence[ir.Value | None]]) -> None:

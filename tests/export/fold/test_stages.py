@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from normfold.export.fold.fold import STAGES
 from normfold.export.fold.stages.finish import check, join_equal_nodes
+from normfold.export.fold.stages.fold_and_join import fold_and_join
 from normfold.export.fold.stages.fold_and_merge import fold_and_merge
 from normfold.export.fold.stages.pixels import take_pixels
 from normfold.export.fold.stages.prepare import (
@@ -163,3 +164,20 @@ def test_check_leaves_the_model_as_it_is() -> None:
     assert check(state) is False
 
     assert [node.op_type for node in state.model.graph] == ["Conv", "BatchNormalization"]
+
+
+def test_fold_and_join_folds_what_has_one_reader_once_equal_nodes_are_joined() -> None:
+    constants = {name: np.full(2, 0.5, np.float32) for name in ("scale", "shift", "mean", "var")}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *constants], ["v"], name="bn"),
+        helper.make_node("Add", ["v", "x"], ["first"]),
+        helper.make_node("Add", ["v", "x"], ["second"]),
+        helper.make_node("Relu", ["first"], ["y"]),
+        helper.make_node("Neg", ["second"], ["z"]),
+    ]
+    state = state_of(model(nodes, IMAGE, ["y", "z"], constants), inline_functions, infer_shapes)
+
+    assert fold_and_join(state) is True
+
+    assert [node.op_type for node in state.model.graph] == ["BatchNormalization", "Relu", "Neg"]
+    assert fold_and_join(state) is False

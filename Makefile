@@ -67,7 +67,7 @@ format: $(INSTALLED)  ## Format the code and sort imports.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (a quarter of an hour).
+fuzz: $(INSTALLED)  ## Fold a hundred thousand random graphs (an hour).
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/export/test_fuzz.py
 
 fuzz-wire: $(INSTALLED)  ## Send malformed bodies to the decoder for ten minutes.

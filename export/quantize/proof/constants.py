@@ -86,6 +86,8 @@ def _check_ranges(
         wanted = [min(low for low, _ in bounds), max(high for _, high in bounds)]
         if any(producers.get(name) in _FIXED_RANGE for name in names):
             continue
+        if wanted[1] - wanted[0] < 255 * np.finfo(np.float32).tiny:
+            continue  # values that are always 0, as behind a dead channel: any scale holds them
         steps = max(abs(one - other) for one, other in zip(held, wanted, strict=True)) / abs(scale)
         if not steps <= _STEPS:
             raise PrecisionLossError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,13 @@ def test_right_file_passes(quantised: tuple[Path, Int8Result]) -> None:
     path, result = quantised
     assert {"w0", "w1", "w2"} <= result.constants.keys()
     check_constants(path, result)
+
+
+def test_values_that_are_always_0_may_have_any_scale(quantised: tuple[Path, Int8Result], tmp_path: Path) -> None:
+    path, result = quantised
+    name = next(name for name in result.ranges if name != "x")
+    always_0 = replace(result, ranges={**result.ranges, name: (0.0, 0.0)})
+    check_constants(changed(path, f"{name}_scale", lambda scale: scale * 0 + 1, tmp_path), always_0)
 
 
 @pytest.mark.parametrize(

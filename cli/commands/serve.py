@@ -75,7 +75,11 @@ def serve(
     ] = None,
     provider: Annotated[
         Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] | None,
-        typer.Option(help="Execution provider; auto: CUDA if it works, otherwise the CPU.", show_default="auto"),
+        typer.Option(
+            metavar="NAME",
+            help="Execution provider: cpu, cuda, tensorrt, openvino, or auto: CUDA if it works, otherwise the CPU.",
+            show_default="auto",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; they share the processors evenly.", show_default="1")

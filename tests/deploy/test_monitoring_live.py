@@ -16,6 +16,7 @@ import yaml
 
 from normfold.service.app import create_app
 from normfold.service.auth.key_admin import create_key
+from normfold.service.runtime.session import Session
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
 from tests.support.deploy_files import PROMETHEUS, RULES, dashboard_queries, prometheus_command, variable_queries
@@ -39,6 +40,7 @@ class Traffic:
     """Requests of every outcome to a service with keys and a queue of one row.
 
     Attributes:
+        fails: while it is set, no network can be run.
         headers: with a key that may ask as often as it likes.
         too_often: with a key that may ask once in a thousand seconds.
     """
@@ -46,6 +48,7 @@ class Traffic:
     service: Service
     bundles: BundleWriter
     slow: HeldRuns
+    fails: threading.Event
     headers: dict[str, str]
     too_often: dict[str, str]
 
@@ -60,8 +63,10 @@ class Traffic:
             assert self.ask("/v1/models/digits:predict", {"instances": [[[0.0] * 4] * 4]}) == 200
         assert self.ask(INFER, {}) == 400
         assert self.ask("/v2/models/none/infer", PICTURE) == 404
-        zero = {"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}
-        assert self.ask("/v2/models/one-by-one/infer", {"inputs": [zero]}) == 500  # 0 / 0
+        row = {"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
+        self.fails.set()
+        assert self.ask("/v2/models/one-by-one/infer", {"inputs": [row]}) == 500
+        self.fails.clear()
         self.ask(INFER, PICTURE, self.too_often)
         assert self.ask(INFER, PICTURE, self.too_often) == 429
         self._fill_the_queue()
@@ -141,11 +146,19 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         drift_share=1.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        slow = HeldRuns(patch)
+        slow, fails = HeldRuns(patch), threading.Event()
+        held_run = Session.run
+
+        def run(*arguments: Any) -> Any:
+            if fails.is_set():
+                raise RuntimeError("planted")
+            return held_run(*arguments)
+
+        patch.setattr(Session, "run", run)
         with serve_app(create_app(settings), settings) as service:
             wait_for(lambda: service.client.get("/v2/health/ready").status_code == 200, timeout_s=60, poll_s=0.05)
             asks = [{"Authorization": f"Bearer {one}"} for one in (key, seldom)]
-            yield Traffic(service, bundles, slow, *asks)
+            yield Traffic(service, bundles, slow, fails, *asks)
 
 
 @pytest.fixture(scope="module")

@@ -119,5 +119,5 @@ def test_close_abandons_a_task_that_hangs(monkeypatch: pytest.MonkeyPatch, caplo
     workers.close()
     assert not workers.ended
     assert "A thread still runs after" in caplog.text
-    assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("normfold-"))
+    assert all(thread.daemon for thread in workers._threads)
     go_on.set()

@@ -231,14 +231,14 @@ def test_grpc_asyncio_client_gets_its_answers(open_service: Open) -> None:
 
 
 def test_grpc_stop_answers_calls_in_flight(open_service: Open, held: HeldRuns) -> None:
-    service, channel = open_service()
+    opened, channel = open_service()
     held.holds.set()
     running = channel.unary_unary(INFER).future(ROW)
     assert held.running.wait(timeout=20)
-    service.server.should_exit = True
+    opened.server.should_exit = True
 
     def is_refused() -> bool:
-        with grpc.insecure_channel(address(service), options=[("grpc.use_local_subchannel_pool", 1)]) as other:
+        with grpc.insecure_channel(address(opened), options=[("grpc.use_local_subchannel_pool", 1)]) as other:
             try:
                 other.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=2)
             except grpc.RpcError:
@@ -252,17 +252,17 @@ def test_grpc_stop_answers_calls_in_flight(open_service: Open, held: HeldRuns) -
 
 
 def test_grpc_stop_ends_calls_after_the_grace_period(open_service: Open, held: HeldRuns) -> None:
-    service, channel = open_service(shutdown_grace_s=0.3)
+    opened, channel = open_service(shutdown_grace_s=0.3)
     held.holds.set()
     running = channel.unary_unary(INFER).future(ROW)
     assert held.running.wait(timeout=20)
-    service.server.should_exit = True
+    opened.server.should_exit = True
     ended = status_of(lambda: running.result(timeout=20))
     assert (ended.code(), ended.details()) == (grpc.StatusCode.UNAVAILABLE, "The service is stopping.")
 
 
 def test_grpc_stop_ends_a_stream_after_its_answers(open_service: Open) -> None:
-    service, channel = open_service()
+    opened, channel = open_service()
     more = threading.Event()
 
     def requests() -> Any:
@@ -271,7 +271,7 @@ def test_grpc_stop_ends_a_stream_after_its_answers(open_service: Open) -> None:
 
     answers = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(requests())
     assert next(answers)
-    service.server.should_exit = True
+    opened.server.should_exit = True
     assert status_of(lambda: next(answers)).code() is grpc.StatusCode.UNAVAILABLE
     more.set()
 

@@ -20,7 +20,7 @@ from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.error_responses import install_handlers
-from normfold.service.grpc.opening import open_grpc
+from normfold.service.grpc.server_factory import open_grpc
 from normfold.service.http.cors import Cors
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute

@@ -19,8 +19,8 @@ from normfold.service.codec.request import InferRequest, decode_request
 from normfold.service.codec.request_inputs import quote
 from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
+from normfold.service.grpc.protobuf_fields import cut_out
 from normfold.service.grpc.protocol.inference_pb2 import InferParameter, InferTensorContents, ModelInferRequest
-from normfold.service.grpc.wire import cut_out
 
 MIN_CUT_BYTES = 32 * 1024
 """Raw tensors of a message of at least so many bytes are not copied."""

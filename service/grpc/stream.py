@@ -21,6 +21,7 @@ from grpc.aio import ServicerContext as Context
 from normfold.service.errors import StoppingError
 from normfold.service.grpc.call_steps import CallMetadata, CallSteps
 from normfold.service.grpc.infer import Inference
+from normfold.service.grpc.protobuf_fields import field_head
 from normfold.service.grpc.protocol.inference_pb2 import (
     InferParameter,
     ModelInferRequest,
@@ -28,7 +29,6 @@ from normfold.service.grpc.protocol.inference_pb2 import (
     ModelStreamInferResponse,
 )
 from normfold.service.grpc.status import CallStatus, to_status
-from normfold.service.grpc.wire import field_head
 from normfold.service.inference.response import Response
 from normfold.service.observability.request_trace import RequestTrace
 

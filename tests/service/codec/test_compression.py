@@ -55,12 +55,10 @@ def test_gzip_body_may_have_a_limited_number_of_members() -> None:
         unpack(empty * (MAX_MEMBERS + 1))
 
 
-@pytest.mark.parametrize(
-    "body", [gzip.compress(b"x") + b"\0", gzip.compress(b"x") + b"garbage", gzip.compress(b"x" * MB) + b"{}" * MB]
-)
-def test_gzip_body_with_other_bytes_after_its_members_is_rejected(body: bytes) -> None:
+@pytest.mark.parametrize(("size", "after"), [(1, b"\0"), (1, b"garbage"), (MB, b"{}" * MB)], ids=["0", "text", "JSON"])
+def test_gzip_body_with_other_bytes_after_its_members_is_rejected(size: int, after: bytes) -> None:
     with pytest.raises(InvalidRequestError):
-        unpack(body)
+        unpack(gzip.compress(b"x" * size) + after)
 
 
 def test_deflate_body_has_one_stream_only() -> None:
@@ -77,8 +75,9 @@ def test_cut_off_body_is_rejected(cut: int) -> None:
         unpack(gzip.compress(bytes(range(256)) * 400)[:cut])
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"x" * 2 * MB), gzip.compress(b"x" * MB) * 2])
-def test_limit_on_a_body_holds_for_all_members_together(body: bytes) -> None:
+@pytest.mark.parametrize("members", [1, 2])
+def test_limit_on_a_body_holds_for_all_members_together(members: int) -> None:
+    body = gzip.compress(b"x" * (2 // members) * MB) * members
     assert len(unpack(body, max_bytes=2 * MB)) == 2 * MB
     with pytest.raises(BodyTooLargeError):
         unpack(body, max_bytes=2 * MB - 1)

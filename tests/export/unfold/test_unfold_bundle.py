@@ -12,9 +12,7 @@ from onnx import helper
 
 from normfold.contract.source_card import SourceCard
 from normfold.export.bundle.export import export_bundle
-from normfold.export.errors import (
-    UnfoldError,
-)
+from normfold.export.errors import UnfoldError
 from normfold.export.files.fold_file import fold_file
 from normfold.export.unfold.unfold import unfold_bundle
 from tests.support.onnx_models import (

@@ -1,7 +1,7 @@
 """JSON Schemas of requests and responses for the OpenAPI document.
 
 They validate nothing: `service.codec.request` and `service.inference.predict` check a request while they decode it.
-tests/service/test_openapi.py checks that both agree.
+tests/service/openapi/test_conformance.py checks that both agree.
 
 Requests may have further fields, since clients of the protocol send some; responses have none.
 """

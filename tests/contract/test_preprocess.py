@@ -153,6 +153,7 @@ INSTANCES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(INSTANCES)
 def test_any_instance_is_decoded_or_raises_raw_input_error(instance: Any) -> None:
     for preprocessing in (DIGITS, ROW, SEQUENCE):

@@ -41,6 +41,7 @@ def test_a_compose_file_is_what_the_specification_allows(file: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_dockerfile_is_without_what_hadolint_warns_of() -> None:
     done = run("hadolint", "Dockerfile")
 

@@ -116,6 +116,7 @@ def test_base_needs_no_custom_resource() -> None:
     assert not {read_document(path)["kind"] for path in named} & CUSTOM
 
 
+@pytest.mark.slow
 def test_gpu_overlay_asks_for_a_gpu_its_image_and_the_provider_that_uses_it() -> None:
     deployment = _build(KUBERNETES / "overlays" / "gpu")["Deployment"]
     container = container_of(deployment)
@@ -130,6 +131,7 @@ def test_gpu_overlay_asks_for_a_gpu_its_image_and_the_provider_that_uses_it() ->
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
+@pytest.mark.slow
 def test_production_overlay_mounts_the_folder_of_keys_and_gives_prometheus_one() -> None:
     built = _build(KUBERNETES / "overlays" / "production")
     deployment, (endpoint,) = built["Deployment"], built["ServiceMonitor"]["spec"]["endpoints"]
@@ -144,11 +146,13 @@ def test_production_overlay_mounts_the_folder_of_keys_and_gives_prometheus_one()
     }
 
 
+@pytest.mark.slow
 def test_production_overlay_scales_on_processors_and_on_the_queue() -> None:
     metrics = _build(KUBERNETES / "overlays" / "production")["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert [metric["type"] for metric in metrics] == ["Resource", "Pods"]
 
 
+@pytest.mark.slow
 def test_production_overlay_opens_the_port_of_grpc_everywhere() -> None:
     built = _build(KUBERNETES / "overlays" / "production")
     (port,) = [one for one in container_of(built["Deployment"])["ports"] if one["name"] == "grpc"]

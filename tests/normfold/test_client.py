@@ -246,6 +246,7 @@ def test_body_over_the_limit_is_an_error_with_its_status(bundles: BundleWriter, 
     assert caught.value.status == 413
 
 
+@pytest.mark.slow
 def test_threads_share_a_client(client: normfold.Client) -> None:
     def ask(number: int) -> bool:
         array = np.full((1, 3), number, np.float32)

@@ -67,10 +67,12 @@ def test_errors_are_cheap_to_import() -> None:
     assert not loaded_after("import normfold.errors") & (HEAVY | VALIDATION | {"numpy"})
 
 
+@pytest.mark.slow
 def test_client_loads_neither_a_server_nor_a_runtime() -> None:
     assert not loaded_after("import normfold\nnormfold.Client()") & HEAVY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_command_start_loads_no_package_of_a_single_command(option: str) -> None:
     code = f"import sys\nsys.argv = ['normfold', '{option}']\nfrom normfold.cli.main import main"

@@ -40,6 +40,7 @@ def test_versions_of_this_clone_are_equal() -> None:
     assert check_version() == normfold.__version__
 
 
+@pytest.mark.slow
 def test_tree_that_does_not_build_is_an_error_of_the_release(clone: Path, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="hatchling cannot build the wheel: "):
         release_check.build(tmp_path / "dist", clone)

@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from normfold.service.app import create_app
 from normfold.service.http.server import make_server
 from normfold.service.logs import FACTS, REQUEST_ID, JsonFormatter
 from normfold.service.repository import warmup
@@ -213,3 +214,10 @@ class KeyedService:
         headers = {"Authorization": f"Bearer {self.sent[key]}"} if key else {}
         url = httpx.URL(self.client.base_url).copy_with(raw_path=path.encode())
         return self.client.request(method, url, headers=headers | more.pop("headers", {}), **more)
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document; it does not depend on the models."""
+    app = create_app(Settings.model_construct())  # nothing of the environment
+    app.state.thread_pool.close()
+    return app.openapi()

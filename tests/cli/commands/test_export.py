@@ -105,6 +105,7 @@ def test_a_wrong_fold_exits_with_1_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == [net.name]
 
 
+@pytest.mark.slow
 def test_verify_passes_equal_models_and_fails_different_ones(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
     normfold("fold", "net.onnx", "folded.onnx")
     assert normfold("verify", "net.onnx", "folded.onnx")[0] == 0
@@ -172,6 +173,7 @@ def test_export_of_an_onnx_file_reads_the_card_beside_it(normfold: RunCommand, n
     assert manifest["card"]["labels"] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [99, 100])
 def test_export_says_whether_the_calibration_rows_give_thresholds(
     normfold: RunCommand, net: Path, tmp_path: Path, count: int

@@ -175,6 +175,7 @@ def test_page_without_verification_says_so(normfold: RunCommand, net: Path, tmp_
     assert "Verified" not in text
 
 
+@pytest.mark.slow
 def test_failed_verification_is_on_the_page_and_in_the_exit_code(
     normfold: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +249,7 @@ def test_the_terminal_has_the_summary_first(normfold: RunCommand, net: Path) -> 
     assert "bn5 folded forward gemm, through 1 node" in lines
 
 
+@pytest.mark.slow
 def test_time_is_measured_on_request(normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert net.exists()
     monkeypatch.setattr("normfold.export.verify.timing.SECONDS", 0.0)

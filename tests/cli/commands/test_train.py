@@ -175,6 +175,7 @@ def test_folder_that_cannot_be_written_is_of_the_environment(run: Run) -> None:
     assert "cannot be written" in err
 
 
+@pytest.mark.slow
 def test_full_disk_before_a_checkpoint_can_be_tried_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -187,6 +188,7 @@ def test_full_disk_before_a_checkpoint_can_be_tried_again(run: Run, monkeypatch:
     assert run("--out", "runs/r", *ROWS)[0] == 0
 
 
+@pytest.mark.slow
 def test_full_disk_after_a_checkpoint_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from normfold.models.training.resume import save_state
 

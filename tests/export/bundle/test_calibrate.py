@@ -32,6 +32,7 @@ def test_thresholds_let_normal_windows_pass_and_others_not(tmp_path: Path) -> No
         assert window_scores(path, monitor.layers, {"x": shifted})[0] > 2 * layer.threshold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [1e25, np.inf, np.nan])
 def test_rows_that_a_layer_does_not_hold_finite_do_not_count(tmp_path: Path, wrong: float) -> None:
     path = tmp_path / MONITOR_NAME

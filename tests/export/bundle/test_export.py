@@ -97,6 +97,7 @@ def test_the_source_may_be_left_out(source: Path, repository: Path) -> None:
     assert "unfolded.onnx" not in exported.manifest.files
 
 
+@pytest.mark.slow
 def test_versions_count_up_and_are_never_overwritten(source: Path, repository: Path) -> None:
     versions = [
         export_bundle(source, repository, "net", model_version=given).manifest.version for given in (None, 7, None)

@@ -126,6 +126,7 @@ def one_layer(channels: Sequence[int], scales: Mapping[int, float], shift: float
     return made()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dead", "shift", "live"),
     [

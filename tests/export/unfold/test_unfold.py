@@ -95,6 +95,7 @@ LAYERS: dict[str, tuple[onnx.ModelProto, list[int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_gets_a_batchnorm_that_folds_back(name: str, tmp_path: Path) -> None:
     proto, sample = LAYERS[name]
@@ -262,6 +263,7 @@ def test_few_samples_are_warned_of(tmp_path: Path) -> None:
     assert "5 samples give rough statistics" in found.warnings[0]
 
 
+@pytest.mark.slow
 def test_wrong_parameters_fail_verification_and_leave_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def with_shift(proto: onnx.ModelProto, shift: float) -> onnx.ModelProto:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Conv", "Gemm"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_precision_of_a_right_fold_passes_and_of_a_wrong_bias_fails(dtype: str, kind: str, tmp_path: Path) -> None:

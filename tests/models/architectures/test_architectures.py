@@ -87,6 +87,7 @@ def test_every_batchnorm_has_the_same_epsilon_and_momentum(name: str) -> None:
     assert {(norm.eps, norm.momentum, norm.track_running_stats) for norm in norms} == {(EPSILON, MOMENTUM, True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FACTORIES if name not in PREACTIVATED | {"repvgg"}])
 def test_every_batchnorm_follows_a_weight_layer_without_bias(name: str) -> None:
     network = make_on_meta(name)
@@ -97,6 +98,7 @@ def test_every_batchnorm_follows_a_weight_layer_without_bias(name: str) -> None:
     assert all(block.weight_layer.bias is None for block in blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters", "norms"),
     [

@@ -29,6 +29,7 @@ def codes(audit: Audit) -> list[str]:
     return [finding.code for finding in audit.findings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 6, 8, 12, 20, 30, 64, ENOUGH - 1, ENOUGH, 300])
 def test_rows_with_the_layers_statistics_are_not_stale(count: int) -> None:
     for seed in range(50):
@@ -39,6 +40,7 @@ def test_rows_with_the_layers_statistics_are_not_stale(count: int) -> None:
         assert len(audit.notes) == (count < ENOUGH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4])
 def test_one_channel_over_the_lower_thresholds_is_not_stale(channels: int) -> None:
     for seed in range(100):

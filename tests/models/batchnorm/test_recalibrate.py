@@ -54,6 +54,7 @@ def rows() -> Tensor:
     return torch.randn(101, 1, 5, 5) * 3 + 7
 
 
+@pytest.mark.slow
 def test_moments_of_unequal_batches_are_those_of_all_values() -> None:
     torch.manual_seed(0)
     x = torch.randn(11, 2, 3) + 1e4  # far from zero: sums of squares that are not centred would lose all digits

@@ -10,6 +10,7 @@ from normfold.models.training.config import TrainConfig, warn_about_batch_size
 from normfold.models.training.optimizer import make_optimizer, one_cycle, split_parameters
 
 
+@pytest.mark.slow
 def test_scale_shift_and_bias_have_no_weight_decay() -> None:
     network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(2, 3))
     names = {id(parameter): name for name, parameter in network.named_parameters()}

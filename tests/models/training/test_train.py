@@ -174,6 +174,7 @@ class Cubes(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_infinite_test_loss_raises_and_the_folder_stays_readable(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,7 @@ def test_rate_is_shared_among_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shares == [1, 0.25]
 
 
+@pytest.mark.slow
 def test_access_log_names_the_key_and_never_its_secret(keys: KeyedService, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     asked = {
@@ -236,6 +237,7 @@ def test_service_log_names_the_key(
     assert facts["key"] == {"id": key.id, "name": "ci"}
 
 
+@pytest.mark.slow
 def test_key_over_its_rate_gets_429_with_retry_after_and_other_keys_do_not(keys: KeyedService) -> None:
     answers = [keys.ask("slow", "POST", INFER, json=PICTURE) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]

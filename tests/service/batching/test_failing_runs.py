@@ -140,6 +140,7 @@ def test_jumping_wall_clock_has_no_effect(
     assert all(0 < line["ms"] < 20_000 for line in lines)
 
 
+@pytest.mark.slow
 def test_wall_clock_is_read_in_listed_modules_only() -> None:
     """Only what people and machines read has the time of day, the days on which keys end, and the order in which
     several processes kept inputs, each of which keeps its own order whatever the clock says.

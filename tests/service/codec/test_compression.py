@@ -40,6 +40,7 @@ def test_content_encoding_that_is_not_supported_is_refused(given: bytes) -> None
         read_encoding({b"content-encoding": given})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(0,), (1,), (5, 0, 7), (3 * MB, 10, 2 * MB), (100_000,) * 20])
 def test_gzip_body_may_have_several_members(sizes: tuple[int, ...]) -> None:
     parts = [bytes(index % 251 for index in range(size)) for size in sizes]

@@ -274,6 +274,7 @@ def test_body_takes_memory_in_proportion_to_its_size(
     assert peak < 64 * (len(head) + len(inside)) + 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
 def test_decompression_bomb_makes_no_more_than_the_limit(encoding: bytes) -> None:
     sent = compressed(Sent(bytes(50_000_000)), encoding)

@@ -110,6 +110,7 @@ def test_bracket_in_a_string_does_not_hide_a_list_in_the_data(text: str, data: s
     assert parse_large(body.encode()) is None
 
 
+@pytest.mark.slow
 def test_list_is_found_among_many_brackets() -> None:
     data = np.arange(2_000_000 // 8).reshape(-1, 2).tolist()
     body = json.dumps({"inputs": [{"name": "a", "datatype": "FP32", "shape": [125_000, 2], "data": data}]})

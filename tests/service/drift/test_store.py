@@ -70,6 +70,7 @@ def test_sums_of_living_processes_are_read_and_kept(tmp_path: Path, opened: Open
     assert [sums.rows for sums in other.read_others()] == [30]
 
 
+@pytest.mark.slow
 def test_sums_of_a_killed_process_are_adopted(tmp_path: Path, opened: Open) -> None:
     code = (
         "import os, sys; from pathlib import Path; from normfold.service.drift.store import DriftStore;"

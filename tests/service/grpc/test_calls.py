@@ -81,6 +81,7 @@ def test_grpc_has_a_code_for_every_status_of_http() -> None:
     assert not set(STATUS.values()) - set(CODES)
 
 
+@pytest.mark.slow
 def test_grpc_deadline_of_the_call_is_the_requests(open_service: Open, held: HeldRuns, access_log: AccessLog) -> None:
     service, channel = open_service()
     held.holds.set()
@@ -94,6 +95,7 @@ def test_grpc_deadline_of_the_call_is_the_requests(open_service: Open, held: Hel
     assert running.result()
 
 
+@pytest.mark.slow
 def test_grpc_parameter_timeout_holds_within_the_deadline(open_service: Open, held: HeldRuns) -> None:
     _, channel = open_service()
     held.holds.set()
@@ -251,6 +253,7 @@ def test_grpc_stop_answers_calls_in_flight(open_service: Open, held: HeldRuns) -
     assert running.result(timeout=20)
 
 
+@pytest.mark.slow
 def test_grpc_stop_ends_calls_after_the_grace_period(open_service: Open, held: HeldRuns) -> None:
     opened, channel = open_service(shutdown_grace_s=0.3)
     held.holds.set()

@@ -67,6 +67,7 @@ def test_grpc_infer_returns_raw_contents(client: triton.InferenceServerClient, d
     np.testing.assert_array_equal(answer.as_numpy("output"), given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("datatype", FIELDS)
 @pytest.mark.parametrize("rows", [1, 3000])
 def test_grpc_infer_takes_and_returns_typed_contents(channel: grpc.Channel, datatype: str, rows: int) -> None:
@@ -163,6 +164,7 @@ def test_grpc_infer_cuts_the_text_of_an_error(channel: grpc.Channel) -> None:
     assert len(text) == 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 def test_grpc_infer_limits_messages_as_http_does_bodies(channel: grpc.Channel, compression: grpc.Compression) -> None:
     request = ModelInferRequest(model_name="digits", raw_input_contents=[bytes(400_000)])

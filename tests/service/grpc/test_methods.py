@@ -95,6 +95,7 @@ def picture(array: np.ndarray = PICTURE) -> triton.InferInput:
     return found
 
 
+@pytest.mark.slow
 def test_grpc_stream_answers_each_request_with_its_id(client: Client) -> None:
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))

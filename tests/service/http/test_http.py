@@ -321,6 +321,7 @@ def test_model_that_is_not_ready_is_503_by_the_first_protocol(bundles: BundleWri
     assert "is not ready" in response.json()["error"]
 
 
+@pytest.mark.slow
 def test_head_has_the_headers_of_get_on_every_route(served: Service) -> None:
     paths = [
         path for path, operations in served.client.get("/openapi.json").json()["paths"].items() if "get" in operations

@@ -174,6 +174,7 @@ def test_bytes_after_a_body_are_not_read_as_its_part(served: Service) -> None:
         assert [status for status, _ in read_responses(connection)] == [200]
 
 
+@pytest.mark.slow
 def test_decompression_bomb_is_413(served: Service) -> None:
     """50 MB in 50 kB, where the limit is 100 kB."""
     bomb = zlib.compress(bytes(50_000_000))

@@ -44,6 +44,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", range(4))
 def test_zero_copy_body_is_whole_and_bytes_after_it_are_the_next_request(
     served_large: Service, received: list[int], padding: int

@@ -197,6 +197,7 @@ def test_body_of_unknown_length_counts_as_it_comes(
     assert taken == [200] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/v1/models/digits:predict"])
 def test_bomb_is_stopped_by_the_byte_budget_of_bodies(bundles: BundleWriter, start: StartService, path: str) -> None:
     bundles.digits()

@@ -125,6 +125,7 @@ def test_request_that_needs_asgi_does_not_take_the_fast_path(
     assert status == (b"HTTP/1.1 400 Bad Request\r\n" if case == "no host" else b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.slow
 def test_fast_path_and_asgi_count_and_log_alike(
     bundles: BundleWriter, start: StartService, tmp_path: Any, fast_path_urls: list[bytes]
 ) -> None:

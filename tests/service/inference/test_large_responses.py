@@ -145,6 +145,7 @@ def test_memory_of_several_responses_is_returned_once_they_are_read(
     assert held > 7.5 * 4 * floats
 
 
+@pytest.mark.slow
 def test_large_response_is_complete_as_bytes_and_as_json(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=300_000)
     service = start(bundles.root, max_batch_size=1)
@@ -182,6 +183,7 @@ def statuses(log: Path, request_id: str) -> set[int]:
     return {line["status"] for line in lines if line.get("request_id") == request_id}
 
 
+@pytest.mark.slow
 def test_unread_responses_share_a_byte_budget(bundles: BundleWriter, start: StartService) -> None:
     grow(bundles, floats=2_000_000)
     service = start(bundles.root, max_response_bytes=3 * 8_000_000)

@@ -144,6 +144,7 @@ def test_metadata_says_which_inputs_have_a_default(shaped: Service) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_requests_with_and_without_a_default_are_never_mixed(shaped: Service) -> None:
     """Both at once on one connection each: a batch of them would give one the other's default."""
 

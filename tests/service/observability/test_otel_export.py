@@ -26,6 +26,7 @@ from tests.support.service import LogRecords, post_picture, serve_app
 from tests.support.waiting import wait_for
 
 
+@pytest.mark.slow
 def test_absent_collector_costs_neither_time_nor_log_lines(
     bundles: BundleWriter, monkeypatch: pytest.MonkeyPatch, lines: LogRecords
 ) -> None:

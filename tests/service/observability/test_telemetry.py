@@ -90,6 +90,7 @@ def test_metrics_show_a_service_that_is_not_ready(bundles: BundleWriter, start: 
     assert samples(service)["normfold_ready[]"] == 1
 
 
+@pytest.mark.slow
 def test_failed_loads_are_counted_from_0_and_stay_counted(bundles: BundleWriter, start: StartService) -> None:
     publish_version(bundles, 1)
     service = start(bundles.root, model_control="poll", poll_interval_s=0.05)

@@ -75,6 +75,7 @@ def test_latest_1_unloads_the_older_version_after_the_new_one_is_ready(
     assert repository_index(service)["digits/1"] == ("UNAVAILABLE", "the version policy latest:1 leaves it out.")
 
 
+@pytest.mark.slow
 def test_invalid_version_affects_no_other_and_loads_once_it_is_repaired(
     polled: Callable[..., Service], bundles: BundleWriter
 ) -> None:
@@ -95,6 +96,7 @@ def test_invalid_version_affects_no_other_and_loads_once_it_is_repaired(
     wait_for(lambda: answering_version(service) == 4)
 
 
+@pytest.mark.slow
 def test_partial_copy_of_a_bundle_loads_once_it_is_complete(
     polled: Callable[..., Service], bundles: BundleWriter
 ) -> None:
@@ -123,6 +125,7 @@ def test_reloaded_version_starts_with_new_sums(controlled: Any) -> None:
         controlled.client.post("/v2/repository/models/digits/unload")
 
 
+@pytest.mark.slow
 def test_version_without_a_folder_is_unloaded(polled: Callable[..., Service], bundles: BundleWriter) -> None:
     service = polled()
     publish_version(bundles, 2)

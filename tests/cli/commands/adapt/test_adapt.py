@@ -97,6 +97,7 @@ def test_a_dry_run_shows_what_would_change_and_writes_nothing(
         assert any(line.split()[:2] == ["bn", "4"] for line in out.splitlines())
 
 
+@pytest.mark.slow
 def test_adapting_again_starts_from_the_statistics_of_training(
     normfold: RunCommand, repository: Path, samples: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_adapt_takes_any_version(normfold: RunCommand, repository: Path, samples
     assert manifest.adapted.from_version == 1
 
 
+@pytest.mark.slow
 def test_bundle_that_was_not_merged_stays_unmerged(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
     onnx.save(small_convnet(np.random.default_rng(0)), tmp_path / "net.onnx")
     for name, merging in (("merged", True), ("apart", False)):
@@ -164,6 +166,7 @@ def test_bundle_that_takes_pixels_adapts_to_pictures_and_to_samples_of_the_servi
     assert np.abs(wanted - got).max() <= 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 def test_the_repository_shows_lineage_and_rolls_back(normfold: RunCommand, repository: Path, samples: Path) -> None:
     normfold("adapt", "models/net", "--samples", str(samples))
     assert normfold("repository", "rollback", "net", "--repository", "models")[0] == 0
@@ -238,6 +241,7 @@ def test_adapt_needs_neither_torch_nor_the_service(repository: Path, samples: Pa
     assert "net/2 is net/1 adapted" in ended.stdout
 
 
+@pytest.mark.slow
 def test_external_weights_stay_external(normfold: RunCommand, tmp_path: Path, samples: Path) -> None:
     proto = small_convnet(np.random.default_rng(0))
     onnx.save_model(proto, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)

@@ -90,6 +90,7 @@ def test_rejected_dry_run_shows_the_layers(normfold: RunCommand, repository: Pat
     assert any(line.startswith("bn ") for line in out.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -126,6 +127,7 @@ def test_wrong_use_changes_nothing(
     assert file_contents(repository) == before
 
 
+@pytest.mark.slow
 def test_one_layer_that_cannot_be_replaced_is_left_with_allow_partial(
     normfold: RunCommand, samples: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_one_layer_that_cannot_be_replaced_is_left_with_allow_partial(
         assert len(record["unchanged"]) == 1
 
 
+@pytest.mark.slow
 def test_fold_that_fails_verification_writes_no_version(
     normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

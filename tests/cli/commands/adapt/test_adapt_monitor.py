@@ -20,6 +20,7 @@ from tests.support.onnx_models import (
 )
 
 
+@pytest.mark.slow
 def test_thresholds_are_computed_from_the_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     """Windows of such inputs are below the thresholds of the new version, windows of what training saw above them."""
     np.savez(tmp_path / "samples.npz", x=shifted_inputs(400))
@@ -40,6 +41,7 @@ def test_thresholds_are_computed_from_the_samples(normfold: RunCommand, reposito
     assert score(np.random.default_rng(6).normal(size=(200, 4, 5, 5)).astype(np.float32)) > layer.threshold
 
 
+@pytest.mark.slow
 def test_thresholds_use_as_many_samples_as_allowed(
     normfold: RunCommand, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def halved(source: str, result: str, place: int) -> list[NodeProto]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_shape_arithmetic_is_computed_however_deep(depth: int) -> None:
     """Each Slice has a known size once the one before it has, and each BatchNormalization then has a layer before."""

@@ -46,6 +46,7 @@ def share_inside(folded: onnx.ModelProto, name: str, rows: dict[str, np.ndarray]
     return float(np.mean((values >= low - 1e-4) & (values <= high + 1e-4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Sigmoid", "HardSwish"])
 @pytest.mark.parametrize("unfolded", [True, False])
 def test_ranges_from_statistics_cover_what_values_take(tmp_path: Path, activation: str, unfolded: bool) -> None:

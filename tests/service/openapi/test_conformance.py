@@ -1,14 +1,14 @@
-"""The OpenAPI document against the running service: schemathesis sends requests to every operation."""
+"""The OpenAPI document against the running service: schemathesis sends requests to every operation.
+
+To collect these tests takes three seconds, so `make test-quick` leaves out the file.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema_rs  # comes with schemathesis
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -28,13 +28,12 @@ from normfold.contract.manifest import TensorSpec
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import SourceCard
 from normfold.service.app import create_app
-from normfold.service.error_responses import STATUS
-from normfold.service.errors import ControlError, RateError, ScopeError, UnauthenticatedError
-from normfold.service.observability.request_trace import CLIENT_DISCONNECTED
-from normfold.service.routes.schemas import SCHEMAS, ref
+from normfold.service.routes.schemas import ref
 from normfold.service.settings import Settings
 from tests.support.bundles import BundleWriter
-from tests.support.service import Service, serve_app
+from tests.support.service import Service, openapi_document, serve_app
+
+DOCUMENT = openapi_document()
 
 CHECKS = [
     not_a_server_error,
@@ -67,19 +66,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def document() -> dict[str, Any]:
-    """Return the document; it does not depend on the models."""
-    app = create_app(Settings.model_construct())  # nothing of the environment
-    app.state.thread_pool.close()
-    return app.openapi()
-
-
 def depends_on_model(case: Any) -> bool:
     """Return whether a body of the schema may not fit the model: the schema has no shapes of the model."""
     return case.path.endswith(("infer", ":predict", ":classify"))
-
-
-DOCUMENT = document()
 
 
 def document_of_models() -> dict[str, Any]:
@@ -137,46 +126,3 @@ def test_wrong_document_fails_the_checks(described: Service, path: str, change: 
         check(case, described)
 
     assert any(found in str(failure) for failure in caught.value.exceptions)
-
-
-def operations() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path, methods in DOCUMENT["paths"].items():
-        for method, operation in methods.items():
-            yield f"{method} {path}", operation
-
-
-def test_every_example_fits_its_schema() -> None:
-    checked = set()
-    for label, operation in operations():
-        for body in (operation.get("requestBody", {}), operation["responses"]["200"]):
-            kind = body.get("content", {}).get("application/json", {})
-            if "example" in kind:
-                jsonschema_rs.validate({**kind["schema"], "components": DOCUMENT["components"]}, kind["example"])
-                checked.add(label)
-    assert {"post /v2/models/{model}/infer", "post /v1/models/{model}:predict", "get /v2/models/{model}"} <= checked
-
-
-def test_every_status_of_a_request_is_documented() -> None:
-    for label, operation in operations():
-        responses = operation["responses"]
-        assert {"200", "400", "408", "413", "431", "500", "503"} <= responses.keys(), label
-        assert "Retry-After" in responses["503"]["headers"], label
-        errors = [one["content"]["application/json"]["schema"] for status, one in responses.items() if status >= "400"]
-        assert errors == [ref("Error")] * len(errors), label
-    runs = DOCUMENT["paths"]["/v2/models/{model}/infer"]["post"]["responses"]
-    described = {int(status) for status in runs}
-    of_keys = {
-        STATUS[kind] for kind in (UnauthenticatedError, ScopeError, RateError)
-    }  # tests/service/auth/test_authorization.py has these
-    assert described >= {status for kind, status in STATUS.items() if kind is not ControlError} - of_keys - {
-        CLIENT_DISCONNECTED
-    }
-
-
-def test_every_schema_is_used() -> None:
-    used, waiting = set(), [json.dumps(DOCUMENT["paths"])]
-    while waiting:
-        names = set(re.findall(r"#/components/schemas/(\w+)", waiting.pop())) - used
-        used |= names
-        waiting += [json.dumps(SCHEMAS[name]) for name in names]
-    assert used == SCHEMAS.keys() == DOCUMENT["components"]["schemas"].keys()

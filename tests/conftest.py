@@ -150,8 +150,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_collection_finish() -> None:
     """Make each test cheaper: what collecting made is not searched for garbage again, and torch's loggers propagate.
 
-    The first is 3 % of a quick run, the second 5 %: pytest adds its handlers, six times a test, to every logger that does
-    not propagate, and torch has 42 of them.
+    The first is 3 % of a quick run, the second 5 %: pytest adds its handlers, six times a test, to every logger that
+    does not propagate, and torch has 42 of them.
     """
     gc.freeze()
     for name, logger in logging.root.manager.loggerDict.items():

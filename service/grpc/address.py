@@ -7,10 +7,28 @@ gives each connection to one of them; meanwhile the parent holds it with a socke
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from normfold.service.errors import AddressError
+
+_WILDCARDS = ("0.0.0.0", "::")
+"""gRPC listens to both, whichever it is given."""
+
+
+def distinct_hosts(hosts: Sequence[str]) -> list[str]:
+    """Return the hosts on which gRPC listens: of those that stand for all addresses, the first."""
+    wildcards = [host for host in hosts if host in _WILDCARDS]
+    return [host for host in dict.fromkeys(hosts) if host not in wildcards[1:]]
+
+
+@contextmanager
+def reserved_ports(hosts: Sequence[str], port: int | None, workers: int) -> Iterator[int | None]:
+    """Check that nobody listens on a port of several hosts, and hold it; see `reserved_port`."""
+    with ExitStack() as stack:
+        for host in distinct_hosts(hosts):
+            port = stack.enter_context(reserved_port(host, port, workers))
+        yield port
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from normfold.service.errors import AddressError
+from normfold.service.grpc.address import distinct_hosts
 from normfold.service.grpc.call_steps import SERVICE, CallSteps, read_metadata
 from normfold.service.grpc.health import HEALTH_SERVICE, Health
 from normfold.service.grpc.infer import Inference
@@ -24,6 +25,8 @@ from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.response import Response
 from normfold.service.inference.steps import RequestSteps
+from normfold.service.network.grpc_credentials import server_credentials
+from normfold.service.network.tls import Certificates
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
@@ -52,6 +55,7 @@ class GrpcServer:
         bodies: byte budget of all large bodies and messages.
         repository: finds models.
         coordinator: knows whether the service is ready.
+        certificates: for TLS; None without it.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class GrpcServer:
         bodies: ByteBudget,
         repository: Repository,
         coordinator: Coordinator,
+        certificates: Certificates | None = None,
     ) -> None:
+        self._certificates = certificates
         self._settings, self._steps = settings, CallSteps(steps, bodies, settings.max_connections)
         self._inference, self._methods = Inference(resources), Methods(repository, coordinator)
         self._health = Health(coordinator)
@@ -77,20 +83,26 @@ class GrpcServer:
         Raises:
             AddressError: the port is in use.
         """
-        host, port = self._settings.host, self._settings.grpc_port or 0
         server = grpc.aio.server(options=_options(self._settings))
         server.add_generic_rpc_handlers((self._handler(), self._health.handler()))
         reflected = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
         _add_descriptors()
         reflection.enable_server_reflection(reflected, server, POOL)
-        address = f"[{host}]" if ":" in host else host
-        try:
-            self.port = server.add_insecure_port(f"{address}:{port}")
-        except RuntimeError:
-            raise AddressError(host, port, "Address already in use; choose another with --grpc-port.") from None
+        self.port, certificates = self._settings.grpc_port or 0, self._certificates
+        for host in distinct_hosts(self._settings.hosts):
+            address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+            try:
+                if certificates is None:
+                    self.port = server.add_insecure_port(address)
+                else:  # each port learns of a new certificate by itself
+                    self.port = server.add_secure_port(address, server_credentials(certificates, self._settings))
+            except RuntimeError:
+                problem = "Address already in use; choose another with --grpc-port."
+                raise AddressError(host, self.port, problem) from None
         await server.start()
         self._server = server
-        logger.info("gRPC is listening on %s:%d.", address, self.port)
+        hosts = ", ".join(self._settings.hosts)
+        logger.info("gRPC is listening on port %d of %s%s.", self.port, hosts, " with TLS" if certificates else "")
 
     def begin_stop(self) -> None:
         """Accept no more calls, and answer those in flight within the grace period; on the event loop."""

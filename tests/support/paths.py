@@ -20,7 +20,7 @@ LAYERS = {
     ),
     "models": ("errors", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
-        *("errors", "settings", "logs", "error_responses", "background", "file_lock"),
+        *("errors", "settings", "logs", "error_responses", "background", "file_lock", "network"),
         *("codec", "auth", "runtime", "batching", "observability"),
         *("drift", "repository", "workers", "inference", "http", "routes", "grpc", "app", "healthcheck"),
     ),

@@ -129,7 +129,7 @@ def _require_client_certificates(context: ssl.SSLContext, path: Path, required: 
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     # A session that is resumed would not be checked again: not after an authority was removed either.
     context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
+    context.num_tickets = 0  # of TLS 1.3, which would be kept here instead
 
 
 def _call_openssl(function: Callable[[], None], name: str, path: Path, problem: str) -> None:

@@ -102,7 +102,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _bind(listener: socket.socket, path: Path, permissions: int) -> None:
-    before = os.umask(0o777 & ~permissions)
+    before = os.umask(0o777)  # nobody can connect until the permissions are set
     try:
         listener.bind(str(path))
     finally:

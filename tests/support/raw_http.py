@@ -103,7 +103,9 @@ class Authority:
         names = "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"
         signed = ("-CA", self.certificate, "-CAkey", self._key, "-days", "2", "-addext", names)
         basic = ("-addext", "basicConstraints=critical,CA:FALSE")
-        openssl(*_NEW, "-subj", f"/CN={name}", *signed, *basic, *more, "-keyout", issued.key, "-out", issued.certificate)
+        openssl(
+            *_NEW, "-subj", f"/CN={name}", *signed, *basic, *more, "-keyout", issued.key, "-out", issued.certificate
+        )
         return issued
 
     def issue_dated(self, name: str, start: str, end: str) -> IssuedCertificate:

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Certificates:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._latest, self.pem, self.description = _load(settings)
-        self.context, _, _ = _load(settings)
+        self.context = _make_context(settings)
         self.context.sni_callback = self._choose  # called whether the client names the host or not
 
     def reload(self) -> None:
@@ -82,10 +83,8 @@ def _load(settings: Settings) -> tuple[ssl.SSLContext, Pem, str]:
     """Return the context of a server, the content of the files, and a description of the certificate."""
     assert settings.tls_cert is not None
     pem = _read(settings)
-    context = _make_context(settings.tls_cert, settings.tls_key)
-    found = _check(context, settings.tls_cert)
-    if settings.tls_client_ca is not None:
-        _require_client_certificates(context, settings.tls_client_ca, settings.tls_client_auth == "required")
+    context = _make_context(settings)
+    found = _check(_load_pair(settings.tls_cert, settings.tls_key), settings.tls_cert)
     if _read(settings) != pem:
         raise TlsError("tls_cert", settings.tls_cert, "has changed while it was read; try again")
     return context, pem, _describe(found)
@@ -114,18 +113,26 @@ def _read_file(name: str, path: Path, mark: bytes, what: str) -> bytes:
     return content
 
 
-def _make_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+def _make_context(settings: Settings) -> ssl.SSLContext:
+    """Return the context of a server, which asks clients for a certificate if the settings say so."""
+    assert settings.tls_cert is not None
+    context = _load_pair(settings.tls_cert, settings.tls_key)
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.tls_client_ca is not None:
+        _require_client_certificates(context, settings.tls_client_ca, settings.tls_client_auth == "required")
+    return context
+
+
+def _load_pair(certificate: Path, key: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    loads: Callable[[], None] = lambda: context.load_cert_chain(certificate, key)  # noqa: E731
+    loads = partial(context.load_cert_chain, certificate, key)
     _call_openssl(loads, "tls_cert", certificate, f"cannot be used with the key of {str(key or certificate)!r}")
     return context
 
 
 def _require_client_certificates(context: ssl.SSLContext, path: Path, required: bool) -> None:
-    loads: Callable[[], None] = lambda: context.load_verify_locations(path)  # noqa: E731
-    _call_openssl(loads, "tls_client_ca", path, "cannot be used")
+    _call_openssl(partial(context.load_verify_locations, path), "tls_client_ca", path, "cannot be used")
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     # A session that is resumed would not be checked again: not after an authority was removed either.
     context.options |= ssl.OP_NO_TICKET
@@ -137,7 +144,7 @@ def _call_openssl(function: Callable[[], None], name: str, path: Path, problem: 
         function()
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise TlsError(name, path, "does not belong to the key; name the key of this certificate") from None
+            raise TlsError(name, path, "begins with a certificate of another key") from None
         raise TlsError(
             name, path, f"{problem} (OpenSSL: {(error.reason or 'it is broken').replace('_', ' ').lower()})"
         ) from None

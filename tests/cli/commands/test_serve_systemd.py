@@ -56,12 +56,14 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_notify_says_when_the_models_are_loaded_and_brackets_reload_and_end(
-    identity_repository: Path, manager: Manager, workers: str
+    identity_repository: Path, manager: Manager, tmp_path: Path, workers: str
 ) -> None:
     options = ("--port", "0", "--workers", workers)
-    variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "400000"}
+    state = tmp_path / "state"
+    variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "400000", "NORMFOLD_STATE_DIR": str(state)}
     with serving_process(identity_repository, *options, **variables) as (process, facts):
         process_id, ready = manager.next()
+        assert workers == "1" or len(list(state.glob("workers/worker-*.json"))) == int(workers)
         assert process_id == process.pid  # NotifyAccess=main
         assert ready.startswith("READY=1\nSTATUS=")
         assert {manager.next(without="") for _ in range(3)} == {(process.pid, "WATCHDOG=1")}

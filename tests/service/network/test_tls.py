@@ -168,7 +168,7 @@ Faulty = Callable[[IssuedCertificate, Authority, Path], tuple[Path, Path]]
         (broken_certificate, "tls_cert", "cannot be used with the key"),
         (cut_key, "tls_cert", "cannot be used with the key"),
         (empty_key, "tls_key", "holds no private key in PEM form"),
-        (other_key, "tls_cert", "does not belong to the key"),
+        (other_key, "tls_cert", "begins with a certificate of another key"),
         (encrypted_key, "tls_key", "has a passphrase"),
         (encrypted_traditional_key, "tls_key", "has a passphrase"),
         (expired, "tls_cert", "would be refused by clients: certificate has expired"),
@@ -215,7 +215,7 @@ def test_tls_reload_changes_new_connections_and_keeps_the_old_certificate_if_it_
     before = certificates.pem
 
     certificate.write_bytes(second.certificate.read_bytes())
-    with pytest.raises(TlsError, match="does not belong to the key"):
+    with pytest.raises(TlsError, match="begins with a certificate of another key"):
         certificates.reload()
     assert seen_certificate(certificates) == seen_certificate(certificates, "localhost") == first.der
     assert certificates.pem is before

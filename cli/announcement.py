@@ -8,9 +8,10 @@ import logging
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from normfold.service.settings import Settings
+if TYPE_CHECKING:
+    from normfold.service.settings import Settings
 
 logger = logging.getLogger("normfold.cli.commands.serve")
 

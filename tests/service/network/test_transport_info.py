@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from typing import Any
 
 import pytest
 
 from normfold.service.network.transport_info import describe_connection, is_sent_to_client
+from tests.support.waiting import wait_for
 
 
 class Transport(asyncio.Transport):
@@ -44,3 +47,21 @@ def test_connection_is_described_as_asgi_has_it(facts: dict[str, Any], expected:
 def test_connection_that_is_gone_or_not_written_is_not_known_to_be_sent() -> None:
     assert not is_sent_to_client(Transport())
     assert not is_sent_to_client(Transport(unwritten=1, socket=object()))
+
+
+def test_connection_is_sent_once_the_client_has_received_everything() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as connection,
+    ):
+        connection.setblocking(False)
+        transport, sent = Transport(socket=connection), 0
+        assert is_sent_to_client(transport)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += connection.send(bytes(65536))
+        assert not is_sent_to_client(transport)
+        while sent:
+            sent -= len(client.recv(1 << 20))
+        wait_for(lambda: is_sent_to_client(transport))

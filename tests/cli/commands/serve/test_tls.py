@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,26 +157,6 @@ def test_tls_service_does_not_wait_for_clients_that_keep_connections(repository:
         client.get("/v2/health/live")  # its connection stays, and is not read
         process.terminate()
         assert process.wait(timeout=8) == 0
-
-
-@pytest.mark.slow
-def test_tls_response_is_whole_for_a_client_that_reads_it_late(repository: Path, authority: Authority) -> None:
-    with serving_tls(repository, authority.issue()) as (_, facts):
-        with https_client(facts, authority.client_context()) as client:
-            wait_until_ready(client)
-        tensor = {"name": "input", "shape": ROWS.shape, "datatype": "FP32", "data": ROWS.ravel().tolist()}
-        body = json.dumps({"inputs": [tensor]}).encode()
-        head = b"POST /v2/models/same/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect((facts["host"], facts["port"]))
-            with authority.client_context().wrap_socket(connection, server_hostname="localhost") as wrapped:
-                wrapped.sendall(head % len(body) + body)
-                file = wrapped.makefile("rb")
-                assert file.readline() == b"HTTP/1.1 200 OK\r\n"
-                time.sleep(4)  # the server looks every second whether the client has everything
-                response = file.read().partition(b"\r\n\r\n")[2]
-        assert json.loads(response)["outputs"][0]["data"] == tensor["data"]
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ PROGRAMS = (
     Program("curl", ("curl",), "tests of TLS and of Unix sockets: a client that is not Python"),
     Program("systemd-analyze", ("systemd",), "tests of the units, and of sockets that systemd passes"),
     Program("wrk", ("wrk",), "make bench-serve"),
+    Program("h2load", ("nghttp2-client",), "make bench-serve, part grpc"),
     Program("taskset", ("util-linux",), "make bench-serve"),
     Program("nginx", ("nginx-light", "nginx"), "trying the service behind a reverse proxy"),
     Program("chromium", ("chromium",), "looking at the pages of the documentation and of `normfold inspect --html`"),

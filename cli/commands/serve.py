@@ -209,7 +209,7 @@ def serve(
     hanging: SystemExit | None = None
     with (
         open_listeners(settings) as listeners,
-        reserved_ports(settings.hosts, settings.grpc_port, settings.workers) as reserved,
+        reserved_ports(settings.hosts, settings.grpc_port) as reserved,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
         _exit_zero_on_signal(),
     ):

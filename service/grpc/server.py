@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from normfold.service.grpc.address import distinct_hosts
 from normfold.service.grpc.call_steps import SERVICE, CallSteps, read_metadata
 from normfold.service.grpc.health import HEALTH_SERVICE, Health
 from normfold.service.grpc.infer import Inference
+from normfold.service.grpc.listeners import Listeners
 from normfold.service.grpc.methods import Answer, Methods
 from normfold.service.grpc.protocol.inference_pb2 import POOL
 from normfold.service.grpc.status import CallStatus, Metadata, to_status
@@ -73,7 +75,7 @@ class GrpcServer:
         self._inference, self._methods = Inference(resources), Methods(repository, coordinator)
         self._health = Health(coordinator)
         self._streams: set[InferStream] = set()
-        self._server: grpc.aio.Server | None = None
+        self._listeners: Listeners | None = None
         self._stopping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -83,31 +85,26 @@ class GrpcServer:
         Raises:
             AddressError: the port is in use.
         """
-        server = grpc.aio.server(options=_options(self._settings))
-        server.add_generic_rpc_handlers((self._handler(), self._health.handler()))
-        reflected = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
+        listeners = Listeners((self._handler(), self._health.handler()), _options(self._settings))
         _add_descriptors()
-        reflection.enable_server_reflection(reflected, server, POOL)
-        self.port, certificates = self._settings.grpc_port or 0, self._certificates
+        for server in listeners.servers:
+            reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, POOL)
+        self.port, credentials = self._settings.grpc_port or 0, self._make_credentials()
         for host in distinct_hosts(self._settings.hosts):
-            address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
             try:
-                if certificates is None:
-                    self.port = server.add_insecure_port(address)
-                else:  # each port learns of a new certificate by itself
-                    self.port = server.add_secure_port(address, server_credentials(certificates, self._settings))
+                self.port = listeners.bind(f"[{host}]" if ":" in host else host, self.port, credentials)
             except RuntimeError:
                 problem = "Address already in use; choose another with --grpc-port."
                 raise AddressError(host, self.port, problem) from None
-        await server.start()
-        self._server = server
+        await listeners.start()
+        self._listeners = listeners
         hosts = ", ".join(self._settings.hosts)
-        logger.info("gRPC is listening on port %d of %s%s.", self.port, hosts, " with TLS" if certificates else "")
+        logger.info("gRPC is listening on port %d of %s%s.", self.port, hosts, " with TLS" if credentials else "")
 
     def begin_stop(self) -> None:
         """Accept no more calls, and answer those in flight within the grace period; on the event loop."""
-        if self._server is not None and self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._server))
+        if self._listeners is not None and self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._listeners))
 
     async def stop(self) -> None:
         """Wait until all calls are answered."""
@@ -115,14 +112,18 @@ class GrpcServer:
         if self._stopping is not None:
             await self._stopping
 
-    async def _stop(self, server: grpc.aio.Server) -> None:
+    async def _stop(self, listeners: Listeners) -> None:
         grace_s = self._settings.shutdown_grace_s
-        stopped = asyncio.get_running_loop().create_task(server.stop(grace_s + 1.0))
+        stopped = asyncio.get_running_loop().create_task(listeners.stop(grace_s + 1.0))
         for stream in self._streams:
             stream.stop()
         await asyncio.wait((stopped,), timeout=grace_s)
         self._inference.stop()
         await stopped
+
+    def _make_credentials(self) -> Callable[[], grpc.ServerCredentials] | None:
+        """Return a function that makes the credentials of one port; None without TLS."""
+        return None if self._certificates is None else partial(server_credentials, self._certificates, self._settings)
 
     def _handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of the protocol's methods; messages stay serialized."""
@@ -186,7 +187,6 @@ def _remaining_s(context: Context) -> float | None:
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
     options = [
-        ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", settings.max_header_bytes),

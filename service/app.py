@@ -182,11 +182,15 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             coordinator.stop()
             notifier.stopping()
 
+        def note_loaded(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                notifier.ready(repository.problem or "Serving.")
+
         notifier = take_notifier()
         graceful_shutdown(stop, settings.shutdown_delay_s, end_grpc)
         handle_hangup(access_log, certificates, notifier)
         loading = asyncio.create_task(_load(repository, coordinator))
-        loading.add_done_callback(lambda task: task.cancelled() or notifier.ready(repository.problem or "Serving."))
+        loading.add_done_callback(note_loaded)
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
             await loading  # the other workers serve meanwhile

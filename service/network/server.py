@@ -39,9 +39,8 @@ class Server(uvicorn.Server):
 
     async def _accept(self, listener: socket.socket) -> asyncio.Server:
         loop, config = asyncio.get_running_loop(), self.config
-        protocol: Any = partial(
-            config.http_protocol_class, config=config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+        make_protocol: Any = config.http_protocol_class
+        protocol = partial(make_protocol, config=config, server_state=self.server_state, app_state=self.lifespan.state)
         if listener.family == socket.AF_UNIX:
             return await loop.create_unix_server(protocol, sock=listener, backlog=config.backlog)
         if config.ssl is None:

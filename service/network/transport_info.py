@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import struct
 import termios
 from typing import Any
 
@@ -33,7 +32,7 @@ def is_sent_to_client(transport: asyncio.Transport) -> bool:
         answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
     except OSError:
         return False
-    return struct.unpack("i", answer)[0] == 0
+    return answer == b"\0" * 4
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:

@@ -88,7 +88,8 @@ def test_socket_activation_of_the_wrong_kind_is_one_sentence(kind: str, count: s
         socket.create_connection(listening.getsockname()) as connected,
         tempfile.TemporaryFile() as file,
     ):
-        passed = {"datagram": datagram, "file": file, "connected": connected, "listening": listening}[kind]
-        done = take([passed.fileno()], LISTEN_FDS=count, LISTEN_FDNAMES="web")
+        sockets = {"datagram": datagram, "connected": connected, "listening": listening}
+        passed = file.fileno() if kind == "file" else sockets[kind].fileno()
+        done = take([passed], LISTEN_FDS=count, LISTEN_FDNAMES="web")
     assert done.returncode == 1
     assert done.stderr.startswith(f"3 {problem}"), done.stderr

@@ -122,9 +122,12 @@ def test_unix_socket_is_opened_by_one_of_several_at_once(tmp_path: Path, monkeyp
     refused: list[str] = []
     leave_stale(path)
     unlink, delays = Path.unlink, iter((0.02, 0.06, 0.1))
-    monkeypatch.setattr(
-        Path, "unlink", lambda self: (time.sleep(next(delays, 0)), unlink(self))
-    )  # between probe and bind
+
+    def unlink_late(self: Path) -> None:  # between probe and bind
+        time.sleep(next(delays, 0))
+        unlink(self)
+
+    monkeypatch.setattr(Path, "unlink", unlink_late)
 
     def open_it() -> None:
         try:

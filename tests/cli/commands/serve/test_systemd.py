@@ -101,7 +101,7 @@ def test_sockets_of_systemd_replace_host_and_port(identity_repository: Path, tmp
     with activated(identity_repository, listen, *options) as process:
         wait_for(path.exists)
         with open_client(f"http://127.0.0.1:{port}") as client, open_unix_client(path) as local:
-            local.get("/v2/health/live")  # the first connection starts it, and waits
+            local.get("/v2/health/live", timeout=60)  # the first connection starts it, and waits
             wait_until_ready(client)
             wait_until_ready(local)
             headers = {"Connection": "close"}

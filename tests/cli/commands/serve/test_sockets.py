@@ -18,7 +18,7 @@ import pytest
 import normfold
 from tests.support.command import environment_without_settings, in_one_line, run_serve, serving_process
 from tests.support.raw_http import open_client, open_unix_client
-from tests.support.waiting import wait_for, wait_until_ready
+from tests.support.waiting import wait_until_ready
 
 BODY = {"instances": [[1, 2]]}
 PREDICT = "/v1/models/same:predict"

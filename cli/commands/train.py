@@ -11,9 +11,10 @@ import typer
 from rich.table import Table
 
 from normfold.cli.signals import exit_code, raise_on_sigterm
+from normfold.cli.warnings import warnings_as_sentences
 from normfold.contract.errors import InputError, SetupError
 from normfold.display.terminal.console import err, out, print_json
-from normfold.display.terminal.train_progress import is_main_process, warnings_as_sentences
+from normfold.display.terminal.train_progress import is_main_process
 
 if TYPE_CHECKING:
     from normfold import TrainResult

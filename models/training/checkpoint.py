@@ -52,6 +52,9 @@ class RunConfig(BaseModel):
     train: TrainConfig | None = None
     card: SourceCard = Field(default_factory=SourceCard, description="Is exported with the network.")
     epoch: int = Field(default=0, description="Epoch of the checkpoint's weights, from 1.")
+    frozen_batchnorms: tuple[str, ...] = Field(
+        default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
+    )
     versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
 
 

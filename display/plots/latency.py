@@ -30,7 +30,8 @@ def draw_latency(result: BenchResult, suffix: str) -> bytes:
     measured = [level for level in result.levels if level.answered]
     closed = [level for level in measured if level.target_rate is None]
     opened = [level for level in measured if level.target_rate is not None]
-    loops = [(title, levels) for title, levels in (("closed loop", closed), ("open loop", opened)) if levels]
+    titled = (("closed loop, by connections", closed), ("open loop, by requests due a second", opened))
+    loops = [(title, levels) for title, levels in titled if levels]
     figure = Figure(figsize=(5.5 * max(1, len(loops)), 4), layout="constrained")
     FigureCanvasAgg(figure)
     plots = figure.subplots(1, max(1, len(loops)), squeeze=False, sharey=True)[0]
@@ -38,7 +39,9 @@ def draw_latency(result: BenchResult, suffix: str) -> bytes:
         _draw(axes, levels)
         axes.set_title(title)
     plots[0].set_ylabel("latency (ms)")
-    figure.suptitle(f"{result.model}, {result.protocol} {result.format}, {result.rows} × rows a request")
+    figure.suptitle(
+        f"{result.model}, {result.protocol} {result.format}, {result.rows} row{'s' * (result.rows != 1)} a request"
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=120)
     return buffer.getvalue()
@@ -51,7 +54,7 @@ def _draw(axes: Axes, levels: Sequence[LoadResult]) -> None:
     for name, colour in _QUANTILES.items():
         axes.plot(rates, [getattr(level, f"{name}_ms") for level in ordered], color=colour, marker="o", label=name)
     for level in ordered:
-        load = f"{level.connections} conn." if level.target_rate is None else f"{level.target_rate:g}/s"
+        load = f"{level.connections if level.target_rate is None else level.target_rate:g}"
         axes.annotate(load, (level.rate, level.p99_ms or 0), xytext=(0, 6), textcoords="offset points", ha="center")
     axes.set_yscale("log")
     axes.set_xlim(left=0)

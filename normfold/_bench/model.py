@@ -71,13 +71,19 @@ def read_model(target: Target, name: str, version: int | None, timeout_s: float)
     asked = Model(name, version, (), takes_binary=False)
     pool = ConnectionPool(target.http_url, target.headers(), timeout_s, target.ssl_context())
     try:
-        server = _get(pool, "/v2")
-        found = _get(pool, asked.path)
+        inputs = _to_inputs(_get(pool, asked.path), name, target.url)
+        return Model(name, version, inputs, _BINARY in _extensions(pool))
     finally:
         pool.close()
-    extensions = server.get("extensions")
-    takes_binary = isinstance(extensions, list) and _BINARY in extensions
-    return Model(name, version, _to_inputs(found, name, target.url), takes_binary)
+
+
+def _extensions(pool: ConnectionPool) -> list[str]:
+    """Return the extensions of a service; none where it does not describe itself."""
+    try:
+        found = _get(pool, "/v2").get("extensions")
+    except ClientError:
+        return []
+    return list(map(str, found)) if isinstance(found, list) else []
 
 
 def _get(pool: ConnectionPool, path: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ def run_levels(
 ) -> tuple[list[Measurement], bool]:
     """Send one request, to see that it is answered, and run all levels.
 
-    SIGINT ends the level that runs, and all others, where this is the main thread.
+    SIGINT ends the level that runs, and all others.
 
     Args:
         target: the service.
@@ -36,15 +36,21 @@ def run_levels(
         UnreachableError: there is no connection for the first request, or no answer in time.
         ClientError: the first request is answered with an error that is no refusal.
     """
+    stop = threading.Event()
 
     def run() -> tuple[list[Measurement], bool]:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(target, levels, messages, progress))
+            return runner.run(_run(target, levels, messages, stop, progress))
 
     if not _is_loop_running():
         return run()
     with ThreadPoolExecutor(1) as pool:  # a notebook runs a loop in this thread
-        return pool.submit(run).result()
+        running = pool.submit(run)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            stop.set()
+            return running.result()
 
 
 def _is_loop_running() -> bool:
@@ -64,11 +70,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run(
-    target: Target, levels: Sequence[Level], messages: Sequence[bytes], progress: Callable[[str], None]
+    target: Target,
+    levels: Sequence[Level],
+    messages: Sequence[bytes],
+    stop: threading.Event,
+    progress: Callable[[str], None],
 ) -> tuple[list[Measurement], bool]:
     make_connection = _connection_factory(target)
     measured = []
-    with _stop_on_interrupt() as stop:
+    with _set_on_interrupt(stop):
         await _check(target, make_connection(), messages[0], levels[0].timeout_s)
         for level in levels:
             if stop.is_set():
@@ -110,16 +120,15 @@ async def _check(target: Target, connection: Connection, message: bytes, timeout
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[asyncio.Event]:
-    """Give an event that SIGINT sets."""
-    stop = asyncio.Event()
+def _set_on_interrupt(stop: threading.Event) -> Iterator[None]:
+    """Let SIGINT set an event, in the main thread, where signals arrive."""
     if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
-        yield stop
+        yield
         return
     loop, previous = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, stop.set)
     try:
-        yield stop
+        yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, previous)

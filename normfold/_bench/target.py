@@ -93,7 +93,7 @@ def parse_target(url: str, protocol: str | None, key: str | None = None, ca: Pat
         ca: file of certificates to trust.
 
     Raises:
-        ArgumentError: the URL cannot be used, or does not go with the protocol.
+        ArgumentError: the URL cannot be used, or does not go with the protocol, or `ca` cannot be used.
     """
     parts = _split(url)
     found, is_encrypted = _SCHEMES[parts.scheme]
@@ -110,7 +110,9 @@ def parse_target(url: str, protocol: str | None, key: str | None = None, ca: Pat
     if ca is not None and not is_encrypted:
         raise ArgumentError(f"`ca` is for https and grpcs; `url` is {url!r}.")
     port = parts.port if parts.port is not None else _DEFAULT_PORTS[is_encrypted]
-    return Target(url.rstrip("/"), chosen, parts.hostname or "", port, prefix, is_encrypted, key, ca)
+    target = Target(url.rstrip("/"), chosen, parts.hostname or "", port, prefix, is_encrypted, key, ca)
+    target.ssl_context()  # gRPC reads the file later, and does not say what is wrong with it
+    return target
 
 
 def _split(url: str) -> SplitResult:

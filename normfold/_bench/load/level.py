@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ async def run_level(
     level: Level,
     make_connection: Callable[[], Connection],
     messages: Sequence[bytes],
-    stop: asyncio.Event,
+    stop: threading.Event,
     progress: Callable[[str], None],
 ) -> Measurement:
     """Run a level of load.
@@ -110,16 +111,16 @@ async def run_level(
     connections = [] if level.rate is not None else [make_connection() for _ in range(level.connections)]
     # What fails here is tried again by the first request, and counted.
     await asyncio.gather(*(connection.open() for connection in connections), return_exceptions=True)
-    started_s = perf_counter()
-    begin_s = started_s + level.warm_up_s
-    recorder = Recorder(begin_s, begin_s + level.duration_s)
-    loop: Loop
-    if level.rate is None:
-        loop = ClosedLoop(connections, requests, recorder)
-    else:
-        times = due_times(level.rate, level.is_poisson, started_s, np.random.default_rng(level.seed))
-        loop = OpenLoop(make_connection, level.connections, requests, times, recorder)
     with _frozen_objects():
+        started_s = perf_counter()
+        begin_s = started_s + level.warm_up_s
+        recorder = Recorder(begin_s, begin_s + level.duration_s)
+        loop: Loop
+        if level.rate is None:
+            loop = ClosedLoop(connections, requests, recorder)
+        else:
+            times = due_times(level.rate, level.is_poisson, started_s, np.random.default_rng(level.seed))
+            loop = OpenLoop(make_connection, level.connections, requests, times, recorder)
         loop.start()
         share = await _wait(level, loop, recorder, stop, progress)
     loop.close()
@@ -129,7 +130,7 @@ async def run_level(
 
 
 async def _wait(
-    level: Level, loop: Loop, recorder: Recorder, stop: asyncio.Event, progress: Callable[[str], None]
+    level: Level, loop: Loop, recorder: Recorder, stop: threading.Event, progress: Callable[[str], None]
 ) -> float:
     """Wait for the end of a level, or for `stop`; return the share of a core that this process used."""
     usage, said_s = ProcessorUsage(recorder.begin_s, recorder.end_s), perf_counter()

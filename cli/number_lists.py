@@ -17,9 +17,10 @@ class NumberListCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write the option before each of its numbers, as click takes them."""
-        return super().parse_args(ctx, list(self._spelt_out(args)))
+        return super().parse_args(ctx, list(self.spell_out(args)))
 
-    def _spelt_out(self, args: Iterable[str]) -> Iterator[str]:
+    def spell_out(self, args: Iterable[str]) -> Iterator[str]:
+        """Yield arguments with the option before each of its numbers, and with values that were left out."""
         option, has_value = "", True
         for argument in args:
             if option in self.optional_values and not has_value and argument.startswith("-") and argument != "-":

@@ -85,8 +85,13 @@ def _number(value: float | None) -> str:
     """Return a number with three digits, or more before the point; a dash for none."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
+    return _thousands(round(value)) if value >= 99.95 else f"{value:#.3g}"
 
 
 def _count(count: int, style: str) -> Text:
-    return Text(f"{count:,}", style=style if count else "")
+    return Text(_thousands(count), style=style if count else "")
+
+
+def _thousands(count: int) -> str:
+    """Return a whole number; from a million on in thousands, so that ten columns fit into 80."""
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1000:,.0f}k"

@@ -29,16 +29,16 @@ def choose_format(model: Model, target: Target, given: str | None) -> Format:
     Raises:
         ArgumentError: there is no such form; or JSON is given, and cannot carry an input, or the protocol is gRPC.
     """
-    if given is None:
-        return Format.BINARY if model.takes_binary else Format.JSON
-    if given not in list(Format):
+    if given is not None and given not in list(Format):
         raise ArgumentError(f"`format` must be {' or '.join(Format)}, not {given!r}.")
     if given == Format.JSON and target.protocol is Protocol.GRPC:
         raise ArgumentError("`format` json is for HTTP; gRPC carries tensors as bytes.")
+    form = Format(given) if given is not None else Format.BINARY if model.takes_binary else Format.JSON
     half = next((one.name for one in model.inputs if one.datatype == "FP16"), None)
-    if given == Format.JSON and half is not None:
-        raise ArgumentError(f"`format` json cannot carry input {half!r}: the protocol has no FP16 in JSON.")
-    return Format(given)
+    if form is Format.JSON and half is not None and target.protocol is Protocol.HTTP:
+        who = "`format` json cannot carry" if given else "A service that takes no binary tensors cannot take"
+        raise ArgumentError(f"{who} input {half!r}: the protocol has no FP16 in JSON.")
+    return form
 
 
 def write_message(model: Model, target: Target, tensors: Mapping[str, Array], form: Format) -> bytes:

@@ -53,10 +53,11 @@ def read_samples(path: Path, model: Model, rows: int, max_requests: int) -> list
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:  # np.load would leave a file that is broken open
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise ValueError
-            return {name: file[name] for name in file.files}
+            return {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise ArgumentError(f"`samples` {str(path)!r} cannot be read: {error.strerror or error}.") from None
     except (ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile):

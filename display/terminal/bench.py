@@ -24,7 +24,7 @@ def bench_tables(result: BenchResult) -> Iterator[Table]:
 
 
 def _table(load: str, levels: list[LoadResult]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     heads = (load, "answers\na second", "rows\na second", "p50\nms", "p90\nms", "p99\nms", "max\nms")
     for head in (*heads, "re-\nfused", "errors", "own\nCPU"):
         table.add_column(head, justify="right", no_wrap=True)

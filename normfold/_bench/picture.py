@@ -27,7 +27,7 @@ def check_picture(path: AnyPath) -> Path:
         raise ArgumentError(f"`picture` {str(path)!r} must end with {' or '.join(SUFFIXES)}.")
     if not picture.parent.is_dir() or picture.is_dir():
         raise ArgumentError(f"`picture` {str(path)!r} cannot be written: its folder does not exist, or it is a folder.")
-    require_packages("matplotlib", extra="bench", needed_for="a picture of latency over load")
+    require_packages("matplotlib", extra="plots", needed_for="a picture of latency over load")
     return picture
 
 

@@ -133,15 +133,15 @@ async def _wait(
     level: Level, loop: Loop, recorder: Recorder, stop: threading.Event, progress: Callable[[str], None]
 ) -> float:
     """Wait for the end of a level, or for `stop`; return the share of a core that this process used."""
-    usage, said_s = ProcessorUsage(recorder.begin_s, recorder.end_s), perf_counter()
+    usage, reported_s = ProcessorUsage(recorder.begin_s, recorder.end_s), perf_counter()
     while not (loop.is_done or stop.is_set()):
         await asyncio.sleep(TICK_S)
         usage.look()
         give_up_late(loop.connections, level.timeout_s)
         loop.give_up_late(level.timeout_s)
-        if (now := perf_counter()) >= said_s + 1:
+        if (now := perf_counter()) >= reported_s + 1:
             progress(_progress_line(level, recorder, now))
-            said_s = now
+            reported_s = now
     return usage.share
 
 

@@ -82,9 +82,19 @@ class GrpcConnection:
         try:
             await self._infer(message, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            self._finish(_to_failure(error))
+            self._finish(self._to_failure(error))
             return
         self._finish(None)
+
+    def _to_failure(self, error: grpc.aio.AioRpcError) -> Failure:
+        """Return what an error is.
+
+        A call without a connection ends with UNAVAILABLE too, by this side's own word: the channel is not ready then.
+        """
+        code, sentence = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+            return Failure(CONNECTION, False, sentence)
+        return Failure(code.name, code in _REFUSALS, sentence)
 
     def _finish(self, failure: Failure | None) -> None:
         self.started_s = None
@@ -94,11 +104,3 @@ class GrpcConnection:
         if self._call is not None:
             self._call.cancel()
             self._call = None
-
-
-def _to_failure(error: grpc.aio.AioRpcError) -> Failure:
-    """Return what an error is; UNAVAILABLE is the service's only if it came from there."""
-    sentence = error.details() or ""
-    if error.code() is grpc.StatusCode.UNAVAILABLE and "received from peer" not in (error.debug_error_string() or ""):
-        return Failure(CONNECTION, False, sentence)
-    return Failure(error.code().name, error.code() in _REFUSALS, sentence)

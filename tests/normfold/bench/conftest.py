@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +36,8 @@ class PretendedService:
 
 
 @contextmanager
-def pretended_service(answer: Answer, keeps_connections: bool) -> Iterator[PretendedService]:
-    """Run a server in a thread."""
+def pretended_service(answer: Answer, keeps_connections: bool, certificate: Path | None) -> Iterator[PretendedService]:
+    """Run a server in a thread, with TLS where there is a certificate."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +82,11 @@ def pretended_service(answer: Answer, keeps_connections: bool) -> Iterator[Prete
             """Write nothing: clients may leave before their answer."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        service = PretendedService(f"http://127.0.0.1:{server.server_port}")
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        service = PretendedService(f"http{'s' * (certificate is not None)}://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -90,7 +97,7 @@ def pretended_service(answer: Answer, keeps_connections: bool) -> Iterator[Prete
 
 
 StartPretended = Callable[..., PretendedService]
-"""Type of the fixture `pretend_service`: a function of `answer` and `keeps_connections`."""
+"""Type of the fixture `pretend_service`: a function of `answer`, `keeps_connections` and `certificate`."""
 
 
 @pytest.fixture
@@ -98,7 +105,19 @@ def pretend_service() -> Iterator[StartPretended]:
     """Return a function that runs a server until the test ends; without an argument it answers everything with 200."""
     with ExitStack() as stack:
 
-        def start(answer: Answer = lambda _: (200, ""), keeps_connections: bool = True) -> PretendedService:
-            return stack.enter_context(pretended_service(answer, keeps_connections))
+        def start(
+            answer: Answer = lambda _: (200, ""), keeps_connections: bool = True, certificate: Path | None = None
+        ) -> PretendedService:
+            return stack.enter_context(pretended_service(answer, keeps_connections, certificate))
 
         yield start
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that signs itself, beside its key."""
+    path = tmp_path / "server.crt"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path.with_suffix(".key")), "-out", str(path)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return path

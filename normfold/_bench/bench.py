@@ -36,6 +36,7 @@ CONNECTIONS = (1, 16, 64)
 MAX_CONNECTIONS = 256
 """Of an open loop, where no other number is given."""
 
+_RATE = Kind("a number above 0, and at most 100,000", lambda value: POSITIVE.holds(value) and value <= 100_000)  # type: ignore[operator]
 _LIST = Kind("a list of numbers", lambda value: isinstance(value, Sequence) and not isinstance(value, str | bytes))
 
 
@@ -116,7 +117,7 @@ def bench(
     if connections is None and rates is None:
         connections = CONNECTIONS
     closed = [(count, None) for count in _checked(connections or (), whole_number(1), "connections")]
-    opened = [(max_connections, rate) for rate in _checked(rates or (), POSITIVE, "rates")]
+    opened = [(max_connections, rate) for rate in _checked(rates or (), _RATE, "rates")]
     levels = [
         Level(count, rate, arrivals == "poisson", warm_up_s, duration_s, timeout_s, seed)
         for count, rate in (*closed, *opened)

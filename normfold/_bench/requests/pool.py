@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from normfold._bench.model import Model
 from normfold._bench.requests.messages import Format, write_message
-from normfold._bench.requests.random_inputs import find_shapes, make_inputs, rows_of
+from normfold._bench.requests.random_inputs import find_shapes, fixed_rows, make_inputs, rows_of
 from normfold._bench.requests.samples import read_samples
 from normfold._bench.target import Target
 from normfold._shared.argument_checks import Kind, check
@@ -54,6 +54,7 @@ def make_messages(
     messages: list[bytes] = []
     tensors: Iterator[Mapping[str, npt.NDArray[Any]]]
     if samples is not None:
+        rows = fixed_rows(model) or rows if rows == 1 else rows
         tensors = iter(read_samples(samples, model, rows, MAX_MESSAGES))
     else:
         for given in shapes.values():

@@ -68,6 +68,12 @@ def rows_of(shapes: Mapping[str, Sequence[int]]) -> int:
     return first.pop() if len(first) == 1 else 1
 
 
+def fixed_rows(model: Model) -> int:
+    """Return the size of the first axis, if no input has a free one, and it is the same for all; otherwise 0."""
+    first = {one.shape[0] for one in model.inputs if one.shape}
+    return max(0, first.pop()) if len(first) == 1 else 0
+
+
 def make_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, Array]:
     """Return random tensors for one request.
 

@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 def read_samples(path: Path, model: Model, rows: int, max_requests: int) -> list[dict[str, Array]]:
     """Return the tensors of the first requests that a file is enough for.
 
+    An input whose first axis is not free, beside others whose is, has no rows: its array is sent with each request.
+
     Args:
         path: an .npz with an array for each input, named like it, rows first.
         model: with its inputs.
@@ -32,21 +34,23 @@ def read_samples(path: Path, model: Model, rows: int, max_requests: int) -> list
     """
     arrays = _read(path)
     names = [one.name for one in model.inputs]
-    missing = [name for name in names if name not in arrays]
-    if missing or not names:
+    if not names or any(name not in arrays for name in names):
         raise ArgumentError(
             f"`samples` {str(path)!r} has the arrays {', '.join(map(repr, arrays)) or 'none'}; the inputs of "
             f"{model.name!r} are {', '.join(map(repr, names)) or 'none'}."
         )
-    tensors = {one.name: _checked(arrays[one.name], one, rows, path) for one in model.inputs}
-    lengths = {name: len(array) for name, array in tensors.items()}
+    with_rows = {one.name for one in model.inputs if one.shape[:1] == (-1,)} or {
+        one.name for one in model.inputs if one.shape
+    }
+    tensors = {one.name: _checked(arrays[one.name], one, rows, one.name in with_rows, path) for one in model.inputs}
+    lengths = {name: len(tensors[name]) for name in names if name in with_rows}
     if len(set(lengths.values())) > 1:
         raise ArgumentError(f"`samples` {str(path)!r} has arrays of different numbers of rows: {lengths}.")
-    length = lengths[names[0]]
+    length = next(iter(lengths.values()), rows)
     if length < rows:
         raise ArgumentError(f"`samples` {str(path)!r} has {length} rows, fewer than the {rows} of a request.")
     return [
-        {name: array[start : start + rows] for name, array in tensors.items()}
+        {name: array[start : start + rows] if name in with_rows else array for name, array in tensors.items()}
         for start in range(0, min(length // rows, max_requests) * rows, rows)
     ]
 
@@ -66,20 +70,18 @@ def _read(path: Path) -> dict[str, Array]:
         ) from None
 
 
-def _checked(array: Array, declared: ModelInput, rows: int, path: Path) -> Array:
+def _checked(array: Array, declared: ModelInput, rows: int, has_rows: bool, path: Path) -> Array:
     """Return an array in the dtype of its input."""
     what = f"The array {declared.name!r} of `samples` {str(path)!r}"
-    dtype = DTYPES.get(declared.datatype)
+    dtype, shape = DTYPES.get(declared.datatype), declared.shape
     tensor = to_tensor(declared.name, array.astype("U") if array.dtype.kind == "S" else array)
     if dtype is None or not (tensor.dtype == dtype or (tensor.dtype.kind == dtype.kind == "f")):
         raise ArgumentError(f"{what} has the dtype {array.dtype}; the input's datatype is {declared.datatype}.")
-    shape = declared.shape
-    fits = tensor.ndim == len(shape) > 0 and all(
-        free in (-1, size) for size, free in zip(tensor.shape[1:], shape[1:], strict=True)
+    first = int(has_rows)  # the axis after that of rows
+    fits = tensor.ndim == len(shape) and all(
+        free in (-1, size) for size, free in zip(tensor.shape[first:], shape[first:], strict=True)
     )
-    if not fits or shape[0] not in (-1, rows):
-        raise ArgumentError(
-            f"{what} has the shape {list(array.shape)}; requests of {rows} rows to the input need {list(shape)} (-1: "
-            "any size)."
-        )
+    if not fits or (has_rows and shape[0] not in (-1, rows)):
+        needed = f"requests of {rows} row{'s' * (rows != 1)} to the input need {list(shape)} (-1: any size)"
+        raise ArgumentError(f"{what} has the shape {list(array.shape)}; {needed}.")
     return tensor.astype(dtype, copy=False)

@@ -21,6 +21,7 @@ from normfold.display.terminal.bench import bench_tables
 from tests.support.bundles import BundleWriter
 from tests.support.command import RunCommand, in_one_line
 from tests.support.service import StartService
+from tests.support.waiting import wait_for
 
 LEVEL = LoadResult(
     connections=64,
@@ -219,8 +220,18 @@ def test_interrupt_prints_what_was_measured_and_exits_with_130(
     normfold: RunCommand, bundles: BundleWriter, start: StartService
 ) -> None:
     bundles.digits(1)
-    url = str(start(bundles.root).client.base_url)
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    client = start(bundles.root).client
+    url = str(client.base_url)
+
+    def has_run() -> bool:
+        stats = client.get("/v2/models/digits/stats").json()["model_stats"]
+        return bool(stats[0]["inference_count"] > 10)
+
+    def interrupt() -> None:
+        wait_for(has_run)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     code, out, err = normfold("bench", url, "digits", "--connections", "2", "3", "--warm-up", "0", "--duration", "20")
     assert code == 130
     assert len(out.splitlines()) == 3

@@ -225,6 +225,7 @@ def test_service_that_does_not_answer_is_unreachable(scheme: str) -> None:
         ({"connections": 16}, "`connections` must be a list"),
         ({"rates": [math.inf]}, "`rates` must be a number above 0"),
         ({"rates": [-1.0]}, "`rates` must be a number above 0"),
+        ({"rates": [1e9]}, "`rates` must be a number above 0, and at most 100,000"),
         ({"duration_s": 0}, "`duration_s` must be"),
         ({"warm_up_s": -1}, "`warm_up_s` must be"),
         ({"arrivals": "bursts"}, "`arrivals` must be poisson or constant"),

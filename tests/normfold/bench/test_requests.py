@@ -139,11 +139,25 @@ def test_samples_are_cut_into_requests(tmp_path: Path) -> None:
     assert len(read_samples(tmp_path / "s.npz", model, 1, 3)) == 3
 
 
+def test_samples_of_an_input_without_rows_are_sent_with_each_request(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", a=np.zeros((4, 2)), scale=np.array(2.0), weights=np.ones(3))
+    model = model_of(("a", "FP32", (-1, 2)), ("scale", "FP32", ()), ("weights", "FP32", (3,)))
+    found = read_samples(tmp_path / "s.npz", model, 2, 16)
+    shapes = [{name: tensor.shape for name, tensor in one.items()} for one in found]
+    assert shapes == [{"a": (2, 2), "scale": (), "weights": (3,)}] * 2
+
+
+def test_samples_of_a_fixed_first_axis_are_cut_into_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", a=np.zeros((9, 2), np.float32))
+    messages, rows = make_messages(model_of(("a", "FP32", (4, 2))), HTTP, Format.BINARY, 1, {}, tmp_path / "s.npz", 0)
+    assert (len(messages), rows) == (2, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "rows", "message"),
     [
         ({"a": None}, 1, "has the arrays 't'; the inputs of 'm' are 'a', 't'"),
-        ({"a": np.zeros((5, 3))}, 1, "has the shape [5, 3]; requests of 1 rows to the input need [-1, 2]"),
+        ({"a": np.zeros((5, 3))}, 1, "has the shape [5, 3]; requests of 1 row to the input need [-1, 2]"),
         ({"a": np.zeros((), np.float32)}, 1, "has the shape []"),
         ({"a": np.zeros((5, 2), np.int64)}, 1, "has the dtype int64; the input's datatype is FP32"),
         ({"a": np.zeros((4, 2))}, 1, "different numbers of rows: {'a': 4, 't': 5}"),

@@ -41,30 +41,23 @@ def _table(load: str, levels: list[LoadResult]) -> Table:
     return table
 
 
-def load_words(level: LoadResult) -> str:
-    """Return the load of a level in words."""
-    if level.target_rate is not None:
-        return f"{level.target_rate:g} requests a second"
-    return f"{level.connections} connection{'s' * (level.connections != 1)}"
-
-
 def failure_sentences(result: BenchResult) -> Iterator[str]:
     """Yield one sentence for each status of each level that is not a right answer."""
     for level in result.levels:
         for status, count in (*level.refusals.items(), *level.errors.items()):
             reason = level.sentences.get(status, "")
-            yield f"{load_words(level)}: {status} × {count:,}{f': {reason}' if reason else '.'}"
+            yield f"{level.load}: {status} × {count:,}{f': {reason}' if reason else '.'}"
 
 
 def warning_sentences(result: BenchResult) -> Iterator[str]:
     """Yield what the reader must know: the load generator was what limited the load, or added to the latency."""
     busy = [level for level in result.levels if level.is_busy]
     if busy:
-        found = "; ".join(f"{load_words(level)}: {level.processor_share:.0%}" for level in busy)
+        found = "; ".join(f"{level.load}: {level.processor_share:.0%}" for level in busy)
         yield f"The load generator used its core up ({found}): the service may be faster than measured here."
     late = [level for level in result.levels if level.is_late]
     if late:
-        found = "; ".join(f"{load_words(level)}: {level.send_delay_p99_ms:.2g} ms" for level in late)
+        found = "; ".join(f"{level.load}: {level.send_delay_p99_ms:.2g} ms" for level in late)
         yield (
             f"The load generator sent one request in a hundred late by at least so much ({found}), which is a part of "
             "the latency here: its core has other work to do."

@@ -116,15 +116,17 @@ def bench(
         raise ArgumentError(f"`arrivals` must be poisson or constant, not {arrivals!r}.")
     if connections is None and rates is None:
         connections = CONNECTIONS
-    closed = [(count, None) for count in _checked(connections or (), whole_number(1), "connections")]
-    opened = [(max_connections, rate) for rate in _checked(rates or (), _RATE, "rates")]
+    closed = [(count, None) for count in _checked(connections, whole_number(1), "connections")]
+    opened = [(max_connections, rate) for rate in _checked(rates, _RATE, "rates")]
+    if not (closed or opened):
+        raise ArgumentError("`connections` and `rates` are empty; give a number in one of them.")
     levels = [
         Level(count, rate, arrivals == "poisson", warm_up_s, duration_s, timeout_s, seed)
         for count, rate in (*closed, *opened)
     ]
     target = parse_target(url, protocol, key, optional_path(ca))
     if target.protocol is Protocol.GRPC:
-        require_packages("grpc", "google.protobuf", extra="grpc", needed_for="normfold bench of gRPC")
+        require_packages("grpc", extra="grpc", needed_for="normfold bench of gRPC")
     with progress_callback(progress) as show:
         show("asking for the model's metadata")
         described = read_model(target, model, version, timeout_s)
@@ -148,11 +150,13 @@ def bench(
 
 
 def _checked(values: object, kind: Kind, name: str) -> Sequence[Any]:
-    """Return a list whose elements are all of a kind.
+    """Return a list whose elements are all of a kind; an empty one for None.
 
     Raises:
-        ArgumentError: it is not.
+        ArgumentError: it is another.
     """
+    if values is None:
+        return ()
     check(_LIST, **{name: values})
     assert isinstance(values, Sequence)
     for value in values:

@@ -14,6 +14,13 @@ LATE_MS, LATE_SHARE = 0.5, 0.2
 """Delay of one request in a hundred, absolute and of p99, from which the load generator adds to the latency."""
 
 
+def describe_load(connections: int, target_rate: float | None) -> str:
+    """Return a load in words: by its rate where it has one, otherwise by its connections."""
+    if target_rate is not None:
+        return f"{target_rate:g} requests a second"
+    return f"{connections} connection{'s' * (connections != 1)}"
+
+
 @dataclass(frozen=True)
 class LoadResult:
     """What a service did under one level of load.
@@ -59,6 +66,11 @@ class LoadResult:
     max_ms: float | None
     processor_share: float
     send_delay_p99_ms: float | None
+
+    @property
+    def load(self) -> str:
+        """The load in words."""
+        return describe_load(self.connections, self.target_rate)
 
     @property
     def is_busy(self) -> bool:

@@ -19,6 +19,7 @@ from normfold._bench.load.closed_loop import ClosedLoop
 from normfold._bench.load.open_loop import OpenLoop, due_times
 from normfold._bench.load.recorder import Recorder
 from normfold._bench.load.usage import ProcessorUsage
+from normfold._bench.result import describe_load
 
 TICK_S = 0.02
 """Between two looks at whether requests are late, and the level is over."""
@@ -48,9 +49,7 @@ class Level:
 
     def describe(self) -> str:
         """Return the load in words."""
-        if self.rate is not None:
-            return f"{self.rate:g} requests a second"
-        return f"{self.connections} connection{'s' * (self.connections != 1)}"
+        return describe_load(self.connections, self.rate)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import normfold
-from normfold.errors import ArgumentError, ClientError, ResponseError, UnreachableError
+from normfold.errors import ArgumentError, ClientError, MissingPackageError, ResponseError, UnreachableError
 from normfold.service.auth.key_admin import create_key
 from tests.support.bundles import BundleWriter
 from tests.support.service import Service, StartService
@@ -210,6 +210,15 @@ def test_service_that_does_not_answer_is_unreachable(scheme: str) -> None:
         normfold.bench(f"{scheme}://127.0.0.1:9", "m")
 
 
+def test_package_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("normfold._shared.packages.find_spec", lambda _: None)
+    with pytest.raises(MissingPackageError, match=r"needs the package 'grpc'; .*\[grpc\]"):
+        normfold.bench("grpc://127.0.0.1:9", "m")
+    result = normfold.BenchResult("http://h:1", "m", None, "http", "binary", 1, 9, 0.0, "poisson", (), False)
+    with pytest.raises(MissingPackageError, match=r"needs the package 'matplotlib'; .*\[plots\]"):
+        result.write_picture(tmp_path / "load.svg")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -223,6 +232,8 @@ def test_service_that_does_not_answer_is_unreachable(scheme: str) -> None:
         ({"model": ""}, "`model` must be"),
         ({"connections": [0]}, "`connections` must be a whole number of at least 1, not 0"),
         ({"connections": 16}, "`connections` must be a list"),
+        ({"connections": 0}, "`connections` must be a list"),
+        ({"connections": []}, "`connections` and `rates` are empty"),
         ({"rates": [math.inf]}, "`rates` must be a number above 0"),
         ({"rates": [-1.0]}, "`rates` must be a number above 0"),
         ({"rates": [1e9]}, "`rates` must be a number above 0, and at most 100,000"),

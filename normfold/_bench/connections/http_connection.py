@@ -35,7 +35,8 @@ class HttpConnection:
         self._target, self._context = target, context
         self._stream: _Stream | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._message, self._done = b"", _ignore
+        self._message = b""
+        self._done: Done = _ignore
         self.started_s: float | None = None
 
     async def open(self) -> None:

@@ -93,7 +93,8 @@ def test_grpc_call_without_an_answer_is_given_up() -> None:
 @pytest.mark.slow
 def test_grpc_service_that_ends_is_no_refusal() -> None:
     """A call without a connection is UNAVAILABLE too, by gRPC's own word."""
-    is_running, options = threading.Event(), {"connections": [1], "duration_s": 1.5, "warm_up_s": 0.0}
+    is_running = threading.Event()
+    options: dict[str, Any] = {"connections": [1], "duration_s": 1.5, "warm_up_s": 0.0}
     with ThreadPoolExecutor(1) as pool:
         with pretended_grpc_service(lambda number: is_running.set() if number == 20 else None) as (url, _):
             running = pool.submit(normfold.bench, url, "m", **options)

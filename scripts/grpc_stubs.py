@@ -58,9 +58,7 @@ def make_stubs(source: Path = SOURCE) -> dict[str, str]:
     lines = [f"    {data[at : at + _LINE_BYTES]!r}" for at in range(0, len(data), _LINE_BYTES)]
     messages = [f'{one.name} = message_factory.GetMessageClass(_message["{one.name}"])' for one in file.message_type]
     about = _ABOUT[source.name]
-    module = _MODULE.format(
-        about=about, source=source.name, serialized="\n".join(lines), messages="\n".join(messages)
-    )
+    module = _MODULE.format(about=about, source=source.name, serialized="\n".join(lines), messages="\n".join(messages))
     pool = "DESCRIPTOR: _descriptor.FileDescriptor\n"
     types = types.replace(pool, f"POOL: _descriptor_pool.DescriptorPool\n{pool}", 1)
     imports = "from google.protobuf import descriptor as _descriptor\n"

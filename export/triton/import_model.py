@@ -16,10 +16,11 @@ from normfold.contract.record import ManifestError
 from normfold.export.bundle.reservation import reservation
 from normfold.export.errors import TritonError
 from normfold.export.triton.import_version import Source, read_source, write_bundle
-from normfold.export.triton.labels import read_labels
+from normfold.export.triton.labels import describe_misfit, read_labels
 from normfold.export.triton.left_out import describe_left_out
 from normfold.export.triton.model_config_pb2 import ModelConfig
 from normfold.export.triton.model_folders import TritonModel
+from normfold.export.triton.tensors import check_tensors
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def import_model(model: TritonModel, repository: Path, target: Path, progress: P
     for number, file in model.files.items():
         progress(f"reading {name}/{number}")
         sources[number] = read_source(file, config, labels)
-        notes += sources[number].notes
-    present = tuple(number for number, source in sources.items() if _is_present(repository / name / str(number), source))
+    present = tuple(
+        number for number, source in sources.items() if _is_present(repository / name / str(number), source)
+    )
     manifests: dict[int, Manifest] = {}
     with ExitStack() as stack:
         folders = {
@@ -65,9 +67,16 @@ def import_model(model: TritonModel, repository: Path, target: Path, progress: P
             if number not in present
         }
         for number, folder in folders.items():
-            manifests[number], warnings = write_bundle(name, number, sources[number], folder, progress)
-            notes += warnings
+            source = sources[number]
+            manifest, warnings = write_bundle(name, number, source, folder, progress)
+            manifests[number] = manifest
+            notes += check_tensors(config, manifest.inputs, manifest.outputs, source.with_default)
+            notes += describe_misfit(manifest.card.labels, config, manifest.outputs) + warnings
     notes += describe_left_out(model.config, model.files)
+    if (model.folder / "configs").is_dir():
+        notes.append(
+            "`configs/` is left out: it holds further configurations, which Triton takes by --model-config-name."
+        )
     notes += _on_rows(config, manifests)
     return ImportedModel(tuple(manifests), present, tuple(dict.fromkeys(notes)))
 

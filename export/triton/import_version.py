@@ -16,7 +16,6 @@ from normfold.export.bundle.export import export_bundle
 from normfold.export.bundle.tensor_specs import input_specs, output_specs
 from normfold.export.errors import DamagedFolderError
 from normfold.export.onnx_io.model_file import external_tensors, load_model
-from normfold.export.triton.labels import describe_misfit
 from normfold.export.triton.model_config_pb2 import ModelConfig
 from normfold.export.triton.tensors import check_tensors
 from normfold.export.verify.runner import Engine
@@ -33,14 +32,14 @@ class Source:
     Attributes:
         file: its ONNX file.
         card: of the bundle that it becomes.
+        with_default: names of its inputs that have a default.
         bundle: its manifest, where it is a bundle already; None for other networks.
-        notes: what clients see otherwise, in sentences.
     """
 
     file: Path
     card: SourceCard
+    with_default: tuple[str, ...]
     bundle: Manifest | None = None
-    notes: tuple[str, ...] = ()
 
     def is_that_of(self, manifest: Manifest) -> bool:
         """Return whether a bundle was made of this version."""
@@ -62,15 +61,13 @@ def read_source(file: Path, config: ModelConfig, labels: tuple[str, ...] | None)
     """
     bundle = _read_bundle(file)
     model = load_model(file)
-    outputs = output_specs(model)
-    with_default = [value.name or "" for value in model.graph.inputs if value.is_initializer()]
-    notes = check_tensors(config, input_specs(model), outputs, with_default)
+    with_default = tuple(value.name or "" for value in model.graph.inputs if value.is_initializer())
+    check_tensors(config, input_specs(model), output_specs(model), with_default)
     if bundle is not None:
-        return Source(file, bundle.card, bundle, tuple(notes))
-    notes += describe_misfit(labels, config, outputs)
+        return Source(file, bundle.card, with_default, bundle)
     weights = sorted({Path(tensor.path) for tensor in external_tensors(model)})
     digest = sha256("".join(map(sha256_of, (file, *weights))).encode()).hexdigest()[:_DIGEST_CHARS]
-    return Source(file, SourceCard(labels=labels, origin=f"Triton model {digest}"), None, tuple(notes))
+    return Source(file, SourceCard(labels=labels, origin=f"Triton model {digest}"), with_default)
 
 
 def write_bundle(

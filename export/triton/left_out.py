@@ -11,7 +11,7 @@ from normfold.export.triton.config_file import TritonConfig
 from normfold.export.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
 _REMARKS = {
-    "model_warmup": "the service runs every model once before it is ready",
+    "model_warmup": "the service warms up every model itself",
     "optimization": "NORMFOLD_PROVIDER and NORMFOLD_PROVIDER_OPTIONS choose how networks run, for all models",
     "parameters": "NORMFOLD_INTRA_OP_THREADS and NORMFOLD_PROVIDER_OPTIONS set how networks run, for all models",
     "response_cache": "responses are not cached",
@@ -19,6 +19,8 @@ _REMARKS = {
     "batch_input": "clients send all inputs themselves",
     "batch_output": "outputs are split by rows",
     "model_transaction_policy": "every request has one response",
+    "dynamic_batching.priority_levels": "a request with the parameter `priority` 1 runs before others",
+    "dynamic_batching.preserve_ordering": "responses are sent as they are ready",
 }
 """What takes the place of a field, by its path."""
 
@@ -87,8 +89,8 @@ def _on_queue(queue: ModelQueuePolicy) -> Iterator[str]:
     if queue.default_timeout_microseconds:
         timeout_s = queue.default_timeout_microseconds / 1e6
         yield (
-            f"`default_timeout_microseconds` is NORMFOLD_TIMEOUT_S={timeout_s:g}, for all models, and for queue and run "
-            "together; Triton's ends with the queue."
+            f"`default_timeout_microseconds` is NORMFOLD_TIMEOUT_S={timeout_s:g}, for all models; it covers queue and "
+            "run, Triton's the queue alone."
         )
     if queue.timeout_action == ModelQueuePolicy.DELAY:
         yield "`timeout_action` DELAY is left out: a request past its deadline is answered with 504."

@@ -84,7 +84,7 @@ def _check_tensor(
     if seen != shape:
         yield f"Clients of Triton see the {what} with the shape {list(seen)}; here it has {list(spec.shape)} (reshape)."
     elif shape != spec.shape:
-        yield f"The {what} has the shape {list(shape)} in the configuration; here it is {list(spec.shape)}, -1 being free."
+        yield f"The {what} has the shape {list(shape)} with Triton; here it is {list(spec.shape)}, -1 being free."
 
 
 def _names(names: Iterable[str]) -> str:

@@ -44,55 +44,83 @@ class WrittenConfig:
     """A configuration that was written.
 
     Attributes:
-        path: of the config.pbtxt.
-        labels: of the label file; None if there are no labels.
+        name: of the model.
+        path: of config.pbtxt.
         notes: what Triton does otherwise, in sentences.
     """
 
+    name: str
     path: Path
-    labels: Path | None
     notes: tuple[str, ...]
 
 
-def check_target(folder: Path) -> None:
-    """Check that a model's folder holds no configuration that another hand wrote.
+@dataclass(frozen=True, eq=False)
+class PreparedConfig:
+    """A configuration that can be written.
+
+    Attributes:
+        folder: of the model.
+        message: what config.pbtxt will say.
+        labels: what the label file will hold; None if there is none.
+        notes: what Triton does otherwise, in sentences.
+    """
+
+    folder: Path
+    message: ModelConfig
+    labels: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+    def write(self) -> WrittenConfig:
+        """Write config.pbtxt, after the label file.
+
+        Raises:
+            WriteError: the folder cannot be written.
+        """
+        path = self.folder / CONFIG_NAME
+        with os_errors_as_write_errors(path):
+            if self.labels is not None:
+                write_atomically(self.folder / LABELS_NAME, _label_lines(self.labels))
+            write_atomically(path, (_HEADER + config_text(self.message)).encode())
+        return WrittenConfig(self.message.name, path, self.notes)
+
+
+def check_target(folder: Path) -> bool:
+    """Return whether a model's folder holds a configuration that was written here.
 
     Raises:
-        TritonError: it does.
+        TritonError: another hand wrote it.
     """
     path = folder / CONFIG_NAME
     try:
         is_ours = path.read_text(errors="replace").startswith(_HEADER)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise TritonError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     if not is_ours:
         raise TritonError(f"{str(path)!r} was not written by normfold; move it away to have it written.")
+    return True
 
 
-def write_config(model: ModelFolder, policy: str = "all", max_batch_size: int = MAX_BATCH_SIZE) -> WrittenConfig:
-    """Write the config.pbtxt of a model, and its label file.
+def prepare_config(model: ModelFolder, policy: str = "all", max_batch_size: int = MAX_BATCH_SIZE) -> PreparedConfig:
+    """Make the configuration of a model of a repository.
 
     Args:
-        model: of a repository.
+        model: of the repository.
         policy: version policy, as of the service: all, latest:N, or numbers joined by commas.
         max_batch_size: rows of a batch, where rows are independent.
 
     Raises:
         TritonError: the versions that the policy selects have different tensors or labels, Triton cannot have such
-            tensors, or another hand wrote the file.
-        WriteError: the folder cannot be written.
+            tensors, or another hand wrote a file of that name.
     """
-    check_target(model.folder)
+    is_ours = check_target(model.folder)
     manifests = {number: one.manifest for number, one in model.versions.items() if one.manifest and not one.problem}
     message, labels, notes = make_config(model.name, manifests, policy, max_batch_size)
-    path, labels_path = model.folder / CONFIG_NAME, model.folder / LABELS_NAME
-    with os_errors_as_write_errors(path):
-        if labels is not None:
-            write_atomically(labels_path, "".join(f"{label}\n" for label in labels).encode())
-        write_atomically(path, (_HEADER + config_text(message)).encode())
-    return WrittenConfig(path, None if labels is None else labels_path, tuple(notes))
+    path = model.folder / LABELS_NAME
+    if labels is not None and not is_ours and path.exists() and path.read_bytes() != _label_lines(labels):
+        raise TritonError(f"{str(path)!r} was not written by normfold; move it away to have it written.")
+    return PreparedConfig(model.folder, message, labels, tuple(notes))
 
 
 def make_config(
@@ -101,7 +129,7 @@ def make_config(
     """Return the configuration of a model, its labels if it has any, and what Triton does otherwise.
 
     Raises:
-        TritonError: as `write_config`.
+        TritonError: as `prepare_config`.
     """
     version_policy, selected = read_policy(policy, manifests)
     if not selected:
@@ -137,6 +165,10 @@ def make_config(
     if not any(output.label_filename for output in config.output):
         labels = None
     return config, labels, _notes(newest, batchable, batched, labels)
+
+
+def _label_lines(labels: tuple[str, ...]) -> bytes:
+    return "".join(f"{label}\n" for label in labels).encode()
 
 
 def _check_same(name: str, number: int, manifest: Manifest, newest_number: int, newest: Manifest) -> None:

@@ -11,7 +11,7 @@ from normfold.export.triton.config_file import TritonConfig
 from normfold.export.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
 _REMARKS = {
-    "model_warmup": "the service warms up every model itself",
+    "model_warmup": "the service warms up a model itself, unless its inputs have free sizes or are strings",
     "optimization": "NORMFOLD_PROVIDER and NORMFOLD_PROVIDER_OPTIONS choose how networks run, for all models",
     "parameters": "NORMFOLD_INTRA_OP_THREADS and NORMFOLD_PROVIDER_OPTIONS set how networks run, for all models",
     "response_cache": "responses are not cached",

@@ -141,7 +141,10 @@ def bad_requests() -> dict[str, tuple[ModelInferRequest | bytes, str]]:
         "fp16": (of("identity-fp16", inputs=[one("FP16", (1, 1))]), "FP16, which has no typed contents"),
         "utf-8": (of("identity-bytes", inputs=[one("BYTES", (1, 1), bytes_contents=[b"\xff"])]), "not UTF-8"),
         "memory": (of(inputs=[in_memory]), "Input 'input' has a shared_memory_region"),
-        "memory of fp16": (of("identity-fp16", inputs=[in_memory | {"datatype": "FP16"}]), "has a shared_memory_region"),
+        "memory of fp16": (
+            of("identity-fp16", inputs=[in_memory | {"datatype": "FP16"}]),
+            "has a shared_memory_region",
+        ),
         "memory of one": (
             of("pair", inputs=[in_memory | {"name": "count"}, one(name="flag")], raw_input_contents=raw),
             "Input 'count' has a shared_memory_region",

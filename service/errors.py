@@ -52,7 +52,6 @@ from pathlib import Path
 
 from normfold.contract.errors import InputError, NormfoldError, SetupError
 
-
 NO_SHARED_MEMORY = (
     "the service has no shared memory with its clients (Triton's shared memory extension); send tensors in the request."
 )

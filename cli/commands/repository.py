@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normfold._shared.paths import REPOSITORY
-from normfold.cli.commands.triton import import_, triton_config
+from normfold.cli.triton_commands import import_, triton_config
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.repository import (

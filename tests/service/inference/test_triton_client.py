@@ -172,21 +172,21 @@ def test_asyncio_triton_client_gets_the_response_to_each_request(served: Service
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP16", "BYTES"])
-def test_triton_client_is_told_that_an_input_cannot_lie_in_shared_memory(client: Any, datatype: str) -> None:
+def test_triton_client_learns_that_an_input_cannot_lie_in_shared_memory(client: Any, datatype: str) -> None:
     given = http.InferInput("input", [1, 1], datatype)
     given.set_shared_memory("region", 4)
     with pytest.raises(InferenceServerException, match=r"Input 'input' has a shared_memory_region; the service has no"):
         client.infer(f"identity-{datatype.lower()}", [given])
 
 
-def test_triton_client_is_told_that_an_output_cannot_lie_in_shared_memory(client: Any) -> None:
+def test_triton_client_learns_that_an_output_cannot_lie_in_shared_memory(client: Any) -> None:
     wanted = http.InferRequestedOutput("logits")
     wanted.set_shared_memory("region", 12)
     with pytest.raises(InferenceServerException, match=r"Output 'logits' has a shared_memory_region; the service has"):
         client.infer("digits", [picture()], outputs=[wanted])
 
 
-def test_triton_client_is_told_that_there_are_no_regions(client: Any) -> None:
+def test_triton_client_learns_that_there_are_no_regions(client: Any) -> None:
     calls = [
         lambda: client.register_system_shared_memory("region", "/key", 4),
         client.unregister_system_shared_memory,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
     from normfold.export.triton.import_repository import ModelImport
     from normfold.export.triton.write_config import WrittenConfig
 
@@ -15,14 +16,26 @@ def import_lines(model: ModelImport, dry_run: bool) -> Iterator[str]:
     if model.problem is not None:
         yield f"{model.name}: {model.outcome}. {model.problem}"
         return
-    done = "would be written" if dry_run else "written"
     parts = []
     if model.written:
-        parts.append(f"{_versions(model.written)} {done}")
+        numbers = tuple(manifest.version for manifest in model.written)
+        parts.append(f"{_versions(numbers)} {'would be written' if dry_run else 'written'}")
     if model.present:
         parts.append(f"{_versions(model.present)} already there")
     yield f"{model.name}: {', '.join(parts)}."
+    yield from (f"  {_proof_sentence(manifest)}" for manifest in model.written)
     yield from (f"  - {note}" for note in model.notes)
+
+
+def _proof_sentence(manifest: Manifest) -> str:
+    """Return how many nodes were folded, and the error that is nearest to what is allowed."""
+    before, folded = manifest.fold.batchnorm_before, manifest.fold.batchnorm_before - manifest.fold.batchnorm_after
+    sentence = f"Version {manifest.version}: {folded} of {before} BatchNormalization nodes folded"
+    errors = manifest.verification.values()
+    if not errors:
+        return f"{sentence}."
+    worst = max(errors, key=lambda one: one.error / one.allowed if one.allowed else 0.0)
+    return f"{sentence}; verified: error {worst.error:.2g}, allowed {worst.allowed:.2g}."
 
 
 def import_record(model: ModelImport) -> dict[str, Any]:
@@ -30,10 +43,19 @@ def import_record(model: ModelImport) -> dict[str, Any]:
     return {
         "name": model.name,
         "outcome": model.outcome.value,
-        "written": list(model.written),
+        "written": [_bundle_record(manifest) for manifest in model.written],
         "present": list(model.present),
         "notes": list(model.notes),
         "problem": model.problem,
+    }
+
+
+def _bundle_record(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "version": manifest.version,
+        "batchable": manifest.batchable,
+        "fold": manifest.fold.model_dump(),
+        "verification": {name: found.model_dump() for name, found in manifest.verification.items()},
     }
 
 

@@ -56,4 +56,4 @@ def read_config(path: Path) -> TritonConfig:
 
 def config_text(message: ModelConfig) -> str:
     """Return the text of a config.pbtxt."""
-    return text_format.MessageToString(message)
+    return text_format.MessageToString(message, as_utf8=True)

@@ -28,12 +28,12 @@ class ImportedModel:
     """The bundles of a model.
 
     Attributes:
-        written: versions that were written.
+        written: the manifests of the bundles that were written.
         present: versions that an earlier import has written.
         notes: what the configuration says and the bundles do not, in sentences.
     """
 
-    written: tuple[int, ...]
+    written: tuple[Manifest, ...]
     present: tuple[int, ...]
     notes: tuple[str, ...]
 
@@ -78,7 +78,7 @@ def import_model(model: TritonModel, repository: Path, target: Path, progress: P
             "`configs/` is left out: it holds further configurations, which Triton takes by --model-config-name."
         )
     notes += _on_rows(config, manifests)
-    return ImportedModel(tuple(manifests), present, tuple(dict.fromkeys(notes)))
+    return ImportedModel(tuple(manifests.values()), present, tuple(dict.fromkeys(notes)))
 
 
 def _is_present(folder: Path, source: Source) -> bool:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from normfold.contract.errors import NormfoldError
+from normfold.contract.manifest import Manifest
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.errors import TritonError
 from normfold.export.triton.import_model import import_model
@@ -32,7 +33,7 @@ class ModelImport:
     Attributes:
         name: of the model.
         outcome: `present` where an earlier import has written all of its versions.
-        written: versions that were written.
+        written: the manifests of the bundles that were written.
         present: versions that an earlier import has written.
         notes: what the configuration says and the bundles do not, in sentences.
         problem: why the model was skipped or failed, in one sentence; None if it was neither.
@@ -40,7 +41,7 @@ class ModelImport:
 
     name: str
     outcome: Outcome
-    written: tuple[int, ...] = ()
+    written: tuple[Manifest, ...] = ()
     present: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     problem: str | None = None
@@ -86,6 +87,9 @@ def _import(folder: Path, repository: Path, target: Path, progress: ProgressCall
         return ModelImport(folder.name, Outcome.SKIPPED, problem=str(reason))
     except NormfoldError as error:
         return ModelImport(folder.name, Outcome.FAILED, problem=error.on_command_line({}))
+    except OSError as error:
+        problem = f"Cannot read {str(error.filename or folder)!r}: {error.strerror}."
+        return ModelImport(folder.name, Outcome.FAILED, problem=problem)
     outcome = Outcome.IMPORTED if imported.written else Outcome.PRESENT
     return ModelImport(folder.name, outcome, imported.written, imported.present, imported.notes)
 

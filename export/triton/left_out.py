@@ -24,6 +24,8 @@ _REMARKS = {
 }
 """What takes the place of a field, by its path."""
 
+_KINDS = {number: name for name, number in ModelInstanceGroup.Kind.items()}
+
 
 def describe_left_out(config: TritonConfig, versions: Iterable[int]) -> list[str]:
     """Return a sentence for each thing that a configuration says and no bundle holds.
@@ -105,7 +107,7 @@ def _on_queue(queue: ModelQueuePolicy) -> Iterator[str]:
 
 def _on_instances(message: ModelConfig) -> Iterator[str]:
     for group in message.instance_group:
-        kind = ModelInstanceGroup.Kind.Name(group.kind)
+        kind = _KINDS.get(group.kind, str(group.kind))
         yield (
             f"`instance_group` of {group.count or 1} × {kind} is left out: each worker process of a service "
             "(NORMFOLD_WORKERS) runs a model once, where NORMFOLD_PROVIDER says."

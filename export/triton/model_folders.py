@@ -91,6 +91,8 @@ def read_model_folder(folder: Path) -> TritonModel:
         raise SkippedModelError(f"It names no backend, and no version of it holds {file_name!r}.")
     if message.name not in ("", folder.name):
         raise TritonError(f"Its {CONFIG_NAME!r} is of the model {message.name!r}, but lies in {folder.name!r}.")
+    if message.max_batch_size < 0:
+        raise TritonError(f"Its max_batch_size is {message.max_batch_size}.")
     if not versions:
         raise TritonError("It has no version: no folder whose name is a number from 1.")
     files = {number: _model_file(path, file_name) for number, path in versions.items()}

@@ -67,7 +67,8 @@ def _check_tensor(
     if spec is None:
         raise TritonError(f"The configuration has an {what}; the network has {_names(specs)}.")
     if tensor.data_type != CONFIG_DATATYPES[spec.datatype]:
-        named = _DATA_TYPE.values_by_number[tensor.data_type].name
+        known = _DATA_TYPE.values_by_number.get(tensor.data_type)
+        named = tensor.data_type if known is None else known.name
         raise TritonError(f"The {what} has data_type {named} in the configuration, {spec.datatype} in the network.")
     rows = (-1,) if batched else ()
     seen = (*rows, *tensor.dims)

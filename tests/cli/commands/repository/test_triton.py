@@ -28,8 +28,11 @@ def test_imported_models_are_served_checked_and_copied(
     code, out, err = normfold("repository", "import", "triton")
 
     assert (code, err) == (0, "")
-    assert in_one_line(out).startswith("net: version 3 written. - `max_batch_size` 8 is the service's")
-    assert out.splitlines()[-1] == "1 imported."
+    lines = out.splitlines()
+    assert lines[0] == "net: version 3 written."
+    assert lines[1].startswith("  Version 3: 1 of 1 BatchNormalization nodes folded; verified: error ")
+    assert lines[2].startswith("  - `max_batch_size` 8 is the service's NORMFOLD_MAX_BATCH_SIZE")
+    assert lines[-1] == "1 imported."
     assert normfold("repository", "check")[0] == 0
     assert normfold("repository", "copy", "other", "model_repository/net/3")[0] == 0
     assert normfold("repository", "triton-config")[0] == 0
@@ -58,6 +61,9 @@ def test_import_that_fails_in_part_says_which_models_failed(normfold: RunCommand
         "wrong": "failed",
         "python": "skipped",
     }
+    (bundle,) = found["good"]["written"]
+    assert (bundle["version"], bundle["fold"]["batchnorm_after"], bundle["batchable"]) == (1, 0, True)
+    assert bundle["verification"]["y"]["error"] <= bundle["verification"]["y"]["allowed"]
     assert "has an input 'z'; the network has 'x'" in found["wrong"]["problem"]
     assert [path.name for path in Path("model_repository").iterdir()] == ["good"]
     code, out, _ = normfold("repository", "import", "triton", "--model", "good")

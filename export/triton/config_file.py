@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from google.protobuf import text_format
+from google.protobuf.descriptor import Descriptor
 
 from normfold.export.errors import TritonError
 from normfold.export.triton.model_config_pb2 import ModelConfig
@@ -45,7 +47,7 @@ def read_config(path: Path) -> TritonConfig:
         raise TritonError(f"{str(path)!r} is not UTF-8 text.") from None
     message = ModelConfig()
     try:
-        unknown = find_unknown_fields(text, ModelConfig.DESCRIPTOR)
+        unknown = find_unknown_fields(text, cast("Descriptor", ModelConfig.DESCRIPTOR))
         text_format.Parse(blank_out(text, unknown), message)
     except (text_format.ParseError, ValueError) as error:
         raise TritonError(f"{str(path)!r} is not a model configuration: {error}.") from None

@@ -17,9 +17,11 @@ from normfold.export.triton.model_config_pb2 import ModelConfig, ModelInput, Mod
 _DATA_TYPE = ModelInput.DESCRIPTOR.fields_by_name["data_type"].enum_type
 assert _DATA_TYPE is not None  # the .proto file has it
 
-CONFIG_DATATYPES: dict[str, int] = {
-    datatype: _DATA_TYPE.values_by_name[f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}"].number
-    for datatype in DATATYPES
+_NAMES = {value.number: value.name for value in _DATA_TYPE.values}
+_NUMBERS = {name: number for number, name in _NAMES.items()}
+
+CONFIG_DATATYPES = {
+    datatype: _NUMBERS[f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}"] for datatype in DATATYPES
 }
 """Triton's number of each datatype of the protocol."""
 
@@ -67,8 +69,7 @@ def _check_tensor(
     if spec is None:
         raise TritonError(f"The configuration has an {what}; the network has {_names(specs)}.")
     if tensor.data_type != CONFIG_DATATYPES[spec.datatype]:
-        known = _DATA_TYPE.values_by_number.get(tensor.data_type)
-        named = tensor.data_type if known is None else known.name
+        named = _NAMES.get(tensor.data_type, tensor.data_type)
         raise TritonError(f"The {what} has data_type {named} in the configuration, {spec.datatype} in the network.")
     rows = (-1,) if batched else ()
     seen = (*rows, *tensor.dims)

@@ -235,7 +235,7 @@ class TritonWriter:
             path = folder / str(version) / file
             path.parent.mkdir(parents=True)
             proto = small_convnet(np.random.default_rng(version), batch)
-            options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 256}
+            options: dict[str, Any] = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 256}
             onnx.save(proto, path, **(options if external else {}))
         if config is not None:
             (folder / "config.pbtxt").write_text(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +15,8 @@ from normfold.contract.manifest import read_manifest
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.export.errors import TritonError
-from normfold.export.triton import import_model
 from normfold.export.triton.import_repository import ModelImport, Outcome, import_repository
+from normfold.export.triton.import_version import write_bundle
 from tests.support.bundles import LABELS, TRITON_CONFIG, TRITON_TENSORS, BundleWriter, TritonWriter, file_contents
 from tests.support.onnx_models import run64, small_convnet
 
@@ -223,15 +224,15 @@ def test_import_that_fails_in_one_version_writes_no_version_of_the_model(triton:
 @pytest.mark.slow
 def test_import_that_is_interrupted_leaves_nothing(triton: TritonWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     triton.write("net", versions=(1, 2))
-    write, calls = import_model.write_bundle, []
+    calls = []
 
-    def interrupted(*arguments: object) -> object:
+    def interrupted(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write(*arguments)  # type: ignore[arg-type]
+        return write_bundle(*arguments)
 
-    monkeypatch.setattr(import_model, "write_bundle", interrupted)
+    monkeypatch.setattr("normfold.export.triton.import_model.write_bundle", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_import(triton)
     assert not (triton.root.parent / "models").exists()

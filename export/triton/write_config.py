@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normfold.contract.atomic_write import os_errors_as_write_errors, write_atomically
-from normfold.contract.manifest import Manifest, TensorSpec
+from normfold.contract.manifest import Manifest
 from normfold.export.errors import TritonError
 from normfold.export.repository.versions import ModelFolder
 from normfold.export.triton.config_file import CONFIG_NAME, config_text
@@ -26,7 +26,6 @@ from normfold.export.triton.model_config_pb2 import (
     ModelDynamicBatching,
     ModelInput,
     ModelOutput,
-    ModelTensorReshape,
 )
 from normfold.export.triton.model_folders import ONNX_BACKEND
 from normfold.export.triton.tensors import CONFIG_DATATYPES
@@ -139,8 +138,10 @@ def make_config(
         _check_same(name, number, manifests[number], selected[-1], newest)
     specs = (*newest.inputs, *newest.outputs)
     for spec in specs:
-        if 0 in spec.shape:
-            raise TritonError(f"{spec.name!r} of {name!r} has the shape {list(spec.shape)}; Triton has no size 0.")
+        if not spec.shape or 0 in spec.shape:
+            raise TritonError(
+                f"{spec.name!r} of {name!r} has the shape {list(spec.shape)}; Triton has no scalars, and no size 0."
+            )
     batchable = all(manifests[number].batchable for number in selected)
     batched = batchable and all(len(spec.shape) > 1 and spec.shape[0] == -1 for spec in specs)
     labels = _usable_labels(newest.card.labels)
@@ -151,14 +152,13 @@ def make_config(
         max_batch_size=max_batch_size if batched else 0,
         dynamic_batching=ModelDynamicBatching() if batched else None,
     )
+    rows = 1 if batched else 0
     for spec in newest.inputs:
-        dims, reshape = _dims(spec, batched)
         kind = CONFIG_DATATYPES[spec.datatype]
-        config.input.append(ModelInput(name=spec.name, data_type=kind, dims=dims, reshape=reshape))  # type: ignore[arg-type]
+        config.input.append(ModelInput(name=spec.name, data_type=kind, dims=spec.shape[rows:]))  # type: ignore[arg-type]
     for spec in newest.outputs:
-        dims, reshape = _dims(spec, batched)
         kind = CONFIG_DATATYPES[spec.datatype]
-        output = ModelOutput(name=spec.name, data_type=kind, dims=dims, reshape=reshape)  # type: ignore[arg-type]
+        output = ModelOutput(name=spec.name, data_type=kind, dims=spec.shape[rows:])  # type: ignore[arg-type]
         if labels is not None and classes_of(spec) == len(labels):
             output.label_filename = LABELS_NAME
         config.output.append(output)
@@ -186,12 +186,6 @@ def _check_same(name: str, number: int, manifest: Manifest, newest_number: int, 
         )
 
 
-def _dims(spec: TensorSpec, batched: bool) -> tuple[tuple[int, ...], ModelTensorReshape | None]:
-    """Return `dims` and `reshape` of a tensor. A configuration states one size at least, and a scalar has none."""
-    dims = spec.shape[1:] if batched else spec.shape
-    return (dims, None) if dims else ((1,), ModelTensorReshape())
-
-
 def _usable_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Return the labels, if each of them fits into a line of a file."""
     if labels is None or any(len(label.splitlines()) != 1 for label in labels):
@@ -202,10 +196,9 @@ def _usable_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
 def _notes(manifest: Manifest, batchable: bool, batched: bool, labels: tuple[str, ...] | None) -> list[str]:
     notes = []
     if batchable and not batched:
-        notes.append("Triton runs every request alone: a tensor has no axis but that of its rows.")
-    scalars = [spec.name for spec in (*manifest.inputs, *manifest.outputs) if not spec.shape]
-    if scalars:
-        notes.append(f"Clients of Triton see {', '.join(map(repr, scalars))} with the shape [1]; here it is [].")
+        notes.append(
+            "Triton runs every request alone: it batches where every tensor has a free first axis and another."
+        )
     if manifest.card.labels is not None and labels is None:
         notes.append("The labels are left out: no output has as many classes, or a label is not one line of text.")
     if manifest.card.preprocessing is not None:

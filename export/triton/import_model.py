@@ -72,6 +72,8 @@ def import_model(model: TritonModel, repository: Path, target: Path, progress: P
             manifests[number] = manifest
             notes += check_tensors(config, manifest.inputs, manifest.outputs, source.with_default)
             notes += describe_misfit(manifest.card.labels, config, manifest.outputs) + warnings
+            if labels not in (None, manifest.card.labels):
+                notes.append(f"Version {number} is a bundle and keeps its own labels, not those of the label file.")
     notes += describe_left_out(model.config, model.files)
     if (model.folder / "configs").is_dir():
         notes.append(

@@ -173,7 +173,7 @@ def _read_output(entry: Mapping[str, Any], spec: TensorSpec, signature: ModelSig
         parameters = {}
     if not isinstance(parameters, dict):
         raise InvalidRequestError(f"Output {name!r}: its parameters are not an object.")
-    if parameters:
+    if "shared_memory_region" in parameters:
         reject_shared_memory(parameters, f"Output {name!r}")
     binary, classes = _read_flag(parameters, "binary_data", f"Output {name!r}"), parameters.get("classification")
     if classes is None:

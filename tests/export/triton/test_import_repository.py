@@ -290,10 +290,20 @@ def test_import_of_a_bundle_copies_it(triton: TritonWriter) -> None:
     repository, found = run_import(triton)
 
     assert numbers(found["digits"]) == [3]
+    assert not found["digits"].notes
     assert file_contents(repository / "digits" / "3") == file_contents(folder)
     folder.parent.rename(triton.root / "renamed")
     run_import(triton)
     assert read_own_manifest(repository / "renamed" / "3", repository).card.labels == LABELS
+
+
+def test_import_of_a_bundle_says_that_it_keeps_its_labels(triton: TritonWriter) -> None:
+    folder = BundleWriter(triton.root).digits(1, card=SourceCard(labels=LABELS, logits=("logits",))).parent
+    (folder / "config.pbtxt").write_text(
+        'output { name: "logits" data_type: TYPE_FP32 dims: [-1, 3] label_filename: "l" }'
+    )
+    (folder / "l").write_text("x\ny\nz\n")
+    assert any("keeps its own labels" in note for note in run_import(triton)[1]["digits"].notes)
 
 
 def test_import_of_a_damaged_bundle_fails(triton: TritonWriter) -> None:

@@ -86,7 +86,7 @@ docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, 
 notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb from the tutorials' pages and scripts.
 	$(BIN)/python -m scripts.docs_notebooks
 
-grpc-stubs: $(INSTALLED)  ## Make the stubs of the gRPC protocol of service/grpc/protocol/inference.proto.
+grpc-stubs: $(INSTALLED)  ## Make the stubs of service/grpc/protocol/inference.proto and export/triton/model_config.proto.
 	$(BIN)/python -m scripts.grpc_stubs
 
 lock: $(INSTALLED)  ## Write requirements/, the lock files of the images, with hashes; LOCK_OPTIONS=--upgrade updates them.

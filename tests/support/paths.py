@@ -16,7 +16,7 @@ FOLDERS = ("benchmarks", "cli", "contract", "display", "export", "models", "norm
 LAYERS = {
     "export": (
         *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
-        *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair"),
+        *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
     "models": ("errors", "frozen", "weight_files", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (

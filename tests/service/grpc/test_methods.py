@@ -132,6 +132,20 @@ def test_grpc_stream_ends_when_its_client_cancels_it(grpc_service: Service, clie
     assert grpc_service.client.get("/v2/health/ready").status_code == 200
 
 
+def test_grpc_shared_memory_is_answered_with_what_it_is(client: Client) -> None:
+    calls = [
+        lambda: client.register_system_shared_memory("region", "/key", 4),
+        client.unregister_system_shared_memory,
+        client.get_system_shared_memory_status,
+        lambda: client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 4),
+        client.unregister_cuda_shared_memory,
+        client.get_cuda_shared_memory_status,
+    ]
+    for call in calls:
+        with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*has no shared memory with its clients"):
+            call()
+
+
 def test_grpc_health_is_readiness(channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     for name in ("", SERVICE):

@@ -169,3 +169,32 @@ def test_asyncio_triton_client_gets_the_response_to_each_request(served: Service
             return await asyncio.gather(*(ask(client, number) for number in range(200)))
 
     assert asyncio.run(main()) == [float(number) for number in range(200)]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP16", "BYTES"])
+def test_triton_client_learns_that_an_input_cannot_lie_in_shared_memory(client: Any, datatype: str) -> None:
+    given = http.InferInput("input", [1, 1], datatype)
+    given.set_shared_memory("region", 4)
+    with pytest.raises(InferenceServerException, match=r"Input 'input' has a shared_memory_region; the service has no"):
+        client.infer(f"identity-{datatype.lower()}", [given])
+
+
+def test_triton_client_learns_that_an_output_cannot_lie_in_shared_memory(client: Any) -> None:
+    wanted = http.InferRequestedOutput("logits")
+    wanted.set_shared_memory("region", 12)
+    with pytest.raises(InferenceServerException, match=r"Output 'logits' has a shared_memory_region; the service has"):
+        client.infer("digits", [picture()], outputs=[wanted])
+
+
+def test_triton_client_learns_that_there_are_no_regions(client: Any) -> None:
+    calls = [
+        lambda: client.register_system_shared_memory("region", "/key", 4),
+        client.unregister_system_shared_memory,
+        lambda: client.get_system_shared_memory_status("region"),
+        lambda: client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 4),
+        client.unregister_cuda_shared_memory,
+        client.get_cuda_shared_memory_status,
+    ]
+    for call in calls:
+        with pytest.raises(InferenceServerException, match=r"sharedmemory.*has no shared memory with its clients"):
+            call()

@@ -2,7 +2,7 @@
 
     python -m scripts.swagger_ui VERSION
 
-`npm pack` fetches the package. swagger-ui-dist.json there then has the version, the licence and the sha256 of each file.
+`npm pack` fetches the package. swagger-ui-dist.json there has the version, the licence and the sha256 of each file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from normfold.service.web.assets import SWAGGER_UI
 
 PACKAGE = "swagger-ui-dist"
 FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-bundle.js.LICENSE.txt", "LICENSE", "NOTICE")
-FACTS = SWAGGER_UI / X
+FACTS = SWAGGER_UI / f"{PACKAGE}.json"
 
 
 def main(version: str) -> None:

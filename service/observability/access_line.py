@@ -30,7 +30,7 @@ class LineFormat(Protocol):
 
 
 def log_fields(trace: RequestTrace) -> dict[str, Any]:
-    """Return the fields of a line: method, path, status, model, client, key, trace, and the milliseconds of each phase."""
+    """Return the fields of a line: method, path, status, model, client, key, trace, milliseconds of each phase."""
     facts: dict[str, Any] = {"method": trace.method, "path": trace.path, "status": trace.status}
     facts["ms"] = _ms(trace.started, trace.ended)
     if trace.model:

@@ -37,7 +37,7 @@ _PAGE = """<!doctype html>
 <noscript>
 <main>
 <h1>{title} {version}</h1>
-<p>This page displays the <a href="openapi.json">OpenAPI document</a> with JavaScript. Without it, these are the routes:</p>
+<p>With JavaScript, this page displays the <a href="openapi.json">OpenAPI document</a>. These are its routes:</p>
 <dl>
 {routes}
 </dl>

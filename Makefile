@@ -27,7 +27,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs grpc-stubs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
+.PHONY: help system-packages setup demo docs grpc-stubs swagger-ui notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -88,6 +88,9 @@ notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb from the tutorials' pag
 
 grpc-stubs: $(INSTALLED)  ## Make the stubs of the gRPC protocol of service/grpc/protocol/inference.proto.
 	$(BIN)/python -m scripts.grpc_stubs
+
+swagger-ui: $(INSTALLED)  ## Replace the files of the page at /docs by those of swagger-ui-dist VERSION (needs npm).
+	$(BIN)/python -m scripts.swagger_ui $(VERSION)
 
 lock: $(INSTALLED)  ## Write requirements/, the lock files of the images, with hashes; LOCK_OPTIONS=--upgrade updates them.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)

@@ -50,8 +50,8 @@ PROGRAMS = (
     Program("kubectl", ("kubectl", "kubernetes-client"), "tests/deploy: the overlays, built", oldest=(1, 21)),
     Program("wrk", ("wrk",), "make bench-serve"),
     Program("taskset", ("util-linux",), "make bench-serve"),
-    Program("nginx", ("nginx-light", "nginx"), "trying the service behind a reverse proxy"),
-    Program("chromium", ("chromium",), "looking at the pages of the documentation and of `normfold inspect --html`"),
+    Program("nginx", ("nginx-light", "nginx"), "tests/service: clients through a reverse proxy"),
+    Program("chromium", ("chromium",), "tests/service/web: the page at /docs; looking at the documentation"),
     Program("chromedriver", ("chromium-driver",), "looking at these pages with a script"),
 )
 

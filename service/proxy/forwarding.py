@@ -22,6 +22,10 @@ FORWARDED_KEY = "normfold.forwarded"
 _PREFIX, _FOR, _PROTO = b"x-forwarded-prefix", b"x-forwarded-for", b"x-forwarded-proto"
 _SCHEMES = {b"http": "http", b"https": "https"}
 
+_CACHED = 1024
+"""Paths, and values of X-Forwarded-For, of which the results are kept; longer ones are not."""
+_MAX_CACHED_BYTES = 512
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +54,8 @@ class Forwarding:
     def __init__(self, root_path: str, trusted: TrustedAddresses | None, is_route: Callable[[str], bool]) -> None:
         self._root_path, self._trusted, self._is_route = root_path, trusted, is_route
         self._has_warned = False
-        self._strip_url = lru_cache(maxsize=1024)(self._strip_url_uncached)
+        self._strip_url = lru_cache(_CACHED)(self._strip_url_uncached)
+        self._find_client = lru_cache(_CACHED)(self._find_client_uncached)
         self.is_active = bool(root_path) or trusted is not None
 
     def prefix(self, headers: Mapping[bytes, bytes], peer: str) -> str:
@@ -72,20 +77,17 @@ class Forwarding:
         """
         if self._trusted is None:
             return None
-        if peer in self._trusted:
-            for part in reversed(headers.get(_FOR, b"").decode("latin-1").split(",")):
-                address = parse_address(part)
-                if address is None:
-                    break
-                peer = str(address)
-                if peer not in self._trusted:
-                    break
-        return peer or None
+        given = headers.get(_FOR, b"")
+        find = self._find_client if len(given) <= _MAX_CACHED_BYTES else self._find_client_uncached
+        return find(given, peer)
 
     def strip_url(self, url: bytes, headers: Mapping[bytes, bytes], peer: str) -> bytes:
         """Return a request target without the request's prefix."""
         prefix = self.prefix(headers, peer)
-        return self._strip_url(url, prefix) if prefix else url
+        if not prefix:
+            return url
+        strip = self._strip_url if len(url) <= _MAX_CACHED_BYTES else self._strip_url_uncached
+        return strip(url, prefix)
 
     def strip(self, path: str, prefix: str) -> str:
         """Return a path without a prefix; without root_path, if it has another prefix than the request."""
@@ -109,6 +111,18 @@ class Forwarding:
         if self._trusted is not None and peer in self._trusted:
             adapted["scheme"] = _SCHEMES.get(headers.get(_PROTO, b"").strip().lower(), scope["scheme"])
         return adapted
+
+    def _find_client_uncached(self, forwarded_for: bytes, peer: str) -> str | None:
+        assert self._trusted is not None  # `client` has checked it
+        if peer in self._trusted:
+            for part in reversed(forwarded_for.decode("latin-1").split(",")):
+                address = parse_address(part)
+                if address is None:
+                    break
+                peer = str(address)
+                if peer not in self._trusted:
+                    break
+        return peer or None
 
     def _strip_url_uncached(self, url: bytes, prefix: str) -> bytes:
         return self.strip(url.decode("latin-1"), prefix).encode("latin-1")

@@ -90,8 +90,8 @@ def test_protocol_document_with_another_field_is_contradicted(
     wrong["components"]["schemas"][schema]["properties"][field] = {"type": "integer"}
     method = "POST" if path.endswith("/infer") else "GET"
     body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [0]}]}
-    sent = {"body": body, "media_type": "application/json"} if method == "POST" else {}
-    names = {"path_parameters": {"model_name": MODEL}} if "{" in path else {}
+    sent: dict[str, Any] = {"body": body, "media_type": "application/json"} if method == "POST" else {}
+    names: dict[str, Any] = {"path_parameters": {"model_name": MODEL}} if "{" in path else {}
     case = schemathesis.openapi.from_dict(wrong)[path][method].Case(**names, **sent)
 
     with pytest.raises(FailureGroup) as caught:

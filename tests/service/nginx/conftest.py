@@ -30,7 +30,14 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, log_file: Path) -> Iterato
     writer.rows()
     for datatype in ONNX_TYPES:
         writer.identity(datatype)
-    settings = Settings(repository=writer.root, provider="cpu", proxy_headers=True, grpc_port=0, access_log=log_file)
+    settings = Settings(
+        repository=writer.root,
+        provider="cpu",
+        proxy_headers=True,
+        grpc_port=0,
+        access_log=log_file,
+        max_body_bytes=4_000_000,
+    )
     with serve_app(create_app(settings), settings) as service:
         service.wait_until_loaded()
         yield service

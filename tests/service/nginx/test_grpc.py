@@ -19,6 +19,7 @@ def tensor(values: np.ndarray) -> triton.InferInput:
     return made
 
 
+@pytest.mark.slow
 def test_asyncio_client_gets_the_response_to_each_request(nginx: Nginx) -> None:
     async def ask(client: triton_aio.InferenceServerClient, number: int) -> float:
         result = await client.infer("identity-fp32", [tensor(np.full((1, 2), number, np.float32))])
@@ -31,6 +32,7 @@ def test_asyncio_client_gets_the_response_to_each_request(nginx: Nginx) -> None:
     assert asyncio.run(main()) == [float(number) for number in range(100)]
 
 
+@pytest.mark.slow
 def test_large_tensors_arrive_bit_by_bit_over_grpc(nginx: Nginx) -> None:
     sent = np.random.default_rng(0).standard_normal((200_000, 2)).astype(np.float32)
     with triton.InferenceServerClient(f"127.0.0.1:{nginx.grpc_port}") as client:

@@ -24,9 +24,9 @@ IDENTITY = "/v2/models/identity-fp32/infer"
 BODY = json.dumps(PICTURE).encode()
 
 
-def in_chunks(body: bytes) -> Iterator[bytes]:
-    for start in range(0, len(body), 50):
-        yield body[start : start + 50]
+def in_chunks(body: bytes, size: int = 50) -> Iterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
 
 
 def test_connection_is_kept_for_many_requests(client: httpx.Client) -> None:
@@ -63,10 +63,12 @@ def test_large_tensors_arrive_bit_by_bit(client: httpx.Client, accepted: str) ->
     assert response.headers.get("content-encoding", "identity") == accepted
 
 
+@pytest.mark.slow
 def test_body_over_the_limit_is_413(client: httpx.Client) -> None:
-    response = client.post(INFER, content=bytes(65 * 2**20))
-
-    assert response.status_code == 413
+    for body in (bytes(5_000_000), in_chunks(bytes(5_000_000), 100_000)):
+        response = client.post(INFER, content=body)
+        assert response.status_code == 413
+        assert response.json() == {"error": "The body is over the limit of 4,000,000 bytes."}
 
 
 def test_access_log_names_the_client_behind_nginx(client: httpx.Client, log_file: Path, route: str) -> None:

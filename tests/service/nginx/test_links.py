@@ -36,6 +36,7 @@ def test_document_names_the_server_under_which_requests_arrive(client: httpx.Cli
     assert client.post(base, json=PICTURE).status_code == 200
 
 
+@pytest.mark.slow
 def test_links_of_the_page_arrive(client: httpx.Client) -> None:
     response = client.get("/docs")
 

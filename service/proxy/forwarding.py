@@ -109,7 +109,7 @@ class Forwarding:
         adapted = {**scope, "path": self.strip(path, prefix), "root_path": ""}
         adapted[FORWARDED_KEY] = Forwarded(prefix, self.client(headers, peer))
         if self._trusted is not None and peer in self._trusted:
-            adapted["scheme"] = _SCHEMES.get(headers.get(_PROTO, b"").strip().lower(), scope["scheme"])
+            adapted["scheme"] = _SCHEMES.get(headers.get(_PROTO, b"").strip().lower(), scope.get("scheme", "http"))
         return adapted
 
     def _find_client_uncached(self, forwarded_for: bytes, peer: str) -> str | None:

@@ -22,6 +22,9 @@ from normfold.service.proxy.trusted_addresses import check_trusted
 
 PREFIX = "NORMFOLD_"
 
+OF_OTHER_COMMANDS = frozenset({"NORMFOLD_CLIENT_KEY"})
+"""Variables that other commands read, and that may stand beside the service's: the key of `normfold bench`."""
+
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 """The Origin header of a browser: scheme, host, and the port unless it is the scheme's default."""
 
@@ -320,7 +323,8 @@ def _describe(problem: ErrorDetails, overrides: Mapping[str, Any]) -> str:
 def _reject_unknown_variables() -> None:
     """Reject NORMFOLD_ variables that no field reads, by name: pydantic-settings' extra="forbid" ignores them."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    names = (name for name in os.environ if name.upper() not in OF_OTHER_COMMANDS)
+    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(" ".join(_describe_unknown(name, known) for name in unknown))
 

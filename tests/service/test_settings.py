@@ -41,6 +41,14 @@ def test_unknown_variable_is_rejected_with_the_nearest_known_one(
         load_settings()
 
 
+def test_variable_of_another_command_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_CLIENT_KEY", "secret")
+    assert load_settings().keys is None
+    monkeypatch.setenv("NORMFOLD_CLIENT_KEYS", "keys.json")
+    with pytest.raises(SettingsError, match="'NORMFOLD_CLIENT_KEYS' is not known"):
+        load_settings()
+
+
 def test_unknown_variable_without_a_near_match_lists_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMFOLD_QQQQQQQQ", "1")
     with pytest.raises(SettingsError, match=r"known are NORMFOLD_ACCESS_LOG, .*NORMFOLD_REPOSITORY"):

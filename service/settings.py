@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
+from normfold.service.proxy.prefix import check_prefix
+from normfold.service.proxy.trusted_addresses import check_trusted
 
 PREFIX = "NORMFOLD_"
 
@@ -79,6 +81,20 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Origins of web pages that may call the service (CORS), joined by commas, or *; if not set, none.",
+    )
+    root_path: str = Field(
+        default="",
+        description="Path prefix under which a proxy publishes the service, such as /ml; it may strip the prefix or "
+        "pass it on.",
+    )
+    proxy_headers: bool = Field(
+        default=False,
+        description="Read X-Forwarded-Prefix, -For and -Proto of the proxies in forwarded_allow_ips: for links, the "
+        "access log and traces.",
+    )
+    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks of proxies that are trusted with proxy_headers, joined by commas, or *.",
     )
     provider: Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] = Field(
         default="auto",
@@ -243,9 +259,19 @@ class Settings(BaseSettings):
             raise ValueError(f"the provider {provider!r} does not use it; name another provider: {providers}")
         return value
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("root_path")
     @classmethod
-    def _split_origins(cls, given: object) -> object:
+    def _check_prefix(cls, text: str) -> str:
+        return check_prefix(text)
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_trusted(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(check_trusted, addresses))
+
+    @field_validator("cors_origins", "forwarded_allow_ips", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
         """Split text joined by commas, as in an environment variable."""
         if not isinstance(given, str):
             return given

@@ -159,6 +159,33 @@ def test_invalid_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, value: str)
         load_settings()
 
 
+def test_prefix_and_trusted_proxies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_ROOT_PATH", "/ml/")
+    monkeypatch.setenv("NORMFOLD_FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1,")
+
+    settings = load_settings(proxy_headers=True)
+
+    assert (settings.root_path, settings.proxy_headers) == ("/ml", True)
+    assert settings.forwarded_allow_ips == ("10.0.0.0/8", "::1")
+    assert load_settings(forwarded_allow_ips="*").forwarded_allow_ips == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ROOT_PATH", "ml", "'ml' is not a path like /ml"),
+        ("ROOT_PATH", "//evil.example", "'//evil.example' is not a path like /ml"),
+        ("ROOT_PATH", "/a/../b", "'/a/../b' is not a path like /ml"),
+        ("FORWARDED_ALLOW_IPS", "nginx", "'nginx' is neither an IP address"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "'10.0.0.1/8' is neither an IP address"),
+    ],
+)
+def test_invalid_prefix_or_proxy_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    monkeypatch.setenv(f"NORMFOLD_{name}", value)
+    with pytest.raises(SettingsError, match=f"NORMFOLD_{name} is wrong: {says}"):
+        load_settings()
+
+
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]

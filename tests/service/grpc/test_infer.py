@@ -40,8 +40,8 @@ def tensor(array: np.ndarray, datatype: str = "FP32", name: str = "input") -> tr
 
 
 @pytest.fixture(scope="module")
-def channel(grpc_service: Service) -> Any:
-    with grpc.insecure_channel(f"127.0.0.1:{grpc_service.app.state.grpc_server.port}") as channel:
+def channel(grpc_address: str) -> Any:
+    with grpc.insecure_channel(grpc_address) as channel:
         yield channel
 
 

@@ -23,8 +23,8 @@ PICTURE = np.zeros((1, 1, 4, 4), np.float32)
 
 
 @pytest.fixture(scope="module")
-def channel(grpc_service: Service) -> Any:
-    with grpc.insecure_channel(f"127.0.0.1:{grpc_service.app.state.grpc_server.port}") as channel:
+def channel(grpc_address: str) -> Any:
+    with grpc.insecure_channel(grpc_address) as channel:
         yield channel
 
 

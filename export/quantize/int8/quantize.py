@@ -22,8 +22,9 @@ from normfold.export.fold.fold import fold
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
+from normfold.export.quantize.int8.choose import chosen_nodes
 from normfold.export.quantize.int8.layers import layers_of
-from normfold.export.quantize.int8.place import chosen_nodes, place
+from normfold.export.quantize.int8.place import place
 from normfold.export.quantize.int8.prepare import prepare
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
@@ -31,6 +32,7 @@ from normfold.export.quantize.int8.ranges.from_statistics import ranges_from_sta
 from normfold.export.quantize.int8.ranges.run_values import float_values
 from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
 from normfold.export.quantize.int8.saturation import saturation
+from normfold.export.quantize.int8.value_names import constant_name
 from normfold.export.quantize.int8.weights.bias_correction import correct_bias
 from normfold.export.quantize.int8.weights.equalise import equalise
 from normfold.export.quantize.int8.weights.weight_scales import weight_scales
@@ -127,10 +129,8 @@ def _write(
     scales = {layer: weight_scales(layer) for layer in layers}
     corrected = [layer.label for layer in layers if options.correct_bias and correct_bias(layer, scales[layer], ranges)]
     progress("quantising: placing nodes")
-    placed = place(model, nodes, bounds, scales)
-    sums = saturation(placed)
-    result = ir.from_proto(placed)
-    result.graph.sort()
+    result = place(model, nodes, bounds, scales)
+    sums = saturation(ir.to_proto(result))
     save_model(result, target)
     sources = [node.inputs[0] for node in result.graph if node.op_type == "QuantizeLinear"]
     used = {value.name for value in sources if value is not None}
@@ -150,13 +150,16 @@ def _quantised_constants(model: ir.Model, result: ir.Model) -> dict[str, Tensor]
 
     Args:
         model: before nodes were placed.
-        result: with integer constants, which have the suffix `_quantized`.
+        result: with integer constants.
     """
     found = {}
-    for name in result.graph.initializers:
-        before = model.graph.initializers.get(name.removesuffix("_quantized"))
-        if name.endswith("_quantized") and before is not None and before.const_value is not None:
-            found[before.name or ""] = before.const_value.numpy()
+    for node in result.graph:
+        value = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if value is not None and value.is_initializer():
+            name = constant_name(value.name or "")
+            tensor = model.graph.initializers[name].const_value
+            assert tensor is not None  # of an initializer
+            found[name] = tensor.numpy()
     return found
 
 

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from normfold.export.arrays import Tensor
 from normfold.export.errors import PrecisionLossError
 from normfold.export.quantize.int8.result import Int8Result
+from normfold.export.quantize.int8.value_names import constant_name
 
 _STEPS = 1.001
 """Allowed: one, and the rounding of float32."""
@@ -62,7 +63,7 @@ def _dequantised(graph: onnx.GraphProto, tensors: Mapping[str, Tensor]) -> Itera
             across = [1] * numbers.ndim
             across[attributes.get("axis", 1) if numbers.ndim > 1 else 0] = -1
             scale, zero = scale.reshape(across), zero.reshape(across)
-        yield node.input[0].removesuffix("_quantized"), (numbers - zero) * scale, np.abs(scale)
+        yield constant_name(node.input[0]), (numbers - zero) * scale, np.abs(scale)
 
 
 def _check_ranges(

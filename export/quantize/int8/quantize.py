@@ -29,6 +29,7 @@ from normfold.export.quantize.int8.prepare import prepare
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
 from normfold.export.quantize.int8.ranges.from_statistics import ranges_from_statistics
+from normfold.export.quantize.int8.ranges.masks import without_masks
 from normfold.export.quantize.int8.ranges.run_values import float_values
 from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
 from normfold.export.quantize.int8.saturation import saturation
@@ -122,6 +123,7 @@ def _write(
     progress: ProgressCallback,
 ) -> Int8Result:
     progress("quantising: weights")
+    ranges, warnings = without_masks(model.graph, ranges)
     equalised = equalise(model, ranges) if options.equalise else ()
     bounds = {name: each.bounds for name, each in ranges.items()}
     nodes = set(chosen_nodes(model, bounds.keys(), options.keep))
@@ -142,6 +144,7 @@ def _write(
         saturation=sums,
         ranges={name: each for name, each in bounds.items() if name in used},
         constants=_quantised_constants(model, result),
+        warnings=tuple(warnings),
     )
 
 

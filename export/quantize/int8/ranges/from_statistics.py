@@ -21,6 +21,7 @@ from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import static_sizes
 from normfold.export.quantize.channel_statistics import ChannelStatistics, batchnorms
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.ranges.masks import without_masks
 from normfold.export.quantize.int8.ranges.run_values import float_values
 from normfold.export.quantize.int8.ranges.sampled_ranges import sampled_ranges
 from normfold.export.quantize.int8.result import Int8Options
@@ -61,7 +62,8 @@ def ranges_from_statistics(
     missing = names - found.keys()
     inputs = {value.name or "" for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT}
     if missing or inputs - found.keys():
-        drawn = {name: _as_statistics(each, options.sigmas) for name, each in found.items() if name in names}
+        usual, _ = without_masks(model.graph, found)
+        drawn = {name: _as_statistics(each, options.sigmas) for name, each in usual.items() if name in names}
         found = _sampled(model.clone(), drawn, missing, input_ranges, options) | found
     return {name: each for name, each in found.items() if name in names | inputs}
 

@@ -42,7 +42,8 @@ def chosen_nodes(model: ir.Model, known: Collection[str], keep: Collection[str])
         and node.name not in keep
         and node.name not in tail
         and (node in layers or not _needs_layer(node))
-        and not (node.op_type in _CLIPPING and _is_read_outside(node))
+        and not (node.op_type in _CLIPPING and not _may_be_removed(node))
+        and not (node.op_type == "Resize" and _exceeds_its_input(node))
         and all(_is_known(value, known) for value in (*node.inputs, *node.outputs) if value is not None)
     ]
 
@@ -59,14 +60,38 @@ def _needs_layer(node: ir.Node) -> bool:
     return node.op_type in LAYER_TYPES
 
 
-def _is_read_outside(node: ir.Node) -> bool:
-    """Return whether the input of a node is an output of the network, or a body of control flow reads it.
+def _may_be_removed(node: ir.Node) -> bool:
+    """Return whether rounding to the range of what a Relu or Clip gives does what it does, and its input is its own.
 
-    ONNX Runtime's quantiser looks at nodes of the network itself alone, and takes such an input for the node's own.
+    ONNX Runtime's quantiser looks for other readers among the nodes of the network itself alone. Every scale holds 0,
+    so that no rounding clips to bounds above or below it.
     """
     value = node.inputs[0]
-    return value is not None and (
-        value.is_graph_output() or any(use.node.graph is not node.graph for use in value.uses())
+    if value is None or value.is_graph_output() or value.is_graph_input():
+        return False
+    if any(use.node.graph is not node.graph for use in value.uses()):
+        return False
+    bounds = [constant_tensor(each) for each in node.inputs[1:] if each is not None]
+    if any(bound is None for bound in bounds):
+        return False
+    low, high = clipping_limits(node)
+    return low <= 0 <= high
+
+
+def clipping_limits(node: ir.Node) -> tuple[float, float]:
+    """Return what a Relu or Clip clips to; infinite where it has no constant bound."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    bounds = [constant_tensor(value) for value in (*node.inputs[1:], None, None)][:2]
+    low, high = (None if tensor is None else float(tensor.numpy().reshape(-1)[0]) for tensor in bounds)
+    return -np.inf if low is None else low, np.inf if high is None else high
+
+
+def _exceeds_its_input(node: ir.Node) -> bool:
+    """Return whether a Resize gives numbers beyond those that it takes, whose scale its output has."""
+    return (
+        node.attributes.get_string("mode", "nearest") == "cubic"
+        or node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     )
 
 

@@ -135,7 +135,7 @@ def _write(
     sums = saturation(ir.to_proto(result))
     save_model(result, target)
     sources = [node.inputs[0] for node in result.graph if node.op_type == "QuantizeLinear"]
-    used = {value.name for value in sources if value is not None}
+    used = {value.name for value in (*sources, *result.graph.outputs) if value is not None}
     return Int8Result(
         range_source=source,
         layers=tuple(layer.label for layer in layers),
@@ -171,6 +171,7 @@ def _unfolded(path: Path | None) -> ir.Model | None:
     if path is None:
         return None
     model = load_model(path)
+    ir.external_data.load_to_model(model)
     common_passes.InlinePass()(model)
     infer_shapes(model)
     return model

@@ -61,15 +61,15 @@ def _needs_layer(node: ir.Node) -> bool:
 
 
 def _may_be_removed(node: ir.Node) -> bool:
-    """Return whether rounding to the range of what a Relu or Clip gives does what it does, and its input is its own.
+    """Return whether rounding to the range of what a Relu or Clip gives does what it does, to all that read its input.
 
-    ONNX Runtime's quantiser looks for other readers among the nodes of the network itself alone. Every scale holds 0,
-    so that no rounding clips to bounds above or below it.
+    ONNX Runtime's quantiser does not look at bodies of control flow, which read values as they are before rounding.
+    Every scale holds 0, so that no rounding clips to a bound above or below it.
     """
     value = node.inputs[0]
     if value is None or value.is_graph_output() or value.is_graph_input():
         return False
-    if any(use.node.graph is not node.graph for use in value.uses()):
+    if any(use.node.graph is not node.graph for each in (value, node.outputs[0]) for use in each.uses()):
         return False
     bounds = [constant_tensor(each) for each in node.inputs[1:] if each is not None]
     if any(bound is None for bound in bounds):

@@ -23,7 +23,7 @@ from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
 from normfold.export.quantize.int8.choose import chosen_nodes
-from normfold.export.quantize.int8.layers import layers_of
+from normfold.export.quantize.int8.layers import layers_in_bodies, layers_of
 from normfold.export.quantize.int8.place import place
 from normfold.export.quantize.int8.prepare import prepare
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
@@ -77,7 +77,8 @@ def quantize_int8(
     model = prepare(folded)
     if not any(layer.node.name not in options.keep for layer in layers_of(model.graph)):
         raise QuantizeError(
-            f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight."
+            f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight"
+            f"{' outside of bodies of control flow' if layers_in_bodies(model.graph) else ''}."
         )
     source = RangeSource.SAMPLES
     if samples is not None:
@@ -96,7 +97,7 @@ def quantize_int8(
                 "and no samples were given; quantise the network before its fold, or a bundle, or give `samples`."
             )
         ranges = ranges_from_statistics(model, _unfolded(unfolded), statistics, input_ranges or {}, options)
-    return _write(model, ranges, target, source, options, progress)
+    return _write(folded, model, ranges, target, source, options, progress)
 
 
 def _of_every_value(model: ir.Model, recorded: Mapping[str, ChannelRange], folded: Path) -> dict[str, ChannelRange]:
@@ -115,6 +116,7 @@ def _of_every_value(model: ir.Model, recorded: Mapping[str, ChannelRange], folde
 
 
 def _write(
+    folded: Path,
     model: ir.Model,
     ranges: dict[str, ChannelRange],
     target: Path,
@@ -124,10 +126,18 @@ def _write(
 ) -> Int8Result:
     progress("quantising: weights")
     ranges, warnings = without_masks(model.graph, ranges)
+    if (inside := layers_in_bodies(model.graph)) > 0:
+        verb = "is" if inside == 1 else "are"
+        warnings.append(
+            f"{inside} of the network's layers {verb} inside a body of control flow, where all stays in float32."
+        )
     equalised = equalise(model, ranges) if options.equalise else ()
     bounds = {name: each.bounds for name, each in ranges.items()}
     nodes = set(chosen_nodes(model, bounds.keys(), options.keep))
     layers = [layer for layer in layers_of(model.graph) if layer.node.name in nodes]
+    if not layers:
+        reason = " ".join(warnings) or "each reads or gives a value that has no range."
+        raise QuantizeError(f"No Conv, Gemm or MatMul of {str(folded)!r} can run in int8: {reason}")
     scales = {layer: weight_scales(layer) for layer in layers}
     corrected = [layer.label for layer in layers if options.correct_bias and correct_bias(layer, scales[layer], ranges)]
     progress("quantising: placing nodes")

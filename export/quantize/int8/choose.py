@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +24,7 @@ _TAIL = frozenset({"Softmax", "Sigmoid", "Add", "Mul", "Reshape", "Flatten", "Sq
 """Operators that stay in float32 where nothing but outputs of the network is behind them."""
 
 
-def chosen_nodes(model: ir.Model, known: Collection[str], keep: Collection[str]) -> list[str]:
+def chosen_nodes(model: ir.Model, known: Container[str], keep: Collection[str]) -> list[str]:
     """Return the names of the nodes that are quantised.
 
     Args:
@@ -95,7 +95,7 @@ def _exceeds_its_input(node: ir.Node) -> bool:
     )
 
 
-def _is_known(value: ir.Value, known: Collection[str]) -> bool:
+def _is_known(value: ir.Value, known: Container[str]) -> bool:
     """Return whether a value has a range, or needs none: a finite constant, or no float32."""
     if value.is_initializer() and not value.is_graph_input():
         tensor = constant_tensor(value)

@@ -38,6 +38,7 @@ def place(
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
     proto = ir.to_proto(model)
+    outputs = _take_inputs_from_outputs(proto.graph)
     add_infer_metadata(proto)
     numbers = number_values(proto.graph)
     data = {
@@ -64,6 +65,8 @@ def place(
     )
     placed: onnx.ModelProto = quantizer.quantize_model()
     restore_names(placed.graph, numbers)
+    placed.graph.ClearField("output")
+    placed.graph.output.extend(outputs)
     result = ir.from_proto(placed)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     result.metadata_props.clear()
@@ -71,3 +74,12 @@ def place(
     give_float_outputs(result.graph, tail_nodes(model.graph), clipped_by_rounding(model.graph, result.graph))
     result.graph.sort()
     return result
+
+
+def _take_inputs_from_outputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Let no output be an input, in place: the quantiser would make a node that gives one. Return all outputs."""
+    outputs = [onnx.ValueInfoProto.FromString(each.SerializeToString()) for each in graph.output]
+    inputs = {each.name for each in graph.input}
+    graph.ClearField("output")
+    graph.output.extend(each for each in outputs if each.name not in inputs)
+    return outputs

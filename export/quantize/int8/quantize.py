@@ -13,15 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
 from normfold.export.errors import QuantizeError
-from normfold.export.fold.fold import fold
-from normfold.export.graph.inference import infer_shapes
-from normfold.export.onnx_io.model_file import load_model, save_model
-from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
+from normfold.export.onnx_io.model_file import save_model
+from normfold.export.quantize.channel_statistics import ChannelStatistics
 from normfold.export.quantize.int8.choose import chosen_nodes
 from normfold.export.quantize.int8.layers import layers_in_bodies, layers_of
 from normfold.export.quantize.int8.place import place
@@ -31,8 +28,10 @@ from normfold.export.quantize.int8.ranges.from_samples import ranges_from_sample
 from normfold.export.quantize.int8.ranges.from_statistics import ranges_from_statistics
 from normfold.export.quantize.int8.ranges.masks import without_masks
 from normfold.export.quantize.int8.ranges.run_values import float_values
+from normfold.export.quantize.int8.ranges.vanishing_averages import without_vanishing_averages
 from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
 from normfold.export.quantize.int8.saturation import saturation
+from normfold.export.quantize.int8.unfolded import load_unfolded, own_statistics
 from normfold.export.quantize.int8.value_names import constant_name
 from normfold.export.quantize.int8.weights.bias_correction import correct_bias
 from normfold.export.quantize.int8.weights.equalise import equalise
@@ -90,13 +89,13 @@ def quantize_int8(
     else:
         source = RangeSource.STATISTICS
         progress("quantising: ranges from statistics")
-        statistics = _own_statistics(folded, unfolded) if statistics is None else statistics
+        statistics = own_statistics(folded, unfolded) if statistics is None else statistics
         if not statistics:
             raise QuantizeError(
                 f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are known "
                 "and no samples were given; quantise the network before its fold, or a bundle, or give `samples`."
             )
-        ranges = ranges_from_statistics(model, _unfolded(unfolded), statistics, input_ranges or {}, options)
+        ranges = ranges_from_statistics(model, load_unfolded(unfolded), statistics, input_ranges or {}, options)
     return _write(folded, model, ranges, target, source, options, progress)
 
 
@@ -126,6 +125,7 @@ def _write(
 ) -> Int8Result:
     progress("quantising: weights")
     ranges, warnings = without_masks(model.graph, ranges)
+    ranges = without_vanishing_averages(model.graph, ranges)
     if (inside := layers_in_bodies(model.graph)) > 0:
         verb = "is" if inside == 1 else "are"
         warnings.append(
@@ -133,7 +133,7 @@ def _write(
         )
     equalised = equalise(model, ranges) if options.equalise else ()
     bounds = {name: each.bounds for name, each in ranges.items()}
-    nodes = set(chosen_nodes(model, bounds.keys(), options.keep))
+    nodes = set(chosen_nodes(model, ranges, options.keep))
     layers = [layer for layer in layers_of(model.graph) if layer.node.name in nodes]
     if not layers:
         reason = " ".join(warnings) or "each reads or gives a value that has no range."
@@ -173,29 +173,4 @@ def _quantised_constants(model: ir.Model, result: ir.Model) -> dict[str, Tensor]
             tensor = model.graph.initializers[name].const_value
             assert tensor is not None  # of an initializer
             found[name] = tensor.numpy()
-    return found
-
-
-def _unfolded(path: Path | None) -> ir.Model | None:
-    """Return the network before its fold, prepared to be run from its BatchNormalization nodes on."""
-    if path is None:
-        return None
-    model = load_model(path)
-    ir.external_data.load_to_model(model)
-    common_passes.InlinePass()(model)
-    infer_shapes(model)
-    return model
-
-
-def _own_statistics(folded: Path, unfolded: Path | None) -> dict[str, ChannelStatistics]:
-    """Return the statistics of the network before its fold; it is folded again to know the values that hold them."""
-    if unfolded is None:
-        return {}
-    names = {value.name for value in float_values(load_model(folded).graph)}
-    found: dict[str, ChannelStatistics] = {}
-    for merging in (True, False):
-        model = load_model(unfolded)
-        found = of_report(fold(model, merging=merging))
-        if {value.name for value in float_values(model.graph)} == names:
-            break
     return found

@@ -24,14 +24,6 @@ MIN_RATIO = 30.0
 _MIXING = frozenset({"Add", "Sub", "Sum", "Where", "Max", "Min", "Concat", "Pad", "ScatterND", "ScatterElements"})
 """Operators that may put the numbers of a mask among others."""
 
-_PASSING = frozenset(
-    {
-        *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Expand", "Tile"),
-        *("Slice", "Gather", "Split", "Concat", "Add", "Sub", "Mul", "Div", "LeakyRelu", "Where", "Pad"),
-    }
-)
-"""Operators whose output has the numbers of a mask where an input has."""
-
 _WITHOUT_MASK = frozenset({*LAYER_TYPES, "ConvTranspose", "BatchNormalization"})
 """Operators whose constants are weights."""
 
@@ -54,7 +46,7 @@ def without_masks(graph: ir.Graph, ranges: Mapping[str, ChannelRange]) -> tuple[
                 continue
             if not is_finite(known):
                 reason = "it holds numbers that are not finite"
-            elif passed and (node.op_type in _PASSING or _extent(known) >= MIN_MASK):
+            elif passed and (_extent(known) >= MIN_MASK or _is_scaled(node)):
                 reason = ""
             elif (least := _mixed_with(node, known, ranges, constants)) is not None:
                 reason = f"it holds numbers of {_extent(known):.4g} beside some of at most {least:.4g}, as a mask does"
@@ -75,6 +67,12 @@ def is_finite(known: ChannelRange) -> bool:
 def is_infinite_by_a_constant(value: ir.Value) -> bool:
     """Return whether a value may be infinite since a constant is, or since one is among the largest of float32."""
     return _ExtremeConstants({}, 1e30).reach(value)
+
+
+def _is_scaled(node: ir.Node) -> bool:
+    """Return whether a node multiplies or divides all numbers by one constant, as attention does by a root."""
+    constants = [tensor for value in node.inputs if (tensor := constant_tensor(value)) is not None]
+    return node.op_type in ("Mul", "Div") and any(tensor.size == 1 for tensor in constants)
 
 
 def _mixed_with(

@@ -138,6 +138,34 @@ def test_value_that_shares_a_scale_lies_within_the_range_of_its_source(tmp_path:
     assert sqnr_db(run32(before, ROWS)[0], run32(after, ROWS, optimised=True)[0]) > 25
 
 
+@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+def test_average_next_to_nothing_stays_float(tmp_path: Path, way: str) -> None:
+    """ONNX Runtime's int8 kernel refuses to run where the scales are too far apart."""
+    nodes = [
+        RELU,
+        helper.make_node("GlobalAveragePool", ["r"], ["mean"]),
+        helper.make_node("Sub", ["r", "mean"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["p"]),  # 0, but for rounding
+        helper.make_node("Conv", ["p", "v"], ["q"], name="behind"),
+        helper.make_node("Conv", ["d", "v"], ["e"], name="beside"),
+        helper.make_node("Add", ["q", "e"], ["y"]),
+    ]
+    before, after, result = quantised(network(nodes, ["y"]), tmp_path, way, ROWS)
+    assert result.layers == ("first", "beside")
+    assert sqnr_db(run32(before, ROWS)[0], run32(after, ROWS, optimised=True)[0]) > 22
+
+
+@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+def test_input_that_is_an_output_too_stays(tmp_path: Path, way: str) -> None:
+    source = network([RELU, LAST], ["y", "r"])
+    source.graph.output.insert(1, source.graph.input[0])
+    before, after, _ = quantised(source, tmp_path, way, ROWS)
+    assert [each.name for each in after.graph.output] == ["y", "x", "r"]
+    wanted, given = run32(before, ROWS), run32(after, ROWS, optimised=True)
+    np.testing.assert_array_equal(given[1], ROWS["x"])
+    assert sqnr_db(wanted[0], given[0]) > 25
+
+
 def test_weights_in_another_file_are_found_before_the_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()

@@ -143,6 +143,25 @@ def test_samples_that_overflow_are_refused_beside_a_mask(tmp_path: Path) -> None
         quantised(source, tmp_path, SAMPLES, {"x": np.sign(rows["x"]) * np.float32(3e38)})
 
 
+def test_value_that_is_no_number_stays_float_where_another_replaces_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], name="first"),
+        helper.make_node("Sqrt", ["h"], ["root"]),
+        helper.make_node("IsNaN", ["root"], ["none"]),
+        helper.make_node("Where", ["none", "zero", "root"], ["r"]),
+        helper.make_node("Gemm", ["r", "v"], ["y"], name="last"),
+    ]
+    constants = {"w": rng.normal(size=(6, 8)), "v": rng.normal(size=(8, 4)), "zero": np.array(0)}
+    given = {name: array.astype(np.float32) for name, array in constants.items()}
+    rows = {"x": rng.normal(size=(64, 6)).astype(np.float32)}
+    source = model(nodes, {"x": ["n", 6]}, ["y"], given, dtype=np.float32)
+    before, after, result = quantised(source, tmp_path, SAMPLES, rows)
+    assert result.layers == ("first", "last")
+    assert result.warnings == ("The value 'root' stays in float32: it holds numbers that are not finite.",)
+    assert sqnr_db(run32(before, rows)[0], run32(after, rows, optimised=True)[0]) > 20
+
+
 def test_network_whose_layers_all_read_a_mask_is_refused_with_the_reason(tmp_path: Path) -> None:
     nodes = [helper.make_node("Where", ["mask", "x", "low"], ["m"]), helper.make_node("MatMul", ["m", "w"], ["y"])]
     constants = {"mask": np.tri(4, dtype=bool)[3], "low": np.float32(-1e9), "w": np.eye(4, dtype=np.float32)}

@@ -118,10 +118,10 @@ class _ExtremeConstants:
         node = value.producer()
         if node is not None and node.op_type == "ConstantOfShape":
             given = node.attributes.get("value")
-            return given is not None and _largest(given.as_tensor()) >= self._least
+            return given is not None and _max_magnitude(given.as_tensor()) >= self._least
         tensor = constant_tensor(value)
         if tensor is not None:
-            return tensor.dtype in FLOATS and _largest(tensor) >= self._least
+            return tensor.dtype in FLOATS and _max_magnitude(tensor) >= self._least
         known = self._ranges.get(value.name or "")
         return node is None and known is not None and _extent(known) >= self._least
 
@@ -140,10 +140,10 @@ def _extent(known: ChannelRange) -> float:
 def _extent_of(value: ir.Value, ranges: Mapping[str, ChannelRange]) -> float | None:
     tensor = constant_tensor(value)
     if tensor is not None:
-        return _largest(tensor)
+        return _max_magnitude(tensor)
     known = ranges.get(value.name or "")
     return None if known is None else _extent(known)
 
 
-def _largest(tensor: ir.TensorProtocol) -> float:
+def _max_magnitude(tensor: ir.TensorProtocol) -> float:
     return float(np.max(np.abs(tensor.numpy().astype(np.float64)), initial=0))

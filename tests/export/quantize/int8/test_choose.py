@@ -49,12 +49,13 @@ def conditional(then: onnx.GraphProto, otherwise: onnx.GraphProto) -> list[NodeP
     ]
 
 
+WAYS = [pytest.param(STATISTICS, marks=pytest.mark.slow), SAMPLES]
 BELOW = {"below": np.float32(-1e3)}
 RELU = helper.make_node("Relu", ["n"], ["r"], name="relu")
 LAST = helper.make_node("Conv", ["r", "v"], ["y"], name="last")
 
 
-@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("low", [None, -0.5, 0.5])
 def test_value_before_a_relu_or_clip_keeps_its_range_as_an_output(tmp_path: Path, low: float | None, way: str) -> None:
     clip = helper.make_node("Clip", ["n", "low", "high"], ["r"], name="clip")
@@ -86,7 +87,7 @@ def test_relu_of_an_input_keeps_the_range_of_the_input(tmp_path: Path) -> None:
     assert sqnr_db(run32(before, ROWS)[0], run32(after, ROWS, optimised=True)[0]) > 28
 
 
-@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("read", "operator"), [(("r", "u"), "Conv"), (("n", "u"), "Conv"), (("n",), "Abs"), (("r",), "Identity")]
 )
@@ -109,7 +110,7 @@ def test_weight_that_a_body_and_a_layer_read_stays_in_both(tmp_path: Path) -> No
     assert sqnr_db(run32(before, ROWS)[0], run32(after, ROWS, optimised=True)[0]) > 25
 
 
-@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+@pytest.mark.parametrize("way", WAYS)
 def test_cubic_resize_stays_float(tmp_path: Path, way: str) -> None:
     """What it gives exceeds what it takes, whose scale it would have."""
     resize = helper.make_node("Resize", ["n", "", "scales"], ["r"], mode="cubic", name="resize")
@@ -122,6 +123,7 @@ def test_cubic_resize_stays_float(tmp_path: Path, way: str) -> None:
     assert "r" in result.ranges
 
 
+@pytest.mark.slow
 def test_value_that_shares_a_scale_lies_within_the_range_of_its_source(tmp_path: Path) -> None:
     """An average is no larger than what it is of, whatever its own statistics say."""
     nodes = [
@@ -138,7 +140,7 @@ def test_value_that_shares_a_scale_lies_within_the_range_of_its_source(tmp_path:
     assert sqnr_db(run32(before, ROWS)[0], run32(after, ROWS, optimised=True)[0]) > 25
 
 
-@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+@pytest.mark.parametrize("way", WAYS)
 def test_average_next_to_nothing_stays_float(tmp_path: Path, way: str) -> None:
     """ONNX Runtime's int8 kernel refuses to run where the scales are too far apart."""
     nodes = [
@@ -155,7 +157,7 @@ def test_average_next_to_nothing_stays_float(tmp_path: Path, way: str) -> None:
     assert sqnr_db(run32(before, ROWS)[0], run32(after, ROWS, optimised=True)[0]) > 22
 
 
-@pytest.mark.parametrize("way", [STATISTICS, SAMPLES])
+@pytest.mark.parametrize("way", WAYS)
 def test_input_that_is_an_output_too_stays(tmp_path: Path, way: str) -> None:
     source = network([RELU, LAST], ["y", "r"])
     source.graph.output.insert(1, source.graph.input[0])
@@ -166,6 +168,7 @@ def test_input_that_is_an_output_too_stays(tmp_path: Path, way: str) -> None:
     assert sqnr_db(wanted[0], given[0]) > 25
 
 
+@pytest.mark.slow
 def test_weights_in_another_file_are_found_before_the_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()

@@ -316,15 +316,15 @@ def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
 
 
 def quantised(
-    source: onnx.ModelProto, folder: Path, way: str, rows: dict[str, np.ndarray] | None = None, **options: object
+    source: onnx.ModelProto, folder: Path, way: str, rows: dict[str, np.ndarray] | None = None, **options: Any
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, Int8Result]:
     """Fold a network and quantise it to int8, from STATISTICS or from SAMPLES; return both, and the result."""
     path, before, target = save_model(source, folder), folder / "folded.onnx", folder / "int8.onnx"
     working = load_model(path)
     fold(working)
     write_model(working, before)
-    given = {"samples": rows or classifier_rows(np.random.default_rng(7), 64)} if way == SAMPLES else {}
-    result = quantize_int8(before, target, unfolded=path, options=Int8Options(**options), **given)
+    samples = (rows or classifier_rows(np.random.default_rng(7), 64)) if way == SAMPLES else None
+    result = quantize_int8(before, target, unfolded=path, samples=samples, options=Int8Options(**options))
     written = onnx.load(target)
     onnx.checker.check_model(written, full_check=True)
     return onnx.load(before), written, result

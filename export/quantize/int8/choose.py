@@ -99,8 +99,9 @@ def _is_known(value: ir.Value, known: Container[str]) -> bool:
     """Return whether a value has a range, or needs none: a finite constant, or no float32."""
     if value.is_initializer() and not value.is_graph_input():
         tensor = constant_tensor(value)
-        is_float = tensor is not None and tensor.dtype == ir.DataType.FLOAT
-        return value.dtype != ir.DataType.FLOAT16 and not (is_float and not np.isfinite(tensor.numpy()).all())
+        if tensor is not None and tensor.dtype == ir.DataType.FLOAT and not np.isfinite(tensor.numpy()).all():
+            return False
+        return value.dtype != ir.DataType.FLOAT16
     return value.dtype is not None and (value.dtype != ir.DataType.FLOAT or value.name in known)
 
 

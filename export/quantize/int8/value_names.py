@@ -68,8 +68,10 @@ def _named(name: str, names: dict[str, str], taken: set[str]) -> str:
 
 
 def _rename(graph: onnx.GraphProto, rename: Callable[[str], str]) -> None:
-    for named in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        named.name = rename(named.name)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = rename(value.name)
+    for tensor in graph.initializer:
+        tensor.name = rename(tensor.name)
     for sparse in graph.sparse_initializer:
         sparse.values.name = rename(sparse.values.name)
     for node in graph.node:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array, Tensor
-from normfold.export.graph.nodes import node_label
+from normfold.export.graph.nodes import all_graphs, node_label
 from normfold.export.graph.shapes import rank_of, sizes_of
 
 LAYER_TYPES = ("Conv", "Gemm", "MatMul")
@@ -68,6 +68,11 @@ def layers_of(graph: ir.Graph) -> Iterator[Layer]:
     for node in graph:
         if node.domain == "" and node.op_type in LAYER_TYPES and _is_layer(node):
             yield Layer(node)
+
+
+def layers_in_bodies(graph: ir.Graph) -> int:
+    """Return how many Conv, Gemm and MatMul nodes are inside bodies of control flow."""
+    return sum(node.op_type in LAYER_TYPES for body in all_graphs(graph)[1:] for node in body)
 
 
 def _is_layer(node: ir.Node) -> bool:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from normfold.display.terminal.console import warn
+
+if TYPE_CHECKING:
+    from normfold.contract.precision.record import PrecisionProof
 
 
 class LowerPrecision(StrEnum):
@@ -50,11 +55,23 @@ MAX_DROP: Any = typer.Option(
     min=0,
     max=1,
     metavar="SHARE",
-    help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class.",
+    help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class; not applied without "
+    "samples.",
     show_default="0.01",
 )
 FORCE: Any = typer.Option("--force", help="Write an int8 network that is not faster.")
+FORCE_OR_OVERWRITE: Any = typer.Option(
+    "--force", help="Write an int8 network that is not faster; write over IN.onnx if OUT.onnx is the same file."
+)
 FLOAT16_IO: Any = typer.Option("--float16-io", help="For float16: make inputs and outputs float16 too.")
 NO_REFERENCE: Any = typer.Option(
     "--no-reference", help="Do not keep the float32 network beside one of int8 or float16."
 )
+
+
+def warn_of_unapplied_drop(max_drop: float | None, proof: PrecisionProof) -> None:
+    """Warn where --max-drop was given and could not be applied; without --json the output says it."""
+    from normfold.display.terminal.precision import unchecked_sentence
+
+    if max_drop is not None and (sentence := unchecked_sentence(proof)) is not None:
+        warn(sentence)

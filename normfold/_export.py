@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.quantize import RangeSourceName, precision_options
 from normfold._shared.results import unfolded_page, verification_sentence
 from normfold._shared.source import Resolved, Source, resolve
+from normfold.contract.atomic_write import temporary_folder
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ def export(
     model = name or given.default_name
     check_name(model)
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
-    with tempfile.TemporaryDirectory() as folder, progress_callback(progress) as progress:
-        found = resolve(given, Path(folder), progress)
+    with temporary_folder() as folder, progress_callback(progress) as progress:
+        found = resolve(given, folder, progress)
         data = run_data(given, takes_pixels)
         training = None if data is None else data.training_rows()
         convert = None

@@ -37,7 +37,8 @@ def read_labels(path: Path, count: int, names: Sequence[str] | None = None) -> T
     if labels is None:
         return None
     if labels.shape[:1] != (count,):
-        raise SampleError(f"{str(path)!r} holds {count} samples and labels {LABELS!r} of shape {list(labels.shape)}.")
+        holds = f"{str(path)!r} holds {count} sample{'s' * (count != 1)}"
+        raise SampleError(f"{holds} and labels {LABELS!r} of shape {list(labels.shape)}.")
     kind = labels.dtype.kind
     if kind in "iu":
         return labels
@@ -58,7 +59,7 @@ def _whole_numbers(path: Path, labels: Tensor) -> Tensor:
     if len(wrong):
         raise SampleError(
             f"Sample {wrong[0][0]} of {str(path)!r}, counted from 0, has the label {labels[tuple(wrong[0])]:g}; labels "
-            f"{LABELS!r} must be whole numbers. Without them in the file, classes are compared and not accuracy."
+            f"{LABELS!r} must be whole numbers. Take {LABELS!r} out of the file to quantise without labels."
         )
     return labels.astype(np.int64)
 

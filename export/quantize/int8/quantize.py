@@ -22,7 +22,7 @@ from normfold.export.fold.fold import fold
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
-from normfold.export.quantize.int8.layers import layers_of
+from normfold.export.quantize.int8.layers import layers_of, why_no_layers
 from normfold.export.quantize.int8.place import chosen_nodes, place
 from normfold.export.quantize.int8.prepare import prepare
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
@@ -73,9 +73,7 @@ def quantize_int8(
     progress("quantising: reading the network")
     model = prepare(folded)
     if not any(layer.node.name not in options.keep for layer in layers_of(model.graph)):
-        raise QuantizeError(
-            f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight."
-        )
+        raise QuantizeError(f"{str(folded)!r} holds nothing to quantise: {why_no_layers(model.graph)}.")
     source = RangeSource.SAMPLES
     if samples is not None:
         progress("quantising: ranges from samples")
@@ -89,8 +87,8 @@ def quantize_int8(
         statistics = _own_statistics(folded, unfolded) if statistics is None else statistics
         if not statistics:
             raise QuantizeError(
-                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are known "
-                "and no samples were given; quantise the network before its fold, or a bundle, or give `samples`."
+                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are "
+                "known; quantise the network before its fold, or a bundle, or take the ranges of `samples`."
             )
         ranges = ranges_from_statistics(model, _unfolded(unfolded), statistics, input_ranges or {}, options)
     return _write(model, ranges, target, source, options, progress)

@@ -27,11 +27,13 @@ class ClassOutputs:
     Attributes:
         names: of these outputs.
         infos: of every output, by name.
+        by_operator: those of `names` that Softmax or ArgMax gives, where no card says which hold classes.
         are_known: the card or an operator says so; otherwise an output of shape (rows, 2 or more) is taken for one.
     """
 
     names: tuple[str, ...]
     infos: Mapping[str, ValueInfo]
+    by_operator: frozenset[str] = frozenset()
     are_known: bool = True
 
 
@@ -52,12 +54,12 @@ def class_outputs(path: Path, model: ir.Model, card: SourceCard) -> ClassOutputs
     infos = {value.name or "": value_info(path, value) for value in model.graph.outputs}
     if card.logits:
         return ClassOutputs(tuple(name for name in card.logits if name in infos), infos)
-    by_operator = {value.name for value in model.graph.outputs if _is_made_by_class_operator(value)}
+    by_operator = frozenset(value.name or "" for value in model.graph.outputs if _is_made_by_class_operator(value))
     counts = {name: _class_count(info, name in by_operator) for name, info in infos.items()}
     if card.labels:
         return ClassOutputs(tuple(name for name, count in counts.items() if count in (len(card.labels), None)), infos)
     names = tuple(name for name, count in counts.items() if count is None or count > 1)
-    return ClassOutputs(names, infos, by_operator.issuperset(names))
+    return ClassOutputs(names, infos, by_operator, by_operator.issuperset(names))
 
 
 def labelled_output(labels: Tensor, outputs: ClassOutputs) -> str:
@@ -72,6 +74,8 @@ def labelled_output(labels: Tensor, outputs: ClassOutputs) -> str:
     """
     names = outputs.names if outputs.are_known and outputs.names else tuple(outputs.infos)
     fitting = [name for name in names if _labels_fit(labels, outputs.infos[name])]
+    if len(fitting) > 1:  # logits and their Softmax, for example
+        fitting = [name for name in fitting if name in outputs.by_operator] or fitting
     if len(fitting) == 1:
         return fitting[0]
     given = f"{labels.dtype} of shape [{', '.join(('rows', *map(str, labels.shape[1:])))}]"
@@ -84,8 +88,8 @@ def labelled_output(labels: Tensor, outputs: ClassOutputs) -> str:
         )
     shapes = ", ".join(f"{name!r} {_shape_text(outputs.infos[name])}" for name in names)
     raise SampleError(
-        f"The labels 'y' of the samples, {given}, are not the classes of an output of the network: {shapes}. Without "
-        "'y' in the file, the classes of both networks are compared."
+        f"The labels 'y' of the samples, {given}, are not the classes of an output of the network: {shapes}. Take "
+        "'y' out of the file to quantise without labels."
     )
 
 

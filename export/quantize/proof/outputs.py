@@ -33,13 +33,15 @@ class OutputComparison:
 
     def add(self, before: Tensor, after: Tensor, has_classes: bool, labels: Tensor | None) -> None:
         """Add what both networks give for a batch."""
+        if has_classes:
+            self.classes.add(before, after, labels)
         self.is_float = before.dtype.kind == "f"
+        if not self.is_float:
+            return
         self.signal_to_noise.add(before, after)
         self.holds_probabilities &= holds_probabilities(before)
         self.highest_before = max(self.highest_before, float(before.max(initial=-math.inf)))
         self.highest_after = max(self.highest_after, float(after.max(initial=-math.inf)))
-        if has_classes:
-            self.classes.add(before, after, labels)
 
 
 def compare_outputs(
@@ -85,7 +87,7 @@ def clipped_probabilities(found: dict[str, OutputComparison]) -> list[str]:
         f"Output {name!r} holds probabilities, which ranges from statistics clip: the highest is "
         f"{each.highest_after:.3f}, in float32 {each.highest_before:.3f}; samples give better ranges."
         for name, each in found.items()
-        if each.holds_probabilities and each.highest_before - each.highest_after >= _CLIPPED
+        if each.is_float and each.holds_probabilities and each.highest_before - each.highest_after >= _CLIPPED
     ]
 
 

@@ -133,7 +133,7 @@ def train(
         label_smoothing: probability that is distributed over all classes. Default 0.1.
         patience: epochs without a better validation result, after which training stops. Default never.
         clip_norm: largest norm of the gradient. Default no limit.
-        precision: of the arithmetic: fp32, bf16 or fp16. Default fp32.
+        precision: of the arithmetic: fp32, bf16 or fp16; or float32, bfloat16, float16. Default fp32.
         seed: of the initial weights, the order of rows and dropout. Default 0.
         resume: continue after the last completed epoch of the run in `out`.
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.

@@ -74,7 +74,7 @@ def precision_section(precision: Precision) -> Html:
     from normfold.display.terminal.precision import basis_sentence, proof_rows, ranges_sentence, unchecked_sentence
 
     proof, unchecked = precision.proof, unchecked_sentence(precision.proof)
-    rows = [row(label, found, required, numbers=[1]) for label, found, required in proof_rows(precision)]
+    rows = [row(label, found, required or "–", numbers=[1]) for label, found, required in proof_rows(precision)]
     return element(
         "section",
         element("h2", f"Precision: {precision.kind}", id="precision"),

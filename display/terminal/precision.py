@@ -45,7 +45,7 @@ def precision_table(precision: Precision) -> Table:
     table.add_column("found", justify="right", no_wrap=True)
     table.add_column("required")
     for name, found, required in proof_rows(precision):
-        table.add_row(Text(name), found, Text(required, style="bright_black"))
+        table.add_row(Text(name), found, Text(required or "–", style="bright_black"))
     return table
 
 

@@ -54,8 +54,8 @@ def read_labels(path: Path, count: int, names: Sequence[str] | None = None) -> T
 
 
 def _whole_numbers(path: Path, labels: Tensor) -> Tensor:
-    with np.errstate(invalid="ignore"):
-        wrong = np.argwhere(~((labels == np.floor(labels)) & (np.abs(labels) <= _MAX_WHOLE_FLOAT)))
+    numbers = labels.astype(np.float64)
+    wrong = np.argwhere(~((numbers == np.floor(numbers)) & (np.abs(numbers) <= _MAX_WHOLE_FLOAT)))
     if len(wrong):
         raise SampleError(
             f"Sample {wrong[0][0]} of {str(path)!r}, counted from 0, has the label {labels[tuple(wrong[0])]:g}; labels "

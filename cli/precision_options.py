@@ -64,7 +64,7 @@ FORCE_OR_OVERWRITE: Any = typer.Option(
     "--force", help="Write an int8 network that is not faster; write over IN.onnx if OUT.onnx is the same file."
 )
 FLOAT16_IO: Any = typer.Option(
-    "--float16-io", help="For float16: make inputs and outputs float16 too; clients send them as binary data, not as JSON."
+    "--float16-io", help="For float16: make inputs and outputs float16 too; clients send them as binary data."
 )
 NO_REFERENCE: Any = typer.Option(
     "--no-reference", help="Do not keep the float32 network beside one of int8 or float16."

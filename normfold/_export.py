@@ -129,9 +129,9 @@ def export(
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
         monitor: write what the service needs to monitor its inputs for drift.
         precision: "float32", "int8" or "float16".
-        samples: as `quantize` takes them; of a run folder, its data without it.
+        samples: as `quantize` takes them; without it, a run folder's own data are compared on.
         as_tensors: whether an .npz of samples holds tensors; derived from the names of its arrays without it.
-        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or "samples".
+        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or `samples`.
         max_drop: largest loss of accuracy, or of agreement without labels, of a lower precision; 0.01 without it.
         force: write an int8 network that is not faster on this processor.
         float16_io: make inputs and outputs float16 too.

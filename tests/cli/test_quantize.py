@@ -202,6 +202,19 @@ def test_network_or_samples_that_cannot_be_used_are_refused_in_one_sentence(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
+def test_network_in_float64_is_named_by_the_dtype_of_its_weight(normfold: RunCommand, tmp_path: Path) -> None:
+    onnx.save(
+        model([helper.make_node("MatMul", ["x", "w"], ["y"], name="last")], {"x": ["n", 4]}, ["y"], {"w": np.eye(4)}),
+        tmp_path / "x.onnx",
+    )
+
+    code, _, err = normfold("quantize", "x.onnx", "out.onnx")
+
+    assert code == 2
+    assert "nothing to quantise: the weight of its MatMul 'last' is float64, not float32." in in_one_line(err)
+
+
 def with_constant_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model whose weights are in Constant nodes."""
     constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in proto.graph.initializer]

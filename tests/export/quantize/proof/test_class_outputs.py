@@ -13,6 +13,7 @@ from normfold.contract.source_card import SourceCard
 from normfold.export.errors import SampleError
 from normfold.export.quantize.proof.agreement import ClassCounts
 from normfold.export.quantize.proof.class_outputs import ClassOutputs, class_outputs, labelled_output
+from normfold.export.quantize.proof.outputs import OutputComparison, clipped_probabilities
 from normfold.export.verify.runner import ValueInfo
 from tests.support.onnx_models import model
 
@@ -119,3 +120,13 @@ def test_class_counts_compare_integers_as_they_are() -> None:
     assert counts.agreement.share == 0.75
     assert counts.accuracy is not None
     assert (counts.accuracy.before, counts.accuracy.after) == (0.75, 0.5)
+
+
+@pytest.mark.parametrize(("highest", "is_named"), [(0.99, True), (0.996, False), (1.0, False)])
+def test_clipped_probabilities_are_named_only_where_the_highest_is_lower(highest: float, is_named: bool) -> None:
+    comparison = OutputComparison()
+    comparison.add(
+        np.array([[1.0, 0.0]], np.float32), np.array([[highest, 0.0]], np.float32), has_classes=False, labels=None
+    )
+
+    assert bool(clipped_probabilities({"p": comparison})) is is_named

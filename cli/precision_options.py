@@ -38,15 +38,16 @@ class Ranges(StrEnum):
 
 SAMPLES: Any = typer.Option(
     "--samples",
-    help="For int8 and float16: samples to take ranges from and to compare with: a folder of images, an .npz (raw "
-    "inputs 'x', or tensors named like the network's inputs; labels 'y'), a .csv, or the state folder of a service.",
+    help="For int8 and float16: samples to compare with and, in int8, to take ranges from: a folder of images, an .npz "
+    "(raw inputs 'x', or tensors named like the network's inputs; labels 'y', numbers or names of the card), a .csv, "
+    "or the state folder of a service.",
     metavar="FILE|DIR",
 )
 TENSORS: Any = typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous.")
 RANGES: Any = typer.Option(
     "--ranges",
-    help="For int8: source of the ranges of activations: samples, recorded (on the training data, by export), or "
-    "statistics.",
+    help="For int8: source of the ranges of activations: samples, recorded (by export on training data, or by adapt), "
+    "or statistics.",
     metavar="SOURCE",
     show_default="the first of these that there is",
 )

@@ -67,12 +67,12 @@ def quantize(
     """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
 
     For a model of a repository a new version is published, from its newest version alone. A file is folded on the way.
-    Ranges come from --samples, or are those that export recorded on the training data of a run folder; otherwise they
-    come from the BatchNormalization statistics that the fold removed.
+    Ranges of int8 come from --samples, or are those that export recorded on the training data of a run folder, or adapt
+    on its samples; otherwise they come from the BatchNormalization statistics that the fold removed.
 
     The result is compared with float32 before it is written: signal to noise of the outputs and layers, classes and
     accuracy on the samples, time and size. If it loses more than --max-drop, or an int8 network is not faster, nothing
-    is written and the exit code is 1. Without samples, accuracy is not measured.
+    is written and the exit code is 1. Without samples, accuracy is not measured, and --max-drop not applied.
 
     Example: `normfold quantize model_repository/digits`
 

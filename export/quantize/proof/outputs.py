@@ -82,13 +82,25 @@ def compare_outputs(
 
 
 def clipped_probabilities(found: dict[str, OutputComparison]) -> list[str]:
-    """Return a sentence for each output of probabilities that ranges from statistics have clipped."""
+    """Return a sentence for each output of probabilities: ranges from statistics clip them, or may do so.
+
+    Nothing is said of one that reaches 1.
+    """
     return [
-        f"Output {name!r} holds probabilities, which ranges from statistics clip: the highest is "
-        f"{each.highest_after:.3f}, in float32 {each.highest_before:.3f}; samples give better ranges."
+        f"Output {name!r} holds probabilities, which {_clipping(each)}; samples give better ranges."
         for name, each in found.items()
-        if each.is_float and each.holds_probabilities and each.highest_before - each.highest_after >= _CLIPPED
+        if each.is_float and each.holds_probabilities and each.highest_after < 1 - _CLIPPED
     ]
+
+
+def _clipping(found: OutputComparison) -> str:
+    if found.highest_before - found.highest_after < _CLIPPED:
+        return (
+            f"ranges from statistics may clip, although not on these rows (the highest is {found.highest_before:.3f})"
+        )
+    return (
+        f"ranges from statistics clip: the highest is {found.highest_after:.3f}, in float32 {found.highest_before:.3f}"
+    )
 
 
 def lowest_agreement(found: dict[str, OutputComparison]) -> Agreement | None:

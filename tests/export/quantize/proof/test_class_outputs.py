@@ -122,11 +122,18 @@ def test_class_counts_compare_integers_as_they_are() -> None:
     assert (counts.accuracy.before, counts.accuracy.after) == (0.75, 0.5)
 
 
-@pytest.mark.parametrize(("highest", "is_named"), [(0.99, True), (0.996, False), (1.0, False)])
-def test_clipped_probabilities_are_named_only_where_the_highest_is_lower(highest: float, is_named: bool) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(1.0, 0.99, ["clip: the highest is 0.990, in float32 1.000"]), (0.9, 0.9, ["may clip"]), (1.0, 1.0, [])],
+)
+def test_clipped_probabilities_are_named_only_where_the_highest_is_lower(
+    before: float, after: float, words: list[str]
+) -> None:
     comparison = OutputComparison()
-    comparison.add(
-        np.array([[1.0, 0.0]], np.float32), np.array([[highest, 0.0]], np.float32), has_classes=False, labels=None
-    )
+    wanted, got = (np.array([[highest, 1 - highest]], np.float32) for highest in (before, after))
+    comparison.add(wanted, got, has_classes=False, labels=None)
 
-    assert bool(clipped_probabilities({"p": comparison})) is is_named
+    sentences = clipped_probabilities({"p": comparison})
+
+    assert len(sentences) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, sentences, strict=True))

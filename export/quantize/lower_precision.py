@@ -88,7 +88,7 @@ class LowerPrecision:
             network.path,
             target,
             None if network.card.preprocessing is None else network.card.preprocessing.sample_shape,
-            (*outputs.names, *rows.labels),
+            (*(outputs.names if outputs.are_known or not rows.labels else ()), *rows.labels),
             network.batchable,
         )
         if self.kind is PrecisionKind.INT8:

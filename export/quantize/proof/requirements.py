@@ -71,7 +71,7 @@ def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe
         doubt = (
             ""
             if classes_are_known
-            else "; no card says whether the network's outputs hold classes: if not, `max_drop` 1 writes it"
+            else "; no card says whether the network's outputs hold classes: if not, quantise with `max_drop` 1"
         )
         raise PrecisionLossError(
             f"The {kind} network gives the class of float32 for {proof.agreement.share:.4f} of {_rows(proof.rows)}, at "

@@ -51,6 +51,11 @@ class TrainConfig(BaseModel):
         default=None, gt=0, description="Epochs without a better validation result before training stops; null: never."
     )
     clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null: unlimited.")
+    freeze_bn: str | None = Field(
+        default=None,
+        description="Pattern of names of BatchNorm layers that keep statistics, scale and shift, * for all; "
+        "null: those that the network has in eval mode.",
+    )
     precision: Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_name)] = Field(
         default="fp32", description="Of the arithmetic; weights are fp32. float32, bfloat16 and float16 are accepted."
     )

@@ -247,7 +247,7 @@ class SampleCountError(AdaptationError):
     """The samples are too few, or too many."""
 
     def __init__(self, count: int, problem: str) -> None:
-        super().__init__(f"{count:,} samples {problem}; nothing was written.")
+        super().__init__(f"{count:,} sample{'s are' if count != 1 else ' is'} {problem}; nothing was written.")
         self.count = count
 
 

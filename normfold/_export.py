@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.quantize import RangeSourceName, precision_options
 from normfold._shared.results import unfolded_page, verification_sentence
 from normfold._shared.source import Resolved, Source, resolve
+from normfold.contract.atomic_write import temporary_folder
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ def export(
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
         monitor: write what the service needs to monitor its inputs for drift.
         precision: "float32", "int8" or "float16".
-        samples: as `quantize` takes them; of a run folder, its data without it.
+        samples: as `quantize` takes them; without it, a run folder's own data are compared on.
         as_tensors: whether an .npz of samples holds tensors; derived from the names of its arrays without it.
-        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or "samples".
+        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or `samples`.
         max_drop: largest loss of accuracy, or of agreement without labels, of a lower precision; 0.01 without it.
         force: write an int8 network that is not faster on this processor.
         float16_io: make inputs and outputs float16 too.
@@ -201,8 +201,8 @@ def export(
 
         check_target(Path(repository, model))
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
-    with tempfile.TemporaryDirectory() as folder, progress_callback(progress) as progress:
-        found = resolve(given, Path(folder), progress)
+    with temporary_folder() as folder, progress_callback(progress) as progress:
+        found = resolve(given, folder, progress)
         data = run_data(given, takes_pixels)
         training = None if data is None else data.training_rows()
         convert = None
@@ -293,7 +293,7 @@ def _conversion(
     if options.samples is not None:
         infos = input_infos(found.path, load_model(found.path))
         samples = read_folded_samples(options, infos, found.card, takes_pixels)
-        return conversion(options, samples, has_recorded)
+        return conversion(options, samples, has_recorded, found.card.labels)
     if data is None:
         return conversion(options, None)
     return conversion_of_rows(options, *data.compared_rows(), has_recorded=has_recorded)

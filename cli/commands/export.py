@@ -21,6 +21,7 @@ from normfold.cli.precision_options import (
     TENSORS,
     ExportPrecision,
     Ranges,
+    warn_of_unapplied_drop,
 )
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, out, print_json, warn
@@ -185,6 +186,8 @@ def export(
     for sentence in () if exported.triton is None else exported.triton.notes:
         warn(sentence)
     if as_json:
+        if manifest.precision is not None:
+            warn_of_unapplied_drop(max_drop, manifest.precision.proof)
         print_json(
             {
                 "bundle": str(exported.path),
@@ -210,7 +213,7 @@ def export(
         out.print(pixel_sentence(report.input), markup=False)
     out.print(verification_table(exported.verification))
     if manifest.precision is not None:
-        print_precision(manifest.precision)
+        print_precision(manifest.precision, manifest)
     out.print(monitor_sentence(exported.monitor), markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))

@@ -66,9 +66,9 @@ def list_(
         out.print(f"There are no models in {str(repository)!r}.", markup=False)
         return
     if any(model.versions for model in models.values()):
-        out.print(version_table(models.values()))
+        out.print(version_table(models.values(), out.width))
     for line in problem_lines(models.values()):
-        out.print(line, style="yellow", markup=False, soft_wrap=True)
+        out.print(line, style="yellow", markup=False)
 
 
 @app.command()
@@ -93,7 +93,7 @@ def check(
         print_json({"repository": str(repository), "is_right": not wrong, "models": described})
     else:
         for line in problem_lines(models):
-            out.print(line, style="yellow", markup=False, soft_wrap=True)
+            out.print(line, style="yellow", markup=False)
         right = sum(one.problem is None for model in models for one in model.versions.values())
         out.print(f"{_count(right, 'version')} as exported, {wrong} not.", markup=False)
     if wrong:
@@ -278,4 +278,4 @@ def _done(what: str, freed: int) -> str:
 
 
 def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number > 1)}"
+    return f"{number} {thing}{'s' * (number != 1)}"

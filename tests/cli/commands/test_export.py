@@ -88,7 +88,9 @@ def test_json_output_of_fold(normfold: RunCommand, net: Path) -> None:
 
 
 def test_fold_may_replace_its_source(normfold: RunCommand, net: Path) -> None:
-    assert normfold("fold", "net.onnx", "net.onnx")[0] == 0
+    code, _, err = normfold("fold", "net.onnx", "net.onnx")
+    assert (code, err.endswith("name another file to write, or give --force.\n")) == (2, True)
+    assert normfold("fold", "net.onnx", "net.onnx", "--force")[0] == 0
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(net).graph.node}
 
 

@@ -28,19 +28,24 @@ from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
+from normfold.service.inference.observers import AnswerObservers
 from normfold.service.inference.steps import RequestSteps
 from normfold.service.observability.access_log import open_access_log
 from normfold.service.observability.metrics import Metrics
+from normfold.service.observability.payload_log.payload_log import open_payload_log
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
+from normfold.service.rollout.control import RolloutControl
+from normfold.service.rollout.rollouts import Rollouts
 from normfold.service.routes.drift import drift_routes
 from normfold.service.routes.health import health_routes
 from normfold.service.routes.infer import infer_routes
 from normfold.service.routes.models import model_routes
 from normfold.service.routes.predict import predict_routes
 from normfold.service.routes.repository import repository_routes
+from normfold.service.routes.rollout import rollout_routes
 from normfold.service.routes.schemas import SCHEMAS
 from normfold.service.routes.security import describe_keys
 from normfold.service.routes.statistics import statistics_routes
@@ -140,8 +145,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         the fast path.
 
     Raises:
-        SettingsError: the access log cannot be written, the key file is missing or broken, or OpenTelemetry rejects
-            one of its variables.
+        SettingsError: the access log or the payload log cannot be written, the key file is missing or broken, or
+            OpenTelemetry rejects one of its variables.
         MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed; or `grpc_port`, and grpcio.
     """
     if spans is None and settings.tracing:
@@ -154,7 +159,11 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     telemetry = Telemetry(access_log)
     repository = Repository(settings, thread_pool, telemetry)
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
-    coordinator = Coordinator(repository, telemetry, shared, settings.workers)
+    rollouts = Rollouts(repository, thread_pool, telemetry, settings)
+    coordinator = Coordinator(repository, telemetry, shared, settings.workers, rollouts)
+    payload_log = open_payload_log(settings)
+    telemetry.payloads = None if payload_log is None else payload_log.counts
+    observers = AnswerObservers(rollouts, payload_log)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -181,6 +190,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             await grpc_server.stop()
         background.cancel()
         await asyncio.wait([background])
+        rollouts.close()
         coordinator.close()
         await repository.close()
         thread_pool.close()
@@ -189,6 +199,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         if spans is not None:
             spans.close()
         access_log.close()
+        if payload_log is not None:
+            payload_log.close()
 
     app = _App(
         title="Normfold",
@@ -204,18 +216,20 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     install_handlers(app)
     steps = RequestSteps(telemetry, authorizer, spans)
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
-    resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
+    resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes, observers)
     bodies = ByteBudget(settings.max_bodies_bytes)
     grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator)
     app.state.grpc_server = grpc_server  # tests read its port
     app.wrap(InferRoute(resources), steps, bodies, settings)
     if spans is None:
         app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
-    app.include_router(predict_routes(repository, thread_pool, settings))
+    app.include_router(predict_routes(repository, thread_pool, settings, observers))
     app.include_router(infer_routes())
     metrics = Metrics(partial(take_snapshot, coordinator, repository), settings.triton_metrics)
     app.state.metrics = metrics  # the documentation lists them
     app.include_router(statistics_routes(repository, coordinator, metrics))
+    control = RolloutControl(repository, thread_pool, settings)
+    app.include_router(rollout_routes(repository, coordinator, control, thread_pool, settings))
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator, thread_pool, settings))

@@ -59,6 +59,24 @@ def serve(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VERSION[:SHARE]",
+            help="Run a version beside the one that serves, on a share of its requests, and compare; may be repeated.",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    canary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VERSION:SHARE",
+            help="Let a version serve a share of the requests, such as digits=2:0.05; may be repeated.",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 chooses a free one.", show_default="8000")
@@ -120,6 +138,21 @@ def serve(
             rich_help_panel=LOG,
         ),
     ] = None,
+    payload_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a sample of requests and answers with their tensors to this file, for later labels.",
+            show_default="none",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
+    payload_log_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of the answers in it, 0 to 1.", show_default="0.01", rich_help_panel=LOG
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
         typer.Option(
@@ -153,6 +186,8 @@ def serve(
     from normfold.service.grpc.address import reserved_port
     from normfold.service.http.server import make_server, run_workers
     from normfold.service.logs import configure_logging
+    from normfold.service.observability.payload_log.payload_log import open_payload_file
+    from normfold.service.rollout.startup_check import check_rollouts
     from normfold.service.runtime.malloc import use_one_arena
     from normfold.service.settings import load_settings
     from normfold.service.workers.hangup import ignore_hangup
@@ -162,6 +197,8 @@ def serve(
         repository=repository,
         model_control=model_control,
         version_policy=version_policy,
+        shadow=None if shadow is None else ",".join(shadow),
+        canary=None if canary is None else ",".join(canary),
         host=host,
         port=port,
         grpc_port=grpc_port,
@@ -172,6 +209,8 @@ def serve(
         queue_capacity=queue_capacity,
         timeout_s=timeout_s,
         access_log=access_log,
+        payload_log=payload_log,
+        payload_log_share=payload_log_share,
         log_level=log_level,
         log_format=log_format,
     )
@@ -179,6 +218,9 @@ def serve(
     configure_logging(settings)
     if settings.keys is not None:
         read_keys(settings.keys)  # here already: a worker process that cannot start would be replaced for ever
+    check_rollouts(settings)
+    if (payload_file := open_payload_file(settings)) is not None:  # likewise
+        payload_file.close()
     _raise_file_limit(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,

@@ -20,9 +20,9 @@ LAYERS = {
     ),
     "models": ("errors", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
-        *("errors", "settings", "logs", "error_responses", "background", "file_lock"),
+        *("errors", "rollout_options", "settings", "logs", "error_responses", "background", "file_lock"),
         *("codec", "auth", "runtime", "batching", "observability"),
-        *("drift", "repository", "workers", "inference", "http", "routes", "grpc", "app", "healthcheck"),
+        *("drift", "repository", "rollout", "workers", "inference", "http", "routes", "grpc", "app", "healthcheck"),
     ),
 }
 """Folders and modules of a package, from the lowest to the highest: each imports only itself and those before it."""

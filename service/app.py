@@ -212,6 +212,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
+    app.state.rollouts = rollouts
     app.state.thread_pool = thread_pool  # the command checks whether its threads have ended
     install_handlers(app)
     steps = RequestSteps(telemetry, authorizer, spans)

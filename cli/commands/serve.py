@@ -244,7 +244,7 @@ def serve(
         try:
             server.run(sockets=[listener])
         except SystemExit as end:
-            if not app.state.thread_pool.ended:
+            if not (app.state.thread_pool.ended and app.state.rollouts.ended):
                 _exit_immediately(end)
             raise
 

@@ -97,8 +97,8 @@ class RolloutControl:
         ]
         if higher and candidate is not None:
             raise RolloutError(
-                f"Version {max(higher)} of model {name!r} serves, and the highest version does; publish a copy of "
-                f"version {candidate.version} as the newest: normfold repository rollback {name} --to {candidate.version}"
+                f"Version {max(higher)} of model {name!r} serves, as the highest one does; publish a copy of version "
+                f"{candidate.version} as the newest with: normfold repository rollback {name} --to {candidate.version}"
             )
         return state.with_promoted(kind)
 

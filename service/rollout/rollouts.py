@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from time import monotonic
 
 from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import Manifest
@@ -28,6 +29,9 @@ from normfold.service.rollout.shadow_session import open_shadow
 from normfold.service.rollout.utilization import Utilization
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
+
+CLOSE_TIMEOUT_S = 2.0
+"""Seconds that runs of shadows get to stop at shutdown."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +85,7 @@ class Rollouts:
 
     Attributes:
         by_model: models that have a shadow or a canary now.
+        ended: whether no thread of a shadow runs on after `close`.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Rollouts:
         self._repository, self._thread_pool, self._telemetry = repository, thread_pool, telemetry
         self._settings = settings
         self.by_model: dict[str, Rollout] = {}
+        self.ended = True
         repository.on_change = self.refresh
 
     def choose(self, model: Model, key: str) -> Model:
@@ -149,10 +155,12 @@ class Rollouts:
             await self._refresh_shadow(name, rollout, state.shadow, versions)
 
     def close(self) -> None:
-        """Close all shadows: the service ends."""
-        for rollout in self.by_model.values():
-            if rollout.shadow is not None:
-                rollout.shadow.close()
+        """Close all shadows: the service ends. A run that goes on is stopped at its next node; wait CLOSE_TIMEOUT_S."""
+        shadows = [rollout.shadow for rollout in self.by_model.values() if rollout.shadow is not None]
+        for shadow in shadows:
+            shadow.close()
+        deadline = monotonic() + CLOSE_TIMEOUT_S
+        self.ended = all([shadow.join(max(0.0, deadline - monotonic())) for shadow in shadows])
 
     @staticmethod
     def _find_canary(rollout: Rollout, state: RoleState, versions: Mapping[int, VersionEntry]) -> None:

@@ -108,6 +108,11 @@ class Shadow:
         self._cancel.set()
         self._queue.put(None)
 
+    def join(self, timeout_s: float) -> bool:
+        """Wait until the thread has ended, after `close`; return whether it has."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             with suppress(OSError):

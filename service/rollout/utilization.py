@@ -27,6 +27,7 @@ class Utilization:
         ident = event_loop.ident
         has_clock = ident is not None and hasattr(time, "pthread_getcpuclockid")
         self._clock = time.pthread_getcpuclockid(ident) if has_clock and ident is not None else None
+        self._loop_used = 0.0
         self._measured_at, self._used, self._loop_used = time.perf_counter(), time.process_time(), self._loop_time()
         self._own = 0.0
         self._is_busy = False
@@ -46,4 +47,7 @@ class Utilization:
         return self._is_busy
 
     def _loop_time(self) -> float:
-        return 0.0 if self._clock is None else time.clock_gettime(self._clock)
+        try:
+            return 0.0 if self._clock is None else time.clock_gettime(self._clock)
+        except OSError:  # the event loop's thread has ended, as the shadow's will at once
+            return self._loop_used

@@ -11,7 +11,7 @@ Every worker process has the same roles: `RoleState` is what they exchange.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from normfold.service.repository.entry import Entries, Role, VersionEntry
@@ -83,7 +83,12 @@ class RoleState:
 
     def to_record(self) -> dict[str, Any]:
         """Return the roles as JSON's types."""
-        return asdict(self)
+        return {
+            "shadow": None if self.shadow is None else list(self.shadow),
+            "canary": None if self.canary is None else list(self.canary),
+            "ended": list(self.ended),
+            "promoted": list(self.promoted),
+        }
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> RoleState:

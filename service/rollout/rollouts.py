@@ -160,7 +160,7 @@ class Rollouts:
         for shadow in shadows:
             shadow.close()
         deadline = monotonic() + CLOSE_TIMEOUT_S
-        self.ended = all([shadow.join(max(0.0, deadline - monotonic())) for shadow in shadows])
+        self.ended = all(shadow.join(max(0.0, deadline - monotonic())) for shadow in shadows)
 
     @staticmethod
     def _find_canary(rollout: Rollout, state: RoleState, versions: Mapping[int, VersionEntry]) -> None:

@@ -57,8 +57,9 @@ def never_busy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def compared(never_busy: None) -> Compared:
+def compared(monkeypatch: pytest.MonkeyPatch) -> Compared:
     """Return a function that waits until so many requests are compared, and returns the body of GET …/shadow."""
+    monkeypatch.setattr(Utilization, "is_busy", lambda _: False)
 
     def wait(service: Service, count: int) -> dict[str, Any]:
         body: dict[str, Any] = {}

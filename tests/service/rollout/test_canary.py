@@ -186,7 +186,7 @@ def test_promotion_of_a_version_that_cannot_be_loaded_leaves_the_one_that_serves
     assert answering_version(service) == 1
 
 
-def test_promotion_of_a_lower_version_names_rollback(served: Callable[..., Service], bundles: BundleWriter) -> None:
+def test_promotion_of_a_lower_version_names_rollback(served: Callable[..., Service]) -> None:
     service = served(shadow="digits=1")
     answer = act(service, "shadow/promote")
     assert answer.status_code == 400

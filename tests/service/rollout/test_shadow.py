@@ -114,10 +114,9 @@ def test_shadow_is_offered_no_request_that_names_a_version(shadowed: Start, comp
     assert compared(service, 1)["requests"]["compared"] == 1
 
 
+@pytest.mark.usefixtures("never_busy")
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_shadow_is_offered_its_share(
-    shadowed: Start, never_busy: None, monkeypatch: pytest.MonkeyPatch, share: float
-) -> None:
+def test_shadow_is_offered_its_share(shadowed: Start, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     drawn = iter([0.2, 0.7, 0.4, 0.6])
     monkeypatch.setattr(shadow_module.random, "random", lambda: next(drawn))
     service = shadowed(shadow=f"digits=2:{share}")
@@ -148,8 +147,9 @@ def test_held_shadow_delays_no_answer_and_drops_what_its_queue_has_no_place_for(
     assert compared(service, 3)["requests"]["dropped"] == 4
 
 
+@pytest.mark.usefixtures("never_busy")
 def test_shadow_drops_a_request_that_is_too_large_for_its_queue(
-    shadowed: Start, never_busy: None, monkeypatch: pytest.MonkeyPatch
+    shadowed: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow_module, "MAX_QUEUED_BYTES", 50)
     service = shadowed()

@@ -10,15 +10,25 @@ Every worker process has the same roles: `RoleState` is what they exchange.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
+from normfold.contract.atomic_write import write_atomically
 from normfold.service.repository.entry import Entries, Role, VersionEntry
 from normfold.service.rollout_options import SHADOW_SHARE, RolloutOption, parse_rollouts
 from normfold.service.settings import Settings
 
 RolloutKind = Literal["shadow", "canary"]
+
+ROLES_NAME = "roles.json"
+"""In the state_dir: the roles that were changed by request."""
+
+logger = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
@@ -103,18 +113,23 @@ class RoleState:
 
 
 class Roles:
-    """The roles of the versions of every model; at the start those of the options.
+    """The roles of the versions of every model.
+
+    At the start they are those of the options. A change by request holds after a restart too, where there is a
+    state_dir: it was made later than the options, unless these are others than when it was made.
 
     Args:
-        settings: `shadow` and `canary`.
+        settings: `shadow`, `canary` and `state_dir`.
     """
 
     def __init__(self, settings: Settings) -> None:
-        shadows, canaries = parse_rollouts(settings.shadow, SHADOW_SHARE), parse_rollouts(settings.canary, None)
-        self._states = {
-            name: RoleState(_candidate(shadows.get(name)), _candidate(canaries.get(name)))
-            for name in sorted({*shadows, *canaries})
-        }
+        self._options = read_options(settings)
+        self._states = {name: RoleState(*candidates) for name, candidates in self._options.items()}
+        self._path = None if settings.state_dir is None else settings.state_dir / ROLES_NAME
+        self._changed = _read_saved(self._path)
+        for name, saved in self._changed.items():
+            if saved.get("options") == self._describe_options(name):
+                self._states[name] = RoleState.from_record(saved["roles"])
 
     @property
     def states(self) -> Mapping[str, RoleState]:
@@ -128,12 +143,44 @@ class Roles:
     def set(self, name: str, state: RoleState) -> None:
         """Change the roles of one model; `assign` brings them to its entries."""
         self._states[name] = state
+        self._changed[name] = {"options": self._describe_options(name), "roles": state.to_record()}
+        if self._path is None:
+            logger.info("The roles of %s's versions hold until the service ends: there is no state_dir.", name)
+            return
+        try:
+            write_atomically(self._path, orjson.dumps(self._changed))
+        except OSError as error:
+            logger.error("The roles of %s's versions hold until the service ends: %s", name, error)
 
     def assign(self, entries: Entries) -> None:
         """Give every entry its role."""
         for name, state in self._states.items():
             for number, entry in entries.get(name, {}).items():
                 entry.role, entry.is_promoted = state.role(number), number in state.promoted
+
+    def _describe_options(self, name: str) -> list[list[float] | None]:
+        return [None if one is None else list(one) for one in self._options.get(name, (None, None))]
+
+
+def read_options(settings: Settings) -> dict[str, tuple[Candidate | None, Candidate | None]]:
+    """Return the shadow and the canary of each model that the options name."""
+    shadows, canaries = parse_rollouts(settings.shadow, SHADOW_SHARE), parse_rollouts(settings.canary, None)
+    names = sorted({*shadows, *canaries})
+    return {name: (_candidate(shadows.get(name)), _candidate(canaries.get(name))) for name in names}
+
+
+def _read_saved(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Return what was changed by request before this start; nothing if there is no such file, or it is broken."""
+    try:
+        saved = {} if path is None else orjson.loads(path.read_bytes())
+        for record in saved.values():
+            RoleState.from_record(record["roles"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read, and the options hold: %s", path, error)
+        return {}
+    return dict(saved)
 
 
 def hold_reason(entry: VersionEntry) -> str | None:

@@ -8,7 +8,7 @@ from normfold.contract.bundle import read_own_manifest
 from normfold.contract.errors import NormfoldError
 from normfold.contract.manifest import Manifest
 from normfold.service.errors import SettingsError
-from normfold.service.repository.roles import Roles
+from normfold.service.repository.roles import RoleState, read_options
 from normfold.service.repository.scan import scan
 from normfold.service.rollout.compatibility import describe_difference
 from normfold.service.settings import Settings
@@ -23,8 +23,8 @@ def check_rollouts(settings: Settings) -> None:
     Raises:
         SettingsError: a version does not exist, has no other one beside it, or is not like it.
     """
-    roles = Roles(settings)
-    if not roles.states:
+    options = read_options(settings)
+    if not options:
         return
     root = settings.repository
     try:
@@ -34,10 +34,11 @@ def check_rollouts(settings: Settings) -> None:
             f"The options 'shadow' and 'canary' need the repository {str(root)!r}, which cannot be read: "
             f"{error.strerror}."
         ) from None
-    for name, state in roles.states.items():
+    for name, (shadow, canary) in options.items():
+        state = RoleState(shadow, canary)
         versions = found.models.get(name, {})
         serving = [number for number in versions if state.role(number) == "serving"]
-        for kind, candidate in (("shadow", state.shadow), ("canary", state.canary)):
+        for kind, candidate in (("shadow", shadow), ("canary", canary)):
             if candidate is None:
                 continue
             if candidate.version not in versions:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import orjson
 import pytest
 
-from normfold.service.repository.roles import Candidate, Roles, RoleState, RolloutKind
+from normfold.service.repository.roles import ROLES_NAME, Candidate, Roles, RoleState, RolloutKind
 from normfold.service.rollout_options import RolloutOption, parse_rollouts
 from normfold.service.settings import Settings
+from tests.support.service import LogRecords
 
 
 @pytest.mark.parametrize("kind", ["shadow", "canary"])
@@ -71,3 +74,32 @@ def test_option_of_a_model_that_is_given_twice_is_refused() -> None:
 def test_version_cannot_be_the_shadow_and_the_canary() -> None:
     with pytest.raises(ValueError, match="cannot be its shadow and its canary"):
         Settings(shadow="digits=2", canary="digits=2:0.1")  # type: ignore[arg-type]
+
+
+def test_change_by_request_outlasts_a_restart_until_the_options_change(tmp_path: Path) -> None:
+    def roles(**options: str) -> Roles:
+        return Roles(Settings(state_dir=tmp_path, **options))  # type: ignore[arg-type]
+
+    first = roles(canary="digits=2:0.05")
+    first.set("digits", first.of("digits").with_promoted("canary"))
+    first.set("rows", RoleState().started("shadow", 3, 1.0))
+
+    again = roles(canary="digits=2:0.05")
+    assert again.of("digits") == RoleState(promoted=(2,))
+    assert again.of("rows") == RoleState(Candidate(3, 1.0))
+    assert roles(canary="digits=2:0.5").of("digits") == RoleState(canary=Candidate(2, 0.5))
+    assert roles().of("digits") == RoleState()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"digits": 1}', '{"digits": {"roles": {"shadow": 1}}}', "\xff"])
+def test_broken_file_of_roles_leaves_the_options(tmp_path: Path, text: str) -> None:
+    (tmp_path / ROLES_NAME).write_text(text)
+    assert Roles(Settings(state_dir=tmp_path, shadow="digits=2")).of("digits").role(2) == "shadow"  # type: ignore[arg-type]
+
+
+def test_roles_that_cannot_be_saved_still_hold(tmp_path: Path, lines: LogRecords) -> None:
+    roles = Roles(Settings(state_dir=tmp_path / "file" / "below"))
+    (tmp_path / "file").write_text("")
+    roles.set("digits", RoleState().started("shadow", 2, 1.0))
+    assert roles.of("digits").role(2) == "shadow"
+    assert "hold until the service ends" in lines.records[-1].getMessage()

@@ -46,6 +46,7 @@ def act(service: Service, action: str, **body: Any) -> httpx.Response:
     return service.client.post(f"/v2/models/digits/{action}", json=body or None)
 
 
+@pytest.mark.slow
 def test_canary_answers_its_share_and_the_same_ids_again(served: Callable[..., Service]) -> None:
     service = served(canary="digits=2:0.2")
     first = versions_by_id(service, IDS)
@@ -66,6 +67,7 @@ def test_canary_answers_its_share_and_the_same_ids_again(served: Callable[..., S
     assert 'normfold_canary_share{model="digits",version="2"} 0.2' in metrics
 
 
+@pytest.mark.slow
 def test_header_decides_where_the_body_has_no_id(served: Callable[..., Service]) -> None:
     service = served(canary="digits=2:0.5")
 
@@ -137,6 +139,7 @@ def test_end_keeps_the_version_that_serves_also_when_the_model_is_loaded_again(
     assert not service.app.fast_path.resources.observers.rollouts.by_model  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shadow", "canary"])
 def test_promotion_lets_the_version_serve_and_rollback_undoes_it(
     served: Callable[..., Service], bundles: BundleWriter, kind: str

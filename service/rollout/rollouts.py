@@ -151,6 +151,8 @@ class Rollouts:
                 continue
             rollout = self.by_model.setdefault(name, Rollout())
             versions = self._repository.entries.get(name, {})
+            if rollout.serving not in [entry.model for entry in versions.values()]:
+                rollout.serving = None  # an unloaded version would be kept in memory
             self._find_canary(rollout, state, versions)
             await self._refresh_shadow(name, rollout, state.shadow, versions)
 

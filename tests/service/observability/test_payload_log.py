@@ -180,8 +180,8 @@ def test_full_disk_is_reported_once_and_later_answers_are_written(
     post_picture(service, id="after")
 
     assert [line["id"] for line in wait_for_lines(file, 1)] == ["after"]
-    said = [record.getMessage() for record in lines.records if "payload log" in record.getMessage()]
-    assert said == [
+    errors = [record.getMessage() for record in lines.records if "payload log" in record.getMessage()]
+    assert errors == [
         "The payload log cannot be written, and lines are lost: No space left on device. (Logged once a minute.)"
     ]
 

@@ -266,3 +266,15 @@ def test_unknown_model_has_no_shadow(shadowed: Start) -> None:
     assert [answer.status_code for answer in answers] == [200, 404, 404, 404]
     assert "has no canary" in answers[1].json()["error"]
     assert "There is no model 'other'" in answers[2].json()["error"]
+
+
+def test_unloaded_version_is_not_kept_by_its_shadow(bundles: BundleWriter, start: StartService) -> None:
+    bundles.digits(1)
+    bundles.digits(2)
+    service = start(bundles.root, shadow="digits=2", model_control="explicit")
+    rollouts = service.app.state.rollouts
+    service.client.post("/v2/repository/models/digits/load")
+    post_picture(service)
+    assert rollouts.by_model["digits"].serving.version == 1
+    service.client.post("/v2/repository/models/digits/unload")
+    assert rollouts.by_model["digits"].serving is None

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
+from random import random
 from time import perf_counter
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ class Shadow:
             results: by output, as they were answered.
             run_seconds: of the version that served.
         """
-        if random.random() >= self.share:
+        if random() >= self.share:
             return
         size = sum(_held_bytes(array) for array in (*tensors.values(), *results.values()))
         if self._offered - self._done >= MAX_QUEUED or self._offered_bytes - self._done_bytes + size > MAX_QUEUED_BYTES:

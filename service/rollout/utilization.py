@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from time import clock_gettime, perf_counter, process_time, thread_time
 
 BUSY_UTILIZATION = 0.4
 """Part of its processors' time, or of one processor's time for the event loop, from which on a process is busy."""
@@ -28,16 +29,16 @@ class Utilization:
         has_clock = ident is not None and hasattr(time, "pthread_getcpuclockid")
         self._clock = time.pthread_getcpuclockid(ident) if has_clock and ident is not None else None
         self._loop_used = 0.0
-        self._measured_at, self._used, self._loop_used = time.perf_counter(), time.process_time(), self._loop_time()
+        self._measured_at, self._used, self._loop_used = perf_counter(), process_time(), self._loop_time()
         self._own = 0.0
         self._is_busy = False
 
     def is_busy(self) -> bool:
         """Return whether the process was busy over the last WINDOW_S seconds or more."""
-        now = time.perf_counter()
+        now = perf_counter()
         elapsed = now - self._measured_at
         if elapsed >= WINDOW_S:
-            used, own, loop_used = time.process_time(), time.thread_time(), self._loop_time()
+            used, own, loop_used = process_time(), thread_time(), self._loop_time()
             others = used - self._used - (own - self._own)
             self._is_busy = (
                 others > BUSY_UTILIZATION * self._processors * elapsed
@@ -48,6 +49,6 @@ class Utilization:
 
     def _loop_time(self) -> float:
         try:
-            return 0.0 if self._clock is None else time.clock_gettime(self._clock)
+            return 0.0 if self._clock is None else clock_gettime(self._clock)
         except OSError:  # the event loop's thread has ended, as the shadow's will at once
             return self._loop_used

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from functools import partial
+from random import random
 
 from normfold.service.errors import SettingsError
 from normfold.service.observability.line_writer import LineWriter
@@ -49,7 +49,7 @@ class PayloadLog:
 
     def is_sampled(self) -> bool:
         """Return whether the next answer is to be written."""
-        return random.random() < self._share
+        return random() < self._share
 
     def write(self, answer: Answer) -> None:
         """Add an answer to those of the next flush; its arrays must not change later. Called on the event loop."""

@@ -17,7 +17,6 @@ import tritonclient.grpc as triton
 
 from normfold.service.observability.payload_log import payload_log as payload_module
 from normfold.service.observability.payload_log import record as record_module
-from normfold.service.observability.payload_log import rotated_file
 from normfold.service.observability.payload_log.record import Answer, encode_record
 from normfold.service.observability.payload_log.rotated_file import RotatedFile
 from tests.support.bundles import BundleWriter
@@ -101,7 +100,7 @@ def test_failed_requests_are_not_logged(logged: Logged, file: Path) -> None:
 
 def test_share_is_sampled(logged: Logged, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([0.2, 0.9, 0.1])
-    monkeypatch.setattr(payload_module.random, "random", lambda: next(drawn))
+    monkeypatch.setattr(payload_module, "random", lambda: next(drawn))
     service = logged(payload_log_share=0.25)
     for number in range(3):
         post_picture(service, id=str(number))
@@ -233,7 +232,7 @@ def test_file_that_cannot_be_rotated_loses_lines_and_is_not_overfilled(
 
     target = RotatedFile(file, max_bytes=1024, files=2)
     target.write(b"x" * 1000 + b"\n")
-    monkeypatch.setattr(rotated_file.Path, "replace", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="Permission denied"):
         target.write(b"y" * 1000 + b"\n")
     target.close()

@@ -118,7 +118,7 @@ def test_shadow_is_offered_no_request_that_names_a_version(shadowed: Start, comp
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_shadow_is_offered_its_share(shadowed: Start, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     drawn = iter([0.2, 0.7, 0.4, 0.6])
-    monkeypatch.setattr(shadow_module.random, "random", lambda: next(drawn))
+    monkeypatch.setattr(shadow_module, "random", lambda: next(drawn))
     service = shadowed(shadow=f"digits=2:{share}")
     for _ in range(4):
         post_picture(service)
@@ -242,10 +242,10 @@ def test_utilization_counts_threads_and_the_event_loop(
 ) -> None:
     """Of two processors: busy from 0.8 seconds a second on, or 0.4 of the event loop."""
     now = {"wall": 0.0, "process": 0.0, "thread": 0.0, "loop": 0.0}
-    monkeypatch.setattr(utilization.time, "perf_counter", lambda: now["wall"])
-    monkeypatch.setattr(utilization.time, "process_time", lambda: now["process"])
-    monkeypatch.setattr(utilization.time, "thread_time", lambda: now["thread"])
-    monkeypatch.setattr(utilization.time, "clock_gettime", lambda _: now["loop"])
+    monkeypatch.setattr(utilization, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(utilization, "process_time", lambda: now["process"])
+    monkeypatch.setattr(utilization, "thread_time", lambda: now["thread"])
+    monkeypatch.setattr(utilization, "clock_gettime", lambda _: now["loop"])
     meter = Utilization(2, threading.current_thread())
     now |= {"wall": 1.0, "process": others + 0.7, "thread": 0.7, "loop": loop}
     assert meter.is_busy() is expected

@@ -18,37 +18,24 @@ from normfold.export.fold.fold import fold
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import of_bundle
 from normfold.export.quantize.int8.quantize import quantize_int8
-from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
+from normfold.export.quantize.int8.result import RangeSource
 from tests.support import onnx_models
 from tests.support.onnx_models import (
+    SAMPLES,
+    STATISTICS,
     batchnorm,
     classifier,
     classifier_rows,
     folded,
     model,
     operators,
+    quantised,
     run32,
     sqnr_db,
     with_statistics_of,
 )
 
-STATISTICS, SAMPLES = "statistics", "samples"
 WAYS = [STATISTICS, SAMPLES]
-
-
-def quantised(
-    source: onnx.ModelProto, folder: Path, way: str, rows: dict[str, np.ndarray] | None = None, **options: object
-) -> tuple[onnx.ModelProto, onnx.ModelProto, Int8Result]:
-    """Fold a network and quantise it; return both, and the result."""
-    path, before, target = onnx_models.save_model(source, folder), folder / "folded.onnx", folder / "int8.onnx"
-    working = load_model(path)
-    fold(working)
-    save_model(working, before)
-    given = {"samples": rows or classifier_rows(np.random.default_rng(7), 64)} if way == SAMPLES else {}
-    result = quantize_int8(before, target, unfolded=path, options=Int8Options(**options), **given)
-    written = onnx.load(target)
-    onnx.checker.check_model(written, full_check=True)
-    return onnx.load(before), written, result
 
 
 @pytest.mark.slow

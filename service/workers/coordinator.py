@@ -16,7 +16,6 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any
 
 from normfold.contract.errors import NormfoldError
 from normfold.service.background import ErrorLog, run_forever
@@ -28,6 +27,7 @@ from normfold.service.repository.repository import Repository
 from normfold.service.repository.roles import RoleState
 from normfold.service.rollout.rollouts import Rollouts
 from normfold.service.workers.shared_state import POLL_INTERVAL_S, PUBLISH_INTERVAL_S, SharedState, WorkerStatus
+from normfold.service.workers.worker_record import WorkerRecord
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Coordinator:
         workers: int = 1,
         rollouts: Rollouts | None = None,
     ) -> None:
-        self.workers, self._rollouts = workers, rollouts
+        self.workers = workers
+        self._record = WorkerRecord(repository, telemetry, rollouts)
         self._shared, self._repository, self._telemetry = shared, repository, telemetry
         self._generation = 0
         self._applied: dict[str, int] = {}
@@ -140,7 +141,7 @@ class Coordinator:
         with suppress(OSError, ValueError):
             self._publish(self._shared)  # so that a counter that was scraped never falls, even if this worker dies
         sums: dict[tuple[str, int], ModelStats] = {}
-        for telemetry in [self._record_telemetry(), *(other.telemetry for other in self._others())]:
+        for telemetry in [self._record.everything(), *(other.telemetry for other in self._others())]:
             for name, version, record in telemetry.get("models", ()):
                 sums.setdefault((name, version), ModelStats()).add(record)
         return sums
@@ -155,7 +156,7 @@ class Coordinator:
     def shadow(self, name: str, version: int) -> tuple[bool, str | None, ShadowStats]:
         """Return whether a shadow is ready in every worker, its problem in any of them, and its sums over all."""
         living, stats = [other.telemetry for other in self._living()], ShadowStats()
-        own = self._record_shadows()
+        own = self._record.shadows()
         for shadows in [own["shadows"], *(other.telemetry.get("shadows", ()) for other in self._others())]:
             for model, number, record in shadows:
                 if (model, number) == (name, version):
@@ -178,7 +179,7 @@ class Coordinator:
 
     def is_ready(self, name: str, version: int) -> bool:
         """Return whether a version is ready in every worker, as of about a second ago in the others."""
-        everywhere = [self._record_queues(), *(other.telemetry.get("queues", []) for other in self._living())]
+        everywhere = [self._record.queues(), *(other.telemetry.get("queues", []) for other in self._living())]
         return all(any((name, version) == (model, number) for model, number, _ in queues) for queues in everywhere)
 
     def in_flight(self) -> int:
@@ -187,7 +188,7 @@ class Coordinator:
 
     def queued_rows(self, name: str, version: int) -> int:
         """Return the rows that wait for a version over all workers, as of about a second ago in the others."""
-        queues = self._record_queues()
+        queues = self._record.queues()
         for other in self._living():
             queues += other.telemetry.get("queues", [])
         return sum(int(rows) for model, number, rows in queues if (model, number) == (name, version))
@@ -256,7 +257,7 @@ class Coordinator:
         return self._generation > before
 
     def _publish(self, shared: SharedState) -> None:
-        shared.publish(self._generation, self._repository.problem, self._failures, self._record_telemetry())
+        shared.publish(self._generation, self._repository.problem, self._failures, self._record.everything())
         self._published_at = monotonic()
 
     def _others(self) -> list[WorkerStatus]:
@@ -264,31 +265,3 @@ class Coordinator:
 
     def _living(self) -> list[WorkerStatus]:
         return [other for other in self._others() if other.is_alive]
-
-    def _record_telemetry(self) -> dict[str, Any]:
-        models = [[name, version, stats.record()] for (name, version), stats in self._telemetry.models.items()]
-        return {
-            "models": models,
-            "in_flight": self._telemetry.in_flight,
-            "load_failures": self._telemetry.load_failures,
-            "queues": self._record_queues(),
-            "payloads": {} if self._telemetry.payloads is None else self._telemetry.payloads(),
-            **self._record_shadows(),
-        }
-
-    def _record_shadows(self) -> dict[str, Any]:
-        """Return the sums of this worker's shadows, which has one for each that is loaded, and their problems."""
-        shadows = [[name, number, stats.record()] for (name, number), stats in self._telemetry.shadows.items()]
-        return {
-            "shadows": shadows,
-            "shadow_problems": {} if self._rollouts is None else self._rollouts.shadow_problems(),
-        }
-
-    def _record_queues(self) -> list[tuple[str, int, int]]:
-        """Return name, version and queued rows of every version that is ready in this worker."""
-        return [
-            (name, number, entry.model.batcher.queued_rows)
-            for name, versions in self._repository.entries.items()
-            for number, entry in versions.items()
-            if entry.model is not None
-        ]

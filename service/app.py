@@ -28,23 +28,28 @@ from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
+from normfold.service.inference.observers import AnswerObservers
 from normfold.service.inference.steps import RequestSteps
 from normfold.service.network.notify import Notifier, take_notifier
 from normfold.service.network.tls import Certificates, open_certificates
 from normfold.service.observability.access_log import open_access_log
 from normfold.service.observability.metrics import Metrics
+from normfold.service.observability.payload_log.payload_log import open_payload_log
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.proxy.forwarding import Forwarding
 from normfold.service.proxy.trusted_addresses import TrustedAddresses
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
+from normfold.service.rollout.control import RolloutControl
+from normfold.service.rollout.rollouts import Rollouts
 from normfold.service.routes.drift import drift_routes
 from normfold.service.routes.health import health_routes
 from normfold.service.routes.infer import infer_routes
 from normfold.service.routes.models import model_routes
 from normfold.service.routes.predict import predict_routes
 from normfold.service.routes.repository import repository_routes
+from normfold.service.routes.rollout import rollout_routes
 from normfold.service.routes.schemas import SCHEMAS
 from normfold.service.routes.security import describe_keys
 from normfold.service.routes.statistics import statistics_routes
@@ -159,8 +164,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         the fast path.
 
     Raises:
-        SettingsError: the access log cannot be written, the key file or one of a certificate is missing or broken, or
-            OpenTelemetry rejects one of its variables.
+        SettingsError: the access log or the payload log cannot be written, the key file or one of a certificate is
+            missing or broken, or OpenTelemetry rejects one of its variables.
         MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed; or `grpc_port`, and grpcio.
     """
     if spans is None and settings.tracing:
@@ -174,7 +179,11 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     telemetry = Telemetry(access_log)
     repository = Repository(settings, thread_pool, telemetry)
     shared = SharedState(settings.state_dir / WORKERS) if settings.workers > 1 and settings.state_dir else None
-    coordinator = Coordinator(repository, telemetry, shared, settings.workers)
+    rollouts = Rollouts(repository, thread_pool, telemetry, settings)
+    coordinator = Coordinator(repository, telemetry, shared, settings.workers, rollouts)
+    payload_log = open_payload_log(settings)
+    telemetry.payloads = None if payload_log is None else payload_log.counts
+    observers = AnswerObservers(rollouts, payload_log)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -213,6 +222,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         background.cancel()
         watchdog.cancel()
         await asyncio.wait([background, watchdog])
+        rollouts.close()
         coordinator.close()
         await repository.close()
         thread_pool.close()
@@ -221,6 +231,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         if spans is not None:
             spans.close()
         access_log.close()
+        if payload_log is not None:
+            payload_log.close()
 
     app = _App(
         title="Normfold",
@@ -231,11 +243,12 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         redirect_slashes=False,
         openapi_url=None,  # service.web has the document and its page
     )
+    app.state.rollouts = rollouts
     app.state.thread_pool = thread_pool  # the command checks whether its threads have ended
     install_handlers(app)
     steps = RequestSteps(telemetry, authorizer, spans)
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
-    resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
+    resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes, observers)
     bodies = ByteBudget(settings.max_bodies_bytes)
     grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator, certificates)
     app.state.grpc_server = grpc_server  # tests read its port
@@ -246,11 +259,13 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     if spans is None:
         through_asgi = frozenset({b"origin"} if settings.cors_origins else ())
         app.fast_path = FastPath(steps, resources, through_asgi, forwarding if forwarding.is_active else None)
-    app.include_router(predict_routes(repository, thread_pool, settings))
+    app.include_router(predict_routes(repository, thread_pool, settings, observers))
     app.include_router(infer_routes())
     metrics = Metrics(partial(take_snapshot, coordinator, repository), settings.triton_metrics)
     app.state.metrics = metrics  # the documentation lists them
     app.include_router(statistics_routes(repository, coordinator, metrics))
+    control = RolloutControl(repository, thread_pool, settings)
+    app.include_router(rollout_routes(repository, coordinator, control, thread_pool, settings))
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator, thread_pool, settings))

@@ -13,6 +13,8 @@
     │   │   ├── UnknownPathError        no route has that path
     │   │   ├── NoSamplesError          recent inputs of the model are not kept
     │   │   ├── ControlError            model_control does not allow loading models by request
+    │   │   ├── RolloutError            a version cannot be the shadow or the canary, or cannot be promoted
+    │   │   ├── NoRolloutError          the model has no shadow, or no canary
     │   │   ├── UnauthenticatedError    the request has no valid key
     │   │   ├── ScopeError              its key lacks the required scope
     │   │   ├── RateError               its key is over its rate limit
@@ -127,13 +129,25 @@ class NoSamplesError(RequestError):
 
 
 class ControlError(RequestError):
-    """The setting model_control does not allow loading and unloading models by request."""
+    """The setting model_control does not allow a change by request, such as loading and unloading models."""
 
-    def __init__(self, model_control: str) -> None:
-        super().__init__(
-            f"Models are not loaded or unloaded by request: model_control is {model_control!r}, not 'explicit'."
-        )
+    def __init__(self, model_control: str, what: str = "Models are not loaded or unloaded by request") -> None:
+        super().__init__(f"{what}: model_control is {model_control!r}, not 'explicit'.")
         self.model_control = model_control
+
+
+class RolloutError(RequestError):
+    """A version cannot be the shadow or the canary of its model, or cannot be promoted."""
+
+
+class NoRolloutError(RequestError):
+    """A model has no shadow, or no canary."""
+
+    def __init__(self, model: str, kind: str) -> None:
+        super().__init__(
+            f"Model {model!r} has no {kind}; POST /v2/models/{model}/{kind}/start, or the option {kind!r}, starts one."
+        )
+        self.model, self.kind = model, kind
 
 
 class UnauthenticatedError(RequestError):

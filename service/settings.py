@@ -19,6 +19,7 @@ from normfold.contract.image_decoding import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
 from normfold.service.proxy.prefix import check_prefix
 from normfold.service.proxy.trusted_addresses import check_trusted
+from normfold.service.rollout_options import SHADOW_SHARE, parse_rollouts
 
 PREFIX = "NORMFOLD_"
 
@@ -58,6 +59,15 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(default=5.0, gt=0, description="Seconds between two reads of the repository.")
     version_policy: str = Field(
         default="all", description="Versions to load: all, latest:N, or numbers joined by commas."
+    )
+    shadow: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Versions to run beside those that serve, and to compare: NAME=VERSION:SHARE, joined by commas; "
+        "without a share, 1.",
+    )
+    canary: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Versions that serve a share of the requests: NAME=VERSION:SHARE, joined by commas.",
     )
     host: str = Field(
         default="127.0.0.1",
@@ -230,6 +240,23 @@ class Settings(BaseSettings):
         default=None,
         description="File for the access log, one JSON line per request; if not set, the service's log.",
     )
+    payload_log: Path | None = Field(
+        default=None,
+        description="File for a sample of requests and answers with their tensors, as JSON lines; if not set, none.",
+    )
+    payload_log_share: float = Field(
+        default=0.01, ge=0, le=1, description="Share of the answers that the payload log gets."
+    )
+    payload_log_redact: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Inputs, outputs and parameters whose values the payload log leaves out, joined by commas.",
+    )
+    payload_log_max_bytes: int = Field(
+        default=100 * 2**20, ge=1024, description="Bytes of a file of the payload log; then the next one begins."
+    )
+    payload_log_files: int = Field(
+        default=10, ge=1, le=1000, description="Files of the payload log; the oldest one is deleted."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged; info includes a line for every request."
     )
@@ -262,6 +289,29 @@ class Settings(BaseSettings):
         if path is not None and info.data.get("tls_cert") is None:
             raise ValueError("it needs a certificate, tls_cert, which is not set")
         return path
+
+    @field_validator("shadow", "canary", "payload_log_redact", mode="before")
+    @classmethod
+    def _split_commas(cls, given: object) -> object:
+        """Split text joined by commas, as in an environment variable."""
+        if not isinstance(given, str):
+            return given
+        return tuple(part.strip() for part in given.split(",") if part.strip())
+
+    @field_validator("shadow")
+    @classmethod
+    def _check_shadow(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        parse_rollouts(options, SHADOW_SHARE)
+        return options
+
+    @field_validator("canary")
+    @classmethod
+    def _check_canary(cls, options: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        shadows = parse_rollouts(info.data.get("shadow", ()), SHADOW_SHARE)
+        for model, canary in parse_rollouts(options, None).items():
+            if model in shadows and shadows[model].version == canary.version:
+                raise ValueError(f"version {canary.version} of {model!r} cannot be its shadow and its canary")
+        return options
 
     @field_validator("keep_samples")
     @classmethod

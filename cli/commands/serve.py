@@ -50,6 +50,24 @@ def serve(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VERSION[:SHARE]",
+            help="Run a version beside the one that serves, on a share of its requests, and compare; may be repeated.",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    canary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VERSION:SHARE",
+            help="Let a version serve a share of the requests, such as digits=2:0.05; may be repeated.",
+            show_default="none",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     host: Annotated[
         list[str] | None, typer.Option(help="Address to listen on; may be given again.", show_default="127.0.0.1")
     ] = None,
@@ -165,6 +183,21 @@ def serve(
             rich_help_panel=LOG,
         ),
     ] = None,
+    payload_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a sample of requests and answers with their tensors to this file, for later labels.",
+            show_default="none",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
+    payload_log_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of the answers in it, 0 to 1.", show_default="0.01", rich_help_panel=LOG
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
         typer.Option(
@@ -201,6 +234,8 @@ def serve(
     from normfold.service.logs import configure_logging
     from normfold.service.network.listeners import open_listeners
     from normfold.service.network.tls import open_certificates
+    from normfold.service.observability.payload_log.payload_log import open_payload_file
+    from normfold.service.rollout.startup_check import check_rollouts
     from normfold.service.runtime.malloc import use_one_arena
     from normfold.service.settings import load_settings
     from normfold.service.workers.hangup import ignore_hangup
@@ -210,6 +245,8 @@ def serve(
         repository=repository,
         model_control=model_control,
         version_policy=version_policy,
+        shadow=None if shadow is None else ",".join(shadow),
+        canary=None if canary is None else ",".join(canary),
         host=",".join(host) if host else None,
         port=port,
         uds=uds,
@@ -227,6 +264,8 @@ def serve(
         queue_capacity=queue_capacity,
         timeout_s=timeout_s,
         access_log=access_log,
+        payload_log=payload_log,
+        payload_log_share=payload_log_share,
         log_level=log_level,
         log_format=log_format,
     )
@@ -235,6 +274,9 @@ def serve(
     if settings.keys is not None:
         read_keys(settings.keys)  # here already: a worker process that cannot start would be replaced for ever
     open_certificates(settings)  # likewise
+    check_rollouts(settings)
+    if (payload_file := open_payload_file(settings)) is not None:  # likewise
+        payload_file.close()
     _raise_file_limit(settings.max_connections + _OTHER_FILES)
     hanging: SystemExit | None = None
     with (
@@ -259,7 +301,7 @@ def serve(
         try:
             server.run(sockets=list(listeners))
         except SystemExit as end:
-            if app.state.thread_pool.ended:
+            if app.state.thread_pool.ended and app.state.rollouts.ended:
                 raise
             hanging = end
     if hanging is not None:

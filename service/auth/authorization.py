@@ -25,6 +25,8 @@ _VERSIONED = r"[^/]+(/versions/[^/]+)?"
 REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
     (re.compile(rf"/|{_PAGE}|/openapi\.json|/v2/health/(live|ready)"), "public"),
     (re.compile(rf"/metrics|/v2/models/stats|/v2/models/{_VERSIONED}/(stats|drift)"), "metrics"),
+    (re.compile(r"/v2/models/[^/]+/(shadow|canary)"), "metrics"),
+    (re.compile(r"/v2/models/[^/]+/(shadow|canary)/(start|end|promote)"), "admin"),
     (re.compile(r"/v2/repository/models/[^/]+/(load|unload)"), "admin"),
     (re.compile(rf"/v2/models/{_VERSIONED}/samples"), "admin"),
     (re.compile(rf"/v1/models|/v1/models/{_VERSIONED}(:predict|:classify)?"), "infer"),

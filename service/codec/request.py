@@ -37,6 +37,7 @@ class InferRequest(NamedTuple):
         output_names: the names of `outputs`.
         timeout_s: the client's; None if it sets none.
         urgent: whether the request is run before others.
+        parameters: of the request, as the client gave them.
     """
 
     tensors: dict[str, Array]
@@ -44,6 +45,7 @@ class InferRequest(NamedTuple):
     output_names: tuple[str, ...]
     timeout_s: float | None = None
     urgent: bool = False
+    parameters: Mapping[str, Any] | None = None
 
 
 def parse_object(body: bytes | memoryview) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def decode_request(
     if parameters is None:
         return InferRequest(tensors, outputs, names)
     urgent = _read_priority(parameters) == URGENT_PRIORITY
-    return InferRequest(tensors, outputs, names, _read_timeout(parameters), urgent)
+    return InferRequest(tensors, outputs, names, _read_timeout(parameters), urgent, parameters)
 
 
 def _read_outputs(entries: Any, signature: ModelSignature, binary: bool) -> tuple[OutputRequest, ...]:

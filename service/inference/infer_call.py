@@ -31,8 +31,9 @@ from normfold.service.errors import InvalidRequestError
 from normfold.service.inference.byte_budget import Reserve
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.model_ref import ModelRef
+from normfold.service.inference.observers import AnswerObservers
 from normfold.service.inference.response import Response, are_large, to_compressed_response, to_response
-from normfold.service.inference.steps import admit, fail
+from normfold.service.inference.steps import admit, choose_version, fail
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
@@ -50,12 +51,14 @@ class InferResources:
         thread_pool: decodes and encodes large bodies.
         large_responses: encodes large responses within their byte budget.
         max_body_bytes: limit on a body, before and after decompression.
+        observers: see the answers.
     """
 
     repository: Repository
     thread_pool: ThreadPool
     large_responses: LargeResponses
     max_body_bytes: int
+    observers: AnswerObservers
 
 
 class InferCall:
@@ -77,6 +80,7 @@ class InferCall:
         "_encoder",
         "_held_bytes",
         "_model",
+        "_names_version",
         "_request",
         "_resources",
         "_uses_model",
@@ -95,7 +99,7 @@ class InferCall:
         self._resources, self.headers, self.trace, self._encoder = resources, headers, trace, encoder or encode_response
         self._held_bytes = 0
         self.json_length: int | None = None
-        self.is_admitted = self._uses_model = False
+        self.is_admitted = self._uses_model = self._names_version = False
 
     def admit(self, reference: ModelRef) -> None:
         """Find the model, and check by the headers alone that the request can be taken; the body is not read.
@@ -109,6 +113,7 @@ class InferCall:
         self.json_length = read_json_length(self.headers)
         model.in_use += 1
         self._model, self.is_admitted, self._uses_model = model, True, True
+        self._names_version = reference.version is not None
 
     def read_id(self, body: memoryview) -> None:
         """Read the id from the body of a request that was not admitted, so that the error names it."""
@@ -157,7 +162,7 @@ class InferCall:
             await resources.thread_pool.call(self.decode, body)
 
     def enqueue(self, connection: RequestConnection | None, future: Future) -> None:
-        """Put the decoded tensors into the model's queue; the batcher sets the future.
+        """Put the decoded tensors into the queue of the model, or of its canary; the batcher sets the future.
 
         Raises:
             QueueFullError: the queue has no capacity for the rows.
@@ -165,7 +170,9 @@ class InferCall:
             ClientDisconnectedError: the client has disconnected.
             UnloadedError: the model was unloaded.
         """
-        request = self._request
+        request, rollouts = self._request, self._resources.observers.rollouts
+        if rollouts.by_model and not self._names_version:
+            self._use(choose_version(rollouts, self._model, self.trace))
         queued = self._model.make_request(request.tensors, request.output_names, request.timeout_s, request.urgent)
         queued.future, self.trace.queued_request = future, queued
         try:
@@ -219,7 +226,7 @@ class InferCall:
         """
         manifest, outputs = self._model.manifest, self._request.outputs
         encoded = self._encoder(manifest, outputs, results, self.trace.client_request_id)
-        self._note_encoded()
+        self._note_encoded(results)
         return encoded
 
     async def encode_results_async(self, results: Results) -> InferResponse:
@@ -233,7 +240,7 @@ class InferCall:
         large, manifest, outputs = self._resources.large_responses, self._model.manifest, self._request.outputs
         encode = partial(self._encoder, manifest, outputs, results, self.trace.client_request_id)
         encoded, self._held_bytes = await large.encode(encode, sum(array.nbytes for array in results.values()))
-        self._note_encoded()
+        self._note_encoded(results)
         return encoded
 
     def fail(self, error: Exception) -> Response:
@@ -249,10 +256,27 @@ class InferCall:
             self._resources.large_responses.release(self._held_bytes)
             self._held_bytes = 0
 
-    def _note_encoded(self) -> None:
+    def _use(self, model: Model) -> None:
+        """Use another version instead of the one that was found first."""
+        self._model.in_use -= 1
+        model.in_use += 1
+        self._model = model
+
+    def _note_encoded(self, results: Results) -> None:
         self.trace.status, self.trace.encoded = 200, perf_counter()
         self._uses_model = False
         self._model.in_use -= 1  # a client that reads slowly does not keep it from being unloaded
+        observers = self._resources.observers
+        if observers.payload_log is not None or observers.rollouts.by_model:
+            request = self._request
+            observers.answered(
+                self.trace,
+                self._model,
+                request.tensors,
+                {name: results[name] for name in request.output_names},
+                names_version=self._names_version,
+                parameters=request.parameters,
+            )
 
 
 def decode_body(

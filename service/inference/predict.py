@@ -9,7 +9,7 @@ or whose row axis is fixed at 1, run one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,12 @@ from normfold.service.codec.signature import shape_matches
 from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
+
+Run = tuple[Mapping[str, Array], Mapping[str, Array]]
+"""The tensors of one run by input, and its results by output."""
+
+Answered = Callable[[Sequence[Run]], None]
+"""Takes the runs of a request that is answered."""
 
 
 def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Array]]:
@@ -80,6 +86,7 @@ async def predict(
     instances: Sequence[Mapping[str, Array]],
     trace: RequestTrace | None = None,
     connection: RequestConnection | None = None,
+    answered: Answered = lambda *_: None,
 ) -> list[Any]:
     """Run a model on instances.
 
@@ -88,6 +95,7 @@ async def predict(
         instances: the tensors of each by input, without the row axis.
         trace: the request's; gets the times of queue and run.
         connection: on which the client waits for the results; a disconnect cancels them.
+        answered: called with all runs once the predictions are made.
 
     Returns:
         For each instance {"label", "index", "probability", "probabilities"} if the manifest has labels and logits;
@@ -106,14 +114,20 @@ async def predict(
     card_output = logits or pixels
     outputs = [card_output] if card_output is not None else [spec.name for spec in specs]
     rows: list[dict[str, Array]] = []
+    runs: list[Run] = []
     for batch in _batches(model.manifest, instances):
-        rows += _split_rows(batch, await model.infer(batch, outputs, trace, connection))
+        results = await model.infer(batch, outputs, trace, connection)
+        runs.append((batch, results))
+        rows += _split_rows(batch, results)
     if logits is not None:
-        return [_describe_class(model, logits, row[logits]) for row in rows]
-    if pixels is not None:
-        return [_describe_pixels(model, pixels, row[pixels]) for row in rows]
-    values = [{name: _to_values(array, name) for name, array in row.items()} for row in rows]
-    return [value[specs[0].name] for value in values] if len(specs) == 1 else values
+        predictions: list[Any] = [_describe_class(model, logits, row[logits]) for row in rows]
+    elif pixels is not None:
+        predictions = [_describe_pixels(model, pixels, row[pixels]) for row in rows]
+    else:
+        values = [{name: _to_values(array, name) for name, array in row.items()} for row in rows]
+        predictions = [value[specs[0].name] for value in values] if len(specs) == 1 else list(values)
+    answered(runs)
+    return predictions
 
 
 def rank_classes(prediction: Mapping[str, Any], labels: Sequence[str], top: int) -> list[dict[str, Any]]:

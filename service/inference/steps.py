@@ -26,6 +26,7 @@ from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import read_trace_id
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
+from normfold.service.rollout.rollouts import Rollouts
 
 if TYPE_CHECKING:
     from normfold.service.observability.otel import Spans
@@ -107,6 +108,16 @@ def admit(repository: Repository, reference: ModelRef, trace: RequestTrace) -> M
     trace.model, trace.version = model.manifest.name, model.manifest.version
     model.batcher.require_capacity()
     return model
+
+
+def choose_version(rollouts: Rollouts, model: Model, trace: RequestTrace) -> Model:
+    """Return the version that answers a request which names none: the one that serves, or for its share the canary.
+
+    The same id, that of the request's body or else its X-Request-Id, always gets the same version. The trace gets it.
+    """
+    chosen = rollouts.choose(model, trace.client_request_id or trace.request_id)
+    trace.version = chosen.version
+    return chosen
 
 
 def fail(trace: RequestTrace, error: Exception) -> Response:

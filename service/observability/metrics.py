@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from normfold.service.observability.payload_log.families import payload_families
+from normfold.service.observability.rollout.families import rollout_families
 from normfold.service.observability.snapshot import ServiceSnapshot
-from normfold.service.observability.stats import PHASES, Histogram
+from normfold.service.observability.stats import PHASES, buckets
 from normfold.service.observability.triton_metrics import triton_families
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -63,6 +64,8 @@ class _ServiceCollector(Collector):
         yield from _request_families(snapshot)
         yield from _model_families(snapshot)
         yield from _drift_families(snapshot)
+        yield from rollout_families(snapshot)
+        yield from payload_families(snapshot)
         if self._triton:
             yield from triton_families(snapshot)
         yield from _process_families(snapshot)
@@ -94,8 +97,8 @@ def _request_families(snapshot: ServiceSnapshot) -> Iterable[Metric]:
         rejections.add_metric(labels, stats.queue_rejections)
         rows.add_metric(labels, stats.rows)
         for phase, histogram in zip(PHASES, stats.phases, strict=True):
-            phases.add_metric([*labels, phase], _buckets(histogram), histogram.sum)
-        batches.add_metric(labels, _buckets(stats.batch_rows), stats.batch_rows.sum)
+            phases.add_metric([*labels, phase], buckets(histogram), histogram.sum)
+        batches.add_metric(labels, buckets(stats.batch_rows), stats.batch_rows.sum)
     in_flight = GaugeMetricFamily(
         "normfold_requests_in_flight", "Requests that are being answered.", value=snapshot.in_flight
     )
@@ -187,8 +190,3 @@ def _process_families(snapshot: ServiceSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "normfold_workers_desired", "Worker processes that there should be.", value=snapshot.workers
     )
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    bounds = [f"{bound:g}" for bound in histogram.bounds] + ["+Inf"]
-    return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from normfold.service.observability.rollout.shadow_stats import ShadowStats
 from normfold.service.observability.stats import ModelStats
 
 
@@ -70,6 +71,37 @@ class VersionSnapshot:
 
 
 @dataclass(frozen=True)
+class CanarySnapshot:
+    """A canary; `is_ready` in every worker."""
+
+    model: str
+    version: int
+    share: float
+    is_ready: bool
+
+
+@dataclass(frozen=True)
+class ShadowSnapshot:
+    """A shadow, and its sums over all workers.
+
+    Attributes:
+        model: its name.
+        version: that is the shadow.
+        share: of the requests that it is offered.
+        problem: the reason why it is not ready, or failed last, in this or another worker; None if nothing is wrong.
+        is_ready: in every worker.
+        stats: sums over all workers.
+    """
+
+    model: str
+    version: int
+    share: float
+    problem: str | None
+    is_ready: bool
+    stats: ShadowStats
+
+
+@dataclass(frozen=True)
 class ServiceSnapshot:
     """The state of the service.
 
@@ -82,6 +114,9 @@ class ServiceSnapshot:
         unreadable: models whose versions cannot be listed.
         load_failures: by model; under "" of the whole repository.
         stats: by model and version; under ("", 0) of requests that ran no model.
+        shadows: of all models.
+        canaries: of all models.
+        payloads: answers by what became of them in the payload log; None if there is none.
     """
 
     is_ready: bool
@@ -92,3 +127,6 @@ class ServiceSnapshot:
     unreadable: Sequence[str]
     load_failures: Counter[str]
     stats: Mapping[tuple[str, int], ModelStats]
+    shadows: Sequence[ShadowSnapshot] = ()
+    canaries: Sequence[CanarySnapshot] = ()
+    payloads: Mapping[str, int] | None = None

@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ class Histogram:
         """Add the counts and the sum of another histogram with the same bounds."""
         self.counts = [one + other for one, other in zip(self.counts, counts, strict=True)]
         self.sum += total
+
+
+def buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return the upper bounds of a histogram and how many values are within each, as Prometheus takes them."""
+    bounds = [f"{bound:g}" for bound in histogram.bounds] + ["+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))
 
 
 class PhaseHistograms:

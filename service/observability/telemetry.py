@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from time import perf_counter, time
 
 from normfold.service.codec.headers import Headers
 from normfold.service.observability.access_log import AccessLog
 from normfold.service.observability.request_trace import RequestTrace
+from normfold.service.observability.rollout.shadow_stats import ShadowStats
 from normfold.service.observability.stats import ModelStats
 
 PROBE_PATHS = frozenset(
@@ -31,12 +33,16 @@ class Telemetry:
         models: the sums of each version; under ("", 0) those of requests that ran none.
         in_flight: number of requests that are being answered.
         load_failures: loads that failed, by model, also of versions that are gone; under "" of the whole repository.
+        shadows: the sums of each version that is a shadow.
+        payloads: returns the counts of the payload log by outcome; None if there is none.
     """
 
     def __init__(self, access_log: AccessLog) -> None:
         self.models: dict[tuple[str, int], ModelStats] = {}
         self.in_flight = 0
         self.load_failures: Counter[str] = Counter()
+        self.shadows: dict[tuple[str, int], ShadowStats] = {}
+        self.payloads: Callable[[], dict[str, int]] | None = None
         self._access_log = access_log
         self._ids = count(1)
         self._id_prefix = os.urandom(6).hex()

@@ -10,6 +10,9 @@ from typing import Literal
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.scan import Fingerprint
 
+Role = Literal["serving", "canary", "shadow", "ended"]
+"""Of a version in its model, as `service.repository.roles` explains them."""
+
 
 @dataclass
 class VersionEntry:
@@ -23,6 +26,8 @@ class VersionEntry:
         failed: fingerprint of the folder when its load failed; it is not loaded again until that changes.
         is_missing: whether its folder is gone.
         is_desired: whether it should be ready: the version policy selects it, and it was not unloaded by request.
+        role: of the version; a request that names no version is answered by one that is serving.
+        is_promoted: whether the version was promoted: as the highest, it is loaded whatever the version policy says.
     """
 
     folder: Path
@@ -32,10 +37,21 @@ class VersionEntry:
     failed: Fingerprint | None = None
     is_missing: bool = False
     is_desired: bool = False
+    role: Role = "serving"
+    is_promoted: bool = False
 
 
 Entries = Mapping[str, Mapping[int, VersionEntry]]
 """Entries by model and version, both in ascending order."""
+
+
+def can_serve(entries: Entries) -> bool:
+    """Return whether a version is ready that answers requests which name none."""
+    return any(
+        entry.model is not None and entry.role == "serving"
+        for versions in entries.values()
+        for entry in versions.values()
+    )
 
 
 def list_ready(entries: Entries) -> list[str]:

@@ -97,8 +97,7 @@ def open_bundle(
         arena=sum(row_bytes(manifest).values()) < _LARGE_ROW_BYTES,
         tf32=settings.tf32 == "on",
     )
-    _compare("inputs", manifest.inputs, session.inputs, exact=True)
-    _compare("outputs", manifest.outputs, session.outputs, exact=False)
+    check_signature(manifest, session)
     comparison, tuning = find_comparison(session, manifest, settings), Tuning()
     if comparison is not None:
         session, tuning.options = choose_options(session, comparison, settings, find_max_rows(manifest, settings))
@@ -116,6 +115,16 @@ def open_bundle(
         tuning=tuning,
         optional_inputs=_optional_inputs(session),
     )
+
+
+def check_signature(manifest: Manifest, session: Session) -> None:
+    """Check that the inputs and outputs of a network are those of its manifest.
+
+    Raises:
+        BundleLoadError: they are not.
+    """
+    _compare("inputs", manifest.inputs, session.inputs, exact=True)
+    _compare("outputs", manifest.outputs, session.outputs, exact=False)
 
 
 def _optional_inputs(session: Session) -> tuple[TensorSpec, ...]:

@@ -3,7 +3,8 @@
     LOADING ──▶ READY          answers until it is unloaded: UNAVAILABLE
             └─▶ UNAVAILABLE    with a reason; other versions are not affected
 
-A request without a version gets the highest one that is ready. The service is ready when the repository was read and at
+A request without a version gets the highest one that is ready and serving; `service.repository.roles` has the other
+roles. The service is ready when the repository was read and at
 least one model is: if one invalid bundle made it unready, it would take the valid ones down.
 
 When folders are read again depends on `model_control`: never (none), when a client asks for it (explicit), or every
@@ -14,16 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from normfold.contract.bundle import parse_version
 from normfold.service.background import ErrorLog, run_forever
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.errors import ControlError, ModelUnavailableError, UnknownModelError
 from normfold.service.observability.telemetry import Telemetry
-from normfold.service.repository.entry import Entries, VersionEntry, list_ready, list_reasons
+from normfold.service.repository.entry import Entries, VersionEntry, can_serve, list_ready, list_reasons
 from normfold.service.repository.hint import hint_at_repository
 from normfold.service.repository.loaded_model import Model
+from normfold.service.repository.roles import Roles, RoleState
 from normfold.service.repository.scan import scan
 from normfold.service.repository.version_policy import VersionPolicy
 from normfold.service.repository.version_switch import VersionSwitch
@@ -39,9 +41,17 @@ class Repository:
         settings: name the folder, the version policy and `model_control`.
         thread_pool: reads folders, loads bundles, runs networks.
         telemetry: counts loads that fail, and has the sums of each loaded version.
+
+    Attributes:
+        roles: of the versions.
+        lock: held by whoever changes versions or roles.
+        on_change: called, with the lock held, after versions were loaded or unloaded.
     """
 
     def __init__(self, settings: Settings, thread_pool: ThreadPool, telemetry: Telemetry) -> None:
+        self.roles = Roles(settings)
+        self.lock = asyncio.Lock()
+        self.on_change: Callable[[], Awaitable[None]] | None = None
         self._settings, self._thread_pool, self._telemetry = settings, thread_pool, telemetry
         self._root = settings.repository
         self._policy = VersionPolicy.parse(settings.version_policy)
@@ -51,7 +61,6 @@ class Repository:
         self._unloaded: set[str] = set()
         self._hint = ""
         self._problem: str | None = "The models are being loaded."
-        self._lock = asyncio.Lock()
 
     @property
     def entries(self) -> Entries:
@@ -94,9 +103,12 @@ class Repository:
                 raise ModelUnavailableError(name, version, entry.reason)
             return entry.model
         for number in reversed(versions):
-            if (model := versions[number].model) is not None:
-                return model
-        raise ModelUnavailableError(name, None, versions[max(versions)].reason)
+            entry = versions[number]
+            if entry.model is not None and entry.role == "serving":
+                return entry.model
+        serving = [number for number, entry in versions.items() if entry.role == "serving"]
+        reason = versions[serving[-1]].reason if serving else "it has no version besides a shadow or a canary."
+        raise ModelUnavailableError(name, None, reason)
 
     async def load(self) -> None:
         """Read the repository and load the versions that the policy selects, the highest version of each model first.
@@ -124,13 +136,14 @@ class Repository:
             loading: whether to load; otherwise only folders that are gone count.
         """
         try:
-            async with self._lock:
+            async with self.lock:
                 await self._scan()
                 for name in list(self._entries):
                     if loading and name not in self._unloaded:
                         await self._switch.apply_policy(name, self._entries[name])
                     self._remove_missing(name)
                 self._problem = self._describe_problem()
+                await self._changed()
         except OSError as error:
             self._hint = await self._thread_pool.call(hint_at_repository, self._root)
             self._record_scan_failure(self._describe_scan_error(error))
@@ -149,12 +162,8 @@ class Repository:
             ModelUnavailableError: no version of it could be loaded.
         """
         self.require_control()
-        async with self._lock:
-            try:
-                await self._scan()
-            except OSError as error:
-                self._telemetry.load_failures[""] += 1
-                raise ModelUnavailableError(name, None, self._describe_scan_error(error)) from error
+        async with self.lock:
+            await self.read_folders(name)
             if name not in self._entries:
                 self.find(name)
             self._unloaded.discard(name)
@@ -163,6 +172,7 @@ class Repository:
             await self._switch.apply_policy(name, self._entries[name])
             self._remove_missing(name)
             self._problem = self._describe_problem()
+            await self._changed()
         self.find(name)
 
     async def unload_model(self, name: str) -> None:
@@ -173,13 +183,14 @@ class Repository:
             UnknownModelError: the repository has no such model.
         """
         self.require_control()
-        async with self._lock:
+        async with self.lock:
             if name not in self._entries:
                 raise UnknownModelError(name)
             self._unloaded.add(name)
             for number, entry in self._entries[name].items():
                 self._switch.unload(name, number, entry, "it was unloaded.")
             self._problem = self._describe_problem()
+            await self._changed()
 
     async def close(self) -> None:
         """Fail all requests that wait, and save the state of drift monitoring: the service ends."""
@@ -198,6 +209,38 @@ class Repository:
         """
         if self._settings.model_control != "explicit":
             raise ControlError(self._settings.model_control)
+
+    async def read_folders(self, name: str) -> None:
+        """Add the versions of a model that are new, without loading them; the lock must be held.
+
+        Raises:
+            ModelUnavailableError: the repository cannot be listed.
+        """
+        try:
+            await self._scan()
+        except OSError as error:
+            self._telemetry.load_failures[""] += 1
+            raise ModelUnavailableError(name, None, self._describe_scan_error(error)) from error
+
+    async def set_roles(self, name: str, state: RoleState) -> None:
+        """Change the roles of a model's versions, and load and unload those that changed; the lock must be held.
+
+        A version that is promoted, or is a canary, is loaded; a version that fails stays unavailable with its reason.
+        No other version is loaded.
+        """
+        before, versions = self.roles.of(name), self._entries.get(name, {})
+        self.roles.set(name, state)
+        self.roles.assign({name: versions})
+        changed = {*state.promoted} - {*before.promoted} | ({state.canary.version} if state.canary else set())
+        for number in sorted(changed & versions.keys()):
+            await self._switch.load(name, number, versions[number])
+        self._switch.unload_surplus(name, versions)
+        self._problem = self._describe_problem()
+        await self._changed()
+
+    async def _changed(self) -> None:
+        if self.on_change is not None:
+            await self.on_change()
 
     async def _scan(self) -> None:
         """Add versions that are new, and mark those whose folders are gone: they answer until they are unloaded.
@@ -223,6 +266,7 @@ class Repository:
                 new = {number: VersionEntry(folder) for number, folder in folders.items() if number not in known}
                 self._entries[name] = dict(sorted((known | new).items()))
         self._entries = dict(sorted(self._entries.items()))
+        self.roles.assign(self._entries)
 
     def _remove_missing(self, name: str) -> None:
         """Unload and remove the versions of a model whose folders are gone."""
@@ -234,14 +278,14 @@ class Repository:
     def _record_scan_failure(self, problem: str) -> None:
         """Count and log what stopped a scan; it makes the service unready only if no model is ready."""
         self._telemetry.load_failures[""] += 1
-        if list_ready(self._entries):
+        if can_serve(self._entries):
             logger.error("%s", problem)
         else:
             self._problem = problem
 
     def _describe_problem(self) -> str | None:
         """Return why the service is not ready after a scan."""
-        if list_ready(self._entries) or self._settings.model_control == "explicit":
+        if can_serve(self._entries) or self._settings.model_control == "explicit":
             return None
         if not self._entries and not self._unreadable:
             return f"There are no models in {str(self._root)!r}; export one with: normfold export.{self._hint}"

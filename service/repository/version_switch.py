@@ -19,6 +19,7 @@ from normfold.service.observability.telemetry import Telemetry
 from normfold.service.repository.entry import VersionEntry
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.loader import open_bundle, read_bundle
+from normfold.service.repository.roles import hold_reason
 from normfold.service.repository.scan import Fingerprint, fingerprint
 from normfold.service.repository.version_policy import VersionPolicy
 from normfold.service.runtime.cpu_limits import share_of_processors
@@ -52,22 +53,49 @@ class VersionSwitch:
         self._draining: set[asyncio.Task[None]] = set()
 
     async def apply_policy(self, name: str, versions: Mapping[int, VersionEntry]) -> None:
-        """Load the versions that the policy selects, the highest first, then unload all others."""
+        """Load the versions that the policy selects, the highest first, then a canary, then unload all others."""
         ready = 0
         surplus = []
         for number in sorted(versions, reverse=True):
             entry = versions[number]
-            if entry.is_missing or not self._policy.selects(number, ready):
+            if not self._is_selected(number, entry, ready):
                 surplus.append((number, entry))
-            elif entry.model is not None or await self._load(name, number, entry):
+            elif entry.model is not None or await self.load(name, number, entry):
                 ready += 1
         for number, entry in surplus:
-            left_out = f"the version policy {self._policy} leaves it out."
-            self.unload(name, number, entry, "its folder is gone." if entry.is_missing else left_out)
+            if entry.role == "canary" and not entry.is_missing:
+                await self.load(name, number, entry)
+            else:
+                self.unload(name, number, entry, self._describe_surplus(entry))
 
-    async def _load(self, name: str, number: int, entry: VersionEntry) -> bool:
-        """Load a version; return whether it is ready now."""
+    def unload_surplus(self, name: str, versions: Mapping[int, VersionEntry]) -> None:
+        """Unload the versions that their role or the policy does not allow beside those that are ready; load none."""
+        ready = 0
+        for number in sorted(versions, reverse=True):
+            entry = versions[number]
+            if entry.model is None or entry.role == "canary":
+                continue
+            if self._is_selected(number, entry, ready):
+                ready += 1
+            else:
+                self.unload(name, number, entry, self._describe_surplus(entry))
+
+    def _is_selected(self, number: int, entry: VersionEntry, ready: int) -> bool:
+        """Return whether a version is to be ready for requests that name none, beside `ready` higher ones."""
+        if entry.is_missing or entry.role != "serving":
+            return False
+        return self._policy.selects(number, ready) or (entry.is_promoted and not ready)
+
+    def _describe_surplus(self, entry: VersionEntry) -> str:
+        if entry.is_missing:
+            return "its folder is gone."
+        return hold_reason(entry) or f"the version policy {self._policy} leaves it out."
+
+    async def load(self, name: str, number: int, entry: VersionEntry) -> bool:
+        """Load a version unless it is loaded; return whether it is ready now."""
         entry.is_desired = True
+        if entry.model is not None:
+            return True
         found = await self._thread_pool.call(fingerprint, entry.folder)
         if entry.failed == found:
             return False

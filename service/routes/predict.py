@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -16,8 +18,9 @@ from normfold.service.errors import RequestError
 from normfold.service.http.asgi_cycle import CYCLE
 from normfold.service.http.body import read_plain_body
 from normfold.service.inference.model_ref import ModelRef
-from normfold.service.inference.predict import predict, rank_classes, read_image, read_instances
-from normfold.service.inference.steps import admit
+from normfold.service.inference.observers import AnswerObservers
+from normfold.service.inference.predict import Run, predict, rank_classes, read_image, read_instances
+from normfold.service.inference.steps import admit, choose_version
 from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
@@ -34,13 +37,16 @@ _TOP_PARAMETER = {
 }
 
 
-def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Settings) -> APIRouter:
+def predict_routes(
+    repository: Repository, thread_pool: ThreadPool, settings: Settings, observers: AnswerObservers
+) -> APIRouter:
     """Return the routes that take raw inputs.
 
     Args:
         repository: finds models.
         thread_pool: decodes and encodes.
         settings: limits on bodies and images.
+        observers: see the answers.
     """
     router = APIRouter(tags=["predict"])
 
@@ -52,13 +58,15 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         without preprocessing takes tensors; with several inputs, as objects by input.
         """
         trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
-        with _admit(request, repository) as model:
+        with _admit(request, repository, observers) as model:
             body = await read_plain_body(request, thread_pool, settings.max_body_bytes)
             trace.received = perf_counter()
             record = await thread_pool.parse(len(body), parse_object, body)
             instances = await thread_pool.parse(len(body), read_instances, record, model.manifest)
             trace.decoded = perf_counter()
-            predictions = await predict(model, instances, trace, request.scope.get(CYCLE))
+            predictions = await predict(
+                model, instances, trace, request.scope.get(CYCLE), partial(_observe, observers, request, model)
+            )
         encoded = await thread_pool.call(_encode, predictions)
         trace.encoded = perf_counter()
         return Response(encoded, media_type="application/json")
@@ -69,7 +77,7 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
         EXIF rotation is applied; palettes, 16-bit grey and transparency are supported. The format follows from the
         bytes, not from the Content-Type.
         """
-        with _admit(request, repository) as model:
+        with _admit(request, repository, observers) as model:
             top = _read_top(request.query_params.get("top"))
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise RequestError("The body is a form; send the bytes of the PNG or JPEG file alone.")
@@ -78,7 +86,9 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
             trace.received = perf_counter()
             instances = await thread_pool.call(read_image, data, model, settings.max_image_pixels)
             trace.decoded = perf_counter()
-            [prediction] = await predict(model, instances, trace, request.scope.get(CYCLE))
+            [prediction] = await predict(
+                model, instances, trace, request.scope.get(CYCLE), partial(_observe, observers, request, model)
+            )
         classes = rank_classes(prediction, model.manifest.card.labels or (), top)
         record = {"model_name": model.name, "model_version": str(model.version), "classes": classes}
         response = JSONResponse(record)
@@ -106,10 +116,31 @@ def predict_routes(repository: Repository, thread_pool: ThreadPool, settings: Se
     return router
 
 
-def _admit(request: Request, repository: Repository) -> Model:
-    """Return the model that the path names, if its queue is not full."""
+def _admit(request: Request, repository: Repository, observers: AnswerObservers) -> Model:
+    """Return the model that the path names, if its queue is not full, or its canary."""
     reference = ModelRef(request.path_params["model"], request.path_params.get("version"))
-    return admit(repository, reference, request.scope[REQUEST_TRACE_KEY])
+    trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
+    model = admit(repository, reference, trace)
+    if observers.rollouts.by_model and reference.version is None:
+        return choose_version(observers.rollouts, model, trace)
+    return model
+
+
+def _observe(observers: AnswerObservers, request: Request, model: Model, runs: Sequence[Run]) -> None:
+    """Bring the runs of a request to those that observe answers."""
+    if observers.payload_log is None and not observers.rollouts.by_model:
+        return
+    trace: RequestTrace = request.scope[REQUEST_TRACE_KEY]
+    for index, (tensors, results) in enumerate(runs):
+        observers.answered(
+            trace,
+            model,
+            tensors,
+            results,
+            names_version="version" in request.path_params,
+            part=index if len(runs) > 1 else None,
+            parts=len(runs),
+        )
 
 
 def _read_top(text: str | None) -> int:

@@ -310,6 +310,60 @@ _COUNTED: dict[str, Schema] = {
     ),
 }
 
+_CANDIDATE: dict[str, Schema] = {
+    "model_name": _TEXT,
+    "model_version": {**_TEXT, "description": "The shadow's or the canary's."},
+    "serving_version": {"type": ["string", "null"], "description": "Answers the other requests that name no version."},
+}
+_STARTED: dict[str, Schema] = {
+    **_CANDIDATE,
+    "share": {"type": "number", "minimum": 0, "maximum": 1},
+    "state": {"type": "string", "enum": ["READY", "UNAVAILABLE"]},
+    "reason": {**_TEXT, "description": "Why it is not ready, or how its last run failed."},
+}
+
+_ROLLOUT: dict[str, Schema] = {
+    "RolloutRequest": _request_object(
+        {
+            "version": {"type": ["string", "integer"]},
+            "share": {
+                "type": ["number", "null"],
+                "minimum": 0,
+                "maximum": 1,
+                "description": "Of the requests; a shadow's may be left out.",
+            },
+        },
+        "version",
+    ),
+    "RolloutChange": _response_object(_CANDIDATE),
+    "Canary": _response_object(_STARTED, "reason"),
+    "Shadow": _response_object(
+        {
+            **_STARTED,
+            "requests": _response_object({"compared": _COUNT, "dropped": _COUNT, "failed": _COUNT}),
+            "rows": {**_COUNT, "description": "That were compared."},
+            "rows_not_finite": {**_COUNT, "description": "With NaN or Infinity for one of the two versions alone."},
+            "classes": _response_object(
+                {
+                    "compared": {**_COUNT, "description": "Top classes, of rows or pixels; 0 if it is no classifier."},
+                    "agreeing": _COUNT,
+                    "agreement": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+                }
+            ),
+            "outputs": _list(
+                _response_object(
+                    {"name": _TEXT, "max_difference": {**_REAL, "description": "Largest absolute difference."}}
+                )
+            ),
+            "run_ms": _response_object(
+                {"serving": {"type": ["number", "null"]}, "shadow": {"type": ["number", "null"]}},
+                description="Mean milliseconds of a run, of the compared requests.",
+            ),
+        },
+        "reason",
+    ),
+}
+
 _REPOSITORY: dict[str, Schema] = {
     "IndexRequest": _request_object({"ready": {**_FLAG, "description": "Only versions that are ready."}}),
     "Index": _list(_response_object({**_DESCRIBED, "state": _STATE, "reason": _TEXT})),
@@ -321,5 +375,5 @@ _ERROR: dict[str, Schema] = {
     ),
 }
 
-SCHEMAS: dict[str, Schema] = _INFER | _RAW | _MODELS | _COUNTED | _REPOSITORY | _ERROR
+SCHEMAS: dict[str, Schema] = _INFER | _RAW | _MODELS | _COUNTED | _ROLLOUT | _REPOSITORY | _ERROR
 """By name in the document."""

@@ -16,15 +16,18 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any
 
 from normfold.contract.errors import NormfoldError
 from normfold.service.background import ErrorLog, run_forever
 from normfold.service.errors import ModelUnavailableError
+from normfold.service.observability.rollout.shadow_stats import ShadowStats
 from normfold.service.observability.stats import ModelStats
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.repository.repository import Repository
+from normfold.service.repository.roles import RoleState
+from normfold.service.rollout.rollouts import Rollouts
 from normfold.service.workers.shared_state import POLL_INTERVAL_S, PUBLISH_INTERVAL_S, SharedState, WorkerStatus
+from normfold.service.workers.worker_record import WorkerRecord
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +40,22 @@ class Coordinator:
         telemetry: this worker's sums.
         shared: state of all workers; None for a single process.
         workers: number of workers that there should be.
+        rollouts: this worker's shadows.
 
     Attributes:
         is_stopping: whether `stop` was called.
     """
 
     def __init__(
-        self, repository: Repository, telemetry: Telemetry, shared: SharedState | None = None, workers: int = 1
+        self,
+        repository: Repository,
+        telemetry: Telemetry,
+        shared: SharedState | None = None,
+        workers: int = 1,
+        rollouts: Rollouts | None = None,
     ) -> None:
         self.workers = workers
+        self._record = WorkerRecord(repository, telemetry, rollouts)
         self._shared, self._repository, self._telemetry = shared, repository, telemetry
         self._generation = 0
         self._applied: dict[str, int] = {}
@@ -79,6 +89,7 @@ class Coordinator:
             UnknownModelError: the repository has no such model.
             ModelUnavailableError: no version of it could be loaded, here or by another worker.
         """
+        self._repository.require_control()
         await self._apply_everywhere(name, loaded=True)
         self._repository.find(name)
 
@@ -89,7 +100,16 @@ class Coordinator:
             ControlError: model_control is not 'explicit'.
             UnknownModelError: the repository has no such model.
         """
+        self._repository.require_control()
         await self._apply_everywhere(name, loaded=False)
+
+    async def set_roles(self, name: str, state: RoleState) -> None:
+        """Change the roles of a model's versions in every worker.
+
+        Raises:
+            ModelUnavailableError: the other workers cannot be reached.
+        """
+        await self._apply_everywhere(name, roles=state)
 
     async def catch_up(self) -> None:
         """Apply the load requests from before this worker's start, and publish its status; `run` retries what fails."""
@@ -121,7 +141,7 @@ class Coordinator:
         with suppress(OSError, ValueError):
             self._publish(self._shared)  # so that a counter that was scraped never falls, even if this worker dies
         sums: dict[tuple[str, int], ModelStats] = {}
-        for telemetry in [self._record_telemetry(), *(other.telemetry for other in self._others())]:
+        for telemetry in [self._record.everything(), *(other.telemetry for other in self._others())]:
             for name, version, record in telemetry.get("models", ()):
                 sums.setdefault((name, version), ModelStats()).add(record)
         return sums
@@ -133,9 +153,33 @@ class Coordinator:
             sums.update(other.telemetry.get("load_failures", {}))
         return sums
 
+    def shadow(self, name: str, version: int) -> tuple[bool, str | None, ShadowStats]:
+        """Return whether a shadow is ready in every worker, its problem in any of them, and its sums over all."""
+        living, stats = [other.telemetry for other in self._living()], ShadowStats()
+        own = self._record.shadows()
+        for shadows in [own["shadows"], *(other.telemetry.get("shadows", ()) for other in self._others())]:
+            for model, number, record in shadows:
+                if (model, number) == (name, version):
+                    stats.add(record)
+        states = [own, *living]
+        is_ready = all(
+            any((name, version) == (model, number) for model, number, _ in state.get("shadows", ())) for state in states
+        )
+        problems = [state.get("shadow_problems", {}).get(name) for state in states]
+        return is_ready, next((problem for problem in problems if problem is not None), None), stats
+
+    def payloads(self) -> Counter[str] | None:
+        """Return the answers by what became of them in the payload log, over all workers; None if there is none."""
+        if self._telemetry.payloads is None:
+            return None
+        sums = Counter(self._telemetry.payloads())
+        for other in self._others():
+            sums.update(other.telemetry.get("payloads", {}))
+        return sums
+
     def is_ready(self, name: str, version: int) -> bool:
         """Return whether a version is ready in every worker, as of about a second ago in the others."""
-        everywhere = [self._record_queues(), *(other.telemetry.get("queues", []) for other in self._living())]
+        everywhere = [self._record.queues(), *(other.telemetry.get("queues", []) for other in self._living())]
         return all(any((name, version) == (model, number) for model, number, _ in queues) for queues in everywhere)
 
     def in_flight(self) -> int:
@@ -144,7 +188,7 @@ class Coordinator:
 
     def queued_rows(self, name: str, version: int) -> int:
         """Return the rows that wait for a version over all workers, as of about a second ago in the others."""
-        queues = self._record_queues()
+        queues = self._record.queues()
         for other in self._living():
             queues += other.telemetry.get("queues", [])
         return sum(int(rows) for model, number, rows in queues if (model, number) == (name, version))
@@ -153,20 +197,18 @@ class Coordinator:
         """Return the process ids of the living workers."""
         return [os.getpid(), *(other.process for other in self._living())]
 
-    async def _apply_everywhere(self, name: str, loaded: bool) -> None:
+    async def _apply_everywhere(self, name: str, loaded: bool | None = None, roles: RoleState | None = None) -> None:
         """Request a change of all workers, make it here, and wait until every living worker has made it."""
-        apply = self._repository.load_model if loaded else self._repository.unload_model
         if self._shared is None:
-            await apply(name)
+            await self._apply(name, loaded, roles)
             return
-        self._repository.require_control()
         try:
-            generation = self._shared.request(name, loaded)
+            key, generation = self._shared.request(name, loaded, None if roles is None else roles.to_record())
         except (OSError, ValueError) as error:
             raise ModelUnavailableError(name, None, f"the other workers cannot be reached ({error}).") from error
-        self._applied[name], failure = generation, None
+        self._applied[key], failure = generation, None
         try:
-            await apply(name)
+            await self._apply(name, loaded, roles)
         except NormfoldError as error:
             failure = error
         while any(other.generation < generation for other in self._living()):
@@ -176,6 +218,17 @@ class Coordinator:
         for other in self._living():
             if loaded and name in other.failures:
                 raise ModelUnavailableError(name, None, f"another worker reports: {other.failures[name]}")
+
+    async def _apply(self, name: str, loaded: bool | None, roles: RoleState | None) -> None:
+        """Make a change in this worker."""
+        if roles is not None:
+            async with self._repository.lock:
+                await self._repository.read_folders(name)
+                await self._repository.set_roles(name, roles)
+        elif loaded:
+            await self._repository.load_model(name)
+        else:
+            await self._repository.unload_model(name)
 
     async def _follow(self, shared: SharedState) -> None:
         """Apply the load requests that are new, and publish this worker's status if it has changed or is old."""
@@ -188,22 +241,23 @@ class Coordinator:
             self._publish(shared)
 
     async def _apply_requests(self, shared: SharedState) -> bool:
-        """Apply the load requests that are new to this worker, by generation; return whether there were any."""
-        requests = shared.load_requests()
+        """Apply the change requests that are new to this worker, by generation; return whether there were any."""
+        requests = shared.change_requests()
         before = self._generation
-        for name, request in sorted(requests.items(), key=lambda item: item[1].generation):
-            if self._applied.get(name, 0) < request.generation:
-                self._applied[name] = request.generation
-                self._failures.pop(name, None)
+        for key, request in sorted(requests.items(), key=lambda item: item[1].generation):
+            if self._applied.get(key, 0) < request.generation:
+                self._applied[key] = request.generation
+                self._failures.pop(request.model, None)
+                roles = None if request.roles is None else RoleState.from_record(request.roles)
                 try:
-                    await (self._repository.load_model if request.loaded else self._repository.unload_model)(name)
+                    await self._apply(request.model, request.loaded, roles)
                 except NormfoldError as error:
-                    self._failures[name] = str(error)
+                    self._failures[request.model] = str(error)
             self._generation = max(self._generation, request.generation)
         return self._generation > before
 
     def _publish(self, shared: SharedState) -> None:
-        shared.publish(self._generation, self._repository.problem, self._failures, self._record_telemetry())
+        shared.publish(self._generation, self._repository.problem, self._failures, self._record.everything())
         self._published_at = monotonic()
 
     def _others(self) -> list[WorkerStatus]:
@@ -211,21 +265,3 @@ class Coordinator:
 
     def _living(self) -> list[WorkerStatus]:
         return [other for other in self._others() if other.is_alive]
-
-    def _record_telemetry(self) -> dict[str, Any]:
-        models = [[name, version, stats.record()] for (name, version), stats in self._telemetry.models.items()]
-        return {
-            "models": models,
-            "in_flight": self._telemetry.in_flight,
-            "load_failures": self._telemetry.load_failures,
-            "queues": self._record_queues(),
-        }
-
-    def _record_queues(self) -> list[tuple[str, int, int]]:
-        """Return name, version and queued rows of every version that is ready in this worker."""
-        return [
-            (name, number, entry.model.batcher.queued_rows)
-            for name, versions in self._repository.entries.items()
-            for number, entry in versions.items()
-            if entry.model is not None
-        ]

@@ -1,11 +1,12 @@
 """The state that the worker processes of one service share, as small files in one folder.
 
-    requests.json       the models that clients have asked to load or to unload, each with the generation of the request
+    requests.json       what clients have asked for: to load or to unload a model, or to change the roles of its
+                        versions (shadow, canary); of each the last request, with its generation
     worker-PID.json     a worker's status: the generation that it has reached, whether it is ready, its telemetry
     worker-PID.lock     locked while that worker lives
 
 A worker whose lock is free has died; its telemetry still counts. The worker that replaces it reads from requests.json
-what to load. Files are replaced whole and polled.
+what to apply. Files are replaced whole and polled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from normfold.service.errors import StateDirError
 from normfold.service.file_lock import is_locked, lock
 
 POLL_INTERVAL_S = 0.05
-"""Seconds between two looks of a worker at the load requests."""
+"""Seconds between two looks of a worker at the change requests."""
 
 PUBLISH_INTERVAL_S = 1.0
 """Seconds between two writes of a worker's status."""
@@ -32,11 +33,20 @@ _REQUESTS = "requests.json"
 
 
 @dataclass(frozen=True)
-class LoadRequest:
-    """The last request for a model: whether it should be loaded, and the generation, which grows with each request."""
+class ChangeRequest:
+    """The last request of one kind for a model.
+
+    Attributes:
+        generation: grows with each request.
+        model: its name.
+        loaded: whether the model should be loaded; None for a change of roles.
+        roles: of its versions, the record of a `RoleState`; None to load or to unload.
+    """
 
     generation: int
-    loaded: bool
+    model: str
+    loaded: bool | None = None
+    roles: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class WorkerStatus:
 
     Attributes:
         is_alive: whether its process lives.
-        generation: of the last load request that it has applied.
+        generation: of the last change request that it has applied.
         problem: the reason why it is not ready; None if it is.
         failures: model to the reason why its last load failed.
         telemetry: of `Coordinator`.
@@ -81,7 +91,7 @@ class SharedState:
         except OSError as error:
             raise StateDirError(folder, str(error.strerror)) from None
         self._read_version: tuple[int, int] | None = None
-        self._requests: dict[str, LoadRequest] = {}
+        self._requests: dict[str, ChangeRequest] = {}
 
     @property
     def is_orphaned(self) -> bool:
@@ -105,25 +115,30 @@ class SharedState:
                     found.append(_read_status(path))
         return found
 
-    def load_requests(self) -> dict[str, LoadRequest]:
-        """Return the last request for each model that was ever requested."""
+    def change_requests(self) -> dict[str, ChangeRequest]:
+        """Return the last request of each kind for each model, by both."""
         path = self._folder / _REQUESTS
         with suppress(FileNotFoundError):
             facts = path.stat()
             if (version := (facts.st_ino, facts.st_mtime_ns)) != self._read_version:
                 records = orjson.loads(path.read_bytes())
-                self._requests = {name: LoadRequest(**record) for name, record in records.items()}
+                self._requests = {name: ChangeRequest(**record) for name, record in records.items()}
                 self._read_version = version
         return self._requests
 
-    def request(self, model: str, loaded: bool) -> int:
-        """Ask every worker to load or to unload a model; return the generation of the request."""
+    def request(self, model: str, loaded: bool | None = None, roles: dict[str, Any] | None = None) -> tuple[str, int]:
+        """Ask every worker for a change; the arguments are the fields of `ChangeRequest`.
+
+        Returns:
+            The key of the request in `change_requests`, and its generation.
+        """
+        key = f"{'load' if roles is None else 'roles'} {model}"
         with lock(self._folder / "requests.lock"):
-            requests = self.load_requests()
+            requests = self.change_requests()
             generation = 1 + max((request.generation for request in requests.values()), default=0)
-            changed = requests | {model: LoadRequest(generation, loaded)}
+            changed = requests | {key: ChangeRequest(generation, model, loaded, roles)}
             _replace(self._folder / _REQUESTS, {name: asdict(request) for name, request in changed.items()})
-        return generation
+        return key, generation
 
     def close(self) -> None:
         """Release the lock; the status stays, so that the other workers still add its telemetry."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from normfold.service.drift.monitor import DriftMonitor
 from normfold.service.observability.snapshot import (
+    CanarySnapshot,
     DriftSnapshot,
     LayerSnapshot,
     LoadedSnapshot,
     ServiceSnapshot,
+    ShadowSnapshot,
     VersionSnapshot,
 )
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
+from normfold.service.repository.roles import Candidate
 from normfold.service.workers.coordinator import Coordinator
 
 
@@ -37,7 +40,24 @@ def take_snapshot(coordinator: Coordinator, repository: Repository) -> ServiceSn
         unreadable=[*repository.unreadable],
         load_failures=coordinator.load_failures(),
         stats=coordinator.stats(),
+        shadows=[
+            take_shadow_snapshot(name, state.shadow, coordinator)
+            for name, state in repository.roles.states.items()
+            if state.shadow is not None
+        ],
+        canaries=[
+            CanarySnapshot(name, canary.version, canary.share, coordinator.is_ready(name, canary.version))
+            for name, state in repository.roles.states.items()
+            if (canary := state.canary) is not None
+        ],
+        payloads=coordinator.payloads(),
     )
+
+
+def take_shadow_snapshot(name: str, shadow: Candidate, coordinator: Coordinator) -> ShadowSnapshot:
+    """Return the state of a model's shadow, over all workers as `take_snapshot`."""
+    is_ready, problem, stats = coordinator.shadow(name, shadow.version)
+    return ShadowSnapshot(name, shadow.version, shadow.share, problem, is_ready, stats)
 
 
 def _describe(model: Model, coordinator: Coordinator, workers: int) -> LoadedSnapshot:

@@ -2,6 +2,7 @@
 
 service.lock   locked while the service runs: two services never share the folder
 workers/       the state that its worker processes share; empty at every start
+roles.json     the roles of versions that were changed by request (`service.repository.roles`)
 drift/         the state of drift monitoring (`service.drift.store`), deleted at the start for versions that are gone
 """
 

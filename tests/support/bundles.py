@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,13 @@ class BundleWriter:
         (folder / "manifest.json").write_text(to_json(manifest.model_copy(update=changes)))
         return folder
 
-    def digits(self, version: int = 1, name: str = "digits", bias: float = 0.0, **changes: Any) -> Path:
-        """A classifier of 4 × 4 grey pictures: the logits are the sums over three columns, and a bias."""
+    def digits(
+        self, version: int = 1, name: str = "digits", bias: float | Sequence[float] = 0.0, **changes: Any
+    ) -> Path:
+        """A classifier of 4 × 4 grey pictures: the logits are the sums over three columns, and a bias.
+
+        With a bias for each class the version may choose another class than one without.
+        """
         weight = np.zeros((16, 3), np.float32)
         for column in range(3):
             weight[column::4, column] = 1

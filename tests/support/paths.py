@@ -20,9 +20,22 @@ LAYERS = {
     ),
     "models": ("errors", "frozen", "weight_files", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
-        *("errors", "proxy", "settings", "logs", "error_responses", "background", "file_lock", "network"),
+        *("errors", "rollout_options", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),
+        "network",
         *("codec", "auth", "runtime", "batching", "observability"),
-        *("drift", "repository", "workers", "inference", "http", "routes", "web", "grpc", "app", "healthcheck"),
+        *(
+            "drift",
+            "repository",
+            "rollout",
+            "workers",
+            "inference",
+            "http",
+            "routes",
+            "web",
+            "grpc",
+            "app",
+            "healthcheck",
+        ),
     ),
 }
 """Folders and modules of a package, from the lowest to the highest: each imports only itself and those before it."""

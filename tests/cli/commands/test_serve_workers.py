@@ -8,13 +8,16 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.bundles import BundleWriter, publish_version
 from tests.support.command import run_serve, serving
-from tests.support.waiting import wait_for, wait_until_loaded, wait_until_ready
+from tests.support.infer_bodies import PICTURE
+from tests.support.waiting import CLOSE, wait_for, wait_until_loaded, wait_until_ready
 
 PREDICT = "/v1/models/same:predict"
 
@@ -215,3 +218,48 @@ def test_worker_that_fails_after_the_start_is_restarted_while_the_others_serve(
         _, log = process.communicate(timeout=30)
         assert process.returncode == 0
     assert "Traceback" not in log
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_workers_follow_a_shadow_and_its_promotion(bundles: BundleWriter, tmp_path: Path) -> None:
+    publish_version(bundles, 1)
+    publish_version(bundles, 2)
+    payloads = tmp_path / "payloads.jsonl"
+    options = ("--workers", "2", "--model-control", "explicit", "--shadow", "digits=2")
+    with serving(bundles.root, *options, "--payload-log", str(payloads), "--payload-log-share", "1") as (
+        process,
+        client,
+    ):
+        wait_until_ready(client)
+
+        def call(method: str, path: str, **body: Any) -> dict[str, Any]:
+            answer = client.request(method, f"/v2/{path}", json=body or None, headers=CLOSE)
+            assert answer.status_code == 200, answer.text
+            return dict(answer.json()) if answer.content else {}
+
+        def versions(count: int) -> set[str]:
+            return {call("POST", "models/digits/infer", **PICTURE)["model_version"] for _ in range(count)}
+
+        call("POST", "repository/models/digits/load")
+        wait_for(lambda: call("GET", "models/digits/shadow")["state"] == "READY")
+        assert versions(20) == {"1"}
+        wait_for(lambda: call("GET", "models/digits/shadow")["requests"]["compared"] == 20)
+        assert call("GET", "models/digits/shadow")["outputs"] == [{"name": "logits", "max_difference": 1.0}]
+
+        call("POST", "models/digits/shadow/end")
+        assert versions(20) == {"1"}
+        assert call("POST", "models/digits/canary/start", version="2", share=0.5)["state"] == "READY"
+        assert versions(40) == {"1", "2"}
+        workers = children(process)
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: metric(client, "normfold_workers") == 2 and children(process) != workers)
+        call("POST", "models/digits/canary/promote")
+        assert versions(20) == {"2"}
+
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert "Traceback" not in log
+    lines = [json.loads(line) for line in payloads.read_text().splitlines()]
+    assert len({line["request_id"] for line in lines}) == len(lines) >= 80

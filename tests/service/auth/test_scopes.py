@@ -31,6 +31,12 @@ REQUIRED_SCOPES = {
     "/v2/models/stats": "metrics",
     "/v2/models/{model}/stats": "metrics",
     "/v2/models/{model}/drift": "metrics",
+    **{f"/v2/models/{{model}}/{kind}": "metrics" for kind in ("shadow", "canary")},
+    **{
+        f"/v2/models/{{model}}/{kind}/{action}": "admin"
+        for kind in ("shadow", "canary")
+        for action in ("start", "end", "promote")
+    },
     "/v2/models/{model}/samples": "admin",
     "/v2/models/{model}/versions/{version}/samples": "admin",
     "/v2/models/{model}/versions/{version}/drift": "metrics",

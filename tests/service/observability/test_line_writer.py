@@ -45,7 +45,7 @@ def test_lines_arrive_in_order_and_whole() -> None:
 def test_no_write_to_a_pipe_is_longer_than_is_atomic(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, descriptor = os.pipe()
     writes: list[bytes] = []
-    monkeypatch.setattr(line_writer, "_write_all", lambda _, data: writes.append(data))
+    monkeypatch.setattr(line_writer, "write_all", lambda _, data: writes.append(data))
     writer = LineWriter(descriptor, "The log")
     lines = [b"x" * 300 + b"\n"] * 100 + [b"y" * 5000 + b"\n", b"z\n"]
 
@@ -122,7 +122,7 @@ def test_disk_that_has_space_again_gets_later_lines(tmp_path: Path, monkeypatch:
     writer = LineWriter(os.open(path, os.O_WRONLY | os.O_CREAT), "The log")
     full.set()
     writer.submit([b"lost\n"], 5)
-    wait_for(lambda: writer._written_bytes == 5)
+    wait_for(lambda: writer.lost_lines == 1)
     full.clear()
     writer.submit([b"kept\n"], 5)
     writer.close()

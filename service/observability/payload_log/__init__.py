@@ -1,0 +1,1 @@
+"""The payload log: a sample of requests and answers with their tensors, in files that are rotated."""

@@ -1,0 +1,1 @@
+"""The sums of shadows, and the metrics of shadows and canaries."""

@@ -1,0 +1,1 @@
+"""Shadows and canaries: versions that are tried before they serve."""

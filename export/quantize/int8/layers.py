@@ -75,6 +75,18 @@ def layers_in_bodies(graph: ir.Graph) -> int:
     return sum(node.op_type in LAYER_TYPES for body in all_graphs(graph)[1:] for node in body)
 
 
+def why_no_layers(graph: ir.Graph) -> str:
+    """Return why a graph has no layers that become int8, as the end of a sentence."""
+    for node in graph:
+        if node.domain != "" or node.op_type not in LAYER_TYPES:
+            continue
+        weight = node.inputs[1]
+        if weight is not None and weight.dtype not in (None, ir.DataType.FLOAT):
+            return f"the weight of its {node.op_type} {node_label(node)!r} is {weight.dtype.numpy().name}, not float32"
+    where = ", bodies of control flow apart," if layers_in_bodies(graph) else ""
+    return f"no {', '.join(LAYER_TYPES[:-1])} or {LAYER_TYPES[-1]}{where} has a constant weight"
+
+
 def _is_layer(node: ir.Node) -> bool:
     """Return whether a node's weight is a constant matrix or kernel, and its bias None or one constant an output."""
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None

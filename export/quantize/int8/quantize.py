@@ -20,7 +20,7 @@ from normfold.export.errors import QuantizeError
 from normfold.export.onnx_io.model_file import save_model
 from normfold.export.quantize.channel_statistics import ChannelStatistics
 from normfold.export.quantize.int8.choose import chosen_nodes
-from normfold.export.quantize.int8.layers import layers_in_bodies, layers_of
+from normfold.export.quantize.int8.layers import layers_in_bodies, layers_of, why_no_layers
 from normfold.export.quantize.int8.place import place
 from normfold.export.quantize.int8.prepare import prepare
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
@@ -75,10 +75,7 @@ def quantize_int8(
     progress("quantising: reading the network")
     model = prepare(folded)
     if not any(layer.node.name not in options.keep for layer in layers_of(model.graph)):
-        raise QuantizeError(
-            f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight"
-            f"{' outside of bodies of control flow' if layers_in_bodies(model.graph) else ''}."
-        )
+        raise QuantizeError(f"{str(folded)!r} holds nothing to quantise: {why_no_layers(model.graph)}.")
     source = RangeSource.SAMPLES
     if samples is not None:
         progress("quantising: ranges from samples")
@@ -92,8 +89,8 @@ def quantize_int8(
         statistics = own_statistics(folded, unfolded) if statistics is None else statistics
         if not statistics:
             raise QuantizeError(
-                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are known "
-                "and no samples were given; quantise the network before its fold, or a bundle, or give `samples`."
+                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are "
+                "known; quantise the network before its fold, or a bundle, or take the ranges of `samples`."
             )
         ranges = ranges_from_statistics(model, load_unfolded(unfolded), statistics, input_ranges or {}, options)
     return _write(folded, model, ranges, target, source, options, progress)

@@ -7,14 +7,13 @@ rounded between nodes, and computed in float32 within them.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 
 import onnx_ir as ir
 
-from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.atomic_write import temporary_folder
 from normfold.contract.precision.record import WorstLayer
 from normfold.contract.precision.signal_to_noise import SignalToNoise
 from normfold.export.graph.inference import infer_shapes
@@ -49,10 +48,10 @@ def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed:
     if not pairs:
         return None
     found = {name: SignalToNoise() for name in pairs}
-    with os_errors_as_write_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         infos = input_infos(reference, first)
-        before = _open_with_outputs(first, pairs, Path(folder, "reference.onnx"))
-        after = _open_with_outputs(second, {name: name for name in pairs.values()}, Path(folder, "quantised.onnx"))
+        before = _open_with_outputs(first, pairs, folder / "reference.onnx")
+        after = _open_with_outputs(second, {name: name for name in pairs.values()}, folder / "quantised.onnx")
         one_by_one = ProofRows({name: array[:MAX_ROWS] if array.ndim else array for name, array in rows.inputs.items()})
         if fixed_batch_size(infos) is not None:
             one_by_one = rows

@@ -245,7 +245,7 @@ def test_network_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     source = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, ["y"], {}, dtype=np.float32)
     path = onnx_models.save_model(source, tmp_path)
     with pytest.raises(
-        QuantizeError, match="holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight"
+        QuantizeError, match="holds nothing to quantise: no Conv, Gemm or MatMul has a constant weight"
     ):
         quantize_int8(path, tmp_path / "int8.onnx", samples={"x": np.zeros((3, 3), np.float32)})
     assert not (tmp_path / "int8.onnx").exists()
@@ -255,7 +255,7 @@ def test_neither_statistics_nor_samples_are_refused_with_both_remedies(tmp_path:
     proto, _ = folded(classifier(np.random.default_rng(0)))
     path = onnx_models.save_model(proto, tmp_path)
     for given in ({}, {"unfolded": path}, {"statistics": {}}):
-        with pytest.raises(QuantizeError, match=r"before its fold, or a bundle, or give `samples`"):
+        with pytest.raises(QuantizeError, match=r"before its fold, or a bundle, or take the ranges of `samples`"):
             quantize_int8(path, tmp_path / "int8.onnx", **given)
     assert not (tmp_path / "int8.onnx").exists()
 

@@ -239,7 +239,7 @@ def test_names_that_casts_would_have_stay(convert: Convert) -> None:
         helper.make_node("ReduceMax", ["h"], ["s"], keepdims=0),
         helper.make_node("Greater", ["s", "zero"], ["c"]),
         helper.make_node("If", ["c"], ["i"], name="if", then_branch=inner, else_branch=body("e", "Add", "x.float16")),
-        helper.make_node("MatMul", ["i", "x.float16"], ["y.float16"]),
+        helper.make_node("MatMul", ["i", "x.float16"], ["y.float16"], name="x.float16.1.cast"),
         helper.make_node("MatMul", ["y.float16", "x.float16"], ["y"]),
     ]
     source = float32_model(nodes, zero=np.float32(-100), **{"x.float16": WEIGHT})

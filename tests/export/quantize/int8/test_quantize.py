@@ -244,9 +244,7 @@ def test_branches_that_were_not_merged_are_quantised(tmp_path: Path) -> None:
 def test_network_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     source = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, ["y"], {}, dtype=np.float32)
     path = onnx_models.save_model(source, tmp_path)
-    with pytest.raises(
-        QuantizeError, match="holds nothing to quantise: no Conv, Gemm or MatMul has a constant weight"
-    ):
+    with pytest.raises(QuantizeError, match="holds nothing to quantise: no Conv, Gemm or MatMul has a constant weight"):
         quantize_int8(path, tmp_path / "int8.onnx", samples={"x": np.zeros((3, 3), np.float32)})
     assert not (tmp_path / "int8.onnx").exists()
 

@@ -48,6 +48,9 @@ PROGRAMS = (
     Program("prometheus", ("prometheus",), "tests/deploy: the queries over a service that is scraped"),
     # `kubectl` is the package of Kubernetes's and of Google's repository; Debian 12's own is too old for components.
     Program("kubectl", ("kubectl", "kubernetes-client"), "tests/deploy: the overlays, built", oldest=(1, 21)),
+    Program("openssl", ("openssl",), "tests of TLS: their certificates"),
+    Program("curl", ("curl",), "tests of TLS and of Unix sockets: a client that is not Python"),
+    Program("systemd-analyze", ("systemd",), "tests of the units, and of sockets that systemd passes"),
     Program("wrk", ("wrk",), "make bench-serve"),
     Program("h2load", ("nghttp2-client",), "make bench-serve, part grpc"),
     Program("taskset", ("util-linux",), "make bench-serve"),

@@ -29,6 +29,8 @@ from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.large_responses import LargeResponses
 from normfold.service.inference.steps import RequestSteps
+from normfold.service.network.notify import Notifier, take_notifier
+from normfold.service.network.tls import Certificates, open_certificates
 from normfold.service.observability.access_log import open_access_log
 from normfold.service.observability.metrics import Metrics
 from normfold.service.observability.telemetry import Telemetry
@@ -84,9 +86,11 @@ class _App(FastAPI):
     Attributes:
         fast_path: serves small infer requests past ASGI; the HTTP protocol reads it. None with tracing, whose spans
             need ASGI's scope.
+        certificates: for TLS; the HTTP server reads them. None without TLS.
     """
 
     fast_path: FastPath | None = None
+    certificates: Certificates | None = None
     _needs_key = False
     _outermost: ASGIApp
     _forwarding: Forwarding
@@ -134,6 +138,13 @@ async def _run_background(
     await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
 
 
+async def _give_signs_of_life(notifier: Notifier) -> None:
+    """Tell the service manager's watchdog that the event loop runs, until cancelled."""
+    while notifier.watchdog_interval_s is not None:
+        notifier.alive()
+        await asyncio.sleep(notifier.watchdog_interval_s)
+
+
 def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     """Create the application.
 
@@ -148,13 +159,14 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         the fast path.
 
     Raises:
-        SettingsError: the access log cannot be written, the key file is missing or broken, or OpenTelemetry rejects
-            one of its variables.
+        SettingsError: the access log cannot be written, the key file or one of a certificate is missing or broken, or
+            OpenTelemetry rejects one of its variables.
         MissingPackageError: `tracing` is set, and OpenTelemetry's SDK is not installed; or `grpc_port`, and grpcio.
     """
     if spans is None and settings.tracing:
         spans = open_tracing()
     key_store = KeyStore(settings.keys) if settings.keys is not None else None
+    certificates = open_certificates(settings)
     authorizer = Authorizer(key_store, RateLimiter(share=1 / settings.workers)) if key_store is not None else None
     threads = share_of_processors(settings.workers) + 1  # one more, so that an image is decoded while networks run
     thread_pool = ThreadPool(threads)
@@ -174,9 +186,19 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             if grpc_server is not None:
                 loop.call_soon_threadsafe(grpc_server.begin_stop)
 
-        graceful_shutdown(coordinator.stop, settings.shutdown_delay_s, end_grpc)
-        handle_hangup(access_log)
+        def stop() -> None:
+            coordinator.stop()
+            notifier.stopping()
+
+        def note_loaded(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                notifier.ready(repository.problem or "Serving.")
+
+        notifier = take_notifier()
+        graceful_shutdown(stop, settings.shutdown_delay_s, end_grpc)
+        handle_hangup(access_log, certificates, notifier)
         loading = asyncio.create_task(_load(repository, coordinator))
+        loading.add_done_callback(note_loaded)
         if coordinator.replaces_dead_worker:
             logger.warning("A worker process died; this one replaces it.")
             await loading  # the other workers serve meanwhile
@@ -184,11 +206,13 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             await grpc_server.start()
         trimmer = ArenaTrimmer(repository, thread_pool)
         background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
+        watchdog = asyncio.create_task(_give_signs_of_life(notifier))
         yield
         if grpc_server is not None:
             await grpc_server.stop()
         background.cancel()
-        await asyncio.wait([background])
+        watchdog.cancel()
+        await asyncio.wait([background, watchdog])
         coordinator.close()
         await repository.close()
         thread_pool.close()
@@ -213,10 +237,11 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
     resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes)
     bodies = ByteBudget(settings.max_bodies_bytes)
-    grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator)
+    grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator, certificates)
     app.state.grpc_server = grpc_server  # tests read its port
     trusted = TrustedAddresses(settings.forwarded_allow_ips) if settings.proxy_headers else None
     forwarding = Forwarding(settings.root_path, trusted, lambda path: required_scope(path) is not None)
+    app.certificates = certificates
     app.wrap(InferRoute(resources), steps, bodies, forwarding, settings)
     if spans is None:
         through_asgi = frozenset({b"origin"} if settings.cors_origins else ())

@@ -58,9 +58,12 @@ from normfold.service.errors import (
     ScopeError,
     ServingError,
     SettingsError,
+    SocketActivationError,
     StateDirError,
     StoppingError,
+    TlsError,
     UnauthenticatedError,
+    UnixSocketError,
     UnknownModelError,
     UnknownPathError,
     UnloadedError,
@@ -111,7 +114,7 @@ WITHOUT_STATUS: frozenset[type[NormfoldError]] = frozenset(
         *(NormfoldError, InputError, CheckError, SetupError, MissingPackageError, WriteError),
         *(SettingsError, AddressError, ProviderError, RuntimePackageError),
         *(BundleLoadError, DamagedBundleError, ManifestError),
-        *(KeysError, KeysUnwritableError, StateDirError),
+        *(KeysError, KeysUnwritableError, StateDirError, TlsError, UnixSocketError, SocketActivationError),
     }
 )
 """Errors that never end a request."""

@@ -22,13 +22,16 @@
     │   │   ├── FailingTensorsError     the network fails on its tensors alone
     │   │   └── UnwritableOutputError   an output for it has values that JSON cannot carry
     │   ├── SettingsError               an option or environment variable is wrong          (start)
-    │   │   └── KeysError               the key file is missing or broken                   (start, commands)
+    │   │   ├── KeysError               the key file is missing or broken                   (start, commands)
+    │   │   └── TlsError                a file of a certificate or key cannot be used       (start, SIGHUP)
     │   └── BundleLoadError             a bundle cannot be trusted or loaded                (load)
     ├── SetupError
     │   ├── ProviderError               the requested provider is not available             (load)
     │   ├── KeysUnwritableError         the key file cannot be written                      (commands)
     │   ├── StateDirError               the state folder cannot be written                  (start)
-    │   └── AddressError                the host and port cannot be listened on             (start)
+    │   ├── AddressError                the host and port cannot be listened on             (start)
+    │   ├── UnixSocketError             the Unix socket cannot be listened on               (start)
+    │   └── SocketActivationError       a socket from systemd cannot be listened on         (start)
     └── ServingError                    the request is right, and the service cannot serve it
         ├── ModelUnavailableError       the model is loading, or could not be loaded
         ├── ConnectionLimitError        too many connections are open
@@ -238,6 +241,14 @@ class KeysError(SettingsError):
         self.path, self.problem = path, problem
 
 
+class TlsError(SettingsError):
+    """A file of a certificate or its key is missing, broken, or does not fit the others."""
+
+    def __init__(self, setting: str, path: Path, problem: str) -> None:
+        super().__init__(f"The file {str(path)!r} of `{setting}` {problem}.")
+        self.setting, self.path, self.problem = setting, path, problem
+
+
 class BundleLoadError(InputError):
     """A bundle cannot be trusted or loaded."""
 
@@ -272,6 +283,18 @@ class AddressError(SetupError):
     def __init__(self, host: str, port: int, problem: str) -> None:
         super().__init__(f"Cannot listen on {host}:{port}: {problem}")
         self.host, self.port, self.problem = host, port, problem
+
+
+class UnixSocketError(SetupError):
+    """The Unix socket cannot be listened on."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"Cannot listen on {str(path)!r}: {problem}")
+        self.path, self.problem = path, problem
+
+
+class SocketActivationError(SetupError):
+    """What systemd passes cannot be listened on."""
 
 
 class ServingError(NormfoldError):

@@ -38,6 +38,8 @@ _UNUSED_BY = {
 _GRAPH_OPTIONS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _OFF = ("0", "false")
 
+_PERMISSIONS = re.compile(r"0?[0-7]{3}")
+
 _VERSION_POLICY = re.compile(r"^(?:all|latest:[1-9][0-9]{0,8}|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*)$")
 
 
@@ -59,9 +61,31 @@ class Settings(BaseSettings):
     )
     host: str = Field(
         default="127.0.0.1",
-        description="Address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all networks.",
+        description="Address to listen on, or several joined by commas; 127.0.0.1: this machine only, 0.0.0.0: all "
+        "networks.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    uds: Path | None = Field(
+        default=None,
+        description="Unix socket to listen on; then TCP is used only if host or port is set too. It has no TLS.",
+    )
+    uds_permissions: str = Field(
+        default="660", description="Permissions of the Unix socket, octal; 660: the service's user and group."
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="File of the certificate, PEM, with those up to its authority; HTTP and gRPC then use TLS.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="File of the certificate's key, PEM, without a passphrase; if not set, in tls_cert."
+    )
+    tls_client_ca: Path | None = Field(
+        default=None, description="File of authorities, PEM; clients need a certificate of one of them."
+    )
+    tls_client_auth: Literal["required", "optional"] = Field(
+        default="required",
+        description="Whether clients need a certificate, or may leave it out (gRPC then asks for none).",
+    )
     grpc_port: int | None = Field(
         default=None,
         ge=0,
@@ -212,6 +236,32 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text", "auto"] = Field(
         default="auto", description="One JSON object a line, or plain text; auto: text on a terminal, otherwise JSON."
     )
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses to listen on."""
+        return tuple(host.strip() for host in self.host.split(","))
+
+    @field_validator("host")
+    @classmethod
+    def _reject_empty_host(cls, text: str) -> str:
+        if "," in text and not all(host.strip() for host in text.split(",")):
+            raise ValueError(f"{text!r} has an empty address; join addresses by single commas")
+        return text
+
+    @field_validator("uds_permissions")
+    @classmethod
+    def _check_permissions(cls, text: str) -> str:
+        if not _PERMISSIONS.fullmatch(text):
+            raise ValueError(f"{text!r} is not octal, such as 660 or 666")
+        return text
+
+    @field_validator("tls_key", "tls_client_ca")
+    @classmethod
+    def _require_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_cert") is None:
+            raise ValueError("it needs a certificate, tls_cert, which is not set")
+        return path
 
     @field_validator("keep_samples")
     @classmethod

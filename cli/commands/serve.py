@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
-import json
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from normfold._shared.paths import REPOSITORY
 from normfold.contract.onnxruntime_package import require_onnxruntime
 
-if TYPE_CHECKING:
-    from normfold.service.settings import Settings
-
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048
-
-MODELS, REQUESTS, PROXY, LOG = "Models", "Requests", "Behind a proxy", "Log"
+MODELS, REQUESTS, PROXY, LOG, TLS = "Models", "Requests", "Behind a proxy", "Log", "TLS"
 _OTHER_FILES = 256
 """File descriptors besides those of connections: the log, the event loop, models that are being loaded."""
 
@@ -59,9 +50,17 @@ def serve(
             rich_help_panel=MODELS,
         ),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Address to listen on; may be given again.", show_default="127.0.0.1")
+    ] = None,
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 chooses a free one.", show_default="8000")
+    ] = None,
+    uds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Unix socket to listen on; with --host or --port on TCP too.", show_default="none", metavar="PATH"
+        ),
     ] = None,
     grpc_port: Annotated[
         int | None,
@@ -110,6 +109,25 @@ def serve(
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; they share the processors evenly.", show_default="1")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Certificate; HTTP and gRPC then use TLS.", show_default="no TLS", metavar="PEM", rich_help_panel=TLS
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(help="Its key.", show_default="in --tls-cert", metavar="PEM", rich_help_panel=TLS),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="Authorities; clients need a certificate of one of them.",
+            show_default="none needed",
+            metavar="PEM",
+            rich_help_panel=TLS,
+        ),
     ] = None,
     max_batch_size: Annotated[
         int | None,
@@ -176,10 +194,13 @@ def serve(
     Example: normfold serve --repository model_repository --port 8000
     """
     require_onnxruntime()
+    from normfold.cli.announcement import announce
     from normfold.service.auth.key_file import read_keys
-    from normfold.service.grpc.address import reserved_port
+    from normfold.service.grpc.address import reserved_ports
     from normfold.service.http.server import make_server, run_workers
     from normfold.service.logs import configure_logging
+    from normfold.service.network.listeners import open_listeners
+    from normfold.service.network.tls import open_certificates
     from normfold.service.runtime.malloc import use_one_arena
     from normfold.service.settings import load_settings
     from normfold.service.workers.hangup import ignore_hangup
@@ -189,8 +210,12 @@ def serve(
         repository=repository,
         model_control=model_control,
         version_policy=version_policy,
-        host=host,
+        host=",".join(host) if host else None,
         port=port,
+        uds=uds,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         grpc_port=grpc_port,
         keys=keys,
         root_path=root_path,
@@ -209,17 +234,19 @@ def serve(
     configure_logging(settings)
     if settings.keys is not None:
         read_keys(settings.keys)  # here already: a worker process that cannot start would be replaced for ever
+    open_certificates(settings)  # likewise
     _raise_file_limit(settings.max_connections + _OTHER_FILES)
+    hanging: SystemExit | None = None
     with (
-        _bind(settings.host, settings.port) as listener,
-        reserved_port(settings.host, settings.grpc_port) as reserved,
+        open_listeners(settings) as listeners,
+        reserved_ports(settings.hosts, settings.grpc_port) as reserved,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
         _exit_zero_on_signal(),
     ):
         settings = settings.model_copy(update={"state_dir": state_dir, "grpc_port": reserved})
         if settings.workers > 1:
-            _announce(listener, as_json, settings)
-            run_workers(settings, listener, "normfold.service.app:create_app")
+            announce(listeners, as_json, settings)
+            run_workers(settings, listeners, "normfold.service.app:create_app")
             return
         use_one_arena()
         from normfold.service.app import (
@@ -228,39 +255,15 @@ def serve(
 
         app = create_app(settings)
         server = make_server(app, settings)
-        _announce(listener, as_json, settings)
+        announce(listeners, as_json, settings)
         try:
-            server.run(sockets=[listener])
+            server.run(sockets=list(listeners))
         except SystemExit as end:
-            if not app.state.thread_pool.ended:
-                _exit_immediately(end)
-            raise
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Open the port before the server starts: one in use gives an error of one sentence, and port 0 is known at once.
-
-    Raises:
-        AddressError: the address is in use, not permitted, or unknown.
-    """
-    from normfold.service.errors import AddressError
-
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise AddressError(host, port, f"the host is not known ({error.strerror}).") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)  # from here on connections wait for the server
-    except OSError as error:
-        listener.close()
-        other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
-        raise AddressError(host, port, f"{error.strerror}; choose another with {other}.") from None
-    return listener
+            if app.state.thread_pool.ended:
+                raise
+            hanging = end
+    if hanging is not None:
+        _exit_immediately(hanging)
 
 
 def _raise_file_limit(required: int) -> None:
@@ -280,24 +283,6 @@ def _raise_file_limit(required: int) -> None:
             "the limit without a response."
         )
         logger.warning(text, allowed, required - _OTHER_FILES)
-
-
-def _announce(listener: socket.socket, as_json: bool, settings: Settings) -> None:
-    """Log the address, and a warning if everyone on the network can use it; with `as_json` also print the address."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    logger.info("Listening on %s (pages at %s/docs); Ctrl-C stops.", url, url)
-    if as_json:
-        facts = {"url": url, "host": host, "port": port}
-        if settings.grpc_port is not None:
-            facts["grpc_port"] = settings.grpc_port
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
-    if settings.keys is None and not ipaddress.ip_address(host).is_loopback:
-        logger.warning(
-            "Anyone who reaches %s can use this service: it has no keys; see 'normfold keys create' and --keys.",
-            host,
-        )
 
 
 def _exit_immediately(end: SystemExit) -> NoReturn:

@@ -7,10 +7,28 @@ Meanwhile the first process holds it with a socket that does not listen.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from normfold.service.errors import AddressError
+
+_WILDCARDS = ("0.0.0.0", "::")
+"""gRPC listens to both, whichever it is given."""
+
+
+def distinct_hosts(hosts: Sequence[str]) -> list[str]:
+    """Return the hosts on which gRPC listens: one that stands for all addresses alone, if there is one."""
+    wildcards = [host for host in hosts if host in _WILDCARDS]
+    return wildcards[:1] or list(dict.fromkeys(hosts))
+
+
+@contextmanager
+def reserved_ports(hosts: Sequence[str], port: int | None) -> Iterator[int | None]:
+    """Check that nobody listens on a port of several hosts, and hold it; see `reserved_port`."""
+    with ExitStack() as stack:
+        for host in distinct_hosts(hosts):
+            port = stack.enter_context(reserved_port(host, port))
+        yield port
 
 
 @contextmanager

@@ -8,7 +8,7 @@ The kernel gives each connection to one of them (SO_REUSEPORT).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -31,14 +31,22 @@ class Listeners:
         shared = [*options, ("grpc.so_reuseport", 1)]
         self.servers = [grpc.aio.server(handlers=handlers, options=shared) for _ in range(SERVERS)]
 
-    def bind(self, host: str, port: int) -> int:
-        """Bind every server to a port; 0 chooses a free one, which is returned.
+    def bind(self, host: str, port: int, make_credentials: Callable[[], grpc.ServerCredentials] | None = None) -> int:
+        """Bind every server to a port, and return it.
+
+        Args:
+            host: address, in brackets if it is one of IPv6.
+            port: 0 chooses a free one.
+            make_credentials: called for each server, which learns of a new certificate by itself; None without TLS.
 
         Raises:
             RuntimeError: the port is in use.
         """
         for server in self.servers:
-            port = server.add_insecure_port(f"{host}:{port}")
+            if make_credentials is None:
+                port = server.add_insecure_port(f"{host}:{port}")
+            else:
+                port = server.add_secure_port(f"{host}:{port}", make_credentials())
         return port
 
     async def start(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from normfold.service.errors import NO_SHARED_MEMORY, AddressError
+from normfold.service.grpc.address import distinct_hosts
 from normfold.service.grpc.call_steps import SERVICE, CallSteps, read_metadata
 from normfold.service.grpc.health import HEALTH_SERVICE, Health
 from normfold.service.grpc.infer import Inference
@@ -25,6 +27,8 @@ from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.response import Response
 from normfold.service.inference.steps import RequestSteps
+from normfold.service.network.grpc_credentials import server_credentials
+from normfold.service.network.tls import Certificates
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
@@ -53,6 +57,7 @@ class GrpcServer:
         bodies: byte budget of all large bodies and messages.
         repository: finds models.
         coordinator: knows whether the service is ready.
+        certificates: for TLS; None without it.
     """
 
     def __init__(
@@ -63,7 +68,9 @@ class GrpcServer:
         bodies: ByteBudget,
         repository: Repository,
         coordinator: Coordinator,
+        certificates: Certificates | None = None,
     ) -> None:
+        self._certificates = certificates
         self._settings, self._steps = settings, CallSteps(steps, bodies, settings.max_connections)
         self._inference, self._methods = Inference(resources), Methods(repository, coordinator)
         self._health = Health(coordinator)
@@ -78,19 +85,21 @@ class GrpcServer:
         Raises:
             AddressError: the port is in use.
         """
-        host, port = self._settings.host, self._settings.grpc_port or 0
         listeners = Listeners((self._handler(), self._health.handler()), _options(self._settings))
         _add_descriptors()
         for server in listeners.servers:
             reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, POOL)
-        address = f"[{host}]" if ":" in host else host
-        try:
-            self.port = listeners.bind(address, port)
-        except RuntimeError:
-            raise AddressError(host, port, "Address already in use; choose another with --grpc-port.") from None
+        self.port, credentials = self._settings.grpc_port or 0, self._make_credentials()
+        for host in distinct_hosts(self._settings.hosts):
+            try:
+                self.port = listeners.bind(f"[{host}]" if ":" in host else host, self.port, credentials)
+            except RuntimeError:
+                problem = "Address already in use; choose another with --grpc-port."
+                raise AddressError(host, self.port, problem) from None
         await listeners.start()
         self._listeners = listeners
-        logger.info("gRPC is listening on %s:%d.", address, self.port)
+        hosts = ", ".join(self._settings.hosts)
+        logger.info("gRPC is listening on port %d of %s%s.", self.port, hosts, " with TLS" if credentials else "")
 
     def begin_stop(self) -> None:
         """Accept no more calls, and answer those in flight within the grace period; on the event loop."""
@@ -111,6 +120,10 @@ class GrpcServer:
         await asyncio.wait((stopped,), timeout=grace_s)
         self._inference.stop()
         await stopped
+
+    def _make_credentials(self) -> Callable[[], grpc.ServerCredentials] | None:
+        """Return a function that makes the credentials of one port; None without TLS."""
+        return None if self._certificates is None else partial(server_credentials, self._certificates, self._settings)
 
     def _handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of the protocol's methods; messages stay serialized."""

@@ -8,6 +8,7 @@ from normfold.contract.errors import MissingPackageError
 from normfold.service.inference.byte_budget import ByteBudget
 from normfold.service.inference.infer_call import InferResources
 from normfold.service.inference.steps import RequestSteps
+from normfold.service.network.tls import Certificates
 from normfold.service.repository.repository import Repository
 from normfold.service.settings import Settings
 from normfold.service.workers.coordinator import Coordinator
@@ -23,6 +24,7 @@ def open_grpc(
     bodies: ByteBudget,
     repository: Repository,
     coordinator: Coordinator,
+    certificates: Certificates | None,
 ) -> GrpcServer | None:
     """Return the gRPC server, which does not listen yet; None if the settings have no port for it.
 
@@ -35,4 +37,4 @@ def open_grpc(
         from normfold.service.grpc.server import GrpcServer
     except ImportError:
         raise MissingPackageError("grpcio", "grpc", "gRPC (NORMFOLD_GRPC_PORT)") from None
-    return GrpcServer(settings, resources, steps, bodies, repository, coordinator)
+    return GrpcServer(settings, resources, steps, bodies, repository, coordinator, certificates)

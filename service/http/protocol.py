@@ -28,6 +28,7 @@ from normfold.service.http.timeouts import ConnectionReaper, ConnectionTimeouts,
 from normfold.service.http.zero_copy_body import MIN_ZERO_COPY_BYTES, ZeroCopyReader
 from normfold.service.inference.fast_path import FastPath
 from normfold.service.inference.model_ref import ModelRef
+from normfold.service.network.transport_info import describe_connection, is_sent_to_client
 from normfold.service.settings import Settings
 
 
@@ -58,6 +59,7 @@ class HttpProtocol(ZeroCopyReader):
     _fast_headers: Headers
     _headers_at = 0.0
     _is_stopping = False
+    _is_sent = False
 
     def __init__(
         self,
@@ -81,9 +83,7 @@ class HttpProtocol(ZeroCopyReader):
         self.transport, self.flow = transport, FlowControl(transport)
         self._parser = RequestParser(self, self._settings.max_header_bytes)
         self._timeouts = ConnectionTimeouts(self._settings.receive_timeout_s, self.loop.time())
-        names = {"server": "sockname", "client": "peername"}
-        addresses = {key: transport.get_extra_info(name) for key, name in names.items()}
-        self._addresses = {key: address and address[:2] for key, address in addresses.items()}  # None: reset already
+        self._addresses = describe_connection(transport)
         self._peer = client[0] if (client := self._addresses["client"]) else ""
         self._reaper.add(self)
         self.server_state.connections.add(self)  # type: ignore[arg-type]  # typed as a protocol of uvicorn's
@@ -182,6 +182,7 @@ class HttpProtocol(ZeroCopyReader):
     def check_timeouts(self, now: float) -> None:
         """Close the connection if it has passed a timeout."""
         if self.transport.is_closing():
+            self._end_closing()
             return
         active = self._active
         is_serving = active is not None and not active.response_complete and not active.more_body
@@ -193,6 +194,15 @@ class HttpProtocol(ZeroCopyReader):
                 self._reject(ReceiveTimeoutError(self._settings.receive_timeout_s))
             case Timeout.KEEP_ALIVE:
                 self.transport.close()
+
+    def _end_closing(self) -> None:
+        """End a connection with TLS whose client has everything: most clients never confirm that it is closed.
+
+        The second check in a row decides: what the first one sees may be in no buffer yet.
+        """
+        is_sent, self._is_sent = self._is_sent, is_sent_to_client(self.transport)
+        if is_sent and self._is_sent:
+            self.transport.abort()
 
     def _close_after_response(self) -> None:
         if self._received is None or self._received.response_complete:

@@ -1,32 +1,30 @@
-"""The HTTP server: uvicorn's server and supervisor with our own protocol, in one process or in several."""
+"""The HTTP server: uvicorn's configuration with our own protocol, in one process or in several."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import pkgutil
-import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import sleep
 
-import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from normfold.contract.errors import NormfoldError
 from normfold.service.http.protocol import HttpProtocol
 from normfold.service.http.timeouts import ConnectionReaper
 from normfold.service.logs import configure_logging
+from normfold.service.network.notify import take_notifier
+from normfold.service.network.server import Config, Server
 from normfold.service.runtime.malloc import use_one_arena
 from normfold.service.settings import Settings
-from normfold.service.workers.hangup import blocked_hangup
 from normfold.service.workers.state_dir import WORKERS
+from normfold.service.workers.supervisor import Supervisor
 
 _HEALTHCHECK_TIMEOUT_S = 10
 """Seconds after which a worker process that does not answer its parent is killed and replaced."""
@@ -43,7 +41,7 @@ _FAULT = 70
 logger = logging.getLogger(__name__)
 
 
-class ServiceConfig(uvicorn.Config):
+class ServiceConfig(Config):
     """The configuration of uvicorn's server; worker processes get it pickled, and make their own application.
 
     Args:
@@ -54,7 +52,7 @@ class ServiceConfig(uvicorn.Config):
     """
 
     def __init__(self, settings: Settings, app: ASGIApp | str, workers: int = 1) -> None:
-        self.settings = settings
+        self.settings, self.receive_timeout_s = settings, settings.receive_timeout_s
         super().__init__(
             app,
             http=partial(HttpProtocol, settings, ConnectionReaper()),  # type: ignore[arg-type]  # any factory will do
@@ -77,11 +75,13 @@ class ServiceConfig(uvicorn.Config):
             configure_logging(self.settings)
 
     def load(self) -> None:
-        """Make the application, if a function for it was named."""
+        """Make the application, if a function for it was named, and take the context of TLS from it."""
         if isinstance(self.app, str):
             use_one_arena()
             self.app = self._make_app(pkgutil.resolve_name(self.app))
         super().load()
+        if (certificates := getattr(self.loaded_app, "certificates", None)) is not None:
+            self.ssl = certificates.context
 
     def _make_app(self, factory: Callable[[Settings], ASGIApp]) -> ASGIApp:
         """Make the application of a worker process.
@@ -103,47 +103,27 @@ class ServiceConfig(uvicorn.Config):
                 sleep(_RETRY_INTERVAL_S)
 
 
-class _Supervisor(Multiprocess):
-    """uvicorn's supervisor of worker processes; on SIGHUP it replaces none, and passes the signal on."""
-
-    def init_processes(self) -> None:
-        """Start the worker processes."""
-        with blocked_hangup():
-            super().init_processes()
-
-    def keep_subprocess_alive(self) -> None:
-        """Replace worker processes that have died."""
-        with blocked_hangup():
-            super().keep_subprocess_alive()
-
-    def handle_hup(self) -> None:
-        """Pass the signal on to the worker processes."""
-        for process in self.processes:
-            if process.pid is not None and process.exitcode is None:
-                os.kill(process.pid, signal.SIGHUP)
-
-
-def run_workers(settings: Settings, listener: socket.socket, factory: str) -> None:
+def run_workers(settings: Settings, listeners: Sequence[socket.socket], factory: str) -> None:
     """Serve in several worker processes until a signal stops them; one that dies is replaced.
 
     Args:
         settings: with a state_dir, which the workers share.
-        listener: an open socket, from which all of them accept connections.
+        listeners: open sockets, from which all of them accept connections.
         factory: name of the function that makes the application of the settings, `module:function`. The parent process
             does not import it, which would take memory for nothing.
 
     Raises:
         SystemExit: the workers could not start; their log has the reason.
     """
-    supervisor = _Supervisor(ServiceConfig(settings, factory, settings.workers), [listener])
+    config, folder = ServiceConfig(settings, factory, settings.workers), (settings.state_dir or Path()) / WORKERS
+    supervisor = Supervisor(config, listeners, take_notifier(), folder)
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-        exit_code = (settings.state_dir or Path()) / WORKERS / _EXIT_CODE_FILE
         with suppress(OSError, ValueError):  # it could not be written
-            raise SystemExit(int(exit_code.read_text()))
+            raise SystemExit(int((folder / _EXIT_CODE_FILE).read_text()))
         raise SystemExit(_FAULT)
 
 
-def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
+def make_server(app: ASGIApp, settings: Settings) -> Server:
     """Return a server of an application for sockets that are open already; it logs through the service's own logger."""
-    return uvicorn.Server(ServiceConfig(settings, app))
+    return Server(ServiceConfig(settings, app))

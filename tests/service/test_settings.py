@@ -277,3 +277,24 @@ def test_json_log_line_holds_the_traceback() -> None:
 
 def test_text_log_line_has_time_level_and_message() -> None:
     assert TextFormatter().format(record("hello")).endswith("INFO    hello")
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [("127.0.0.1", ("127.0.0.1",)), ("127.0.0.1,::1", ("127.0.0.1", "::1")), (" 0.0.0.0 , :: ", ("0.0.0.0", "::"))],
+)
+def test_host_may_be_several_joined_by_commas(monkeypatch: pytest.MonkeyPatch, given: str, hosts: tuple[str]) -> None:
+    monkeypatch.setenv("NORMFOLD_HOST", given)
+    assert load_settings().hosts == hosts
+
+
+@pytest.mark.parametrize("given", [",", "127.0.0.1,", "127.0.0.1,,::1"])
+def test_host_without_an_address_between_commas_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="has an empty address"):
+        load_settings(host=given)
+
+
+@pytest.mark.parametrize("given", ["66", "668", "rw-", "1777", ""])
+def test_uds_permissions_that_are_not_octal_are_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="is not octal"):
+        load_settings(uds_permissions=given)

@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -45,22 +46,14 @@ def run_serve(*options: str, **variables: str) -> subprocess.CompletedProcess[st
 
 
 @contextlib.contextmanager
-def serving(
-    repository: Path, *options: str, script: str = SCRIPT, **variables: str
-) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """Start the command on a free port, and end it whatever happens."""
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "serve",
-        "--repository",
-        str(repository),
-        "--port",
-        "0",
-        "--json",
-        *options,
-    ]
+def serving_process(
+    repository: Path, *options: str, script: str = SCRIPT, before: Sequence[str] = (), **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Start the command, and end it whatever happens; yields its process and the addresses that it prints.
+
+    `before` is a program, with its arguments, that starts the command.
+    """
+    command = [*before, sys.executable, "-c", script, "serve", "--repository", str(repository), "--json", *options]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -72,11 +65,22 @@ def serving(
         assert process.stdout is not None
         line = process.stdout.readline()  # written once the port is open
         assert line, process.stderr.read() if process.stderr else ""
-        with open_client(json.loads(line)["url"]) as client:
-            yield process, client
+        yield process, json.loads(line)
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def serving(
+    repository: Path, *options: str, script: str = SCRIPT, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """Start the command on a free port, and end it whatever happens; yields its process and a client."""
+    with (
+        serving_process(repository, "--port", "0", *options, script=script, **variables) as (process, facts),
+        open_client(facts["url"]) as client,
+    ):
+        yield process, client
 
 
 VOID_ELEMENTS = {"meta", "br", "hr", "img", "input", "link", "base", "source"}

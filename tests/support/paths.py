@@ -20,7 +20,7 @@ LAYERS = {
     ),
     "models": ("errors", "frozen", "weight_files", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
-        *("errors", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),
+        *("errors", "proxy", "settings", "logs", "error_responses", "background", "file_lock", "network"),
         *("codec", "auth", "runtime", "batching", "observability"),
         *("drift", "repository", "workers", "inference", "http", "routes", "web", "grpc", "app", "healthcheck"),
     ),

@@ -1,0 +1,1 @@
+"""Sockets, TLS and systemd: how connections reach the service."""

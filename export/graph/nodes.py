@@ -57,6 +57,15 @@ def unique_labels(nodes: Iterable[ir.Node]) -> list[str]:
     return labels
 
 
+def unused_node_name(base: str, taken: set[str]) -> str:
+    """Return a name, with a number appended if it is taken, which it is from then on."""
+    name, number = base, 1
+    while name in taken:
+        name, number = f"{base}.{number}", number + 1
+    taken.add(name)
+    return name
+
+
 def is_batchnorm(node: ir.Node) -> bool:
     """Return whether a node is ONNX's BatchNormalization."""
     return node.op_type == "BatchNormalization" and node.domain == ""

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.graph.editor import Editor
+from normfold.export.graph.nodes import unused_node_name
 from normfold.export.quantize.float16.plan import Plan, Use
 
 _FLOAT, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -47,6 +48,7 @@ class _Casts:
     def __init__(self, graph: ir.Graph) -> None:
         self.editor, self.count = Editor(graph), 0
         self._first = next(iter(graph), None)
+        self._node_names = {node.name or "" for node in graph}
 
     def add(self, value: ir.Value, dtype: ir.DataType, uses: list[Use], is_output: bool) -> None:
         """Add a Cast of a value for these uses; as an output of the graph the result takes the value's name."""
@@ -56,7 +58,8 @@ class _Casts:
         if is_output:
             value.name = other
         result = ir.Value(name=name if is_output else other, shape=value.shape, type=ir.TensorType(dtype))
-        cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", dtype)], outputs=[result], name=f"{result.name}.cast")
+        cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", dtype)], outputs=[result])
+        cast.name = unused_node_name(f"{result.name}.cast", self._node_names)
         for use in uses:
             use.node.replace_input_with(use.place, result)
         if is_output:

@@ -8,6 +8,7 @@ the global average is a GlobalAveragePool; values have shapes; nodes have names.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from normfold.export.errors import QuantizeError
 from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.editor import Editor
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import node_label, opset_of, unique_labels
+from normfold.export.graph.nodes import node_label, opset_of, unique_labels, unused_node_name
 from normfold.export.graph.shapes import rank_of, sizes_of, static_size
 from normfold.export.onnx_io.convert_opset import ConversionError, converted
 from normfold.export.onnx_io.model_file import load_model
@@ -105,9 +106,15 @@ def _with_opset(path: Path, model: ir.Model) -> ir.Model:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Give nodes names that no two share: ONNX Runtime's quantiser knows them by these."""
+    """Give nodes names that no two share: ONNX Runtime's quantiser knows them by these.
+
+    A name that a node has alone stays.
+    """
+    counts = Counter(node.name for node in graph)
+    taken = {node.name for node in graph if node.name and counts[node.name] == 1}
     for label, node in zip(unique_labels(graph), graph, strict=True):
-        node.name = label
+        if not node.name or counts[node.name] > 1:
+            node.name = unused_node_name(label, taken)
 
 
 def _is_global_average(node: ir.Node) -> bool:
@@ -134,7 +141,8 @@ def _replace_by_pool(editor: Editor, node: ir.Node) -> None:
         result.name = editor.unused_name(f"{mean.name}.kept")
         result.type = mean.type
         result.shape = ir.Shape([*(sizes_of(mean) or (None, None))[:2], *[1] * ((rank_of(source) or 3) - 2)])
-        added.append(ir.node("Flatten", [result], attributes={"axis": 1}, name=f"{node.name}.flatten"))
+        flatten = unused_node_name(f"{node.name}.flatten", {each.name or "" for each in editor.graph})
+        added.append(ir.node("Flatten", [result], attributes={"axis": 1}, name=flatten))
         result = added[-1].outputs[0]
     editor.graph.insert_after(node, added)
     name, result.type, result.shape = mean.name, mean.type, mean.shape

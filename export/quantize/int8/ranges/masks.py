@@ -44,16 +44,17 @@ def without_masks(graph: ir.Graph, ranges: Mapping[str, ChannelRange]) -> tuple[
             known = ranges.get(value.name or "")
             if known is None:
                 continue
-            if not is_finite(known):
-                reason = "it holds numbers that are not finite"
-            elif passed and (_extent(known) >= MIN_MASK or _is_scaled(node)):
+            extents = _mixed(node, known, ranges, constants)
+            if passed and (not is_finite(known) or _extent(known) >= MIN_MASK or _is_scaled(node)):
                 reason = ""
-            elif (least := _mixed_with(node, known, ranges, constants)) is not None:
-                reason = f"it holds numbers of {_extent(known):.4g} beside some of at most {least:.4g}, as a mask does"
+            elif extents is not None and np.isfinite(extents[1]):
+                reason = f"it holds numbers of {extents[1]:.4g} beside some of at most {extents[0]:.4g}, as a mask does"
+            elif not is_finite(known):
+                reason = "it holds numbers that are not finite"
             else:
                 continue
             masked.add(value)
-            if not passed:
+            if reason:
                 sentences.append(f"The value {value.name!r} stays in float32: {reason}.")
     names = {value.name for value in masked} | {name for name, known in ranges.items() if not is_finite(known)}
     return {name: each for name, each in ranges.items() if name not in names}, sentences
@@ -75,17 +76,17 @@ def _is_scaled(node: ir.Node) -> bool:
     return node.op_type in ("Mul", "Div") and any(tensor.size == 1 for tensor in constants)
 
 
-def _mixed_with(
+def _mixed(
     node: ir.Node, known: ChannelRange, ranges: Mapping[str, ChannelRange], constants: _ExtremeConstants
-) -> float | None:
-    """Return the smallest extent of what a node mixes with a mask; None where it mixes nothing with a mask."""
-    extent = _extent(known)
-    if node.op_type not in _MIXING or extent < MIN_MASK:
+) -> tuple[float, float] | None:
+    """Return the smallest and the largest extent of what a node mixes with a mask; None where it mixes none."""
+    if node.op_type not in _MIXING or _extent(known) < MIN_MASK:
         return None
     read = [value for value in node.inputs if value is not None and value.dtype == ir.DataType.FLOAT]
     extents = [each for value in read if (each := _extent_of(value, ranges)) is not None and each > 0]
-    least = min(extents, default=extent)
-    return least if MIN_RATIO * least <= extent and any(constants.reach(value) for value in read) else None
+    if not extents or MIN_RATIO * min(extents) > max(extents) or not any(constants.reach(value) for value in read):
+        return None
+    return min(extents), max(extents)
 
 
 class _ExtremeConstants:

@@ -204,10 +204,10 @@ def test_scales_and_region_of_a_resize_stay_float32(convert: Convert) -> None:
     assert run32(result, x)[0].shape == run32(source, x)[0].shape
 
 
-def body(name: str, operator: str) -> onnx.GraphProto:
-    """Make a body that reads the values h and w of the graph around it."""
+def body(name: str, operator: str, weight: str = "w") -> onnx.GraphProto:
+    """Make a body that reads the value h and a weight of the graph around it."""
     output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-    return helper.make_graph([helper.make_node(operator, ["h", "w"], [name])], name, [], [output])
+    return helper.make_graph([helper.make_node(operator, ["h", weight], [name])], name, [], [output])
 
 
 def test_body_of_control_flow_stays_float32_and_reads_casts(convert: Convert) -> None:
@@ -228,6 +228,26 @@ def test_body_of_control_flow_stays_float32_and_reads_casts(convert: Convert) ->
         rows = {"x": sign * given["x"]}
         (wanted,), (got,) = run32(source, rows), run32(result, rows)
         np.testing.assert_allclose(got, wanted, atol=2e-2)
+
+
+def test_names_that_casts_would_have_stay(convert: Convert) -> None:
+    """The network may call its values, and those inside its bodies, as the conversion does."""
+    output = helper.make_tensor_value_info("h.float32", TensorProto.FLOAT, None)
+    inner = helper.make_graph([helper.make_node("Relu", ["h"], ["h.float32"])], "t", [], [output])
+    nodes = [
+        helper.make_node("MatMul", ["x", "x.float16"], ["h"], name="x.float16.cast"),
+        helper.make_node("ReduceMax", ["h"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["i"], name="if", then_branch=inner, else_branch=body("e", "Add", "x.float16")),
+        helper.make_node("MatMul", ["i", "x.float16"], ["y.float16"], name="x.float16.1.cast"),
+        helper.make_node("MatMul", ["y.float16", "x.float16"], ["y"]),
+    ]
+    source = float32_model(nodes, zero=np.float32(-100), **{"x.float16": WEIGHT})
+    rows = {"x": RNG.random((4, 4)).astype(np.float32)}
+    result, _ = convert(source, inputs=rows)
+    assert [each.name for each in result.graph.output] == [each.name for each in source.graph.output]
+    for wanted, got in zip(run32(source, rows), run32(result, rows), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-2, atol=2e-2)
 
 
 def test_default_of_an_input_can_still_be_overridden(convert: Convert) -> None:

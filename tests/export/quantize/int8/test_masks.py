@@ -95,6 +95,7 @@ def test_mask_sets_no_range(tmp_path: Path, kind: str, number: float, way: str) 
     value = "h" if kind == "scaled" else "m"
     assert [sentence for sentence in result.warnings if sentence.startswith(f"The value {value!r} stays in float32: ")]
     assert len(result.warnings) == 1
+    assert np.isinf(number) or f" numbers of {abs(number):.4g} beside " in result.warnings[0]
     rounded = {node.input[0] for node in after.graph.node if node.op_type == "QuantizeLinear"}
     assert rounded >= {"r", "s"}
     assert not {"m", "h", "t"} & rounded

@@ -21,6 +21,11 @@ OPTIONS = {
     "keep_source": "--no-source",
     "calibration_data": "--calibration",
     "source": "SOURCE",
+    "url": "URL",
+    "rates": "--rate",
+    "duration_s": "--duration",
+    "warm_up_s": "--warm-up",
+    "timeout_s": "--timeout",
 }
 """Argument of the Python API to its option, where that is not named like it."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.triton_commands import import_, triton_config
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.repository import (
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="repository",
-    help="List, check, copy, roll back, delete and prune the versions in a repository of models.",
+    help="List, check, copy, roll back, delete and prune the versions in a repository of models; from Triton and back.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
 )
+
+app.command("import")(import_)
+app.command("triton-config")(triton_config)
 
 Repository = Annotated[Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.")]
 Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]

@@ -65,7 +65,7 @@ def temporary_folder() -> Iterator[Path]:
     except WriteError as error:
         if error.path != parent or error.reason.endswith(_OTHER_FOLDER):  # a folder inside of another says it already
             raise
-        raise WriteError(parent, f"{error.reason}; {_OTHER_FOLDER}") from None
+        raise WriteError(parent, f"{error.reason}. {_OTHER_FOLDER}") from None
 
 
 @contextmanager

@@ -260,7 +260,7 @@ def test_a_full_disk_is_named_by_the_path_that_the_user_knows(tmp_path: Path, mo
         with temporary_folder(), temporary_folder() as folder, atomic_path(folder / "model.onnx"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(raised.value) == (
-        f"Cannot write {str(tmp_path)!r}: no space left on device; TMPDIR names another folder for temporary files."
+        f"Cannot write {str(tmp_path)!r}: no space left on device. TMPDIR names another folder for temporary files."
     )
     with pytest.raises(WriteError, match="'other'"), temporary_folder():
         raise WriteError(Path("other"), "disk full")

@@ -37,6 +37,13 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
     return sum(map(_known, values)) > before
 
 
+def infer_input_shapes(model: ir.Model) -> None:
+    """Infer the sizes of a model's inputs too, in place: a Conv's weight has the number of its input's channels."""
+    infer_shapes(model)
+    while infer_from_operands(model.graph, inputs_too=True):
+        _infer_by_onnx(model, afresh=False)
+
+
 def learn_shapes(model: ir.Model, inferred: onnx.ModelProto) -> bool:
     """Take over what onnx's inference found, and infer what follows from it, until nothing is found.
 

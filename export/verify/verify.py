@@ -94,7 +94,9 @@ def verify(
     second = Runner(folded, first.engine)
     standardise = standardiser(first, pixels)
     _require_same_inputs_and_outputs(first, second, takes_pixels=pixels is not None)
-    maker = None if inputs is not None else find_sizes(second.inputs, lambda given: first.run(standardise(given)))
+    maker = None
+    if inputs is None:
+        maker = find_sizes(second.inputs, lambda given: first.run(standardise(given)), original)
     given = [read_inputs(inputs, second.inputs)] if inputs is not None else []
     given += [maker.make(seed) for seed in range(seeds)] if maker is not None else []
     with tempfile.TemporaryDirectory() as folder:
@@ -132,8 +134,7 @@ def _further_inputs(maker: InputMaker, wanted: Sequence[Outputs]) -> Iterator[In
 def _require_same_inputs_and_outputs(first: Runner, second: Runner, takes_pixels: bool) -> None:
     for what in ("inputs", "outputs"):
         ours, theirs = (
-            {info.name: (info.dtype.name, len(info.shape)) for info in getattr(runner, what)}
-            for runner in (first, second)
+            {info.name: (info.dtype.name, info.rank) for info in getattr(runner, what)} for runner in (first, second)
         )
         if what == "inputs" and takes_pixels:
             ours = {name: (ir.DataType.UINT8.name, rank) for name, (_, rank) in ours.items()}

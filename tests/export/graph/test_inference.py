@@ -68,7 +68,12 @@ def test_shapes_go_back_through_activations_and_transposes() -> None:
     ("nodes", "constants", "sizes"),
     [
         ([node("Flatten", ["lost"], ["h"])], {}, {"h": (None, None)}),
-        ([node("Gemm", ["lost", "w"], ["h"])], {"w": np.ones((4, 5))}, {"lost": (None, None)}),
+        ([node("Gemm", ["lost", "w"], ["h"])], {"w": np.ones((4, 5))}, {"lost": (None, 4), "h": (None, 5)}),
+        (
+            [node("Gemm", ["lost", "w"], ["h"], transA=1, transB=1)],
+            {"w": np.ones((4, 5))},
+            {"lost": (5, None), "h": (None, 4)},
+        ),
         ([node("MaxPool", ["lost"], ["h"], kernel_shape=[2, 2])], {}, {"h": (None,) * 4, "lost": (None,) * 4}),
         ([node("Pad", ["lost", "pads"], ["h"])], {"pads": np.zeros(6, np.int64)}, {"h": (None,) * 3}),
         ([node("DepthToSpace", ["lost"], ["h"], blocksize=2)], {}, {"h": (None,) * 4}),

@@ -120,9 +120,11 @@ def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
     if not all(info.dtype.is_floating_point() for info in inputs):
         return True
     widest = max((info.dtype.bitwidth for info in inputs), default=0)
+    nodes = list(all_nodes(model.graph))
     weights = [value.dtype for value in model.graph.initializers.values()]
-    narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in weights if dtype is not None)
-    return narrower or any(node.op_type in _QUANTISING for node in all_nodes(model.graph))
+    casts = [ir.DataType(node.attributes.get_int("to", 0)) for node in nodes if node.op_type == "Cast"]
+    narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in (*weights, *casts) if dtype is not None)
+    return narrower or any(node.op_type in _QUANTISING for node in nodes)
 
 
 def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any, str]:

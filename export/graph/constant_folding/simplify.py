@@ -15,7 +15,8 @@ import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants_ir
 
 from normfold.export.graph.constant_folding.expressions import compute_constant_expressions
-from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.constant_folding.known_sizes import replace_known_sizes
+from normfold.export.graph.constants import constant_tensor, replace_by_constant
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.nodes import all_nodes, opset_of
 
@@ -42,8 +43,9 @@ def compute_constants(model: ir.Model) -> list[ir.Node] | None:
     changed = False
     for _ in range(_MAX_ROUNDS):
         lifted = lift_constants(model)
+        known = replace_known_sizes(model)
         gone = compute_constant_expressions(model)
-        if not (_simplify_by_shapes(model) or lifted or gone):
+        if not (_simplify_by_shapes(model) or lifted or known or gone):
             break
         computed += gone
         changed = True
@@ -75,13 +77,9 @@ def lift_constants(model: ir.Model) -> bool:
         tensor = constant_tensor(value)
         if tensor is None or value.is_graph_output() or node.graph is None:
             continue
-        new = ir.Value(
-            name=value.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        value.replace_all_uses_with(new)
         graph = node.graph
+        replace_by_constant(graph, value, tensor)
         graph.remove(node, safe=True)
-        graph.register_initializer(new)
         lifted = True
     return lifted
 

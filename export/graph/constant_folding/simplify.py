@@ -9,6 +9,7 @@ nodes are joined last: two layers that read one value must each be free to chang
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -18,7 +19,7 @@ from normfold.export.graph.constant_folding.expressions import compute_constant_
 from normfold.export.graph.constant_folding.known_sizes import replace_known_sizes
 from normfold.export.graph.constants import constant_tensor, replace_by_constant
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import all_nodes, opset_of
+from normfold.export.graph.nodes import all_graphs, all_nodes, is_batchnorm, opset_of
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 """Some operators that differ from run to run; RandomNormal and its like are known to the pass itself."""
@@ -62,6 +63,29 @@ def join_equal_nodes(model: ir.Model) -> bool:
     if any(node.domain or node.op_type in _RANDOM for node in all_nodes(model.graph)):
         return False
     return bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
+
+
+def join_equal_batchnorms(model: ir.Model) -> dict[ir.Node, ir.Node]:
+    """Make one of BatchNormalization nodes that compute the same of one value, in place, outputs of the graph apart.
+
+    Returns:
+        For each node that is gone the one that gives its value now.
+    """
+    joined: dict[ir.Node, ir.Node] = {}
+    for graph in all_graphs(model.graph):
+        seen: dict[Hashable, ir.Node] = {}
+        for node in [node for node in graph if is_batchnorm(node)]:
+            tensors = [tensor for value in node.inputs[1:] if (tensor := constant_tensor(value)) is not None]
+            if len(node.outputs) > 1 or len(tensors) != len(node.inputs) - 1:
+                continue
+            contents = tuple((tensor.dtype, tensor.numpy().tobytes()) for tensor in tensors)
+            attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
+            first = seen.setdefault((node.inputs[0], contents, attributes), node)
+            if first is not node and not node.outputs[0].is_graph_output():
+                node.outputs[0].replace_all_uses_with(first.outputs[0])
+                graph.remove(node, safe=True)
+                joined[node] = first
+    return joined
 
 
 def lift_constants(model: ir.Model) -> bool:

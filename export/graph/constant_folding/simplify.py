@@ -62,7 +62,11 @@ def join_equal_nodes(model: ir.Model) -> bool:
     """
     if any(node.domain or node.op_type in _RANDOM for node in all_nodes(model.graph)):
         return False
-    return bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
+    before = set(all_nodes(model.graph))
+    joined = bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
+    for node in set(all_nodes(model.graph)) - before:  # an output keeps its name by an Identity, numbered as made
+        node.name = f"{node.outputs[0].name}.identity"
+    return joined
 
 
 def join_equal_batchnorms(model: ir.Model) -> dict[ir.Node, ir.Node]:

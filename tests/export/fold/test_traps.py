@@ -362,6 +362,20 @@ def test_equal_batchnorms_that_stay_are_reported_as_one() -> None:
     ]
 
 
+@pytest.mark.parametrize("op_type", ["Identity", "Relu"])
+def test_outputs_that_are_equal_are_written_the_same_when_folded_again(op_type: str) -> None:
+    nodes = [helper.make_node(op_type, ["x"], [name], name=name) for name in ("a", "b")]
+    source = model(nodes, IMAGE, ["a", "b"], {})
+
+    once, _ = folded(source)
+    twice, _ = folded(once)
+
+    assert [node.SerializeToString() for node in once.graph.node] == [
+        node.SerializeToString() for node in twice.graph.node
+    ]
+    assert [each.name for each in once.graph.output] == ["a", "b"]
+
+
 @pytest.mark.parametrize("equal", [True, False])
 def test_equal_batchnorms_of_one_layer_are_joined_before_it_absorbs_one(equal: bool) -> None:
     rng = np.random.default_rng(31)

@@ -13,6 +13,8 @@ from onnx import helper, version_converter
 
 _FIXED_ROWS, _FIXED_SIZE = 1, 224
 """Sizes that stand for free ones while a model is converted: of the first axis, and of the others."""
+_OPSET_WITH_SHAPES = 6
+"""From this opset on onnx infers shapes behind a BatchNormalization and activations, which conversion to 7 asks for."""
 _BROADCASTING = frozenset({"Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor"})
 
 
@@ -32,6 +34,8 @@ def converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for value in (*fixed.graph.input, *fixed.graph.output):
         _fix_sizes(value.type)
     try:
+        if any(entry.domain == "" and entry.version < _OPSET_WITH_SHAPES for entry in proto.opset_import):
+            fixed = version_converter.convert_version(fixed, _OPSET_WITH_SHAPES)
         _write_axes_out(fixed)
         result = version_converter.convert_version(fixed, opset)
     except Exception as error:  # noqa: BLE001 -- it raises many kinds

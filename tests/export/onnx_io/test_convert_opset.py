@@ -128,3 +128,24 @@ def test_conversion_that_changes_outputs_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("normfold.export.onnx_io.model_file.converted", wrong)
     with pytest.raises(ModelFileError, match="gives another output 'y' when it is converted"):
         fold_old(proto, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", range(1, 6))
+def test_opset_without_shapes_behind_a_batchnorm_is_folded(opset: int, tmp_path: Path) -> None:
+    """From opset 6 to 7 the converter asks for the shape of a Gemm's input."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Conv", ["x", "w"], ["h"]),
+        batchnorm("h", "n", is_test=1, consumed_inputs=[0, 0, 0, 1, 1]),
+        node("Relu", ["n"], ["r"], consumed_inputs=[0]),
+        node("Mul", ["r", "factors"], ["m"], broadcast=1, axis=1),
+        node("Flatten", ["m"], ["f"]),
+        node("Gemm", ["f", "v", "b"], ["y"], broadcast=1),
+    ]
+    constants = {**parameters(rng), "factors": np.ones(3), "v": rng.normal(size=(48, 4)), "b": rng.normal(size=4)}
+
+    result, written = fold_old(old_model(nodes, opset, **constants), tmp_path)
+
+    assert result.verification is not None
+    assert operators(written) == ["Conv", "Relu", "Flatten", "Gemm"]

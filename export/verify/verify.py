@@ -113,10 +113,19 @@ def verify(
             further = [pair.run_original(one) for one in _further_inputs(maker, wanted)]
         differences = [pair.measure(runs, further) for runs in sets]
     outputs = {
-        name: replace(max((each[name] for each in differences), key=_excess), is_constant=name in constant)
+        name: replace(max(_that_say_something(name, differences), key=_excess), is_constant=name in constant)
         for name in wanted[0]
     }
     return Verification(outputs, batchable, first.engine)
+
+
+def _that_say_something(name: str, differences: Sequence[dict[str, OutputDifference]]) -> list[OutputDifference]:
+    """Return the differences of an output: on the usual inputs, and on those others on which its noise has a bound.
+
+    A perturbation of others may change how many values an output has, as NonZero counts a perturbed 0.
+    """
+    first, *others = (each[name] for each in differences)
+    return [first, *(each for each in others if each.error or math.isfinite(each.noise))]
 
 
 def _excess(difference: OutputDifference) -> float:

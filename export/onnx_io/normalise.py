@@ -32,8 +32,8 @@ def normalise(proto: onnx.ModelProto) -> int | None:
         graph.name = graph.name or "graph"
         for value in (*graph.input, *graph.output, *graph.value_info):
             _free_negative_sizes(value.type)
-    graphs = (*graphs_of(proto.graph), *proto.functions)
-    for node in (node for graph in graphs for node in graph.node if node.op_type == "Constant"):
+    nodes = [node for graph in graphs_of(proto.graph) for node in graph.node]
+    for node in (*nodes, *(node for function in proto.functions for node in function.node)):
         _write_sparse_constant_out(node)
     if 0 < proto.ir_version < FIRST_IR_VERSION_OF_DEFAULTS:
         constants = {tensor.name for tensor in proto.graph.initializer}
@@ -86,7 +86,7 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 
 def _write_sparse_constant_out(node: onnx.NodeProto) -> None:
-    for attribute in node.attribute:
+    for attribute in node.attribute if node.op_type == "Constant" else ():
         if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
             attribute.CopyFrom(helper.make_attribute("value", _dense(attribute.sparse_tensor)))
 

@@ -17,7 +17,9 @@ SetupError
 └── PrecisionError                  the machine cannot train in this precision
 
 UserWarning
-└── TrainingWarning                 training goes on, and its result may be worse than it could be
+└── NormfoldWarning
+    ├── TrainingWarning             training goes on, and its result may be worse than it could be
+    └── WeightsWarning              what was chosen, converted or left out of a file of weights
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class RunFolderError(InputError):
 
 class WeightsError(InputError):
     """A file of weights or the config beside it is missing, damaged, or belongs to another network."""
+
+    names_arguments = True
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{str(path)!r} {problem}")
@@ -126,5 +130,13 @@ class PrecisionError(SetupError):
     """The machine cannot train in this precision."""
 
 
-class TrainingWarning(UserWarning):
+class NormfoldWarning(UserWarning):
+    """What a user should know of something that went on; the command prints it as one sentence."""
+
+
+class TrainingWarning(NormfoldWarning):
     """Training goes on, and its result may be worse than it could be."""
+
+
+class WeightsWarning(NormfoldWarning):
+    """What was chosen, converted or left out of a file of weights."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normfold._shared.argument_checks import PATH, TEXT, Kind, check, check_optional
+from normfold._shared.argument_checks import FLAG, PATH, TEXT, Kind, check, check_optional
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -68,6 +68,9 @@ def audit(
     *,
     data: str | None = None,
     weights: AnyPath | None = None,
+    weights_key: str | None = None,
+    strip_prefix: str | None = None,
+    partial: bool = False,
     input_shape: str | Sequence[int] | None = None,
     arguments: Mapping[str, Any] | Sequence[str] = (),
     html: AnyPath | None = None,
@@ -87,7 +90,10 @@ def audit(
         source: a run folder, an ONNX file, a torch network, or module:factory, a function that returns one.
         data: compare the statistics with these: digits, npz:PATH, csv:PATH or images:DIR; a run folder's are its
             training data.
-        weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
+        weights: of a factory's network: .safetensors, or a state dict or checkpoint of torch.save. No code in it runs.
+        weights_key: of the state dict in that file, such as "state_dict_ema", if it holds several.
+        strip_prefix: before the network's names in that file; found by itself if all names have it.
+        partial: load of that file what fits; warns of the rest.
         input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
         arguments: of the factory, by name; or as texts NAME=VALUE.
         html: path of a page with histograms of gain and drift; written atomically.
@@ -100,9 +106,18 @@ def audit(
         DataError: the data cannot be read, or have another shape.
         WriteError: the page cannot be written.
     """
-    check_optional(TEXT, data=data)
+    check_optional(TEXT, data=data, weights_key=weights_key, strip_prefix=strip_prefix)
+    check(FLAG, partial=partial)
     check_optional(PATH, weights=weights, html=html)
-    given = Source.of(source, weights=optional_path(weights), input_shape=input_shape, arguments=arguments)
+    given = Source.of(
+        source,
+        weights=optional_path(weights),
+        weights_key=weights_key,
+        strip_prefix=strip_prefix,
+        partial=partial,
+        input_shape=input_shape,
+        arguments=arguments,
+    )
     check_arguments(given)
     page = optional_path(html)
     if page is not None and given.is_onnx and page.resolve() == Path(given.text).resolve():

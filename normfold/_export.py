@@ -72,6 +72,9 @@ def export(
     version: int | None = None,
     card: AnyPath | None = None,
     weights: AnyPath | None = None,
+    weights_key: str | None = None,
+    strip_prefix: str | None = None,
+    partial: bool = False,
     input_shape: str | Sequence[int] | None = None,
     takes_pixels: bool = False,
     arguments: Mapping[str, Any] | Sequence[str] = (),
@@ -115,7 +118,10 @@ def export(
         version: a positive number; the next free one without it.
         card: the source card (JSON): preprocessing, labels, which outputs are logits; without it, the one next to
             the model.
-        weights: of a factory's network: .safetensors, or a .pt or .pth state dict.
+        weights: of a factory's network: .safetensors, or a state dict or checkpoint of torch.save. No code in it runs.
+        weights_key: of the state dict in that file, such as "state_dict_ema", if it holds several.
+        strip_prefix: before the network's names in that file; found by itself if all names have it.
+        partial: load of that file what fits; warns of the rest.
         input_shape: of one sample of your own network, without the axis of rows: (3, 224, 224).
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
         arguments: of the factory, by name; or as texts NAME=VALUE.
@@ -149,13 +155,13 @@ def export(
         WriteError: the repository cannot be written.
     """
     check(PATH, repository=repository)
-    check_optional(TEXT, name=name)
+    check_optional(TEXT, name=name, weights_key=weights_key, strip_prefix=strip_prefix)
     check_optional(VERSION, version=version)
     check_optional(PATH, card=card, weights=weights, inputs=inputs)
     check_optional(INTEGER, opset=opset)
     check(FLAG, takes_pixels=takes_pixels, dynamic_size=dynamic_size, keep_statistics=keep_statistics)
     check(FLAG, merge=merge, keep_source=keep_source, monitor=monitor)
-    check(FLAG, force=force, float16_io=float16_io, keep_reference=keep_reference)
+    check(FLAG, partial=partial, force=force, float16_io=float16_io, keep_reference=keep_reference)
     check_optional(PATH, samples=samples)
     check(TEXT, precision=precision)
     check_optional(TEXT, ranges=ranges)
@@ -172,6 +178,9 @@ def export(
         source,
         card=optional_path(card),
         weights=optional_path(weights),
+        weights_key=weights_key,
+        strip_prefix=strip_prefix,
+        partial=partial,
         input_shape=input_shape,
         arguments=arguments,
         opset=opset,

@@ -99,6 +99,7 @@ def train(
     label_smoothing: float | None = None,
     patience: int | None = None,
     clip_norm: float | None = None,
+    freeze_bn: str | None = None,
     precision: str | None = None,
     seed: int | None = None,
     resume: bool = False,
@@ -133,6 +134,8 @@ def train(
         label_smoothing: probability that is distributed over all classes. Default 0.1.
         patience: epochs without a better validation result, after which training stops. Default never.
         clip_norm: largest norm of the gradient. Default no limit.
+        freeze_bn: pattern of names of BatchNorm layers that keep their statistics, scale and shift; "*" for all.
+            Default those that the network has in eval mode.
         precision: of the arithmetic: fp32, bf16 or fp16. Default fp32.
         seed: of the initial weights, the order of rows and dropout. Default 0.
         resume: continue after the last completed epoch of the run in `out`.
@@ -155,6 +158,7 @@ def train(
     check(FLAG, resume=resume)
     check(PROGRESS, progress=progress)
     check_optional(TEXT, arch=arch, label_column=label_column, optimizer=optimizer, precision=precision)
+    check_optional(TEXT, freeze_bn=freeze_bn)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
@@ -190,6 +194,7 @@ def train(
         "label_smoothing": label_smoothing,
         "patience": patience,
         "clip_norm": clip_norm,
+        "freeze_bn": freeze_bn,
         "precision": precision,
         "seed": seed,
     }

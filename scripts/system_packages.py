@@ -49,6 +49,7 @@ PROGRAMS = (
     # `kubectl` is the package of Kubernetes's and of Google's repository; Debian 12's own is too old for components.
     Program("kubectl", ("kubectl", "kubernetes-client"), "tests/deploy: the overlays, built", oldest=(1, 21)),
     Program("wrk", ("wrk",), "make bench-serve"),
+    Program("h2load", ("nghttp2-client",), "make bench-serve, part grpc"),
     Program("taskset", ("util-linux",), "make bench-serve"),
     Program("nginx", ("nginx-light", "nginx"), "trying the service behind a reverse proxy"),
     Program("chromium", ("chromium",), "looking at the pages of the documentation and of `normfold inspect --html`"),

@@ -13,7 +13,8 @@ parts:
     connections   the small network with 512 connections
     reload        twenty new versions of resnet18, under load on it and on the small network
     drift         cost of drift monitoring, on and off by turns
-    soak          a million requests with every response checked, and a hundred loads and unloads
+    soak          a million requests over HTTP and gRPC with every response checked, some cancelled, and a hundred
+                  loads and unloads
 
 The exit code is 1 if a limit is exceeded; the limits of a part are in its file.
 """

@@ -1,25 +1,25 @@
-"""A closed loop of gRPC calls over several connections: the same request again and again, each after its answer.
+"""A closed loop of gRPC calls by h2load: the same request again and again over several connections.
 
-Run as a process of its own on the core of the load; it prints the number of calls, their seconds, and p50 and p99.
+h2load speaks HTTP/2 and knows nothing of gRPC, so the message is sent with gRPC's prefix. Unlike gRPC's own client in
+Python, it loads a server in Python fully.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
+import re
 import subprocess
-import sys
-import time
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import uvloop
 
 from benchmarks.serve.load import LOAD_CORE
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+_WINDOW_BITS = 30
+"""So that flow control does not hold up a large answer."""
 
 
 @dataclass(frozen=True)
@@ -28,60 +28,66 @@ class GrpcLoopResult:
 
     Attributes:
         calls: that were answered.
-        seconds: from the first call to the last answer.
         p50_ms: of a call.
         p99_ms: of a call.
     """
 
     calls: int
-    seconds: float
     p50_ms: float
     p99_ms: float
 
-    @property
-    def rate(self) -> float:
-        """Calls per second."""
-        return self.calls / self.seconds
+
+def grpc_loop(port: int, message: bytes, connections: int, seconds: float) -> GrpcLoopResult:
+    """Run a closed loop, with one call at a time on each connection.
+
+    Args:
+        port: of the server.
+        message: of each call, serialized.
+        connections: their number.
+        seconds: of the loop.
+
+    Raises:
+        SystemExit: a call was not answered with a message.
+    """
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]) as channel:
+        answer = channel.unary_unary(INFER)(message)
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder, "body"), Path(folder, "log")
+        body.write_bytes(framed(message))
+        command = ["taskset", "-c", str(LOAD_CORE), "h2load", "--threads=1", "--max-concurrent-streams=1"]
+        command += [
+            f"--clients={connections}",
+            f"--duration={round(1000 * seconds)}ms",
+            f"--data={body}",
+            f"--log-file={log}",
+        ]
+        command += [f"--window-bits={_WINDOW_BITS}", f"--connection-window-bits={_WINDOW_BITS}"]
+        command += ["--header=content-type: application/grpc", "--header=te: trailers"]
+        url = f"http://127.0.0.1:{port}{INFER}"
+        text = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
+        return read_result(text, log.read_text(), len(framed(answer)))
 
 
-def grpc_loop(port: int, request: Path, connections: int, seconds: float) -> GrpcLoopResult:
-    """Run a closed loop in a process of its own; an error of any call ends it."""
-    pinned = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.serve.grpc_load"]
-    command = [*pinned, str(port), str(request), str(connections), str(seconds)]
-    return GrpcLoopResult(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+def framed(message: bytes) -> bytes:
+    """Return a message with gRPC's prefix: that it is not compressed, and its length."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-async def _run(port: int, data: bytes, connections: int, seconds: float) -> GrpcLoopResult:
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) for _ in range(connections)]
-    calls = [channel.unary_unary(INFER) for channel in channels]
-    await asyncio.gather(*(call(data) for call in calls))  # connects
-    milliseconds: list[float] = []
-    started = time.perf_counter()
+def read_result(text: str, log: str, answer_bytes: int) -> GrpcLoopResult:
+    """Return the measurements of h2load.
 
-    async def repeat(call: grpc.aio.UnaryUnaryMultiCallable) -> None:
-        at = time.perf_counter()
-        while at - started < seconds:
-            await call(data)
-            now = time.perf_counter()
-            milliseconds.append(1e3 * (now - at))
-            at = now
+    Args:
+        text: that it printed.
+        log: a line for each call: when it began, its status, its microseconds.
+        answer_bytes: of each answer.
 
-    await asyncio.gather(*map(repeat, calls))
-    lasted = time.perf_counter() - started
-    for channel in channels:
-        await channel.close()
-    milliseconds.sort()
-    count = len(milliseconds)
-    return GrpcLoopResult(count, lasted, milliseconds[count // 2], milliseconds[count * 99 // 100])
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("port", type=int)
-    parser.add_argument("request", type=Path)
-    parser.add_argument("connections", type=int)
-    parser.add_argument("seconds", type=float)
-    given = parser.parse_args()
-    result = uvloop.run(_run(given.port, given.request.read_bytes(), given.connections, given.seconds))
-    sys.stdout.write(json.dumps(vars(result)))
+    Raises:
+        SystemExit: a call was not answered with a message. h2load does not read gRPC's status, which comes last; but an
+            error has no message, so that fewer bytes arrive.
+    """
+    milliseconds = sorted(int(line.split("\t")[2]) / 1e3 for line in log.splitlines())
+    calls = len(milliseconds)
+    received = int(re.search(r"\((\d+)\) data$", text, re.MULTILINE)[1])  # type: ignore[index]  # always printed
+    if not calls or received < calls * answer_bytes:
+        raise SystemExit(f"{calls} calls received {received} bytes, and not {answer_bytes} each.")
+    return GrpcLoopResult(calls, milliseconds[calls // 2], milliseconds[calls * 99 // 100])

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, fail, out, print_json
 
 
@@ -32,8 +33,15 @@ def audit(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights of module:factory, as .safetensors or a .pt/.pth state dict.", metavar="FILE"),
+        typer.Option(help="Weights of module:factory: safetensors, a state dict or a checkpoint.", metavar="FILE"),
     ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY")
+    ] = None,
+    strip_prefix: Annotated[
+        str | None, typer.Option(help="Before the network's names in --weights.", metavar="PREFIX")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Load of --weights what fits.")] = False,
     input_: Annotated[
         str | None,
         typer.Option(
@@ -64,11 +72,14 @@ def audit(
     from normfold import audit as audit_network
     from normfold.display.terminal.audit import audit_record, findings_table, verdict
 
-    with err.status("starting") as status:
+    with err.status("starting") as status, warnings_as_sentences():
         result = audit_network(
             source,
             data=data,
             weights=weights,
+            weights_key=weights_key,
+            strip_prefix=strip_prefix,
+            partial=partial,
             input_shape=input_,
             arguments=tuple(arg or ()),
             html=html,

@@ -22,6 +22,7 @@ from normfold.cli.precision_options import (
     ExportPrecision,
     Ranges,
 )
+from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence, pixel_sentence
 from normfold.display.terminal.precision import precision_record, print_precision
@@ -44,8 +45,15 @@ def export(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights of module:factory, as .safetensors or a .pt/.pth state dict.", metavar="FILE"),
+        typer.Option(help="Weights of module:factory: safetensors, a state dict or a checkpoint.", metavar="FILE"),
     ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY")
+    ] = None,
+    strip_prefix: Annotated[
+        str | None, typer.Option(help="Before the network's names in --weights.", metavar="PREFIX")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Load of --weights what fits.")] = False,
     input_: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +129,7 @@ def export(
     from normfold.export.verify.runner import Engine
 
     input_shape, takes_pixels = parse_input(input_)
-    with err.status("starting") as status:
+    with err.status("starting") as status, warnings_as_sentences():
         exported = export_network(
             source,
             repository,
@@ -129,6 +137,9 @@ def export(
             version=version,
             card=card,
             weights=weights,
+            weights_key=weights_key,
+            strip_prefix=strip_prefix,
+            partial=partial,
             input_shape=input_shape,
             takes_pixels=takes_pixels,
             arguments=tuple(arg or ()),

@@ -182,7 +182,7 @@ def serve(
     _raise_file_limit(settings.max_connections + _OTHER_FILES)
     with (
         _bind(settings.host, settings.port) as listener,
-        reserved_port(settings.host, settings.grpc_port, settings.workers) as reserved,
+        reserved_port(settings.host, settings.grpc_port) as reserved,
         locked_state_dir(settings.state_dir, settings.workers, settings.repository) as state_dir,
         _exit_zero_on_signal(),
     ):

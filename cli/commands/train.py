@@ -11,9 +11,10 @@ import typer
 from rich.table import Table
 
 from normfold.cli.signals import exit_code, raise_on_sigterm
+from normfold.cli.warnings import warnings_as_sentences
 from normfold.contract.errors import InputError, SetupError
 from normfold.display.terminal.console import err, out, print_json
-from normfold.display.terminal.train_progress import is_main_process, warnings_as_sentences
+from normfold.display.terminal.train_progress import is_main_process
 
 if TYPE_CHECKING:
     from normfold import TrainResult
@@ -88,6 +89,15 @@ def train(
         float | None,
         typer.Option(help="Maximum norm of the gradient.", show_default="no limit", rich_help_panel=TRAINING),
     ] = None,
+    freeze_bn: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="BatchNorm layers that keep statistics, scale and shift: * for all, or a pattern of names.",
+            show_default="those in eval mode",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32", rich_help_panel=TRAINING)
     ] = None,
@@ -130,6 +140,7 @@ def train(
                 label_smoothing=label_smoothing,
                 patience=patience,
                 clip_norm=clip_norm,
+                freeze_bn=freeze_bn,
                 precision=precision,
                 seed=seed,
                 resume=resume,

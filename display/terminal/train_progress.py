@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from normfold.display.terminal.console import err, warn
+from normfold.display.terminal.console import err
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -83,32 +81,6 @@ def make_bar_callback() -> Any:
                 err.print(line)
 
     return ProgressBar()
-
-
-@contextmanager
-def warnings_as_sentences() -> Iterator[None]:
-    """Show Normfold's own warnings as one sentence, any others as Python does."""
-    from normfold.models.errors import TrainingWarning
-
-    show = warnings.showwarning
-
-    def show_sentence(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if not issubclass(category, TrainingWarning):
-            show(message, category, filename, lineno, file, line)
-        elif is_main_process():
-            warn(str(message))
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show_sentence
-        warnings.simplefilter("always", TrainingWarning)
-        yield
 
 
 def is_main_process() -> bool:

@@ -21,7 +21,7 @@ Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.2 (PreciseBN); here layer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import torch
@@ -73,7 +73,7 @@ class _LayerMeasuredError(Exception):
 
 @torch.no_grad()
 def recalibrate(
-    network: nn.Module, x: Tensor, progress: ProgressCallback = ignore_progress
+    network: nn.Module, x: Tensor, progress: ProgressCallback = ignore_progress, frozen: Collection[str] = ()
 ) -> tuple[StatisticsDifference, ...]:
     """Set the running statistics of every BatchNorm that the network calls to the statistics of its inputs over `x`.
 
@@ -84,6 +84,7 @@ def recalibrate(
         network: any network that takes one tensor.
         x: the training rows, (N, *input_shape).
         progress: called with each step, in words.
+        frozen: names of layers that keep their statistics.
 
     Returns:
         Difference between old and new statistics, by layer, in the order of their first calls.
@@ -95,7 +96,8 @@ def recalibrate(
     network.eval()
     calls, widest = _count_calls(network, x[:2])
     batches = torch.split(x, max(1, MAX_VALUES // widest))
-    pending = list(calls)
+    pending = [name for name in calls if name not in frozen]
+    measured = len(pending)
     differences: list[StatisticsDifference] = []
     moments, calls_measured = Moments(), 0
 
@@ -108,7 +110,7 @@ def recalibrate(
         if calls_measured % calls[name]:
             return  # the layer is called again for this batch
         if calls_measured == calls[name] * len(batches):
-            progress(f"running statistics: BatchNorm {len(differences) + 1} of {len(calls)} measured")
+            progress(f"running statistics: BatchNorm {len(differences) + 1} of {measured} measured")
             differences.append(_replace_statistics(name, layer, moments))
             pending.pop(0)
             moments, calls_measured = Moments(), 0

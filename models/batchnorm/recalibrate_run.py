@@ -52,13 +52,17 @@ def recalibrate_run(folder: Path, progress: ProgressCallback = ignore_progress) 
         ArchitectureError: the network cannot be built.
     """
     trained = load_checkpoint(folder)
-    if not any(isinstance(module, _BatchNorm) for module in trained.network.modules()):
+    layers = {name for name, module in trained.network.named_modules() if isinstance(module, _BatchNorm)}
+    if not layers:
         return RecalibratedRun(trained, None, "the network has no BatchNorm")
+    if layers <= set(trained.config.frozen_batchnorms):
+        return RecalibratedRun(trained, None, "every BatchNorm was frozen in training")
     progress("reading the training data")
     try:
         dataset = load_training_data(trained.config)
         network = copy.deepcopy(trained.network)
-        differences = recalibrate(network, tensors_of(dataset, dataset.splits.train), progress)
+        x = tensors_of(dataset, dataset.splits.train)
+        differences = recalibrate(network, x, progress, trained.config.frozen_batchnorms)
     except (DataError, StatisticsError) as error:
         return RecalibratedRun(trained, None, str(error).rstrip("."))
     progress("measuring the accuracy before and after")

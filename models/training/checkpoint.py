@@ -27,10 +27,11 @@ from normfold.contract.atomic_write import write_atomically
 from normfold.contract.record import first_validation_error, to_json
 from normfold.contract.source_card import SourceCard
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.architectures.weights import assign_weights, read_safetensors
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
 from normfold.models.training.config import TrainConfig
+from normfold.models.weights.load import assign_weights
+from normfold.models.weights.safetensors_file import read_safetensors
 
 WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
@@ -51,6 +52,9 @@ class RunConfig(BaseModel):
     train: TrainConfig | None = None
     card: SourceCard = Field(default_factory=SourceCard, description="Is exported with the network.")
     epoch: int = Field(default=0, description="Epoch of the checkpoint's weights, from 1.")
+    frozen_batchnorms: tuple[str, ...] = Field(
+        default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
+    )
     versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
 
 

@@ -44,6 +44,11 @@ class TrainConfig(BaseModel):
         default=None, gt=0, description="Epochs without a better validation result before training stops; null: never."
     )
     clip_norm: float | None = Field(default=None, gt=0, description="Maximum norm of the gradient; null: unlimited.")
+    freeze_bn: str | None = Field(
+        default=None,
+        description="Pattern of names of BatchNorm layers that keep statistics, scale and shift, * for all; "
+        "null: those that the network has in eval mode.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="Of the arithmetic; weights are fp32."
     )

@@ -13,6 +13,7 @@ from torch import nn
 from normfold.models.architectures.registry import build, check_logits
 from normfold.models.data.batches import seed_everything
 from normfold.models.errors import UnmeasurableError
+from normfold.models.frozen import freeze_batchnorms, frozen_batchnorms, frozen_layers
 from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
@@ -39,6 +40,8 @@ class Run:
     accelerator: Accelerator
     progress: Progress
     records: list[EpochMetrics]
+    frozen: tuple[nn.Module, ...]
+    """Layers of the network that stay in eval mode."""
 
 
 def begin_run(
@@ -67,8 +70,12 @@ def begin_run(
     """
     seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same initial weights
     network = build(config.architecture)
+    if settings.freeze_bn is not None:
+        freeze_batchnorms(network, settings.freeze_bn)
+    frozen = frozen_layers(network)
     check_logits(network, config.architecture, target_shape)
     network = synchronise_batchnorms(network, settings, accelerator)
+    kept = tuple(layer for name, layer in network.named_modules() if name in frozen)  # by name: others may replace them
     optimizer = make_optimizer(network, settings)
     progress = Progress(config=config)
     if resume:
@@ -82,7 +89,8 @@ def begin_run(
         folder.mkdir(parents=True, exist_ok=True)
         rewrite_metrics(folder, records)
         save_state(folder, progress, network, optimizer)  # from now on the run can be resumed
-    return Run(config, folder, network, trained, optimizer, accelerator, progress, records)
+    config = config.model_copy(update={"frozen_batchnorms": frozen_batchnorms(frozen)})
+    return Run(config, folder, network, trained, optimizer, accelerator, progress, records, kept)
 
 
 def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:

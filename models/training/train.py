@@ -23,6 +23,7 @@ from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
+from normfold.models.frozen import put_into_train_mode
 from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import RunConfig, load_checkpoint, save_config
 from normfold.models.training.config import TrainConfig
@@ -138,6 +139,7 @@ def _fit(
             epoch,
             accelerator,
             step_callback,
+            frozen=run.frozen,
         )
         validation = broadcast_result(evaluate(run.network, validation_x, validation_y))
         for loss in (train.loss, validation.loss):
@@ -162,6 +164,7 @@ def train_one_epoch(
     epoch: int,
     accelerator: Accelerator,
     callback: TrainingCallback | None = None,
+    frozen: Sequence[nn.Module] = (),
 ) -> Result:
     """Train for one epoch, in train mode.
 
@@ -175,12 +178,13 @@ def train_one_epoch(
         epoch: from 1.
         accelerator: device, precision and processes.
         callback: is called after each step.
+        frozen: layers of the network that stay in eval mode.
 
     Returns:
         Means over all rows (for masks, over all pixels), each at the step in which it was trained on; the loss is
         without label smoothing.
     """
-    network.train()
+    put_into_train_mode(network, frozen)
     steps = settings.epochs * len(batches)
     totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # loss, correct, rows or pixels
     for index, rows in enumerate(batches):

@@ -38,6 +38,9 @@ class Source:
         text: the path of a run folder or an ONNX file, module:factory, or the class of a network.
         card: a source card; None for the one beside the model.
         weights: of a factory's network.
+        weights_key: of the state dict in that file.
+        strip_prefix: before the network's names in that file.
+        partial: load of that file what fits.
         input_shape: of one sample, without the axis of rows; or as text, such as "3x224x224".
         arguments: of a factory, by name; or as texts NAME=VALUE.
         opset: of the exported graph.
@@ -49,6 +52,9 @@ class Source:
     text: str
     card: Path | None = None
     weights: Path | None = None
+    weights_key: str | None = None
+    strip_prefix: str | None = None
+    partial: bool = False
     input_shape: str | Sequence[int] | None = None
     arguments: Mapping[str, Any] | Sequence[str] = ()
     opset: int | None = None
@@ -188,13 +194,13 @@ def build_network(source: Source, shape: tuple[int, ...], classes: int | None = 
     if source.network is not None:
         return source.network
     from normfold.models.architectures.registry import Architecture, build, parse_options
-    from normfold.models.architectures.weights import load_weights
+    from normfold.models.weights.load import WeightsFile, load_weights
 
     given = source.arguments
     options = dict(given) if isinstance(given, Mapping) else parse_options(given)
     network = build(Architecture(name=source.text, options=options, input_shape=shape, classes=classes))
     if source.weights is not None:
-        load_weights(network, source.weights)
+        load_weights(network, WeightsFile(source.weights, source.weights_key, source.strip_prefix, source.partial))
         network.eval()
     return network
 
@@ -275,6 +281,8 @@ def check_arguments(source: Source) -> None:
     for name, is_given in given.items():
         if is_given and not source.is_factory:
             raise ArgumentError(f"{name} goes with module:factory; {source.text!r} is {source.kind}.")
+    if source.weights is None and (source.weights_key is not None or source.strip_prefix is not None or source.partial):
+        raise ArgumentError("`weights_key`, `strip_prefix` and `partial` say how `weights` are read; give these too.")
     if source.keep_statistics and not source.is_run:
         raise ArgumentError("`keep_statistics` goes with a run folder: nothing else comes with its training data.")
     if source.is_onnx and (source.opset is not None or source.dynamic_size):

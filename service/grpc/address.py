@@ -1,7 +1,7 @@
 """The port of gRPC: found to be free before the service starts, since gRPC itself may share a port in silence.
 
-A single process binds it without SO_REUSEPORT. Several worker processes bind it with SO_REUSEPORT, and the kernel
-gives each connection to one of them; meanwhile the parent holds it with a socket that does not listen.
+All servers of all worker processes bind it with SO_REUSEPORT, and the kernel gives each connection to one of them.
+Meanwhile the first process holds it with a socket that does not listen.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from normfold.service.errors import AddressError
 
 
 @contextmanager
-def reserved_port(host: str, port: int | None, workers: int) -> Iterator[int | None]:
-    """Check that nobody listens on a port, and hold it for worker processes until the block is left.
+def reserved_port(host: str, port: int | None) -> Iterator[int | None]:
+    """Check that nobody listens on a port, and hold it for the servers until the block is left.
 
     Args:
         host: name or address.
         port: 0 chooses a free one; None for no gRPC.
-        workers: number of processes that will listen.
 
     Returns:
         The port.
@@ -44,9 +43,6 @@ def reserved_port(host: str, port: int | None, workers: int) -> Iterator[int | N
         raise AddressError(host, port, f"the host is not known ({error.strerror}).") from None
     except OSError as error:
         raise AddressError(host, port, f"{error.strerror}; choose another with --grpc-port.") from None
-    if workers == 1:
-        yield int(address[1])
-        return
     with socket.socket(family, kind, protocol) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:

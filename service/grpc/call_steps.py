@@ -23,6 +23,9 @@ _READ = frozenset({"authorization", "x-api-key", "x-request-id", "traceparent", 
 _SINGLE = (b"authorization", b"x-api-key")
 """Metadata that may be given once only."""
 
+_CLOCK_MARGIN_S = 0.05
+"""A client ends a call at its own deadline, which began before the service had the call."""
+
 
 class CallMetadata(NamedTuple):
     """What came with a call besides its messages.
@@ -92,7 +95,8 @@ class CallSteps:
             return trace, response
         except asyncio.CancelledError:
             trace.status = CLIENT_DISCONNECTED
-            if remaining_s() == 0:
+            remaining = remaining_s()
+            if remaining is not None and remaining <= _CLOCK_MARGIN_S:
                 fail(trace, DeadlineError())
             raise
         except Exception as error:  # noqa: BLE001 -- every error gets its status

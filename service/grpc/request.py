@@ -19,7 +19,7 @@ from normfold.service.codec.request import InferRequest, decode_request
 from normfold.service.codec.request_inputs import quote
 from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
-from normfold.service.grpc.protobuf_fields import cut_out
+from normfold.service.grpc.protocol.fields import cut_out
 from normfold.service.grpc.protocol.inference_pb2 import InferParameter, InferTensorContents, ModelInferRequest
 
 MIN_CUT_BYTES = 32 * 1024

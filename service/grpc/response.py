@@ -14,7 +14,7 @@ from normfold.service.codec.binary_tensors import Piece, array_to_bytes
 from normfold.service.codec.json_tensors import Array
 from normfold.service.codec.response import InferResponse, classify
 from normfold.service.codec.signature import OutputRequest
-from normfold.service.grpc.protobuf_fields import field_head
+from normfold.service.grpc.protocol.fields import field_head
 from normfold.service.grpc.protocol.inference_pb2 import InferTensorContents, ModelInferResponse
 from normfold.service.grpc.request import CONTENTS
 

@@ -16,6 +16,7 @@ from normfold.service.errors import AddressError
 from normfold.service.grpc.call_steps import SERVICE, CallSteps, read_metadata
 from normfold.service.grpc.health import HEALTH_SERVICE, Health
 from normfold.service.grpc.infer import Inference
+from normfold.service.grpc.listeners import Listeners
 from normfold.service.grpc.methods import Answer, Methods
 from normfold.service.grpc.protocol.inference_pb2 import POOL
 from normfold.service.grpc.status import CallStatus, Metadata, to_status
@@ -67,7 +68,7 @@ class GrpcServer:
         self._inference, self._methods = Inference(resources), Methods(repository, coordinator)
         self._health = Health(coordinator)
         self._streams: set[InferStream] = set()
-        self._server: grpc.aio.Server | None = None
+        self._listeners: Listeners | None = None
         self._stopping: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -78,24 +79,23 @@ class GrpcServer:
             AddressError: the port is in use.
         """
         host, port = self._settings.host, self._settings.grpc_port or 0
-        server = grpc.aio.server(options=_options(self._settings))
-        server.add_generic_rpc_handlers((self._handler(), self._health.handler()))
-        reflected = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
+        listeners = Listeners((self._handler(), self._health.handler()), _options(self._settings))
         _add_descriptors()
-        reflection.enable_server_reflection(reflected, server, POOL)
+        for server in listeners.servers:
+            reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server, POOL)
         address = f"[{host}]" if ":" in host else host
         try:
-            self.port = server.add_insecure_port(f"{address}:{port}")
+            self.port = listeners.bind(address, port)
         except RuntimeError:
             raise AddressError(host, port, "Address already in use; choose another with --grpc-port.") from None
-        await server.start()
-        self._server = server
+        await listeners.start()
+        self._listeners = listeners
         logger.info("gRPC is listening on %s:%d.", address, self.port)
 
     def begin_stop(self) -> None:
         """Accept no more calls, and answer those in flight within the grace period; on the event loop."""
-        if self._server is not None and self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._server))
+        if self._listeners is not None and self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._listeners))
 
     async def stop(self) -> None:
         """Wait until all calls are answered."""
@@ -103,9 +103,9 @@ class GrpcServer:
         if self._stopping is not None:
             await self._stopping
 
-    async def _stop(self, server: grpc.aio.Server) -> None:
+    async def _stop(self, listeners: Listeners) -> None:
         grace_s = self._settings.shutdown_grace_s
-        stopped = asyncio.get_running_loop().create_task(server.stop(grace_s + 1.0))
+        stopped = asyncio.get_running_loop().create_task(listeners.stop(grace_s + 1.0))
         for stream in self._streams:
             stream.stop()
         await asyncio.wait((stopped,), timeout=grace_s)
@@ -174,7 +174,6 @@ def _remaining_s(context: Context) -> float | None:
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
     options = [
-        ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", settings.max_header_bytes),

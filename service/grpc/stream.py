@@ -21,7 +21,7 @@ from grpc.aio import ServicerContext as Context
 from normfold.service.errors import StoppingError
 from normfold.service.grpc.call_steps import CallMetadata, CallSteps
 from normfold.service.grpc.infer import Inference
-from normfold.service.grpc.protobuf_fields import field_head
+from normfold.service.grpc.protocol.fields import field_head
 from normfold.service.grpc.protocol.inference_pb2 import (
     InferParameter,
     ModelInferRequest,

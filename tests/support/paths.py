@@ -18,7 +18,7 @@ LAYERS = {
         *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
         *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair"),
     ),
-    "models": ("errors", "architectures", "data", "training", "batchnorm", "onnx", "study"),
+    "models": ("errors", "frozen", "weights", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
         *("errors", "settings", "logs", "error_responses", "background", "file_lock"),
         *("codec", "auth", "runtime", "batching", "observability"),

@@ -1,8 +1,7 @@
 """gRPC beside HTTP, each compared with a bare echo of the same messages, at 64 connections and with raw tensors.
 
-The small network's requests show what a call costs, 600 kB both ways what its bytes cost. The client of gRPC, in Python
-as well, is slower than the echo. So processor time of the server's process per request counts, and a rate is the
-reciprocal of it: what the server's core could answer.
+The small network's requests show what a call costs, 600 kB both ways what its bytes cost. Processor time of the
+server's process per request counts, and a rate is the reciprocal of it: what the server's core could answer.
 """
 
 from __future__ import annotations
@@ -38,9 +37,7 @@ def measure_grpc(folder: Path, repository: Path, rounds: int, seconds: float) ->
     row = np.random.default_rng(1).standard_normal((1, 64)).astype(np.float32)
     large = np.random.default_rng(2).standard_normal((1, 150_528)).astype(np.float32)
     http, http_large = infer_request(repository, "small", row, True), infer_request(repository, "copy", large, True)
-    sent, sent_large, answer = folder / "sent", folder / "sent-large", folder / "answer"
-    sent.write_bytes(message("small", row))
-    sent_large.write_bytes(message("copy", large))
+    sent, sent_large, answer = message("small", row), message("copy", large), folder / "answer"
     answer.write_bytes(response(repository))
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     with ExitStack() as stack:
@@ -93,8 +90,8 @@ def http_run(port: int, request: Request, connections: int, seconds: float, fold
     return run
 
 
-def grpc_run(port: int, request: Path, connections: int, seconds: float) -> Run:
-    """Return a closed loop of gRPC's own client."""
+def grpc_run(port: int, request: bytes, connections: int, seconds: float) -> Run:
+    """Return a closed loop of h2load."""
 
     def run() -> tuple[float, float, float]:
         found = grpc_loop(port, request, connections, seconds)

@@ -92,7 +92,7 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def torch_state(folder: Path) -> dict[str, torch.Tensor]:
-    from normfold.models.architectures.weights import read_safetensors
+    from normfold.models.weights.safetensors_file import read_safetensors
 
     return read_safetensors(folder / "resume" / "state.safetensors")
 

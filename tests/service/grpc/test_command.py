@@ -19,14 +19,13 @@ from tests.support.waiting import wait_until_ready
 
 
 def free_port() -> int:
-    with reserved_port("127.0.0.1", 0, 1) as port:
+    with reserved_port("127.0.0.1", 0) as port:
         assert port
         return port
 
 
 @pytest.mark.parametrize("shares", [False, True])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_grpc_port_in_use_is_an_error(shares: bool, workers: int) -> None:
+def test_grpc_port_in_use_is_an_error(shares: bool) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shares))
         other.bind(("127.0.0.1", 0))
@@ -34,16 +33,16 @@ def test_grpc_port_in_use_is_an_error(shares: bool, workers: int) -> None:
         port = other.getsockname()[1]
         with (
             pytest.raises(AddressError, match="in use; choose another with --grpc-port"),
-            reserved_port("127.0.0.1", port, workers),
+            reserved_port("127.0.0.1", port),
         ):
             pass
 
 
-def test_grpc_port_is_held_for_worker_processes() -> None:
-    with reserved_port("127.0.0.1", 0, 2) as port, socket.socket() as other:
+def test_grpc_port_is_held_for_the_servers() -> None:
+    with reserved_port("127.0.0.1", 0) as port, socket.socket() as other:
         with pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
-        with pytest.raises(AddressError), reserved_port("127.0.0.1", port, 2):
+        with pytest.raises(AddressError), reserved_port("127.0.0.1", port):
             pass
 
 

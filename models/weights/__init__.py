@@ -1,0 +1,1 @@
+"""Weights files as training scripts write them: read without running code, and loaded into a network."""

@@ -34,6 +34,19 @@ def restore_stated_sizes(model: ir.Model) -> None:
             value.shape = ir.Shape([other if _is_unknown(size) else size for size, other in pairs])
 
 
+def drop_made_up_names(model: ir.Model) -> None:
+    """Free the sizes that onnx's inference named, in place: it numbers them anew each time, and they say nothing.
+
+    Names that an input has too stay.
+    """
+    stated = {size for value in model.graph.inputs for size in value.shape or ()}
+    for node in model.graph:
+        for value in node.outputs:
+            sizes = [None if size not in stated and _is_unknown(size) else size for size in value.shape or ()]
+            if value.shape is not None and sizes != [*value.shape]:
+                value.shape = ir.Shape(sizes)
+
+
 def _is_unknown(size: int | ir.SymbolicDim) -> bool:
     """Return whether a size is neither a number nor a name of the file's; onnx's inference makes up names."""
     return not isinstance(size, int) and (size.value is None or size.value.startswith("unk__"))

@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.shapes import Sizes, sizes_of
-from normfold.export.onnx_io.stated_outputs import restore_stated_sizes
+from normfold.export.onnx_io.stated_outputs import drop_made_up_names, restore_stated_sizes
 from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
 
 node = helper.make_node
@@ -224,3 +224,19 @@ def test_sizes_of_an_output_that_are_not_found_stay_those_of_the_file() -> None:
     restore_stated_sizes(working)
 
     assert sizes_of(working.graph.outputs[0]) == ("n", 7)
+
+
+def test_names_that_inference_makes_up_are_not_written() -> None:
+    nodes = [node("Slice", ["x", "start", "end"], ["s"]), node("Relu", ["s"], ["r"]), node("Relu", ["r"], ["y"])]
+    source = model(nodes, {"x": ["unk__7", 3], "start": [1], "end": [1]}, ["y"], {})
+    for name in ("start", "end"):
+        (value,) = [each for each in source.graph.input if each.name == name]
+        value.type.tensor_type.elem_type = TensorProto.INT64
+    source.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "unk__7"
+    source.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "unk__9"
+    working = ir.from_proto(source)
+
+    drop_made_up_names(working)
+
+    assert [sizes_of(value) for value in working.graph.outputs] == [("unk__7", None)]
+    assert all("unk__" not in str(value.shape) for each in list(working.graph)[:2] for value in each.outputs)

@@ -27,7 +27,7 @@ PROFILES ?= --profile monitoring
 # A file's tests run in one process, so that they share its fixtures; the marker alone keeps the other process waiting.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile
 
-.PHONY: help system-packages setup demo docs grpc-stubs notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
+.PHONY: help system-packages setup demo docs grpc-stubs swagger-ui notebooks test test-quick test-backend fuzz fuzz-wire lint format study release-check lock image up down test-containers test-kserve serve bench-adapt bench-export bench-fold bench-fold-exactness bench-fold-growth bench-fold-large bench-fold-zoo bench-serve bench-drift bench-gpu bench-node bench-precision check-gpu clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -53,7 +53,7 @@ test: $(INSTALLED)  ## Run the tests in two processes; PYTEST_OPTIONS are passed
 	$(BIN)/python -m pytest $(TWO_PROCESSES) $(PYTEST_OPTIONS)
 
 test-quick: $(INSTALLED)  ## Run the tests that take less than a fifth of a second each, in two processes.
-	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' --ignore tests/service/openapi/test_conformance.py $(TWO_PROCESSES) $(PYTEST_OPTIONS)
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -m 'not slow' --ignore-glob 'tests/service/openapi/*conformance.py' $(TWO_PROCESSES) $(PYTEST_OPTIONS)
 
 test-backend: $(INSTALLED)  ## Fold every model of onnx's own backend tests; repair and unfold all networks of the tests, and fold them again.
 	BACKEND_CASES=all $(BIN)/python -m pytest tests/export/backend tests/export/test_round_trips.py --capture=no $(PYTEST_OPTIONS)
@@ -86,8 +86,11 @@ docs: $(DOCS_INSTALLED)  ## Build the documentation into build/docs; a warning, 
 notebooks: $(INSTALLED)  ## Write docs/tutorials/*.ipynb from the tutorials' pages and scripts.
 	$(BIN)/python -m scripts.docs_notebooks
 
-grpc-stubs: $(INSTALLED)  ## Make the stubs of the gRPC protocol of service/grpc/protocol/inference.proto.
+grpc-stubs: $(INSTALLED)  ## Make the stubs of service/grpc/protocol/inference.proto and export/triton/model_config.proto.
 	$(BIN)/python -m scripts.grpc_stubs
+
+swagger-ui: $(INSTALLED)  ## Replace the files of the page at /docs by those of swagger-ui-dist VERSION (needs npm).
+	$(BIN)/python -m scripts.swagger_ui $(VERSION)
 
 lock: $(INSTALLED)  ## Write requirements/, the lock files of the images, with hashes; LOCK_OPTIONS=--upgrade updates them.
 	$(BIN)/python -m scripts.lock $(LOCK_OPTIONS)

@@ -37,6 +37,7 @@ COMMANDS = (
         "quantize",
         "adapt",
         "serve",
+        "bench",
         "study",
     ),
     *("repository", "keys"),

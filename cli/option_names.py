@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from normfold.contract.errors import with_options
 
@@ -19,8 +21,16 @@ OPTIONS = {
     "keep_source": "--no-source",
     "calibration_data": "--calibration",
     "source": "SOURCE",
+    "url": "URL",
+    "rates": "--rate",
+    "duration_s": "--duration",
+    "warm_up_s": "--warm-up",
+    "timeout_s": "--timeout",
 }
 """Argument of the Python API to its option, where that is not named like it."""
+
+
+FORCE_OVERWRITE: Any = typer.Option("--force", help="Write over IN.onnx if OUT.onnx is the same file.")
 
 
 def in_options(sentence: str) -> str:

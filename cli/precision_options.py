@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from normfold.display.terminal.console import warn
+
+if TYPE_CHECKING:
+    from normfold.contract.precision.record import PrecisionProof
 
 
 class LowerPrecision(StrEnum):
@@ -33,15 +38,16 @@ class Ranges(StrEnum):
 
 SAMPLES: Any = typer.Option(
     "--samples",
-    help="For int8 and float16: samples to take ranges from and to compare with: a folder of images, an .npz (raw "
-    "inputs 'x', or tensors named like the network's inputs; labels 'y'), a .csv, or the state folder of a service.",
+    help="For int8 and float16: samples to compare with and, in int8, to take ranges from: a folder of images, an .npz "
+    "(raw inputs 'x', or tensors named like the network's inputs; labels 'y', numbers or names of the card), a .csv, "
+    "or the state folder of a service.",
     metavar="FILE|DIR",
 )
 TENSORS: Any = typer.Option("--tensors/--raw", help="Content of the .npz, if the names of its arrays are ambiguous.")
 RANGES: Any = typer.Option(
     "--ranges",
-    help="For int8: source of the ranges of activations: samples, recorded (on the training data, by export), or "
-    "statistics.",
+    help="For int8: source of the ranges of activations: samples, recorded (by export on training data, or by adapt), "
+    "or statistics.",
     metavar="SOURCE",
     show_default="the first of these that there is",
 )
@@ -50,11 +56,25 @@ MAX_DROP: Any = typer.Option(
     min=0,
     max=1,
     metavar="SHARE",
-    help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class.",
+    help="Largest loss of accuracy if the samples have labels, otherwise of agreement in class; not applied without "
+    "samples.",
     show_default="0.01",
 )
 FORCE: Any = typer.Option("--force", help="Write an int8 network that is not faster.")
-FLOAT16_IO: Any = typer.Option("--float16-io", help="For float16: make inputs and outputs float16 too.")
+FORCE_OR_OVERWRITE: Any = typer.Option(
+    "--force", help="Write an int8 network that is not faster; write over IN.onnx if OUT.onnx is the same file."
+)
+FLOAT16_IO: Any = typer.Option(
+    "--float16-io", help="For float16: make inputs and outputs float16 too; clients send them as binary data."
+)
 NO_REFERENCE: Any = typer.Option(
     "--no-reference", help="Do not keep the float32 network beside one of int8 or float16."
 )
+
+
+def warn_of_unapplied_drop(max_drop: float | None, proof: PrecisionProof) -> None:
+    """Warn where --max-drop was given and could not be applied; without --json the output says it."""
+    from normfold.display.terminal.precision import unchecked_sentence
+
+    if max_drop is not None and (sentence := unchecked_sentence(proof)) is not None:
+        warn(sentence)

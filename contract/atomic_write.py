@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written beside their target, synced to disk, then renamed.
 
-`atomic_path` is for what writes to a path, perhaps several files; `write_atomically` for bytes in memory.
+`atomic_path` is for what writes to a path, perhaps several files; `write_atomically` for bytes in memory. A
+`temporary_folder` is for files that are read again before a command ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from normfold.contract.errors import WriteError
+
+_OTHER_FOLDER = "TMPDIR names another folder for temporary files"
 
 
 @contextmanager
@@ -33,6 +36,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     with (
         os_errors_as_write_errors(target),
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder,
+        write_errors_inside(Path(folder), target),
     ):
         path = Path(folder, target.name)
         yield path
@@ -41,6 +45,38 @@ def atomic_path(target: Path) -> Iterator[Path]:
             sync(file)
             file.replace(target.parent / file.name)
         sync(target.parent)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a folder that is removed on leaving.
+
+    Raises:
+        WriteError: naming the folder of temporary files: it cannot be written, or its disk is full.
+    """
+    parent = Path(tempfile.gettempdir())
+    try:
+        with (
+            os_errors_as_write_errors(parent),
+            tempfile.TemporaryDirectory(prefix="normfold-") as folder,
+            write_errors_inside(Path(folder), parent),
+        ):
+            yield Path(folder)
+    except WriteError as error:
+        if error.path != parent or error.reason.endswith(_OTHER_FOLDER):  # a folder inside of another says it already
+            raise
+        raise WriteError(parent, f"{error.reason}; {_OTHER_FOLDER}") from None
+
+
+@contextmanager
+def write_errors_inside(folder: Path, target: Path) -> Iterator[None]:
+    """Raise a WriteError that names `target` for one that names a path inside a folder which nobody sees."""
+    try:
+        yield
+    except WriteError as error:
+        if not error.path.is_relative_to(folder):
+            raise
+        raise WriteError(target, error.reason) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

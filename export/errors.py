@@ -12,6 +12,7 @@ NormfoldError (contract)
 │   ├── RepairError          BatchNormalization nodes cannot be put into inference mode
 │   ├── QuantizeError        the network cannot be quantised from what is there
 │   ├── SampleError          the samples cannot be read, or are not what the network takes
+│   ├── TritonError          a Triton model cannot be imported, or a configuration for Triton not be written
 │   └── RepositoryError      what was asked of a repository cannot be done
 │       ├── NoRepositoryError    it is not a folder
 │       ├── NoModelError         no model has that name
@@ -103,6 +104,10 @@ class SampleError(InputError):
     """The samples cannot be read, or are not what the network takes."""
 
     names_arguments = True
+
+
+class TritonError(InputError):
+    """A model of a Triton repository cannot be imported, or a bundle's configuration for Triton cannot be written."""
 
 
 class RepositoryError(InputError):
@@ -242,7 +247,7 @@ class SampleCountError(AdaptationError):
     """The samples are too few, or too many."""
 
     def __init__(self, count: int, problem: str) -> None:
-        super().__init__(f"{count:,} samples {problem}; nothing was written.")
+        super().__init__(f"{count:,} sample{'s are' if count != 1 else ' is'} {problem}; nothing was written.")
         self.count = count
 
 

@@ -13,6 +13,7 @@
     load_repository     run the models of a repository in this process
     create_app  the service, as an ASGI application
     Client      a client of a running service
+    bench       measure the rate and latency of a running service under load
 
 Each name is imported with its dependencies when it is first used: `import normfold` loads neither torch nor onnx nor
 onnxruntime. Errors: `normfold.errors`.
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from normfold._app import create_app as create_app
     from normfold._audit import AuditResult as AuditResult
     from normfold._audit import audit as audit
+    from normfold._bench.bench import bench as bench
+    from normfold._bench.result import BenchResult as BenchResult
+    from normfold._bench.result import LoadResult as LoadResult
     from normfold._export import ExportResult as ExportResult
     from normfold._export import export as export
     from normfold._fold import FoldResult as FoldResult
@@ -78,6 +82,8 @@ _MODULES = {
     "_repository": ("load_repository", "ModelRepository", "RepositoryModel"),
     "_app": ("create_app",),
     "client": ("Client", "ModelVersion"),
+    "_bench.bench": ("bench",),
+    "_bench.result": ("BenchResult", "LoadResult"),
     "_shared.predictions": ("Prediction", "ClassProbability"),
     "errors": ("NormfoldError", "InputError", "CheckError", "SetupError", "ClientError"),
 }

@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normfold._shared.argument_checks import FLAG, NOT_NEGATIVE, PATH, TEXT, VERSION, check, check_optional
+from normfold._shared.argument_checks import (
+    FLAG,
+    NOT_NEGATIVE,
+    PATH,
+    TEXT,
+    VERSION,
+    check,
+    check_as_tensors,
+    check_optional,
+)
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -158,6 +167,7 @@ def adapt(
     check_optional(NOT_NEGATIVE, prior=prior)
     check_optional(VERSION, version=version)
     check_optional(FLAG, as_tensors=as_tensors)
+    check_as_tensors(as_tensors, samples)
     check_optional(PATH, inputs=inputs)
     check(FLAG, allow_partial=allow_partial, dry_run=dry_run)
     require_export("normfold adapt")

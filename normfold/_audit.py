@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normfold._shared.argument_checks import FLAG, PATH, TEXT, Kind, check, check_optional
+from normfold._shared.overwrite import is_same_file
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -120,7 +121,7 @@ def audit(
     )
     check_arguments(given)
     page = optional_path(html)
-    if page is not None and given.is_onnx and page.resolve() == Path(given.text).resolve():
+    if page is not None and given.is_onnx and is_same_file(page, given.text):
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with progress_callback(progress) as progress:
         found = _audit_onnx(given, data) if given.is_onnx else _audit_torch(given, data, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.quantize import RangeSourceName, precision_options
 from normfold._shared.results import unfolded_page, verification_sentence
 from normfold._shared.source import Resolved, Source, resolve
+from normfold.contract.atomic_write import temporary_folder
 from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from normfold.export.bundle.folded_network import Conversion
     from normfold.export.fold.report import FoldReport
     from normfold.export.precision.options import PrecisionOptions
+    from normfold.export.triton.write_config import WrittenConfig
     from normfold.export.verify.verify import Verification
 
 PrecisionName = Literal["float32", "int8", "float16"]
@@ -43,6 +44,7 @@ class ExportResult:
         monitor: what the service monitors of its inputs; None if nothing.
         kept_statistics: why the running statistics are those of training, "`keep_statistics`" if that was given; None
             where they were recalibrated.
+        triton: the config.pbtxt that was written; None without `triton`.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class ExportResult:
     verification: Verification
     monitor: Monitor | None
     kept_statistics: str | None = None
+    triton: WrittenConfig | None = None
 
     def __repr__(self) -> str:
         from normfold.display.terminal.fold import fold_sentence
@@ -94,6 +97,7 @@ def export(
     force: bool = False,
     float16_io: bool = False,
     keep_reference: bool = True,
+    triton: bool = False,
     progress: Progress = False,
 ) -> ExportResult:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` and `load_repository` can run.
@@ -135,13 +139,14 @@ def export(
             .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
         monitor: write what the service needs to monitor its inputs for drift.
         precision: "float32", "int8" or "float16".
-        samples: as `quantize` takes them; of a run folder, its data without it.
+        samples: as `quantize` takes them; without it, a run folder's own data are compared on.
         as_tensors: whether an .npz of samples holds tensors; derived from the names of its arrays without it.
-        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or "samples".
+        ranges: of activations in int8, "recorded" on a run folder's training data, or from "statistics" or `samples`.
         max_drop: largest loss of accuracy, or of agreement without labels, of a lower precision; 0.01 without it.
         force: write an int8 network that is not faster on this processor.
         float16_io: make inputs and outputs float16 too.
         keep_reference: keep the float32 network beside one of lower precision.
+        triton: write the model's config.pbtxt, so that Triton serves the same folder.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
@@ -150,6 +155,7 @@ def export(
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
         WeightsError, ArchitectureError, OnnxExportError: a torch network cannot be loaded or exported.
         BundleExportError: the name, the version or the card does not fit.
+        TritonError: the model's config.pbtxt is another hand's, or Triton cannot serve the versions with one.
         ModelInputError: the inputs or the calibration data do not fit.
         VerificationError: the folded model differs; nothing was written.
         WriteError: the repository cannot be written.
@@ -161,7 +167,7 @@ def export(
     check_optional(INTEGER, opset=opset)
     check(FLAG, takes_pixels=takes_pixels, dynamic_size=dynamic_size, keep_statistics=keep_statistics)
     check(FLAG, merge=merge, keep_source=keep_source, monitor=monitor)
-    check(FLAG, partial=partial, force=force, float16_io=float16_io, keep_reference=keep_reference)
+    check(FLAG, partial=partial, force=force, float16_io=float16_io, keep_reference=keep_reference, triton=triton)
     check_optional(PATH, samples=samples)
     check(TEXT, precision=precision)
     check_optional(TEXT, ranges=ranges)
@@ -190,9 +196,13 @@ def export(
     options = _precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io, keep_reference)
     model = name or given.default_name
     check_name(model)
+    if triton:
+        from normfold.export.triton.write_config import check_target
+
+        check_target(Path(repository, model))
     rows = calibration_data if isinstance(calibration_data, Mapping) else optional_path(calibration_data)
-    with tempfile.TemporaryDirectory() as folder, progress_callback(progress) as progress:
-        found = resolve(given, Path(folder), progress)
+    with temporary_folder() as folder, progress_callback(progress) as progress:
+        found = resolve(given, folder, progress)
         data = run_data(given, takes_pixels)
         training = None if data is None else data.training_rows()
         convert = None
@@ -222,7 +232,19 @@ def export(
         exported.verification,
         exported.monitor,
         found.kept_statistics,
+        _write_triton_config(Path(repository), model, exported.path) if triton else None,
     )
+
+
+def _write_triton_config(repository: Path, model: str, bundle: Path) -> WrittenConfig:
+    from normfold.export.errors import TritonError
+    from normfold.export.repository.versions import find_model
+    from normfold.export.triton.write_config import prepare_config
+
+    try:
+        return prepare_config(find_model(repository, model)).write()
+    except TritonError as error:
+        raise TritonError(f"{str(bundle)!r} is written, its configuration for Triton is not: {error}") from None
 
 
 def _precision_options(
@@ -271,7 +293,7 @@ def _conversion(
     if options.samples is not None:
         infos = input_infos(found.path, load_model(found.path))
         samples = read_folded_samples(options, infos, found.card, takes_pixels)
-        return conversion(options, samples, has_recorded)
+        return conversion(options, samples, has_recorded, found.card.labels)
     if data is None:
         return conversion(options, None)
     return conversion_of_rows(options, *data.compared_rows(), has_recorded=has_recorded)

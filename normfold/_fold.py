@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normfold._shared.argument_checks import FLAG, PATH, check, check_optional
+from normfold._shared.overwrite import is_same_file, require_other_file
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -46,7 +47,7 @@ class FoldResult:
 
     def _repr_html_(self) -> str | None:
         """Return the page of `normfold inspect --html` for notebooks; None where the source is gone."""
-        if not self.source.is_file() or self.source.resolve() == self.target.resolve():
+        if not self.source.is_file() or is_same_file(self.source, self.target):
             return None
         from normfold.display.pages.facts import gather_facts
         from normfold.display.pages.fold_page import fold_page
@@ -67,6 +68,7 @@ def fold(
     merge: bool = True,
     freeze_inputs: bool = False,
     time: bool = False,
+    force: bool = False,
     progress: Progress = False,
 ) -> FoldResult:
     """Fold the BatchNormalization nodes of an ONNX file into the weights around them::
@@ -87,7 +89,8 @@ def fold(
 
     Args:
         source: the unfolded model, from any exporter; below opset 7 it is converted first, and the report says so.
-        target: path of the folded model to write; an existing file is replaced atomically.
+        target: path of the folded model to write; an existing file is replaced atomically, a file that is read only
+            with `force`.
         verify: compare both models before `target` is written.
         inputs: an .npz to verify with, one array for each input in its dtype and shape; random inputs without it.
         takes_pixels: make the input uint8 pixels, 0 to 255, and fold their standardisation too.
@@ -96,11 +99,12 @@ def fold(
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         freeze_inputs: make constants of inputs that have a default: callers can no longer override those weights.
         time: also time a run of each, on one thread, with ONNX Runtime's optimisations on.
+        force: write over `source` if `target` is the same file.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
-        ArgumentError: an argument cannot be used, or `card` is given without `takes_pixels`.
+        ArgumentError: an argument cannot be used, `card` is given without `takes_pixels`, or `target` is `source`.
         ModelFileError, TrainingModeError, PixelError, ManifestError: the model or its card cannot be used.
         ModelInputError: the inputs do not fit, or none can be made.
         VerificationError: the folded model differs; `target` is unchanged.
@@ -109,6 +113,7 @@ def fold(
     check(PATH, source=source, target=target)
     check_optional(PATH, inputs=inputs, card=card)
     check(FLAG, verify=verify, takes_pixels=takes_pixels, merge=merge, freeze_inputs=freeze_inputs, time=time)
+    check(FLAG, force=force)
     require_export("normfold fold")
     from normfold._shared.source import read_card
     from normfold.export.files.fold_file import fold_file
@@ -116,6 +121,7 @@ def fold(
 
     if card is not None and not takes_pixels:
         raise ArgumentError("`card` goes with `takes_pixels`: it says how pixels are standardised.")
+    require_other_file(target, source, inputs, card, force=force)
     model, folded = Path(source), Path(target)
     pixels = from_pixels(read_card(model, optional_path(card)).preprocessing) if takes_pixels else None
     with progress_callback(progress) as progress:

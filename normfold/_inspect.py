@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normfold._shared.argument_checks import FLAG, PATH, check, check_optional
+from normfold._shared.overwrite import is_same_file
 from normfold._shared.packages import require_export, require_packages
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -109,7 +110,7 @@ def inspect(
     from normfold.display.pages.facts import gather_facts
 
     source, page = Path(model), optional_path(html)
-    if page is not None and page.resolve() == source.resolve():
+    if page is not None and is_same_file(page, source):
         raise ArgumentError(f"`html` {str(html)!r} is the model itself; give the page another name.")
     with ExitStack() as stack:
         path = None if page is None else stack.enter_context(atomic_path(page))

@@ -136,7 +136,7 @@ def train(
         clip_norm: largest norm of the gradient. Default no limit.
         freeze_bn: pattern of names of BatchNorm layers that keep their statistics, scale and shift; "*" for all.
             Default those that the network has in eval mode.
-        precision: of the arithmetic: fp32, bf16 or fp16. Default fp32.
+        precision: of the arithmetic: fp32, bf16 or fp16; or float32, bfloat16, float16. Default fp32.
         seed: of the initial weights, the order of rows and dropout. Default 0.
         resume: continue after the last completed epoch of the run in `out`.
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.

@@ -29,6 +29,7 @@ from normfold._shared.argument_checks import (
 )
 from normfold._shared.http.connection_pool import ConnectionPool, Response
 from normfold._shared.http.infer_messages import read_infer_response, write_infer_request
+from normfold._shared.http.response_error import to_response_error
 from normfold._shared.predictions import ClassProbability, ImageInput, image_bytes, instances_json, to_prediction
 from normfold.errors import ResponseError, UnreachableError
 from normfold.service.codec.binary_tensors import Piece
@@ -263,7 +264,7 @@ class Client:
             response = self._pool.request(method, path, pieces, headers)
             if response.status == 200:
                 return response
-            error = _to_error(response)
+            error = to_response_error(response)
             wait_s = error.retry_after_s
             if error.status != 503 or wait_s is None or not left or waited_s + wait_s > self._max_retry_wait_s:
                 raise error
@@ -287,14 +288,3 @@ def _model_version(name: str, record: Mapping[str, Any]) -> ModelVersion:
         outputs=tensors("outputs"),
         labels=None if labels is None else tuple(labels),
     )
-
-
-def _to_error(response: Response) -> ResponseError:
-    """Return the error that a response is, in the service's own sentence where it has one."""
-    try:
-        sentence = orjson.loads(response.body)["error"]
-    except (ValueError, KeyError, TypeError):
-        sentence = f"The service answered with status {response.status}, and without a sentence."
-    after = response.headers.get("Retry-After", "")
-    wait_s = float(after) if after.isascii() and after.isdecimal() else None
-    return ResponseError(str(sentence), response.status, wait_s, response.headers.get("X-Request-Id"))

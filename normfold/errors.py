@@ -18,6 +18,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── RepairError                     BatchNormalization nodes cannot be put into inference mode
     │   ├── QuantizeError                   a network cannot be quantised from what is there
     │   ├── SampleError                     samples cannot be read, or are not what the network takes
+    │   ├── TritonError                     a Triton model cannot be imported, or its configuration not be written
     │   ├── RepositoryError                 a repository cannot carry out a command
     │   │   ├── NoRepositoryError           the repository is not a folder
     │   │   ├── NoModelError                the repository has no model of that name
@@ -111,6 +112,7 @@ from normfold.export.errors import SampleCountError as SampleCountError
 from normfold.export.errors import SampleError as SampleError
 from normfold.export.errors import SampleStatisticsError as SampleStatisticsError
 from normfold.export.errors import TrainingModeError as TrainingModeError
+from normfold.export.errors import TritonError as TritonError
 from normfold.export.errors import UnfoldError as UnfoldError
 from normfold.export.errors import UnknownVersionError as UnknownVersionError
 from normfold.export.errors import UnstableSamplesError as UnstableSamplesError

@@ -1,4 +1,4 @@
-"""Make the stubs of the gRPC protocol: `make grpc-stubs` writes inference_pb2.py and inference_pb2.pyi.
+"""Make the stubs of the .proto files: `make grpc-stubs` writes NAME_pb2.py and NAME_pb2.pyi beside each NAME.proto.
 
 The usual output of protoc registers its messages in protobuf's default pool, where those of tritonclient and KServe,
 which have the same names, cannot be added any more; and it needs a protobuf at least as new as protoc. So the module
@@ -17,8 +17,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "service" / "grpc" / "protocol"
 SOURCE = FOLDER / "inference.proto"
+MODEL_CONFIG = ROOT / "export" / "triton" / "model_config.proto"
 
-_MODULE = '''"""Messages of the Open Inference Protocol; `make grpc-stubs` makes this file of inference.proto."""
+_ABOUT = {SOURCE.name: "the Open Inference Protocol", MODEL_CONFIG.name: "Triton's model configuration"}
+
+_MODULE = '''"""Messages of {about}; `make grpc-stubs` makes this file of {source}."""
 
 from google.protobuf import descriptor_pool, message_factory
 
@@ -54,7 +57,8 @@ def make_stubs(source: Path = SOURCE) -> dict[str, str]:
     data = file.SerializeToString(deterministic=True)
     lines = [f"    {data[at : at + _LINE_BYTES]!r}" for at in range(0, len(data), _LINE_BYTES)]
     messages = [f'{one.name} = message_factory.GetMessageClass(_message["{one.name}"])' for one in file.message_type]
-    module = _MODULE.format(serialized="\n".join(lines), messages="\n".join(messages))
+    about = _ABOUT[source.name]
+    module = _MODULE.format(about=about, source=source.name, serialized="\n".join(lines), messages="\n".join(messages))
     pool = "DESCRIPTOR: _descriptor.FileDescriptor\n"
     types = types.replace(pool, f"POOL: _descriptor_pool.DescriptorPool\n{pool}", 1)
     imports = "from google.protobuf import descriptor as _descriptor\n"
@@ -63,9 +67,10 @@ def make_stubs(source: Path = SOURCE) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write both files beside the source."""
-    for name, text in make_stubs().items():
-        (FOLDER / name).write_text(text)
+    """Write both files beside each source."""
+    for source in (SOURCE, MODEL_CONFIG):
+        for name, text in make_stubs(source).items():
+            (source.parent / name).write_text(text)
 
 
 if __name__ == "__main__":

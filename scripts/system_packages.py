@@ -51,8 +51,8 @@ PROGRAMS = (
     Program("wrk", ("wrk",), "make bench-serve"),
     Program("h2load", ("nghttp2-client",), "make bench-serve, part grpc"),
     Program("taskset", ("util-linux",), "make bench-serve"),
-    Program("nginx", ("nginx-light", "nginx"), "trying the service behind a reverse proxy"),
-    Program("chromium", ("chromium",), "looking at the pages of the documentation and of `normfold inspect --html`"),
+    Program("nginx", ("nginx-light", "nginx"), "tests/service: clients through a reverse proxy"),
+    Program("chromium", ("chromium",), "tests/service/web: the page at /docs; looking at the documentation"),
     Program("chromedriver", ("chromium-driver",), "looking at these pages with a script"),
 )
 

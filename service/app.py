@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from normfold.service.auth.authorization import Authorizer
+from normfold.service.auth.authorization import Authorizer, required_scope
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
@@ -33,6 +33,8 @@ from normfold.service.observability.access_log import open_access_log
 from normfold.service.observability.metrics import Metrics
 from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
+from normfold.service.proxy.forwarding import Forwarding
+from normfold.service.proxy.trusted_addresses import TrustedAddresses
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.drift import drift_routes
@@ -46,6 +48,7 @@ from normfold.service.routes.security import describe_keys
 from normfold.service.routes.statistics import statistics_routes
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
+from normfold.service.web.docs_routes import page_routes
 from normfold.service.workers.coordinator import Coordinator
 from normfold.service.workers.hangup import handle_hangup
 from normfold.service.workers.shared_state import SharedState
@@ -86,16 +89,21 @@ class _App(FastAPI):
     fast_path: FastPath | None = None
     _needs_key = False
     _outermost: ASGIApp
+    _forwarding: Forwarding
 
-    def wrap(self, infer: InferRoute, steps: RequestSteps, bodies: ByteBudget, settings: Settings) -> None:
+    def wrap(
+        self, infer: InferRoute, steps: RequestSteps, bodies: ByteBudget, forwarding: Forwarding, settings: Settings
+    ) -> None:
         """Put the middleware around the routes."""
-        self._needs_key = settings.keys is not None
+        self._needs_key, self._forwarding = settings.keys is not None, forwarding
         self._outermost = RequestMiddleware(super().__call__, infer, steps, settings.max_body_bytes, bodies)
         if settings.cors_origins:
             self._outermost = Cors(self._outermost, settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan. Servers recognise ASGI 3 by this coroutine function."""
+        if scope["type"] == "http" and (self._forwarding.is_active or scope.get("root_path")):
+            scope = self._forwarding.adapt(scope)
         await self._outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -197,8 +205,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
         lifespan=lifespan,
         telemetry=_NO_FRAMEWORK_TELEMETRY,
         redirect_slashes=False,
-        redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        openapi_url=None,  # service.web has the document and its page
     )
     app.state.thread_pool = thread_pool  # the command checks whether its threads have ended
     install_handlers(app)
@@ -208,9 +215,12 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     bodies = ByteBudget(settings.max_bodies_bytes)
     grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator)
     app.state.grpc_server = grpc_server  # tests read its port
-    app.wrap(InferRoute(resources), steps, bodies, settings)
+    trusted = TrustedAddresses(settings.forwarded_allow_ips) if settings.proxy_headers else None
+    forwarding = Forwarding(settings.root_path, trusted, lambda path: required_scope(path) is not None)
+    app.wrap(InferRoute(resources), steps, bodies, forwarding, settings)
     if spans is None:
-        app.fast_path = FastPath(steps, resources, frozenset({b"origin"} if settings.cors_origins else ()))
+        through_asgi = frozenset({b"origin"} if settings.cors_origins else ())
+        app.fast_path = FastPath(steps, resources, through_asgi, forwarding if forwarding.is_active else None)
     app.include_router(predict_routes(repository, thread_pool, settings))
     app.include_router(infer_routes())
     metrics = Metrics(partial(take_snapshot, coordinator, repository), settings.triton_metrics)
@@ -220,4 +230,5 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator, thread_pool, settings))
     app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
+    app.include_router(page_routes(app.openapi))
     return app

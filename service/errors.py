@@ -47,9 +47,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from normfold.contract.errors import InputError, NormfoldError, SetupError
+
+NO_SHARED_MEMORY = (
+    "the service has no shared memory with its clients (Triton's shared memory extension); send tensors in the request."
+)
+
+_SHARED_MEMORY_PATH = re.compile(r"/v2/(system|cuda)sharedmemory(/|$)")
 
 
 class RequestError(InputError):
@@ -155,7 +162,8 @@ class UnknownPathError(RequestError):
     """No route has the path."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"There is no path {path!r}; GET /docs lists the routes.")
+        advice = NO_SHARED_MEMORY if _SHARED_MEMORY_PATH.match(path) else "GET /docs lists the routes."
+        super().__init__(f"There is no path {path!r}; {advice}")
         self.path = path
 
 

@@ -17,8 +17,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
+from normfold.service.proxy.prefix import check_prefix
+from normfold.service.proxy.trusted_addresses import check_trusted
 
 PREFIX = "NORMFOLD_"
+
+OF_OTHER_COMMANDS = frozenset({"NORMFOLD_CLIENT_KEY"})
+"""Variables that other commands read, and that may stand beside the service's: the key of `normfold bench`."""
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 """The Origin header of a browser: scheme, host, and the port unless it is the scheme's default."""
@@ -76,6 +81,20 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Origins of web pages that may call the service (CORS), joined by commas, or *; if not set, none.",
+    )
+    root_path: str = Field(
+        default="",
+        description="Path prefix under which a proxy publishes the service, such as /ml; it may strip the prefix or "
+        "pass it on.",
+    )
+    proxy_headers: bool = Field(
+        default=False,
+        description="Read X-Forwarded-Prefix, -For and -Proto of the proxies in forwarded_allow_ips: for links, the "
+        "access log and traces.",
+    )
+    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks of proxies that are trusted with proxy_headers, joined by commas, or *.",
     )
     provider: Literal["cpu", "cuda", "tensorrt", "openvino", "auto"] = Field(
         default="auto",
@@ -240,9 +259,19 @@ class Settings(BaseSettings):
             raise ValueError(f"the provider {provider!r} does not use it; name another provider: {providers}")
         return value
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("root_path")
     @classmethod
-    def _split_origins(cls, given: object) -> object:
+    def _check_prefix(cls, text: str) -> str:
+        return check_prefix(text)
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_trusted(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(check_trusted, addresses))
+
+    @field_validator("cors_origins", "forwarded_allow_ips", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
         """Split text joined by commas, as in an environment variable."""
         if not isinstance(given, str):
             return given
@@ -294,7 +323,8 @@ def _describe(problem: ErrorDetails, overrides: Mapping[str, Any]) -> str:
 def _reject_unknown_variables() -> None:
     """Reject NORMFOLD_ variables that no field reads, by name: pydantic-settings' extra="forbid" ignores them."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    names = (name for name in os.environ if name.upper() not in OF_OTHER_COMMANDS)
+    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(" ".join(_describe_unknown(name, known) for name in unknown))
 

@@ -13,17 +13,20 @@ from rich.text import Text
 
 from normfold._shared.paths import REPOSITORY
 from normfold.cli.option_names import in_options, report_in_options
+from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence
 from normfold.display.terminal.precision import precision_record, print_precision
 from normfold.display.terminal.verification import verification_record, verification_table
+from normfold.errors import ArgumentError
 
 if TYPE_CHECKING:
     from normfold.export.adapt.recalibrate import RecalibratedLayer
 
 
 def adapt(
+    context: typer.Context,
     bundle: Annotated[
         Path, typer.Argument(help="The model, in its repository; its newest version.", metavar="REPOSITORY/NAME|NAME")
     ],
@@ -77,6 +80,9 @@ def adapt(
     """
     from normfold import adapt as adapt_bundle
 
+    is_named = names_repository(bundle)
+    if is_named and explicit_repository(context, repository, is_named) is not None:
+        raise ArgumentError(f"`repository` goes with the name of a model alone; {str(bundle)!r} names a folder, too.")
     with err.status("reading the repository") as status, _advice_on_a_missing_name(bundle):
         adapted = adapt_bundle(
             bundle.parent if len(bundle.parts) > 1 else repository,
@@ -128,7 +134,7 @@ def adapt(
     out.print(fold_sentence(exported.report), markup=False)
     out.print(verification_table(exported.verification))
     if exported.manifest.precision is not None:
-        print_precision(exported.manifest.precision)
+        print_precision(exported.manifest.precision, exported.manifest)
     out.print(monitor_sentence(exported.monitor, "samples"), markup=False)
     out.print(
         f"{source.name}/{exported.manifest.version} is {source.name}/{source.version} adapted to "

@@ -21,12 +21,14 @@ from normfold.cli.precision_options import (
     TENSORS,
     ExportPrecision,
     Ranges,
+    warn_of_unapplied_drop,
 )
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, monitor_record, monitor_sentence, pixel_sentence
 from normfold.display.terminal.precision import precision_record, print_precision
 from normfold.display.terminal.statistics import accuracy_sentence, movement_table
+from normfold.display.terminal.triton import config_record
 from normfold.display.terminal.verification import verification_record, verification_table
 
 
@@ -102,6 +104,9 @@ def export(
     force: Annotated[bool, FORCE] = False,
     float16_io: Annotated[bool, FLOAT16_IO] = False,
     no_reference: Annotated[bool, NO_REFERENCE] = False,
+    triton: Annotated[
+        bool, typer.Option("--triton", help="Write config.pbtxt too, so that Triton serves the same folder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold a network, verify the fold, and write a bundle that `normfold serve` can run.
@@ -159,6 +164,7 @@ def export(
             force=force,
             float16_io=float16_io,
             keep_reference=not no_reference,
+            triton=triton,
             progress=status.update,
         )
     for sentence in exported.report.warnings:
@@ -177,7 +183,11 @@ def export(
         warn("The running statistics are those of training: recalibration lowers validation accuracy.")
     for sentence in () if manifest.precision is None else manifest.precision.proof.notes:
         warn(sentence)
+    for sentence in () if exported.triton is None else exported.triton.notes:
+        warn(sentence)
     if as_json:
+        if manifest.precision is not None:
+            warn_of_unapplied_drop(max_drop, manifest.precision.proof)
         print_json(
             {
                 "bundle": str(exported.path),
@@ -190,6 +200,7 @@ def export(
                 "verification": verification_record(exported.verification),
                 "monitor": monitor_record(exported.monitor),
                 "precision": precision_record(manifest.precision),
+                "triton": None if exported.triton is None else config_record(exported.triton),
             }
         )
         return
@@ -202,9 +213,11 @@ def export(
         out.print(pixel_sentence(report.input), markup=False)
     out.print(verification_table(exported.verification))
     if manifest.precision is not None:
-        print_precision(manifest.precision)
+        print_precision(manifest.precision, manifest)
     out.print(monitor_sentence(exported.monitor), markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))
     table.add_row("serve it", f"normfold serve --repository {repository}")
+    if exported.triton is not None:
+        table.add_row("for Triton", str(exported.triton.path))
     out.print(table)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.triton_commands import import_, triton_config
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.repository import (
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="repository",
-    help="List, check, copy, roll back, delete and prune the versions in a repository of models.",
+    help="List, check, copy, roll back, delete and prune the versions in a repository of models; from Triton and back.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
 )
+
+app.command("import")(import_)
+app.command("triton-config")(triton_config)
 
 Repository = Annotated[Path, typer.Option(envvar="NORMFOLD_REPOSITORY", help="Folder of models.")]
 Name = Annotated[str, typer.Argument(help="The model.", metavar="NAME")]
@@ -62,9 +66,9 @@ def list_(
         out.print(f"There are no models in {str(repository)!r}.", markup=False)
         return
     if any(model.versions for model in models.values()):
-        out.print(version_table(models.values()))
+        out.print(version_table(models.values(), out.width))
     for line in problem_lines(models.values()):
-        out.print(line, style="yellow", markup=False, soft_wrap=True)
+        out.print(line, style="yellow", markup=False)
 
 
 @app.command()
@@ -89,7 +93,7 @@ def check(
         print_json({"repository": str(repository), "is_right": not wrong, "models": described})
     else:
         for line in problem_lines(models):
-            out.print(line, style="yellow", markup=False, soft_wrap=True)
+            out.print(line, style="yellow", markup=False)
         right = sum(one.problem is None for model in models for one in model.versions.values())
         out.print(f"{_count(right, 'version')} as exported, {wrong} not.", markup=False)
     if wrong:
@@ -274,4 +278,4 @@ def _done(what: str, freed: int) -> str:
 
 
 def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number > 1)}"
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 
-MODELS, REQUESTS, LOG = "Models", "Requests", "Log"
+MODELS, REQUESTS, PROXY, LOG = "Models", "Requests", "Behind a proxy", "Log"
 _OTHER_FILES = 256
 """File descriptors besides those of connections: the log, the event loop, models that are being loaded."""
 
@@ -71,6 +71,33 @@ def serve(
         Path | None,
         typer.Option(
             help="File of API keys, made by normfold keys create.", show_default="no key needed", metavar="FILE"
+        ),
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Path under which a proxy publishes the service, such as /ml.",
+            show_default="none",
+            rich_help_panel=PROXY,
+        ),
+    ] = None,
+    proxy_headers: Annotated[
+        bool | None,
+        typer.Option(
+            "--proxy-headers",
+            help="Believe X-Forwarded-Prefix, -For and -Proto of trusted proxies.",
+            show_default=False,
+            rich_help_panel=PROXY,
+        ),
+    ] = None,
+    forwarded_allow_ips: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IP,NETWORK…",
+            help="Trusted proxies, or * for all.",
+            show_default="127.0.0.1,::1",
+            rich_help_panel=PROXY,
         ),
     ] = None,
     provider: Annotated[
@@ -166,6 +193,9 @@ def serve(
         port=port,
         grpc_port=grpc_port,
         keys=keys,
+        root_path=root_path,
+        proxy_headers=proxy_headers,
+        forwarded_allow_ips=forwarded_allow_ips,
         provider=provider,
         workers=workers,
         max_batch_size=max_batch_size,

@@ -99,7 +99,13 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(
+            help="fp32, bf16 or fp16; or float32, bfloat16, float16.",
+            show_default="fp32",
+            metavar="NAME",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     seed: Annotated[
         int | None,

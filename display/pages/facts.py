@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -213,17 +212,16 @@ def _run(
     path: Path, model: ir.Model, report: FoldReport, verified: bool, timed: bool, progress: ProgressCallback
 ) -> tuple[int | None, Verification | None, Timing | None]:
     """Return how many bytes the folded model takes, how it compares with the file it came from, and how fast it is."""
-    from normfold.contract.atomic_write import os_errors_as_write_errors
+    from normfold.contract.atomic_write import temporary_folder
     from normfold.export.files.fold_file import time_or_warn
     from normfold.export.onnx_io.model_file import save_model
 
     if not (verified or timed):
         return None, None, None
-    with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        folded = Path(folder, "folded.onnx")
-        with os_errors_as_write_errors(folded):
-            save_model(model, folded)
-        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+    with temporary_folder() as folder:
+        folded = folder / "folded.onnx"
+        save_model(model, folded)
+        size = sum(file.stat().st_size for file in folder.iterdir())
         verification = _verify(path, folded, progress) if verified else None
         timing = time_or_warn(path, folded, report, progress=progress) if timed else None
         return size, verification, timing

@@ -71,10 +71,10 @@ def ratio(found: Difference) -> str:
 
 def precision_section(precision: Precision) -> Html:
     """Return the section of a network in a lower precision: each finding, and what was required."""
-    from normfold.display.terminal.precision import basis_sentence, proof_rows, ranges_sentence
+    from normfold.display.terminal.precision import basis_sentence, proof_rows, ranges_sentence, unchecked_sentence
 
-    proof = precision.proof
-    rows = [row(label, found, required, numbers=[1]) for label, found, required in proof_rows(precision)]
+    proof, unchecked = precision.proof, unchecked_sentence(precision.proof)
+    rows = [row(label, found, required or "–", numbers=[1]) for label, found, required in proof_rows(precision)]
     return element(
         "section",
         element("h2", f"Precision: {precision.kind}", id="precision"),
@@ -84,6 +84,7 @@ def precision_section(precision: Precision) -> Html:
             "sum of the squared values over the sum of the squared differences. Time and size are ratios to float32. ",
             f"{ranges_sentence(precision)} " if precision.kind.value == "int8" else "",
             basis_sentence(proof),
+            "" if unchecked is None else f" {unchecked}",
         ),
         *(element("p", sentence, class_="warning") for sentence in proof.notes),
         table(f"The proof of {precision.kind}", ["against float32", "found#", "required"], rows),

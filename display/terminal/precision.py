@@ -11,18 +11,28 @@ from normfold.display.terminal.console import out
 from normfold.display.terminal.width import middle_shortened
 
 if TYPE_CHECKING:
+    from normfold.contract.manifest import Manifest
     from normfold.contract.precision.record import Precision, PrecisionProof
 
 _MAX_NAME_WIDTH = 24
 _EQUAL = "equal"
 
 
-def print_precision(precision: Precision) -> None:
-    """Write the proof of a precision to standard output: a table, and sentences below it."""
+def print_precision(precision: Precision, manifest: Manifest | None = None) -> None:
+    """Write the proof of a precision to standard output: a table, and sentences below it.
+
+    Args:
+        precision: with the proof.
+        manifest: of the version; None for a file.
+    """
     out.print(precision_table(precision))
     if precision.kind.value == "int8":
         out.print(ranges_sentence(precision), markup=False)
     out.print(basis_sentence(precision.proof), markup=False)
+    if (unchecked := unchecked_sentence(precision.proof)) is not None:
+        out.print(unchecked, markup=False)
+    if manifest is not None:
+        out.print(size_sentence(manifest), markup=False)
     slower = slower_sentence(precision.proof)
     if slower is not None and precision.kind.value == "int8":
         out.print(slower, markup=False)
@@ -35,12 +45,13 @@ def precision_table(precision: Precision) -> Table:
     table.add_column("found", justify="right", no_wrap=True)
     table.add_column("required")
     for name, found, required in proof_rows(precision):
-        table.add_row(Text(name), found, Text(required, style="bright_black"))
+        table.add_row(Text(name), found, Text(required or "–", style="bright_black"))
     return table
 
 
 def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
     """Return name, value and requirement of each finding, in words."""
+    from normfold.contract.precision.record import MIN_OUTPUT_DB
     from normfold.contract.precision.signal_to_noise import MIN_FUSED_DB
 
     proof, drop = precision.proof, precision.recipe.max_drop
@@ -52,7 +63,11 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
             ("runs with and without optimisations", decibels(proof.fused_sqnr_db), f"at least {MIN_FUSED_DB:g} dB")
         )
     rows += [
-        (f"output {middle_shortened(name, _MAX_NAME_WIDTH)}", decibels(ratio), "")
+        (
+            f"output {middle_shortened(name, _MAX_NAME_WIDTH)}",
+            decibels(ratio),
+            f"at least {MIN_OUTPUT_DB[precision.kind]:g} dB",
+        )
         for name, ratio in proof.outputs.items()
     ]
     if proof.worst_layer is not None:
@@ -69,7 +84,7 @@ def proof_rows(precision: Precision) -> list[tuple[str, str, str]]:
     faster = "" if precision.kind.value != "int8" or precision.recipe.force else "one of them below 1"
     for place, (count, ratio) in enumerate(proof.time_ratio.items()):
         rows.append((f"time, {count} row{'s' * (count != 1)}", f"{ratio:.2f}", "" if place else faster))
-    rows.append(("size", f"{proof.size_ratio:.2f}", ""))
+    rows.append(("size, with weights", f"{proof.size_ratio:.2f}", ""))
     return rows
 
 
@@ -97,7 +112,28 @@ def basis_sentence(proof: PrecisionProof) -> str:
     rows = f"{proof.rows:,} row{'s' * (proof.rows != 1)}"
     if proof.rows_from == "random":
         return f"Compared on {rows} of random numbers, on {proof.processor}: accuracy was not measured."
-    return f"Compared on {rows} of the samples, on {proof.processor}."
+    origin = "the validation and test data" if proof.rows_from == "held_out" else "the samples"
+    return f"Compared on {rows} of {origin}, on {proof.processor}."
+
+
+def unchecked_sentence(proof: PrecisionProof) -> str | None:
+    """Return why the largest drop was not applied; None where it was."""
+    if proof.agreement is not None or proof.accuracy is not None:
+        return None
+    reason = "there are no samples" if proof.rows_from == "random" else "no output is known to hold classes"
+    return f"--max-drop was not applied: {reason}."
+
+
+def size_sentence(manifest: Manifest) -> str:
+    """Return what the size of a version's network counts, and what it does not."""
+    from normfold.contract.manifest import REFERENCE_NAME
+
+    if REFERENCE_NAME not in manifest.files:
+        return "The size is that of model.onnx; the version keeps no float32 network beside it."
+    return (
+        "The size is that of model.onnx, which is served. The version also keeps the float32 network as "
+        f"{REFERENCE_NAME}."
+    )
 
 
 def slower_sentence(proof: PrecisionProof) -> str | None:

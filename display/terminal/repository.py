@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
@@ -22,14 +22,15 @@ _COLUMNS = (
     "size",
     "BatchNorm\nleft",
     "accuracy",
-    "copy of",
-    "adapted\nfrom",
     "precision",
     "origin",
 )
 
-_MIN_WIDTHS = {"created": 10, "origin": 14}
-"""Columns of the date and the origin; in a terminal that has no more, the time goes into a second line."""
+_DATE_WIDTH = 10
+"""Of the date alone: in a narrow terminal the time goes into a second line."""
+_MIN_ORIGIN_WIDTH, _MIN_VERSION_WIDTH = 14, 10
+_GAP = 2
+"""Between two columns."""
 
 
 def size_text(size: int) -> str:
@@ -37,43 +38,75 @@ def size_text(size: int) -> str:
     return decimal(size)
 
 
-def version_table(models: Iterable[ModelFolder]) -> Table:
-    """Return one row for each version: its size, and what its manifest says; without columns that would be empty."""
+def version_table(models: Iterable[ModelFolder], width: int) -> Table:
+    """Return one row for each version: its size, and what its manifest says; without columns that would be empty.
+
+    Args:
+        models: with their versions.
+        width: of the terminal, in columns.
+    """
     rows = [
         (f"{model.name}/{number}", *_cells(version)) for model in models for number, version in model.versions.items()
     ]
     cells = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
     shown = {name: column for name, column in cells.items() if any(column)}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in shown:
+    for name, column_width in _widths(shown, width).items():
         is_text = name in ("version", "created", "origin")
-        table.add_column(
-            name,
-            justify="left" if is_text else "right",
-            no_wrap=name not in ("created", "origin"),
-            overflow="fold",
-            min_width=_MIN_WIDTHS.get(name),
-        )
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", width=column_width)
     for row in zip(*shown.values(), strict=True):
         table.add_row(*map(Text, row))
     return table
 
 
+def _widths(columns: Mapping[str, Sequence[str]], width: int) -> dict[str, int]:
+    """Return the width of each column: of its longest text where there is room, otherwise some texts take more lines.
+
+    First the origin does, then the date, then the version.
+    """
+    natural = {name: max(map(len, (*name.split("\n"), *texts))) for name, texts in columns.items()}
+    widths = dict(natural)
+
+    def fit(name: str, least: int) -> None:
+        """Change the width of a column, so that all columns have the width of the terminal, as far as possible."""
+        if name in widths:
+            excess = sum(widths.values()) + _GAP * (len(widths) - 1) - width
+            widths[name] = min(natural[name], max(least, widths[name] - excess))
+
+    fit("origin", _MIN_ORIGIN_WIDTH)
+    fit("created", _DATE_WIDTH)
+    if widths.get("created") != natural.get("created"):
+        widths["created"] = _DATE_WIDTH  # the time goes into a second line, and the origin takes what is left
+        fit("origin", _MIN_ORIGIN_WIDTH)
+    fit("version", _MIN_VERSION_WIDTH)
+    return widths
+
+
 def _cells(version: Version) -> tuple[str, ...]:
     manifest, size = version.manifest, size_text(version.size)
     if manifest is None:
-        return ("–", size, "", "", "", "", "", "")
+        return ("–", size, "", "", "", "")
     accuracy = accuracy_on_test_split(manifest)
     return (
         manifest.created[:16].replace("T", " "),
         size,
         f"{manifest.fold.batchnorm_after} of {manifest.fold.batchnorm_before}",
         "" if accuracy is None else f"{accuracy:.4f}",
-        "" if manifest.copy_of is None else str(manifest.copy_of),
-        "" if manifest.adapted is None else str(manifest.adapted.from_version),
         "" if manifest.precision is None else manifest.precision.kind.value,
-        manifest.card.origin,
+        ", ".join(_origin(manifest)),
     )
+
+
+def _origin(manifest: Manifest) -> Iterator[str]:
+    """Yield what a version comes from: the network and its data, and the version that it was made of."""
+    if manifest.card.origin:
+        yield manifest.card.origin
+    if manifest.adapted is not None:
+        yield f"adapted from {manifest.adapted.from_version}"
+    if manifest.precision is not None and manifest.precision.from_version is not None:
+        yield f"converted from {manifest.precision.from_version}"
+    if manifest.copy_of is not None:
+        yield f"copy of {manifest.copy_of}"
 
 
 def problem_lines(models: Iterable[ModelFolder]) -> Iterator[str]:

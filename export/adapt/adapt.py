@@ -6,14 +6,13 @@ adapting it again starts from there: the result depends on the samples and not o
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.atomic_write import temporary_folder
 from normfold.contract.drift.monitor import MONITOR_NAME
 from normfold.contract.drift.samples import DRIFT_FOLDER
 from normfold.contract.manifest import (
@@ -72,9 +71,8 @@ class PendingAdaptation:
         """
         self.recalibration.require()
         record = Adaptation(from_version=self.manifest.version, samples=self.recalibration.samples, prior=self.prior)
-        temporary = Path(tempfile.gettempdir())
-        with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-            source = Path(folder, UNFOLDED_NAME)
+        with temporary_folder() as folder:
+            source = folder / UNFOLDED_NAME
             save_model(self.model, source)
             return export_bundle(
                 source,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Sequence
-from pathlib import Path
 
 import onnx_ir as ir
 
-from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.atomic_write import temporary_folder
 from normfold.export.adapt.activations import Activations, chunk_rows
 from normfold.export.adapt.liveness import alive_before
 from normfold.export.adapt.samples import Samples
@@ -35,9 +33,8 @@ def layer_inputs(
         WriteError: the disk has no space for the activations.
     """
     rows = _rows(model, samples, batchable)
-    temporary = Path(tempfile.gettempdir())
-    with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        activations = Activations(samples, rows, Path(folder))
+    with temporary_folder() as folder:
+        activations = Activations(samples, rows, folder)
         for node in nodes:
             activations.advance(model, alive_before(node, nodes))
             yield activations
@@ -50,5 +47,5 @@ def _rows(model: ir.Model, samples: Samples, batchable: bool) -> int:
     if not fixed:
         return chunk_rows(samples.read(0, 1)) if batchable else 1
     if samples.count % fixed[0]:
-        raise SampleError(f"The network takes batches of {fixed[0]}; {samples.count} samples are not whole batches.")
+        raise SampleError(f"The network takes batches of {fixed[0]} samples; {samples.count} are not whole batches.")
     return fixed[0]

@@ -124,7 +124,7 @@ def read_kept_samples(state_dir: Path, manifest: Manifest, expected: SampleForma
 def _pictures(folder: Path, expected: SampleFormat) -> Samples:
     preprocessing = expected.preprocessing
     if not isinstance(preprocessing, ImagePreprocessing):
-        raise SampleError(f"{str(folder)!r} is a folder, but the bundle's card does not describe how to read images.")
+        raise SampleError(f"{str(folder)!r} is a folder, and the network has no card that says how to read images.")
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
     except OSError as error:
@@ -151,7 +151,7 @@ def _decode(preprocessing: ImagePreprocessing, file: Path) -> Tensor:
 def _table(path: Path, expected: SampleFormat) -> Samples:
     preprocessing = expected.preprocessing
     if not isinstance(preprocessing, RowPreprocessing):
-        raise SampleError(f"{str(path)!r} is a table, but the bundle's card does not say how to read rows.")
+        raise SampleError(f"{str(path)!r} is a table, and the network has no card that says how to read rows.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(_rows(path, csv.reader(file), preprocessing))

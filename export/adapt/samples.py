@@ -59,9 +59,9 @@ def require_usable(samples: Samples, least: int = MIN_SAMPLES) -> None:
             if least >= MIN_SAMPLES
             else "as one has no variance"
         )
-        raise SampleCountError(samples.count, f"are too few: at least {least} are needed, {purpose}")
+        raise SampleCountError(samples.count, f"too few: at least {least} are needed, {purpose}")
     if samples.count > MAX_SAMPLES:
-        raise SampleCountError(samples.count, f"are more than the {MAX_SAMPLES:,} that can help; give a part of them")
+        raise SampleCountError(samples.count, f"more than the {MAX_SAMPLES:,} that can help; give a part of them")
     first = samples.read(0, 1)
     for place in range(1, samples.count):
         other = samples.read(place, place + 1)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from normfold.export.adapt.samples import Samples
-from normfold.export.arrays import Tensor
 from normfold.export.bundle.evenly_spaced import evenly_spaced
-from normfold.export.errors import SampleError
-from normfold.export.verify.inputs import read_arrays
 from normfold.export.verify.runner import Inputs
 
 MAX_CALIBRATION_ROWS = 200
@@ -21,9 +17,6 @@ MAX_CALIBRATION_ROWS = 200
 MAX_PROOF_ROWS = 1000
 MAX_PROOF_BYTES = 2**28
 """Of the rows that two networks are compared on, which are in memory at once."""
-
-LABELS = "y"
-"""The array of labels, named as training data name it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,27 +50,6 @@ def split_samples(samples: Samples, calibrates: bool) -> SplitSamples:
     calibrating = everything[::2] if calibrates else everything[:0]
     chosen = [calibrating[place] for place in evenly_spaced(len(calibrating), min(MAX_CALIBRATION_ROWS, limit))]
     return SplitSamples(_read(samples, chosen) if chosen else None, _read(samples, places), places)
-
-
-def read_labels(path: Path, count: int) -> Tensor | None:
-    """Return the labels of samples: the array `y` of an .npz file; None where there is none.
-
-    Args:
-        path: of the samples.
-        count: their number.
-
-    Raises:
-        ModelInputError: the file cannot be read.
-        SampleError: there are more or fewer labels than samples.
-    """
-    if path.suffix.lower() != ".npz" or path.is_dir():
-        return None
-    labels = read_arrays(path).get(LABELS)
-    if labels is None or labels.dtype.kind not in "iu":
-        return None
-    if labels.shape[:1] != (count,):
-        raise SampleError(f"{str(path)!r} holds {count} samples and labels {LABELS!r} of shape {list(labels.shape)}.")
-    return labels
 
 
 def _read(samples: Samples, places: Sequence[int]) -> Inputs:

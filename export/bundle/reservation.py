@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normfold.contract.atomic_write import os_errors_as_write_errors, sync
+from normfold.contract.atomic_write import os_errors_as_write_errors, sync, write_errors_inside
 from normfold.contract.manifest import MAX_VERSION
 from normfold.export.errors import BundleExportError
 
@@ -53,7 +53,8 @@ def reservation(repository: Path, name: str, version: int | None) -> Iterator[tu
         model.mkdir(parents=True, exist_ok=True)
         partial, number = _reserve(model, version)
         try:
-            yield partial, number
+            with write_errors_inside(partial, model):
+                yield partial, number
             for file in partial.iterdir():
                 sync(file)
             sync(partial)

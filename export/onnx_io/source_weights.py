@@ -14,9 +14,9 @@ def keep_source_weights(source: Path, target: Path, model: ir.Model) -> None:
     """Check that no weights of the source are overwritten, unless the source itself is replaced too.
 
     Raises:
-        ModelFileError: the target's weights would go where the source keeps its own.
+        ModelFileError: the target or its weights would go where the source keeps its own.
     """
-    data = target.with_name(f"{target.name}.data").resolve()
+    written = {target.resolve(), target.with_name(f"{target.name}.data").resolve()}
     kept = {Path(tensor.path).resolve() for tensor in external_tensors(model)}
-    if data in kept and source.resolve() != target.resolve():
+    if written & kept and source.resolve() != target.resolve():
         raise ModelFileError(target, f"would overwrite the weights of {str(source)!r}; choose another name.")

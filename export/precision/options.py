@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind, Recipe
 from normfold.export.adapt.samples import MIN_SAMPLES, Samples, require_usable
-from normfold.export.adapt.split_samples import read_labels, split_samples
+from normfold.export.adapt.split_samples import split_samples
 from normfold.export.arrays import Tensor
 from normfold.export.errors import QuantizeError
+from normfold.export.precision.read_labels import LABELS, read_labels
 from normfold.export.quantize.lower_precision import LowerPrecision
 from normfold.export.verify.runner import Inputs
 
@@ -63,13 +65,19 @@ class PrecisionOptions:
         )
 
 
-def conversion(options: PrecisionOptions, samples: Samples | None, has_recorded: bool = False) -> LowerPrecision:
+def conversion(
+    options: PrecisionOptions,
+    samples: Samples | None,
+    has_recorded: bool = False,
+    class_names: Sequence[str] | None = None,
+) -> LowerPrecision:
     """Return the conversion of a network.
 
     Args:
         options: of the user.
         samples: those that `options.samples` names, as the folded network takes them.
         has_recorded: ranges are recorded with the network.
+        class_names: of the card; labels may be these.
 
     Raises:
         QuantizeError: ranges shall come from samples, or be recorded ones, and there are none.
@@ -82,7 +90,8 @@ def conversion(options: PrecisionOptions, samples: Samples | None, has_recorded:
         return LowerPrecision(options.kind, recipe)
     require_usable(samples, MIN_SAMPLES)
     found = split_samples(samples, recipe.ranges_from == "samples")
-    labels = read_labels(options.samples, samples.count)
+    is_input = LABELS in found.rows and options.as_tensors is not False
+    labels = None if is_input else read_labels(options.samples, samples.count, class_names)
     return LowerPrecision(
         options.kind, recipe, found.calibration, found.rows, None if labels is None else labels[found.places]
     )
@@ -94,14 +103,13 @@ def conversion_of_rows(
     """Return the conversion of a network that is compared on rows of its own data.
 
     Args:
-        options: of the user, without samples: ranges from samples are those recorded on the network's own data.
-        rows: to compare both networks on.
+        options: of the user, without samples.
+        rows: to compare both networks on, which were held out of training.
         labels: the classes of `rows`.
         has_recorded: ranges are recorded on others of these data.
 
     Raises:
         QuantizeError: ranges shall come from samples, or be recorded ones, and there are none.
     """
-    if options.ranges_from == "samples" and has_recorded:
-        options = replace(options, ranges_from="recorded")
-    return LowerPrecision(options.kind, options.recipe(False, has_recorded), None, rows, labels)
+    recipe = options.recipe(False, has_recorded)
+    return LowerPrecision(options.kind, recipe, None, rows, labels, rows_from="held_out")

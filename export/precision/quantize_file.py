@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from normfold.contract.atomic_write import atomic_path, os_errors_as_write_errors
+from normfold.contract.atomic_write import atomic_path, temporary_folder
 from normfold.contract.errors import WriteError
 from normfold.contract.precision.record import Precision
 from normfold.contract.preprocess import ImagePreprocessing
@@ -65,9 +64,8 @@ def quantize_file(
         raise WriteError(target, "it is a folder")
     card = card or SourceCard()
     keep_source_weights(source, target, load_model(source))
-    temporary = Path(tempfile.gettempdir())
-    with os_errors_as_write_errors(temporary), tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        folded = Path(folder, "folded.onnx")
+    with temporary_folder() as folder:
+        folded = folder / "folded.onnx"
         found = fold_file(source, folded, inputs=inputs, progress=progress)
         assert found.verification is not None
         model = load_model(folded)
@@ -84,7 +82,7 @@ def quantize_file(
             _takes_pixels(folded, model, card),
             found.verification.batchable,
         )
-        convert = conversion(options, samples)
+        convert = conversion(options, samples, class_names=card.labels)
         with atomic_path(target) as path:
             precision = convert(network, path, progress)
     return QuantizedFile(found.report, found.verification, precision, () if samples is None else samples.warnings)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnx_ir as ir
-
-from normfold.contract.precision.record import Precision, PrecisionKind, Recipe
+from normfold.contract.precision.record import Precision, PrecisionKind, Recipe, RowOrigin
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
 from normfold.export.bundle.folded_network import FoldedNetwork
 from normfold.export.bundle.recorded_ranges import RecordedRanges
-from normfold.export.errors import ModelFileError, QuantizeError, SampleError
+from normfold.export.errors import ModelFileError, QuantizeError
 from normfold.export.onnx_io.model_file import load_model
 from normfold.export.quantize.channel_statistics import of_bundle
 from normfold.export.quantize.float16.convert import convert_to_float16
@@ -20,7 +18,7 @@ from normfold.export.quantize.float16.result import Float16Result
 from normfold.export.quantize.input_ranges import input_range
 from normfold.export.quantize.int8.quantize import quantize_int8
 from normfold.export.quantize.int8.result import Int8Options, Int8Result
-from normfold.export.quantize.proof.agreement import labels_fit
+from normfold.export.quantize.proof.class_outputs import class_outputs, labelled_output
 from normfold.export.quantize.proof.constants import check_constants
 from normfold.export.quantize.proof.prove import Pair, prove_float16, prove_int8
 from normfold.export.quantize.proof.random_rows import random_rows
@@ -28,7 +26,7 @@ from normfold.export.quantize.proof.requirements import require
 from normfold.export.quantize.proof.rows import ProofRows, fixed_batch_size
 from normfold.export.quantize.proof.sessions import open_network
 from normfold.export.quantize.record_ranges import as_channel_ranges
-from normfold.export.verify.runner import Inputs, input_infos, value_info
+from normfold.export.verify.runner import Inputs, input_infos
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +39,7 @@ class LowerPrecision:
         calibration: rows that ranges are taken from, as the folded network takes them, where the recipe says samples.
         rows: to prove the result on; random ones where there are none.
         labels: the classes of these rows.
+        rows_from: where these rows come from.
         must_be_faster: refuse an int8 network that is not, unless the recipe forces it.
     """
 
@@ -49,6 +48,7 @@ class LowerPrecision:
     calibration: Inputs | None = None
     rows: Inputs | None = None
     labels: Tensor | None = None
+    rows_from: RowOrigin = "samples"
     must_be_faster: bool = True
 
     def __call__(self, network: FoldedNetwork, target: Path, progress: ProgressCallback = ignore_progress) -> Precision:
@@ -78,15 +78,17 @@ class LowerPrecision:
         infos = input_infos(network.path, model)
         limits = input_range(network.card, network.takes_pixels) if len(infos) == 1 else None
         ranges = {} if limits is None else {infos[0].name: limits}
+        outputs = class_outputs(network.path, model, network.card)
         if self.rows is None:
             rows = random_rows(infos, open_network(network.path, optimised=True), ranges)
         else:
-            rows = ProofRows(self.rows, self._labels_by_output(network, model))
+            labels = {} if self.labels is None else {labelled_output(self.labels, outputs): self.labels}
+            rows = ProofRows(self.rows, labels, self.rows_from)
         pair = Pair(
             network.path,
             target,
             None if network.card.preprocessing is None else network.card.preprocessing.sample_shape,
-            (*network.card.logits, *rows.labels),
+            (*(outputs.names if outputs.are_known or not rows.labels else ()), *rows.labels),
             network.batchable,
         )
         if self.kind is PrecisionKind.INT8:
@@ -100,7 +102,7 @@ class LowerPrecision:
         precision = Precision(
             kind=self.kind, recipe=self.recipe, range_rows=self._range_rows(network.recorded), proof=proof
         )
-        require(precision, self.must_be_faster)
+        require(precision, self.must_be_faster, outputs.are_known)
         return precision
 
     def _to_int8(
@@ -148,25 +150,3 @@ class LowerPrecision:
             inputs=inputs,
             progress=progress,
         )
-
-    def _labels_by_output(self, network: FoldedNetwork, model: ir.Model) -> dict[str, Tensor]:
-        """Return the labels for the output that they are classes of: of the card's logits, or the only one that fits.
-
-        Raises:
-            SampleError: they are classes of no output.
-        """
-        if self.labels is None:
-            return {}
-        fitting = [
-            name
-            for name, shape in (
-                (value.name or "", value_info(network.path, value).shape) for value in model.graph.outputs
-            )
-            if labels_fit(self.labels, shape) and (not network.card.logits or name in network.card.logits)
-        ]
-        if len(fitting) != 1:
-            raise SampleError(
-                f"The labels 'y' of the samples, {self.labels.dtype} of shape {list(self.labels.shape)}, are not the "
-                "classes of an output of the network."
-            )
-        return {fitting[0]: self.labels}

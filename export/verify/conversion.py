@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from normfold.contract.atomic_write import temporary_folder
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
 from normfold.export.onnx_io.model_file import OPSET_IN_FILE, load_model, save_model
@@ -36,8 +36,8 @@ def compare_conversion(path: Path) -> str | None:
     opset = model.meta.get(OPSET_IN_FILE)
     if opset is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        converted = Path(folder, "converted.onnx")
+    with temporary_folder() as folder:
+        converted = folder / "converted.onnx"
         save_model(model, converted)
         runner = Runner(converted, Engine.REFERENCE)
         inputs = find_sizes(runner.inputs, runner.run, converted).make(seed=0)

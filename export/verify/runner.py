@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from normfold.contract.atomic_write import temporary_folder
 from normfold.contract.errors import SetupError
 from normfold.contract.onnxruntime_package import require_onnxruntime
 from normfold.export.arrays import Tensor
@@ -162,9 +162,9 @@ def start_onnxruntime(path: Path, model: ir.Model, optimised: bool = False) -> A
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         if model.meta[IR_VERSION_IN_FILE] != model.ir_version:
-            path = Path(folder, "model.onnx")
+            path = folder / "model.onnx"
             save_model(model, path)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run
 

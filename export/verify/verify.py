@@ -6,13 +6,13 @@ How far two outputs may differ, and what noise is, stands in `export.verify.tole
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
+from normfold.contract.atomic_write import temporary_folder
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.errors import ModelFileError, VerificationError
 from normfold.export.graph.pixels import FromPixels
@@ -99,8 +99,8 @@ def verify(
         maker = find_sizes(second.inputs, lambda given: first.run(standardise(given)), original)
     given = [read_inputs(inputs, second.inputs)] if inputs is not None else []
     given += [maker.make(seed) for seed in range(seeds)] if maker is not None else []
-    with tempfile.TemporaryDirectory() as folder:
-        pair = Pair(first, second, standardise, perturbations_of(first, Path(folder)), progress)
+    with temporary_folder() as folder:
+        pair = Pair(first, second, standardise, perturbations_of(first, folder), progress)
         sets = [pair.run(given)]
         run = sets[0][0]
         batchable = rows_are_independent(first, run.given, run.wanted, [group for group in run.perturbed if group])

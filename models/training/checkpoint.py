@@ -30,8 +30,8 @@ from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
 from normfold.models.training.config import TrainConfig
-from normfold.models.weights.load import assign_weights
-from normfold.models.weights.safetensors_file import read_safetensors
+from normfold.models.weight_files.load import assign_weights
+from normfold.models.weight_files.safetensors_file import read_safetensors
 
 WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"

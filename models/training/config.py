@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from normfold.models.errors import TrainingWarning
 
@@ -21,6 +21,13 @@ MAX_USUAL_BATCH_ROWS = 256
 
 PEAK_LR = {"adamw": 5e-3, "sgd": 0.1}
 """Default peak learning rate by optimizer."""
+
+_LONG_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""Names of precisions as other commands take them, to those of the run folder."""
+
+
+def _short_name(value: object) -> object:
+    return _LONG_NAMES.get(value, value) if isinstance(value, str) else value
 
 
 class TrainConfig(BaseModel):
@@ -49,8 +56,8 @@ class TrainConfig(BaseModel):
         description="Pattern of names of BatchNorm layers that keep statistics, scale and shift, * for all; "
         "null: those that the network has in eval mode.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="Of the arithmetic; weights are fp32."
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_short_name)] = Field(
+        default="fp32", description="Of the arithmetic; weights are fp32. float32, bfloat16 and float16 are accepted."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of initial weights, order of rows, and dropout.")
 

@@ -23,8 +23,8 @@ from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
 from normfold.models.training.checkpoint import RunConfig
 from normfold.models.training.config import STATE_PATH
-from normfold.models.weights.load import assign_weights
-from normfold.models.weights.safetensors_file import read_safetensors
+from normfold.models.weight_files.load import assign_weights
+from normfold.models.weight_files.safetensors_file import read_safetensors
 
 METADATA_KEY = "normfold"
 

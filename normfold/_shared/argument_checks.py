@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 
@@ -83,6 +84,20 @@ def check(kind: Kind, **given: object) -> None:
 def check_optional(kind: Kind, **given: object) -> None:
     """Check those arguments that are not None, as `check` does."""
     check(kind, **{name: value for name, value in given.items() if value is not None})
+
+
+def check_as_tensors(as_tensors: bool | None, samples: str | os.PathLike[str] | None) -> None:
+    """Check that there is an .npz whose content `as_tensors` can state.
+
+    Raises:
+        ArgumentError: there are no samples, or others.
+    """
+    if as_tensors is None:
+        return
+    if samples is None:
+        raise ArgumentError("`as_tensors` states what `samples` hold, and none are given.")
+    if Path(samples).is_dir() or Path(samples).suffix.lower() == ".csv":
+        raise ArgumentError(f"`as_tensors` states what an .npz holds; {str(samples)!r} is none.")
 
 
 def describe(value: object) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from normfold._shared.argument_checks import FLAG, NUMBER, PATH, TEXT, VERSION, check, check_optional
+from normfold._shared.argument_checks import FLAG, NUMBER, PATH, TEXT, VERSION, check, check_as_tensors, check_optional
+from normfold._shared.overwrite import is_same_file, require_other_file
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -102,10 +103,12 @@ def quantize(
 
     Args:
         source: REPOSITORY/NAME or name of a model, or path of a float32 ONNX file, which ends in .onnx.
-        target: for a file: path of the model to write; an existing file is replaced as a whole.
+        target: for a file: path of the model to write; an existing file is replaced as a whole, a file that is read
+            only with `force`.
         precision: "int8" or "float16".
         samples: inputs as `adapt` reads them: a folder of images, an .npz (raw inputs "x", or tensors named like the
-            network's inputs; "y" may hold their classes), a .csv, or the state folder of a service that keeps inputs.
+            network's inputs; "y" may hold their classes, as numbers or as the card's labels), a .csv, or the state
+            folder of a service that keeps inputs.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         ranges: of activations, from "statistics" or "samples", or those "recorded"; without it, from the samples if
             there are some, otherwise recorded ones if there are some, otherwise from statistics.
@@ -115,8 +118,9 @@ def quantize(
             model without it.
         inputs: for a file: an .npz to verify the fold with, one array for each input; random inputs without it.
         max_drop: largest loss of accuracy where the samples have labels, otherwise of agreement in class; 0.01 without
-            it.
-        force: write an int8 network that is not faster on this processor.
+            it. It needs samples, and an output that holds classes.
+        force: write an int8 network that is not faster on this processor; write over `source` if `target` is the same
+            file.
         float16_io: make inputs and outputs float16 too.
         keep_reference: keep the float32 network in the new version; it can be converted again from that.
         progress: True shows each step on standard error; a function is called with each step, in words.
@@ -149,9 +153,13 @@ def quantize(
     _check_arguments(
         is_file, given, target, {"repository": repository, "version": version}, {"card": card, "inputs": inputs}
     )
+    if target is not None:
+        require_other_file(target, source, samples, card, inputs, force=force)
     if is_file and not keep_reference:
         raise ArgumentError("`keep_reference` is for a model in a repository; a file keeps no float32 network.")
-    options = precision_options(precision, samples, as_tensors, ranges, max_drop, force, float16_io)
+    replaces_source = target is not None and is_same_file(source, target)
+    accepts_slow = force and not (replaces_source and precision == "float16")  # there, it is for the file alone
+    options = precision_options(precision, samples, as_tensors, ranges, max_drop, accepts_slow, float16_io)
     with progress_callback(progress) as progress:
         if is_file:
             from normfold._shared.source import read_card
@@ -187,6 +195,7 @@ def precision_options(
     from normfold.contract.precision.record import DEFAULT_MAX_DROP, PrecisionKind
     from normfold.export.precision.options import PrecisionOptions
 
+    check_as_tensors(as_tensors, samples)
     lower = [kind.value for kind in (PrecisionKind.INT8, PrecisionKind.FLOAT16)]
     if precision not in lower:
         raise ArgumentError(f"`precision` {precision!r} is not {' or '.join(lower)}.")
@@ -222,6 +231,8 @@ def _check_arguments(
     Raises:
         ArgumentError: naming the first that is not.
     """
+    if not is_file and source.is_file():
+        raise ArgumentError(f"{str(source)!r} is not an ONNX file: the name of one ends in .onnx.")
     kind = "a model in a repository" if is_file else "an ONNX file; a version keeps its own"
     for name, value in (of_bundle if is_file else of_file).items():
         if value is not None:
@@ -232,6 +243,6 @@ def _check_arguments(
         raise ArgumentError(f"{str(source)!r} is an ONNX file; name the file to write after it.")
     if not is_file and target is not None:
         raise ArgumentError(
-            f"{str(source)!r} is a model in a repository, whose next version is written there; to convert a file, name "
-            "one that ends in .onnx."
+            f"{str(source)!r} is taken for a model in a repository, whose next version is written there; to convert a "
+            "file, name one that ends in .onnx."
         )

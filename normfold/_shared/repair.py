@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normfold._shared.argument_checks import FLAG, PATH, check, check_optional
+from normfold._shared.argument_checks import FLAG, PATH, check, check_as_tensors, check_optional
+from normfold._shared.overwrite import require_other_file
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -43,6 +44,7 @@ def repair(
     samples: AnyPath | None = None,
     card: AnyPath | None = None,
     as_tensors: bool | None = None,
+    force: bool = False,
     progress: Progress = False,
 ) -> RepairResult:
     """Put the BatchNormalization nodes of an ONNX file that normalise by the batch into inference mode.
@@ -60,18 +62,20 @@ def repair(
 
     Args:
         source: the model, from any exporter, opset 7 or newer.
-        target: path of the repaired model to write; an existing file is replaced as a whole.
+        target: path of the repaired model to write; an existing file is replaced as a whole, a file that is read only
+            with `force`.
         samples: at least 32 inputs without labels, as `adapt` reads them: an .npz (raw inputs "x", or tensors by the
             names of the network's inputs); a folder of images or a .csv with a card. Without it, the stored statistics
             are taken.
         card: the source card, a JSON file that says how raw inputs are standardised; the one beside the model without
             it.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
+        force: write over `source` if `target` is the same file.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument cannot be used, or `target` is `source`.
         RepairError: a node has no statistics of its own and there are no samples, or the batch's statistics are read.
         ModelFileError, ManifestError: the model or its card cannot be used.
         SampleError, PixelError, ModelInputError: the samples cannot be read.
@@ -82,10 +86,13 @@ def repair(
     check(PATH, source=source, target=target)
     check_optional(PATH, samples=samples, card=card)
     check_optional(FLAG, as_tensors=as_tensors)
+    check(FLAG, force=force)
+    check_as_tensors(as_tensors, samples)
     require_export("normfold repair")
     from normfold._shared.source import read_card
     from normfold.export.repair.repair import repair_file
 
+    require_other_file(target, source, samples, card, force=force)
     model, repaired = Path(source), Path(target)
     preprocessing = read_card(model, optional_path(card)).preprocessing
     with progress_callback(progress) as progress:

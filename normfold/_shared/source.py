@@ -194,7 +194,7 @@ def build_network(source: Source, shape: tuple[int, ...], classes: int | None = 
     if source.network is not None:
         return source.network
     from normfold.models.architectures.registry import Architecture, build, parse_options
-    from normfold.models.weights.load import WeightsFile, load_weights
+    from normfold.models.weight_files.load import WeightsFile, load_weights
 
     given = source.arguments
     options = dict(given) if isinstance(given, Mapping) else parse_options(given)

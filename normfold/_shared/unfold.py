@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normfold._shared.argument_checks import FLAG, PATH, VERSION, check, check_optional
+from normfold._shared.argument_checks import FLAG, PATH, VERSION, check, check_as_tensors, check_optional
+from normfold._shared.overwrite import require_other_file
 from normfold._shared.packages import require_export
 from normfold._shared.paths import REPOSITORY, AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
@@ -52,6 +53,7 @@ def unfold(
     card: AnyPath | None = None,
     as_tensors: bool | None = None,
     inputs: AnyPath | None = None,
+    force: bool = False,
     progress: Progress = False,
 ) -> UnfoldResult:
     """Give a folded network a BatchNormalization behind each layer again, for further training elsewhere.
@@ -74,8 +76,8 @@ def unfold(
 
     Args:
         source: name of a model in a repository, or path of a folded ONNX file, which ends in .onnx.
-        target: path of the unfolded model to write; an existing file is replaced as a whole. Without it,
-            NAME.unfolded.onnx in the current folder, or beside the file.
+        target: path of the unfolded model to write; an existing file is replaced as a whole, a file that is read only
+            with `force`. Without it, NAME.unfolded.onnx in the current folder, or beside the file.
         samples: for a file: inputs without labels to take statistics from, as `adapt` reads them: an .npz (raw inputs
             "x", or tensors by the names of the network's inputs); a folder of images or a .csv with a card.
         repository: folder of models; "model_repository" without it.
@@ -84,11 +86,12 @@ def unfold(
             model without it.
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         inputs: an .npz to verify with, one array for each input; random inputs without it.
+        force: write over `source` if `target` is the same file.
         progress: True shows each step on standard error; a function is called with each step, in words.
 
     Raises:
         MissingPackageError, RuntimePackageError: the extra `export` or an ONNX Runtime is not installed.
-        ArgumentError: an argument cannot be used, or is for the other kind of source.
+        ArgumentError: an argument cannot be used, is for the other kind of source, or `target` is `source`.
         UnfoldError: a file comes without samples, or no BatchNormalization can be put anywhere.
         ModelFileError, ManifestError: the model or its card cannot be used.
         RepositoryError: there is no such model or version.
@@ -103,6 +106,7 @@ def unfold(
     check_optional(PATH, target=target, samples=samples, repository=repository, card=card, inputs=inputs)
     check_optional(VERSION, version=version)
     check_optional(FLAG, as_tensors=as_tensors)
+    check(FLAG, force=force)
     require_export("normfold unfold")
     from normfold._shared.source import read_card
     from normfold.export.unfold.unfold import unfold_bundle, unfold_file
@@ -114,9 +118,17 @@ def unfold(
     if wrong is not None:
         kind = "a model in a repository" if is_file else "an ONNX file; a bundle has statistics of its own"
         raise ArgumentError(f"`{wrong}` is for {kind}.")
+    if not is_file and given.is_file():
+        raise ArgumentError(f"{str(source)!r} is not an ONNX file: the name of one ends in .onnx.")
+    if repository is not None and len(given.parts) > 1:
+        raise ArgumentError(f"`repository` goes with the name of a model alone; {str(source)!r} names a folder, too.")
+    check_as_tensors(as_tensors, samples)
     written = optional_path(target) or (given.with_suffix("") if is_file else Path(given.name)).with_name(
         f"{given.name.removesuffix('.onnx')}.unfolded.onnx"
     )
+    folder = Path(repository) if repository is not None else _repository_of(given)
+    read = [given] if is_file else (folder / given.name).glob("*/*")
+    require_other_file(written, *read, samples, card, inputs, force=force)
     with progress_callback(progress) as progress:
         if is_file:
             preprocessing = read_card(given, optional_path(card)).preprocessing
@@ -124,7 +136,6 @@ def unfold(
                 given, written, optional_path(samples), preprocessing, as_tensors, optional_path(inputs), progress
             )
         else:
-            folder = Path(repository) if repository is not None else _repository_of(given)
             found = unfold_bundle(folder, given.name, written, version, optional_path(inputs), progress)
     return UnfoldResult(written, found.report, found.verification, found.warnings)
 

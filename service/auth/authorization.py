@@ -19,10 +19,11 @@ from normfold.service.errors import RateError, RequestError, ScopeError, Unauthe
 RequiredScope = Scope | Literal["public"]
 
 _GRPC = r"/inference\.GRPCInferenceService"
+_PAGE = r"/docs(/docs\.css|/docs\.js|/swagger-ui\.css|/swagger-ui-bundle\.js)?"
 _VERSIONED = r"[^/]+(/versions/[^/]+)?"
 
 REQUIRED_SCOPES: tuple[tuple[re.Pattern[str], RequiredScope], ...] = (
-    (re.compile(r"/|/docs|/openapi\.json|/v2/health/(live|ready)"), "public"),
+    (re.compile(rf"/|{_PAGE}|/openapi\.json|/v2/health/(live|ready)"), "public"),
     (re.compile(rf"/metrics|/v2/models/stats|/v2/models/{_VERSIONED}/(stats|drift)"), "metrics"),
     (re.compile(r"/v2/repository/models/[^/]+/(load|unload)"), "admin"),
     (re.compile(rf"/v2/models/{_VERSIONED}/samples"), "admin"),

@@ -19,7 +19,7 @@ import orjson
 from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.binary_tensors import array_from_bytes
 from normfold.service.codec.json_tensors import DTYPES, Array
-from normfold.service.codec.request_inputs import quote, quote_names, read_inputs, read_named
+from normfold.service.codec.request_inputs import quote, quote_names, read_inputs, read_named, reject_shared_memory
 from normfold.service.codec.signature import ModelSignature, OutputRequest
 from normfold.service.codec.simdjson_decoder import MIN_SIMDJSON_BYTES, parse_large
 from normfold.service.errors import InvalidRequestError
@@ -173,6 +173,8 @@ def _read_output(entry: Mapping[str, Any], spec: TensorSpec, signature: ModelSig
         parameters = {}
     if not isinstance(parameters, dict):
         raise InvalidRequestError(f"Output {name!r}: its parameters are not an object.")
+    if "shared_memory_region" in parameters:
+        reject_shared_memory(parameters, f"Output {name!r}")
     binary, classes = _read_flag(parameters, "binary_data", f"Output {name!r}"), parameters.get("classification")
     if classes is None:
         if not binary:

@@ -12,7 +12,7 @@ from normfold.contract.manifest import TensorSpec
 from normfold.service.codec.binary_tensors import array_from_bytes
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_array, array_from_data
 from normfold.service.codec.signature import ModelSignature, shape_matches
-from normfold.service.errors import InvalidRequestError
+from normfold.service.errors import NO_SHARED_MEMORY, InvalidRequestError
 
 _INTEGERS = frozenset({int})
 
@@ -88,6 +88,20 @@ def read_named(entries: Any, field: str, kind: str) -> Iterable[tuple[str, dict[
         yield entry["name"], entry
 
 
+def reject_shared_memory(parameters: Any, what: str) -> None:
+    """Reject a tensor that lies in shared memory, or is to be written there.
+
+    Args:
+        parameters: of the input or output.
+        what: the tensor, as messages name it.
+
+    Raises:
+        InvalidRequestError: the parameters name a region.
+    """
+    if parameters and "shared_memory_region" in parameters:
+        raise InvalidRequestError(f"{what} has a shared_memory_region; {NO_SHARED_MEMORY}")
+
+
 def quote(value: str | list[int]) -> str:
     """Return a value of the client's for an error message, shortened."""
     text = repr(value)
@@ -105,6 +119,7 @@ def _read_json_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     if isinstance(entry.get("data"), memoryview):  # the raw contents of gRPC
         return array_from_bytes(entry["data"], spec.datatype, shape, what)
     if spec.datatype == "FP16":
+        reject_shared_memory(entry.get("parameters"), what)
         raise InvalidRequestError(f"{what} is FP16, which the protocol has no JSON form for; send it as binary data.")
     data = entry.get("data")
     if isinstance(data, np.ndarray):
@@ -112,6 +127,7 @@ def _read_json_tensor(entry: Mapping[str, Any], spec: TensorSpec) -> Array:
     if not shape and isinstance(data, (int, float, str)):  # nested as a scalar is: not at all
         data = [data]
     if not isinstance(data, list):
+        reject_shared_memory(entry.get("parameters"), what)
         raise InvalidRequestError(f"{what} has no list of data.")
     return array_from_data(data, spec.datatype, shape, what)
 

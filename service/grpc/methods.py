@@ -21,6 +21,11 @@ from normfold.service.routes.repository import list_index
 from normfold.service.routes.statistics import describe_statistics
 from normfold.service.workers.coordinator import Coordinator
 
+SHARED_MEMORY_METHODS = tuple(
+    f"{kind}SharedMemory{what}" for kind in ("System", "Cuda") for what in ("Status", "Register", "Unregister")
+)
+"""Triton's methods that are answered with UNIMPLEMENTED and a sentence."""
+
 Answer = Callable[[bytes, RequestTrace], Awaitable[bytes]]
 """Answers a serialized message with another; errors are raised."""
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from normfold.service.codec.json_tensors import DTYPES
 from normfold.service.codec.request import InferRequest, decode_request
-from normfold.service.codec.request_inputs import quote
+from normfold.service.codec.request_inputs import quote, reject_shared_memory
 from normfold.service.codec.signature import ModelSignature
 from normfold.service.errors import InvalidRequestError
 from normfold.service.grpc.protocol.fields import cut_out
@@ -107,6 +107,8 @@ def _read_inputs(message: ModelInferRequest, raw: Raw) -> list[dict[str, Any]]:
     if not raw:
         return [_read_input(tensor, _read_contents(tensor)) for tensor in inputs]
     if len(raw) != len(inputs):
+        for tensor in inputs:
+            reject_shared_memory(tensor.parameters, f"Input {quote(tensor.name)}")
         raise InvalidRequestError(
             f"The request has {len(raw)} raw_input_contents for {len(inputs)} inputs; each input needs one."
         )
@@ -122,10 +124,7 @@ def _read_input(tensor: ModelInferRequest.InferInputTensor, data: Any) -> dict[s
 def _read_contents(tensor: ModelInferRequest.InferInputTensor) -> Any:
     """Return the typed contents of an input: an array, or a list if its values are still to be checked."""
     what, datatype = f"Input {quote(tensor.name)}", tensor.datatype
-    if "shared_memory_region" in tensor.parameters:
-        raise InvalidRequestError(
-            f"{what} lies in shared memory, which the service does not support; send its data in the request."
-        )
+    reject_shared_memory(tensor.parameters, what)
     field = CONTENTS.get(datatype)
     if field is None:
         if datatype == "FP16":

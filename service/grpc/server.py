@@ -12,12 +12,12 @@ from grpc.aio import ServicerContext as Context
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from normfold.service.errors import AddressError
+from normfold.service.errors import NO_SHARED_MEMORY, AddressError
 from normfold.service.grpc.call_steps import SERVICE, CallSteps, read_metadata
 from normfold.service.grpc.health import HEALTH_SERVICE, Health
 from normfold.service.grpc.infer import Inference
 from normfold.service.grpc.listeners import Listeners
-from normfold.service.grpc.methods import Answer, Methods
+from normfold.service.grpc.methods import SHARED_MEMORY_METHODS, Answer, Methods
 from normfold.service.grpc.protocol.inference_pb2 import POOL
 from normfold.service.grpc.status import CallStatus, Metadata, to_status
 from normfold.service.grpc.stream import InferStream
@@ -118,6 +118,8 @@ class GrpcServer:
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
             for name, answer in self._methods.table().items()
         }
+        for name in SHARED_MEMORY_METHODS:
+            handlers[name] = grpc.unary_unary_rpc_method_handler(_reject_shared_memory)
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
@@ -150,6 +152,11 @@ class GrpcServer:
                 await _abort(context, status, ())
         finally:
             self._streams.discard(stream)
+
+
+async def _reject_shared_memory(_: bytes, context: Context) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"There is no such method; {NO_SHARED_MEMORY}")
+    raise AssertionError("abort raises")
 
 
 async def _finish(context: Context, trace: RequestTrace, response: bytes | Response) -> bytes:

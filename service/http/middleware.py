@@ -25,6 +25,7 @@ from normfold.service.inference.byte_budget import BODY_RESERVATION_KEY, BodyRes
 from normfold.service.inference.model_ref import match_infer_path
 from normfold.service.inference.steps import RequestSteps, enter_log_context, fail, leave_log_context
 from normfold.service.observability.request_trace import CLIENT_DISCONNECTED, REQUEST_TRACE_KEY
+from normfold.service.proxy.forwarding import FORWARDED_KEY
 
 _SINGLE_HEADERS = (b"host", b"content-encoding", b"inference-header-content-length", b"authorization", b"x-api-key")
 """Headers that may be given once only; the parser itself rejects a second Content-Length."""
@@ -54,6 +55,8 @@ class RequestMiddleware:
             return
         headers: Headers = dict(scope["headers"])
         trace = self._steps.begin(scope["method"], scope["path"], headers)
+        if FORWARDED_KEY in scope:
+            trace.client = scope[FORWARDED_KEY].client
         reservation = BodyReservation(self._bodies)
         exchange = AsgiExchange(scope, receive, send, headers, trace, self._max_body_bytes, reservation)
         reference = match_infer_path(scope["path"]) if scope["method"] == "POST" else None

@@ -52,6 +52,8 @@ class HttpProtocol(ZeroCopyReader):
     """The last request that was started; those after it are in the pipeline."""
     _fast_body: list[bytes] | None = None
     """The body, as far as it has arrived, of a request for the fast path."""
+    _peer: str
+    """Address of the client, or of the proxy in front; empty for a Unix socket."""
     _fast_reference: ModelRef
     _fast_headers: Headers
     _headers_at = 0.0
@@ -82,6 +84,7 @@ class HttpProtocol(ZeroCopyReader):
         names = {"server": "sockname", "client": "peername"}
         addresses = {key: transport.get_extra_info(name) for key, name in names.items()}
         self._addresses = {key: address and address[:2] for key, address in addresses.items()}  # None: reset already
+        self._peer = client[0] if (client := self._addresses["client"]) else ""
         self._reaper.add(self)
         self.server_state.connections.add(self)  # type: ignore[arg-type]  # typed as a protocol of uvicorn's
         if len(self.server_state.connections) > self._settings.max_connections:
@@ -151,7 +154,9 @@ class HttpProtocol(ZeroCopyReader):
         body, self._fast_body = b"".join(self._fast_body), None
         self._received = self._active = cycle = RequestCycle(self, self._parser.keep_alive and not self._is_stopping)
         assert self._fast_path is not None  # it has matched
-        self._fast_path.start(self._parser.url, self._fast_headers, body, self._fast_reference, cycle, self._headers_at)
+        self._fast_path.start(
+            self._parser.url, self._fast_headers, self._peer, body, self._fast_reference, cycle, self._headers_at
+        )
 
     # Called by the request's cycle
 
@@ -205,7 +210,7 @@ class HttpProtocol(ZeroCopyReader):
         self._fast_headers = dict(parser.headers)
         if len(self._fast_headers) < len(parser.headers):  # a header is given twice: the middleware decides
             return None
-        return self._fast_path.match(parser.url, self._fast_headers)
+        return self._fast_path.match(parser.url, self._fast_headers, self._peer)
 
     def _start_asgi(self) -> None:
         """Start a request through ASGI, or queue it after those that have no response yet."""

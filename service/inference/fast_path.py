@@ -20,6 +20,7 @@ from normfold.service.inference.model_ref import ModelRef, match_infer_url
 from normfold.service.inference.response import Response, are_large
 from normfold.service.inference.steps import RequestSteps, enter_log_context, leave_log_context
 from normfold.service.inference.transport import ResponseWriter
+from normfold.service.proxy.forwarding import Forwarding
 
 _ASGI_HEADERS = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
 """Requests with one of these headers go through ASGI."""
@@ -34,18 +35,25 @@ class FastPath:
         steps: those of every request.
         resources: shared by all infer requests.
         through_asgi: further headers whose requests go through ASGI.
+        forwarding: reads prefixes of paths and headers of proxies; None if there are none.
     """
 
     def __init__(
-        self, steps: RequestSteps, resources: InferResources, through_asgi: frozenset[bytes] = frozenset()
+        self,
+        steps: RequestSteps,
+        resources: InferResources,
+        through_asgi: frozenset[bytes] = frozenset(),
+        forwarding: Forwarding | None = None,
     ) -> None:
-        self.steps, self.resources = steps, resources
+        self.steps, self.resources, self._forwarding = steps, resources, forwarding
         self._asgi_headers = _ASGI_HEADERS | through_asgi
         self._max_body_bytes = min(INLINE_BYTES, resources.max_body_bytes)
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def match(self, url: bytes, headers: Headers) -> ModelRef | None:
-        """Return the model that a POST request names; None if the request must go through ASGI."""
+    def match(self, url: bytes, headers: Headers, peer: str) -> ModelRef | None:
+        """Return the model that a POST request from a peer names; None if the request must go through ASGI."""
+        if self._forwarding is not None:
+            url = self._forwarding.strip_url(url, headers, peer)
         if len(url) > _MAX_URL_BYTES or b"host" not in headers or not self._asgi_headers.isdisjoint(headers):
             return None
         length = headers.get(b"content-length", b"0")
@@ -54,19 +62,32 @@ class FastPath:
         return match_infer_url(url)
 
     def start(
-        self, url: bytes, headers: Headers, body: bytes, reference: ModelRef, writer: ResponseWriter, started: float
+        self,
+        url: bytes,
+        headers: Headers,
+        peer: str,
+        body: bytes,
+        reference: ModelRef,
+        writer: ResponseWriter,
+        started: float,
     ) -> None:
         """Decode and enqueue a request; its response is written later, or at once if it is an error.
 
         Args:
             url: that `match` was called with.
             headers: that `match` was called with.
+            peer: that `match` was called with.
             body: the whole body.
             reference: as `match` returned it.
             writer: the request's connection.
             started: when the headers were complete, on the clock of perf_counter.
         """
+        client = None
+        if self._forwarding is not None:
+            url = self._forwarding.strip_url(url, headers, peer)
+            client = self._forwarding.client(headers, peer)
         trace = self.steps.begin("POST", url.decode("ascii"), headers, started)
+        trace.client = client
         trace.received = perf_counter()
         _FastRequest(self, InferCall(self.resources, headers, trace), writer).start(reference, body)
 

@@ -30,7 +30,7 @@ class LineFormat(Protocol):
 
 
 def log_fields(trace: RequestTrace) -> dict[str, Any]:
-    """Return the fields of a line: method, path, status, model, key, trace, and the milliseconds of each phase."""
+    """Return the fields of a line: method, path, status, model, client, key, trace, milliseconds of each phase."""
     facts: dict[str, Any] = {"method": trace.method, "path": trace.path, "status": trace.status}
     facts["ms"] = _ms(trace.started, trace.ended)
     if trace.model:
@@ -39,6 +39,8 @@ def log_fields(trace: RequestTrace) -> dict[str, Any]:
         facts["version"] = trace.version
     if trace.client_request_id is not None:
         facts["id"] = trace.client_request_id
+    if trace.client is not None:
+        facts["client"] = trace.client
     if trace.key is not None:
         facts["key"] = _describe(trace.key)
     if trace.trace_id is not None:
@@ -110,6 +112,8 @@ class JsonFormat:
         queued = trace.queued_request
         assert queued is not None  # the caller has checked it
         extra = "" if trace.client_request_id is None else f',"id":{orjson.dumps(trace.client_request_id).decode()}'
+        if trace.client is not None:
+            extra += f',"client":"{trace.client}"'
         if trace.key is not None:
             extra += f',"key":{orjson.dumps(_describe(trace.key)).decode()}'
         if trace.trace_id is not None:

@@ -34,6 +34,7 @@ class RequestTrace:
         status: HTTP's; 0 before there is one.
         queued_request: its tensors in the queue of the model, with the times of queue and run.
         key: that it was sent with.
+        client: address that the request came from; None unless proxies are trusted.
         trace_id: of the distributed trace that it belongs to (W3C Trace Context), 32 hexadecimal digits.
     """
 
@@ -51,4 +52,5 @@ class RequestTrace:
     status: int = 0
     queued_request: QueuedRequest | None = None
     key: Key | None = None
+    client: str | None = None
     trace_id: str | None = None

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from normfold.service.repository.repository import Repository
-from normfold.service.routes.paths import describe_responses
+from normfold.service.routes.paths import describe_responses, prefix_of
 from normfold.service.workers.coordinator import Coordinator
 
 _ZERO_QUALITY = re.compile(r"q=0(\.0*)?")
@@ -54,7 +54,7 @@ def health_routes(repository: Repository, coordinator: Coordinator, needs_key: b
         """The process responds; for clients of KServe's first protocol. A browser is sent to the pages."""
         headers = {"Vary": "Accept"}
         if _accepts_html(request.headers.getlist("accept")):
-            return RedirectResponse("/docs", headers=headers)
+            return RedirectResponse(f"{prefix_of(request)}/docs", headers=headers)
         return JSONResponse({"status": "alive"}, headers=headers)
 
     @router.get("/v2/health/live", response_class=JSONResponse, responses=describe_responses("Live"))

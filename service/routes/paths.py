@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from normfold.service.proxy.forwarding import FORWARDED_KEY, Forwarded
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository
 from normfold.service.routes.schemas import ref
@@ -119,6 +120,12 @@ def add_model_route(
             responses=responses,
             openapi_extra=described,
         )
+
+
+def prefix_of(request: Request) -> str:
+    """Return the path prefix that links in the response to a request begin with; empty without one."""
+    forwarded: Forwarded | None = request.scope.get(FORWARDED_KEY)
+    return "" if forwarded is None else forwarded.prefix
 
 
 def find_model(request: Request, repository: Repository) -> Model:

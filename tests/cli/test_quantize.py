@@ -18,6 +18,8 @@ from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.errors import ArgumentError
 from normfold.export.bundle.export import export_bundle
+from normfold.export.errors import PrecisionLossError
+from normfold.export.quantize import lower_precision
 from normfold.export.quantize.proof import prove, time_ratio
 from tests.support.command import Page, RunCommand, in_one_line
 from tests.support.onnx_models import GREY_CARD, classifier, grey_classifier, grey_pictures, model, run32
@@ -140,6 +142,10 @@ def test_int8_that_is_not_faster_exits_with_1_and_names_the_remedy(
         (["models/net", "--version", "7"], "There is no version 7 of 'net'; there are 1."),
         (["models/net", "--samples", "none.npz"], "'none.npz' cannot be read"),
         (["missing.onnx", "out.onnx"], "'missing.onnx'"),
+        (["net.onnx", "net.onnx"], "'net.onnx' is read, and would be overwritten: name another file to write, or"),
+        (["net.json", "out.onnx"], "'net.json' is not an ONNX file: the name of one ends in .onnx."),
+        (["net.json"], "'net.json' is not an ONNX file"),
+        (["resnet", "out.onnx"], "'resnet' is taken for a model in a repository"),
     ],
 )
 @pytest.mark.usefixtures("repository")
@@ -166,6 +172,7 @@ WEIGHTS = {"w": np.full((4, 4), 60_000, np.float32), "v": np.full((4, 4), 1e-5, 
         ([MATMUL, LAST], [], 2, ["'x.onnx' are: no BatchNorm", "quantise the network before its fold", "--samples."]),
         ([MATMUL, LAST], ["--samples", "shape.npz"], 2, ["'x' of 'shape.npz' has shape [40, 5], the input ['n', 4]."]),
         ([MATMUL, LAST], ["--samples", "nan.npz"], 2, ["Sample 0 of the array 'x' of 'nan.npz'", "not a finite"]),
+        ([MATMUL, LAST], ["--samples", "one.npz"], 1, ["error: 1 sample is too few: at least 32 are needed"]),
         ([MATMUL, LAST], ["--samples", "few.npz"], 1, ["5 samples are too few: at least 32 are needed"]),
         ([MATMUL, LAST], ["--precision", "float16"], 1, ["Node 'large' makes the value 'h', which reaches", "65504"]),
     ],
@@ -176,18 +183,36 @@ def test_network_or_samples_that_cannot_be_used_are_refused_in_one_sentence(
     weights = {name: array for name, array in WEIGHTS.items() if any(name in node.input for node in nodes)}
     onnx.save(model(nodes, {"x": ["n", 4]}, ["y"], weights, dtype=np.float32), tmp_path / "x.onnx")
     rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    arrays = {"shape": np.hstack([rows, rows[:, :1]]), "nan": np.full_like(rows, np.nan), "few": rows[:5]}
+    arrays = {
+        "shape": np.hstack([rows, rows[:, :1]]),
+        "nan": np.full_like(rows, np.nan),
+        "few": rows[:5],
+        "one": rows[:1],
+    }
     for name, array in arrays.items():
         np.savez(tmp_path / f"{name}.npz", x=array)
     before = sorted(tmp_path.iterdir())
 
-    found, out, err = normfold("quantize", "x.onnx", "out.onnx", "--tensors", *arguments)
+    found, out, err = normfold("quantize", "x.onnx", "out.onnx", *arguments)
 
     sentence = in_one_line(err)
     assert (found, out) == (code, "")
     assert all(each in sentence for each in words), sentence
     assert sentence.startswith("error: ")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_network_in_float64_is_named_by_the_dtype_of_its_weight(normfold: RunCommand, tmp_path: Path) -> None:
+    onnx.save(
+        model([helper.make_node("MatMul", ["x", "w"], ["y"], name="last")], {"x": ["n", 4]}, ["y"], {"w": np.eye(4)}),
+        tmp_path / "x.onnx",
+    )
+
+    code, _, err = normfold("quantize", "x.onnx", "out.onnx")
+
+    assert code == 2
+    assert "nothing to quantise: the weight of its MatMul 'last' is float64, not float32." in in_one_line(err)
 
 
 def with_constant_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -231,13 +256,100 @@ def test_file_with_weights_in_constant_nodes_is_replaced_by_itself_in_int8(
 def test_file_that_is_its_own_target_stays_where_it_is_refused(
     normfold: RunCommand, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prove, "measure_time_ratio", lambda *_: 1.2)
+    def refuse(*_: object) -> None:
+        raise PrecisionLossError("Too far")
+
+    monkeypatch.setattr(lower_precision, "require", refuse)
     before = net.read_bytes()
 
-    code, _, err = normfold("quantize", "net.onnx", "net.onnx")
+    code, _, err = normfold("quantize", "net.onnx", "net.onnx", "--force")
 
     assert (code, net.read_bytes()) == (1, before)
     assert "Nothing was written" in in_one_line(err)
+
+
+@pytest.mark.slow
+def test_float16_file_replaces_its_source_with_force(normfold: RunCommand, net: Path) -> None:
+    code, _, err = normfold("quantize", "net.onnx", "net.onnx", "--precision", "float16")
+    assert (code, "net.onnx' is read, and would be overwritten" in err, "--force" in err) == (2, True, True)
+
+    code, _, err = normfold("quantize", "net.onnx", "net.onnx", "--precision", "float16", "--force")
+
+    assert code == 0, err
+    assert "Cast" in {node.op_type for node in onnx.load(net).graph.node}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("labels", "code", "words"),
+    [
+        (np.array(["a", "b"] * 32), 0, "accuracy "),
+        (np.array([0.0, 2.0] * 32), 0, "accuracy "),
+        (np.array([0.5, 1.0] * 32), 2, "error: Sample 0 of 'labelled.npz', counted from 0, has the label 0.5"),
+        (np.array(["a", "d"] * 32), 2, "has the label 'd'; the card's labels are 'a', 'b', 'c'."),
+    ],
+)
+@pytest.mark.usefixtures("repository")
+def test_labels_of_samples_are_taken_or_refused(
+    normfold: RunCommand, tmp_path: Path, labels: np.ndarray, code: int, words: str
+) -> None:
+    np.savez(tmp_path / "labelled.npz", x=grey_pictures(64, 3), y=labels)
+
+    found, out, err = normfold("quantize", "models/net", "--samples", "labelled.npz", "--force", "--max-drop", "1")
+
+    assert found == code, err
+    assert words in in_one_line(out + err)
+
+
+@pytest.mark.slow
+def test_file_without_a_card_is_compared_by_class(normfold: RunCommand, net: Path, tmp_path: Path) -> None:
+    net.with_suffix(".json").unlink()
+    np.savez(tmp_path / "tensors.npz", input=GREY_CARD.standardise(grey_pictures(64, 3)))
+
+    code, out, _ = normfold("quantize", "net.onnx", "out.onnx", "--force", "--samples", "tensors.npz")
+    assert code == 0
+    assert "same class" in out
+    assert "may be 0.99 or more" in out
+
+    code, out, err = normfold("quantize", "net.onnx", "out.onnx", "--force", "--max-drop", "0.1")
+    assert "--max-drop was not applied: there are no samples." in out
+    code, out, err = normfold("quantize", "net.onnx", "out.onnx", "--force", "--max-drop", "0.1", "--json")
+    assert code == 0
+    assert json.loads(out)["precision"]["proof"]["agreement"] is None
+    assert in_one_line(err) == "warning: --max-drop was not applied: there are no samples."
+
+
+@pytest.mark.slow
+def test_size_of_a_version_says_what_it_counts(normfold: RunCommand, repository: Path) -> None:
+    out = in_one_line(normfold("quantize", str(repository / "net"), "--force")[1])
+    assert "The size is that of model.onnx" in out
+    assert "also keeps the float32 network as reference.onnx" in out
+
+    out = in_one_line(normfold("quantize", str(repository / "net"), "--force", "--no-reference")[1])
+    assert "keeps no float32 network beside it" in out
+
+
+def test_option_without_an_effect_is_refused(
+    normfold: RunCommand, repository: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez("rows.npz", x=np.zeros(3))
+    for arguments in (
+        ("quantize", "models/net", "--repository", "models"),
+        ("unfold", "models/net", "out.onnx", "--repository", "models"),
+        ("adapt", "models/net", "--samples", str(samples), "--repository", "models"),
+    ):
+        code, _, err = normfold(*arguments)
+        assert (code, "--repository goes with the name of a model alone" in in_one_line(err)) == (2, True), arguments
+    for arguments in (
+        ("quantize", "net.onnx", "out.onnx", "--tensors"),
+        ("repair", "net.onnx", "out.onnx", "--raw"),
+        ("export", "net.onnx", "--precision", "int8", "--raw"),
+        ("quantize", "models/net", "--samples", str(repository), "--tensors"),
+    ):
+        code, _, err = normfold(*arguments)
+        assert (code, "--tensors or --raw states what" in in_one_line(err)) == (2, True), arguments
+    monkeypatch.setenv("NORMFOLD_REPOSITORY", "elsewhere")
+    assert "no version 7 of 'net'" in in_one_line(normfold("quantize", "models/net", "--version", "7")[2])
 
 
 def test_repository_that_is_read_only_is_named(

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from normfold.cli.main import app
-from normfold.service.settings import PREFIX, Settings
+from normfold.service.settings import OF_OTHER_COMMANDS, PREFIX, Settings
 from scripts.docs_reference.service import metrics, triton_metrics
 from tests.support.paths import LAYERS
 
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 CHANGELOG = ROOT / "CHANGELOG.md"
 
-OTHER_VARIABLES = {"NORMFOLD_COMPOSE"}
-"""Variables of the repository's own that the service does not read."""
+OTHER_VARIABLES = {"NORMFOLD_COMPOSE", *OF_OTHER_COMMANDS}
+"""Variables of the repository's own, and of other commands, that the service does not read."""
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|\b(?:src|srcset)=\"([^\"]+)\"")
 _BLOCK = re.compile(r"^( *)```(?:sh|console)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

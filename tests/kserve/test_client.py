@@ -9,8 +9,11 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.bundles import BundleWriter
 from tests.support.command import serving
+from tests.support.proxy.nginx import run_nginx
 from tests.support.waiting import wait_until_ready
 
 SCRIPT = """
@@ -44,13 +47,15 @@ asyncio.run(ask())
 """
 
 
-def test_kserve_client_gets_its_answers(tmp_path: Path) -> None:
+def test_kserve_client_gets_its_answers(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     writer = BundleWriter(tmp_path)
     writer.digits()
     for datatype in ("FP32", "BYTES"):
         writer.identity(datatype)
     with serving(tmp_path, "--provider", "cpu", "--grpc-port", "8981") as (_, client):
         wait_until_ready(client)
-        command = [os.environ["KSERVE_PYTHON"], "-c", SCRIPT, "127.0.0.1:8981"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert ended.returncode == 0, ended.stderr
+        with run_nginx(tmp_path_factory.mktemp("nginx"), client.base_url.port or 80, 8981) as nginx:
+            for port in (8981, nginx.grpc_port):
+                command = [os.environ["KSERVE_PYTHON"], "-c", SCRIPT, f"127.0.0.1:{port}"]
+                ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+                assert ended.returncode == 0, ended.stderr

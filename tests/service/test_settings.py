@@ -41,6 +41,14 @@ def test_unknown_variable_is_rejected_with_the_nearest_known_one(
         load_settings()
 
 
+def test_variable_of_another_command_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_CLIENT_KEY", "secret")
+    assert load_settings().keys is None
+    monkeypatch.setenv("NORMFOLD_CLIENT_KEYS", "keys.json")
+    with pytest.raises(SettingsError, match="'NORMFOLD_CLIENT_KEYS' is not known"):
+        load_settings()
+
+
 def test_unknown_variable_without_a_near_match_lists_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMFOLD_QQQQQQQQ", "1")
     with pytest.raises(SettingsError, match=r"known are NORMFOLD_ACCESS_LOG, .*NORMFOLD_REPOSITORY"):
@@ -148,6 +156,33 @@ def test_invalid_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, value: str)
     with pytest.raises(
         SettingsError, match="is wrong: '.*' is neither \\* nor an origin like https://app.example:8443"
     ):
+        load_settings()
+
+
+def test_prefix_and_trusted_proxies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_ROOT_PATH", "/ml/")
+    monkeypatch.setenv("NORMFOLD_FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1,")
+
+    settings = load_settings(proxy_headers=True)
+
+    assert (settings.root_path, settings.proxy_headers) == ("/ml", True)
+    assert settings.forwarded_allow_ips == ("10.0.0.0/8", "::1")
+    assert load_settings(forwarded_allow_ips="*").forwarded_allow_ips == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ROOT_PATH", "ml", "'ml' is not a path like /ml"),
+        ("ROOT_PATH", "//evil.example", "'//evil.example' is not a path like /ml"),
+        ("ROOT_PATH", "/a/../b", "'/a/../b' is not a path like /ml"),
+        ("FORWARDED_ALLOW_IPS", "nginx", "'nginx' is neither an IP address"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "'10.0.0.1/8' is neither an IP address"),
+    ],
+)
+def test_invalid_prefix_or_proxy_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    monkeypatch.setenv(f"NORMFOLD_{name}", value)
+    with pytest.raises(SettingsError, match=f"NORMFOLD_{name} is wrong: {says}"):
         load_settings()
 
 

@@ -20,6 +20,7 @@ from normfold.contract.preprocess import ImagePreprocessing, RowPreprocessing
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.service.drift.score import WindowSums
+from tests.support.onnx_models import small_convnet
 
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -31,6 +32,13 @@ ONNX_TYPES = {
     "BYTES": TensorProto.STRING,
 }
 LABELS = ("zero", "one", "two")
+TRITON_TENSORS = """
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 4, 5, 5 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] label_filename: "labels.txt" } ]
+"""
+TRITON_CONFIG = f'platform: "onnxruntime_onnx" max_batch_size: 8 {TRITON_TENSORS}'
+"""The config.pbtxt of what `TritonWriter` writes."""
+
 DIGITS = ImagePreprocessing(channels=1, height=4, width=4, value_max=16, mean=(0.25,), std=(0.5,))
 ROWS = RowPreprocessing(columns=("age", "income"), mean=(40.0, 1e9), std=(10.0, 5.0))
 
@@ -203,6 +211,36 @@ class BundleWriter:
         """Overwrite fields of a written manifest, unchecked."""
         path = folder / "manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@dataclass
+class TritonWriter:
+    """Writes models into a Triton repository: `small_convnet`, x (n, 4, 5, 5) to y (n, 3); each version has its own."""
+
+    root: Path
+
+    def write(
+        self,
+        name: str,
+        config: str | None = TRITON_CONFIG,
+        versions: tuple[int, ...] = (1,),
+        batch: str | int = "n",
+        file: str = "model.onnx",
+        external: bool = False,
+    ) -> Path:
+        """Write NAME/ and return it; without a `config` there is no config.pbtxt, and no label file."""
+        folder = self.root / name
+        folder.mkdir(parents=True)
+        for version in versions:
+            path = folder / str(version) / file
+            path.parent.mkdir(parents=True)
+            proto = small_convnet(np.random.default_rng(version), batch)
+            options: dict[str, Any] = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 256}
+            onnx.save(proto, path, **(options if external else {}))
+        if config is not None:
+            (folder / "config.pbtxt").write_text(config)
+            (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
+        return folder
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:

@@ -19,9 +19,16 @@ from normfold.contract.preprocess import ImagePreprocessing
 from normfold.export.files.fold_file import fold_file
 from normfold.export.fold.fold import fold
 from normfold.export.fold.report import FoldReport
+from normfold.export.onnx_io.model_file import load_model
+from normfold.export.onnx_io.model_file import save_model as write_model
+from normfold.export.quantize.int8.quantize import quantize_int8
+from normfold.export.quantize.int8.result import Int8Options, Int8Result
 
 Shape = Sequence[Any]
 """Sizes, and names of free axes; Any, for mypy infers list[object] of a list that holds both."""
+
+STATISTICS, SAMPLES = "statistics", "samples"
+"""Where `quantised` takes ranges from."""
 
 
 def model(
@@ -306,6 +313,21 @@ def folded(source: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
     result = ir.to_proto(working)
     onnx.checker.check_model(result, full_check=True)
     return result, report
+
+
+def quantised(
+    source: onnx.ModelProto, folder: Path, way: str, rows: dict[str, np.ndarray] | None = None, **options: Any
+) -> tuple[onnx.ModelProto, onnx.ModelProto, Int8Result]:
+    """Fold a network and quantise it to int8, from STATISTICS or from SAMPLES; return both, and the result."""
+    path, before, target = save_model(source, folder), folder / "folded.onnx", folder / "int8.onnx"
+    working = load_model(path)
+    fold(working)
+    write_model(working, before)
+    samples = (rows or classifier_rows(np.random.default_rng(7), 64)) if way == SAMPLES else None
+    result = quantize_int8(before, target, unfolded=path, samples=samples, options=Int8Options(**options))
+    written = onnx.load(target)
+    onnx.checker.check_model(written, full_check=True)
+    return onnx.load(before), written, result
 
 
 def folded_again(folder: Path) -> onnx.ModelProto:

@@ -16,13 +16,13 @@ FOLDERS = ("benchmarks", "cli", "contract", "display", "export", "models", "norm
 LAYERS = {
     "export": (
         *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
-        *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair"),
+        *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
-    "models": ("errors", "frozen", "weights", "architectures", "data", "training", "batchnorm", "onnx", "study"),
+    "models": ("errors", "frozen", "weight_files", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
-        *("errors", "settings", "logs", "error_responses", "background", "file_lock"),
+        *("errors", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),
         *("codec", "auth", "runtime", "batching", "observability"),
-        *("drift", "repository", "workers", "inference", "http", "routes", "grpc", "app", "healthcheck"),
+        *("drift", "repository", "workers", "inference", "http", "routes", "web", "grpc", "app", "healthcheck"),
     ),
 }
 """Folders and modules of a package, from the lowest to the highest: each imports only itself and those before it."""

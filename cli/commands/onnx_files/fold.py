@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from normfold._shared.overwrite import is_same_file
 from normfold.cli.input_option import PIXELS
-from normfold.cli.option_names import report_in_options
+from normfold.cli.option_names import FORCE_OVERWRITE, report_in_options
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence, fold_table, gain_sentence, pixel_sentence, size_record
@@ -46,6 +47,7 @@ def fold(
     ] = False,
     verify: Annotated[bool, typer.Option(help="Verify the fold before OUT.onnx is written.")] = True,
     time: Annotated[bool, typer.Option("--time", help="Time a run before and after, on one thread.")] = False,
+    force: Annotated[bool, FORCE_OVERWRITE] = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every BatchNormalization, one by one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -62,7 +64,10 @@ def fold(
     from normfold._shared.packages import require_export
 
     require_export("normfold fold")
-    if report is not None and report.resolve() in (source.resolve(), target.resolve()):
+    models = (source, target)
+    if report is not None and (
+        report.resolve() == target.resolve() or any(is_same_file(report, one) for one in models)
+    ):
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
     if input_ not in (None, PIXELS):
         raise InputError(f"--input {input_!r} is not uint8, the one other input that a model can be folded to take.")
@@ -81,6 +86,7 @@ def fold(
             merge=merge,
             freeze_inputs=freeze_inputs,
             time=time,
+            force=force,
             progress=status.update,
         )
         found = report_in_options(folded.report)

@@ -10,7 +10,7 @@ import typer
 from normfold.cli.option_names import report_in_options
 from normfold.cli.precision_options import (
     FLOAT16_IO,
-    FORCE,
+    FORCE_OR_OVERWRITE,
     MAX_DROP,
     NO_REFERENCE,
     RANGES,
@@ -18,13 +18,16 @@ from normfold.cli.precision_options import (
     TENSORS,
     LowerPrecision,
     Ranges,
+    warn_of_unapplied_drop,
 )
+from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.fold import fold_sentence
 from normfold.display.terminal.precision import precision_record, print_precision
 
 
 def quantize(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(help="A model in its repository, or a float32 ONNX file.", metavar="[REPOSITORY/]NAME|IN.onnx"),
@@ -56,7 +59,7 @@ def quantize(
         ),
     ] = None,
     max_drop: Annotated[float | None, MAX_DROP] = None,
-    force: Annotated[bool, FORCE] = False,
+    force: Annotated[bool, FORCE_OR_OVERWRITE] = False,
     float16_io: Annotated[bool, FLOAT16_IO] = False,
     no_reference: Annotated[bool, NO_REFERENCE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -64,12 +67,12 @@ def quantize(
     """Convert a network to int8 or float16, and prove how near it is to the folded float32 network.
 
     For a model of a repository a new version is published, from its newest version alone. A file is folded on the way.
-    Ranges come from --samples, or are those that export recorded on the training data of a run folder; otherwise they
-    come from the BatchNormalization statistics that the fold removed.
+    Ranges of int8 come from --samples, or are those that export recorded on the training data of a run folder, or adapt
+    on its samples; otherwise they come from the BatchNormalization statistics that the fold removed.
 
     The result is compared with float32 before it is written: signal to noise of the outputs and layers, classes and
     accuracy on the samples, time and size. If it loses more than --max-drop, or an int8 network is not faster, nothing
-    is written and the exit code is 1. Without samples, accuracy is not measured.
+    is written and the exit code is 1. Without samples, accuracy is not measured, and --max-drop not applied.
 
     Example: `normfold quantize model_repository/digits`
 
@@ -77,8 +80,7 @@ def quantize(
     """
     from normfold import quantize as quantize_network
 
-    if source.endswith(".onnx") or len(Path(source).parts) > 1:
-        repository = None  # of the environment
+    folder = explicit_repository(context, repository, names_repository(source))
     with err.status("starting") as status:
         result = quantize_network(
             source,
@@ -87,7 +89,7 @@ def quantize(
             samples=samples,
             as_tensors=tensors,
             ranges=None if ranges is None else ranges.value,
-            repository=repository,
+            repository=folder,
             version=version,
             card=card,
             inputs=inputs,
@@ -101,6 +103,7 @@ def quantize(
     for sentence in (*result.warnings, *fold_warnings, *result.proof.notes):
         warn(sentence)
     if as_json:
+        warn_of_unapplied_drop(max_drop, result.proof)
         record: dict[str, Any] = {"target": str(result.path), "precision": precision_record(result.precision)}
         if result.manifest is not None:
             record |= {"name": result.manifest.name, "version": result.manifest.version}
@@ -110,5 +113,5 @@ def quantize(
         return
     if result.report is not None:
         out.print(fold_sentence(result.report), markup=False)
-    print_precision(result.precision)
+    print_precision(result.precision, result.manifest)
     out.print(f"{str(result.path)!r} is {precision.value}.", markup=False, soft_wrap=True)

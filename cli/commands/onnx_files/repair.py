@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from normfold.cli.option_names import in_options
+from normfold.cli.option_names import FORCE_OVERWRITE, in_options
 from normfold.display.terminal.console import err, out, print_json, warn
 
 
@@ -35,6 +35,7 @@ def repair(
             "inputs that are standardised first.",
         ),
     ] = None,
+    force: Annotated[bool, FORCE_OVERWRITE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Put BatchNormalization nodes that normalise by the batch into inference mode.
@@ -48,7 +49,9 @@ def repair(
     from normfold import repair as repair_model
 
     with err.status("starting") as status:
-        result = repair_model(source, target, samples=samples, card=card, as_tensors=tensors, progress=status.update)
+        result = repair_model(
+            source, target, samples=samples, card=card, as_tensors=tensors, force=force, progress=status.update
+        )
     warnings = [in_options(sentence) for sentence in result.warnings]
     for sentence in warnings:
         warn(sentence)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normfold.cli.option_names import FORCE_OVERWRITE
+from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.verification import verification_record, verification_table
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def unfold(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="A model of the repository, or a folded file from any tool.", metavar="NAME|FILE.onnx")
     ],
@@ -56,6 +59,7 @@ def unfold(
     inputs: Annotated[
         Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
     ] = None,
+    force: Annotated[bool, FORCE_OVERWRITE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Restore a BatchNormalization after each layer of a folded network, for further training elsewhere.
@@ -69,18 +73,18 @@ def unfold(
     """
     from normfold import unfold as unfold_model
 
-    if source.endswith(".onnx") or len(Path(source).parts) > 1:
-        repository = None  # of the environment
+    folder = explicit_repository(context, repository, names_repository(source))
     with err.status("starting") as status:
         result = unfold_model(
             source,
             target,
             samples=samples,
-            repository=repository,
+            repository=folder,
             version=version,
             card=card,
             as_tensors=tensors,
             inputs=inputs,
+            force=force,
             progress=status.update,
         )
     for sentence in result.warnings:

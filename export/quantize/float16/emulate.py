@@ -6,7 +6,6 @@ not overflow there, and does on a GPU. The Casts make it infinite, as a GPU woul
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from normfold.contract.atomic_write import temporary_folder
 from normfold.contract.errors import SetupError
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
@@ -116,8 +116,8 @@ def _start(source: Path, model: ir.Model, plan: Plan | None, names: Sequence[str
     copy.graph.outputs[:] = [by_name[name] for name in names]
     if plan is not None:
         _round_values(copy.graph, plan.for_copy(copy.graph))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
         save_model(copy, path)
         try:
             session = start_onnxruntime(path, copy)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array, Tensor
-from normfold.export.graph.nodes import node_label
+from normfold.export.graph.nodes import all_graphs, node_label
 from normfold.export.graph.shapes import rank_of, sizes_of
 
 LAYER_TYPES = ("Conv", "Gemm", "MatMul")
@@ -68,6 +68,23 @@ def layers_of(graph: ir.Graph) -> Iterator[Layer]:
     for node in graph:
         if node.domain == "" and node.op_type in LAYER_TYPES and _is_layer(node):
             yield Layer(node)
+
+
+def layers_in_bodies(graph: ir.Graph) -> int:
+    """Return how many Conv, Gemm and MatMul nodes are inside bodies of control flow."""
+    return sum(node.op_type in LAYER_TYPES for body in all_graphs(graph)[1:] for node in body)
+
+
+def why_no_layers(graph: ir.Graph) -> str:
+    """Return why a graph has no layers that become int8, as the end of a sentence."""
+    for node in graph:
+        if node.domain != "" or node.op_type not in LAYER_TYPES:
+            continue
+        weight = node.inputs[1]
+        if weight is not None and weight.dtype not in (None, ir.DataType.FLOAT):
+            return f"the weight of its {node.op_type} {node_label(node)!r} is {weight.dtype.numpy().name}, not float32"
+    where = ", bodies of control flow apart," if layers_in_bodies(graph) else ""
+    return f"no {', '.join(LAYER_TYPES[:-1])} or {LAYER_TYPES[-1]}{where} has a constant weight"
 
 
 def _is_layer(node: ir.Node) -> bool:

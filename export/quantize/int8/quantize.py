@@ -13,24 +13,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.export.arrays import Tensor
 from normfold.export.errors import QuantizeError
-from normfold.export.fold.fold import fold
-from normfold.export.graph.inference import infer_shapes
-from normfold.export.onnx_io.model_file import load_model, save_model
-from normfold.export.quantize.channel_statistics import ChannelStatistics, of_report
-from normfold.export.quantize.int8.layers import layers_of
-from normfold.export.quantize.int8.place import chosen_nodes, place
+from normfold.export.onnx_io.model_file import save_model
+from normfold.export.quantize.channel_statistics import ChannelStatistics
+from normfold.export.quantize.int8.choose import chosen_nodes
+from normfold.export.quantize.int8.layers import layers_in_bodies, layers_of, why_no_layers
+from normfold.export.quantize.int8.place import place
 from normfold.export.quantize.int8.prepare import prepare
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
 from normfold.export.quantize.int8.ranges.from_samples import ranges_from_samples
 from normfold.export.quantize.int8.ranges.from_statistics import ranges_from_statistics
+from normfold.export.quantize.int8.ranges.masks import without_masks
 from normfold.export.quantize.int8.ranges.run_values import float_values
+from normfold.export.quantize.int8.ranges.vanishing_averages import without_vanishing_averages
 from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
 from normfold.export.quantize.int8.saturation import saturation
+from normfold.export.quantize.int8.unfolded import load_unfolded, own_statistics
+from normfold.export.quantize.int8.value_names import constant_name
 from normfold.export.quantize.int8.weights.bias_correction import correct_bias
 from normfold.export.quantize.int8.weights.equalise import equalise
 from normfold.export.quantize.int8.weights.weight_scales import weight_scales
@@ -73,9 +75,7 @@ def quantize_int8(
     progress("quantising: reading the network")
     model = prepare(folded)
     if not any(layer.node.name not in options.keep for layer in layers_of(model.graph)):
-        raise QuantizeError(
-            f"{str(folded)!r} holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight."
-        )
+        raise QuantizeError(f"{str(folded)!r} holds nothing to quantise: {why_no_layers(model.graph)}.")
     source = RangeSource.SAMPLES
     if samples is not None:
         progress("quantising: ranges from samples")
@@ -86,14 +86,14 @@ def quantize_int8(
     else:
         source = RangeSource.STATISTICS
         progress("quantising: ranges from statistics")
-        statistics = _own_statistics(folded, unfolded) if statistics is None else statistics
+        statistics = own_statistics(folded, unfolded) if statistics is None else statistics
         if not statistics:
             raise QuantizeError(
-                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are known "
-                "and no samples were given; quantise the network before its fold, or a bundle, or give `samples`."
+                f"Nothing says how large the values of {str(folded)!r} are: no BatchNormalization statistics are "
+                "known; quantise the network before its fold, or a bundle, or take the ranges of `samples`."
             )
-        ranges = ranges_from_statistics(model, _unfolded(unfolded), statistics, input_ranges or {}, options)
-    return _write(model, ranges, target, source, options, progress)
+        ranges = ranges_from_statistics(model, load_unfolded(unfolded), statistics, input_ranges or {}, options)
+    return _write(folded, model, ranges, target, source, options, progress)
 
 
 def _of_every_value(model: ir.Model, recorded: Mapping[str, ChannelRange], folded: Path) -> dict[str, ChannelRange]:
@@ -112,6 +112,7 @@ def _of_every_value(model: ir.Model, recorded: Mapping[str, ChannelRange], folde
 
 
 def _write(
+    folded: Path,
     model: ir.Model,
     ranges: dict[str, ChannelRange],
     target: Path,
@@ -120,20 +121,28 @@ def _write(
     progress: ProgressCallback,
 ) -> Int8Result:
     progress("quantising: weights")
+    ranges, warnings = without_masks(model.graph, ranges)
+    ranges = without_vanishing_averages(model.graph, ranges)
+    if (inside := layers_in_bodies(model.graph)) > 0:
+        verb = "is" if inside == 1 else "are"
+        warnings.append(
+            f"{inside} of the network's layers {verb} inside a body of control flow, where all stays in float32."
+        )
     equalised = equalise(model, ranges) if options.equalise else ()
     bounds = {name: each.bounds for name, each in ranges.items()}
-    nodes = set(chosen_nodes(model, bounds.keys(), options.keep))
+    nodes = set(chosen_nodes(model, ranges, options.keep))
     layers = [layer for layer in layers_of(model.graph) if layer.node.name in nodes]
+    if not layers:
+        reason = " ".join(warnings) or "each reads or gives a value that has no range."
+        raise QuantizeError(f"No Conv, Gemm or MatMul of {str(folded)!r} can run in int8: {reason}")
     scales = {layer: weight_scales(layer) for layer in layers}
     corrected = [layer.label for layer in layers if options.correct_bias and correct_bias(layer, scales[layer], ranges)]
     progress("quantising: placing nodes")
-    placed = place(model, nodes, bounds, scales)
-    sums = saturation(placed)
-    result = ir.from_proto(placed)
-    result.graph.sort()
+    result = place(model, nodes, bounds, scales)
+    sums = saturation(ir.to_proto(result))
     save_model(result, target)
     sources = [node.inputs[0] for node in result.graph if node.op_type == "QuantizeLinear"]
-    used = {value.name for value in sources if value is not None}
+    used = {value.name for value in (*sources, *result.graph.outputs) if value is not None}
     return Int8Result(
         range_source=source,
         layers=tuple(layer.label for layer in layers),
@@ -142,6 +151,7 @@ def _write(
         saturation=sums,
         ranges={name: each for name, each in bounds.items() if name in used},
         constants=_quantised_constants(model, result),
+        warnings=tuple(warnings),
     )
 
 
@@ -150,35 +160,14 @@ def _quantised_constants(model: ir.Model, result: ir.Model) -> dict[str, Tensor]
 
     Args:
         model: before nodes were placed.
-        result: with integer constants, which have the suffix `_quantized`.
+        result: with integer constants.
     """
     found = {}
-    for name in result.graph.initializers:
-        before = model.graph.initializers.get(name.removesuffix("_quantized"))
-        if name.endswith("_quantized") and before is not None and before.const_value is not None:
-            found[before.name or ""] = before.const_value.numpy()
-    return found
-
-
-def _unfolded(path: Path | None) -> ir.Model | None:
-    """Return the network before its fold, prepared to be run from its BatchNormalization nodes on."""
-    if path is None:
-        return None
-    model = load_model(path)
-    common_passes.InlinePass()(model)
-    infer_shapes(model)
-    return model
-
-
-def _own_statistics(folded: Path, unfolded: Path | None) -> dict[str, ChannelStatistics]:
-    """Return the statistics of the network before its fold; it is folded again to know the values that hold them."""
-    if unfolded is None:
-        return {}
-    names = {value.name for value in float_values(load_model(folded).graph)}
-    found: dict[str, ChannelStatistics] = {}
-    for merging in (True, False):
-        model = load_model(unfolded)
-        found = of_report(fold(model, merging=merging))
-        if {value.name for value in float_values(model.graph)} == names:
-            break
+    for node in result.graph:
+        value = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if value is not None and value.is_initializer():
+            name = constant_name(value.name or "")
+            tensor = model.graph.initializers[name].const_value
+            assert tensor is not None  # of an initializer
+            found[name] = tensor.numpy()
     return found

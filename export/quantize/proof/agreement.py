@@ -35,7 +35,7 @@ def wilson_bounds(share: float, count: int) -> tuple[float, float]:
 
 
 class ClassCounts:
-    """Counts over batches of one output that holds logits or probabilities."""
+    """Counts over batches of one output that holds logits, probabilities, or the classes themselves."""
 
     def __init__(self) -> None:
         self._rows = self._places = self._equal = 0
@@ -45,16 +45,16 @@ class ClassCounts:
         """Add a batch.
 
         Args:
-            before: what the float32 network gives, classes at `class_axis`.
+            before: what the float32 network gives: floats with classes at `class_axis`, or integers, which are classes.
             after: what the other gives.
             labels: the class of each row, of masks (rows, height, width); None where they are unknown.
         """
-        axis = class_axis(before.shape)
-        first, second = before.argmax(axis), after.argmax(axis)
+        first, second = (_classes_of(array) for array in (before, after))
         self._rows += len(before)
         self._places += first.size
         self._equal += int((first == second).sum())
         if labels is not None:
+            labels = labels.reshape(first.shape)  # an output may keep axes of size 1
             self._labelled += first.size
             self._right_before += int((first == labels).sum())
             self._right_after += int((second == labels).sum())
@@ -76,12 +76,11 @@ class ClassCounts:
         return AccuracyChange(before=self._right_before / self._labelled, after=self._right_after / self._labelled)
 
 
-def labels_fit(labels: Tensor, shape: tuple[int | str | None, ...]) -> bool:
-    """Return whether an array may hold the labels of an output of this shape."""
-    if labels.dtype.kind not in "iu" or labels.ndim != (3 if len(shape) == 4 else len(shape) - 1) or not labels.size:
-        return False
-    classes = shape[class_axis(tuple(size if isinstance(size, int) else -1 for size in shape))]
-    return bool(labels.min() >= 0) and (not isinstance(classes, int) or bool(labels.max() < classes))
+def _classes_of(array: Tensor) -> Tensor:
+    if array.dtype.kind != "f":
+        return array
+    classes: Tensor = array.argmax(class_axis(array.shape))
+    return classes
 
 
 def holds_probabilities(array: Tensor) -> bool:

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from normfold.export.arrays import Tensor
 from normfold.export.errors import PrecisionLossError
 from normfold.export.quantize.int8.result import Int8Result
+from normfold.export.quantize.int8.value_names import constant_name
 
 _STEPS = 1.001
 """Allowed: one, and the rounding of float32."""
@@ -62,7 +63,7 @@ def _dequantised(graph: onnx.GraphProto, tensors: Mapping[str, Tensor]) -> Itera
             across = [1] * numbers.ndim
             across[attributes.get("axis", 1) if numbers.ndim > 1 else 0] = -1
             scale, zero = scale.reshape(across), zero.reshape(across)
-        yield node.input[0].removesuffix("_quantized"), (numbers - zero) * scale, np.abs(scale)
+        yield constant_name(node.input[0]), (numbers - zero) * scale, np.abs(scale)
 
 
 def _check_ranges(
@@ -74,17 +75,25 @@ def _check_ranges(
         PrecisionLossError: one does not.
     """
     producers = {name: node.op_type for node in graph.node for name in node.output}
+    given = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     sharing: dict[tuple[str, ...], list[str]] = {}
+    fixed: set[tuple[str, ...]] = set()
     for node in graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in ranges and len(node.input) > 2:
-            sharing.setdefault(tuple(node.input[1:3]), []).append(node.input[0])
+        if node.op_type != "QuantizeLinear" or len(node.input) < 3:
+            continue
+        # An output of the network has its name behind its rounding.
+        name = next((each for each in (node.input[0], given.get(node.output[0], "")) if each in ranges), None)
+        if name is not None:
+            sharing.setdefault(tuple(node.input[1:3]), []).append(name)
+            if producers.get(node.input[0]) in _FIXED_RANGE:
+                fixed.add(tuple(node.input[1:3]))
     for (scale_name, zero_name), names in sharing.items():
         zero = tensors[zero_name]
         scale, limits = float(tensors[scale_name]), np.iinfo(zero.dtype)
         held = [scale * (limit - int(zero)) for limit in (limits.min, limits.max)]
         bounds = [(min(ranges[name][0], 0.0), max(ranges[name][1], 0.0)) for name in names]
         wanted = [min(low for low, _ in bounds), max(high for _, high in bounds)]
-        if any(producers.get(name) in _FIXED_RANGE for name in names):
+        if (scale_name, zero_name) in fixed:
             continue
         if wanted[1] - wanted[0] < 255 * np.finfo(np.float32).tiny:
             continue  # values that are always 0, as behind a dead channel: any scale holds them

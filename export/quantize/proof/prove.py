@@ -141,8 +141,8 @@ class _Compared:
         proof = PrecisionProof(
             processor=processor_name(),
             rows=rows.count,
-            rows_from="random" if rows.are_random else "samples",
-            outputs={name: each.signal_to_noise.db for name, each in found.items()},
+            rows_from=rows.origin,
+            outputs={name: each.signal_to_noise.db for name, each in found.items() if each.is_float},
             agreement=lowest_agreement(found),
             accuracy=greatest_drop(found),
             time_ratio={count: _time_ratio(before, after, rows, count) for count in counts},

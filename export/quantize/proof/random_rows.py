@@ -31,9 +31,9 @@ def random_rows(infos: list[ValueInfo], run: Run, ranges: Mapping[str, tuple[flo
     maker = find_sizes(infos, run)
     parts = [random_inputs(infos, maker.free_size, seed) for seed in SEEDS]
     if any(not info.shape for info in infos):
-        return ProofRows(parts[0], are_random=True)
+        return ProofRows(parts[0], origin="random")
     joined: Inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return ProofRows({name: _cut(array, (ranges or {}).get(name)) for name, array in joined.items()}, are_random=True)
+    return ProofRows({name: _cut(array, (ranges or {}).get(name)) for name, array in joined.items()}, origin="random")
 
 
 def _cut(array: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from normfold.contract.precision.record import Precision, PrecisionKind, PrecisionProof, Recipe
+from normfold.contract.precision.record import MIN_OUTPUT_DB, Precision, PrecisionKind, PrecisionProof, Recipe
 from normfold.contract.precision.signal_to_noise import MIN_FUSED_DB
 from normfold.export.errors import PrecisionLossError
 
 MAX_16_BIT_SUM = 32767
 
-MIN_OUTPUT_DB = {PrecisionKind.INT8: 10.0, PrecisionKind.FLOAT16: 40.0}
-"""Signal to noise of every output, on samples or on random rows: less is a fault of the conversion.
 
-Whole networks were found at 26 to 38 dB in int8, and at 60 to 68 dB in float16."""
-
-
-def require(precision: Precision, must_be_faster: bool = True) -> None:
+def require(precision: Precision, must_be_faster: bool = True, classes_are_known: bool = True) -> None:
     """Raise if a network may not be written.
 
     Args:
         precision: with the proof.
         must_be_faster: refuse an int8 network that is not, unless the recipe forces it.
+        classes_are_known: the outputs whose classes were compared hold classes; otherwise they are only taken for such.
 
     Raises:
         PrecisionLossError: naming the first requirement that it does not meet.
@@ -36,7 +32,7 @@ def require(precision: Precision, must_be_faster: bool = True) -> None:
             f"optimisations are {proof.fused_sqnr_db:.1f} dB apart, and at least {MIN_FUSED_DB:g} are needed"
         )
     _require_outputs(kind, proof)
-    _require_accuracy(kind, proof, recipe)
+    _require_accuracy(kind, proof, recipe, classes_are_known)
     if must_be_faster and kind is PrecisionKind.INT8 and not recipe.force and not is_faster(proof):
         times = ", ".join(f"{ratio:.2f} for {_rows(rows)}" for rows, ratio in proof.time_ratio.items())
         raise PrecisionLossError(
@@ -60,7 +56,7 @@ def _require_outputs(kind: PrecisionKind, proof: PrecisionProof) -> None:
             )
 
 
-def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe) -> None:
+def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe, classes_are_known: bool) -> None:
     """Check the accuracy where labels exist, otherwise the agreement: accuracy cannot fall by more than that.
 
     A few rows may differ by chance, so that it is the upper bound of the agreement that must reach what is required.
@@ -72,10 +68,15 @@ def _require_accuracy(kind: PrecisionKind, proof: PrecisionProof, recipe: Recipe
                 f"{proof.accuracy.before:.4f}: the drop is over {recipe.max_drop:g} (`max_drop`)"
             )
     elif proof.agreement is not None and proof.agreement.upper_bound < 1 - recipe.max_drop:
+        doubt = (
+            ""
+            if classes_are_known
+            else "; no card says whether the network's outputs hold classes: if not, quantise with `max_drop` 1"
+        )
         raise PrecisionLossError(
             f"The {kind} network gives the class of float32 for {proof.agreement.share:.4f} of {_rows(proof.rows)}, at "
             f"95 % confidence for {proof.agreement.upper_bound:.4f} at best: accuracy may drop by over "
-            f"{recipe.max_drop:g} (`max_drop`)"
+            f"{recipe.max_drop:g} (`max_drop`){doubt}"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from normfold.contract.precision.record import RowOrigin
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelInputError
 from normfold.export.verify.runner import Inputs, ValueInfo
@@ -22,12 +23,17 @@ class ProofRows:
     Attributes:
         inputs: an array for each input, rows first.
         labels: by output, the class of each row; of masks, of each pixel.
-        are_random: they were made up, and say nothing about accuracy.
+        origin: "random" rows were made up, and say nothing about accuracy.
     """
 
     inputs: Inputs
     labels: Mapping[str, Tensor] = field(default_factory=dict)
-    are_random: bool = False
+    origin: RowOrigin = "samples"
+
+    @property
+    def are_random(self) -> bool:
+        """Whether they were made up."""
+        return self.origin == "random"
 
     @property
     def count(self) -> int:

@@ -1,20 +1,19 @@
 """The value inside a network of lower precision that differs most from the same value of the float32 network.
 
-A value X that was quantised is called X_DequantizeLinear_Output behind its rounding (onnxruntime.quantization); one of
-float16 has the name that it had. Both networks run as they are written, so that every value is there to be read. Then
-float16 is rounded between nodes, and computed in float32 within them.
+A value that was quantised is compared behind its rounding, a QuantizeLinear and a DequantizeLinear; one of float16 has
+the name that it had. Both networks run as they are written, so that every value is there to be read. Then float16 is
+rounded between nodes, and computed in float32 within them.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 
 import onnx_ir as ir
 
-from normfold.contract.atomic_write import os_errors_as_write_errors
+from normfold.contract.atomic_write import temporary_folder
 from normfold.contract.precision.record import WorstLayer
 from normfold.contract.precision.signal_to_noise import SignalToNoise
 from normfold.export.graph.inference import infer_shapes
@@ -26,8 +25,6 @@ from normfold.export.verify.runner import input_infos
 
 MAX_ROWS = 4
 """Rows, one at a time: all values of a network at 224 × 224 take some 100 MB a row."""
-
-DEQUANTIZED = "_DequantizeLinear_Output"
 
 
 def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed: Collection[str]) -> WorstLayer | None:
@@ -51,10 +48,10 @@ def find_worst_layer(reference: Path, quantised: Path, rows: ProofRows, changed:
     if not pairs:
         return None
     found = {name: SignalToNoise() for name in pairs}
-    with os_errors_as_write_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         infos = input_infos(reference, first)
-        before = _open_with_outputs(first, pairs, Path(folder, "reference.onnx"))
-        after = _open_with_outputs(second, {name: name for name in pairs.values()}, Path(folder, "quantised.onnx"))
+        before = _open_with_outputs(first, pairs, folder / "reference.onnx")
+        after = _open_with_outputs(second, {name: name for name in pairs.values()}, folder / "quantised.onnx")
         one_by_one = ProofRows({name: array[:MAX_ROWS] if array.ndim else array for name, array in rows.inputs.items()})
         if fixed_batch_size(infos) is not None:
             one_by_one = rows
@@ -71,9 +68,21 @@ def _common_values(first: ir.Model, second: ir.Model) -> dict[str, str]:
     infer_shapes(second)
     there = {value.name or "": value for node in second.graph for value in node.outputs}
     names = [node.outputs[0].name or "" for node in first.graph if node.outputs]
-    if any(name.endswith(DEQUANTIZED) for name in there):
-        return {name: f"{name}{DEQUANTIZED}" for name in names if f"{name}{DEQUANTIZED}" in there}
+    if any(node.op_type == "DequantizeLinear" for node in second.graph):
+        rounded = _rounded_values(second.graph)
+        return {name: rounded[name] for name in names if name in rounded}
     return {name: name for name in names if name in there and there[name].dtype == ir.DataType.FLOAT16}
+
+
+def _rounded_values(graph: ir.Graph) -> dict[str, str]:
+    """Return the name of each value that is quantised, and of what a DequantizeLinear makes of it."""
+    return {
+        node.inputs[0].name or "": use.node.outputs[0].name or ""
+        for node in graph
+        if node.op_type == "QuantizeLinear" and node.inputs[0] is not None
+        for use in node.outputs[0].uses()
+        if use.node.op_type == "DequantizeLinear"
+    }
 
 
 def _open_with_outputs(model: ir.Model, names: Mapping[str, str], path: Path) -> Run:

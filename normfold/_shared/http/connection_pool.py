@@ -132,5 +132,7 @@ class ConnectionPool:
 def _reason(error: Exception, timeout_s: float) -> str:
     if isinstance(error, TimeoutError):
         return f"it did not answer within {timeout_s:g} s."
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return "its answer is not of HTTP/1.1."
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return f"{text}."

@@ -88,7 +88,9 @@ def test_json_output_of_fold(normfold: RunCommand, net: Path) -> None:
 
 
 def test_fold_may_replace_its_source(normfold: RunCommand, net: Path) -> None:
-    assert normfold("fold", "net.onnx", "net.onnx")[0] == 0
+    code, _, err = normfold("fold", "net.onnx", "net.onnx")
+    assert (code, err.endswith("name another file to write, or give --force.\n")) == (2, True)
+    assert normfold("fold", "net.onnx", "net.onnx", "--force")[0] == 0
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(net).graph.node}
 
 
@@ -192,6 +194,33 @@ def test_export_says_whether_the_calibration_rows_give_thresholds(
     )
     assert says in " ".join(out.split())
     assert says in monitor["sentence"]
+
+
+def test_export_for_triton_writes_its_configuration(normfold: RunCommand, net: Path) -> None:
+    code, out, _ = normfold("export", net.name, "--triton", "--json")
+
+    assert code == 0
+    assert json.loads(out)["triton"] == {"name": "net", "config": "model_repository/net/config.pbtxt", "notes": []}
+    written = Path("model_repository/net/config.pbtxt")
+    assert 'name: "net"' in written.read_text()
+    written.write_text("max_batch_size: 1\n")
+    code, _, err = normfold("export", net.name, "--triton")
+    assert (code, "was not written by normfold" in " ".join(err.split())) == (2, True)
+    assert not Path("model_repository/net/2").exists()
+
+
+@pytest.mark.slow
+def test_export_for_triton_of_other_tensors_says_that_the_bundle_is_written(
+    normfold: RunCommand, net: Path, tmp_path: Path
+) -> None:
+    onnx.save(small_convnet(np.random.default_rng(0), batch=2), tmp_path / "fixed.onnx")
+    assert normfold("export", net.name, "--triton")[0] == 0
+
+    code, _, err = normfold("export", "fixed.onnx", "--name", "net", "--triton")
+
+    text = " ".join(err.split())
+    assert code == 2
+    assert "'model_repository/net/2' is written, its configuration for Triton is not: Versions 1 and 2" in text
 
 
 def test_export_of_an_onnx_file_needs_no_torch(

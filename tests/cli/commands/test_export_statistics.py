@@ -17,7 +17,7 @@ from normfold.export.bundle.recorded_ranges import read_recorded_ranges
 from normfold.export.quantize.proof import time_ratio
 from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.support.command import RunCommand
+from tests.support.command import RunCommand, in_one_line
 from tests.support.onnx_models import small_convnet
 
 
@@ -112,16 +112,19 @@ def test_export_in_int8_calibrates_with_the_training_data(
 ) -> None:
     monkeypatch.setattr(time_ratio, "SECONDS", 0.0)
     assert run.exists()
-    for ranges, found in ((None, "recorded"), ("samples", "recorded"), ("statistics", "statistics")):
+    code, _, err = normfold("export", "run", "--precision", "int8", "--ranges", "samples")
+    assert (code, "none are given: name them with --samples" in err) == (2, True)
+    for ranges, found in ((None, "recorded"), ("statistics", "statistics")):
         option = [] if ranges is None else ["--ranges", ranges]
-        code, _, err = normfold("export", "run", "--precision", "int8", "--force", "--max-drop", "0.2", *option)
+        code, out, err = normfold("export", "run", "--precision", "int8", "--force", "--max-drop", "0.2", *option)
         assert code == 0, err
         version = max((tmp_path / "model_repository/run").iterdir(), key=lambda path: int(path.name))
         precision = read_manifest(version / "manifest.json").precision
         assert precision is not None
         assert precision.recipe.ranges_from == found
         assert precision.range_rows == (None if found == "statistics" else 84)
-        assert precision.proof.rows_from == "samples"
+        assert precision.proof.rows_from == "held_out"
+        assert "rows of the validation and test data" in in_one_line(out)
         assert precision.proof.accuracy is not None
 
 

@@ -131,8 +131,12 @@ def test_every_option_reaches_the_service(identity_repository: Path, tmp_path: P
     lines = tmp_path / "access.jsonl"
     options = ("--model-control", "explicit", "--version-policy", "latest:1", "--access-log", str(lines))
     limits = ("--max-batch-size", "3", "--queue-capacity", "7", "--timeout-s", "2.5")
-    with serving(identity_repository, *options, *limits, NORMFOLD_QUEUE_CAPACITY="9") as (process, client):
+    proxy = ("--root-path", "/ml", "--proxy-headers", "--forwarded-allow-ips", "127.0.0.0/8")
+    with serving(identity_repository, *options, *limits, *proxy, NORMFOLD_QUEUE_CAPACITY="9") as (process, client):
         wait_until_loaded(client)
+        assert client.get("/ml/openapi.json").json()["servers"] == [{"url": "/ml"}]
+        headers = {"X-Forwarded-Prefix": "/other"}
+        assert client.get("/openapi.json", headers=headers).json()["servers"] == [{"url": "/other"}]
         assert client.post("/v2/repository/models/same/load").status_code == 200
         index = client.post("/v2/repository/index").json()
         config = client.get("/v2/models/same/config").json()
@@ -198,6 +202,8 @@ def test_tracing_without_its_packages_ends_with_3_and_says_what_to_install() -> 
         (("--max-batch-size", "0"), {}, 2, "--max-batch-size is wrong"),
         (("--queue-capacity", "0"), {}, 2, "--queue-capacity is wrong"),
         (("--timeout-s", "0"), {}, 2, "--timeout-s is wrong"),
+        (("--root-path", "ml"), {}, 2, "--root-path is wrong"),
+        (("--forwarded-allow-ips", "nginx"), {}, 2, "--forwarded-allow-ips is wrong"),
         (("--port", "0", "--access-log", "/none/log"), {}, 2, "The access log '/none/log' cannot be written"),
         ((), {"NORMFOLD_REPOSITRY": "x"}, 2, "did you mean 'NORMFOLD_REPOSITORY'?"),
         ((), {"NORMFOLD_PORT": "x"}, 2, "NORMFOLD_PORT is wrong"),

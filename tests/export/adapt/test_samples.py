@@ -213,10 +213,10 @@ def test_samples_that_do_not_fit_the_card_are_named(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_bytes(b"\xff\xfe\n")
     (tmp_path / "s.npz").write_bytes(b"no archive")
     for path, given, says in (
-        (tmp_path, TABLE, "is a folder, but the bundle's card does not describe how to read images"),
+        (tmp_path, TABLE, "is a folder, and the network has no card that says how to read images"),
         (tmp_path, PICTURES, "holds no PNG or JPEG file"),
         (tmp_path / "s.txt", PICTURES, "is not a folder of images, nor an .npz or .csv file"),
-        (tmp_path / "s.csv", PICTURES, "is a table, but the bundle's card does not say how to read rows"),
+        (tmp_path / "s.csv", PICTURES, "is a table, and the network has no card that says how to read rows"),
         (tmp_path / "s.csv", TABLE, "is not a comma-separated UTF-8 table"),
         (tmp_path / "none.csv", TABLE, "cannot be read: No such file"),
     ):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from normfold.contract.atomic_write import atomic_path
+from normfold.contract.atomic_write import atomic_path, temporary_folder
 from normfold.contract.errors import WriteError
 from normfold.export.errors import ModelFileError
 from normfold.export.files.fold_file import fold_file
@@ -164,6 +167,15 @@ def test_the_weights_of_the_source_are_never_overwritten(tmp_path: Path) -> None
     assert (tmp_path / "out.onnx.data").read_bytes() == before
 
 
+def test_the_file_of_the_weights_of_the_source_is_not_the_target(tmp_path: Path) -> None:
+    onnx.save_model(small(), tmp_path / "src.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    before = (tmp_path / "w.bin").read_bytes()
+
+    with pytest.raises(ModelFileError, match="w.bin' would overwrite the weights of"):
+        fold_file(tmp_path / "src.onnx", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == before
+
+
 def test_a_model_with_external_data_may_be_folded_in_place(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     onnx.save_model(small(), path, save_as_external_data=True, location="a.onnx.data", size_threshold=0)
@@ -237,6 +249,22 @@ def test_atomic_path_puts_a_file_in_place_only_when_it_is_whole(tmp_path: Path) 
         assert target.read_text() == "old"
     assert target.read_text() == "new"
     assert [file.name for file in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_a_full_disk_is_named_by_the_path_that_the_user_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WriteError, match=re.escape(f"Cannot write {str(tmp_path / 'out')!r}: no space left")):  # noqa: SIM117
+        with atomic_path(tmp_path / "out") as outer, atomic_path(outer):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(WriteError) as raised:  # noqa: SIM117
+        with temporary_folder(), temporary_folder() as folder, atomic_path(folder / "model.onnx"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(raised.value) == (
+        f"Cannot write {str(tmp_path)!r}: no space left on device; TMPDIR names another folder for temporary files."
+    )
+    with pytest.raises(WriteError, match="'other'"), temporary_folder():
+        raise WriteError(Path("other"), "disk full")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

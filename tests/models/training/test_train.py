@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -92,7 +93,7 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def torch_state(folder: Path) -> dict[str, torch.Tensor]:
-    from normfold.models.weights.safetensors_file import read_safetensors
+    from normfold.models.weight_files.safetensors_file import read_safetensors
 
     return read_safetensors(folder / "resume" / "state.safetensors")
 
@@ -202,6 +203,13 @@ def test_fp16_without_gpu_is_refused(tmp_path: Path, make_run: MakeRun, monkeypa
     with pytest.raises(PrecisionError, match="'fp16' needs a GPU"):
         fit(config, dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_precision_has_the_names_of_other_commands_too() -> None:
+    for name, short in (("float32", "fp32"), ("bfloat16", "bf16"), ("float16", "fp16"), ("fp16", "fp16")):
+        assert TrainConfig.model_validate({"precision": name}).precision == short
+    with pytest.raises(ValidationError, match="precision"):
+        TrainConfig.model_validate({"precision": "int8"})
 
 
 @pytest.mark.slow

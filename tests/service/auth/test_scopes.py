@@ -20,6 +20,10 @@ from tests.support.service import KeyedService, Service
 REQUIRED_SCOPES = {
     "/": "public",
     "/docs": "public",
+    "/docs/docs.css": "public",
+    "/docs/docs.js": "public",
+    "/docs/swagger-ui.css": "public",
+    "/docs/swagger-ui-bundle.js": "public",
     "/openapi.json": "public",
     "/v2/health/live": "public",
     "/v2/health/ready": "public",
@@ -84,8 +88,24 @@ def test_every_route_is_in_the_table_of_scopes() -> None:
 
 PIECES = (
     *("", "/", "//", "/v1", "/v2", "/V2", "/models", "/models/", "/m", "/stats", "/infer", "/versions", "/1", "/ready"),
-    *("/config", "/repository", "/index", "/load", "/unload", "/health", "/live", "/metrics", "/docs", "/openapi.json"),
-    *(":predict", ":classify", ".", "..", "/..", "%2f", "\n", "\0", " ", "?", ";", "é", "stats", "/health/live"),
+    *("/config", "/repository", "/index", "/load", "/unload", "/health", "/live", "/metrics", "/docs", "/docs.js"),
+    *(
+        "/openapi.json",
+        ":predict",
+        ":classify",
+        ".",
+        "..",
+        "/..",
+        "%2f",
+        "\n",
+        "\0",
+        " ",
+        "?",
+        ";",
+        "é",
+        "stats",
+        "/health/live",
+    ),
 )
 
 

@@ -10,6 +10,7 @@ import tritonclient.grpc as triton
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
 from tests.support.bundles import ONNX_TYPES, BundleWriter
+from tests.support.proxy.nginx import run_nginx
 from tests.support.service import Service, serve_app
 
 
@@ -32,8 +33,21 @@ def grpc_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(scope="module", params=["direct", "through nginx"])
+def grpc_address(
+    request: pytest.FixtureRequest, grpc_service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of its gRPC port, or of nginx in front of it."""
+    port = grpc_service.app.state.grpc_server.port
+    if request.param == "direct":
+        yield f"127.0.0.1:{port}"
+        return
+    with run_nginx(tmp_path_factory.mktemp("nginx"), 9, port) as nginx:  # no HTTP
+        yield f"127.0.0.1:{nginx.grpc_port}"
+
+
 @pytest.fixture(scope="module")
-def client(grpc_service: Service) -> Iterator[triton.InferenceServerClient]:
+def client(grpc_address: str) -> Iterator[triton.InferenceServerClient]:
     """Triton's synchronous client."""
-    with triton.InferenceServerClient(f"127.0.0.1:{grpc_service.app.state.grpc_server.port}") as client:
+    with triton.InferenceServerClient(grpc_address) as client:
         yield client

@@ -40,8 +40,8 @@ def tensor(array: np.ndarray, datatype: str = "FP32", name: str = "input") -> tr
 
 
 @pytest.fixture(scope="module")
-def channel(grpc_service: Service) -> Any:
-    with grpc.insecure_channel(f"127.0.0.1:{grpc_service.app.state.grpc_server.port}") as channel:
+def channel(grpc_address: str) -> Any:
+    with grpc.insecure_channel(grpc_address) as channel:
         yield channel
 
 
@@ -119,7 +119,8 @@ def bad_requests() -> dict[str, tuple[ModelInferRequest | bytes, str]]:
         return {"string_param": value}
 
     raw, short = [bytes(64)], [0.0] * 16
-    shared = {"name": "input", "datatype": "FP32", "shape": (1, 1, 4, 4)}
+    region = {"shared_memory_region": text("x")}
+    in_memory = {"name": "input", "datatype": "FP32", "shape": (1, 1, 4, 4), "parameters": region}
     return {
         "bytes": (b"\xff\xff", "not a ModelInferRequest"),
         "large bytes": (b"\xff" * 2 * INLINE_BYTES, "not a ModelInferRequest"),
@@ -139,7 +140,19 @@ def bad_requests() -> dict[str, tuple[ModelInferRequest | bytes, str]]:
         "range": (of("identity-int8", inputs=[one("INT8", (1, 1), int_contents=[128])]), "does not fit INT8"),
         "fp16": (of("identity-fp16", inputs=[one("FP16", (1, 1))]), "FP16, which has no typed contents"),
         "utf-8": (of("identity-bytes", inputs=[one("BYTES", (1, 1), bytes_contents=[b"\xff"])]), "not UTF-8"),
-        "memory": (of(inputs=[shared | {"parameters": {"shared_memory_region": text("x")}}]), "lies in shared memory"),
+        "memory": (of(inputs=[in_memory]), "Input 'input' has a shared_memory_region"),
+        "memory of fp16": (
+            of("identity-fp16", inputs=[in_memory | {"datatype": "FP16"}]),
+            "has a shared_memory_region",
+        ),
+        "memory of one": (
+            of("pair", inputs=[in_memory | {"name": "count"}, one(name="flag")], raw_input_contents=raw),
+            "Input 'count' has a shared_memory_region",
+        ),
+        "memory of an output": (
+            of(inputs=[one()], raw_input_contents=raw, outputs=[{"name": "logits", "parameters": region}]),
+            "Output 'logits' has a shared_memory_region",
+        ),
         "parameter": (of(inputs=[one()], raw_input_contents=raw, parameters={"timeout": text("x")}), "timeout is not"),
     }
 

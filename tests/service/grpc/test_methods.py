@@ -23,8 +23,8 @@ PICTURE = np.zeros((1, 1, 4, 4), np.float32)
 
 
 @pytest.fixture(scope="module")
-def channel(grpc_service: Service) -> Any:
-    with grpc.insecure_channel(f"127.0.0.1:{grpc_service.app.state.grpc_server.port}") as channel:
+def channel(grpc_address: str) -> Any:
+    with grpc.insecure_channel(grpc_address) as channel:
         yield channel
 
 
@@ -130,6 +130,20 @@ def test_grpc_stream_ends_when_its_client_cancels_it(grpc_service: Service, clie
     client.stop_stream(cancel_requests=True)
     assert client.infer("digits", [picture()]).as_numpy("logits").shape == (1, 3)
     assert grpc_service.client.get("/v2/health/ready").status_code == 200
+
+
+def test_grpc_shared_memory_is_answered_with_what_it_is(client: Client) -> None:
+    calls = [
+        lambda: client.register_system_shared_memory("region", "/key", 4),
+        client.unregister_system_shared_memory,
+        client.get_system_shared_memory_status,
+        lambda: client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 4),
+        client.unregister_cuda_shared_memory,
+        client.get_cuda_shared_memory_status,
+    ]
+    for call in calls:
+        with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*has no shared memory with its clients"):
+            call()
 
 
 def test_grpc_health_is_readiness(channel: grpc.Channel) -> None:

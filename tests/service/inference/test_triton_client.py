@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from tritonclient import http
@@ -14,6 +13,7 @@ from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException
 
 from normfold.service.codec.json_tensors import DTYPES
+from tests.support.proxy.nginx import STRIPPED, UNBUFFERED, Nginx, run_nginx
 from tests.support.service import Service
 
 TENSORS = {
@@ -26,10 +26,21 @@ TENSORS = {
 }
 
 
+@pytest.fixture(scope="module")
+def nginx(served: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    with run_nginx(tmp_path_factory.mktemp("nginx"), served.client.base_url.port or 80, 9) as running:  # no gRPC
+        yield running
+
+
+@pytest.fixture(params=["direct", STRIPPED, UNBUFFERED])
+def address(request: pytest.FixtureRequest, served: Service, nginx: Nginx) -> str:
+    url = str(served.client.base_url) if request.param == "direct" else nginx.url(request.param)
+    return url.removeprefix("http://")
+
+
 @pytest.fixture
-def client(served: Service) -> Iterator[http.InferenceServerClient]:
-    url = httpx.URL(served.client.base_url)
-    with http.InferenceServerClient(f"{url.host}:{url.port}") as made:
+def client(address: str) -> Iterator[http.InferenceServerClient]:
+    with http.InferenceServerClient(address) as made:
         yield made
 
 
@@ -156,16 +167,43 @@ def test_triton_client_reads_statistics_of_rows_and_runs(client: Any) -> None:
     assert {("digits", "1"), ("digits", "2"), ("pair", "1")} <= every
 
 
-def test_asyncio_triton_client_gets_the_response_to_each_request(served: Service) -> None:
-    url = httpx.URL(served.client.base_url)
-
+def test_asyncio_triton_client_gets_the_response_to_each_request(address: str) -> None:
     async def ask(client: aio.InferenceServerClient, number: int) -> float:
         array = np.full((1, 2), number, np.float32)
         result = await client.infer("identity-fp32", [tensor(array, "FP32")])
         return float(result.as_numpy("output")[0, 0])
 
     async def main() -> list[float]:
-        async with aio.InferenceServerClient(f"{url.host}:{url.port}", conn_limit=32) as client:
+        async with aio.InferenceServerClient(address, conn_limit=32) as client:
             return await asyncio.gather(*(ask(client, number) for number in range(200)))
 
     assert asyncio.run(main()) == [float(number) for number in range(200)]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP16", "BYTES"])
+def test_triton_client_learns_that_an_input_cannot_lie_in_shared_memory(client: Any, datatype: str) -> None:
+    given = http.InferInput("input", [1, 1], datatype)
+    given.set_shared_memory("region", 4)
+    with pytest.raises(InferenceServerException, match=r"Input 'input' has a shared_memory_region; the service has no"):
+        client.infer(f"identity-{datatype.lower()}", [given])
+
+
+def test_triton_client_learns_that_an_output_cannot_lie_in_shared_memory(client: Any) -> None:
+    wanted = http.InferRequestedOutput("logits")
+    wanted.set_shared_memory("region", 12)
+    with pytest.raises(InferenceServerException, match=r"Output 'logits' has a shared_memory_region; the service has"):
+        client.infer("digits", [picture()], outputs=[wanted])
+
+
+def test_triton_client_learns_that_there_are_no_regions(client: Any) -> None:
+    calls = [
+        lambda: client.register_system_shared_memory("region", "/key", 4),
+        client.unregister_system_shared_memory,
+        lambda: client.get_system_shared_memory_status("region"),
+        lambda: client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 4),
+        client.unregister_cuda_shared_memory,
+        client.get_cuda_shared_memory_status,
+    ]
+    for call in calls:
+        with pytest.raises(InferenceServerException, match=r"sharedmemory.*has no shared memory with its clients"):
+            call()

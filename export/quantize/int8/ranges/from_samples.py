@@ -10,6 +10,7 @@ import onnx_ir as ir
 from normfold.export.arrays import Tensor, is_float
 from normfold.export.errors import SampleError
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange, RangeMeter
+from normfold.export.quantize.int8.ranges.masks import is_finite, is_infinite_by_a_constant
 from normfold.export.quantize.int8.ranges.run_values import ValueRunner, float_values, run_errors_as_quantize_errors
 from normfold.export.verify.runner import ValueInfo
 
@@ -21,7 +22,7 @@ MAX_CHUNK_ROWS = 256
 def ranges_from_samples(
     model: ir.Model, samples: Mapping[str, Tensor], infos: Sequence[ValueInfo]
 ) -> dict[str, ChannelRange]:
-    """Return the range of every float32 value, inputs among them.
+    """Return the range of every float32 value, inputs among them; that of a mask may be infinite.
 
     Args:
         model: prepared, float32.
@@ -52,10 +53,26 @@ def ranges_from_samples(
         start += size
         size = fixed or max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES * size // max(seen, 1)))
     found = {name: meter.range() for name, meter in meters.items() if meter.is_used}
-    for name, each in found.items():
-        if not np.isfinite(each.bounds).all():
-            raise SampleError(f"The samples give the value {name!r} numbers that are not finite.")
+    _check_finite(model.graph, found)
     return found
+
+
+def _check_finite(graph: ir.Graph, found: Mapping[str, ChannelRange]) -> None:
+    """Check that the outputs of a network are finite, but for those that are not by a constant, such as of a mask.
+
+    A value inside may be infinite, or no number, where another operator replaces it: it stays in float32.
+
+    Raises:
+        SampleError: one is not; it names the first such value on the way.
+    """
+
+    def is_fault(value: ir.Value) -> bool:
+        known = found.get(value.name or "")
+        return known is not None and not is_finite(known) and not is_infinite_by_a_constant(value)
+
+    if any(is_fault(value) for value in graph.outputs):
+        first = next(value for value in float_values(graph) if is_fault(value))
+        raise SampleError(f"The samples give the value {first.name!r} numbers that are not finite.")
 
 
 def check_samples(samples: Mapping[str, Tensor], infos: Sequence[ValueInfo]) -> None:

@@ -17,16 +17,20 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.arrays import Array
-from normfold.export.graph.constants import constant_tensor
 from normfold.export.graph.shapes import static_sizes
 from normfold.export.quantize.channel_statistics import ChannelStatistics, batchnorms
+from normfold.export.quantize.int8.choose import clipping_limits
 from normfold.export.quantize.int8.ranges.channel_ranges import ChannelRange
+from normfold.export.quantize.int8.ranges.masks import without_masks
 from normfold.export.quantize.int8.ranges.run_values import float_values
 from normfold.export.quantize.int8.ranges.sampled_ranges import sampled_ranges
 from normfold.export.quantize.int8.result import Int8Options
 
 _LAYOUTS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 """Operators that give the numbers that they take."""
+
+_WITHIN = frozenset({*_LAYOUTS, "Transpose", "Slice", "Gather", "Split", "MaxPool", "AveragePool", "Resize"})
+"""Operators whose output has the scale of the first input in int8: it lies within that one's range, or 0."""
 
 
 def ranges_from_statistics(
@@ -61,9 +65,23 @@ def ranges_from_statistics(
     missing = names - found.keys()
     inputs = {value.name or "" for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT}
     if missing or inputs - found.keys():
-        drawn = {name: _as_statistics(each, options.sigmas) for name, each in found.items() if name in names}
+        usual, _ = without_masks(model.graph, found)
+        drawn = {name: _as_statistics(each, options.sigmas) for name, each in usual.items() if name in names}
         found = _sampled(model.clone(), drawn, missing, input_ranges, options) | found
-    return {name: each for name, each in found.items() if name in names | inputs}
+    found = {name: each for name, each in found.items() if name in names | inputs}
+    return _within_sources(model.graph, found)
+
+
+def _within_sources(graph: ir.Graph, found: Mapping[str, ChannelRange]) -> dict[str, ChannelRange]:
+    """Return ranges where no value that an operator takes out of another, or averages, exceeds this one's range."""
+    within = dict(found)
+    for node in graph:
+        source = within.get(node.inputs[0].name or "") if node.op_type in _WITHIN and node.inputs[0] else None
+        for value in node.outputs if source is not None and node.domain == "" else ():
+            if (known := within.get(value.name or "")) is not None and source is not None:
+                limits = min(source.bounds[0], 0.0), max(source.bounds[1], 0.0)
+                within[value.name or ""] = _clipped(known, limits, known)
+    return within
 
 
 def _on_one_side(known: ChannelRange, sampled: ChannelRange | None) -> ChannelRange:
@@ -141,22 +159,13 @@ def _sampled(
     clipping = {node.outputs[0].name or "": node for node in model.graph if node.op_type in ("Relu", "Clip")}
     sources = {name: clipping[name].inputs[0] for name in wanted if name in clipping}
     names = set(wanted) | {value.name or "" for value in sources.values() if value is not None}
-    limits = {name: _limits(clipping[name]) for name in sources}
+    limits = {name: clipping_limits(clipping[name]) for name in sources}
     sources_of = {name: value.name or "" for name, value in sources.items() if value is not None}
     found = sampled_ranges(model, carriers, names, input_ranges, options) | known
     for name, source in sources_of.items():
         if source in found and name in found:
             found[name] = _clipped(found[source], limits[name], found[name])
     return found
-
-
-def _limits(node: ir.Node) -> tuple[float, float]:
-    """Return what a Relu or Clip clips to."""
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    bounds = [constant_tensor(value) for value in (*node.inputs[1:], None, None)][:2]
-    low, high = (None if tensor is None else float(tensor.numpy().reshape(-1)[0]) for tensor in bounds)
-    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def _clipped(source: ChannelRange, limits: tuple[float, float], seen: ChannelRange) -> ChannelRange:

@@ -135,7 +135,7 @@ def _widened(meter: RangeMeter, producer: ir.Node | None, sigmas: float) -> Chan
     Where nothing below 0 was seen, or nothing above, nothing is expected there.
     """
     seen = meter.range()
-    if producer is None or producer.op_type not in SUMMING:
+    if producer is None or producer.op_type not in SUMMING or not np.isfinite(seen.bounds).all():
         return seen
     reach = sigmas * meter.std()
     low, high = np.minimum(seen.low, seen.mean - reach), np.maximum(seen.high, seen.mean + reach)

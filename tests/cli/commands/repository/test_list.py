@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import BundleWriter, make_old
-from tests.support.command import RunCommand
+from tests.support.command import RunCommand, in_one_line
 
 
 def test_list_shows_what_manifests_say(normfold: RunCommand, digits: BundleWriter) -> None:
@@ -56,8 +56,8 @@ def test_list_says_what_is_wrong_and_shows_the_rest(normfold: RunCommand, digits
     code, out, _ = normfold("repository", "list")
 
     assert code == 0
-    lines = [line for line in out.splitlines() if ": " in line]
-    assert lines == [
+    assert all(len(line) <= 80 for line in out.splitlines())
+    expected = [
         f"alias: The folder {str(Path('model_repository/alias'))!r} is a symbolic link to the model 'digits', "
         "and is left alone.",
         "digits/2: The file 'model.onnx' cannot be read: No such file or directory.",
@@ -70,9 +70,38 @@ def test_list_says_what_is_wrong_and_shows_the_rest(normfold: RunCommand, digits
         "outside: The folder 'model_repository/outside' is a symbolic link that leaves the repository, "
         "and is left alone.",
     ]
+    assert in_one_line(out).endswith(" ".join(expected))
     machine = json.loads(normfold("repository", "list", "--json")[1])["models"]
     assert [one["name"] for one in machine if one["problem"]] == ["alias", "outside"]
     assert [one["version"] for one in machine[1]["versions"] if one["problem"] is None] == [1, 3]
+
+
+def test_list_fits_80_columns_and_loses_no_text(normfold: RunCommand, digits: BundleWriter) -> None:
+    manifest = digits.root / "digits" / "2" / "manifest.json"
+    changes = {
+        "copy_of": 1,
+        "adapted": {"from_version": 1, "samples": 64, "prior": 16.0},
+        "precision": {
+            "kind": "float16",
+            "from_version": 1,
+            "recipe": {},
+            "proof": {"processor": "p", "rows": 4, "rows_from": "random", "outputs": {}, "size_ratio": 0.5},
+        },
+        "schema_version": 4,
+    }
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+
+    code, out, _ = normfold("repository", "list")
+
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert code == 0
+    assert all(0 < len(line) <= 80 for line in lines)
+    [start] = [place for place, line in enumerate(lines) if line.startswith("digits/2")]
+    row = [line for line in lines[start : start + 8] if line.startswith(("digits/2", " "))]
+    column = lines[1].index("origin")
+    origin = " ".join(line[column:] for line in row).split()
+    assert origin == ["convnet", "on", "digits,", "adapted", "from", "1,", "converted", "from", "1,", "copy", "of", "1"]
+    assert "float16" in row[0]
 
 
 def test_empty_repository_is_listed_without_an_error(normfold: RunCommand, root: Path) -> None:

@@ -18,37 +18,24 @@ from normfold.export.fold.fold import fold
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.quantize.channel_statistics import of_bundle
 from normfold.export.quantize.int8.quantize import quantize_int8
-from normfold.export.quantize.int8.result import Int8Options, Int8Result, RangeSource
+from normfold.export.quantize.int8.result import RangeSource
 from tests.support import onnx_models
 from tests.support.onnx_models import (
+    SAMPLES,
+    STATISTICS,
     batchnorm,
     classifier,
     classifier_rows,
     folded,
     model,
     operators,
+    quantised,
     run32,
     sqnr_db,
     with_statistics_of,
 )
 
-STATISTICS, SAMPLES = "statistics", "samples"
 WAYS = [STATISTICS, SAMPLES]
-
-
-def quantised(
-    source: onnx.ModelProto, folder: Path, way: str, rows: dict[str, np.ndarray] | None = None, **options: object
-) -> tuple[onnx.ModelProto, onnx.ModelProto, Int8Result]:
-    """Fold a network and quantise it; return both, and the result."""
-    path, before, target = onnx_models.save_model(source, folder), folder / "folded.onnx", folder / "int8.onnx"
-    working = load_model(path)
-    fold(working)
-    save_model(working, before)
-    given = {"samples": rows or classifier_rows(np.random.default_rng(7), 64)} if way == SAMPLES else {}
-    result = quantize_int8(before, target, unfolded=path, options=Int8Options(**options), **given)
-    written = onnx.load(target)
-    onnx.checker.check_model(written, full_check=True)
-    return onnx.load(before), written, result
 
 
 @pytest.mark.slow
@@ -258,7 +245,7 @@ def test_network_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     source = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, ["y"], {}, dtype=np.float32)
     path = onnx_models.save_model(source, tmp_path)
     with pytest.raises(
-        QuantizeError, match="holds nothing to quantise: no Conv, Gemm or MatMul with a constant weight"
+        QuantizeError, match="holds nothing to quantise: no Conv, Gemm or MatMul has a constant weight"
     ):
         quantize_int8(path, tmp_path / "int8.onnx", samples={"x": np.zeros((3, 3), np.float32)})
     assert not (tmp_path / "int8.onnx").exists()
@@ -268,7 +255,7 @@ def test_neither_statistics_nor_samples_are_refused_with_both_remedies(tmp_path:
     proto, _ = folded(classifier(np.random.default_rng(0)))
     path = onnx_models.save_model(proto, tmp_path)
     for given in ({}, {"unfolded": path}, {"statistics": {}}):
-        with pytest.raises(QuantizeError, match=r"before its fold, or a bundle, or give `samples`"):
+        with pytest.raises(QuantizeError, match=r"before its fold, or a bundle, or take the ranges of `samples`"):
             quantize_int8(path, tmp_path / "int8.onnx", **given)
     assert not (tmp_path / "int8.onnx").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities, labels_fit, wilson_bounds
+from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities, wilson_bounds
 
 
 def test_wilson_bounds_are_those_of_the_literature() -> None:
@@ -71,22 +71,3 @@ def test_pixels_of_masks_count_each_and_bounds_count_rows() -> None:
 )
 def test_probabilities_are_from_0_and_have_the_sum_1(array: list[object], holds: bool) -> None:
     assert holds_probabilities(np.array(array, np.float32)) is holds
-
-
-@pytest.mark.parametrize(
-    ("labels", "shape", "fits"),
-    [
-        (np.array([0, 2]), ("n", 3), True),
-        (np.array([0, 3]), ("n", 3), False),
-        (np.array([0, -1]), ("n", 3), False),
-        (np.array([0.0, 1.0]), ("n", 3), False),
-        (np.array([0, 9]), ("n", None), True),
-        (np.zeros((2, 4, 4), np.int64), ("n", 3, "h", "w"), True),
-        (np.zeros(2, np.int64), ("n", 3, 4, 4), False),
-        (np.zeros((0,), np.int64), ("n", 3), False),
-    ],
-)
-def test_labels_fit_an_output_by_dtype_rank_and_classes(
-    labels: np.ndarray, shape: tuple[int | str | None, ...], fits: bool
-) -> None:
-    assert labels_fit(labels, shape) is fits

@@ -57,6 +57,15 @@ def test_network_that_misses_a_requirement_is_refused(changes: dict[str, Any], m
     assert str(raised.value).endswith("Nothing was written.")
 
 
+def test_doubt_about_the_classes_is_named_with_its_remedy() -> None:
+    doubtful = int8(agreement=Agreement(share=0.9, lower_bound=0.8, upper_bound=0.95))
+
+    with pytest.raises(PrecisionLossError, match=r"outputs hold classes: if not, quantise with `max_drop` 1\."):
+        require(doubtful, classes_are_known=False)
+    with pytest.raises(PrecisionLossError, match=r"over 0\.01 \(`max_drop`\)\. Nothing"):
+        require(doubtful)
+
+
 def test_accuracy_counts_and_not_agreement_where_labels_exist() -> None:
     require(
         int8(

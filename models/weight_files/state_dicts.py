@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from normfold.models.errors import WeightsError
-from normfold.models.weights.torch_file import Inert
+from normfold.models.weight_files.torch_file import Inert
 
 USUAL_KEYS = ("", "state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 """Keys of the trained weights in common training scripts, the first of which counts; "" is the file itself. Averages of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from normfold.models.architectures.blocks import LinearBatchNorm
 from normfold.models.errors import WeightsError, WeightsWarning
-from normfold.models.weights.load import WeightsFile, load_weights
+from normfold.models.weight_files.load import WeightsFile, load_weights
 
 
 def make_network(seed: int = 0) -> LinearBatchNorm:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from normfold.models.errors import WeightsError
-from normfold.models.weights.torch_file import Inert, read_torch_file
+from normfold.models.weight_files.torch_file import Inert, read_torch_file
 from tests.support.paths import ROOT
 
 ONES = torch.ones(2)

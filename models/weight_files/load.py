@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from normfold.models.errors import WeightsError, WeightsWarning
-from normfold.models.weights.names import COUNTER, Named, fit_names
-from normfold.models.weights.safetensors_file import INDEX_SUFFIX, read_safetensors, read_sharded_safetensors
-from normfold.models.weights.state_dicts import Chosen, choose_state_dict
-from normfold.models.weights.torch_file import read_torch_file
+from normfold.models.weight_files.names import COUNTER, Named, fit_names
+from normfold.models.weight_files.safetensors_file import INDEX_SUFFIX, read_safetensors, read_sharded_safetensors
+from normfold.models.weight_files.state_dicts import Chosen, choose_state_dict
+from normfold.models.weight_files.torch_file import read_torch_file
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SUFFIXES = f".safetensors, {INDEX_SUFFIX}, {', '.join(TORCH_SUFFIXES[:-1])} or .pth{TORCH_SUFFIXES[-1]}"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from normfold.models.errors import WeightsError
-from normfold.models.weights.state_dicts import choose_state_dict
-from normfold.models.weights.torch_file import read_torch_file
+from normfold.models.weight_files.state_dicts import choose_state_dict
+from normfold.models.weight_files.torch_file import read_torch_file
 
 PATH = Path("w.pt")
 

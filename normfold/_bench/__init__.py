@@ -1,0 +1,1 @@
+"""Load on a service of the Open Inference Protocol: `normfold.bench`."""

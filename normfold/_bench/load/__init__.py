@@ -1,0 +1,1 @@
+"""One level of load: closed and open loops, and what is counted of them."""

@@ -1,0 +1,1 @@
+"""What a reverse proxy in front of the service says about a request."""

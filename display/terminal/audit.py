@@ -11,6 +11,7 @@ from rich.text import Text
 
 from normfold.contract.arrays import Float64Array
 from normfold.contract.audit.findings import Audit, BatchNormLayer, Severity
+from normfold.display.terminal.width import printable
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
@@ -21,7 +22,7 @@ def findings_table(audit: Audit) -> Table:
     for finding in audit.findings:
         table.add_row(
             Text(str(finding.severity), style=_COLOURS[finding.severity], no_wrap=True),
-            Text(finding.layer or "the network", overflow="fold"),
+            Text(printable(finding.layer or "the network"), overflow="fold"),
             Text(f"{finding.code}: {finding.measurement}", overflow="fold"),
             Text(finding.advice, overflow="fold"),
         )

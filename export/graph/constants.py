@@ -188,6 +188,15 @@ def exact_values(tensor: ir.TensorProtocol) -> Array:
     return values
 
 
+def replace_by_constant(graph: ir.Graph, old: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Put an initializer in the place of a node's output, under its name."""
+    new = ir.Value(
+        name=old.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    old.replace_all_uses_with(new)
+    graph.register_initializer(new)
+
+
 def _tensor(value: ir.Value | None) -> ir.TensorProtocol:
     tensor = constant_tensor(value)
     if tensor is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from normfold.export.graph.nodes import all_nodes
 from normfold.export.graph.operand_shapes import infer_from_operands
 from normfold.export.graph.shapes import sizes_of
+from normfold.export.onnx_io.stated_outputs import forget_stated_sizes
 from normfold.export.onnx_io.strip_weights import without_weights
 
 
@@ -22,19 +23,51 @@ def infer_shapes(model: ir.Model, afresh: bool = False) -> bool:
     Args:
         model: gets types and shapes, in place.
         afresh: what the file says of values in between counts for nothing where it may be of other inputs: files are
-            made dynamic by changing their inputs alone.
+            made dynamic by changing their inputs alone. Sizes of outputs are found again too; where they are not, those
+            of the file are written, see `onnx_io.stated_outputs`.
 
     Returns:
         Whether more is known than before.
     """
     values = _computed(model)
     before = sum(map(_known, values))
-    if afresh and not all(isinstance(size, int) for value in model.graph.inputs for size in _free_part(value)):
-        for value in values:
-            value.shape = value.shape if value.is_graph_output() else None
-    _infer_by_onnx(model, afresh)
-    _infer_further(model)
+    shapes = [value.shape for value in model.graph.inputs if value.shape is not None]
+    if afresh and any(shape.is_dynamic() for shape in shapes):
+        _infer_all_again(model, rows_alone=all(isinstance(size, int) for shape in shapes for size in [*shape][1:]))
+    else:
+        _infer_by_onnx(model, afresh)
+        _infer_further(model)
     return sum(map(_known, values)) > before
+
+
+def _infer_all_again(model: ir.Model, rows_alone: bool) -> None:
+    """Infer shapes from those of the inputs, in place.
+
+    Args:
+        model: gets types and shapes.
+        rows_alone: the first axes of the inputs alone are free: of values whose shapes are not found, the sizes that
+            the file states hold still, but for the number of rows. That may be 1, as may be others.
+    """
+    values = _computed(model)
+    forget_stated_sizes(model)
+    stated = {value: sizes for value in values if (sizes := sizes_of(value)) is not None}
+    for value in stated.keys() - set(model.graph.outputs):
+        value.shape = None
+    _infer_by_onnx(model, afresh=True)
+    _infer_further(model)
+    lost = [value for value in stated if value.shape is None and stated[value]] if rows_alone else []
+    for value in lost:
+        value.shape = ir.Shape([None, *(None if size == 1 else size for size in stated[value][1:])])
+    if lost:
+        _infer_by_onnx(model, afresh=False)
+        _infer_further(model)
+
+
+def infer_input_shapes(model: ir.Model) -> None:
+    """Infer the sizes of a model's inputs too, in place: a Conv's weight has the number of its input's channels."""
+    infer_shapes(model)
+    while infer_from_operands(model.graph, inputs_too=True):
+        _infer_by_onnx(model, afresh=False)
 
 
 def learn_shapes(model: ir.Model, inferred: onnx.ModelProto) -> bool:
@@ -118,8 +151,3 @@ def _known(value: ir.Value) -> int:
     """Return how much is known of a value's shape: its rank, and the names and numbers of its sizes."""
     sizes = sizes_of(value)
     return 0 if sizes is None else 1 + sum(2 if isinstance(size, int) else size is not None for size in sizes)
-
-
-def _free_part(value: ir.Value) -> Sequence[int | ir.SymbolicDim]:
-    """Return the sizes of an input after its axis of rows."""
-    return () if value.shape is None else tuple(value.shape)[1:]

@@ -20,36 +20,44 @@ Claim = tuple[ir.Value | None, Sizes | None]
 """A value, and what a node says of its sizes: None where it says nothing of one, or of them all."""
 
 
-def infer_from_operands(graph: ir.Graph) -> bool:
-    """Add what the nodes of a graph say of the shapes of values, in place; inputs of the graph stay as they are.
+def infer_from_operands(graph: ir.Graph, inputs_too: bool = False) -> bool:
+    """Add what the nodes of a graph say of the shapes of values, in place.
+
+    Args:
+        graph: with its bodies.
+        inputs_too: add it to the inputs of the graph too; they stay as they are otherwise.
 
     Returns:
         Whether more is known than before.
     """
     learnt = False
+    learners = set(graph.inputs) if inputs_too else set[ir.Value]()
     nodes = [
         node
         for node in all_nodes(graph)
-        if node.domain == "" and node.op_type in _RULES and any(map(_may_learn, (*node.inputs, *node.outputs)))
+        if node.domain == ""
+        and node.op_type in _RULES
+        and any(_may_learn(value, learners) for value in (*node.inputs, *node.outputs))
     ]
     for order in (nodes, nodes[::-1]):
         for node in order:
             _learn_type(node)
             for value, sizes in _RULES[node.op_type](node):
-                learnt |= _learn(value, sizes)
+                learnt |= _learn(value, sizes, learners)
     return learnt
 
 
-def _may_learn(value: ir.Value | None) -> bool:
-    """Return whether the type of a value is not known, or that of a node's output and all of its sizes."""
+def _may_learn(value: ir.Value | None, inputs: set[ir.Value]) -> bool:
+    """Return whether the type of a value is not known, or a size of a node's output or of one of these inputs."""
     if value is None:
         return False
-    return value.type is None or (value.producer() is not None and (value.shape is None or value.shape.is_dynamic()))
+    may_change = value.producer() is not None or value in inputs
+    return value.type is None or (may_change and (value.shape is None or value.shape.is_dynamic()))
 
 
-def _learn(value: ir.Value | None, sizes: Sizes | None) -> bool:
-    """Add sizes to what is known of a value; return whether any is new."""
-    if value is None or sizes is None or value.producer() is None:
+def _learn(value: ir.Value | None, sizes: Sizes | None, inputs: set[ir.Value]) -> bool:
+    """Add sizes to what is known of a node's output or of one of these inputs; return whether any is new."""
+    if value is None or sizes is None or (value.producer() is None and value not in inputs):
         return False
     old = sizes_of(value)
     if old is None:
@@ -166,7 +174,13 @@ def _flatten(node: ir.Node) -> Iterator[Claim]:
 
 
 def _gemm(node: ir.Node) -> Iterator[Claim]:
-    yield from _of_rank((node.inputs[0], node.outputs[0]), 2)
+    weight = _shape_of_constant(_input(node, 1))
+    if weight is None or len(weight) != 2:
+        yield from _of_rank((node.inputs[0], node.outputs[0]), 2)
+        return
+    inputs, outputs = weight[::-1] if node.attributes.get_int("transB", 0) else weight
+    yield node.inputs[0], (inputs, None) if node.attributes.get_int("transA", 0) else (None, inputs)
+    yield node.outputs[0], (None, outputs)
 
 
 def _matmul(node: ir.Node) -> Iterator[Claim]:

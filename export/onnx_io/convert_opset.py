@@ -13,6 +13,10 @@ from onnx import helper, version_converter
 
 _FIXED_ROWS, _FIXED_SIZE = 1, 224
 """Sizes that stand for free ones while a model is converted: of the first axis, and of the others."""
+_OPSET_WITH_SHAPES = 6
+"""From this opset on onnx infers shapes behind a BatchNormalization and activations, which conversion to 7 asks for."""
+_STATISTICS = ("mean", "var", "saved_mean", "saved_var")
+"""What a BatchNormalization in training mode gives out beside its value."""
 _BROADCASTING = frozenset({"Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor"})
 
 
@@ -31,11 +35,15 @@ def converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     del fixed.graph.value_info[:]
     for value in (*fixed.graph.input, *fixed.graph.output):
         _fix_sizes(value.type)
+    training = _set_inference_mode(fixed)
     try:
+        if any(entry.domain == "" and entry.version < _OPSET_WITH_SHAPES for entry in proto.opset_import):
+            fixed = version_converter.convert_version(fixed, _OPSET_WITH_SHAPES)
         _write_axes_out(fixed)
         result = version_converter.convert_version(fixed, opset)
     except Exception as error:  # noqa: BLE001 -- it raises many kinds
         raise ConversionError(re.sub(r"^\S+: .*` failed: ", "", " ".join(str(error).split()))) from None
+    _set_training_mode(result, training)
     del result.graph.value_info[:]
     types = {value.name: value for value in (*proto.graph.input, *proto.graph.output)}
     for value in (*result.graph.input, *result.graph.output):
@@ -46,6 +54,31 @@ def converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     del result.metadata_props[:]
     result.metadata_props.extend(proto.metadata_props)
     return result
+
+
+def _set_inference_mode(model: onnx.ModelProto) -> set[str]:
+    """Put every BatchNormalization into inference mode, in place: the converter takes no other.
+
+    Returns:
+        The first outputs of those that were in training mode.
+    """
+    training = set[str]()
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        kept = [each for each in node.attribute if each.name != "is_test"]
+        if not any(each.name == "is_test" and each.i for each in node.attribute):
+            training.add(node.output[0])
+        del node.attribute[:], node.output[1:]
+        node.attribute.extend([*kept, helper.make_attribute("is_test", 1)])
+    return training
+
+
+def _set_training_mode(model: onnx.ModelProto, training: set[str]) -> None:
+    """Put BatchNormalization nodes into training mode, in place: from opset 7 to 13 five outputs say so."""
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and node.output[0] in training:
+            node.output.extend(f"{node.output[0]}.{name}" for name in _STATISTICS)
 
 
 def _fix_sizes(kind: onnx.TypeProto) -> None:

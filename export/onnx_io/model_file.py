@@ -17,6 +17,7 @@ from normfold.export.onnx_io.convert_opset import ConversionError, converted
 from normfold.export.onnx_io.normalise import normalise, tensors_of
 from normfold.export.onnx_io.runtime_check import innermost, runtime_fault
 from normfold.export.onnx_io.serialise import serialised
+from normfold.export.onnx_io.stated_outputs import drop_made_up_names, restore_stated_sizes
 from normfold.export.onnx_io.strip_weights import without_weights
 
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it warns of in invalid files is an error here
@@ -75,6 +76,8 @@ def save_model(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: the folder does not exist, is not writable, or the disk is full.
     """
+    restore_stated_sizes(model)
+    drop_made_up_names(model)
     if _needs_external_data(model):
         ir.save(
             model, path, format="protobuf", external_data=f"{path.name}.data", size_threshold_bytes=_MIN_EXTERNAL_BYTES

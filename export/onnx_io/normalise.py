@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 FIRST_IR_VERSION_OF_DEFAULTS = 4
 """From this version on an initializer may be an input too, whose default it is; before, every one had to be listed as
@@ -18,8 +18,8 @@ def normalise(proto: onnx.ModelProto) -> int | None:
     """Normalise a model, in place.
 
     The standard operators' domain has two spellings. A negative size is free. A graph needs a name. A sparse
-    initializer becomes a dense one. Below IR version 4 an initializer is no input: it is taken from the list of inputs,
-    and the version becomes 4.
+    initializer or Constant becomes a dense one. Below IR version 4 an initializer is no input: it is taken from the
+    list of inputs, and the version becomes 4.
 
     Returns:
         The opset of the standard operators; None where the file states none.
@@ -32,6 +32,9 @@ def normalise(proto: onnx.ModelProto) -> int | None:
         graph.name = graph.name or "graph"
         for value in (*graph.input, *graph.output, *graph.value_info):
             _free_negative_sizes(value.type)
+    nodes = [node for graph in graphs_of(proto.graph) for node in graph.node]
+    for node in (*nodes, *(node for function in proto.functions for node in function.node)):
+        _write_sparse_constant_out(node)
     if 0 < proto.ir_version < FIRST_IR_VERSION_OF_DEFAULTS:
         constants = {tensor.name for tensor in proto.graph.initializer}
         inputs = [value for value in proto.graph.input if value.name not in constants]
@@ -80,6 +83,12 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     else:
         array[tuple(indices.T)] = values
     return numpy_helper.from_array(array, sparse.values.name)
+
+
+def _write_sparse_constant_out(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute if node.op_type == "Constant" else ():
+        if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+            attribute.CopyFrom(helper.make_attribute("value", _dense(attribute.sparse_tensor)))
 
 
 def _free_negative_sizes(kind: onnx.TypeProto) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
+from normfold.export.verify.inputs import perturbed_by_one_ulp
 from normfold.export.verify.measure import measure
+from normfold.export.verify.perturbed_runs import PERTURBATIONS
 from normfold.export.verify.runner import Inputs, Runner
 
 
@@ -24,7 +26,8 @@ def rows_are_independent(
         perturbed: what it gave for them perturbed by one ulp, in groups of perturbations: its noise.
 
     Returns:
-        False also where the first axis is fixed, or not an axis of every input and output.
+        False also where the first axis is fixed, or not an axis of every input and output. A single row is joined by
+        its own values in reverse.
     """
     if any(isinstance(info.shape[0], int) if info.shape else True for info in (*runner.inputs, *runner.outputs)):
         return False
@@ -33,6 +36,10 @@ def rows_are_independent(
         return False
     (count,) = rows
     try:
+        if count == 1:
+            inputs = {name: np.concatenate([array, np.flip(array)]) for name, array in inputs.items()}
+            count, together = 2, runner.run(inputs)
+            perturbed = [[runner.run(perturbed_by_one_ulp(inputs, seed)) for seed in range(PERTURBATIONS)]]
         alone = [runner.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(count)]
     except ModelFileError:
         return False

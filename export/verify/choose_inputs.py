@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
 
 import numpy as np
 
 from normfold.export.arrays import Tensor
-from normfold.export.errors import ModelFileError
-from normfold.export.verify.inputs import FREE_SIZES, Distribution, random_inputs
+from normfold.export.errors import ModelFileError, ModelInputError
+from normfold.export.graph.inference import infer_input_shapes
+from normfold.export.graph.input_sizes import suggested_sizes
+from normfold.export.graph.shapes import Sizes, sizes_of
+from normfold.export.onnx_io.model_file import load_model
+from normfold.export.verify.inputs import (
+    BATCH_SIZE,
+    FREE_SIZES,
+    MAX_ELEMENTS,
+    Distribution,
+    input_shapes,
+    random_inputs,
+)
 from normfold.export.verify.runner import Inputs, Outputs, ValueInfo
 from normfold.export.verify.tolerance import EPSILONS
 
@@ -17,45 +30,90 @@ _SAME_SIZES = 2
 """Every second input has the same sizes, see `InputMaker.make`."""
 
 
+MAX_SUGGESTED = 16
+"""Sizes that are tried of those that a network's constants suggest."""
+
+
 @dataclass(frozen=True)
 class InputMaker:
     """Makes random inputs of sizes that the network runs with.
 
     Free axes get `free_size` in every second input. In the others they get larger sizes, different from each other by
-    `step`, if these work too: what holds for one size alone is not equality.
+    `step`, if these work too: what holds for one size alone is not equality. A free first axis gets `rows`.
     """
 
     infos: Sequence[ValueInfo]
     free_size: int
     step: int
+    rows: int = BATCH_SIZE
 
     def make(self, seed: int, distribution: Distribution = Distribution.STANDARD) -> Inputs:
         """Make the input of one seed."""
-        return random_inputs(self.infos, self.free_size, seed, self.step * (seed % _SAME_SIZES), distribution)
+        step = self.step * (seed % _SAME_SIZES)
+        return random_inputs(self.infos, self.free_size, seed, step, distribution, self.rows)
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of an input whose free axes get `free_size`."""
+        return tuple(input_shapes(self.infos, self.free_size, 0, self.rows))
 
 
-def find_sizes(infos: Sequence[ValueInfo], run: Callable[[Inputs], object]) -> InputMaker:
+def find_sizes(infos: Sequence[ValueInfo], run: Callable[[Inputs], object], path: Path | None = None) -> InputMaker:
     """Return a maker with the smallest sizes that the network runs with.
+
+    Args:
+        infos: its inputs.
+        run: runs it.
+        path: of the network; where it does not run with the usual sizes, those are tried that its weights and other
+            constants suggest.
 
     Raises:
         ModelFileError: it runs with none.
         ModelInputError: no inputs can be made.
     """
-    for free_size in FREE_SIZES:
+    tried = dict[tuple[tuple[int, ...], ...], ModelFileError]()
+    for maker in _makers(infos, path):
+        shapes = maker.shapes()
+        if shapes in tried or (tried and max(map(prod, shapes), default=0) > MAX_ELEMENTS):
+            continue
         try:
-            run(random_inputs(infos, free_size, seed=0))
+            run(maker.make(seed=0))
         except ModelFileError as error:
-            if free_size == FREE_SIZES[-1]:
-                text = f"{error.problem} (on random inputs; give some that suit it)"
-                raise ModelFileError(error.path, text) from None
+            tried[shapes] = error
         else:
             break
-    step = free_size
+    else:
+        first = next(iter(tried.values()))
+        raise ModelFileError(first.path, f"{first.problem} (on random inputs; give some that suit it)")
+    with_step = replace(maker, step=maker.free_size)
     try:
-        run(random_inputs(infos, free_size, seed=0, step=step))
-    except ModelFileError:
-        step = 0
-    return InputMaker(infos, free_size, step)
+        run(with_step.make(seed=1))
+    except (ModelFileError, ModelInputError):
+        return maker
+    return with_step
+
+
+def _makers(infos: Sequence[ValueInfo], path: Path | None) -> Iterator[InputMaker]:
+    """Yield makers to try: of the usual sizes, then of those that the network suggests."""
+    yield from (InputMaker(infos, free_size, 0) for free_size in FREE_SIZES)
+    if path is None:
+        return
+    model = load_model(path)
+    infer_input_shapes(model)
+    shapes = {value.name: sizes_of(value) for value in model.graph.inputs}
+    known = [replace(info, shape=_narrowed(info.shape, shapes.get(info.name))) for info in infos]
+    rows = (BATCH_SIZE, 1)
+    yield from (InputMaker(known, free_size, 0, count) for count in rows for free_size in FREE_SIZES)
+    suggested = suggested_sizes(model)[:MAX_SUGGESTED]
+    yield from (InputMaker(known, free_size, 0, count) for count in rows for free_size in suggested)
+    yield from (InputMaker(known, FREE_SIZES[0], 0, count) for count in suggested)
+
+
+def _narrowed(stated: Sizes, found: Sizes | None) -> Sizes:
+    """Return the sizes of an input, with the numbers that were found for its free axes after the first."""
+    if found is None or len(found) != len(stated):
+        return stated
+    pairs = enumerate(zip(stated, found, strict=True))
+    return tuple(other if axis and isinstance(other, int) else size for axis, (size, other) in pairs)
 
 
 def find_constant(runs: Sequence[Outputs]) -> set[str]:

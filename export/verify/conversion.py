@@ -13,10 +13,9 @@ from normfold.contract.atomic_write import temporary_folder
 from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
 from normfold.export.onnx_io.model_file import OPSET_IN_FILE, load_model, save_model
-from normfold.export.verify.inputs import random_inputs
+from normfold.export.verify.choose_inputs import find_sizes
 from normfold.export.verify.runner import Engine, Inputs, Runner
 
-_FREE_SIZE = 32
 _ALLOWED_ERROR = 1e-5
 """Of an output's largest magnitude: conversion changes how arithmetic is written, and what is rounded hardly."""
 
@@ -41,7 +40,7 @@ def compare_conversion(path: Path) -> str | None:
         converted = folder / "converted.onnx"
         save_model(model, converted)
         runner = Runner(converted, Engine.REFERENCE)
-        inputs = random_inputs(runner.inputs, _FREE_SIZE, seed=0)
+        inputs = find_sizes(runner.inputs, runner.run, converted).make(seed=0)
         wanted = _run(path, inputs)
         if wanted is None:
             return (

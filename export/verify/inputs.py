@@ -20,7 +20,7 @@ from normfold.export.graph.pixels import FromPixels, Pixels
 from normfold.export.verify.runner import Inputs, Runner, ValueInfo
 
 BATCH_SIZE = 3
-"""Size of a free first axis."""
+"""Size of a free first axis, and of every axis of its name."""
 
 MAX_ELEMENTS = 2**28
 """Elements of one random input: 1 GiB of float32."""
@@ -50,24 +50,41 @@ def random_inputs(
     seed: int,
     step: int = 0,
     distribution: Distribution = Distribution.STANDARD,
+    rows: int = BATCH_SIZE,
 ) -> Inputs:
     """Make one tensor for each input.
 
-    Free axes after the first have `free_size`; with `step` each has that much more than the one before. Those of one
-    name agree.
+    Free first axes have the size `rows`. The other free axes have `free_size`; with `step` each has that much more than
+    the one before. Axes of one name agree.
 
     Floats are of the distribution, standard normal by default; 8-bit integers take every value; wider integers are
     below the distribution's limit, 0 or 1 by default, since they may be indices into a table of unknown length.
 
     Raises:
-        ModelInputError: an input's dtype has no numbers, such as text, or its declared shape is too large.
+        ModelInputError: an input's dtype has no numbers, such as text, its rank is not known, or its declared shape is
+            too large.
     """
     rng = np.random.default_rng(seed)
-    names = dict.fromkeys(
-        _axis_name(info, axis) for info in inputs for axis, size in enumerate(info.shape) if not isinstance(size, int)
-    )
+    shapes = input_shapes(inputs, free_size, step, rows)
+    return {
+        info.name: _random_tensor(info, shape, rng, distribution) for info, shape in zip(inputs, shapes, strict=True)
+    }
+
+
+def input_shapes(inputs: Sequence[ValueInfo], free_size: int, step: int, rows: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors of `random_inputs`."""
+    names = {
+        _axis_name(info, axis): None
+        for info in inputs
+        for axis, size in enumerate(info.shape)
+        if not isinstance(size, int)
+    }
     sizes = {name: free_size + step * (place + 1) for place, name in enumerate(names)}
-    return {info.name: _random_tensor(info, sizes, rng, distribution) for info in inputs}
+    sizes |= {_axis_name(info, 0): rows for info in inputs if info.shape and not isinstance(info.shape[0], int)}
+    return [
+        tuple(size if isinstance(size, int) else sizes[_axis_name(info, axis)] for axis, size in enumerate(info.shape))
+        for info in inputs
+    ]
 
 
 def read_inputs(path: Path, inputs: Sequence[ValueInfo]) -> Inputs:
@@ -168,12 +185,10 @@ def _axis_name(info: ValueInfo, axis: int) -> str:
 
 
 def _random_tensor(
-    info: ValueInfo, sizes: dict[str, int], rng: np.random.Generator, distribution: Distribution
+    info: ValueInfo, shape: tuple[int, ...], rng: np.random.Generator, distribution: Distribution
 ) -> Tensor:
-    shape = [
-        size if isinstance(size, int) else sizes[_axis_name(info, axis)] if axis else BATCH_SIZE
-        for axis, size in enumerate(info.shape)
-    ]
+    if not info.rank_is_known:
+        raise ModelInputError(f"The rank of input {info.name!r} is not known; give inputs in an .npz file.")
     if prod(shape) > MAX_ELEMENTS:
         text = f"Random inputs of the shape {list(info.shape)} of input {info.name!r} would not fit in memory"
         raise ModelInputError(f"{text}; give inputs in an .npz file.")

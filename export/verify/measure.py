@@ -13,7 +13,8 @@ each channel beside the channel's own range, see `export.verify.channels`.
 
 Where the first operation rounds away a one-ulp perturbation of the input (no input is a float, or it is cast to float16
 or is quantised at once), the original's float weights are perturbed too: each by one unit in the last place, which is
-what folding does to a weight at most. The larger noise counts.
+what folding does to a weight at most. So are values that a Cast makes narrower floats, by up to one unit in the last
+place of the narrower type. The larger noise counts.
 
 Where an error exceeds what that allows, the weights are perturbed too before it is called a difference: in deep
 networks of float16, and where means are large beside deviations, roundings in the middle of the network add up to more

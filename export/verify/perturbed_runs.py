@@ -10,9 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.graph.constants import FLOATS
+from normfold.export.graph.inference import infer_shapes
+from normfold.export.graph.nodes import all_nodes
 from normfold.export.onnx_io.model_file import load_model, save_model
 from normfold.export.verify.inputs import next_float, perturbed_by_one_ulp
 from normfold.export.verify.runner import Inputs, Outputs, Runner
+from normfold.export.verify.tolerance import EPSILONS
 
 PERTURBATIONS = 4
 """Random perturbations of each input to measure the noise."""
@@ -54,7 +57,10 @@ class PerturbedInputs:
 
 @dataclass(frozen=True)
 class PerturbedWeights:
-    """Each element of a float weight is perturbed. The models of the first seeds are kept for the next input."""
+    """Each element of a float weight is perturbed, and of each value that is cast to a narrower float.
+
+    The models of the first seeds are kept for the next input.
+    """
 
     runner: Runner
     folder: Path
@@ -90,5 +96,35 @@ def _with_perturbed_weights(runner: Runner, path: Path, seed: int) -> Runner:
         tensor = value.const_value
         if tensor is not None and tensor.dtype in FLOATS:
             value.const_value = ir.Tensor(next_float(tensor.numpy(), rng), name=value.name)
+    infer_shapes(model)
+    for number, node in enumerate([node for node in all_nodes(model.graph) if _narrows(node)]):
+        _perturb_before(node, number, seed)
     save_model(model, path)
     return Runner(path, runner.engine)
+
+
+def _narrows(node: ir.Node) -> bool:
+    """Return whether a node casts float32 or float64 to a narrower float."""
+    value = node.inputs[0] if node.op_type == "Cast" and node.domain == "" else None
+    if value is None or value.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return False
+    to = ir.DataType(node.attributes.get_int("to", 0))
+    return to in FLOATS and to.bitwidth < value.dtype.bitwidth
+
+
+def _perturb_before(node: ir.Node, number: int, seed: int) -> None:
+    """Multiply what a Cast reads by random factors that differ from 1 by at most one unit in the last place after it.
+
+    A Cast to a narrower float removes a perturbation of one unit in the last place before it.
+    """
+    value, to = node.inputs[0], ir.DataType(node.attributes.get_int("to", 0))
+    assert value is not None
+    assert node.graph is not None
+    unit = EPSILONS[to.numpy().name]
+    drawn = {"low": 1.0 - unit, "high": 1.0 + unit, "seed": float(1000 * seed + number)}
+    factors = ir.node("RandomUniformLike", [value], drawn, name=f"factors.{number}.perturbed")
+    product = ir.node("Mul", [value, factors.outputs[0]], name=f"product.{number}.perturbed")
+    for made in (factors, product):
+        made.outputs[0].name = f"{made.name}.value"
+    node.graph.insert_before(node, [factors, product])
+    node.replace_input_with(0, product.outputs[0])

@@ -19,6 +19,7 @@ from normfold.export.arrays import Tensor
 from normfold.export.errors import ModelFileError
 from normfold.export.fold.stages.spatial import runs_on_reference_alone
 from normfold.export.graph.constants import FLOATS
+from normfold.export.graph.inference import infer_input_shapes
 from normfold.export.graph.nodes import all_nodes
 from normfold.export.onnx_io.model_file import IR_VERSION_IN_FILE, load_model, save_model
 
@@ -39,15 +40,24 @@ Outputs = dict[str, Tensor]
 class ValueInfo:
     """An input or output: name, dtype and shape.
 
-    A size in `shape` is an int, a name for a free axis, or None for a free axis without one.
+    A size in `shape` is an int, a name for a free axis, or None for a free axis without one. Where not even the rank is
+    known, `shape` is empty.
     """
 
     name: str
     dtype: ir.DataType
     shape: tuple[int | str | None, ...]
+    rank_is_known: bool = True
+
+    @property
+    def rank(self) -> int | None:
+        """Return the number of axes, or None if it is not known."""
+        return len(self.shape) if self.rank_is_known else None
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Return whether a tensor of this shape may stand here."""
+        if not self.rank_is_known:
+            return True
         sizes = zip(self.shape, shape, strict=False)
         return len(shape) == len(self.shape) and all(size == given for size, given in sizes if isinstance(size, int))
 
@@ -76,8 +86,7 @@ class Runner:
     def __init__(self, path: Path, engine: Engine | None = None) -> None:
         model = load_model(path)
         self.path = path
-        self.inputs = input_infos(path, model)
-        self.outputs = [value_info(path, value) for value in model.graph.outputs]
+        self.inputs, self.outputs = _infos_of_any_rank(path, model)
         self.rounds_at_once = _rounds_at_once(model, self.inputs)
         self.has_steps = any(node.op_type in _STEPPING for node in all_nodes(model.graph))
         self.engine, self._run, self._fault = _start(path, model, engine)
@@ -111,9 +120,11 @@ def _rounds_at_once(model: ir.Model, inputs: Sequence[ValueInfo]) -> bool:
     if not all(info.dtype.is_floating_point() for info in inputs):
         return True
     widest = max((info.dtype.bitwidth for info in inputs), default=0)
+    nodes = list(all_nodes(model.graph))
     weights = [value.dtype for value in model.graph.initializers.values()]
-    narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in weights if dtype is not None)
-    return narrower or any(node.op_type in _QUANTISING for node in all_nodes(model.graph))
+    casts = [ir.DataType(node.attributes.get_int("to", 0)) for node in nodes if node.op_type == "Cast"]
+    narrower = any(dtype in FLOATS and dtype.bitwidth < widest for dtype in (*weights, *casts) if dtype is not None)
+    return narrower or any(node.op_type in _QUANTISING for node in nodes)
 
 
 def _start(path: Path, model: ir.Model, wanted: Engine | None) -> tuple[Engine, Any, str]:
@@ -170,6 +181,29 @@ def _reference(path: Path) -> Any:
             return (((x - mean) / np.sqrt(var + epsilon) * scale + shift).astype(x.dtype),)
 
     return ReferenceEvaluator(str(path), new_ops=[BatchNormalization]).run
+
+
+def _infos_of_any_rank(path: Path, model: ir.Model) -> tuple[list[ValueInfo], list[ValueInfo]]:
+    """Return the inputs and outputs of a file, as far as it states their shapes or these follow from its nodes.
+
+    Raises:
+        ModelFileError: one is not a tensor.
+    """
+    stated = (*model.graph.inputs, *model.graph.outputs)
+    if any(value.shape is None or value.type is None for value in stated):
+        model = load_model(path)  # a second one, as the first is run as it is written
+        infer_input_shapes(model)
+    graph = model.graph
+    return (
+        [_info(path, value) for value in graph.inputs if not value.is_initializer()],
+        [_info(path, value) for value in graph.outputs],
+    )
+
+
+def _info(path: Path, value: ir.Value) -> ValueInfo:
+    if isinstance(value.type, ir.TensorType) and value.shape is None:
+        return ValueInfo(value.name or "", value.type.dtype, (), rank_is_known=False)
+    return value_info(path, value)
 
 
 def value_info(path: Path, value: ir.Value) -> ValueInfo:

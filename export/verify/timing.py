@@ -62,7 +62,7 @@ def time_models(
     if inputs is not None:
         given = read_inputs(inputs, second.inputs)
     else:
-        given = find_sizes(second.inputs, lambda one: first.run(standardise(one))).make(seed=0)
+        given = find_sizes(second.inputs, lambda one: first.run(standardise(one)), original).make(seed=0)
     progress("timing both models")
     return _time(_optimised(first, standardise(given)), _optimised(second, given))
 

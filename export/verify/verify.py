@@ -94,7 +94,9 @@ def verify(
     second = Runner(folded, first.engine)
     standardise = standardiser(first, pixels)
     _require_same_inputs_and_outputs(first, second, takes_pixels=pixels is not None)
-    maker = None if inputs is not None else find_sizes(second.inputs, lambda given: first.run(standardise(given)))
+    maker = None
+    if inputs is None:
+        maker = find_sizes(second.inputs, lambda given: first.run(standardise(given)), original)
     given = [read_inputs(inputs, second.inputs)] if inputs is not None else []
     given += [maker.make(seed) for seed in range(seeds)] if maker is not None else []
     with temporary_folder() as folder:
@@ -111,10 +113,19 @@ def verify(
             further = [pair.run_original(one) for one in _further_inputs(maker, wanted)]
         differences = [pair.measure(runs, further) for runs in sets]
     outputs = {
-        name: replace(max((each[name] for each in differences), key=_excess), is_constant=name in constant)
+        name: replace(max(_that_say_something(name, differences), key=_excess), is_constant=name in constant)
         for name in wanted[0]
     }
     return Verification(outputs, batchable, first.engine)
+
+
+def _that_say_something(name: str, differences: Sequence[dict[str, OutputDifference]]) -> list[OutputDifference]:
+    """Return the differences of an output: on the usual inputs, and on those others on which its noise has a bound.
+
+    A perturbation of others may change how many values an output has, as NonZero counts a perturbed 0.
+    """
+    first, *others = (each[name] for each in differences)
+    return [first, *(each for each in others if each.error or math.isfinite(each.noise))]
 
 
 def _excess(difference: OutputDifference) -> float:
@@ -132,8 +143,7 @@ def _further_inputs(maker: InputMaker, wanted: Sequence[Outputs]) -> Iterator[In
 def _require_same_inputs_and_outputs(first: Runner, second: Runner, takes_pixels: bool) -> None:
     for what in ("inputs", "outputs"):
         ours, theirs = (
-            {info.name: (info.dtype.name, len(info.shape)) for info in getattr(runner, what)}
-            for runner in (first, second)
+            {info.name: (info.dtype.name, info.rank) for info in getattr(runner, what)} for runner in (first, second)
         )
         if what == "inputs" and takes_pixels:
             ours = {name: (ir.DataType.UINT8.name, rank) for name, (_, rank) in ours.items()}

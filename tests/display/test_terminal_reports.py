@@ -178,3 +178,13 @@ def test_name_that_is_too_long_loses_its_middle(text: str, width: int, wanted: s
 
 def test_words_are_shortened_one_by_one() -> None:
     assert words_shortened("at 'abcdefghij': it", 8) == "at 'abc…j': it"
+
+
+@pytest.mark.parametrize("every_node", [False, True])
+def test_names_with_control_characters_are_written_out(every_node: bool) -> None:
+    _, report = folded(blocked(1, names="\x1b[31m{}\n"))
+
+    lines = printed(fold_table(report, 80, every_node))
+
+    assert all(line.isprintable() and len(line) <= 80 for line in lines)
+    assert any("\\x1b[31mbn0\\n" in line for line in lines)

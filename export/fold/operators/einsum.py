@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_letters
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,9 @@ from normfold.export.fold.plan import Step
 from normfold.export.fold.reason_codes import ReasonCode
 from normfold.export.fold.rejection import Rejection, reject_not_per_channel, reject_overridable
 from normfold.export.fold.weights.weight import Weight, is_weight, read_weight
+from normfold.export.graph.shapes import rank_of
+
+_ELLIPSIS = "..."
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +72,44 @@ def _read(node: ir.Node) -> _Product | Rejection:
     if index is None:
         detail = "it is not the product of one value and one constant"
         return reject_overridable(node) or Rejection(ReasonCode.OPERATOR, node, detail)
-    terms, _, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
-    operands = terms.split(",")
-    counts = Counter(terms.replace(",", ""))
-    if "->" not in node.attributes.get_string("equation", ""):
-        result = "".join(sorted(label for label, count in counts.items() if count == 1))
-    if len(operands) != 2 or any("." in term or len(set(term)) != len(term) for term in (*operands, result)):
-        return Rejection(ReasonCode.OPERATOR, node, "its equation has an ellipsis, or a label twice in one operand")
+    equation = _equation(node.attributes.get_string("equation", ""), rank_of(node.inputs[1 - index]), 1 - index)
+    if equation is None:
+        because = (
+            "a label stands twice in an operand of its equation, or an ellipsis in its constant or of unknown length"
+        )
+        return Rejection(ReasonCode.OPERATOR, node, because)
+    operands, result = equation
     weight = read_weight(node, index)
     if isinstance(weight, Rejection):
         return weight
     return _Product(weight, operands[index], operands[1 - index], result)
+
+
+def _equation(equation: str, rank: int | None, ranked: int) -> tuple[list[str], str] | None:
+    """Return the labels of two operands and of the result, each operand's different from each other.
+
+    Args:
+        equation: as the node has it; without an arrow, the result has the labels that stand once, in their order.
+        rank: of one operand, None where it is not known; its ellipsis stands for labels of its own.
+        ranked: which one. The other has no ellipsis.
+    """
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    operands = terms.split(",")
+    counts = Counter(terms.replace(",", "").replace(".", ""))
+    if not arrow:
+        single = "".join(sorted(label for label, count in counts.items() if count == 1))
+        result = (_ELLIPSIS if _ELLIPSIS in terms else "") + single
+    if len(operands) != 2 or _ELLIPSIS in operands[1 - ranked]:
+        return None
+    if _ELLIPSIS in operands[ranked]:
+        if rank is None:
+            return None
+        length = rank - len(operands[ranked].replace(_ELLIPSIS, ""))
+        added = "".join(letter for letter in ascii_letters if letter not in counts)[: max(length, 0)]
+        operands[ranked] = operands[ranked].replace(_ELLIPSIS, added)
+        result = result.replace(_ELLIPSIS, added)
+    different = all("." not in term and len(set(term)) == len(term) for term in (*operands, result))
+    return (operands, result) if different else None
 
 
 def _varies_only(affine: Affine, labels: str, allowed: str) -> bool:

@@ -14,6 +14,19 @@ from normfold.export.graph.nodes import node_label
 from normfold.export.onnx_io.model_file import check_result
 
 
+def join_equal_batchnorms(state: FoldState) -> bool:
+    """Make one of BatchNormalization nodes that compute the same of one value, which another reader would keep.
+
+    Requires: constants computed.
+    Ensures: `state.folded` holds the outcome of each that is gone.
+    """
+    joined = simplify.join_equal_batchnorms(state.model)
+    for node, first in joined.items():
+        state.folded[node] = FoldedNode(Outcome.MERGED, (node_label(first),), (node_label(first),))
+        state.forget_outputs(node)
+    return bool(joined)
+
+
 def join_equal_nodes(state: FoldState) -> bool:
     """Make one node of those that compute the same of the same values.
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from normfold.export.arrays import Array
 from normfold.export.graph.constant_folding.evaluate import Content, EvaluationError, content_of, evaluate
-from normfold.export.graph.constants import DerivedConstant, constant_tensor, derived_tensor
+from normfold.export.graph.constants import DerivedConstant, constant_tensor, derived_tensor, replace_by_constant
 from normfold.export.graph.nodes import all_graphs, is_batchnorm
 
 MAX_SOURCE_BYTES = 256 * 1024**2
@@ -119,7 +119,7 @@ def _compute(graph: ir.Graph, opset: int) -> list[ir.Node]:
         if tensors is None:
             continue
         for value, tensor in zip(needed, tensors, strict=True):
-            _replace(graph, value, tensor)
+            replace_by_constant(graph, value, tensor)
         read = [value for value in node.inputs if value is not None]
         graph.remove(node, safe=True)
         _remove_unread(read)
@@ -233,15 +233,6 @@ def _stated_bytes(value: ir.Value) -> int:
 def _bytes_of(values: Iterable[ir.Value]) -> int:
     tensors = [constant_tensor(value) for value in values]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-
-def _replace(graph: ir.Graph, old: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Put an initializer in the place of a node's output, under its name."""
-    new = ir.Value(
-        name=old.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    old.replace_all_uses_with(new)
-    graph.register_initializer(new)
 
 
 def _remove_unread(values: Iterable[ir.Value]) -> None:

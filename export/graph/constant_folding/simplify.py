@@ -9,15 +9,17 @@ nodes are joined last: two layers that read one value must each be free to chang
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript.optimizer import fold_constants_ir
 
 from normfold.export.graph.constant_folding.expressions import compute_constant_expressions
-from normfold.export.graph.constants import constant_tensor
+from normfold.export.graph.constant_folding.known_sizes import replace_known_sizes
+from normfold.export.graph.constants import constant_tensor, replace_by_constant
 from normfold.export.graph.inference import infer_shapes
-from normfold.export.graph.nodes import all_nodes, opset_of
+from normfold.export.graph.nodes import all_graphs, all_nodes, is_batchnorm, opset_of
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 """Some operators that differ from run to run; RandomNormal and its like are known to the pass itself."""
@@ -42,8 +44,9 @@ def compute_constants(model: ir.Model) -> list[ir.Node] | None:
     changed = False
     for _ in range(_MAX_ROUNDS):
         lifted = lift_constants(model)
+        known = replace_known_sizes(model)
         gone = compute_constant_expressions(model)
-        if not (_simplify_by_shapes(model) or lifted or gone):
+        if not (_simplify_by_shapes(model) or lifted or known or gone):
             break
         computed += gone
         changed = True
@@ -59,7 +62,34 @@ def join_equal_nodes(model: ir.Model) -> bool:
     """
     if any(node.domain or node.op_type in _RANDOM for node in all_nodes(model.graph)):
         return False
-    return bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
+    before = set(all_nodes(model.graph))
+    joined = bool(common_passes.CommonSubexpressionEliminationPass()(model).modified)
+    for node in set(all_nodes(model.graph)) - before:  # an output keeps its name by an Identity, numbered as made
+        node.name = f"{node.outputs[0].name}.identity"
+    return joined
+
+
+def join_equal_batchnorms(model: ir.Model) -> dict[ir.Node, ir.Node]:
+    """Make one of BatchNormalization nodes that compute the same of one value, in place, outputs of the graph apart.
+
+    Returns:
+        For each node that is gone the one that gives its value now.
+    """
+    joined: dict[ir.Node, ir.Node] = {}
+    for graph in all_graphs(model.graph):
+        seen: dict[Hashable, ir.Node] = {}
+        for node in [node for node in graph if is_batchnorm(node)]:
+            tensors = [tensor for value in node.inputs[1:] if (tensor := constant_tensor(value)) is not None]
+            if len(node.outputs) > 1 or len(tensors) != len(node.inputs) - 1:
+                continue
+            contents = tuple((tensor.dtype, tensor.numpy().tobytes()) for tensor in tensors)
+            attributes = tuple(sorted((name, str(each.value)) for name, each in node.attributes.items()))
+            first = seen.setdefault((node.inputs[0], contents, attributes), node)
+            if first is not node and not node.outputs[0].is_graph_output():
+                node.outputs[0].replace_all_uses_with(first.outputs[0])
+                graph.remove(node, safe=True)
+                joined[node] = first
+    return joined
 
 
 def lift_constants(model: ir.Model) -> bool:
@@ -75,13 +105,9 @@ def lift_constants(model: ir.Model) -> bool:
         tensor = constant_tensor(value)
         if tensor is None or value.is_graph_output() or node.graph is None:
             continue
-        new = ir.Value(
-            name=value.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        value.replace_all_uses_with(new)
         graph = node.graph
+        replace_by_constant(graph, value, tensor)
         graph.remove(node, safe=True)
-        graph.register_initializer(new)
         lifted = True
     return lifted
 

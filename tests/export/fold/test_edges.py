@@ -296,14 +296,14 @@ def test_file_that_contradicts_itself_is_named_as_the_fault(
 
 
 def test_model_that_random_inputs_do_not_suit_asks_for_inputs(tmp_path: Path) -> None:
-    """A table of eight positions: no free size that is tried runs, and the original is named, not the result."""
+    """A table of eight rows and nine columns: no size runs for both, and the original is named, not the result."""
     nodes = [helper.make_node("Add", ["x", "table"], ["y"])]
-    table = numpy_helper.from_array(np.zeros((1, 8, 4), np.float32), "table")
+    table = numpy_helper.from_array(np.zeros((1, 8, 9), np.float32), "table")
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "length", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "length", 4])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "rows", "columns"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "rows", "columns"])],
         [table],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "a.onnx")

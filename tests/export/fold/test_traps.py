@@ -362,6 +362,39 @@ def test_equal_batchnorms_that_stay_are_reported_as_one() -> None:
     ]
 
 
+@pytest.mark.parametrize("op_type", ["Identity", "Relu"])
+def test_outputs_that_are_equal_are_written_the_same_when_folded_again(op_type: str) -> None:
+    nodes = [helper.make_node(op_type, ["x"], [name], name=name) for name in ("a", "b")]
+    source = model(nodes, IMAGE, ["a", "b"], {})
+
+    once, _ = folded(source)
+    twice, _ = folded(once)
+
+    assert [node.SerializeToString() for node in once.graph.node] == [
+        node.SerializeToString() for node in twice.graph.node
+    ]
+    assert [each.name for each in once.graph.output] == ["a", "b"]
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_equal_batchnorms_of_one_layer_are_joined_before_it_absorbs_one(equal: bool) -> None:
+    rng = np.random.default_rng(31)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"], name="conv"),
+             batchnorm("h", "a"), batchnorm("h", "b", "other"),
+             helper.make_node("Relu", ["a"], ["c"]), helper.make_node("Tanh", ["b"], ["d"]),
+             helper.make_node("Add", ["c", "d"], ["y"])]  # fmt: skip
+    first = statistics(rng, 3)
+    second = statistics(rng, 3) if not equal else first
+    copies = {name.replace("bn.", "other."): array for name, array in second.items()}
+    source = model(nodes, IMAGE, ["y"], {"w": rng.normal(size=(3, 2, 1, 1)), **first, **copies})
+
+    result, report = folded(source)
+
+    assert ("BatchNormalization" in operators(result)) == (not equal)
+    assert (report.entries[1].outcome is Outcome.MERGED) == equal
+    assert_same(source, result, image_rows(rng))
+
+
 @pytest.mark.parametrize(("op_type", "expected"), [("Neg", ["Neg", "Add"]), ("Bernoulli", ["Bernoulli"] * 2 + ["Add"])])
 def test_equal_nodes_are_joined_but_not_if_they_draw_lots(op_type: str, expected: list[str]) -> None:
     nodes = [helper.make_node(op_type, ["x"], [name]) for name in ("a", "b")]

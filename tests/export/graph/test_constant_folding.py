@@ -369,3 +369,32 @@ def test_node_that_cannot_be_evaluated_stays_and_what_it_reads_is_computed() -> 
     assert [one.op_type for one in gone or []] == ["Neg"]
     assert [one.op_type for one in working.graph] == ["Own", "Add"]
     assert list(working.graph.initializers) == ["negative"]
+
+
+def test_sizes_that_are_picked_from_a_shape_one_by_one_are_computed() -> None:
+    """The channels of torch's channel shuffle are known, height and width are not."""
+    rng = np.random.default_rng(0)
+    numbers = range(4)
+    nodes = [
+        node("Conv", ["x", "w"], ["h"], name="conv"),
+        node("Shape", ["h"], ["sizes"]),
+        *(node("Gather", ["sizes", f"at{number}"], [f"g{number}"]) for number in numbers),
+        node("Div", ["g1", "two"], ["half"]),
+        *(node("Unsqueeze", [f"g{number}", "zero"], [f"u{number}"]) for number in (0, 2, 3)),
+        node("Unsqueeze", ["half", "zero"], ["u1"]),
+        node("Concat", ["u0", "groups", "u1", "u2", "u3"], ["first"], axis=0),
+        node("Reshape", ["h", "first"], ["parts"]),
+        node("Transpose", ["parts"], ["turned"], perm=[0, 2, 1, 3, 4]),
+        node("Concat", ["u0", "all", "u2", "u3"], ["second"], axis=0),
+        node("Reshape", ["turned", "second"], ["shuffled"]),
+        batchnorm("shuffled", "y"),
+    ]
+    constants = {"w": rng.normal(size=(8, 2, 1, 1)), "two": np.array(2), "zero": np.array([0]), "all": np.array([-1])}
+    constants |= {f"at{number}": np.array(number) for number in numbers} | {"groups": np.array([2])}
+    source = model(nodes, {"x": ["n", 2, "h", "w"]}, ["y"], constants | statistics(rng, 8))
+
+    result, _ = folded(source)
+
+    assert "BatchNormalization" not in operators(result)
+    assert "Div" not in operators(result)
+    assert_same(source, result, {"x": rng.normal(size=(2, 2, 3, 4))})

@@ -12,6 +12,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from normfold.export.graph.inference import infer_shapes
 from normfold.export.graph.shapes import Sizes, sizes_of
+from normfold.export.onnx_io.stated_outputs import drop_made_up_names, restore_stated_sizes
 from tests.support.onnx_models import assert_same, batchnorm, folded, model, operators, statistics
 
 node = helper.make_node
@@ -68,7 +69,12 @@ def test_shapes_go_back_through_activations_and_transposes() -> None:
     ("nodes", "constants", "sizes"),
     [
         ([node("Flatten", ["lost"], ["h"])], {}, {"h": (None, None)}),
-        ([node("Gemm", ["lost", "w"], ["h"])], {"w": np.ones((4, 5))}, {"lost": (None, None)}),
+        ([node("Gemm", ["lost", "w"], ["h"])], {"w": np.ones((4, 5))}, {"lost": (None, 4), "h": (None, 5)}),
+        (
+            [node("Gemm", ["lost", "w"], ["h"], transA=1, transB=1)],
+            {"w": np.ones((4, 5))},
+            {"lost": (5, None), "h": (None, 4)},
+        ),
         ([node("MaxPool", ["lost"], ["h"], kernel_shape=[2, 2])], {}, {"h": (None,) * 4, "lost": (None,) * 4}),
         ([node("Pad", ["lost", "pads"], ["h"])], {"pads": np.zeros(6, np.int64)}, {"h": (None,) * 3}),
         ([node("DepthToSpace", ["lost"], ["h"], blocksize=2)], {}, {"h": (None,) * 4}),
@@ -171,3 +177,66 @@ def test_shapes_that_a_file_states_wrongly_count_for_nothing(sizes: list[int]) -
     result, _ = folded(source)
 
     assert operators(result) == ["Conv"]
+
+
+def read_by_its_rows(stated: str) -> onnx.ModelProto:
+    """Make Conv -> BatchNormalization -> Relu and a Gemm of its rows, made dynamic by a change of the input alone.
+
+    The Relu is an output, or a value in between whose shape the file states; either as it was for one row.
+    """
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("Conv", ["x", "w"], ["h"], name="conv"),
+        batchnorm("h", "n"),
+        node("Relu", ["n"], ["r"]),
+        node("Shape", ["r"], ["sizes"]),
+        node("Gather", ["sizes", "zero"], ["rows"]),
+        node("Concat", ["rows", "rest"], ["target"], axis=0),
+        node("Reshape", ["r", "target"], ["flat"]),
+        node("Gemm", ["flat", "v"], ["y"], name="gemm"),
+    ]
+    constants = {"w": rng.normal(size=(3, 2, 1, 1)), "v": rng.normal(size=(48, 5)), **statistics(rng, 3)}
+    constants |= {"zero": np.array([0]), "rest": np.array([-1])}
+    source = model(nodes, {"x": [1, 2, 4, 4]}, ["y", "r"] if stated == "output" else ["y"], constants)
+    source.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    return source
+
+
+@pytest.mark.parametrize("stated", ["output", "value"])
+def test_rows_of_one_export_are_not_taken_for_those_of_all(stated: str) -> None:
+    source = read_by_its_rows(stated)
+
+    result, _ = folded(source)
+
+    assert "BatchNormalization" not in operators(result)
+    assert_same(source, result, {"x": np.random.default_rng(0).normal(size=(3, 2, 4, 4))})
+
+
+def test_sizes_of_an_output_that_are_not_found_stay_those_of_the_file() -> None:
+    source = model([node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, ["y"], {})
+    source.graph.node[0].CopyFrom(node("Own", ["x"], ["y"], domain="own"))
+    source.opset_import.append(helper.make_opsetid("own", 1))
+    source.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+    working = ir.from_proto(source)
+    infer_shapes(working, afresh=True)
+    assert sizes_of(working.graph.outputs[0]) == ("n", None)
+
+    restore_stated_sizes(working)
+
+    assert sizes_of(working.graph.outputs[0]) == ("n", 7)
+
+
+def test_names_that_inference_makes_up_are_not_written() -> None:
+    nodes = [node("Slice", ["x", "start", "end"], ["s"]), node("Relu", ["s"], ["r"]), node("Relu", ["r"], ["y"])]
+    source = model(nodes, {"x": ["unk__7", 3], "start": [1], "end": [1]}, ["y"], {})
+    for name in ("start", "end"):
+        (value,) = [each for each in source.graph.input if each.name == name]
+        value.type.tensor_type.elem_type = TensorProto.INT64
+    source.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "unk__7"
+    source.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "unk__9"
+    working = ir.from_proto(source)
+
+    drop_made_up_names(working)
+
+    assert [sizes_of(value) for value in working.graph.outputs] == [("unk__7", None)]
+    assert all("unk__" not in str(value.shape) for each in list(working.graph)[:2] for value in each.outputs)

@@ -10,9 +10,12 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from normfold.export.errors import ModelFileError
+from normfold.export.errors import ModelFileError, TrainingModeError
 from normfold.export.files.fold_file import FoldedFile, fold_file
+from normfold.export.fold.report import Outcome
 from normfold.export.onnx_io.model_file import load_model, save_model
+from normfold.export.repair.modes import Cause
+from normfold.export.repair.repair import repair_file
 from tests.support.onnx_models import batchnorm, operators, run32, statistics
 from tests.support.onnx_models import save_model as save_proto
 
@@ -108,10 +111,8 @@ def test_operands_that_broadcast_from_an_axis_on_are_converted(tmp_path: Path, r
 def test_batchnorm_that_trains_is_refused(tmp_path: Path) -> None:
     nodes = [node("Conv", ["x", "w"], ["h"]), batchnorm("h", "y", is_test=0)]
 
-    with pytest.raises(ModelFileError, match="cannot convert it to opset 7: Attribute is_test") as caught:
-        fold_old(old_model(nodes, 6, **parameters(np.random.default_rng(3))), tmp_path)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "folded.onnx").exists()
+    with pytest.raises(TrainingModeError, match="is in training mode"):
+        fold_old(old_model(nodes, 6, **parameters(np.random.default_rng(0))), tmp_path)
 
 
 def test_conversion_that_changes_outputs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,3 +129,45 @@ def test_conversion_that_changes_outputs_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("normfold.export.onnx_io.model_file.converted", wrong)
     with pytest.raises(ModelFileError, match="gives another output 'y' when it is converted"):
         fold_old(proto, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", range(1, 6))
+def test_opset_without_shapes_behind_a_batchnorm_is_folded(opset: int, tmp_path: Path) -> None:
+    """From opset 6 to 7 the converter asks for the shape of a Gemm's input."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Conv", ["x", "w"], ["h"]),
+        batchnorm("h", "n", is_test=1, consumed_inputs=[0, 0, 0, 1, 1]),
+        node("Relu", ["n"], ["r"], consumed_inputs=[0]),
+        node("Mul", ["r", "factors"], ["m"], broadcast=1, axis=1),
+        node("Flatten", ["m"], ["f"]),
+        node("Gemm", ["f", "v", "b"], ["y"], broadcast=1),
+    ]
+    constants = {**parameters(rng), "factors": np.ones(3), "v": rng.normal(size=(48, 4)), "b": rng.normal(size=4)}
+
+    result, written = fold_old(old_model(nodes, opset, **constants), tmp_path)
+
+    assert result.verification is not None
+    assert operators(written) == ["Conv", "Relu", "Flatten", "Gemm"]
+
+
+@pytest.mark.slow
+def test_batchnorm_in_training_mode_stays_in_it_and_is_repaired(tmp_path: Path) -> None:
+    """Below opset 7 a BatchNormalization is in training mode unless it says otherwise."""
+    nodes = [
+        node("Conv", ["x", "w"], ["h"]),
+        batchnorm("h", "n", is_test=1),
+        node("Relu", ["n"], ["r"]),
+        batchnorm("r", "y", "training"),
+    ]
+    rng = np.random.default_rng(0)
+    path = save_proto(old_model(nodes, 6, **parameters(rng), **statistics(rng, 3, "training")), tmp_path)
+
+    report = repair_file(path, tmp_path / "repaired.onnx")
+
+    assert [(each.node, each.cause) for each in report.nodes] == [("training", Cause.TRAINING_MODE)]
+    (old,) = [each for each in load_model(path).graph if each.name == "training"]
+    assert len(old.outputs) == 5
+    result = fold_file(tmp_path / "repaired.onnx", tmp_path / "folded.onnx")
+    assert [entry.outcome for entry in result.report.entries] == [Outcome.FOLDED_BACK, Outcome.KEPT]

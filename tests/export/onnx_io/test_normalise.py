@@ -115,6 +115,24 @@ def test_sparse_initializer_becomes_dense(tmp_path: Path, rank: int) -> None:
     assert operators(written) == ["Conv", "Relu"]
 
 
+def test_sparse_constant_becomes_dense(tmp_path: Path) -> None:
+    proto = conv_model()
+    (dense,) = [tensor for tensor in proto.graph.initializer if tensor.name == "w"]
+    array = numpy_helper.to_array(dense)
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(array.reshape(-1), "values"),
+        numpy_helper.from_array(np.arange(array.size), "places"),
+        array.shape,
+    )
+    proto.graph.initializer.remove(dense)
+    proto.graph.node.insert(0, node("Constant", [], ["w"], sparse_value=sparse))
+
+    result, written = folded_file(proto, tmp_path)
+
+    assert result.verification is not None
+    assert operators(written) == ["Conv", "Relu"]
+
+
 def test_scalar_input_is_run(tmp_path: Path) -> None:
     proto = model([node("Mul", ["x", "two"], ["y"])], {"x": []}, ["y"], {"two": np.float32(2)}, dtype=np.float32)
 

@@ -119,3 +119,19 @@ def test_size_that_is_negative_is_free(tmp_path: Path) -> None:
 
     assert Runner(tmp_path / "a.onnx").inputs[0].shape == (None, 4)
     assert verify(tmp_path / "a.onnx", tmp_path / "a.onnx").passes
+
+
+def test_values_that_are_equal_pass_where_a_perturbation_changes_their_number(tmp_path: Path) -> None:
+    """NonZero finds all of the normal ones; of those that are cut at 0, a perturbed 0 is found too."""
+    source = model([helper.make_node("NonZero", ["x"], ["y"])], {"x": ["n", 40]}, ["y"], {}, dtype=np.float32)
+    fewer = model(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("NonZero", ["r"], ["y"])],
+        {"x": ["n", 40]},
+        ["y"],
+        {},
+        dtype=np.float32,
+    )
+    original, other = pair(tmp_path, source, fewer)
+
+    assert verify(original, original).passes
+    assert not verify(original, other).passes

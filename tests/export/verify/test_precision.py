@@ -9,13 +9,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from normfold.export.files.fold_file import fold_file
 from normfold.export.verify.measure import measure
 from normfold.export.verify.tolerance import EPSILONS, FLOOR
 from normfold.export.verify.verify import verify
-from tests.support.onnx_models import batchnorm, statistics
+from tests.support.onnx_models import batchnorm, model, statistics
 
 TYPES = {
     "float16": (np.float16, TensorProto.FLOAT16),
@@ -139,3 +139,28 @@ def test_floor_is_one_unit_in_the_last_place_where_the_range_is_narrow() -> None
     assert found.error == pytest.approx(0.5)
     assert found.floor == pytest.approx(1001 * 2.0**-10)
     assert found.passes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("narrow", [TensorProto.FLOAT16, TensorProto.BFLOAT16], ids=["float16", "bfloat16"])
+def test_cast_to_a_narrower_float_in_the_middle_has_noise_of_its_own(narrow: int, tmp_path: Path) -> None:
+    """A fold in front of such a Cast moves what it rounds, where an input moved by a float32's unit does not."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Cast", ["c"], ["half"], to=narrow),
+        helper.make_node("Cast", ["half"], ["back"], to=TensorProto.FLOAT),
+        batchnorm("back", "y"),
+    ]
+    weights = {"w": rng.normal(size=(4, 3, 3, 3)).astype("f"), **statistics(rng, 4, dtype=np.float32)}
+    onnx.save(model(nodes, {"x": ["n", 3, 8, 8]}, ["y"], weights, dtype=np.float32), tmp_path / "a.onnx")
+
+    found = fold_file(tmp_path / "a.onnx", tmp_path / "b.onnx").verification
+
+    assert found is not None
+    assert found.outputs["y"].noise > 1e-4
+    wrong = onnx.load(tmp_path / "b.onnx")
+    (bias,) = [tensor for tensor in wrong.graph.initializer if len(tensor.dims) == 1]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    assert not verify(tmp_path / "a.onnx", tmp_path / "wrong.onnx").passes

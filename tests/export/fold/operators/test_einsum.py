@@ -114,16 +114,6 @@ def test_einsum_that_cannot_take_the_affine_keeps(equation: str, back: bool, cod
     assert_same(source, result, rows(source))
 
 
-def test_einsum_with_an_ellipsis_keeps() -> None:
-    source = einsum("nks,kc->ncs", True, 1, offset=False, channel="c", add=False)
-    source.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("equation", "...ks,kc->...cs"))
-
-    _, report = folded(source)
-
-    assert report.entries[0].reason is not None
-    assert "its equation has an ellipsis" in report.entries[0].reason
-
-
 def test_einsum_of_two_values_keeps() -> None:
     rng = np.random.default_rng(2)
     nodes = [helper.make_node("Einsum", ["x", "z"], ["p"], equation="nks,kc->ncs"), batchnorm("p", "y")]
@@ -142,3 +132,48 @@ def test_einsum_without_an_arrow_sorts_its_labels() -> None:
 
     assert operators(result) == ["Einsum"]
     assert_same(source, result, rows(source))
+
+
+@pytest.mark.parametrize(
+    ("equation", "plain", "constant", "channel"),
+    [
+        ("...k,kc->...c", "nck,kd->ncd", 1, "c"),
+        ("...k,kc", "nck,kd->ncd", 1, "c"),
+        ("nc...,ck->nk...", "nchd,ck->nkhd", 1, "c"),
+        ("ck, ...cs -> ...ks", "ck,ncs->nks", 0, "c"),
+    ],
+)
+def test_einsum_with_an_ellipsis_absorbs_as_one_with_labels(
+    equation: str, plain: str, constant: int, channel: str
+) -> None:
+    """Where the affine's axis is not summed, its gain cannot be absorbed, as in the first two."""
+    source = einsum(plain, False, constant, offset=True, channel=channel, add=False)
+    (layer,) = [node for node in source.graph.node if node.op_type == "Einsum"]
+    written, _ = folded(source)
+    layer.attribute[0].s = equation.encode()
+
+    result, _ = folded(source)
+
+    assert operators(result) == operators(written)
+    assert_same(source, result, rows(source))
+
+
+def test_einsum_with_an_ellipsis_absorbs_backwards() -> None:
+    source = einsum("nks,kc->ncs", True, 1, offset=False, channel="c", add=False)
+    source.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("equation", "...ks,kc->...cs"))
+
+    result, _ = folded(source)
+
+    assert operators(result) == ["Einsum"]
+    assert_same(source, result, rows(source))
+
+
+def test_einsum_with_an_ellipsis_in_its_constant_is_kept() -> None:
+    """Its axes may be broadcast."""
+    source = einsum("nck,nkd->ncd", True, 1, offset=False, channel="c", add=False)
+    source.graph.node[0].attribute[0].s = b"...ck,...kd->...cd"
+
+    result, report = folded(source)
+
+    assert "BatchNormalization" in operators(result)
+    assert "an ellipsis in its constant" in (report.entries[0].reason or "")

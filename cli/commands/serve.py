@@ -20,6 +20,7 @@ from normfold.contract.onnxruntime_package import require_onnxruntime
 logger = logging.getLogger(__name__)
 
 MODELS, REQUESTS, PROXY, LOG, TLS = "Models", "Requests", "Behind a proxy", "Log", "TLS"
+PAYLOAD_LOG = "Log of requests and answers"
 _OTHER_FILES = 256
 """File descriptors besides those of connections: the log, the event loop, models that are being loaded."""
 
@@ -189,13 +190,16 @@ def serve(
             metavar="FILE",
             help="Write a sample of requests and answers with their tensors to this file, for later labels.",
             show_default="none",
-            rich_help_panel=LOG,
+            rich_help_panel=PAYLOAD_LOG,
         ),
     ] = None,
     payload_log_share: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Share of the answers in it, 0 to 1.", show_default="0.01", rich_help_panel=LOG
+            metavar="SHARE",
+            help="Share of the answers in it, 0 to 1.",
+            show_default="0.01",
+            rich_help_panel=PAYLOAD_LOG,
         ),
     ] = None,
     log_level: Annotated[

@@ -29,10 +29,14 @@ OF_HTTP = {
     *("CallLimitError", "ContentEncodingError", "ReceiveTimeoutError", "StoppingError"),
     *("UnknownPathError", "BodyTooLargeError", "UnauthenticatedError", "ScopeError", "RateError", "ControlError"),
     *("BodyBudgetError", "ResponseBudgetError", "ClientDisconnectedError", "NoSamplesError"),
+    *("RolloutError", "NoRolloutError"),
 }
 """Errors that end as an answer of HTTP: a client sees their status and sentence in a ResponseError."""
 
-OF_COMMANDS = {"AddressError", "KeysUnwritableError", "StateDirError", "BundleLoadError"}
+OF_COMMANDS = {
+    *("AddressError", "KeysUnwritableError", "StateDirError", "BundleLoadError"),
+    *("TlsError", "UnixSocketError", "SocketActivationError"),
+}
 """Errors that end a command, or become the reason of a ModelUnavailableError: no public function raises them."""
 
 

@@ -1,7 +1,7 @@
 """A connection of HTTP/1.1 that costs the load generator as little processor time as it can.
 
 Requests are bytes that were prepared before; httptools parses responses. On one core this sends ten times as many
-requests as aiohttp, which sends fewer than the service answers (docs/decisions/0039-load-generator.md).
+requests as aiohttp, which sends fewer than the service answers (docs/decisions/0036-load-generator.md).
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ def test_a_network_that_fixes_its_batch_gets_whole_batches(tmp_path: Path) -> No
     _, found = adapted(proto, samples(**inputs), tmp_path, prior=0.0)
 
     np.testing.assert_allclose(found.layers[0].new.mean, inputs["x"].mean(0))
-    with pytest.raises(SampleError, match="takes batches of 8; 39 samples are not whole batches"):
+    with pytest.raises(SampleError, match="takes batches of 8 samples; 39 are not whole batches"):
         adapted(proto, samples(x=inputs["x"][:39]), tmp_path)
 
 

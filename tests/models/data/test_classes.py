@@ -77,7 +77,9 @@ def test_mask_that_holds_only_the_ignored_value_is_named(tmp_path: Path) -> None
 def test_value_that_usually_marks_pixels_without_a_class_is_warned_of(
     tmp_path: Path, masks: np.ndarray, value: int
 ) -> None:
-    with pytest.warns(TrainingWarning, match=rf"hold the value {value}, .* leave them out with `ignore_index` {value}\."):
+    with pytest.warns(
+        TrainingWarning, match=rf"hold the value {value}, .* leave them out with `ignore_index` {value}\."
+    ):
         raw = read_npz(save(tmp_path, masks))
 
     assert str(value) in raw.labels

@@ -71,6 +71,7 @@ def fit(
 
     Started by `accelerate launch` or `torchrun`, it trains in several processes. On GPUs BatchNorm then computes its
     statistics over all of them; on CPUs each process computes its own, and the main process's are saved.
+    With pixels without a class, each process's gradient is the mean over its own pixels, and all processes count alike.
 
     Args:
         config: from `make_run_config`.

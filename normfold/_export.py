@@ -208,7 +208,7 @@ def export(
         found = resolve(given, folder, progress)
         data = run_data(given, takes_pixels)
         training = None if data is None else data.training_rows()
-        held_out = data.threshold_rows() if data is not None and monitor and not rows else None
+        of_thresholds = data.threshold_rows() if data is not None and monitor and not rows else None
         convert = None
         if options is not None:
             convert = _conversion(options, found, data, takes_pixels, has_recorded=training is not None)
@@ -223,7 +223,7 @@ def export(
             inputs=optional_path(inputs),
             takes_pixels=takes_pixels,
             monitoring=monitor,
-            calibration=rows if held_out is None else held_out.inputs,
+            calibration=rows if of_thresholds is None else of_thresholds.inputs,
             convert=convert,
             keep_reference=keep_reference,
             record=None if training is None else RecordRanges(training),
@@ -237,7 +237,7 @@ def export(
         exported.monitor,
         found.kept_statistics,
         _write_triton_config(Path(repository), model, exported.path) if triton else None,
-        "calibration rows" if held_out is None else held_out.origin,
+        "calibration rows" if of_thresholds is None else of_thresholds.origin,
     )
 
 

@@ -45,6 +45,7 @@ class ExportResult:
         kept_statistics: why the running statistics are those of training, "`keep_statistics`" if that was given; None
             where they were recalibrated.
         triton: the config.pbtxt that was written; None without `triton`.
+        threshold_rows: which rows the thresholds of drift come from, in words.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ExportResult:
     monitor: Monitor | None
     kept_statistics: str | None = None
     triton: WrittenConfig | None = None
+    threshold_rows: str = "calibration rows"
 
     def __repr__(self) -> str:
         from normfold.display.terminal.fold import fold_sentence
@@ -136,7 +138,8 @@ def export(
         merge: merge parallel linear branches into one layer (RepVGG re-parameterisation).
         keep_source: write the unfolded model into the bundle too; without it the bundle cannot be adapted.
         calibration_data: inputs that the network was not trained on, as the served network takes them, rows first: an
-            .npz, or arrays by input; a run folder's are its validation data. The thresholds of drift come from them.
+            .npz, or arrays by input. The thresholds of drift come from them. A run folder's are its validation data,
+            with test and then training data where there are fewer than 100 rows.
         monitor: write what the service needs to monitor its inputs for drift.
         precision: "float32", "int8" or "float16".
         samples: as `quantize` takes them; without it, a run folder's own data are compared on.
@@ -205,6 +208,7 @@ def export(
         found = resolve(given, folder, progress)
         data = run_data(given, takes_pixels)
         training = None if data is None else data.training_rows()
+        of_thresholds = data.threshold_rows() if data is not None and monitor and not rows else None
         convert = None
         if options is not None:
             convert = _conversion(options, found, data, takes_pixels, has_recorded=training is not None)
@@ -219,7 +223,7 @@ def export(
             inputs=optional_path(inputs),
             takes_pixels=takes_pixels,
             monitoring=monitor,
-            calibration=rows or (None if data is None else data.validation_rows()),
+            calibration=rows if of_thresholds is None else of_thresholds.inputs,
             convert=convert,
             keep_reference=keep_reference,
             record=None if training is None else RecordRanges(training),
@@ -233,6 +237,7 @@ def export(
         exported.monitor,
         found.kept_statistics,
         _write_triton_config(Path(repository), model, exported.path) if triton else None,
+        "calibration rows" if of_thresholds is None else of_thresholds.origin,
     )
 
 

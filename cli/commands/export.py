@@ -87,7 +87,7 @@ def export(
             "--calibration",
             metavar="FILE",
             help="Inputs outside the training data, for the drift thresholds: .npz, an array for each input. "
-            "For a run folder, the validation data by default.",
+            "For a run folder, its validation data by default, and test and training data if those are under 100 rows.",
         ),
     ] = None,
     monitor: Annotated[
@@ -171,6 +171,9 @@ def export(
         warn(sentence)
     if exported.verification.engine is Engine.REFERENCE:
         warn("ONNX Runtime cannot run this model on the CPU: the bundle is verified, but cannot be served there.")
+    remedy = (
+        f"To have them, export again with --calibration FILE, an .npz of at least {MIN_ROWS} rows of normal inputs."
+    )
     if calibration is not None and exported.monitor is not None and not exported.monitor.calibration_rows:
         warn(
             f"The calibration inputs give no threshold: at least {MIN_ROWS} rows are needed, finite in each layer and "
@@ -198,7 +201,7 @@ def export(
                 "kept_statistics": kept_statistics,
                 "fold": report.to_dict(),
                 "verification": verification_record(exported.verification),
-                "monitor": monitor_record(exported.monitor),
+                "monitor": monitor_record(exported.monitor, exported.threshold_rows, remedy),
                 "precision": precision_record(manifest.precision),
                 "triton": None if exported.triton is None else config_record(exported.triton),
             }
@@ -214,7 +217,7 @@ def export(
     out.print(verification_table(exported.verification))
     if manifest.precision is not None:
         print_precision(manifest.precision, manifest)
-    out.print(monitor_sentence(exported.monitor), markup=False)
+    out.print(monitor_sentence(exported.monitor, exported.threshold_rows, remedy), markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_row("bundle", str(exported.path))
     table.add_row("serve it", f"normfold serve --repository {repository}")

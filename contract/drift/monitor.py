@@ -68,7 +68,7 @@ class Monitor(_Record):
     window_rows: int = Field(gt=0, description="Number of recent rows that a score is computed from.")
     layers: tuple[MonitoredLayer, ...] = Field(min_length=1)
     calibration_rows: int = Field(
-        default=0, ge=0, description="Number of validation rows that the thresholds come from; 0 without thresholds."
+        default=0, ge=0, description="Number of rows that the thresholds come from; 0 without thresholds."
     )
 
 

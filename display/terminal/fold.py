@@ -62,8 +62,14 @@ def pixel_sentence(found: PixelInput) -> str:
     return f"Input {found.name!r} takes 8-bit pixels, 0 to 255; their standardisation is folded{left}."
 
 
-def monitor_sentence(monitor: Monitor | None, rows: str = "calibration rows") -> str:
-    """Return how the service will monitor a bundle's inputs for drift; its thresholds come from `rows`."""
+def monitor_sentence(monitor: Monitor | None, rows: str, remedy: str = "") -> str:
+    """Return how the service will monitor a bundle's inputs for drift.
+
+    Args:
+        monitor: what it monitors; None if nothing.
+        rows: that thresholds come from, in words.
+        remedy: a sentence: what gives thresholds where there are none.
+    """
     from normfold.export.bundle.calibrate import MIN_ROWS
 
     if monitor is None:
@@ -72,13 +78,14 @@ def monitor_sentence(monitor: Monitor | None, rows: str = "calibration rows") ->
     layers = f"{count} layer{'s' if count > 1 else ''}"
     if monitor.calibration_rows:
         return f"Inputs are monitored for drift at {layers}; thresholds come from {monitor.calibration_rows} {rows}."
-    return (
+    sentence = (
         f"Inputs are monitored for drift at {layers}, but without thresholds, which need at least {MIN_ROWS} {rows}: "
         "scores are shown, `drifted` stays null, and the alert cannot fire."
     )
+    return f"{sentence} {remedy}".rstrip()
 
 
-def monitor_record(monitor: Monitor | None, rows: str = "calibration rows") -> dict[str, Any] | None:
+def monitor_record(monitor: Monitor | None, rows: str, remedy: str = "") -> dict[str, Any] | None:
     """Return the same for JSON."""
     if monitor is None:
         return None
@@ -86,7 +93,7 @@ def monitor_record(monitor: Monitor | None, rows: str = "calibration rows") -> d
         "window_rows": monitor.window_rows,
         "calibration_rows": monitor.calibration_rows,
         "layers": [{"node": layer.node, "threshold": layer.threshold} for layer in monitor.layers],
-        "sentence": monitor_sentence(monitor, rows),
+        "sentence": monitor_sentence(monitor, rows, remedy),
     }
 
 

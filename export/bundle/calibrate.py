@@ -1,4 +1,4 @@
-"""Thresholds of `monitor.json`, taken from calibration rows: held-out rows that are normal.
+"""Thresholds of `monitor.json`, taken from calibration rows: normal rows, held out of training where there are enough.
 
 A score is a layer's divergence over a window of rows, the mean over its channels (`contract.drift.monitor.divergence`).
 It is never 0, even for normal inputs: a window is a sample, and the rows that thresholds come from are one too. So

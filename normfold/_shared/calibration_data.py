@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 
 _INPUT = "input"
 """Name of the input of a network that was trained here."""
+
+
+class ThresholdRows(NamedTuple):
+    """Rows that drift thresholds come from.
+
+    Attributes:
+        inputs: as the served network takes them, by input.
+        origin: the splits that they are of, in words.
+    """
+
+    inputs: dict[str, Any]
+    origin: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +43,23 @@ class RunData:
     dataset: Dataset
     takes_pixels: bool
 
-    def validation_rows(self) -> dict[str, Any]:
-        """Return rows of the validation split, evenly spaced, that drift thresholds come from."""
-        from normfold.export.bundle.calibrate import MAX_ROWS
+    def threshold_rows(self) -> ThresholdRows:
+        """Return the rows that drift thresholds come from, evenly spaced in each split.
 
-        return self._inputs(_spread(self.dataset.splits.validation, MAX_ROWS))
+        They are the validation split. Where it has fewer than `MIN_ROWS` rows, the test split is added, which the
+        network was not trained on either; and where both have fewer, as many training rows as are missing. To these the
+        network is fitted, so that they alone would give thresholds that are too low. Beside held-out rows they do not:
+        `docs/explanation/drift.md` has the measurement.
+        """
+        from normfold.export.bundle.calibrate import MAX_ROWS, MIN_ROWS
+
+        splits = self.dataset.splits
+        rows, names = _spread(splits.validation, MAX_ROWS), ["validation"]
+        for name, more, limit in (("test", splits.test, MAX_ROWS), ("training", splits.train, MIN_ROWS)):
+            if len(rows) < MIN_ROWS:
+                rows = np.concatenate([rows, _spread(more, limit - len(rows))])
+                names.append(name)
+        return ThresholdRows(self._inputs(np.sort(rows)), _rows_of(names))
 
     def training_rows(self) -> dict[str, Any] | None:
         """Return rows of the training split, evenly spaced, that ranges come from; None where these are too few."""
@@ -74,6 +99,13 @@ def run_data(source: Source, takes_pixels: bool) -> RunData | None:
         return RunData(load_training_data(load_config(Path(source.text))), takes_pixels)
     except DataError:
         return None
+
+
+def _rows_of(splits: Sequence[str]) -> str:
+    """Return, for example, "rows of the validation and test splits"."""
+    if len(splits) == 1:
+        return f"rows of the {splits[0]} split"
+    return f"rows of the {', '.join(splits[:-1])} and {splits[-1]} splits"
 
 
 def _spread(places: Any, limit: int) -> Any:

@@ -301,7 +301,7 @@ _COUNTED: dict[str, Schema] = {
             },
             "window_rows": {**_COUNT, "description": "Rows of the window that a score is computed over."},
             "window_fill": {**_REAL, "description": "Filled fraction of the window, 0 to 1."},
-            "calibration_rows": {**_COUNT, "description": "Held-out rows that the thresholds were computed from."},
+            "calibration_rows": {**_COUNT, "description": "Rows that the thresholds were computed from."},
             "layers": _list(ref("LayerDrift")),
             "sampling": ref("Sampling"),
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ CLASSES, LIMIT = 6, 30
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder whose data lie class by class, as pictures in folders do: 20 validation rows of each class."""
     monkeypatch.setattr(calibrate, "MAX_ROWS", LIMIT)
+    monkeypatch.setattr(calibrate, "MIN_ROWS", LIMIT)
     y = np.repeat(np.arange(CLASSES), 200)
     pictures = np.broadcast_to(10.0 * y[:, None, None, None], (len(y), 1, 3, 3))
     np.savez(tmp_path / "sorted.npz", x=pictures, y=y)
@@ -40,7 +42,7 @@ def test_every_class_has_its_share(run: Path, takes_pixels: bool) -> None:
     found = run_data(Source(str(run)), takes_pixels)
 
     assert found is not None
-    _, counts = np.unique(found.validation_rows()["input"][:, 0, 0, 0], return_counts=True)
+    _, counts = np.unique(found.threshold_rows().inputs["input"][:, 0, 0, 0], return_counts=True)
     assert counts.tolist() == [LIMIT // CLASSES] * CLASSES
     training = found.training_rows()
     assert training is not None
@@ -50,6 +52,45 @@ def test_every_class_has_its_share(run: Path, takes_pixels: bool) -> None:
     _, counts = np.unique(labels, return_counts=True)
     assert len(compared["input"]) == counts.sum()
     assert counts.min() == counts.max()
+
+
+@pytest.mark.parametrize(
+    ("least", "counts", "origin"),
+    [
+        (120, {"validation": 120, "test": 0, "train": 0}, "rows of the validation split"),
+        (121, {"validation": 120, "test": 240, "train": 0}, "rows of the validation and test splits"),
+        (360, {"validation": 120, "test": 240, "train": 0}, "rows of the validation and test splits"),
+        (420, {"validation": 120, "test": 240, "train": 60}, "rows of the validation, test and training splits"),
+        (9999, {"validation": 120, "test": 240, "train": 840}, "rows of the validation, test and training splits"),
+    ],
+)
+def test_thresholds_take_test_and_then_training_rows_where_validation_rows_are_few(
+    run: Path, monkeypatch: pytest.MonkeyPatch, least: int, counts: dict[str, int], origin: str
+) -> None:
+    monkeypatch.setattr(calibrate, "MAX_ROWS", 2000)
+    monkeypatch.setattr(calibrate, "MIN_ROWS", least)
+    found = run_data(Source(str(run)), takes_pixels=False)
+    assert found is not None
+    numbers = np.arange(len(found.dataset.x), dtype=np.float32)
+    numbered = replace(found.dataset, x=np.broadcast_to(numbers[:, None, None, None], found.dataset.x.shape))
+
+    rows = replace(found, dataset=numbered).threshold_rows()
+
+    taken = rows.inputs["input"][:, 0, 0, 0]
+    of_split = {name: numbered.tensors(getattr(numbered.splits, name))[:, 0, 0, 0] for name in counts}
+    assert {name: int(np.isin(taken, numbers).sum()) for name, numbers in of_split.items()} == counts
+    assert len(taken) == len(np.unique(taken)) == sum(counts.values())
+    assert rows.origin == origin
+
+
+def test_thresholds_take_training_rows_of_every_class(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "MAX_ROWS", 2000)
+    monkeypatch.setattr(calibrate, "MIN_ROWS", 420)
+    found = run_data(Source(str(run)), takes_pixels=False)
+
+    assert found is not None
+    _, counts = np.unique(found.threshold_rows().inputs["input"][:, 0, 0, 0], return_counts=True)
+    assert counts.tolist() == [70] * CLASSES
 
 
 def test_few_training_rows_give_no_ranges(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,23 @@ def test_recalibrated_statistics_are_reported_on_screen_in_json_and_in_the_manif
 
 
 @pytest.mark.slow
+def test_export_of_a_small_data_set_has_drift_thresholds_and_says_which_rows_they_come_from(
+    normfold: RunCommand, run: Path
+) -> None:
+    assert run.exists()
+    says = "thresholds come from 100 rows of the validation, test and training splits."
+
+    code, out, _ = normfold("export", "run")
+    monitor = json.loads(normfold("export", "run", "--json")[1])["monitor"]
+
+    assert code == 0
+    assert says in in_one_line(out)
+    assert says in monitor["sentence"]
+    assert monitor["calibration_rows"] == 100
+    assert all(layer["threshold"] > 0 for layer in monitor["layers"])
+
+
+@pytest.mark.slow
 def test_the_bundle_computes_what_the_network_does_with_the_new_statistics(
     normfold: RunCommand, run: Path, tmp_path: Path
 ) -> None:

@@ -204,7 +204,7 @@ def test_promotion_of_a_lower_version_names_rollback(served: Callable[..., Servi
         ({"version": "1", "share": 1.5}, 400, "the share is 1.5; it must be from 0 to 1"),
         ({"version": "1", "share": "half"}, 400, "'share' is not a number from 0 to 1"),
         ({"version": "1", "share": True}, 400, "'share' is not a number from 0 to 1"),
-        ({"version": "1"}, 400, "'share' is not a number from 0 to 1"),
+        ({"version": "1"}, 400, "has no field 'share'; give a number from 0 to 1"),
         ({"version": ["1"], "share": 0.1}, 400, "'version' is not a version"),
         ({"share": 0.1}, 400, "'version' is not a version"),
     ],

@@ -268,3 +268,11 @@ def test_polling_goes_on_with_a_canary(bundles: BundleWriter, start: StartServic
     publish_version(bundles, 3)
     wait_for(lambda: answering_version(service) == 3)
     assert [*repository_index(service, ready=True)] == ["digits/1", "digits/2", "digits/3"]
+
+
+def test_canary_without_a_serving_version_is_named_as_the_reason(bundles: BundleWriter, start: StartService) -> None:
+    publish_version(bundles, 1)
+    publish_version(bundles, 2)
+    service = start(bundles.root, wait=False, version_policy="2", canary="digits=2:0.5")
+    says = "digits/2: it is a canary, and no version serves."
+    wait_for(lambda: says in service.client.get("/v2/health/ready").text)

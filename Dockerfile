@@ -40,10 +40,12 @@ RUN python -m venv --without-pip /opt/normfold
 FROM packages AS serve-packages
 ARG ORT
 COPY requirements/serve-${ORT}.txt requirements/
-# Tests and sources of other languages, which are never loaded, are an eighth of its size.
+# Tests and sources of other languages, which are never loaded, are an eighth of its size. ONNX Runtime's library for
+# programs in C is another 35 MB; Python's has everything in it. (On a GPU that was not tried, so it stays there.)
 RUN pip --python /opt/normfold/bin/python install --no-deps --require-hashes --requirement requirements/serve-${ORT}.txt \
     && find /opt/normfold/lib -depth \
-        \( -type d -name tests -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) -exec rm -r {} +
+        \( -type d -name tests -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) -exec rm -r {} + \
+    && if [ "$ORT" = cpu ]; then rm /opt/normfold/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.*; fi
 
 FROM packages AS export-packages
 COPY requirements/export.txt requirements/

@@ -25,7 +25,6 @@ OPTIONS = {
     "rates": "--rate",
     "duration_s": "--duration",
     "warm_up_s": "--warm-up",
-    "timeout_s": "--timeout",
 }
 """Argument of the Python API to its option, where that is not named like it."""
 

@@ -12,6 +12,9 @@ from pydantic import ConfigDict, Field
 from normfold.contract.preprocess import Preprocessing, SequencePreprocessing
 from normfold.contract.record import Record, read_json_object, validate_record
 
+IGNORED = -100
+"""In place of a class, in masks of training data: the pixel has none. It is the value that torch's loss ignores."""
+
 
 class LayerStatisticsChange(Record):
     """The change of one BatchNorm's running statistics by recalibration; null where the old ones are not finite."""

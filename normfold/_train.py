@@ -88,6 +88,7 @@ def train(
     label_column: str | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    ignore_index: int | None = None,
     validation_fraction: float | None = None,
     test_fraction: float | None = None,
     split_seed: int | None = None,
@@ -123,6 +124,7 @@ def train(
         label_column: of a CSV; default the last.
         image_size: height and width of images, in pixels.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
+        ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
         validation_fraction: of each class; used to choose the best epoch. Default 0.1.
         test_fraction: of each class; used once, at the end. Default 0.2.
         split_seed: of the splits. Default 0.
@@ -152,7 +154,8 @@ def train(
         OSError: the folder cannot be written.
 
     Warns:
-        TrainingWarning: fewer than 32 or more than 256 rows in a batch, or processes that are not synchronised.
+        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, or masks
+            with a value such as 255 that usually marks pixels without a class.
     """
     check(PATH, out=out)
     check(FLAG, resume=resume)
@@ -162,7 +165,7 @@ def train(
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
-    check_optional(INTEGER, patience=patience, seed=seed)
+    check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
     check_optional(NUMBER, weight_decay=weight_decay, label_smoothing=label_smoothing, clip_norm=clip_norm)
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
@@ -181,6 +184,7 @@ def train(
         "label_column": label_column,
         "image_size": image_size,
         "channels": channels,
+        "ignore_index": ignore_index,
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
         "split_seed": split_seed,

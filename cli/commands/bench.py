@@ -75,7 +75,7 @@ def bench(
     warm_up: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds before each measurement.", rich_help_panel=LOAD)
     ] = 2.0,
-    timeout: Annotated[
+    timeout_s: Annotated[
         float,
         typer.Option(
             max=86_400, help="Seconds after which a request is given up, and is an error.", rich_help_panel=LOAD
@@ -178,7 +178,7 @@ def bench(
             max_connections=max_connections,
             duration_s=duration,
             warm_up_s=warm_up,
-            timeout_s=timeout,
+            timeout_s=timeout_s,
             rows=rows,
             shape=_parse_shapes(shape or []),
             samples=samples,

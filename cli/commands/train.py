@@ -44,6 +44,12 @@ def train(
     channels: Annotated[
         int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)
     ] = None,
+    ignore_index: Annotated[
+        int | None,
+        typer.Option(
+            help="Value in masks of pixels without a class, such as 255.", show_default="none", rich_help_panel=DATA
+        ),
+    ] = None,
     validation_fraction: Annotated[
         float | None,
         typer.Option(
@@ -135,6 +141,7 @@ def train(
                 label_column=label_column,
                 image_size=None if image_size is None else parse_size(image_size),
                 channels=channels,
+                ignore_index=ignore_index,
                 validation_fraction=validation_fraction,
                 test_fraction=test_fraction,
                 split_seed=split_seed,

@@ -48,6 +48,9 @@ class DataConfig(BaseModel):
     label_column: str | None = Field(default=None, description="Name of the label column of csv:PATH; null: the last.")
     image_size: tuple[int, int] | None = Field(default=None, description="Height and width for images:DIR, in pixels.")
     channels: Literal[1, 3] = Field(default=3, description="For images:DIR: 1 for grey, 3 for RGB.")
+    ignore_index: int | None = Field(
+        default=None, description="Value in masks of pixels without a class, such as 255; null: every value is a class."
+    )
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Fraction of each class for validation.")
     test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Fraction of each class for the final test.")
     split_seed: int = Field(
@@ -72,7 +75,7 @@ class Dataset:
     x: Array
     """Samples in raw units, (N, *sample_shape)."""
     y: npt.NDArray[np.int64]
-    """Class indices, (N,), or masks of them, (N, height, width)."""
+    """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
     labels: tuple[str, ...]
     """Names of the classes."""
     preprocessing: Preprocessing
@@ -101,8 +104,8 @@ def load_dataset(config: DataConfig) -> Dataset:
         config: source and splits.
 
     Raises:
-        DataError: unknown source, a missing or invalid file, a single class, a class too small to be split, or a value
-            too far from the training split's mean.
+        DataError: unknown source, a missing or invalid file, a single class, a class too small to be split, a mask
+            without classes, or a value too far from the training split's mean.
     """
     try:
         raw = _read(config)
@@ -136,7 +139,7 @@ def _read(config: DataConfig) -> RawData:
         return read_digits()
     if colon and path:
         if kind == "npz":
-            return read_npz(Path(path))
+            return read_npz(Path(path), config.ignore_index)
         if kind == "csv":
             return read_csv(Path(path), config.label_column)
         if kind == "images":

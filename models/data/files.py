@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normfold.contract.arrays import Array
+from normfold.models.data.classes import number_classes
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -26,7 +27,7 @@ class RawData:
     x: Array
     """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
     y: npt.NDArray[np.int64]
-    """Class indices, (N,), or masks of them, (N, height, width)."""
+    """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
     labels: tuple[str, ...]
     """Names of the classes."""
     columns: tuple[str, ...] | None = None
@@ -39,7 +40,7 @@ class RawData:
     """For images: intensity behind transparent pixels, 0 to 1."""
 
 
-def read_npz(path: Path) -> RawData:
+def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
     """Read a data set from a NumPy archive.
 
         x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
@@ -52,9 +53,13 @@ def read_npz(path: Path) -> RawData:
 
     Args:
         path: of the .npz file.
+        ignore_index: value in masks of pixels without a class.
 
     Raises:
         DataError: the file is missing or damaged, an array is missing, or has a wrong shape, dtype or value.
+
+    Warns:
+        TrainingWarning: see `number_classes`.
     """
     arrays = _load_arrays(path)
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
@@ -66,13 +71,13 @@ def read_npz(path: Path) -> RawData:
             f"least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
         )
     _check_float32(x, path)
-    numbers, labels = _number_classes(y, _names(arrays, "labels", path), path)
     channels = _names(arrays, "channels", path)
     if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
         raise DataError(
             f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need images of their height and width; "
             f"x is {list(x.shape)}."
         )
+    numbers, labels = number_classes(y, _names(arrays, "labels", path), path, ignore_index)
     if channels is not None:
         if x.ndim != 3 or x.shape[1] != len(channels):
             raise DataError(
@@ -131,7 +136,7 @@ def read_csv(path: Path, label_column: str | None) -> RawData:
         )
     if not rows:
         raise DataError(f"{str(path)!r} has a header and no rows.")
-    numbers, labels = _number_classes(np.asarray(names), None, path)
+    numbers, labels = number_classes(np.asarray(names), None, path)
     columns = tuple(column for column in header if column != label_column)
     return RawData(np.asarray(rows, np.float64), numbers, labels, columns=columns)
 
@@ -194,19 +199,6 @@ def _names(arrays: dict[str, Array], name: str, path: Path) -> tuple[str, ...] |
     if repeated:
         raise DataError(f"Array {name!r} of {str(path)!r} holds {repeated[0]!r} twice.")
     return names
-
-
-def _number_classes(
-    y: Array, labels: tuple[str, ...] | None, path: Path
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    if labels is None:
-        if y.dtype.kind not in "iuUb":
-            raise DataError(f"Labels of {str(path)!r} are of dtype {y.dtype}; they must be integers or strings.")
-        values, numbers = np.unique(y, return_inverse=True)
-        return numbers.reshape(y.shape).astype(np.int64), tuple(str(value) for value in values.tolist())
-    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(labels):
-        raise DataError(f"With 'labels', 'y' of {str(path)!r} must hold integers from 0 to {len(labels) - 1}.")
-    return y.astype(np.int64), labels
 
 
 def _full_intensity(x: Array, given: Array | None, path: Path) -> float:

@@ -79,8 +79,11 @@ def make_run_config(
         train: training settings.
 
     Raises:
-        DataError: the data source, or an option, cannot be written as JSON.
+        DataError: `ignore_index` is given, and the labels are no masks; or the data source, or an option, cannot be
+            written as JSON.
     """
+    if data.ignore_index is not None and not dataset.target_shape:
+        raise DataError(f"`ignore_index` is for masks; {dataset.name!r} has one class for each sample.")
     config = RunConfig(
         architecture=Architecture(
             name=name, options=options, input_shape=dataset.input_shape, classes=len(dataset.labels)

@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normfold.contract.source_card import IGNORED
+
 MAX_ROWS, MAX_VALUES = 1024, 2**22
 """Maximum number of rows, and of input values, that run at a time; they do not change the result."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Mean cross entropy in nats, and accuracy, over rows, or over all pixels of masks."""
+    """Mean cross entropy in nats, and accuracy, over rows, or over all pixels of masks with a class."""
 
     loss: float
     accuracy: float
@@ -30,26 +32,29 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
     Args:
         network: returns logits (N, classes), or (N, classes, height, width) for masks.
         x: (N, *input_shape), float32.
-        y: class indices, (N,), or (N, height, width) for masks; int64.
+        y: class indices, (N,), or (N, height, width) for masks, with IGNORED in pixels without a class; int64.
 
     Returns:
-        Mean over all rows; for masks, mean over all pixels, and mean IoU.
+        Mean over all rows; for masks, mean over all pixels with a class, and mean IoU over these.
     """
     was_training = network.training
     network.eval()
     loss = correct = 0.0
+    count = 0
     confusion: Tensor | None = None
     rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(x.shape[1:])))
     for xb, yb in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
         logits = network(xb).float()  # (B, *input_shape) -> (B, classes, *target_shape)
         predicted = logits.argmax(dim=1)  # (B, *target_shape)
-        loss += F.cross_entropy(logits, yb, reduction="sum").item()
+        loss += F.cross_entropy(logits, yb, ignore_index=IGNORED, reduction="sum").item()
         correct += (predicted == yb).sum().item()
+        has_class = yb != IGNORED  # (B, *target_shape)
+        count += int(has_class.sum())
         if y.ndim > 1:
-            counts = _confusion(yb, predicted, logits.shape[1])
+            counts = _confusion(yb[has_class], predicted[has_class], logits.shape[1])
             confusion = counts if confusion is None else confusion + counts
     network.train(was_training)
-    return Result(loss / y.numel(), correct / y.numel(), None if confusion is None else mean_iou(confusion))
+    return Result(loss / count, correct / count, None if confusion is None else mean_iou(confusion))
 
 
 def mean_iou(confusion: Tensor) -> float:
@@ -72,5 +77,5 @@ def mean_iou(confusion: Tensor) -> float:
 
 
 def _confusion(y: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Count pixels by true and predicted class: (classes, classes), int64."""
-    return torch.bincount((y * classes + predicted).flatten(), minlength=classes**2).reshape(classes, classes)
+    """Count pixels, (pixels,), by true and predicted class: (classes, classes), int64."""
+    return torch.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)

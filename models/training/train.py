@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normfold.contract.source_card import IGNORED
 from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.data.splits import IndexArray
@@ -70,6 +71,7 @@ def fit(
 
     Started by `accelerate launch` or `torchrun`, it trains in several processes. On GPUs BatchNorm then computes its
     statistics over all of them; on CPUs each process computes its own, and the main process's are saved.
+    With pixels without a class, each process's gradient is the mean over its own pixels, and all processes count alike.
 
     Args:
         config: from `make_run_config`.
@@ -171,7 +173,7 @@ def train_one_epoch(
     Args:
         network: as prepared by the accelerator.
         x: (N, *input_shape), float32.
-        y: class indices, (N,), or (N, height, width) for masks; int64.
+        y: class indices, (N,), or (N, height, width) for masks, with IGNORED in pixels without a class; int64.
         batches: rows of each step.
         optimizer: as prepared by the accelerator; its learning rate is set at every step.
         settings: of the run.
@@ -181,8 +183,8 @@ def train_one_epoch(
         frozen: layers of the network that stay in eval mode.
 
     Returns:
-        Means over all rows (for masks, over all pixels), each at the step in which it was trained on; the loss is
-        without label smoothing.
+        Means over all rows (for masks, over all pixels with a class), each at the step in which it was trained on; the
+        loss is without label smoothing.
     """
     put_into_train_mode(network, frozen)
     steps = settings.epochs * len(batches)
@@ -194,16 +196,16 @@ def train_one_epoch(
         selected = torch.from_numpy(rows).to(x.device)  # (B,)
         xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
         logits = network(xb)  # (B, classes, *target_shape)
-        loss = F.cross_entropy(logits, yb, label_smoothing=settings.label_smoothing)  # ()
+        loss = F.cross_entropy(logits, yb, ignore_index=IGNORED, label_smoothing=settings.label_smoothing)  # ()
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         if settings.clip_norm is not None:
             accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
         optimizer.step()
         with torch.no_grad():  # reported without smoothing, so that it compares with the validation loss
-            plain = F.cross_entropy(logits.float(), yb, reduction="sum")  # ()
+            plain = F.cross_entropy(logits.float(), yb, ignore_index=IGNORED, reduction="sum")  # ()
             correct = (logits.argmax(dim=1) == yb).sum()  # ()
-            totals += torch.stack([plain, correct, torch.tensor(yb.numel(), device=x.device)])
+            totals += torch.stack([plain, correct, (yb != IGNORED).sum()])
         if callback is not None:
             callback.on_step()
     loss_sum, correct_sum, count = accelerator.reduce(totals, reduction="sum").tolist()

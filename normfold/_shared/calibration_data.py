@@ -45,7 +45,10 @@ class RunData:
         return self._inputs(_spread(train, MAX_CALIBRATION_ROWS)) if len(train) >= MIN_SAMPLES else None
 
     def compared_rows(self) -> tuple[dict[str, Any], Any]:
-        """Return rows of the other splits, evenly spaced, that two networks are compared on, and their classes."""
+        """Return rows of the other splits, evenly spaced, that two networks are compared on, and their classes.
+
+        In masks, IGNORED stands for pixels without a class.
+        """
         from normfold.export.adapt.split_samples import MAX_PROOF_ROWS
 
         others = np.sort(np.concatenate([self.dataset.splits.validation, self.dataset.splits.test]))

@@ -31,8 +31,9 @@ CODES = {
 }
 """gRPC's codes by HTTP status."""
 
-_MAX_TEXT_CHARS = 1000
-"""The text is sent as a header, whose length clients limit; a request's id, which it quotes, has none."""
+_MAX_TEXT_BYTES = 1000
+"""Of UTF-8. The text is sent as a header, three bytes for each of most, and with RetryInfo once more; clients limit the
+headers to 8 kB. A request's id, which it quotes, has no limit."""
 
 _DETAILS = "grpc-status-details-bin"
 
@@ -55,8 +56,7 @@ class CallStatus(NamedTuple):
 
 def to_status(response: Response) -> CallStatus:
     """Return the status that says what an HTTP response to an error says."""
-    text = str(orjson.loads(b"".join(response.body))["error"])
-    text = text if len(text) <= _MAX_TEXT_CHARS else f"{text[: _MAX_TEXT_CHARS - 1]}…"
+    text = _shorten(str(orjson.loads(b"".join(response.body))["error"]))
     code, retry_after = CODES[response.status], dict(response.headers).get(b"retry-after")
     if retry_after is None:
         return CallStatus(code, text, ())
@@ -64,3 +64,11 @@ def to_status(response: Response) -> CallStatus:
     detail.Pack(RetryInfo(retry_delay=Duration(seconds=int(retry_after))))
     status = Status(code=code.value[0], message=text, details=[detail])
     return CallStatus(code, text, ((_DETAILS, status.SerializeToString()),))
+
+
+def _shorten(text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) <= _MAX_TEXT_BYTES:
+        return text
+    end = "…"
+    return encoded[: _MAX_TEXT_BYTES - len(end.encode())].decode(errors="ignore") + end

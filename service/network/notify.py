@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
+from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Notifier:
     def reloading(self) -> None:
         """Say that the service reads its files again."""
         if self._is_ready:  # before that, the end of the reload would be taken for the end of the start
-            self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={clock_gettime_ns(CLOCK_MONOTONIC) // 1000}")
 
     def reloaded(self) -> None:
         """Say that it has read them."""

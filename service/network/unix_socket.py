@@ -7,10 +7,10 @@ import fcntl
 import os
 import socket
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 from normfold.service.errors import UnixSocketError
 from normfold.service.network.tcp import BACKLOG
@@ -63,16 +63,16 @@ def unix_listener(path: Path, permissions: int) -> Iterator[socket.socket]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Lock the folder: of two services that find the same socket stale, one would remove that of the other."""
-    folder, deadline = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + _LOCK_TIMEOUT_S
+    folder, deadline = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY), monotonic() + _LOCK_TIMEOUT_S
     try:
         while True:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if monotonic() > deadline:
                     raise UnixSocketError(path, "another process has locked its folder.") from None
-                time.sleep(0.05)
+                sleep(0.05)
         yield
     finally:
         os.close(folder)

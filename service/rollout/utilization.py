@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from time import clock_gettime, perf_counter, process_time, thread_time
+
+try:
+    from time import pthread_getcpuclockid
+except ImportError:  # macOS, Windows
+    pthread_getcpuclockid = None  # type: ignore[assignment]
 
 BUSY_UTILIZATION = 0.4
 """Part of its processors' time, or of one processor's time for the event loop, from which on a process is busy."""
@@ -26,8 +30,8 @@ class Utilization:
     def __init__(self, processors: int, event_loop: threading.Thread) -> None:
         self._processors = processors
         ident = event_loop.ident
-        has_clock = ident is not None and hasattr(time, "pthread_getcpuclockid")
-        self._clock = time.pthread_getcpuclockid(ident) if has_clock and ident is not None else None
+        has_clock = ident is not None and pthread_getcpuclockid is not None
+        self._clock = pthread_getcpuclockid(ident) if has_clock and ident is not None else None
         self._loop_used = 0.0
         self._measured_at, self._used, self._loop_used = perf_counter(), process_time(), self._loop_time()
         self._own = 0.0

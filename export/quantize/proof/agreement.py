@@ -8,6 +8,7 @@ import numpy as np
 
 from normfold.contract.manifest import class_axis
 from normfold.contract.precision.record import AccuracyChange, Agreement
+from normfold.contract.source_card import IGNORED
 from normfold.export.arrays import Tensor
 
 _SUM_TOLERANCE = 1e-3
@@ -47,7 +48,8 @@ class ClassCounts:
         Args:
             before: what the float32 network gives: floats with classes at `class_axis`, or integers, which are classes.
             after: what the other gives.
-            labels: the class of each row, of masks (rows, height, width); None where they are unknown.
+            labels: the class of each row, of masks (rows, height, width), where pixels with IGNORED do not count; None
+                where they are unknown.
         """
         first, second = (_classes_of(array) for array in (before, after))
         self._rows += len(before)
@@ -55,7 +57,7 @@ class ClassCounts:
         self._equal += int((first == second).sum())
         if labels is not None:
             labels = labels.reshape(first.shape)  # an output may keep axes of size 1
-            self._labelled += first.size
+            self._labelled += int((labels != IGNORED).sum())
             self._right_before += int((first == labels).sum())
             self._right_after += int((second == labels).sum())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from normfold.contract.manifest import class_axis
-from normfold.contract.source_card import SourceCard
+from normfold.contract.source_card import IGNORED, SourceCard
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
 from normfold.export.verify.runner import ValueInfo, value_info
@@ -66,7 +66,7 @@ def labelled_output(labels: Tensor, outputs: ClassOutputs) -> str:
     """Return the output that labels are the classes of.
 
     Args:
-        labels: of rows, or of the pixels of masks.
+        labels: of rows, or of the pixels of masks, where IGNORED means that a pixel has no class.
         outputs: of the network; where none is known to hold classes, any may.
 
     Raises:
@@ -124,7 +124,8 @@ def _labels_fit(labels: Tensor, info: ValueInfo) -> bool:
         return False
     if any(size not in (-1, given) for size, given in zip(sizes[1:], labels.shape[1:], strict=True)):
         return False
-    return bool(labels.min() >= 0) and (classes < 0 or bool(labels.max() < classes))
+    known = labels[labels != IGNORED] if labels.ndim > 1 else labels
+    return bool(known.size and known.min() >= 0) and (classes < 0 or bool(known.max() < classes))
 
 
 def _shape_text(info: ValueInfo) -> str:

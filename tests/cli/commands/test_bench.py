@@ -194,7 +194,7 @@ def test_picture_is_drawn(
         (("--shape", "a=1", "--shape", "a=2"), "--shape is given twice for the input 'a'"),
         (("--rate", "nan"), "--rate must be a number above 0, and at most 100,000, not nan"),
         (("--duration", "0"), "--duration must be a number above 0"),
-        (("--timeout", "-1"), "--timeout must be a number above 0"),
+        (("--timeout-s", "-1"), "--timeout-s must be a number above 0"),
         (("--connections", "1", "0"), "--connections"),
         (("--connections", "1.5"), "--connections"),
         (("--max-errors", "2"), "--max-errors"),

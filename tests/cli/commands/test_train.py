@@ -92,10 +92,10 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
 
     assert run("--out", "whole", *ROWS)[0] == 0
 
-    def stop_in_second(*arguments: Any) -> Any:
+    def stop_in_second(*arguments: Any, **options: Any) -> Any:
         if arguments[6] == 2:
             raise KeyboardInterrupt
-        return train_one_epoch(*arguments)
+        return train_one_epoch(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("normfold.models.training.train.train_one_epoch", stop_in_second)

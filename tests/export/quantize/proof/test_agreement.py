@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from normfold.contract.source_card import IGNORED
 from normfold.export.quantize.proof.agreement import ClassCounts, holds_probabilities, wilson_bounds
 
 
@@ -57,6 +58,29 @@ def test_pixels_of_masks_count_each_and_bounds_count_rows() -> None:
     assert counts.agreement.upper_bound == wilson_bounds(7 / 8, 2)[1]
     assert counts.accuracy is not None
     assert (counts.accuracy.before, counts.accuracy.after) == (1.0, 7 / 8)
+
+
+def test_pixels_without_a_class_are_left_out_of_the_accuracy() -> None:
+    before = np.zeros((2, 3, 2, 2), np.float32)
+    after = before.copy()
+    after[0, 1, 0] = 1
+    labels = np.zeros((2, 2, 2), np.int64)
+    labels[0, 0, 0] = labels[1, 1] = IGNORED
+    counts = ClassCounts()
+    counts.add(before, after, labels)
+    counts.add(before, after, np.full_like(labels, IGNORED))
+
+    assert counts.agreement is not None
+    assert counts.agreement.share == 12 / 16
+    assert counts.accuracy is not None
+    assert (counts.accuracy.before, counts.accuracy.after) == (1.0, 4 / 5)
+
+
+def test_accuracy_is_unknown_where_no_pixel_has_a_class() -> None:
+    counts = ClassCounts()
+    counts.add(np.zeros((1, 3, 2, 2)), np.zeros((1, 3, 2, 2)), np.full((1, 2, 2), IGNORED))
+
+    assert counts.accuracy is None
 
 
 @pytest.mark.parametrize(

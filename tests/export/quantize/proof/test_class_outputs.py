@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from normfold.contract.source_card import SourceCard
+from normfold.contract.source_card import IGNORED, SourceCard
 from normfold.export.errors import SampleError
 from normfold.export.quantize.proof.agreement import ClassCounts
 from normfold.export.quantize.proof.class_outputs import ClassOutputs, class_outputs, labelled_output
@@ -85,6 +85,11 @@ def of_one(shape: tuple[int | str | None, ...], dtype: ir.DataType = ir.DataType
         (np.zeros((2, 4, 4), np.int64), ("n", 3, "h", "w"), True),
         (np.zeros((2, 4, 4), np.int64), ("n", 3, 5, 4), False),
         (np.zeros(2, np.int64), ("n", 3, 4, 4), False),
+        (np.resize(np.array([IGNORED, 0, 2]), (2, 4, 4)), ("n", 3, 4, 4), True),
+        (np.resize(np.array([IGNORED, 0, 3]), (2, 4, 4)), ("n", 3, 4, 4), False),
+        (np.resize(np.array([IGNORED, 0, -1]), (2, 4, 4)), ("n", 3, 4, 4), False),
+        (np.full((2, 4, 4), IGNORED), ("n", 3, 4, 4), False),
+        (np.array([0, IGNORED]), ("n", 3), False),
         (np.zeros((0,), np.int64), ("n", 3), False),
         (np.array([0, 2]), (), False),
     ],

@@ -272,7 +272,9 @@ class Settings(BaseSettings):
     @field_validator("host")
     @classmethod
     def _reject_empty_host(cls, text: str) -> str:
-        if "," in text and not all(host.strip() for host in text.split(",")):
+        if not text.strip():
+            raise ValueError("it is empty; leave it out, or give an address such as 127.0.0.1")
+        if not all(host.strip() for host in text.split(",")):
             raise ValueError(f"{text!r} has an empty address; join addresses by single commas")
         return text
 
@@ -287,7 +289,7 @@ class Settings(BaseSettings):
     @classmethod
     def _require_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None and info.data.get("tls_cert") is None:
-            raise ValueError("it needs a certificate, tls_cert, which is not set")
+            raise ValueError("it needs a certificate, `tls_cert`, which is not set")
         return path
 
     @field_validator("shadow", "canary", "payload_log_redact", mode="before")

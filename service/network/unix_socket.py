@@ -84,6 +84,8 @@ def _remove_stale(path: Path) -> None:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
+    if stat.S_ISDIR(mode):
+        raise UnixSocketError(path, "it is a folder; give the path of a socket in it with --uds.")
     if not stat.S_ISSOCK(mode):
         raise UnixSocketError(path, "there is a file that is no socket; remove it, or choose another path with --uds.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

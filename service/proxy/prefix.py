@@ -18,7 +18,7 @@ def check_prefix(text: str) -> str:
     """
     if not _PREFIX.fullmatch(text) or ".." in text or "." in text.split("/"):
         raise ValueError(
-            f"{text[:100]!r} is not a path like /ml: a slash, then letters, digits and . _ ~ - /, without // and .."
+            f"{text[:100]!r} is not a path like /ml: a slash, then letters, digits and . _ ~ - /, without '//' and '..'"
         )
     return text.rstrip("/")
 

@@ -65,7 +65,9 @@ def list_ready(entries: Entries) -> list[str]:
 
 
 def list_reasons(entries: Entries, unreadable: Mapping[str, str]) -> list[str]:
-    """Return the reason of every version, and of the models whose versions cannot be listed."""
+    """Return why no version serves: the reason of each, and of the models whose versions cannot be listed."""
     return [f"{name}: {reason}" for name, reason in unreadable.items()] + [
-        f"{name}/{number}: {entry.reason}" for name, versions in entries.items() for number, entry in versions.items()
+        f"{name}/{number}: {entry.reason or f'it is a {entry.role}, and no version serves.'}"
+        for name, versions in entries.items()
+        for number, entry in versions.items()
     ]

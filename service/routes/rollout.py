@@ -174,6 +174,8 @@ def _read_start(record: dict[str, Any], kind: RolloutKind) -> tuple[str, float]:
         raise InvalidRequestError("The field 'version' is not a version, such as \"2\".")
     if share is None and kind == "shadow":
         share = SHADOW_SHARE
+    if share is None:
+        raise InvalidRequestError("The body has no field 'share'; give a number from 0 to 1.")
     if isinstance(share, bool) or not isinstance(share, int | float):
         raise InvalidRequestError("The field 'share' is not a number from 0 to 1.")
     try:

@@ -175,7 +175,7 @@ def test_prefix_and_trusted_proxies_are_read(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("ROOT_PATH", "ml", "'ml' is not a path like /ml"),
         ("ROOT_PATH", "//evil.example", "'//evil.example' is not a path like /ml"),
-        ("ROOT_PATH", "/a/../b", "'/a/../b' is not a path like /ml"),
+        ("ROOT_PATH", "/a/../b", "'/a/../b' is not a path like /ml: .*, without '//' and '..'[.]$"),
         ("FORWARDED_ALLOW_IPS", "nginx", "'nginx' is neither an IP address"),
         ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "'10.0.0.1/8' is neither an IP address"),
     ],
@@ -286,6 +286,15 @@ def test_text_log_line_has_time_level_and_message() -> None:
 def test_host_may_be_several_joined_by_commas(monkeypatch: pytest.MonkeyPatch, given: str, hosts: tuple[str]) -> None:
     monkeypatch.setenv("NORMFOLD_HOST", given)
     assert load_settings().hosts == hosts
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_host_that_is_empty_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    with pytest.raises(SettingsError, match="^`host` is wrong: it is empty; leave it out"):
+        load_settings(host=given)
+    monkeypatch.setenv("NORMFOLD_HOST", given)
+    with pytest.raises(SettingsError, match="^NORMFOLD_HOST is wrong: it is empty; leave it out"):
+        load_settings()
 
 
 @pytest.mark.parametrize("given", [",", "127.0.0.1,", "127.0.0.1,,::1"])

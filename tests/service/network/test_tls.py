@@ -200,8 +200,9 @@ def test_tls_client_authorities_that_cannot_be_used_are_one_sentence(
 
 @pytest.mark.parametrize("setting", ["tls_key", "tls_client_ca"])
 def test_tls_setting_without_a_certificate_is_refused(setting: str, issued: IssuedCertificate) -> None:
-    with pytest.raises(SettingsError, match="it needs a certificate, tls_cert"):
+    with pytest.raises(SettingsError, match="it needs a certificate, `tls_cert`") as caught:
         load_settings(**{setting: issued.key})
+    assert "it needs a certificate, --tls-cert, which is not set" in caught.value.on_command_line({})
 
 
 def test_tls_reload_changes_new_connections_and_keeps_the_old_certificate_if_it_fails(

@@ -81,13 +81,22 @@ def make_link(path: Path) -> None:
     path.symlink_to("other.sock")
 
 
-@pytest.mark.parametrize("make", [make_file, make_link, Path.mkdir])
+@pytest.mark.parametrize("make", [make_file, make_link])
 def test_unix_socket_never_replaces_another_file(tmp_path: Path, make: object) -> None:
     path = tmp_path / "service.sock"
     make(path)  # type: ignore[operator]
     with pytest.raises(UnixSocketError, match="there is a file that is no socket"), unix_listener(path, 0o660):
         pass
     assert path.is_symlink() or path.exists()
+
+
+def test_unix_socket_at_a_folder_is_refused_by_that_name(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UnixSocketError, match="it is a folder; give the path of a socket in it"),
+        unix_listener(tmp_path, 0o660),
+    ):
+        pass
+    assert tmp_path.is_dir()
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_promotion_of_a_lower_version_names_rollback(served: Callable[..., Servi
         ({"version": "1", "share": 1.5}, 400, "the share is 1.5; it must be from 0 to 1"),
         ({"version": "1", "share": "half"}, 400, "'share' is not a number from 0 to 1"),
         ({"version": "1", "share": True}, 400, "'share' is not a number from 0 to 1"),
-        ({"version": "1"}, 400, "'share' is not a number from 0 to 1"),
+        ({"version": "1"}, 400, "has no field 'share'; give a number from 0 to 1"),
         ({"version": ["1"], "share": 0.1}, 400, "'version' is not a version"),
         ({"share": 0.1}, 400, "'version' is not a version"),
     ],
@@ -268,3 +268,11 @@ def test_polling_goes_on_with_a_canary(bundles: BundleWriter, start: StartServic
     publish_version(bundles, 3)
     wait_for(lambda: answering_version(service) == 3)
     assert [*repository_index(service, ready=True)] == ["digits/1", "digits/2", "digits/3"]
+
+
+def test_canary_without_a_serving_version_is_named_as_the_reason(bundles: BundleWriter, start: StartService) -> None:
+    publish_version(bundles, 1)
+    publish_version(bundles, 2)
+    service = start(bundles.root, wait=False, version_policy="2", canary="digits=2:0.5")
+    says = "digits/2: it is a canary, and no version serves."
+    wait_for(lambda: says in service.client.get("/v2/health/ready").text)

@@ -15,6 +15,8 @@ import pytest
 from benchmarks.serve.parts import drift_cost
 from benchmarks.serve.parts.drift_cost import FIGURE, LIMITS, cost_of
 
+pytestmark = pytest.mark.slow
+
 Period = tuple[bool, int, float]
 
 ORDER = (True, False, False, True)
@@ -61,6 +63,7 @@ def test_cost_is_negative_if_monitoring_is_faster() -> None:
     assert cost_of(simulated_periods(-0.05, 911))[0] == pytest.approx(-0.05, abs=0.004)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", range(BLOCK))
 def test_periods_before_the_load_while_settling_and_the_last_do_not_count(more: int) -> None:
     idle: list[Period] = [(ORDER[place % 4], 0, 0.1) for place in range(8)]

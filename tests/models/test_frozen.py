@@ -83,6 +83,7 @@ def _this() -> object:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "pattern", "frozen"),
     [
@@ -112,6 +113,7 @@ def test_frozen_batchnorm_keeps_its_statistics_in_training_and_recalibration(
     assert (run.note == "every BatchNorm was frozen in training") is (len(frozen) == 2)
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_layers_frozen(tmp_path: Path, make_run: MakeRun) -> None:
     config, dataset = make_run("mlp", {"widths": [8]}, epochs=2, freeze_bn="*")
     with pytest.raises(KeyboardInterrupt):

@@ -121,6 +121,7 @@ def test_a_grey_picture_has_scalars_and_folds_as_well() -> None:
     assert np.abs(wanted - got).max() <= 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_a_wrong_standardisation_is_caught(wrong: int, tmp_path: Path) -> None:
     onnx.save(colour_convnet(np.random.default_rng(6)), tmp_path / "a.onnx")

@@ -28,6 +28,8 @@ from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
 from tests.support.training import MakeRun
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[nn.Module], object]
 
 

@@ -9,6 +9,8 @@ from normfold.models.errors import TrainingWarning
 from normfold.models.training.config import TrainConfig, warn_about_batch_size
 from normfold.models.training.optimizer import make_optimizer, one_cycle, split_parameters
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_scale_shift_and_bias_have_no_weight_decay() -> None:
@@ -21,6 +23,7 @@ def test_scale_shift_and_bias_have_no_weight_decay() -> None:
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_parameters_without_weight_decay_do_not_change_without_gradient() -> None:
     block = ConvBatchNorm(1, 2)
     before = block.weight_layer.weight.clone()

@@ -114,6 +114,7 @@ def test_call_of_another_function_is_not_made(tmp_path: Path) -> None:
     assert not written.exists()
 
 
+@pytest.mark.slow
 def test_torchscript_archive_is_named_with_the_way_out(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # such files are around nevertheless

@@ -32,6 +32,8 @@ from tests.support.bundles import BundleWriter
 from tests.support.service import AccessLog, HeldRuns, Service, StartService, queued_rows, serve_app
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ROW = ModelInferRequest(
     model_name="digits",

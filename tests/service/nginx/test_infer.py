@@ -19,6 +19,8 @@ from tests.support.infer_bodies import PICTURE
 from tests.support.proxy.nginx import ROUTES, Nginx
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 INFER = "/v2/models/digits/infer"
 IDENTITY = "/v2/models/identity-fp32/infer"
 BODY = json.dumps(PICTURE).encode()

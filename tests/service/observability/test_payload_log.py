@@ -24,6 +24,8 @@ from tests.support.infer_bodies import JSON_LENGTH, PICTURE
 from tests.support.service import LogRecords, Service, StartService, post_picture
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 Logged = Callable[..., Service]
 
 
@@ -52,6 +54,7 @@ def logged(bundles: BundleWriter, start: StartService, file: Path) -> Logged:
     return serve
 
 
+@pytest.mark.slow
 def test_record_has_the_ids_the_version_and_the_tensors(logged: Logged, file: Path) -> None:
     service = logged()
     answer = post_picture(service, id="row-17", parameters={"camera": "north"})
@@ -71,11 +74,13 @@ def test_record_has_the_ids_the_version_and_the_tensors(logged: Logged, file: Pa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_request_without_an_id_is_joined_by_its_header(logged: Logged, file: Path) -> None:
     answer = post_picture(logged())
     assert wait_for_lines(file, 1)[0]["id"] == answer.headers["X-Request-Id"]
 
 
+@pytest.mark.slow
 def test_every_protocol_and_route_is_logged(logged: Logged, file: Path) -> None:
     service = logged()
     service.client.post("/v2/models/digits/infer", content=bytes(64), headers={JSON_LENGTH: "0"})
@@ -91,6 +96,7 @@ def test_every_protocol_and_route_is_logged(logged: Logged, file: Path) -> None:
     assert lines[2]["id"] == "by-grpc"
 
 
+@pytest.mark.slow
 def test_failed_requests_are_not_logged(logged: Logged, file: Path) -> None:
     service = logged()
     assert service.client.post("/v2/models/digits/infer", json={"inputs": []}).status_code == 400
@@ -98,6 +104,7 @@ def test_failed_requests_are_not_logged(logged: Logged, file: Path) -> None:
     assert [line["id"] for line in wait_for_lines(file, 1)] == ["right"]
 
 
+@pytest.mark.slow
 def test_share_is_sampled(logged: Logged, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([0.2, 0.9, 0.1])
     monkeypatch.setattr(payload_module, "random", lambda: next(drawn))
@@ -107,6 +114,7 @@ def test_share_is_sampled(logged: Logged, file: Path, monkeypatch: pytest.Monkey
     assert [line["id"] for line in wait_for_lines(file, 2)] == ["0", "2"]
 
 
+@pytest.mark.slow
 def test_redacted_names_are_left_out_wherever_they_stand(logged: Logged, file: Path) -> None:
     service = logged(payload_log_redact="input, logits,camera")
     post_picture(service, parameters={"camera": "north", "lens": "wide"})
@@ -150,6 +158,7 @@ def test_parameters_over_the_limit_are_left_out() -> None:
     assert json.loads(encode_record(answer, frozenset()))["parameters"] == {"left_out": True}
 
 
+@pytest.mark.slow
 def test_lost_answers_are_counted(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payload_module, "MAX_PENDING_BYTES", 10)
     service = logged()
@@ -158,6 +167,7 @@ def test_lost_answers_are_counted(logged: Logged, monkeypatch: pytest.MonkeyPatc
     wait_for(lambda: line in service.client.get("/metrics").text)
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_once_and_later_answers_are_written(
     logged: Logged, file: Path, lines: LogRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:

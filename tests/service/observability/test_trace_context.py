@@ -26,6 +26,8 @@ from tests.support.raw_http import INFER_HEAD, connect
 from tests.support.service import AccessLog, HeldRuns, LogRecords, Service, serve_app
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 INSTANCES = {"instances": [[[0.0] * 4] * 4]}

@@ -20,6 +20,8 @@ from tests.support.infer_bodies import PICTURE
 from tests.support.service import LogRecords, Service, StartService
 from tests.support.waiting import wait_for, wait_until_ready
 
+pytestmark = pytest.mark.slow
+
 INFER = "/v2/models/digits/infer"
 HTML = {"Accept": "text/html"}
 
@@ -121,6 +123,7 @@ def test_keys_are_checked_for_the_path_behind_the_prefix(
     assert status("GET", "/x/metrics", holder) == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["", " " * 40_000], ids=["fast path", "ASGI"])
 def test_access_log_has_the_client_and_the_path_without_the_prefix(
     bundles: BundleWriter, start: StartService, tmp_path: Path, padding: str
@@ -149,6 +152,7 @@ def test_access_log_has_the_client_and_the_path_without_the_prefix(
     assert {lines[f"r{number}"]["path"] for number in range(len(cases))} == {INFER}
 
 
+@pytest.mark.slow
 def test_access_log_has_no_client_without_proxy_headers(
     bundles: BundleWriter, start: StartService, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_link_to_another_file_counts_as_a_change(
     assert repository_index(service)["digits/1"] == ("UNAVAILABLE", "Its files changed while it was being loaded.")
 
 
+@pytest.mark.slow
 def test_loaded_models_survive_a_missing_repository(
     bundles: BundleWriter, start: StartService, caplog: pytest.LogCaptureFixture
 ) -> None:

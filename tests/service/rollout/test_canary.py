@@ -15,6 +15,8 @@ from tests.support.infer_bodies import PICTURE
 from tests.support.service import Service, StartService, answering_version, post_picture, repository_index
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 IDS = [f"request-{number}" for number in range(100)]
 
 

@@ -24,6 +24,8 @@ from tests.support.infer_bodies import JSON_LENGTH, PICTURE, png_of
 from tests.support.service import Service, StartService, post_picture, repository_index
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Service]
 
 

@@ -116,6 +116,7 @@ def test_adapting_again_starts_from_the_statistics_of_training(
     assert [each and each.from_version for each in lineage] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_adapt_takes_any_version(normfold: RunCommand, repository: Path, samples: Path) -> None:
     normfold("adapt", "models/net", "--samples", str(samples))
 

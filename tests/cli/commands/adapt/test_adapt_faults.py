@@ -21,6 +21,8 @@ from tests.support.onnx_models import (
     shifted_inputs,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_adapt_rejects_identical_samples(normfold: RunCommand, repository: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", x=np.zeros_like(shifted_inputs(64)))

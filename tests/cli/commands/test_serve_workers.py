@@ -227,6 +227,7 @@ def test_workers_follow_a_shadow_and_its_promotion(bundles: BundleWriter, tmp_pa
     publish_version(bundles, 2)
     payloads = tmp_path / "payloads.jsonl"
     options = ("--workers", "2", "--model-control", "explicit", "--shadow", "digits=2")
+    options += ("--access-log", str(tmp_path / "access.log"))  # nobody reads the pipe, which the lines would fill
     with serving(bundles.root, *options, "--payload-log", str(payloads), "--payload-log-share", "1") as (
         process,
         client,
@@ -241,6 +242,7 @@ def test_workers_follow_a_shadow_and_its_promotion(bundles: BundleWriter, tmp_pa
         def versions(count: int) -> set[str]:
             return {call("POST", "models/digits/infer", **PICTURE)["model_version"] for _ in range(count)}
 
+        wait_for(lambda: metric(client, "normfold_workers") == 2)
         call("POST", "repository/models/digits/load")
         wait_for(lambda: call("GET", "models/digits/shadow")["state"] == "READY")
         assert versions(20) == {"1"}
@@ -251,6 +253,9 @@ def test_workers_follow_a_shadow_and_its_promotion(bundles: BundleWriter, tmp_pa
         assert versions(20) == {"1"}
         assert call("POST", "models/digits/canary/start", version="2", share=0.5)["state"] == "READY"
         assert versions(40) == {"1", "2"}
+        wait_for(
+            lambda: payloads.read_bytes().count(b"\n") == 80
+        )  # a worker that is killed loses what it has not written
         workers = children(process)
         os.kill(workers[0], signal.SIGKILL)
         wait_for(lambda: metric(client, "normfold_workers") == 2 and children(process) != workers)
@@ -262,4 +267,4 @@ def test_workers_follow_a_shadow_and_its_promotion(bundles: BundleWriter, tmp_pa
         assert process.returncode == 0
     assert "Traceback" not in log
     lines = [json.loads(line) for line in payloads.read_text().splitlines()]
-    assert len({line["request_id"] for line in lines}) == len(lines) >= 80
+    assert len({line["request_id"] for line in lines}) == len(lines) == 100

@@ -95,7 +95,7 @@ def test_normfold_client_infers_and_lists_models(nginx: Nginx, route: str) -> No
 def test_curl_posts_a_body_from_a_pipe(nginx: Nginx, route: str) -> None:
     curl = shutil.which("curl")
     if curl is None:
-        pytest.skip("no curl")
+        pytest.skip("no curl (make system-packages)")
     command = [curl, "--silent", "--fail", "--compressed", "--data-binary", "@-", "-H", "Expect: 100-continue"]
 
     done = subprocess.run([*command, nginx.url(route) + INFER], input=BODY, capture_output=True, check=False)

@@ -226,12 +226,10 @@ def test_workers_follow_a_shadow_and_its_promotion(bundles: BundleWriter, tmp_pa
     publish_version(bundles, 1)
     publish_version(bundles, 2)
     payloads = tmp_path / "payloads.jsonl"
-    options = ("--workers", "2", "--model-control", "explicit", "--shadow", "digits=2")
-    options += ("--access-log", str(tmp_path / "access.log"))  # nobody reads the pipe, which the lines would fill
-    with serving(bundles.root, *options, "--payload-log", str(payloads), "--payload-log-share", "1") as (
-        process,
-        client,
-    ):
+    shadow = ("--model-control", "explicit", "--shadow", "digits=2")
+    # Nobody reads the pipe of standard error, which access lines would fill.
+    logs = ("--access-log", str(tmp_path / "access.log"), "--payload-log", str(payloads), "--payload-log-share", "1")
+    with serving(bundles.root, "--workers", "2", *shadow, *logs) as (process, client):
         wait_until_ready(client)
 
         def call(method: str, path: str, **body: Any) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
 from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import Dataset, load_dataset
+from normfold.models.data.loading.rows import rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.training.checkpoint import Checkpoint, RunConfig, load_checkpoint
-from normfold.models.training.evaluate import Result, evaluate
+from normfold.models.training.evaluate import Result, evaluate_rows
 from normfold.models.training.run import with_metrics
 
 
@@ -122,10 +123,7 @@ def tensors_of(dataset: Dataset, rows: IndexArray) -> Tensor:
 
 def _evaluate(network: nn.Module, dataset: Dataset) -> dict[str, Result]:
     parts = {"validation": dataset.splits.validation, "test": dataset.splits.test}
-    return {
-        part: evaluate(network, tensors_of(dataset, rows), torch.from_numpy(dataset.y[rows]))
-        for part, rows in parts.items()
-    }
+    return {part: evaluate_rows(network, rows_of(dataset, rows, torch.device("cpu"))) for part, rows in parts.items()}
 
 
 def _summarise(difference: StatisticsDifference) -> LayerStatisticsChange:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from normfold.contract.arrays import Array
 from normfold.models.data.classes import number_classes
+from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -24,9 +25,9 @@ FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 class RawData:
     """Samples in raw units and their labels, as read."""
 
-    x: Array
+    x: Array | DecodedImages
     """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
-    y: npt.NDArray[np.int64]
+    y: npt.NDArray[np.int64] | DecodedMasks
     """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
     labels: tuple[str, ...]
     """Names of the classes."""
@@ -40,7 +41,7 @@ class RawData:
     """For images: intensity behind transparent pixels, 0 to 1."""
 
 
-def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
+def read_npz(path: Path, ignore_index: int | None = None, layout: Literal["nchw", "nhwc"] = "nchw") -> RawData:
     """Read a data set from a NumPy archive.
 
         x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
@@ -54,6 +55,7 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
     Args:
         path: of the .npz file.
         ignore_index: value in masks of pixels without a class.
+        layout: nhwc for images (N, H, W, C).
 
     Raises:
         DataError: the file is missing or damaged, an array is missing, or has a wrong shape, dtype or value.
@@ -70,12 +72,14 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
             f"Array 'y' of {str(path)!r} must be of shape (N,), or (N, H, W) for masks, with N rows as 'x' has, at "
             f"least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
         )
+    if layout == "nhwc":
+        x = _channels_first(x, path)
     _check_float32(x, path)
     channels = _names(arrays, "channels", path)
     if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
         raise DataError(
             f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need images of their height and width; "
-            f"x is {list(x.shape)}."
+            f"x is {list(x.shape)}.{_layout_remedy(x)}"
         )
     numbers, labels = number_classes(y, _names(arrays, "labels", path), path, ignore_index)
     if channels is not None:
@@ -95,7 +99,7 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(
             f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
-            f"or rows (N, columns); it is {list(arrays['x'].shape)}."
+            f"or rows (N, columns); it is {list(arrays['x'].shape)}.{_layout_remedy(x)}"
         )
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
 
@@ -139,6 +143,22 @@ def read_csv(path: Path, label_column: str | None) -> RawData:
     numbers, labels = number_classes(np.asarray(names), None, path)
     columns = tuple(column for column in header if column != label_column)
     return RawData(np.asarray(rows, np.float64), numbers, labels, columns=columns)
+
+
+def _channels_first(x: Array, path: Path) -> Array:
+    """Return images (N, H, W, C) as (N, C, H, W)."""
+    if x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise DataError(
+            f"With `layout` nhwc, array 'x' of {str(path)!r} must be images (N, H, W, C) with 1 or 3 channels; it is "
+            f"{list(x.shape)}."
+        )
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def _layout_remedy(x: Array) -> str:
+    """Return what to do about images whose channels come last; nothing for other shapes."""
+    channels_last = x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
+    return " Its channels seem to come last: give `layout` nhwc." if channels_last else ""
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:

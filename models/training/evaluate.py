@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normfold.contract.source_card import IGNORED
+from normfold.models.data.loading.rows import HeldRows, Rows
 
 MAX_ROWS, MAX_VALUES = 1024, 2**22
 """Maximum number of rows, and of input values, that run at a time; they do not change the result."""
@@ -25,7 +26,6 @@ class Result:
     """Mean intersection over union of masks, in evaluation; see `mean_iou`."""
 
 
-@torch.no_grad()
 def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
     """Evaluate a network in eval mode, without label smoothing; its mode is restored.
 
@@ -37,20 +37,26 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor) -> Result:
     Returns:
         Mean over all rows; for masks, mean over all pixels with a class, and mean IoU over these.
     """
+    return evaluate_rows(network, HeldRows(x, y))
+
+
+@torch.no_grad()
+def evaluate_rows(network: nn.Module, data: Rows) -> Result:
+    """Evaluate a network as `evaluate` does, on rows that may be read from files as they are needed."""
     was_training = network.training
     network.eval()
     loss = correct = 0.0
     count = 0
     confusion: Tensor | None = None
-    rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(x.shape[1:])))
-    for xb, yb in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+    rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(data.shape[1:])))
+    for xb, yb in data.chunks(rows):
         logits = network(xb).float()  # (B, *input_shape) -> (B, classes, *target_shape)
         predicted = logits.argmax(dim=1)  # (B, *target_shape)
         loss += F.cross_entropy(logits, yb, ignore_index=IGNORED, reduction="sum").item()
         correct += (predicted == yb).sum().item()
         has_class = yb != IGNORED  # (B, *target_shape)
         count += int(has_class.sum())
-        if y.ndim > 1:
+        if yb.ndim > 1:
             counts = _confusion(yb[has_class], predicted[has_class], logits.shape[1])
             confusion = counts if confusion is None else confusion + counts
     network.train(was_training)

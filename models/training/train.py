@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from normfold.contract.source_card import IGNORED
 from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
+from normfold.models.data.loading.rows import Rows, rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
 from normfold.models.frozen import put_into_train_mode
@@ -30,7 +31,7 @@ from normfold.models.training.checkpoint import RunConfig, load_checkpoint, save
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.curves import CURVES_NAME, draw_curves
 from normfold.models.training.distributed import broadcast_result, make_accelerator, release
-from normfold.models.training.evaluate import Result, evaluate
+from normfold.models.training.evaluate import Result, evaluate_rows
 from normfold.models.training.optimizer import one_cycle
 from normfold.models.training.resume import check_same_run, read_progress
 from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
@@ -116,13 +117,14 @@ def _fit(
 ) -> FitResult:
     started = time.perf_counter()
     is_main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
-    train_x, train_y = _to_device(dataset, dataset.splits.train, accelerator.device)
-    validation_x, validation_y = _to_device(dataset, dataset.splits.validation, accelerator.device)
+    train_rows = rows_of(dataset, dataset.splits.train, accelerator.device)
+    validation_rows = rows_of(dataset, dataset.splits.validation, accelerator.device)
     run = begin_run(config, settings, dataset.target_shape, folder, resume, accelerator)
 
     def batches_of(epoch: int) -> list[IndexArray]:
+        rows = len(dataset.splits.train)
         return epoch_batches(
-            len(train_y), settings.batch_size, seed=settings.seed, epoch=epoch, process=process, processes=processes
+            rows, settings.batch_size, seed=settings.seed, epoch=epoch, process=process, processes=processes
         )
 
     if is_main:
@@ -133,8 +135,7 @@ def _fit(
         step_callback = callback if is_main else None
         train = train_one_epoch(
             run.trained,
-            train_x,
-            train_y,
+            train_rows,
             batches_of(epoch),
             run.optimizer,
             settings,
@@ -143,7 +144,7 @@ def _fit(
             step_callback,
             frozen=run.frozen,
         )
-        validation = broadcast_result(evaluate(run.network, validation_x, validation_y))
+        validation = broadcast_result(evaluate_rows(run.network, validation_rows))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
@@ -158,8 +159,7 @@ def _fit(
 
 def train_one_epoch(
     network: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    data: Rows,
     batches: Sequence[IndexArray],
     optimizer: torch.optim.Optimizer,
     settings: TrainConfig,
@@ -172,8 +172,8 @@ def train_one_epoch(
 
     Args:
         network: as prepared by the accelerator.
-        x: (N, *input_shape), float32.
-        y: class indices, (N,), or (N, height, width) for masks, with IGNORED in pixels without a class; int64.
+        data: samples (N, *input_shape), float32; targets are class indices, (N,), or (N, height, width) for masks, with
+            IGNORED in pixels without a class; int64.
         batches: rows of each step.
         optimizer: as prepared by the accelerator; its learning rate is set at every step.
         settings: of the run.
@@ -188,13 +188,11 @@ def train_one_epoch(
     """
     put_into_train_mode(network, frozen)
     steps = settings.epochs * len(batches)
-    totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # loss, correct, rows or pixels
-    for index, rows in enumerate(batches):
+    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # loss, correct, rows or pixels
+    for index, (xb, yb) in enumerate(data.batches(batches)):  # (B, *input_shape), (B, *target_shape)
         lr = one_cycle((epoch - 1) * len(batches) + index, steps, settings.peak_lr, settings.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        selected = torch.from_numpy(rows).to(x.device)  # (B,)
-        xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
         logits = network(xb)  # (B, classes, *target_shape)
         loss = F.cross_entropy(logits, yb, ignore_index=IGNORED, label_smoothing=settings.label_smoothing)  # ()
         optimizer.zero_grad(set_to_none=True)
@@ -217,15 +215,10 @@ def _finish(run: Run, dataset: Dataset) -> RunConfig:
     network = load_checkpoint(run.folder).network
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     cpu = torch.device("cpu")
-    results = {split: evaluate(network, *_to_device(dataset, part, cpu)) for split, part in rows.items()}
+    results = {split: evaluate_rows(network, rows_of(dataset, part, cpu)) for split, part in rows.items()}
     best_epoch = run.progress.best_epoch
     finished = with_metrics(run.config, run.folder, best_epoch, results)
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
         draw_curves(run.records, best_epoch, run.folder / CURVES_NAME, run.config.card.origin)
     return finished
-
-
-def _to_device(dataset: Dataset, rows: IndexArray, device: torch.device) -> tuple[Tensor, Tensor]:
-    x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.y[rows])
-    return x.to(device), y.to(device)

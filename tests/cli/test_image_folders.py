@@ -69,6 +69,7 @@ def test_two_folders_become_a_served_mask(normfold: RunCommand, street: Path, tm
 def test_training_from_files_ends_with_the_same_weights_for_any_number_of_workers(
     normfold: RunCommand, street: Path, tmp_path: Path
 ) -> None:
+    assert street.is_dir()
     weights = {}
     for workers in ("0", "2"):
         run = TRAIN.replace("--out run", f"--out run{workers} --from-files --workers {workers}")

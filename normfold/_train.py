@@ -107,6 +107,8 @@ def train(
     layout: str | None = None,
     in_memory: bool | None = None,
     workers: int | None = None,
+    validation_data: str | None = None,
+    test_data: str | None = None,
     resume: bool = False,
     progress: Progress = False,
 ) -> TrainResult:
@@ -150,6 +152,8 @@ def train(
             up to 1 GiB are held.
         workers: processes that decode images of a folder; they do not change the result. Default 0 for images in
             memory, otherwise one for each other processor, at most 4.
+        validation_data: the validation split, as `data`. Default a fraction of `data`.
+        test_data: the test split, as `data`. Default a fraction of `data`.
         resume: continue after the last completed epoch of the run in `out`.
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
@@ -175,7 +179,7 @@ def train(
     check_optional(TEXT, arch=arch, label_column=label_column, optimizer=optimizer, precision=precision)
     check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
-    check_optional(DATA, data=data)
+    check_optional(DATA, data=data, validation_data=validation_data, test_data=test_data)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
@@ -202,6 +206,8 @@ def train(
         "split_seed": split_seed,
         "layout": layout,
         "in_memory": in_memory,
+        "validation_data": validation_data,
+        "test_data": test_data,
     }
     of_training = {
         "epochs": epochs,

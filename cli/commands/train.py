@@ -150,6 +150,16 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Validation split, as --data.", show_default="a fraction", rich_help_panel=DATA
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Test split, as --data.", show_default="a fraction", rich_help_panel=DATA),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -190,6 +200,8 @@ def train(
                 layout=layout,
                 in_memory=in_memory,
                 workers=workers,
+                validation_data=validation_data,
+                test_data=test_data,
                 resume=resume,
                 progress=True,
             )

@@ -28,12 +28,14 @@ from normfold.contract.preprocess import (
     SequencePreprocessing,
 )
 from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
+from normfold.models.data.group_splits import check_training_classes, split_by_group, split_by_time
 from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
 from normfold.models.data.image_files.masks import read_masks
 from normfold.models.data.image_files.memory import default_workers, hold_in_memory, is_held, measure_files
 from normfold.models.data.images import read_images
+from normfold.models.data.own_files import OwnFile, join
 from normfold.models.data.sources import DIGITS, FORMS, find_source
-from normfold.models.data.splits import IndexArray, Splits, split_by_class, split_rows
+from normfold.models.data.splits import IndexArray, Splits, check_classes, split_by_class, split_rows
 from normfold.models.data.targets import TaskName, task_of
 from normfold.models.errors import DataError, TrainingWarning
 
@@ -68,6 +70,12 @@ class DataConfig(BaseModel):
     )
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Fraction of each class for validation.")
     test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Fraction of each class for the final test.")
+    validation_data: str | None = Field(
+        default=None, description="Source of the validation split, as `source`; null: a fraction of `source`."
+    )
+    test_data: str | None = Field(
+        default=None, description="Source of the test split, as `source`; null: a fraction of `source`."
+    )
     split_seed: int = Field(
         default=0, ge=0, description="Seed of the splits; independent of training's, so that runs share a test split."
     )
@@ -80,6 +88,12 @@ class DataConfig(BaseModel):
                 "training rows; together they must be less than 1"
             )
         return self
+
+    @property
+    def own_files(self) -> dict[str, str]:
+        """Sources of the splits that have a file of their own, by split."""
+        given = {"validation": self.validation_data, "test": self.test_data}
+        return {split: source for split, source in given.items() if source is not None}
 
 
 @dataclass(frozen=True)
@@ -132,8 +146,13 @@ def load_dataset(config: DataConfig, workers: int | None = None) -> Dataset:
             without classes, or a value too far from the training split's mean.
     """
     try:
-        raw = _read(config, workers or 0)
+        raw = _read(config, config.source, workers or 0)
+        own = {
+            split: OwnFile(source, _read(config, source, workers or 0)) for split, source in config.own_files.items()
+        }
         splits = _split(raw, config)
+        if own:
+            raw, splits = join(raw, splits, own)
         if isinstance(raw.x, DecodedImages) and is_held(raw, config.in_memory):
             raw = hold_in_memory(raw, workers or 0)
     except OSError as error:
@@ -165,8 +184,8 @@ def read_digits() -> RawData:
     )
 
 
-def _read(config: DataConfig, workers: int) -> RawData:
-    kind, path = find_source(config.source)
+def _read(config: DataConfig, source: str, workers: int) -> RawData:
+    kind, path = find_source(source)
     if kind == DIGITS:
         return read_digits()
     if kind == "npz":
@@ -175,14 +194,31 @@ def _read(config: DataConfig, workers: int) -> RawData:
         return read_csv(path, config.label_column)
     if kind == "masks":
         return read_masks(path, config.image_size, config.channels, config.ignore_index, workers)
-    return read_images(path, config.image_size, config.channels)
+    return read_images(path, config.image_size, config.channels, 2 if source == config.source else 1)
 
 
 def _split(raw: RawData, config: DataConfig) -> Splits:
-    fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
-    if isinstance(raw.y, np.ndarray) and raw.y.ndim == 1:
-        return split_by_class(raw.y, raw.labels, seed=config.split_seed, **fractions)
-    return split_rows(len(raw.y), raw.labels, seed=config.split_seed, **fractions)
+    """Split the rows of the training file; a split with a file of its own gets none."""
+    fractions = {
+        "validation_fraction": 0.0 if config.validation_data else config.validation_fraction,
+        "test_fraction": 0.0 if config.test_data else config.test_fraction,
+    }
+    y = raw.y if isinstance(raw.y, np.ndarray) and raw.y.ndim == 1 else None  # one class for each row
+    if raw.groups is not None and raw.times is not None:
+        raise DataError(f"{config.source!r} has groups and times; splits can follow one of them only.")
+    if raw.groups is None and raw.times is None:
+        if y is not None:
+            return split_by_class(y, raw.labels, seed=config.split_seed, **fractions)
+        return split_rows(len(raw.y), raw.labels, seed=config.split_seed, **fractions)
+    if raw.groups is not None:
+        splits = split_by_group(raw.groups, seed=config.split_seed, **fractions)
+    else:
+        assert raw.times is not None
+        splits = split_by_time(raw.times, **fractions)
+    if y is not None:
+        check_classes(raw.labels)
+        check_training_classes(y, raw.labels, splits.train)
+    return splits
 
 
 def _measure(raw: RawData, x: Array, train: IndexArray) -> Preprocessing:

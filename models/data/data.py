@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from normfold.contract.arrays import Array, Float32Array
@@ -30,7 +30,7 @@ from normfold.contract.preprocess import (
 from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
 from normfold.models.data.images import read_images
 from normfold.models.data.splits import IndexArray, Splits, split_by_class, split_rows
-from normfold.models.data.targets import TaskName, task_of
+from normfold.models.data.targets import TargetOptions, Targets, TargetScale, TaskName, measure_scale, task_of
 from normfold.models.errors import DataError, TrainingWarning
 
 MAX_CHUNK_ROWS = 1024
@@ -46,7 +46,16 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str = Field(default="digits", description="digits, npz:PATH, csv:PATH or images:DIR.")
-    label_column: str | None = Field(default=None, description="Name of the label column of csv:PATH; null: the last.")
+    label_column: str | tuple[str, ...] | None = Field(
+        default=None, description="Name of the label column of csv:PATH, or names of several; null: the last."
+    )
+    task: TaskName | None = Field(
+        default=None,
+        description="classification, segmentation, regression or multi-label; null: by the labels.",
+    )
+    unit: tuple[str, ...] = Field(
+        default=(), description="Unit of each value to predict, or one for all of them; empty: not known."
+    )
     image_size: tuple[int, int] | None = Field(default=None, description="Height and width for images:DIR, in pixels.")
     channels: Literal[1, 3] = Field(default=3, description="For images:DIR: 1 for grey, 3 for RGB.")
     ignore_index: int | None = Field(
@@ -75,10 +84,10 @@ class Dataset:
     name: str
     x: Array
     """Samples in raw units, (N, *sample_shape)."""
-    y: npt.NDArray[np.int64]
-    """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
+    y: Targets
+    """Targets; their dtype and shape say the task, see `targets`."""
     labels: tuple[str, ...]
-    """Names of the classes."""
+    """Names of the classes, values or labels."""
     preprocessing: Preprocessing
     """From raw units to tensors, with the mean and standard deviation of the training split."""
     splits: Splits
@@ -97,6 +106,22 @@ class Dataset:
     def task(self) -> TaskName:
         """What a network is trained for on these targets."""
         return task_of(self.y)
+
+    @cached_property
+    def target_scale(self) -> TargetScale | None:
+        """Mean and standard deviation of values to predict over the training split; None for other targets."""
+        return measure_scale(self.y[self.splits.train], self.labels) if self.task == "regression" else None
+
+    def targets(self, rows: IndexArray) -> Array:
+        """Return the targets of the loss for these rows.
+
+        Returns:
+            Class indices, int64; standardised values, (rows, targets), float32; or 0 and 1, (rows, labels), float32.
+        """
+        y: Array = self.y[rows]
+        if self.target_scale is not None:
+            return self.target_scale.standardise(y)
+        return y.astype(np.float32) if self.task == "multi-label" else y
 
     def tensors(self, rows: IndexArray) -> Float32Array:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
@@ -122,7 +147,28 @@ def load_dataset(config: DataConfig) -> Dataset:
     splits = _split(raw, config)
     preprocessing = _measure(raw, splits.train)
     _check_standardised(raw, preprocessing)
-    return Dataset(name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits)
+    dataset = Dataset(
+        name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits
+    )
+    check_targets(dataset, config)
+    return dataset
+
+
+def check_targets(dataset: Dataset, config: DataConfig) -> None:
+    """Check that the options of targets are for the task of a data set, and that there is something to predict.
+
+    Raises:
+        DataError: they are not, or a value to predict is constant.
+    """
+    task, count = dataset.task, len(dataset.labels)
+    if config.task not in (None, task):
+        raise DataError(f"{dataset.name!r} has labels for {task}, not for {config.task}.")
+    if config.unit and (dataset.target_scale is None or len(config.unit) not in (1, count)):
+        needed = f"one unit, or {count}" if task == "regression" else f"no unit: the task is {task}"
+        raise DataError(f"`unit` has {len(config.unit)} units; {dataset.name!r} takes {needed}.")
+    if config.ignore_index is not None and task != "segmentation":
+        held = "one class for each sample" if task == "classification" else f"labels for {task}"
+        raise DataError(f"`ignore_index` is for masks; {dataset.name!r} has {held}.")
 
 
 def read_digits() -> RawData:
@@ -145,9 +191,9 @@ def _read(config: DataConfig) -> RawData:
         return read_digits()
     if colon and path:
         if kind == "npz":
-            return read_npz(Path(path), config.ignore_index)
+            return read_npz(Path(path), TargetOptions(config.task, config.ignore_index))
         if kind == "csv":
-            return read_csv(Path(path), config.label_column)
+            return read_csv(Path(path), config.label_column, TargetOptions(config.task))
         if kind == "images":
             return read_images(Path(path), config.image_size, config.channels)
     raise DataError(f"Unknown data {config.source!r}; give {_nearest(config.source)}.")
@@ -164,7 +210,8 @@ def _split(raw: RawData, config: DataConfig) -> Splits:
     fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
     if raw.y.ndim == 1:
         return split_by_class(raw.y, raw.labels, seed=config.split_seed, **fractions)
-    return split_rows(len(raw.y), raw.labels, seed=config.split_seed, **fractions)
+    class_names = raw.labels if task_of(raw.y) == "segmentation" else None
+    return split_rows(len(raw.y), class_names, seed=config.split_seed, **fractions)
 
 
 def _measure(raw: RawData, train: IndexArray) -> Preprocessing:

@@ -36,8 +36,8 @@ class RunningStatistics(Record):
 
     samples: int = Field(description="Rows of the training split.")
     taken: bool = Field(
-        description="True: the network has the recalibrated statistics. False: the metric on the validation split fell, and the "
-        "network keeps the statistics of its training."
+        description="True: the network has the recalibrated statistics. False: the metric fell on the validation "
+        "split, and the network keeps the statistics of its training."
     )
     metric: str = Field(
         default="accuracy",
@@ -75,6 +75,11 @@ class SourceCard(Record):
         exclude_if=lambda record: record is None,
         description="Recalibration before export; absent where the statistics are those of training.",
     )
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that networks are compared by; more is better."""
+        return "accuracy" if self.task is None else self.task.metric
 
     @property
     def schema_version(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -38,6 +38,8 @@ class Target(Record):
 class Regression(Record):
     """The values of an output, (rows, targets), are predictions in the units of the targets."""
 
+    metric: ClassVar[str] = "r2"
+
     kind: Literal["regression"] = "regression"
     output: str = Field(description="Name of the output.")
     targets: tuple[Target, ...] = Field(min_length=1, description="In the order of the output's values.")
@@ -58,6 +60,8 @@ class MultiLabel(Record):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    metric: ClassVar[str] = "f1"
 
     kind: Literal["multi-label"] = "multi-label"
     output: str = Field(description="Name of the output.")

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from normfold.contract.arrays import Array
-from normfold.models.data.targets import TargetOptions, Targets, label_columns, read_targets, read_text_targets
+from normfold.models.data.targets import (
+    BY_VALUES,
+    TargetOptions,
+    Targets,
+    label_columns,
+    read_targets,
+    read_text_targets,
+)
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -39,7 +46,7 @@ class RawData:
     """For images: intensity behind transparent pixels, 0 to 1."""
 
 
-def read_npz(path: Path, options: TargetOptions = TargetOptions()) -> RawData:
+def read_npz(path: Path, options: TargetOptions = BY_VALUES) -> RawData:
     """Read a data set from a NumPy archive.
 
         x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
@@ -100,9 +107,7 @@ def read_npz(path: Path, options: TargetOptions = TargetOptions()) -> RawData:
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
 
 
-def read_csv(
-    path: Path, label_column: str | tuple[str, ...] | None, options: TargetOptions = TargetOptions()
-) -> RawData:
+def read_csv(path: Path, label_column: str | tuple[str, ...] | None, options: TargetOptions = BY_VALUES) -> RawData:
     """Read a comma-separated table with a header, label columns, and numbers in all other columns.
 
     Args:
@@ -118,7 +123,7 @@ def read_csv(
     _, header = next(lines, (0, []))
     if len(header) < 2 or len(set(header)) != len(header):
         raise DataError(f"{str(path)!r} needs a header of at least two columns with different names, got {header}.")
-    chosen = (header[-1],) if label_column is None else label_columns(label_column)
+    chosen = (header[-1],) if label_column is None else label_columns(label_column, header)
     for column in chosen:
         if column not in header:
             raise DataError(f"{str(path)!r} has no column {column!r}; its columns are: {', '.join(header)}.")

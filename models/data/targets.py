@@ -9,6 +9,7 @@ multi-label         bool (N, labels): whether a sample has a label
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,10 @@ class TargetOptions:
     """Value in masks of pixels without a class."""
 
 
+BY_VALUES = TargetOptions()
+"""The task follows from the values."""
+
+
 def task_of(y: Any) -> TaskName:
     """Return the task of targets, as `read_targets` returns them."""
     if y.dtype.kind == "f":
@@ -63,7 +68,7 @@ def guess_task(y: Array) -> TaskName:
 
 
 def read_targets(
-    y: Array, labels: tuple[str, ...] | None, path: Path, options: TargetOptions = TargetOptions()
+    y: Array, labels: tuple[str, ...] | None, path: Path, options: TargetOptions = BY_VALUES
 ) -> tuple[Targets, tuple[str, ...]]:
     """Return targets in the form of their task, and the names of the classes, values or labels.
 
@@ -105,9 +110,16 @@ def read_targets(
     return (_values if task == "regression" else _flags)(columns, names, path), names
 
 
-def label_columns(given: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of label columns, each once."""
-    return (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+def label_columns(given: str | tuple[str, ...], header: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of label columns, each once.
+
+    Args:
+        given: names, or lists of names with commas between.
+        header: names of all columns; one of these may hold commas.
+    """
+    texts = (given,) if isinstance(given, str) else given
+    parts = [[text] if text in header else [part.strip() for part in text.split(",")] for text in texts]
+    return tuple(dict.fromkeys(name for names in parts for name in names))
 
 
 def read_text_targets(

@@ -23,6 +23,7 @@ from normfold._shared.argument_checks import (
     check,
     check_optional,
     describe,
+    whole_number,
 )
 from normfold._shared.packages import require_packages
 from normfold._shared.paths import AnyPath
@@ -45,7 +46,7 @@ WEIGHTS = Kind(
     "'balanced', or a list of numbers",
     lambda v: v == "balanced" if isinstance(v, str) else isinstance(v, Sequence) and all(map(NUMBER.holds, v)),
 )
-DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH' or 'images:DIR'", TEXT.holds)
+DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds)
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,7 +104,7 @@ def train(
     arguments: Mapping[str, Any] | Sequence[str] | None = None,
     data: str | None = None,
     label_column: str | Sequence[str] | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | int | None = None,
     channels: int | None = None,
     ignore_index: int | None = None,
     validation_fraction: float | None = None,
@@ -127,6 +128,9 @@ def train(
     metric: str | Sequence[str] | None = None,
     class_weights: str | Sequence[float] | None = None,
     sampler: str | None = None,
+    layout: str | None = None,
+    in_memory: bool | None = None,
+    workers: int | None = None,
     resume: bool = False,
     progress: Progress = False,
 ) -> TrainResult:
@@ -144,9 +148,10 @@ def train(
         arch: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
             densenet121, repvgg; temporal for sequences; unet for masks; or module:factory. Default convnet.
         arguments: of the network, by name; or as texts NAME=VALUE.
-        data: digits, npz:PATH, csv:PATH or images:DIR. Default digits.
+        data: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR; a path without a kind is taken as what it is. Default
+            digits.
         label_column: of a CSV, or a list of several; default the last.
-        image_size: height and width of images, in pixels.
+        image_size: height and width of images, in pixels; one number for both.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
         ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
         validation_fraction: of each class; used to choose the best epoch. Default 0.1.
@@ -172,6 +177,11 @@ def train(
         metric: module:function of your own metric, or a list; recorded beside the task's.
         class_weights: "balanced", or a number for each class, label or value, in the loss. Default equal.
         sampler: "balanced" draws every class as often. Default every row once in an epoch.
+        layout: of images in npz:PATH: nchw, or nhwc where the channels come last. Default nchw.
+        in_memory: whether images of a folder are held in memory, or decoded as they are needed. Default by their size:
+            up to 1 GiB are held.
+        workers: processes that decode images of a folder; they do not change the result. Default 0 for images in
+            memory, otherwise one for each other processor, at most 4.
         resume: continue after the last completed epoch of the run in `out`.
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
@@ -192,12 +202,14 @@ def train(
     """
     check(PATH, out=out)
     check(FLAG, resume=resume)
+    check_optional(FLAG, in_memory=in_memory)
+    check_optional(whole_number(0), workers=workers)
     check(PROGRESS, progress=progress)
     check_optional(TEXT, arch=arch, optimizer=optimizer, precision=precision, task=task, loss=loss, sampler=sampler)
     check_optional(TEXT_OR_NAMES, label_column=label_column, unit=unit, metric=metric)
     check_optional(WEIGHTS, class_weights=class_weights)
     check_optional(NUMBER, threshold=threshold)
-    check_optional(TEXT, freeze_bn=freeze_bn)
+    check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
@@ -218,7 +230,7 @@ def train(
     of_data = {
         "source": data,
         "label_column": label_column if isinstance(label_column, str | None) else tuple(label_column),
-        "image_size": image_size,
+        "image_size": (image_size, image_size) if type(image_size) is int else image_size,
         "channels": channels,
         "ignore_index": ignore_index,
         "validation_fraction": validation_fraction,
@@ -226,6 +238,8 @@ def train(
         "split_seed": split_seed,
         "task": task,
         "unit": _names(unit),
+        "layout": layout,
+        "in_memory": in_memory,
     }
     of_training = {
         "epochs": epochs,
@@ -245,7 +259,7 @@ def train(
         "sampler": sampler,
         "threshold": threshold,
     }
-    config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded)
+    config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded, workers)
     callback = _make_callback(progress)
     with getattr(callback, "bar", nullcontext()):
         found = fit(config, dataset, folder, resume=resume, callback=callback)
@@ -258,6 +272,7 @@ def _make_config(
     of_data: dict[str, Any],
     of_training: dict[str, Any],
     recorded: RunConfig | None,
+    workers: int | None,
 ) -> tuple[RunConfig, Dataset]:
     """Lay what was given over the defaults, or over the settings of the run to be resumed."""
     from pydantic import ValidationError
@@ -281,7 +296,7 @@ def _make_config(
         train_config = TrainConfig.model_validate(before["train"] | of_training)
     except ValidationError as error:
         raise ArgumentError(_sentence(error)) from None
-    dataset = load_dataset(data_config)
+    dataset = load_dataset(data_config, workers)
     return make_run_config(name, options, data_config, dataset, train_config), dataset
 
 

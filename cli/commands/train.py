@@ -35,7 +35,11 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
+        typer.Option(
+            help="digits, a file or a folder: npz:PATH, csv:PATH, images:DIR or masks:DIR.",
+            show_default="digits",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     label_column: Annotated[
         list[str] | None,
@@ -44,10 +48,11 @@ def train(
         ),
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size for images:DIR, in pixels.", rich_help_panel=DATA)
+        str | None, typer.Option(metavar="HxW", help="Size for images of a folder, in pixels.", rich_help_panel=DATA)
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)
+        int | None,
+        typer.Option(help="Channels for images of a folder: 1 or 3.", show_default="3", rich_help_panel=DATA),
     ] = None,
     ignore_index: Annotated[
         int | None,
@@ -174,6 +179,32 @@ def train(
             rich_help_panel=TASK,
         ),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXES",
+            help="nhwc for npz:PATH with images (N, H, W, C).",
+            show_default="nchw",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    in_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-memory/--from-files",
+            help="Hold the images of a folder in memory, or decode them as they are needed.",
+            show_default="by size, up to 1 GiB in memory",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode images of a folder.",
+            show_default="up to 4 with --from-files",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -218,6 +249,9 @@ def train(
                 metric=metric or None,
                 class_weights=None if class_weights is None else parse_weights(class_weights),
                 sampler=sampler,
+                layout=layout,
+                in_memory=in_memory,
+                workers=workers,
                 resume=resume,
                 progress=True,
             )
@@ -232,15 +266,16 @@ def train(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a size given as HEIGHTxWIDTH, in pixels.
+    """Read a size given as HEIGHTxWIDTH, or as one number for both, in pixels.
 
     Raises:
-        InputError: not two positive whole numbers with an x between.
+        InputError: neither one nor two positive whole numbers with an x between.
     """
-    height, _, width = text.lower().partition("x")
-    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
+    height, separator, width = text.lower().partition("x")
+    sides = (height, width if separator else height)
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in sides):
         raise InputError(f"--image-size {text[:40]!r} is not of the form HEIGHTxWIDTH, for example 32x32.")
-    return int(height), int(width)
+    return int(sides[0]), int(sides[1])
 
 
 def parse_weights(text: str) -> str | list[float]:

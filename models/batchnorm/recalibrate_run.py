@@ -19,11 +19,12 @@ from normfold.contract.source_card import LayerStatisticsChange, RunningStatisti
 from normfold.contract.task import METRIC_NAMES
 from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import Dataset, load_dataset
+from normfold.models.data.loading.rows import rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.tasks.task import Result, Task
 from normfold.models.training.checkpoint import DATA_FIELDS, Checkpoint, RunConfig, load_checkpoint, make_card
-from normfold.models.training.evaluate import evaluate, task_of_run
+from normfold.models.training.evaluate import evaluate_rows, task_of_run
 from normfold.models.training.run import with_metrics
 
 
@@ -116,7 +117,7 @@ def tensors_of(dataset: Dataset, rows: IndexArray) -> Tensor:
 def _evaluate(network: nn.Module, dataset: Dataset, task: Task) -> dict[str, Result]:
     parts = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     return {
-        part: evaluate(network, tensors_of(dataset, rows), torch.from_numpy(dataset.targets(rows)), task, is_final=True)
+        part: evaluate_rows(network, rows_of(dataset, rows, torch.device("cpu")), task, is_final=True)
         for part, rows in parts.items()
     }
 

@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from normfold.contract.arrays import Array
+from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
 from normfold.models.data.targets import (
     BY_VALUES,
     TargetOptions,
@@ -30,9 +31,9 @@ FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 class RawData:
     """Samples in raw units and their labels, as read."""
 
-    x: Array
+    x: Array | DecodedImages
     """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
-    y: Targets
+    y: Targets | DecodedMasks
     """Targets; their dtype and shape say the task, see `targets`."""
     labels: tuple[str, ...]
     """Names of the classes, values or labels."""
@@ -46,7 +47,7 @@ class RawData:
     """For images: intensity behind transparent pixels, 0 to 1."""
 
 
-def read_npz(path: Path, options: TargetOptions = BY_VALUES) -> RawData:
+def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nchw", "nhwc"] = "nchw") -> RawData:
     """Read a data set from a NumPy archive.
 
         x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
@@ -61,6 +62,7 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES) -> RawData:
     Args:
         path: of the .npz file.
         options: task, and pixels of masks without a class.
+        layout: nhwc for images (N, H, W, C).
 
     Raises:
         DataError: the file is missing or damaged, an array is missing, or has a wrong shape, dtype or value.
@@ -77,12 +79,14 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES) -> RawData:
             f"Array 'y' of {str(path)!r} must be of shape (N,), (N, K), or (N, H, W) for masks, with N rows as "
             f"'x' has, at least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
         )
+    if layout == "nhwc":
+        x = _channels_first(x, path)
     _check_float32(x, path)
     channels = _names(arrays, "channels", path)
     if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
         raise DataError(
             f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need images of their height and width; "
-            f"x is {list(x.shape)}."
+            f"x is {list(x.shape)}.{_layout_remedy(x)}"
         )
     numbers, labels = read_targets(y, _names(arrays, "labels", path), path, options)
     if channels is not None:
@@ -102,7 +106,7 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES) -> RawData:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(
             f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
-            f"or rows (N, columns); it is {list(arrays['x'].shape)}."
+            f"or rows (N, columns); it is {list(arrays['x'].shape)}.{_layout_remedy(x)}"
         )
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
 
@@ -150,6 +154,22 @@ def read_csv(path: Path, label_column: str | tuple[str, ...] | None, options: Ta
     targets, labels = read_text_targets(np.asarray(texts), chosen, path, options)
     columns = tuple(column for column in header if column not in chosen)
     return RawData(np.asarray(rows, np.float64), targets, labels, columns=columns)
+
+
+def _channels_first(x: Array, path: Path) -> Array:
+    """Return images (N, H, W, C) as (N, C, H, W)."""
+    if x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise DataError(
+            f"With `layout` nhwc, array 'x' of {str(path)!r} must be images (N, H, W, C) with 1 or 3 channels; it is "
+            f"{list(x.shape)}."
+        )
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def _layout_remedy(x: Array) -> str:
+    """Return what to do about images whose channels come last; nothing for other shapes."""
+    channels_last = x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
+    return " Its channels seem to come last: give `layout` nhwc." if channels_last else ""
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:

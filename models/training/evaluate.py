@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normfold.models.data.data import Dataset
+from normfold.models.data.loading.rows import HeldRows, Rows
 from normfold.models.tasks.choose import make_task
 from normfold.models.tasks.task import Result, Task
 from normfold.models.training.config import TrainConfig
@@ -49,11 +50,17 @@ def evaluate(network: nn.Module, x: Tensor, y: Tensor, task: Task, *, is_final: 
     Returns:
         The task's loss and metrics over all rows.
     """
+    return evaluate_rows(network, HeldRows(x, y), task, is_final=is_final)
+
+
+@torch.no_grad()
+def evaluate_rows(network: nn.Module, data: Rows, task: Task, *, is_final: bool = False) -> Result:
+    """Evaluate a network as `evaluate` does, on rows that may be read from files as they are needed."""
     was_training = network.training
     network.eval()
     meter = task.new_meter(is_final=is_final)
-    rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(x.shape[1:])))
-    for xb, yb in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+    rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(data.shape[1:])))
+    for xb, yb in data.chunks(rows):
         meter.update(network(xb).float(), yb)  # (B, *output_shape)
     network.train(was_training)
     return meter.result()

@@ -3,7 +3,7 @@
     digits        scikit-learn's handwritten digits: 1797 images of 8 × 8, values 0 to 16
     npz:PATH      arrays x and y of a NumPy archive: images with classes or masks, sequences, or rows
     csv:PATH      a table with a header and a label column
-    images:DIR    a folder with a folder of PNG and JPEG files for each class
+    images:DIR    a folder with a folder of PNG and JPEG files for each class, or with files and a table labels.csv
     masks:DIR     a folder with a folder `images` of PNG and JPEG files, and a folder `masks` of PNG files
 
 Samples stay in raw units; `normfold.contract.preprocess` makes tensors of them, here as in serving.
@@ -29,6 +29,7 @@ from normfold.contract.preprocess import (
 )
 from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
 from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
+from normfold.models.data.image_files.labels_file import has_labels, read_labelled_images
 from normfold.models.data.image_files.masks import read_masks
 from normfold.models.data.image_files.memory import default_workers, hold_in_memory, is_held, measure_files
 from normfold.models.data.images import read_images
@@ -219,6 +220,8 @@ def _read(config: DataConfig, workers: int) -> RawData:
         return read_csv(path, config.label_column, TargetOptions(config.task))
     if kind == "masks":
         return read_masks(path, config.image_size, config.channels, config.ignore_index, workers)
+    if has_labels(path):
+        return read_labelled_images(path, config.image_size, config.channels, TargetOptions(config.task))
     return read_images(path, config.image_size, config.channels)
 
 

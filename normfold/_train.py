@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.argument_checks import (
     FLAG,
     INTEGER,
+    NAMES,
     NUMBER,
     OPTIONS,
     PATH,
@@ -40,6 +41,11 @@ DEFAULT_ARCH = "convnet"
 PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
 """Packages that training needs."""
 
+TEXT_OR_NAMES = Kind("a string that is not empty, or a list of them", lambda v: TEXT.holds(v) or NAMES.holds(v))
+WEIGHTS = Kind(
+    "'balanced', or a list of numbers",
+    lambda v: v == "balanced" if isinstance(v, str) else isinstance(v, Sequence) and all(map(NUMBER.holds, v)),
+)
 DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds)
 
 
@@ -51,7 +57,7 @@ class TrainResult:
         folder: the run folder, with the checkpoint of `best_epoch`.
         config: the network, the data and how it was trained.
         epochs: passes over the training data, including those before a resume.
-        best_epoch: the one with the best validation accuracy.
+        best_epoch: the one with the best validation accuracy, or R² or F1: the metric of the task.
         seconds: of this call.
     """
 
@@ -63,12 +69,23 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Loss and accuracy on the validation and test splits, and mean IoU where labels are masks."""
+        """Loss and the task's metrics on the validation and test splits."""
         return self.config.card.metrics
 
+    @property
+    def task(self) -> str:
+        """classification, segmentation, regression or multi-label."""
+        card = self.config.card
+        if card.task is not None:
+            return card.task.kind
+        return "segmentation" if "test_mean_iou" in card.metrics else "classification"
+
     def __repr__(self) -> str:
-        accuracy = self.metrics["test_accuracy"]
-        return f"TrainResult({str(self.folder)!r}: test accuracy {accuracy:.4f}, best epoch {self.best_epoch})"
+        from normfold.contract.task import METRIC_NAMES
+
+        name = self.config.card.metric
+        value = f"test {METRIC_NAMES[name]} {self.metrics[f'test_{name}']:.4f}"
+        return f"TrainResult({str(self.folder)!r}: {value}, best epoch {self.best_epoch})"
 
     def _repr_html_(self) -> str | None:
         """Return the plot of loss and accuracy by epoch for notebooks; None if the file is gone."""
@@ -86,7 +103,7 @@ def train(
     arch: str | None = None,
     arguments: Mapping[str, Any] | Sequence[str] | None = None,
     data: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     image_size: tuple[int, int] | int | None = None,
     channels: int | None = None,
     ignore_index: int | None = None,
@@ -104,6 +121,13 @@ def train(
     freeze_bn: str | None = None,
     precision: str | None = None,
     seed: int | None = None,
+    task: str | None = None,
+    unit: str | Sequence[str] | None = None,
+    threshold: float | None = None,
+    loss: str | None = None,
+    metric: str | Sequence[str] | None = None,
+    class_weights: str | Sequence[float] | None = None,
+    sampler: str | None = None,
     layout: str | None = None,
     in_memory: bool | None = None,
     workers: int | None = None,
@@ -128,7 +152,7 @@ def train(
         arguments: of the network, by name; or as texts NAME=VALUE.
         data: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR; a path without a kind is taken as what it is. Default
             digits.
-        label_column: of a CSV; default the last.
+        label_column: of a CSV, or a list of several; default the last.
         image_size: height and width of images, in pixels; one number for both.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
         ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
@@ -147,6 +171,14 @@ def train(
             Default those that the network has in eval mode.
         precision: of the arithmetic: fp32, bf16 or fp16; or float32, bfloat16, float16. Default fp32.
         seed: of the initial weights, the order of rows and dropout. Default 0.
+        task: classification, segmentation, regression or multi-label. Default by the labels: floats are values to
+            predict, 0 and 1 in several columns labels that do not exclude each other, masks segmentation.
+        unit: of the values to predict, or a list of one for each; it is returned with predictions.
+        threshold: of multi-label: probability from which a label is given. Default 0.5.
+        loss: module:function of your own loss, called with outputs and targets. Default the task's.
+        metric: module:function of your own metric, or a list; recorded beside the task's.
+        class_weights: "balanced", or a number for each class, label or value, in the loss. Default equal.
+        sampler: "balanced" draws every class as often. Default every row once in an epoch.
         layout: of images in npz:PATH: nchw, or nhwc where the channels come last. Default nchw.
         in_memory: whether images of a folder are held in memory, or decoded as they are needed. Default by their size:
             up to 1 GiB are held.
@@ -163,6 +195,7 @@ def train(
         RunFolderError: `out` holds a run and `resume` is false, or holds none and it is true, or another one.
         DataError: the data cannot be found, read or split.
         ArchitectureError: there is no such network, or it cannot be built.
+        FunctionError: a loss or metric of your own cannot be imported, fails, or returns no number.
         DivergedError, UnmeasurableError: the loss is no longer finite.
         PrecisionError: this machine cannot train in that precision.
         OSError: the folder cannot be written.
@@ -176,7 +209,10 @@ def train(
     check_optional(FLAG, in_memory=in_memory)
     check_optional(whole_number(0), workers=workers)
     check(PROGRESS, progress=progress)
-    check_optional(TEXT, arch=arch, label_column=label_column, optimizer=optimizer, precision=precision)
+    check_optional(TEXT, arch=arch, optimizer=optimizer, precision=precision, task=task, loss=loss, sampler=sampler)
+    check_optional(TEXT_OR_NAMES, label_column=label_column, unit=unit, metric=metric)
+    check_optional(WEIGHTS, class_weights=class_weights)
+    check_optional(NUMBER, threshold=threshold)
     check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data, validation_data=validation_data, test_data=test_data)
@@ -197,13 +233,15 @@ def train(
         recorded = None
     of_data = {
         "source": data,
-        "label_column": label_column,
+        "label_column": label_column if isinstance(label_column, str | None) else tuple(label_column),
         "image_size": (image_size, image_size) if type(image_size) is int else image_size,
         "channels": channels,
         "ignore_index": ignore_index,
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
         "split_seed": split_seed,
+        "task": task,
+        "unit": _names(unit),
         "layout": layout,
         "in_memory": in_memory,
         "validation_data": validation_data,
@@ -221,6 +259,11 @@ def train(
         "freeze_bn": freeze_bn,
         "precision": precision,
         "seed": seed,
+        "loss": loss,
+        "metric": _names(metric),
+        "class_weights": class_weights,
+        "sampler": sampler,
+        "threshold": threshold,
     }
     config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded, workers)
     callback = _make_callback(progress)
@@ -270,6 +313,10 @@ def _make_callback(progress: Progress) -> Any:
     if callable(progress):
         return make_line_callback(progress)
     return make_bar_callback() if progress else None
+
+
+def _names(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
 def _only_given(values: dict[str, Any]) -> dict[str, Any]:

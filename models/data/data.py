@@ -3,7 +3,7 @@
     digits        scikit-learn's handwritten digits: 1797 images of 8 × 8, values 0 to 16
     npz:PATH      arrays x and y of a NumPy archive: images with classes or masks, sequences, or rows
     csv:PATH      a table with a header and a label column
-    images:DIR    a folder with a folder of PNG and JPEG files for each class
+    images:DIR    a folder with a folder of PNG and JPEG files for each class, or with files and a table labels.csv
     masks:DIR     a folder with a folder `images` of PNG and JPEG files, and a folder `masks` of PNG files
 
 Samples stay in raw units; `normfold.contract.preprocess` makes tensors of them, here as in serving.
@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from normfold.contract.arrays import Array, Float32Array
@@ -30,13 +30,14 @@ from normfold.contract.preprocess import (
 from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
 from normfold.models.data.group_splits import check_training_classes, split_by_group, split_by_time
 from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
+from normfold.models.data.image_files.labels_file import has_labels, read_labelled_images
 from normfold.models.data.image_files.masks import read_masks
 from normfold.models.data.image_files.memory import default_workers, hold_in_memory, is_held, measure_files
 from normfold.models.data.images import read_images
 from normfold.models.data.own_files import OwnFile, join
 from normfold.models.data.sources import DIGITS, FORMS, find_source
 from normfold.models.data.splits import IndexArray, Splits, check_classes, split_by_class, split_rows
-from normfold.models.data.targets import TaskName, task_of
+from normfold.models.data.targets import TargetOptions, Targets, TargetScale, TaskName, measure_scale, task_of
 from normfold.models.errors import DataError, TrainingWarning
 
 MAX_CHUNK_ROWS = 1024
@@ -52,7 +53,16 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str = Field(default="digits", description=f"{FORMS}.")
-    label_column: str | None = Field(default=None, description="Name of the label column of csv:PATH; null: the last.")
+    label_column: str | tuple[str, ...] | None = Field(
+        default=None, description="Name of the label column of csv:PATH, or names of several; null: the last."
+    )
+    task: TaskName | None = Field(
+        default=None,
+        description="classification, segmentation, regression or multi-label; null: by the labels.",
+    )
+    unit: tuple[str, ...] = Field(
+        default=(), description="Unit of each value to predict, or one for all of them; empty: not known."
+    )
     image_size: tuple[int, int] | None = Field(
         default=None, description="Height and width of the images of a folder, in pixels."
     )
@@ -103,10 +113,10 @@ class Dataset:
     name: str
     x: Array | DecodedImages
     """Samples in raw units, (N, *sample_shape)."""
-    y: npt.NDArray[np.int64] | DecodedMasks
-    """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
+    y: Targets | DecodedMasks
+    """Targets; their dtype and shape say the task, see `targets`."""
     labels: tuple[str, ...]
-    """Names of the classes."""
+    """Names of the classes, values or labels."""
     preprocessing: Preprocessing
     """From raw units to tensors, with the mean and standard deviation of the training split."""
     splits: Splits
@@ -127,6 +137,22 @@ class Dataset:
     def task(self) -> TaskName:
         """What a network is trained for on these targets."""
         return task_of(self.y)
+
+    @cached_property
+    def target_scale(self) -> TargetScale | None:
+        """Mean and standard deviation of values to predict over the training split; None for other targets."""
+        return measure_scale(self.y[self.splits.train], self.labels) if self.task == "regression" else None
+
+    def targets(self, rows: IndexArray) -> Array:
+        """Return the targets of the loss for these rows.
+
+        Returns:
+            Class indices, int64; standardised values, (rows, targets), float32; or 0 and 1, (rows, labels), float32.
+        """
+        y: Array = self.y[rows]
+        if self.target_scale is not None:
+            return self.target_scale.standardise(y)
+        return y.astype(np.float32) if self.task == "multi-label" else y
 
     def tensors(self, rows: IndexArray) -> Float32Array:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
@@ -167,7 +193,26 @@ def load_dataset(config: DataConfig, workers: int | None = None) -> Dataset:
         workers = 0
         preprocessing = _measure(raw, x, splits.train)
         _check_standardised(raw, x, preprocessing)
-    return Dataset(config.source, x, raw.y, raw.labels, preprocessing, splits, workers)
+    dataset = Dataset(config.source, x, raw.y, raw.labels, preprocessing, splits, workers)
+    check_targets(dataset, config)
+    return dataset
+
+
+def check_targets(dataset: Dataset, config: DataConfig) -> None:
+    """Check that the options of targets are for the task of a data set, and that there is something to predict.
+
+    Raises:
+        DataError: they are not, or a value to predict is constant.
+    """
+    task, count = dataset.task, len(dataset.labels)
+    if config.task not in (None, task):
+        raise DataError(f"{dataset.name!r} has labels for {task}, not for {config.task}.")
+    if config.unit and (dataset.target_scale is None or len(config.unit) not in (1, count)):
+        needed = f"one unit, or {count}" if task == "regression" else f"no unit: the task is {task}"
+        raise DataError(f"`unit` has {len(config.unit)} units; {dataset.name!r} takes {needed}.")
+    if config.ignore_index is not None and task != "segmentation":
+        held = "one class for each sample" if task == "classification" else f"labels for {task}"
+        raise DataError(f"`ignore_index` is for masks; {dataset.name!r} has {held}.")
 
 
 def read_digits() -> RawData:
@@ -189,11 +234,13 @@ def _read(config: DataConfig, source: str, workers: int) -> RawData:
     if kind == DIGITS:
         return read_digits()
     if kind == "npz":
-        return read_npz(path, config.ignore_index, config.layout)
+        return read_npz(path, TargetOptions(config.task, config.ignore_index), config.layout)
     if kind == "csv":
-        return read_csv(path, config.label_column)
+        return read_csv(path, config.label_column, TargetOptions(config.task))
     if kind == "masks":
         return read_masks(path, config.image_size, config.channels, config.ignore_index, workers)
+    if has_labels(path):
+        return read_labelled_images(path, config.image_size, config.channels, TargetOptions(config.task))
     return read_images(path, config.image_size, config.channels, 2 if source == config.source else 1)
 
 
@@ -203,13 +250,15 @@ def _split(raw: RawData, config: DataConfig) -> Splits:
         "validation_fraction": 0.0 if config.validation_data else config.validation_fraction,
         "test_fraction": 0.0 if config.test_data else config.test_fraction,
     }
-    y = raw.y if isinstance(raw.y, np.ndarray) and raw.y.ndim == 1 else None  # one class for each row
+    of_rows = isinstance(raw.y, np.ndarray) and raw.y.ndim == 1
+    y = np.asarray(raw.y, np.int64) if of_rows else None  # one class for each row
     if raw.groups is not None and raw.times is not None:
         raise DataError(f"{config.source!r} has groups and times; splits can follow one of them only.")
+    class_names = raw.labels if task_of(raw.y) == "segmentation" else None
     if raw.groups is None and raw.times is None:
         if y is not None:
             return split_by_class(y, raw.labels, seed=config.split_seed, **fractions)
-        return split_rows(len(raw.y), raw.labels, seed=config.split_seed, **fractions)
+        return split_rows(len(raw.y), class_names, seed=config.split_seed, **fractions)
     if raw.groups is not None:
         splits = split_by_group(raw.groups, seed=config.split_seed, **fractions)
     else:

@@ -24,14 +24,14 @@ from normfold.models.data.loading.rows import Rows, rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
 from normfold.models.frozen import put_into_train_mode
-from normfold.models.tasks.choose import make_task
 from normfold.models.tasks.task import Result, Task
+from normfold.models.tasks.weights import row_weights
 from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import RunConfig, load_checkpoint, save_config
 from normfold.models.training.config import TrainConfig
-from normfold.models.training.curves import CURVES_NAME, draw_curves
+from normfold.models.training.curves import CONFUSION_NAME, CURVES_NAME, draw_confusion, draw_curves
 from normfold.models.training.distributed import broadcast_result, make_accelerator, release
-from normfold.models.training.evaluate import evaluate_rows
+from normfold.models.training.evaluate import evaluate_rows, task_of_run
 from normfold.models.training.optimizer import one_cycle
 from normfold.models.training.resume import check_same_run, read_progress
 from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
@@ -85,6 +85,8 @@ def fit(
     Raises:
         RunFolderError: `folder` holds a run and `resume` is false, or `resume` is true and it holds none, or another.
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        DataError: a setting is not for the task.
+        FunctionError: a loss or metric of the user's own cannot be imported, or fails.
         DivergedError: the loss is not finite.
         UnmeasurableError: the loss on the validation or test split is not finite; the checkpoint is intact.
         OSError: the folder cannot be written. After any error, a new run without a checkpoint leaves no files.
@@ -119,13 +121,20 @@ def _fit(
     is_main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     train_rows = rows_of(dataset, dataset.splits.train, accelerator.device)
     validation_rows = rows_of(dataset, dataset.splits.validation, accelerator.device)
-    task = make_task(dataset, settings.label_smoothing)
+    task = task_of_run(dataset, settings)
+    weights = row_weights(dataset, settings.sampler)
     run = begin_run(config, settings, task, dataset.target_shape, folder, resume, accelerator)
 
     def batches_of(epoch: int) -> list[IndexArray]:
         rows = len(dataset.splits.train)
         return epoch_batches(
-            rows, settings.batch_size, seed=settings.seed, epoch=epoch, process=process, processes=processes
+            rows,
+            settings.batch_size,
+            seed=settings.seed,
+            epoch=epoch,
+            process=process,
+            processes=processes,
+            weights=weights,
         )
 
     if is_main:
@@ -214,10 +223,16 @@ def _finish(run: Run, dataset: Dataset) -> RunConfig:
     network = load_checkpoint(run.folder).network
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     cpu = torch.device("cpu")
-    results = {split: evaluate_rows(network, rows_of(dataset, part, cpu), run.task) for split, part in rows.items()}
+    results = {
+        split: evaluate_rows(network, rows_of(dataset, part, cpu), run.task, is_final=True)
+        for split, part in rows.items()
+    }
     best_epoch = run.progress.best_epoch
     finished = with_metrics(run.config, run.folder, best_epoch, results)
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
-        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.card.origin)
+        draw_curves(run.records, best_epoch, run.task, run.folder / CURVES_NAME, run.config.card.origin)
+        confusion, labels = results["test"].confusion, run.config.card.labels
+        if confusion is not None and labels is not None:
+            draw_confusion(confusion, labels, run.folder / CONFUSION_NAME, run.config.card.origin)
     return finished

@@ -38,9 +38,7 @@ class Augmentation:
         """Return how samples of a batch are mixed; None without mixup."""
         if not self.mixup:
             return None
-        return draw_mixed(
-            self.mixup, len(x), x.device, seed=self.seed, epoch=epoch, step=step, process=self.process
-        )
+        return draw_mixed(self.mixup, len(x), x.device, seed=self.seed, epoch=epoch, step=step, process=self.process)
 
 
 def check_augmentation(names: tuple[AugmentationName, ...], preprocessing: Preprocessing, source: str) -> None:

@@ -28,7 +28,9 @@ class Mixed:
         return self.weight * loss(outputs, y) + (1 - self.weight) * loss(outputs, y[self.partners])
 
 
-def draw_mixed(alpha: float, rows: int, device: torch.device, *, seed: int, epoch: int, step: int, process: int) -> Mixed:
+def draw_mixed(
+    alpha: float, rows: int, device: torch.device, *, seed: int, epoch: int, step: int, process: int
+) -> Mixed:
     """Draw the mixing of a batch: a function of (seed, epoch, step, process).
 
     The weight w is drawn from Beta(alpha, alpha), and max(w, 1 - w) is taken, so that the accuracy of the epoch, which

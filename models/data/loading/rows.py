@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normfold.contract.arrays import Float32Array
+from normfold.contract.arrays import Array, Float32Array
 from normfold.models.data.data import Dataset
 from normfold.models.data.image_files.decoded import DecodedImages
 from normfold.models.data.loading.parallel import map_in_order
 from normfold.models.data.splits import IndexArray
-
-Targets = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 class Rows(Protocol):
@@ -77,7 +75,7 @@ class FileRows:
 
     def batches(self, places: Sequence[IndexArray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield samples and targets of each batch."""
-        read: Callable[[IndexArray], tuple[Float32Array, Targets]] = _Read(self.dataset)
+        read: Callable[[IndexArray], tuple[Float32Array, Array]] = _Read(self.dataset)
         rows = [self.rows[batch] for batch in places]
         for x, y in map_in_order(read, rows, self.dataset.workers):
             yield torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
@@ -92,7 +90,7 @@ def rows_of(dataset: Dataset, rows: IndexArray, device: torch.device) -> HeldRow
     """Return some rows of a data set: in memory where its samples are, otherwise from their files."""
     if isinstance(dataset.x, DecodedImages):
         return FileRows(dataset, rows, device)
-    x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.y[rows])
+    x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.targets(rows))
     return HeldRows(x.to(device), y.to(device))
 
 
@@ -102,5 +100,5 @@ class _Read:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def __call__(self, rows: IndexArray) -> tuple[Float32Array, Targets]:
-        return self._dataset.tensors(rows), self._dataset.y[rows]
+    def __call__(self, rows: IndexArray) -> tuple[Float32Array, Array]:
+        return self._dataset.tensors(rows), self._dataset.targets(rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._shared.argument_checks import (
     FLAG,
     INTEGER,
+    NAMES,
     NUMBER,
     OPTIONS,
     PATH,
@@ -39,7 +40,7 @@ DEFAULT_ARCH = "convnet"
 PACKAGES = ("torch", "sklearn", "safetensors", "accelerate", "matplotlib")
 """Packages that training needs."""
 
-DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH' or 'images:DIR'", TEXT.holds)
+DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'parquet:PATH' or 'images:DIR'", TEXT.holds)
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,6 +105,10 @@ def train(
     precision: str | None = None,
     seed: int | None = None,
     resume: bool = False,
+    drop: Sequence[str] | None = None,
+    category: Sequence[str] | None = None,
+    missing: str | None = None,
+    missing_value: Sequence[str] | None = None,
     progress: Progress = False,
 ) -> TrainResult:
     """Train a batch-normalised network, and write its best checkpoint to a run folder.
@@ -120,8 +125,8 @@ def train(
         arch: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
             densenet121, repvgg; temporal for sequences; unet for masks; or module:factory. Default convnet.
         arguments: of the network, by name; or as texts NAME=VALUE.
-        data: digits, npz:PATH, csv:PATH or images:DIR. Default digits.
-        label_column: of a CSV; default the last.
+        data: digits, npz:PATH, csv:PATH, parquet:PATH or images:DIR. Default digits.
+        label_column: of a table; default the last.
         image_size: height and width of images, in pixels.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
         ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
@@ -141,6 +146,11 @@ def train(
         precision: of the arithmetic: fp32, bf16 or fp16; or float32, bfloat16, float16. Default fp32.
         seed: of the initial weights, the order of rows and dropout. Default 0.
         resume: continue after the last completed epoch of the run in `out`.
+        drop: columns of a table that are left out.
+        category: columns of a table whose numbers or dates are categories, as texts are.
+        missing: what missing values of a table become: mean, category (an input of its own) or refuse. Default the mean
+            of numbers, a category of texts.
+        missing_value: further texts that mean a missing value in a table, such as "-999".
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
     Raises:
@@ -154,8 +164,8 @@ def train(
         OSError: the folder cannot be written.
 
     Warns:
-        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, or masks
-            with a value such as 255 that usually marks pixels without a class.
+        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, masks with
+            a value such as 255 that usually marks pixels without a class, or a table's column of names or ids.
     """
     check(PATH, out=out)
     check(FLAG, resume=resume)
@@ -164,6 +174,8 @@ def train(
     check_optional(TEXT, freeze_bn=freeze_bn)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data)
+    check_optional(TEXT, missing=missing)
+    check_optional(NAMES, drop=drop, category=category, missing_value=missing_value)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
@@ -188,6 +200,10 @@ def train(
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
         "split_seed": split_seed,
+        "drop": drop,
+        "category": category,
+        "missing": missing,
+        "missing_value": missing_value,
     }
     of_training = {
         "epochs": epochs,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from normfold import TrainResult
 
 DATA, TRAINING = "Data", "Training"
+TABLES = "Tables (csv:PATH, parquet:PATH)"
 
 
 def train(
@@ -33,10 +34,10 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
+        typer.Option(help="digits, npz:PATH, csv:PATH, parquet:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Label column of csv:PATH.", show_default="the last", rich_help_panel=DATA)
+        str | None, typer.Option(help="Label column of a table.", show_default="the last", rich_help_panel=DATA)
     ] = None,
     image_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size for images:DIR, in pixels.", rich_help_panel=DATA)
@@ -120,6 +121,35 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that is left out; repeatable.", rich_help_panel=TABLES),
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column whose numbers or dates are categories, as texts are; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="What missing values become: mean, category (an input that says so) or refuse.",
+            show_default="mean of numbers, category of texts",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing_value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that means a missing value, beside NA, NaN, null, ? and an empty cell; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a batch-normalised network and write its best checkpoint to a run folder.
@@ -157,6 +187,10 @@ def train(
                 precision=precision,
                 seed=seed,
                 resume=resume,
+                drop=drop or None,
+                category=category or None,
+                missing=missing,
+                missing_value=missing_value or None,
                 progress=True,
             )
     except KeyboardInterrupt as error:

@@ -2,7 +2,8 @@
 
     digits        scikit-learn's handwritten digits: 1797 images of 8 × 8, values 0 to 16
     npz:PATH      arrays x and y of a NumPy archive: images with classes or masks, sequences, or rows
-    csv:PATH      a table with a header and a label column
+    csv:PATH      a table with a header and a label column: numbers, texts, missing values
+    parquet:PATH  the same
     images:DIR    a folder with a folder of PNG and JPEG files for each class
 
 Samples stay in raw units; `normfold.contract.preprocess` makes tensors of them, here as in serving.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -27,9 +28,14 @@ from normfold.contract.preprocess import (
     RowPreprocessing,
     SequencePreprocessing,
 )
-from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
+from normfold.contract.tables.preprocessing import TablePreprocessing
+from normfold.models.data.files import FLOAT32_MAX, RawData, read_npz
 from normfold.models.data.images import read_images
 from normfold.models.data.splits import IndexArray, Splits, split_by_class, split_rows
+from normfold.models.data.tables.encoding import encode, learn_encoding
+from normfold.models.data.tables.options import Missing, TableOptions
+from normfold.models.data.tables.raw_rows import read_rows
+from normfold.models.data.tables.read_table import Table
 from normfold.models.errors import DataError, TrainingWarning
 
 MAX_CHUNK_ROWS = 1024
@@ -39,17 +45,33 @@ MAX_STANDARDISED = math.sqrt(FLOAT32_MAX)
 """Maximum magnitude of a standardised value, in standard deviations from the mean."""
 
 
+_TABLES = ("csv", "parquet")
+"""Kinds of sources that are tables."""
+
+
 class DataConfig(BaseModel):
     """Source of a data set, and its splits. With unchanged files, it gives the same data set again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    source: str = Field(default="digits", description="digits, npz:PATH, csv:PATH or images:DIR.")
-    label_column: str | None = Field(default=None, description="Name of the label column of csv:PATH; null: the last.")
+    source: str = Field(default="digits", description="digits, npz:PATH, csv:PATH, parquet:PATH or images:DIR.")
+    label_column: str | None = Field(default=None, description="Name of a table's label column; null: the last.")
     image_size: tuple[int, int] | None = Field(default=None, description="Height and width for images:DIR, in pixels.")
     channels: Literal[1, 3] = Field(default=3, description="For images:DIR: 1 for grey, 3 for RGB.")
     ignore_index: int | None = Field(
         default=None, description="Value in masks of pixels without a class, such as 255; null: every value is a class."
+    )
+    drop: tuple[str, ...] = Field(default=(), description="Columns of a table that are left out.")
+    category: tuple[str, ...] = Field(
+        default=(), description="Columns of a table whose numbers or dates are categories, as texts are."
+    )
+    missing: Missing | None = Field(
+        default=None,
+        description="What missing values of a table become: mean, category (an input that says so) or refuse; null: "
+        "the mean of numbers, a category of texts.",
+    )
+    missing_value: tuple[str, ...] = Field(
+        default=(), description="Further texts that mean a missing value in a table, such as -999."
     )
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Fraction of each class for validation.")
     test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Fraction of each class for the final test.")
@@ -81,6 +103,8 @@ class Dataset:
     preprocessing: Preprocessing
     """From raw units to tensors, with the mean and standard deviation of the training split."""
     splits: Splits
+    table: Table | None = None
+    """For rows of a table: its columns."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -95,6 +119,15 @@ class Dataset:
     def tensors(self, rows: IndexArray) -> Float32Array:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
         return self.preprocessing.standardise(self.x[rows])
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> Dataset:
+        """Return the same samples with the preprocessing of other data.
+
+        Raises:
+            DataError: a table has other columns, or other kinds of columns.
+        """
+        x = self.x if self.table is None else encode(self.table, preprocessing)
+        return replace(self, x=x, preprocessing=preprocessing)
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -114,9 +147,22 @@ def load_dataset(config: DataConfig) -> Dataset:
     except MemoryError:
         raise DataError(f"Data {config.source!r} do not fit into this machine's memory.") from None
     splits = _split(raw, config)
-    preprocessing = _measure(raw, splits.train)
+    preprocessing: Preprocessing
+    if raw.table is not None and not raw.table.is_plain:
+        preprocessing = learn_encoding(raw.table, splits.train)
+        raw = replace(raw, x=encode(raw.table, preprocessing))
+    else:
+        preprocessing = _measure(raw, splits.train)
     _check_standardised(raw, preprocessing)
-    return Dataset(name=config.source, x=raw.x, y=raw.y, labels=raw.labels, preprocessing=preprocessing, splits=splits)
+    return Dataset(
+        name=config.source,
+        x=raw.x,
+        y=raw.y,
+        labels=raw.labels,
+        preprocessing=preprocessing,
+        splits=splits,
+        table=raw.table,
+    )
 
 
 def read_digits() -> RawData:
@@ -140,8 +186,11 @@ def _read(config: DataConfig) -> RawData:
     if colon and path:
         if kind == "npz":
             return read_npz(Path(path), config.ignore_index)
-        if kind == "csv":
-            return read_csv(Path(path), config.label_column)
+        if kind in _TABLES:
+            options = TableOptions(
+                config.label_column, config.drop, config.category, config.missing, config.missing_value
+            )
+            return read_rows(Path(path), kind, options)
         if kind == "images":
             return read_images(Path(path), config.image_size, config.channels)
     raise DataError(f"Unknown data {config.source!r}; give {_nearest(config.source)}.")
@@ -150,8 +199,9 @@ def _read(config: DataConfig) -> RawData:
 def _nearest(source: str) -> str:
     """Return what a source may have been meant as: a path without its kind, or any of the kinds."""
     suffix = Path(source).suffix
-    kind = suffix[1:] if suffix in (".npz", ".csv") else "images" if source.endswith("/") else None
-    return "digits, npz:PATH, csv:PATH or images:DIR" if kind is None else repr(f"{kind}:{source}")
+    known = {".npz": "npz", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+    kind = known.get(suffix, "images" if source.endswith("/") else None)
+    return "digits, npz:PATH, csv:PATH, parquet:PATH or images:DIR" if kind is None else repr(f"{kind}:{source}")
 
 
 def _split(raw: RawData, config: DataConfig) -> Splits:
@@ -201,6 +251,8 @@ def _check_standardised(raw: RawData, preprocessing: Preprocessing) -> None:
             wrong = ~(np.abs(preprocessing.standardise(part)) <= MAX_STANDARDISED)
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())
+            if isinstance(preprocessing, TablePreprocessing):
+                first = (first[0], preprocessing.input_columns[first[1]])
             names, kind = (raw.columns, "column") if raw.channels is None else (raw.channels, "channel")
             where = f" in {kind} {names[first[1]]!r}" if names is not None else ""
             raise DataError(

@@ -1,10 +1,8 @@
-"""Readers of data files: NumPy archives and tables."""
+"""Samples as they are read, and the reader of NumPy archives."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy.typing as npt
 
 from normfold.contract.arrays import Array
 from normfold.models.data.classes import number_classes
+from normfold.models.data.tables.read_table import Table
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -38,6 +37,8 @@ class RawData:
     """For images: the raw value of full intensity."""
     background: float = 1.0
     """For images: intensity behind transparent pixels, 0 to 1."""
+    table: Table | None = None
+    """For rows of a table: its columns, whose values are `x`."""
 
 
 def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
@@ -98,47 +99,6 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
             f"or rows (N, columns); it is {list(arrays['x'].shape)}."
         )
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
-
-
-def read_csv(path: Path, label_column: str | None) -> RawData:
-    """Read a comma-separated table with a header, a label column, and numbers in all other columns.
-
-    Args:
-        path: of the file, UTF-8.
-        label_column: name of the label column; None for the last.
-
-    Raises:
-        DataError: the file or label column is missing, or a value is missing or not a finite float32 number; row and
-            column are named.
-    """
-    lines = _csv_lines(path)
-    _, header = next(lines, (0, []))
-    if len(header) < 2 or len(set(header)) != len(header):
-        raise DataError(f"{str(path)!r} needs a header of at least two columns with different names, got {header}.")
-    label_column = header[-1] if label_column is None else label_column
-    if label_column not in header:
-        raise DataError(f"{str(path)!r} has no column {label_column!r}; its columns are: {', '.join(header)}.")
-    position = header.index(label_column)
-    rows: list[list[float]] = []
-    names: list[str] = []
-    for number, cells in lines:
-        if len(cells) != len(header):
-            raise DataError(f"Row {number} of {str(path)!r} has {len(cells)} values, the header {len(header)}.")
-        names.append(cells[position].strip())
-        if not names[-1]:
-            raise DataError(f"Row {number} of {str(path)!r} has no value in column {label_column!r}.")
-        rows.append(
-            [
-                _read_number(cell, number, column, path)
-                for column, cell in zip(header, cells, strict=True)
-                if column != label_column
-            ]
-        )
-    if not rows:
-        raise DataError(f"{str(path)!r} has a header and no rows.")
-    numbers, labels = number_classes(np.asarray(names), None, path)
-    columns = tuple(column for column in header if column != label_column)
-    return RawData(np.asarray(rows, np.float64), numbers, labels, columns=columns)
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:
@@ -211,31 +171,3 @@ def _full_intensity(x: Array, given: Array | None, path: Path) -> float:
         return float(np.iinfo(x.dtype).max)
     maximum = float(x.max())
     return maximum if maximum > 0 else 1.0
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of each line, from 1, and its cells; blank lines are left out."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, cells
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(path)!r} is not a comma-separated UTF-8 table: {error}.") from None
-
-
-def _read_number(cell: str, row: int, column: str, path: Path) -> float:
-    if not cell.strip():
-        raise DataError(f"Row {row} of {str(path)!r} has no value in column {column!r}.")
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= FLOAT32_MAX:  # NaN too
-        raise DataError(
-            f"Row {row} of {str(path)!r} has {cell!r} in column {column!r}, which is not a finite float32 number."
-        )
-    return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -125,10 +126,16 @@ class Client:
             ArgumentError: an argument cannot be used.
             ResponseError: the service answered with an error.
             UnreachableError: it did not answer.
+
+        Warns:
+            UserWarning: a table's row has a value that the model knows nothing about, such as an unknown category.
         """
         headers = {"Content-Type": "application/json"}
         answer = self._ask("POST", self._path("v1", model, version, ":predict"), (instances_json(rows),), headers)
-        return [to_prediction(one) for one in orjson.loads(answer.body)["predictions"]]
+        record = orjson.loads(answer.body)
+        for one in record.get("notes", ()):
+            warnings.warn(f"Row {one['instance']}: {one['note']}", UserWarning, stacklevel=2)
+        return [to_prediction(one) for one in record["predictions"]]
 
     def classify(
         self, model: str, image: ImageInput, *, top: int = 5, version: int | None = None

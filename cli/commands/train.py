@@ -34,7 +34,9 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:PATH, csv:PATH, parquet:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
+        typer.Option(
+            help="digits, npz:PATH, csv:PATH, parquet:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA
+        ),
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Label column of a table.", show_default="the last", rich_help_panel=DATA)

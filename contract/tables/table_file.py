@@ -51,7 +51,7 @@ def read_table_file(path: Path, kind: str | None = None) -> TableFile:
         kind: csv or parquet; None to decide by the suffix.
 
     Raises:
-        TableFileError: the file cannot be read, has no header, no rows, or a row of another length.
+        TableFileError: the file cannot be read, or a row has another length than the header.
         MissingPackageError: pyarrow is not installed, which reads Parquet.
     """
     if (kind or path.suffix.lower()[1:]) == "parquet":
@@ -66,8 +66,7 @@ def _read_csv(path: Path) -> TableFile:
             file.seek(0)
             lines = _lines(csv.reader(file, delimiter=delimiter))
             _, header = next(lines, (0, []))
-            names = tuple(name.strip() for name in header)
-            _check_names(names, path)
+            names = _header_names(header)
             numbers: list[int] = []
             rows: list[list[str]] = []
             for number, cells in lines:
@@ -81,9 +80,8 @@ def _read_csv(path: Path) -> TableFile:
         raise TableFileError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise TableFileError(f"{str(path)!r} is not a comma-separated UTF-8 table: {error}.") from None
-    if not rows:
-        raise TableFileError(f"{str(path)!r} has a header and no rows.")
-    return TableFile(path, names, tuple(zip(*rows, strict=True)), numbers, decimal_comma=delimiter != ",")
+    columns = tuple(zip(*rows, strict=True)) if rows else ((),) * len(names)
+    return TableFile(path, names, columns, numbers, decimal_comma=delimiter != ",")
 
 
 def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -111,13 +109,9 @@ def _find_delimiter(lines: Sequence[str]) -> str:
     return max(sizes, key=lambda delimiter: sizes[delimiter]) if sizes else found.pop()
 
 
-def _check_names(names: tuple[str, ...], path: Path) -> None:
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise TableFileError(
-            f"{str(path)!r} needs a header of at least two columns with different names, got {list(names)}."
-        )
-    if "" in names:
-        raise TableFileError(f"Column {names.index('') + 1} of {str(path)!r} has no name in the header.")
+def _header_names(header: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of columns; one without a name, as pandas writes its index, is named as pandas reads it."""
+    return tuple(name.strip() or f"Unnamed: {index}" for index, name in enumerate(header))
 
 
 def _read_parquet(path: Path) -> TableFile:
@@ -130,7 +124,6 @@ def _read_parquet(path: Path) -> TableFile:
         with path.open("rb") as file:
             table = pq.read_table(file)
         names = tuple(map(str, table.column_names))
-        _check_names(names, path)
         columns = tuple(_parquet_cells(table.column(index), names[index], path) for index in range(len(names)))
     except OSError as error:
         if isinstance(error, pa.ArrowException):
@@ -138,8 +131,6 @@ def _read_parquet(path: Path) -> TableFile:
         raise TableFileError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
     except pa.ArrowException as error:
         raise TableFileError(f"{str(path)!r} is not a Parquet file: {first_line(error).rstrip('.')}.") from None
-    if not table.num_rows:
-        raise TableFileError(f"{str(path)!r} has no rows.")
     return TableFile(path, names, columns, range(1, table.num_rows + 1))
 
 

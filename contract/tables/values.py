@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 
 import numpy as np
@@ -27,7 +26,7 @@ a category in many tables."""
 _BOOLEANS = {"true": True, "false": False}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
 _DATE = re.compile(
-    r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?|(\d{1,2}[./-]){2}\d{2,4}( .*)?|\d{4}/\d{1,2}/\d{1,2}( .*)?"
+    r"\d{4}([-/])\d{1,2}\1\d{1,2}([ T].*)?|\d{1,2}([./-])\d{1,2}\3\d{2,4}( .*)?|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
 )
 
 
@@ -87,10 +86,12 @@ def check_finite(value: float, column: str) -> float:
     return value
 
 
-def show(value: object, shorten: Callable[[str], str] = lambda text: text if len(text) <= 40 else f"{text[:37]}…") -> str:
-    """Return a value as JSON writes it, in a few words and shortened, for an error message."""
+def show(value: object) -> str:
+    """Return a value in a few words and shortened, for an error message."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    return shorten(f"the text {value!r}" if isinstance(value, str) else str(value))
+    text = repr(value) if isinstance(value, str) else str(value)
+    shortened = text if len(text) <= 40 else f"{text[:37]}…"
+    return f"the text {shortened}" if isinstance(value, str) else shortened

@@ -22,6 +22,7 @@ from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
 from normfold.service.codec.signature import shape_matches
 from normfold.service.errors import InvalidRequestError, RunError, UnsuitableModelError
+from normfold.service.inference.table_rows import RowNotes
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 
@@ -32,8 +33,15 @@ Answered = Callable[[Sequence[Run]], None]
 """Takes the runs of a request that is answered."""
 
 
-def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Array]]:
+def read_instances(
+    record: Mapping[str, Any], manifest: Manifest, notes: RowNotes | None = None
+) -> list[dict[str, Array]]:
     """Read {"instances": [...]} and preprocess each instance.
+
+    Args:
+        record: the request.
+        manifest: of the model.
+        notes: gets what is missing or unknown in rows of a table.
 
     Returns:
         The tensors of each instance by input, without the row axis.
@@ -50,7 +58,8 @@ def read_instances(record: Mapping[str, Any], manifest: Manifest) -> list[dict[s
         if not spec.shape or spec.shape[0] not in (-1, 1):
             reason = f"takes {spec.name!r} as {list(spec.shape)}, which is not one row after another; use infer."
             raise UnsuitableModelError(manifest.name, reason)
-    return [_read_instance(instance, f"Instance {index}", manifest) for index, instance in enumerate(instances)]
+    notes = notes or RowNotes()
+    return [_read_instance(instance, index, manifest, notes) for index, instance in enumerate(instances)]
 
 
 def read_image(data: bytes, model: Model, max_pixels: int) -> list[dict[str, Array]]:
@@ -164,11 +173,11 @@ def _find_logits(manifest: Manifest, rank: int) -> str | None:
     return next((name for name in manifest.card.logits if len(shapes[name]) == rank), None)
 
 
-def _read_instance(instance: Any, what: str, manifest: Manifest) -> dict[str, Array]:
-    inputs, preprocessing = manifest.inputs, _preprocessing(manifest)
+def _read_instance(instance: Any, index: int, manifest: Manifest, notes: RowNotes) -> dict[str, Array]:
+    inputs, preprocessing, what = manifest.inputs, _preprocessing(manifest), f"Instance {index}"
     if preprocessing is not None:
         try:
-            return _to_tensor(preprocessing, preprocessing.decode(instance), manifest)
+            return _to_tensor(preprocessing, notes.decode(preprocessing, instance, index), manifest)
         except RawInputError as error:
             raise RawInputError(f"{what}: {error}") from None
     if len(inputs) == 1:

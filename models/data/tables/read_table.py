@@ -65,6 +65,7 @@ def read_table(path: Path, kind: str, options: TableOptions) -> tuple[Table, Arr
         file = read_table_file(path, kind)
     except TableFileError as error:
         raise DataError(str(error)) from None
+    _check_shape(file)
     label = _find_label(file, options)
     for column in (*options.drop, *options.categories):
         if column not in file.names:
@@ -86,6 +87,15 @@ def read_table(path: Path, kind: str, options: TableOptions) -> tuple[Table, Arr
                 f"{column.name!r}, and `missing` is refuse."
             )
     return Table(columns, left_out, options), labels
+
+
+def _check_shape(file: TableFile) -> None:
+    if len(file.names) < 2 or len(set(file.names)) != len(file.names):
+        raise DataError(
+            f"{str(file.path)!r} needs a header of at least two columns with different names, got {list(file.names)}."
+        )
+    if not len(file.row_numbers):
+        raise DataError(f"{str(file.path)!r} has a header and no rows.")
 
 
 def _find_label(file: TableFile, options: TableOptions) -> str:

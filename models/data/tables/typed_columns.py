@@ -53,9 +53,7 @@ class TypedColumn:
         return bool(np.isnan(self.values).any())
 
 
-def type_column(
-    file: TableFile, index: int, missing_values: tuple[str, ...], as_category: bool
-) -> TypedColumn:
+def type_column(file: TableFile, index: int, missing_values: tuple[str, ...], as_category: bool) -> TypedColumn:
     """Find the kind of a column and return its values.
 
     Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ssl
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,7 +30,14 @@ from normfold._shared.argument_checks import (
 from normfold._shared.http.connection_pool import ConnectionPool, Response
 from normfold._shared.http.infer_messages import read_infer_response, write_infer_request
 from normfold._shared.http.response_error import to_response_error
-from normfold._shared.predictions import ClassProbability, ImageInput, image_bytes, instances_json, to_prediction
+from normfold._shared.predictions import (
+    ClassProbability,
+    ImageInput,
+    image_bytes,
+    instances_json,
+    to_prediction,
+    warn_of_notes,
+)
 from normfold.errors import ResponseError, UnreachableError
 from normfold.service.codec.binary_tensors import Piece
 
@@ -133,8 +139,7 @@ class Client:
         headers = {"Content-Type": "application/json"}
         answer = self._ask("POST", self._path("v1", model, version, ":predict"), (instances_json(rows),), headers)
         record = orjson.loads(answer.body)
-        for one in record.get("notes", ()):
-            warnings.warn(f"Row {one['instance']}: {one['note']}", UserWarning, stacklevel=2)
+        warn_of_notes(record.get("notes", ()))
         return [to_prediction(one) for one in record["predictions"]]
 
     def classify(

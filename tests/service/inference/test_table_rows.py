@@ -108,7 +108,7 @@ def test_table_row_with_values_that_training_did_not_have_is_answered_with_notes
         (ROW | {"age": "old"}, "Column 'age' takes numbers, not the text 'old'"),
         (ROW | {"age": True}, "Column 'age' takes numbers, not true"),
         (ROW | {"age": 1e39}, "Column 'age' has 1e+39, which is not a finite float32 number"),
-        (ROW | {"age": 10**400}, "Column 'age' has a number that does not fit float32"),
+        (ROW | {"age": 10**60}, "Column 'age' has 1e+60, which is not a finite float32 number"),
         (ROW | {"age": [1]}, "Column 'age' takes numbers, not a list"),
         (ROW | {"colour": {"a": 1}}, "Column 'colour' takes a text, not an object"),
         (ROW | {"smokes": 2}, "Column 'smokes' takes true or false, not 2"),

@@ -36,6 +36,7 @@ from normfold.models.data.tables.encoding import encode, learn_encoding
 from normfold.models.data.tables.options import Missing, TableOptions
 from normfold.models.data.tables.raw_rows import read_rows
 from normfold.models.data.tables.read_table import Table
+from normfold.models.data.targets import TaskName, task_of
 from normfold.models.errors import DataError, TrainingWarning
 
 MAX_CHUNK_ROWS = 1024
@@ -115,6 +116,11 @@ class Dataset:
     def target_shape(self) -> tuple[int, ...]:
         """Shape of one sample's target: () for a class, (height, width) for a mask."""
         return self.y.shape[1:]
+
+    @property
+    def task(self) -> TaskName:
+        """What a network is trained for on these targets."""
+        return task_of(self.y)
 
     def tensors(self, rows: IndexArray) -> Float32Array:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""

@@ -1,4 +1,4 @@
-"""Raw rows of a table through :predict: texts, null, missing keys, unknown categories, and errors that name the column."""
+"""Raw rows of a table through :predict: texts, null, missing keys, unknown categories; errors name the column."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 InputError
 ├── DataError                       a data set cannot be found, read or split
 ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+├── FunctionError                   a loss or metric of the user's own cannot be found, or fails
 ├── RunFolderError                  a run folder exists already, or cannot be resumed
 ├── WeightsError                    a file of weights is missing, damaged, or of another network
 └── OnnxExportError                 a network cannot be exported to ONNX
@@ -38,6 +39,12 @@ class DataError(InputError):
 
 class ArchitectureError(InputError):
     """Unknown network, wrong option, or a factory that fails."""
+
+
+class FunctionError(InputError):
+    """A loss or metric of the user's own cannot be imported, fails, or returns something else than a number."""
+
+    names_arguments = True
 
 
 class RunFolderError(InputError):

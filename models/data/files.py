@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from normfold.contract.arrays import Array
-from normfold.models.data.classes import number_classes
+from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
 from normfold.models.data.tables.read_table import Table
+from normfold.models.data.targets import BY_VALUES, TargetOptions, Targets, read_targets
 from normfold.models.errors import DataError
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -23,12 +23,12 @@ FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 class RawData:
     """Samples in raw units and their labels, as read."""
 
-    x: Array
+    x: Array | DecodedImages
     """(N, columns), (N, channels, length) or (N, channels, height, width), finite in float32."""
-    y: npt.NDArray[np.int64]
-    """Class indices, (N,), or masks of them, (N, height, width), with IGNORED in pixels without a class."""
+    y: Targets | DecodedMasks
+    """Targets; their dtype and shape say the task, see `targets`."""
     labels: tuple[str, ...]
-    """Names of the classes."""
+    """Names of the classes, values or labels."""
     columns: tuple[str, ...] | None = None
     """For rows: names of the columns; otherwise None."""
     channels: tuple[str, ...] | None = None
@@ -41,12 +41,13 @@ class RawData:
     """For rows of a table: its columns, whose values are `x`."""
 
 
-def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
+def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nchw", "nhwc"] = "nchw") -> RawData:
     """Read a data set from a NumPy archive.
 
         x           images (N, C, H, W) or (N, H, W), rows (N, columns), or, with `channels`, sequences (N, C, length)
-        y           classes (N,), integers or strings; for images also masks (N, H, W) with a class for each pixel
-        labels      optional: names of the classes 0, 1, …
+        y           classes (N,), integers or strings; for images also masks (N, H, W) with a class for each pixel;
+                    floats (N,) or (N, K), values to predict; 0 and 1 (N, K), labels that do not exclude each other
+        labels      optional: names of the classes 0, 1, …, of the values, or of the labels
         columns     optional, for rows: names of the columns
         channels    for sequences: names of the channels
         value_max   optional, for images: value of full intensity; by default 255 for uint8, 65535 for uint16, and the
@@ -54,31 +55,34 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
 
     Args:
         path: of the .npz file.
-        ignore_index: value in masks of pixels without a class.
+        options: task, and pixels of masks without a class.
+        layout: nhwc for images (N, H, W, C).
 
     Raises:
         DataError: the file is missing or damaged, an array is missing, or has a wrong shape, dtype or value.
 
     Warns:
-        TrainingWarning: see `number_classes`.
+        TrainingWarning: see `read_targets`.
     """
     arrays = _load_arrays(path)
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
     if x.dtype.kind not in "iuf":
         raise DataError(f"Array 'x' of {str(path)!r} is of dtype {x.dtype}; it must hold real numbers.")
-    if x.ndim == 0 or y.ndim not in (1, 3) or len(y) != len(x) or x.size == 0:
+    if x.ndim == 0 or y.ndim not in (1, 2, 3) or len(y) != len(x) or x.size == 0:
         raise DataError(
-            f"Array 'y' of {str(path)!r} must be of shape (N,), or (N, H, W) for masks, with N rows as 'x' has, at "
-            f"least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
+            f"Array 'y' of {str(path)!r} must be of shape (N,), (N, K), or (N, H, W) for masks, with N rows as "
+            f"'x' has, at least one, none empty; x is {list(x.shape)}, y is {list(y.shape)}."
         )
+    if layout == "nhwc":
+        x = _channels_first(x, path)
     _check_float32(x, path)
     channels = _names(arrays, "channels", path)
     if y.ndim == 3 and (channels is not None or x.ndim < 3 or x.shape[-2:] != y.shape[1:]):
         raise DataError(
             f"Array 'y' of {str(path)!r} holds masks {list(y.shape)}, which need images of their height and width; "
-            f"x is {list(x.shape)}."
+            f"x is {list(x.shape)}.{_layout_remedy(x)}"
         )
-    numbers, labels = number_classes(y, _names(arrays, "labels", path), path, ignore_index)
+    numbers, labels = read_targets(y, _names(arrays, "labels", path), path, options)
     if channels is not None:
         if x.ndim != 3 or x.shape[1] != len(channels):
             raise DataError(
@@ -96,9 +100,25 @@ def read_npz(path: Path, ignore_index: int | None = None) -> RawData:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(
             f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
-            f"or rows (N, columns); it is {list(arrays['x'].shape)}."
+            f"or rows (N, columns); it is {list(arrays['x'].shape)}.{_layout_remedy(x)}"
         )
     return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
+
+
+def _channels_first(x: Array, path: Path) -> Array:
+    """Return images (N, H, W, C) as (N, C, H, W)."""
+    if x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise DataError(
+            f"With `layout` nhwc, array 'x' of {str(path)!r} must be images (N, H, W, C) with 1 or 3 channels; it is "
+            f"{list(x.shape)}."
+        )
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def _layout_remedy(x: Array) -> str:
+    """Return what to do about images whose channels come last; nothing for other shapes."""
+    channels_last = x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
+    return " Its channels seem to come last: give `layout` nhwc." if channels_last else ""
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
-from normfold.models.training.checkpoint import RunConfig
+from normfold.models.training.checkpoint import DATA_FIELDS, RunConfig
 from normfold.models.training.config import STATE_PATH
 from normfold.models.weight_files.load import assign_weights
 from normfold.models.weight_files.safetensors_file import read_safetensors
@@ -124,7 +124,7 @@ def check_same_run(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
                     f"was trained with {field}={getattr(before, field)!r}, not {getattr(now, field)!r}; "
                     "resume it with the former, or give another `out`.",
                 )
-    if recorded.card.preprocessing != given.card.preprocessing or recorded.card.labels != given.card.labels:
+    if any(getattr(recorded.card, field) != getattr(given.card, field) for field in DATA_FIELDS):
         raise RunFolderError(
             folder, "was trained on other data: their labels, mean or standard deviation have changed."
         )

@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
+from normfold.models.data.loading.rows import Rows, rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
 from normfold.models.frozen import put_into_train_mode
-from normfold.models.tasks.choose import make_task
 from normfold.models.tasks.task import Result, Task
+from normfold.models.tasks.weights import row_weights
 from normfold.models.training.callback import TrainingCallback
 from normfold.models.training.checkpoint import RunConfig, load_checkpoint, save_config
 from normfold.models.training.config import TrainConfig
-from normfold.models.training.curves import CURVES_NAME, draw_curves
+from normfold.models.training.curves import CONFUSION_NAME, CURVES_NAME, draw_confusion, draw_curves
 from normfold.models.training.distributed import broadcast_result, make_accelerator, release
-from normfold.models.training.evaluate import evaluate
+from normfold.models.training.evaluate import evaluate_rows, task_of_run
 from normfold.models.training.optimizer import one_cycle
 from normfold.models.training.resume import check_same_run, read_progress
 from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
@@ -84,6 +85,8 @@ def fit(
     Raises:
         RunFolderError: `folder` holds a run and `resume` is false, or `resume` is true and it holds none, or another.
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        DataError: a setting is not for the task.
+        FunctionError: a loss or metric of the user's own cannot be imported, or fails.
         DivergedError: the loss is not finite.
         UnmeasurableError: the loss on the validation or test split is not finite; the checkpoint is intact.
         OSError: the folder cannot be written. After any error, a new run without a checkpoint leaves no files.
@@ -116,14 +119,22 @@ def _fit(
 ) -> FitResult:
     started = time.perf_counter()
     is_main, process, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
-    train_x, train_y = _to_device(dataset, dataset.splits.train, accelerator.device)
-    validation_x, validation_y = _to_device(dataset, dataset.splits.validation, accelerator.device)
-    task = make_task(dataset, settings.label_smoothing)
+    train_rows = rows_of(dataset, dataset.splits.train, accelerator.device)
+    validation_rows = rows_of(dataset, dataset.splits.validation, accelerator.device)
+    task = task_of_run(dataset, settings)
+    weights = row_weights(dataset, settings.sampler)
     run = begin_run(config, settings, task, dataset.target_shape, folder, resume, accelerator)
 
     def batches_of(epoch: int) -> list[IndexArray]:
+        rows = len(dataset.splits.train)
         return epoch_batches(
-            len(train_y), settings.batch_size, seed=settings.seed, epoch=epoch, process=process, processes=processes
+            rows,
+            settings.batch_size,
+            seed=settings.seed,
+            epoch=epoch,
+            process=process,
+            processes=processes,
+            weights=weights,
         )
 
     if is_main:
@@ -134,8 +145,7 @@ def _fit(
         step_callback = callback if is_main else None
         train = train_one_epoch(
             run.trained,
-            train_x,
-            train_y,
+            train_rows,
             batches_of(epoch),
             run.optimizer,
             settings,
@@ -145,7 +155,7 @@ def _fit(
             step_callback,
             frozen=run.frozen,
         )
-        validation = broadcast_result(evaluate(run.network, validation_x, validation_y, task))
+        validation = broadcast_result(evaluate_rows(run.network, validation_rows, task))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
@@ -160,8 +170,7 @@ def _fit(
 
 def train_one_epoch(
     network: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    data: Rows,
     batches: Sequence[IndexArray],
     optimizer: torch.optim.Optimizer,
     settings: TrainConfig,
@@ -175,8 +184,7 @@ def train_one_epoch(
 
     Args:
         network: as prepared by the accelerator.
-        x: (N, *input_shape), float32.
-        y: targets of the task, (N, *target_shape).
+        data: samples (N, *input_shape), float32, and targets of the task (N, *target_shape).
         batches: rows of each step.
         optimizer: as prepared by the accelerator; its learning rate is set at every step.
         settings: of the run.
@@ -191,13 +199,11 @@ def train_one_epoch(
     """
     put_into_train_mode(network, frozen)
     steps = settings.epochs * len(batches)
-    totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # the task's sums
-    for index, rows in enumerate(batches):
+    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # the task's sums
+    for index, (xb, yb) in enumerate(data.batches(batches)):  # (B, *input_shape), (B, *target_shape)
         lr = one_cycle((epoch - 1) * len(batches) + index, steps, settings.peak_lr, settings.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        selected = torch.from_numpy(rows).to(x.device)  # (B,)
-        xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
         outputs = network(xb)  # (B, *output_shape)
         loss = task.loss(outputs, yb)  # ()
         optimizer.zero_grad(set_to_none=True)
@@ -217,15 +223,16 @@ def _finish(run: Run, dataset: Dataset) -> RunConfig:
     network = load_checkpoint(run.folder).network
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     cpu = torch.device("cpu")
-    results = {split: evaluate(network, *_to_device(dataset, part, cpu), run.task) for split, part in rows.items()}
+    results = {
+        split: evaluate_rows(network, rows_of(dataset, part, cpu), run.task, is_final=True)
+        for split, part in rows.items()
+    }
     best_epoch = run.progress.best_epoch
     finished = with_metrics(run.config, run.folder, best_epoch, results)
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
-        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.card.origin)
+        draw_curves(run.records, best_epoch, run.task, run.folder / CURVES_NAME, run.config.card.origin)
+        confusion, labels = results["test"].confusion, run.config.card.labels
+        if confusion is not None and labels is not None:
+            draw_confusion(confusion, labels, run.folder / CONFUSION_NAME, run.config.card.origin)
     return finished
-
-
-def _to_device(dataset: Dataset, rows: IndexArray, device: torch.device) -> tuple[Tensor, Tensor]:
-    x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.y[rows])
-    return x.to(device), y.to(device)

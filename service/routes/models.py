@@ -175,6 +175,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "preprocessing": card.preprocessing.model_dump(mode="json") if card.preprocessing else None,
         **({"row": row_schema(card.preprocessing)} if isinstance(card.preprocessing, TablePreprocessing) else {}),
         "labels": card.labels,
+        "task": card.task.model_dump(mode="json") if card.task else None,
         "precision": None if model.manifest.precision is None else model.manifest.precision.kind.value,
     }
 

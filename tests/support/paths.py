@@ -19,7 +19,7 @@ LAYERS = {
         *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
     "models": (
-        *("errors", "frozen", "weight_files", "architectures", "data", "tasks"),
+        *("errors", "user_code", "frozen", "weight_files", "architectures", "data", "tasks"),
         *("training", "batchnorm", "onnx", "study"),
     ),
     "service": (

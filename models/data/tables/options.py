@@ -20,14 +20,14 @@ class TableOptions:
     """Options of a table.
 
     Attributes:
-        label_column: None for the last column.
+        label_column: name of the label column, or names of several; None for the last column.
         drop: columns that are left out.
         categories: columns whose values are categories, though they look like numbers or dates.
         missing: see `Missing`.
         missing_values: texts that mean a missing value, beside the usual ones.
     """
 
-    label_column: str | None = None
+    label_column: str | tuple[str, ...] | None = None
     drop: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     missing: Missing | None = None

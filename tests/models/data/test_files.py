@@ -150,3 +150,19 @@ def test_npz_with_members_other_than_arrays_is_refused(tmp_path: Path) -> None:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(DataError, match="data.npz' (holds arrays larger|is no NumPy archive)"):
         read_npz(path)
+
+
+def test_images_with_channels_last_are_read_with_their_layout(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)).astype(np.uint8)
+    path = tmp_path / "x.npz"
+    np.savez(path, x=x, y=np.arange(6) % 2)
+    with pytest.raises(DataError, match="Its channels seem to come last: give `layout` nhwc.$"):
+        read_npz(path)
+    assert (read_npz(path, layout="nhwc").x[:] == x.transpose(0, 3, 1, 2)).all()
+    np.savez(path, x=x, y=np.arange(120).reshape(6, 4, 5) % 2)
+    with pytest.raises(DataError, match="Its channels seem to come last: give `layout` nhwc.$"):
+        read_npz(path)
+    assert read_npz(path, layout="nhwc").x.shape == (6, 3, 4, 5)
+    np.savez(path, x=x[..., 0], y=np.arange(6) % 2)
+    with pytest.raises(DataError, match="With `layout` nhwc, array 'x' of '.*' must be images"):
+        read_npz(path, layout="nhwc")

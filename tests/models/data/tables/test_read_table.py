@@ -19,8 +19,8 @@ NAN = float("nan")
 def read(folder: Path, text: str, **options: Any) -> tuple[Table, list[Any]]:
     path = folder / "t.csv"
     path.write_text(text, encoding="utf-8")
-    table, labels = read_table(path, "csv", TableOptions(**options))
-    return table, labels.tolist()
+    table, labels, names = read_table(path, "csv", TableOptions(**options))
+    return table, labels[:, 0].tolist() if len(names) == 1 else labels.tolist()
 
 
 def kinds(table: Table) -> dict[str, str]:
@@ -54,6 +54,11 @@ def test_csv_of_numbers_is_plain(tmp_path: Path) -> None:
 def test_csv_label_column_is_the_last_that_is_not_dropped(tmp_path: Path) -> None:
     table, labels = read(tmp_path, "a,b,y,note\n1,2,x,u\n3,4,z,v\n", drop=("note",))
     assert (kinds(table), labels, table.ignored) == ({"a": "number", "b": "number"}, ["x", "z"], ("y", "note"))
+
+
+def test_csv_labels_in_several_columns_and_with_a_decimal_comma(tmp_path: Path) -> None:
+    table, labels = read(tmp_path, "a;u;v\n1;0,5;2\n3;1,25;3\n", label_column="u,v")
+    assert (kinds(table), labels, table.ignored) == ({"a": "number"}, [["0.5", "2"], ["1.25", "3"]], ("u", "v"))
 
 
 def test_csv_columns_have_the_kind_of_all_their_values(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_csv_numbers_and_dates_are_categories_if_asked_for(tmp_path: Path) -> No
     [
         ("a,b,y\n1,1e300,x\n", "Row 2 of .* has '1e300' in column 'b', which is not a finite float32 number"),
         ("a,b,y\n1,inf,x\n", "Row 2 of .* has 'inf' in column 'b', which is not a finite"),
-        ("a,b,y\n1,2,\n", "Row 2 of .* has no value in column 'y', the label column"),
+        ("a,b,y\n1,2,\n", "Row 2 of .* has no value in column 'y', a label column"),
         ("a,b,y\n1,2,x\n1,2,NA\n", "Row 3 of .* has 'NA', which means a missing value, in column 'y'"),
         ("a,b,y\n1,2\n", "Row 2 of .* has 2 values, the header 3"),
         ("a,b,y\n1,,x\n2,NA,y\n", "Column 'b' of .* holds no value; leave it out with `drop` b"),
@@ -139,9 +144,9 @@ def test_csv_error_names_row_and_column(tmp_path: Path, text: str, message: str)
         ({"label_column": "z"}, "has no column 'z'; its columns are: a, b, y"),
         ({"drop": ("z",)}, "has no column 'z'"),
         ({"categories": ("z",)}, "has no column 'z'"),
-        ({"drop": ("a", "b")}, "no column beside the label and those that are left out"),
+        ({"drop": ("a", "b")}, "no column beside those of labels and those that are left out"),
         ({"drop": ("a", "b", "y")}, "no column beside those that are left out"),
-        ({"drop": ("y",), "label_column": "y"}, "Column 'y' is both the label column and left out"),
+        ({"drop": ("y",), "label_column": "y"}, "Column 'y' is both a label column and left out"),
         (
             {"missing": "refuse"},
             "Row 3 of .* has the text '\\?', a missing value, in column 'b', and",
@@ -166,10 +171,14 @@ def test_parquet_columns_have_the_kind_of_their_values(tmp_path: Path) -> None:
     path = write_parquet(
         tmp_path, n=[1, None, 3], f=[0.5, NAN, 2.0], b=[True, False, None], t=["u", None, "?"], y=[1, 0, 1]
     )
-    table, labels = read_table(path, "parquet", TableOptions())
+    table, labels, _ = read_table(path, "parquet", TableOptions())
     assert kinds(table) == {"n": "number", "f": "number", "b": "boolean", "t": "category"}
     assert (values(table, "n"), values(table, "f")) == ([1, None, 3], [0.5, None, 2])
-    assert (values(table, "b"), values(table, "t"), labels.tolist()) == ([1, 0, None], ["u", None, None], [1, 0, 1])
+    assert (values(table, "b"), values(table, "t"), labels.tolist()) == (
+        [1, 0, None],
+        ["u", None, None],
+        [["1"], ["0"], ["1"]],
+    )
 
 
 def test_parquet_faults_are_named(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ WEIGHTS = Kind(
     "'balanced', or a list of numbers",
     lambda v: v == "balanced" if isinstance(v, str) else isinstance(v, Sequence) and all(map(NUMBER.holds, v)),
 )
-DATA = Kind("'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds)
+DATA = Kind(
+    "'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'parquet:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,6 +136,10 @@ def train(
     validation_data: str | None = None,
     test_data: str | None = None,
     resume: bool = False,
+    drop: Sequence[str] | None = None,
+    category: Sequence[str] | None = None,
+    missing: str | None = None,
+    missing_value: Sequence[str] | None = None,
     progress: Progress = False,
 ) -> TrainResult:
     """Train a batch-normalised network, and write its best checkpoint to a run folder.
@@ -150,9 +156,9 @@ def train(
         arch: mlp, convnet, resnet, resnet18, resnet34, resnet50, preact_resnet, mobilenet, mobilenet_v2, densenet,
             densenet121, repvgg; temporal for sequences; unet for masks; or module:factory. Default convnet.
         arguments: of the network, by name; or as texts NAME=VALUE.
-        data: digits, npz:PATH, csv:PATH, images:DIR or masks:DIR; a path without a kind is taken as what it is. Default
-            digits.
-        label_column: of a CSV, or a list of several; default the last.
+        data: digits, npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR; a path without a kind is taken as what
+            it is. Default digits.
+        label_column: of a table, or a list of several; default the last.
         image_size: height and width of images, in pixels; one number for both.
         channels: of images: 1 for greyscale, 3 for RGB. Default 3.
         ignore_index: value in masks of pixels without a class, such as 255; they count nowhere. Default none.
@@ -187,6 +193,11 @@ def train(
         validation_data: the validation split, as `data`. Default a fraction of `data`.
         test_data: the test split, as `data`. Default a fraction of `data`.
         resume: continue after the last completed epoch of the run in `out`.
+        drop: columns of a table that are left out.
+        category: columns of a table whose numbers or dates are categories, as texts are.
+        missing: what missing values of a table become: mean, category (an input of its own) or refuse. Default the mean
+            of numbers, a category of texts.
+        missing_value: further texts that mean a missing value in a table, such as "-999".
         progress: True shows a bar on standard error; a function is called after each epoch, with its metrics in words.
 
     Raises:
@@ -201,8 +212,8 @@ def train(
         OSError: the folder cannot be written.
 
     Warns:
-        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, or masks
-            with a value such as 255 that usually marks pixels without a class.
+        TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, masks with
+            a value such as 255 that usually marks pixels without a class, or a table's column of names or ids.
     """
     check(PATH, out=out)
     check(FLAG, resume=resume)
@@ -216,6 +227,8 @@ def train(
     check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data, validation_data=validation_data, test_data=test_data)
+    check_optional(TEXT, missing=missing)
+    check_optional(NAMES, drop=drop, category=category, missing_value=missing_value)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
@@ -246,6 +259,10 @@ def train(
         "in_memory": in_memory,
         "validation_data": validation_data,
         "test_data": test_data,
+        "drop": drop,
+        "category": category,
+        "missing": missing,
+        "missing_value": missing_value,
     }
     of_training = {
         "epochs": epochs,

@@ -2,7 +2,8 @@
 
     digits        scikit-learn's handwritten digits: 1797 images of 8 × 8, values 0 to 16
     npz:PATH      arrays x and y of a NumPy archive: images with classes or masks, sequences, or rows
-    csv:PATH      a table with a header and a label column
+    csv:PATH      a table with a header and a label column: numbers, texts, missing values
+    parquet:PATH  the same
     images:DIR    a folder with a folder of PNG and JPEG files for each class, or with files and a table labels.csv
     masks:DIR     a folder with a folder `images` of PNG and JPEG files, and a folder `masks` of PNG files
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Self
 
@@ -27,7 +28,8 @@ from normfold.contract.preprocess import (
     RowPreprocessing,
     SequencePreprocessing,
 )
-from normfold.models.data.files import FLOAT32_MAX, RawData, read_csv, read_npz
+from normfold.contract.tables.preprocessing import TablePreprocessing
+from normfold.models.data.files import FLOAT32_MAX, RawData, read_npz
 from normfold.models.data.group_splits import check_training_classes, split_by_group, split_by_time
 from normfold.models.data.image_files.decoded import DecodedImages, DecodedMasks
 from normfold.models.data.image_files.labels_file import has_labels, read_labelled_images
@@ -35,8 +37,12 @@ from normfold.models.data.image_files.masks import read_masks
 from normfold.models.data.image_files.memory import default_workers, hold_in_memory, is_held, measure_files
 from normfold.models.data.images import read_images
 from normfold.models.data.own_files import OwnFile, join
-from normfold.models.data.sources import DIGITS, FORMS, find_source
+from normfold.models.data.sources import DIGITS, FORMS, TABLES, find_source
 from normfold.models.data.splits import IndexArray, Splits, check_classes, split_by_class, split_rows
+from normfold.models.data.tables.encoding import encode, learn_encoding
+from normfold.models.data.tables.options import Missing, TableOptions
+from normfold.models.data.tables.raw_rows import read_rows
+from normfold.models.data.tables.read_table import Table
 from normfold.models.data.targets import TargetOptions, Targets, TargetScale, TaskName, measure_scale, task_of
 from normfold.models.errors import DataError, TrainingWarning
 
@@ -54,7 +60,7 @@ class DataConfig(BaseModel):
 
     source: str = Field(default="digits", description=f"{FORMS}.")
     label_column: str | tuple[str, ...] | None = Field(
-        default=None, description="Name of the label column of csv:PATH, or names of several; null: the last."
+        default=None, description="Name of a table's label column, or names of several; null: the last."
     )
     task: TaskName | None = Field(
         default=None,
@@ -77,6 +83,18 @@ class DataConfig(BaseModel):
     )
     ignore_index: int | None = Field(
         default=None, description="Value in masks of pixels without a class, such as 255; null: every value is a class."
+    )
+    drop: tuple[str, ...] = Field(default=(), description="Columns of a table that are left out.")
+    category: tuple[str, ...] = Field(
+        default=(), description="Columns of a table whose numbers or dates are categories, as texts are."
+    )
+    missing: Missing | None = Field(
+        default=None,
+        description="What missing values of a table become: mean, category (an input that says so) or refuse; null: "
+        "the mean of numbers, a category of texts.",
+    )
+    missing_value: tuple[str, ...] = Field(
+        default=(), description="Further texts that mean a missing value in a table, such as -999."
     )
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Fraction of each class for validation.")
     test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Fraction of each class for the final test.")
@@ -122,6 +140,8 @@ class Dataset:
     splits: Splits
     workers: int = 0
     """Processes that decode images which are not held in memory; they do not change the result."""
+    table: Table | None = None
+    """For rows of a table: its columns."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -158,6 +178,15 @@ class Dataset:
         """Return the network's inputs for these rows: (len(rows), *input_shape), float32."""
         return self.preprocessing.standardise(self.x[rows])
 
+    def with_preprocessing(self, preprocessing: Preprocessing) -> Dataset:
+        """Return the same samples with the preprocessing of other data.
+
+        Raises:
+            DataError: a table has other columns, or other kinds of columns.
+        """
+        x = self.x if self.table is None else encode(self.table, preprocessing)
+        return replace(self, x=x, preprocessing=preprocessing)
+
 
 def load_dataset(config: DataConfig, workers: int | None = None) -> Dataset:
     """Read a data set, split it, and compute mean and standard deviation of its training split.
@@ -189,11 +218,16 @@ def load_dataset(config: DataConfig, workers: int | None = None) -> Dataset:
     if isinstance(x, DecodedImages):
         workers = default_workers() if workers is None else workers
         preprocessing: Preprocessing = _measure_files(x, splits.train, workers)
+    elif raw.table is not None and not raw.table.is_plain:
+        workers = 0
+        preprocessing = learn_encoding(raw.table, splits.train)
+        x = encode(raw.table, preprocessing)
+        _check_standardised(raw, x, preprocessing)
     else:
         workers = 0
         preprocessing = _measure(raw, x, splits.train)
         _check_standardised(raw, x, preprocessing)
-    dataset = Dataset(config.source, x, raw.y, raw.labels, preprocessing, splits, workers)
+    dataset = Dataset(config.source, x, raw.y, raw.labels, preprocessing, splits, workers, raw.table)
     check_targets(dataset, config)
     return dataset
 
@@ -235,8 +269,9 @@ def _read(config: DataConfig, source: str, workers: int) -> RawData:
         return read_digits()
     if kind == "npz":
         return read_npz(path, TargetOptions(config.task, config.ignore_index), config.layout)
-    if kind == "csv":
-        return read_csv(path, config.label_column, TargetOptions(config.task))
+    if kind in TABLES:
+        options = TableOptions(config.label_column, config.drop, config.category, config.missing, config.missing_value)
+        return read_rows(path, kind, options, TargetOptions(config.task))
     if kind == "masks":
         return read_masks(path, config.image_size, config.channels, config.ignore_index, workers)
     if has_labels(path):
@@ -326,6 +361,8 @@ def _check_standardised(raw: RawData, x: Array, preprocessing: Preprocessing) ->
             wrong = ~(np.abs(preprocessing.standardise(part)) <= MAX_STANDARDISED)
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())
+            if isinstance(preprocessing, TablePreprocessing):
+                first = (first[0], preprocessing.input_columns[first[1]])
             names, kind = (raw.columns, "column") if raw.channels is None else (raw.channels, "channel")
             where = f" in {kind} {names[first[1]]!r}" if names is not None else ""
             raise DataError(

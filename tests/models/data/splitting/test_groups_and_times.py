@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
-from normfold.models.data.group_splits import split_by_group, split_by_time
 from normfold.models.data.splits import Splits
+from normfold.models.data.splitting.groups_and_times import split_by_group, split_by_time
 from normfold.models.errors import DataError
 
 FRACTIONS = {"validation_fraction": 0.1, "test_fraction": 0.2}

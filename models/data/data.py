@@ -149,10 +149,10 @@ def check_targets(dataset: Dataset, config: DataConfig) -> None:
     Raises:
         DataError: they are not, or a value to predict is constant.
     """
-    task, count = dataset.task, len(dataset.labels)
+    task, count, scale = dataset.task, len(dataset.labels), dataset.target_scale
     if config.task not in (None, task):
         raise DataError(f"{dataset.name!r} has labels for {task}, not for {config.task}.")
-    if config.unit and (dataset.target_scale is None or len(config.unit) not in (1, count)):
+    if config.unit and (scale is None or len(config.unit) not in (1, count)):
         needed = f"one unit, or {count}" if task == "regression" else f"no unit: the task is {task}"
         raise DataError(f"`unit` has {len(config.unit)} units; {dataset.name!r} takes {needed}.")
     if config.ignore_index is not None and task != "segmentation":

@@ -38,7 +38,7 @@ def read_times(file: TableFile, name: str) -> Array:
     if any(zoned) and not all(zoned):
         row = zoned.index(not zoned[0])
         raise DataError(
-            f"Row {file.row_numbers[row]} of {str(file.path)!r} has a time with a zone and one above it without in column "
+            f"Row {file.row_numbers[row]} of {str(file.path)!r} has a time with a zone, others none, in column "
             f"{name!r}; they cannot be compared."
         )
     if all(zoned):

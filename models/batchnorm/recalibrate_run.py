@@ -16,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normfold.contract.audit.findings import StatisticsDifference
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
-from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
+from normfold.models.statistics.recalibrate import recalibrate
 from normfold.models.training.checkpoint import Checkpoint, RunConfig, load_checkpoint
 from normfold.models.training.evaluate import Result, evaluate
 from normfold.models.training.run import with_metrics

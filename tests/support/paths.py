@@ -25,6 +25,7 @@ LAYERS = {
         "architectures",
         "statistics",
         "data",
+        "tasks",
         "training",
         "batchnorm",
         "onnx",

@@ -4,6 +4,7 @@
     config.json             architecture, data, training settings, and source card
     metrics.jsonl           metrics, one line per epoch
     curves.png              plot of loss and accuracy
+    epochs/                 best epochs, by choice (see outputs/kept_epochs.py)
     resume/                 state after the last epoch (see resume.py)
 
 The weights are written before the config, each file atomically.
@@ -55,6 +56,7 @@ class RunConfig(BaseModel):
     frozen_batchnorms: tuple[str, ...] = Field(
         default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
     )
+    averaged: bool = Field(default=False, description="The weights are an exponential moving average.")
     versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
 
 

@@ -18,8 +18,11 @@ from normfold.models.tasks.task import Result, Task
 from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
+from normfold.models.training.loop.averaging import AveragedWeights
+from normfold.models.training.loop.memory_format import put_channels_last
 from normfold.models.training.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from normfold.models.training.optimizer import make_optimizer
+from normfold.models.training.outputs.kept_epochs import keep_epoch
 from normfold.models.training.resume import Progress, read_progress, restore_state, save_state
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ class Run:
     records: list[EpochMetrics]
     frozen: tuple[nn.Module, ...]
     """Layers of the network that stay in eval mode."""
+    averaged: AveragedWeights | None = None
+    """Moving average of the network's weights, if the run has one."""
 
 
 def begin_run(
@@ -67,6 +72,7 @@ def begin_run(
 
     Raises:
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        DataError: `channels_last` is given, and the samples are neither images nor volumes.
         RunFolderError: the state or the metrics in `folder` are damaged.
         WeightsError: the state is of another network.
         OSError: the folder cannot be written.
@@ -80,12 +86,15 @@ def begin_run(
     output_shape = task.output_shape(config.architecture.classes, target_shape)
     check_outputs(network, config.architecture, output_shape, task.name)
     network = synchronise_batchnorms(network, settings, accelerator)
+    if settings.channels_last:
+        put_channels_last(network, config.architecture.input_shape)
     kept = tuple(layer for name, layer in network.named_modules() if name in frozen)  # by name: others may replace them
     optimizer = make_optimizer(network, settings)
+    averaged = None if settings.ema is None else AveragedWeights(network, settings.ema)
     progress = Progress(config=config)
     if resume:
         progress = read_progress(folder)
-        restore_state(folder, network, optimizer)
+        restore_state(folder, network, optimizer, averaged)
     records = read_metrics(folder, progress.epoch)
     trained, optimizer = accelerator.prepare(network, optimizer)
     if progress.loss_scale is not None and accelerator.scaler is not None:
@@ -93,19 +102,26 @@ def begin_run(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         rewrite_metrics(folder, records)
-        save_state(folder, progress, network, optimizer)  # from now on the run can be resumed
+        save_state(folder, progress, network, optimizer, averaged)  # from now on the run can be resumed
+    if averaged is not None:
+        averaged.to(accelerator.device)
     config = config.model_copy(update={"frozen_batchnorms": frozen_batchnorms(frozen)})
-    return Run(config, task, folder, network, trained, optimizer, accelerator, progress, records, kept)
+    return Run(config, task, folder, network, trained, optimizer, accelerator, progress, records, kept, averaged)
 
 
-def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:
+def record_epoch(
+    run: Run, train: Result, validation: Result, seconds: float, averaged: Result | None = None
+) -> EpochMetrics:
     """Record a finished epoch: write its metrics, the checkpoint if it is the best so far, and the state to resume.
+
+    Of the weights and their average, those that validate better are the epoch's.
 
     Args:
         run: progress and records are updated.
         train: result on the training split, during the epoch.
         validation: result on the validation split, after the epoch.
         seconds: duration of the epoch.
+        averaged: result of the averaged weights on the validation split, if the run has them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -116,23 +132,35 @@ def record_epoch(run: Run, train: Result, validation: Result, seconds: float) ->
         lr=run.optimizer.param_groups[0]["lr"],
         train=train.values,
         validation=validation.values,
+        averaged={} if averaged is None else averaged.values,
         seconds=seconds,
     )
     run.records.append(metrics)
-    score = run.task.score(validation)
-    better = run.progress.is_better(score, validation.loss)
+    network, result = run.network, validation
+    if run.averaged is not None and averaged is not None and _rank(run.task, averaged) > _rank(run.task, validation):
+        network, result = run.averaged.network, averaged
+    score = run.task.score(result)
+    better = run.progress.is_better(score, result.loss)
     scaler = run.accelerator.scaler
     changes: dict[str, Any] = {"epoch": epoch, "loss_scale": None if scaler is None else scaler.state_dict()}
     if better:
-        changes |= {"best_epoch": epoch, "best_score": score, "best_loss": validation.loss}
+        changes |= {"best_epoch": epoch, "best_score": score, "best_loss": result.loss}
     run.progress = run.progress.model_copy(update=changes)
     if run.accelerator.is_main_process:
         append_metrics(run.folder, metrics)
+        measured = with_metrics(run.config, run.folder, epoch, {"validation": result})
+        measured = measured.model_copy(update={"averaged": network is not run.network})
         if better:
-            measured = with_metrics(run.config, run.folder, epoch, {"validation": validation})
-            save_checkpoint(run.folder, run.network, measured)
-        save_state(run.folder, run.progress, run.network, run.optimizer)  # last, since it marks the epoch as done
+            save_checkpoint(run.folder, network, measured)
+        if run.config.train is not None and run.config.train.keep is not None:
+            keep_epoch(run.folder, run.config.train.keep, network, measured, score, result.loss)
+        # Last, since it marks the epoch as done.
+        save_state(run.folder, run.progress, run.network, run.optimizer, run.averaged)
     return metrics
+
+
+def _rank(task: Task, result: Result) -> tuple[float, float]:
+    return task.score(result), -result.loss
 
 
 def with_metrics(config: RunConfig, folder: Path, epoch: int, results: dict[str, Result]) -> RunConfig:

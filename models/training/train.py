@@ -1,6 +1,6 @@
 """Training of a network: `fit` runs the epochs, `train_one_epoch` the steps of an epoch.
 
-batches -> outputs -> loss of the task -> gradients -> optimizer step, with the learning rate of one cycle
+batches -> outputs -> loss of the task -> gradients -> optimizer step, with the schedule's learning rate
 after each epoch: evaluate on the validation split, write the checkpoint if it is the best, write the state to resume
 at the end: evaluate the best checkpoint on the validation and test splits
 """
@@ -31,7 +31,9 @@ from normfold.models.training.config import TrainConfig
 from normfold.models.training.curves import CURVES_NAME, draw_curves
 from normfold.models.training.distributed import broadcast_result, make_accelerator, release
 from normfold.models.training.evaluate import evaluate
-from normfold.models.training.optimizer import one_cycle
+from normfold.models.training.learning_rate.schedules import learning_rate
+from normfold.models.training.loop.accumulation import count_steps, micro_batches
+from normfold.models.training.loop.averaging import RECALIBRATION_ROWS, AveragedWeights
 from normfold.models.training.resume import check_same_run, read_progress
 from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
 from normfold.models.training.run_folder import check_no_run, remove_failed_run
@@ -84,6 +86,7 @@ def fit(
     Raises:
         RunFolderError: `folder` holds a run and `resume` is false, or `resume` is true and it holds none, or another.
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        DataError: `channels_last` is given, and the samples are neither images nor volumes.
         DivergedError: the loss is not finite.
         UnmeasurableError: the loss on the validation or test split is not finite; the checkpoint is intact.
         OSError: the folder cannot be written. After any error, a new run without a checkpoint leaves no files.
@@ -144,12 +147,17 @@ def _fit(
             task,
             step_callback,
             frozen=run.frozen,
+            averaged=run.averaged,
         )
         validation = broadcast_result(evaluate(run.network, validation_x, validation_y, task))
         for loss in (train.loss, validation.loss):
             if not math.isfinite(loss):
                 raise DivergedError(epoch, loss, settings.peak_lr)
-        metrics = record_epoch(run, train, validation, round(time.perf_counter() - epoch_started, 3))
+        averaged = None
+        if run.averaged is not None:
+            run.averaged.recalibrate(train_x[:RECALIBRATION_ROWS], run.config.frozen_batchnorms)
+            averaged = broadcast_result(evaluate(run.averaged.network, validation_x, validation_y, task))
+        metrics = record_epoch(run, train, validation, round(time.perf_counter() - epoch_started, 3), averaged)
         if is_main:
             callback.on_epoch(metrics)
 
@@ -170,6 +178,7 @@ def train_one_epoch(
     task: Task,
     callback: TrainingCallback | None = None,
     frozen: Sequence[nn.Module] = (),
+    averaged: AveragedWeights | None = None,
 ) -> Result:
     """Train for one epoch, in train mode.
 
@@ -178,33 +187,40 @@ def train_one_epoch(
         x: (N, *input_shape), float32.
         y: targets of the task, (N, *target_shape).
         batches: rows of each step.
-        optimizer: as prepared by the accelerator; its learning rate is set at every step.
+        optimizer: as prepared by the accelerator; its learning rate is set at every step, which has as many batches as
+            the settings accumulate.
         settings: of the run.
         epoch: from 1.
         accelerator: device, precision and processes.
         task: loss and metrics.
         callback: is called after each step.
         frozen: layers of the network that stay in eval mode.
+        averaged: moving average of the weights, which takes those after each step.
 
     Returns:
         The task's means over all rows, each at the step in which it was trained on.
     """
     put_into_train_mode(network, frozen)
-    steps = settings.epochs * len(batches)
+    steps = count_steps(len(batches), settings.accumulate)
     totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # the task's sums
-    for index, rows in enumerate(batches):
-        lr = one_cycle((epoch - 1) * len(batches) + index, steps, settings.peak_lr, settings.warmup_fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        selected = torch.from_numpy(rows).to(x.device)  # (B,)
+    for batch in micro_batches(batches, settings.accumulate):
+        if batch.is_first:
+            lr = learning_rate((epoch - 1) * steps + batch.step, settings.epochs * steps, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+        selected = torch.from_numpy(batch.rows).to(x.device)  # (B,)
         xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
-        outputs = network(xb)  # (B, *output_shape)
-        loss = task.loss(outputs, yb)  # ()
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        if settings.clip_norm is not None:
-            accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
-        optimizer.step()
+        with nullcontext() if batch.is_last else accelerator.no_sync(network):  # processes add gradients once a step
+            outputs = network(xb)  # (B, *output_shape)
+            loss = task.loss(outputs, yb)  # ()
+            accelerator.backward(loss if batch.share == 1 else loss * batch.share)
+        if batch.is_last:
+            if settings.clip_norm is not None:
+                accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
+            optimizer.step()
+            if averaged is not None:
+                averaged.update()
         with torch.no_grad():
             totals += task.sums(outputs, yb)
         if callback is not None:
@@ -214,12 +230,15 @@ def train_one_epoch(
 
 def _finish(run: Run, dataset: Dataset) -> RunConfig:
     """Evaluate the checkpoint, as read from its file and in fp32, on the validation and test splits, and record it."""
-    network = load_checkpoint(run.folder).network
+    checkpoint = load_checkpoint(run.folder)
     rows = {"validation": dataset.splits.validation, "test": dataset.splits.test}
     cpu = torch.device("cpu")
-    results = {split: evaluate(network, *_to_device(dataset, part, cpu), run.task) for split, part in rows.items()}
+    results = {
+        split: evaluate(checkpoint.network, *_to_device(dataset, part, cpu), run.task) for split, part in rows.items()
+    }
     best_epoch = run.progress.best_epoch
     finished = with_metrics(run.config, run.folder, best_epoch, results)
+    finished = finished.model_copy(update={"averaged": checkpoint.config.averaged})
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
         draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.card.origin)

@@ -3,6 +3,7 @@
 InputError
 ├── DataError                       a data set cannot be found, read or split
 ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+├── FreezingError                   the parameters that are to be frozen are none, or all
 ├── RunFolderError                  a run folder exists already, or cannot be resumed
 ├── WeightsError                    a file of weights is missing, damaged, or of another network
 └── OnnxExportError                 a network cannot be exported to ONNX
@@ -38,6 +39,12 @@ class DataError(InputError):
 
 class ArchitectureError(InputError):
     """Unknown network, wrong option, or a factory that fails."""
+
+
+class FreezingError(InputError):
+    """The parameters that are to be frozen are none, or all of them."""
+
+    names_arguments = True
 
 
 class RunFolderError(InputError):

@@ -61,6 +61,28 @@ class TrainConfig(BaseModel):
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of initial weights, order of rows, and dropout.")
 
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="Patterns of names of parameters, or of layers around them, that are not trained; BatchNorm layers "
+        "among them keep their statistics.",
+    )
+    freeze_epochs: int | None = Field(
+        default=None,
+        gt=0,
+        description="Epochs after which what is frozen is trained too; null: never. Without `freeze`, everything but a "
+        "new head is frozen.",
+    )
+    layer_decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Learning rate of a layer as a fraction of that of the next one; null: one rate for all.",
+    )
+    sync_bn: bool | None = Field(
+        default=None,
+        description="BatchNorm computes its statistics over the rows of all processes; null: yes on GPUs.",
+    )
+
     @property
     def peak_lr(self) -> float:
         """Peak learning rate: `lr`, or the optimizer's default."""

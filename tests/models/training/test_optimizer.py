@@ -7,7 +7,7 @@ from torch import nn
 from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.errors import TrainingWarning
 from normfold.models.training.config import TrainConfig, warn_about_batch_size
-from normfold.models.training.optimizer import make_optimizer, one_cycle, split_parameters
+from normfold.models.training.optimizer import make_optimizer, one_cycle
 
 pytestmark = pytest.mark.slow
 

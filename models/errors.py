@@ -15,7 +15,8 @@ CheckError
 └── StatisticsError                 the running statistics of a BatchNorm cannot be recalibrated
     └── VaryingCallsError           some batches call the layer, others do not
 SetupError
-└── PrecisionError                  the machine cannot train in this precision
+├── PrecisionError                  the machine cannot train in this precision
+└── SynchronisationError            BatchNorm cannot be synchronised over processes without GPUs
 
 UserWarning
 └── NormfoldWarning
@@ -135,6 +136,19 @@ class VaryingCallsError(StatisticsError):
 
 class PrecisionError(SetupError):
     """The machine cannot train in this precision."""
+
+
+class SynchronisationError(SetupError):
+    """BatchNorm is to be synchronised over processes without GPUs, which torch cannot."""
+
+    names_arguments = True
+
+    def __init__(self, processes: int) -> None:
+        super().__init__(
+            f"BatchNorm cannot be synchronised over {processes} processes on CPUs; leave out `sync_bn`, train on GPUs, "
+            "or in one process."
+        )
+        self.processes = processes
 
 
 class NormfoldWarning(UserWarning):

@@ -9,10 +9,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from normfold.contract.source_card import WeightsRecord
 from normfold.models.errors import WeightsError
 from normfold.models.weight_files.load import WeightsFile, find_file, list_names, load_weights
 from normfold.models.weight_files.names import COUNTER
 from normfold.models.weight_files.safetensors_file import INDEX_SUFFIX
+
+STARTING = ", starting from "
+"""In the origin of a source card, before the weights that the run started from."""
 
 SHOWN_DIGITS = 12
 """Digits of a sha256 that a sentence shows."""
@@ -38,8 +42,13 @@ class InitialWeights(BaseModel):
 
     @property
     def in_words(self) -> str:
-        """Name and sha256, for the origin of a source card."""
-        return f"starting from {Path(self.path).name} (sha256 {self.sha256[:SHOWN_DIGITS]}…)"
+        """Name and first digits of the sha256, for the origin of a source card."""
+        return f"{Path(self.path).name} (sha256 {self.sha256[:SHOWN_DIGITS]}…)"
+
+    @property
+    def record(self) -> WeightsRecord:
+        """What a source card holds of it."""
+        return WeightsRecord(name=Path(self.path).name, sha256=self.sha256)
 
     def same_source(self, other: InitialWeights | None) -> bool:
         """Return whether another run started from the same file, read in the same way."""

@@ -13,14 +13,17 @@ from torch import nn
 from normfold.models.architectures.registry import build, check_outputs
 from normfold.models.data.batches import seed_everything
 from normfold.models.errors import UnmeasurableError
-from normfold.models.frozen import freeze_batchnorms, frozen_batchnorms, frozen_layers
+from normfold.models.fine_tuning.freezing import Freezing, plan_freezing
+from normfold.models.fine_tuning.initial_weights import say_what_was_taken, start_from
+from normfold.models.fine_tuning.more_epochs import say_how_it_goes_on
+from normfold.models.frozen import freeze_batchnorms, frozen_layers
 from normfold.models.tasks.task import Result, Task
 from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
 from normfold.models.training.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from normfold.models.training.optimizer import make_optimizer
-from normfold.models.training.resume import Progress, read_progress, restore_state, save_state
+from normfold.models.training.resume import Progress, go_on, read_progress, restore_state, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,8 +44,16 @@ class Run:
     accelerator: Accelerator
     progress: Progress
     records: list[EpochMetrics]
-    frozen: tuple[nn.Module, ...]
-    """Layers of the network that stay in eval mode."""
+    freezing: Freezing
+    """What is frozen in which epochs."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Layers of the network that stay in eval mode in the present epoch."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how the run begins."""
+
+    def config_of(self, epoch: int) -> RunConfig:
+        """Return the config with the BatchNorm layers that are frozen in an epoch, from 1."""
+        return self.config.model_copy(update={"frozen_batchnorms": self.freezing.batchnorms_in(epoch)})
 
 
 def begin_run(
@@ -68,7 +79,8 @@ def begin_run(
     Raises:
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
         RunFolderError: the state or the metrics in `folder` are damaged.
-        WeightsError: the state is of another network.
+        FreezingError: the parameters that are to be frozen are none, or all.
+        WeightsError: the state, or the file to start from, is of another network.
         OSError: the folder cannot be written.
     """
     seed_everything(settings.seed, epoch=0, process=0)  # every process draws the same initial weights
@@ -76,17 +88,29 @@ def begin_run(
     if settings.freeze_bn is not None:
         freeze_batchnorms(network, settings.freeze_bn)
     frozen = frozen_layers(network)
+    notes: list[str] = []
     assert config.architecture.classes is not None
     output_shape = task.output_shape(config.architecture.classes, target_shape)
     check_outputs(network, config.architecture, output_shape, task.name)
+    before = read_progress(folder) if resume else None
+    if before is not None:
+        config = config.model_copy(update={"initial_weights": before.config.initial_weights})
+    elif config.initial_weights is not None:
+        initial = start_from(network, config.initial_weights, config.architecture.classes)
+        config = config.model_copy(update={"initial_weights": initial})
+        notes.append(say_what_was_taken(initial))
+    new = () if config.initial_weights is None else config.initial_weights.new
+    freezing = plan_freezing(network, frozen, settings.freeze, settings.freeze_epochs, new)
     network = synchronise_batchnorms(network, settings, accelerator)
-    kept = tuple(layer for name, layer in network.named_modules() if name in frozen)  # by name: others may replace them
-    optimizer = make_optimizer(network, settings)
+    optimizer = make_optimizer(network, settings)  # of parameters too that are frozen in the first epochs
     progress = Progress(config=config)
-    if resume:
-        progress = read_progress(folder)
+    if before is not None:
+        progress = go_on(before, config)
+        if progress.schedule != before.schedule:
+            notes.append(say_how_it_goes_on(progress.schedule, settings.epochs))
         restore_state(folder, network, optimizer)
     records = read_metrics(folder, progress.epoch)
+    freezing.set_gradients(network, progress.epoch + 1)
     trained, optimizer = accelerator.prepare(network, optimizer)
     if progress.loss_scale is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(progress.loss_scale)
@@ -94,8 +118,19 @@ def begin_run(
         folder.mkdir(parents=True, exist_ok=True)
         rewrite_metrics(folder, records)
         save_state(folder, progress, network, optimizer)  # from now on the run can be resumed
-    config = config.model_copy(update={"frozen_batchnorms": frozen_batchnorms(frozen)})
-    return Run(config, task, folder, network, trained, optimizer, accelerator, progress, records, kept)
+    return Run(
+        config, task, folder, network, trained, optimizer, accelerator, progress, records, freezing, notes=tuple(notes)
+    )
+
+
+def begin_epoch(run: Run, epoch: int) -> None:
+    """Freeze what is frozen in an epoch, from 1, and let train what no longer is."""
+    layers = frozenset(run.freezing.layers_in(epoch))
+    run.frozen = tuple(layer for name, layer in run.network.named_modules() if name in layers)
+    if run.freezing.epochs and epoch == run.freezing.epochs + 1:
+        run.freezing.set_gradients(run.network, epoch)
+        if run.accelerator.num_processes > 1:  # DistributedDataParallel takes gradients of those that had them before
+            run.trained = run.accelerator.prepare_model(run.network)
 
 
 def record_epoch(run: Run, train: Result, validation: Result, seconds: float) -> EpochMetrics:
@@ -129,7 +164,7 @@ def record_epoch(run: Run, train: Result, validation: Result, seconds: float) ->
     if run.accelerator.is_main_process:
         append_metrics(run.folder, metrics)
         if better:
-            measured = with_metrics(run.config, run.folder, epoch, {"validation": validation})
+            measured = with_metrics(run.config_of(epoch), run.folder, epoch, {"validation": validation})
             save_checkpoint(run.folder, run.network, measured)
         save_state(run.folder, run.progress, run.network, run.optimizer)  # last, since it marks the epoch as done
     return metrics

@@ -22,6 +22,7 @@ from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
+from normfold.models.fine_tuning.more_epochs import ScheduleStart
 from normfold.models.frozen import put_into_train_mode
 from normfold.models.tasks.choose import make_task
 from normfold.models.tasks.task import Result, Task
@@ -31,9 +32,9 @@ from normfold.models.training.config import TrainConfig
 from normfold.models.training.curves import CURVES_NAME, draw_curves
 from normfold.models.training.distributed import broadcast_result, make_accelerator, release
 from normfold.models.training.evaluate import evaluate
-from normfold.models.training.optimizer import one_cycle
+from normfold.models.training.optimizer import one_cycle, set_learning_rate
 from normfold.models.training.resume import check_same_run, read_progress
-from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
+from normfold.models.training.run import Run, begin_epoch, begin_run, record_epoch, with_metrics
 from normfold.models.training.run_folder import check_no_run, remove_failed_run
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def fit(
         dataset: from `load_dataset(config.data)`.
         folder: created if it does not exist.
         resume: continue the run in `folder`, which must have the same config and data, after its last epoch. On CPU the
-            resulting weights are bit for bit those of an uninterrupted run.
+            resulting weights are bit for bit those of an uninterrupted run. Only `epochs` and `patience` may be others:
+            the learning rate's schedule then ends in the new last epoch, see `ScheduleStart`.
         callback: is called with the progress, in the main process.
 
     Raises:
@@ -93,7 +95,7 @@ def fit(
         TrainingWarning: fewer than 32 or more than 256 rows in BatchNorm's batch, or unsynchronised processes.
     """
     if resume:
-        check_same_run(folder, read_progress(folder).config, config)
+        check_same_run(folder, read_progress(folder), config)
     else:
         check_no_run(folder)
     assert config.train is not None
@@ -127,10 +129,13 @@ def _fit(
         )
 
     if is_main:
+        for note in run.notes:
+            callback.on_note(note)
         callback.on_start(run.progress.epoch, settings.epochs, len(batches_of(1)))
     while not run.progress.finished:
         epoch, epoch_started = run.progress.epoch + 1, time.perf_counter()
         seed_everything(settings.seed, epoch, process)
+        begin_epoch(run, epoch)
         step_callback = callback if is_main else None
         train = train_one_epoch(
             run.trained,
@@ -144,6 +149,7 @@ def _fit(
             accelerator,
             step_callback,
             frozen=run.frozen,
+            schedule=run.progress.schedule,
         )
         validation = broadcast_result(evaluate(run.network, validation_x, validation_y, task))
         for loss in (train.loss, validation.loss):
@@ -170,6 +176,7 @@ def train_one_epoch(
     accelerator: Accelerator,
     callback: TrainingCallback | None = None,
     frozen: Sequence[nn.Module] = (),
+    schedule: ScheduleStart = ScheduleStart(),  # noqa: B008 -- it is frozen
 ) -> Result:
     """Train for one epoch, in train mode.
 
@@ -185,17 +192,16 @@ def train_one_epoch(
         accelerator: device, precision and processes.
         callback: is called after each step.
         frozen: layers of the network that stay in eval mode.
+        schedule: where the learning rate's schedule began.
 
     Returns:
         The task's means over all rows, each at the step in which it was trained on.
     """
     put_into_train_mode(network, frozen)
-    steps = settings.epochs * len(batches)
     totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # the task's sums
     for index, rows in enumerate(batches):
-        lr = one_cycle((epoch - 1) * len(batches) + index, steps, settings.peak_lr, settings.warmup_fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        step, steps = schedule.position(epoch, index, len(batches), settings.epochs)
+        set_learning_rate(optimizer, one_cycle(step, steps, settings.peak_lr, settings.warmup_fraction))
         selected = torch.from_numpy(rows).to(x.device)  # (B,)
         xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
         outputs = network(xb)  # (B, *output_shape)
@@ -219,10 +225,10 @@ def _finish(run: Run, dataset: Dataset) -> RunConfig:
     cpu = torch.device("cpu")
     results = {split: evaluate(network, *_to_device(dataset, part, cpu), run.task) for split, part in rows.items()}
     best_epoch = run.progress.best_epoch
-    finished = with_metrics(run.config, run.folder, best_epoch, results)
+    finished = with_metrics(run.config_of(best_epoch), run.folder, best_epoch, results)
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
-        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.card.origin)
+        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.title)
     return finished
 
 

@@ -95,7 +95,7 @@ def _by_patterns(network: nn.Module, patterns: Sequence[str]) -> set[str]:
         if not fitting & parameters.keys():
             examples = ", ".join(map(repr, [*parameters][:3])) or "none at all"
             raise FreezingError(
-                f"`freeze` {pattern!r} fits no parameter and no layer with one; the network has {examples}, for example."
+                f"`freeze` {pattern!r} fits no parameter, and no layer with one; parameters are {examples} …."
             )
         found |= fitting
     return found

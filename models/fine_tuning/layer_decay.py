@@ -1,4 +1,4 @@
-"""Learning rates that fall from the head to the first layer, since the first layers of a trained network are general."""
+"""Learning rates that fall from the head to the first layer, since what the first layers have learnt is general."""
 
 from __future__ import annotations
 

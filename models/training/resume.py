@@ -4,8 +4,8 @@
     optimizer.INDEX.NAME    the optimizer's state of each parameter
     metadata                as JSON: epoch, best epoch, loss scale, and the run's config
 
-It holds no random state, and of the schedule only where it began: the order of rows, dropout's masks and the learning rate are functions of
-(seed, epoch, step). So an interrupted run ends with the same weights as an uninterrupted one.
+It holds no random state, and of the schedule only where it began: the order of rows, dropout's masks and the learning
+rate are functions of (seed, epoch, step). So an interrupted run ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from normfold.contract.source_card import IGNORED
+from normfold.models.data.targets import TaskName
 from normfold.models.tasks.task import Meter, Result, Task
 
 
 class Classification(Task):
     """Cross entropy of logits (N, classes); the metric is accuracy."""
 
-    name = "classification"
+    name: ClassVar[TaskName] = "classification"
     metric = "accuracy"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:

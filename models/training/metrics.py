@@ -53,7 +53,7 @@ class EpochMetrics(BaseModel):
         return nested
 
     @model_serializer
-    def _flatten(self) -> dict[str, float]:
+    def _flatten(self) -> dict[str, int | float]:
         metrics = {f"{split}_{name}": value for split in _SPLITS for name, value in getattr(self, split).items()}
         return {"epoch": self.epoch, "lr": self.lr, **metrics, "seconds": self.seconds}
 

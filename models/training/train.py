@@ -143,10 +143,10 @@ def _fit(
             train_y,
             batches_of(epoch),
             run.optimizer,
-            task,
             settings,
             epoch,
             accelerator,
+            task,
             step_callback,
             frozen=run.frozen,
             schedule=run.progress.schedule,
@@ -170,10 +170,10 @@ def train_one_epoch(
     y: Tensor,
     batches: Sequence[IndexArray],
     optimizer: torch.optim.Optimizer,
-    task: Task,
     settings: TrainConfig,
     epoch: int,
     accelerator: Accelerator,
+    task: Task,
     callback: TrainingCallback | None = None,
     frozen: Sequence[nn.Module] = (),
     schedule: ScheduleStart = ScheduleStart(),  # noqa: B008 -- it is frozen
@@ -186,10 +186,10 @@ def train_one_epoch(
         y: targets of the task, (N, *target_shape).
         batches: rows of each step.
         optimizer: as prepared by the accelerator; its learning rate is set at every step.
-        task: loss and metrics.
         settings: of the run.
         epoch: from 1.
         accelerator: device, precision and processes.
+        task: loss and metrics.
         callback: is called after each step.
         frozen: layers of the network that stay in eval mode.
         schedule: where the learning rate's schedule began.

@@ -86,7 +86,7 @@ def test_epoch_is_that_of_the_pixels_with_a_class(smoothing: float) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("normfold.models.training.train.one_cycle", lambda *_: 0.1)
-        found = train_one_epoch(network, x, y, BATCHES, optimizer, Segmentation(smoothing), settings, 1, accelerator)
+        found = train_one_epoch(network, x, y, BATCHES, optimizer, settings, 1, accelerator, Segmentation(smoothing))
     release(accelerator)
 
     wanted = by_hand(np.concatenate(found_logits), y.numpy())

@@ -3,6 +3,7 @@
 InputError
 ├── DataError                       a data set cannot be found, read or split
 ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+├── FreezingError                   the parameters that are to be frozen are none, or all
 ├── RunFolderError                  a run folder exists already, or cannot be resumed
 ├── WeightsError                    a file of weights is missing, damaged, or of another network
 └── OnnxExportError                 a network cannot be exported to ONNX
@@ -14,7 +15,8 @@ CheckError
 └── StatisticsError                 the running statistics of a BatchNorm cannot be recalibrated
     └── VaryingCallsError           some batches call the layer, others do not
 SetupError
-└── PrecisionError                  the machine cannot train in this precision
+├── PrecisionError                  the machine cannot train in this precision
+└── SynchronisationError            BatchNorm cannot be synchronised over processes without GPUs
 
 UserWarning
 └── NormfoldWarning
@@ -38,6 +40,12 @@ class DataError(InputError):
 
 class ArchitectureError(InputError):
     """Unknown network, wrong option, or a factory that fails."""
+
+
+class FreezingError(InputError):
+    """The parameters that are to be frozen are none, or all of them."""
+
+    names_arguments = True
 
 
 class RunFolderError(InputError):
@@ -128,6 +136,19 @@ class VaryingCallsError(StatisticsError):
 
 class PrecisionError(SetupError):
     """The machine cannot train in this precision."""
+
+
+class SynchronisationError(SetupError):
+    """BatchNorm is to be synchronised over processes without GPUs, which torch cannot."""
+
+    names_arguments = True
+
+    def __init__(self, processes: int) -> None:
+        super().__init__(
+            f"BatchNorm cannot be synchronised over {processes} processes on CPUs; leave out `sync_bn`, train on GPUs, "
+            "or in one process."
+        )
+        self.processes = processes
 
 
 class NormfoldWarning(UserWarning):

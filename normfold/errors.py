@@ -27,6 +27,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   └── VersionChoiceError          the versions cannot be rolled back to, or deleted
     │   ├── DataError                       a data set cannot be found, read or split
     │   ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+    │   ├── FreezingError                   the parameters that are to be frozen are none, or all
     │   ├── RunFolderError                  a run folder exists already, or cannot be resumed
     │   ├── WeightsError                    a file of weights is missing, damaged, or of another network
     │   ├── OnnxExportError                 a torch network cannot be exported to ONNX
@@ -64,6 +65,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   ├── RuntimePackageError             no ONNX Runtime is installed, or more than one
     │   ├── ProviderError                   a provider was requested and is not available
     │   ├── PrecisionError                  the machine cannot train in this precision
+    │   ├── SynchronisationError            BatchNorm cannot be synchronised over processes without GPUs
     │   ├── ReadError                       a folder cannot be read
     │   ├── WriteError                      a file or folder cannot be written
     │   └── UnreachableError                a service does not answer (ClientError too)
@@ -121,11 +123,13 @@ from normfold.export.errors import VersionChoiceError as VersionChoiceError
 from normfold.models.errors import ArchitectureError as ArchitectureError
 from normfold.models.errors import DataError as DataError
 from normfold.models.errors import DivergedError as DivergedError
+from normfold.models.errors import FreezingError as FreezingError
 from normfold.models.errors import NoRunningStatisticsError as NoRunningStatisticsError
 from normfold.models.errors import OnnxExportError as OnnxExportError
 from normfold.models.errors import PrecisionError as PrecisionError
 from normfold.models.errors import RunFolderError as RunFolderError
 from normfold.models.errors import StatisticsError as StatisticsError
+from normfold.models.errors import SynchronisationError as SynchronisationError
 from normfold.models.errors import TrainModeError as TrainModeError
 from normfold.models.errors import UnmeasurableError as UnmeasurableError
 from normfold.models.errors import VaryingCallsError as VaryingCallsError

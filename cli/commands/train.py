@@ -19,7 +19,7 @@ from normfold.display.terminal.train_progress import is_main_process
 if TYPE_CHECKING:
     from normfold import TrainResult
 
-DATA, TRAINING = "Data", "Training"
+DATA, TRAINING, FINE_TUNING = "Data", "Training", "Fine-tuning"
 
 
 def train(
@@ -119,7 +119,64 @@ def train(
             help="Seed of initial weights, order of rows and dropout.", show_default="0", rich_help_panel=TRAINING
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from these weights: safetensors, a state dict, a checkpoint, or a run folder.",
+            metavar="FILE",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY", rich_help_panel=FINE_TUNING
+        ),
+    ] = None,
+    strip_prefix: Annotated[
+        str | None,
+        typer.Option(help="Before the network's names in --weights.", metavar="PREFIX", rich_help_panel=FINE_TUNING),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Load of --weights what fits.", rich_help_panel=FINE_TUNING)
+    ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Names of parameters or layers that are not trained, such as 'stem*'; BatchNorm among them keeps its "
+            "statistics. Repeatable.",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Train what is frozen after this number of epochs; alone, it freezes all but a new head.",
+            show_default="never",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of each layer as a fraction of the next one's, such as 0.8.",
+            show_default="1",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-bn/--no-sync-bn",
+            help="BatchNorm's statistics over the rows of all processes.",
+            show_default="on GPUs",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a batch-normalised network and write its best checkpoint to a run folder.
@@ -156,6 +213,14 @@ def train(
                 freeze_bn=freeze_bn,
                 precision=precision,
                 seed=seed,
+                weights=weights,
+                weights_key=weights_key,
+                strip_prefix=strip_prefix,
+                partial=partial,
+                freeze=freeze or None,
+                freeze_epochs=freeze_epochs,
+                layer_decay=layer_decay,
+                sync_bn=sync_bn,
                 resume=resume,
                 progress=True,
             )
@@ -223,7 +288,7 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
                 "seconds": round(result.seconds, 3),
                 "checkpoint": str(result.folder),
                 "arch": result.config.architecture.name,
-                "data": result.config.card.origin.partition(" trained on ")[2],
+                "data": result.config.title.partition(" trained on ")[2],
             }
         )
         return

@@ -30,11 +30,11 @@ from normfold.contract.source_card import SourceCard
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
+from normfold.models.fine_tuning.initial_weights import STARTING, InitialWeights
 from normfold.models.training.config import TrainConfig
-from normfold.models.weight_files.load import assign_weights
+from normfold.models.weight_files.load import WEIGHTS_NAME, assign_weights
 from normfold.models.weight_files.safetensors_file import read_safetensors
 
-WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
 SCHEMA_VERSION = 1
 
@@ -57,7 +57,15 @@ class RunConfig(BaseModel):
         default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
     )
     averaged: bool = Field(default=False, description="The weights are an exponential moving average.")
+    initial_weights: InitialWeights | None = Field(
+        default=None, description="File that the run started from; null: from random weights, or the factory's own."
+    )
     versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
+
+    @property
+    def title(self) -> str:
+        """Architecture and data set, in words."""
+        return self.card.origin.partition(STARTING)[0]
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,12 @@ class Checkpoint:
 
 
 def make_run_config(
-    name: str, options: dict[str, Any], data: DataConfig, dataset: Dataset, train: TrainConfig
+    name: str,
+    options: dict[str, Any],
+    data: DataConfig,
+    dataset: Dataset,
+    train: TrainConfig,
+    initial_weights: InitialWeights | None = None,
 ) -> RunConfig:
     """Return the config of a new run, with input shape, classes and source card of the data set.
 
@@ -79,6 +92,7 @@ def make_run_config(
         data: configuration of `dataset`.
         dataset: from `load_dataset(data)`.
         train: training settings.
+        initial_weights: file to start from, from `describe_weights`.
 
     Raises:
         DataError: `ignore_index` is given, and the labels are no masks; or the data source, or an option, cannot be
@@ -96,8 +110,11 @@ def make_run_config(
             preprocessing=dataset.preprocessing,
             labels=dataset.labels,
             logits=(LOGITS,),
-            origin=f"{name} trained on {dataset.name}",
+            origin=f"{name} trained on {dataset.name}"
+            + ("" if initial_weights is None else STARTING + initial_weights.in_words),
+            initial_weights=None if initial_weights is None else initial_weights.record,
         ),
+        initial_weights=initial_weights,
         versions=current_versions(),
     )
     try:

@@ -97,6 +97,28 @@ class TrainConfig(BaseModel):
         """Fraction of the steps before the peak: `warmup_fraction`, or the schedule's default."""
         return WARMUP[self.schedule] if self.warmup_fraction is None else self.warmup_fraction
 
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="Patterns of names of parameters, or of layers around them, that are not trained; BatchNorm layers "
+        "among them keep their statistics.",
+    )
+    freeze_epochs: int | None = Field(
+        default=None,
+        gt=0,
+        description="Epochs after which what is frozen is trained too; null: never. Without `freeze`, everything but a "
+        "new head is frozen.",
+    )
+    layer_decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Learning rate of a layer as a fraction of that of the next one; null: one rate for all.",
+    )
+    sync_bn: bool | None = Field(
+        default=None,
+        description="BatchNorm computes its statistics over the rows of all processes; null: yes on GPUs.",
+    )
+
     @property
     def peak_lr(self) -> float:
         """Peak learning rate: `lr`, or the optimizer's default."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normfold.models.fine_tuning.layer_decay import SCALE, parameter_groups
 from normfold.models.training.config import TrainConfig
 
 
@@ -17,23 +18,16 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
     Args:
         network: its trainable parameters are optimised.
-        config: optimizer, learning rate, momentum and weight decay.
+        config: optimizer, learning rate, layer decay, momentum and weight decay.
     """
-    decayed, undecayed = split_parameters(network)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = parameter_groups(network, config.weight_decay, config.layer_decay)
     if config.optimizer == "sgd":
         momentum = config.sgd_momentum
         return torch.optim.SGD(groups, lr=config.peak_lr, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=config.peak_lr)
 
 
-def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the trainable parameters with weight decay, and those without: of one axis, as scale, shift and bias."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
-    undecayed = [parameter for parameter in trainable if parameter.ndim <= 1]
-    return decayed, undecayed
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of a step, in each group by its `layer_decay`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(SCALE, 1.0)

@@ -22,6 +22,7 @@ from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DivergedError
+from normfold.models.fine_tuning.more_epochs import ScheduleStart
 from normfold.models.frozen import put_into_train_mode
 from normfold.models.tasks.choose import make_task
 from normfold.models.tasks.task import Result, Task
@@ -34,8 +35,9 @@ from normfold.models.training.evaluate import evaluate
 from normfold.models.training.learning_rate.schedules import learning_rate
 from normfold.models.training.loop.accumulation import count_steps, micro_batches
 from normfold.models.training.loop.averaging import RECALIBRATION_ROWS, AveragedWeights
+from normfold.models.training.optimizer import set_learning_rate
 from normfold.models.training.resume import check_same_run, read_progress
-from normfold.models.training.run import Run, begin_run, record_epoch, with_metrics
+from normfold.models.training.run import Run, begin_epoch, begin_run, record_epoch, with_metrics
 from normfold.models.training.run_folder import check_no_run, remove_failed_run
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def fit(
         dataset: from `load_dataset(config.data)`.
         folder: created if it does not exist.
         resume: continue the run in `folder`, which must have the same config and data, after its last epoch. On CPU the
-            resulting weights are bit for bit those of an uninterrupted run.
+            resulting weights are bit for bit those of an uninterrupted run. Only `epochs` and `patience` may be others:
+            the learning rate's schedule then ends in the new last epoch, see `ScheduleStart`.
         callback: is called with the progress, in the main process.
 
     Raises:
@@ -96,7 +99,7 @@ def fit(
         TrainingWarning: fewer than 32 or more than 256 rows in BatchNorm's batch, or unsynchronised processes.
     """
     if resume:
-        check_same_run(folder, read_progress(folder).config, config)
+        check_same_run(folder, read_progress(folder), config)
     else:
         check_no_run(folder)
     assert config.train is not None
@@ -130,10 +133,13 @@ def _fit(
         )
 
     if is_main:
+        for note in run.notes:
+            callback.on_note(note)
         callback.on_start(run.progress.epoch, settings.epochs, len(batches_of(1)))
     while not run.progress.finished:
         epoch, epoch_started = run.progress.epoch + 1, time.perf_counter()
         seed_everything(settings.seed, epoch, process)
+        begin_epoch(run, epoch)
         step_callback = callback if is_main else None
         train = train_one_epoch(
             run.trained,
@@ -147,6 +153,7 @@ def _fit(
             task,
             step_callback,
             frozen=run.frozen,
+            schedule=run.progress.schedule,
             averaged=run.averaged,
         )
         validation = broadcast_result(evaluate(run.network, validation_x, validation_y, task))
@@ -155,7 +162,7 @@ def _fit(
                 raise DivergedError(epoch, loss, settings.peak_lr)
         averaged = None
         if run.averaged is not None:
-            run.averaged.recalibrate(train_x[:RECALIBRATION_ROWS], run.config.frozen_batchnorms)
+            run.averaged.recalibrate(train_x[:RECALIBRATION_ROWS], run.freezing.batchnorms_in(epoch))
             averaged = broadcast_result(evaluate(run.averaged.network, validation_x, validation_y, task))
         metrics = record_epoch(run, train, validation, round(time.perf_counter() - epoch_started, 3), averaged)
         if is_main:
@@ -178,6 +185,7 @@ def train_one_epoch(
     task: Task,
     callback: TrainingCallback | None = None,
     frozen: Sequence[nn.Module] = (),
+    schedule: ScheduleStart = ScheduleStart(),  # noqa: B008 -- it is frozen
     averaged: AveragedWeights | None = None,
 ) -> Result:
     """Train for one epoch, in train mode.
@@ -195,19 +203,19 @@ def train_one_epoch(
         task: loss and metrics.
         callback: is called after each step.
         frozen: layers of the network that stay in eval mode.
+        schedule: where the learning rate's schedule began.
         averaged: moving average of the weights, which takes those after each step.
 
     Returns:
         The task's means over all rows, each at the step in which it was trained on.
     """
     put_into_train_mode(network, frozen)
-    steps = count_steps(len(batches), settings.accumulate)
+    steps_per_epoch = count_steps(len(batches), settings.accumulate)
     totals = torch.zeros(3, dtype=torch.float64, device=x.device)  # the task's sums
     for batch in micro_batches(batches, settings.accumulate):
         if batch.is_first:
-            lr = learning_rate((epoch - 1) * steps + batch.step, settings.epochs * steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            step, steps = schedule.position(epoch, batch.step, steps_per_epoch, settings.epochs)
+            set_learning_rate(optimizer, learning_rate(step, steps, settings))
             optimizer.zero_grad(set_to_none=True)
         selected = torch.from_numpy(batch.rows).to(x.device)  # (B,)
         xb, yb = x[selected], y[selected]  # (B, *input_shape), (B, *target_shape)
@@ -237,11 +245,12 @@ def _finish(run: Run, dataset: Dataset) -> RunConfig:
         split: evaluate(checkpoint.network, *_to_device(dataset, part, cpu), run.task) for split, part in rows.items()
     }
     best_epoch = run.progress.best_epoch
-    finished = with_metrics(run.config, run.folder, best_epoch, results)
-    finished = finished.model_copy(update={"averaged": checkpoint.config.averaged})
+    finished = with_metrics(
+        run.config_of(best_epoch, averaged=checkpoint.config.averaged), run.folder, best_epoch, results
+    )
     if run.accelerator.is_main_process:
         save_config(run.folder, finished)
-        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.card.origin)
+        draw_curves(run.records, best_epoch, run.task.metric, run.folder / CURVES_NAME, run.config.title)
     return finished
 
 

@@ -19,12 +19,12 @@ Source: He et al. 2016, arXiv:1512.03385, section 4.2: divided by 10 after 32,00
 """
 
 
-def learning_rate(step: int, steps: int, settings: TrainConfig) -> float:
+def learning_rate(step: float, steps: float, settings: TrainConfig) -> float:
     """Return the learning rate of a step by the schedule of the settings.
 
     Args:
         step: from 0.
-        steps: number of steps of the whole run.
+        steps: number of steps of the whole schedule.
         settings: schedule, peak, and fraction of the steps before the peak.
     """
     peak, warmup_fraction = settings.peak_lr, settings.warmup
@@ -40,7 +40,7 @@ def learning_rate(step: int, steps: int, settings: TrainConfig) -> float:
     return peak
 
 
-def cosine(step: int, steps: int, peak: float, warmup_steps: float) -> float:
+def cosine(step: float, steps: float, peak: float, warmup_steps: float) -> float:
     """Return the learning rate of a step after the warm-up: half a cosine from the peak towards 0.
 
     With w = warmup_steps, the step that follows the last one would have 0:
@@ -51,7 +51,7 @@ def cosine(step: int, steps: int, peak: float, warmup_steps: float) -> float:
     return peak / 2 * (1 + math.cos(math.pi * max(0.0, step - warmup_steps) / (steps - warmup_steps)))
 
 
-def one_cycle(step: int, steps: int, peak: float, warmup_fraction: float) -> float:
+def one_cycle(step: float, steps: float, peak: float, warmup_fraction: float) -> float:
     """Return the learning rate of a step: a rise to the peak, then a fall to nearly 0, each along half a cosine.
 
     With w = warmup_fraction * steps - 1:
@@ -62,7 +62,7 @@ def one_cycle(step: int, steps: int, peak: float, warmup_fraction: float) -> flo
 
     Args:
         step: from 0.
-        steps: number of steps of the whole run.
+        steps: number of steps of the whole schedule.
         peak: largest learning rate.
         warmup_fraction: fraction of the steps before the peak.
     """

@@ -7,7 +7,7 @@ from torch import nn
 from normfold.models.architectures.blocks import ConvBatchNorm
 from normfold.models.errors import TrainingWarning
 from normfold.models.training.config import TrainConfig, warn_about_batch_size
-from normfold.models.training.optimizer import make_optimizer, split_parameters
+from normfold.models.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.slow
 
@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 def test_scale_shift_and_bias_have_no_weight_decay() -> None:
     network = nn.Sequential(ConvBatchNorm(1, 2), nn.Flatten(), nn.Linear(2, 3))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    decayed, spared = ([names[id(parameter)] for parameter in part] for part in split_parameters(network))
+    groups = make_optimizer(network, TrainConfig(weight_decay=0.5)).param_groups
+    decayed, spared = ([names[id(parameter)] for parameter in group["params"]] for group in groups)
     assert decayed == ["0.weight_layer.weight", "2.weight"]
     assert spared == ["0.norm.weight", "0.norm.bias", "2.bias"]
-    groups = make_optimizer(network, TrainConfig(weight_decay=0.5)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
 
 

@@ -22,6 +22,7 @@ from normfold.models.training.checkpoint import RunConfig, save_checkpoint
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import synchronise_batchnorms
 from normfold.models.training.loop.averaging import AveragedWeights
+from normfold.models.training.loop.compilation import compile_network
 from normfold.models.training.loop.memory_format import put_channels_last
 from normfold.models.training.metrics import EpochMetrics, append_metrics, read_metrics, rewrite_metrics
 from normfold.models.training.optimizer import make_optimizer
@@ -84,6 +85,7 @@ def begin_run(
 
     Raises:
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        CompilerError: `compile` is given, and the machine has no working compiler.
         DataError: `channels_last` is given, and the samples are neither images nor volumes.
         RunFolderError: the state or the metrics in `folder` are damaged.
         FreezingError: the parameters that are to be frozen are none, or all.
@@ -122,6 +124,8 @@ def begin_run(
     records = read_metrics(folder, progress.epoch)
     freezing.set_gradients(network, progress.epoch + 1)
     trained, optimizer = accelerator.prepare(network, optimizer)
+    if settings.compile:
+        trained = compile_network(trained, accelerator.device)
     if progress.loss_scale is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(progress.loss_scale)
     if accelerator.is_main_process:
@@ -153,7 +157,9 @@ def begin_epoch(run: Run, epoch: int) -> None:
     if run.freezing.epochs and epoch == run.freezing.epochs + 1:
         run.freezing.set_gradients(run.network, epoch)
         if run.accelerator.num_processes > 1:  # DistributedDataParallel takes gradients of those that had them before
-            run.trained = run.accelerator.prepare_model(run.network)
+            prepared = run.accelerator.prepare_model(run.network)
+            compiled = run.config.train is not None and run.config.train.compile
+            run.trained = compile_network(prepared, run.accelerator.device) if compiled else prepared
 
 
 def record_epoch(

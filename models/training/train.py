@@ -35,6 +35,8 @@ from normfold.models.training.evaluate import evaluate
 from normfold.models.training.learning_rate.schedules import learning_rate
 from normfold.models.training.loop.accumulation import count_steps, micro_batches
 from normfold.models.training.loop.averaging import RECALIBRATION_ROWS, AveragedWeights
+from normfold.models.training.loop.compilation import named_compilation_errors
+from normfold.models.training.loop.threads import use_threads
 from normfold.models.training.optimizer import set_learning_rate
 from normfold.models.training.resume import check_same_run, read_progress
 from normfold.models.training.run import Run, begin_epoch, begin_run, record_epoch, with_metrics
@@ -89,6 +91,8 @@ def fit(
     Raises:
         RunFolderError: `folder` holds a run and `resume` is false, or `resume` is true and it holds none, or another.
         ArchitectureError: the network cannot be built, or does not return the task's outputs.
+        CompilationError: `compile` is given, and the network cannot be compiled.
+        CompilerError: `compile` is given, and the machine has no working compiler.
         DataError: `channels_last` is given, and the samples are neither images nor volumes.
         DivergedError: the loss is not finite.
         UnmeasurableError: the loss on the validation or test split is not finite; the checkpoint is intact.
@@ -105,7 +109,11 @@ def fit(
     assert config.train is not None
     accelerator = make_accelerator(config.train)
     try:
-        with remove_failed_run(folder, new=not resume) if accelerator.is_main_process else nullcontext():
+        with (
+            use_threads(config.train.threads),
+            named_compilation_errors(config.architecture.name, compiled=config.train.compile),
+            remove_failed_run(folder, new=not resume) if accelerator.is_main_process else nullcontext(),
+        ):
             return _fit(config, config.train, dataset, folder, resume, callback or TrainingCallback(), accelerator)
     finally:
         release(accelerator)

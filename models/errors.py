@@ -6,6 +6,7 @@ InputError
 ├── CompilationError                a network cannot be compiled
 ├── ConfigFileError                 a file of settings cannot be read, or has a wrong field
 ├── FreezingError                   the parameters that are to be frozen are none, or all
+├── FunctionError                   a loss or metric of the user's own cannot be found, or fails
 ├── RunFolderError                  a run folder exists already, or cannot be resumed
 ├── WeightsError                    a file of weights is missing, damaged, or of another network
 └── OnnxExportError                 a network cannot be exported to ONNX
@@ -48,6 +49,12 @@ class ArchitectureError(InputError):
 
 class FreezingError(InputError):
     """The parameters that are to be frozen are none, or all of them."""
+
+    names_arguments = True
+
+
+class FunctionError(InputError):
+    """A loss or metric of the user's own cannot be imported, fails, or returns something else than a number."""
 
     names_arguments = True
 

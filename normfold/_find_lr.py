@@ -5,14 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from normfold._shared.argument_checks import FLAG, PATH, check
-from normfold._shared.packages import require_packages
-from normfold._shared.paths import AnyPath
-from normfold._shared.progress import Progress
-from normfold._train import PACKAGES, prepare
-from normfold.errors import ArgumentError
 
 
 @dataclass(frozen=True, repr=False)

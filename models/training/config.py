@@ -119,6 +119,24 @@ class TrainConfig(BaseModel):
         description="BatchNorm computes its statistics over the rows of all processes; null: yes on GPUs.",
     )
 
+    loss: str | None = Field(
+        default=None,
+        description="module:function of the user's own loss, called with outputs and targets; null: the task's.",
+    )
+    metric: tuple[str, ...] = Field(
+        default=(), description="module:function of metrics of the user's own, called with all outputs and targets."
+    )
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = Field(
+        default=None,
+        description="Weight of each class or label in the loss; balanced: inverse to its number of samples; null: 1.",
+    )
+    sampler: Literal["balanced"] | None = Field(
+        default=None, description="balanced: every class is drawn as often; null: every row once in an epoch."
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, lt=1, description="For multi-label: probability from which a label is given; null is 0.5."
+    )
+
     @property
     def peak_lr(self) -> float:
         """Peak learning rate: `lr`, or the optimizer's default."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
 from normfold.models.fine_tuning.more_epochs import ScheduleStart
-from normfold.models.training.checkpoint import RunConfig
+from normfold.models.training.checkpoint import DATA_FIELDS, RunConfig
 from normfold.models.training.config import STATE_PATH
 from normfold.models.training.loop.averaging import AveragedWeights
 from normfold.models.weight_files.load import assign_weights
@@ -170,7 +170,7 @@ def check_same_run(folder: Path, progress: Progress, given: RunConfig) -> None:
     assert given.train is not None
     if given.train.epochs != recorded.train.epochs and given.train.epochs <= progress.epoch:
         raise RunFolderError(folder, f"has {progress.epoch} epochs done; to go on, give more `epochs`.")
-    if recorded.card.preprocessing != given.card.preprocessing or recorded.card.labels != given.card.labels:
+    if any(getattr(recorded.card, field) != getattr(given.card, field) for field in DATA_FIELDS):
         raise RunFolderError(
             folder, "was trained on other data: their labels, mean or standard deviation have changed."
         )

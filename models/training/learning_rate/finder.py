@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.frozen import put_into_train_mode
-from normfold.models.tasks.choose import make_task
+from normfold.models.tasks.weights import row_weights
 from normfold.models.training.checkpoint import RunConfig
 from normfold.models.training.config import TrainConfig
 from normfold.models.training.distributed import make_accelerator, release
+from normfold.models.training.evaluate import task_of_run
 from normfold.models.training.loop.accumulation import MicroBatch, micro_batches
 from normfold.models.training.loop.compilation import named_compilation_errors
 from normfold.models.training.loop.threads import use_threads
@@ -69,7 +70,7 @@ def range_test(config: RunConfig, dataset: Dataset, on_step: Callable[[float, fl
     settings = config.train
     assert settings is not None
     accelerator = make_accelerator(settings)
-    task = make_task(dataset, settings.label_smoothing)
+    task = task_of_run(dataset, settings)
     rates, losses = list[float](), list[float]()
     try:
         with (
@@ -79,7 +80,7 @@ def range_test(config: RunConfig, dataset: Dataset, on_step: Callable[[float, fl
         ):
             run = begin_run(config, settings, task, dataset.target_shape, Path(folder) / "run", False, accelerator)
             begin_epoch(run, 1)
-            steps = _steps(run, settings, len(dataset.splits.train))
+            steps = _steps(run, settings, dataset)
             for index, step in enumerate(islice(steps, STEPS)):
                 lr = LOWEST * (HIGHEST / LOWEST) ** (index / (STEPS - 1))
                 loss = _train_step(run, dataset, step, lr)
@@ -112,13 +113,20 @@ def analyse(rates: list[float], losses: list[float]) -> RangeTest:
     return RangeTest(tuple(rates), tuple(losses), tuple(smooth.tolist()), suggestion)
 
 
-def _steps(run: Run, settings: TrainConfig, rows: int) -> Iterator[list[MicroBatch]]:
+def _steps(run: Run, settings: TrainConfig, dataset: Dataset) -> Iterator[list[MicroBatch]]:
     """Yield the batches of each step, epoch after epoch."""
+    weights = row_weights(dataset, settings.sampler)
     process, processes = run.accelerator.process_index, run.accelerator.num_processes
     for epoch in count(1):
         seed_everything(settings.seed, epoch, process)
         batches = epoch_batches(
-            rows, settings.batch_size, seed=settings.seed, epoch=epoch, process=process, processes=processes
+            len(dataset.splits.train),
+            settings.batch_size,
+            seed=settings.seed,
+            epoch=epoch,
+            process=process,
+            processes=processes,
+            weights=weights,
         )
         yield from (
             [*step] for _, step in groupby(micro_batches(batches, settings.accumulate), lambda batch: batch.step)
@@ -135,7 +143,7 @@ def _train_step(run: Run, dataset: Dataset, step: list[MicroBatch], lr: float) -
     for batch in step:
         rows = dataset.splits.train[batch.rows]
         x = torch.from_numpy(dataset.tensors(rows)).to(accelerator.device)  # (B, *input_shape)
-        y = torch.from_numpy(dataset.y[rows]).to(accelerator.device)  # (B, *target_shape)
+        y = torch.from_numpy(dataset.targets(rows)).to(accelerator.device)  # (B, *target_shape)
         with nullcontext() if batch.is_last else accelerator.no_sync(run.trained):
             loss = run.task.loss(run.trained(x), y) * batch.share  # ()
             accelerator.backward(loss)

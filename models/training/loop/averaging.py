@@ -10,21 +10,26 @@ arXiv:1703.01780 (the exponential average).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from normfold.models.data.splits import IndexArray
 from normfold.models.statistics.recalibrate import recalibrate
 
-RECALIBRATION_ROWS = 10_000
-"""Largest number of training rows that statistics are recalibrated over after each epoch.
+MAX_ROWS, MAX_VALUES = 10_000, 2**28
+"""Largest number of training rows, and of their values, that statistics are recalibrated over after each epoch.
 
 Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.2: 1,000 to 10,000 samples suffice.
 """
 
 _PREFIX = "module."
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class AveragedWeights:
@@ -38,7 +43,7 @@ class AveragedWeights:
             decay: of the average, between 0 and 1; see `decay_after`.
         """
 
-        def average(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
+        def average(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
             get_ema_multi_avg_fn(decay_after(int(count), decay))(averages, weights, count)  # type: ignore[no-untyped-call]
 
         self._source = network
@@ -79,6 +84,18 @@ class AveragedWeights:
         """Load what `state` returned."""
         own = self._model.state_dict()
         self._model.load_state_dict({name: state[name.removeprefix(_PREFIX)] for name in own})
+
+
+def choose_rows(shape: tuple[int, ...]) -> IndexArray:
+    """Return training rows to recalibrate over, in ascending order: all, or a fixed random choice of them.
+
+    Args:
+        shape: of the training rows, (N, *input_shape).
+    """
+    count = min(MAX_ROWS, max(1, MAX_VALUES // math.prod(shape[1:])))
+    if shape[0] <= count:
+        return np.arange(shape[0])
+    return np.sort(np.random.default_rng(0).permutation(shape[0])[:count])
 
 
 def decay_after(count: int, decay: float) -> float:

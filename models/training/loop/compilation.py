@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -26,8 +27,7 @@ def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
         CompilerError: the machine has no working compiler for the device.
     """
     _check_compiler(device)
-    compiled: nn.Module = torch.compile(network, dynamic=False)
-    return compiled
+    return cast(nn.Module, torch.compile(network, dynamic=False))  # its type is that of a function
 
 
 @contextmanager

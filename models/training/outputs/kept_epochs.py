@@ -15,7 +15,8 @@ from torch import nn
 
 from normfold.contract.atomic_write import write_atomically
 from normfold.models.errors import RunFolderError
-from normfold.models.training.checkpoint import CONFIG_NAME, WEIGHTS_NAME, RunConfig, save_checkpoint
+from normfold.models.training.checkpoint import CONFIG_NAME, RunConfig, save_checkpoint
+from normfold.models.weight_files.load import WEIGHTS_NAME
 
 EPOCHS_FOLDER = "epochs"
 LIST_NAME = f"{EPOCHS_FOLDER}/list.json"

@@ -51,6 +51,15 @@ class RunningStatistics(Record):
     layers: tuple[LayerStatisticsChange, ...] = Field(description="In the order in which the network calls them.")
 
 
+class WeightsRecord(Record):
+    """The weights file that training started from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="Of the file, or of the run folder, without the folders around it.")
+    sha256: str = Field(description="Hexadecimal; of several shards, of their bytes one after the other.")
+
+
 class SourceCard(Record):
     """Facts about a network that its graph does not hold. Every field is optional."""
 
@@ -76,6 +85,11 @@ class SourceCard(Record):
         exclude_if=lambda record: record is None,
         description="Recalibration before export; absent where the statistics are those of training.",
     )
+    initial_weights: WeightsRecord | None = Field(
+        default=None,
+        exclude_if=lambda record: record is None,
+        description="Weights that training started from; absent where they were random, or the factory's own.",
+    )
 
     @property
     def metric(self) -> str:
@@ -87,6 +101,8 @@ class SourceCard(Record):
         """The oldest schema version of a manifest that can hold this card."""
         if self.task is not None or isinstance(self.preprocessing, TablePreprocessing):
             return 5
+        if self.initial_weights is not None:
+            return 4
         of_3 = isinstance(self.preprocessing, SequencePreprocessing) or self.running_statistics is not None
         return 3 if of_3 else 1
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from normfold.models.data.data import Dataset
+    from normfold.models.fine_tuning.initial_weights import InitialWeights
     from normfold.models.training.checkpoint import RunConfig
 
 DEFAULT_ARCH = "convnet"
@@ -49,6 +50,8 @@ WEIGHTS = Kind(
 DATA = Kind(
     "'digits', 'npz:PATH' with arrays x and y, 'csv:PATH', 'parquet:PATH', 'images:DIR' or 'masks:DIR'", TEXT.holds
 )
+
+PATTERNS = Kind("a pattern, or a list of patterns", lambda value: TEXT.holds(value) or NAMES.holds(value))
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,6 +126,14 @@ def train(
     freeze_bn: str | None = None,
     precision: str | None = None,
     seed: int | None = None,
+    weights: AnyPath | None = None,
+    weights_key: str | None = None,
+    strip_prefix: str | None = None,
+    partial: bool = False,
+    freeze: str | Sequence[str] | None = None,
+    freeze_epochs: int | None = None,
+    layer_decay: float | None = None,
+    sync_bn: bool | None = None,
     task: str | None = None,
     unit: str | Sequence[str] | None = None,
     threshold: float | None = None,
@@ -146,7 +157,9 @@ def train(
 ) -> TrainResult:
     """Train a batch-normalised network, and write its best checkpoint to a run folder.
 
-    An argument that is None takes its default, or with `resume` the value of the resumed run.
+    An argument that is None takes its default, or with `resume` the value of the resumed run. With `resume`, only
+    `epochs` and `patience` may be others than before: the rest of the learning rate's schedule then ends in the new
+    last epoch; a schedule that has ended begins anew over the epochs that are added.
 
     Example:
         >>> import normfold
@@ -179,6 +192,17 @@ def train(
             Default those that the network has in eval mode.
         precision: of the arithmetic: fp32, bf16 or fp16; or float32, bfloat16, float16. Default fp32.
         seed: of the initial weights, the order of rows and dropout. Default 0.
+        weights: to start from: a file of safetensors or torch.save, or a run folder, whose architecture is the default
+            then. A head of another size is new; anything else that differs is an error. No code of a file runs.
+        weights_key: of the state dict in that file, such as "state_dict_ema", if it holds several.
+        strip_prefix: before the network's names in that file; default one under which the whole network is found.
+        partial: load the tensors that fit, and leave the others as they are.
+        freeze: pattern of names of parameters, or of layers around them, that are not trained, or a list of them;
+            "*" in one is any text. BatchNorm layers among them keep their statistics.
+        freeze_epochs: epochs after which what is frozen is trained too. Without `freeze`, everything but the new head
+            is frozen. Default never.
+        layer_decay: learning rate of a layer as a fraction of that of the next one; see `parameter_groups`. Default 1.
+        sync_bn: compute BatchNorm's statistics over the rows of all processes. Default on GPUs.
         task: classification, segmentation, regression or multi-label. Default by the labels: floats are values to
             predict, 0 and 1 in several columns labels that do not exclude each other, masks segmentation.
         unit: of the values to predict, or a list of one for each; it is returned with predictions.
@@ -210,14 +234,17 @@ def train(
         RunFolderError: `out` holds a run and `resume` is false, or holds none and it is true, or another one.
         DataError: the data cannot be found, read or split.
         ArchitectureError: there is no such network, or it cannot be built.
+        WeightsError: the weights cannot be read, or are of another network.
+        FreezingError: nothing fits `freeze`, or nothing would be trained.
         FunctionError: a loss or metric of your own cannot be imported, fails, or returns no number.
         DivergedError, UnmeasurableError: the loss is no longer finite.
-        PrecisionError: this machine cannot train in that precision.
+        PrecisionError, SynchronisationError: this machine cannot train so.
         OSError: the folder cannot be written.
 
     Warns:
         TrainingWarning: fewer than 32 or more than 256 rows in a batch, processes that are not synchronised, masks with
             a value such as 255 that usually marks pixels without a class, or a table's column of names or ids.
+        WeightsWarning: what was chosen, converted or left out of a file of weights.
     """
     check(PATH, out=out)
     check(FLAG, resume=resume)
@@ -237,6 +264,13 @@ def train(
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
     check_optional(NUMBER, weight_decay=weight_decay, label_smoothing=label_smoothing, clip_norm=clip_norm)
+    check(FLAG, partial=partial)
+    check_optional(FLAG, sync_bn=sync_bn)
+    check_optional(PATH, weights=weights)
+    check_optional(TEXT, weights_key=weights_key, strip_prefix=strip_prefix)
+    check_optional(PATTERNS, freeze=freeze)
+    check_optional(INTEGER, freeze_epochs=freeze_epochs)
+    check_optional(NUMBER, layer_decay=layer_decay)
     require_packages(*PACKAGES, extra="train", needed_for="normfold train")
     from normfold.models.training.resume import read_progress
     from normfold.models.training.run_folder import check_no_run
@@ -282,13 +316,20 @@ def train(
         "freeze_bn": freeze_bn,
         "precision": precision,
         "seed": seed,
+        "freeze": (freeze,) if isinstance(freeze, str) else None if freeze is None else tuple(freeze),
+        "freeze_epochs": freeze_epochs,
+        "layer_decay": layer_decay,
+        "sync_bn": sync_bn,
         "loss": loss,
         "metric": _names(metric),
         "class_weights": class_weights,
         "sampler": sampler,
         "threshold": threshold,
     }
-    config, dataset = _make_config(arch, arguments, _only_given(of_data), _only_given(of_training), recorded, workers)
+    initial = _initial_weights(weights, weights_key, strip_prefix, partial, recorded)
+    config, dataset = _make_config(
+        arch, arguments, _only_given(of_data), _only_given(of_training), recorded, initial, workers
+    )
     callback = _make_callback(progress)
     with getattr(callback, "bar", nullcontext()):
         found = fit(config, dataset, folder, resume=resume, callback=callback)
@@ -301,6 +342,7 @@ def _make_config(
     of_data: dict[str, Any],
     of_training: dict[str, Any],
     recorded: RunConfig | None,
+    initial: InitialWeights | None,
     workers: int | None,
 ) -> tuple[RunConfig, Dataset]:
     """Lay what was given over the defaults, or over the settings of the run to be resumed."""
@@ -316,6 +358,8 @@ def _make_config(
     if recorded is not None:
         name, options = recorded.architecture.name, recorded.architecture.options
         before = recorded.model_dump(include={"data", "train"})
+    elif initial is not None and arch is None and Path(initial.path).is_dir():
+        name, options = _architecture_of(Path(initial.path), name, options)
     name = arch or name
     if arguments:
         options = dict(arguments) if isinstance(arguments, Mapping) else parse_options(arguments)
@@ -326,7 +370,32 @@ def _make_config(
     except ValidationError as error:
         raise ArgumentError(_sentence(error)) from None
     dataset = load_dataset(data_config, workers)
-    return make_run_config(name, options, data_config, dataset, train_config), dataset
+    return make_run_config(name, options, data_config, dataset, train_config, initial), dataset
+
+
+def _initial_weights(
+    weights: AnyPath | None, key: str | None, prefix: str | None, partial: bool, recorded: RunConfig | None
+) -> InitialWeights | None:
+    """Return what is recorded of the weights to start from: as given, or those of the run to be resumed."""
+    from normfold.models.fine_tuning.initial_weights import describe_weights
+    from normfold.models.weight_files.load import WeightsFile
+
+    if weights is not None:
+        return describe_weights(WeightsFile(Path(weights), key, prefix, partial))
+    for name, given in (("weights_key", key), ("strip_prefix", prefix), ("partial", partial or None)):
+        if given is not None:
+            raise ArgumentError(f"`{name}` is for `weights`, and none are given.")
+    return None if recorded is None else recorded.initial_weights
+
+
+def _architecture_of(folder: Path, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return name and options of a run folder's architecture, or those given if the folder is none."""
+    from normfold.models.training.checkpoint import CONFIG_NAME, load_config
+
+    if not (folder / CONFIG_NAME).is_file():
+        return name, options
+    architecture = load_config(folder).architecture
+    return architecture.name, architecture.options
 
 
 def _make_callback(progress: Progress) -> Any:

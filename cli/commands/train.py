@@ -20,8 +20,7 @@ from normfold.display.terminal.train_progress import is_main_process, metric_nam
 if TYPE_CHECKING:
     from normfold import TrainResult
 
-DATA, TRAINING = "Data", "Training"
-TASK = "Task"
+DATA, TRAINING, FINE_TUNING, TASK = "Data", "Training", "Fine-tuning", "Task"
 TABLES = "Tables (csv:PATH, parquet:PATH)"
 
 
@@ -130,6 +129,61 @@ def train(
             help="Seed of initial weights, order of rows and dropout.", show_default="0", rich_help_panel=TRAINING
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from these weights: safetensors, a state dict, a checkpoint, or a run folder.",
+            metavar="FILE",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY", rich_help_panel=FINE_TUNING
+        ),
+    ] = None,
+    strip_prefix: Annotated[
+        str | None,
+        typer.Option(help="Before the network's names in --weights.", metavar="PREFIX", rich_help_panel=FINE_TUNING),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Load of --weights what fits.", rich_help_panel=FINE_TUNING)
+    ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Names of parameters or layers that are not trained, such as 'stem*'; BatchNorm among them keeps its "
+            "statistics. Repeatable.",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Train what is frozen after this number of epochs; alone, it freezes all but a new head.",
+            show_default="never",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of each layer as a fraction of the next one's, such as 0.8.",
+            show_default="1",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-bn/--no-sync-bn",
+            help="BatchNorm's statistics over the rows of all processes.",
+            show_default="on GPUs",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -234,7 +288,9 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
+    ] = False,
     drop: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Column that is left out; repeatable.", rich_help_panel=TABLES),
@@ -300,6 +356,14 @@ def train(
                 freeze_bn=freeze_bn,
                 precision=precision,
                 seed=seed,
+                weights=weights,
+                weights_key=weights_key,
+                strip_prefix=strip_prefix,
+                partial=partial,
+                freeze=freeze or None,
+                freeze_epochs=freeze_epochs,
+                layer_decay=layer_decay,
+                sync_bn=sync_bn,
                 task=task,
                 unit=unit or None,
                 threshold=threshold,
@@ -402,7 +466,7 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
                 "seconds": round(result.seconds, 3),
                 "checkpoint": str(result.folder),
                 "arch": result.config.architecture.name,
-                "data": result.config.card.origin.partition(" trained on ")[2],
+                "data": result.config.title.partition(" trained on ")[2],
             }
         )
         return

@@ -53,6 +53,9 @@ def make_line_callback(progress: Callable[[str], None]) -> Any:
         def __init__(self) -> None:
             self.epochs = 0
 
+        def on_note(self, sentence: str) -> None:
+            progress(sentence)
+
         def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:  # noqa: ARG002 -- the base's
             self.epochs = epochs
 
@@ -83,6 +86,9 @@ def make_bar_callback() -> Any:
             )
             self.task: TaskID | None = None
             self.epochs = 0
+
+        def on_note(self, sentence: str) -> None:
+            err.print(sentence, markup=False, highlight=False)
 
         def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
             self.epochs = epochs

@@ -17,11 +17,11 @@ from normfold.contract.audit.findings import StatisticsDifference
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
 from normfold.contract.task import METRIC_NAMES
-from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import Dataset, load_dataset
 from normfold.models.data.loading.rows import rows_of
 from normfold.models.data.splits import IndexArray
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
+from normfold.models.statistics.recalibrate import recalibrate
 from normfold.models.tasks.task import Result, Task
 from normfold.models.training.checkpoint import DATA_FIELDS, Checkpoint, RunConfig, load_checkpoint, make_card
 from normfold.models.training.evaluate import evaluate_rows, task_of_run

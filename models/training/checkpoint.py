@@ -5,6 +5,7 @@
     metrics.jsonl           metrics, one line per epoch
     curves.png              plot of loss and metric
     confusion.png           for classes: rows of the test split by true and predicted class
+    epochs/                 best epochs, by choice (see outputs/kept_epochs.py)
     resume/                 state after the last epoch (see resume.py)
 
 The weights are written before the config, each file atomically.
@@ -31,11 +32,11 @@ from normfold.contract.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Ta
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
+from normfold.models.fine_tuning.initial_weights import STARTING, InitialWeights
 from normfold.models.training.config import TrainConfig
-from normfold.models.weight_files.load import assign_weights
+from normfold.models.weight_files.load import WEIGHTS_NAME, assign_weights
 from normfold.models.weight_files.safetensors_file import read_safetensors
 
-WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
 SCHEMA_VERSION = 1
 
@@ -63,7 +64,16 @@ class RunConfig(BaseModel):
     frozen_batchnorms: tuple[str, ...] = Field(
         default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
     )
+    averaged: bool = Field(default=False, description="The weights are an exponential moving average.")
+    initial_weights: InitialWeights | None = Field(
+        default=None, description="File that the run started from; null: from random weights, or the factory's own."
+    )
     versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
+
+    @property
+    def title(self) -> str:
+        """Architecture and data set, in words."""
+        return self.card.origin.partition(STARTING)[0]
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,12 @@ class Checkpoint:
 
 
 def make_run_config(
-    name: str, options: dict[str, Any], data: DataConfig, dataset: Dataset, train: TrainConfig
+    name: str,
+    options: dict[str, Any],
+    data: DataConfig,
+    dataset: Dataset,
+    train: TrainConfig,
+    initial_weights: InitialWeights | None = None,
 ) -> RunConfig:
     """Return the config of a new run, with input shape, classes and source card of the data set.
 
@@ -85,6 +100,7 @@ def make_run_config(
         data: configuration of `dataset`.
         dataset: from `load_dataset(data)`.
         train: training settings.
+        initial_weights: file to start from, from `describe_weights`.
 
     Raises:
         DataError: a setting is not for the task; or the data source, or an option, cannot be written as JSON.
@@ -95,7 +111,14 @@ def make_run_config(
         ),
         data=data,
         train=train,
-        card=make_card(dataset, data, train, origin=f"{name} trained on {dataset.name}"),
+        card=make_card(
+            dataset,
+            data,
+            train,
+            origin=f"{name} trained on {dataset.name}"
+            + ("" if initial_weights is None else STARTING + initial_weights.in_words),
+        ).model_copy(update={"initial_weights": None if initial_weights is None else initial_weights.record}),
+        initial_weights=initial_weights,
         versions=current_versions(),
     )
     try:

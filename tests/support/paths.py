@@ -19,8 +19,8 @@ LAYERS = {
         *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
     "models": (
-        *("errors", "user_code", "frozen", "weight_files", "architectures", "data", "tasks"),
-        *("training", "batchnorm", "onnx", "study"),
+        *("errors", "user_code", "frozen", "weight_files", "fine_tuning", "architectures", "statistics", "data"),
+        *("tasks", "training", "batchnorm", "onnx", "study"),
     ),
     "service": (
         *("errors", "rollout_options", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),

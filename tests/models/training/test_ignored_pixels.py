@@ -86,7 +86,7 @@ def test_epoch_is_that_of_the_pixels_with_a_class(smoothing: float) -> None:
     accelerator = make_accelerator(settings)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("normfold.models.training.train.one_cycle", lambda *_: 0.1)
+        patch.setattr("normfold.models.training.train.learning_rate", lambda *_: 0.1)
         found = train_one_epoch(
             network, HeldRows(x, y), BATCHES, optimizer, settings, 1, accelerator, Segmentation(smoothing)
         )

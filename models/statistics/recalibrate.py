@@ -30,8 +30,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.audit.findings import StatisticsDifference
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.models.batchnorm.hooks import has_running_statistics, input_hooks, named_batchnorms
 from normfold.models.errors import StatisticsError, VaryingCallsError
+from normfold.models.statistics.hooks import has_running_statistics, input_hooks, named_batchnorms
 
 MAX_VALUES = 2**25
 """Maximum number of values that the widest layer gets at a time, 256 MiB in float64; it does not change the result."""

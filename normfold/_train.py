@@ -148,6 +148,8 @@ def train(
     test_data: str | None = None,
     group_column: str | None = None,
     time_column: str | None = None,
+    augment: Sequence[str] | None = None,
+    mixup: float | None = None,
     resume: bool = False,
     drop: Sequence[str] | None = None,
     category: Sequence[str] | None = None,
@@ -220,6 +222,8 @@ def train(
         test_data: the test split, as `data`. Default a fraction of `data`.
         group_column: column of a table whose rows of one value stay in one split; it is no input.
         time_column: column of a table whose latest rows are tested; it is no input.
+        augment: random changes of training images, in order: flip, crop, colour, randaugment. Default none.
+        mixup: alpha of mixup, which mixes samples of a batch: 0.2 mixes little, 1 evenly. Default 0, not at all.
         resume: continue after the last completed epoch of the run in `out`.
         drop: columns of a table that are left out.
         category: columns of a table whose numbers or dates are categories, as texts are.
@@ -254,12 +258,12 @@ def train(
     check_optional(TEXT, arch=arch, optimizer=optimizer, precision=precision, task=task, loss=loss, sampler=sampler)
     check_optional(TEXT_OR_NAMES, label_column=label_column, unit=unit, metric=metric)
     check_optional(WEIGHTS, class_weights=class_weights)
-    check_optional(NUMBER, threshold=threshold)
+    check_optional(NUMBER, mixup=mixup, threshold=threshold)
     check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
     check_optional(DATA, data=data, validation_data=validation_data, test_data=test_data)
     check_optional(TEXT, missing=missing, group_column=group_column, time_column=time_column)
-    check_optional(NAMES, drop=drop, category=category, missing_value=missing_value)
+    check_optional(NAMES, augment=augment, drop=drop, category=category, missing_value=missing_value)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
     check_optional(NUMBER, validation_fraction=validation_fraction, test_fraction=test_fraction, lr=lr)
@@ -325,6 +329,8 @@ def train(
         "class_weights": class_weights,
         "sampler": sampler,
         "threshold": threshold,
+        "augment": None if augment is None else tuple(augment),
+        "mixup": mixup,
     }
     initial = _initial_weights(weights, weights_key, strip_prefix, partial, recorded)
     config, dataset = _make_config(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DATA, TRAINING, FINE_TUNING, TASK = "Data", "Training", "Fine-tuning", "Task"
 TABLES = "Tables (csv:PATH, parquet:PATH)"
+AUGMENTATION = "Augmentation"
 
 
 def train(
@@ -288,6 +289,24 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Random changes of training images: flip, crop, colour, randaugment, by commas.",
+            show_default="none",
+            rich_help_panel=AUGMENTATION,
+        ),
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ALPHA",
+            help="Mix samples of a batch: 0.2 mixes little, 1 evenly.",
+            show_default="0, not at all",
+            rich_help_panel=AUGMENTATION,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
     ] = False,
@@ -378,6 +397,8 @@ def train(
                 test_data=test_data,
                 group_column=group_column,
                 time_column=time_column,
+                augment=None if augment is None else [name.strip() for name in augment.split(",")],
+                mixup=mixup,
                 resume=resume,
                 drop=drop or None,
                 category=category or None,

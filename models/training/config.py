@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from normfold.models.data.augmentation.names import AugmentationName
 from normfold.models.errors import TrainingWarning
 
 STATE_PATH = Path("resume") / "state.safetensors"
@@ -135,6 +136,13 @@ class TrainConfig(BaseModel):
     )
     threshold: float | None = Field(
         default=None, gt=0, lt=1, description="For multi-label: probability from which a label is given; null is 0.5."
+    )
+
+    augment: tuple[AugmentationName, ...] = Field(
+        default=(), description="Random changes of training images, in order: flip, crop, colour, randaugment."
+    )
+    mixup: float = Field(
+        default=0.0, ge=0, le=100, description="Alpha of mixup, which mixes samples of a batch; 0: none."
     )
 
     @property

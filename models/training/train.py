@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from normfold.models.data.augmentation.choose import NO_AUGMENTATION, Augmentation, make_augmentation
 from normfold.models.data.batches import epoch_batches, seed_everything
 from normfold.models.data.data import Dataset
 from normfold.models.data.loading.rows import Rows, rows_of
@@ -137,6 +138,14 @@ def _fit(
     validation_rows = rows_of(dataset, dataset.splits.validation, accelerator.device)
     task = task_of_run(dataset, settings)
     weights = row_weights(dataset, settings.sampler)
+    augmentation = make_augmentation(
+        settings.augment,
+        settings.mixup,
+        dataset.preprocessing,
+        source=dataset.name,
+        seed=settings.seed,
+        process=process,
+    )
     run = begin_run(config, settings, task, dataset.target_shape, folder, resume, accelerator)
 
     def batches_of(epoch: int) -> list[IndexArray]:
@@ -173,6 +182,7 @@ def _fit(
             frozen=run.frozen,
             schedule=run.progress.schedule,
             averaged=run.averaged,
+            augmentation=augmentation,
         )
         validation = broadcast_result(evaluate_rows(run.network, validation_rows, task))
         for loss in (train.loss, validation.loss):
@@ -205,6 +215,7 @@ def train_one_epoch(
     frozen: Sequence[nn.Module] = (),
     schedule: ScheduleStart = ScheduleStart(),  # noqa: B008 -- it is frozen
     averaged: AveragedWeights | None = None,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Result:
     """Train for one epoch, in train mode.
 
@@ -222,6 +233,7 @@ def train_one_epoch(
         frozen: layers of the network that stay in eval mode.
         schedule: where the learning rate's schedule began.
         averaged: moving average of the weights, which takes those after each step.
+        augmentation: changes of the batches.
 
     Returns:
         The task's means over all rows, each at the step in which it was trained on.
@@ -230,14 +242,16 @@ def train_one_epoch(
     steps_per_epoch = count_steps(len(batches), settings.accumulate)
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # the task's sums
     parts = micro_batches(batches, settings.accumulate)
-    for part, (xb, yb) in zip(parts, data.batches(batches), strict=True):  # (B, *input_shape), (B, *target_shape)
+    read = data.batches(batches, augmentation.of_epoch(epoch))
+    for index, (part, (xb, yb)) in enumerate(zip(parts, read, strict=True)):  # (B, *input_shape), (B, *target_shape)
         if part.is_first:
             step, steps = schedule.position(epoch, part.step, steps_per_epoch, settings.epochs)
             set_learning_rate(optimizer, learning_rate(step, steps, settings))
             optimizer.zero_grad(set_to_none=True)
         with nullcontext() if part.is_last else accelerator.no_sync(network):  # processes add gradients once a step
-            outputs = network(xb)  # (B, *output_shape)
-            loss = task.loss(outputs, yb)  # ()
+            mixed = augmentation.mix(xb, epoch, index)
+            outputs = network(xb if mixed is None else mixed.samples(xb))  # (B, *output_shape)
+            loss = task.loss(outputs, yb) if mixed is None else mixed.loss(task.loss, outputs, yb)  # ()
             accelerator.backward(loss if part.share == 1 else loss * part.share)
         if part.is_last:
             if settings.clip_norm is not None:

@@ -8,10 +8,11 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from normfold.contract.errors import SetupError
+from normfold.contract.errors import MissingPackageError
 from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
-from normfold.models.data.augmentation.images import AugmentationName, EpochAugmentation, make_transforms
+from normfold.models.data.augmentation.images import EpochAugmentation, make_transforms
 from normfold.models.data.augmentation.mixup import Mixed, draw_mixed
+from normfold.models.data.augmentation.names import AugmentationName
 from normfold.models.errors import DataError
 
 BatchChange = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -22,11 +23,11 @@ BatchChange = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 class Augmentation:
     """Changes of training batches; validation and test rows, and those of recalibration, never change."""
 
-    names: tuple[AugmentationName, ...]
-    mixup: float
-    preprocessing: Preprocessing
-    seed: int
-    process: int
+    names: tuple[AugmentationName, ...] = ()
+    mixup: float = 0.0
+    preprocessing: Preprocessing | None = None
+    seed: int = 0
+    process: int = 0
 
     def of_epoch(self, epoch: int) -> BatchChange | None:
         """Return the changes of images of an epoch; None if there are none."""
@@ -41,20 +42,39 @@ class Augmentation:
         return draw_mixed(self.mixup, len(x), x.device, seed=self.seed, epoch=epoch, step=step, process=self.process)
 
 
-def check_augmentation(names: tuple[AugmentationName, ...], preprocessing: Preprocessing, source: str) -> None:
-    """Check that changes of images are for images, that there is the package for them, and import it.
+NO_AUGMENTATION = Augmentation()
+
+
+def make_augmentation(
+    names: tuple[AugmentationName, ...],
+    mixup: float,
+    preprocessing: Preprocessing,
+    *,
+    source: str,
+    seed: int,
+    process: int,
+) -> Augmentation:
+    """Return the changes of training batches, with their package imported.
 
     It is imported here, once, so that worker processes have it when they start.
 
+    Args:
+        names: of changes of images, in order.
+        mixup: alpha of `draw_mixed`; 0 for none.
+        preprocessing: of the samples.
+        source: of the data, for the error.
+        seed: of the run.
+        process: index of this process.
+
     Raises:
-        DataError: the samples are no images, or too small to be cropped.
-        SetupError: kornia is not installed.
+        DataError: the samples are no images.
+        MissingPackageError: kornia is not installed.
     """
-    if not names:
-        return
-    if not isinstance(preprocessing, ImagePreprocessing):
-        raise DataError(f"`augment` is for images; {source!r} has samples of another kind.")
-    if find_spec("kornia") is None:
-        raise SetupError("`augment` needs kornia: pip install 'normfold[augment]'.")
-    channels = 3 if "randaugment" in names else preprocessing.channels
-    make_transforms(names, channels, preprocessing.height, preprocessing.width)
+    if names:
+        if not isinstance(preprocessing, ImagePreprocessing):
+            raise DataError(f"`augment` is for images; {source!r} has samples of another kind.")
+        if find_spec("kornia") is None:
+            raise MissingPackageError("kornia", "augment", "`augment`")
+        channels = 3 if "randaugment" in names else preprocessing.channels
+        make_transforms(names, channels, preprocessing.height, preprocessing.width)
+    return Augmentation(names, mixup, preprocessing, seed, process)

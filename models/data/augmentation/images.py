@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,11 +23,10 @@ from torch import Tensor
 
 from normfold.contract.preprocess import ImagePreprocessing
 from normfold.contract.source_card import IGNORED
+from normfold.models.data.augmentation.names import AugmentationName
 
 if TYPE_CHECKING:
     from kornia.augmentation import AugmentationSequential
-
-AugmentationName = Literal["flip", "crop", "colour", "randaugment"]
 
 BORDER_DIVISOR = 8
 """Height and width divided by the border around a cropped image: 4 pixels of 32, as He et al. 2016, section 4.2."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from normfold.contract.arrays import Array, Float32Array
+from normfold.models.data.augmentation.choose import BatchChange
 from normfold.models.data.data import Dataset
 from normfold.models.data.image_files.decoded import DecodedImages
 from normfold.models.data.loading.parallel import map_in_order
@@ -24,11 +25,14 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]:
         """(N, *input_shape)."""
 
-    def batches(self, places: Sequence[IndexArray]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, places: Sequence[IndexArray], change: BatchChange | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield samples and targets of each batch, on the device.
 
         Args:
             places: of the rows of each batch, from 0 to N - 1.
+            change: of the batches; None leaves them as they are.
         """
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -49,11 +53,14 @@ class HeldRows:
         """(N, *input_shape)."""
         return tuple(self.x.shape)
 
-    def batches(self, places: Sequence[IndexArray]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, places: Sequence[IndexArray], change: BatchChange | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield samples and targets of each batch."""
-        for batch in places:
+        for step, batch in enumerate(places):
             selected = torch.from_numpy(batch).to(self.x.device)  # (B,)
-            yield self.x[selected], self.y[selected]
+            x, y = self.x[selected], self.y[selected]
+            yield (x, y) if change is None else change(step, x, y)
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield samples and targets of all rows in order."""
@@ -73,10 +80,12 @@ class FileRows:
         """(N, *input_shape)."""
         return (len(self.rows), *self.dataset.input_shape)
 
-    def batches(self, places: Sequence[IndexArray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield samples and targets of each batch."""
-        read: Callable[[IndexArray], tuple[Float32Array, Array]] = _Read(self.dataset)
-        rows = [self.rows[batch] for batch in places]
+    def batches(
+        self, places: Sequence[IndexArray], change: BatchChange | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield samples and targets of each batch; the workers make the changes too."""
+        read: Callable[[tuple[int, IndexArray]], tuple[Float32Array, Array]] = _Read(self.dataset, change)
+        rows = [(step, self.rows[batch]) for step, batch in enumerate(places)]
         for x, y in map_in_order(read, rows, self.dataset.workers):
             yield torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
 
@@ -97,8 +106,13 @@ def rows_of(dataset: Dataset, rows: IndexArray, device: torch.device) -> HeldRow
 class _Read:
     """Reads one batch; a class, so that it can be sent to another process."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, change: BatchChange | None) -> None:
+        self._dataset, self._change = dataset, change
 
-    def __call__(self, rows: IndexArray) -> tuple[Float32Array, Array]:
-        return self._dataset.tensors(rows), self._dataset.targets(rows)
+    def __call__(self, item: tuple[int, IndexArray]) -> tuple[Float32Array, Array]:
+        step, rows = item
+        x, y = self._dataset.tensors(rows), self._dataset.targets(rows)
+        if self._change is None:
+            return x, y
+        changed, targets = self._change(step, torch.from_numpy(x), torch.from_numpy(y))
+        return changed.numpy(), targets.numpy()

@@ -14,6 +14,7 @@ from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.models.batchnorm.audit import Subject
 from normfold.models.batchnorm.recalibrate_run import load_training_data
 from normfold.models.data.data import DataConfig, Dataset, load_dataset
+from normfold.models.data.loading.rows import rows_in_memory
 from normfold.models.errors import DataError, TrainingWarning
 from normfold.models.training.checkpoint import RunConfig, load_checkpoint
 
@@ -43,7 +44,7 @@ def subject_of_run(folder: Path, data: str | None) -> tuple[Subject, str | None]
     else:
         try:
             dataset = load_training_data(config)
-            rows = torch.from_numpy(dataset.tensors(dataset.splits.train))
+            rows = torch.from_numpy(dataset.tensors(rows_in_memory(dataset, dataset.splits.train)))
         except DataError as error:
             no_rows_reason = str(error)
     batch_rows = None if config.train is None else config.train.batch_size
@@ -61,7 +62,11 @@ def subject_of_network(network: nn.Module, input_shape: tuple[int, ...], dataset
         input_shape: shape of one sample, without the batch axis.
         dataset: standardised data, or None.
     """
-    rows = None if dataset is None else torch.from_numpy(dataset.tensors(np.arange(len(dataset.x))))
+    rows = (
+        None
+        if dataset is None
+        else torch.from_numpy(dataset.tensors(rows_in_memory(dataset, np.arange(len(dataset.x)))))
+    )
     return Subject(network, _example(rows, input_shape), rows)
 
 
@@ -89,7 +94,7 @@ def _given_rows(config: RunConfig, source: str) -> Float32Array:
         )
     if config.card.preprocessing is not None:
         dataset = dataset.with_preprocessing(config.card.preprocessing)
-    return dataset.tensors(np.arange(len(dataset.x)))
+    return dataset.tensors(rows_in_memory(dataset, np.arange(len(dataset.x))))
 
 
 def _load(config: DataConfig) -> Dataset:

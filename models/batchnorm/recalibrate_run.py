@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.audit.findings import StatisticsDifference
@@ -18,8 +18,7 @@ from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.source_card import LayerStatisticsChange, RunningStatistics
 from normfold.contract.task import METRIC_NAMES
 from normfold.models.data.data import Dataset, load_dataset
-from normfold.models.data.loading.rows import rows_of
-from normfold.models.data.splits import IndexArray
+from normfold.models.data.loading.rows import FileRows, rows_of
 from normfold.models.errors import DataError, StatisticsError, TrainingWarning
 from normfold.models.statistics.recalibrate import recalibrate
 from normfold.models.tasks.task import Result, Task
@@ -64,7 +63,8 @@ def recalibrate_run(folder: Path, progress: ProgressCallback = ignore_progress) 
     try:
         dataset = load_training_data(trained.config)
         network = copy.deepcopy(trained.network)
-        x = tensors_of(dataset, dataset.splits.train)
+        rows = rows_of(dataset, dataset.splits.train, torch.device("cpu"))
+        x = rows if isinstance(rows, FileRows) else rows.x
         differences = recalibrate(network, x, progress, trained.config.frozen_batchnorms)
     except (DataError, StatisticsError) as error:
         return RecalibratedRun(trained, None, str(error).rstrip("."))
@@ -107,11 +107,6 @@ def load_training_data(config: RunConfig) -> Dataset:
     if any(getattr(card, field) != getattr(config.card, field) for field in DATA_FIELDS):
         raise DataError(f"The data {config.data.source!r} have changed since the training.")
     return dataset
-
-
-def tensors_of(dataset: Dataset, rows: IndexArray) -> Tensor:
-    """Return the network's inputs for some rows of a data set: (len(rows), *input_shape), float32."""
-    return torch.from_numpy(dataset.tensors(rows))
 
 
 def _evaluate(network: nn.Module, dataset: Dataset, task: Task) -> dict[str, Result]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from normfold.contract.manifest import read_manifest
+from normfold.models.data.image_files.decoded import DecodedImages
 from normfold.service.app import create_app
 from normfold.service.settings import Settings
 from tests.support.command import RunCommand, in_one_line
@@ -73,9 +74,42 @@ def test_training_from_files_ends_with_the_same_weights_for_any_number_of_worker
     weights = {}
     for workers in ("0", "2"):
         run = TRAIN.replace("--out run", f"--out run{workers} --from-files --workers {workers}")
-        code, _, err = normfold(*run.split(), "--epochs", "2", "--batch-size", "32")
+        changes = ("--augment", "crop,flip,colour", "--mixup", "0.2")
+        code, _, err = normfold(*run.split(), "--epochs", "2", "--batch-size", "32", *changes)
         assert code == 0, err
         weights[workers] = (tmp_path / f"run{workers}/weights.safetensors").read_bytes()
     assert weights["0"] == weights["2"]
     code, _, err = normfold("export", "run2", "--name", "street")
-    assert (code, "has changed" in err) == (0, False)
+    assert code == 0, err
+    card = read_manifest(tmp_path / "model_repository/street/1/manifest.json").card
+    assert card.running_statistics is not None  # read from the files again, without changes
+    assert card.running_statistics.samples == 42
+
+
+@pytest.mark.slow
+def test_interrupted_training_from_files_ends_with_the_same_weights(
+    normfold: RunCommand, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert street.is_dir()
+    files = "--from-files --workers 1 --epochs 3 --batch-size 32 --augment crop,flip"
+    assert normfold(*TRAIN.split(), *files.split())[0] == 0
+    decode, calls = DecodedImages.__getitem__, 0
+
+    def interrupted(self: DecodedImages, rows: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # in the second epoch
+            raise KeyboardInterrupt
+        return decode(self, rows)
+
+    monkeypatch.setattr(DecodedImages, "__getitem__", interrupted)
+    again = TRAIN.replace("--out run", "--out again").split()
+    code, _, err = normfold(*again, *files.replace("--workers 1", "--workers 0").split())
+    assert (code, "resume after the last finished epoch" in in_one_line(err)) == (130, True), err
+    assert len((tmp_path / "again/metrics.jsonl").read_text().splitlines()) == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = normfold("train", "--out", "again", "--resume")
+    assert code == 0, err
+    written = [(tmp_path / run / "weights.safetensors").read_bytes() for run in ("run", "again")]
+    assert written[0] == written[1]

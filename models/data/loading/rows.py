@@ -14,6 +14,7 @@ from normfold.contract.arrays import Array, Float32Array
 from normfold.models.data.augmentation.choose import BatchChange
 from normfold.models.data.data import Dataset
 from normfold.models.data.image_files.decoded import DecodedImages
+from normfold.models.data.image_files.memory import MAX_HELD_BYTES
 from normfold.models.data.loading.parallel import map_in_order
 from normfold.models.data.splits import IndexArray
 
@@ -80,6 +81,13 @@ class FileRows:
         """(N, *input_shape)."""
         return (len(self.rows), *self.dataset.input_shape)
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def inputs(self, size: int) -> Iterator[Tensor]:
+        """Yield samples of all rows in order, at most `size` at a time."""
+        return (x for x, _ in self.chunks(size))
+
     def batches(
         self, places: Sequence[IndexArray], change: BatchChange | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -101,6 +109,19 @@ def rows_of(dataset: Dataset, rows: IndexArray, device: torch.device) -> HeldRow
         return FileRows(dataset, rows, device)
     x, y = torch.from_numpy(dataset.tensors(rows)), torch.from_numpy(dataset.targets(rows))
     return HeldRows(x.to(device), y.to(device))
+
+
+def rows_in_memory(dataset: Dataset, rows: IndexArray) -> IndexArray:
+    """Return rows whose samples may be in memory together: all of them, or as many of images in files, evenly spaced.
+
+    Args:
+        dataset: any.
+        rows: ascending.
+    """
+    if not isinstance(dataset.x, DecodedImages):
+        return rows
+    count = max(1, MAX_HELD_BYTES * len(dataset.x) // max(1, dataset.x.nbytes))
+    return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
 
 
 class _Read:

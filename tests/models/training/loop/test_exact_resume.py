@@ -34,6 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
         {"ema": 0.9, "lr": 0.05},
         {"keep": 2},
         {"channels_last": True},
+        {"augment": ("flip", "crop"), "mixup": 0.3},
         {"ema": 0.9, "accumulate": 2, "keep": 2, "schedule": "cosine", "channels_last": True, "freeze_bn": "*"},
     ],
     ids=lambda settings: "-".join(settings),

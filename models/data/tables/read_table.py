@@ -77,9 +77,9 @@ def read_table(path: Path, kind: str, options: TableOptions) -> tuple[Table, Arr
             raise DataError(_no_column(file, column))
     groups = None if options.group_column is None else read_groups(file, options.group_column)
     times = None if options.time_column is None else read_times(file, options.time_column)
-    for column in options.split_columns:
-        if column in labels:
-            raise DataError(f"Column {column!r} of {str(path)!r} is a label column; splits cannot follow it.")
+    for name in options.split_columns:
+        if name in labels:
+            raise DataError(f"Column {name!r} of {str(path)!r} is a label column; splits cannot follow it.")
     left_out = (*dict.fromkeys((*labels, *options.drop, *options.split_columns)),)
     chosen = [index for index, name in enumerate(file.names) if name not in left_out]
     if not chosen:

@@ -58,8 +58,8 @@ class DataConfig(BaseModel):
         default=None,
         description="classification, segmentation, regression or multi-label; null: by the labels.",
     )
-    unit: tuple[str, ...] = Field(
-        default=(), description="Unit of each value to predict, or one for all of them; empty: not known."
+    unit: tuple[str, ...] | None = Field(
+        default=None, description="Unit of each value to predict, or one for all of them; null: not known."
     )
     image_size: tuple[int, int] | None = Field(
         default=None, description="Height and width of the images of a folder, in pixels."
@@ -228,7 +228,7 @@ def _read(config: DataConfig, workers: int) -> RawData:
 def _split(raw: RawData, config: DataConfig) -> Splits:
     fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
     if isinstance(raw.y, np.ndarray) and raw.y.ndim == 1:
-        return split_by_class(raw.y, raw.labels, seed=config.split_seed, **fractions)
+        return split_by_class(raw.y.astype(np.int64, copy=False), raw.labels, seed=config.split_seed, **fractions)
     class_names = raw.labels if task_of(raw.y) == "segmentation" else None
     return split_rows(len(raw.y), class_names, seed=config.split_seed, **fractions)
 

@@ -6,6 +6,7 @@ the manifest records the parameters of both:
     decode       image file or nested lists  ->  array of one sample, in raw units
     standardise  raw units                   ->  (raw / value_max - mean) / std     (images)
                                                  (raw - mean) / std                 (rows, sequences)
+                                                 see contract.tables.columns        (rows with texts or missing values)
 
 Mean and standard deviation are those of the training split.
 """
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from normfold.contract.arrays import Array, Float32Array, Float64Array
 from normfold.contract.errors import RawInputError
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS, decode_planes
+from normfold.contract.tables.preprocessing import TablePreprocessing
 
 
 class ImagePreprocessing(BaseModel):
@@ -239,7 +241,9 @@ class SequencePreprocessing(BaseModel):
         return ((np.asarray(raw, np.float64) - mean) / std).astype(np.float32)
 
 
-Preprocessing = Annotated[ImagePreprocessing | RowPreprocessing | SequencePreprocessing, Field(discriminator="kind")]
+Preprocessing = Annotated[
+    ImagePreprocessing | RowPreprocessing | TablePreprocessing | SequencePreprocessing, Field(discriminator="kind")
+]
 
 
 def _in_order(instance: Any, names: tuple[str, ...], kind: str, parts: str) -> Any:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from normfold.contract.preprocess import Preprocessing, SequencePreprocessing
 from normfold.contract.record import Record, read_json_object, validate_record
+from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.contract.task import OutputTask
 
 IGNORED = -100
@@ -84,7 +85,7 @@ class SourceCard(Record):
     @property
     def schema_version(self) -> int:
         """The oldest schema version of a manifest that can hold this card."""
-        if self.task is not None:
+        if self.task is not None or isinstance(self.preprocessing, TablePreprocessing):
             return 5
         of_3 = isinstance(self.preprocessing, SequencePreprocessing) or self.running_statistics is not None
         return 3 if of_3 else 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DATA, TRAINING = "Data", "Training"
 TASK = "Task"
+TABLES = "Tables (csv:PATH, parquet:PATH)"
 
 
 def train(
@@ -36,7 +37,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits, a file or a folder: npz:PATH, csv:PATH, images:DIR or masks:DIR.",
+            help="digits, a file or a folder: npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR.",
             show_default="digits",
             rich_help_panel=DATA,
         ),
@@ -44,7 +45,7 @@ def train(
     label_column: Annotated[
         list[str] | None,
         typer.Option(
-            help="Label column of csv:PATH; repeatable, or NAME,NAME.", show_default="the last", rich_help_panel=DATA
+            help="Label column of a table; repeatable, or NAME,NAME.", show_default="the last", rich_help_panel=DATA
         ),
     ] = None,
     image_size: Annotated[
@@ -205,7 +206,64 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Validation split, as --data.", show_default="a fraction", rich_help_panel=DATA
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Test split, as --data.", show_default="a fraction", rich_help_panel=DATA),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose rows of one value stay in one split.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose latest rows are tested.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that is left out; repeatable.", rich_help_panel=TABLES),
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column whose numbers or dates are categories, as texts are; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="What missing values become: mean, category (an input that says so) or refuse.",
+            show_default="mean of numbers, category of texts",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing_value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that means a missing value, beside NA, NaN, null, ? and an empty cell; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a batch-normalised network and write its best checkpoint to a run folder.
@@ -252,7 +310,15 @@ def train(
                 layout=layout,
                 in_memory=in_memory,
                 workers=workers,
+                validation_data=validation_data,
+                test_data=test_data,
+                group_column=group_column,
+                time_column=time_column,
                 resume=resume,
+                drop=drop or None,
+                category=category or None,
+                missing=missing,
+                missing_value=missing_value or None,
                 progress=True,
             )
     except KeyboardInterrupt as error:

@@ -115,7 +115,7 @@ def check_same_run(folder: Path, recorded: RunConfig, given: RunConfig) -> None:
     Raises:
         RunFolderError: a setting differs, which is named, or the data have changed.
     """
-    for part in ("architecture", "data", "train"):
+    for part in ("data", "architecture", "train"):
         before, now = getattr(recorded, part), getattr(given, part)
         for field in type(before).model_fields:
             if getattr(before, field) != getattr(now, field):

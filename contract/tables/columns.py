@@ -205,7 +205,7 @@ class CategoryColumn(_Column):
         absent = np.isnan(values)
         if self.missing == "category":
             values = np.where(absent, float(width - 1), values)
-        inputs = (values[..., None] == np.arange(width)).astype(np.float64)
+        inputs: Float64Array = (values[..., None] == np.arange(width)).astype(np.float64)
         if self.missing == "mean":
             inputs = np.where(absent[..., None], np.asarray(self.frequencies), inputs)
         return inputs

@@ -67,7 +67,7 @@ def type_column(file: TableFile, index: int, missing_values: tuple[str, ...], as
     """
     name, cells = file.names[index], file.columns[index]
     present = np.array([not is_missing(cell, missing_values) for cell in cells])
-    rows = np.flatnonzero(present)
+    rows = np.flatnonzero(present).tolist()
     found = [cells[row] for row in rows]
     if not found:
         raise DataError(f"Column {name!r} of {str(file.path)!r} holds no value; leave it out with `drop` {name}.")

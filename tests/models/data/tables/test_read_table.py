@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from normfold.models.data.tables.options import TableOptions
@@ -37,9 +39,6 @@ def values(table: Table, name: str) -> list[Any]:
 
 
 def write_parquet(folder: Path, **columns: Any) -> Path:
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table(columns), folder / "t.parquet")
     return folder / "t.parquet"
 

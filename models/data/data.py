@@ -245,6 +245,8 @@ def read_digits() -> RawData:
 
 def _read(config: DataConfig, workers: int) -> RawData:
     kind, path = find_source(config.source)
+    if kind not in TABLES:
+        _check_no_table_options(config)
     if kind == DIGITS:
         return read_digits()
     if kind == "npz":
@@ -255,6 +257,12 @@ def _read(config: DataConfig, workers: int) -> RawData:
     if kind == "masks":
         return read_masks(path, config.image_size, config.channels, config.ignore_index, workers)
     return read_images(path, config.image_size, config.channels)
+
+
+def _check_no_table_options(config: DataConfig) -> None:
+    for option in ("drop", "category", "missing", "missing_value"):
+        if getattr(config, option):
+            raise DataError(f"`{option}` is for tables, csv:PATH or parquet:PATH; {config.source!r} is none.")
 
 
 def _split(raw: RawData, config: DataConfig) -> Splits:

@@ -80,6 +80,7 @@ class _Measured(_Column):
 
     mean: float = Field(description="Over the training rows with a value.")
     std: float = Field(gt=0, description="Over the training rows with a value.")
+    constant: bool = Field(default=False, description="The training rows hold one value, which is not scaled.")
     missing: Literal["mean", "refuse"] = Field(description="What a missing value becomes: the mean, or an error.")
     indicator: bool = Field(default=False, description="A further input is 1 where the value is missing, otherwise 0.")
 

@@ -133,6 +133,10 @@ def train(
     layout: str | None = None,
     in_memory: bool | None = None,
     workers: int | None = None,
+    validation_data: str | None = None,
+    test_data: str | None = None,
+    group_column: str | None = None,
+    time_column: str | None = None,
     resume: bool = False,
     drop: Sequence[str] | None = None,
     category: Sequence[str] | None = None,
@@ -188,6 +192,10 @@ def train(
             up to 1 GiB are held.
         workers: processes that decode images of a folder; they do not change the result. Default 0 for images in
             memory, otherwise one for each other processor, at most 4.
+        validation_data: the validation split, as `data`. Default a fraction of `data`.
+        test_data: the test split, as `data`. Default a fraction of `data`.
+        group_column: column of a table whose rows of one value stay in one split; it is no input.
+        time_column: column of a table whose latest rows are tested; it is no input.
         resume: continue after the last completed epoch of the run in `out`.
         drop: columns of a table that are left out.
         category: columns of a table whose numbers or dates are categories, as texts are.
@@ -222,8 +230,8 @@ def train(
     check_optional(NUMBER, threshold=threshold)
     check_optional(TEXT, freeze_bn=freeze_bn, layout=layout)
     check_optional(OPTIONS, arguments=arguments)
-    check_optional(DATA, data=data)
-    check_optional(TEXT, missing=missing)
+    check_optional(DATA, data=data, validation_data=validation_data, test_data=test_data)
+    check_optional(TEXT, missing=missing, group_column=group_column, time_column=time_column)
     check_optional(NAMES, drop=drop, category=category, missing_value=missing_value)
     check_optional(INTEGER, channels=channels, split_seed=split_seed, epochs=epochs, batch_size=batch_size)
     check_optional(INTEGER, patience=patience, seed=seed, ignore_index=ignore_index)
@@ -253,6 +261,10 @@ def train(
         "unit": _names(unit),
         "layout": layout,
         "in_memory": in_memory,
+        "validation_data": validation_data,
+        "test_data": test_data,
+        "group_column": group_column,
+        "time_column": time_column,
         "drop": drop,
         "category": category,
         "missing": missing,

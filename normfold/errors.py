@@ -27,6 +27,7 @@ Each carries its facts as attributes, and one sentence that says what is wrong a
     │   │   └── VersionChoiceError          the versions cannot be rolled back to, or deleted
     │   ├── DataError                       a data set cannot be found, read or split
     │   ├── ArchitectureError               unknown network, wrong option, or a factory that fails
+    │   ├── FunctionError                   a loss or metric of your own cannot be found, or fails
     │   ├── RunFolderError                  a run folder exists already, or cannot be resumed
     │   ├── WeightsError                    a file of weights is missing, damaged, or of another network
     │   ├── OnnxExportError                 a torch network cannot be exported to ONNX
@@ -121,6 +122,7 @@ from normfold.export.errors import VersionChoiceError as VersionChoiceError
 from normfold.models.errors import ArchitectureError as ArchitectureError
 from normfold.models.errors import DataError as DataError
 from normfold.models.errors import DivergedError as DivergedError
+from normfold.models.errors import FunctionError as FunctionError
 from normfold.models.errors import NoRunningStatisticsError as NoRunningStatisticsError
 from normfold.models.errors import OnnxExportError as OnnxExportError
 from normfold.models.errors import PrecisionError as PrecisionError

@@ -206,6 +206,34 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Validation split, as --data.", show_default="a fraction", rich_help_panel=DATA
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Test split, as --data.", show_default="a fraction", rich_help_panel=DATA),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose rows of one value stay in one split.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose latest rows are tested.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     drop: Annotated[
         list[str] | None,
@@ -282,6 +310,10 @@ def train(
                 layout=layout,
                 in_memory=in_memory,
                 workers=workers,
+                validation_data=validation_data,
+                test_data=test_data,
+                group_column=group_column,
+                time_column=time_column,
                 resume=resume,
                 drop=drop or None,
                 category=category or None,

@@ -80,7 +80,7 @@ def load_given_data(source: str) -> Dataset:
 def _given_rows(config: RunConfig, source: str) -> Float32Array:
     """Return all rows of other data, read and standardised as the run's own."""
     read_as = config.data or DataConfig()
-    dataset = _load(read_as.model_copy(update={"source": source}))
+    dataset = _load(read_as.model_copy(update={"source": source, "validation_data": None, "test_data": None}))
     is_table = isinstance(config.card.preprocessing, TablePreprocessing)
     if not is_table and dataset.input_shape != config.architecture.input_shape:
         raise DataError(

@@ -37,6 +37,10 @@ class RawData:
     """For images: the raw value of full intensity."""
     background: float = 1.0
     """For images: intensity behind transparent pixels, 0 to 1."""
+    groups: Array | None = None
+    """Group of each row, (N,): rows of one group are in one split."""
+    times: Array | None = None
+    """Time of each row, (N,): the latest rows are tested."""
     table: Table | None = None
     """For rows of a table: its columns, whose values are `x`."""
 
@@ -52,6 +56,8 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
         channels    for sequences: names of the channels
         value_max   optional, for images: value of full intensity; by default 255 for uint8, 65535 for uint16, and the
                     largest value of `x` for other dtypes
+        groups      optional: (N,), group of each sample; rows of one group are in one split
+        times       optional: (N,), time of each sample; the latest are tested
 
     Args:
         path: of the .npz file.
@@ -65,6 +71,7 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
         TrainingWarning: see `read_targets`.
     """
     arrays = _load_arrays(path)
+    groups, times = (_one_a_row(arrays, name, path) for name in ("groups", "times"))
     x, y = _require(arrays, "x", path), _require(arrays, "y", path)
     if x.dtype.kind not in "iuf":
         raise DataError(f"Array 'x' of {str(path)!r} is of dtype {x.dtype}; it must hold real numbers.")
@@ -89,12 +96,12 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
                 f"{str(path)!r} names {len(channels)} channels, so 'x' must be sequences (N, {len(channels)}, length); "
                 f"it is {list(x.shape)}."
             )
-        return RawData(x, numbers, labels, channels=channels)
+        return RawData(x, numbers, labels, channels=channels, groups=groups, times=times)
     if x.ndim == 2:
         columns = _names(arrays, "columns", path) or tuple(f"x{index}" for index in range(x.shape[1]))
         if len(columns) != x.shape[1]:
             raise DataError(f"{str(path)!r} names {len(columns)} columns, but 'x' has {x.shape[1]}.")
-        return RawData(x, numbers, labels, columns=columns)
+        return RawData(x, numbers, labels, columns=columns, groups=groups, times=times)
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4 or x.shape[1] not in (1, 3):
@@ -102,7 +109,25 @@ def read_npz(path: Path, options: TargetOptions = BY_VALUES, layout: Literal["nc
             f"Array 'x' of {str(path)!r} must be images (N, H, W) or (N, C, H, W) with 1 or 3 channels, "
             f"or rows (N, columns); it is {list(arrays['x'].shape)}.{_layout_remedy(x)}"
         )
-    return RawData(x, numbers, labels, value_max=_full_intensity(x, arrays.get("value_max"), path))
+    value_max = _full_intensity(x, arrays.get("value_max"), path)
+    return RawData(x, numbers, labels, value_max=value_max, groups=groups, times=times)
+
+
+def _one_a_row(arrays: dict[str, Array], name: str, path: Path) -> Array | None:
+    """Return an optional array with a value for each sample, none missing."""
+    if name not in arrays or "x" not in arrays:
+        return None
+    array, kinds = arrays[name], "iufUM" if name == "times" else "iuU"
+    if array.ndim != 1 or len(array) != len(arrays["x"]) or array.dtype.kind not in kinds:
+        of = "numbers, dates or texts" if name == "times" else "whole numbers or texts"
+        raise DataError(
+            f"Array {name!r} of {str(path)!r} must hold {of}, one for each sample; it is of dtype {array.dtype} and "
+            f"shape {list(array.shape)}."
+        )
+    missing = np.isnat(array) if array.dtype.kind == "M" else array != array  # NaN is not itself
+    if missing.any():
+        raise DataError(f"Array {name!r} of {str(path)!r} has no value for sample {int(np.argmax(missing))}.")
+    return array
 
 
 def _channels_first(x: Array, path: Path) -> Array:

@@ -63,7 +63,7 @@ def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return 1 / (1 + exp(-logit)) in float64; no exponential is of a positive number, so that none overflows."""
     wide = np.asarray(logits, np.float64)
     power = np.exp(-np.abs(wide))
-    return np.where(wide >= 0, 1.0, power) / (1 + power)
+    return np.asarray(np.where(wide >= 0, 1.0, power) / (1 + power))
 
 
 def _find_logits(manifest: Manifest, rank: int) -> str | None:

@@ -25,6 +25,8 @@ class TableOptions:
         categories: columns whose values are categories, though they look like numbers or dates.
         missing: see `Missing`.
         missing_values: texts that mean a missing value, beside the usual ones.
+        group_column: its rows of one value are in one split; it is no input.
+        time_column: its latest rows are tested; it is no input.
     """
 
     label_column: str | tuple[str, ...] | None = None
@@ -32,3 +34,10 @@ class TableOptions:
     categories: tuple[str, ...] = ()
     missing: Missing | None = None
     missing_values: tuple[str, ...] = ()
+    group_column: str | None = None
+    time_column: str | None = None
+
+    @property
+    def split_columns(self) -> tuple[str, ...]:
+        """Names of the columns that say how rows are split."""
+        return tuple(name for name in (self.group_column, self.time_column) if name is not None)

@@ -29,4 +29,5 @@ def read_rows(path: Path, kind: str, options: TableOptions, targets: TargetOptio
     table, texts, names = read_table(path, kind, options)
     warn_of_row_numbers(table)
     y, labels = read_text_targets(texts, names, path, targets)
-    return RawData(table.values(), y, labels, columns=tuple(column.name for column in table.columns), table=table)
+    columns = tuple(column.name for column in table.columns)
+    return RawData(table.values(), y, labels, columns=columns, table=table, groups=table.groups, times=table.times)

@@ -11,6 +11,7 @@ from normfold.contract.arrays import Array, Float64Array
 from normfold.contract.tables.table_file import TableFile, TableFileError, read_table_file
 from normfold.contract.tables.values import MISSING_VALUES, Cell, is_missing, number_of_text, show, text_of
 from normfold.models.data.tables.options import TableOptions
+from normfold.models.data.tables.split_columns import read_groups, read_times
 from normfold.models.data.tables.typed_columns import TypedColumn, type_column
 from normfold.models.data.targets import label_columns
 from normfold.models.errors import DataError
@@ -24,11 +25,15 @@ class Table:
         columns: of known kinds.
         ignored: names of the label columns and of those that are left out.
         options: with which it was read.
+        groups: of the rows, (N,), where there is a column of them.
+        times: of the rows, (N,), where there is a column of them.
     """
 
     columns: tuple[TypedColumn, ...]
     ignored: tuple[str, ...]
     options: TableOptions
+    groups: Array | None = None
+    times: Array | None = None
 
     @property
     def missing_values(self) -> tuple[str, ...]:
@@ -70,7 +75,12 @@ def read_table(path: Path, kind: str, options: TableOptions) -> tuple[Table, Arr
     for column in (*options.drop, *options.categories):
         if column not in file.names:
             raise DataError(_no_column(file, column))
-    left_out = (*dict.fromkeys((*labels, *options.drop)),)
+    groups = None if options.group_column is None else read_groups(file, options.group_column)
+    times = None if options.time_column is None else read_times(file, options.time_column)
+    for column in options.split_columns:
+        if column in labels:
+            raise DataError(f"Column {column!r} of {str(path)!r} is a label column; splits cannot follow it.")
+    left_out = (*dict.fromkeys((*labels, *options.drop, *options.split_columns)),)
     chosen = [index for index, name in enumerate(file.names) if name not in left_out]
     if not chosen:
         raise DataError(f"{str(path)!r} has no column beside those of labels and those that are left out.")
@@ -82,7 +92,7 @@ def read_table(path: Path, kind: str, options: TableOptions) -> tuple[Table, Arr
     if options.missing == "refuse":
         for typed, index in zip(columns, chosen, strict=True):
             _check_complete(typed, file, index)
-    return Table(columns, left_out, options), texts, labels
+    return Table(columns, left_out, options, groups, times), texts, labels
 
 
 def _check_complete(column: TypedColumn, file: TableFile, index: int) -> None:
@@ -106,7 +116,7 @@ def _check_shape(file: TableFile) -> None:
 
 def _find_labels(file: TableFile, options: TableOptions) -> tuple[str, ...]:
     if options.label_column is None:
-        left = [name for name in file.names if name not in options.drop]
+        left = [name for name in file.names if name not in (*options.drop, *options.split_columns)]
         if not left:
             raise DataError(f"{str(file.path)!r} has no column beside those that are left out.")
         return (left[-1],)

@@ -186,7 +186,8 @@ class RowPreprocessing(BaseModel):
         if not isinstance(values, list) or len(values) != len(self.columns):
             return
         for name, value in zip(self.columns, values, strict=True):
-            if isinstance(value, bool) or not isinstance(value, Real):
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number:
                 raise RawInputError(f"Column {name!r} takes numbers, not {show(value)}.")
             if not abs(value) <= FLOAT32_MAX:
                 raise RawInputError(f"Column {name!r} has {show(value)}, which is not a finite float32 number.")

@@ -26,11 +26,11 @@ from normfold.contract.manifest import (
     class_axis,
     sha256_of,
 )
+from normfold.contract.outputs.task import Regression
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.contract.record import to_json
 from normfold.contract.source_card import SourceCard
 from normfold.contract.tables.preprocessing import TablePreprocessing
-from normfold.contract.task import Regression
 from normfold.export.bundle.calibrate import calibrate
 from normfold.export.bundle.folded_network import Conversion, FoldedNetwork
 from normfold.export.bundle.recorded_ranges import RangeRecorder

@@ -25,9 +25,9 @@ from safetensors.torch import save
 from torch import nn
 
 from normfold.contract.atomic_write import write_atomically
+from normfold.contract.outputs.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Target
 from normfold.contract.record import first_validation_error, to_json
 from normfold.contract.source_card import SourceCard
-from normfold.contract.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Target
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from normfold.contract.manifest import Manifest
-from normfold.contract.task import MultiLabel, Regression
+from normfold.contract.outputs.task import MultiLabel, Regression
 from normfold.service.codec.json_tensors import Array, to_json
 from normfold.service.errors import RunError
 from normfold.service.repository.loaded_model import Model

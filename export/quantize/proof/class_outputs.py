@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.contract.manifest import class_axis
+from normfold.contract.outputs.task import MultiLabel, OutputTask
 from normfold.contract.source_card import IGNORED, SourceCard
-from normfold.contract.task import MultiLabel, OutputTask
 from normfold.export.arrays import Tensor
 from normfold.export.errors import SampleError
 from normfold.export.verify.runner import ValueInfo, value_info

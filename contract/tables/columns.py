@@ -200,7 +200,8 @@ class CategoryColumn(_Column):
 
     def inputs(self, values: Float64Array) -> Float64Array:
         """Return 1 in the input of the category and 0 in the others."""
-        width, known = len(self.input_names), len(self.categories)
+        known = len(self.categories)
+        width = known + self.other + (self.missing == "category")
         if self.other:
             values = np.where(values == OTHER, float(known), values)
         absent = np.isnan(values)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
+from normfold.contract.outputs.task import OutputTask
 from normfold.contract.preprocess import Preprocessing, SequencePreprocessing
 from normfold.contract.record import Record, read_json_object, validate_record
 from normfold.contract.tables.preprocessing import TablePreprocessing
-from normfold.contract.task import OutputTask
 
 IGNORED = -100
 """In place of a class, in masks of training data: the pixel has none. It is the value that torch's loss ignores."""

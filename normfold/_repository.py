@@ -239,8 +239,8 @@ class RepositoryModel:
     async def _predict(self, body: bytes, version: int | None) -> tuple[list[Any], list[dict[str, Any]]]:
         """Return the predictions, and the notes about values that the model knows nothing about."""
         from normfold.service.codec.request import parse_object
+        from normfold.service.codec.table_rows import RowNotes
         from normfold.service.inference.predict import predict, read_instances
-        from normfold.service.inference.table_rows import RowNotes
 
         notes = RowNotes()
         with self._find(version) as model:

@@ -86,7 +86,7 @@ class TrainResult:
         return "segmentation" if "test_mean_iou" in card.metrics else "classification"
 
     def __repr__(self) -> str:
-        from normfold.contract.task import METRIC_NAMES
+        from normfold.contract.outputs.metric_names import METRIC_NAMES
 
         name = self.config.card.metric
         value = f"test {METRIC_NAMES[name]} {self.metrics[f'test_{name}']:.4f}"

@@ -80,6 +80,7 @@ class _Measured(_Column):
 
     mean: float = Field(description="Over the training rows with a value.")
     std: float = Field(gt=0, description="Over the training rows with a value.")
+    constant: bool = Field(default=False, description="The training rows hold one value, which is not scaled.")
     missing: Literal["mean", "refuse"] = Field(description="What a missing value becomes: the mean, or an error.")
     indicator: bool = Field(default=False, description="A further input is 1 where the value is missing, otherwise 0.")
 
@@ -199,13 +200,14 @@ class CategoryColumn(_Column):
 
     def inputs(self, values: Float64Array) -> Float64Array:
         """Return 1 in the input of the category and 0 in the others."""
-        width, known = len(self.input_names), len(self.categories)
+        known = len(self.categories)
+        width = known + self.other + (self.missing == "category")
         if self.other:
             values = np.where(values == OTHER, float(known), values)
         absent = np.isnan(values)
         if self.missing == "category":
             values = np.where(absent, float(width - 1), values)
-        inputs = (values[..., None] == np.arange(width)).astype(np.float64)
+        inputs: Float64Array = (values[..., None] == np.arange(width)).astype(np.float64)
         if self.missing == "mean":
             inputs = np.where(absent[..., None], np.asarray(self.frequencies), inputs)
         return inputs

@@ -92,21 +92,24 @@ def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _find_delimiter(lines: Sequence[str]) -> str:
-    """Return the delimiter that gives all lines the same number of cells, and the most; a comma if none does.
+    """Return the delimiter that gives all lines the same number of cells, and the most; else the header the most.
 
     The last line is left out where there are others: a cell with a line break may go on after it.
     """
-    found = {","}
-    sizes = {}
+    sizes, headers = {}, {",": 1}
     for delimiter in _DELIMITERS:
         try:
             rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
         except csv.Error:
             continue
+        if not rows:
+            continue
+        headers[delimiter] = len(rows[0])
         lengths = {len(row) for row in (rows[:-1] if len(rows) > 2 else rows)}
         if len(lengths) == 1 and (size := lengths.pop()) > 1:
             sizes[delimiter] = size
-    return max(sizes, key=lambda delimiter: sizes[delimiter]) if sizes else found.pop()
+    found = sizes or headers
+    return max(found, key=lambda delimiter: found[delimiter])
 
 
 def _header_names(header: Sequence[str]) -> tuple[str, ...]:

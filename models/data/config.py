@@ -24,8 +24,8 @@ class DataConfig(BaseModel):
         default=None,
         description="classification, segmentation, regression or multi-label; null: by the labels.",
     )
-    unit: tuple[str, ...] = Field(
-        default=(), description="Unit of each value to predict, or one for all of them; empty: not known."
+    unit: tuple[str, ...] | None = Field(
+        default=None, description="Unit of each value to predict, or one for all of them; null: not known."
     )
     image_size: tuple[int, int] | None = Field(
         default=None, description="Height and width of the images of a folder, in pixels."

@@ -13,6 +13,7 @@ from normfold.models.data.sources import DIGITS, TABLES, find_source
 from normfold.models.data.tables.options import TableOptions
 from normfold.models.data.tables.raw_rows import read_rows
 from normfold.models.data.targets import TargetOptions
+from normfold.models.errors import DataError
 
 
 def read_digits() -> RawData:
@@ -38,9 +39,11 @@ def read_source(config: DataConfig, source: str, workers: int) -> RawData:
         workers: processes that decode images.
 
     Raises:
-        DataError: unknown source, or a missing or invalid file.
+        DataError: unknown source, a missing or invalid file, or an option of tables for other data.
     """
     kind, path = find_source(source)
+    if kind not in TABLES:
+        _check_no_table_options(config, source)
     if kind == DIGITS:
         return read_digits()
     if kind == "npz":
@@ -61,3 +64,9 @@ def read_source(config: DataConfig, source: str, workers: int) -> RawData:
     if has_labels(path):
         return read_labelled_images(path, config.image_size, config.channels, TargetOptions(config.task))
     return read_images(path, config.image_size, config.channels, 2 if source == config.source else 1)
+
+
+def _check_no_table_options(config: DataConfig, source: str) -> None:
+    for option in ("drop", "category", "missing", "missing_value"):
+        if getattr(config, option):
+            raise DataError(f"`{option}` is for tables, csv:PATH or parquet:PATH; {source!r} is none.")

@@ -21,9 +21,9 @@ from normfold.contract.preprocess import ImagePreprocessing, Preprocessing
 from normfold.service.batching.request_connection import RequestConnection
 from normfold.service.codec.json_tensors import DTYPES, Array, array_from_nested, to_json
 from normfold.service.codec.signature import shape_matches
+from normfold.service.codec.table_rows import RowNotes
 from normfold.service.errors import InvalidRequestError, UnsuitableModelError
 from normfold.service.inference.answers import find_answer, find_pixel_logits, ranks_labels
-from normfold.service.inference.table_rows import RowNotes
 from normfold.service.observability.request_trace import RequestTrace
 from normfold.service.repository.loaded_model import Model
 

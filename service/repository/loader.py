@@ -16,8 +16,8 @@ from normfold.contract.bundle import check_files, read_own_manifest
 from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.drift.samples import drift_folder
 from normfold.contract.manifest import MODEL_NAME, Manifest, TensorSpec, class_axis
+from normfold.contract.outputs.task import Regression
 from normfold.contract.tables.preprocessing import TablePreprocessing
-from normfold.contract.task import Regression
 from normfold.service.batching.batcher import Batcher
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.json_tensors import DTYPES

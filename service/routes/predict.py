@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.codec.request import parse_object
+from normfold.service.codec.table_rows import RowNotes
 from normfold.service.errors import RequestError
 from normfold.service.http.asgi_cycle import CYCLE
 from normfold.service.http.body import read_plain_body
@@ -21,7 +22,6 @@ from normfold.service.inference.model_ref import ModelRef
 from normfold.service.inference.observers import AnswerObservers
 from normfold.service.inference.predict import Run, predict, rank_classes, read_image, read_instances
 from normfold.service.inference.steps import admit, choose_version
-from normfold.service.inference.table_rows import RowNotes
 from normfold.service.observability.request_trace import REQUEST_TRACE_KEY, RequestTrace
 from normfold.service.repository.loaded_model import Model
 from normfold.service.repository.repository import Repository

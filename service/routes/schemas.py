@@ -302,7 +302,16 @@ _COUNTED: dict[str, Schema] = {
         }
     ),
     "Statistics": _response_object({"model_stats": _list(ref("ModelStatistics"))}),
-    "ChannelDrift": _response_object({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
+    "ChannelDrift": _response_object(
+        {
+            "channel": _COUNT,
+            "score": _REAL,
+            "mean": _REAL,
+            "std": _REAL,
+            "name": {**_TEXT, "description": "Of a table's input: the column, and the category."},
+        },
+        "name",
+    ),
     "LayerDrift": _response_object(
         {
             "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},

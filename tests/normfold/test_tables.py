@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_wine
 
 import normfold
+from normfold.contract.drift.monitor import MONITOR_CARD_NAME, MONITOR_NAME, read_monitor
 from normfold.contract.tables.preprocessing import TablePreprocessing
 from normfold.models.batchnorm.recalibrate_run import load_training_data
 from tests.support.service import StartService
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -103,12 +108,34 @@ def test_table_with_texts_and_missing_values_is_served_raw(trained: Trained, sta
         assert "notes" not in answer.json()
         predictions = answer.json()["predictions"]
         assert [one["index"] for one in predictions] == logits.argmax(axis=1).tolist()
+    assert service.client.get("/v2/models/wine/drift").json()["monitored"]
     labels = [row["cultivar"] for row in trained.rows]
     accuracy = np.mean([one["label"] == label for one, label in zip(predictions, labels, strict=True)])
     assert accuracy > 0.9
 
     with normfold.Client(str(service.client.base_url)) as client, pytest.warns(UserWarning, match="Row 0: .*'mild'"):
         client.predict("wine", [rows[0] | {"strength": "mild"}])
+
+
+def test_table_columns_are_monitored_for_drift_by_name(trained: Trained, start: StartService) -> None:
+    dataset = load_training_data(trained.run.config)
+    assert isinstance(dataset.preprocessing, TablePreprocessing)
+    folder = trained.repository / "wine" / "1"
+    columns = read_monitor(folder / MONITOR_CARD_NAME).layers[0]
+    assert columns.names == dataset.preprocessing.input_names
+    session = onnxruntime.InferenceSession(folder / MONITOR_NAME, providers=["CPUExecutionProvider"])
+    tensors = dataset.tensors(dataset.splits.train)
+    means, squares = session.run([columns.means, columns.squares], {"input": tensors})
+    np.testing.assert_allclose(means.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(squares.mean(axis=0), columns.variances, atol=1e-5)
+
+    service = start(trained.repository)
+    rows = [raw(row) | {"hue": 9.0} for row in trained.rows[:8]]
+    service.client.post("/v1/models/wine:predict", json={"instances": rows})
+    wait_for(lambda: service.client.get("/v2/models/wine/drift").json()["layers"])
+    (columns_drift, *_) = service.client.get("/v2/models/wine/drift").json()["layers"]
+    assert columns_drift["node"] == "input"
+    assert columns_drift["worst_channels"][0]["name"] == "hue"
 
 
 def test_table_bundle_is_adapted_quantised_audited_and_checked(trained: Trained, tmp_path: Path) -> None:
@@ -120,7 +147,7 @@ def test_table_bundle_is_adapted_quantised_audited_and_checked(trained: Trained,
     int8 = normfold.export(trained.run.folder, tmp_path, name="wine", precision="int8")
     assert int8.manifest.card.preprocessing == trained.run.config.card.preprocessing
     for audit in (normfold.audit(trained.run.folder), normfold.audit(trained.run.folder, data=f"csv:{trained.table}")):
-        assert audit.rows is not None
+        assert audit.audit.differences
     with normfold.load_repository(trained.repository) as models:
         with pytest.warns(UserWarning, match="Row 0: .*'mild'"):
             (prediction,) = models["wine"].predict([raw(trained.rows[0]) | {"strength": "mild"}])
@@ -128,9 +155,6 @@ def test_table_bundle_is_adapted_quantised_audited_and_checked(trained: Trained,
 
 
 def test_table_as_parquet_gives_the_same_network(trained: Trained, tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'normfold[parquet]'")
-    import pyarrow.parquet as pq
-
     rows = [raw(row) for row in trained.rows]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "wine.parquet")
     run = normfold.train(

@@ -83,7 +83,8 @@ def _learn_column(column: TypedColumn, train: IndexArray, missing: Missing | Non
     if column.kind == "category":
         return _learn_category(column, values, fraction, missing)
     mean, std = float(values.mean()), float(values.std())
-    if values.min() == values.max() or not std > 0:
+    constant = bool(values.min() == values.max() or not std > 0)
+    if constant:
         _warn_of_constant(column.name, fraction > 0)
         std = 1.0
     kind = NumberColumn if column.kind == "number" else BooleanColumn
@@ -92,6 +93,7 @@ def _learn_column(column: TypedColumn, train: IndexArray, missing: Missing | Non
         missing_fraction=fraction,
         mean=mean,
         std=std,
+        constant=constant,
         missing="refuse" if missing == "refuse" else "mean",
         indicator=missing == "category" and fraction > 0,
     )

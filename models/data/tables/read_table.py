@@ -90,8 +90,8 @@ def read_table(path: Path, kind: str, options: TableOptions) -> tuple[Table, Arr
         type_column(file, index, missing_values, file.names[index] in options.categories) for index in chosen
     )
     if options.missing == "refuse":
-        for column, index in zip(columns, chosen, strict=True):
-            _check_complete(column, file, index)
+        for typed, index in zip(columns, chosen, strict=True):
+            _check_complete(typed, file, index)
     return Table(columns, left_out, options, groups, times), texts, labels
 
 

@@ -67,7 +67,7 @@ def type_column(file: TableFile, index: int, missing_values: tuple[str, ...], as
     """
     name, cells = file.names[index], file.columns[index]
     present = np.array([not is_missing(cell, missing_values) for cell in cells])
-    rows = np.flatnonzero(present)
+    rows = np.flatnonzero(present).tolist()
     found = [cells[row] for row in rows]
     if not found:
         raise DataError(f"Column {name!r} of {str(file.path)!r} holds no value; leave it out with `drop` {name}.")
@@ -80,7 +80,7 @@ def type_column(file: TableFile, index: int, missing_values: tuple[str, ...], as
     not_numbers = [place for place, number in enumerate(numbers) if number is None]
     if not not_numbers:
         return TypedColumn(name, "number", _check_numbers(_fill(present, numbers), cells, name, file))
-    if any(is_date(cell) for cell in found) and all(is_date(cell) for cell in set(found)):
+    if all(is_date(cell) for cell in set(found)):
         raise DataError(
             f"Column {name!r} of {str(file.path)!r} holds dates or times, such as {str(found[0])!r}; leave it out with "
             f"`drop` {name}, or make numbers of it, such as days since a date."

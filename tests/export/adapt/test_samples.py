@@ -186,8 +186,8 @@ def test_arrays_that_do_not_fit_are_named(arrays: Any, given: SampleFormat, says
         ("age,income\n1,2\n1\n", "Row 3 of .* has 1 values, the header 2"),
         ("age,income\n1,x\n", "Row 2 of .* cannot be used: The text 'x' is not a number"),
         ("age,income\n1,\n", "Row 2 of .* cannot be used"),
-        ("age,income\n1,nan\n", "Row 2 of .* not all finite"),
-        ("age,income\n1,1e39\n", "Row 2 of .* not all finite"),
+        ("age,income\n1,nan\n", "Row 2 of .* Column 'income' has nan, which is not a finite"),
+        ("age,income\n1,1e39\n", "Row 2 of .* Column 'income' has 1e.39, which is not a finite"),
     ],
 )
 def test_rows_that_cannot_be_read_are_named(text: str, says: str, tmp_path: Path) -> None:

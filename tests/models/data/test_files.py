@@ -96,7 +96,7 @@ def test_full_intensity_is_given_or_derived_from_the_dtype(
         ({"x": np.ones((6, 2, 2)), "y": Y, "value_max": [1, 2]}, "'value_max' .* one positive float32 number"),
         ({"x": np.ones((6, 2, 2)), "y": Y, "value_max": "x"}, "'value_max' .* one positive float32 number"),
         ({"x": np.ones((6, 2, 2)), "y": Y, "value_max": 1e-300}, "'value_max' .* one positive float32 number"),
-        ({"x": np.ones((6, 2)), "y": Y + 0.5}, "must be integers or strings"),
+        ({"x": np.ones((6, 2)), "y": Y + np.inf}, "has inf as 'y'"),
         ({"x": np.ones((6, 2)), "y": Y, "labels": ["one"]}, "integers from 0 to 0"),
         ({"x": np.ones((6, 2)), "y": Y, "columns": ["one"]}, "names 1 columns, but 'x' has 2"),
         ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 4), int)}, r"masks \[6, 4, 4\].* x is \[6, 4, 5\]"),
@@ -108,7 +108,7 @@ def test_full_intensity_is_given_or_derived_from_the_dtype(
         ({"x": np.ones((6, 4, 5)), "y": np.ones((5, 4, 5), int)}, r"N rows as 'x' has.*y is \[5, 4, 5\]"),
         ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5))}, "must be integers or strings"),
         ({"x": np.ones((6, 4, 5)), "y": np.full((6, 4, 5), 2), "labels": ["a", "b"]}, "integers from 0 to 1"),
-        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4), int)}, r"y is \[6, 4\]"),
+        ({"x": np.ones((6, 4, 5)), "y": np.ones((6, 4, 5, 1), int)}, r"y is \[6, 4, 5, 1\]"),
         (
             {"x": np.ones((6, 2, 5)), "y": Y, "channels": ["a"]},
             r"names 1 channels, so .* \(N, 1, length\); it is \[6, 2",

@@ -12,8 +12,8 @@ import pytest
 from onnx import helper
 
 from normfold.contract.manifest import TensorSpec
+from normfold.contract.outputs.task import MultiLabel, Regression, Target
 from normfold.contract.source_card import SourceCard
-from normfold.contract.task import MultiLabel, Regression, Target
 from tests.support.bundles import DIGITS, LABELS, ROWS, BundleWriter
 from tests.support.infer_bodies import png_of
 from tests.support.service import Service, StartService

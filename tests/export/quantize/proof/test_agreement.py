@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
+from normfold.contract.outputs.task import MultiLabel, Regression, Target
 from normfold.contract.source_card import IGNORED
-from normfold.contract.task import MultiLabel, Regression, Target
 from normfold.export.quantize.proof.agreement import ClassCounts, ValueSums, flags, holds_probabilities, wilson_bounds
 
 

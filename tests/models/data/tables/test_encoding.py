@@ -149,6 +149,12 @@ def test_table_columns_that_teach_nothing_are_warned_of(
     load(tmp_path, columns, drop=(name,))
 
 
+def test_table_options_are_refused_for_other_data() -> None:
+    for option, value in (("drop", ("age",)), ("category", ("age",)), ("missing", "mean"), ("missing_value", ("-1",))):
+        with pytest.raises(DataError, match=f"`{option}` is for tables, csv:PATH or parquet:PATH; 'digits' is none"):
+            load_dataset(DataConfig(**{"source": "digits", option: value}))
+
+
 def test_table_of_other_data_is_encoded_as_in_training(tmp_path: Path) -> None:
     columns = columns_of()
     dataset, preprocessing = load(tmp_path, columns)

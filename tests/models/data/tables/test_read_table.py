@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from normfold.models.data.tables.options import TableOptions
@@ -37,9 +39,6 @@ def values(table: Table, name: str) -> list[Any]:
 
 
 def write_parquet(folder: Path, **columns: Any) -> Path:
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table(columns), folder / "t.parquet")
     return folder / "t.parquet"
 
@@ -115,6 +114,7 @@ def test_csv_numbers_and_dates_are_categories_if_asked_for(tmp_path: Path) -> No
         ("a,b,y\n1,2,\n", "Row 2 of .* has no value in column 'y', a label column"),
         ("a,b,y\n1,2,x\n1,2,NA\n", "Row 3 of .* has 'NA', which means a missing value, in column 'y'"),
         ("a,b,y\n1,2\n", "Row 2 of .* has 2 values, the header 3"),
+        ("a;b;y\n1;2\n", "Row 2 of .* has 2 values, the header 3"),
         ("a,b,y\n1,,x\n2,NA,y\n", "Column 'b' of .* holds no value; leave it out with `drop` b"),
         (
             "a,b,y\n1,,x\n2,3,y\nthree,3,y\n4,3,y\n",

@@ -57,6 +57,7 @@ from normfold.service.routes.statistics import statistics_routes
 from normfold.service.runtime.cpu_limits import share_of_processors
 from normfold.service.settings import Settings
 from normfold.service.web.docs_routes import page_routes
+from normfold.service.web.index_routes import index_page, index_routes
 from normfold.service.workers.coordinator import Coordinator
 from normfold.service.workers.hangup import handle_hangup
 from normfold.service.workers.shared_state import SharedState
@@ -272,6 +273,8 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     app.include_router(drift_routes(repository, thread_pool))
     app.include_router(model_routes(repository))
     app.include_router(repository_routes(repository, coordinator, thread_pool, settings))
-    app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None))
+    page = None if settings.page_mode == "off" else index_page
+    app.include_router(health_routes(repository, coordinator, needs_key=authorizer is not None, page=page))
+    app.include_router(index_routes(settings))
     app.include_router(page_routes(app.openapi))
     return app

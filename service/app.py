@@ -16,13 +16,13 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from normfold.service.auth.authorization import Authorizer, required_scope
+from normfold.service.auth.cross_site import CrossSiteCheck
 from normfold.service.auth.key_store import KeyStore
 from normfold.service.auth.rate_limit import RateLimiter
 from normfold.service.batching.thread_pool import ThreadPool
 from normfold.service.error_responses import install_handlers
 from normfold.service.grpc.server_factory import open_grpc
 from normfold.service.http.cors import Cors
-from normfold.service.http.cross_site import CrossSiteCheck
 from normfold.service.http.middleware import RequestMiddleware
 from normfold.service.inference.asgi import InferRoute
 from normfold.service.inference.byte_budget import ByteBudget

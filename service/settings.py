@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from normfold.contract.image_decoding import MAX_IMAGE_PIXELS
 from normfold.service.errors import SettingsError
-from normfold.service.network.loopback import is_loopback
+from normfold.service.proxy.loopback import is_loopback
 from normfold.service.proxy.prefix import check_prefix
 from normfold.service.proxy.trusted_addresses import check_trusted
 from normfold.service.rollout_options import SHADOW_SHARE, parse_rollouts

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
@@ -24,6 +23,8 @@ _INDEX_HEADERS = {
     "Vary": "Accept",
 }
 _FILE_HEADERS = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+
+_FILES_PATH = f"/page/{HASH}"
 
 _ME = {"key": {"id": "3f9a1c07", "name": "app"}, "scopes": ["infer"], "changes": False}
 
@@ -47,13 +48,13 @@ def index_routes(settings: Settings) -> APIRouter:
             record |= {"key": {"id": trace.key.id, "name": trace.key.name}, "scopes": list(trace.key.scopes)}
         return JSONResponse(record)
 
-    @router.get("/page/{version}/{name:path}", include_in_schema=False)
-    async def page_file(request: Request) -> Response:
-        """A file of the page."""
-        version, name = request.path_params["version"], request.path_params["name"]
-        if version != HASH or name not in FILES or settings.page_mode == "off":
-            raise HTTPException(404)
-        path, media_type = FILES[name]
-        return FileResponse(path, media_type=media_type, headers=_FILE_HEADERS, stat_result=path.stat())
-
+    if settings.page_mode != "off":
+        for name in FILES:
+            router.add_api_route(f"{_FILES_PATH}/{name}", _page_file, include_in_schema=False)
     return router
+
+
+async def _page_file(request: Request) -> Response:
+    """A file of the page."""
+    path, media_type = FILES[request.scope["path"].removeprefix(f"{_FILES_PATH}/")]
+    return FileResponse(path, media_type=media_type, headers=_FILE_HEADERS, stat_result=path.stat())

@@ -19,7 +19,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 VENDORED = json.loads((PAGE / "vendor" / "vendored.json").read_text())
 
 
-def test_page_weighs_at_most_60_kb_compressed() -> None:
+def test_page_is_under_60_kb_compressed() -> None:
     assert sum(len(gzip.compress(asset.path.read_bytes())) for asset in FILES.values()) <= 60_000
 
 
@@ -111,7 +111,7 @@ def test_page_changes_models_only_at_loopback_addresses_unless_asked(host: str, 
     assert Settings(host=host, page=page).page_mode == mode  # type: ignore[arg-type]
 
 
-def test_everybody_has_every_scope_without_keys(bundles: BundleWriter, start: StartService) -> None:
+def test_me_has_every_scope_without_keys(bundles: BundleWriter, start: StartService) -> None:
     bundles.digits()
     expected = {"key": None, "scopes": ["infer", "admin", "metrics"], "changes": False}
     assert start(bundles.root).client.get("/v2/me").json() == expected

@@ -12,7 +12,7 @@ import re
 from normfold.service.auth.authorization import required_scope
 from normfold.service.codec.headers import Headers
 from normfold.service.errors import ForeignHostError, ForeignOriginError
-from normfold.service.network.loopback import is_address, is_loopback
+from normfold.service.proxy.loopback import is_address, is_loopback
 from normfold.service.settings import Settings
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})

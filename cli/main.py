@@ -133,8 +133,10 @@ def main() -> None:
         _fail(error.on_command_line(OPTIONS))
         raise SystemExit(error.exit_code) from None
     except Exception:  # noqa: BLE001 -- whatever it is, it must not look like a failed check
+        import logging
         import traceback
 
+        logging.shutdown()  # lines of the log that wait are written before
         traceback.print_exc()
         _fail("This is a fault of Normfold; please report it with the lines above.")
         raise SystemExit(INTERNAL_FAULT) from None

@@ -33,6 +33,7 @@ from normfold.service.inference.steps import RequestSteps
 from normfold.service.network.notify import Notifier, take_notifier
 from normfold.service.network.tls import Certificates, open_certificates
 from normfold.service.observability.access_log import open_access_log
+from normfold.service.observability.lost_lines import count_lost_lines
 from normfold.service.observability.metrics import Metrics
 from normfold.service.observability.payload_log.payload_log import open_payload_log
 from normfold.service.observability.telemetry import Telemetry
@@ -182,6 +183,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     rollouts = Rollouts(repository, thread_pool, telemetry, settings)
     coordinator = Coordinator(repository, telemetry, shared, settings.workers, rollouts)
     payload_log = open_payload_log(settings)
+    telemetry.lost_lines = partial(count_lost_lines, access_log)
     telemetry.payloads = None if payload_log is None else payload_log.counts
     observers = AnswerObservers(rollouts, payload_log)
 

@@ -20,7 +20,17 @@ LAYERS = {
     ),
     "models": ("errors", "frozen", "weight_files", "architectures", "data", "training", "batchnorm", "onnx", "study"),
     "service": (
-        *("errors", "rollout_options", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),
+        *(
+            "errors",
+            "rollout_options",
+            "proxy",
+            "settings",
+            "lines",
+            "logs",
+            "error_responses",
+            "background",
+            "file_lock",
+        ),
         "network",
         *("codec", "auth", "runtime", "batching", "observability"),
         *(

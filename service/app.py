@@ -42,6 +42,7 @@ from normfold.service.proxy.forwarding import Forwarding
 from normfold.service.proxy.trusted_addresses import TrustedAddresses
 from normfold.service.repository.arena_trimmer import ArenaTrimmer
 from normfold.service.repository.repository import Repository
+from normfold.service.repository.sample_flusher import SampleFlusher
 from normfold.service.rollout.control import RolloutControl
 from normfold.service.rollout.rollouts import Rollouts
 from normfold.service.routes.drift import drift_routes
@@ -137,11 +138,12 @@ async def _load(repository: Repository, coordinator: Coordinator) -> None:
 
 
 async def _run_background(
-    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, trimmer: ArenaTrimmer
+    loading: asyncio.Task[None], repository: Repository, coordinator: Coordinator, thread_pool: ThreadPool
 ) -> None:
-    """Poll the repository, follow the other worker processes, and trim memory, until cancelled."""
+    """Poll the repository, follow the other worker processes, trim memory, and flush samples, until cancelled."""
+    trimmer, flusher = ArenaTrimmer(repository, thread_pool), SampleFlusher(repository, thread_pool)
     await loading
-    await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run())
+    await asyncio.gather(repository.poll(), coordinator.run(), trimmer.run(), flusher.run())
 
 
 async def _give_signs_of_life(notifier: Notifier) -> None:
@@ -215,8 +217,7 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
             await loading  # the other workers serve meanwhile
         if grpc_server is not None:
             await grpc_server.start()
-        trimmer = ArenaTrimmer(repository, thread_pool)
-        background = asyncio.create_task(_run_background(loading, repository, coordinator, trimmer))
+        background = asyncio.create_task(_run_background(loading, repository, coordinator, thread_pool))
         watchdog = asyncio.create_task(_give_signs_of_life(notifier))
         yield
         if grpc_server is not None:

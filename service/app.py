@@ -253,10 +253,10 @@ def create_app(settings: Settings, spans: Spans | None = None) -> FastAPI:
     large_responses = LargeResponses(thread_pool, settings.max_response_bytes)
     resources = InferResources(repository, thread_pool, large_responses, settings.max_body_bytes, observers)
     bodies = ByteBudget(settings.max_bodies_bytes)
-    grpc_server = open_grpc(settings, resources, steps, bodies, repository, coordinator, certificates)
-    app.state.grpc_server = grpc_server  # tests read its port
     trusted = TrustedAddresses(settings.forwarded_allow_ips) if settings.proxy_headers else None
     forwarding = Forwarding(settings.root_path, trusted, lambda path: required_scope(path) is not None)
+    grpc_server = open_grpc(settings, resources, steps, forwarding, bodies, repository, coordinator, certificates)
+    app.state.grpc_server = grpc_server  # tests read its port
     app.certificates = certificates
     app.wrap(InferRoute(resources), steps, bodies, forwarding, settings)
     if spans is None:

@@ -40,9 +40,9 @@ from normfold.service.observability.telemetry import Telemetry
 from normfold.service.observability.trace_context import open_tracing
 from normfold.service.proxy.forwarding import Forwarding
 from normfold.service.proxy.trusted_addresses import TrustedAddresses
-from normfold.service.repository.arena_trimmer import ArenaTrimmer
+from normfold.service.repository.background.arena_trimmer import ArenaTrimmer
+from normfold.service.repository.background.sample_flusher import SampleFlusher
 from normfold.service.repository.repository import Repository
-from normfold.service.repository.sample_flusher import SampleFlusher
 from normfold.service.rollout.control import RolloutControl
 from normfold.service.rollout.rollouts import Rollouts
 from normfold.service.routes.drift import drift_routes

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -82,7 +83,7 @@ def read_all(descriptor: int) -> list[str]:
 
 
 def numbers_of(lines: list[str]) -> list[int]:
-    return [int(line.split("ordinary line ")[1].split()[0]) for line in lines if "ordinary line " in line]
+    return [int(number) for line in lines for number in re.findall(r"ordinary line (\d+)", line)]
 
 
 def lost_lines(url: str) -> int:
@@ -197,3 +198,29 @@ def test_every_line_arrives_in_order(
         if "ordinary" in line or ":predict" in line
     ]
     assert kinds == ["ordinary", "access"] * 500
+
+
+CRASH = """
+import logging
+from normfold.cli import main as command
+from normfold.service.logs import configure_logging
+from normfold.service.settings import Settings
+
+def crash():
+    configure_logging(Settings(log_format="json"))
+    for number in range(3000):
+        logging.getLogger("test").warning("ordinary line %d", number)
+    raise RuntimeError("planted")
+
+command.app = crash
+command.main()
+"""
+
+
+@pytest.mark.slow
+def test_traceback_of_a_crash_follows_every_line_of_the_log() -> None:
+    ended = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 70
+    before, _, traceback = ended.stderr.partition("Traceback (most recent call last):\n")
+    assert numbers_of(before.splitlines()) == list(range(3000))
+    assert "RuntimeError: planted" in traceback

@@ -48,8 +48,8 @@ def open_access_log(settings: Settings) -> AccessLog:
         SettingsError: the file cannot be written.
     """
     if settings.access_log is not None:
-        writer = LineWriter(_open_file(settings.access_log), "The access log")
-        return BatchedAccessLog(writer, JsonFormat(), settings.access_log)
+        of_file = LineWriter(_open_file(settings.access_log), "The access log")
+        return BatchedAccessLog(of_file, JsonFormat(), settings.access_log)
     own_format, writer = configured_format(), standard_error_writer()
     if own_format is None or writer is None or not logger.isEnabledFor(logging.INFO):
         return LoggerAccessLog()

@@ -252,3 +252,11 @@ def test_grpc_access_line_has_the_client_as_http_has(
                 return
             found = [access_log.facts_of(f"r{number}")["client"] for number in range(len(cases))]
     assert found == (list(cases.values()) if from_proxy else ["127.0.0.1"] * len(cases))
+
+
+def test_grpc_infer_takes_raw_contents_beside_empty_typed_ones(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="identity-fp32", raw_input_contents=[np.float32([1, 2]).tobytes()])
+    tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, 2])
+    tensor.contents.SetInParent()
+    response = ModelInferResponse.FromString(channel.unary_unary(INFER)(request.SerializeToString()))
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == [1, 2]

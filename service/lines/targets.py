@@ -12,7 +12,7 @@ from typing import Protocol
 FILE_WRITE_BYTES = 256 * 1024
 """Size of a write to a file: each is one append."""
 
-_GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
+_GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET})
 """Errors of writing that do not pass: the reader has ended, or the terminal was closed."""
 
 

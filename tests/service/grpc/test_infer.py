@@ -255,7 +255,7 @@ def test_grpc_access_line_has_the_client_as_http_has(
 
 
 def test_grpc_infer_takes_raw_contents_beside_empty_typed_ones(channel: grpc.Channel) -> None:
-    request = ModelInferRequest(model_name="identity-fp32", raw_input_contents=[np.float32([1, 2]).tobytes()])
+    request = ModelInferRequest(model_name="identity-fp32", raw_input_contents=[np.array([1, 2], np.float32).tobytes()])
     tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, 2])
     tensor.contents.SetInParent()
     response = ModelInferResponse.FromString(channel.unary_unary(INFER)(request.SerializeToString()))

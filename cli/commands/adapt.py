@@ -13,6 +13,7 @@ from rich.text import Text
 
 from normfold._shared.paths import REPOSITORY
 from normfold.cli.option_names import in_options, report_in_options
+from normfold.cli.options.input import INPUTS
 from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.contract.errors import InputError
 from normfold.display.terminal.console import err, out, print_json, warn
@@ -62,9 +63,7 @@ def adapt(
             "--allow-partial", help="Leave layers whose statistics cannot be replaced or sampled, and adapt the others."
         ),
     ] = False,
-    inputs: Annotated[
-        Path | None, typer.Option(help="Inputs for the verification: .npz, an array for each input.", metavar="FILE")
-    ] = None,
+    inputs: Annotated[Path | None, INPUTS] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -124,6 +124,7 @@ def inspect(
     check(FLAG, verify=verify, time=time)
     given = Source.of(
         model,
+        argument="model",
         weights=weights,
         weights_key=weights_key,
         strip_prefix=strip_prefix,

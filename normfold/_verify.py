@@ -167,7 +167,7 @@ def _two_sources(
         ArgumentError: the second is missing, and the first no bundle.
     """
     given = (original, original if folded is None else folded)
-    plain = [Source.of(one) for one in given]
+    plain = [Source.of(one, name) for one, name in zip(given, ("original", "folded"), strict=True)]
     if folded is None and plain[0].bundle is None:
         raise ArgumentError(f"{plain[0].text!r} is one model; name the model to compare with it, too.")
     if not any(one.is_factory or one.network is not None for one in plain):

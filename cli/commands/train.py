@@ -46,7 +46,7 @@ def train(
     ] = None,
     image_size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Size for images:DIR, in pixels; 64 is 64x64.", rich_help_panel=DATA),
+        typer.Option(metavar="HxW", help="Size for images:DIR; 64 is 64x64.", rich_help_panel=DATA),
     ] = None,
     channels: Annotated[
         int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)

@@ -10,11 +10,10 @@ import typer
 from normfold.cli.completion import complete_source
 
 FACTORY = "For module:factory"
-METAVAR = "RUN|BUNDLE|FILE.onnx|MODULE:FACTORY"
 
 SOURCE: Any = typer.Argument(
     help="A run folder, a bundle (REPOSITORY/NAME), an ONNX file, or module:factory.",
-    metavar=METAVAR,
+    metavar="SOURCE",
     autocompletion=complete_source,
 )
 WEIGHTS: Any = typer.Option(

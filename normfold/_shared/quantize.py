@@ -97,9 +97,9 @@ def quantize(
     """Write a network in int8 or float16, with a proof of how near it is to the folded float32 network.
 
     Of a model in a repository a new version is published. Any other source is folded on the way, and the result is
-    written to `target`. No data are needed: ranges of activations are those that `export` recorded on the training data of a
-    run folder, or `adapt` on its samples. Where there are none, they come from the BatchNormalization statistics that the
-    fold removed::
+    written to `target`. No data are needed: ranges of activations are those that `export` recorded on the training
+    data of a run folder, or `adapt` on its samples. Where there are none, they come from the BatchNormalization
+    statistics that the fold removed::
 
         mean = shift        std = |scale| * sqrt(running_var / (running_var + epsilon))
 

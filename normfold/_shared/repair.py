@@ -91,7 +91,7 @@ def repair(
     check(FLAG, force=force)
     check_as_tensors(as_tensors, samples)
     given = Source.of(source)
-    if given.is_factory or (Path(source).is_dir() and not given.is_onnx):
+    if given.is_factory or given.bundle is not None or (Path(source).is_dir() and not given.is_onnx):
         raise ArgumentError(
             f"{given.text!r} is not an ONNX file, and normfold repair takes no other source: bundles and run folders "
             "are in inference mode, and a network is put into it by network.eval()."

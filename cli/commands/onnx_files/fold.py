@@ -82,7 +82,7 @@ def fold(
     ):
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
     input_shape, takes_pixels = parse_input(input_)
-    may_overwrite_target = may_overwrite(force, target, report)
+    overwrite = may_overwrite(force, target, report)
     from normfold.contract.atomic_write import atomic_path
 
     with ExitStack() as stack:
@@ -100,7 +100,7 @@ def fold(
             time=time,
             **of_factory(input_shape, weights, weights_key, strip_prefix, partial, arg),
             keep_statistics=keep_statistics,
-            force=may_overwrite_target,
+            force=overwrite,
             progress=status.update,
         )
         found = report_in_options(folded.report)

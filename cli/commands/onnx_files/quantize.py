@@ -38,7 +38,7 @@ def quantize(
         typer.Argument(
             help="A bundle ([REPOSITORY/]NAME), which gets a new version; or a float32 ONNX file, a run folder or "
             "module:factory.",
-            metavar="BUNDLE|RUN|FILE.onnx|MODULE:FACTORY",
+            metavar="SOURCE",
             autocompletion=complete_source,
         ),
     ],

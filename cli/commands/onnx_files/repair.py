@@ -49,7 +49,7 @@ def repair(
     """
     from normfold import repair as repair_model
 
-    may_overwrite_target = may_overwrite(force, target)
+    overwrite = may_overwrite(force, target)
     with err.status("starting") as status:
         result = repair_model(
             source,
@@ -57,7 +57,7 @@ def repair(
             samples=samples,
             card=card,
             as_tensors=tensors,
-            force=may_overwrite_target,
+            force=overwrite,
             progress=status.update,
         )
     warnings = [in_options(sentence) for sentence in result.warnings]

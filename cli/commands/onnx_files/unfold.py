@@ -80,7 +80,7 @@ def unfold(
     from normfold._shared.unfold import default_target
 
     folder = explicit_repository(context, repository, names_repository(source))
-    may_overwrite_target = may_overwrite(force, target or default_target(source))
+    overwrite = may_overwrite(force, target or default_target(source))
     with err.status("starting") as status:
         result = unfold_model(
             source,
@@ -91,7 +91,7 @@ def unfold(
             card=card,
             as_tensors=tensors,
             inputs=inputs,
-            force=may_overwrite_target,
+            force=overwrite,
             progress=status.update,
         )
     for sentence in result.warnings:

@@ -64,13 +64,13 @@ class Source:
     network: nn.Module | None = None
 
     @staticmethod
-    def of(given: AnyPath | nn.Module, **arguments: Any) -> Source:
-        """Return the source that a path, a module:factory or a network is."""
+    def of(given: AnyPath | nn.Module, argument: str = "source", **arguments: Any) -> Source:
+        """Return the source that a path, a module:factory or a network is; `argument` is what messages call it."""
         check(OPTIONS, arguments=arguments.get("arguments", ()))
         if isinstance(given, str | os.PathLike):
-            check(PATH, source=given)
+            check(PATH, **{argument: given})
             return Source(str(given), **arguments)
-        check(SOURCE, source=given)
+        check(SOURCE, **{argument: given})
         return Source(type(given).__name__, network=given, **arguments)
 
     @property

@@ -69,7 +69,7 @@ INPUT: Any = typer.Option(
 SHAPE: Any = typer.Option(
     "--input",
     metavar="SHAPE",
-    help="The network's input, for module:factory: shape of one sample, such as 3x224x224.",
+    help="The network's input: shape of one sample of module:factory, such as 3x224x224.",
     callback=_check_shape,
 )
 INPUTS: Any = typer.Option(

@@ -12,7 +12,7 @@ from normfold._shared.overwrite import require_other_file
 from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
-from normfold._shared.sources.bundle import is_model, place_of, usual_repository
+from normfold._shared.sources.bundle import is_model, is_run_folder, place_of, usual_repository
 from normfold._shared.sources.resolve import files_of, require_torch_source, resolved
 from normfold._shared.sources.source import WEIGHTS_ENDINGS, Source, check_arguments
 from normfold.errors import ArgumentError
@@ -189,8 +189,7 @@ def quantize(
         require_other_file(target, *files_of(given), samples, card, inputs, force=force)
     if is_file and not keep_reference:
         raise ArgumentError("`keep_reference` is for a model in a repository; a file keeps no float32 network.")
-    replaces_file = target is not None and Path(target).is_file()
-    accepts_slow = force and not (replaces_file and precision == "float16")  # there, it is for the file alone
+    accepts_slow = force and not (is_file and precision == "float16")  # there, it is for the file alone
     options = precision_options(precision, samples, as_tensors, ranges, max_drop, accepts_slow, float16_io)
     with progress_callback(progress) as progress:
         if is_file:
@@ -252,7 +251,7 @@ def _makes_a_file(given: Source, target: AnyPath | None) -> bool:
     """Return whether a file is written: the source is no bundle. A name may be that of a run folder and of a bundle."""
     if given.network is not None or given.text.endswith(".onnx") or given.is_factory:
         return True
-    is_run = given.is_run and (Path(given.text) / "config.json").is_file()
+    is_run = given.is_run and is_run_folder(Path(given.text))
     return is_run and (target is not None or not is_model(usual_repository() / given.text))
 
 

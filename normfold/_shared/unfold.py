@@ -12,7 +12,7 @@ from normfold._shared.packages import require_export
 from normfold._shared.paths import AnyPath, optional_path
 from normfold._shared.progress import Progress, progress_callback
 from normfold._shared.results import verification_sentence
-from normfold._shared.sources.bundle import place_of
+from normfold._shared.sources.bundle import is_model, is_run_folder, place_of, usual_repository
 from normfold._shared.sources.source import Source
 from normfold.errors import ArgumentError
 
@@ -116,7 +116,7 @@ def unfold(
 
     given, named = Path(source), Source.of(source)
     is_file = given.suffix == ".onnx"
-    if named.is_factory or (named.is_run and (given / "config.json").is_file() and repository is None):
+    if named.is_factory or (named.is_run and is_run_folder(given) and not is_model(usual_repository(repository) / given)):
         raise ArgumentError(
             f"{str(source)!r} is {'a module:factory' if named.is_factory else 'a run folder'}, whose network is not "
             "folded; normfold unfold takes a bundle or a folded ONNX file."

@@ -50,7 +50,7 @@ NO_PATHS = (3, None, "", "a\0b", np.zeros(2), {}, b"model.onnx", onnx.ModelProto
 @pytest.mark.parametrize("value", NO_PATHS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize(("function", "argument"), PATHS)
 def test_path_of_another_type_is_an_argument_error(function: str, argument: str, value: object) -> None:
-    if value is None and function in OF_THE_ENVIRONMENT:
+    if value is None and (function in OF_THE_ENVIRONMENT or argument == "folded"):
         return
     call, paths = WITH_PATHS[function]
     given = {**dict.fromkeys(paths, "none.onnx"), **OTHERS.get(function, {}), argument: value}

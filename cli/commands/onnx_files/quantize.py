@@ -92,7 +92,7 @@ def quantize(
     """
     from normfold import quantize as quantize_network
 
-    folder = explicit_repository(context, repository, names_repository(source))
+    folder = explicit_repository(context, repository, target is not None or names_repository(source))
     if target is not None and not is_same_file(source, target):
         may_overwrite(force, target)
     with err.status("starting") as status, warnings_as_sentences():

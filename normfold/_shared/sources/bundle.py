@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normfold._shared.paths import REPOSITORY
+from normfold._shared.paths import REPOSITORY, AnyPath
 from normfold.contract.bundle import NAME_PATTERN, parse_version
 from normfold.contract.manifest import MANIFEST_NAME
 from normfold.errors import ArgumentError
@@ -45,9 +45,9 @@ class BundlePlace:
         return folder, check_version(folder, self.repository)
 
 
-def usual_repository() -> Path:
-    """Return the folder of models where none is named: NORMFOLD_REPOSITORY, or model_repository."""
-    return Path(os.environ.get("NORMFOLD_REPOSITORY") or REPOSITORY)
+def usual_repository(given: AnyPath | None = None) -> Path:
+    """Return the folder of models; where none is given, that of NORMFOLD_REPOSITORY, or model_repository."""
+    return Path(given or os.environ.get("NORMFOLD_REPOSITORY") or REPOSITORY)
 
 
 def find_bundle(text: str) -> BundlePlace | None:
@@ -90,6 +90,11 @@ def place_of(text: str, repository: Path | None, version: int | None) -> BundleP
 def is_version(path: Path) -> bool:
     """Return whether a path is the folder of a version, NAME/VERSION/."""
     return parse_version(path.absolute().name) is not None and _exists(path / MANIFEST_NAME)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Return whether a path is the folder of a training run."""
+    return _exists(path / "config.json")
 
 
 def is_model(path: Path) -> bool:

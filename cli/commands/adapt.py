@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold._shared.paths import REPOSITORY
+from normfold.cli.completion import complete_source, complete_version
 from normfold.cli.option_names import in_options, report_in_options
 from normfold.cli.options.input import INPUTS
 from normfold.cli.repository_option import explicit_repository, names_repository
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 def adapt(
     context: typer.Context,
     bundle: Annotated[
-        Path, typer.Argument(help="The model, in its repository; its newest version.", metavar="REPOSITORY/NAME|NAME")
+        Path,
+        typer.Argument(
+            help="The model, in its repository; its newest version.",
+            metavar="REPOSITORY/NAME|NAME",
+            autocompletion=complete_source,
+        ),
     ],
     samples: Annotated[
         Path,
@@ -48,7 +54,10 @@ def adapt(
             min=0, max=1e9, help="Weight of the training statistics, as a number of samples.", show_default="16.0"
         ),
     ] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="The version to adapt, if not the newest.")] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(min=1, help="The version to adapt, if not the newest.", autocompletion=complete_version),
+    ] = None,
     tensors: Annotated[
         bool | None,
         typer.Option(

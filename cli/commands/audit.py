@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from normfold.cli.options.input import SHAPE
-from normfold.cli.options.overwrite import FORCE, may_overwrite
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.cli.options.source import ARG, PARTIAL, SOURCE, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, fail, out, print_json
@@ -59,7 +59,7 @@ def audit(
     from normfold import audit as audit_network
     from normfold.display.terminal.audit import audit_record, findings_table, verdict
 
-    may_overwrite(force, html)
+    ask_before_overwriting(force, html, read=source)
     with err.status("starting") as status, warnings_as_sentences():
         result = audit_network(
             source,

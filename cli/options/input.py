@@ -43,6 +43,8 @@ def _check_input(text: str | None) -> str | None:
     """Refuse a file, which --inputs takes."""
     if text is not None and (text.endswith(".npz") or ("/" in text and Path(text).is_file())):
         raise InputError(f"--input is the network's input, a shape or uint8; {text!r} is for --inputs.")
+    if text is not None and text.isidentifier() and text != PIXELS:
+        raise InputError(f"--input {text!r} is not uint8, nor a shape such as 3x224x224.")
     return text
 
 

@@ -127,7 +127,7 @@ def quantize(
         as_tensors: whether an .npz holds tensors; derived from the names of its arrays without it.
         ranges: of activations, from "statistics" or "samples", or those "recorded"; without it, from the samples if
             there are some, otherwise recorded ones if there are some, otherwise from statistics.
-        repository: folder of models, for a name alone; "model_repository" without it.
+        repository: folder of models, for a name alone; NORMFOLD_REPOSITORY or "model_repository" without it.
         version: of the model; the newest without it.
         card: for a file: the source card (JSON): preprocessing, labels, which outputs are logits; the one beside the
             model without it.

@@ -83,7 +83,7 @@ def unfold(
             with `force`. Without it, NAME.unfolded.onnx in the current folder, or beside the file.
         samples: for a file: inputs without labels to take statistics from, as `adapt` reads them: an .npz (raw inputs
             "x", or tensors by the names of the network's inputs); a folder of images or a .csv with a card.
-        repository: folder of models; "model_repository" without it.
+        repository: folder of models; NORMFOLD_REPOSITORY or "model_repository" without it.
         version: of the model; the newest without it.
         card: for a file: the source card, a JSON file that says how raw inputs are standardised; the one beside the
             model without it.
@@ -116,7 +116,9 @@ def unfold(
 
     given, named = Path(source), Source.of(source)
     is_file = given.suffix == ".onnx"
-    if named.is_factory or (named.is_run and is_run_folder(given) and not is_model(usual_repository(repository) / given)):
+    if named.is_factory or (
+        named.is_run and is_run_folder(given) and not is_model(usual_repository(repository) / given)
+    ):
         raise ArgumentError(
             f"{str(source)!r} is {'a module:factory' if named.is_factory else 'a run folder'}, whose network is not "
             "folded; normfold unfold takes a bundle or a folded ONNX file."

@@ -19,9 +19,11 @@ from normfold.models.training.config import TrainConfig
 from tests.support.command import RunCommand
 
 NETS = """
+import torch
 from torch import nn
 
 def rows():
+    torch.manual_seed(1)
     return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
 """
 
@@ -93,7 +95,9 @@ def test_source_of_every_kind_is_taken_by_every_command(run: RunCommand, source:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", [SOURCES["run"], SOURCES["file"], SOURCES["factory"]], ids=["run", "file", "factory"])
+@pytest.mark.parametrize(
+    "source", [SOURCES["run"], SOURCES["file"], SOURCES["factory"]], ids=["run", "file", "factory"]
+)
 def test_quantize_writes_a_file_of_what_is_no_bundle(run: RunCommand, source: tuple[str, ...]) -> None:
     code, _, err = run("quantize", *source, "half.onnx", "--precision", "float16", "--force")
     assert code == 0, err
@@ -112,9 +116,15 @@ def test_verify_finds_the_bundle_of_another_network(run: RunCommand) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["inspect", "none"], "'none' is not a run folder, a bundle, an .onnx file or a module:factory; normfold train"),
+        (
+            ["inspect", "none"],
+            "'none' is not a run folder, a bundle, an .onnx file or a module:factory; normfold train",
+        ),
         (["fold", "models", "x.onnx"], "'models' is a repository; name one of its models, such as 'models/bare'."),
-        (["inspect", "run/weights.safetensors"], "holds weights without a network; name module:factory, with --weights"),
+        (
+            ["inspect", "run/weights.safetensors"],
+            "holds weights without a network; name module:factory, with --weights",
+        ),
         (["inspect", "."], "'.' is not a run folder"),
         (["audit", "bare"], "The bundle 'bare' was written without its unfolded model; normfold unfold restores that."),
         (["audit", "net", "--data", "digits"], "a bundle is audited without data."),

@@ -14,7 +14,7 @@ from normfold._shared.sources.resolve import files_of
 from normfold._shared.sources.source import Source
 from normfold.cli.option_names import report_in_options
 from normfold.cli.options.input import INPUT, INPUTS, parse_input
-from normfold.cli.options.overwrite import FORCE, may_overwrite
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.cli.options.source import (
     ARG,
     KEEP_STATISTICS,
@@ -82,7 +82,7 @@ def fold(
     ):
         raise InputError(f"--report {str(report)!r} is a model of this command; give the report another name.")
     input_shape, takes_pixels = parse_input(input_)
-    overwrite = may_overwrite(force, target, report)
+    ask_before_overwriting(force, target, report, read=source)
     from normfold.contract.atomic_write import atomic_path
 
     with ExitStack() as stack:
@@ -100,7 +100,7 @@ def fold(
             time=time,
             **of_factory(input_shape, weights, weights_key, strip_prefix, partial, arg),
             keep_statistics=keep_statistics,
-            force=overwrite,
+            force=force,
             progress=status.update,
         )
         found = report_in_options(folded.report)

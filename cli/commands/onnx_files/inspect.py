@@ -9,7 +9,7 @@ import typer
 
 from normfold.cli.option_names import report_in_options
 from normfold.cli.options.input import SHAPE
-from normfold.cli.options.overwrite import FORCE, may_overwrite
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.cli.options.source import ARG, PARTIAL, SOURCE, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.display.terminal.console import err, fail, out, print_json, warn
@@ -48,7 +48,7 @@ def inspect(
     """
     from normfold import inspect as inspect_model
 
-    may_overwrite(force, html)
+    ask_before_overwriting(force, html, read=source)
     with err.status("starting") as status, warnings_as_sentences():
         result = inspect_model(
             source,

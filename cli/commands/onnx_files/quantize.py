@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from normfold._shared.overwrite import is_same_file
-from normfold.cli.completion import complete_source
+from normfold._shared.sources.bundle import is_run_folder
+from normfold.cli.completion import complete_source, complete_version
 from normfold.cli.option_names import report_in_options
 from normfold.cli.options.input import INPUTS, SHAPE
-from normfold.cli.options.overwrite import FORCE_OR_SLOW, may_overwrite
+from normfold.cli.options.overwrite import FORCE_OR_SLOW, ask_before_overwriting
 from normfold.cli.options.source import ARG, KEEP_STATISTICS, PARTIAL, STRIP_PREFIX, WEIGHTS, WEIGHTS_KEY, of_factory
 from normfold.cli.precision_options import (
     FLOAT16_IO,
@@ -57,7 +57,9 @@ def quantize(
             envvar="NORMFOLD_REPOSITORY", help="Folder of models, for a NAME alone.", show_default="model_repository"
         ),
     ] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="The model's version, if not the newest.", autocompletion=complete_version)
+    ] = None,
     card: Annotated[
         Path | None,
         typer.Option(help="Not for a bundle: the source card, if not that of the source.", metavar="FILE"),
@@ -92,9 +94,9 @@ def quantize(
     """
     from normfold import quantize as quantize_network
 
-    folder = explicit_repository(context, repository, target is not None or names_repository(source))
-    if target is not None and not is_same_file(source, target):
-        may_overwrite(force, target)
+    is_no_name = target is not None or ":" in source or is_run_folder(Path(source)) or names_repository(source)
+    folder = explicit_repository(context, repository, is_no_name)
+    ask_before_overwriting(force, target, read=source)
     with err.status("starting") as status, warnings_as_sentences():
         result = quantize_network(
             source,

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold.cli.option_names import in_options
-from normfold.cli.options.overwrite import FORCE, may_overwrite
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.display.terminal.console import err, out, print_json, warn
 
 
@@ -49,7 +49,7 @@ def repair(
     """
     from normfold import repair as repair_model
 
-    overwrite = may_overwrite(force, target)
+    ask_before_overwriting(force, target, read=source)
     with err.status("starting") as status:
         result = repair_model(
             source,
@@ -57,7 +57,7 @@ def repair(
             samples=samples,
             card=card,
             as_tensors=tensors,
-            force=overwrite,
+            force=force,
             progress=status.update,
         )
     warnings = [in_options(sentence) for sentence in result.warnings]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normfold.cli.completion import complete_source
+from normfold.cli.completion import complete_source, complete_version
 from normfold.cli.options.input import INPUTS
-from normfold.cli.options.overwrite import FORCE, may_overwrite
+from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.cli.repository_option import explicit_repository, names_repository
 from normfold.display.terminal.console import err, out, print_json, warn
 from normfold.display.terminal.verification import verification_record, verification_table
@@ -50,7 +50,9 @@ def unfold(
             show_default="model_repository",
         ),
     ] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="The model's version, if not the newest.", autocompletion=complete_version)
+    ] = None,
     card: Annotated[
         Path | None,
         typer.Option(help="For a file: the source card, if not FILE.json beside the model.", metavar="FILE"),
@@ -80,7 +82,7 @@ def unfold(
     from normfold._shared.unfold import default_target
 
     folder = explicit_repository(context, repository, names_repository(source))
-    overwrite = may_overwrite(force, target or default_target(source))
+    ask_before_overwriting(force, target or default_target(source), read=source)
     with err.status("starting") as status:
         result = unfold_model(
             source,
@@ -91,7 +93,7 @@ def unfold(
             card=card,
             as_tensors=tensors,
             inputs=inputs,
-            force=overwrite,
+            force=force,
             progress=status.update,
         )
     for sentence in result.warnings:

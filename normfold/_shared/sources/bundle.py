@@ -83,7 +83,7 @@ def place_of(text: str, repository: Path | None, version: int | None) -> BundleP
         if version is not None:
             raise ArgumentError(f"`version` goes with a model; {text!r} names a version, too.")
         return found
-    folder = repository or (path.parent if len(path.parts) > 1 else Path(REPOSITORY))
+    folder = repository or (path.parent if len(path.parts) > 1 else usual_repository())
     return BundlePlace(folder, path.name, version)
 
 

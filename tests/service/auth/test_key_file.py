@@ -232,7 +232,11 @@ def test_rotation_rejects_unknown_and_inactive_keys(file: Path) -> None:
     late, _ = create_key(file, "late", ("infer",), expires=PAST)
     revoke_key(file, gone.id)
     before = file.read_bytes()
-    for identity, says in [(gone.id, "is revoked"), (late.id, "is expired"), ("none", "has no key with the id or name 'none'")]:
+    for identity, says in [
+        (gone.id, "is revoked"),
+        (late.id, "is expired"),
+        ("none", "has no key with the id or name 'none'"),
+    ]:
         with pytest.raises(KeysError, match=says):
             rotate_key(file, identity)
     with pytest.raises(KeysError, match="has no key with the id or name"):

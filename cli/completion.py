@@ -34,8 +34,7 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_version(context: typer.Context, incomplete: str) -> list[str]:
     """Complete a version of the model that the command names before it."""
-    name = next((str(context.params[key]) for key in ("name", "source", "bundle") if context.params.get(key)), "")
-    folder = _repository(context) / name if len(Path(name).parts) == 1 else Path(name)
+    folder = _repository(context) / str(context.params.get("name") or "")
     return _starting(sorted((one.name for one in _versions(folder)), key=int, reverse=True), incomplete)
 
 

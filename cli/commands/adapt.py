@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normfold._shared.paths import REPOSITORY
-from normfold.cli.completion import complete_source, complete_version
+from normfold.cli.completion import complete_source
 from normfold.cli.option_names import in_options, report_in_options
 from normfold.cli.options.input import INPUTS
 from normfold.cli.repository_option import explicit_repository, names_repository
@@ -56,7 +56,7 @@ def adapt(
     ] = None,
     version: Annotated[
         int | None,
-        typer.Option(min=1, help="The version to adapt, if not the newest.", autocompletion=complete_version),
+        typer.Option(min=1, help="The version to adapt, if not the newest."),
     ] = None,
     tensors: Annotated[
         bool | None,

@@ -136,9 +136,7 @@ def rollback(
     name: Name,
     to: Annotated[
         int | None,
-        typer.Option(
-            help="The version to go back to; the one before the newest if not given.", autocompletion=complete_version
-        ),
+        typer.Option(help="The version to go back to; the one before the newest if not given."),
     ] = None,
     repository: Repository = Path(REPOSITORY),
     as_json: AsJson = False,

@@ -49,7 +49,6 @@ def complete(folder: Path, line: str, *options: str) -> list[str]:
         ("normfold repository rollback ", ["digits", "wine"]),
         ("normfold repository rollback w --repository none", []),
         ("normfold repository delete digits 1", ["10", "1"]),
-        ("normfold quantize model_repository/digits --version ", ["10", "2", "1"]),
         ("normfold fold nowhere/", []),
     ],
 )

@@ -10,8 +10,6 @@ from typing import Annotated
 import typer
 
 from normfold._shared.overwrite import is_same_file
-from normfold._shared.sources.resolve import files_of
-from normfold._shared.sources.source import Source
 from normfold.cli.option_names import report_in_options
 from normfold.cli.options.input import INPUT, INPUTS, parse_input
 from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
@@ -74,6 +72,8 @@ def fold(
     """
     from normfold import fold as fold_model
     from normfold._shared.packages import require_export
+    from normfold._shared.sources.resolve import files_of
+    from normfold._shared.sources.source import Source
 
     require_export("normfold fold")
     models = (*files_of(Source.of(source)), target)

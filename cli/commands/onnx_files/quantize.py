@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from normfold._shared.sources.bundle import is_run_folder
-from normfold.cli.completion import complete_source, complete_version
+from normfold.cli.completion import complete_source
 from normfold.cli.option_names import report_in_options
 from normfold.cli.options.input import INPUTS, SHAPE
 from normfold.cli.options.overwrite import FORCE_OR_SLOW, ask_before_overwriting
@@ -57,9 +56,7 @@ def quantize(
             envvar="NORMFOLD_REPOSITORY", help="Folder of models, for a NAME alone.", show_default="model_repository"
         ),
     ] = None,
-    version: Annotated[
-        int | None, typer.Option(min=1, help="The model's version, if not the newest.", autocompletion=complete_version)
-    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
         Path | None,
         typer.Option(help="Not for a bundle: the source card, if not that of the source.", metavar="FILE"),
@@ -93,6 +90,7 @@ def quantize(
     Example: `normfold quantize resnet50.onnx resnet50.int8.onnx --samples images.npz`
     """
     from normfold import quantize as quantize_network
+    from normfold._shared.sources.bundle import is_run_folder
 
     is_no_name = target is not None or ":" in source or is_run_folder(Path(source)) or names_repository(source)
     folder = explicit_repository(context, repository, is_no_name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normfold.cli.completion import complete_source, complete_version
+from normfold.cli.completion import complete_source
 from normfold.cli.options.input import INPUTS
 from normfold.cli.options.overwrite import FORCE, ask_before_overwriting
 from normfold.cli.repository_option import explicit_repository, names_repository
@@ -50,9 +50,7 @@ def unfold(
             show_default="model_repository",
         ),
     ] = None,
-    version: Annotated[
-        int | None, typer.Option(min=1, help="The model's version, if not the newest.", autocompletion=complete_version)
-    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="The model's version, if not the newest.")] = None,
     card: Annotated[
         Path | None,
         typer.Option(help="For a file: the source card, if not FILE.json beside the model.", metavar="FILE"),

@@ -18,7 +18,10 @@ LAYERS = {
         *("arrays", "errors", "onnx_io", "graph", "fold", "verify", "bundle"),
         *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
-    "models": ("errors", "frozen", "weight_files", "architectures", "data", "training", "batchnorm", "onnx", "study"),
+    "models": (
+        *("errors", "frozen", "weight_files", "architectures", "data", "tasks"),
+        *("training", "batchnorm", "onnx", "study"),
+    ),
     "service": (
         *("errors", "rollout_options", "proxy", "settings", "logs", "error_responses", "background", "file_lock"),
         "network",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from normfold.cli.completion import complete_architecture
 from normfold.cli.signals import exit_code, raise_on_sigterm
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.contract.errors import InputError, SetupError
@@ -25,7 +26,12 @@ DATA, TRAINING = "Data", "Training"
 def train(
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write, or to resume.")],
     arch: Annotated[
-        str | None, typer.Option(help="Architecture, or your own module:factory.", show_default="convnet")
+        str | None,
+        typer.Option(
+            help="Architecture, or your own module:factory.",
+            show_default="convnet",
+            autocompletion=complete_architecture,
+        ),
     ] = None,
     arg: Annotated[
         list[str] | None,
@@ -39,7 +45,8 @@ def train(
         str | None, typer.Option(help="Label column of csv:PATH.", show_default="the last", rich_help_panel=DATA)
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size for images:DIR, in pixels.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(metavar="HxW", help="Size for images:DIR; 64 is 64x64.", rich_help_panel=DATA),
     ] = None,
     channels: Annotated[
         int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)
@@ -170,14 +177,16 @@ def train(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a size given as HEIGHTxWIDTH, in pixels.
+    """Read a size in pixels, given as HEIGHTxWIDTH, or as one number for both.
 
     Raises:
-        InputError: not two positive whole numbers with an x between.
+        InputError: not one or two positive whole numbers, with an x between.
     """
-    height, _, width = text.lower().partition("x")
+    height, x, width = text.lower().partition("x")
+    if not x:
+        width = height
     if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
-        raise InputError(f"--image-size {text[:40]!r} is not of the form HEIGHTxWIDTH, for example 32x32.")
+        raise InputError(f"--image-size {text[:40]!r} is not HEIGHTxWIDTH or one number for both, such as 32x48 or 32.")
     return int(height), int(width)
 
 

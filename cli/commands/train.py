@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from normfold.cli.completion import complete_architecture
 from normfold.cli.signals import exit_code, raise_on_sigterm
 from normfold.cli.warnings import warnings_as_sentences
 from normfold.contract.errors import InputError, SetupError
 from normfold.display.terminal.console import err, out, print_json
-from normfold.display.terminal.train_progress import is_main_process
+from normfold.display.terminal.train_progress import is_main_process, metric_name, metric_text
 
 if TYPE_CHECKING:
     from normfold import TrainResult
 
-DATA, TRAINING = "Data", "Training"
+DATA, TRAINING, FINE_TUNING, TASK = "Data", "Training", "Fine-tuning", "Task"
+TABLES = "Tables (csv:PATH, parquet:PATH)"
+AUGMENTATION = "Augmentation"
 
 
 def train(
@@ -39,17 +42,25 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:PATH, csv:PATH or images:DIR.", show_default="digits", rich_help_panel=DATA),
+        typer.Option(
+            help="digits, a file or a folder: npz:PATH, csv:PATH, parquet:PATH, images:DIR or masks:DIR.",
+            show_default="digits",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Label column of csv:PATH.", show_default="the last", rich_help_panel=DATA)
+        list[str] | None,
+        typer.Option(
+            help="Label column of a table; repeatable, or NAME,NAME.", show_default="the last", rich_help_panel=DATA
+        ),
     ] = None,
     image_size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Size for images:DIR; 64 is 64x64.", rich_help_panel=DATA),
+        typer.Option(metavar="HxW", help="Size for images of a folder; 64 is 64x64.", rich_help_panel=DATA),
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Channels for images:DIR: 1 or 3.", show_default="3", rich_help_panel=DATA)
+        int | None,
+        typer.Option(help="Channels for images of a folder: 1 or 3.", show_default="3", rich_help_panel=DATA),
     ] = None,
     ignore_index: Annotated[
         int | None,
@@ -126,7 +137,215 @@ def train(
             help="Seed of initial weights, order of rows and dropout.", show_default="0", rich_help_panel=TRAINING
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from these weights: safetensors, a state dict, a checkpoint, or a run folder.",
+            metavar="FILE",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the state dict in --weights, such as state_dict_ema.", metavar="KEY", rich_help_panel=FINE_TUNING
+        ),
+    ] = None,
+    strip_prefix: Annotated[
+        str | None,
+        typer.Option(help="Before the network's names in --weights.", metavar="PREFIX", rich_help_panel=FINE_TUNING),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Load of --weights what fits.", rich_help_panel=FINE_TUNING)
+    ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Names of parameters or layers that are not trained, such as 'stem*'; BatchNorm among them keeps its "
+            "statistics. Repeatable.",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Train what is frozen after this number of epochs; alone, it freezes all but a new head.",
+            show_default="never",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of each layer as a fraction of the next one's, such as 0.8.",
+            show_default="1",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-bn/--no-sync-bn",
+            help="BatchNorm's statistics over the rows of all processes.",
+            show_default="on GPUs",
+            rich_help_panel=FINE_TUNING,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="classification, segmentation, regression or multi-label.",
+            show_default="by the labels",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(help="Unit of predicted values, such as °C; repeatable, one a value.", rich_help_panel=TASK),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a label is given.", show_default="0.5", rich_help_panel=TASK),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Your own loss of outputs and targets.",
+            show_default="the task's",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Your own metric beside the task's; repeatable.", rich_help_panel=TASK
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Weights of classes in the loss: balanced, or numbers such as 1,2.5.",
+            show_default="equal",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="balanced: every class is drawn as often.",
+            show_default="every row once",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXES",
+            help="nhwc for npz:PATH with images (N, H, W, C).",
+            show_default="nchw",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    in_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-memory/--from-files",
+            help="Hold the images of a folder in memory, or decode them as they are needed.",
+            show_default="by size, up to 1 GiB in memory",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode images of a folder.",
+            show_default="up to 4 with --from-files",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Validation split, as --data.", show_default="a fraction", rich_help_panel=DATA
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Test split, as --data.", show_default="a fraction", rich_help_panel=DATA),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose rows of one value stay in one split.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a table whose latest rows are tested.",
+            show_default="none",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Random changes of training images: flip, crop, colour, randaugment, by commas.",
+            show_default="none",
+            rich_help_panel=AUGMENTATION,
+        ),
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ALPHA",
+            help="Mix samples of a batch: 0.2 mixes little, 1 evenly.",
+            show_default="0, not at all",
+            rich_help_panel=AUGMENTATION,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; --epochs may be another number.")
+    ] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that is left out; repeatable.", rich_help_panel=TABLES),
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column whose numbers or dates are categories, as texts are; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="What missing values become: mean, category (an input that says so) or refuse.",
+            show_default="mean of numbers, category of texts",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    missing_value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that means a missing value, beside NA, NaN, null, ? and an empty cell; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a batch-normalised network and write its best checkpoint to a run folder.
@@ -145,7 +364,7 @@ def train(
                 arch=arch,
                 arguments=arg,
                 data=data,
-                label_column=label_column,
+                label_column=label_column or None,
                 image_size=None if image_size is None else parse_size(image_size),
                 channels=channels,
                 ignore_index=ignore_index,
@@ -163,7 +382,35 @@ def train(
                 freeze_bn=freeze_bn,
                 precision=precision,
                 seed=seed,
+                weights=weights,
+                weights_key=weights_key,
+                strip_prefix=strip_prefix,
+                partial=partial,
+                freeze=freeze or None,
+                freeze_epochs=freeze_epochs,
+                layer_decay=layer_decay,
+                sync_bn=sync_bn,
+                task=task,
+                unit=unit or None,
+                threshold=threshold,
+                loss=loss,
+                metric=metric or None,
+                class_weights=None if class_weights is None else parse_weights(class_weights),
+                sampler=sampler,
+                layout=layout,
+                in_memory=in_memory,
+                workers=workers,
+                validation_data=validation_data,
+                test_data=test_data,
+                group_column=group_column,
+                time_column=time_column,
+                augment=None if augment is None else [name.strip() for name in augment.split(",")],
+                mixup=mixup,
                 resume=resume,
+                drop=drop or None,
+                category=category or None,
+                missing=missing,
+                missing_value=missing_value or None,
                 progress=True,
             )
     except KeyboardInterrupt as error:
@@ -188,6 +435,22 @@ def parse_size(text: str) -> tuple[int, int]:
     if not all(re.fullmatch("0*[1-9][0-9]{0,8}", side, re.ASCII) for side in (height, width)):
         raise InputError(f"--image-size {text[:40]!r} is not HEIGHTxWIDTH or one number for both, such as 32x48 or 32.")
     return int(height), int(width)
+
+
+def parse_weights(text: str) -> str | list[float]:
+    """Read class weights: balanced, or numbers with commas between.
+
+    Raises:
+        InputError: neither.
+    """
+    if text == "balanced":
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--class-weights {text[:40]!r} is neither balanced nor numbers with commas between, for example 1,2.5."
+        ) from None
 
 
 def _resume_advice(folder: Path) -> str | None:
@@ -217,30 +480,31 @@ def _write_error(error: OSError, folder: Path) -> SetupError:
 
 
 def _print_result(result: TrainResult, as_json: bool) -> None:
-    metrics = result.metrics
-    mean_iou = {name.removeprefix("test_"): value for name, value in metrics.items() if name.endswith("mean_iou")}
+    metrics, decisive = result.metrics, result.config.card.metric
+    of_test = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
+    of_validation = {name: value for name, value in metrics.items() if name.startswith("validation_")}
     if as_json:
         print_json(
             {
-                "accuracy": metrics["test_accuracy"],
-                "loss": metrics["test_loss"],
-                **mean_iou,
-                "validation_accuracy": metrics["validation_accuracy"],
-                "validation_loss": metrics["validation_loss"],
+                "task": result.task,
+                decisive: of_test[decisive],
+                **of_test,
+                **of_validation,
                 "epochs": result.epochs,
                 "best_epoch": result.best_epoch,
                 "seconds": round(result.seconds, 3),
                 "checkpoint": str(result.folder),
                 "arch": result.config.architecture.name,
-                "data": result.config.card.origin.partition(" trained on ")[2],
+                "data": result.config.title.partition(" trained on ")[2],
             }
         )
         return
     table = Table(show_header=False, box=None)
-    table.add_row("test accuracy", f"{metrics['test_accuracy']:.4f}")
-    if mean_iou:
-        table.add_row("test mean IoU", f"{mean_iou['mean_iou']:.4f}")
-    table.add_row("validation accuracy", f"{metrics['validation_accuracy']:.4f} in epoch {result.best_epoch}")
+    for name, value in of_test.items():
+        if name != "loss":
+            table.add_row(Text(f"test {metric_name(name)}"), Text(metric_text(name, value, result.config.card)))
+    best = f"{metrics[f'validation_{decisive}']:.4f} in epoch {result.best_epoch}"
+    table.add_row(f"validation {metric_name(decisive)}", best)
     table.add_row("epochs", f"{result.epochs} in {result.seconds:.1f} s")
     table.add_row("checkpoint", str(result.folder))
     out.print(table)

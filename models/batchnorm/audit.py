@@ -16,8 +16,8 @@ from normfold.contract.audit.findings import Audit, BatchNormLayer, Finding, Sev
 from normfold.contract.progress import ProgressCallback, ignore_progress
 from normfold.models.batchnorm.audit_data import DataComparison, as_sentence, compare_with_data
 from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
-from normfold.models.batchnorm.hooks import named_batchnorms
 from normfold.models.errors import ArchitectureError
+from normfold.models.statistics.hooks import named_batchnorms
 from normfold.models.training.config import MIN_USUAL_BATCH_ROWS
 
 INVALID_STATISTICS = ("statistics-unset", "not-finite")

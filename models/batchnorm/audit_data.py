@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 from normfold.contract.audit.findings import Finding, Severity, StatisticsDifference
 from normfold.contract.errors import first_line
 from normfold.contract.progress import ProgressCallback
-from normfold.models.batchnorm.hooks import has_running_statistics, named_batchnorms
-from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.errors import StatisticsError, VaryingCallsError
+from normfold.models.statistics.hooks import has_running_statistics, named_batchnorms
+from normfold.models.statistics.recalibrate import recalibrate
 
 MIN_ROWS = 128
 """Rows below which statistics are not compared, since the data's own noise would be found. The mean of 128 values has a

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from normfold.models.batchnorm.hooks import input_hooks, named_batchnorms
+from normfold.models.statistics.hooks import input_hooks, named_batchnorms
 
 DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
     {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from normfold.models.architectures.mlp import Mlp
-from normfold.models.batchnorm.recalibrate import recalibrate
+from normfold.models.statistics.recalibrate import recalibrate
 from normfold.models.study.harness import LR, blocks_of, load_digits, make_mlp, measure, train
 from normfold.models.study.plots import ERRORS, Lines, Series, draw
 from normfold.models.study.result import Check, ExperimentResult, Row, Table, estimate

@@ -8,6 +8,13 @@ from normfold.models.training.metrics import EpochMetrics
 class TrainingCallback:
     """Methods that `fit` calls in the main process; these do nothing."""
 
+    def on_note(self, sentence: str) -> None:
+        """What a user should know of how the run begins.
+
+        Args:
+            sentence: on the weights that it starts from, or on the schedule of a run that is resumed.
+        """
+
     def on_start(self, epochs_done: int, epochs: int, steps: int) -> None:
         """Training begins.
 

@@ -3,7 +3,9 @@
     weights.safetensors     weights and running statistics of the best epoch, by validation
     config.json             architecture, data, training settings, and source card
     metrics.jsonl           metrics, one line per epoch
-    curves.png              plot of loss and accuracy
+    curves.png              plot of loss and metric
+    confusion.png           for classes: rows of the test split by true and predicted class
+    epochs/                 best epochs, by choice (see outputs/kept_epochs.py)
     resume/                 state after the last epoch (see resume.py)
 
 The weights are written before the config, each file atomically.
@@ -24,21 +26,28 @@ from safetensors.torch import save
 from torch import nn
 
 from normfold.contract.atomic_write import write_atomically
+from normfold.contract.outputs.task import DEFAULT_THRESHOLD, MultiLabel, Regression, Target
 from normfold.contract.record import first_validation_error, to_json
 from normfold.contract.source_card import SourceCard
 from normfold.models.architectures.registry import Architecture, build
 from normfold.models.data.data import DataConfig, Dataset
 from normfold.models.errors import DataError, WeightsError
+from normfold.models.fine_tuning.initial_weights import STARTING, InitialWeights
 from normfold.models.training.config import TrainConfig
-from normfold.models.weight_files.load import assign_weights
+from normfold.models.weight_files.load import WEIGHTS_NAME, assign_weights
 from normfold.models.weight_files.safetensors_file import read_safetensors
 
-WEIGHTS_NAME = "weights.safetensors"
 CONFIG_NAME = "config.json"
 SCHEMA_VERSION = 1
 
 LOGITS = "logits"
-"""Name of a trained classifier's output."""
+"""Name of the output of a network that was trained for classes or labels."""
+
+DATA_FIELDS = ("preprocessing", "labels", "task")
+"""Fields of a source card that are of the data."""
+
+VALUES = "values"
+"""Name of the output of a network that was trained for regression."""
 
 
 class RunConfig(BaseModel):
@@ -55,7 +64,16 @@ class RunConfig(BaseModel):
     frozen_batchnorms: tuple[str, ...] = Field(
         default=(), description="Names of BatchNorm layers whose statistics neither training nor recalibration changes."
     )
+    averaged: bool = Field(default=False, description="The weights are an exponential moving average.")
+    initial_weights: InitialWeights | None = Field(
+        default=None, description="File that the run started from; null: from random weights, or the factory's own."
+    )
     versions: dict[str, str] = Field(default_factory=dict, description="Version by package, at training.")
+
+    @property
+    def title(self) -> str:
+        """Architecture and data set, in words."""
+        return self.card.origin.partition(STARTING)[0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,12 @@ class Checkpoint:
 
 
 def make_run_config(
-    name: str, options: dict[str, Any], data: DataConfig, dataset: Dataset, train: TrainConfig
+    name: str,
+    options: dict[str, Any],
+    data: DataConfig,
+    dataset: Dataset,
+    train: TrainConfig,
+    initial_weights: InitialWeights | None = None,
 ) -> RunConfig:
     """Return the config of a new run, with input shape, classes and source card of the data set.
 
@@ -77,25 +100,25 @@ def make_run_config(
         data: configuration of `dataset`.
         dataset: from `load_dataset(data)`.
         train: training settings.
+        initial_weights: file to start from, from `describe_weights`.
 
     Raises:
-        DataError: `ignore_index` is given, and the labels are no masks; or the data source, or an option, cannot be
-            written as JSON.
+        DataError: a setting is not for the task; or the data source, or an option, cannot be written as JSON.
     """
-    if data.ignore_index is not None and dataset.task != "segmentation":
-        raise DataError(f"`ignore_index` is for masks; {dataset.name!r} has one class for each sample.")
     config = RunConfig(
         architecture=Architecture(
             name=name, options=options, input_shape=dataset.input_shape, classes=len(dataset.labels)
         ),
         data=data,
         train=train,
-        card=SourceCard(
-            preprocessing=dataset.preprocessing,
-            labels=dataset.labels,
-            logits=(LOGITS,),
-            origin=f"{name} trained on {dataset.name}",
-        ),
+        card=make_card(
+            dataset,
+            data,
+            train,
+            origin=f"{name} trained on {dataset.name}"
+            + ("" if initial_weights is None else STARTING + initial_weights.in_words),
+        ).model_copy(update={"initial_weights": None if initial_weights is None else initial_weights.record}),
+        initial_weights=initial_weights,
         versions=current_versions(),
     )
     try:
@@ -105,6 +128,28 @@ def make_run_config(
             f"{name!r} on {dataset.name!r} cannot be recorded: a name is not UTF-8, or an option is nested too deeply."
         ) from None
     return config
+
+
+def make_card(dataset: Dataset, data: DataConfig, train: TrainConfig | None, origin: str = "") -> SourceCard:
+    """Return the source card of a network that is trained on a data set: preprocessing, and what its outputs mean."""
+    if dataset.target_scale is not None:
+        scale, given = dataset.target_scale, data.unit or (None,)
+        units: tuple[str | None, ...] = given if len(given) > 1 else given * len(dataset.labels)
+        targets = tuple(
+            Target(name=name, unit=unit, mean=float(mean), std=float(std))
+            for name, unit, mean, std in zip(dataset.labels, units, scale.mean, scale.std, strict=True)
+        )
+        task = Regression(output=VALUES, targets=targets)
+        return SourceCard(preprocessing=dataset.preprocessing, task=task, origin=origin)
+    if dataset.task == "multi-label":
+        threshold = DEFAULT_THRESHOLD if train is None or train.threshold is None else train.threshold
+        return SourceCard(
+            preprocessing=dataset.preprocessing,
+            labels=dataset.labels,
+            task=MultiLabel(output=LOGITS, threshold=threshold),
+            origin=origin,
+        )
+    return SourceCard(preprocessing=dataset.preprocessing, labels=dataset.labels, logits=(LOGITS,), origin=origin)
 
 
 def save_checkpoint(folder: Path, network: nn.Module, config: RunConfig) -> None:

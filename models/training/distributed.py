@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from normfold.models.errors import PrecisionError, TrainingWarning
+from normfold.models.errors import PrecisionError, SynchronisationError, TrainingWarning
 from normfold.models.tasks.task import Result
 from normfold.models.training.config import TrainConfig, warn_about_batch_size
 
@@ -47,6 +47,8 @@ def release(accelerator: Accelerator) -> None:
 def synchronise_batchnorms(network: nn.Module, settings: TrainConfig, accelerator: Accelerator) -> nn.Module:
     """Replace BatchNorm by SyncBatchNorm on several GPUs, so that its statistics are those of all processes' rows.
 
+    By `sync_bn` of the settings: by default on GPUs, which alone torch's SyncBatchNorm works on.
+
     Args:
         network: as built.
         settings: of the run.
@@ -55,18 +57,26 @@ def synchronise_batchnorms(network: nn.Module, settings: TrainConfig, accelerato
     Returns:
         The network with SyncBatchNorm layers of the same names and values; unchanged in one process or on CPUs.
 
+    Raises:
+        SynchronisationError: `sync_bn` is asked for in several processes without GPUs.
+
     Warns:
         TrainingWarning: fewer than 32 or more than 256 rows in BatchNorm's batch, or unsynchronised processes.
     """
     processes = accelerator.num_processes
-    if processes > 1 and accelerator.device.type == "cuda":
+    on_gpus = accelerator.device.type == "cuda"
+    if processes > 1 and settings.sync_bn and not on_gpus:
+        raise SynchronisationError(processes)
+    if processes > 1 and on_gpus and settings.sync_bn is not False:
         warn_about_batch_size(settings.batch_size)
         synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return synchronised
     warn_about_batch_size(settings.batch_size // processes)
     if processes > 1:
+        why = "by `sync_bn`" if on_gpus else "on CPUs, where it cannot be"
         warnings.warn(
-            f"BatchNorm cannot be synchronised on CPU: each of {processes} processes has statistics of its own rows.",
+            f"BatchNorm is not synchronised {why}: each of {processes} processes has statistics of its own rows, and "
+            "the main process's are saved.",
             TrainingWarning,
             stacklevel=2,
         )

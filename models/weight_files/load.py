@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from normfold.models.errors import WeightsError, WeightsWarning
+from normfold.models.weight_files.head import find_other_heads
 from normfold.models.weight_files.names import COUNTER, Named, fit_names
 from normfold.models.weight_files.safetensors_file import INDEX_SUFFIX, read_safetensors, read_sharded_safetensors
 from normfold.models.weight_files.state_dicts import Chosen, choose_state_dict
@@ -18,6 +20,12 @@ from normfold.models.weight_files.torch_file import read_torch_file
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SUFFIXES = f".safetensors, {INDEX_SUFFIX}, {', '.join(TORCH_SUFFIXES[:-1])} or .pth{TORCH_SUFFIXES[-1]}"
+
+WEIGHTS_NAME = "weights.safetensors"
+"""Weights of a run folder."""
+
+FOLDER_FILES = (WEIGHTS_NAME, "model.safetensors", f"model{INDEX_SUFFIX}", "pytorch_model.bin")
+"""What is read of a folder, the first that it has: a run folder's weights, or those of Hugging Face."""
 
 _SHOWN = 5
 """Names in a list of them, before the rest are counted."""
@@ -28,7 +36,7 @@ class WeightsFile:
     """A weights file, and how it is to be read.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of a folder with one: a run folder, or one of Hugging Face.
         key: of the state dict in it, such as "state_dict_ema"; None for a usual one, or the only one.
         prefix: before the network's names; None for the one under which the whole network is found.
         partial: load the tensors that fit, and leave the others as they are.
@@ -40,7 +48,19 @@ class WeightsFile:
     partial: bool = False
 
 
-def load_weights(network: nn.Module, file: WeightsFile) -> None:
+class Loaded(NamedTuple):
+    """What a network has from a weights file.
+
+    Attributes:
+        taken: names of its tensors that are the file's.
+        new: names of those that it keeps as they were, but for counters of batches.
+    """
+
+    taken: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+def load_weights(network: nn.Module, file: WeightsFile, outputs: int | None = None) -> Loaded:
     """Load every tensor of a network from a file of safetensors or of torch.save.
 
     A torch file is read with weights_only=True: no code of it runs, and objects of unknown classes are ignored. It may
@@ -50,6 +70,8 @@ def load_weights(network: nn.Module, file: WeightsFile) -> None:
     Args:
         network: any network.
         file: to load.
+        outputs: of the network for a sample, to keep a head of this size where the file's has another; None to load
+            every tensor.
 
     Raises:
         WeightsError: the file is missing, damaged or unsafe; or the names or shapes of its tensors differ from the
@@ -59,11 +81,33 @@ def load_weights(network: nn.Module, file: WeightsFile) -> None:
         WeightsWarning: what was chosen, converted or left out.
     """
     chosen = read_weights(file)
-    named = fit_names(chosen.tensors, network.state_dict(), file.path, file.prefix)
+    named = fit_names(chosen.tensors, network.state_dict(), file.path, file.prefix, file.partial)
+    heads = () if outputs is None else find_other_heads(network, named.tensors, outputs)
+    for name in heads:
+        del named.tensors[name]
     left = () if not file.partial else _drop_unfitting(network, named)
-    assign_weights(network, named.tensors, file.path, partial=file.partial)
-    for note in _notes(network, chosen, named, left):
+    if not file.partial:
+        _check_complete(network, named, file.path, heads)
+    assign_weights(network, named.tensors, file.path, partial=True)
+    taken = tuple(name for name in network.state_dict() if name in named.tensors)
+    new = tuple(name for name in network.state_dict() if name not in named.tensors and not name.endswith(COUNTER))
+    for note in _notes(network, chosen, named, left, [name for name in new if outputs is None]):
         warnings.warn(f"{str(file.path)!r}: {note}", WeightsWarning, stacklevel=2)
+    return Loaded(taken, new)
+
+
+def find_file(path: Path) -> Path:
+    """Return the weights file of a folder, or the path itself if it is none.
+
+    Raises:
+        WeightsError: the folder holds no weights file.
+    """
+    if not path.is_dir():
+        return path
+    found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+    if not found:
+        raise WeightsError(path, f"is a folder without weights; it has none of {', '.join(FOLDER_FILES)}.")
+    return found[0]
 
 
 def read_weights(file: WeightsFile) -> Chosen:
@@ -72,7 +116,7 @@ def read_weights(file: WeightsFile) -> Chosen:
     Raises:
         WeightsError: the file is missing, damaged or unsafe, has another suffix, or no such state dict.
     """
-    path = file.path
+    path = find_file(file.path)
     if path.name.endswith(INDEX_SUFFIX):
         return choose_state_dict(read_sharded_safetensors(path), path, file.key)
     if path.suffix == ".safetensors":
@@ -103,8 +147,7 @@ def assign_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path
         raise WeightsError(path, f"holds {_first_of(unknown)}, which the network lacks; is it of another network?")
     for name, own in wanted.items():  # in the network's order, since that of a safetensors file is arbitrary
         if name in tensors and tensors[name].shape != own.shape:
-            shapes = f"{list(tensors[name].shape)}, the network's {list(own.shape)}"
-            raise WeightsError(path, f"holds tensor {name!r} of shape {shapes}.")
+            raise WeightsError(path, f"holds {_other_shape(name, tensors[name], own)}.")
     if not tensors:
         raise WeightsError(path, "holds no tensor of the network.")
     network.load_state_dict(dict(tensors), strict=False)
@@ -121,7 +164,33 @@ def _drop_unfitting(network: nn.Module, named: Named) -> tuple[str, ...]:
     return tuple(unfitting)
 
 
-def _notes(network: nn.Module, chosen: Chosen, named: Named, unfitting: tuple[str, ...]) -> Iterable[str]:
+def _check_complete(network: nn.Module, named: Named, path: Path, replaced: Collection[str]) -> None:
+    """Check that a network and a file have the same tensors, but for replaced ones.
+
+    Raises:
+        WeightsError: naming the first that is missing, unknown or of another shape, and how to load the others.
+    """
+    wanted = network.state_dict()
+    names = (name for name in wanted if name not in named.tensors and not name.endswith(COUNTER))
+    missing = [name for name in names if name not in replaced]
+    unknown = sorted(name for name in named.tensors if name not in wanted)
+    way_out = "is it of another network? `partial` loads the tensors that fit."
+    if missing:
+        raise WeightsError(path, f"lacks {_first_of(missing)}, which the network has; {way_out}")
+    if unknown:
+        raise WeightsError(path, f"holds {_first_of(unknown)}, which the network lacks; {way_out}")
+    for name, own in wanted.items():
+        if name in named.tensors and named.tensors[name].shape != own.shape:
+            raise WeightsError(path, f"holds {_other_shape(name, named.tensors[name], own)}; {way_out}")
+
+
+def _other_shape(name: str, given: Tensor, own: Tensor) -> str:
+    return f"tensor {name!r} of shape {list(given.shape)}, the network's {list(own.shape)}"
+
+
+def _notes(
+    network: nn.Module, chosen: Chosen, named: Named, unfitting: tuple[str, ...], new: list[str]
+) -> Iterable[str]:
     """Yield what a user has to know of how a file was loaded."""
     wanted = network.state_dict()
     if chosen.others:
@@ -129,11 +198,12 @@ def _notes(network: nn.Module, chosen: Chosen, named: Named, unfitting: tuple[st
         yield f"{chosen.key!r} was loaded; there is also {others} (`weights_key`)."
     if named.prefix and named.prefix != "module.":
         yield f"names were loaded without their prefix {named.prefix!r}."
+    if named.added:
+        yield f"names were loaded with the prefix {named.added!r}, which they have in the network."
     if left := (*named.left, *unfitting):
-        yield f"not loaded, since the network has no such tensor: {_list(left)}."
-    missing = [name for name in wanted if name not in named.tensors and not name.endswith(COUNTER)]
-    if missing:
-        yield f"the network keeps its own {_list(missing)}."
+        yield f"not loaded, since the network has no such tensor: {list_names(left)}."
+    if new:
+        yield f"the network keeps its own {list_names(new)}."
     kinds = {tensor.dtype for name, tensor in named.tensors.items() if tensor.dtype != wanted[name].dtype}
     if kinds:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
@@ -145,7 +215,8 @@ def _name(wanted: Mapping[str, Tensor]) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _list(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
+    """Return names as a sentence has them: the first few, and how many more there are."""
     found = list(names)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(map(repr, found[:_SHOWN])) + more

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,12 @@ COMPILED = "_orig_mod"
 AVERAGED = "n_averaged"
 """The counter of torch.optim.swa_utils.AveragedModel, beside the network's tensors."""
 
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
+"""Names in torchvision's files of DenseNet, which are of a time when names could hold dots; its code renames them."""
+
+_ENOUGH = 0.5
+"""Share of a network's names that are found under a prefix where the whole network is not."""
+
 
 class Named(NamedTuple):
     """Tensors by the names of a network.
@@ -26,53 +34,87 @@ class Named(NamedTuple):
     Attributes:
         tensors: by name.
         prefix: that all of them had in the file; "" if none.
+        added: what was put before their names; "" if nothing.
         left: names of tensors without that prefix.
     """
 
     tensors: dict[str, Tensor]
     prefix: str
+    added: str
     left: tuple[str, ...]
 
 
-def fit_names(tensors: dict[str, Tensor], wanted: Collection[str], path: Path, prefix: str | None = None) -> Named:
+def fit_names(
+    tensors: dict[str, Tensor], wanted: Collection[str], path: Path, prefix: str | None = None, partial: bool = False
+) -> Named:
     """Return tensors without what comes before the network's names.
 
     Args:
         tensors: by the names of a file.
         wanted: the network's names.
         path: of the file, for the error.
-        prefix: to be removed; None for the one under which every name of the network is found, if there is one.
+        prefix: to be removed; None for the one under which every name of the network is found, if there is one, or
+            most of them.
+        partial: put the network's own prefix before names that it has below one, as those of a backbone.
 
     Raises:
         WeightsError: no name has the prefix; or the network is found under several.
     """
-    own = {_without_compiled(name): tensor for name, tensor in tensors.items()}
+    own = {_old_name(_without_compiled(name), wanted): tensor for name, tensor in tensors.items()}
     needed = [name for name in wanted if not name.endswith(COUNTER)]
     if prefix is None:
         prefix = "" if all(name in own for name in needed) else _find_prefix(own, needed, path)
     elif not any(name.startswith(prefix) for name in own):
         raise WeightsError(path, f"has no tensor with the prefix {prefix!r}; its first is {next(iter(own))!r}.")
-    if not prefix:
-        return Named(own, "", ())
     inside = {name.removeprefix(prefix): tensor for name, tensor in own.items() if name.startswith(prefix)}
-    outside = tuple(name for name in own if not name.startswith(prefix) and name != AVERAGED)
-    return Named(inside, prefix, outside)
+    outside = tuple(name for name in own if prefix and not name.startswith(prefix) and name != AVERAGED)
+    added = _find_added(inside, needed) if partial else ""
+    if added:
+        inside = {added + name: tensor for name, tensor in inside.items()}
+    return Named(inside, prefix, added, outside)
 
 
 def _find_prefix(own: Collection[str], needed: list[str], path: Path) -> str:
-    """Return the prefix under which every name of the network is found; "" if there is none.
+    """Return the prefix under which every name of the network is found, or most of them; "" if there is none.
 
     Raises:
         WeightsError: there are several.
     """
-    if not needed:
-        return ""
-    ends = [name.removesuffix(needed[0]) for name in own if name.endswith("." + needed[0])]
-    found = [prefix for prefix in ends if all(prefix + name in own for name in needed)]
+    counts = _count_by_prefix(own, needed)
+    found = [prefix for prefix, count in counts.items() if count == len(needed)]
     if len(found) > 1:
         names = ", ".join(map(repr, found))
         raise WeightsError(path, f"holds the network's tensors under several prefixes: {names}; choose `strip_prefix`.")
-    return found[0] if found else _common_start(own)
+    if found:
+        return found[0]
+    best = _best(counts, len(needed), sum(name in own for name in needed))
+    return best or _common_start(own)
+
+
+def _find_added(own: Collection[str], needed: list[str]) -> str:
+    """Return the network's prefix below which most names of a file are found; "" if there is none."""
+    counts = _count_by_prefix(needed, [name for name in own if not name.endswith(COUNTER)])
+    return _best(counts, len(own), sum(name in own for name in needed))
+
+
+def _count_by_prefix(names: Collection[str], ends: Collection[str]) -> Counter[str]:
+    """Return how many names are one of `ends` behind a prefix, by prefix."""
+    wanted, counts = frozenset(ends), Counter[str]()
+    for name in names:
+        parts = name.split(".")
+        counts.update(
+            ".".join(parts[:start]) + "." for start in range(1, len(parts)) if ".".join(parts[start:]) in wanted
+        )
+    return counts
+
+
+def _best(counts: Counter[str], names: int, without: int) -> str:
+    """Return the one prefix of most names, if that is enough of them, and more than are found without it."""
+    if not counts:
+        return ""
+    most = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == most]
+    return best[0] if len(best) == 1 and most > without and most >= _ENOUGH * names else ""
 
 
 def _common_start(own: Collection[str]) -> str:
@@ -82,3 +124,8 @@ def _common_start(own: Collection[str]) -> str:
 
 def _without_compiled(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != COMPILED)
+
+
+def _old_name(name: str, wanted: Collection[str]) -> str:
+    """Return a name of torchvision's DenseNet as its code has it, unless the network itself has the old one."""
+    return name if name in wanted else _OLD_DENSENET.sub(r"\1\2.", name)

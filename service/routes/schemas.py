@@ -146,13 +146,30 @@ _RAW: dict[str, Schema] = {
     "PredictRequest": _request_object(
         {
             "instances": _list(
-                {"description": "Nested pixels; a row, as a list or by column; or a tensor, by input if several."},
+                {
+                    "description": "Nested pixels; a row, as a list or by column, whose kinds are in `row` of GET "
+                    "/v1/models; or a tensor, by input if several."
+                },
                 minItems=1,
             )
         },
         "instances",
     ),
     "Prediction": _response_object({**_CLASS, "probabilities": _list(_CLASS["probability"])}),
+    "Labels": _response_object(
+        {
+            "labels": _list(_response_object(_CLASS), description="Those from the model's threshold on, descending."),
+            "probabilities": _list(_CLASS["probability"], description="Of all labels, in their order."),
+        }
+    ),
+    "Values": _response_object(
+        {
+            "values": _list(
+                _response_object({"name": _TEXT, "value": _REAL, "unit": {"type": ["string", "null"]}}),
+                description="Predicted values, in their units.",
+            )
+        }
+    ),
     "Mask": _response_object({"mask": _list(_list(_COUNT), description="The class index of each pixel, row by row.")}),
     "PredictResponse": _response_object(
         {
@@ -161,6 +178,8 @@ _RAW: dict[str, Schema] = {
                     "anyOf": [
                         ref("Prediction"),
                         ref("Mask"),
+                        ref("Labels"),
+                        ref("Values"),
                         {
                             "type": ["number", "boolean", "string", "array"],
                             "description": "The values of the only output.",
@@ -169,8 +188,13 @@ _RAW: dict[str, Schema] = {
                     ]
                 },
                 minItems=1,
-            )
-        }
+            ),
+            "notes": _list(
+                _response_object({"instance": _COUNT, "column": _TEXT, "note": _TEXT}),
+                description="Values of a table's rows that the network knows nothing about.",
+            ),
+        },
+        "notes",
     ),
     "ClassifyResponse": _response_object(
         {"model_name": _TEXT, "model_version": _TEXT, "classes": _list(_response_object(_CLASS), minItems=1)}
@@ -228,10 +252,19 @@ _MODELS: dict[str, Schema] = {
             "inputs": _list(ref("Tensor")),
             "outputs": _list(ref("Tensor")),
             "preprocessing": {"type": ["object", "null"], "description": "How raw inputs are converted to tensors."},
+            "row": {
+                "type": "object",
+                "description": "JSON Schema of a table's row, with the kind of each column; absent for other inputs.",
+            },
             "labels": {"type": ["array", "null"], "items": _TEXT},
+            "task": {
+                "type": ["object", "null"],
+                "description": "What an output means that holds predicted values, or labels that do not exclude each "
+                "other; null for classes.",
+            },
             "precision": {"type": ["string", "null"], "description": "int8 or float16; null: that of the source."},
         },
-        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "labels", "precision"),
+        *("reason", "provider", "nodes", "inputs", "outputs", "preprocessing", "row", "labels", "task", "precision"),
     ),
     "Models": _response_object(
         {
@@ -276,7 +309,16 @@ _COUNTED: dict[str, Schema] = {
         }
     ),
     "Statistics": _response_object({"model_stats": _list(ref("ModelStatistics"))}),
-    "ChannelDrift": _response_object({"channel": _COUNT, "score": _REAL, "mean": _REAL, "std": _REAL}),
+    "ChannelDrift": _response_object(
+        {
+            "channel": _COUNT,
+            "score": _REAL,
+            "mean": _REAL,
+            "std": _REAL,
+            "name": {**_TEXT, "description": "Of a table's input: the column, and the category."},
+        },
+        "name",
+    ),
     "LayerDrift": _response_object(
         {
             "node": {**_TEXT, "description": "BatchNormalization of the network before its fold."},

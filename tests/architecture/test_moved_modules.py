@@ -35,8 +35,9 @@ MOVED = {
         "skeleton spread staging statistics verify/difference versions"
     ),
     "models": (
-        "audit audit_data audit_subject batches blocks checkpoint convnet curves data_files data_images "
-        "densenet dropout_order files metrics mlp mobilenet norm_inputs onnx_graph onnx_trace optimise "
+        "audit audit_data audit_subject batchnorm/hooks batchnorm/recalibrate batches blocks checkpoint "
+        "convnet curves data_files data_images densenet dropout_order files metrics "
+        "mlp mobilenet norm_inputs onnx_graph onnx_trace optimise "
         "options preact_resnet processes reestimate registry reporter repvgg resnet resume run run_folder "
         "running_stats splits stem temporal to_onnx train train_config unet weights"
     ),

@@ -19,8 +19,8 @@ LAYERS = {
         *("quantize", "files", "repository", "adapt", "precision", "unfold", "repair", "triton"),
     ),
     "models": (
-        *("errors", "frozen", "weight_files", "architectures", "data", "tasks"),
-        *("training", "batchnorm", "onnx", "study"),
+        *("errors", "user_code", "frozen", "weight_files", "fine_tuning", "architectures", "statistics", "data"),
+        *("tasks", "training", "batchnorm", "onnx", "study"),
     ),
     "service": (
         *(

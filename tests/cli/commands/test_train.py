@@ -93,7 +93,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
     assert run("--out", "whole", *ROWS)[0] == 0
 
     def stop_in_second(*arguments: Any, **options: Any) -> Any:
-        if arguments[6] == 2:
+        if next(one for one in arguments if isinstance(one, int)) == 2:  # the epoch
             raise KeyboardInterrupt
         return train_one_epoch(*arguments, **options)
 
@@ -113,7 +113,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
         (["--arch", "json:net"], 2, "has no function 'net'"),
         (["--arch", "mlp", "--arg", "width=3"], 2, "'mlp' has no option 'width'"),
         (["--data", "iris"], 2, "Unknown data 'iris'"),
-        (["--data", "csv:bad.csv"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),
+        (["--data", "csv:bad.csv", "--missing", "refuse"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),
         (["--data", "images:pictures", "--image-size", "8x8"], 2, "at least two classes; found only 'cats'"),
         (["--image-size", "8x"], 2, "--image-size '8x' is not HEIGHTxWIDTH or one number"),
         (["--image-size", "9" * 5000 + "x8"], 2, "is not HEIGHTxWIDTH or one number"),
@@ -275,10 +275,10 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     helps = {parameter.name: getattr(parameter, "help", "") for parameter in parameters}
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
-            if value is not None and name in helps and name != "lr":
+            if value not in (None, ()) and name in helps and name != "lr":
                 assert f"[default: {value}]" in helps[name]
     assert f"[default: {TrainConfig().peak_lr}; sgd {TrainConfig(optimizer='sgd').peak_lr}]" in helps["lr"]
-    assert len(out.splitlines()) <= 50
+    assert len(out.splitlines()) <= 110
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from normfold.models.architectures.registry import FACTORIES, Architecture, buil
 from normfold.models.batchnorm.audit import Subject, audit_network
 from normfold.models.batchnorm.audit_subject import load_given_data, subject_of_network, subject_of_run
 from normfold.models.batchnorm.dropout_order import dropout_before_batchnorms
-from normfold.models.batchnorm.recalibrate import recalibrate
 from normfold.models.data.data import DataConfig, load_dataset
 from normfold.models.errors import ArchitectureError, DataError
+from normfold.models.statistics.recalibrate import recalibrate
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
 from tests.support.training import MakeRun

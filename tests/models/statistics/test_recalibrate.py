@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from normfold.models.architectures.blocks import ConvBatchNorm, LinearBatchNorm
 from normfold.models.architectures.registry import Architecture, build
-from normfold.models.batchnorm.recalibrate import Moments, recalibrate
-from normfold.models.batchnorm.recalibrate_run import allowed_fall, recalibrate_run
+from normfold.models.batchnorm.recalibrate_run import recalibrate_run
 from normfold.models.errors import StatisticsError
+from normfold.models.statistics.recalibrate import Moments, recalibrate
+from normfold.models.tasks.task import allowed_fall
 from normfold.models.training.checkpoint import load_checkpoint, save_checkpoint
 from normfold.models.training.train import fit
 from tests.support.training import MakeRun
@@ -70,7 +71,7 @@ def test_moments_of_unequal_batches_are_those_of_all_values() -> None:
 def test_recalibrated_statistics_are_those_of_the_inputs_of_each_called_layer(
     rows: Tensor, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normfold.models.batchnorm.recalibrate.MAX_VALUES", at_once)
+    monkeypatch.setattr("normfold.models.statistics.recalibrate.MAX_VALUES", at_once)
     network = Residual().train()
     differences = recalibrate(network, rows)
     assert not network.training
@@ -127,7 +128,7 @@ def test_recalibrated_statistics_do_not_depend_on_the_batch_size(rows: Tensor, m
     together, apart = Residual(), Residual()
     apart.load_state_dict(together.state_dict())
     one = recalibrate(together, rows)
-    monkeypatch.setattr("normfold.models.batchnorm.recalibrate.MAX_VALUES", 300)
+    monkeypatch.setattr("normfold.models.statistics.recalibrate.MAX_VALUES", 300)
     many = recalibrate(apart, rows)
     for first, second in zip(one, many, strict=True):
         np.testing.assert_allclose(first.mean_difference, second.mean_difference, rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normfold.contract.audit.findings import StatisticsDifference
 from normfold.contract.progress import ProgressCallback, ignore_progress
-from normfold.models.batchnorm.hooks import has_running_statistics, input_hooks, named_batchnorms
 from normfold.models.errors import StatisticsError, VaryingCallsError
+from normfold.models.statistics.hooks import has_running_statistics, input_hooks, named_batchnorms
 
 MAX_VALUES = 2**25
 """Maximum number of values that the widest layer gets at a time, 256 MiB in float64; it does not change the result."""
@@ -67,13 +68,26 @@ class Moments:
         return self._squares / self.count
 
 
+class RowReader(Protocol):
+    """Rows that are read from files, as often as they are needed."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def inputs(self, size: int) -> Iterator[Tensor]:
+        """Yield the network's inputs of all rows in order, at most `size` rows at a time: (size, *input_shape)."""
+
+
 class _LayerMeasuredError(Exception):
     """Ends a forward pass at the layer that is measured, since the layers after it do not matter."""
 
 
 @torch.no_grad()
 def recalibrate(
-    network: nn.Module, x: Tensor, progress: ProgressCallback = ignore_progress, frozen: Collection[str] = ()
+    network: nn.Module,
+    x: Tensor | RowReader,
+    progress: ProgressCallback = ignore_progress,
+    frozen: Collection[str] = (),
 ) -> tuple[StatisticsDifference, ...]:
     """Set the running statistics of every BatchNorm that the network calls to the statistics of its inputs over `x`.
 
@@ -82,7 +96,7 @@ def recalibrate(
 
     Args:
         network: any network that takes one tensor.
-        x: the training rows, (N, *input_shape).
+        x: the training rows, (N, *input_shape), or a reader of them.
         progress: called with each step, in words.
         frozen: names of layers that keep their statistics.
 
@@ -94,8 +108,9 @@ def recalibrate(
         VaryingCallsError: a layer is called for some batches and not for others; likewise.
     """
     network.eval()
-    calls, widest = _count_calls(network, x[:2])
-    batches = torch.split(x, max(1, MAX_VALUES // widest))
+    calls, widest = _count_calls(network, x[:2] if isinstance(x, Tensor) else next(x.inputs(2)))
+    size = max(1, MAX_VALUES // widest)
+    batches = -(-len(x) // size)  # rounded up
     pending = [name for name in calls if name not in frozen]
     measured = len(pending)
     differences: list[StatisticsDifference] = []
@@ -109,19 +124,19 @@ def recalibrate(
         calls_measured += 1
         if calls_measured % calls[name]:
             return  # the layer is called again for this batch
-        if calls_measured == calls[name] * len(batches):
+        if calls_measured == calls[name] * batches:
             progress(f"running statistics: BatchNorm {len(differences) + 1} of {measured} measured")
             differences.append(_replace_statistics(name, layer, moments))
             pending.pop(0)
             moments, calls_measured = Moments(), 0
-            if pending and len(batches) == 1 and calls[name] == 1:
+            if pending and batches == 1 and calls[name] == 1:
                 return  # the batch holds all rows: it goes on to the next layer, with the new statistics
         raise _LayerMeasuredError
 
     with input_hooks(_with_statistics(network), measure):
         while pending:
             first = pending[0]
-            for batch in batches:
+            for batch in torch.split(x, size) if isinstance(x, Tensor) else x.inputs(size):
                 with suppress(_LayerMeasuredError):
                     network(batch)
             if pending and pending[0] == first:

@@ -1,0 +1,1 @@
+"""Running statistics of BatchNorm layers: hooks on the layers, and recalibration."""

@@ -510,6 +510,7 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
                 **of_validation,
                 "epochs": result.epochs,
                 "best_epoch": result.best_epoch,
+                "averaged": result.config.averaged,
                 "seconds": round(result.seconds, 3),
                 "checkpoint": str(result.folder),
                 "arch": result.config.architecture.name,
@@ -522,6 +523,8 @@ def _print_result(result: TrainResult, as_json: bool) -> None:
         if name != "loss":
             table.add_row(Text(f"test {metric_name(name)}"), Text(metric_text(name, value, result.config.card)))
     best = f"{metrics[f'validation_{decisive}']:.4f} in epoch {result.best_epoch}"
+    if result.config.train is not None and result.config.train.ema is not None:
+        best += ", of averaged weights" if result.config.averaged else ", of weights that are not averaged"
     table.add_row(f"validation {metric_name(decisive)}", best)
     table.add_row("epochs", f"{result.epochs} in {result.seconds:.1f} s")
     table.add_row("checkpoint", str(result.folder))

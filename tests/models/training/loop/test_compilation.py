@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_cpu")]
 def test_compiled_run_has_clean_names_keeps_frozen_layers_and_resumes_exactly(
     tmp_path: Path, make_run: MakeRun
 ) -> None:
-    options = {"epochs": 2, "compile": True, "freeze_bn": "stem*"}
+    options = {"epochs": 2, "compile": True, "freeze_bn": "stages.0*"}
     config, dataset = make_run(**options)
     whole = fit(config, dataset, tmp_path / "whole")
     network = load_checkpoint(whole.folder).network

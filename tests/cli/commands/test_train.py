@@ -93,7 +93,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
     assert run("--out", "whole", *ROWS)[0] == 0
 
     def stop_in_second(*arguments: Any, **options: Any) -> Any:
-        if arguments[6] == 2:
+        if arguments[5] == 2:
             raise KeyboardInterrupt
         return train_one_epoch(*arguments, **options)
 
@@ -115,7 +115,7 @@ def test_interruption_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatc
         (["--data", "iris"], 2, "Unknown data 'iris'"),
         (["--data", "csv:bad.csv"], 2, "Row 3 of 'bad.csv' has no value in column 'b'"),
         (["--data", "images:pictures", "--image-size", "8x8"], 2, "at least two classes; found only 'cats'"),
-        (["--image-size", "8"], 2, "--image-size '8' is not of the form HEIGHTxWIDTH"),
+        (["--image-size", "8x"], 2, "--image-size '8x' is not of the form HEIGHTxWIDTH"),
         (["--image-size", "9" * 5000 + "x8"], 2, "is not of the form HEIGHTxWIDTH"),
         (["--data", "images:two", "--image-size", "99999999x99999999"], 2, "1 to 4096 pixels a side, not to 99999999x"),
         (["--data", "csv:huge.csv"], 2, "Row 3 of 'huge.csv' has '1e300' in column 'b', which is not a finite float32"),
@@ -309,7 +309,7 @@ def test_help_has_an_example_and_the_true_defaults(run: Run) -> None:
     for config in (TrainConfig(), DataConfig()):
         for name, value in config.model_dump(exclude={"source"}).items():
             if value is not None and name in helps and name != "lr":
-                assert f"[default: {value}]" in helps[name]
+                assert f"[default: {'no' if value is False else value}]" in helps[name]
     assert f"[default: {TrainConfig().peak_lr}; sgd {TrainConfig(optimizer='sgd').peak_lr}]" in helps["lr"]
     assert len(out.splitlines()) <= 110
 
